@@ -34,7 +34,8 @@ class FamilyFitSpec(Spec):
     """Fitted parameters of one kernel family, and how well they predict.
 
     `frameworks` scales the whole time ("time") or single parameters for each serving framework;
-    `errors` are of the fit itself and of cross-validation ("by_shape": five folds over distinct
+    `kernels` are parameters of their own of a framework's kernels, by number format mostly;
+    `errors` are of the fit itself and of cross-validation ("by_shape": three folds over distinct
     shapes; "by_source": each framework left out in turn). `form` "simple" says that the rows were
     too few for more than a latency and one efficiency.
     """
@@ -45,5 +46,6 @@ class FamilyFitSpec(Spec):
     tables: tuple[str, ...]
     parameters: Annotated[dict[str, Positive], Field(min_length=1)]
     frameworks: dict[str, dict[str, Positive]] = Field(default_factory=dict)
+    kernels: dict[str, dict[str, dict[str, Positive]]] = Field(default_factory=dict)
     errors: dict[Literal["fit", "by_shape", "by_source"], ErrorSpec]
     bounds: BoundsSpec

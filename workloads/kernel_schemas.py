@@ -16,7 +16,8 @@ call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,25 @@ TEXT = (
     "phase",
     "scores",
     "gemm_dtype",
+    "impl",
+    "routing",
 )
 """Columns that hold names; all others hold numbers."""
 
-DTYPES = ("fp32", "fp16", "bf16", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
+DTYPES = (
+    "fp32",
+    "fp16",
+    "bf16",
+    "fp8",
+    "fp8_block",
+    "int8",
+    "nvfp4",
+    "mxfp4",
+    "w4a16_mxfp4",
+    "w4a8_mxfp4_mxfp8",
+    "int4_wo",
+    "w4afp8",
+)
 TIMINGS = ("graph", "kernel", "event", "nccl-tests", "wall")
 
 
@@ -58,6 +74,8 @@ class Schema:
         Shape columns that are means, so that they need not be whole numbers.
     more : tuple of str
         Further columns of positive numbers.
+    usual : mapping of str to str
+        Columns of names that a table may lack, and what stands in them then.
     """
 
     shape: tuple[str, ...]
@@ -65,12 +83,13 @@ class Schema:
     may_be_zero: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    usual: Mapping[str, str] = field(default_factory=dict)
 
 
 VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
           "add", "mul", "div", "fused_add_rmsnorm")  # fmt: skip
 COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
-LIBRARIES = ("nccl", "rccl", "custom")
+LIBRARIES = ("nccl", "rccl", "oneccl", "custom")
 
 INDEXER = Schema(("model", "heads", "batch", "q_len", "kv_prefix", "compress_ratio", "scores"),
                  (), ("kv_prefix",))  # fmt: skip
@@ -112,6 +131,7 @@ SCHEMAS: dict[str, Schema] = {
         ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
          "active_experts"),
         ("fused_moe", "moe_experts"), ("gated", "active_experts"), ("active_experts",),
+        usual={"impl": "", "routing": "plain"},
     ),
     "norm": Schema(("rows", "cols"), VECTOR),
     "allreduce": Schema(
@@ -133,6 +153,16 @@ SCHEMAS: dict[str, Schema] = {
         more=("mean_context", "uniform_mean_s", "uniform_max_s"),
     ),
 }  # fmt: skip
+
+STEMS: dict[str, str] = {
+    "elementwise": "norm",
+    "moe_more": "moe",
+    "collectives_oneccl": "collectives",
+}
+"""Files named otherwise than their family."""
+MIXED = {("trtllm", "nvfp4")}
+"""Frameworks and formats of experts whose rows of a B200 are means of two kernels up to 19 times apart,
+in tables that do not tell an expert kernel by `impl` in a file ``moe_more.csv`` beside them."""
 
 # Ops of the layer profiles, and the kernel each is; those with None have no kernel model.
 PROFILE_OPS: dict[str, str | None] = {

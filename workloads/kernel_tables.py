@@ -18,9 +18,11 @@ from .csvfile import read_usable
 from .errors import InputError, nearest
 from .kernel_schemas import (
     DTYPES,
+    MIXED,
     OWN_NAME,
     PROFILE_OPS,
     SCHEMAS,
+    STEMS,
     TEXT,
     TIMINGS,
     USUAL,
@@ -125,7 +127,7 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
             out += found
         elif path.is_file():
             if family is None and _family(path) is None:
-                known = nearest(path.stem, [*SCHEMAS, "elementwise"])
+                known = nearest(path.stem, [*SCHEMAS, *STEMS])
                 raise InputError(path, f"is not named as a kernel family{known}; or give --family")
             out.append(path)
         else:
@@ -185,8 +187,10 @@ def read_table(
     schema = SCHEMAS[family]
     if raw:
         fill(raw, family)
+        for name, value in schema.usual.items():
+            raw.setdefault(name, np.full(len(line), value, dtype=object))
     names = ["source", "device", "kernel", "dtype", *schema.shape, "timing", "measured_s"]
-    names += schema.more
+    names += [*schema.more, *schema.usual]
     names = [name for name in [*names, *form.more] if name in raw or name not in form.optional]
     wrong = _whole_file(raw, names, len(line) + len(unread)) if raw else "is empty"
     if wrong:
@@ -205,6 +209,8 @@ def read_table(
     _check_names(
         columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op
     )
+    if family == "moe" and not path.with_name("moe_more.csv").exists():
+        _check_mixed(columns, bad)
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""
@@ -241,6 +247,15 @@ def _left_blank(
     return [(int(line[blank[0]]), f"measured_s is empty here{others}: to be measured yet")]
 
 
+def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
+    """Mark rows that are means of two kernels."""
+    names = zip(columns["source"], columns["device"], columns["dtype"], strict=True)
+    for i, (source, device, dtype) in enumerate(names):
+        whose = framework(str(source)).rpartition("/")[2]
+        if (whose, dtype) in MIXED and str(device).startswith("B200"):
+            _mark(bad, i, f"{dtype} experts of {whose} here are means of two kernels")
+
+
 def _check_repeats(
     columns: Mapping[str, npt.NDArray[Any]], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]
 ) -> None:
@@ -253,7 +268,7 @@ def _check_repeats(
 
 
 def _family(path: Path) -> str | None:
-    stem = "norm" if path.stem == "elementwise" else path.stem
+    stem = STEMS.get(path.stem, path.stem)
     return stem if stem in SCHEMAS else None
 
 

@@ -38,6 +38,12 @@ def validate_kernels_command(
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")
     ] = None,
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer", help="Leave out each device in turn: predict it from the others."
+        ),
+    ] = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -47,7 +53,7 @@ def validate_kernels_command(
 
     def make(told: Told | None) -> KernelValidation:
         with folder(parent_of(predictions, "--predictions"), "--predictions") as beside:
-            result = validate_kernels(tables or (), family=family, told=told)
+            result = validate_kernels(tables or (), family=family, transfer=transfer, told=told)
             if beside and predictions:
                 beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
         return result

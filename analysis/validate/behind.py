@@ -92,7 +92,7 @@ def _errors(
 
 def _logs(family: Family, entry: Entry, rows: Rows) -> F8:
     """Logarithm of measured over predicted, by a set's parameters."""
-    values = family.vector(entry.parameters)
+    values = entry.values(family)
     out: F8 = np.log(rows.measured / family.seconds(values, rows.h, rows.x))
     return out
 

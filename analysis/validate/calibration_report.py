@@ -26,7 +26,7 @@ median and 90th percentile of |predicted / measured - 1|, and the median of pred
 - *fit*: the rows the parameters were fitted to.
 - *one efficiency*: one efficiency and one constant over the roofline, every row predicted by a fit
   to other shapes; the model to beat by shape.
-- *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
+- *by shape*: every row predicted by a fit to other shapes (three folds over distinct shapes).
 - *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
 - *known elsewhere*: as by source, but a framework that other devices have rows of is predicted
   from its kernels there and this device's silicon, which is what predictions use (rule in

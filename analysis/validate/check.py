@@ -27,6 +27,10 @@ class KernelCheck:
     held : Errors or None
         Of the rows that the bounds are for; None without any. Collectives tell of the machine as much as
         of the device: those of other sources than the fit's are compared, and break no bound.
+    interval : tuple of float, optional
+        10th, 50th and 90th percentile of measured over predicted that other devices left out say.
+    held_in : float, optional
+        Share of the rows inside of it.
     """
 
     rows: Rows
@@ -37,6 +41,8 @@ class KernelCheck:
     bounds: BoundsSpec | None
     held: Errors | None
     seen: int
+    interval: tuple[float, float, float] | None = None
+    held_in: float | None = None
 
     @property
     def family(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import LINKS, PARENTS, Entry
 from ...devices.calibrated.rules import parameters
-from ...devices.calibrated.set_fit import SetFit, Steps
+from ...devices.calibrated.set_fit import Steps
+from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
 from ...devices.spec import DeviceSpec
 from ..show.kept import NOTHING, Kept
@@ -72,7 +74,9 @@ def fit_sets(
         linked = name in LINKS
         asked = _collectives(family, specs) if linked else (over.probes[name], steps, alone)
         known = [name, {d: r.table.columns for d, r in rows.items()}] if kept else None
-        for key, entries in kept.once(known, SetFit(family, specs, rows, *asked).run).items():
+        for key, entries in kept.once(
+            known, partial(fit_family, family, specs, rows, *asked)
+        ).items():
             out[key][name] = entries
     return SharedFit({name: held for name, held in out.items() if held}, date)
 

@@ -29,6 +29,7 @@ from ..parallel import Told
 from ..show.result import Drawing, Result, skipped_remarks
 from .check import KernelCheck
 from .fractions import SHOWN, fractions
+from .transfer import with_intervals
 from .unequal import COMPARED, NAME, SkewCheck, skew_checks
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class KernelValidation(Result):
                 "median_ape_bound": c.bounds and c.bounds.median_ape,
                 "p90_ape_bound": c.bounds and c.bounds.p90_ape,
                 "passed": c.passed,
+                **_left_out(c),
             }
             for c in self.checks
         ]
@@ -207,7 +209,11 @@ def _short(value: Any) -> str:
 
 
 def validate_kernels(
-    tables: Iterable[str | Path] = (), *, family: str | None = None, told: Told | None = None
+    tables: Iterable[str | Path] = (),
+    *,
+    family: str | None = None,
+    transfer: bool = False,
+    told: Told | None = None,
 ) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
@@ -220,6 +226,9 @@ def validate_kernels(
         Tables, or folders of them; those that come with the package where none is named.
     family : str, optional
         What all tables are of, whatever their names.
+    transfer : bool
+        Leave out each device in turn: predict it from the others' fits alone, with the interval that
+        the errors of devices left out say.
     told : callable, optional
         Told (tables of a device done, in all).
 
@@ -236,10 +245,14 @@ def validate_kernels(
     total = sum(len(measured) for _, measured in found.values())
     for name, (spec, measured) in sorted(found.items()):
         for rows in measured.values():
-            checks.append(_check(name, spec, rows))
+            if transfer and rows.family.name in LAYER_FAMILIES:
+                continue
+            checks.append(_check(name, spec, rows, (name,) if transfer else ()))
             if told is not None:
                 told(len(checks), total)
-    if skewed is not None:
+    if transfer:
+        checks = list(with_intervals([c for c in checks if isinstance(c, KernelCheck)]))
+    elif skewed is not None:
         checks += skew_checks(skewed, skipped)
     if not checks and skipped:
         raise InputError("TABLES", f"hold no row that can be compared; {skipped[0]}")
@@ -254,13 +267,23 @@ def own_tables() -> Path:
     return Path(str(files("opbyte.kernels") / "measured"))
 
 
-def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
+def _left_out(check: KernelCheck | SkewCheck) -> dict[str, Any]:
+    """The interval of a device left out, and the share of its rows that it holds."""
+    if not isinstance(check, KernelCheck) or check.interval is None:
+        return {}
+    low, _, high = check.interval
+    return {"interval_low": low, "interval_high": high, "held": check.held_in}
+
+
+def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = ()) -> KernelCheck:
     if rows.family.name in LAYER_FAMILIES:
         return _layer_check(name, spec, rows)
-    known, own = parameters(spec, rows.family), spec.calibration.get(rows.family.name)
+    known, own = parameters(spec, rows.family, without), spec.calibration.get(rows.family.name)
+    if without:
+        own = None
     basis = known.basis
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
-    if own is None and spec.host is not None and rows.family.name in LINKS:
+    if own is None and not without and spec.host is not None and rows.family.name in LINKS:
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
     seen = np.isin(rows.table["source"].astype(str), [] if own is None else own.tables)
     held = seen if own is not None and rows.family.name in LINKS else np.full(len(predicted), True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
@@ -121,8 +122,15 @@ def work(x: F8) -> Work:
 
 SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})  # fmt: skip
 
+
+def _kernel(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels: the library's, and a framework's own."""
+    return np.where(x[:, X_OWN] > LIBRARY, 1, 0)
+
+
 ALLREDUCE = register(
     Family("allreduce", "all-reduce", ("all_reduce",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, by_framework=("launch_s", "own_launch_s"),
+           from_op, by_framework=("launch_s", "own_launch_s"), branches=("library", "own"),
+           branch=_kernel,
            framework_time=False, simple=SIMPLE)
 )  # fmt: skip

@@ -22,13 +22,24 @@ Two kernels are known to give every query head a block of its own, whatever `apa
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
-from .terms import COLD, Parts, Work, put_price, resident, soft_max, value_bytes
+from .terms import (
+    ATTENTION_KERNELS,
+    COLD,
+    Parts,
+    Work,
+    of_heads,
+    put_price,
+    resident,
+    soft_max,
+    value_bytes,
+)
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
  X_FA2, X_BESIDE, X_QUERIES) = range(12)  # fmt: skip
@@ -190,9 +201,15 @@ def at_sums(x: F8, batch: float, pairs: float, kv: float, prompts: float) -> boo
     return True
 
 
+def _kernel(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels by the width of the cache they read and the head dimension."""
+    return of_heads((x[:, X_KV_BYTES] > 0.0) & (x[:, X_KV_BYTES] < 2.0), x[:, X_DIM])
+
+
 ATTENTION_DECODE = register(
     Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "block_s", "fp8_work", "group_s"),
-           silicon=("gap_s", "memory", "cache", "cache_rate"))
+           silicon=("gap_s", "memory", "cache", "cache_rate"),
+           branches=ATTENTION_KERNELS, branch=_kernel)
 )  # fmt: skip

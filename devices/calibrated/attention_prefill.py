@@ -24,6 +24,7 @@ run at the same time, prompts add their work alone.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
@@ -41,7 +42,16 @@ from .hardware import (
     H_ROWS,
 )
 from .libraries import BLACKWELL, HOPPER
-from .terms import Parts, Work, put_price, resident, soft_max, value_bytes
+from .terms import (
+    ATTENTION_KERNELS,
+    Parts,
+    Work,
+    of_heads,
+    put_price,
+    resident,
+    soft_max,
+    value_bytes,
+)
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
  X_GAP, X_ROTATES, X_HIDDEN, X_BESIDE) = range(15)  # fmt: skip
@@ -213,9 +223,16 @@ def at_sums(
     return True
 
 
+def _kernel(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels by the format of the products and the head dimension."""
+    return of_heads(x[:, X_FP8] > 0.0, x[:, X_DIM])
+
+
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op,
            ("launch_s", "packing", "min_waves", "tile_s", "softmax_dim", "wide_head"),
-           ("gap_s", "fp8_gain", "memory", "cache_rate"))
+           ("gap_s", "fp8_gain", "memory", "cache_rate"),
+           branches=ATTENTION_KERNELS,
+           branch=_kernel)
 )  # fmt: skip

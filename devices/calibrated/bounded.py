@@ -23,9 +23,9 @@ from .terms import O_SECONDS
 
 SLACK = 0.005
 """Excess, as a share of a step, that costs nothing."""
-WEIGHTS = (0.0, 1.0, 3.0, 10.0)
+WEIGHTS = (0.0, 3.0, 10.0)
 """Weights of the inequalities, one after another; an excess of 0.01 then counts as a row's error."""
-STEPS = 25
+STEPS = 12
 """Most steps at each weight."""
 DIFFERENCE = 1e-4
 """Step of the logarithm for derivatives."""
@@ -90,6 +90,8 @@ class Order:
     ----------
     whole : float64 array
         Seconds of the whole step on the device `than`.
+    limit : float64 array, optional
+        Seconds that stand for those of (`than`, `others`), which are then not asked.
     """
 
     device: str
@@ -97,6 +99,7 @@ class Order:
     than: str
     others: npt.NDArray[np.int64]
     whole: F8
+    limit: F8 | None = None
 
 
 class _Problem:
@@ -145,7 +148,8 @@ class _Problem:
         return out
 
     def excess(self, order: Order, times: Mapping[str, F8]) -> F8:
-        more = times[order.device][order.steps] - times[order.than][order.others]
+        held = times[order.than][order.others] if order.limit is None else order.limit
+        more = times[order.device][order.steps] - held
         over: F8 = np.maximum(more / order.whole - SLACK, 0.0)
         return over
 
@@ -190,11 +194,14 @@ class _Problem:
                 continue
             scale = weight / order.whole[on, None]
             one = slopes[order.device][order.steps[on]] * scale
-            two = slopes[order.than][order.others[on]] * scale
             r = weight * excess[on]
             a = self.at[self.devices[order.device][1]]
-            b = self.at[self.devices[order.than][1]]
             hessian[a, a] += one.T @ one
+            if order.limit is not None:
+                gradient[a] += one.T @ r
+                continue
+            two = slopes[order.than][order.others[on]] * scale
+            b = self.at[self.devices[order.than][1]]
             hessian[b, b] += two.T @ two
             hessian[a, b] -= one.T @ two
             hessian[b, a] -= two.T @ one

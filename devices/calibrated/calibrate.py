@@ -13,7 +13,7 @@ from ..spec import DeviceSpec
 from .check import implausible
 from .errors import Errors, by_shape, by_source, errors, simple_by_shape
 from .family import F8, Family, families
-from .fit import Fit, Labels, fit, fit_simple, predict
+from .fit import Fit, Labels, fit, fit_simple, predict, with_kernels
 from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 
@@ -92,7 +92,7 @@ def calibrate_family(rows: Rows, date: str) -> FamilyFit:
     With fewer than `FEW` rows the simple form is taken where it predicts unseen shapes better.
     """
     args = (rows.family, rows.h, rows.x, rows.measured, rows.labels)
-    done, shapes = fit(*args), rows.table.shape_keys()
+    done, shapes = with_kernels(args[0], fit(*args), *args[1:]), rows.table.shape_keys()
     found = {"by_shape": errors(by_shape(*args, shapes, done), rows.measured)}
     simple = False
     if len(rows.measured) < FEW and rows.family.simple is not None:

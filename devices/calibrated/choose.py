@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ...workloads.errors import InputError, nearest
 from .family import families
-from .kernel_sets import FRAMEWORKS
+from .kernel_sets import named
 from .layer_kernels import LAYER_FAMILIES
 
 
@@ -14,7 +13,7 @@ def everywhere(framework: str) -> dict[str, str]:
     Parameters
     ----------
     framework : str
-        Of `kernel_sets.FRAMEWORKS`. Where a framework has no rows on a device it has those of
+        Of `kernel_sets.FRAMEWORKS`, perhaps with a version (``vllm@0.24``). Where a framework has no rows on a device it has those of
         devices of the same silicon, of others that call the same kernel library, of the device's
         other kernels, or another silicon's parameters, in this order (`set_fit`).
 
@@ -23,8 +22,7 @@ def everywhere(framework: str) -> dict[str, str]:
     InputError
         No such framework.
     """
-    if framework not in FRAMEWORKS:
-        raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
+    named(framework)
     return {
         kind: framework
         for family in (*families().values(), *LAYER_FAMILIES.values())

@@ -17,6 +17,7 @@ from ...workloads.registry import Registry
 from .terms import NUM_PRICE, O_FLOOR_COMPUTE, O_FLOOR_LINK, O_FLOOR_MEMORY, O_FORMULA
 
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 MAX_PARAMETERS = 12
 
 
@@ -76,6 +77,10 @@ class Simple:
     neutral: Mapping[str, float]
 
 
+def _one_branch(x: F8) -> I8:
+    return np.zeros(len(x), dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A kernel family: columns to quantities, parameters, and one formula.
@@ -117,6 +122,15 @@ class Family:
         kernels of the family, which the factor would then stand for.
     simple : Simple, optional
         Fewer parameters for few rows.
+    branches : tuple of str
+        Kernels of their own that a framework has for the family's calls, by number format mostly: each
+        may have all parameters for itself. Empty where there is one. What follows a ``+`` tells apart
+        kernels of one format, which share parameters where rows are too few.
+    by_size : bool
+        Whether what follows the ``+`` depends on the size of a batch: sets that devices share keep one
+        kernel a format then, lest a token more be faster.
+    branch : callable
+        ``branch(x)``: which of `branches` each row of `x` runs.
     """
 
     name: str
@@ -132,6 +146,9 @@ class Family:
     rates: tuple[str, ...] = ()
     framework_time: bool = True
     simple: Simple | None = None
+    branches: tuple[str, ...] = ()
+    by_size: bool = False
+    branch: Callable[[F8], I8] = _one_branch
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:
@@ -164,8 +181,27 @@ class Family:
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
         return out
 
+    def per_branch(self, values: F8) -> F8:
+        """Parameters as one row for each branch; those of a family without any as they are."""
+        if not self.branches or values.ndim > 1:
+            return values.copy()
+        return np.tile(values, (len(self.branches), 1))
+
+    def of_branch(self, values: F8, x: F8) -> F8:
+        """The parameters, shape (p,), of the kernel that one call `x`, shape (q,), runs."""
+        out: F8 = values if values.ndim == 1 else values[int(self.branch(x[None])[0])]
+        return out
+
     def prices(self, values: F8, h: F8, x: F8) -> F8:
-        """Prices of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`."""
+        """Prices of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`.
+
+        `values` are parameters, shape (p,), or one row of them for each of `branches`.
+        """
+        if values.ndim > 1:
+            out, which = np.empty((len(x), NUM_PRICE)), self.branch(x)
+            for b in np.unique(which):
+                out[which == b] = self.prices(values[b], h, x[which == b])
+            return out
         if x.shape[1] != len(self.quantities):  # compiled code would read past the rows
             raise ValueError(
                 f"{self.name} takes {len(self.quantities)} quantities, not {x.shape[1]}"

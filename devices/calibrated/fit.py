@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,10 @@ SCALE_SPREAD = 0.7
 """The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
 FEW_ROWS = 20
 """A framework with fewer rows has no scale of its own."""
+FEW_STEPS = 8
+"""Most steps of a fit that starts at its end on more rows."""
+KERNEL_ROWS = 20
+"""Rows from which a framework's kernel has parameters of its own."""
 TIME = "time"
 Labels = npt.NDArray[np.object_]
 Scales = Mapping[str, Mapping[str, float]]
@@ -63,6 +67,8 @@ class Fit:
         Framework -> {"time": multiple of the whole time, parameter: multiple of it}. The first
         has geometric mean 1 over the frameworks and each other one median 1, so that a framework
         never seen gets the base, and one unlike all others does not move that.
+    kernels : mapping of str to mapping of str to float64 array
+        Framework -> branch of the family -> its parameters, where its rows tell them.
     blends : mapping of str to tuple of Part
         Framework that the device has no rows of -> what it is predicted from (see `frameworks`):
         the weighted geometric mean of the parts' times.
@@ -71,6 +77,7 @@ class Fit:
     values: F8
     scales: Scales
     blends: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    kernels: Mapping[str, Mapping[str, F8]] = field(default_factory=dict)
 
     def of(self, family: Family, label: str) -> Part:
         """Parameters of one of the device's frameworks; the base for any other."""
@@ -80,6 +87,10 @@ class Fit:
                 time = factor
             else:
                 values[family.index(name)] *= factor
+        if self.kernels:
+            values = family.per_branch(values)
+        for branch, own in self.kernels.get(label, {}).items():
+            values[family.branches.index(branch)] = own
         return Part(1.0, values, time)
 
     def parts(self, family: Family, label: str) -> tuple[Part, ...]:
@@ -155,7 +166,7 @@ def fit(
     labels: Labels,
     *,
     prior: F8 | None = None,
-    starts: int = 5,
+    starts: int = 2,
     start: F8 | None = None,
 ) -> Fit:
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
@@ -212,13 +223,50 @@ def fit(
             theta[:n] += rng.normal(size=n) * spread * 0.7
         end = least_squares(
             residuals, np.clip(theta, bounds[0] + margin, bounds[1] - margin), bounds=bounds,
-            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=np.full(steps.size, 1e-4), x_scale=steps, max_nfev=60,
+            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=np.full(steps.size, 1e-4), x_scale=steps,
+            max_nfev=60 if start is None else FEW_STEPS,
             ftol=1e-5, xtol=1e-5,
         )  # fmt: skip
         if end.cost < lowest:
             best, lowest = end.x, end.cost
     _forget(plan, best, center, h, x)
     return _result(plan, best)
+
+
+def with_kernels(
+    family: Family, done: Fit, h: F8, x: F8, measured: F8, labels: Labels, start: Fit | None = None
+) -> Fit:
+    """A fit with parameters of their own for the kernels of each framework that rows tell.
+
+    Parameters
+    ----------
+    start : Fit, optional
+        One with such parameters, to start from in cross-validation.
+    """
+    which, found = family.branch(x), dict[str, dict[str, F8]]()
+    kind = np.array([b.partition("+")[0] for b in family.branches], dtype=object)
+
+    def own(rows: npt.NDArray[np.bool_], branch: str, prior: F8, time: float) -> F8:
+        label = labels[rows][0]
+        first = None if start is None else start.kernels.get(label, {}).get(branch)
+        return fit(family, h, np.ascontiguousarray(x[rows]), measured[rows] / time, labels[rows],
+                   prior=prior, starts=1, start=first).values  # fmt: skip
+
+    for label in sorted(set(labels.tolist())) if family.branches else ():
+        part = done.of(family, label)
+        for name in dict.fromkeys(kind[which[labels == label]]):
+            every = (labels == label) & (kind[which] == name)
+            if np.count_nonzero(every) < KERNEL_ROWS:
+                continue
+            whole = own(every, name, part.values, part.time)
+            for branch in family.branches:
+                if branch.partition("+")[0] != name:
+                    continue
+                rows = every & (which == family.branches.index(branch))
+                apart = KERNEL_ROWS <= np.count_nonzero(rows) < np.count_nonzero(every)
+                values = own(rows, branch, whole, part.time) if apart else whole
+                found.setdefault(label, {})[branch] = values
+    return replace(done, kernels=found)
 
 
 def fit_simple(family: Family, h: F8, x: F8, measured: F8) -> Fit:

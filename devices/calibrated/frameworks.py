@@ -98,7 +98,7 @@ def blends(
     if own is not None and own.full:
         known += [("this device", own, label) for label in own.known()]
     parts = [donor.fit.of(family, label) for _, donor, label in known]
-    logs = np.log([part.values for part in parts])
+    logs = np.log([family.per_branch(part.values) for part in parts])
     told = np.abs(logs - np.log(family.defaults)) > TOLD
     fixed = np.array([p.name in family.silicon for p in family.parameters])
     out = {}
@@ -138,7 +138,7 @@ def _one_library(family: Family, label: str, other: str, h: F8, donor: Donor) ->
 
 def _mean(weight: F8, logs: F8, told: Told, family: Family) -> F8:
     """Weighted mean of each parameter over the sets that tell it; its default where none does."""
-    share = weight[:, None] * told
+    share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * told
     total = share.sum(axis=0)
     mean = (share * logs).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.where(total > 0, mean, np.log(family.defaults))

@@ -20,6 +20,7 @@ Inputs scaled by block have kernels of their own on Hopper and later (`block_sca
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
@@ -33,8 +34,9 @@ from .hardware import (
     C_INT8,
     C_MXFP4,
     C_NVFP4,
-    C_W4A16,
+    C_W4A8,
     CODES,
+    FORMATS,
     H_BANDWIDTH,
     H_CACHE,
     H_CAPABILITY,
@@ -45,6 +47,7 @@ from .hardware import (
     H_ROWS,
     INPUT_BYTES,
     WEIGHT_BYTES,
+    WIDENED,
 )
 from .libraries import HOPPER
 from .terms import (
@@ -111,6 +114,8 @@ STORED_BYTES = 4.0
 GROUP_ROWS = 64.0
 """Rows of a tile of warpgroup instructions, which Hopper's products have (PTX ISA, ``wgmma``): few rows
 cost as many. On H20, whose cores are few for its memory, that is most of the time of a decode."""
+FEW_ROWS = 64.0
+"""Rows up to which libraries call other kernels: products with a vector, split along k, small tiles."""
 MAX_SPLITS = 16.0
 """Most parts that k is split into."""
 CACHE_SHARE = 0.5
@@ -192,8 +197,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     if m <= 0.0 or batch <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     code = int(x[X_CODE])
-    rate = p[P_16] if code <= C_32 or code == C_W4A16 else p[P_8]
-    if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
+    rate = p[P_16] if code <= C_32 or code in WIDENED else p[P_8]
+    if code in (C_FP8_BLOCK, C_W4A8) or C_NVFP4 <= code <= C_MXFP4:
         rate *= p[P_BLOCK]
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
@@ -305,8 +310,16 @@ def work(x: F8) -> Work:
     return 2.0 * m * n * k * batch, moved, 0.0, int(x[X_CODE])
 
 
+def _kernel(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels by number format, and of each those that libraries have for few rows."""
+    few = (x[:, X_M] <= FEW_ROWS) & (x[:, X_M] > 0.0)
+    out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * few
+    return out
+
+
 GEMM = register(
     Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           by_framework=QUANTISE,
+           by_framework=QUANTISE, branches=(*FORMATS, *(f"{name}+few" for name in FORMATS)), branch=_kernel,
+           by_size=True,
            silicon=tuple(p.name for p in PARAMETERS if p.name not in QUANTISE))
 )  # fmt: skip

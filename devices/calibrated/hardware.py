@@ -13,9 +13,12 @@ from ..spec import DeviceSpec, ProcessorSpec
 """Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s of
 the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 
-FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
+FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4",
+           "w4a8_mxfp4_mxfp8", "int4_wo")  # fmt: skip
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
-(C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16) = range(len(FORMATS))
+(C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16, C_W4A8, C_INT4) = range(
+    len(FORMATS)
+)
 H_ROWS = H_PEAK + len(FORMATS)
 """Rows that a matrix instruction computes at least: a product of fewer costs as many."""
 H_CAPABILITY = H_ROWS + 1
@@ -26,15 +29,18 @@ with 32-bit accumulation and keep that of 8-bit integers; their operand paths an
 those of the whole rate."""
 NUM_HARDWARE = H_FULL + 1
 
-ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16")
+ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
 """Peak that applies to each code."""
-WEIGHT_BYTES = (2.0, 4.0, 1.0, 1.0, 1.0, 0.5625, 0.53125, 0.53125)
-"""Stored bytes per weight, block scales included."""
-INPUT_BYTES = (2.0, 4.0, 1.0, 1.03125, 1.0, 0.5625, 0.53125, 2.0)
+WEIGHT_BYTES = (2.0, 4.0, 1.0, 1.0, 1.0, 0.5625, 0.53125, 0.53125, 0.53125, 0.515625)
+"""Stored bytes per weight, block scales included (of int4 a 16-bit one for 128 weights)."""
+INPUT_BYTES = (2.0, 4.0, 1.0, 1.03125, 1.0, 0.5625, 0.53125, 2.0, 1.03125, 2.0)
 """Bytes per input value of a matmul, scales included."""
 
-CODES = {name: code for code, name in enumerate(FORMATS)} | {"fp16": C_16, "fp4": C_NVFP4,
-                                                            "int4": C_W4A16}  # fmt: skip
+CODES = {name: code for code, name in enumerate(FORMATS)} | {
+    "fp16": C_16, "fp4": C_NVFP4, "int4": C_INT4, "w4afp8": C_W4A8,
+}  # fmt: skip
+WIDENED = (C_W4A16, C_INT4)
+"""Formats whose 4-bit weights a kernel widens to 16 bits before it multiplies."""
 
 
 def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.NDArray[np.float64]:

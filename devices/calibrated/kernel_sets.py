@@ -13,7 +13,8 @@ what ``opbyte validate kernels`` compares with rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -28,7 +29,7 @@ from ...workloads.yamlfile import read_yaml
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
-from .family import Family
+from .family import F8, Family
 from .fit import Fit, Part
 from .hardware import hardware
 from .order import at_least_as_good, peaks
@@ -64,6 +65,34 @@ DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 Positive = Annotated[float, Field(gt=0)]
 
 
+def named(framework: str) -> tuple[str, str]:
+    """Name and version of ``vllm@0.24``; the version is empty where none is asked for.
+
+    Raises
+    ------
+    InputError
+        No such framework, or a version of what has none.
+    """
+    name, mark, version = framework.partition("@")
+    if name not in FRAMEWORKS:
+        raise InputError(f"--framework {framework}", f"is not one{nearest(name, FRAMEWORKS)}")
+    if mark and (name not in LABELS or not re.fullmatch(r"\d+(\.\w+)*", version)):
+        known = ", ".join(LABELS)
+        raise InputError(f"--framework {framework}", f"needs a version such as 0.24 of {known}")
+    return name, version
+
+
+def versions(entry: Entry, name: str) -> tuple[str, ...]:
+    """Versions of a framework that an entry's rows are of, as ``0.24.0``."""
+    label = LABELS.get(name, "?")
+    return tuple(s.removeprefix(f"{label}-") for s in entry.sources if s.startswith(f"{label}-"))
+
+
+def of_version(known: Iterable[str], asked: str) -> bool:
+    """Whether one of the known versions is, or begins with, the one asked for."""
+    return any(one == asked or one.startswith(f"{asked}.") for one in known)
+
+
 def parents_of(family: str) -> Mapping[str, str]:
     """Whose entries of a family a set without rows of it takes."""
     if family in LINKS:
@@ -90,12 +119,27 @@ class Entry(Spec):
         Median and 90th percentile of |predicted / measured - 1|, median of the bias.
     parameters : mapping of str to float
         By name, in SI units.
+    kernels : mapping of str to mapping of str to float
+        Branch of the family (a number format mostly) -> parameters of its own.
+    sources : tuple of str
+        Frameworks with their versions that the rows are of.
     """
 
     basis: str
     rows: Annotated[int, Field(ge=0)]
     errors: tuple[float, float, float] | None = None
     parameters: dict[str, Positive]
+    kernels: dict[str, dict[str, Positive]] = Field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    def values(self, family: Family) -> F8:
+        """Parameters as a family takes them: one row a branch where kernels have their own."""
+        out = family.vector(self.parameters)
+        if self.kernels:
+            out = family.per_branch(out)
+        for branch, own in self.kernels.items():
+            out[family.branches.index(branch)] = family.vector(own)
+        return out
 
 
 class _File(Spec):
@@ -222,8 +266,7 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
     A family that no set knows, and a device whose own fit is not the catalog's (a user's tables),
     have that fit.
     """
-    if framework not in FRAMEWORKS:
-        raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
+    framework, version = named(framework)
     measured = parameters(spec, family)
     name = set_of(spec)
     if name is None or _own_tables(spec, family.name, name):
@@ -234,7 +277,7 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
         if entry is not None:
             under[key] = _known(spec, family, entry, name, key)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
-    return replace(under.get(framework, measured), under=under)
+    return replace(asked_for(under.get(framework, measured), version), under=under)
 
 
 def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) -> Parameters:
@@ -242,13 +285,23 @@ def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) 
     fitted = entry.basis != "transferred" and family.name in spec.calibration
     basis = "fitted" if fitted else "transferred"
     return Parameters(
-        Fit(family.vector(entry.parameters), {}),
+        Fit(entry.values(family), {}),
         basis,
         entry.rows,
         seen,
         ((name, 1.0),),
         framework=key,
+        versions=versions(entry, key),
     )
+
+
+def asked_for(known: Parameters, version: str) -> Parameters:
+    """Parameters that say so where their rows are of other versions than the one asked for."""
+    if not version or of_version(known.versions, version):
+        return known
+    found = ", ".join(known.versions)
+    rows = f"rows of {known.framework} {found}" if found else f"no rows of {known.framework} itself"
+    return replace(known, other_version=f"{rows}, not of {version}")
 
 
 def _own_tables(spec: DeviceSpec, family: str, name: str) -> bool:

@@ -8,6 +8,7 @@ is ordinary causal attention with keys of 192 and values of 128 for each head.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
@@ -159,8 +160,15 @@ SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
                 {"cache": 0.1, "head_tile": 1.0, "half_cores": 0.01, "block_s": 1e-8,
                  "block_heads": 256.0, "key_s": 1e-9, "tile_s": 1e-8, "min_waves": 0.05})  # fmt: skip
 
+
+def _which(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels: expanded prefill, and decode by the width of the cache."""
+    return np.where(x[:, X_PREFILL] > 0.0, 1, np.where(x[:, X_KV_BYTES] < 2.0, 2, 0))
+
+
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
            from_table, from_op, by_framework=("prefill_peak", "block_heads"),
-           silicon=("memory", "cache"), simple=SIMPLE)
+           silicon=("memory", "cache"), simple=SIMPLE,
+           branches=("decode", "prefill", "decode_fp8"), branch=_which)
 )  # fmt: skip

@@ -16,7 +16,7 @@ from .behind import ANY, behind, formats_of
 from .family import F8, Family, families
 from .fit import Fit
 from .hardware import hardware
-from .kernel_sets import TYPICAL, layer_parameters, shared_parameters
+from .kernel_sets import TYPICAL, asked_for, layer_parameters, shared_parameters
 from .layer_kernels import LAYER_FAMILIES
 from .rules import Parameters
 from .terms import O_BOUND, O_COMPUTE, O_FIXED, O_MEMORY, O_SECONDS
@@ -56,10 +56,11 @@ class Model:
         return self.prices(x)[:, O_SECONDS]
 
     def of(self, label: str) -> Model:
-        """The model with one framework's kernels, by its name or its label in tables."""
-        held = self.known.under.get(label)
+        """The model with one framework's kernels, by its name (with ``@VERSION``) or its label in tables."""
+        name, _, version = label.partition("@")
+        held = self.known.under.get(name)
         if held is not None:
-            return replace(self, known=replace(held, under=self.known.under))
+            return replace(self, known=replace(asked_for(held, version), under=self.known.under))
         fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
 
@@ -145,7 +146,8 @@ class CalibratedModel:
 
         if op.kind not in CODES:
             return None
-        values, x = self.models[op.kind].known.fit.values, self._known(op)
+        model, x = self.models[op.kind], self._known(op)
+        values = model.family.of_branch(model.known.fit.values, x)
         return Formula(
             CODES[op.kind], np.pad(values, (0, WIDTH - len(values))), np.pad(x, (0, WIDTH - len(x))),
             op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
@@ -177,11 +179,12 @@ class CalibratedModel:
                 "fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios
             )
         format_ = formats_of(family, x[None])[0]
+        why = "; ".join(text for text in (own.why, known.other_version) if text)
         return Evidence(
             "fitted kernel model", family.title, "transferred" if own.why else "fitted",
             own.ratios.median_error, own.rows, "" if format_ == ANY else format_,
             tuple(own.others.items()),
-            own.near, own.apart, own.why, own.ratios, own.beyond,
+            own.near, own.apart, why, own.ratios, own.beyond,
         )  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:

@@ -12,6 +12,7 @@ where a kernel widens them first, they take a multiple of that (`low_bit`).
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
@@ -20,21 +21,28 @@ from .family import F8, Family, Parameter, register
 from .hardware import (
     C_16,
     C_FP8,
-    C_INT8,
+    C_MXFP4,
+    C_NVFP4,
+    C_W4A8,
     C_W4A16,
     CODES,
+    FORMATS,
     H_BANDWIDTH,
     H_CACHE,
+    H_CAPABILITY,
+    H_CORES,
     H_PEAK,
     H_ROWS,
     WEIGHT_BYTES,
+    WIDENED,
 )
+from .libraries import HOPPER, WORKSTATION
 from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
- X_CHAIN, X_COPIES) = range(12)  # fmt: skip
+ X_CHAIN, X_COPIES, X_TOP) = range(13)  # fmt: skip
 QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
-              "skew", "format", "weight_bytes", "chain", "copies")  # fmt: skip
+              "skew", "format", "weight_bytes", "chain", "copies", "top_k")  # fmt: skip
 """`slots`: tokens x top_k of the call; `routed`: those of local experts; `inter`: inner width
 here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
 
@@ -44,8 +52,7 @@ PARAMETERS = (
               1.4e-6, 1e-8, 2e-5),
     Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
-    Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
-              0.2, 0.05, 2.0),
+    Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.02, 8.0, 0.7),
     Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
               5.0, 0.1, 12.0),
     Parameter("foreign", "1", "that traffic of slots of other devices' experts over local ones",
@@ -60,7 +67,7 @@ PARAMETERS = (
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
               1.9, 1.0, 8.0, 0.4),
 )  # fmt: skip
-(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
+(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
  P_OVERLAP) = range(12)  # fmt: skip
 
 CACHE_RATE = 3.0
@@ -69,6 +76,17 @@ LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
 instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
 where a matrix instruction has other than 16 rows."""
+KINDS, MANY = ("", "+plain", "+few"), 4.0
+"""Kernels that frameworks choose by the model: for experts of two matrices (their fastest ones know gated
+experts only) and of few experts a token (gpt-oss, Mixtral and Llama 4, whose routing is another)."""
+DRAWS = 24
+"""Draws of a skewed load."""
+TILE = 128.0
+"""Rows, at most, and columns of a tile."""
+KEEPS, SPLIT_KEEPS = 0.9, 0.05
+"""Part of the last-level cache that keeps weights from one replay to the next: nearly all on Ada and
+workstation Blackwell (0.6 to 1.2 where fits chose it), next to nothing where the cache is of two halves
+far from each other, on A100, Hopper and data-centre Blackwell (every fit at its lower bound)."""
 SKEW_COST = 0.3
 """Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
 fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
@@ -83,6 +101,24 @@ GEMM_LAUNCH = 0.4
 
 
 @compiled_part
+def cache_share(capability: float) -> float:
+    """Part of the last-level cache that keeps what is read again; see `KEEPS`."""
+    one_level = 8.5 < capability < HOPPER or capability >= WORKSTATION
+    return KEEPS if one_level else SPLIT_KEEPS
+
+
+@compiled_part
+def tiles_s(
+    rows: float, active: float, width: float, depth: float, least: float, h: F8, rate: float
+) -> float:
+    """Seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
+    tall = max(rows / TILE, 1.0)
+    waves = active * tall * width / TILE / h[H_CORES]
+    one_s = 2.0 * rows / tall * TILE * depth * h[H_CORES] / rate
+    return float(one_s * np.sqrt(waves**2 + least**2))
+
+
+@compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
     """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
     active, hidden, inter, matrices = x[X_ACTIVE], x[X_HIDDEN], x[X_INTER], x[X_MATRICES]
@@ -93,11 +129,12 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     bandwidth = p[P_MEMORY] * h[H_BANDWIDTH]
     one = matrices * hidden * inter
     weights = active * one * x[X_WEIGHT]
-    stays = resident(weights * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    cache = cache_share(h[H_CAPABILITY]) * h[H_CACHE]
+    stays = resident(weights * x[X_COPIES], cache)
     weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
     if code == C_FP8:
         weight_s *= p[P_STREAM]
-    elif code == C_W4A16:
+    elif code in WIDENED:
         weight_s *= p[P_LOW]
     # What one kernel of the chain writes the next one reads: from the cache while it fits.
     touched = x[X_ROUTED]
@@ -106,26 +143,27 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         touched += p[P_FOREIGN] * max(x[X_SLOTS] - touched, 0.0)
         passes = max(p[P_SLOTS], 1.0)
     vectors = 2.0 * touched * (hidden + inter)
-    kept = resident(vectors, p[P_CACHE] * h[H_CACHE])
+    kept = resident(vectors, cache)
     moved = passes * vectors * (1.0 - kept + kept / CACHE_RATE)
     rate = h[H_PEAK] * p[P_16]
-    if code > 1 and code != C_W4A16:
+    if code > 1 and code not in WIDENED:
         rate *= p[P_FP8]
-        if code > C_INT8:
+        if C_NVFP4 <= code <= C_MXFP4:
             rate *= h[H_PEAK + code] / h[H_PEAK + C_FP8]
     busy, math_s = 0.0, 0.0
     if active > 0.0:
         tokens = routed / active
         wide = h[H_ROWS] / 16.0
         lost = LOST_ROWS * wide
-        rows = active * (tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost))
-        math_s = 2.0 * rows * one / rate
+        rows = tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost)
+        math_s = tiles_s(rows, active, (x[X_MATRICES] - 1.0) * inter, hidden, p[P_WAVES], h, rate)
+        math_s += tiles_s(rows, active, hidden, inter, p[P_WAVES], h, rate)
         busy = soft_max(weight_s, math_s, p[P_OVERLAP])
     fixed = (
         p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     )
     walk = p[P_WALK] * (hidden + inter) / 1024.0
-    if code == C_W4A16 and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
+    if code in WIDENED and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
         walk *= p[P_LOW] ** LOW_WALK
     fixed += walk
     moved_s = moved / bandwidth
@@ -144,15 +182,46 @@ def from_table(table: Table) -> F8:
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     slots = table["tokens"] * table["topk"]
     active = np.maximum(table["active_experts"], 1.0)
+    routed = np.maximum(slots / table["ep"] * _busiest(table), active)
     return np.column_stack(
         [
-            slots, np.maximum(slots / table["ep"], active), table["hidden"],
+            np.maximum(slots, routed), routed, table["hidden"],
             table["inter"] / table["tp"], 2.0 + table["gated"], table["experts"] / table["ep"],
             active, [_skew(name) for name in table["distribution"]], code,
             np.array(WEIGHT_BYTES)[code], table["kernel"] == "fused_moe",
-            np.where(table["timing"] == "graph", 1.0, COLD),
+            np.where(table["timing"] == "graph", 1.0, COLD), table["topk"],
         ]
     ).astype(np.float64)  # fmt: skip
+
+
+def _busiest(table: Table) -> F8:
+    """Slots of the busiest of `ep` devices over their mean: experts' loads drawn from a power law.
+
+    A load lies between 1 and the tokens, with a density that falls as its power of the exponent in the
+    distribution's name; rows of such loads time the busiest device (README of the tables). Means of
+    `DRAWS` draws, the same in every run.
+    """
+    out, skew = np.ones(len(table)), np.array([_skew(name) for name in table["distribution"]])
+    names = ("tokens", "topk", "experts", "ep")
+    cases = np.column_stack([*(table[name] for name in names), skew])
+    some = (skew > 0.0) & (table["ep"] > 1)
+    if not some.any():
+        return out
+    unique, back = np.unique(cases[some], axis=0, return_inverse=True)
+    found = [busiest_share(*case) for case in unique]
+    out[some] = np.array(found)[back.ravel()]
+    return out
+
+
+def busiest_share(tokens: float, top_k: float, experts: float, ranks: float, skew: float) -> float:
+    """Load of the busiest of `ranks` devices over the mean; see `_busiest`."""
+    rng, most = np.random.default_rng(0), max(tokens, 2.0)
+    u, power = rng.random((DRAWS, int(experts))), 1.0 - skew
+    loads = (1.0 + (most**power - 1.0) * u) ** (1.0 / power)
+    for _ in range(2):  # no expert gets a token twice
+        loads = np.minimum(loads * (tokens * top_k / loads.sum(axis=1, keepdims=True)), tokens)
+    groups = loads.reshape(DRAWS, int(ranks), -1).sum(axis=2)
+    return float((groups.max(axis=1) / groups.mean(axis=1)).mean())
 
 
 def _skew(distribution: str) -> float:
@@ -170,12 +239,12 @@ def from_op(op: Op) -> F8 | None:
     routed, active = loads.routed, loads.active
     one = s["matrices"] * s["hidden"] * s["inter"]
     stored = op.weight_bytes / (one * active) if active > 0 else WEIGHT_BYTES[code]
-    if code == C_16 and stored < 1.0:
-        code = C_W4A16
+    if stored < 1.0 and code in (C_16, C_FP8):
+        code = C_W4A16 if code == C_16 else C_W4A8
     return np.array(
         [
             s.get("slots", routed), routed, s["hidden"], s["inter"], s["matrices"], s["experts"],
-            active, 0.0, code, stored, 1.0, COLD,
+            active, 0.0, code, stored, 1.0, COLD, s.get("top_k", MANY + 1.0),
         ]
     )  # fmt: skip
 
@@ -198,8 +267,17 @@ def at_loads(x: F8, routed: float, active: float) -> bool:
     return True
 
 
+def _kernel(x: F8) -> npt.NDArray[np.int64]:
+    """Kernels by number format, and of each those of `KINDS`."""
+    plain = (x[:, X_MATRICES] < 2.5) & (x[:, X_MATRICES] > 0.0)
+    kind = np.where(plain, 1, np.where(x[:, X_TOP] <= MANY, 2, 0))
+    out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
+    return out
+
+
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
-           silicon=("memory", "cache"), rates=("memory", "peak_16"))
+           silicon=("memory",), rates=("memory", "peak_16"),
+           branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel)
 )  # fmt: skip

@@ -53,6 +53,10 @@ class Parameters:
         The same under other frameworks, by name and label.
     framework : str
         Whose kernels, of `kernel_sets.FRAMEWORKS`; empty where they are of no kernel set.
+    versions : tuple of str
+        Versions of that framework that the rows are of.
+    other_version : str
+        That the rows are of other versions of the framework than was asked for.
     """
 
     fit: Fit
@@ -62,6 +66,8 @@ class Parameters:
     near: tuple[tuple[str, float], ...] = ()
     under: Mapping[str, Parameters] = field(default_factory=dict)
     framework: str = ""
+    versions: tuple[str, ...] = ()
+    other_version: str = ""
 
 
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:
@@ -109,7 +115,7 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     mean, shares = _mean(h, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
-    fit = Fit(mean, {}, blends(h, family, mean, None, donors, distance))
+    fit = Fit(mean, {}, blends=blends(h, family, mean, None, donors, distance))
     return Parameters(fit, "transferred", rows, {}, tuple(near))
 
 
@@ -151,6 +157,11 @@ def _catalog(family: str) -> dict[str, Donor]:
 
 
 def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
-    fit = Fit(family.vector(own.parameters), {k: dict(v) for k, v in own.frameworks.items()})
+    kernels = {
+        label: {branch: family.vector(v) for branch, v in held.items()}
+        for label, held in own.kernels.items()
+    }
+    scales = {k: dict(v) for k, v in own.frameworks.items()}
+    fit = Fit(family.vector(own.parameters), scales, kernels=kernels)
     labels = tuple(dict.fromkeys(framework(source) for source in own.tables))
     return Donor(own.rows, fit, hardware(spec), labels, own.form == "full")

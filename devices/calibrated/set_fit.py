@@ -53,6 +53,10 @@ PULL = {True: 1.0, False: 4.0}
 """Weight of the centre for sets with `ENOUGH` rows, and for others with some."""
 STILL = 30.0
 """The same without any row."""
+ENOUGH_OF_ONE = 25
+"""The same of one kernel, which is drawn to the set's parameters for all kernels."""
+MOST = 300
+"""Rows of a framework on a device that a fit reads at most, evenly spread over its tables."""
 POINTS = 1500
 """Calls at which a mean of frameworks is fitted."""
 
@@ -73,6 +77,10 @@ class Steps:
     linked: npt.NDArray[np.bool_]
     narrow: npt.NDArray[np.int64]
     wide: npt.NDArray[np.int64]
+
+
+Entries = Mapping[str, Mapping[str, Entry]]
+"""Set -> framework -> entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +109,35 @@ class SetFit:
     steps : Steps
     whole : mapping of str to float64 array
         Device -> seconds of each whole step, which an excess is a share of.
+    base : mapping of str to mapping of str to Entry
+        Set -> framework -> the entry that a kernel's own parameters are drawn to, where rows, probes and
+        the answer are of one kernel of the family alone.
+    limits : mapping of str to mapping of str to float64 array
+        Framework -> device -> seconds that such a kernel may take in steps in fp8.
     """
 
     enough = ENOUGH
 
     def __init__(
         self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows],
-        probes: Probes, steps: Steps, whole: Mapping[str, F8],
+        probes: Probes, steps: Steps, whole: Mapping[str, F8], base: Entries | None = None,
+        limits: Mapping[str, Mapping[str, F8]] | None = None,
     ) -> None:  # fmt: skip
+        self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, whole
+        self.enough = ENOUGH if base is None else ENOUGH_OF_ONE
         self.family, self.specs, self.measured, self.probes = family, specs, measured, probes
         self.parents = parents_of(family.name)
         self.h = {name: hardware(spec) for name, spec in specs.items()}
         self.set = {name: self._owner(str(spec.kernels)) for name, spec in specs.items()}
+        self.samples: dict[tuple[str, str], Sequence[Sample]] = {}
         self.sets = tuple(dict.fromkeys(self.set.values()))
         self.lead = {name: representative(name) for name in self.sets}
         self.orders = _orders(family, specs, steps, whole)
 
     def _owner(self, name: str) -> str:
         """The set itself where its devices have rows of the family, else its parent."""
+        if self.base is not None:
+            return name if name in self.base else self._owner(self.parents[name])
         timed = any(
             len(self.measured[d].measured) >= FEWEST
             for d, spec in self.specs.items()
@@ -140,7 +159,7 @@ class SetFit:
         rows = {s: self._all(s) for s in self.sets}
         share = self._shares(found)
         for name, mean in ((TYPICAL, lambda logs: share @ logs), (BEST, _fastest)):
-            self._enter(out, name, self._combined(found, mean), rows)
+            self._enter(out, name, self._combined(found, mean, name), rows)
         return out
 
     def _shares(self, frameworks: Iterable[str]) -> F8:
@@ -159,12 +178,13 @@ class SetFit:
         names = [p.name for p in self.family.parameters]
         for key in self.sets:
             parameters = dict(zip(names, values[key].tolist(), strict=True))
-            seen = self._errors(values[key], told[key].samples)
+            seen = self.errors(values[key], told[key].samples)
+            self.samples[key, framework] = told[key].samples
             out[key][framework] = Entry(
                 basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters
             )
 
-    def _errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
+    def errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
         if not samples:
             return None
         predicted = [self.family.seconds(values, s.h, s.x) for s in samples]
@@ -176,32 +196,57 @@ class SetFit:
         told = {name: self._told(name, label) for name in self.sets}
         firm = [n for n in self.sets if told[n].rows >= self.enough
                 and (label is None or told[n].basis in ("own", "library"))]  # fmt: skip
-        default = np.log(self.family.defaults)
-        alone = {name: self._alone(told[name], default) for name in firm}
+        key = next((name for name, known in LABELS.items() if known == label), TYPICAL)
+        start = {name: self._start(name, key) for name in self.sets}
+        alone = {name: self._alone(told[name], start[name]) for name in firm}
         for name in firm:
             if not self._plausible(name, alone[name]):
                 told[name] = self._told(name, label, without=C_FP8)
-                alone[name] = self._alone(told[name], default)
+                alone[name] = self._alone(told[name], start[name])
         sets = {
-            name: ParameterSet(default, PULL[True], told[name].samples, alone[name])
+            name: ParameterSet(start[name], PULL[True], told[name].samples, alone[name])
             for name in firm
         }
-        values = self._solve(sets, {})
+        values = self._solve(sets, {}, key)
         for name in self.sets:
             if name in firm:
                 continue
-            source = self._source(name, firm, label)
-            if told[name].basis == "silicon" and self._kin(name, source, label):
-                told[name] = Told("transferred", ())
-            if told[name].samples and not self._plausible(name, np.log(values[source])):
+            own = self.base is not None and self.base[name][key].basis != "transferred"
+            if own or not firm:
+                center = start[name]
+            else:
+                source = self._source(name, firm, label)
+                if told[name].basis == "silicon" and self._kin(name, source, label):
+                    told[name] = Told("transferred", ())
+                center = np.log(values[source])
+            if told[name].samples and not self._plausible(name, center):
                 told[name] = self._told(name, label, without=C_FP8)
             pull = PULL[False] if told[name].samples else STILL
-            sets[name] = ParameterSet(np.log(values[source]), pull, told[name].samples)
-        return self._solve(sets, values), told
+            sets[name] = ParameterSet(center, pull, told[name].samples)
+        return self._solve(sets, values, key), told
 
-    def _solve(self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8]) -> dict[str, F8]:
+    def _start(self, name: str, key: str) -> F8:
+        """Logarithms that a set's parameters are drawn to: the family's defaults, or its own for all kernels."""
+        if self.base is None:
+            return np.log(self.family.defaults)
+        return np.log(self.family.vector(self.base[name][key].parameters))
+
+    def _solve(
+        self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8], key: str
+    ) -> dict[str, F8]:
+        if not sets:
+            return {}
         devices = {d: (self.h[d], s) for d, s in self.set.items() if s in sets}
         orders = [o for o in self.orders if o.device in devices and o.than in devices]
+        if self.base is not None:
+            orders = [o for o in orders if o.device != o.than]
+            orders += [
+                Order(
+                    d, self.steps.narrow, d, self.steps.wide, self.whole[d][self.steps.wide], limit
+                )
+                for d, limit in self.limits.get(key, {}).items()
+                if d in devices
+            ]
         return solve(self.family, devices, sets, self.probes, orders, fixed)
 
     def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
@@ -218,7 +263,8 @@ class SetFit:
                     kept &= self._formats(rows.x) != without
                 if not kept.any():
                     continue
-                x, log = np.ascontiguousarray(rows.x[kept]), np.log(rows.measured[kept])
+                at = _spread(np.flatnonzero(kept))
+                x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
                 basis = self._basis(other, label, rows.h[H_CAPABILITY])
                 to = {"own": own, "library": kin, "silicon": others}[basis]
                 to.append(Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0))
@@ -259,7 +305,7 @@ class SetFit:
     def _plausible(self, name: str, logs: F8) -> bool:
         """Whether steps in fp8 are not slower than those in bf16, nine of ten of them."""
         for device, used in self.set.items():
-            if used != name or not has_unit(self.specs[device], "fp8"):
+            if used != name or not has_unit(self.specs[device], "fp8") or self.base is not None:
                 continue
             (order,) = (o for o in self.orders if o.device == o.than == device)
             times = self.probes.times(self.family, np.exp(logs), self.h[device])
@@ -289,7 +335,7 @@ class SetFit:
         return here == library(self.family.name, label, two)
 
     def _combined(
-        self, found: Mapping[str, Mapping[str, F8]], mean: Callable[[F8], F8]
+        self, found: Mapping[str, Mapping[str, F8]], mean: Callable[[F8], F8], key: str
     ) -> dict[str, F8]:
         """Parameters that stand for several frameworks, fitted to their predictions."""
         rng = np.random.default_rng(0)
@@ -304,12 +350,19 @@ class SetFit:
                 logs = [np.log(self.family.seconds(found[f][name], h, x)) for f in found]
                 samples.append(Sample(h, x, mean(np.array(logs)), 1.0))
             sets[name] = ParameterSet(center, PULL[True], samples)
-        return self._solve(sets, {})
+        return self._solve(sets, {}, key)
 
     def _extremes(self, name: str) -> list[F8]:
         """Constants of the devices of a set with the least and the most bandwidth."""
         held = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
         return held[:1] if held[0][0] == held[-1][0] else [held[0], held[-1]]
+
+
+def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`MOST` of some rows at equal distances, or all."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
 
 
 def _fastest(logs: F8) -> F8:

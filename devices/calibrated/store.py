@@ -48,12 +48,18 @@ def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, Entry]]) -> s
                 f"      basis: {entry.basis}",
                 f"      rows: {entry.rows}",
             ]
+            if entry.sources:
+                lines.append(f"      sources: [{', '.join(map(quoted, entry.sources))}]")
             if entry.errors is not None:
                 lines.append(f"      errors: [{', '.join(_number(e, 4) for e in entry.errors)}]")
             inner = ", ".join(
                 f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items()
             )
             lines.append(f"      parameters: {{{inner}}}")
+            lines += ["      kernels:"] if entry.kernels else []
+            for branch, own in entry.kernels.items():
+                inner = ", ".join(f"{k}: {_plain(v)}" for k, v in own.items())
+                lines.append(f"        {branch}: {{{inner}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -79,11 +85,30 @@ def _family(done: FamilyFit) -> str:
             # The scales are of fields, which have their seconds without a prefix.
             inner = ", ".join(f"{k}: {_number(v)}" for k, v in values.items())
             lines.append(f"      {quoted(name)}: {{{inner}}}")
+    lines += _kernels(done)
     lines.append("    errors:")
     lines += [f"      {name}: {_errors(e)}" for name, e in done.errors.items()]
     bounds = ", ".join(f"{k}: {_number(v, 3)}" for k, v in done.bounds().items())
     lines.append(f"    bounds: {{{bounds}}}")
     return "\n".join(lines) + "\n"
+
+
+def _kernels(done: FamilyFit) -> list[str]:
+    """Parameters of frameworks' kernels; seconds in fields, as in the scales."""
+    lines = ["    kernels:"] if done.fit.kernels else []
+    names = [p.name for p in done.family.parameters]
+    for label, held in done.fit.kernels.items():
+        lines.append(f"      {quoted(label)}:")
+        for branch, values in held.items():
+            inner = ", ".join(f"{n}: {_plain(v)}" for n, v in zip(names, values, strict=True))
+            lines.append(f"        {branch}: {{{inner}}}")
+    return lines
+
+
+def _plain(value: float) -> str:
+    """A number to `DIGITS` digits, as YAML takes it: 1e-08 without a point would be text."""
+    text = repr(float(f"{value:.{DIGITS}g}"))
+    return text if "." in text or "e" not in text else text.replace("e", ".0e")
 
 
 def _errors(e: Errors) -> str:

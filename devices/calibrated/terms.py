@@ -44,6 +44,21 @@ def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.select([format_ == "fp8", format_ == "fp32"], [1.0, 4.0], 2.0)
 
 
+WIDTHS = (64.0, 128.0, 192.0)
+"""Head dimensions up to which kernels of attention are compiled apart; wider ones are one kind."""
+ATTENTION_KERNELS = tuple(
+    f"{value}+{width}" for value in ("16", "fp8") for width in ("64", "128", "192", "256")
+)
+"""Branches of `of_heads`."""
+
+
+def of_heads(narrow: npt.NDArray[Any], dim: F8) -> npt.NDArray[np.int64]:
+    """Branches of attention: 8 bits or not, and the class of the head dimension."""
+    width = np.searchsorted(WIDTHS, dim)
+    out: npt.NDArray[np.int64] = np.where(narrow, len(WIDTHS) + 1, 0) + width
+    return out
+
+
 bound = compiled_part(bound_code)
 
 

@@ -32,6 +32,8 @@ SOURCES = {
     "time, cold cache",
 }
 """Repository before the slash of column `source` -> where it is from, its licence, what was timed."""
+MIXED = {"B200-SXM-180GB", "fused_moe", "nvfp4"}
+"""Rows of TensorRT-LLM that are means of two kernels (README of the newer tables): no row of the package."""
 
 
 def thinned(lines: list[str]) -> list[str]:
@@ -39,7 +41,8 @@ def thinned(lines: list[str]) -> list[str]:
     header, rows = lines[0], lines[1:]
     groups: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(csv.reader(rows)):
-        if row[0].partition("/")[0] in SOURCES and row[1] in DEVICES:
+        known = row[0].partition("/")[0] in SOURCES and row[1] in DEVICES
+        if known and not (set(row) >= MIXED and row[0].startswith("aiconfigurator/trtllm")):
             groups[row[1]].append(i)
     kept: list[int] = []
     for found in groups.values():

@@ -19,7 +19,7 @@ them. The measured tables name the framework that was timed; which of them a run
 from __future__ import annotations
 
 from ...devices.calibrated.choose import everywhere
-from ...devices.calibrated.kernel_sets import LABELS
+from ...devices.calibrated.kernel_sets import LABELS, named
 from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 
@@ -42,9 +42,10 @@ def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) 
     InputError
         No such framework.
     """
-    found = everywhere(framework)
-    if framework in LABELS and generation(device):
-        found["experts"] = expert_kernels(framework, device, apart=apart, mxfp4=mxfp4)
+    found, (name, _) = everywhere(framework), named(framework)
+    if name in LABELS and generation(device):
+        other = expert_kernels(name, device, apart=apart, mxfp4=mxfp4)
+        found["experts"] = framework if other == name else other
     return found
 
 

@@ -109,8 +109,9 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
 
     An engine's file, or a policy of its own, comes first.
     """
-    name, own = scenario.deployment.framework, scenario.serving
-    if name is None or name not in ENGINES or own.engine is not None or own.policy is not None:
+    own = scenario.serving
+    name = (scenario.deployment.framework or "").partition("@")[0]
+    if name not in ENGINES or own.engine is not None or own.policy is not None:
         return settings
     engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
     cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)

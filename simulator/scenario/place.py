@@ -100,7 +100,8 @@ def _deployed(
     shared = {name: _said(name, options, settings) for name in SHARED}
     sampling = NONE if settings is None else settings.sampling
     framework = options.framework or (None if settings is None else settings.framework)
-    vllm = framework == "vllm" or (
+    engine = (framework or "").partition("@")[0]
+    vllm = engine == "vllm" or (
         settings is not None and settings.given and settings.engine == "vllm"
     )
     frameworks: Mapping[str, str] = {}
@@ -113,8 +114,8 @@ def _deployed(
             framework, system.device, apart=layout.dp > 1,
             mxfp4=model.numerics.weight_format("experts") == "mxfp4",
         )  # fmt: skip
-        if framework in ENGINES and (settings is None or not settings.given):
-            exchange = exchange_of(framework, system.device, layout.dp, layout.ep)
+        if engine in ENGINES and (settings is None or not settings.given):
+            exchange = exchange_of(engine, system.device, layout.dp, layout.ep)
             sampling = GREEDY
     if options.sampling is not None:
         sampling = sampling_named(options.sampling, model.name)

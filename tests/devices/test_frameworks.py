@@ -148,7 +148,7 @@ def test_one_set_of_parameters_for_a_framework() -> None:
     own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
     assert own.single(family, SGLANG) == pytest.approx(own.values)  # not known: the base
     x = np.array(
-        [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD]
+        [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD, 8]
          for n in (1, 100, 8192) for code in (CODES["bf16"], CODES["fp8"], CODES["w4a16_mxfp4"])]
     )  # fmt: skip
     part = own.of(family, VLLM)

@@ -1,0 +1,146 @@
+"""Parameters of their own for the kernels that a family has: one a number format, mostly.
+
+A family's parameters in a set stand for all of its kernels under a framework. Where rows of one kernel
+(`Family.branches`) tell it, it has all parameters for itself, drawn to those; its steps then obey the
+inequalities of `bounded` by themselves, so that the sum over kernels does too. Steps in fp8 may take what
+the other kernels leave of the same steps in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ..spec import DeviceSpec
+from .bounded import Probes
+from .calibrate import Rows
+from .family import F8, Family
+from .hardware import hardware
+from .kernel_sets import LABELS, Entry
+from .order import has_unit
+from .set_fit import ENOUGH_OF_ONE, Entries, SetFit, Steps
+
+APART = 150
+"""Rows, on all devices, from which a kernel of a format is fitted apart from the format's others."""
+CALLS = 60
+"""Measured calls of a device that stand for a kernel which no step has."""
+
+
+def fit_family(
+    family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows], probes: Probes,
+    steps: Steps, whole: Mapping[str, F8],
+) -> dict[str, dict[str, Entry]]:  # fmt: skip
+    """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`."""
+    first = SetFit(family, specs, measured, probes, steps, whole)
+    out = first.run()
+    out = {s: {k: _sourced(first, s, k, e) for k, e in held.items()} for s, held in out.items()}
+    if not (family.branches and family.framework_time):
+        return out
+    for wanted, branches in _kernels(family, measured):
+        rows = {d: _of(r, wanted) for d, r in measured.items()}
+        part = _share(family, probes, wanted) or _of_rows(rows, probes)
+        base = {
+            s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()
+        }
+        limits = _limits(family, specs, probes, part, steps, first.set, out)
+        some = {d: r for d, r in rows.items() if len(r.measured)}
+        found = SetFit(family, specs, some, part, steps, whole, base, limits).run()
+        for name, held in found.items():
+            for key, entry in held.items():
+                own = dict.fromkeys(branches, entry.parameters)
+                out[name][key] = replace_kernels(out[name][key], own)
+    return {name: {key: _judged(first, name, key, e) for key, e in held.items()}
+            for name, held in out.items()}  # fmt: skip
+
+
+def _kernels(
+    family: Family, measured: Mapping[str, Rows]
+) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
+    """Branches fitted together: all of a format, then single ones; their indices and names."""
+    count = np.zeros(len(family.branches))
+    for rows in measured.values():
+        count += np.bincount(family.branch(rows.x), minlength=len(count))
+    groups = dict.fromkeys(name.partition("+")[0] for name in family.branches)
+    for group in groups:
+        inside = [i for i, name in enumerate(family.branches) if name.partition("+")[0] == group]
+        if count[inside].sum() < ENOUGH_OF_ONE:
+            continue
+        yield tuple(inside), tuple(family.branches[i] for i in inside)
+        told = [i for i in inside if count[i] >= APART]
+        if len(told) > 1 and not family.by_size:
+            yield from (((i,), (family.branches[i],)) for i in told)
+
+
+def _of(rows: Rows, wanted: tuple[int, ...]) -> Rows:
+    """Rows of some branches."""
+    kept = np.isin(rows.family.branch(rows.x), wanted)
+    return replace(rows, table=rows.table.take(kept), x=np.ascontiguousarray(rows.x[kept]),
+                   measured=rows.measured[kept], labels=rows.labels[kept])  # fmt: skip
+
+
+def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes | None:
+    """The calls of some branches alone; None without any."""
+    kept = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
+    if not len(kept):
+        return None
+    return Probes(np.ascontiguousarray(probes.x[kept]), probes.calls[:, kept])
+
+
+def _of_rows(rows: Mapping[str, Rows], probes: Probes) -> Probes:
+    """Measured calls as ones that no step makes: frameworks are compared at them, devices are not."""
+    from scipy.sparse import csr_matrix
+
+    x = np.concatenate([r.x[:: max(1, len(r.x) // CALLS)] for r in rows.values() if len(r.x)])
+    return Probes(np.ascontiguousarray(x), csr_matrix((probes.calls.shape[0], len(x))))
+
+
+def _as_base(entry: Entry, branch: str) -> Entry:
+    """An entry with the parameters that a branch has so far."""
+    return entry.model_copy(update={"parameters": entry.kernels.get(branch, entry.parameters)})
+
+
+def replace_kernels(entry: Entry, own: Mapping[str, dict[str, float]]) -> Entry:
+    """An entry with some kernels' parameters."""
+    return entry.model_copy(update={"kernels": {**entry.kernels, **own}})
+
+
+def _limits(
+    family: Family, specs: Mapping[str, DeviceSpec], probes: Probes, part: Probes, steps: Steps,
+    sets: Mapping[str, str], out: Entries,
+) -> dict[str, dict[str, F8]]:  # fmt: skip
+    """Seconds that some calls of steps in fp8 may take: those of bf16 less what the others take."""
+    if not len(steps.narrow) or not part.calls[steps.narrow].nnz:
+        return {}
+    found: dict[str, dict[str, F8]] = {}
+    for device, spec in specs.items():
+        if not has_unit(spec, "fp8"):
+            continue
+        for key, entry in out[sets[device]].items():
+            values, h = entry.values(family), hardware(spec)
+            whole, own = probes.times(family, values, h), part.times(family, values, h)
+            rest = whole[steps.narrow] - own[steps.narrow]
+            # Calls in bf16 of both steps are the same ones: what they take is on either side.
+            same = own[steps.wide]
+            limit = whole[steps.wide] - rest
+            found.setdefault(key, {})[device] = np.where(same > 0.0, np.inf, limit)
+    return found
+
+
+def _sourced(first: SetFit, name: str, key: str, entry: Entry) -> Entry:
+    """An entry with the sources of the rows of its own framework, or of all three, on its set."""
+    wanted = [LABELS[key]] if key in LABELS else list(LABELS.values())
+    found = set[str]()
+    for device, used in first.set.items():
+        rows = first.measured.get(device)
+        if used == name and rows is not None:
+            found |= set(rows.table["source"][np.isin(rows.labels, wanted)].tolist())
+    return entry.model_copy(update={"sources": tuple(sorted(found))})
+
+
+def _judged(first: SetFit, name: str, key: str, entry: Entry) -> Entry:
+    """An entry with the errors of all its kernels on the rows behind it."""
+    samples = first.samples[name, key]
+    seen = first.errors(entry.values(first.family), samples)
+    return entry.model_copy(update={"errors": seen})
