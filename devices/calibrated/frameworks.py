@@ -20,7 +20,7 @@ The weights are rough on purpose: the mean error of a family on frameworks held 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -98,7 +98,9 @@ def blends(
     if own is not None and own.full:
         known += [("this device", own, label) for label in own.known()]
     parts = [donor.fit.of(family, label) for _, donor, label in known]
-    logs = np.log([family.per_branch(part.values) for part in parts])
+    if any(part.values.ndim > 1 for part in parts):
+        parts = [replace(part, values=family.per_branch(part.values)) for part in parts]
+    logs = np.log([part.values for part in parts])
     told = np.abs(logs - np.log(family.defaults)) > TOLD
     fixed = np.array([p.name in family.silicon for p in family.parameters])
     out = {}

@@ -17,9 +17,9 @@ batches of zksainx/pipeweave 55e0317)."""
 
 
 def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
-    """FLOP/s of the xPU by format, and memory bytes/s."""
+    """FLOP/s of the xPU by format, and memory bytes/s that data can have (error correction takes some)."""
     processor = _main(spec)
-    bandwidth = spec.memory.bandwidth_bytes_per_s
+    bandwidth = spec.memory.bandwidth_bytes_per_s * spec.memory.data_fraction
     rate = peaks_of(processor, spec, bandwidth * processor.bandwidth_multiple)
     return (*(rate[name] for name in formats), bandwidth)
 

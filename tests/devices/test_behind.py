@@ -137,7 +137,7 @@ def test_every_size_is_a_quantity() -> None:
 
 def test_the_files_are_those_of_the_rows(data_set: Callable[[str], Path]) -> None:
     """`opbyte validate kernels TABLES --out` writes them; the catalog's are its own."""
-    read, _ = read_tables([data_set("measured")])
+    read, _ = read_tables([data_set("measured"), data_set("measured_2026")])
     made = evidence_files(by_device(read, []))
     held = {path.stem: path.read_text(encoding="utf-8") for path in folder().glob("*.csv")}
     assert set(held) <= {*list_sets(), "transfer"}

@@ -128,7 +128,7 @@ def test_a_device_without_rows_takes_a_frameworks_kernels_from_others() -> None:
     family, h = families()["moe"], constants("h100")
     there = donor(constants("h200"), vector(family), "a", "b", a={"time": 1.0}, b={"time": 2.0})
     fit = transfer(h, family, {"there": there}).fit
-    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9]], dtype=float)
+    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9, 8]], dtype=float)
     a, b = (predict(family, fit, h, x, np.array([name], dtype=object))[0] for name in "ab")
     assert 1.7 < b / a < 2.0
 
