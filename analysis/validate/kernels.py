@@ -104,6 +104,7 @@ class KernelValidation(Result):
                 "median bias": _percent(c.errors.median_bias, "+"), "basis": c.basis,
                 "median at most": _percent(c.bounds and c.bounds.median_ape),
                 "9 of 10 at most": _percent(c.bounds and c.bounds.p90_ape), "passed": c.passed,
+                **_left_out_shown(c),
             }
             for c in self.checks
         ]  # fmt: skip
@@ -265,6 +266,15 @@ def own_tables() -> Path:
     from importlib.resources import files
 
     return Path(str(files("opbyte.kernels") / "measured"))
+
+
+def _left_out_shown(check: KernelCheck | SkewCheck) -> dict[str, Any]:
+    """What `_left_out` says, as people read it."""
+    known = _left_out(check)
+    if not known:
+        return {}
+    interval = f"{known['interval_low']:.2f} to {known['interval_high']:.2f}"
+    return {"interval, times": interval, "rows inside": _percent(known["held"])}
 
 
 def _left_out(check: KernelCheck | SkewCheck) -> dict[str, Any]:

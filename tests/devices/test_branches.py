@@ -115,7 +115,7 @@ def test_a_version_is_asked_for_and_what_there_is_instead_is_said() -> None:
 
 def test_a_device_left_out_is_predicted_from_the_others() -> None:
     found = validate_kernels(transfer=True)
-    rows = [row for row in found.rows() if row["n"] >= 20]
+    rows = [row for row in found.records() if row["n"] >= 20]
     assert all(row["basis"] == "transferred" for row in rows)
     assert all(row["interval_low"] < 1.0 < row["interval_high"] for row in rows if "held" in row)
     assert any("held" in row for row in rows)
