@@ -283,3 +283,31 @@ def test_bytes_by_group_and_format_are_all_bytes():
     )
     assert set(sizes["ffn"]) == {"int4"}
     assert set(sizes["embedding"]) == {"bf16"}
+
+
+def test_quark_says_what_the_cache_is():
+    """As AMD's files have it: experts and blocks in MXFP4, attention left alone, 8-bit caches."""
+    weights = {"dtype": "fp4", "group_size": 32, "scale_format": "e8m0"}
+    quark = {
+        "quant_method": "quark", "exclude": ["re:.*self_attn.*", "lm_head"],
+        "global_quant_config": {"weight": weights, "input_tensors": {"dtype": "fp4"}},
+        "kv_cache_quant_config": {"*k_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}},
+    }  # fmt: skip
+    numerics = model_from_keys(
+        {**DENSE, **MOE, "quantization_config": quark}, name="m", where="m"
+    ).numerics
+    assert dict(numerics.weights) == {"ffn": "mxfp4_fp4", "experts": "mxfp4_fp4"}
+    assert numerics.kv == "fp8"
+
+
+def test_projections_of_sparse_attention_have_their_names():
+    keys = {**MOE, "architectures": ["DeepseekV32ForCausalLM"], "index_n_heads": 4, "index_head_dim": 16,
+            "index_topk": 64}  # fmt: skip
+    names = [f"model.layers.{n}.self_attn.o_proj" for n in range(12)]
+    own = stored(
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **keys
+    )
+    plain = stored(
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE
+    )
+    assert own["attention"]["bf16"] == pytest.approx(plain["attention"]["bf16"], rel=0.2)

@@ -230,15 +230,14 @@ def _quark(q: Config) -> Recipe:
     kv = ""
     if q.has("kv_cache_quant_config"):
         own = q.section("kv_cache_quant_config")
-        for name in own.values:
-            outputs = own.section(name)
-            if outputs.has("output_tensors"):
-                outputs = outputs.section("output_tensors")
-            dtype = outputs.text("dtype")
+        named = [
+            own.section(name) for name, value in own.values.items() if isinstance(value, Mapping)
+        ]
+        for outputs in [own, *named]:
+            at = outputs.section("output_tensors") if outputs.has("output_tensors") else outputs
+            dtype = at.text("dtype")
             if dtype and dtype not in QUARK:
-                raise outputs.error(
-                    "dtype", f"unknown format {shown(dtype)}{nearest(dtype, QUARK)}"
-                )
+                raise at.error("dtype", f"unknown format {shown(dtype)}{nearest(dtype, QUARK)}")
             kv = QUARK[dtype] if dtype else kv
     return Recipe(default, tuple(rules), kv=kv)
 

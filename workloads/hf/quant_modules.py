@@ -82,6 +82,9 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
 
 def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
     """Projections of a mixer and their weights, as far as they can be told apart."""
+    part = getattr(
+        part, "base", part
+    )  # sparse attention has the projections of what it chooses for
     linears = getattr(part, "linears", None)
     if linears is not None:
         names = {"q": ("q_proj", "qkv_proj"), "k": ("k_proj", "qkv_proj"), "v": ("v_proj", "qkv_proj"),
