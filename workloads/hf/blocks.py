@@ -146,7 +146,7 @@ def read_experts_of(
         count = c.count(*SHARED_COUNT, default=0) if any(c.has(k) for k in SHARED_COUNT) else None
         each = c.count(*SHARED_WIDTH, default=width if count is not None else 0)
         shared = each * (1 if count is None else count)
-    keys = tuple(k for k in EXPERTS if c.has(k))
+    keys = tuple(k for k in EXPERTS if c.has(k)) or EXPERTS
     return read_experts(
         c, hidden, width, experts=keys, top_k=TOP_K, matrices=matrices, shared_width=shared,
         shared_gate=shared_gate and shared > 0, router_bias=router_bias, expert_bias=expert_bias,

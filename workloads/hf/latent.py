@@ -73,7 +73,10 @@ def hy_v4(c: Config) -> ModelSpec:
 
     def change(layer: Layer) -> Layer:
         mixer = layer.mixer
-        assert isinstance(mixer, SparseLatentAttention)
+        if not isinstance(mixer, SparseLatentAttention):
+            raise c.error(
+                "index_n_heads", "is missing; the indexer's heads, width and choices are required"
+            )
         return replace(layer, mixer=replace(mixer, base=replace(mixer.base, gate_dim=gate)))
 
     spec = spec.map_layers(change)
