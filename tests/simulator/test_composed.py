@@ -169,3 +169,37 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
         if "counters[C_LOG] >= st.log.shape[0]" in p.read_text()
     ]
     assert loops == ["exact.py", "loop.py"]
+
+
+@given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=2).map(sorted))
+@settings(max_examples=6)
+def test_stages_with_drafts_and_priorities_lose_nothing(
+    small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
+) -> None:
+    """A sequence's drafts are verified before it is in another batch; preempted meanwhile, it keeps its tokens."""
+    d = speculative(small("llama-3-8b", "h100-x2", "uniform", pp=2), "eagle", load["rates"], 2)
+    block, tokens, n = block_of(load), load["block"], len(load["inputs"])
+    assert d.speculation is not None
+    longest = int((block.input_tokens + block.output_tokens - 1).max())
+    longest += d.speculation.spare(False)
+    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    policy = replace(load["policy"], order="priority")
+
+    def served(stops: list[float]) -> Engine:
+        engine = Engine(d, policy, cache=cache, seed=SEED, lanes=LaneRules("priority"))
+        engine.submit(block)
+        for stop in (*stops, math.inf):
+            engine.advance(stop)
+            check_pool(engine, n)
+        return engine
+
+    engine, whole = served(cuts), served([])
+    state, spec = engine.state, engine.spec
+    assert spec is not None
+    assert state.counters[C_COMPLETED] == n
+    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
+    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    assert (state.free == engine.kv.capacity).all()
+    assert not state.lanes.kinds[:, 0].any()
+    assert spec.counts[N_VERIFIED] <= sum(load["outputs"])
+    assert np.array_equal(stamps(whole, n), stamps(engine, n))
