@@ -209,10 +209,12 @@ def test_models_of_the_catalog_count_to_the_weight(name, weights):
     assert load_model(name).total_params == pytest.approx(weights, rel=2e-9)
 
 
-def test_kimi_k3_is_what_was_published():
-    """27,648 B of cache a token in 16 bit, 414 MiB of delta-rule states, 2,779.5 billion weights."""
+def test_kimi_k3_keeps_what_was_published():
+    """27,648 B of cache a token in 16 bit, 414 MiB of delta-rule states.
+
+    Its weights say nothing: widths that are not published were chosen to meet the published total.
+    """
     spec = load_model("kimi-k3")
-    assert spec.total_params / 1e9 == pytest.approx(2779.5, abs=0.05)
     assert spec.kv_bytes_per_token == 27_648
     states = sum(
         part.state().fixed[0].bytes(spec.numerics)
