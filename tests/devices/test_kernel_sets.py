@@ -76,6 +76,8 @@ def test_one_framework_for_all_kinds_of_ops() -> None:
         model = device.processors["xpu"].model
         assert isinstance(model, CalibratedModel)
         for used in model.models.values():
+            if used.family.name not in families():  # layers' kernels have sets of their own
+                continue
             expected = shared_parameters(spec, used.family, framework)
             assert used.known.fit.values.tolist() == expected.fit.values.tolist()
             assert (used.known.rows, used.known.errors) == (expected.rows, expected.errors)
