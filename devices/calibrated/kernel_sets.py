@@ -43,8 +43,8 @@ LABELS: Mapping[str, str] = {
 }
 """Serving frameworks -> their label in the kernel tables."""
 FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
-"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, the fastest of the three
-at each shape, or the mean of whatever was measured on that very device."""
+"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, a fit of the fastest of
+the three at each shape, or the mean of whatever was measured on that very device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
     "rtx-4090": "l40s",
