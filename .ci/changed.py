@@ -40,6 +40,10 @@ def modules() -> dict[str, str]:
 def imported(path: str) -> frozenset[str]:
     """Paths of the library's modules that a file imports itself."""
     known, out = modules(), set[str]()
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if "home=__package__" in text or "iter_modules(commands" in text:  # they import what lies there
+        folder = str(Path(path).parent / ("commands" if "iter_modules(commands" in text else ""))
+        out |= {other for other in known.values() if str(Path(other).parent) == folder}
     for name in _names(path):
         parts = name.split(".")
         for end in range(len(parts), 0, -1):  # the module, or what it is taken from
@@ -63,12 +67,27 @@ def _names(path: str) -> Iterator[str]:
                 base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
             elif node.module and node.module.split(".")[0] == "opbyte":
                 base = node.module.split(".")[1:]
+                if len(node.module.split(".")) == 1:  # a public name, from where the package has it
+                    yield from (public()[a.name] for a in node.names if a.name in public())
             else:
                 continue
             above = ".".join(part for part in base if part)
             yield from (f"{above}.{a.name}".lstrip(".") for a in node.names)
 
 
+@cache
+def public() -> dict[str, str]:
+    """Public name of the package -> dotted name below ``opbyte`` of where it comes from."""
+    tree = ast.parse((ROOT / SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.name: f"{(node.module or '').removeprefix('opbyte.')}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("opbyte.")
+        for alias in node.names
+    }
+
+
+@cache
 def below(path: str) -> set[str]:
     """A file and every module of the library that it imports, however far down."""
     found, left = {path}, [path]
@@ -77,6 +96,19 @@ def below(path: str) -> set[str]:
         found |= new
         left += new
     return found
+
+
+def beside(test: str) -> list[str]:
+    """Helpers of a test file that lie in tests/, its folder's fixtures among them where it has the command line."""
+    text = (ROOT / test).read_text(encoding="utf-8")
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = Path(test).parents[node.level - 1]
+            found.append(folder / f"{(node.module or '').replace('.', '/')}.py")
+    if "ask" in text:
+        found.append(Path(test).parent / "conftest.py")
+    return [str(path) for path in found if (ROOT / path).is_file()]
 
 
 def chosen(changed: Iterable[str]) -> list[str]:
@@ -94,7 +126,7 @@ def chosen(changed: Iterable[str]) -> list[str]:
     }
     out = []
     for test in tests:
-        reached = below(test)
+        reached = set().union(*map(below, [test, *beside(test)]))
         touched = reached & code or any(name.startswith(folders) for name in reached if folders)
         if touched or str(Path(test).parent) in helpers:
             out.append(test)

@@ -198,3 +198,9 @@ def test_a_tree_goes_up_and_down(n: int, steps: int) -> None:
     """2 log2 n messages one after another, which is all that a small all-reduce takes."""
     made = plan("all_reduce", "tree", nodes(n, 1))
     assert made.seconds(1e-9) == pytest.approx(steps * FAST.latency_s, rel=1e-6)
+
+
+def test_a_hierarchical_exchange_sends_the_whole_buffer_on_every_level() -> None:
+    """But for what a device keeps for its own group: of 8 x 2, 7/8 inside and half between nodes."""
+    assert over("all_to_all", "hierarchical", nodes(8, 2), FAST) == (7, 7 / 8)
+    assert over("all_to_all", "hierarchical", nodes(8, 2), SLOW) == (1, 1 / 2)

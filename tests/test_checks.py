@@ -1,0 +1,87 @@
+"""Do the checks of `.ci` see what they should: lines by room, tests by the import graph, mutants that apply?"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@cache
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_papers_are_counted_apart() -> None:
+    lines = script("lines")
+    found = lines.rooms(lines.files_of(None))
+    assert found["papers"] == sum(
+        len((ROOT / p).read_bytes().splitlines())
+        for folder in lines.APART
+        for p in (ROOT / folder).rglob("*.py")
+    )
+    assert not [room for room in found if room.startswith(lines.APART)]
+    assert sum(found.values()) > found["papers"] > 0
+
+
+def test_a_budget_that_is_passed_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = script("lines")
+    monkeypatch.setattr(lines, "files_of", lambda revision: {"workloads/a/b.py": 11, "src/c.py": 1})
+    monkeypatch.setattr(lines, "BUDGETS", {"product": 12, "papers": 0})
+    assert lines.main(None) == 0
+    monkeypatch.setattr(lines, "BUDGETS", {"product": 11, "papers": 0})
+    assert lines.main(None) == 1
+    assert "over the budget: product" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "chosen", "left"),
+    [
+        ("workloads/errors.py", "tests/workloads/test_classes.py", None),
+        ("devices/collectives/sums.py", "tests/devices/test_collectives.py", "tests/workloads/test_yaml_text.py"),
+        ("tests/devices/test_dram.py", "tests/devices/test_dram.py", "tests/devices/test_collectives.py"),
+        ("devices/specs/h100.yaml", "tests/devices/test_catalog.py", "tests/workloads/test_yaml_text.py"),
+        ("analysis/commands/afd.py", "tests/analysis/test_cli_usage.py", "tests/devices/test_dram.py"),
+        ("pyproject.toml", "tests/workloads/test_yaml_text.py", None),
+        ("docs/guide.md", "tests/test_docs.py", "tests/devices/test_collectives.py"),
+    ],
+)  # fmt: skip
+def test_a_change_chooses_its_tests(changed: str, chosen: str, left: str | None) -> None:
+    found = script("changed").chosen([changed])
+    assert chosen in found
+    assert left not in found
+
+
+def test_every_mutant_applies_and_names_tests_that_are_there() -> None:
+    for path, old, new, tests in script("mutants").MUTANTS:
+        assert (ROOT / path).read_text(encoding="utf-8").count(old) == 1, (path, old)
+        assert old != new
+        assert all((ROOT / test).exists() for test in tests.split())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_a_revision_is_counted_as_it_stood() -> None:
+    inside = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False
+    )
+    if inside.returncode:
+        pytest.skip("no repository here")
+    lines = script("lines")
+    listed = subprocess.run(
+        ["git", "show", "HEAD:workloads/errors.py"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    assert lines.files_of("HEAD")["workloads/errors.py"] == listed.count(b"\n")
