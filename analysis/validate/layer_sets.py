@@ -52,6 +52,8 @@ class LayerFit(SetFit):
                    for s in self.sets):  # fmt: skip
                 found[name], told = self._framework(label)
                 self._enter(out, name, found[name], told)
+        if not found:  # too few rows of any framework to tell a set's parameters
+            return {}
         share = self._shares(found)
         typical = self._combined(found, lambda logs: share @ logs) if len(found) > 1 else (
             next(iter(found.values()))
