@@ -58,6 +58,24 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> 
         assert value == pytest.approx(wanted, rel=1e-9)
 
 
+def test_every_row_is_what_simulate_says(tmp_path: Path) -> None:
+    """Of five systems, under the plan's load, with the plan's copies and the engine's file."""
+    names = "h100-x1,h200-x1,b200-x1,a100-80gb-x2,l40s-x2"
+    level = "ttft_p99=1,tpot_p99=0.06"
+    found = plan("llama-3-8b", names, level, load=40.0, most_devices=8, workers=1, **WORK)
+    path = tmp_path / "engine.json"
+    for s in found.searched:
+        p = s.chosen
+        assert p is not None, s.name
+        path.write_text(json.dumps(p.candidate.engine))
+        copies = {"replicas": p.copies} if p.copies > 1 else {}
+        run = simulate("llama-3-8b", p.candidate.system, engine=path, rate=40.0, **copies,
+                       **WORK | {"requests": p.requests}).run  # fmt: skip
+        assert run.ttft_s.p99 == pytest.approx(p.figures["ttft_p99"], rel=0.01)
+        assert run.tpot_s.p99 == pytest.approx(p.figures["tpot_p99"], rel=0.01)
+        assert run.joules_per_token == pytest.approx(p.joules_per_token, rel=0.01)
+
+
 def test_more_systems_never_change_a_row() -> None:
     """The row of a system that came third was another one with another two beside it."""
     alone, among = (
