@@ -12,8 +12,8 @@ from ...workloads.requests.labels import Labels
 from ..batching.lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 from ..batching.state import F8, I8
 from .classes import Classes, ClassRun, Kept, Tenants
+from .finished import Requests
 from .metrics import Quantiles, quantiles
-from .record import Requests
 from .served import Served
 from .steady import Window
 

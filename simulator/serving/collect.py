@@ -57,9 +57,10 @@ from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
 from .draining import Drained
 from .drawn import busy_joules, joules_half_width, static_joules
 from .engine import Engine
+from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .pool_runs import boards_of, kv_moves, pool_runs
-from .record import OpTotal, Requests, Run
+from .record import OpTotal, Run
 from .replicas import Scaling
 from .served import Served
 from .speculation import Speculated, drafting

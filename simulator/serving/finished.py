@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,16 +47,17 @@ class Requests:
 
     def part(self, which: slice) -> Requests:
         """Some of the rows."""
-        return Requests(
-            *(getattr(self, name)[which].copy() for name in COLUMNS), self.order[which].copy()
-        )
+        return _of(lambda name: getattr(self, name)[which].copy())
 
     @staticmethod
     def joined(parts: Sequence[Requests]) -> Requests:
         """The rows of all."""
-        names = (*COLUMNS, "order")
-        return Requests(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+        return _of(lambda name: np.concatenate([getattr(part, name) for part in parts]))
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns of requests.csv."""
         return {name: getattr(self, name) for name in COLUMNS}
+
+
+def _of(column: Callable[[str], Any]) -> Requests:
+    return Requests(**{name: column(name) for name in (*COLUMNS, "order")})

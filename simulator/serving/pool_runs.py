@@ -15,9 +15,10 @@ from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
 from .course import X_STEPPING, totals_at
 from .engine import Engine
+from .finished import Requests
 from .metrics import quantiles
 from .nodes import Node
-from .record import KvMoves, PoolRun, Requests
+from .record import KvMoves, PoolRun
 from .replicas import Scaling
 from .served import Served
 from .steady import Window

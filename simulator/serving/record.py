@@ -325,9 +325,10 @@ class Run:
     ) -> dict[str, npt.NDArray[np.generic]]:
         """Columns with what clients see where that is known to differ."""
         if self.outside_s:
-            sent = columns["arrival_s"] - np.float64(self.outside_s)
-            columns["client_ttft_s"] = columns["first_token_s"] - sent
-            columns["client_e2e_s"] = columns["last_token_s"] - sent
+            names = ("arrival_s", "first_token_s", "last_token_s")
+            arrival, first, last = (np.asarray(columns[name], dtype=np.float64) for name in names)
+            columns["client_ttft_s"] = first - (arrival - self.outside_s)
+            columns["client_e2e_s"] = last - (arrival - self.outside_s)
         return columns
 
     def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:

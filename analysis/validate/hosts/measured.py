@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ....devices.hosts.spec import HostSpec
 from ....devices.spec import SystemSpec
-from ....simulator.serving.record import Requests as Simulated
+from ....simulator.serving.finished import Requests as Simulated
 from ....simulator.serving.record import Run
 from ....workloads.csvfile import read_whole
 from ....workloads.errors import InputError
