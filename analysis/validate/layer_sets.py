@@ -55,7 +55,7 @@ class LayerFit(SetFit):
         if not found:  # too few rows of any framework to tell a set's parameters
             return {}
         share = self._shares(found)
-        typical = self._combined(found, lambda logs: share @ logs) if len(found) > 1 else (
+        typical = self._combined(found, lambda logs: share @ logs, TYPICAL) if len(found) > 1 else (
             next(iter(found.values()))
         )  # fmt: skip
         self._enter(out, TYPICAL, typical, {s: self._all(s) for s in self.sets})
