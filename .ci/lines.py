@@ -17,10 +17,14 @@ FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 APART = ("analysis/papers", "workloads/layers/published")
 """What is of single papers has a budget of its own."""
 BUDGETS = {
-    "product": 112_500,
+    "product": 117_500,
     "papers": 9_100,
 }
-"""Lines of all product code but `APART`, and of `APART`."""
+"""Lines of all product code but `APART`, and of `APART`. Product code grew by what serves the models, formats and
+cards of 2026 (layer kinds, families of configurations, image towers, fourteen kernel families), by
+`opbyte design` and by capacity that is stationary; two loops and two planners went. It may only fall from here."""
+GOAL = 112_500
+"""Lines of product code wanted."""
 
 
 def files_of(revision: str | None) -> dict[str, int]:
@@ -81,6 +85,8 @@ def main(revision: str | None) -> int:
     for name, most in BUDGETS.items():
         change = f" ({held[name] - was[name]:+,})" if revision else ""
         print(f"{name}: {held[name]:,} lines{change}, {most:,} at most")
+    if held["product"] > GOAL:
+        print(f"product: {held['product'] - GOAL:,} lines above the {GOAL:,} wanted")
     over = [name for name, most in BUDGETS.items() if held[name] > most]
     if over:
         print(f"over the budget: {', '.join(over)}; take something out, or say why it must grow")
