@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.calibrate import MIN_ROWS, Rows, by_device
 from ...devices.calibrated.errors import errors
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
@@ -300,7 +300,7 @@ def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = (
     return KernelCheck(
         rows, name, predicted, errors(predicted, rows.measured), basis,
         None if own is None else own.bounds,
-        errors(predicted[held], rows.measured[held]) if held.any() else None, int(seen.sum()),
+        errors(predicted[held], rows.measured[held]) if held.sum() >= MIN_ROWS else None, int(seen.sum()),
     )  # fmt: skip
 
 
