@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import LatentAttention
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import BITS, Numerics
 
 ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
+MIXING = ("vllm", "trtllm")
+"""Engines that do so by themselves or by the scripts of the public benchmark."""
 ONE_SCALE = ("LlamaForCausalLM",)
 """Architectures whose usual fp8 checkpoints have one scale a matrix (NVIDIA's, Meta's); those of
 DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
@@ -44,3 +48,19 @@ def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Num
     if BITS[name] >= 16:
         return out.with_formats(name, None)
     return replace(out, weights=tuple((group, name) for group in groups))
+
+
+def as_multiplied(model: ModelSpec, engine: str, device: DeviceSpec) -> ModelSpec:
+    """A model whose MXFP4 experts take inputs of 8 bits, where an engine multiplies the two as they are.
+
+    vLLM and TensorRT-LLM do on data-centre Blackwell, see `formats`.
+    """
+    own = model.numerics
+    if (
+        engine not in MIXING
+        or generation(device) != BLACKWELL
+        or own.weight_format("experts") != "mxfp4"
+    ):
+        return model
+    weights = tuple((g, "mxfp4_mxfp8" if g == "experts" else f) for g, f in own.weights)
+    return replace(model, numerics=replace(own, weights=weights))

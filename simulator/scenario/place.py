@@ -106,6 +106,7 @@ def _deployed(
     )
     frameworks: Mapping[str, str] = {}
     if framework is not None:  # compiled code, which other deployments start without
+        from ..frameworks.checkpoints import as_multiplied
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import kernels_of
 
@@ -114,6 +115,7 @@ def _deployed(
             framework, system.device, apart=layout.dp > 1,
             mxfp4=model.numerics.weight_format("experts") == "mxfp4",
         )  # fmt: skip
+        model = as_multiplied(model, engine, system.device)
         if engine in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(engine, system.device, layout.dp, layout.ep)
             sampling = GREEDY
