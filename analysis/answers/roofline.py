@@ -23,6 +23,7 @@ from ...simulator.streams.scheduler import Timeline
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.tower import read_size
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .adapters import adapters_dict, adapters_text
@@ -308,6 +309,8 @@ def roofline(
     A model larger than the system's memory is costed all the same (its Op/B is a property of
     the model); the result then carries a warning.
     """
+    if image_size is not None:
+        read_size(image_size)  # refused also without images
     if images:
         model = model if isinstance(model, ModelSpec) else load_model(model)
         prefill += image_tokens(model, images, image_size)

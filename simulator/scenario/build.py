@@ -9,6 +9,7 @@ from ...devices.spec import SystemSpec
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.tower import read_size
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, Launch
@@ -30,6 +31,8 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     InputError
         Anything that cannot be used.
     """
+    if scenario.workload.image_size is not None:
+        read_size(scenario.workload.image_size)  # refused also where a model takes no images
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
     if scenario.apart.given:

@@ -33,7 +33,7 @@ def test_rows_of_one_load_are_one_point(tmp_path: Path) -> None:
         row("concurrency=4", "power_all_gpus", 423, "W", "num_prompts=50"),
         row("rate=2 requests=9", "ttft_mean", 20),
         row("all at once", "ttft_mean", 20),
-        row("rate=2", "ttft_mean", 20).replace("H100-SXM-80GB", "H100-NVL-94GB"),
+        row("rate=2", "ttft_mean", 20).replace("H100-SXM-80GB", "V100-SXM-32GB"),
     )
     runs, left = read_published(path)
     assert [(r.load.kind, r.load.level, r.load.requests) for r in runs] == [
@@ -44,7 +44,7 @@ def test_rows_of_one_load_are_one_point(tmp_path: Path) -> None:
     assert (runs[0].framework, runs[0].version) == ("vllm", "0.30.0")
     assert len(left) == 2
     assert "load 'all at once' is none of" in left[0]
-    assert "'NVIDIA H100-NVL-94GB' is not in the catalog" in left[1]
+    assert "'NVIDIA V100-SXM-32GB' is not in the catalog" in left[1]
 
 
 def test_figures_are_those_of_simulate(tmp_path: Path) -> None:

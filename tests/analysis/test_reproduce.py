@@ -209,7 +209,7 @@ def test_written_results_hold_rows_tables_and_figures(tmp_path: Path) -> None:
     edap_rows = list(figures._edap())
     result = Reproduction(
         "duplex", (row,), 3, 1.0, tables=(Table("skew", "Skew", [{"a": 1.5, "b": "x|y"}], "n"),),
-        assumptions=("3.0 us",), figures=(Table("fig08_edap", "EDAP", edap_rows),), plots="duplex",
+        assumptions=("3.0 us",), figures=(Table("fig08_edap", "EDAP", edap_rows),), plots="opbyte.analysis.papers.figures.duplex",
     )  # fmt: skip
     with OutputFolder(tmp_path) as files:
         write_reproduction(result, files)

@@ -49,7 +49,7 @@ def test_rows_are_met(data_set: Callable[[str], Path]) -> None:
         ]
     )
     assert found.passed
-    rows = found.rows()
+    rows = found.records()
     assert len(rows) > 60
     for row in rows:
         assert row["median_ape"] < MEDIANS[row["family"]], row

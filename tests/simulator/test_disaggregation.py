@@ -405,5 +405,7 @@ def test_slots_of_adapters_are_those_of_one_engine() -> None:
         "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=3.0, requests=5, adapters=6,
         adapters_resident=2,
     )  # fmt: skip
-    with pytest.raises(InputError, match="--adapters-resident: needs one engine"):
+    with pytest.raises(
+        InputError, match="--adapters-resident: cannot go with --prefill and --decode"
+    ):
         run_scenario(scenario)

@@ -135,5 +135,7 @@ def test_all_measured_rows_are_read_in_seconds(data_set: Callable[[str], Path]) 
     began = time.perf_counter()
     tables, skipped = read_tables([folder])
     assert time.perf_counter() - began < 10  # about 0.5 s on an idle machine
-    assert sum(len(table) for table in tables.values()) == 36077  # its README
-    assert not skipped
+    read = sum(len(table) for table in tables.values())
+    assert read + len(skipped) == 36077  # its README
+    assert len(skipped) == 30  # TensorRT-LLM's nvfp4 experts of a B200
+    assert all("means of two kernels" in str(row) for row in skipped)
