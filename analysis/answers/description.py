@@ -127,7 +127,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
             inner = _plain(value)
             if inner:
                 out[key] = inner
-        elif isinstance(value, (str, bool, list)):
+        elif isinstance(value, list):
+            out[key] = [_plain(item) if isinstance(item, dict) else item for item in value]
+        elif isinstance(value, (str, bool)):
             out[key] = value
     return out
 
@@ -135,10 +137,15 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) -> None:
     """Write one number under the key that its source is kept by."""
     node: Any = values
-    parts, rest, factor = [], key.split("."), 1.0
+    parts: list[Any] = []
+    rest, factor = key.replace("[", ".[").split("."), 1.0
     if "calibration" in rest:
         return
-    while rest and isinstance(node, dict):
+    while rest and isinstance(node, (dict, list)):
+        if isinstance(node, list):  # [0] of a list
+            parts.append(int(rest[0][1:-1]))
+            node, rest = node[parts[-1]], rest[1:]
+            continue
         for end in range(len(rest), 0, -1):  # a name may hold a dot
             field, own = to_si(".".join(rest[:end]))
             if field in node:
@@ -150,8 +157,8 @@ def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) 
             return  # a default, or a number that another file replaces
     if isinstance(node, bool) or not isinstance(node, (int, float)):
         return
-    place = out
+    place: Any = out
     for part in parts[:-1]:
-        place = place.setdefault(part, {})
+        place = place[part] if isinstance(place, list) else place.setdefault(part, {})
     value = node if factor == 1.0 else float(f"{node / factor:.12g}")
     place[parts[-1]] = {"value": value, "source": source}

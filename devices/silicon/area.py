@@ -61,7 +61,7 @@ def parts_of(die: Die) -> dict[str, float]:
     Examples
     --------
     >>> round(sum(parts_of(Die("N7", cores=128, macs=1024, lanes=64, hbm=6)).values()))
-    425
+    373
     """
     model = area_model()
     fitted = logic_terms(die) * [model.core, model.lane, model.mac]

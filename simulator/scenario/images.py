@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.tower import Size, Tower, read_size
 from ...workloads.towered import with_tower
-from ..serving.encoders import Encoder, encoder_of
 from .scenario import Scenario
+
+if TYPE_CHECKING:
+    from ..serving.encoders import Encoder
 
 PLAIN = (1024, 1024)
 """Pixels of an image of towers that see every image at one size, where nothing is said."""
@@ -97,6 +100,8 @@ def _requests(scenario: Scenario) -> int:
 
 def encoder_apart(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
     """The encoder on devices of its own: the one that is named, else the model's own tower."""
+    from ..serving.encoders import encoder_of  # its queue's packages are heavy; `roofline` has none
+
     name, where = scenario.fleet.encoder, scenario.fleet.encoder_system
     size = scenario.workload.image_size
     own = model if name is None else str(name)
