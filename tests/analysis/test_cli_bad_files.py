@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "key twice": (config()[:-1] + ', "vocab_size": 5}', ("config.json", "vocab_size")),
     "no layers": (config(num_hidden_layers=...), ("num_hidden_layers",)),
     "unknown class": (config(architectures=["MixtralForCausalLN"]),
-                      ("MixtralForCausalLN", "did you mean 'MixtralForCausalLM'?")),
+                      ("MixtralForCausalLN", "share its keys: ", "MixtralForCausalLM (8 of 8)")),
     "no class": (config(architectures=...), ("architectures",)),
     "negative": (config(hidden_size=-1), ("hidden_size", "-1")),
     "zero": (config(num_hidden_layers=0), ("num_hidden_layers", "0")),
