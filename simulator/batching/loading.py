@@ -1,7 +1,7 @@
 """What tiers of KV blocks change in an engine's loop: who is admitted next and with what, and what a step waits for.
 
 A request at the head of the queue that has something to load does so, and those behind it go on; when its blocks are
-there it is admitted before those that wait, where priorities do not say otherwise. A step waits until the blocks that
+there it is admitted before those that wait, where priorities do not say otherwise and what goes first has a place. A step waits until the blocks that
 it takes have been copied.
 """
 
@@ -19,6 +19,7 @@ from .state import (
     I_CACHED,
     I_NEXT,
     R_HEAD,
+    R_LATE,
     R_RUNNING,
     T_NOW,
     State,
@@ -83,11 +84,15 @@ def find_first(st: State, limits: Limits, kv: KvRules, r: int) -> int:
 
 @compiled_given("st.pool.tiers", otherwise=find_first)
 def next_to_admit(st: State, limits: Limits, kv: KvRules, r: int) -> int:
-    """The request that is admitted next, loads on the way to it begun; -1 where there is none."""
-    i = first_landed(st, r)
+    """The request that is admitted next, loads on the way to it begun; -1 where there is none.
+
+    Where nothing runs and the head has no place, one whose blocks are there goes whatever its priority: they
+    come free by no other way.
+    """
+    i, rank = first_landed(st, r), st.ranks[r]
     while True:
         find_head(st, r)
-        head = st.ranks[r, R_HEAD]
+        head = rank[R_HEAD]
         if i >= 0 and (head < 0 or not sooner(st, head, i)):
             return i
         if head < 0:
@@ -96,7 +101,7 @@ def next_to_admit(st: State, limits: Limits, kv: KvRules, r: int) -> int:
         if found == NOTHING:
             return int(head)
         if found != BEGUN:
-            return -1
+            return -1 if rank[R_RUNNING] + rank[R_LATE] > 0 else i
 
 
 @compiled_given("st.pool.tiers", otherwise=use_prefix)

@@ -66,7 +66,7 @@ from .tier_state import (
 from .tier_store import entry_of, keep, moved, put, take, tier_key, touch
 
 NOTHING, BEGUN, BLOCKED = range(3)
-"""What became of a look at the head of the queue: nothing to load; a load; one that has no place yet."""
+"""What became of a look at the head of the queue: nothing to load; a load; no place yet."""
 
 
 @compiled_part
@@ -206,24 +206,33 @@ def worth_loading(
 
 
 @compiled_part
+def has_room(st: State, kv: KvRules, r: int, blocks: int, whole: int) -> bool:
+    """Whether `whole` tokens of the request just looked at fit, if it is given its leading blocks as found."""
+    pool, near, taken = st.pool, int64(0), int64(0)
+    row = pool.held[r, next_slot(st, r)]
+    for j in range(blocks):
+        if pool.tiers.levels[j] < 0:
+            near += 1
+            taken += pool.blocks[r, row[j], USERS] == 0
+    return bool((whole + kv.block - 1) // kv.block - near + taken <= st.ranks[r, R_BLOCKS])
+
+
+@compiled_part
 def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
     """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
 
     False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
     """
     pool, rank, request, t = st.pool, st.ranks[r], st.ints[i], st.pool.tiers
-    row, near, taken, now = pool.held[r, next_slot(st, r)], int64(0), int64(0), st.clocks[T_NOW]
-    for j in range(blocks):
-        if t.levels[j] < 0:
-            near += 1
-            taken += pool.blocks[r, row[j], USERS] == 0
-    if (whole + kv.block - 1) // kv.block - near + taken > rank[R_BLOCKS]:
+    row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[T_NOW]
+    if not has_room(st, kv, r, blocks, whole):
         return False
     rank[R_SLOTS] -= 1
     request[I_SLOT] = pool.slots[r, rank[R_SLOTS]]
     t.spans[i, 0], t.spans[i, 1] = now, bring(t, r, row, blocks, now)
     for j in range(blocks):
         if t.levels[j] < 0:
+            near += 1
             rank[R_BLOCKS] -= share(pool, r, row[j])
     for j in range(blocks):
         if t.levels[j] >= 0:
@@ -261,15 +270,15 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     request, blocks = st.ints[i], look(st, kv, r, i)
     near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
     t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = near, 0
-    if near == blocks:
-        return NOTHING
     whole = request[I_TARGET]
     if limits.reserve:
         whole = request[I_INPUT] + request[I_OUTPUT] - 1 + limits.spare
+    if near == blocks:
+        return NOTHING if has_room(st, kv, r, near, whole) else BLOCKED
     cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
     if load_end(t, r, row, cut, now) <= now:
         t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = cut, blocks - cut
-        return NOTHING
+        return NOTHING if has_room(st, kv, r, cut, whole) else BLOCKED
     if rank[R_RUNNING] + rank[R_LATE] + line[L_COUNT] >= limits.max_sequences:
         return BLOCKED
     if not take_over(st, kv, r, i, cut, whole):

@@ -331,24 +331,29 @@ class TieredReference(Reference):
                     best, soonest = cut, takes
         return best
 
-    def first_there(self, rank: Rank) -> tuple[Rank, Request, int] | None:
-        """The request with its blocks there that is admitted next, if it is one."""
+    def first_there(self, rank: Rank, head_fits: bool) -> tuple[Rank, Request, int] | None:
+        """The request with its blocks there that is admitted next, if it is one.
+
+        One that goes before it keeps it waiting, unless that has no place and nothing runs whose end would give it one.
+        """
         mine = [x for x in self.there if x[0] is rank]
         best = mine[0] if mine else None
         for x in mine:
             best = x if best is not None and self.before(x[1], best[1]) else best
+        if not head_fits and not rank.running and not rank.late:
+            return best
         if best is not None and rank.waiting and self.before(rank.waiting[0], best[1]):
             return None
         return best
 
     def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
         plan: list[tuple[Request, int]] = []
-        kv, policy = self.kv(rank), self.policy
+        kv, policy, head_fits = self.kv(rank), self.policy, True
         while budget > 0 and len(rank.running) + len(rank.late) < policy.max_sequences:
-            mine = self.first_there(rank)
+            mine = self.first_there(rank, head_fits)
             if mine is not None:
                 request, found = mine[1], []
-            elif rank.waiting:
+            elif rank.waiting and head_fits:
                 request = rank.waiting[0]
             else:
                 break
@@ -363,7 +368,8 @@ class TieredReference(Reference):
                     if seats < policy.max_sequences:
                         end = kv.take_over(request, wanted, whole)
                     if end is None:
-                        break
+                        head_fits = False
+                        continue
                     assert kv.hold(request, whole)
                     self.loading.append((rank, request, len(wanted), self.now, end))
                     self.loads += 1
@@ -380,7 +386,8 @@ class TieredReference(Reference):
                 count = mine[2]
             else:
                 if kv.take_over(request, found, whole) is None:
-                    break
+                    head_fits = False
+                    continue
                 count = len(found)
                 kv.landed(request, count)
                 rank.waiting.pop(0)
@@ -396,6 +403,7 @@ class TieredReference(Reference):
                 request.scheduled = self.known
             plan.append((request, tokens))
             budget -= min(tokens, budget)
+            head_fits = True  # with what this one computes, maybe
         return plan
 
 
