@@ -7,8 +7,9 @@ and reports read the same metadata. Nothing heavy is imported, so that ``--help`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from ...workloads.errors import InputError, nearest
@@ -153,7 +154,7 @@ class Placed:
         return f"--{self.name.replace('_', '-')}"
 
 
-def options_of(cls: type) -> Iterator[Placed]:
+def options_of(cls: type) -> tuple[Placed, ...]:
     """Options of a dataclass in order of its fields, those of its groups among them.
 
     Examples
@@ -162,13 +163,20 @@ def options_of(cls: type) -> Iterator[Placed]:
     >>> [p.name for p in options_of(Scenario)][:4]
     ['model', 'system', 'trace', 'rate']
     """
+    return _options(cls)
+
+
+@cache
+def _options(cls: type) -> tuple[Placed, ...]:
+    """Kept: the command line asks for each of its options at every start."""
+    out: list[Placed] = []
     for own in fields(cls):
         part = _part(own)
         if part is not None:
-            for inner in options_of(part):
-                yield Placed(inner.name, inner.option, inner.default, own.name)
+            out += [replace(inner, group=own.name) for inner in options_of(part)]
         elif OPTION in own.metadata:
-            yield Placed(own.name, own.metadata[OPTION], _default(own))
+            out.append(Placed(own.name, own.metadata[OPTION], _default(own)))
+    return tuple(out)
 
 
 def chosen(cls: type[T], options: Mapping[str, Any]) -> T:
