@@ -81,6 +81,12 @@ def amounts(given: str | None, option: str) -> dict[str, float]:
     return out
 
 
+def check_prices(scenario: Scenario) -> None:
+    """Refuse prices that cannot be read before anything is simulated."""
+    for text, option in ((scenario.price, "--price"), (scenario.capex, "--capex")):
+        amounts(text, option)
+
+
 def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:
     """Rent of a device, or what one that is owned loses of its worth, without its power [USD/h]."""
     owned = amounts(scenario.capex, "--capex")

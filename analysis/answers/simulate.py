@@ -32,7 +32,7 @@ from .expert_loads import placing_dict, placing_text
 from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
-from .price import costs_of
+from .price import check_prices, costs_of
 from .ranges import Ranges, ranges_of_run
 from .run_steps import Steps, read_window, steps_seen
 from .run_warnings import warnings_of
@@ -327,6 +327,7 @@ def simulate(
         Anything that cannot be used; the message says what would be right.
     """
     scenario = Scenario.of(model, system, **options)
+    check_prices(scenario)
     window = None if steps is None else read_window(steps)
     made = run_scenario(
         scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
