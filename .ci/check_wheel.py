@@ -23,7 +23,12 @@ def main(tree: Path) -> int:
         for path in (tree / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    sources |= {f"opbyte/{path.name}" for path in (tree / "src/opbyte").iterdir() if path.is_file()}
+    own = tree / "src/opbyte"  # links to the folders among them are not followed
+    sources |= {
+        f"opbyte/{path.relative_to(own).as_posix()}"
+        for path in (*own.iterdir(), *(own / "extend").rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     problems += [f"not in the wheel: {name}" for name in sorted(sources - installed)]
     package = {n for n in installed if n.startswith("opbyte/") and "__pycache__" not in n}
     problems += [f"in the wheel, not in the tree: {name}" for name in sorted(package - sources)]
