@@ -2,12 +2,13 @@
 
 Numba's own cache does not notice an edit in a function that a cached one calls from another
 file. Here the folder's name is a hash of every source file of the library, so a changed
-library never meets an old cache, and an unchanged one starts warm.
+library never meets an old cache, and an unchanged one starts warm, wherever it is installed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.core.caching import IndexDataCacheFile
 
 from . import jit_typing
 from .errors import InputError
@@ -30,6 +32,9 @@ int64: Callable[[int], int] = cast(Any, np.int64)
 """Starts a variable of compiled code: plain ``n = 0`` is at first the literal 0 to Numba, and
 whatever function takes `n` is then compiled twice, for the literal and for a number."""
 
+ROOT = Path(__file__).resolve().parent.parent
+"""Of the library."""
+
 
 @lru_cache(maxsize=1)
 def cache_dir() -> Path | None:
@@ -38,10 +43,9 @@ def cache_dir() -> Path | None:
     ``OPBYTE_CACHE`` names another base folder than the user's cache folder. What lies there is run.
     """
     digest = hashlib.sha256(f"{numba.__version__}".encode())
-    root = Path(__file__).resolve().parent.parent
     for folder in ("workloads", "devices", "simulator", "kernels"):
-        for file in sorted((root / folder).rglob("*.py")):
-            digest.update(str(file.relative_to(root)).encode())
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(file.relative_to(ROOT)).encode())
             digest.update(file.read_bytes())
     return cache_folder(digest.hexdigest()[:16])
 
@@ -199,5 +203,18 @@ class _Forgiving:
 def forgiving(function: F, threads: bool = False) -> F:
     """Let a compiled function do without a cache that cannot be read or written; see `_Forgiving`."""
     dispatcher: Any = function
+    with suppress(ValueError, TypeError):  # not of the library; no cache
+        _share(dispatcher._cache, Path(inspect.getfile(dispatcher.py_func)))
     dispatcher._cache = _Forgiving(dispatcher._cache, threads)
     return function
+
+
+def _share(cache: Any, file: Path) -> None:
+    """Store code under the file's place within the library: every copy of equal sources finds it.
+
+    Numba's own place is the file's path, so that a wheel would compile what its checkout has compiled.
+    """
+    folder = Path(cache.cache_path).parent / file.resolve().relative_to(ROOT).parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cache._cache_path = str(folder)
+    cache._cache_file = IndexDataCacheFile(str(folder), cache._impl.filename_base, "")

@@ -10,7 +10,8 @@ import numba
 import numpy as np
 import pytest
 
-from opbyte.workloads.jit import forgiving
+from opbyte.simulator.batching.loop import advance
+from opbyte.workloads.jit import cache_dir, forgiving
 
 
 def made(folder: Path) -> Any:
@@ -46,3 +47,12 @@ def test_a_full_disk_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(function._cache._inner, "save_overload", full)
     assert function(3.0) == 6.0
     assert np.isclose(function(4), 8.0)
+
+
+def test_code_lies_by_its_place_in_the_library() -> None:
+    """Not by the path of its file: a wheel loads what its checkout compiled."""
+    folder = cache_dir()
+    function: Any = advance
+    assert folder
+    assert function.stats.cache_path == str(folder / "simulator" / "batching")
+    assert not function._cache._cache_file._source_stamp  # the folder's name tells the sources
