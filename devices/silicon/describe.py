@@ -39,6 +39,19 @@ class Estimate:
     parts: Mapping[str, float]
     why: str
 
+    def mixed(self, other: Estimate, share: float) -> Estimate:
+        """The mean of two, `share` of it this one."""
+        if self.value is None or other.value is None:
+            return self if self.value is None else other
+        ends = zip(self.interval or (), other.interval or (), strict=True)
+        low, high = (share * a + (1 - share) * b for a, b in ends)
+        names = dict.fromkeys((*self.parts, *other.parts))
+        parts = {
+            n: share * self.parts.get(n, 0.0) + (1 - share) * other.parts.get(n, 0.0) for n in names
+        }
+        value = share * self.value + (1 - share) * other.value
+        return Estimate(value, (low, high), parts, self.why)
+
     def to_dict(self) -> dict[str, Any]:
         interval = None if self.interval is None else list(self.interval)
         return {"value": self.value, "interval": interval, "parts": dict(self.parts),
@@ -55,6 +68,11 @@ class Silicon:
 
     def values(self) -> dict[str, float | None]:
         return {n: getattr(self, n).value for n in ("area_mm2", "watts", "usd")}
+
+    def mixed(self, other: Silicon, share: float) -> Silicon:
+        """Of the mean device, where `share` of them are such and the rest another's."""
+        each = ("area_mm2", "watts", "usd")
+        return Silicon(*(getattr(self, n).mixed(getattr(other, n), share) for n in each))
 
 
 NO_DIES = "has no value: no `silicon:` block says what is on its dies"

@@ -49,46 +49,52 @@ def best_of(
     return front, len(found.simulated), every
 
 
-def compare(count: int, seeds: int) -> tuple[float, int, list[float]]:
+def compare(count: int, seeds: int, *others: str) -> list[tuple[float, int, list[float]]]:
     """Miss and simulations of the search of a committed space, and misses of random ones at equal cost.
 
-    No design is better than its bound says, and all is simulated once.
+    No design is better than its bound says, and all is simulated once. Of the space's own goals, and of others
+    that nothing of the search was tried on.
     """
-    plan = read_space(SPACES / f"designs_{count}.yaml")
-    assert plan.size == count
-    runner = Runner(plan, None, 1, None)
-    truth, _, every = best_of(plan, runner, "exhaustive", plan.size)
-    bound = costs_of(plan.goals, [d.bound for d in every], -np.inf)
-    reached = costs_of(plan.goals, [d.metrics or {} for d in every], np.inf)
-    assert np.all(reached >= bound - 1e-9 * np.abs(bound))
-    assert np.isfinite(bound[[d.metrics is not None for d in every]]).all()
-    front, used, _ = best_of(plan, runner, "bounds", -(-count // 10))
-    lost = [missed(plan.goals, truth, best_of(plan, runner, "random", used, s)[0] or [every[0]])
-            for s in range(seeds)]  # fmt: skip
-    return missed(plan.goals, truth, front), used, lost
+    out, runner = [], None
+    for goal in (None, *others):
+        plan = read_space(SPACES / f"designs_{count}.yaml", goals=goal)
+        assert plan.size == count
+        runner = runner or Runner(plan, None, 1, None)
+        runner.plan = plan
+        truth, _, every = best_of(plan, runner, "exhaustive", plan.size)
+        bound = costs_of(plan.goals, [d.bound for d in every], -np.inf)
+        reached = costs_of(plan.goals, [d.metrics or {} for d in every], np.inf)
+        assert np.all(reached >= bound - 1e-9 * np.abs(bound))
+        front, used, _ = best_of(plan, runner, "bounds", -(-count // 10))
+        lost = [missed(plan.goals, truth, best_of(plan, runner, "random", used, s)[0] or [every[0]])
+                for s in range(seeds)]  # fmt: skip
+        out.append((missed(plan.goals, truth, front), used, lost))
+    return out
 
 
-def test_24_designs_by_two_simulations_as_by_all() -> None:
-    miss, used, lost = compare(24, 5)
-    assert (miss < 0.01, used) == (True, 1)
-    assert float(np.mean(lost)) > 0.1  # one random design of the feasible ones falls 18 % short
+def test_24_designs_by_three_simulations_as_by_all() -> None:
+    ((miss, used, lost),) = compare(24, 5)
+    assert (miss, used) == (0.0, 3)
+    assert float(np.mean(lost)) > 0.01  # the best of three random ones falls 1.7 % short
 
 
 @pytest.mark.benchmark
 def test_400_designs_by_40_simulations_within_one_percent() -> None:
-    miss, used, lost = compare(400, 5)
-    assert miss < 0.01
-    assert used <= 40
-    assert min(lost) > 1.5 * miss
-    assert float(np.mean(lost)) > 5 * miss
+    for miss, used, lost in compare(400, 5, "tpot_s_mean,usd", "edap", "ttft_s_p99,area_mm2"):
+        assert miss < 0.01
+        assert used <= 40
+        assert min(lost) > 1.2 * miss
+        assert float(np.mean(lost)) > 2 * miss
 
 
 @pytest.mark.benchmark
 def test_5000_designs_by_500_simulations_within_one_percent() -> None:
-    miss, used, lost = compare(5000, 3)
-    assert miss < 0.01
-    assert used <= 500
-    assert float(np.mean(lost)) > 1.5 * miss
+    for miss, used, lost in compare(
+        5000, 3, "tpot_s_mean,usd", "output_tokens_per_s,watts,area_mm2"
+    ):
+        assert miss < 0.01
+        assert used <= 500
+        assert min(lost) > 5 * miss
 
 
 @pytest.mark.benchmark
@@ -190,6 +196,14 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "watts" not in near.partition("holds of none")[2]
     rate = refusal("duplex", budget="output_tokens_per_s>=1e6", simulations=1)
     assert "is the nearest at best" in rate
+    both = refusal("duplex", budget="area_mm2<=850,output_tokens_per_s>=5000", simulations=1)
+    assert "area_mm2<=850 holds of none that meets the others: 8" in both
+    assert "output_tokens_per_s>=5000 holds of none that meets the others: 4" in both
+    assert refusal("duplex", budget="processor_area_mm2<=800", simulations=1) == (
+        "--budget: processor_area_mm2: has no value: no processor of duplex-design gives area_mm2"
+    )
+    assert "needs names by commas" in refusal("duplex", models="mixtral-8x7b,")
+    assert "cannot go with --dask" in refusal("duplex", workers=2, dask="tcp://127.0.0.1:1")
     assert "did you mean 'area_mm2'" in refusal("duplex", budget="aera_mm2<=700")
     assert "did you mean 'duplex'" in refusal("duplx")
     assert refusal("duplex", workload="foo=1").startswith("--workload: unknown parameter 'foo'")
@@ -197,6 +211,9 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "unknown metric" in refusal("duplex", goal="speed")
     assert "a weight above 0 for each model" in refusal("duplex", across="mixtral-8x7b=0")
     raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())
+    for key, wrong in (("models", 3), ("workloads", [3])):
+        text = refusal(written(raw | {"design": raw["design"] | {key: wrong}}, tmp_path))
+        assert f"design.{key}: must be a list of" in text
     raw["design"]["search"] = {}
     assert "an empty space" in refusal(written(raw, tmp_path))
     raw["design"]["search"] = {"modulos": [1]}
@@ -229,6 +246,9 @@ def test_spaces_of_the_package_can_be_judged(name: str) -> None:
         assert 0 < (one.forecast[rate] or 0) <= (one.bound[rate] or 0)
 
 
+COSTS = {"costs": "roofline"}
+
+
 def test_llmcompass_latency_design_against_ga100() -> None:
     """ISCA 2024: GPT-3 on four, 48 layers, batch 16: half of the cores keep 95.3 % of the speed on average.
 
@@ -253,8 +273,10 @@ def test_llmcompass_latency_design_against_ga100() -> None:
     for prompt in (2048, 1024, 512, 256):
         took = []
         for system in systems:
-            first = 16 * step_of(model, system, 0, 0, prompt, {})[1].seconds
-            steps = [step_of(model, system, 16, prompt + at, 0, {})[1].seconds for at in (0, 2048)]
+            first = 16 * step_of(model, system, 0, 0, prompt, COSTS)[1].seconds
+            steps = [
+                step_of(model, system, 16, prompt + at, 0, COSTS)[1].seconds for at in (0, 2048)
+            ]
             outs = 256.0 * np.arange(1, 9)
             took.append(first + outs * (steps[0] + (steps[1] - steps[0]) * outs / 2 / 2048))
             firsts.append(first)
@@ -262,6 +284,44 @@ def test_llmcompass_latency_design_against_ga100() -> None:
     assert np.abs(np.array(found) - published).max() < 0.02
     assert np.mean(found) == pytest.approx(np.mean(published), abs=0.005)
     assert firsts[1] / firsts[0] == pytest.approx(1.82, rel=0.03)
+
+
+def test_tiles_follow_the_local_memory() -> None:
+    """LLMCompass (ISCA 2024), GA100: 64 to 192 KB of local memory give 18 % in prefill, 1,024 KB 0.2 % more.
+
+    Of products alone the tile model, fitted on GPUs' tables, says 12 % and nothing.
+    """
+    plan = read_space("xpu-memory")
+    forecaster, found = Forecaster(plan), {}
+    for kib in (64, 192, 384):
+        design = forecaster.describe((128, 1024, kib, 6))
+        forecaster.judge(design)
+        assert design.tuned is not None
+        found[kib] = design
+        xpu = design.device.processors["xpu"]
+        assert (xpu.compute_efficiency, xpu.memory_efficiency) == (
+            design.tuned.compute, design.tuned.memory,
+        )  # fmt: skip
+        assert set(design.tuned.settings.values()) == {design.tuned.compute, design.tuned.memory}
+    compute = {kib: d.tuned.compute for kib, d in found.items() if d.tuned is not None}
+    assert 1.08 < compute[192] / compute[64] < 1.25
+    assert compute[384] == pytest.approx(compute[192], rel=0.01)
+    rate = {kib: d.bound["output_tokens_per_s"] or 0 for kib, d in found.items()}
+    assert rate[64] < rate[192] <= rate[384]
+
+
+def test_a_fleet_with_logic_pim_in_half_of_its_systems() -> None:
+    """Nothing of it is bounded; area is the mean device's, and none is faster than all with it."""
+    workload = "closed_loop=32,requests=40,input_len=256,output_len=32,routing=uniform"
+    found = design("pim-share", workload=workload, method="exhaustive")
+    every = {d.values[0]: d for d in found.found.every}
+    assert all(not d.bound.get("output_tokens_per_s") for d in every.values())
+    areas = {n: d.silicon.area_mm2.value or 0 for n, d in every.items()}
+    assert areas[4] == pytest.approx((areas[0] + areas[8]) / 2)
+    rates = {n: (d.metrics or {})["output_tokens_per_s"] or 0 for n, d in every.items()}
+    assert rates[8] == max(rates.values())
+    assert (every[8].metrics or {})["decode_utilisation"] is None
+    assert 0 < ((every[4].metrics or {})["decode_utilisation"] or 0) <= 1
 
 
 def test_fpga_engines_are_spaces() -> None:

@@ -29,6 +29,13 @@ WHOLE = "xpu-only"
 QUANTILES = ("mean", "p50", "p90", "p99")
 DEPLOY = frozenset(p.name for p in options_of(DeployOptions))
 
+BOUNDED = DEPLOY | {
+    "closed_loop", "requests", "input_len", "output_len", "lengths", "seed", "seeds", "warmup", "stop", "policy",
+    "engine", "token_budget", "max_seqs", "max_model_len", "prompt_room", "price", "capex", "years",
+    "usd_per_kWh", "pue", "grid_gCO2_per_kWh",
+}  # fmt: skip
+"""Options under which bounds hold: drafts, sessions or replicas make more tokens of a step than they know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ops:
@@ -82,16 +89,10 @@ class Reach:
 
 def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Step | None:
     """The steps of a workload with a fixed number of sequences; None of any other."""
-    batch, context = workload.get("closed_loop"), workload.get("input_len")
-    length = workload.get("output_len")
-    if (
-        batch is None
-        or context is None
-        or length is None
-        or workload.get("overlap") not in (None, "none")
-    ):
-        return None
-    if system.mapping.separate:
+    batch, context, length = (workload.get(n) for n in ("closed_loop", "input_len", "output_len"))
+    known = all(name in BOUNDED for name, value in workload.items() if value is not None)
+    alone = workload.get("overlap") in (None, "none") and not system.mapping.separate
+    if batch is None or context is None or length is None or not known or not alone:
         return None
     fixed = workload.get("lengths") in (None, "fixed")
     options = {k: v for k, v in workload.items() if k in DEPLOY}

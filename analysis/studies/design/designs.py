@@ -18,6 +18,7 @@ from ..sweep.axes import Value
 from .bounds import Step, at_best, forecast, reach, step_for
 from .goals import EDAP, MADE, SILICON
 from .space import Space
+from .tiles import Tuned, products, tuned
 
 Figures = Mapping[str, float | None]
 
@@ -37,6 +38,8 @@ class Design:
         What its simulations gave.
     error : str or None
         Why it cannot be simulated.
+    tuned : Tuned or None
+        Its kernels, where the space chooses them.
     """
 
     values: tuple[Value, ...]
@@ -46,6 +49,7 @@ class Design:
     forecast: Figures = field(default_factory=dict)
     metrics: Figures | None = None
     error: str | None = None
+    tuned: Tuned | None = None
 
 
 class Forecaster:
@@ -59,17 +63,25 @@ class Forecaster:
         """A design with its area, power and cost."""
         parameters = self.space.parameters(values)
         device = build(DeviceSpec, self.space.template.at(parameters))[0]
-        return Design(values, device, silicon_of(device))
+        silicon, fleet = silicon_of(device), self.space.fleet
+        if fleet is not None:
+            silicon = fleet.mean(silicon, self.space.own(values))
+        return Design(values, device, silicon)
 
     def judge(self, design: Design) -> None:
         """Work out bounds and forecasts of a design; an error of its layout makes it one."""
         bounds: list[dict[str, float]] = []
         promised: list[dict[str, float]] = []
-        options, device = self.space.options(design.values), design.device
-        price, built = device.price_USD_per_hour, build_device(device)
+        options = self.space.options(design.values)
+        loads = list(product(self.space.models, self.space.workloads))
         try:
-            for model, workload in product(self.space.models, self.space.workloads):
-                step = self._step(model, {**workload, **options}, design)
+            steps = [self._step(model, {**load, **options}, design) for model, load in loads]
+            if self.space.tuned:
+                design.tuned = tuned(design.device, [p for s in steps for p in products(s)])
+                design.device = design.tuned.of(design.device)
+            device, built = design.device, build_device(design.device)
+            price = device.price_USD_per_hour
+            for step in steps:
                 if step is None:
                     bounds.append({})
                     promised.append({})

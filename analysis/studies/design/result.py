@@ -96,6 +96,7 @@ class DesignAnswer(Result):
             **{name: each.value for name, each in own.items()},
             "intervals": intervals,
             "why": "; ".join(limit.text() for limit in limits),
+            **({} if design.tuned is None else {"kernels": design.tuned.to_dict()}),
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -126,6 +127,8 @@ class DesignAnswer(Result):
         text += "".join(f"; {part}" for part in self._against())
         if self.limits and self.limits[0]:
             text += f". What limits it: {'; '.join(limit.text() for limit in self.limits[0])}"
+        if self.best.tuned is not None:
+            text += f". Its {self.best.tuned.text()}"
         return text + "."
 
     def _against(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,18 @@ from ...answers.description import Shown
 from ...parallel import Told
 from ...parallel.local import MAX_WORKERS
 from ...show.provenance import code_version
-from ...show.text import show
 from ..sweep.axes import Value
 from ..sweep.dataset import Dataset
 from ..sweep.point import Outcome, evaluate
 from ..sweep.run import is_stored, key_of, outcomes
 from ..sweep.study import Point
-from .designs import Design, Forecaster, needed, settled, together
+from .designs import Design, Forecaster, needed, together
 from .engines import EngineAnswer, engine_space, engines
-from .goals import SILICON, direction
+from .infeasible import nothing
 from .result import DesignAnswer
 from .searching import METHODS, Found, front_of, may_hold, search
 from .space import Space, read_space, space_path
+from .tiles import OF_TILES
 from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, along, limits_of, price_of
 
 LEAST = 12
@@ -78,8 +79,12 @@ def design(
     if method not in METHODS:
         raise InputError("--method", f"must be one of {', '.join(METHODS)}, not {method!r}")
     workers = check_count(workers, "--workers", 1, MAX_WORKERS)
+    if dask is not None and workers > 1:
+        raise InputError("--workers", "cannot go with --dask; the cluster has its own workers")
     check_count(seed, "--seed", 0)
-    named = models.split(",") if isinstance(models, str) else models
+    named = [m.strip() for m in models.split(",")] if isinstance(models, str) else models
+    if named is not None and not all(named):
+        raise InputError("--models", f"needs names by commas, not {models!r}")
     path = space_path(space)
     if (own := engine_space(path)) is not None:
         return engines(path.stem, own, named, budget, told)
@@ -92,11 +97,15 @@ def design(
         found = search(plan, every, runner.run, method, most, seed)
         front = tuple(every[i] for i in front_of(plan.goals, every, found.simulated))
         if not front:
-            raise InputError("--budget", _nothing(plan, found))
+            raise nothing(plan, found)
         reference = _reference(plan, every, runner)
         limits = tuple(tuple(limits_of(plan, one)) for one in front)
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
     system, sources = describe_system(plan.path, plan.parameters(front[0].values))
+    if (kernels := front[0].tuned) is not None:
+        system = system.model_copy(update={"device": front[0].device})
+        told = {name.removeprefix("system."): OF_TILES for name in kernels.settings}
+        sources = {**sources, **told}
     text = Shown(system, sources).text()
     return DesignAnswer(
         plan, found, front, limits, prices, reference, text, method, seed
@@ -144,7 +153,7 @@ def judged(plan: Space, told: Told | None) -> list[Design]:
             told(i, len(values))
     needed(plan, every)
     if not any(d.error is None and may_hold(plan.goals, d.bound) for d in every):
-        raise InputError("--budget", _nothing(plan, Found(every)))
+        raise nothing(plan, Found(every))
     return every
 
 
@@ -152,8 +161,18 @@ def _kept(folder: str | Path | None) -> Any:
     if folder is None:
         return nullcontext(None)
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(path, f"cannot be written ({error.strerror})") from None
     return Dataset(path)
+
+
+def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
+    """A design as points, each model under each workload."""
+    own = {} if design.tuned is None else design.tuned.settings
+    loads = product(plan.models, plan.workloads)
+    return [{**plan.point(design.values, model, load), **own} for model, load in loads]
 
 
 class Runner:
@@ -167,8 +186,7 @@ class Runner:
 
     def run(self, designs: Sequence[Design]) -> None:
         """Fill in the metrics of designs, or the error of one that cannot be simulated."""
-        loads = [(m, w) for m in self.plan.models for w in self.plan.workloads]
-        points = [[self.plan.point(d.values, m, w) for m, w in loads] for d in designs]
+        points = [points_of(self.plan, design) for design in designs]
         results = iter(self.outcomes([p for each in points for p in each]))
         for one, each in zip(designs, points, strict=True):
             got = [next(results) for _ in each]
@@ -240,9 +258,8 @@ def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
     for what, (block, key, unit, name) in RATES.items():
         value = getattr(getattr(best.device, block), key)
         changed = replace(best, metrics=None, error=None)
-        loads = [(m, w) for m in plan.models for w in plan.workloads]
         setting = f"system.device.{block}.{key}"
-        points = [{**plan.point(best.values, m, w), setting: value * (1 + STEP)} for m, w in loads]
+        points = [{**each, setting: value * (1 + STEP)} for each in points_of(plan, best)]
         got = runner.outcomes(points)
         if any(o.error is not None for o in got) or not old:
             continue
@@ -254,28 +271,3 @@ def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
         how = f"simulated with {STEP:.0%} more"
         out.append(Shadow(what, name, slope, slope / old, how))
     return out
-
-
-def _nothing(plan: Space, found: Found) -> str:
-    """Why no design is within the limits, and which limit how many break; what would be enough."""
-    errors = [one.error for one in found.every if one.error is not None]
-    if len(errors) == len(found.every):
-        return f"no design can be run: {errors[0]}"
-    parts = []
-    for limit in plan.goals.limits:
-        for name in sorted(limit.names):
-            known = [_value(one, name) for one in found.every]
-            values = [v for v in known if v is not None]
-            if not values or any(limit.holds({name: v}) for v in values):
-                continue
-            near = min(values) if direction(name, plan.goals.wanted) == "min" else max(values)
-            exact = "" if name in settled((name,)) else " at best"
-            parts.append(f"{limit.text} holds of none: {show(near)} is the nearest{exact}")
-    text = "; ".join(parts) or "the limits hold of no design together; loosen one"
-    return f"no design is within the limits: {text}"
-
-
-def _value(one: Design, name: str) -> float | None:
-    if one.metrics is not None and one.metrics.get(name) is not None:
-        return one.metrics[name]
-    return one.bound.get(name) if name not in SILICON else one.silicon.values()[name]

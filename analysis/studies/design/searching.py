@@ -3,11 +3,12 @@
 1. A design beyond a limit on area, power or cost, or whose bound breaks a limit, is out.
 2. One whose bound is beaten, in every goal, by a design that was simulated, is out: nothing it
    can reach is on the front. That is proved; the rest is forecast.
-3. Goals that no forecast knows (arrivals by rate, tails of first tokens) have none: designs far from each other
-   are simulated until the simulations are used up.
-4. A forecast is a step's price times what simulations of the nearest designs made of theirs. Its front,
-   thinned to designs that differ by `APART`, is simulated, the forecast corrected, and so on until the
-   front holds no design that was not simulated, or the simulations are used up.
+3. A forecast is a step's price times what simulations of the nearest designs made of theirs; of what has no
+   price (arrivals by rate, tails of first tokens, pools) it is what they came to, and designs far from each
+   other are simulated first.
+4. Those designs are simulated that add most to the front, as forecast, and forecasts corrected, until no
+   design adds `APART`, were it as much better as forecasts of simulated ones were wrong, or the simulations
+   are used up.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ F8 = npt.NDArray[np.float64]
 APART = 0.004
 """Designs whose forecasts differ by less, in every goal, stand for each other."""
 AT_ONCE = 16
-"""Designs simulated before forecasts are corrected."""
+"""Most designs simulated before forecasts are corrected; fewer where few are allowed."""
 NEAR = 3
 """Simulated designs that correct a forecast."""
+DOUBT = 0.9
+"""Of forecasts that others made of simulated designs the share that decides how wrong they are."""
 METHODS = ("bounds", "exhaustive", "random")
 
 Simulate = Callable[[Sequence[Design]], None]
@@ -47,6 +50,11 @@ class Found:
     every: list[Design]
     simulated: list[int] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+
+
+def values_of(names: Sequence[str], figures: Sequence[Mapping[str, float | None]]) -> F8:
+    """Metrics as an array, shape (n, names); NaN where there is none."""
+    return np.array([[row.get(n) for n in names] for row in figures], dtype=float)
 
 
 def costs_of(goals: Goals, figures: Sequence[Mapping[str, float | None]], missing: float) -> F8:
@@ -104,8 +112,11 @@ class Search:
         self.space, self.goals, self.designs = space, space.goals, designs
         self.simulate, self.most = simulate, most
         self.done: list[int] = []
+        self.at_once = min(max(most // 10, NEAR + 1), AT_ONCE)
         self.bounds = costs_of(self.goals, [d.bound for d in designs], -np.inf)
-        self.base = costs_of(self.goals, [d.forecast for d in designs], np.nan)
+        self.names = self.goals.names
+        self.base = values_of(self.names, [d.forecast for d in designs])
+        self.signs = np.array([-1.0 if g == "max" else 1.0 for g in self.goals.wanted.values()])
         self.places = _places(space, designs)
         self.open = np.array([d.error is None and may_hold(self.goals, d.bound) for d in designs])
 
@@ -122,44 +133,69 @@ class Search:
                 beaten = np.all(cost <= self.bounds, axis=1) & np.any(cost < self.bounds, axis=1)
                 self.open &= ~beaten
 
-    def forecasts(self) -> F8:
-        """Goals of every design as costs, corrected by what simulations of near ones gave."""
-        known = [i for i in self.done if feasible(self.goals, self.designs[i])]
+    def forecasts(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> F8:
+        """Metrics of designs, corrected by what simulations of others near by made of theirs.
+
+        Where there is no forecast they are what near ones came to.
+        """
+        known = [i for i in self.done if self.designs[i].metrics is not None]
+        start = np.where(np.isfinite(self.base), self.base, 1.0)
         if not known:
-            return self.base
-        got = costs_of(self.goals, [self.designs[i].metrics or {} for i in known], np.nan)
+            return np.asarray(start[rows])
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = got / self.base[known]
+            ratio = self._simulated(known) / start[known]
         ratio[~np.isfinite(ratio)] = 1.0
-        far = np.abs(self.places[:, None, :] - self.places[None, known, :]).sum(axis=2)
+        far = np.abs(self.places[rows][:, None, :] - self.places[None, known, :]).sum(axis=2)
+        far[np.asarray(rows)[:, None] == np.array(known)] = np.inf
         nearest = np.argsort(far, axis=1, kind="stable")[:, :NEAR]
         weight = 1.0 / (np.take_along_axis(far, nearest, axis=1) + 1e-6)
         mean = (ratio[nearest] * weight[:, :, None]).sum(axis=1) / weight.sum(axis=1)[:, None]
-        out = self.base * mean
-        blind = ~np.isfinite(out)
-        out[blind] = np.broadcast_to(np.nanmedian(got, axis=0), out.shape)[blind]
-        out[known] = got
-        return np.asarray(out)
+        return np.asarray(start[rows] * mean)
+
+    def _simulated(self, rows: Sequence[int]) -> F8:
+        return values_of(self.names, [self.designs[i].metrics or {} for i in rows])
+
+    def _costs(self, values: F8) -> F8:
+        """Goals of metrics as costs: less is better."""
+        return values[:, : len(self.signs)] * self.signs
+
+    def doubt(self, held: Sequence[int], own: F8) -> float:
+        """By how much simulated designs came out better, in any goal, than others forecast them: nine of ten."""
+        if len(held) <= NEAR:
+            return np.inf
+        told = self._costs(self.forecasts(held))
+        return max(0.0, float(np.quantile(_beyond(told, own), DOUBT)))
 
     def promising(self) -> list[int]:
-        """Open designs on the forecast's front, thinned, best first; simulated ones stand for near ones."""
-        costs = self.forecasts()
-        at = np.flatnonzero(self.open | np.isin(np.arange(len(self.designs)), self.done))
-        at = at[np.isfinite(costs[at]).all(axis=1)]
-        if not len(at):
-            return []
-        bad = {i for i in self.done if not feasible(self.goals, self.designs[i])}
-        at = np.array([i for i in at if i not in bad], dtype=int)
-        at = at[self._hopeful(costs, at)]
-        front = at[unbeaten(costs[at], once=True)] if len(at) else at
-        kept = [int(i) for i in front if i in self.done]
-        left = [int(i) for i in front if i not in self.done]
-        return _spread(costs, kept, left)
+        """Open designs that add most to the front of those simulated, as forecast, the most first.
+
+        One that adds less than `APART`, even where it comes out as much better as forecasts are wrong, is left.
+        """
+        held = [i for i in self.done if feasible(self.goals, self.designs[i])]
+        own = self._costs(self._simulated(held)) if held else np.empty((0, len(self.signs)))
+        left = np.flatnonzero(self.open)
+        left = left[~np.isin(left, self.done)]
+        values = self.forecasts(left)
+        hopeful = self._hopeful(values)
+        left, costs = left[hopeful], self._costs(values[hopeful])
+        least = APART - self.doubt(held, own)
+        adds = np.full(len(left), np.inf)
+        for cost in own[unbeaten(own, once=True)] if held else ():
+            adds = np.minimum(adds, _beyond(cost, costs))
+        out: list[int] = []
+        while len(out) < min(self.at_once, len(left)) and adds.max() > least:
+            first = bool(np.isposinf(adds).all())
+            at = int(np.argmin(costs[:, 0]) if first else np.argmax(adds))
+            out.append(int(left[at]))
+            adds = np.minimum(adds, _beyond(costs[at], costs))
+            adds[at] = -np.inf
+        return out
 
     @property
-    def blind(self) -> bool:
-        """Whether a goal has no forecast."""
-        return bool(np.isnan(self.base[self.open]).all(axis=0).any())
+    def blind(self) -> set[str]:
+        """What has no forecast."""
+        none = np.isnan(self.base[self.open]).all(axis=0)
+        return {name for name, each in zip(self.names, none, strict=True) if each}
 
     def scattered(self) -> list[int]:
         """Open designs, those farthest from all that were simulated first."""
@@ -168,44 +204,23 @@ class Search:
         out: list[int] = []
         for i in self.done:
             far = np.minimum(far, np.abs(self.places[left] - self.places[i]).sum(axis=1))
-        while len(out) < min(AT_ONCE, len(left)):
+        while len(out) < min(self.at_once, len(left)):
             chosen = left[int(np.argmax(far))]
             out.append(chosen)
             far = np.minimum(far, np.abs(self.places[left] - self.places[chosen]).sum(axis=1))
         return out
 
-    def _hopeful(self, costs: F8, at: npt.NDArray[np.int_]) -> npt.NDArray[np.bool_]:
-        """Designs whose forecast meets the limits on goals; limits on other metrics show in simulations."""
-        out = np.ones(len(at), dtype=bool)
-        signs = [(-1.0 if goal == "max" else 1.0) for goal in self.goals.wanted.values()]
-        for limit in self.goals.limits:
-            if not limit.names <= set(self.goals.wanted):
-                continue
-            for row, i in enumerate(at):
-                values = {
-                    n: s * c for n, s, c in zip(self.goals.wanted, signs, costs[i], strict=True)
-                }
-                out[row] &= i in self.done or limit.holds(values)
-        return out
+    def _hopeful(self, values: F8) -> npt.NDArray[np.bool_]:
+        """Whose forecasts meet the limits of which anything is known."""
+        rows = [dict(zip(self.names, row, strict=True)) for row in values]
+        known = set(self.names) if self.done else {n for n in self.names if n not in self.blind}
+        limits = [limit for limit in self.goals.limits if limit.names <= known]
+        return np.array([all(limit.holds(row) for limit in limits) for row in rows], dtype=bool)
 
 
-def _spread(costs: F8, kept: Sequence[int], left: Sequence[int]) -> list[int]:
-    """Designs of a front, those farthest from all before them first; near ones stand for each other."""
-    size = np.abs(costs[left]) if left else np.empty((0, costs.shape[1]))
-    far = np.full(len(left), np.inf)
-    for i in kept:
-        far = np.minimum(far, _far(costs, i, left, size))
-    out: list[int] = []
-    while len(out) < len(left) and far.max() > APART:
-        chosen = left[int(np.argmax(far))]
-        out.append(chosen)
-        far = np.minimum(far, _far(costs, chosen, left, size))
-    return out
-
-
-def _far(costs: F8, i: int, left: Sequence[int], size: F8) -> F8:
-    """Largest relative difference, in any goal, of designs from one."""
-    return np.asarray((np.abs(costs[left] - costs[i]) / np.maximum(size, 1e-300)).max(axis=1))
+def _beyond(cost: F8, others: F8) -> F8:
+    """By how much designs are better than one with a cost, as a share, in the goal where they are most."""
+    return np.asarray(((cost - others) / np.maximum(np.abs(others), 1e-300)).max(axis=1))
 
 
 def _places(space: Space, designs: Sequence[Design]) -> F8:
@@ -249,7 +264,8 @@ def _by_bounds(run: Search) -> None:
     if reference is not None:
         run.run([i for i, d in enumerate(run.designs) if d.values == reference])
     while len(run.done) < run.most:
-        wanted = (run.scattered() if run.blind else run.promising())[:AT_ONCE]
+        unsure = run.blind and len(run.done) < run.at_once
+        wanted = run.scattered() if unsure else run.promising()
         if not wanted:
             break
         before = len(run.done)

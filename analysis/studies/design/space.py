@@ -20,13 +20,15 @@ from ....workloads.parameters import Template
 from ....workloads.yamlfile import read_yaml
 from ..sweep.axes import Value, read_axis
 from ..sweep.parameters import check_parameter
+from .fleet import OWN, PARAMETER, Fleet, read_fleet
 from .goals import Goals, read_across, read_goals, read_limits
 
-KEYS = ("title", "search", "models", "workloads", "goals", "limits", "across", "reference")
-BLOCK = "design"
+KEYS = (
+    "title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel",
+)  # fmt: skip
+BLOCK, BEST = "design", "best"
 MOST = 200_000
 """Designs of a space; more are not told apart by a search of this kind."""
-PARAMETER = "system.parameters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Space:
         What is served: every model under every workload.
     reference : tuple of values or None
         A design to hold the others against.
+    fleet : Fleet or None
+        What a design is of, if not of one system.
+    tuned : bool
+        Whether efficiencies follow from the best tiles of each design (`.tiles`).
     """
 
     title: str
@@ -57,6 +63,8 @@ class Space:
     workloads: tuple[Mapping[str, Value], ...]
     goals: Goals
     reference: tuple[Value, ...] | None
+    fleet: Fleet | None = None
+    tuned: bool = False
 
     @property
     def size(self) -> int:
@@ -79,18 +87,27 @@ class Space:
 
     def options(self, design: Sequence[Value]) -> dict[str, Value]:
         """Options of a scenario that the design sets."""
-        return {
+        out = {
             setting: value
             for setting, value in zip(self.settings, design, strict=True)
             if not setting.startswith(PARAMETER)
         }
+        if self.tuned:
+            out["costs"] = "roofline"
+        return out if self.fleet is None else out | self.fleet.options(int(out.pop(OWN) or 0))
+
+    def own(self, design: Sequence[Value]) -> int:
+        """How many systems of the file a fleet has; 1 without a fleet."""
+        return 1 if self.fleet is None else int(self.told(design)[OWN] or 0)
 
     def point(
         self, design: Sequence[Value], model: str, workload: Mapping[str, Value]
     ) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
-        own = dict(zip(self.settings, design, strict=True))
-        return {"model": model, "system": str(self.path), **workload, **own}
+        own = {PARAMETER + name: value for name, value in self.parameters(design).items()}
+        whole = {"model": model, "system": str(self.path), **workload, **own}
+        whole |= self.options(design)
+        return {name: value for name, value in whole.items() if value is not None}
 
     def told(self, design: Sequence[Value]) -> dict[str, Value]:
         return dict(zip(self.names, design, strict=True))
@@ -144,16 +161,19 @@ def read_space(
             raise InputError(f"{path}: {BLOCK}.{key}", f"unknown key{nearest(str(key), KEYS)}")
     template = system_template(path)
     describe_system(path)
-    names, settings, values = _searched(block.get("search"), template, path)
-    served = tuple(models or block.get("models") or ())
+    names, settings, values = _searched(
+        block.get("search"), template, path, block.get("fleet") is not None
+    )
+    served = tuple(models or _list(block.get("models"), f"{path}: {BLOCK}.models", str))
     if not served:
         raise InputError("--models", "needs names by commas, for example mixtral-8x7b")
     for model in served:
         load_model(model)
-    loads = tuple(workloads or block.get("workloads") or ({},))
+    where = "--workload" if workloads else f"{path}: {BLOCK}.workloads"
+    loads = tuple(workloads or _list(block.get("workloads"), where, dict)) or ({},)
     for load in loads:
-        for key in load if isinstance(load, dict) else ():
-            check_parameter(str(key), "--workload" if workloads else f"{path}: {BLOCK}.workloads")
+        for key in load:
+            check_parameter(str(key), where)
     where = f"{path}: {BLOCK}"
     wanted = Goals(
         read_goals(goals if goals is not None else block.get("goals"), where),
@@ -162,15 +182,32 @@ def read_space(
     )
     given = block.get("reference")
     reference = None if given is None else _reference(given, names, values, path)
+    fleet = read_fleet(block.get("fleet"), path, dict(zip(settings, values, strict=True)))
     space = Space(str(block.get("title", path.stem)), path.absolute(), template, names, settings,
-                  values, served, loads, wanted, reference)  # fmt: skip
+                  values, served, loads, wanted, reference, fleet, _kernel(block, path))  # fmt: skip
     if space.size > MOST:
         raise InputError(f"{where}.search", f"spans {space.size:,} designs, more than {MOST:,}")
     return space
 
 
+def _kernel(block: Mapping[str, Any], path: Path) -> bool:
+    """Whether kernels are chosen anew for every design."""
+    if block.get("kernel") not in (None, BEST):
+        raise InputError(f"{path}: {BLOCK}.kernel", f"must be {BEST}, not {block['kernel']!r}")
+    return block.get("kernel") is not None
+
+
+def _list(given: Any, where: str, kind: type) -> list[Any]:
+    """A block that lists texts or mappings; empty where there is none."""
+    given = [] if given is None else given
+    if not isinstance(given, list) or not all(isinstance(each, kind) for each in given):
+        named = "names" if kind is str else "{option: value, ...}"
+        raise InputError(where, f"must be a list of {named}, not {given!r:.60}")
+    return given
+
+
 def _searched(
-    given: Any, template: Template, path: Path
+    given: Any, template: Template, path: Path, fleet: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[Value, ...], ...]]:
     where = f"{path}: {BLOCK}.search"
     if not isinstance(given, dict) or not given:
@@ -184,6 +221,8 @@ def _searched(
             if any(isinstance(v, (str, bool, type(None))) for (v,) in axis.values):
                 raise InputError(f"{where}.{name}", "is a parameter of the device: needs numbers")
             settings.append(PARAMETER + str(name))
+        elif name == OWN and fleet:
+            settings.append(OWN)
         else:
             _known(str(name), template, f"{where}.{name}")
             settings.append(str(name))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ....devices.catalog import describe_system
+from ....devices.catalog import describe_system, load_system
 from ....simulator.deploy.placement import processors_of
 from ....workloads.errors import InputError
 from ...answers.step import step_of
@@ -55,9 +55,16 @@ def limit_of(space: Space, design: Design, model: str, workload: Mapping[str, An
     if load.get("closed_loop") is None:
         return None
     context = int(load.get("input_len") or 0) + int(load.get("output_len") or 0) // 2
-    system = describe_system(space.path, space.parameters(design.values))[0]
+    system, copies = describe_system(space.path, space.parameters(design.values))[0], 1
+    if design.tuned is not None:
+        system = system.model_copy(update={"device": design.device})
+    if space.fleet is not None:  # of a system that decodes, with its share of the requests
+        own = space.own(design.values)
+        system = system if own else load_system(space.fleet.plain)
+        copies = own or space.fleet.systems
+    batch = -(-int(load["closed_loop"]) // copies)
     options = {k: v for k, v in load.items() if k in DEPLOY}
-    d, stage = step_of(model, system, int(load["closed_loop"]), context, 0, options)
+    d, stage = step_of(model, system, batch, context, 0, options)
     took: dict[tuple[str, str, str], list[float]] = {}
     for p in stage.ops:
         if not p.critical:

@@ -32,10 +32,13 @@ def refuse_absent(
     first = next(iter(points))
     for name in sorted(set(asked)):
         if all(name in row and row[name] is None for row in done):
-            raise InputError(f"{where}: {name}", f"has no value: {_why(name, first, done)}")
+            raise InputError(
+                f"{where}: {name}", f"has no value: {why_absent(name, first.settings, len(done))}"
+            )
 
 
-def _why(name: str, point: Point, done: Sequence[Mapping[str, Any]]) -> str:
+def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
+    """What of a point's description or settings would give a metric that `done` points lack."""
     if name in POOLED:
         return "it is of two pools (prefill and decode)"
     if name in CLASSED:
@@ -46,11 +49,11 @@ def _why(name: str, point: Point, done: Sequence[Mapping[str, Any]]) -> str:
         return "simulate gives no such number of these points (see its --json)"
     if name.startswith("gco2"):
         return "give grid_gCO2_per_kWh"
-    system = scenario_of(point.settings).system
+    system = scenario_of(settings).system
     spec = system if isinstance(system, SystemSpec) else describe_system(str(system))[0]
     device = spec.device.name
     if name == "processor_area_mm2":
         return f"no processor of {device} gives area_mm2"
     if name in UNPRICED:
         return f"{device} has no price_USD_per_hour"
-    return f"none of {len(done):,} points gives it"
+    return f"none of {done:,} points gives it"
