@@ -46,7 +46,7 @@ def design_command(
     ] = "bounds",
     simulations: Annotated[int | None, count("Most designs simulated; a tenth else.")] = None,
     seed: Annotated[int, count("Of random designs.")] = 0,
-    workers: Annotated[int, count("Processes that simulate.")] = 1,
+    workers: Annotated[int | None, count("Processes that simulate; 1 without it.")] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster.")
     ] = None,

@@ -15,7 +15,8 @@ from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.parameters import scenario_of
-from opbyte.analysis.studies.sweep.run import TABLE, key_of
+from opbyte.analysis.studies.sweep.points import key_of
+from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.analysis.studies.sweep.study import read_study
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario.changes import changed_system
@@ -76,7 +77,7 @@ def test_changed_code_computes_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert other != code_version()
     study = read_study(_small_file(tmp_path))
     (point,) = study.points()
-    assert key_of(point, other, {}) != key_of(point, code_version(), {})
+    assert key_of(point.settings, other, {}) != key_of(point.settings, code_version(), {})
 
 
 def _small_file(tmp_path: Path) -> Path:
@@ -112,10 +113,10 @@ def test_paths_start_at_the_sweep_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert Path(str(point.settings["system"])) == below / ".." / "mine.yaml"
     assert scenario_of(point.settings).system == str(point.settings["system"])
     assert point.settings["model"] == "llama-3-8b"
-    key = key_of(point, "1", {})
+    key = key_of(point.settings, "1", {})
     monkeypatch.chdir(below)
     (again,) = read_study("s.yaml").points()
-    assert key_of(again, "1", {}) == key  # wherever it is started from
+    assert key_of(again.settings, "1", {}) == key  # wherever it is started from
 
 
 def test_peaks_are_set_together() -> None:

@@ -34,8 +34,10 @@ class Design:
     silicon : Silicon
     bound, forecast : mapping of str to float
         Metrics over all models at best, and as a step of each promises.
+    each : sequence of mappings
+        What its simulations gave, every workload of the first model first.
     metrics : mapping or None
-        What its simulations gave.
+        The same together.
     error : str or None
         Why it cannot be simulated.
     tuned : Tuned or None
@@ -47,6 +49,7 @@ class Design:
     silicon: Silicon
     bound: Figures = field(default_factory=dict)
     forecast: Figures = field(default_factory=dict)
+    each: Sequence[Figures] = ()
     metrics: Figures | None = None
     error: str | None = None
     tuned: Tuned | None = None

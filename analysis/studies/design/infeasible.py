@@ -8,10 +8,13 @@ from ....workloads.errors import InputError
 from ...show.text import show
 from ..sweep.absent import why_absent
 from ..sweep.expression import Expression
-from .designs import Design, Figures
+from .designs import Design, Figures, Forecaster
 from .goals import MADE, direction
 from .searching import Found
 from .space import Space
+
+JUDGED = 2000
+"""Most designs beyond a limit that are looked at to say what would be enough."""
 
 
 def nothing(plan: Space, found: Found) -> InputError:
@@ -26,6 +29,11 @@ def nothing(plan: Space, found: Found) -> InputError:
             where = "--goal" if name in plan.goals.wanted else "--budget"
             reason = f"has no value: {why_absent(name, settings, len(done))}"
             return InputError(f"{where}: {name}", reason)
+    forecaster = Forecaster(plan)
+    for one in [one for one in found.every if not one.forecast and one.error is None][:JUDGED]:
+        forecaster.judge(
+            one
+        )  # those beyond the area, power or cost: what they would do tells what is lacking
     every = [one for one in found.every if one.error is None]
     limits = plan.goals.limits
     alone = [_nearest(plan, each, (), every) for each in limits]
@@ -44,7 +52,8 @@ def _nearest(
     rest = [each for each in others if each is not limit]
     known = [one for one in every if all(_may_meet(each, _figures(one)) for each in rest)]
     values = {id(one): v for one in known if (v := _figures(one).get(name)) is not None}
-    if more or not values or any(limit.holds(_figures(one)) for one in known):
+    unknown = not rest and len(values) < len(known)
+    if more or not values or unknown or any(limit.holds(_figures(one)) for one in known):
         return ""
     sign = 1.0 if direction(name, plan.goals.wanted) == "min" else -1.0
     best = min((one for one in known if id(one) in values), key=lambda one: sign * values[id(one)])

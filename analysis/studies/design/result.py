@@ -12,7 +12,7 @@ from .designs import Design
 from .goals import EDAP, SILICON, direction
 from .searching import Found
 from .space import Space
-from .why import Limit, Shadow
+from .why import Alone, Limit, Shadow
 
 MOST_SHOWN = 20
 
@@ -29,6 +29,8 @@ class DesignAnswer(Result):
         Simulated ones that meet the limits and that none beats, the best in the first goal first.
     limits : tuple of tuples
         What limits each of them, model by model.
+    alone : tuple of Alone
+        Of several models what would be best for each.
     prices : tuple of Shadow
         At the first of the front.
     reference : Design or None
@@ -41,6 +43,7 @@ class DesignAnswer(Result):
     found: Found
     front: tuple[Design, ...]
     limits: tuple[tuple[Limit, ...], ...]
+    alone: tuple[Alone, ...]
     prices: tuple[Shadow, ...]
     reference: Design | None
     text: str
@@ -81,6 +84,7 @@ class DesignAnswer(Result):
             "no_larger_than_reference": None
             if self.no_larger is None
             else self._entry(self.no_larger, ()),
+            "alone": [one.to_dict(space) for one in self.alone],
             "shadow_prices": [price.to_dict() for price in self.prices],
             "headline": self.headline(),
         }
@@ -165,6 +169,9 @@ class DesignAnswer(Result):
             f"front of {goals}:",
             self.rows(),
         ]
+        if self.alone:
+            out += ["best for each model alone, of those simulated:",
+                    [one.row(self.space) for one in self.alone]]  # fmt: skip
         if self.prices:
             out += ["what one more unit is worth at the first of them:",
                     [{"of": p.of, "unit": p.unit, "changes": f"{p.share:+.3%}", "how": p.how}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
@@ -14,13 +14,9 @@ from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...answers.description import Shown
 from ...parallel import Told
-from ...parallel.local import MAX_WORKERS
-from ...show.provenance import code_version
 from ..sweep.axes import Value
 from ..sweep.dataset import Dataset
-from ..sweep.point import Outcome, evaluate
-from ..sweep.run import is_stored, key_of, outcomes
-from ..sweep.study import Point
+from ..sweep.points import Points
 from .designs import Design, Forecaster, needed, together
 from .engines import EngineAnswer, engine_space, engines
 from .infeasible import nothing
@@ -28,7 +24,7 @@ from .result import DesignAnswer
 from .searching import METHODS, Found, front_of, may_hold, search
 from .space import Space, read_space, space_path
 from .tiles import OF_TILES
-from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, along, limits_of, price_of
+from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of
 
 LEAST = 12
 """Simulations of a small space, whatever share of it they are."""
@@ -45,7 +41,7 @@ def design(
     method: str = "bounds",
     simulations: int | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = None,
     dask: str | None = None,
     folder: str | Path | None = None,
     told: Told | None = None,
@@ -78,9 +74,6 @@ def design(
     """
     if method not in METHODS:
         raise InputError("--method", f"must be one of {', '.join(METHODS)}, not {method!r}")
-    workers = check_count(workers, "--workers", 1, MAX_WORKERS)
-    if dask is not None and workers > 1:
-        raise InputError("--workers", "cannot go with --dask; the cluster has its own workers")
     check_count(seed, "--seed", 0)
     named = [m.strip() for m in models.split(",")] if isinstance(models, str) else models
     if named is not None and not all(named):
@@ -92,14 +85,15 @@ def design(
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
     every = judged(plan, told)
-    with _kept(folder) as data:
-        runner = Runner(plan, data, workers, dask)
+    runner = Runner(plan, workers, dask)
+    with _kept(folder) as runner.data:
         found = search(plan, every, runner.run, method, most, seed)
         front = tuple(every[i] for i in front_of(plan.goals, every, found.simulated))
         if not front:
             raise nothing(plan, found)
         reference = _reference(plan, every, runner)
         limits = tuple(tuple(limits_of(plan, one)) for one in front)
+        single = alone(plan, [every[i] for i in found.simulated])
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
     system, sources = describe_system(plan.path, plan.parameters(front[0].values))
     if (kernels := front[0].tuned) is not None:
@@ -108,7 +102,7 @@ def design(
         sources = {**sources, **told}
     text = Shown(system, sources).text()
     return DesignAnswer(
-        plan, found, front, limits, prices, reference, text, method, seed
+        plan, found, front, limits, single, prices, reference, text, method, seed
     )  # fmt: skip
 
 
@@ -175,14 +169,12 @@ def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
     return [{**plan.point(design.values, model, load), **own} for model, load in loads]
 
 
-class Runner:
-    """Simulates designs, each model under each workload, and keeps what came of them."""
+class Runner(Points):
+    """Simulates designs, each model under each workload."""
 
-    def __init__(self, plan: Space, data: Dataset | None, workers: int, dask: str | None) -> None:
-        self.plan, self.data, self.workers, self.dask = plan, data, workers, dask
-        self.version = code_version()
-        self.known: dict[str, str] = {}
-        self.results: dict[str, Outcome] = {}
+    def __init__(self, plan: Space, workers: int | None = None, dask: str | None = None) -> None:
+        super().__init__(workers, dask, here=workers in (None, 1))
+        self.plan = plan
 
     def run(self, designs: Sequence[Design]) -> None:
         """Fill in the metrics of designs, or the error of one that cannot be simulated."""
@@ -194,32 +186,8 @@ class Runner:
             if errors:
                 one.error = errors[0]
                 continue
-            metrics = [o.metrics or {} for o in got]
-            one.metrics = together(self.plan, metrics, one.silicon.values())  # type: ignore[arg-type]
-
-    def outcomes(self, points: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-        """What became of points, those that are known not run again."""
-        keys = [key_of(Point({}, dict(p)), self.version, self.known) for p in points]
-        stored = self.data.stored if self.data is not None else self.results
-        missing = {k: p for k, p in zip(keys, points, strict=True) if not self._has(k, p)}
-        todo = list(missing.items())
-        for number, outcome in self._source([p for _, p in todo]):
-            if self.data is not None:
-                key, point = todo[number]
-                self.data.append(key, point, self.version, outcome)
-            else:
-                self.results[todo[number][0]] = outcome
-        return [stored[key] for key in keys]
-
-    def _has(self, key: str, point: Mapping[str, Any]) -> bool:
-        if self.data is None:
-            return key in self.results
-        return is_stored(key, Point({}, dict(point)), self.data, self.known)
-
-    def _source(self, points: Sequence[Mapping[str, Any]]) -> Any:
-        if self.workers == 1 and self.dask is None:
-            return ((i, evaluate(p, self.version)) for i, p in enumerate(points))
-        return outcomes(points, self.version, self.workers, self.dask)
+            one.each = [o.metrics or {} for o in got]  # type: ignore[misc]
+            one.metrics = together(self.plan, one.each, one.silicon.values())
 
 
 def _resources(plan: Space, best: Design, every: Sequence[Design], runner: Runner) -> list[Shadow]:

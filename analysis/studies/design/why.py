@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ....devices.catalog import describe_system, load_system
@@ -12,12 +12,14 @@ from ....workloads.errors import InputError
 from ...answers.step import step_of
 from ...show.text import show
 from .bounds import DEPLOY
-from .designs import Design
+from .designs import Design, Figures, together
 from .goals import direction
 from .space import Space
 
-GROUPS = {"attention_decode": "decode attention", "mla_decode": "decode attention", "experts": "experts",
-          "partial_sums": "partial sums"}  # fmt: skip
+GROUPS = {"attention_decode": "decode attention", "mla_decode": "decode attention",
+          "sparse_decode": "sparse attention", "index_decode": "index scores",
+          "gemm": "weights of all tokens"}  # fmt: skip
+"""Kinds of op by what they are called; others by their own name."""
 STEP = 0.01
 """Share by which a rate is raised to see what it is worth."""
 RATES = {
@@ -49,11 +51,11 @@ class Limit:
         )
 
 
-def limit_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> Limit | None:
-    """What limits a design on one model; None of a workload without a fixed number of sequences."""
+def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> list[Limit]:
+    """Groups of ops of a decoding step, the longest first; none without a fixed number of sequences."""
     load = {**workload, **space.options(design.values)}
     if load.get("closed_loop") is None:
-        return None
+        return []
     context = int(load.get("input_len") or 0) + int(load.get("output_len") or 0) // 2
     system, copies = describe_system(space.path, space.parameters(design.values))[0], 1
     if design.tuned is not None:
@@ -69,17 +71,20 @@ def limit_of(space: Space, design: Design, model: str, workload: Mapping[str, An
     for p in stage.ops:
         if not p.critical:
             continue
-        exchange = p.op.layer == "communication"
-        group = "exchanges" if exchange else GROUPS.get(p.op.kind, "weights of all tokens")
+        group = GROUPS.get(p.op.kind, p.op.kind.replace("_", " "))
+        group = "exchanges" if p.op.layer == "communication" else group
         row = took.setdefault((group, p.processor, p.cost.bound), [0.0, 0.0, 0.0])
         row[0] += p.cost.seconds * p.count * p.exposed
         row[1] += p.op.flops * p.count
         row[2] += p.op.bytes * p.count
-    (group, where, bound), (seconds, flops, moved) = max(took.items(), key=lambda e: e[1][0])
     ridge = {p.name: p.ridge(d.model.numerics.default) for p in processors_of(d.device)}
     whole = sum(row[0] for row in took.values())
-    ratio = flops / moved if moved and group != "exchanges" else None
-    return Limit(d.model.name, group, ratio, where, ridge.get(where), bound, seconds / whole)
+    out = [
+        Limit(d.model.name, group, flops / moved if moved and where in ridge else None, where, ridge.get(where),
+              bound, seconds / whole)
+        for (group, where, bound), (seconds, flops, moved) in took.items()
+    ]  # fmt: skip
+    return sorted(out, key=lambda each: -each.share)
 
 
 def limits_of(space: Space, design: Design) -> list[Limit]:
@@ -87,11 +92,64 @@ def limits_of(space: Space, design: Design) -> list[Limit]:
     found = []
     for model in space.models:
         try:
-            one = limit_of(space, design, model, space.workloads[0])
+            found += groups_of(space, design, model, space.workloads[0])[:1]
         except InputError:
             continue
-        found += [] if one is None else [one]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The design that is best for one model of several in the first goal, and what a step of it waits for.
+
+    `groups` are those of its decoding step, the longest of each processor.
+    """
+
+    model: str
+    design: Design
+    metrics: Figures
+    groups: tuple[Limit, ...]
+
+    def to_dict(self, space: Space) -> dict[str, Any]:
+        return {
+            "model": self.model, "parameters": space.told(self.design.values),
+            "metrics": {name: self.metrics.get(name) for name in space.goals.names},
+            "ridges": {each.processor: each.ridge for each in self.groups if each.ridge is not None},
+            "why": "; ".join(each.text() for each in self.groups),
+        }  # fmt: skip
+
+    def row(self, space: Space) -> dict[str, Any]:
+        """For tables: what runs longest on each processor, with its Op/B and the ridge there."""
+        (goal, *_) = space.goals.wanted
+        own = {
+            each.processor: f"{each.group} at {show(each.op_per_byte or 0.0)} under {show(each.ridge)}"
+            for each in self.groups
+            if each.ridge is not None
+        }
+        told = space.told(self.design.values)
+        return {"model": self.model, **told, goal: self.metrics.get(goal), **own}
+
+
+def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
+    """What would be best for each model alone, of simulated designs; nothing of one model."""
+    out, per = [], len(space.workloads)
+    for m, model in enumerate(space.models if len(space.models) > 1 else ()):
+        single = replace(space, models=(model,), goals=replace(space.goals, weights=(1.0,)))
+        known: list[tuple[Design, Figures]] = []
+        for one in simulated:
+            own = together(single, one.each[m * per : (m + 1) * per], one.silicon.values())
+            if one.metrics is not None and all(limit.holds(own) for limit in space.goals.limits):
+                known.append((one, own))
+        (goal, *_) = space.goals.wanted
+        sign = 1.0 if direction(goal, space.goals.wanted) == "min" else -1.0
+        known = [(one, own) for one, own in known if own.get(goal) is not None]
+        if not known:
+            continue
+        best, own = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
+        groups = groups_of(space, best, model, space.workloads[0])
+        first = {each.processor: each for each in reversed(groups)}
+        out.append(Alone(model, best, own, tuple(sorted(first.values(), key=groups.index))))
+    return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)

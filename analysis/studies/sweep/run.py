@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
-from ....workloads.requests.options import check_count
 from ...answers.bases import Bases, not_like_for_like
-from ...answers.identity import UNREADABLE, identity
 from ...parallel import Told
-from ...parallel.cluster import run_cluster
-from ...parallel.local import MAX_WORKERS, Crew, cores
 from ...show.output import OutputFolder
-from ...show.provenance import code_version
 from ...show.result import Drawing, Result
 from ..front import apart, front
 from ..front_figure import trade_off_of
 from .absent import refuse_absent
 from .dataset import Dataset
 from .parameters import systems_of
-from .point import BASES, CLASSED, METRICS, POOLED, TIERED, Outcome, evaluate
+from .point import BASES, CLASSED, METRICS, POOLED, TIERED, Outcome
+from .points import Points
 from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
@@ -182,66 +175,25 @@ def sweep(
     InputError
         A wrong study, folder or cluster. A point that fails does not raise: its row says why.
     """
-    if dask is not None and workers is not None:
-        raise InputError("--workers", "cannot go with --dask; the cluster has its own workers")
-    if workers is not None:
-        workers = check_count(workers, "--workers", 1, MAX_WORKERS)
-    path = Path(study)
+    path, runner = Path(study), Points(workers, dask)
     plan = read_study(path)
     folder = Path(out) if out is not None else Path(path.stem)
-    version = code_version()
-    known: dict[str, str] = {}
-    points = {key_of(point, version, known): point for point in plan.points()}
+    points = {runner.key(point.settings): point for point in plan.points()}
     if not points:
         raise InputError(f"{path}: constraints", "leave no point")
     with OutputFolder(folder) as files:
-        with Dataset(folder) as data:
-            missing = [
-                (k, p.settings) for k, p in points.items() if not is_stored(k, p, data, known)
-            ]
-            stored = len(points) - len(missing)
-            if told is not None:
-                told(stored, len(points))
-            with closing(
-                outcomes([point for _, point in missing], version, workers, dask)
-            ) as finished:
-                for i, (number, outcome) in enumerate(finished, 1):
-                    data.append(*missing[number], version, outcome)
-                    if told is not None:
-                        told(stored + i, len(points))
-            rows = [_row(plan, key, p, data.stored[key]) for key, p in points.items()]
+        with Dataset(folder) as runner.data:
+            found = runner.outcomes([p.settings for p in points.values()], told)
+        each = zip(points.items(), found, strict=True)
+        rows = [_row(plan, key, point, outcome) for (key, point), outcome in each]
         refuse_absent(plan.asked, rows, points.values(), str(path))
-        result = Sweep(plan, rows, points, version, len(missing), folder)
+        result = Sweep(plan, rows, points, runner.version, runner.ran, folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
         if also is not None:
             also(result, files)
         files.answer(SUMMARY, result)
     return result
-
-
-def outcomes(
-    points: Sequence[Mapping[str, Any]], version: str, workers: int | None, dask: str | None
-) -> Generator[tuple[int, Outcome], None, None]:
-    """Where outcomes come from; closing it ends the workers."""
-    call, lost = partial(evaluate, version=version), partial(Outcome, None)
-    if points and dask is not None:
-        yield from run_cluster(call, points, lost, dask)
-    elif points:
-        with Crew(workers or cores(), apart=True) as crew:
-            yield from crew.run(call, points, lost)
-
-
-def key_of(point: Point, version: str, known: dict[str, str]) -> str:
-    """Digest of everything a point's outcome depends on; of files, what they hold."""
-    files = identity(point.settings, known)
-    return digest_of({"point": {**point.settings, **files}, "code": version})
-
-
-def is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> bool:
-    """Whether a point's result is there, and stands for what the files hold now."""
-    digests = identity(point.settings, known).values()
-    return key in data.stored and not any(d.startswith(UNREADABLE) for d in digests)
 
 
 def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
