@@ -7,15 +7,19 @@ shrink with the node, the analogue parts of interfaces do not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..spec import DeviceSpec
 from .constants import Die, constants
+from .spec import DieSpec
 
 F8 = npt.NDArray[np.float64]
+MIB = float(2**20)
 LOGIC = ("control", "lanes", "matrix")
 """Fitted parts of a core."""
 
@@ -91,3 +95,30 @@ def _fitted(terms: F8, left: F8, whole: F8) -> F8:
     scale: F8 = terms.max(axis=0)
     found: F8 = nnls(terms / scale / whole[:, None], left / whole)[0]
     return found / scale
+
+
+def die_of(given: DieSpec) -> Die:
+    """A die of a description, what it does not say taken from the published one it is like."""
+    base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
+    told: dict[str, Any] = {
+        "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
+        "lanes": given.lanes_per_core, "registers": _mib(given.registers_bytes),
+        "local": _mib(given.local_bytes), "cache": _mib(given.cache_bytes), "hbm": given.hbm,
+        "gddr": None if given.gddr_bits is None else given.gddr_bits / 32,
+        "links": given.links, "link": given.link,
+    }  # fmt: skip
+    return replace(base, **{name: value for name, value in told.items() if value is not None})
+
+
+def _mib(value: float | None) -> float | None:
+    return None if value is None else value / MIB
+
+
+def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
+    """Node, count and parts [mm2] of every kind of die."""
+    out = []
+    for given in device.silicon.dies if device.silicon is not None else ():
+        die = die_of(given)
+        whole = {"die": given.area_mm2} if given.area_mm2 is not None else parts_of(die)
+        out.append((die.node, given.count, whole))
+    return out

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from ..catalog import load_device
 from ..spec import DeviceSpec
-from .area import area_model, parts_of
-from .constants import Die, constants
+from .area import area_model, die_of, die_parts
+from .constants import constants
 from .cost import cost_parts, cost_spread
 from .near import is_near, near_parts
 from .power import main_of, power_law, power_parts
-from .spec import DieSpec
-
-MIB = float(2**20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,33 +81,6 @@ def silicon_of(device: DeviceSpec) -> Silicon:
     return Silicon(_area(device), _power(device), _cost(device))
 
 
-def die_of(given: DieSpec) -> Die:
-    """A die of a description, what it does not say taken from the published one it is like."""
-    base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
-    told: dict[str, Any] = {
-        "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
-        "lanes": given.lanes_per_core, "registers": _mib(given.registers_bytes),
-        "local": _mib(given.local_bytes), "cache": _mib(given.cache_bytes), "hbm": given.hbm,
-        "gddr": None if given.gddr_bits is None else given.gddr_bits / 32,
-        "links": given.links, "link": given.link,
-    }  # fmt: skip
-    return replace(base, **{name: value for name, value in told.items() if value is not None})
-
-
-def _mib(value: float | None) -> float | None:
-    return None if value is None else value / MIB
-
-
-def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
-    """Node, count and parts [mm2] of every kind of die."""
-    out = []
-    for given in device.silicon.dies if device.silicon is not None else ():
-        die = die_of(given)
-        whole = {"die": given.area_mm2} if given.area_mm2 is not None else parts_of(die)
-        out.append((die.node, given.count, whole))
-    return out
-
-
 def near_of(device: DeviceSpec) -> dict[str, float]:
     """Parts of units near memory, of all stacks of a device [mm2]."""
     return {
@@ -145,8 +115,9 @@ def _area(device: DeviceSpec) -> Estimate:
 
 def _power(device: DeviceSpec) -> Estimate:
     process = process_of(device)
-    if process is None and main_of(device) is not None:
-        return Estimate(None, None, {}, f"watts of {device.name} {NO_PROCESS}")
+    if main_of(device) is not None and (process is None or not die_parts(device)):
+        lacking = NO_PROCESS if process is None else NO_DIES
+        return Estimate(None, None, {}, f"watts of {device.name} {lacking}")
     parts, law = power_parts(device, process or "N7"), power_law()
     value = sum(parts.values())
     text = (

@@ -1,7 +1,7 @@
 """Power of a device at full load from its peaks, memory and process: what its board must carry.
 
-Dynamic power of matrix units and lanes goes with the process as `devices.power` has it, that of the
-memory is its bandwidth times its energy a bit, and a constant holds leakage, clocks, links and the board. The
+Dynamic power of matrix units and lanes goes with the process as `devices.power` has it, that of memory
+and links is their bandwidth times their energy a bit, and leakage, clocks and what feeds them go with the area. The
 three coefficients are fitted to the power limits of the catalog's products; products of one die are left out
 together. A limit is a choice of the product: one die is sold at 300 W and at 450 W.
 """
@@ -17,16 +17,17 @@ import numpy.typing as npt
 from ..catalog import load_device
 from ..power.transfer import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
+from .area import die_parts
 from .constants import constants
 from .near import is_near
 
 F8 = npt.NDArray[np.float64]
-TERMS = ("matrix units", "lanes", "leakage, clocks, links, board")
+TERMS = ("matrix units", "lanes", "leakage and clocks")
 
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """Fitted coefficients of `TERMS` [J per FLOP of N5, J per FLOP of N5, W].
+    """Fitted coefficients of `TERMS` [J per FLOP of N5, J per FLOP of N5, W per mm2].
 
     `share` is the fp32 over the fp16 rate where a description has no fp32; `left_out` the error of each
     product whose die was left out.
@@ -34,7 +35,7 @@ class PowerLaw:
 
     matrix: float
     lanes: float
-    constant: float
+    area: float
     share: float
     left_out: dict[str, float]
 
@@ -56,15 +57,20 @@ def memory_watts(device: DeviceSpec, processor: ProcessorSpec) -> float:
     return own * processor.memory_J_per_byte
 
 
+def link_watts(device: DeviceSpec) -> float:
+    """Power of a device's link at its bandwidth, both ways [W]."""
+    return 2 * device.link.bandwidth_bytes_per_s * device.link.energy_J_per_byte
+
+
 def power_parts(device: DeviceSpec, process: str) -> dict[str, float]:
     """Parts of a device's power at full load [W]: its main die, its memory, its units near memory."""
     law, parts = power_law(), dict[str, float]()
     main = main_of(device)
     if main is not None:
-        terms = _terms(main, PROCESS[process][0], law.share)
-        fitted = terms * [law.matrix, law.lanes, law.constant]
+        terms = _terms(device, main, PROCESS[process][0], law.share)
+        fitted = terms * [law.matrix, law.lanes, law.area]
         parts |= dict(zip(TERMS, map(float, fitted), strict=True))
-        parts["memory"] = memory_watts(device, main)
+        parts |= {"memory": memory_watts(device, main), "links": link_watts(device)}
     for name, p in device.processors.items():
         if not is_near(p):
             continue
@@ -89,10 +95,11 @@ def _peak16(p: ProcessorSpec, device: DeviceSpec) -> float:
     return (p.peak_op_per_byte or 0.0) * own
 
 
-def _terms(main: ProcessorSpec, energy: float, share: float) -> F8:
+def _terms(device: DeviceSpec, main: ProcessorSpec, energy: float, share: float) -> F8:
     peaks = main.peak_flops_per_s or {}
     half = peaks.get("fp16") or peaks.get("bf16") or max(peaks.values(), default=0.0)
-    return np.array([half * energy, (peaks.get("fp32") or half * share) * energy, 1.0])
+    area = sum(count * sum(parts.values()) for _, count, parts in die_parts(device))
+    return np.array([half * energy, (peaks.get("fp32") or half * share) * energy, area])
 
 
 @cache
@@ -105,17 +112,20 @@ def power_law() -> PowerLaw:
               if p.peak_flops_per_s and "fp32" in p.peak_flops_per_s]  # fmt: skip
     share = float(np.median(ratios))
     energies = [PROCESS[str(spec.process)][0] for spec in products]
-    terms = np.array([_terms(p, e, share) for p, e in zip(mains, energies, strict=True)])
+    each = zip(products, mains, energies, strict=True)
+    terms = np.array([_terms(s, p, e, share) for s, p, e in each])
     limits = np.array([spec.limit_W for spec in products], dtype=float)
-    rest = limits - [memory_watts(s, p) for s, p in zip(products, mains, strict=True)]
+    rest = limits - [
+        memory_watts(s, p) + link_watts(s) for s, p in zip(products, mains, strict=True)
+    ]
     weights = 1.0 / limits / np.sqrt([dies.count(die) for die in dies])  # a die counts once
     left_out = {}
     for i, spec in enumerate(products):
         others = np.array([die != dies[i] for die in dies])
         found = _fitted(terms[others], rest[others], weights[others])
         left_out[spec.name] = float((terms[i] @ found + limits[i] - rest[i]) / limits[i] - 1)
-    matrix, lanes, constant = map(float, _fitted(terms, rest, weights))
-    return PowerLaw(matrix, lanes, constant, share, left_out)
+    matrix, lanes, area = map(float, _fitted(terms, rest, weights))
+    return PowerLaw(matrix, lanes, area, share, left_out)
 
 
 def _fitted(terms: F8, rest: F8, weights: F8) -> F8:

@@ -75,13 +75,13 @@ def test_duplex_is_what_the_paper_prints() -> None:
 def test_products_listed_with_their_misses() -> None:
     found = design_describe().to_dict()
     assert found["held"]["area"] == "18 of 22"
+    assert found["held"]["watts"] == "17 of 23"
     missed = {row["device"] for row in found["rows"] if abs(row["watts_error"]) > 0.15}
     # One die is sold at 250, 300 and 400 W, another at 300 and 450: a limit is a choice.
     assert missed == {
-        "a100-pcie-40gb", "a100-pcie-80gb", "h20", "gb300", "l40s", "rtx-4090", "rtx-6000-ada",
-        "rtx-pro-6000", "mi300x", "mi308x", "mi355x",
+        "a100-40gb", "a100-pcie-40gb", "gb300", "rtx-4090", "rtx-6000-ada", "mi300x",
     }  # fmt: skip
-    assert power_law().spread < 0.32
+    assert power_law().spread < 0.25
 
 
 @pytest.mark.parametrize("name", ["h100", "b200", "mi300x", "duplex", "cent", "v80"])
