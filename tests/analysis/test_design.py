@@ -149,6 +149,21 @@ def test_equal_seeds_equal_bytes_and_kept_results(
     assert json.dumps(first) == json.dumps(again)
 
 
+@pytest.mark.benchmark
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_workers_and_a_cluster_find_the_same() -> None:
+    distributed = pytest.importorskip("distributed")
+    asked = {"goal": "output_tokens_per_s,area_mm2", "method": "random", "simulations": 3}
+    space = SPACES / "designs_24.yaml"
+    alone = json.dumps(design(space, **asked).to_dict())
+    assert json.dumps(design(space, workers=2, **asked).to_dict()) == alone
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        found = design(space, dask=cluster.scheduler_address, **asked)
+    assert json.dumps(found.to_dict()) == alone
+
+
 def test_a_goal_without_a_forecast_is_simulated_all_over_the_space() -> None:
     """Tails of first tokens: the designs simulated lie in every corner, and are as many as were allowed."""
     space = SPACES / "designs_24.yaml"
