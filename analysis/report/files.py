@@ -32,10 +32,9 @@ from ..show.result import Result
 from ..show.timeline import Sent, Shown, write_streams, write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.design import DesignAnswer, EngineAnswer
+from ..studies.engine_search import EngineSearch
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
-from ..studies.search import DesignSearch
-from ..studies.stream_search import StreamSearch
 from ..studies.sweep.run import Sweep
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
@@ -88,7 +87,7 @@ def _layouts(result: Layouts, folder: OutputFolder) -> None:
 
 
 @write_files.register
-def _search(result: DesignSearch | StreamSearch, folder: OutputFolder) -> None:
+def _search(result: EngineSearch, folder: OutputFolder) -> None:
     """Write the figure of the front and search.json."""
     folder.figure("front.png", result.drawings()[0].figure)
     folder.answer("search.json", result)

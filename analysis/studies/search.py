@@ -10,7 +10,7 @@ useful cycles stay those of the board's own design.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from ...devices.catalog import describe_system, device_aliases, list_devices
 from ...devices.fpga.resources import engine_of
-from ...devices.spec import DeviceSpec, SystemSpec
+from ...devices.spec import SystemSpec
 from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
@@ -27,46 +27,20 @@ from ...workloads.model import ModelSpec
 from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
 from ..parallel import Told
-from ..show.result import Drawing, Rests, Result
+from ..show.result import Rests
 from ..show.text import seconds, show
-from .stream_search import StreamSearch, front_drawing, front_remarks, search_streams, shown_designs
+from .engine_search import EngineSearch
+from .stream_search import StreamSearch, search_streams
 
 OBJECTIVES = ("latency", "energy")
 
 
-@dataclass(frozen=True, slots=True)
-class DesignSearch(Result):
-    """What a search found; see `search`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesignSearch(EngineSearch):
+    """Arrays and buffers for an encoder; `published_excess` are limits that the board's own design breaks."""
 
-    Attributes
-    ----------
-    published : Design
-        The board's own design, run the same way.
-    published_excess : tuple of str
-        Limits that it breaks.
-    front : tuple of Design
-        Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
-    """
-
-    model: ModelSpec
-    device: DeviceSpec
     objective: str
-    limits: Mapping[str, float]
-    tried: int
-    published: Design
     published_excess: tuple[str, ...]
-    best: Design
-    front: tuple[Design, ...]
-    described: tuple[Rests, ...] = ()
-
-    def rests(self) -> Sequence[Rests]:
-        return self.described
-
-    def headline(self) -> str:
-        return self.verdict()
-
-    def drawings(self) -> Sequence[Drawing]:
-        return [front_drawing(self)]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -78,18 +52,13 @@ class DesignSearch(Result):
             "published": self.published.to_dict(),
             "published_excess": list(self.published_excess),
             "best": self.best.to_dict(),
-            "front": [design.to_dict() for design in self.front],
+            "front": self.records(),
         }
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        return [design.to_dict() for design in self.front]
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        named = shown_designs(self.published, self.best, self.front, 10)
-        return [_row(name, design) for name, design in named]
+    def searched(self) -> str:
+        return f"{self.tried:,} designs"
 
     def verdict(self) -> str:
-        """The best design against the board's own."""
         saved = 1 - self.best.latency_s / self.published.latency_s
         verdict = f"The best design takes {saved:.2%} less time than the board's own"
         if saved < 0:
@@ -99,29 +68,19 @@ class DesignSearch(Result):
         excess = f", which breaks them: {'; '.join(self.published_excess)}"
         return verdict + (excess if self.published_excess else "") + "."
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
-        return [
-            f"{self.model.name} on {self.device.name}: {self.tried:,} designs within {limits}",
-            self.rows(),
-            self.verdict(),
-            *front_remarks(self.front),
-        ]
-
-
-def _row(name: str, design: Design) -> dict[str, Any]:
-    e, a = design.engine, design.engine.attention
-    return {
-        "design": name,
-        "linear": f"{e.linear.inputs} x {e.linear.outputs}",
-        "attention": f"{a.queries} x {a.features}" if a else "on it",
-        "loads": e.load_unit,
-        "weight buffers": f"2 x {e.buffers.weights_bytes / 1024:,.0f} KiB",
-        "time": seconds(design.latency_s),
-        "J": show(design.joules),
-        "DSP": show(int(design.dsp)),
-        "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
-    }
+    def row(self, name: str, design: Design) -> dict[str, Any]:
+        e, a = design.engine, design.engine.attention
+        return {
+            "design": name,
+            "linear": f"{e.linear.inputs} x {e.linear.outputs}",
+            "attention": f"{a.queries} x {a.features}" if a else "on it",
+            "loads": e.load_unit,
+            "weight buffers": f"2 x {e.buffers.weights_bytes / 1024:,.0f} KiB",
+            "time": seconds(design.latency_s),
+            "J": show(design.joules),
+            "DSP": show(int(design.dsp)),
+            "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
+        }
 
 
 def search(
@@ -201,8 +160,11 @@ def search(
             f"{space.limits['on-chip bytes']:,.0f} bytes available")  # fmt: skip
     front = pareto(designs)
     best = min(designs, key=lambda d: (d.joules if objective == "energy" else d.latency_s, d.key))
-    return DesignSearch(spec, device, objective, space.limits, len(designs), published,
-                        space.excess(space.base), best, front, (where,))  # fmt: skip
+    return DesignSearch(
+        model=spec, device=device, objective=objective, limits=space.limits, tried=len(designs),
+        published=published, published_excess=space.excess(space.base), best=best, front=front,
+        described=(where,),
+    )  # fmt: skip
 
 
 def _board(board: str | Path | SystemSpec) -> Rests:

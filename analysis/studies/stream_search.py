@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -21,55 +20,26 @@ from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
 from ...workloads.pareto import unbeaten
 from ..parallel import Told
-from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .engine_search import EngineSearch
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSearch(Result):
-    """What a search found; see `search_streams`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSearch(EngineSearch):
+    """Streaming engines for the decoding step of a language model."""
 
-    Attributes
-    ----------
-    published : StreamDesign
-        The design that the board's description has, or FlightLLM's.
-    front : tuple of StreamDesign
-        Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
-    """
-
-    model: ModelSpec
-    device: DeviceSpec
     batch: int
     context: int
-    limits: Mapping[str, float]
-    tried: int
-    published: StreamDesign
-    best: StreamDesign
-    front: tuple[StreamDesign, ...]
-    described: tuple[Rests, ...] = ()
-
-    def rests(self) -> Sequence[Rests]:
-        return self.described
-
-    def headline(self) -> str:
-        return self.verdict()
-
-    def drawings(self) -> Sequence[Drawing]:
-        return [front_drawing(self)]
 
     def verdict(self) -> str:
-        """What the best design reaches."""
         rate, energy = show(self.best.tokens_per_s), show(self.best.joules_per_token)
         return f"The best design decodes {rate} tokens/s at {energy} J a token."
 
-    @property
-    def formats(self) -> str:
-        """Number formats of weights and KV cache."""
+    def searched(self) -> str:
         numerics = self.model.numerics
-        return f"{numerics.weight_format('ffn')} weights, {numerics.kv} KV cache"
+        formats = f"{numerics.weight_format('ffn')} weights, {numerics.kv} KV cache"
+        step = f"{self.batch:,} decodes at context {self.context:,}"
+        return f"{step}, {formats}; {self.tried:,} designs"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -78,89 +48,20 @@ class StreamSearch(Result):
             "kv": self.model.numerics.kv, "limits": dict(self.limits), "tried": self.tried,
             "published": self.published.to_dict(), "best": self.best.to_dict(),
             "tokens_per_s": self.best.tokens_per_s,
-            "joules_per_token": self.best.joules_per_token,
-            "front": [design.to_dict() for design in self.front],
+            "joules_per_token": self.best.joules_per_token, "front": self.records(),
         }  # fmt: skip
 
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        return [design.to_dict() for design in self.front]
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        named = shown_designs(self.published, self.best, self.front, 8)
-        return [_row(name, design) for name, design in named]
-
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
-        return [
-            (
-                f"{self.model.name} on {self.device.name}: {self.batch:,} decodes at context "
-                f"{self.context:,}, {self.formats}; {self.tried:,} designs within {limits}"
-            ),
-            self.rows(),
-            self.verdict(),
-            *front_remarks(self.front),
-        ]
-
-
-D = TypeVar("D")
-
-
-class Front(Protocol):
-    """What searches for designs have in common."""
-
-    @property
-    def model(self) -> ModelSpec: ...
-    @property
-    def device(self) -> DeviceSpec: ...
-    @property
-    def published(self) -> Listed: ...
-    @property
-    def best(self) -> Listed: ...
-    def frame(self) -> pd.DataFrame: ...
-
-
-class Listed(Protocol):
-    """A design as plain data."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-
-def front_drawing(found: Front) -> Drawing:
-    """The figure of a search's front."""
-    from ..plots.designs import pareto_front
-
-    title = f"{found.model.name} on {found.device.name}: designs on the Pareto front"
-    own, best = found.published.to_dict(), found.best.to_dict()
-    figure = pareto_front(found.frame(), own, best, title)
-    return Drawing(figure, "Designs that none beats in latency, DSPs and on-chip bytes at once.")
-
-
-def front_remarks(front: Sequence[object]) -> tuple[str, str]:
-    """What is said of the designs that none beats."""
-    return (
-        f"Pareto front of latency, DSPs and on-chip bytes: {len(front)} designs.",
-        "Energy is the board's power times latency, so both objectives have one order.",
-    )
-
-
-def shown_designs(published: D, best: D, front: Sequence[D], most: int) -> list[tuple[str, D]]:
-    """Designs that a table shows, by name: of a long front about `most`, evenly spread."""
-    step = max(1, len(front) // most)
-    chosen = [(f"front {i + 1}", front[i]) for i in range(step, len(front), step)]
-    return [("board's own", published), ("best", best), *chosen]
-
-
-def _row(name: str, design: StreamDesign) -> dict[str, Any]:
-    return {
-        "design": name,
-        "MACs": f"{design.slices} x {design.macs // design.slices:,}",
-        "tile": f"{design.slices} x {design.tile_bytes // design.slices // 1024:,} KiB",
-        "time": seconds(design.latency_s),
-        "tokens/s": show(design.tokens_per_s),
-        "J/token": show(design.joules_per_token),
-        "DSP": show(int(design.dsp)),
-        "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
-    }
+    def row(self, name: str, design: StreamDesign) -> dict[str, Any]:
+        return {
+            "design": name,
+            "MACs": f"{design.slices} x {design.macs // design.slices:,}",
+            "tile": f"{design.slices} x {design.tile_bytes // design.slices // 1024:,} KiB",
+            "time": seconds(design.latency_s),
+            "tokens/s": show(design.tokens_per_s),
+            "J/token": show(design.joules_per_token),
+            "DSP": show(int(design.dsp)),
+            "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
+        }
 
 
 def search_streams(
@@ -211,4 +112,7 @@ def search_streams(
     front = tuple(designs[i] for i in unbeaten(costs, once=True))
     own = space.run(int(space.parameters["macs"]), int(space.parameters["tile_bytes"]))
     best = min(designs, key=lambda d: d.key)
-    return StreamSearch(space.model, board, batch, context, limits, len(designs), own, best, front)
+    return StreamSearch(
+        model=space.model, device=board, batch=batch, context=context, limits=limits, tried=len(designs),
+        published=own, best=best, front=front,
+    )  # fmt: skip

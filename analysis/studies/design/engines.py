@@ -17,8 +17,8 @@ from ....workloads.yamlfile import read_yaml
 from ...parallel import Told
 from ...show.result import Drawing, Result
 from ...show.text import show
-from ..search import DesignSearch, search
-from ..stream_search import StreamSearch
+from ..engine_search import EngineSearch
+from ..search import search
 from ..sweep.expression import Expression, parse
 
 ENGINES = ("arrays", "streams")
@@ -51,7 +51,7 @@ class EngineAnswer(Result):
     """Engines of a board that none beats in latency, DSPs and on-chip bytes, within the limits."""
 
     space: str
-    found: DesignSearch | StreamSearch
+    found: EngineSearch
     front: tuple[Mapping[str, Any], ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""What searches for engines of an FPGA board find, whatever the engines are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...devices.spec import DeviceSpec
+from ...workloads.model import ModelSpec
+from ..show.result import Drawing, Rests, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSearch(Result):
+    """What a search found; see `search.search`.
+
+    Attributes
+    ----------
+    limits : mapping of str to float
+        What designs may take of the board.
+    tried : int
+    published, best : Design or StreamDesign
+        The board's own design, run the same way, and the best one.
+    front : tuple of these
+        Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    limits: Mapping[str, float]
+    tried: int
+    published: Any
+    best: Any
+    front: tuple[Any, ...]
+    described: tuple[Rests, ...] = ()
+
+    def verdict(self) -> str:
+        """What the best design reaches, in a sentence."""
+        raise NotImplementedError
+
+    def searched(self) -> str:
+        """What was tried, in words."""
+        raise NotImplementedError
+
+    def row(self, name: str, design: Any) -> dict[str, Any]:
+        """A design in a table."""
+        raise NotImplementedError
+
+    def rests(self) -> Sequence[Rests]:
+        return self.described
+
+    def headline(self) -> str:
+        return self.verdict()
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [design.to_dict() for design in self.front]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The board's own, the best, and of a long front about ten, evenly spread."""
+        step = max(1, len(self.front) // 10)
+        chosen = [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
+        named = [("board's own", self.published), ("best", self.best), *chosen]
+        return [self.row(name, design) for name, design in named]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
+        return [
+            f"{self.model.name} on {self.device.name}: {self.searched()} within {limits}",
+            self.rows(),
+            self.verdict(),
+            f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
+            "Energy is the board's power times latency, so both objectives have one order.",
+        ]
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots.designs import pareto_front
+
+        title = f"{self.model.name} on {self.device.name}: designs on the Pareto front"
+        own, best = self.published.to_dict(), self.best.to_dict()
+        figure = pareto_front(self.frame(), own, best, title)
+        text = "Designs that none beats in latency, DSPs and on-chip bytes at once."
+        return [Drawing(figure, text)]
