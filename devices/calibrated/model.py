@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 
@@ -63,6 +64,12 @@ class Model:
             return replace(self, known=replace(asked_for(held, version), under=self.known.under))
         fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
+
+
+CURVES: dict[tuple[str, bytes], tuple[F8, F8]] = {}
+"""Seconds and bounds of whole tables of counts, by family and by all that they depend on: the engines of
+a fleet, and deployments of one model, have nearly all of theirs in common."""
+MOST_CURVES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +144,18 @@ class CalibratedModel:
         return x
 
     def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
-        out = self.prices(op, x)
-        return out[:, O_SECONDS], out[:, O_BOUND]
+        model = self.models[op.kind]
+        digest = sha256(np.ascontiguousarray(x))
+        for part in (model.known.fit.values, model.h):
+            digest.update(np.ascontiguousarray(part))
+        key = model.family.name, digest.digest()
+        found = CURVES.get(key)
+        if found is None:
+            out = model.prices(x)
+            if len(CURVES) >= MOST_CURVES:
+                CURVES.clear()
+            found = CURVES[key] = out[:, O_SECONDS].copy(), out[:, O_BOUND].copy()
+        return found
 
     def formula(self, op: Op, probe: Probe) -> Formula | None:
         """The compiled form of an op that depends on more than a count; None for the others."""

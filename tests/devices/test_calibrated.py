@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,7 +29,7 @@ from opbyte.devices.calibrated.terms import COLD, O_SECONDS
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
-from opbyte.devices.prices import ALONE
+from opbyte.devices.prices import ALONE, Probe
 from opbyte.workloads.kernel_tables import Table
 from opbyte.workloads.ops import Op
 
@@ -342,6 +344,12 @@ def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
     x = model.quantities(op)
     assert x is not None
     assert model.prices(op, np.stack([x, x]))[:, O_SECONDS].tolist() == [cost.seconds] * 2
+    other = build_device(load_device("h200")[0], calibrated=True).processors["xpu"].model
+    larger = [replace(op, shape=op.shape | {"m": op.shape["m"] + n}) for n in range(4)]
+    for n, known in ((n, m) for _ in range(2) for n in (0, 1) for m in (model, other)):
+        row = known.row(larger[n], Probe((larger[n + 1],), 3))
+        assert row.curve is not None  # kept from the first time: no other op's or device's
+        assert row.curve.seconds[1:3].tolist() == [known.cost(o).seconds for o in larger[n : n + 2]]
 
 
 @pytest.mark.parametrize("device", [d for d in list_devices() if d.startswith(("duplex", "logic"))])
