@@ -169,6 +169,18 @@ def test_paths_exist(document: Path) -> None:
     assert not missing
 
 
+GENERATED = ("reference.md", "calibration.md")
+MOST_LINES = 250
+
+
+def test_pages_are_short_and_in_the_contents_of_the_site() -> None:
+    pages = {page for page in DOCUMENTS if page.parent.name == "docs"}
+    contents = (ROOT / "docs" / "site" / "conf.py").read_text(encoding="utf-8")
+    assert {page.stem for page in pages} <= set(re.findall(r"docs/([\w-]+)", contents))
+    lines = {page.name: len(page.read_text(encoding="utf-8").splitlines()) for page in pages}
+    assert not {name for name, n in lines.items() if n > MOST_LINES} - set(GENERATED)
+
+
 def test_folder_map_is_complete() -> None:
     """CONTRIBUTING's table of folders names every top folder, and only what exists."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -31,7 +31,8 @@ from opbyte.workloads.registry import Registry
 from opbyte.workloads.requests import FORMATS, request_format
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("extending*.md"))
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FILES = dict(
     re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 )

@@ -38,14 +38,14 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use": "docs/first-steps docs/guide docs/commands docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/live docs/training docs/fpga",
+    "Use": "docs/first-steps docs/guide docs/commands docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/data-kernels docs/live docs/training docs/fpga",
     "Reference": "docs/reference docs/glossary docs/site/python genindex",
-    "Serving": "docs/serving docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
+    "Serving": "docs/serving docs/engine-files docs/measured-servers docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
     "Devices and kernels": "docs/kernels docs/kernel-codesign docs/attention-2026 docs/memory docs/power docs/frameworks",
-    "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/survey",
+    "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/overlap docs/expert-memory docs/layer-lists docs/adapters docs/survey",
     "How far to trust it": "docs/accuracy docs/evidence docs/calibration docs/security docs/invariants",
     "Notebooks": "notebooks/*",
-    "Extend": "docs/extending CONTRIBUTING CHANGELOG",
+    "Extend": "docs/extending docs/extending-models docs/extending-inputs CONTRIBUTING CHANGELOG",
 }
 
 

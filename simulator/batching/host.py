@@ -43,7 +43,7 @@ and were never measured apart from a benchmark's cold start."""
 class Host:
     """Seconds of the host; none by default.
 
-    Both measured runs of docs/serving.md, with steps of 16 ms and more under asynchronous
+    Both measured runs of docs/measured-servers.md, with steps of 16 ms and more under asynchronous
     scheduling, show none.
 
     Attributes

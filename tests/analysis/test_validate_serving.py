@@ -1,6 +1,6 @@
 """How far are replayed serving runs from the measured ones, and is bad input refused clearly?
 
-Bounds are what is reached with a little slack, in fractions; `docs/serving.md` has the figures and
+Bounds are what is reached with a little slack, in fractions; `docs/measured-servers.md` has the figures and
 says what is missing. The issue's bars (TTFT 5 %, TPOT 2 %, latency 3 %) are not all met.
 """
 

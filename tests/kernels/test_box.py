@@ -56,7 +56,7 @@ def test_every_source_has_its_licence(box: ModuleType) -> None:
     sources = {row["source"].partition("/")[0] for row in rows()}
     assert sources == set(box.SOURCES)
     licences = (own_tables() / "LICENCES.md").read_text()
-    data = (ROOT / "docs" / "data.md").read_text()
+    data = (ROOT / "docs" / "data-kernels.md").read_text()
     for where in box.SOURCES.values():
         repository = where.partition(",")[0]
         assert repository in licences

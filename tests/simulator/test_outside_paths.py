@@ -36,7 +36,8 @@ REGISTRIES: Any = (PLACEMENTS, PROCESSOR_KINDS, LAYER_KINDS, ARCHITECTURES)
 def outside(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The document's files, and its rule, layer kind and processor kind registered for a while."""
     folder = tmp_path_factory.mktemp("outside")
-    text = (root / "docs" / "extending.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "extending-models.md").read_text(encoding="utf-8")
+    text += (root / "docs" / "extending.md").read_text(encoding="utf-8")
     files = dict(
         re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     )

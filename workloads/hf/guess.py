@@ -134,7 +134,7 @@ def guess(
         reason += f"; families that share its keys: {named}"
         if strange:
             reason += f"; not understood by the first: {', '.join(strange)}"
-    reason += "; write its layers out as architecture LayerList (docs/moe-systems.md)"
+    reason += "; write its layers out as architecture LayerList (docs/layer-lists.md)"
     raise (
         file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}")
     )
