@@ -9,7 +9,8 @@ and blocks below ``<!-- not run: reason -->``.
 A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
 of output must match, numbers and spacing aside; Python blocks of a document run after its
 commands, in the same folder. An ``OPBYTE_BIN`` folder tests
-another installation than the one that runs pytest.
+another installation than the one that runs pytest. ``OPBYTE_DOCS=files`` runs only the commands
+that hand files on, for a second run without measured data: all others were in the first.
 """
 
 from __future__ import annotations
@@ -76,9 +77,8 @@ def _without_what_is_not_there(found: list[Command]) -> Iterator[Command]:
     """Commands; not run are those that read a file which a command that is not run would write."""
     absent: set[str] = set()
     for command in found:
-        written = set(re.findall(r"(?:>|--out|-o)\s*(\S+)", command.text))
-        words = {word.split("/")[0] for word in command.text.split()}
-        lacks = sorted((words & absent) - written)
+        written = _written(command)
+        lacks = sorted((_heads(command.text) & absent) - written)
         if lacks and not command.reason:
             command = replace(command, reason=f"{lacks[0]} is not there")
         if command.reason:
@@ -86,6 +86,23 @@ def _without_what_is_not_there(found: list[Command]) -> Iterator[Command]:
         else:
             absent -= written
         yield command
+
+
+def handing_on(found: list[Command]) -> list[Command]:
+    """Commands that write a file, and those that name one; none where all that write are run."""
+    written = [_written(command) for command in found]
+    if not any(own for own, command in zip(written, found, strict=True) if command.reason):
+        return []
+    names = {name.split("/")[0] for each in written for name in each}
+    return [c for c, own in zip(found, written, strict=True) if own or names & _heads(c.text)]
+
+
+def _written(command: Command) -> set[str]:
+    return set(re.findall(r"(?:>|--out|-o)\s*(\S+)", command.text))
+
+
+def _heads(text: str) -> set[str]:
+    return {word.split("/")[0] for word in text.split()}
 
 
 def files(text: str) -> dict[str, str]:
@@ -127,6 +144,8 @@ def _marked(path: Path) -> Any:
 def test_commands_run(document: Path, tmp_home: Path) -> None:
     text = document.read_text(encoding="utf-8")
     found = commands(text)
+    if os.environ.get("OPBYTE_DOCS") == "files":
+        found = handing_on(found)
     if not [command for command in found if not command.reason]:
         pytest.skip(f"nothing to run: {sorted({c.reason for c in found}) or 'no commands'}")
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
@@ -222,8 +241,10 @@ def test_what_a_skipped_command_would_write_is_not_read(monkeypatch: pytest.Monk
         "$ opbyte x $OPBYTE_DATA/b --out run\n$ opbyte y run/a.csv --out next\n$ ls next\n"
         "$ opbyte z --out run\n$ opbyte y run\n```\n"
     )
-    assert [bool(command.reason) for command in commands(text)] == [
+    found = commands(text)
+    assert [bool(command.reason) for command in found] == [
         True, True, False, True, True, True, False, False,
     ]  # fmt: skip
+    assert [c.line for c in found if c not in handing_on(found)] == [4]
     monkeypatch.setenv("OPBYTE_DATA", "somewhere")
     assert not [command for command in commands(text) if command.reason]
