@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ...simulator.deploy.deployment import Deployment
 from ...workloads.adapters import adapter_bytes
 from ..show.text import show
+from .facet import Facet
 
 if TYPE_CHECKING:
     from ...simulator.serving.adapters import AdapterCounts
@@ -57,3 +58,9 @@ def adapters_text(d: Deployment, counts: AdapterCounts | None = None) -> list[st
             f"{show(found['waited_s'] / max(counts.asked, 1))} s each for them."
         )
     return [text]
+
+
+FACET = Facet(
+    lambda r: adapters_dict(r.deployment, r.adapters),
+    lambda r: adapters_text(r.deployment, r.adapters),
+)

@@ -12,6 +12,7 @@ from ...simulator.serving.record import Run
 from ...workloads.batch import Batch
 from ..show.text import seconds
 from .evidence import evidence
+from .facet import Facet
 
 
 def apart_dict(r: Run) -> dict[str, Any]:
@@ -91,3 +92,6 @@ def apart_evidence(
         "basis": "spec", "error": None, "rows": 0, "assumptions": {}, "why": "the rate given, or that of the slower network",
     }  # fmt: skip
     return [*found, link]
+
+
+FACET = Facet(apart_dict, apart_text)

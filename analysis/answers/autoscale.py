@@ -10,6 +10,7 @@ from ...simulator.serving.replicas import PHASES, Scaling
 from ...simulator.serving.start_up import ENGINE_START_S
 from ..show.result import Drawing
 from ..show.text import seconds, show
+from .facet import Facet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,3 +154,6 @@ def start_up_evidence(run: Run) -> list[dict[str, Any]]:
             "basis": "assumed", "error": None, "rows": 0, "assumptions": {"autoscale.start": f"assumed: {text}"},
         }
     ]  # fmt: skip
+
+
+FACET = Facet(autoscale_dict, autoscale_text)

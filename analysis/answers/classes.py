@@ -9,6 +9,8 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ..show.text import seconds, show
+from .facet import Facet
+from .quantities import Figure, Quantity, entries
 
 if TYPE_CHECKING:
     from ...simulator.serving.classes import Classes, ClassRun, Tenants
@@ -127,16 +129,28 @@ def _tenant_blocks(t: Tenants) -> list[str | Sequence[Mapping[str, Any]]]:
     return [rows, f"{text}{t.bound:,} is the most that is fair, where nothing is preempted."]
 
 
-def class_figures(run: Run) -> dict[str, float | None]:
+def _found(run: Run) -> Classes:
+    assert run.classes is not None
+    return run.classes
+
+
+QUANTITIES = (
+    Quantity("refused", "Requests that admission turned away.",
+             lambda r: float(len(_found(r).refused_id)), column=True),
+    Quantity("attainment", "Share of the requests that were sent which kept what their class promises.",
+             lambda r: _found(r).attained, column=True),
+    Quantity("goodput_per_s", "Requests that kept it [1/s].", lambda r: _found(r).goodput_per_s, column=True),
+)  # fmt: skip
+PROMISED = ("attainment", "goodput_per_s")
+"""Those that need classes with promises."""
+
+
+def class_figures(run: Run) -> dict[str, Figure]:
     """Figures of classes by name, as columns of tables; nothing without classes."""
-    found = run.classes
-    if found is None:
+    if run.classes is None:
         return {}
-    out: dict[str, float | None] = {
-        "attainment": found.attained, "goodput_per_s": found.goodput_per_s,
-        "refused": float(len(found.refused_id)),
-    }  # fmt: skip
-    for c in found.kinds:
+    out = entries(run, QUANTITIES)
+    for c in run.classes.kinds:
         out |= {f"attainment_{c.name}": c.attained, f"goodput_per_s_{c.name}": c.goodput_per_s}
     return out
 
@@ -156,3 +170,13 @@ def needs_promises(run: Run, where: str) -> Classes:
             reason = f"class {c.name!r} has no latency in --classes, such as ttft_p99=1"
             raise InputError(where, reason)
     return run.classes
+
+
+FACET = Facet(
+    classes_dict,
+    class_blocks,
+    QUANTITIES,
+    "classes",
+    "it is of classes of requests (classes)",
+    late=True,
+)

@@ -10,9 +10,10 @@ from ...simulator.scenario import Scenario
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
+from .quantities import ratio
 from .several import Several
 from .simulate import layer_totals, simulate
-from .summary import comparison_rows, flat, heading, ratio, took, where_rows, window_text
+from .summary import comparison_rows, flat, heading, took, where_rows, window_text
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")

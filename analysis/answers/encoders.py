@@ -6,6 +6,7 @@ from typing import Any
 
 from ...simulator.serving.record import Run
 from ..show.text import show
+from .facet import Facet
 
 
 def encoder_dict(run: Run) -> dict[str, Any]:
@@ -38,3 +39,6 @@ def encoder_text(run: Run) -> list[str]:
             "each for theirs. Energy and price of the encoder are left out."
         )
     ]
+
+
+FACET = Facet(encoder_dict, encoder_text)

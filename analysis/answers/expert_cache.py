@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.expert_cache.counts import StepFetch
 from ..show.text import show
+from .facet import Facet
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
 
 
 def cache_dict(d: Deployment, fetch: StepFetch | None, seconds: float) -> dict[str, Any]:
@@ -58,3 +62,14 @@ def cache_text(d: Deployment, fetch: StepFetch | None, seconds: float) -> list[s
             f"compute, {show(found['waited_s'])} s were not, {share:.1%} of all steps."
         )
     ]
+
+
+def _stepping_s(r: Run) -> float:
+    """Seconds of all steps of a run, on all its engines together."""
+    return sum({(op.layer, op.name, op.kind): op.wall_s for op in r.ops}.values())
+
+
+FACET = Facet(
+    lambda r: cache_dict(r.deployment, r.fetch, _stepping_s(r)),
+    lambda r: cache_text(r.deployment, r.fetch, _stepping_s(r)),
+)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import ExpertPart
 from ...simulator.expert_map.dispatch import Dispatch
+from .facet import Facet
 
 F8 = npt.NDArray[np.float64]
 
@@ -96,3 +97,6 @@ def placing_text(d: Deployment) -> list[str]:
             f"{found['max_over_mean']:.2f} times the mean in the long run."
         )
     ]
+
+
+FACET = Facet(lambda r: placing_dict(r.deployment), lambda r: placing_text(r.deployment))

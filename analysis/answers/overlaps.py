@@ -11,6 +11,7 @@ from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.overlap import hidden_s
 from ...simulator.streams.scheduler import Timeline
 from ..show.text import seconds
+from .facet import Facet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +122,11 @@ def usual_steps(r: Run) -> dict[str, dict[str, Any]]:
 
 
 def run_dict(r: Run) -> dict[str, Any]:
-    """A run's overlap for JSON."""
-    return {
-        "asked": r.deployment.overlap, "exchanges": run_rows(r), "usual_steps": usual_steps(r)
-    }  # fmt: skip
+    """A run's overlap for JSON; nothing where none was asked for."""
+    asked = r.deployment.overlap
+    if asked == "none":
+        return {}
+    return {"overlap": {"asked": asked, "exchanges": run_rows(r), "usual_steps": usual_steps(r)}}
 
 
 def run_blocks(r: Run) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -144,6 +146,9 @@ def run_blocks(r: Run) -> list[str | Sequence[Mapping[str, Any]]]:
     if not rows:
         return [f"{heading}: none"]
     return [heading, rows, *(_usual(name, one) for name, one in usual_steps(r).items()), REMARK]
+
+
+FACET = Facet(run_dict, run_blocks, after="layers", late=True)
 
 
 def _usual(name: str, step: Mapping[str, Any]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...simulator.serving.record import PoolRun, Run
+from ...simulator.serving.record import KvMoves, PoolRun, Run
 from ..show.text import seconds, show
+from .facet import Facet
 from .limits import FULL, Limit, limit_of, steady_stages
+from .quantities import Figure, Quantity
 
 LINK = "KV link"
 LATE = ("tbt", "tpot")
@@ -175,3 +177,26 @@ def _full(r: Run, pool: PoolRun) -> Limit | None:
             why = f"over {FULL:.0%} of its {name} is in use for {share:.0%} of its steps' time"
             return Limit(name, share, why)
     return None
+
+
+def _of_moves(value: Callable[[KvMoves], Figure]) -> Callable[[Run], Figure]:
+    return lambda r: None if r.moves is None else value(r.moves)
+
+
+QUANTITIES = (
+    Quantity("prefill_utilisation", "Share of the time that the pool of prompts is busy.",
+             lambda r: r.pools[0].stepping, column=True),
+    Quantity("decode_utilisation", "Share of the time that the pool of decodes is busy.",
+             lambda r: r.pools[1].stepping, column=True),
+    Quantity("kv_wait_s_mean", "Mean wait of a KV cache for the link between pools [s].",
+             _of_moves(lambda m: m.wait_s.mean), column=True),
+    Quantity("kv_transfer_s_mean", "Mean time of its transfer [s].",
+             _of_moves(lambda m: m.transfer_s.mean), column=True),
+    Quantity("kv_share_of_latency", "Share of a request's time that its transfer takes.",
+             _of_moves(lambda m: m.share), column=True),
+    Quantity("limiting_pool", "The pool that more load would fill first.", limiting_pool, column=True),
+)  # fmt: skip
+FACET = Facet(
+    pool_dict, pool_blocks, QUANTITIES, "prefill", "it is of two pools (prefill and decode)",
+    after="intervals", late=True,
+)  # fmt: skip

@@ -19,24 +19,19 @@ from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
-from .adapters import adapters_dict, adapters_text
-from .apart import apart_dict, apart_evidence, apart_text
-from .autoscale import autoscale_dict, autoscale_text, replicas_drawn, start_up_evidence
+from .apart import apart_evidence
+from .autoscale import replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
-from .classes import class_blocks, class_figures, classes_dict
+from .classes import class_figures
 from .coverage import coverage, coverage_blocks
-from .encoders import encoder_dict, encoder_text
 from .evidence import link_evidence
-from .expert_cache import cache_dict, cache_text
-from .expert_loads import placing_dict, placing_text
+from .facets import facet_blocks, facet_entries
 from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
-from .overlaps import run_blocks, run_dict
-from .pools import pool_blocks, pool_dict
 from .price import check_prices, costs_of
+from .quantities import COUNTS, LENGTHS, RATES, STATE, entries
 from .ranges import Ranges, ranges_of_run
 from .run_steps import Steps, read_window, steps_seen
 from .run_warnings import warnings_of
-from .speculation import run_speculation, run_speculation_text
 from .summary import (
     LATENCIES,
     QUANTILES,
@@ -46,15 +41,12 @@ from .summary import (
     flat,
     heading,
     latency_rows,
-    ratio,
     text_of,
     took,
     where_rows,
     window_dict,
     window_text,
 )
-from .tasks import tasks_dict, tasks_text
-from .tiers import tiers_dict, tiers_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,46 +97,21 @@ class Simulation(Result):
             "placement": r.deployment.placement,
             "workload": r.workload,
             "seed": r.seed,
-            "requests": len(r.requests),
-            "iterations": r.iterations,
-            "preemptions": r.preemptions,
-            "output_tokens": r.output_tokens,
-            "prompt_tokens": r.prompt_tokens,
-            "cached_tokens": r.cached_tokens,
+            **entries(r, COUNTS),
             "token_budget": r.policy.token_budget,
             "max_sequences": r.policy.max_sequences,
             **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
-            "makespan_s": r.makespan_s,
-            "interval_s": r.interval_s,
+            **entries(r, LENGTHS),
             "window": window_dict(r.window),
-            "interval_output_tokens": r.interval_output_tokens,
-            "output_tokens_per_s": r.output_tokens_per_s,
-            "total_tokens_per_s": r.total_tokens_per_s,
-            "joules_per_token": r.joules_per_token,
-            "dynamic_joules": r.joules,
-            "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
-            "busy_joules_per_token": ratio(r.interval_busy_joules, r.interval_output_tokens),
-            "watts_per_device": r.watts_per_device,
+            **entries(r, RATES),
             **carbon_of(r, self.scenario.grid_gCO2_per_kWh),
-            "kv_peak_fraction": r.kv_peak,
-            "failures": r.failures,
-            "restarts": r.restarts,
-            "moved_kv_bytes": r.moved_bytes,
-            **cache_dict(r.deployment, r.fetch, _stepping_s(r)),
-            **adapters_dict(r.deployment, r.adapters),
-            **placing_dict(r.deployment),
-            **run_speculation(r),
-            **encoder_dict(r),
-            **autoscale_dict(r),
-            **tasks_dict(r),
-            **classes_dict(r),
-            **tiers_dict(r),
-            **apart_dict(r),
+            **entries(r, STATE),
+            **facet_entries(r, "figures"),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
-            **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
+            **facet_entries(r, "layers"),
             "intervals": self._interval_dict(),
-            **pool_dict(r),
+            **facet_entries(r, "intervals"),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             **({"steps": self.steps.records()} if self.steps else {}),
@@ -174,13 +141,9 @@ class Simulation(Result):
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
-            *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
-            *placing_text(self.run.deployment), *run_speculation_text(self.run),
-            *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
-            *tiers_text(self.run), *apart_text(self.run),
-            *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run),
-            *class_blocks(self.run), *pool_blocks(self.run), where_rows(self.run),
-            *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
+            *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
+            *facet_blocks(self.run, late=True), where_rows(self.run),
+            *(self.steps.blocks() if self.steps else []),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
             self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
@@ -263,11 +226,6 @@ class Simulation(Result):
 
         name = self.run.deployment.system.name
         return pd.DataFrame([{"run": name, **_op_dict(op)} for op in self.run.ops])
-
-
-def _stepping_s(r: Run) -> float:
-    """Seconds of all steps of a run, on all its engines together."""
-    return sum({(op.layer, op.name, op.kind): op.wall_s for op in r.ops}.values())
 
 
 def _op_dict(op: OpTotal) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.speculation import Speculation
 from ...workloads.speculators.asked import expected_tokens
 from ..show.text import seconds, show
+from .facet import Facet
 
 if TYPE_CHECKING:
     from ...simulator.serving.record import Run
@@ -80,6 +81,9 @@ def _drafting(d: Deployment) -> str:
     if d.draft is None:
         return "drafting is the host's work and takes the devices"
     return f"drafting by {d.draft.model.name} ({show(d.draft_bytes / 2**30)} GiB a device) takes"
+
+
+FACET = Facet(run_speculation, run_speculation_text)
 
 
 @dataclass(frozen=True, slots=True)

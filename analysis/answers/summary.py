@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
 from ..show.text import seconds, show
+from .quantities import labelled, ratio
 
 if TYPE_CHECKING:
     from ...simulator.serving.metrics import Quantiles
@@ -43,21 +44,16 @@ def heading(r: Run) -> str:
 
 def figures(r: Run) -> list[tuple[str, float | None, str]]:
     """Label, value and unit of every figure of a run that is no latency."""
-    tokens = r.interval_output_tokens
     return [
-        ("output tokens per second", r.output_tokens_per_s, "1/s"),
-        ("tokens per second, prompts too", r.total_tokens_per_s, "1/s"),
-        ("energy per output token", r.joules_per_token, "J"),
-        ("  of it static power", ratio(r.interval_static_joules, tokens), "J"),
-        ("  of it running beside the work", ratio(r.interval_busy_joules, tokens), "J"),
-        ("mean power of a device", r.watts_per_device, "W"),
-        ("KV cache in use at most", r.kv_peak, "%"),
+        *labelled(
+            r, "output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "static_joules_per_token",
+            "busy_joules_per_token", "watts_per_device", "kv_peak_fraction",
+        ),
         *_hits(r),
-        ("steps", float(r.iterations), ""),
-        ("preemptions", float(r.preemptions), ""),
+        *labelled(r, "iterations", "preemptions"),
         *_fleet_figures(r),
-        ("simulated time", r.makespan_s, "s"),
-    ]
+        *labelled(r, "makespan_s"),
+    ]  # fmt: skip
 
 
 def _hits(r: Run) -> list[tuple[str, float | None, str]]:
@@ -76,11 +72,6 @@ def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
         rate = ratio(r.moved_bytes / 1e9, r.makespan_s)
         out.append(("GB of KV cache moved per second", rate, "1/s"))
     return out
-
-
-def ratio(a: float | None, b: float | None) -> float | None:
-    """Quotient, None where it is undefined."""
-    return a / b if a is not None and b else None
 
 
 def text_of(value: float | None, unit: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...simulator.serving.record import Run
 from ..show.text import seconds, show
+from .facet import Facet
 
 
 def tasks_dict(run: Run) -> dict[str, Any]:
@@ -40,3 +41,6 @@ def tasks_text(run: Run) -> list[str]:
             f"{seconds(found.between_s)} between them on average."
         )
     ]
+
+
+FACET = Facet(tasks_dict, tasks_text)

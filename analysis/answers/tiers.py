@@ -8,13 +8,8 @@ from typing import Any
 from ...simulator.serving.record import Run
 from ...simulator.serving.tiers import TiersRun
 from ..show.text import show
-from .summary import ratio
-
-METRICS = (
-    "kv_hit_rate", "kv_hit_rate_hbm", "kv_hit_rate_host", "kv_hit_rate_disk", "kv_hit_rate_shared",
-    "kv_loaded_bytes", "kv_stored_bytes", "kv_load_wait_s_mean", "kv_steps_held_s",
-)  # fmt: skip
-"""Figures of a row of a sweep, of points with tiers."""
+from .facet import Facet
+from .quantities import Quantity, ratio
 
 
 def prompt_tokens(r: Run) -> int:
@@ -104,19 +99,36 @@ def _share(part: float, whole: float) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
-def tiers_metrics(r: Run) -> dict[str, Any]:
-    """Columns of a sweep's row; none without tiers."""
-    found = r.tiers
-    if found is None:
-        return {}
-    asked, by_name = prompt_tokens(r), {own.tier.name: own for own in found.tiers}
-    rates = [
-        ratio(by_name[name].hit_tokens, asked) if name in by_name else None
-        for name in ("host", "disk", "shared")
-    ]
-    values = (
-        ratio(r.cached_tokens, asked), ratio(found.near_tokens, asked), *rates,
-        sum(own.loaded_bytes for own in found.tiers), sum(own.stored_bytes for own in found.tiers),
-        ratio(found.waited_s, found.loads), found.held_s,
-    )  # fmt: skip
-    return dict(zip(METRICS, values, strict=True))
+def _found(r: Run) -> TiersRun:
+    assert r.tiers is not None
+    return r.tiers
+
+
+def _rate(name: str, where: str) -> Quantity:
+    """Share of the prompt tokens asked for that a tier had; None where there is no such tier."""
+
+    def value(r: Run) -> float | None:
+        own = {each.tier.name: each for each in _found(r).tiers}.get(name)
+        return None if own is None else ratio(own.hit_tokens, prompt_tokens(r))
+
+    return Quantity(f"kv_hit_rate_{name}", f"Share that came from {where}.", value, column=True)
+
+
+QUANTITIES = (
+    Quantity("kv_hit_rate", "Share of the prompt tokens asked for that were found somewhere.",
+             lambda r: ratio(r.cached_tokens, prompt_tokens(r)), column=True),
+    Quantity("kv_hit_rate_hbm", "Share that was found in the devices' own memory.",
+             lambda r: ratio(_found(r).near_tokens, prompt_tokens(r)), column=True),
+    _rate("host", "the host's memory"), _rate("disk", "the disk"), _rate("shared", "the shared pool"),
+    Quantity("kv_loaded_bytes", "Bytes loaded from tiers.",
+             lambda r: sum(own.loaded_bytes for own in _found(r).tiers), column=True),
+    Quantity("kv_stored_bytes", "Bytes written to tiers.",
+             lambda r: sum(own.stored_bytes for own in _found(r).tiers), column=True),
+    Quantity("kv_load_wait_s_mean", "Mean time from a load's order to its end [s].",
+             lambda r: ratio(_found(r).waited_s, _found(r).loads), column=True),
+    Quantity("kv_steps_held_s", "Time that steps waited for blocks to be copied [s].",
+             lambda r: _found(r).held_s, column=True),
+)  # fmt: skip
+FACET = Facet(
+    tiers_dict, tiers_text, QUANTITIES, "kv_tiers", "it is of a KV cache with tiers (kv_tiers)"
+)

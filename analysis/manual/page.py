@@ -187,7 +187,9 @@ def _block(block: Block) -> Iterator[str]:
 def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
-    from ..studies.sweep.point import BASES, CLASSED, METRICS, POOLED, TIERED
+    from ..answers.facets import COLUMNS
+    from ..answers.quantities import columns
+    from ..studies.sweep.point import BASES, METRICS
     from .meanings import metrics
 
     yield "## Keys of an engine file\n"
@@ -224,12 +226,10 @@ def _columns() -> Iterator[str]:
     )
     known = metrics()
     yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in METRICS)) + "\n"
-    yield "Of two pools also:\n"
-    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in POOLED)) + "\n"
-    yield "Of classes of requests also:\n"
-    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in CLASSED)) + "\n"
-    yield "Of KV cache tiers also:\n"
-    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in TIERED)) + "\n"
+    for facet in COLUMNS:
+        yield f"{facet.of.replace('it is of', 'Of').partition(' (')[0]} also:\n"
+        names = columns(facet.quantities)
+        yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in names)) + "\n"
 
 
 NAMED_ELSEWHERE = ("models", "devices", "systems", "prices")

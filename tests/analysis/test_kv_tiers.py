@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opbyte.analysis.answers.simulate import simulate
-from opbyte.analysis.studies.sweep.point import TIERED, metrics_of
+from opbyte.analysis.studies.sweep.point import OF_PARTS, metrics_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.scenario.parts import TierOptions
@@ -125,7 +125,7 @@ def test_figures_add_up() -> None:
             tier["loaded_bytes"] == tier["hit_tokens"] * 131_072
         )  # 2 x 8 x 128 x 2 bytes, 32 layers
     row = metrics_of(result)
-    assert set(TIERED) <= set(row)
+    assert set(OF_PARTS["kv_tiers"]) <= set(row)
     assert row["kv_hit_rate"] == found["hit_rate"]
     assert "KV cache tiers" in " ".join(map(str, result.blocks()))
 

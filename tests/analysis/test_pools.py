@@ -15,7 +15,7 @@ import pytest
 from opbyte.analysis.answers.pools import limiting_pool
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
-from opbyte.analysis.studies.sweep.point import POOLED, metrics_of
+from opbyte.analysis.studies.sweep.point import OF_PARTS, metrics_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.pools import pair_of
 from opbyte.workloads.errors import CapacityError, InputError
@@ -135,8 +135,8 @@ def test_capacity_tries_every_ratio_and_names_the_pool(ask: Callable[..., Any]) 
 
 def test_sweeps_have_columns_of_pools() -> None:
     row = metrics_of(simulate(MODEL, **PAIR, **LOAD))
-    assert set(POOLED) <= set(row)
-    assert not set(POOLED) & set(metrics_of(simulate(MODEL, "h100-x1", **LOAD)))
+    assert set(OF_PARTS["prefill"]) <= set(row)
+    assert not set(OF_PARTS["prefill"]) & set(metrics_of(simulate(MODEL, "h100-x1", **LOAD)))
 
 
 def test_files_show_every_engine_and_the_link(ask: Callable[..., Any], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from opbyte.analysis.names import LISTS
 from opbyte.analysis.reference.keys import blocks
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
 from opbyte.analysis.reference.meanings import MEANINGS
-from opbyte.analysis.studies.sweep.point import CLASSED, METRICS, POOLED, TIERED
+from opbyte.analysis.studies.sweep.point import FIGURES
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.dram.spec import DramSpec
@@ -113,7 +113,7 @@ def test_the_schema_knows_every_memory_and_the_template_is_one(tmp_path: Path) -
 def test_every_command_metric_kind_and_list_is_on_the_page() -> None:
     text = page()
     assert [name for name in names() if f"### opbyte {name}\n" not in text] == []
-    assert set(metrics()) == {*METRICS, *POOLED, *CLASSED, *TIERED}
+    assert set(metrics()) == FIGURES
     for name in (*metrics(), *OP_KINDS):
         assert f"| `{name}` | " in text
     assert [kind for kind in LISTS if f"### {kind}\n" not in text] == list(NAMED_ELSEWHERE)

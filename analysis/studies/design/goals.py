@@ -9,7 +9,7 @@ from typing import Any
 
 from ....workloads.errors import InputError, nearest
 from ..sweep.expression import OF_RUN, Expression, parse
-from ..sweep.study import FIGURES
+from ..sweep.point import FIGURES
 
 SILICON = ("area_mm2", "watts", "usd")
 """Metrics of a design that no simulation is needed for."""

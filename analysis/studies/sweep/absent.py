@@ -8,9 +8,10 @@ from typing import Any
 from ....devices.catalog import describe_system
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
+from ...answers.facets import COLUMNS
+from ...answers.quantities import columns
 from .expression import OF_RUN
 from .parameters import scenario_of
-from .point import CLASSED, POOLED, TIERED
 from .study import Point
 
 UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
@@ -39,12 +40,9 @@ def refuse_absent(
 
 def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
     """What of a point's description or settings would give a metric that `done` points lack."""
-    if name in POOLED:
-        return "it is of two pools (prefill and decode)"
-    if name in CLASSED:
-        return "it is of classes of requests (classes)"
-    if name in TIERED:
-        return "it is of a KV cache with tiers (kv_tiers)"
+    for facet in COLUMNS:
+        if name in columns(facet.quantities):
+            return facet.of
     if name.startswith(OF_RUN):
         return "simulate gives no such number of these points (see its --json)"
     if name.startswith("gco2"):

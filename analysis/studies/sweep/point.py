@@ -6,57 +6,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
-from ...answers.classes import class_figures
-from ...answers.pools import pool_dict
+from ...answers.facets import COLUMNS
 from ...answers.price import costs_of
+from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure, columns
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
-from ...answers.tiers import METRICS as OF_TIERS
-from ...answers.tiers import tiers_metrics
 from ...show.provenance import code_version
 from ...show.text import plain
 from .expression import OF_RUN
 from .parameters import scenario_of
 
-SCALARS = (
-    "requests", "iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s",
-    "output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "static_joules_per_token",
-    "kv_peak_fraction",
-)  # fmt: skip
+SCALARS = columns((*COUNTS, *LENGTHS, *RATES, *STATE))
 """Figures of `simulate` that a row holds as they are. Real time is left out: rows of equal
 points are equal bytes."""
-DERIVED = (
-    "steady",
-    "devices",
-    "device_usd_per_hour",
-    "usd_per_million_tokens",
-    "processor_area_mm2",
-    "gco2_per_token",
-    "outside_share",
-    "tokens_per_s_per_device",
-    "tokens_per_s_per_user",
-    "watts_per_device",
-)
+DERIVED = {
+    "steady": "1 where rates are of a steady window, 0 where a run is too short for one.",
+    "devices": "Devices of all copies.",
+    "device_usd_per_hour": "Price of one device [USD/h].",
+    "usd_per_million_tokens": "Price of all devices by output tokens [USD].",
+    "processor_area_mm2": "What processors near memory add to all stacks of a device [mm2].",
+    "gco2_per_token": "Carbon of the energy, where the grid's intensity is given [g].",
+    "outside_share": "Share of the time that is priced out of a model's fitted range.",
+    "tokens_per_s_per_device": "Output of all devices by their number [1/s].",
+    "tokens_per_s_per_user": "One over the mean time per output token [1/s].",
+    "watts_per_device": RUN_QUANTITIES["watts_per_device"].meaning,
+}
+"""And those that a row makes of them, with what they are."""
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
 )  # fmt: skip
 """Every figure of a row, in the order of the table."""
 BASES = ("basis", "energy_basis")
 """What a row's times and its energy rest on, in words: columns after the figures."""
-POOLED = (
-    "prefill_utilisation", "decode_utilisation", "kv_wait_s_mean", "kv_transfer_s_mean",
-    "kv_share_of_latency", "limiting_pool",
-)  # fmt: skip
-"""Columns behind those, of points with two pools."""
-CLASSED = ("refused", "attainment", "goodput_per_s")
-"""And of points with classes of requests."""
-TIERED = OF_TIERS
-"""The same of points with KV cache tiers."""
-Figure = float | int | str | None
+OF_PARTS = {facet.setting: columns(facet.quantities) for facet in COLUMNS}
+"""Columns behind those, of points with some part, by the setting that asks for it."""
+FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in names)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +96,10 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["tokens_per_s_per_device"] = rate / row["devices"] if rate else None
     row["tokens_per_s_per_user"] = 1 / pace if pace else None
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
-    watts = [r.run.watts_per_device for r in runs]
-    known = [each for each in watts if each is not None]
-    row["watts_per_device"] = sum(known) / len(known) if len(known) == len(watts) else None
+    row["watts_per_device"] = data["watts_per_device"]
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
-        "basis": bases.times, "energy_basis": bases.energy, **_pooled(first), **_classed(runs),
-        **{name: plain(value) for name, value in tiers_metrics(first.run).items()},
+        "basis": bases.times, "energy_basis": bases.energy, **_of_parts([r.run for r in runs]),
         **{OF_RUN + name: value for name, value in _numbers(data)},
     }  # fmt: skip
 
@@ -128,24 +114,19 @@ def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Fi
             yield path, plain(value)
 
 
-def _classed(runs: Sequence[Simulation]) -> dict[str, Figure]:
-    """Figures of classes, means over the seeds; nothing without classes."""
-    found = [class_figures(r.run) for r in runs]
+def _of_parts(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Figures of the parts that took part: means over the seeds, words of the first."""
     out: dict[str, Figure] = {}
-    for name in CLASSED if found[0] else ():
-        values = [each[name] for each in found]
-        known = [x for x in values if x is not None]
-        out[name] = sum(known) / len(known) if len(known) == len(values) else None
+    for facet in COLUMNS:
+        if facet.entry(runs[0]):
+            for q in facet.quantities:
+                out[q.name] = plain(_mean([q.value(r) for r in runs]))
     return out
 
 
-def _pooled(first: Simulation) -> dict[str, Figure]:
-    """Figures of two pools, of the first seed; nothing where there is one."""
-    found = pool_dict(first.run)
-    if not found:
-        return {}
-    prefill, decode = (pool["utilisation"] for pool in found["pools"])
-    link = found["kv_link"]
-    values = (prefill, decode, link["wait_s"]["mean"], link["transfer_s"]["mean"],
-              link["share_of_latency"], found["limiting_pool"])  # fmt: skip
-    return {name: plain(value) for name, value in zip(POOLED, values, strict=True)}
+def _mean(values: Sequence[Figure]) -> Figure:
+    """None where any is undefined."""
+    known = [x for x in values if isinstance(x, (int, float))]
+    if len(values) == 1 or isinstance(values[0], str):
+        return values[0]
+    return sum(known) / len(known) if len(known) == len(values) else None

@@ -20,7 +20,7 @@ from ..front_figure import trade_off_of
 from .absent import refuse_absent
 from .dataset import Dataset
 from .parameters import systems_of
-from .point import BASES, CLASSED, METRICS, POOLED, TIERED, Outcome
+from .point import BASES, METRICS, OF_PARTS, Outcome
 from .points import Points
 from .study import Point, Study, read_study
 
@@ -199,10 +199,8 @@ def sweep(
 def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
-    pooled = POOLED if "prefill" in point.settings else ()
-    classed = CLASSED if "classes" in point.settings else ()
-    tiered = TIERED if TIERED[0] in metrics else ()
-    known = (*METRICS, *BASES, *pooled, *classed, *tiered)
+    parts = (n for setting, names in OF_PARTS.items() for n in names if setting in point.settings)
+    known = (*METRICS, *BASES, *parts)
     row |= {name: metrics.get(name) for name in dict.fromkeys((*known, *study.asked))}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -17,18 +17,18 @@ from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
+from ...answers.classes import PROMISED
 from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import OF_RUN, Expression, parse
 from .parameters import check_parameter
-from .point import CLASSED, METRICS, POOLED, TIERED
+from .point import FIGURES
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
 LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
-FIGURES = frozenset((*METRICS, *POOLED, *CLASSED, *TIERED))
 """What conditions and objectives may name, besides `OF_RUN` and the path of a number of the answer."""
 
 
@@ -182,7 +182,7 @@ def read_study(path: str | Path) -> Study:
     objectives = read_objectives(
         _mapping(raw, "objectives", path), f"{path}: objectives", {*FIGURES, *columns}
     )
-    asked = {*objectives, *(name for c in constraints for name in c.names)} & {*CLASSED[1:]}
+    asked = {*objectives, *(name for c in constraints for name in c.names)} & {*PROMISED}
     if asked:
         _check_promised(min(asked), base, axes, path)
     title = raw.get("title", visible(path.stem))

@@ -1,0 +1,109 @@
+"""Numbers of a run that answers show, each declared once: its key, its meaning, how it is counted.
+
+JSON, tables for people, columns of sweeps and the reference follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
+
+Figure = float | int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number of a run.
+
+    Attributes
+    ----------
+    name : str
+        Its key in JSON and its column.
+    meaning : str
+        A sentence, with the unit in brackets.
+    value : callable
+        Of a run; None where it has no value there.
+    unit, label : str
+        In tables for people: "1/s", "J", "W", "s", "%" of a share, or none of a count.
+    column : bool
+        Whether sweeps have it as a column.
+    """
+
+    name: str
+    meaning: str
+    value: Callable[[Run], Figure]
+    unit: str = ""
+    label: str = ""
+    column: bool = False
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """Quotient, None where it is undefined."""
+    return a / b if a is not None and b else None
+
+
+def entries(run: Run, quantities: Sequence[Quantity]) -> dict[str, Figure]:
+    """Name -> value of each."""
+    return {q.name: q.value(run) for q in quantities}
+
+
+def columns(quantities: Sequence[Quantity]) -> tuple[str, ...]:
+    """Names of those that are columns of a sweep."""
+    return tuple(q.name for q in quantities if q.column)
+
+
+COUNTS = (
+    Quantity("requests", "Requests that were served.", lambda r: len(r.requests), column=True),
+    Quantity("iterations", "Steps of all engines.", lambda r: r.iterations, label="steps", column=True),
+    Quantity("preemptions", "Times a running request's blocks were taken away.",
+             lambda r: r.preemptions, label="preemptions", column=True),
+    Quantity("output_tokens", "Tokens made, of all requests.", lambda r: r.output_tokens, column=True),
+    Quantity("prompt_tokens", "Tokens read, of all requests.", lambda r: r.prompt_tokens, column=True),
+    Quantity("cached_tokens", "Prompt tokens that were found, not read.", lambda r: r.cached_tokens),
+)  # fmt: skip
+LENGTHS = (
+    Quantity("makespan_s", "From the first arrival to the last token [s].", lambda r: r.makespan_s,
+             "s", "simulated time", True),
+    Quantity("interval_s", "Length of the window of the rates [s].", lambda r: r.interval_s),
+)  # fmt: skip
+RATES = (
+    Quantity("interval_output_tokens", "Tokens made in that window.", lambda r: r.interval_output_tokens),
+    Quantity("output_tokens_per_s", "Output of all devices in the steady window [1/s].",
+             lambda r: r.output_tokens_per_s, "1/s", "output tokens per second", True),
+    Quantity("total_tokens_per_s", "The same with prompt tokens [1/s].",
+             lambda r: r.total_tokens_per_s, "1/s", "tokens per second, prompts too", True),
+    Quantity("joules_per_token", "Energy of all devices by output tokens, static power included [J].",
+             lambda r: r.joules_per_token, "J", "energy per output token", True),
+    Quantity("dynamic_joules", "Energy of all work of the run [J].", lambda r: r.joules),
+    Quantity("static_joules_per_token", "Of it what static power takes [J].",
+             lambda r: ratio(r.interval_static_joules, r.interval_output_tokens),
+             "J", "  of it static power", True),
+    Quantity("busy_joules_per_token", "Of it what boards draw beside their work [J].",
+             lambda r: ratio(r.interval_busy_joules, r.interval_output_tokens),
+             "J", "  of it running beside the work"),
+    Quantity("watts_per_device", "Mean power of a device over the run [W].",
+             lambda r: r.watts_per_device, "W", "mean power of a device"),
+)  # fmt: skip
+STATE = (
+    Quantity("kv_peak_fraction", "Most of the KV cache that was in use.", lambda r: r.kv_peak,
+             "%", "KV cache in use at most", True),
+    Quantity("failures", "Failures of replicas.", lambda r: r.failures),
+    Quantity("restarts", "Requests that were computed again.", lambda r: r.restarts),
+    Quantity("moved_kv_bytes", "KV cache that crossed between pools [B].", lambda r: r.moved_bytes),
+)  # fmt: skip
+RUN_QUANTITIES = {q.name: q for q in (*COUNTS, *LENGTHS, *RATES, *STATE)}
+"""Every number of any run by its name, in JSON's order."""
+
+
+def labelled(run: Run, *names: str) -> list[tuple[str, Any, str]]:
+    """Label, value and unit of some numbers of any run."""
+    return [(q.label, q.value(run), q.unit) for q in map(RUN_QUANTITIES.__getitem__, names)]
+
+
+def meanings(quantities: Sequence[Quantity]) -> Mapping[str, str]:
+    """Name -> meaning of those that are columns."""
+    return {q.name: q.meaning for q in quantities if q.column}
