@@ -43,6 +43,16 @@ def answers(source: Path, lines: list[list[str]], folder: Path) -> list[list[obj
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+def without_version(out: object) -> object:
+    """An answer without the digest of the code that made it, which differs whenever the code does."""
+    try:
+        found = json.loads(str(out))
+        found["made_by"]["versions"].pop("opbyte")
+    except (ValueError, KeyError, TypeError):
+        return out
+    return json.dumps(found)  # keys in their order
+
+
 def first_difference(a: object, b: object, at: str = "") -> str:
     """Where two answers part."""
     if isinstance(a, dict) and isinstance(b, dict):
@@ -68,6 +78,8 @@ def main(old: str, listed: str) -> int:
         (place / "run").mkdir()
         before = answers(place / "old" / "src", lines, place / "run")
         now = answers(ROOT / "src", lines, place / "run")
+    for each in (*before, *now):
+        each[2] = without_version(each[2])
     differ = 0
     for (line, code, out, said), (_, new_code, new_out, new_said) in zip(before, now, strict=True):
         command = shlex.join(map(str, line)) if isinstance(line, list) else str(line)
