@@ -19,7 +19,6 @@ from ...simulator.batching.host import LAUNCH_S, REQUEST_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.frameworks.vllm_rules import EARLY_GAP_S
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import USUAL, by_place
@@ -122,10 +121,18 @@ def _told(
     }  # fmt: skip
 
 
+VERSIONED = ("gap_s", "sequence_s")
+"""Times of the host that an engine's version has."""
+
+
 def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     """The times of the host, where there are any."""
     host = replace(policy.host, launch_s=0.0) if policy.graphs else policy.host
-    sources = {f"host.{f.name}": "given" for f in fields(host) if getattr(host, f.name) > 0.0}
+    told = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
+    sources = {
+        f"host.{f.name}": told.get(f.name, "given")
+        for f in fields(host) if f.name != "why" and getattr(host, f.name) > 0.0
+    }  # fmt: skip
     if host.launch_s == LAUNCH_S:
         sources["host.launch_s"] = (
             f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
@@ -136,11 +143,8 @@ def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
             "runs of vLLM"
         )
     fitted = host_of(deployment.system)
-    if host.gap_s > (fitted.gap_s if fitted else 0.0):  # what is left is the version's
-        sources["host.gap_s"] = (
-            f"assumed: {EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
-            "deployments of 0.10.2"
-        )
+    if fitted and fitted.gap_s and host.gap_s == fitted.gap_s:  # the machine's, not the version's
+        sources["host.gap_s"] = "given"
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
 
 

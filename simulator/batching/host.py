@@ -58,6 +58,8 @@ class Host:
         What the devices wait between two steps, whatever the scheduling hides.
     prompts_s : float
         To start a step with prompts, where that is no captured graph but decodes are.
+    why : str
+        What `step_s`, `sequence_s` and `gap_s` rest on, where an engine's version has them.
     """
 
     step_s: float = 0.0
@@ -66,6 +68,7 @@ class Host:
     request_s: float = 0.0
     gap_s: float = 0.0
     prompts_s: float = 0.0
+    why: str = ""
 
 
 NO_HOST = Host()

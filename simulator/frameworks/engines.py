@@ -12,12 +12,16 @@ from dataclasses import dataclass, replace
 from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
+from ..batching.host import Host
 from ..batching.kv import CacheSettings
-from ..batching.policies import SGLANG, TRTLLM, make_policy
+from ..batching.policies import SGLANG, TRTLLM, Policy, make_policy
 from ..batching.sglang_rules import SglangRules
 from ..batching.trtllm_rules import TrtllmRules
 from ..deploy.deployment import Deployment
+from ..deploy.layout import Layout
 from .settings import EngineSettings
+from .upkeep import upkeep_of
+from .vllm_rules import DEFAULT_VERSION, number_of, rules_of
 
 MIB = 2.0**20
 SGLANG_PREFILL = SglangRules().max_prefill_tokens
@@ -40,8 +44,10 @@ class Launch:
         Whether computed prompts can be found again.
     poll_steps, gather_steps, gather_tokens, even_steps, even_batches : int
         See `Policy` and `TrtllmRules`.
-    prompts_s, gap_s : float
+    prompts_s : float
         See `Host` (vLLM).
+    version : str
+        Whose rules and host; the newest that was read, unless said.
     """
 
     tokens: int | None = None
@@ -55,7 +61,14 @@ class Launch:
     even_steps: int = 0
     even_batches: int = 10
     prompts_s: float = 0.0
-    gap_s: float = 0.0
+    version: str = ""
+
+    def host(self, framework: str, policy: Policy, layout: Layout) -> Host:
+        """A policy's host with what its version adds."""
+        number = number_of(self.version)
+        if number is None:
+            return policy.host
+        return upkeep_of(framework, number).on(policy.host, layout.tp)
 
 
 Limits = Callable[[Deployment, Launch], EngineSettings]
@@ -69,12 +82,12 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
     sequences, 0.9 of memory.
     """
-    policy = make_policy("vllm", launch.tokens, launch.sequences)
-    host = replace(policy.host, prompts_s=launch.prompts_s, gap_s=launch.gap_s)
+    rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
+    policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
+    host = replace(launch.host("vllm", policy, deployment.layout), prompts_s=launch.prompts_s)
     total = deployment.system.device.memory.capacity_bytes
-    return EngineSettings(
-        replace(policy, host=host), CacheSettings(memory_bytes=(launch.memory or 0.9) * total)
-    )
+    share = launch.memory or rules.memory_share
+    return EngineSettings(replace(policy, host=host), CacheSettings(memory_bytes=share * total))
 
 
 TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32
@@ -95,13 +108,15 @@ def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
     steps have passed.
     """
     layout, tokens = deployment.layout, launch.tokens or TRTLLM.token_budget
+    host = launch.host("trtllm", TRTLLM, layout)
     rules = TrtllmRules(
         max_num_tokens=tokens, reuse=launch.reuse, wait_steps=launch.gather_steps,
         wait_tokens=launch.gather_tokens, even=launch.even_steps > 0 and layout.dp > 1,
         even_steps=launch.even_steps, even_batches=launch.even_batches,
+        overlap=host.sequence_s == 0.0,
     )  # fmt: skip
     policy = replace(
-        TRTLLM, token_budget=tokens, max_sequences=launch.sequences or TRTLLM.max_sequences,
+        TRTLLM, ahead=rules.overlap, host=host, token_budget=tokens, max_sequences=launch.sequences or TRTLLM.max_sequences,
         gather_steps=launch.gather_steps, gather_tokens=launch.gather_tokens,
         even_steps=launch.even_steps, rules=rules,
     )  # fmt: skip

@@ -10,9 +10,10 @@ from ..batching.policies import POLICIES, Policy
 from ..limits import MAX_SEQUENCES
 from .keys import Keys, host_of, sampling_of
 from .settings import EngineSettings
+from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
 from .vllm_offload import tiers_of_vllm
-from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
+from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, number_of, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
 from .vllm_sharing import captures, sharing_of
@@ -44,7 +45,8 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    rules = _rules(keys)
+    version = _version(keys)
+    rules = rules_of(version)
     keys.refuse_unsimulated(ONLY)
     cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
     tp = keys.count("tensor_parallel_size", 1)
@@ -53,7 +55,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     max_model_len = keys.count("max_model_len", None)
     exchange, sharing, doubts = sharing_of(keys, tp, dp)
     return EngineSettings(
-        policy=_policy(keys, cache, host, rules, max_model_len),
+        policy=_policy(keys, cache, host, version, max_model_len),
         cache=CacheSettings(
             cache.count("block_size", BLOCK_TOKENS),
             None if blocks is None else max(blocks - NULL_BLOCKS, 1),
@@ -85,27 +87,30 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     )
 
 
-def _rules(keys: Keys) -> Rules:
-    """What the version that the file names does."""
+def _version(keys: Keys) -> tuple[int, int]:
+    """The version that the file names."""
     key = "version" if "version" in keys.values else "engine_version"
     version = keys.text(key, DEFAULT_VERSION)
-    rules = rules_of(version)
-    if rules is None:
+    number = number_of(version)
+    if number is None:
         newest = ".".join(map(str, RULES[-1].since))
         raise SpecError(
             keys.path, f"{key}: no version: {version!r}; needs one such as '0.19' or '{newest}'"
         )
-    return rules
+    return number
 
 
-def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: int | None) -> Policy:
+def _policy(
+    keys: Keys, cache: Keys, host: Keys, version: tuple[int, int], max_model_len: int | None
+) -> Policy:
     """The batching that the file asks for."""
-    base = POLICIES["vllm"]
+    base = rules_of(version).applied(POLICIES["vllm"])
     order = keys.text("scheduling_policy", "fcfs")
     if order not in ("fcfs", "priority"):
         known = nearest(order, ("fcfs", "priority"))
         raise SpecError(keys.path, f"scheduling_policy: unknown policy {order!r}{known}")
-    tokens = keys.count("max_num_batched_tokens", base.token_budget)
+    least = base.token_budget if base.chunked else max(base.token_budget, max_model_len or 0)
+    tokens = keys.count("max_num_batched_tokens", least)
     chunked = keys.flag("enable_chunked_prefill", base.chunked)
     if not chunked and max_model_len is not None and max_model_len > tokens:
         raise SpecError(
@@ -120,13 +125,15 @@ def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: in
         token_budget=keys.count("max_num_scheduled_tokens", tokens),
         max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
         chunked=chunked,
+        lazy=base.lazy or chunked,
+        prompts_alone=base.prompts_alone and not chunked,
         threshold=threshold,
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs)
         and captures(keys, keys.count("data_parallel_size", 1)),
-        host=replace(host_of(host, base.host), gap_s=rules.gap_s),
+        host=upkeep_of("vllm", version).on(
+            host_of(host, base.host), keys.count("tensor_parallel_size", 1)
+        ),
         caching=cache.flag("enable_prefix_caching", base.caching),
-        bare_first=rules.bare_first,
-        serial_stages=rules.serial_stages,
         order=order if order == "priority" else "",
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from ..batching.policies import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +28,34 @@ class Rules:
         model runner. The V2 runner, which newer versions have for most models, gives a decode every
         `pp`-th batch (`next_decode_eligible_step` in vllm/v1/core/sched/async_scheduler.py), as
         synchronous scheduling does once the pipeline is full; that is what is simulated.
-    gap_s : float
-        What the devices wait between two steps, see `Host.gap_s` [s].
+    ahead : bool
+        Default of `async_scheduling`: on from 0.14 (its release notes).
+    early : bool
+        The V0 engine: whole prompts in steps of their own, before decodes; no prefix caching, and the
+        host's work between the steps (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
     """
 
     since: tuple[int, int]
     bare_first: bool
     memory_share: float
     serial_stages: bool
-    gap_s: float = 0.0
+    ahead: bool = True
+    early: bool = False
 
+    def applied(self, policy: Policy) -> Policy:
+        """The batching of this version."""
+        policy = replace(
+            policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead
+        )
+        if not self.early:
+            return policy
+        return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False)
 
-EARLY_GAP_S = 1e-3
-"""What a step of vLLM 0.10 takes beside its devices' work [s]; most likely its inputs are prepared, and its
-tokens read, while the devices wait: overlapping that was to save 5 to 10 % of a step with asynchronous
-scheduling (github.com/vllm-project/vllm/pull/23569; whether 0.10.2 has it was not checked). Fitted: the value with the least median error of
-TPOT over the 120 rows of vLLM 0.10.2 in ../shared/serving_points, which it brings from 12.5 to 2.7 %,
-for 1 to 8 devices, two formats and 4 to 64 sequences alike. Runs of 0.15 and 0.19 show no such gap;
-that it ended with 0.11 is assumed."""
 
 RULES = (
-    Rules((0, 0), False, 0.9, True, EARLY_GAP_S),
-    Rules((0, 11), False, 0.9, True),
+    Rules((0, 0), False, 0.9, True, ahead=False, early=True),
+    Rules((0, 8), False, 0.9, True, ahead=False),
+    Rules((0, 14), False, 0.9, True),
     Rules((0, 25), True, 0.92, False),
 )
 """From the wheels 0.19.0 and 0.25.0. Versions before 0.19 schedule as it does here, those between 0.19
@@ -56,12 +64,14 @@ and 0.25 too: 0.21.0 still hands blocks out in the old order."""
 DEFAULT_VERSION = "0.19"
 
 
-def rules_of(version: str) -> Rules | None:
-    """The rules of a version such as ``0.19.0`` or ``v0.25.1rc2``; None if it is no version."""
-    found = re.match(r"v?(\d+)\.(\d+)(?!\d)", version)
-    if not found:
-        return None
-    number = int(found[1]), int(found[2])
+def number_of(version: str) -> tuple[int, int] | None:
+    """Major and minor number of ``0.19.0``, ``v0.25.1rc2`` or ``1``; None if it is no version."""
+    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?", version)
+    return (int(found[1]), int(found[2] or 0)) if found else None
+
+
+def rules_of(number: tuple[int, int]) -> Rules:
+    """The rules of a version: those of the last one known that is no newer."""
     return max((rules for rules in RULES if rules.since <= number), key=lambda r: r.since)
 
 

@@ -113,10 +113,10 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
     An engine's file, or a policy of its own, comes first.
     """
     own = scenario.serving
-    name = (scenario.deployment.framework or "").partition("@")[0]
+    name, _, version = (scenario.deployment.framework or "").partition("@")
     if name not in ENGINES or own.engine is not None or own.policy is not None:
         return settings
-    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
+    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs, version=version))
     cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)
     return replace(settings, policy=engine.policy, cache=cache)
 

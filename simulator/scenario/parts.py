@@ -161,7 +161,7 @@ class DeployOptions(Checked):
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
     framework: str | None = text(
         "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
-        "typical, best, measured-blend. NAME@VERSION asks for rows of a version.",
+        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version.",
         "NAME",
     )
     costs: str = text(

@@ -132,7 +132,7 @@ def _deployed(
             options.adapters, options.adapter_rank, options.adapters_resident,
             options.adapter_popularity,
         ),
-        joint=vllm and joint_attention(system.device), short_dense=options.framework == "sglang",
+        joint=vllm and joint_attention(system.device), short_dense=engine == "sglang",
         overlap=shared["overlap"] or "none",
         store=expert_store(
             options.experts_resident, options.expert_cache, options.expert_predictor,

@@ -8,6 +8,7 @@ import pytest
 
 from opbyte import simulate, validate_runs
 from opbyte.analysis.validate.runs.published import read_published
+from opbyte.simulator.frameworks.upkeep import upkeep_of
 from opbyte.workloads.errors import InputError
 
 HEADER = (
@@ -58,12 +59,14 @@ def test_figures_are_those_of_simulate(tmp_path: Path) -> None:
     found = validate_runs([path]).to_dict()
     metrics = found["runs"][0]["metrics"]
     alone = simulate(
-        "Qwen/Qwen3-8B", "h100-x1", framework="vllm", policy="vllm", closed_loop=4, requests=40,
+        "Qwen/Qwen3-8B", "h100-x1", framework="vllm@0.30.0", closed_loop=4, requests=40,
         input_len=128, output_len=32,
     )  # fmt: skip
     assert set(metrics) == {"itl_p50", "output_tokens_per_s", "power_all_gpus"}
     assert metrics["itl_p50"]["simulated"] == alone.run.tbt_s.p50
-    assert metrics["output_tokens_per_s"]["simulated"] == alone.run.output_tokens_per_s
+    rows = alone.run.requests
+    whole = rows.output_tokens.sum() / (rows.last_token_s.max() - rows.arrival_s.min())
+    assert metrics["output_tokens_per_s"]["simulated"] == pytest.approx(whole)
     assert metrics["power_all_gpus"]["simulated"] == alone.run.watts_per_device
     error = metrics["itl_p50"]["error"]
     summary = found["sets"]["set"]["itl_p50"]
@@ -73,6 +76,32 @@ def test_figures_are_those_of_simulate(tmp_path: Path) -> None:
     low, high = alone.intervals.tpot.of(alone.run.tbt_s.p50)
     assert high is not None
     assert summary["within"] == float(low <= 0.007 <= high)
+
+
+def test_rates_are_of_the_whole_run_only_where_its_requests_are_told(tmp_path: Path) -> None:
+    """A run with all requests queued at once drains; one of a steady part does not."""
+    path = table(
+        tmp_path,
+        row("saturated", "output_tokens_per_s", 500, "1/s", "num_requests=32"),
+        row("max_num_seqs=8", "output_tokens_per_s", 500, "1/s"),
+    )
+    queued, steady = read_published(path)[0]
+    assert (queued.load.level, queued.load.requests) == (32, 32)
+    assert steady.load.requests is None
+
+
+def test_static_batches_of_an_early_engine_wait_for_its_host(tmp_path: Path) -> None:
+    """One device: a gap a step and a share a sequence; with the same kernels, nothing else differs."""
+    old, new = (
+        row("static_batch=16", "batch_latency", 1, "s").replace("vllm 0.30.0", f"vllm {version}")
+        for version in ("0.5.1", "0.30.0")
+    )
+    early, late = (
+        e["metrics"]["batch_latency"]["simulated"]
+        for e in validate_runs([table(tmp_path, old, new)]).to_dict()["runs"]
+    )
+    row_of = upkeep_of("vllm", (0, 5))
+    assert early - late == pytest.approx(32 * (row_of.gap_s + 16 * row_of.sequence_s))
 
 
 @pytest.mark.parametrize(

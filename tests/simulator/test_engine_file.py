@@ -13,8 +13,8 @@ from opbyte import simulate
 from opbyte.devices.catalog import load_device
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
-from opbyte.simulator.frameworks.vllm_rules import EARLY_GAP_S
 from opbyte.workloads.errors import InputError
 
 

@@ -11,7 +11,6 @@ from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engines import ENGINES, Launch
 from ....simulator.frameworks.kernels import expert_kernels
 from ....simulator.frameworks.settings import EngineSettings
-from ....simulator.frameworks.vllm_rules import rules_of
 from ....workloads.errors import InputError, nearest
 from .scripts import OTHERS, SCRIPTS
 from .table import Point
@@ -37,15 +36,8 @@ def settings(point: Point, deployment: Deployment) -> EngineSettings:
     known = SCRIPTS if point.scripted else OTHERS
     if point.prefill is None and point.framework in known:
         launch = known[point.framework](point, deployment)
-    return ENGINES[NAMES[point.framework]](deployment, replace(launch, gap_s=gap_s(point)))
-
-
-def gap_s(point: Point) -> float:
-    """What the devices of a run wait between two steps [s]: early versions of vLLM."""
-    if point.framework != "vLLM" or not point.version:
-        return 0.0
-    rules = rules_of(".".join(map(str, (*point.version, 0)[:2])))
-    return rules.gap_s if rules else 0.0
+    version = ".".join(map(str, (*point.version, 0)[:2])) if point.version else ""
+    return ENGINES[NAMES[point.framework]](deployment, replace(launch, version=version))
 
 
 def with_experts(point: Point, deployment: Deployment) -> Deployment:

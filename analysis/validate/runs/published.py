@@ -31,11 +31,13 @@ FORMATS: Mapping[str, str | None] = {
     "int4": "int4",
 }  # fmt: skip
 """Option ``dtype`` of a precision; None as the checkpoint is."""
-FRAMEWORKS: Mapping[str, tuple[str, str]] = {
-    "vllm": ("vllm", "vllm"), "tensorrt-llm": ("trtllm", "tensorrt-llm"),
-    "tensorrt": ("trtllm", "tensorrt-llm"), "sglang": ("sglang", "sglang"),
+FRAMEWORKS: Mapping[str, str] = {
+    "vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang",
 }  # fmt: skip
-"""Kernels and policy of a framework, by the first word of its name."""
+"""A framework by the first word of its name."""
+VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
+"""Version that a set ran which does not print it, by how its name begins and framework (README of the
+data set)."""
 MAKERS = {"nvidia", "amd", "instinct", "geforce", "gpu", "superchip", "sxm", "cts"}
 """Words of a device's name that tell no device from another."""
 FORMS = {"pcie", "nvl", "d", "ti", "ada"}
@@ -75,9 +77,8 @@ class Load:
 
 
 READERS: Registry[Callable[[float, int | None], Load]] = Registry("load of a published run")
-SATURATED = 2048
-"""Clients of a run that had all its requests queued at once: the largest default batch of the
-engines (tensorrt_llm/llmapi/llm_args.py)."""
+SATURATED = 6000
+"""Most requests of a run that had all of them queued at once: more only make its steady part longer."""
 
 
 @READERS.register("concurrency")
@@ -115,8 +116,8 @@ class PublishedRun:
         Of its first row in the file; the header is line 1.
     source, device, model : str
         The set; name in the catalog; name on the hub.
-    framework, version, policy : str
-        Whose kernels; of the engine, "" where it is not told; its scheduler.
+    framework, version : str
+        Whose kernels and engine; "" where the version is not told.
     dtype : str or None
         Format of weights; None as the checkpoint is.
     layout : mapping of str to int
@@ -140,7 +141,6 @@ class PublishedRun:
     model: str
     framework: str
     version: str
-    policy: str
     dtype: str | None
     layout: Mapping[str, int]
     input_len: float
@@ -243,12 +243,13 @@ def _run(
     load = _load(row)
     if isinstance(load, str):
         return load
-    framework, policy = FRAMEWORKS[words[0]]
-    version = next((w for w in words[1:] if re.match(r"\d", w)), "")
+    framework = FRAMEWORKS[words[0]]
+    usual = VERSIONS.get((row["source"].partition(":")[0], framework), "")
+    version = next((w for w in words[1:] if re.match(r"\d", w)), usual)
     layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
     dtype = FORMATS[row["precision"]]
     return PublishedRun(
-        line, row["source"], device, count, row["model"], framework, version, policy,
+        line, row["source"], device, count, row["model"], framework, version,
         dtype, layout, _length(row["isl"]), _length(row["osl"]), load, _kv(framework, dtype),
         _spread(row["note"], load),
     )  # fmt: skip

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ....devices.catalog import load_system
+from ....devices.calibrated.kernel_sets import MEASURED
+from ....devices.calibrated.libraries import generation
+from ....devices.catalog import load_device, load_system
+from ....simulator.frameworks.engines import ENGINES, Launch
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
@@ -23,15 +26,24 @@ from .static import static_times
 PROMPT = 250.0
 """Assumed mean prompt [tokens] where a set publishes none: questions of GPQA have about 250 tokens and
 those of chats a few hundred (README of the data set)."""
-LEAST, FOR_EACH, MOST = 40, 4, 6_000
-"""Requests of a closed loop: four for each client, at least 40, at most what the source sent."""
+LEAST, FOR_EACH, MOST = 40, 8, 8_000
+"""Requests of a closed loop: eight for each client, whose steady part has four rounds; at least 40, at most
+what the source sent."""
+
+CONTEXTS = 65
+"""Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
 Answer = Simulation
 Figure = Callable[[Answer, PublishedRun], float | None]
 
 
 def _rate(answer: Answer, run: PublishedRun) -> float | None:
-    return answer.run.output_tokens_per_s
+    """Of the whole run where the source says how many requests it had and all of them are simulated."""
+    rows, told = answer.run.requests, run.load.requests
+    if told is None or len(rows) < told:
+        return answer.run.output_tokens_per_s
+    took = float(rows.last_token_s.max() - rows.arrival_s.min())
+    return float(rows.output_tokens.sum()) / took if took > 0.0 else None
 
 
 def _power(answer: Answer, run: PublishedRun) -> float | None:
@@ -48,6 +60,8 @@ FIGURES: Mapping[str, Figure] = {
     "energy_per_output_token": _energy,
 }  # fmt: skip
 """Metrics of a whole run; others are statistics of a time, `_time`."""
+POLICY = {"vllm": "vllm", "trtllm": "tensorrt-llm", "sglang": "sglang"}
+"""Scheduler of a framework, where its kernels are named by another."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -134,11 +148,13 @@ def _dtype(run: PublishedRun) -> str | None:
 def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     """Options of ``opbyte simulate`` for a point."""
     out: dict[str, Any] = {
-        "framework": run.framework, "policy": run.policy, "dtype": _dtype(run),
+        "framework": _framework(run), "dtype": _dtype(run),
         "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
         "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
+    if out["framework"] == MEASURED:
+        out["policy"] = POLICY[run.framework]
     level, told = run.load.level, run.load.requests
     if run.load.kind == "open":
         return out | {"rate": level, "requests": told or LEAST * FOR_EACH}
@@ -150,11 +166,29 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     return out
 
 
+def _framework(run: PublishedRun) -> str:
+    """Whose kernels ran: on devices of other makers than NVIDIA those that were timed there.
+
+    A framework's name there stands for kernels held in order with other devices', for comparisons; a point
+    is of kernels as they were.
+    """
+    if not generation(load_device(run.device)[0]):
+        return MEASURED
+    return f"{run.framework}@{run.version}" if run.version else run.framework
+
+
 def _static(run: PublishedRun, host: str | None) -> float:
-    """Seconds of a whole static batch: one pass over all prompts, then steps of all sequences."""
+    """Seconds of a whole static batch: one pass over all prompts, then steps of all sequences.
+
+    Beside them stands what the engine's host adds to every step.
+    """
     degrees: dict[str, Any] = dict(run.layout)
-    options = replace(DeployOptions(), framework=run.framework, host=host, **degrees)
+    options = replace(DeployOptions(), framework=_framework(run), host=host, **degrees)
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
     d = deployed(model, system, options)
-    lengths = [round(run.input_len)] * round(run.load.level)
-    return static_times(d, lengths, max(round(run.output_len), 1))["total"]
+    engine = ENGINES[run.framework](d, Launch(version=run.version)).policy
+    pace = engine.pace(0, 1)
+    sequences, tokens = round(run.load.level), max(round(run.output_len), 1)
+    times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)
+    between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences
+    return times["total"] + tokens * between

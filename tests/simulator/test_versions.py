@@ -1,0 +1,45 @@
+"""Do engines by version schedule as that version does, and wait for its host?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.frameworks.engines import ENGINES, Launch
+from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
+from opbyte.workloads.catalog import load_model
+
+
+def policy(framework: str, version: str, tp: int = 1) -> Policy:
+    d = deploy(load_model("llama-3-8b"), load_system(f"h100-x{tp}"), tp=tp)
+    return ENGINES[framework](d, Launch(version=version)).policy
+
+
+def test_early_vllm_runs_prompts_alone_and_waits() -> None:
+    early, late = policy("vllm", "0.5.4"), policy("vllm", "0.19")
+    assert (early.prompts_alone, early.chunked, early.caching, early.ahead) == (True, *[False] * 3)
+    assert (late.prompts_alone, late.chunked, late.caching, late.ahead) == (False, *[True] * 3)
+    assert policy("vllm", "") == late
+    assert not policy("vllm", "0.10.2").ahead
+    several = policy("vllm", "0.5.4", tp=2)
+    assert several.host.gap_s - early.host.gap_s == pytest.approx(UPKEEP["vllm"][0].workers_s)
+
+
+@pytest.mark.parametrize("framework", sorted(UPKEEP))
+def test_hosts_never_take_longer_in_a_newer_version(framework: str) -> None:
+    rows = UPKEEP[framework]
+    assert [u.since for u in rows] == sorted(u.since for u in rows)
+    for before, after in pairwise(rows):
+        for name in ("gap_s", "workers_s", "sequence_s"):
+            assert getattr(after, name) <= getattr(before, name)
+    assert upkeep_of(framework, (99, 0)) == rows[-1]
+
+
+def test_early_tensorrt_llm_does_not_overlap() -> None:
+    early, late = policy("trtllm", "0.11"), policy("trtllm", "1.0")
+    assert early.host.gap_s > 0.0 == late.host.gap_s
+    assert (early.ahead, late.ahead) == (False, True)
