@@ -23,6 +23,7 @@ from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import USUAL, by_place
 from .speculation import given_text
+from .unpriced import unpriced_evidence
 
 
 def evidence(
@@ -95,7 +96,9 @@ def evidence(
         _static(deployment, sources),
         *_power(deployment),
     ]
-    return out if policy is None else out + _host(policy, deployment)
+    if policy is None:
+        return out
+    return out + _host(policy, deployment) + unpriced_evidence(deployment)
 
 
 FLAT = "memory_efficiency"

@@ -4,7 +4,7 @@ Every op's price has a distribution of measured over predicted seconds, that of 
 (`devices.calibrated.behind`). The errors of one family's ops rise and fall together, as if all were
 one kernel's; those of different families do not know of each other. A step's time is the sum of its
 parts, so its distribution is that of the sum of drawn ones. Beside them stands what is in no kernel
-table, the host and the framework between the kernels (`BETWEEN`).
+table, the host and the framework between the kernels (`BETWEEN`), and what has no price (`unpriced`).
 
 Where all times are `r` times as long, a closed loop serves `1 / r` as much and every latency is `r`
 times as long: nothing else in it has a time of its own. Where requests arrive on their own, slower
@@ -29,6 +29,7 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...workloads.batch import Batch
+from .unpriced import unpriced_in, unpriced_slowdowns
 
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
@@ -128,6 +129,16 @@ def slowdowns(parts: Sequence[Part]) -> F8 | None:
     return drawn
 
 
+def wholly(d: Deployment, stage: StageCost) -> F8 | None:
+    """`slowdowns` of a step with those of what has no price there."""
+    from scipy.special import ndtri
+
+    drawn = slowdowns(parts_of(d, stage))
+    if drawn is None or not unpriced_in(d):
+        return drawn
+    return drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
+
+
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
     """The middle share of draws, widened to hold what is answered."""
     ends = [(1.0 - level) / 2, (1.0 + level) / 2]
@@ -190,7 +201,7 @@ def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     d = run.deployment
     batches = typical(run)
     decoding, mixed = (_stage(d, b) for b in batches)
-    decode, prompt = (slowdowns(parts_of(d, stage)) for stage in (decoding, mixed))
+    decode, prompt = (wholly(d, stage) for stage in (decoding, mixed))
     if decode is None or prompt is None:
         return None
     share = _mixed_share(run, decoding.seconds, mixed.seconds)
@@ -217,8 +228,9 @@ def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     decodes, mixed = typical(run)
     prompts = Batch.of(chunks=[(int(mixed.q_len[-1]), 0)])
     stage = _stage(d, decodes)
-    decode = slowdowns(parts_of(d, stage))
-    prompt = slowdowns(parts_of(prefill.deployment, _stage(prefill.deployment, prompts)))
+    decode = wholly(d, stage)
+    side = prefill.deployment
+    prompt = wholly(side, _stage(side, prompts))
     if decode is None or prompt is None:
         return None
     step = interval_of(decode)

@@ -22,10 +22,18 @@ from opbyte.analysis.answers.interval import (
     _held,
     first_token,
     interval_of,
+    parts_of,
     slowdowns,
     spoken,
+    wholly,
 )
+from opbyte.analysis.answers.unpriced import unpriced_evidence
+from opbyte.devices.catalog import load_system
 from opbyte.devices.ratios import Ratios
+from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
 
 SPREAD = Ratios(-0.2, 0.0, 0.2)
 WORK: dict[str, Any] = {"input_len": 256, "output_len": 64, "lengths": "lognormal"}
@@ -156,3 +164,26 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
     assert whole["n"] == 150
     assert 0.7 <= whole["tpot_within"] <= 0.92
     assert 0.6 <= whole["ttft_within"] <= 0.95
+
+
+@pytest.mark.parametrize(
+    ("system", "tp", "pp", "name"),
+    [
+        ("h100-x2", 1, 2, "stages of a pipeline"),
+        ("rtx-4090-x2", 2, 1, "links without peer access"),
+        ("h100-x2", 2, 1, None),
+    ],
+)
+def test_what_has_no_price_widens_the_interval(
+    system: str, tp: int, pp: int, name: str | None
+) -> None:
+    """Upwards in seconds, and the evidence says what it is."""
+    d = deploy(load_model("llama-3.2-1b"), load_system(system), tp=tp, pp=pp)
+    stage = explicit_stage(d, [Batch.of([512] * 8)], expected=True)
+    kernels, all_of_it = slowdowns(parts_of(d, stage)), wholly(d, stage)
+    assert kernels is not None
+    assert all_of_it is not None
+    told = unpriced_evidence(d)
+    assert [e["applies_to"] for e in told] == ([] if name is None else [name])
+    assert all("NOT PRICED" in e["why"] for e in told)
+    assert (interval_of(all_of_it).high > interval_of(kernels).high) == (name is not None)

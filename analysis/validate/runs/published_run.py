@@ -11,13 +11,16 @@ import numpy as np
 from ....devices.calibrated.kernel_sets import MEASURED
 from ....devices.calibrated.libraries import generation
 from ....devices.catalog import load_device, load_system
+from ....devices.ratios import Z
 from ....simulator.frameworks.engines import ENGINES, Launch
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
+from ....simulator.step.explicit import explicit_stage
+from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
-from ...answers.interval import Interval, power_interval
+from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
 from .published import SAMPLED, PublishedRun, with_lengths
 from .replay import Entry
@@ -86,7 +89,15 @@ def _time(answer: Answer, metric: str) -> float | None:
     return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
 
 
-def _interval(answer: Answer, metric: str) -> Interval | None:
+def _of_rate(served: Interval, run: PublishedRun) -> Interval:
+    """Factors on a rate; of a whole run whose requests come at random, chance among them."""
+    if run.load.kind != "open" or run.load.requests is None:
+        return served
+    chance = float(np.exp(Z / np.sqrt(run.load.requests)))
+    return Interval(served.low / chance, served.high * chance, LEVEL)
+
+
+def _interval(answer: Answer, metric: str, run: PublishedRun) -> Interval | None:
     """Factors on a figure, of those that have them."""
     known = answer.intervals
     if metric == "power_all_gpus":
@@ -94,8 +105,10 @@ def _interval(answer: Answer, metric: str) -> Interval | None:
     if known is None:
         return None
     if metric in FIGURES:
-        return known.throughput if metric.endswith("tokens_per_s") else None
+        return _of_rate(known.throughput, run) if metric.endswith("tokens_per_s") else None
     kind = metric.partition("_")[0]
+    if metric == "itl_p99":  # a gap in which prompts run, or wait
+        return first_token(known.tpot)
     return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(kind)
 
 
@@ -118,7 +131,8 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
         return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
     costs = f"{run.device}-x{run.devices}, {run.framework} kernels"
     if run.load.kind == "batch":
-        simulated, factors = {"batch_latency": _static(run, host)}, {}
+        seconds, sure = _static(run, host)
+        simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
     else:
         answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
         figures = {
@@ -126,7 +140,7 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
             for name in run.measured
         }
         simulated = {name: x for name, x in figures.items() if x is not None}
-        found = {name: _interval(answer, name) for name in simulated}
+        found = {name: _interval(answer, name, run) for name in simulated}
         factors = {name: f for name, f in found.items() if f is not None}
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
@@ -177,8 +191,8 @@ def _framework(run: PublishedRun) -> str:
     return f"{run.framework}@{run.version}" if run.version else run.framework
 
 
-def _static(run: PublishedRun, host: str | None) -> float:
-    """Seconds of a whole static batch: one pass over all prompts, then steps of all sequences.
+def _static(run: PublishedRun, host: str | None) -> tuple[float, Interval | None]:
+    """Seconds of a whole static batch, one pass over all prompts, then steps of all sequences; their interval.
 
     Beside them stands what the engine's host adds to every step.
     """
@@ -191,4 +205,7 @@ def _static(run: PublishedRun, host: str | None) -> float:
     sequences, tokens = round(run.load.level), max(round(run.output_len), 1)
     times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)
     between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences
-    return times["total"] + tokens * between
+    middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
+    drawn = wholly(d, explicit_stage(d, [middle] * d.ranks, expected=True))
+    sure = None if drawn is None else interval_of(drawn)
+    return times["total"] + tokens * between, sure
