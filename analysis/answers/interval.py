@@ -29,7 +29,7 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...workloads.batch import Batch
-from .unpriced import unpriced_in, unpriced_slowdowns
+from .unpriced import unpriced_slowdowns
 
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
@@ -134,9 +134,11 @@ def wholly(d: Deployment, stage: StageCost) -> F8 | None:
     from scipy.special import ndtri
 
     drawn = slowdowns(parts_of(d, stage))
-    if drawn is None or not unpriced_in(d):
-        return drawn
-    return drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
+    return (
+        drawn
+        if drawn is None
+        else drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
+    )
 
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:

@@ -1,15 +1,14 @@
 """What no price has, though it takes time: the interval widens by it, and the evidence says so.
 
 Each has the distribution of measured over simulated seconds of given runs where it is, with what the
-kernels' own errors leave (../shared/real_runs). It is none of the answer: nothing is scaled by it.
+kernels' own errors leave (../shared/real_runs). Nothing that is answered is scaled by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import log2
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,32 +20,13 @@ from ...simulator.deploy.deployment import Deployment
 F8 = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Unpriced:
-    """One such thing.
-
-    Attributes
-    ----------
-    name, why : str
-        What it is; what its errors are of.
-    times : callable
-        How often a deployment has it; 0 = not at all.
-    ratios : Ratios
-        Logarithms of measured over simulated seconds for each time.
-    """
+class Unpriced(NamedTuple):
+    """One such thing, what its errors are of, how often a deployment has it, and the errors each time."""
 
     name: str
     why: str
     times: Callable[[Deployment], float]
     ratios: Ratios
-
-
-def _ranks(d: Deployment) -> float:
-    return float(d.layout.dp > 1 and d.ranks > 1)
-
-
-def _stages(d: Deployment) -> float:
-    return log2(d.layout.pp)
 
 
 def _no_peers(d: Deployment) -> float:
@@ -57,12 +37,13 @@ def _no_peers(d: Deployment) -> float:
 UNPRICED = (
     Unpriced(
         "ranks in lock-step", "kernels started one by one beside prompts, and what ranks wait for each other; "
-        "27 runs of one MoE model on H100, H200 and B200, TensorRT-LLM", _ranks, Ratios(0.2, 0.34, 0.48),
+        "27 runs of one MoE model on H100, H200 and B200, TensorRT-LLM",
+        lambda d: float(d.layout.dp > 1 and d.ranks > 1), Ratios(0.2, 0.34, 0.48),
     ),
     Unpriced(
         "stages of a pipeline", "launches of sends, and the host's work for every batch in flight; 30 runs of "
-        "one dense model on two to eight cards on PCIe, TensorRT-LLM, for each doubling of stages", _stages,
-        Ratios(0.0, 0.13, 0.26),
+        "one dense model on two to eight cards on PCIe, TensorRT-LLM, for each doubling of stages",
+        lambda d: log2(d.layout.pp), Ratios(0.0, 0.13, 0.26),
     ),
     Unpriced(
         "links without peer access", "the host's copies and what else its memory serves; 25 runs on pairs of two "
@@ -71,23 +52,12 @@ UNPRICED = (
 )  # fmt: skip
 
 
-def unpriced_in(d: Deployment) -> list[Unpriced]:
-    """What a deployment has of it."""
-    return [each for each in UNPRICED if each.times(d) > 0.0]
-
-
 def unpriced_slowdowns(d: Deployment, scores: F8) -> F8:
-    """Draws of how many times as long steps take for it; 1 where there is nothing.
-
-    Parameters
-    ----------
-    scores : float64 array
-        Standard normal scores in order.
-    """
-    rng = np.random.default_rng(1)
-    out = np.ones(len(scores))
-    for each in unpriced_in(d):
-        out *= np.exp(each.times(d) * each.ratios.at(rng.permutation(scores)))
+    """Draws of how many times as long steps take for it, from standard normal scores in order."""
+    rng, out = np.random.default_rng(1), np.ones(len(scores))
+    for each in UNPRICED:
+        if times := each.times(d):
+            out *= np.exp(times * each.ratios.at(rng.permutation(scores)))
     return out
 
 
@@ -98,5 +68,5 @@ def unpriced_evidence(d: Deployment) -> list[dict[str, Any]]:
             "cost_model": "not priced", "applies_to": each.name, "basis": "assumed", "error": None,
             "rows": 0, "assumptions": {}, "why": f"NOT PRICED, the interval is wider: {each.why}",
         }
-        for each in unpriced_in(d)
+        for each in UNPRICED if each.times(d)
     ]  # fmt: skip

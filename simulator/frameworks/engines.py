@@ -19,9 +19,10 @@ from ..batching.sglang_rules import SglangRules
 from ..batching.trtllm_rules import TrtllmRules
 from ..deploy.deployment import Deployment
 from ..deploy.layout import Layout
+from .keys import number_of
 from .settings import EngineSettings
 from .upkeep import upkeep_of
-from .vllm_rules import DEFAULT_VERSION, number_of, rules_of
+from .vllm_rules import DEFAULT_VERSION, rules_of
 
 MIB = 2.0**20
 SGLANG_PREFILL = SglangRules().max_prefill_tokens

@@ -153,19 +153,26 @@ def sampling_of(keys: Keys) -> str:
     return asked_sampling(asked.values)
 
 
-def version_doubts(keys: Keys, known: tuple[int, int], read: str) -> list[str]:
-    """A warning where a file's version is another than the one whose rules were read.
+def number_of(version: str) -> tuple[int, int] | None:
+    """Major and minor number of ``0.19.0``, ``v0.25.1rc2`` or ``1``; None if it is no version."""
+    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?", version)
+    return (int(found[1]), int(found[2] or 0)) if found else None
 
-    Raises
-    ------
-    SpecError
-        It is no version.
-    """
+
+def version_of(keys: Keys, usual: str) -> tuple[int, int]:
+    """The version that a file names, refused if it is none."""
     key = "version" if "version" in keys.values else "engine_version"
-    version = keys.text(key, read)
-    found = re.match(r"v?(\d+)\.(\d+)(?!\d)", version)
-    if not found:
-        raise SpecError(keys.path, f"{key}: no version: {version!r}; needs one such as '{read}'")
-    if (int(found[1]), int(found[2])) == known:
-        return []
-    return [f"{keys.path}: {key}: {version} is scheduled as {read}, whose rules are known"]
+    version = keys.text(key, usual)
+    number = number_of(version)
+    if number is None:
+        raise SpecError(keys.path, f"{key}: no version: {version!r}; needs one such as {usual!r}")
+    return number
+
+
+def version_doubts(keys: Keys, known: tuple[int, int], read: str) -> list[str]:
+    """A warning where a file's version is another than the one whose rules were read."""
+    number = version_of(keys, read)
+    told = ".".join(map(str, number))
+    return [f"{keys.path}: {told} is scheduled as {read}, whose rules are known"] * (
+        number != known
+    )

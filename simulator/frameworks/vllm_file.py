@@ -8,12 +8,12 @@ from ...workloads.errors import SpecError, nearest
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy
 from ..limits import MAX_SEQUENCES
-from .keys import Keys, host_of, sampling_of
+from .keys import Keys, host_of, sampling_of, version_of
 from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
 from .vllm_offload import tiers_of_vllm
-from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, number_of, rules_of
+from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
 from .vllm_sharing import captures, sharing_of
@@ -45,7 +45,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    version = _version(keys)
+    version = version_of(keys, DEFAULT_VERSION)
     rules = rules_of(version)
     keys.refuse_unsimulated(ONLY)
     cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
@@ -85,19 +85,6 @@ def vllm_settings(keys: Keys) -> EngineSettings:
             ),
         ),
     )
-
-
-def _version(keys: Keys) -> tuple[int, int]:
-    """The version that the file names."""
-    key = "version" if "version" in keys.values else "engine_version"
-    version = keys.text(key, DEFAULT_VERSION)
-    number = number_of(version)
-    if number is None:
-        newest = ".".join(map(str, RULES[-1].since))
-        raise SpecError(
-            keys.path, f"{key}: no version: {version!r}; needs one such as '0.19' or '{newest}'"
-        )
-    return number
 
 
 def _policy(

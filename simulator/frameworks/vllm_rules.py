@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,12 +61,6 @@ RULES = (
 and 0.25 too: 0.21.0 still hands blocks out in the old order."""
 
 DEFAULT_VERSION = "0.19"
-
-
-def number_of(version: str) -> tuple[int, int] | None:
-    """Major and minor number of ``0.19.0``, ``v0.25.1rc2`` or ``1``; None if it is no version."""
-    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else None
 
 
 def rules_of(number: tuple[int, int]) -> Rules:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....devices.catalog import list_devices, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
-from ....workloads.registry import Registry
 
 TEXTS = ("source", "device", "model", "framework", "precision", "parallelism", "isl", "osl",
          "load", "metric", "unit", "note")  # fmt: skip
@@ -76,34 +75,16 @@ class Load:
     limit: int | None = None
 
 
-READERS: Registry[Callable[[float, int | None], Load]] = Registry("load of a published run")
 SATURATED = 6000
 """Most requests of a run that had all of them queued at once: more only make its steady part longer."""
-
-
-@READERS.register("concurrency")
-def _concurrency(level: float, requests: int | None) -> Load:
-    return Load("closed", level, requests)
-
-
-@READERS.register("max_num_seqs")
-def _max_num_seqs(level: float, requests: int | None) -> Load:
-    return Load("closed", level, requests, int(level))
-
-
-@READERS.register("rate")
-def _rate(level: float, requests: int | None) -> Load:
-    return Load("open", level, requests)
-
-
-@READERS.register("static_batch")
-def _static_batch(level: float, requests: int | None) -> Load:
-    return Load("batch", level)
-
-
-@READERS.register("saturated")
-def _saturated(level: float, requests: int | None) -> Load:
-    return Load("closed", min(SATURATED, requests or SATURATED), requests)
+READERS: Mapping[str, Callable[[float, int | None], Load]] = {
+    "concurrency": lambda level, requests: Load("closed", level, requests),
+    "max_num_seqs": lambda level, requests: Load("closed", level, requests, int(level)),
+    "rate": lambda level, requests: Load("open", level, requests),
+    "static_batch": lambda level, _: Load("batch", level),
+    "saturated": lambda _, n: Load("closed", min(SATURATED, n or SATURATED), n),
+}
+"""What a load means, by its first word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +259,6 @@ def _load(row: Mapping[str, str]) -> Load | str:
     """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
     found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
     if found is None or found[1] not in READERS:
-        return f"load {row['load'][:40]!r} is none of {', '.join(READERS.names())}"
+        return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
     told = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)
     return READERS[found[1]](float(found[2] or 0), int(told) if told else None)
-
-
-def with_lengths(run: PublishedRun, prompt: float) -> PublishedRun:
-    """A run whose prompts have an assumed mean length where none was published."""
-    return run if run.input_len else replace(run, input_len=prompt)

@@ -22,7 +22,7 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
-from .published import SAMPLED, PublishedRun, with_lengths
+from .published import SAMPLED, PublishedRun
 from .replay import Entry
 from .static import static_times
 
@@ -49,18 +49,12 @@ def _rate(answer: Answer, run: PublishedRun) -> float | None:
     return float(rows.output_tokens.sum()) / took if took > 0.0 else None
 
 
-def _power(answer: Answer, run: PublishedRun) -> float | None:
-    watts = answer.run.watts_per_device
-    return None if watts is None else watts * run.devices
-
-
-def _energy(answer: Answer, run: PublishedRun) -> float | None:
-    return answer.run.joules_per_token
-
-
 FIGURES: Mapping[str, Figure] = {
-    "output_tokens_per_s": _rate, "tokens_per_s": _rate, "power_all_gpus": _power,
-    "energy_per_output_token": _energy,
+    "output_tokens_per_s": _rate, "tokens_per_s": _rate, 
+    "power_all_gpus": lambda answer, run: (
+        None if (watts := answer.run.watts_per_device) is None else watts * run.devices
+    ),
+    "energy_per_output_token": lambda answer, run: answer.run.joules_per_token,
 }  # fmt: skip
 """Metrics of a whole run; others are statistics of a time, `_time`."""
 POLICY = {"vllm": "vllm", "trtllm": "tensorrt-llm", "sglang": "sglang"}
@@ -121,7 +115,7 @@ def replay_published(run: PublishedRun, host: str | None = None) -> Entry | str:
         Its metrics; or why it could not be simulated.
     """
     try:
-        return _replay(with_lengths(run, PROMPT), host)
+        return _replay(replace(run, input_len=run.input_len or PROMPT), host)
     except InputError as error:
         return f"{run.source}, line {run.line}: {error}"
 
