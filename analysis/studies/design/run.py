@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import describe_system
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...answers.description import Shown
@@ -23,8 +22,18 @@ from .infeasible import nothing
 from .result import DesignAnswer
 from .searching import METHODS, Found, front_of, may_hold, search
 from .space import Space, read_space, space_path
-from .tiles import OF_TILES
-from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of
+from .why import (
+    NEARBY,
+    RATES,
+    RESOURCES,
+    STEP,
+    Shadow,
+    alone,
+    along,
+    limits_of,
+    price_of,
+    system_of,
+)
 
 LEAST = 12
 """Simulations of a small space, whatever share of it they are."""
@@ -95,12 +104,7 @@ def design(
         limits = tuple(tuple(limits_of(plan, one)) for one in front)
         single = alone(plan, [every[i] for i in found.simulated])
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
-    system, sources = describe_system(plan.path, plan.parameters(front[0].values))
-    if (kernels := front[0].tuned) is not None:
-        system = system.model_copy(update={"device": front[0].device})
-        told = {name.removeprefix("system."): OF_TILES for name in kernels.settings}
-        sources = {**sources, **told}
-    text = Shown(system, sources).text()
+    text = Shown(*system_of(plan, front[0])).text()
     return DesignAnswer(
         plan, found, front, limits, single, prices, reference, text, method, seed
     )  # fmt: skip
@@ -139,7 +143,7 @@ def judged(plan: Space, told: Told | None) -> list[Design]:
         every.append(forecaster.describe(one))
         if i == 0:
             needed(plan, every)
-        if may_hold(plan.goals, every[-1].silicon.values()):
+        if one == plan.reference or may_hold(plan.goals, every[-1].silicon.values()):
             forecaster.judge(every[-1])
         else:
             every[-1].bound = every[-1].silicon.values()
@@ -223,6 +227,8 @@ def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
     (goal, *_) = plan.goals.wanted
     old = (best.metrics or {}).get(goal)
     out: list[Shadow] = []
+    if plan.fleet is not None:  # systems of two kinds, and no rate is that of all
+        return out
     for what, (block, key, unit, name) in RATES.items():
         value = getattr(getattr(best.device, block), key)
         changed = replace(best, metrics=None, error=None)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ....devices.catalog import describe_system, load_system
+from ....devices.catalog import describe_system
+from ....devices.spec import SystemSpec
 from ....simulator.deploy.placement import processors_of
 from ....workloads.errors import InputError
 from ...answers.step import step_of
@@ -15,6 +16,7 @@ from .bounds import DEPLOY
 from .designs import Design, Figures, together
 from .goals import direction
 from .space import Space
+from .tiles import OF_TILES
 
 GROUPS = {"attention_decode": "decode attention", "mla_decode": "decode attention",
           "sparse_decode": "sparse attention", "index_decode": "index scores",
@@ -51,22 +53,28 @@ class Limit:
         )
 
 
+def system_of(space: Space, design: Design) -> tuple[SystemSpec, Mapping[str, str]]:
+    """The system of a design, of a fleet the one that decodes, with the sources of its numbers."""
+    if space.fleet is not None and not space.own(design.values):
+        return describe_system(space.fleet.plain)
+    system, sources = describe_system(space.path, space.parameters(design.values))
+    if design.tuned is None:
+        return system, sources
+    told = {name.removeprefix("system."): OF_TILES for name in design.tuned.settings}
+    return system.model_copy(update={"device": design.device}), {**sources, **told}
+
+
 def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> list[Limit]:
     """Groups of ops of a decoding step, the longest first; none without a fixed number of sequences."""
     load = {**workload, **space.options(design.values)}
     if load.get("closed_loop") is None:
         return []
     context = int(load.get("input_len") or 0) + int(load.get("output_len") or 0) // 2
-    system, copies = describe_system(space.path, space.parameters(design.values))[0], 1
-    if design.tuned is not None:
-        system = system.model_copy(update={"device": design.device})
-    if space.fleet is not None:  # of a system that decodes, with its share of the requests
-        own = space.own(design.values)
-        system = system if own else load_system(space.fleet.plain)
-        copies = own or space.fleet.systems
+    # of a system that decodes, with its share of the requests
+    copies = 1 if space.fleet is None else space.own(design.values) or space.fleet.systems
     batch = -(-int(load["closed_loop"]) // copies)
     options = {k: v for k, v in load.items() if k in DEPLOY}
-    d, stage = step_of(model, system, batch, context, 0, options)
+    d, stage = step_of(model, system_of(space, design)[0], batch, context, 0, options)
     took: dict[tuple[str, str, str], list[float]] = {}
     for p in stage.ops:
         if not p.critical:
