@@ -157,7 +157,7 @@ class Search:
 
     def _costs(self, values: F8) -> F8:
         """Goals of metrics as costs: less is better."""
-        return values[:, : len(self.signs)] * self.signs
+        return np.asarray(values[:, : len(self.signs)] * self.signs)
 
     def doubt(self, held: Sequence[int], own: F8) -> float:
         """By how much simulated designs came out better, in any goal, than others forecast them: nine of ten."""

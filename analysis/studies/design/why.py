@@ -153,10 +153,10 @@ def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
         known = [(one, own) for one, own in known if own.get(goal) is not None]
         if not known:
             continue
-        best, own = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
+        best, held = min(known, key=lambda pair: sign * float(pair[1][goal] or 0.0))
         groups = groups_of(space, best, model, space.workloads[0])
         first = {each.processor: each for each in reversed(groups)}
-        out.append(Alone(model, best, own, tuple(sorted(first.values(), key=groups.index))))
+        out.append(Alone(model, best, held, tuple(sorted(first.values(), key=groups.index))))
     return tuple(out)
 
 
