@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,15 @@ from ...devices.tiles.store import constants
 from ...devices.tiles.variant import changed_spec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.step.explicit import StageCost
-from ...workloads.errors import InputError, nearest, visible
+from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_count
-from ...workloads.yamlfile import read_yaml
 from ..answers.price import added_area_mm2
 from ..answers.step import step_of, work_joules
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from .front import front
 from .kernel_file import KERNEL
-from .sweep.axes import MAX_POINTS, Axis, read_axis
-from .sweep.expression import Expression, parse
-from .sweep.study import read_objectives
+from .sweep.study import Kind, Point, Study, read_study
 
 KEYS = ("title", "base", "axes", "constraints", "objectives")
 BEST, DEVICE = "best", "device."
@@ -171,82 +167,33 @@ def sweep_kernels(path: str | Path) -> KernelSweep:
         Whatever is wrong with the file; the message names the key. A variant that cannot be costed
         does not raise: its row says why.
     """
-    path = Path(path)
-    raw = read_yaml(path)
-    for key in raw:
-        if key not in KEYS:
-            raise InputError(
-                f"{path}: {key}", f"is no key of sweeps of kernels{nearest(str(key), KEYS)}"
-            )
-    base = raw["base"]
-    if base[KERNEL] != BEST:
-        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {base[KERNEL]!r}")
-    given = raw.get("axes")
-    if not isinstance(given, dict) or not given:
-        raise InputError(
-            f"{path}: axes", "needs at least one axis, such as device.shared_memory_KiB"
-        )
-    axes = [read_axis(str(name), values, f"{path}: axes.{name}") for name, values in given.items()]
-    for name in [*base, *(p for axis in axes for p in axis.parameters)]:
-        _check(str(name), path)
-    shared = {str(k): v for k, v in base.items() if k != KERNEL}
-    names = {p for axis in axes for p in axis.parameters} | set(shared)
-    for name in ("model", "system"):
-        if name not in names:
-            raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
-    columns = {column for axis in axes for column in axis.columns}
-    known = {*METRICS, *(n for n in (*columns, *shared) if n.isidentifier())}
-    conditions = tuple(
-        parse(text, f"{path}: constraints[{i}]", known)
-        for i, text in enumerate(raw.get("constraints", []))
-    )
-    objectives = read_objectives(
-        raw.get("objectives", {}), f"{path}: objectives", {*METRICS, *columns}
-    )
-    title = str(raw.get("title", visible(path.stem)))
-    points = tuple(
-        _point(shown, {**shared, **values}, conditions) for shown, values in _spanned(axes, path)
-    )
-    return KernelSweep(title, points, objectives)
+    study = read_study(path, OF_KERNELS)
+    if study.base[KERNEL] != BEST:
+        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {study.base[KERNEL]!r}")
+    points = tuple(_point(point, study) for point in study.points())
+    return KernelSweep(study.title, points, study.objectives)
 
 
-def _check(name: str, path: Path) -> None:
-    """Refuse a `device.` key that is none."""
+def _check(name: str, where: str) -> None:
+    """Refuse a `device.` key that is none; options of a step are looked at where it is costed."""
     key = name.removeprefix(DEVICE)
     if name.startswith(DEVICE) and key not in SETTINGS:
-        raise InputError(
-            f"{path}: {name}", f"is no number of a device that can be set{nearest(key, SETTINGS)}"
-        )
+        raise InputError(where, f"is no number of a device that can be set{nearest(key, SETTINGS)}")
     if name.startswith(("system.", "model.")):
-        raise InputError(
-            f"{path}: {name}", "has no part in sweeps of kernels; device.KEY changes the device"
-        )
+        raise InputError(where, "has no part in sweeps of kernels; device.KEY changes the device")
 
 
-def _spanned(axes: Sequence[Axis], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Columns and parameters of every point."""
-    if any(axis.random is not None for axis in axes):
-        raise InputError(f"{path}: axes", "of sweeps of kernels list or space their values")
-    if math.prod(len(axis.values) for axis in axes) > MAX_POINTS:
-        raise InputError(f"{path}: axes", f"span more than {MAX_POINTS:,} points")
-    for rows in itertools.product(*(axis.values for axis in axes)):
-        shown: dict[str, Any] = {}
-        values: dict[str, Any] = {}
-        for axis, row in zip(axes, rows, strict=True):
-            shown |= dict(zip(axis.columns, row, strict=True))
-            values |= dict(zip(axis.parameters, row, strict=True))
-        yield shown, values
+OF_KERNELS = Kind(KEYS, _check, frozenset(METRICS))
 
 
-def _point(
-    shown: Mapping[str, Any], values: Mapping[str, Any], conditions: Sequence[Expression]
-) -> KernelPoint:
+def _point(point: Point, study: Study) -> KernelPoint:
     try:
+        values = {name: value for name, value in point.settings.items() if name != KERNEL}
         metrics, kernels = _evaluate(values)
     except InputError as error:
-        return KernelPoint(shown, dict.fromkeys(METRICS), (), False, str(error))
-    held = {**values, **shown, **metrics}
-    return KernelPoint(shown, metrics, kernels, all(c.holds(held) for c in conditions))
+        return KernelPoint(point.columns, dict.fromkeys(METRICS), (), False, str(error))
+    held = {**point.settings, **point.columns, **metrics}
+    return KernelPoint(point.columns, metrics, kernels, study.feasible(held))
 
 
 def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,20 @@ SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS
 """What conditions and objectives may name, besides `OF_RUN` and the path of a number of the answer."""
 
 
-def is_figure(name: str) -> bool:
-    """Whether a name is of a result, not of a parameter."""
-    return name in FIGURES or name.startswith(OF_RUN)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of study may name: keys of its file, parameters (`check` refuses others), and figures."""
+
+    keys: tuple[str, ...]
+    check: Callable[[str, str], None]
+    figures: frozenset[str]
+
+    def is_figure(self, name: str) -> bool:
+        """Whether a name is of a result, not of a parameter."""
+        return name in self.figures or name.startswith(OF_RUN)
+
+
+OF_RUNS = Kind(KEYS, check_parameter, FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class Study:
         Metric or column -> "max" or "min".
     folder : Path
         Where relative paths of the parameters start: the sweep file's folder.
+    kind : Kind
     """
 
     title: str
@@ -82,6 +94,7 @@ class Study:
     constraints: tuple[Expression, ...]
     objectives: dict[str, str]
     folder: Path = Path()
+    kind: Kind = OF_RUNS
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,7 +107,7 @@ class Study:
         rows = [axis.drawn(rng, self.samples) if axis.random else axis.values for axis in self.axes]
         fixed = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is None]
         drawn = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is not None]
-        before = [c for c in self.constraints if not any(map(is_figure, c.names))]
+        before = [c for c in self.constraints if not any(map(self.kind.is_figure, c.names))]
         for grid in itertools.product(*fixed):
             for sample in zip(*drawn, strict=True) if drawn else [()]:
                 point = self._point(iter(grid), iter(sample))
@@ -119,7 +132,7 @@ class Study:
     def asked(self) -> tuple[str, ...]:
         """Figures that conditions and objectives name."""
         names = [name for c in self.constraints for name in sorted(c.names)]
-        return tuple(dict.fromkeys(n for n in (*self.objectives, *names) if is_figure(n)))
+        return tuple(dict.fromkeys(n for n in (*self.objectives, *names) if self.kind.is_figure(n)))
 
     @property
     def workloads(self) -> tuple[str, ...]:
@@ -144,7 +157,7 @@ class Study:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
-def read_study(path: str | Path) -> Study:
+def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
     """Read a sweep file.
 
     Raises
@@ -155,8 +168,8 @@ def read_study(path: str | Path) -> Study:
     path = Path(path)
     raw = read_yaml(path)
     for key in raw:
-        if key not in KEYS:
-            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), KEYS)}")
+        if key not in kind.keys:
+            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), kind.keys)}")
     base = _mapping(raw, "base", path)
     axes = tuple(
         read_axis(str(name), given, f"{path}: axes.{name}")
@@ -164,14 +177,14 @@ def read_study(path: str | Path) -> Study:
     )
     if not axes:
         raise InputError(f"{path}: axes", "needs at least one axis, for example rate: [1, 2, 4]")
-    _check_names(base, axes, path)
+    _check_names(base, axes, path, kind)
     given_names = {*base, *(name for axis in axes for name in axis.parameters)}
     for name in ("model", "prefill" if "prefill" in given_names else "system"):
         if name not in given_names:
             raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
     samples, seed = _randomness(raw, axes, path)
     known = {*base, *(c for axis in axes for c in (*axis.columns, *axis.parameters))}
-    names = {name for name in known if name.isidentifier()} | FIGURES
+    names = {name for name in known if name.isidentifier()} | kind.figures
     given = raw.get("constraints", [])
     if not isinstance(given, list):
         raise InputError(f"{path}: constraints", "must be a list of conditions in quotes")
@@ -180,7 +193,7 @@ def read_study(path: str | Path) -> Study:
     )
     columns = {column for axis in axes for column in axis.columns}
     objectives = read_objectives(
-        _mapping(raw, "objectives", path), f"{path}: objectives", {*FIGURES, *columns}
+        _mapping(raw, "objectives", path), f"{path}: objectives", {*kind.figures, *columns}
     )
     asked = {*objectives, *(name for c in constraints for name in c.names)} & {*PROMISED}
     if asked:
@@ -189,7 +202,7 @@ def read_study(path: str | Path) -> Study:
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
     folder = path.absolute().parent  # a resumed sweep may be started elsewhere
-    study = Study(title, base, axes, samples, seed, constraints, objectives, folder)
+    study = Study(title, base, axes, samples, seed, constraints, objectives, folder, kind)
     if study.size > MAX_POINTS:
         raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
     return study
@@ -239,9 +252,9 @@ def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) -> None:
+def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: Kind) -> None:
     for name, value in base.items():
-        check_parameter(name, f"{path}: base.{name}")
+        kind.check(name, f"{path}: base.{name}")
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise InputError(f"{path}: base.{name}", "must be a number or text")
         if isinstance(value, float) and not math.isfinite(value):
@@ -250,10 +263,10 @@ def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) ->
     parameters: set[str] = set()
     for axis in axes:
         for column, parameter in zip(axis.columns, axis.parameters, strict=True):
-            check_parameter(parameter, f"{path}: axes.{column}")
+            kind.check(parameter, f"{path}: axes.{column}")
             if column in columns or parameter in parameters:
                 raise InputError(f"{path}: axes.{column}", "is set by two axes; keep one")
-            if column in FIGURES or column in FIXED_COLUMNS:
+            if column in kind.figures or column in FIXED_COLUMNS:
                 raise InputError(f"{path}: axes.{column}", "is a result's name; choose another")
             columns.add(column)
             parameters.add(parameter)
