@@ -202,8 +202,11 @@ class DesignAnswer(Result):
             wanted[own] = direction(own, {})
         known = [d for d in self.found.every if d.metrics is not None]
         table = pd.DataFrame([self._flat(d) for d in known])
-        title = f"{self.space.title}: {' and '.join(self.space.models)}"
-        figure = trade_off(table, dict(list(wanted.items())[::-1]), self.space.names, title)
+        models = self.space.models
+        served = " and ".join(models) if len(models) < 3 else f"{len(models)} models"
+        first, second, *rest = wanted.items()  # the first goal goes up
+        goals = dict([second, first, *rest])
+        figure = trade_off(table, goals, self.space.names, f"{self.space.title}: {served}")
         text = "Every simulated design; labels are those on the front. What bounds excluded is not drawn."
         return [Drawing(figure, text)]
 
