@@ -33,7 +33,7 @@ ROOM ?=
 CHANGED ?=
 TESTS = $(if $(CHANGED),$(or $(shell $(BIN)/python .ci/changed.py),tests/test_size.py),$(if $(ROOM),tests/$(ROOM)))
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 $(TESTS)
 
 # What a room promises to the others, without long runs; one file a room or two.
 FAST := tests/test_size.py tests/test_layering.py tests/workloads/test_catalog.py tests/workloads/test_classes.py \

@@ -35,8 +35,40 @@ settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
 
 
+LONG = [
+    "composed",
+    "scheduler",
+    "speculation",
+    "kv_tiers",
+    "own_rules",
+    "price_list",
+    "expert_map",
+    "overlap",
+    "agents",
+    "classes",
+    "measure",
+    "plan",
+    "kept",
+    "fuzz",
+    "serve",
+    "extending",
+    "interval",
+    "calibrate_run",
+    "reference",
+    "speculation_answers",
+    "doctests",
+    "disaggregation",
+    "better_devices",
+]
+"""Files of 20 s and more, by their names without ``test_``."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what depends on measured data, so that it can be run without them too."""
+    """Put long files first, so that no worker begins one when the others are done.
+
+    What depends on measured data is marked, so that it can be run without them too.
+    """
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
     for item in items:
         if {"data", "data_set"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("data")

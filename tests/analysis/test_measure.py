@@ -47,6 +47,8 @@ def measured() -> Measured:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_module, "kernels", few)
+        short = replace(measure_module.QUICK, rounds=2, most_rounds=2, visit_s=0.004)
+        patch.setattr(measure_module, "QUICK", short)
         return measure_machine(quick=True, lenient=True, loop=True)
 
 
