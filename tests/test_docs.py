@@ -4,7 +4,7 @@ Blocks fenced as ``console`` or ``bash`` hold commands on lines that start with 
 below a command are its output. All commands of one document run in order in one empty folder,
 with the installed ``opbyte`` first on PATH. Not run: commands with ``make`` or ``git clone``,
 those that need OPBYTE_DATA where it is unset, those that read what one of these would have written,
-and blocks below ``<!-- not run: reason -->``.
+what an earlier page runs in the same words, without files and with the same output, and blocks below ``<!-- not run: reason -->``.
 
 A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
 of output must match, numbers and spacing aside; Python blocks of a document run after its
@@ -88,6 +88,18 @@ def _without_what_is_not_there(found: list[Command]) -> Iterator[Command]:
         yield command
 
 
+def new_on(document: Path, found: list[Command]) -> list[Command]:
+    """Commands but those that another page runs already."""
+    earlier = DOCUMENTS[: DOCUMENTS.index(document)]
+    before = {
+        (command.text, first_line(command.output))
+        for page in earlier
+        for command in commands(page.read_text(encoding="utf-8"))
+        if not command.reason and not re.search(r"[>/.]\S|--out|-o\b", command.text)
+    }
+    return [c for c in found if (c.text, first_line(c.output)) not in before]
+
+
 def handing_on(found: list[Command]) -> list[Command]:
     """Commands that write a file, and those that name one; none where all that write are run."""
     written = [_written(command) for command in found]
@@ -143,7 +155,7 @@ def _marked(path: Path) -> Any:
 @pytest.mark.parametrize("document", [_marked(p) for p in DOCUMENTS], ids=lambda p: p.name)
 def test_commands_run(document: Path, tmp_home: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    found = commands(text)
+    found = new_on(document, commands(text))
     if os.environ.get("OPBYTE_DOCS") == "files":
         found = handing_on(found)
     if not [command for command in found if not command.reason]:
