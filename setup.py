@@ -29,6 +29,7 @@ setup(
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
+        "opbyte.simulator": ["scenario/*.pyi"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
     include_package_data=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from ...simulator.scenario.apart import (
     apart_step,
     memories,
 )
-from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
 from ...simulator.scenario.option import chosen
@@ -37,6 +36,9 @@ from ..show.result import Rests, Result
 from ..show.text import seconds, show
 from .evidence import evidence
 from .step import MAX_BATCH
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 TRIED = (1, 2, 3, 4)
 """Micro-batches that are tried unless a number is given."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
-from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import (
     Load,
@@ -31,6 +30,9 @@ from .interval import Interval, step_interval
 from .ranges import Ranges, ranges_of_stage
 from .rests import rests_of
 from .step import MAX_BATCH
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 MAX_IMAGES = 10_000
 

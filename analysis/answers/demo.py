@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from .quantities import ratio
 from .several import Several
 from .simulate import layer_totals, simulate
 from .summary import comparison_rows, flat, heading, took, where_rows, window_text
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import ScenarioKeywords
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")

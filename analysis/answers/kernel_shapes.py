@@ -12,11 +12,10 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import DTYPES, SCHEMAS
 from ...workloads.model import ModelSpec
@@ -24,6 +23,9 @@ from ...workloads.ops import Op
 from ..show.output import OutputFolder
 from ..show.result import Result
 from .step import step_of
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 BATCHES, CONTEXTS, PROMPTS = (1, 8, 64), (2048,), (512, 2048)
 """Steps whose kernels are asked for by default: decodes at contexts, and prompts alone."""

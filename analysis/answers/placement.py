@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
 from ...simulator.expert_map.placing import ExpertPlacing, expert_placing
 from ...simulator.expert_map.policies import MAP_POLICIES
-from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
@@ -31,6 +30,9 @@ from ..show.text import seconds, show
 from .evidence import evidence
 from .expert_loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
 from .step import MAX_BATCH, stage_of
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 DRAWS = 20
 """Steps whose loads are drawn to say how far a step is from the long run."""

@@ -15,7 +15,6 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.expert_cache.counts import StepFetch
-from ...simulator.scenario.keywords import StepKeywords
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import StageCost
@@ -50,6 +49,8 @@ from .summary import roof_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...simulator.scenario.keywords import StepKeywords
 
 
 FOOTNOTE = (

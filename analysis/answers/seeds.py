@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -18,6 +17,9 @@ from ..show.text import seconds, show
 from .several import Several
 from .simulate import simulate
 from .summary import LATENCIES, flat, heading
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import ScenarioKeywords
 
 MAX_SEEDS = 1000
 

@@ -11,7 +11,6 @@ from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.play import run_scenario
 from ...simulator.scenario.pools import counted
 from ...simulator.serving.progress import Progress
@@ -50,6 +49,8 @@ from .summary import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...simulator.scenario.keywords import ScenarioKeywords
 
 
 @dataclass(frozen=True, slots=True)

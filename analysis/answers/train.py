@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions
@@ -26,6 +25,9 @@ from ...workloads.routing import check_routing
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 TAKEN = ("framework", "host", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
          "placement", "attention")  # fmt: skip

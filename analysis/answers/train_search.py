@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
-from ...simulator.scenario.keywords import TrainKeywords
 from ...simulator.scenario.load import load
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from .train import Training, train
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import TrainKeywords
 
 STAGES = (1, 2, 4, 8, 16, 32, 64)
 """Pipeline stages that are tried."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ...simulator.scenario.keywords import WorkloadKeywords
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import Workload
 from ...workloads.errors import InputError, nearest
@@ -21,6 +20,9 @@ from .play import Player
 from .prompts import Prompts
 from .recording import Recording
 from .target import PROMPTS, Target, address, find_out, open_clients
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import WorkloadKeywords
 
 MOST_IN_FLIGHT = 1024
 LIMIT_S = 600.0

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
-from ...simulator.scenario.keywords import ServedKeywords
 from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
 from ...workloads.errors import InputError
@@ -26,6 +25,9 @@ from ..show.text import seconds
 from .extra import more_files, needs
 from .meters import Meters
 from .pacer import Pacer
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import ServedKeywords
 
 MIN_SCALE, MAX_SCALE = 1e-3, 1e3
 """Slower, a token takes minutes; faster, the simulation itself does not keep up."""

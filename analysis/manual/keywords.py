@@ -29,20 +29,17 @@ PARTS = (
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
+
+from ...devices.spec import SystemSpec
+from ...workloads.model import ModelSpec
+from ...workloads.requests.frames import Table
 
 from .parts import (
 {parts}
 )
-
-if TYPE_CHECKING:
-    from ...devices.spec import SystemSpec
-    from ...workloads.model import ModelSpec
-    from ...workloads.requests.frames import Table
 
 Name = str | os.PathLike[str] | None
 Several = int | str | Sequence[int | str] | None
@@ -99,7 +96,7 @@ def _those(part: type) -> str:
 
 def _class(name: str, bases: Iterable[str], lines: Iterable[str], text: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    told = f'class {name}({", ".join(bases)}, total=False):  # fmt: skip\n    """{text}"""\n'
+    told = f'class {name}({", ".join(bases)}, total=False):\n    """{text}"""\n'
     return f"{told}\n{body}" if body else told
 
 

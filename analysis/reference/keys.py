@@ -7,13 +7,21 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from ...workloads.specfile import UNITS, Spec
-from .meanings import MEANINGS
+from ...workloads.yamlfile import read_yaml
 from .schema import written
+
+
+@cache
+def meanings() -> dict[str, Any]:
+    """``block.key`` -> what keys are that their specs' docstrings do not speak of."""
+    return read_yaml(Path(__file__).parent / "templates" / "meanings.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ def _keys(spec: type[Spec]) -> Iterator[Key]:
         units = tuple(n[len(_stem(names)) :].lstrip("_") for n in names) if len(names) > 1 else ()
         spoken = (s for s in said if f"`{name}`" in s or f"`{names[0]}`" in s)
         own = f"{block_name(spec)}.{_stem(names)}"
-        text = MEANINGS.get(own) or listed.get(name) or " ".join(spoken)
+        text = meanings().get(own) or listed.get(name) or " ".join(spoken)
         yield Key(_stem(names), units, _kind(field.annotation), _default(field), text)
 
 

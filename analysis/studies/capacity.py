@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import load_system
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.play import run_scenario
 from ...workloads.errors import CapacityError, InputError
@@ -39,6 +38,9 @@ from .service_level import read_level
 from .stationary import decide
 from .usual import as_usual, served_by
 from .variants import Variant, laid_out, variants
+
+if TYPE_CHECKING:
+    from ...simulator.scenario.keywords import ScenarioKeywords
 
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
 """Of a simulation at least; of a trace that is not said to be shorter."""

@@ -25,11 +25,11 @@ import opbyte
 import opbyte.analysis
 from opbyte.analysis.answers.several import Several
 from opbyte.analysis.commands.app import names
+from opbyte.analysis.manual import keywords
 from opbyte.analysis.names import LISTS, catalog
 from opbyte.analysis.plots.files import Picture
 from opbyte.analysis.show.console import table_lines
 from opbyte.analysis.show.result import Result
-from opbyte.simulator.scenario.keywords import ScenarioKeywords
 from opbyte.simulator.scenario.option import options_of
 from opbyte.simulator.scenario.scenario import Scenario
 
@@ -75,8 +75,8 @@ def test_what_has_few_choices_says_which() -> None:
     known = [p for p in options_of(Scenario) if p.option.choices]
     assert len(known) >= 7
     for p in known:
-        words = ", ".join(map(repr, p.option.choices))
-        assert f"Literal[{words}]" in ScenarioKeywords.__annotations__[p.name].__forward_arg__
+        words = ", ".join(f'"{word}"' for word in p.option.choices)
+        assert f"    {p.name}: Literal[{words}]" in keywords.module()
         assert all(word in p.option.help for word in p.option.choices)
 
 

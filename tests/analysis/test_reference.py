@@ -20,9 +20,8 @@ from opbyte.analysis.manual.keywords import module
 from opbyte.analysis.manual.meanings import metrics
 from opbyte.analysis.manual.page import NAMED_ELSEWHERE, page
 from opbyte.analysis.names import LISTS
-from opbyte.analysis.reference.keys import blocks
+from opbyte.analysis.reference.keys import blocks, meanings
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
-from opbyte.analysis.reference.meanings import MEANINGS
 from opbyte.analysis.studies.sweep.point import FIGURES
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.dram.catalog import load_memory
@@ -50,7 +49,7 @@ def test_the_page_is_what_the_code_says() -> None:
 
 def test_types_of_options_are_current() -> None:
     """So that checkers of users' scripts know every option; written as the page is."""
-    path = ROOT / "simulator" / "scenario" / "keywords.py"
+    path = ROOT / "simulator" / "scenario" / "keywords.pyi"
     own, written = ast.parse(module()), ast.parse(path.read_text(encoding="utf-8"))
     assert ast.dump(own) == ast.dump(written)  # the formatter may break its lines
 
@@ -70,7 +69,7 @@ def test_every_key_says_what_it_is() -> None:
     silent = [f"{b.name}.{k.name}" for b in known for k in b.keys if not k.text]
     assert not silent
     keys = {f"{b.name}.{k.name}" for b in known for k in b.keys}
-    assert set(MEANINGS) <= keys  # none of a key that is gone
+    assert set(meanings()) <= keys  # none of a key that is gone
 
 
 @pytest.mark.parametrize("path", DEVICES, ids=lambda p: p.stem)

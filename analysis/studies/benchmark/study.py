@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ....devices.catalog import load_system
 from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.keywords import ScenarioKeywords
 from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import Interval, interval_dict
 from ...answers.simulate import Simulation, simulate
@@ -20,6 +19,9 @@ from ...show.text import seconds
 from ..capacity import capacity
 from ..usual import as_usual
 from .catalog import BENCHMARKS, CURVE, OFFLINE, SERVER, Benchmark, Published
+
+if TYPE_CHECKING:
+    from ....simulator.scenario.keywords import ScenarioKeywords
 
 CLIENTS, GENERATIONS = (128, 256, 512, 1024), 6
 """Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.keywords import PlanKeywords, ScenarioKeywords
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate, check_real
@@ -20,6 +19,9 @@ from ..service_level import ATTAINMENT, read_level
 from .best import Searched, search_on, start_on
 from .points import Task, check_goal
 from .result import Plan
+
+if TYPE_CHECKING:
+    from ....simulator.scenario.keywords import PlanKeywords, ScenarioKeywords
 
 Goal = Literal["devices", "cost", "energy", "carbon"]
 SPAN_S, FEWEST_REQUESTS, MOST_REQUESTS = 60.0, 400, 4000
@@ -97,7 +99,7 @@ def plan(
         if given.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
-    scenario = Scenario.of(model, **cast(ScenarioKeywords, given))
+    scenario = Scenario.of(model, **cast("ScenarioKeywords", given))
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")

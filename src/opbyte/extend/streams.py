@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opbyte.extend._lazy import declared
+from opbyte._lazy import declared
 
 if TYPE_CHECKING:
     from opbyte.simulator.streams.graph import COMPUTE as COMPUTE

@@ -1,10 +1,12 @@
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
+
+from ...devices.spec import SystemSpec
+from ...workloads.model import ModelSpec
+from ...workloads.requests.frames import Table
 
 from .parts import (
     ApartOptions,
@@ -17,16 +19,11 @@ from .parts import (
     Workload,
 )
 
-if TYPE_CHECKING:
-    from ...devices.spec import SystemSpec
-    from ...workloads.model import ModelSpec
-    from ...workloads.requests.frames import Table
-
 Name = str | os.PathLike[str] | None
 Several = int | str | Sequence[int | str] | None
 
 
-class DeployedKeywords(TypedDict, total=False):  # fmt: skip
+class DeployedKeywords(TypedDict, total=False):
     """Those of `DeployOptions` that a server takes too."""
 
     kernels: Name
@@ -60,7 +57,7 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     clock: float | None
 
 
-class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
+class WorkloadKeywords(TypedDict, total=False):
     """Those of `Workload`."""
 
     trace: Name | Table
@@ -85,7 +82,7 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     classes: str | None
 
 
-class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class EngineOptionsKeywords(TypedDict, total=False):
     """Those of `EngineOptions`."""
 
     policy: str | None
@@ -96,7 +93,7 @@ class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prompt_room: int | None
 
 
-class TierOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class TierOptionsKeywords(TypedDict, total=False):
     """Those of `TierOptions`."""
 
     kv_tiers: str | None
@@ -105,21 +102,21 @@ class TierOptionsKeywords(TypedDict, total=False):  # fmt: skip
     kv_prefetch: bool
 
 
-class DeployOptionsKeywords(DeployedKeywords, total=False):  # fmt: skip
+class DeployOptionsKeywords(DeployedKeywords, total=False):
     """Those of `DeployOptions`."""
 
     host: Name
     strict: bool
 
 
-class SpeculationOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class SpeculationOptionsKeywords(TypedDict, total=False):
     """Those of `SpeculationOptions`."""
 
     speculative: str | None
     acceptance: str | None
 
 
-class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class FleetOptionsKeywords(TypedDict, total=False):
     """Those of `FleetOptions`."""
 
     router: str | None
@@ -132,7 +129,7 @@ class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
     encoder_system: str | None
 
 
-class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class PoolOptionsKeywords(TypedDict, total=False):
     """Those of `PoolOptions`."""
 
     prefill: str | None
@@ -159,7 +156,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     decode_autoscale: str | None
 
 
-class ApartOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class ApartOptionsKeywords(TypedDict, total=False):
     """Those of `ApartOptions`."""
 
     experts_on: str | None
@@ -167,7 +164,7 @@ class ApartOptionsKeywords(TypedDict, total=False):  # fmt: skip
     experts_link: str | None
 
 
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, ApartOptionsKeywords, total=False):  # fmt: skip
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, ApartOptionsKeywords, total=False):
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
@@ -189,18 +186,18 @@ class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywo
     pue: float | None
 
 
-class StepKeywords(DeployOptionsKeywords, SpeculationOptionsKeywords, total=False):  # fmt: skip
+class StepKeywords(DeployOptionsKeywords, SpeculationOptionsKeywords, total=False):
     """Of one step."""
 
 
-class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
+class ChangeKeywords(ScenarioKeywords, total=False):
     """The same with model and system."""
 
     model: Name | ModelSpec
     system: Name | SystemSpec
 
 
-class TrainKeywords(DeployOptionsKeywords, total=False):  # fmt: skip
+class TrainKeywords(DeployOptionsKeywords, total=False):
     """Of `train`."""
 
     batch: int
@@ -213,7 +210,7 @@ class TrainKeywords(DeployOptionsKeywords, total=False):  # fmt: skip
     dropout: bool
 
 
-class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):
     """Of a plan: some options may have several values, a list or a text with commas."""
 
     engine: Name
@@ -264,7 +261,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt:
     token_budget: Several
 
 
-class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):
     """Of a server."""
 
     seed: int

@@ -7,12 +7,20 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 
-def declared(module: str, file: str) -> tuple[list[str], Callable[[str], object]]:
-    """``__all__`` and ``__getattr__`` of a module: what it imports under ``if TYPE_CHECKING:``.
+def declared(
+    module: str, file: str, *, scripts: bool = False
+) -> tuple[list[str], Callable[[str], object]]:
+    """``__all__`` and ``__getattr__`` of a module: what it imports as itself, most under ``if TYPE_CHECKING:``.
 
     So each name stands once, and a plug-in loads what it uses and no more.
+
+    Parameters
+    ----------
+    scripts : bool
+        Functions name their arguments in errors, not options, see `workloads.errors.for_scripts`.
 
     Raises
     ------
@@ -30,7 +38,12 @@ def declared(module: str, file: str) -> tuple[list[str], Callable[[str], object]
     def load(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        value: object = getattr(import_module(homes[name]), name)
+        home = import_module(homes[name])
+        if not hasattr(home, name):
+            import_module(f"{homes[name]}.{name}")  # a module itself
+        value: object = getattr(home, name)
+        if scripts and isinstance(value, FunctionType):
+            value = import_module("opbyte.workloads.errors").for_scripts(value, name)
         setattr(sys.modules[module], name, value)
         return value
 
