@@ -195,9 +195,22 @@ def test_paths_exist(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", prose)
     missing = [name for name in links if not (document.parent / name).exists()]
     folders = r"src|simulator|devices|kernels|workloads|analysis|notebooks|tests|docs|\.ci"
+    missing += sorted(anchors(prose, document))
     spans = re.findall(rf"`((?:{folders})/[\w./*-]*)`", prose)
     missing += [name for name in spans if not list(ROOT.glob(name.rstrip("/")))]
     assert not missing
+
+
+def anchors(prose: str, document: Path) -> set[str]:
+    """Links to headings that are not there."""
+    found = set()
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", prose):
+        text = (document.parent / name if name else document).read_text(encoding="utf-8")
+        heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", head).lower().replace(" ", "-") for head in heads}
+        if anchor not in slugs:
+            found.add(f"{name}#{anchor}")
+    return found
 
 
 GENERATED = ("reference.md", "calibration.md")
