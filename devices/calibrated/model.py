@@ -69,7 +69,8 @@ class Model:
 CURVES: dict[tuple[str, bytes], tuple[F8, F8]] = {}
 """Seconds and bounds of whole tables of counts, by family and by all that they depend on: the engines of
 a fleet, and deployments of one model, have nearly all of theirs in common."""
-MOST_CURVES = 256
+MOST_COUNTS = 1 << 22
+"""Of all of them together: 64 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class CalibratedModel:
         found = CURVES.get(key)
         if found is None:
             out = model.prices(x)
-            if len(CURVES) >= MOST_CURVES:
+            if sum(len(seconds) for seconds, _ in CURVES.values()) > MOST_COUNTS:
                 CURVES.clear()
             found = CURVES[key] = out[:, O_SECONDS].copy(), out[:, O_BOUND].copy()
         return found
