@@ -26,7 +26,7 @@ from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
-from ...simulator.scenario.place import deployed
+from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import dealt, explicit_stage
 from ...simulator.streams.pingpong import enough, step_seconds
 from ...workloads.errors import CapacityError, InputError
@@ -360,6 +360,7 @@ def _plain_row(
     """A step of devices that do both; None and why where no batch keeps the limit."""
     _, where = load(model, system)
     d = deployed(model, where, how)
+    refuse_unused(how, d)
     rules = kv_rules(d)
     each = float(sequence_bytes(rules, np.array([context + 1]))[0])
     most = int(rules.capacity / each)

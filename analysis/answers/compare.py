@@ -43,10 +43,10 @@ def compare(
     *,
     batch: int = 1,
     context: int = 2048,
-    images: int = 1,
+    images: int | None = None,
     layers: int | None = None,
     schedule: str = "reordered",
-    seed: int = 0,
+    seed: int | None = None,
     **options: Unpack[DeployOptionsKeywords],
 ) -> SystemComparison:
     """Cost one step of a model on several systems.
@@ -57,14 +57,14 @@ def compare(
         Catalog names or files; those that the model does not fit on say why.
     batch, context : int
         Decoding sequences and their cached tokens, of a language model.
-    images : int
-        Images of an encoder: at once on GPUs, one after another on an FPGA.
+    images : int, optional
+        Images of an encoder, 1 unless given: at once on GPUs, one after another on an FPGA.
     layers : int, optional
         Only the first so many layers, without embedding and head.
     schedule : str
         Of experts on an FPGA.
-    seed : int
-        Of an FPGA's expert draws; other devices take expected loads.
+    seed : int, optional
+        Of an FPGA's expert draws, 0 unless given; other devices take expected loads.
     **options
         Options of `simulator.scenario.parts.DeployOptions`, such as ``dtype`` or ``costs``, of all
         systems alike; an FPGA takes number formats and ``routing``.
@@ -77,17 +77,21 @@ def compare(
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
     SCHEDULES[schedule]  # an unknown name is refused whatever the systems are
-    check_seed(seed)
+    check_seed(seed or 0)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)
-    check_count(images, "--images", 1, MAX_IMAGES)
+    check_count(1 if images is None else images, "--images", 1, MAX_IMAGES)
     how = chosen(DeployOptions, options)
     loaded = [load(model, system, how.dtype, how.kv_dtype) for system in systems]
     spec = loaded[0][0].of_length(context + 1)
     if layers is not None:
         check_count(layers, "--layers", 1, len(spec.layers))
         spec = replace(spec, layers=spec.layers[:layers], vocab=0, tied=True, extra_weights=0)
-    what = Load(batch, context, images if spec.front else 0, schedule, seed)
+    if images is not None and not spec.front:
+        raise InputError("--images", f"{spec.name} is no encoder of images")
+    if seed is not None and not any(system.device.on_engine for _, system in loaded):
+        raise InputError("--seed", "is of an FPGA's expert draws, and no system has one")
+    what = Load(batch, context, (images or 1) if spec.front else 0, schedule, seed or 0)
     rows = tuple(
         _row(spec, system, what, how, given)
         for given, (_, system) in zip(systems, loaded, strict=True)

@@ -222,7 +222,7 @@ def _experts(op: Op, keys: int) -> Found | None:
     is measured as one.
     """
     s, loads = op.shape, op.loads
-    if loads is None:
+    if loads is None or "inter" not in s:  # adapters
         return None
     if not loads.routed:
         return "moe", "fused_moe", op.dtype, {}

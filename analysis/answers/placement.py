@@ -19,7 +19,7 @@ from ...simulator.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
-from ...simulator.scenario.place import deployed
+from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import dealt
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
@@ -294,6 +294,7 @@ def placement(
     spec, where = load(model, system, how.dtype, how.kv_dtype)
     bare = replace(how, expert_placement=None, redundant_experts=None, expert_dispatch=None)
     plain = deployed(spec, where, bare)
+    refuse_unused(how, plain)
     if not spreading(plain):
         raise InputError(
             "MODEL", f"{spec.name} on {where.name} has no experts on several groups of devices "

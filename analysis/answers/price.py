@@ -50,6 +50,7 @@ def costs_of(
 
 HOURS_A_YEAR = 8766.0
 YEARS, USD_PER_KWH, PUE = 4.0, 0.1, 1.3
+OWNED = ("years", "usd_per_kWh", "pue")
 """Of owned devices where nobody says; assumed: usual depreciation, industrial electricity, an air-cooled hall."""
 
 
@@ -85,6 +86,9 @@ def check_prices(scenario: Scenario) -> None:
     """Refuse prices that cannot be read before anything is simulated."""
     for text, option in ((scenario.price, "--price"), (scenario.capex, "--capex")):
         amounts(text, option)
+    for name in OWNED:
+        if scenario.capex is None and getattr(scenario, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "is of owned devices: it needs --capex")
 
 
 def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:

@@ -311,7 +311,9 @@ def roofline(
     the model); the result then carries a warning.
     """
     if image_size is not None:
-        read_size(image_size)  # refused also without images
+        read_size(image_size)
+        if not images:
+            raise InputError("--image-size", "needs --images N, of the prompt")
     if images:
         model = model if isinstance(model, ModelSpec) else load_model(model)
         prefill += image_tokens(model, images, image_size)

@@ -13,7 +13,7 @@ from ...simulator.scenario.images import PLAIN, tower_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
-from ...simulator.scenario.place import deployed, drafted
+from ...simulator.scenario.place import deployed, drafted, refuse_unused
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
 from ...simulator.step.speculative import speculative_stage
 from ...workloads.batch import Batch
@@ -61,6 +61,7 @@ def step_of(
         share = image_tokens(spec, images, image_size) / prefill
         spec = with_tower(spec, size, min(1.0, share), images)
     deployment = deployed(spec, where, how)
+    refuse_unused(how, deployment)
     speculation = chosen(SpeculationOptions, own)
     deployment = drafted(deployment, speculation, how.routing, 0)
     return deployment, stage_of(deployment, batch, context, prefill)

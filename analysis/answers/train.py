@@ -311,6 +311,10 @@ def train(
         all_to_all=how.all_to_all, costs=how.costs, memory=how.memory,
         frameworks=_kernels(how, where, layout),
     )  # fmt: skip
+    if how.routing != "uniform" and not deployment.experts:
+        raise InputError("--routing", f"{spec.name} has no experts; leave it out")
+    if how.all_to_all is not None and layout.ep == 1:
+        raise InputError("--all-to-all", "no tokens are sent between devices (ep 1); leave it out")
     step = training_step(deployment, layout, wanted)
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     return Training(deployment, layout, wanted, step, sources)

@@ -24,12 +24,12 @@ def compare_command(
     ],
     batch: Annotated[int, count("Decoding sequences of a language model.")] = 1,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
-    images: Annotated[int, count("Images of an encoder.")] = 1,
+    images: Annotated[int | None, count("Images of an encoder; 1 without it.")] = None,
     layers: Annotated[int | None, count("Only this many layers, without the head.")] = None,
     schedule: Annotated[
         str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")
     ] = "reordered",
-    seed: Annotated[int, count("Seed of an FPGA's expert draws.")] = 0,
+    seed: Annotated[int | None, count("Seed of an FPGA's expert draws; 0 without it.")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

@@ -18,6 +18,10 @@ kernels_app = App(
     help="Shapes of kernels to measure, and a script that does.", rich_markup_mode=None
 )
 app.add_typer(kernels_app, name="kernels")
+PRICED = (
+    "kernels", "costs", "memory", "host", "all_to_all", "placement", "power_cap", "clock", "strict",
+)  # fmt: skip
+"""Options of what a kernel takes, which its shapes do not tell."""
 
 
 @kernels_app.callback(invoke_without_command=True)
@@ -31,7 +35,7 @@ def kernels_top(context: typer.Context) -> None:
 
 
 @kernels_app.command("shapes")
-@takes([*options_of(DeployOptions)])
+@takes([*options_of(DeployOptions)], without=PRICED)
 def kernel_shapes_command(
     model: Model,
     system: System,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
+from ...simulator.scenario.place import refuse_unused
 from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
 from ...workloads.errors import InputError
@@ -120,6 +121,7 @@ def serve(
         )
     scenario = Scenario.of(model, system, **options).changed(host=gpu_host)
     deployment, settings = deployment_of(scenario)
+    refuse_unused(scenario.deployment, deployment)
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
     fleet = fleet_of(scenario, deployment.system) or Fleet()

@@ -9,14 +9,13 @@ from ...devices.spec import SystemSpec
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.tower import read_size
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
-from .images import apart, encoder_apart, towered
+from .images import apart, check_images, encoder_apart, towered
 from .load import load
 from .place import deployed, drafted
 from .scenario import Scenario
@@ -31,8 +30,7 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     InputError
         Anything that cannot be used.
     """
-    if scenario.workload.image_size is not None:
-        read_size(scenario.workload.image_size)  # refused also where a model takes no images
+    check_images(scenario.workload)
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
     if scenario.apart.given:

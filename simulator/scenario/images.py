@@ -10,6 +10,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.tower import Size, Tower, read_size
 from ...workloads.towered import with_tower
+from .parts import Workload
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -22,6 +23,21 @@ PLAIN = (1024, 1024)
 def apart(scenario: Scenario) -> bool:
     """Whether images are encoded on devices of their own."""
     return scenario.fleet.encoder is not None or scenario.fleet.encoder_system is not None
+
+
+def check_images(work: Workload) -> None:
+    """Refuse what is said of images where there are none, and a size that is none whatever the model takes.
+
+    Raises
+    ------
+    InputError
+    """
+    if work.image_size is not None:
+        read_size(work.image_size)
+    if work.images is None and work.trace is None:
+        for name in ("image_size", "encoder_cache_hits"):
+            if getattr(work, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')}", "needs --images N, of each request")
 
 
 def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:

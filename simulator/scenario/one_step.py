@@ -23,7 +23,7 @@ from ..fpga.engine import FrameResult, Share, run_frame
 from ..fpga.frames import serve_images
 from ..step.explicit import StageCost, dealt, explicit_stage
 from .parts import DeployOptions
-from .place import deployed
+from .place import deployed, refuse_unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployO
             system, options.power_cap, options.clock
         )  # refuses one: its power is not modelled
         return _on_board(model, system, load, options.routing)
-    return _op_by_op(deployed(model, system, options), system, load)
+    made = deployed(model, system, options)
+    refuse_unused(options, made)
+    return _op_by_op(made, system, load)
 
 
 def needed_bytes(model: ModelSpec, system: SystemSpec, load: Load) -> float:

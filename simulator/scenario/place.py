@@ -53,6 +53,23 @@ def drafted(
     return speculating(d, asked, rates, routing, seed)
 
 
+def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
+    """Refuse options of experts where nothing is routed, or not between devices, on any side.
+
+    Raises
+    ------
+    InputError
+    """
+    name = sides[0].model.name
+    if options.routing != "uniform" and not any(d.experts for d in sides):
+        raise InputError("--routing", f"{name} has no experts; leave it out")
+    if options.all_to_all is not None and not any(d.lockstep for d in sides):
+        raise InputError(
+            "--all-to-all", f"{name} on {sides[0].system.name} sends no tokens between ranks "
+            f"({sides[0].layout.degrees}); leave it out",
+        )  # fmt: skip
+
+
 SHARED = (
     "all_to_all", "overlap", "expert_placement", "redundant_experts", "expert_dispatch",
 )  # fmt: skip

@@ -14,6 +14,7 @@ from ..serving.encoders import with_images
 from ..serving.run import run
 from .build import deployment_of, fleet_of
 from .images import size_of, tower_of
+from .place import refuse_unused
 from .pools import pair_of
 from .scenario import Scenario
 
@@ -41,6 +42,7 @@ def run_scenario(
     else:
         deployment, settings = deployment_of(scenario)
         own, each = deployment, [settings]
+    refuse_unused(scenario.deployment, own, deployment)
     fleet = fleet_of(scenario, deployment.system)
     if fleet is not None and fleet.encoder is not None:
         stream = with_images(stream, scenario.workload.images, fleet.encoder.tokens)

@@ -12,6 +12,7 @@ from ....simulator.scenario import Scenario
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate, check_real
+from ...answers.price import check_prices
 from ...parallel import Told
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ..loads import knob_of, names_of
@@ -100,6 +101,7 @@ def plan(
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
     scenario = Scenario.of(model, **cast("ScenarioKeywords", given))
+    check_prices(scenario)
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")
