@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -23,8 +24,15 @@ DRAM = "tests/devices/test_dram.py"
 PLACES = "tests/simulator/test_placement.py tests/simulator/test_better_devices.py"
 SCALING = "tests/simulator/test_autoscale.py"
 POWER = "tests/devices/test_power.py tests/devices/test_power_cap.py tests/analysis/test_findings_input.py"
+LABELS = "tests/workloads/test_classes.py"
 CLASSES = "tests/workloads/test_classes.py tests/analysis/test_findings_input.py"
 OWN = "tests/workloads/test_own_folder.py"
+SHELVES = "tests/simulator/test_kv_tiers.py::test_a_larger_tier_never_hits_less"
+TIERS = "tests/analysis/test_kv_tiers.py -k 'sizes_and_links or cannot_be_read'"
+DRAFTS = "tests/workloads/test_speculators.py -k chances"
+SPECULATION = "tests/simulator/test_speculation.py"
+PRICES = "tests/analysis/test_price.py"
+COST = "tests/devices/test_cost.py"
 
 MUTANTS: list[tuple[str, str, str, str]] = [
     # collectives
@@ -81,6 +89,46 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/requests/classes.py", "{str(key): value for", "{key: value for", CLASSES),
     ("workloads/pareto.py", "beaten &= np.any(best < costs[i], axis=1)", "pass",
      "tests/test_doctests.py tests/analysis/test_sweep.py"),
+    ("workloads/requests/classes.py", 'if ("input_len" in own) != ("output_len" in own):', "if False:", CLASSES),
+    ("workloads/requests/labelling.py", "edges = np.cumsum(np.array(shares, dtype=np.float64))",
+     "edges = np.array(shares, dtype=np.float64)", CLASSES),
+    ("workloads/requests/labelling.py", "np.where(own.priority == NO_PRIORITY, priority, own.priority)", "own.priority",
+     LABELS),
+    ("workloads/requests/labelling.py", "which[mine] % len(names)", "which[mine] % 1", LABELS),
+    ("workloads/requests/labelling.py", "inputs[mine], outputs[mine] = draw", "inputs[mine], _ = draw", LABELS),
+    # tiers
+    ("simulator/batching/tier_store.py", "x.entries[store[H_FIRST] + store[H_ROOM], E_NEXT]",
+     "x.entries[store[H_FIRST] + store[H_ROOM], E_PREVIOUS]", SHELVES),
+    ("simulator/batching/tier_store.py", "    unlink_entry(x, e)\n    append_entry(x, s, e)", "    return", SHELVES),
+    ("simulator/batching/tier_store.py", "if store[H_USED] < store[H_ROOM]:", "if store[H_USED] < store[H_ROOM] - 1:",
+     SHELVES),
+    ("simulator/batching/tier_store.py", "if ((at - begin) & mask) >= ((at - hole) & mask):", "if False:", SHELVES),
+    ("simulator/scenario/tiers.py", "size = known.capacity_bytes * devices", "size = known.capacity_bytes", TIERS),
+    ("simulator/scenario/tiers.py", "* 1e-6 if len(rest) > 2", "* 1e-3 if len(rest) > 2", TIERS),
+    ("simulator/scenario/tiers.py", "if options.kv_prefetch and len(tiers) < 2:", "if False:", TIERS),
+    ("simulator/scenario/tiers.py", "if size > most:", "if False:", TIERS),
+    # drafts
+    ("workloads/speculators/asked.py", "if not 0.0 <= rate <= 1.0:", "if not 0.0 <= rate:", DRAFTS),
+    ("workloads/speculators/asked.py", "if len(rates) != asked.tokens:", "if len(rates) > asked.tokens:", DRAFTS),
+    ("workloads/speculators/asked.py", "reached *= rate", "reached = rate", f"{SPECULATION}::test_expected_tokens"),
+    ("simulator/serving/speculation.py", "replace(policy, ahead=False) if speculation.on_host else policy", "policy",
+     f"{SPECULATION}::test_no_step_is_scheduled_ahead_of_n_grams"),
+    ("simulator/batching/verify.py", "row = i if x.each else 0", "row = 0",
+     f"{SPECULATION}::test_requests_bring_their_own_chances"),
+    ("simulator/batching/holding.py", "min(request[I_CACHED] + want, known)", "request[I_CACHED] + want",
+     f"{SPECULATION}::test_same_schedule_as_the_reference"),
+    ("simulator/batching/trtllm_plan.py", "            return True, told\n", "            return False, told\n",
+     "tests/simulator/test_own_rules.py"),
+    # prices
+    ("analysis/answers/price.py", "((scenario.years or YEARS) * HOURS_A_YEAR)", "(YEARS * HOURS_A_YEAR)", PRICES),
+    ("analysis/answers/price.py", "/ 1000 * (scenario.pue or PUE)", "/ 1000", PRICES),
+    ("analysis/answers/price.py", "USD_PER_KWH if scenario.usd_per_kWh is None else scenario.usd_per_kWh",
+     "scenario.usd_per_kWh or USD_PER_KWH", PRICES),
+    ("analysis/answers/price.py", "run.deployment.system.device.name not in amounts", "None in amounts", PRICES),
+    ("analysis/answers/price.py", "if device.name in owned:", "if owned and False:", PRICES),
+    ("devices/cost.py", "late = fixed_s > 0.5 * seconds", "late = fixed_s > seconds", COST),
+    ("devices/cost.py", "op.bytes / bandwidth\n        busy", "op.bytes / self.bandwidth\n        busy", COST),
+    ("devices/cost.py", "+ op.act_bytes * self.act_J_per_byte", "+ op.act_bytes * self.stream_J_per_byte", COST),
     # security
     ("workloads/own_folder.py", "path.stat().st_uid == _user() and not", "not", OWN),
     ("workloads/own_folder.py", "and not _others_write(path.stat())", "", OWN),
@@ -113,7 +161,7 @@ def lives(tree: Path, path: str, old: str, new: str, tests: str) -> bool:
     file.write_text(whole.replace(old, new), encoding="utf-8")
     try:
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *shlex.split(tests)],
             cwd=tree, env={**os.environ, "PYTHONPATH": str(tree / "src")}, timeout=LIMIT_S,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
         )  # fmt: skip

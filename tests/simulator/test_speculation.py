@@ -45,10 +45,14 @@ from opbyte.simulator.batching.state import (
 from opbyte.simulator.batching.verify import ACCEPT_SEED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.deploy.speculating import speculating
+from opbyte.simulator.deploy.speculation import Speculation
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.speculation import speculating_policy
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.simulator.step.speculative import speculative_stage
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import RequestBlock
+from opbyte.workloads.speculators import SPECULATORS
 from opbyte.workloads.speculators.asked import expected_tokens, read_asked
 
 from .pieces import block_of, check_pieces, stamps
@@ -108,6 +112,14 @@ def test_expected_tokens() -> None:
     assert expected_tokens([]) == 1.0
     assert expected_tokens([1.0, 1.0, 1.0]) == 4.0
     assert expected_tokens([0.0, 1.0]) == 1.0
+
+
+def test_no_step_is_scheduled_ahead_of_n_grams() -> None:
+    """Which the host finds in tokens that it must know; heads run on the device."""
+    for method in ("ngram", "eagle"):
+        drafter = SPECULATORS[method](load_model("llama-3-8b"), "")
+        own = Speculation(read_asked(f"{method}:1"), (0.5,), drafter.copies, drafter.on_host)
+        assert speculating_policy(POLICIES["vllm"], own).ahead == (method == "eagle")
 
 
 @st.composite
