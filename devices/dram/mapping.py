@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,23 +147,3 @@ def _tables(
             if value >> bit & 1:
                 out[:, value] ^= flips[bit::8]
     return out
-
-
-def candidate_mappings(memory: DramSpec) -> list[str]:
-    """The named mappings, and those that put more columns of a row below the bank bits.
-
-    Pseudo channel and bank group come first or behind some column bits; bank and stack id in
-    either order; all with and without folded row bits.
-    """
-    columns = widths(memory.organisation)["co"]
-    out = list(NAMED)
-    for low, upper in product(range(columns + 1), ("ba,sid", "sid,ba")):
-        below = [_columns(0, low)] if low else []
-        above = [_columns(low, columns)] if low < columns else []
-        out.append(",".join([*below, "pc", "bg", *above, upper, "ro"]))
-    return [text + fold for text in out for fold in ("", "+xor")]
-
-
-def _columns(first: int, end: int) -> str:
-    """Column bits from `first` on, up to `end`, as a mapping writes them."""
-    return f"co{first}" if end == first + 1 else f"co{end - 1}..{first}"

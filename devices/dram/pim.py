@@ -9,7 +9,7 @@ units do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...workloads.errors import InputError
 from .spec import DramSpec, PimTimings
@@ -174,15 +174,3 @@ def measure(memory: DramSpec, stream: PimStream) -> PimOutcome:
     pins = memory.channel_bytes_per_s * min(stream.pseudo_channels, org.pseudo_channels)
     over = rate * org.pseudo_channels / pins
     return PimOutcome(stream.commands * peak / clocks, rate, over, seconds)
-
-
-def bundle_stream(
-    memory: DramSpec, commands: int, overlap: bool, refresh: bool = True, faw: bool = False
-) -> PimStream:
-    """Commands to the bundles of one pseudo channel: the same one over and over, or in turn.
-
-    With `faw` the ACTs of a bundle keep tRRD and tFAW; a command opens it whole otherwise.
-    """
-    name = f"pim_mac_bundle_{'rot' if overlap else 'fix'}"
-    plain = stream_of(memory, name, commands, refresh)
-    return replace(plain, acts=plain.banks if faw else 1)

@@ -23,7 +23,7 @@ from opbyte.devices.dram.controller import advance
 from opbyte.devices.dram.mapping import COL_SHIFT, FIELDS, ROW_SHIFT, read_mapping
 from opbyte.devices.dram.masters import Visit, bundles_of, meet, switch_clocks
 from opbyte.devices.dram.pattern import Pattern, Run, read_pattern
-from opbyte.devices.dram.pim import bundle_stream, measure, run_stream, stream_of
+from opbyte.devices.dram.pim import PimStream, measure, run_stream, stream_of
 from opbyte.devices.dram.run import simulate
 from opbyte.devices.dram.spec import DramSpec
 from opbyte.devices.dram.state import new_channel
@@ -33,6 +33,12 @@ from opbyte.workloads.errors import InputError, SpecError
 
 HBM3, HBM2 = load_memory("hbm3-6400-8hi"), load_memory("hbm2-2000")
 NAMES = ["hbm3-6400-8hi", "hbm2-2000", "hbm3-5200-8hi", "hbm4-8000-8hi"]
+
+
+def bundles(spec: DramSpec, name: str, faw: bool = False) -> PimStream:
+    """32,000 commands to the bundles of a pseudo channel; with `faw` a bundle's ACTs keep tRRD and tFAW."""
+    plain = stream_of(spec, f"pim_mac_bundle_{name}", 32_000, False)
+    return replace(plain, acts=plain.banks if faw else 1)
 
 
 def fraction(memory: str, pattern: str) -> float:
@@ -137,12 +143,12 @@ def test_bundles_of_logic_pim_read_four_times_the_pins() -> None:
     # 8 banks each tCCD_L against one atom each tBL of a pseudo channel: 4x, times availability.
     spec = load_memory("hbm3-5200-8hi")
     t = spec.timings
-    whole = measure(spec, bundle_stream(spec, 32_000, overlap=True, refresh=False))
+    whole = measure(spec, bundles(spec, "rot"))
     assert whole.over_pins == pytest.approx(4, rel=0.002)
-    same = measure(spec, bundle_stream(spec, 32_000, overlap=False, refresh=False))
+    same = measure(spec, bundles(spec, "fix"))
     row = 31 * t.CCD_L + t.RTP + t.RP + t.RCD_RD
     assert same.fraction == pytest.approx(32 * t.CCD_L / row, rel=0.002)
-    held = measure(spec, bundle_stream(spec, 32_000, overlap=False, refresh=False, faw=True))
+    held = measure(spec, bundles(spec, "fix", faw=True))
     assert held.fraction < same.fraction
 
 

@@ -22,7 +22,6 @@ from opbyte.devices.dram.access import NEAR, run_of, share_near, share_of_pins, 
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.dram.efficiency import derive, efficiency, key_of, weights
 from opbyte.devices.dram.layout import DataLayout
-from opbyte.devices.dram.mapping import candidate_mappings
 from opbyte.devices.dram.model import DerivedRoofline, with_dram
 from opbyte.devices.dram.pattern import Pattern
 from opbyte.devices.dram.ship import runs
@@ -194,10 +193,6 @@ def test_numbers_are_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_another_memory_is_another_number() -> None:
     slower = MEMORY.model_copy(update={"timings": MEMORY.timings.model_copy(update={"RFC": 1000})})
     assert efficiency(slower, weights()).fraction < efficiency(MEMORY, weights()).fraction
-
-
-def test_candidates_are_all_different_mappings() -> None:
-    assert len(set(candidate_mappings(MEMORY))) == len(candidate_mappings(MEMORY))
 
 
 # --- devices --------------------------------------------------------------------------------------

@@ -9,17 +9,67 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from opbyte.kernels.check import require
 from opbyte.kernels.jit import max_threads, use_threads
-from opbyte.kernels.toy import ToyConfig, ToyModel, reference_step
+from opbyte.kernels.toy import State, ToyConfig, ToyModel
 from opbyte.workloads.catalog import load_model
 
 SMALL = ToyConfig(
     hidden_size=256, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, vocab_size=512,
 )  # fmt: skip
+
+
+def reference_step(
+    model: ToyModel, state: State, tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Logits of one step in fp64 from the caches as they stand after `ToyModel.step`.
+
+    The caches must already hold this step's keys and values; shape (batch, vocabulary).
+    """
+    c = model.config
+    residual = np.zeros((len(tokens), c.hidden_size))
+    x = model.embedding[tokens].astype(np.float64)
+    group = c.num_attention_heads // c.num_key_value_heads
+    turn = state.turn.astype(np.complex128)
+
+    def norm(y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        out: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + 1e-6)
+        return out
+
+    for layer, cache in zip(model.layers, state.caches, strict=True):
+        residual += x
+        heads = (norm(residual) @ layer.qkv.T.astype(np.float64)).reshape(len(x), -1, c.head_dim)
+        half = c.head_dim // 2
+        plain = heads[:, : c.num_attention_heads]
+        turned = (plain[..., :half] + 1j * plain[..., half:]) * turn
+        q = np.concatenate([turned.real, turned.imag], axis=2)
+        attended = np.zeros(q.shape)
+        for b in range(len(x)):
+            keys, values = (m.astype(np.float64) for m in cache.gather(b))
+            for h in range(c.num_attention_heads):
+                score = keys[:, h // group] @ q[b, h] * c.head_dim**-0.5
+                weight = np.exp(score - score.max())
+                attended[b, h] = (weight / weight.sum()) @ values[:, h // group]
+        x = attended.reshape(len(x), -1) @ layer.out.T.astype(np.float64)
+        residual += x
+        normed = norm(residual)
+        scores = normed @ layer.router.T.astype(np.float64)
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, : c.num_experts_per_tok]
+        chosen = np.take_along_axis(scores, ids, 1)
+        weights = np.exp(chosen - chosen.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        w = layer.experts
+        x = np.zeros(normed.shape)
+        for t in range(len(x)):
+            for e, weight in zip(ids[t], weights[t], strict=True):
+                gate = w.gate[e].astype(np.float64) @ normed[t]
+                inner = gate / (1 + np.exp(-gate)) * (w.up[e].astype(np.float64) @ normed[t])
+                x[t] += weight * (w.down[e].astype(np.float64) @ inner)
+    return norm(residual + x) @ model.head.T.astype(np.float64)
 
 
 @pytest.mark.parametrize("contexts", [[1], [70, 3, 129]])

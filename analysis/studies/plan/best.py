@@ -153,12 +153,6 @@ class Searched:
         met = [t for t in self.tried if t.best is not None]
         return min(met, key=lambda t: t.value(task), default=None)
 
-    @property
-    def least_devices(self) -> int | None:
-        """The fewest devices with which something may meet the level; None where nothing does."""
-        open_ = [(t.fails + 1) * t.candidate.devices for t in self.tried if not t.done]
-        return min(open_, default=None)
-
     def left(self, task: Task, bar: Value) -> list[Tried]:
         """Candidates that may turn out better than `bar`."""
         return [t for t in self.tried if not t.done and t.least(task) < bar]
