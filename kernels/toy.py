@@ -71,14 +71,7 @@ class Layer:
 
 
 class ToyModel:
-    """The model with its weights.
-
-    Parameters
-    ----------
-    config : ToyConfig
-    threads : int
-    seed : int
-    """
+    """The model with its weights."""
 
     def __init__(self, config: ToyConfig, threads: int, seed: int = 0) -> None:
         self.config, self.threads = config, threads

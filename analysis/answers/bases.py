@@ -20,12 +20,7 @@ STATIC = "energies of operations and bytes, and a constant power"
 
 
 class Bases(NamedTuple):
-    """What the figures of one system rest on; empty where it has none.
-
-    Attributes
-    ----------
-    times, energy : str
-    """
+    """What the figures of one system rest on; empty where it has none."""
 
     times: str = ""
     energy: str = ""

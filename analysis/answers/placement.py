@@ -274,10 +274,6 @@ def placement(
         Options of `simulator.scenario.parts.DeployOptions`. Without ``expert_placement`` every policy
         is tried; without ``redundant_experts`` no copies and one a layer and group.
 
-    Returns
-    -------
-    Placement
-
     Raises
     ------
     InputError

@@ -276,10 +276,6 @@ def simulate(
     **options
         Options of `Scenario` by their names, such as ``rate``, ``policy`` or ``tp``.
 
-    Returns
-    -------
-    Simulation
-
     Raises
     ------
     InputError

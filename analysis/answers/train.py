@@ -272,10 +272,6 @@ def train(
         Of `simulator.scenario.parts.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
         framework, host, all_to_all, placement, attention.
 
-    Returns
-    -------
-    Training
-
     Raises
     ------
     InputError

@@ -60,10 +60,6 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str) 
     ridges : DataFrame
         Columns name and op_per_byte [FLOP/B].
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(table, ("layer", "batch", "op_per_byte"), "table")
     require(ridges, ("name", "op_per_byte"), "ridges")

@@ -41,10 +41,6 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
         Columns system, layer, seconds [s] and bound ("memory" parts are hatched).
     title, item : str
         Title, and what energy is counted for ("image", "token").
-
-    Returns
-    -------
-    Figure
     """
     require(rows, COLUMNS, "rows")
     require(layers, ("system", "layer", "seconds", "bound"), "layers")

@@ -27,10 +27,6 @@ def pareto_front(
     published, best : mapping
         The same keys, of the board's own design (cross) and of the best one (ring).
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(front, ("latency_s", "dsp", "on_chip_bytes"), "front")
     size = front["on_chip_bytes"].to_numpy(dtype=np.float64) / MIB

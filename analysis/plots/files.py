@@ -13,12 +13,7 @@ from .style import DPI, house_style
 
 
 class Picture:
-    """A figure as a notebook shows it: at its real size, from 200 dots per inch.
-
-    Parameters
-    ----------
-    figure : Figure
-    """
+    """A figure as a notebook shows it: at its real size, from 200 dots per inch."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure

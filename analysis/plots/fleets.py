@@ -34,10 +34,6 @@ def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str)
     arrival_s : Series
         Of all requests [s].
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(replicas, ("from_s", *(name for name, _, _ in LINES)), "replicas")
     times = replicas["from_s"].to_numpy(dtype=float)

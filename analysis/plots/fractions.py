@@ -44,10 +44,6 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
     rows : DataFrame
         As `validate.fractions.fractions` gives it.
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(rows, COLUMNS, "rows")
     devices = sorted(rows["device"].unique())

@@ -44,10 +44,6 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         What tells the designs of a run apart.
     title : str
 
-    Returns
-    -------
-    Figure
-
     Raises
     ------
     ValueError

@@ -60,10 +60,6 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
         first_token_s, last_token_s [s] and preemptions. Requests without a last token are
         counted as arrivals and in the note, and left out of the rest.
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(requests, REQUEST_COLUMNS, "requests")
     stamps = [

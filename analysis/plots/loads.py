@@ -65,10 +65,6 @@ def throughput_latency(
     limits : mapping of str to float, optional
         Latency -> the most that is allowed [s], drawn as a dashed level.
 
-    Returns
-    -------
-    Figure
-
     Raises
     ------
     ValueError

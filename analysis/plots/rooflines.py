@@ -113,10 +113,6 @@ def roofline(
     label_share : float
         Ops below this share of the time get a marker but no label.
 
-    Returns
-    -------
-    Figure
-
     References
     ----------
     S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009,

@@ -54,10 +54,6 @@ def timeline(
         What a device draws where no stretch is.
     engines : int
         Over whose devices power is averaged.
-
-    Returns
-    -------
-    Figure
     """
     require(stages, COLUMNS, "stages")
     table = {name: stages[name].to_numpy(dtype=float) for name in COLUMNS}

@@ -98,10 +98,6 @@ def trade_off(
         Columns whose values are no choice, such as a workload's: a panel each, with a front of its own;
         the first `MAX_PANELS` of them.
 
-    Returns
-    -------
-    Figure
-
     Raises
     ------
     ValueError

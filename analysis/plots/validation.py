@@ -62,10 +62,6 @@ def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
     rows : DataFrame
         device, source, measured_s, predicted_s [s], one row a measurement.
     title : str
-
-    Returns
-    -------
-    Figure
     """
     require(rows, COLUMNS, "rows")
     measured = rows["measured_s"].to_numpy(dtype=float)

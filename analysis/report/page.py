@@ -41,10 +41,6 @@ def report(result: Result) -> str:
     result : Result
         Its headline and what `sections.sections` makes of it are the report; a last part says
         which command and code made it.
-
-    Returns
-    -------
-    str
     """
     number, live = 0, False
     shown: list[dict[str, Any]] = []

@@ -97,10 +97,6 @@ def capacity(
         the fewest of every simulation, which grow until the load is decided; of a trace the first ones,
         16,000 by default. Without ``policy`` it is vLLM's, and so are a GPU's kernels without ``framework``.
 
-    Returns
-    -------
-    Capacity
-
     Raises
     ------
     InputError

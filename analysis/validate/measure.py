@@ -25,13 +25,7 @@ BACKENDS = ("numba", "cupy")
 
 @dataclass(frozen=True, slots=True)
 class Measured(Result):
-    """A run of the lab on this machine, and where asked for the loop closed over it.
-
-    Attributes
-    ----------
-    run : Measurement
-    loop : Loop or None
-    """
+    """A run of the lab on this machine, and where asked for the loop closed over it."""
 
     run: Measurement
     loop: Loop | None = None

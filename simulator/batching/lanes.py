@@ -101,13 +101,7 @@ def _empty(ranks: int, count: int) -> I8:
 
 @dataclass(slots=True)
 class LaneBook:
-    """Which lane a request's labels mean, in order of their first use.
-
-    Attributes
-    ----------
-    rules : LaneRules
-    numbers : dict of int to int
-    """
+    """Which lane a request's labels mean, in order of their first use."""
 
     rules: LaneRules
     numbers: dict[int, int] = field(default_factory=dict)

@@ -156,13 +156,7 @@ def _predictor(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Memories below a device's own, as one device sees them.
-
-    Attributes
-    ----------
-    host : TierSpec
-    disk : TierSpec or None
-    """
+    """Memories below a device's own, as one device sees them."""
 
     host: TierSpec
     disk: TierSpec | None = None

@@ -15,12 +15,7 @@ from ..deploy.placement import regions
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Prices on the devices and links of a deployment.
-
-    Attributes
-    ----------
-    deployment : Deployment
-    """
+    """Prices on the devices and links of a deployment."""
 
     deployment: Deployment
 

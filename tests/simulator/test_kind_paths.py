@@ -21,9 +21,14 @@ from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, 
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys
+from opbyte.workloads.layers.base import LAYER_KINDS
 from opbyte.workloads.ops import Loads
+
+from .test_paths_agree import MODELS
+from .test_sparse_paths import FILES, deployed
 
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 FFN = {"kind": "ffn", "width": 1024}
@@ -45,6 +50,9 @@ MIXERS: dict[str, dict[str, Any]] = {
     "tower": {"kind": "image_tower", "width": 128, "depth": 3, "heads": 4, "head_dim": 32, "inner": 256,
               "matrices": 3, "inputs": 588, "per_token": [[512, 512]], "windows": 1, "window": 16, "share": 0.5,
               "patches": 256, "tokens": 64, "pictures": 3},
+    "states": {"kind": "mamba2", "heads": 8, "head_dim": 64, "groups": 2, "d_state": 16, "d_conv": 4},
+    "decay": {"kind": "lightning", "heads": 8, "head_dim": 64, "qk_norm": 1},
+    "taps": {"kind": "short_conv", "width": 512, "taps": 3},
 }  # fmt: skip
 EXPERTS = {"kind": "moe", "experts": 4, "top_k": 1, "width": 512}
 LATENT = {
@@ -65,12 +73,25 @@ FFNS = {
         "streams": 4,
     },
     "mixture": EXPERTS,
+    "states": {**EXPERTS, "kind": "rmoe", "router_width": 64, "owns_cell": True},
+    "decay": {"kind": "merged_experts", "experts": 4, "top_k": 2, "width": 256},
     "slices": {"kind": "ffn_slices", "base": FFN, "slices": 4, "top_k": 2},
 }
 DEGREES: dict[str, tuple[dict[str, int], ...]] = {
     "slices": ({"tp": 2}, {"dp": 2, "tp": 1}), "mixture": ({"tp": 2}, {"dp": 2, "tp": 1}),
     "latent experts": ({"tp": 2}, {"dp": 2, "tp": 1}),
 }  # fmt: skip
+ELSEWHERE = {
+    "attention_moe": "jetmoe in test_paths_agree.py, where its file is",
+    "fusion": "drafts in test_speculation.py",
+    **dict.fromkeys(
+        ("lora", "mixlora", "mos", "smora"), "test_adapter_paths.py and tests/analysis"
+    ),
+    **dict.fromkeys(
+        ("patch_embedding", "vit_attention", "vit_moe"), "no engine serves images alone"
+    ),
+}
+"""Kinds that no list below draws, and where they are held."""
 ROUTINGS = ("uniform", "power_law:1.0")
 
 
@@ -149,6 +170,16 @@ def test_halves_and_derived_memory_agree(
     moments = [batch.moments(d.shard.windows)]
     seconds = compiled_step(plan, new_books(plan), [batch], moments, step)
     assert seconds == pytest.approx(explicit_stage(d, [batch], step=step).seconds, rel=1e-9)
+
+
+def test_no_kind_is_left_out() -> None:
+    """Every registered layer kind is in a model that draws hold both paths to."""
+    drawn = [model(name) for name in MIXERS]
+    drawn += [load_model(name) for name in MODELS if not name.startswith("data/")]
+    drawn += [deployed(name, "h100-x2").model for name in FILES]
+    found = {part.kind for m in drawn for layer in m.layers for part in layer.parts}
+    assert found.isdisjoint(ELSEWHERE)
+    assert found | set(ELSEWHERE) == set(LAYER_KINDS.names())
 
 
 def test_a_modality_is_the_same_in_all_layers() -> None:

@@ -22,6 +22,8 @@ from opbyte.simulator.training.states import BytesPerWeight, Parameters, states
 from opbyte.simulator.training.sync import beside
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.model import embedding_ops, layer_ops
+from opbyte.workloads.training import Work, backward, loss_ops, whole_sequences
 
 KORTHIKANTI = {
     # name: heads, hidden, layers, tp, pp, interleave, batch, micro-batch
@@ -103,6 +105,30 @@ def roomy(name: str) -> SystemSpec:
     system = load_system(name)
     memory = system.device.memory.model_copy(update={"capacity_bytes": 1e15})
     return system.model_copy(update={"device": system.device.model_copy(update={"memory": memory})})
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gemma-3-1b", "mixture-of-mamba-1.4b"])
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_one_device_takes_the_sum_of_its_ops(name: str, recompute: str) -> None:
+    """Each op forward, what it takes backward, and the layers' once more where nothing is kept; then the optimiser."""
+    found = train(name, roomy("h100-x1"), batch=6, micro_batch=2, seq=512, recompute=recompute)
+    d, step = found.deployment, found.step
+    run, m = d.run, whole_sequences(2, 512, d.shard.windows)
+    layers = [
+        op for layer in d.shard.layers for part in layer_ops(layer, m, run, None) for op in part
+    ]
+    ends = [*embedding_ops(d.shard, m, run), *loss_ops(d.shard, m, run, 1)]
+    cost, gradient = d.device.processors["xpu"].model.cost, BytesPerWeight.adam(2.0).gradients
+
+    def seconds(works: list[Work]) -> float:
+        real = [w for w in works if w.op.flops > 0 or w.op.act_bytes > 0]
+        return sum(w.times * cost(w.op).seconds for w in real)
+
+    forward = seconds([Work(op) for op in layers])
+    each = forward * (2 if recompute == "full" else 1) + seconds([Work(op) for op in ends])
+    each += seconds([w for op in (*layers, *ends) for w in backward(op, run, gradient)])
+    assert step.by_stream["compute"] == pytest.approx(3 * each, rel=1e-9)
+    assert step.seconds == pytest.approx(3 * each + step.by_stream["optimizer"], rel=1e-9)
 
 
 def gpt(folder: Path, name: str) -> Path:

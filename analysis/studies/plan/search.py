@@ -82,10 +82,6 @@ def plan(
         and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are
         varied, formats are the model's own (``own`` in a list), the policy is vllm and the budget its own.
 
-    Returns
-    -------
-    Plan
-
     Raises
     ------
     InputError

@@ -166,10 +166,6 @@ def sweep(
         Given the result and the folder before it is closed, to write more into it: the command
         line's report.
 
-    Returns
-    -------
-    Sweep
-
     Raises
     ------
     InputError
