@@ -38,6 +38,9 @@ def test_roofline(flops: float, weights: float, act: float, busy: float, bound: 
     cost = MODEL.cost(op(flops, weights, act))
     assert cost.seconds == pytest.approx(busy + 1e-6)
     assert cost.bound == bound
+    assert (cost.compute_s, cost.memory_s) == pytest.approx(
+        (flops / 50e12, (weights + act) / 1.6e12)
+    )
     assert cost.joules["dram"] == pytest.approx(weights * 3e-12 + act * 5e-12)
     assert cost.joules["compute"] == pytest.approx(flops * 2e-13)
 
