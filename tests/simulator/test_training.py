@@ -107,7 +107,7 @@ def roomy(name: str) -> SystemSpec:
     return system.model_copy(update={"device": system.device.model_copy(update={"memory": memory})})
 
 
-@pytest.mark.parametrize("name", ["llama-3.2-1b", "gemma-3-1b", "mixture-of-mamba-1.4b"])
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gemma-3-1b", "olmo-hybrid-7b"])
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_one_device_takes_the_sum_of_its_ops(name: str, recompute: str) -> None:
     """Each op forward, what it takes backward, and the layers' once more where nothing is kept; then the optimiser."""
