@@ -19,7 +19,8 @@ from ...show.result import Drawing, Result
 from ...show.text import show
 from ..engine_search import EngineSearch
 from ..search import search
-from ..sweep.expression import Expression, parse
+from ..sweep.expression import Expression
+from .goals import read_limits
 
 ENGINES = ("arrays", "streams")
 KEYS = ("title", "engine", "board", "models", "limits")
@@ -119,12 +120,8 @@ def engine_space(path: Path) -> EngineSpace | None:
     models = tuple(block.get("models") or ())
     return EngineSpace(
         str(block.get("title", path.stem)), block["engine"], str(block.get("board", "")), models,
-        _limits(block.get("limits") or ()),
+        read_limits(block.get("limits"), where, METRICS),
     )  # fmt: skip
-
-
-def _limits(texts: Sequence[str]) -> tuple[Expression, ...]:
-    return tuple(parse(text, "--budget", METRICS) for text in texts if text.strip())
 
 
 def engines(
@@ -144,7 +141,7 @@ def engines(
     (model, *others) = models or space.models or ("",)
     if others or not model:
         raise InputError("--models", "of a space of FPGA engines is one model")
-    limits = space.limits if budget is None else _limits(budget.split(","))
+    limits = space.limits if budget is None else read_limits(budget, "", METRICS)
     streams = load_model(model).front is None
     if streams != (space.engine == "streams"):
         other = "fpga-arrays" if space.engine == "streams" else "fpga-streams"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ....workloads.errors import InputError, nearest
 from ..sweep.expression import OF_RUN, Expression, parse
@@ -32,6 +35,11 @@ class Goals:
     limits: tuple[Expression, ...]
     across: str
     weights: tuple[float, ...]
+
+    @property
+    def signs(self) -> npt.NDArray[np.float64]:
+        """What goals are multiplied with to be costs: less is better."""
+        return np.array([-1.0 if goal == "max" else 1.0 for goal in self.wanted.values()])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,7 +93,7 @@ def read_goals(given: Any, where: str) -> dict[str, str]:
     return {str(name): str(goal) for name, goal in given.items()}
 
 
-def read_limits(given: Any, where: str) -> tuple[Expression, ...]:
+def read_limits(given: Any, where: str, known: Collection[str] = METRICS) -> tuple[Expression, ...]:
     """Limits of a text by commas (``area_mm2<=814,watts<=700``) or a list.
 
     Raises
@@ -99,7 +107,7 @@ def read_limits(given: Any, where: str) -> tuple[Expression, ...]:
     label = "--budget" if isinstance(given, str) else f"{where}.limits"
     if not isinstance(texts, list):
         raise InputError(label, "must be conditions by commas, for example area_mm2<=814")
-    return tuple(parse(text, label, METRICS) for text in texts)
+    return tuple(parse(text, label, known) for text in texts)
 
 
 def read_across(given: Any, models: Sequence[str]) -> tuple[str, tuple[float, ...]]:

@@ -54,19 +54,14 @@ class Found:
 
 def values_of(names: Sequence[str], figures: Sequence[Mapping[str, float | None]]) -> F8:
     """Metrics as an array, shape (n, names); NaN where there is none."""
-    return np.array([[row.get(n) for n in names] for row in figures], dtype=float)
+    rows = [[row.get(n) for n in names] for row in figures]
+    return np.array(rows, dtype=float).reshape(-1, len(names))
 
 
 def costs_of(goals: Goals, figures: Sequence[Mapping[str, float | None]], missing: float) -> F8:
     """Goals as costs, shape (n, goals): less is better; `missing` where one has no value."""
-    out = np.full((len(figures), len(goals.wanted)), missing)
-    for j, (name, goal) in enumerate(goals.wanted.items()):
-        sign = -1.0 if goal == "max" else 1.0
-        for i, row in enumerate(figures):
-            value = row.get(name)
-            if value is not None:
-                out[i, j] = sign * value
-    return out
+    out = values_of(tuple(goals.wanted), figures) * goals.signs
+    return np.where(np.isnan(out), missing, out)
 
 
 def may_hold(goals: Goals, bound: Mapping[str, float | None]) -> bool:
@@ -116,7 +111,7 @@ class Search:
         self.bounds = costs_of(self.goals, [d.bound for d in designs], -np.inf)
         self.names = self.goals.names
         self.base = values_of(self.names, [d.forecast for d in designs])
-        self.signs = np.array([-1.0 if g == "max" else 1.0 for g in self.goals.wanted.values()])
+        self.signs = self.goals.signs
         self.places = _places(space, designs)
         self.open = np.array([d.error is None and may_hold(self.goals, d.bound) for d in designs])
 
