@@ -217,4 +217,4 @@ def _share(cache: Any, file: Path) -> None:
     folder = Path(cache.cache_path).parent / file.resolve().relative_to(ROOT).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     cache._cache_path = str(folder)
-    cache._cache_file = IndexDataCacheFile(str(folder), cache._impl.filename_base, "")
+    cache._cache_file = IndexDataCacheFile(str(folder), cache._impl.filename_base, "")  # type: ignore[no-untyped-call]

@@ -145,9 +145,9 @@ class CalibratedModel:
         return x
 
     def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
-        model = self.models[op.kind]
+        model = self.models[op.kind]  # type: ignore[arg-type]  # any buffer does
         digest = sha256(np.ascontiguousarray(x))
-        for part in (model.known.fit.values, model.h):
+        for part in (model.known.fit.values, model.h):  # type: ignore[arg-type]
             digest.update(np.ascontiguousarray(part))
         key = model.family.name, digest.digest()
         found = CURVES.get(key)
