@@ -145,10 +145,10 @@ class CalibratedModel:
         return x
 
     def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
-        model = self.models[op.kind]  # type: ignore[arg-type]  # any buffer does
-        digest = sha256(np.ascontiguousarray(x))
-        for part in (model.known.fit.values, model.h):  # type: ignore[arg-type]
-            digest.update(np.ascontiguousarray(part))
+        model = self.models[op.kind]
+        digest = sha256(np.ascontiguousarray(x))  # type: ignore[arg-type]
+        for part in (model.known.fit.values, model.h):
+            digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
         found = CURVES.get(key)
         if found is None:
