@@ -164,3 +164,12 @@ def test_the_split_is_the_best_prefix(
 def test_catalog_devices_follow_their_rule() -> None:
     built = build_device(load_device("duplex-gpu")[0])
     assert len(processors_of(built)) == 1
+
+
+def test_the_caches_of_decodes_lie_apart_from_what_prompts_read() -> None:
+    """The last memory space is the prompts', so that both kinds of attention run side by side."""
+    (both,) = regions([PREFILL, DECODE], device(), "co-process", True)
+    last = load_device("duplex")[0].memory.spaces - 1
+    assert both.spaces == {"main": {last}, "near": set(range(last))}
+    assert last > 0
+    assert not both.conflict
