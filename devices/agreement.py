@@ -12,16 +12,7 @@ from ..workloads.layers import Attention, FeedForward, MixtureOfExperts, Run
 from ..workloads.numerics import Numerics
 from ..workloads.ops import Loads, Op
 from .cost import CostModel, roofline_seconds
-from .prices import (
-    P_BYTES,
-    P_FIXED,
-    P_FLOPS,
-    P_J_ACT,
-    P_J_FLOP,
-    P_J_STREAM,
-    PriceRow,
-    Probe,
-)
+from .prices import P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_J_FLOP, P_J_STREAM, PriceRow, Probe
 
 RUN = Run(Numerics("bf16"))
 LAYERS = (Attention(1024, 8, 2, 128), FeedForward(1024, 4096))

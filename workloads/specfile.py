@@ -331,10 +331,7 @@ def _spec_error(
 
 
 def _complaint(
-    schema: type[Spec],
-    description: Description,
-    first: Any,
-    written: dict[tuple[str, ...], str],
+    schema: type[Spec], description: Description, first: Any, written: dict[tuple[str, ...], str]
 ) -> SpecError:
     """One complaint of pydantic's."""
     at = tuple(str(part) for part in first["loc"] if part != "[key]")

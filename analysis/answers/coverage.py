@@ -37,9 +37,7 @@ def coverage(r: Run) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def coverage_blocks(
-    found: Sequence[Mapping[str, Any]],
-) -> list[str | Sequence[Mapping[str, Any]]]:
+def coverage_blocks(found: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
     """The same for people: a sentence and a table, or nothing."""
     if not found:
         return []

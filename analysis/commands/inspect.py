@@ -10,11 +10,7 @@ from .options import Json, Model, Out
 
 
 @app.command("inspect")
-def inspect_command(
-    model: Model,
-    as_json: Json = False,
-    out: Out = None,
-) -> None:
+def inspect_command(model: Model, as_json: Json = False, out: Out = None) -> None:
     """Count a model's parameters, KV cache and state."""
     from ..answers.inspect import inspect
 

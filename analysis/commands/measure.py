@@ -47,8 +47,7 @@ def measure_command(
         bool, typer.Option("--compare", help="Also time the same by NumPy.")
     ] = False,
     lenient: Annotated[
-        bool,
-        typer.Option("--lenient", help="Keep rows that other work on the machine disturbed."),
+        bool, typer.Option("--lenient", help="Keep rows that other work on the machine disturbed.")
     ] = False,
     seed: Annotated[int, typer.Option(parser=whole, metavar="K", help="Seed of the inputs.")] = 0,
     as_json: Json = False,

@@ -83,10 +83,7 @@ class Crew:
         self._crew = [worker for worker in self._crew if worker not in crew]
 
     def run(
-        self,
-        call: Callable[[T], R],
-        tasks: Sequence[T],
-        lost: Callable[[str], R] | None = None,
+        self, call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None = None
     ) -> Iterator[tuple[int, R]]:
         """Call with every task; yields each task's number and result in the order they finish.
 

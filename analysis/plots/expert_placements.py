@@ -6,16 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import (
-    BLACK,
-    BLUE,
-    LIGHT,
-    VERMILLION,
-    finish,
-    house_style,
-    new_figure,
-    require,
-)
+from .style import BLACK, BLUE, LIGHT, VERMILLION, finish, house_style, new_figure, require
 
 COLUMNS = ("layer", "device", "before", "after")
 

@@ -13,17 +13,7 @@ from matplotlib.lines import Line2D
 
 from ...workloads.pareto import unbeaten
 from .loads import run_look
-from .style import (
-    BLACK,
-    GREY,
-    LIGHT,
-    finish,
-    house_style,
-    new_figure,
-    number,
-    require,
-    say_empty,
-)
+from .style import BLACK, GREY, LIGHT, finish, house_style, new_figure, number, require, say_empty
 from .told import told
 from .tradeoffs import design_of, metric_label
 

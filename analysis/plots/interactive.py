@@ -23,15 +23,7 @@ from matplotlib.ticker import FixedLocator
 
 from ...workloads.errors import visible
 from .looks import Looks, ink
-from .traces import (
-    Trace,
-    bars_trace,
-    cloud_trace,
-    line_trace,
-    lines,
-    numbers,
-    stairs_trace,
-)
+from .traces import Trace, bars_trace, cloud_trace, line_trace, lines, numbers, stairs_trace
 
 PIXELS = 96
 """Of an inch."""

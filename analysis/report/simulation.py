@@ -23,13 +23,7 @@ from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
 from ..answers.speculation import run_speculation_text
 from ..answers.step_timeline import frame_of, middle_of
-from ..answers.summary import (
-    figure_rows,
-    heading,
-    latency_rows,
-    where_rows,
-    window_text,
-)
+from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
 from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, Section

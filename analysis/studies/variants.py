@@ -103,10 +103,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     assert model is not None
     spec = model if isinstance(model, ModelSpec) else load_model(model)
     return [
-        replace(
-            each,
-            options={**each.options, "tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp},
-        )
+        replace(each, options={**each.options, "tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp})
         for each in listed
         for s in layouts(load_system(each.systems[0]), spec, {}, False)
     ]

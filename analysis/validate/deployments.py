@@ -240,11 +240,7 @@ def _percent(value: float | None) -> str:
 
 
 def validate_points(
-    path: str | Path,
-    *,
-    seed: int = 0,
-    told: Told | None = None,
-    kept: Kept = NOTHING,
+    path: str | Path, *, seed: int = 0, told: Told | None = None, kept: Kept = NOTHING
 ) -> PointsValidation:
     """Simulate every row of a table of serving points and compare TTFT and TPOT.
 

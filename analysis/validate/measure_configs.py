@@ -66,10 +66,7 @@ class ConfigsMeasured(Result):
         ]  # fmt: skip
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            HEAD.format(self.run.host.cpu),
-            self.rows(),
-        ]
+        out: list[str | Sequence[Mapping[str, Any]]] = [HEAD.format(self.run.host.cpu), self.rows()]
         out += [
             f"{name}: fewer than {FEWEST} shapes count, the machine did not hold still; run again "
             "when it is quiet"

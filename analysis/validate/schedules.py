@@ -54,11 +54,7 @@ class SchedulesValidation(Result):
         return len(self.names) - len(self.differences)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "cases": len(self.names),
-            "equal": self.equal,
-            "differences": list(self.records()),
-        }
+        return {"cases": len(self.names), "equal": self.equal, "differences": list(self.records())}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [

@@ -14,16 +14,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .gemm import OVERLAP, cool, tiled, warm_rate
-from .hardware import (
-    CODES,
-    H_BANDWIDTH,
-    H_CORES,
-    H_FULL,
-    H_PEAK,
-    H_ROWS,
-    INPUT_BYTES,
-    WEIGHT_BYTES,
-)
+from .hardware import CODES, H_BANDWIDTH, H_CORES, H_FULL, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
 from .terms import Parts, Work, put_price, soft_max
 
 (X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)

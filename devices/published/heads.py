@@ -16,11 +16,7 @@ from ...workloads.errors import InputError, nearest
 from ..dram.pim import PimStream, run_stream, stream_of
 from ..dram.spec import DramSpec
 
-LEVELS = {
-    "bank": "pim_mac_ab",
-    "bank-group": "pim_mac_sb_rot",
-    "buffer": "pim_mac_pb_bgint",
-}
+LEVELS = {"bank": "pim_mac_ab", "bank-group": "pim_mac_sb_rot", "buffer": "pim_mac_pb_bgint"}
 """Where the units sit -> the command stream that feeds them: one command reads all banks of a
 channel, one bank of every bank group, or one bank of each pseudo channel."""
 

@@ -103,8 +103,7 @@ def tiers_of(parameters: Mapping[str, float]) -> Tiers:
 
 
 @processor_kind(
-    "tiered-pim",
-    parameters=(*(f"rcd_{i + 1}_s" for i in range(TIERS)), "slowest_share", "used"),
+    "tiered-pim", parameters=(*(f"rcd_{i + 1}_s" for i in range(TIERS)), "slowest_share", "used")
 )
 def tiered_pim(described: Described) -> Roofline:
     """Units under a memory of eight tiers, of which data takes the fastest `used` share (Stratum)."""

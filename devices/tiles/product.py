@@ -23,18 +23,8 @@ from .layout import (
     warp_grid,
     warpgroup,
 )
-from .machine import (
-    M_CACHE,
-    M_CAPABILITY,
-    M_CORES,
-    M_LANES,
-)
-from .parameters import (
-    P_MATRIX,
-    P_MATRIX_LATENCY,
-    P_SHARED,
-    P_STEP,
-)
+from .machine import M_CACHE, M_CAPABILITY, M_CORES, M_LANES
+from .parameters import P_MATRIX, P_MATRIX_LATENCY, P_SHARED, P_STEP
 from .price import (
     O_BLOCKS,
     O_MATRIX,

@@ -19,15 +19,7 @@ from .kv import KvRules
 from .lanes import M_REFUSED
 from .loop import GOAL, REACHED, advance
 from .policies import Limits
-from .state import (
-    C_COMPLETED,
-    C_RELEASED,
-    C_SUBMITTED,
-    C_WALK,
-    F_ARRIVAL,
-    T_NOW,
-    State,
-)
+from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW, State
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -35,9 +35,7 @@ class Plans(NamedTuple):
 def new_plans(plans: int, entries: int) -> Plans:
     """Room for so many plans and entries."""
     return Plans(
-        np.zeros((plans, 3)),
-        np.zeros((entries, 3), dtype=np.int64),
-        np.zeros(2, dtype=np.int64),
+        np.zeros((plans, 3)), np.zeros((entries, 3), dtype=np.int64), np.zeros(2, dtype=np.int64)
     )
 
 

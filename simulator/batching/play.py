@@ -20,16 +20,7 @@ from .loading import renew
 from .loop import GOAL, REACHED, STUCK
 from .prefix import MOST_PIECES
 from .recall import G_KNOWN, Z_KEPT, Recall, look_everywhere, note_sent
-from .route_rules import (
-    BY_TURN,
-    V_FOUND,
-    V_HELD,
-    V_KEPT,
-    V_MISSING,
-    V_RUNNING,
-    V_WAITING,
-    choose,
-)
+from .route_rules import BY_TURN, V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
 from .state import (
     C_COMPLETED,
     C_RELEASED,

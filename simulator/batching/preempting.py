@@ -25,14 +25,7 @@ from .kv import KvRules
 from .lanes import M_UNDONE, O_LANE, O_PLACE, Lanes
 from .plans import record_preempted, record_undone
 from .spec_state import N_WASTED
-from .state import (
-    I_CACHED,
-    I_NOTED,
-    I_PREEMPTED,
-    R_LATE,
-    R_RUNNING,
-    State,
-)
+from .state import I_CACHED, I_NOTED, I_PREEMPTED, R_LATE, R_RUNNING, State
 
 
 @compiled_part

@@ -11,13 +11,7 @@ from ...workloads.jit import compiled_inside, compiled_part
 from .kv import KvRules, blocks_of
 from .radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from .sglang_state import RETRACT_STEPS, Sglang
-from .state import (
-    I_BLOCKS,
-    I_KEYED,
-    I_ROOM,
-    I_SLOT,
-    State,
-)
+from .state import I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, State
 
 
 @compiled_inside

@@ -12,15 +12,7 @@ from .links import link_in
 from .plans import record_preempted
 from .radix import K_EVICTABLE, K_FREE
 from .sglang_cache import retract
-from .sglang_state import (
-    A_PAGES,
-    CLIP,
-    S_FULL,
-    S_LIST,
-    U_CAME,
-    U_OUT,
-    Sglang,
-)
+from .sglang_state import A_PAGES, CLIP, S_FULL, S_LIST, U_CAME, U_OUT, Sglang
 from .state import (
     C_PREEMPTIONS,
     F_KEY,

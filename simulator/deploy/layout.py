@@ -224,9 +224,7 @@ def _all_spread(model: ModelSpec) -> bool:
 
 def _shard_dense(layer: Layer, tp: int) -> Layer:
     return replace(
-        layer,
-        mixer=layer.mixer.shard(tp),
-        ffn=None if layer.ffn is None else layer.ffn.shard(tp),
+        layer, mixer=layer.mixer.shard(tp), ffn=None if layer.ffn is None else layer.ffn.shard(tp)
     )
 
 

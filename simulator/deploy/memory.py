@@ -78,11 +78,7 @@ def device_memory(
 
 
 def _check_weights(
-    weights: float,
-    shard: ModelSpec,
-    layout: Layout,
-    system: SystemSpec,
-    usable_bytes: float | None,
+    weights: float, shard: ModelSpec, layout: Layout, system: SystemSpec, usable_bytes: float | None
 ) -> float:
     """Usable bytes of one device's memory; refuses weights that do not fit in it."""
     memory = system.device.memory

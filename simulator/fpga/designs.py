@@ -17,12 +17,7 @@ from ...workloads.layers import Run
 from ...workloads.model import ModelSpec, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
 from ...workloads.pareto import unbeaten
-from .deploy import (
-    FpgaDeployment,
-    deploy_fpga,
-    image_program,
-    stored_bytes,
-)
+from .deploy import FpgaDeployment, deploy_fpga, image_program, stored_bytes
 from .frames import run_image
 from .program import ExpertBlock, Program, Tile
 

@@ -43,15 +43,7 @@ from ..step.books import (
     totals,
 )
 from ..step.lowering import Plan, Slots
-from ..step.shelf import (
-    F_AHEAD,
-    F_BYTES,
-    F_HITS,
-    F_LINK_S,
-    F_MISSES,
-    F_NEEDED,
-    F_WAIT_S,
-)
+from ..step.shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
 from .beside import ApartRun, apart_run
 from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
 from .draining import Drained

@@ -49,15 +49,7 @@ from .lowering import (
 from .maxplus import chunked, makespan
 from .placed import on_slots
 from .splitting import split_loads
-from .streams import (
-    T_PART,
-    T_RESOURCE,
-    T_START,
-    T_STOP,
-    Y_CHUNKS,
-    Y_KIND,
-    Streams,
-)
+from .streams import T_PART, T_RESOURCE, T_START, T_STOP, Y_CHUNKS, Y_KIND, Streams
 from .unequal import graph_batch
 
 SURELY = 1.0 + 1e-12

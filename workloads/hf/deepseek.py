@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..layers import (
-    Indexer,
-    LatentAttention,
-    LayerKind,
-    MixtureOfExperts,
-    SparseLatentAttention,
-)
+from ..layers import Indexer, LatentAttention, LayerKind, MixtureOfExperts, SparseLatentAttention
 from ..model import ModelSpec
 from .config import Config
 from .families import family

@@ -7,15 +7,7 @@ from ..model import ModelSpec
 from .config import Config
 from .dense import qwen_windows
 from .families import family
-from .parts import (
-    assemble,
-    check_heads,
-    read_experts,
-    read_ffn,
-    read_heads,
-    read_windows,
-    stack,
-)
+from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, read_windows, stack
 
 Block = FeedForward | MixtureOfExperts
 
@@ -172,11 +164,7 @@ def dbrx(c: Config) -> ModelSpec:
     shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
     mixers = shape.attention([0] * c.layers("n_layers"))
     experts = read_experts(
-        ffn,
-        hidden,
-        ffn.size("ffn_hidden_size"),
-        experts=("moe_num_experts",),
-        top_k=("moe_top_k",),
+        ffn, hidden, ffn.size("ffn_hidden_size"), experts=("moe_num_experts",), top_k=("moe_top_k",)
     )
     return assemble(c, stack(mixers, experts))
 
@@ -225,10 +213,7 @@ def arctic(c: Config) -> ModelSpec:
     every = c.size("moe_layer_frequency", default=2)
     residual = c.flag("parallel_attn_mlp_res", False)
     experts = read_experts(
-        c,
-        shape.hidden,
-        c.size("intermediate_size"),
-        residual_width=shape.hidden if residual else 0,
+        c, shape.hidden, c.size("intermediate_size"), residual_width=shape.hidden if residual else 0
     )
     dense = read_ffn(c, shape.hidden)
     blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]

@@ -321,8 +321,7 @@ def recipe_of(q: Config, c: Config) -> Recipe:
         raise q.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
     if method not in METHODS:
         raise q.error(
-            "quant_method",
-            f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}",
+            "quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}"
         )
     # A file of modelopt's without an algorithm has the groups of compressed-tensors.
     groups = method.startswith("modelopt") and not q.has("quant_algo") and q.has("config_groups")

@@ -120,15 +120,7 @@ class Attention:
             gemm("qkv", "attention", "attention", m.tokens, self._in_width, self.hidden, run),
             elementwise("rope", "attention", m.tokens, roped, 2, run),
             *attention_core(self, m, run, keys),
-            gemm(
-                "out",
-                "attention",
-                "attention",
-                m.tokens,
-                self.hidden,
-                self._out_width,
-                run,
-            ),
+            gemm("out", "attention", "attention", m.tokens, self.hidden, self._out_width, run),
         ]
 
 
