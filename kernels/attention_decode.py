@@ -42,28 +42,15 @@ def with_numpy(q: npt.NDArray[Any], keys: Any, values: Any, scale: float) -> npt
 
 def shapes(quick: bool) -> Sequence[Shape]:
     """Batches and contexts of a small and a usual model."""
-    out: list[Shape] = []
-    heads = [(16, 4, 64), (32, 8, 128)]
-    for heads_q, heads_kv, dim in heads:
-        for batch in (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32):
-            for kv_len in (
-                (128, 512, 1024, 2048) if quick else (64, 128, 256, 512, 1024, 2048, 4096)
-            ):
-                if batch * kv_len * heads_kv * dim <= 16 * 1024 * 8 * 128:
-                    out.append({"batch": batch, "kv_len": kv_len, "heads_q": heads_q,
-                                    "heads_kv": heads_kv, "head_dim": dim, "window": 0})  # fmt: skip
-    for window in (512,) if quick else (256, 512, 1024):
-        out.append(
-            {
-                "batch": 1,
-                "kv_len": 4096,
-                "heads_q": 32,
-                "heads_kv": 8,
-                "head_dim": 128,
-                "window": window,
-            }
-        )
-    return out
+    batches = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32)
+    lengths = (128, 512, 1024, 2048) if quick else (64, 128, 256, 512, 1024, 2048, 4096)
+    full = [(n, length, heads, 0) for heads in ((16, 4, 64), (32, 8, 128)) for n in batches
+            for length in lengths if n * length * heads[1] * heads[2] <= 16 * 1024 * 8 * 128]  # fmt: skip
+    windows = (512,) if quick else (256, 512, 1024)
+    return [
+        {"batch": n, "kv_len": length, "heads_q": q, "heads_kv": kv, "head_dim": dim, "window": window}
+        for n, length, (q, kv, dim), window in [*full, *((1, 4096, (32, 8, 128), w) for w in windows)]
+    ]  # fmt: skip
 
 
 def case(shape: Shape, bench: Bench) -> Case:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from . import attention_decode, blocked, experts, gemm, rmsnorm
-from .ceilings import read_rate
+from . import attention_decode, blocked, delta_rule, experts, gathered_attention, gemm, rmsnorm
+from .ceilings import BLAS_SIZE, copy_once, read_rate
 from .cores import Waits
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
@@ -27,6 +28,11 @@ DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
 ROWS = (32, 64, 128, 256)
 """Rows of the products that are compared with BLAS."""
+STATES: Shape = {"dtype": "fp32", "phase": delta_rule.DECODE, "batch": 16, "q_len": 1, "tokens": 16, "conv": 4,
+                 "heads_k": 16, "dim_k": 128, "heads_v": 32, "dim_v": 128}  # fmt: skip
+CHUNKS: Shape = {**STATES, "phase": delta_rule.PROMPT, "batch": 1, "q_len": 256, "tokens": 256}
+CHOSEN: Shape = {"dtype": "fp32", "batch": 1, "context": 8192, "chosen": 2048, "block": 128, "heads": 32,
+                 "heads_kv": 8}  # fmt: skip
 NORM: Shape = {"kernel": "rmsnorm", "rows": 8192, "cols": 4096}
 WINDOW, START_S = 512, 20e-6
 WAKING = 8
@@ -158,6 +164,7 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
                  False),
     ]  # fmt: skip
     out += _products(bench, rounds, budget_s)
+    out += _layers(bench, rounds, budget_s)
     if not every:
         return out
     norm = rmsnorm.case(NORM, bench)
@@ -185,6 +192,28 @@ def _products(bench: Bench, rounds: int, budget_s: float) -> list[Figure]:
         ratio = r.seconds[:, 1] / r.seconds[:, 0]
         what = f"GEMM of {rows} rows, {n} ({how}): BLAS's time over ours"
         out.append(r.figure(what, ratio, 0.85, ways=2))
+    return out
+
+
+def _layers(bench: Bench, rounds: int, budget_s: float) -> list[Figure]:
+    """Recurrences and attention to chosen keys, beside a copy of as many bytes and BLAS at its best size."""
+    n, out = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}", []
+    a, b, c = (bench.room((BLAS_SIZE, BLAS_SIZE)) for _ in range(3))
+    ways = {
+        "recurrent decode": (delta_rule.case(STATES, bench), 0.8),
+        "gathered attention": (gathered_attention.case(CHOSEN, bench), 0.75),
+        "chunked prompts": (delta_rule.case(CHUNKS, bench), 0.6),
+    }
+    for what, (case, bar) in ways.items():
+        case.check()
+        copies, scale = what != "chunked prompts", 1.0
+        other = partial(copy_once, bench, int(case.bytes) // 8)
+        if not copies:
+            other, scale = partial(np.matmul, a, b, out=c), case.flops / (2.0 * BLAS_SIZE**3)
+        r = take_turns(bench, [case.run, lambda _, do=other: do()], rounds, budget_s)
+        than = "the copy rate" if copies else "BLAS's FLOP/s"
+        share = scale * r.seconds[:, 1] / r.seconds[:, 0]
+        out.append(r.figure(f"{what}, {n}: share of {than}", share, bar, ways=2))
     return out
 
 

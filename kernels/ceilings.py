@@ -153,6 +153,12 @@ class Ceilings:
         return max(self.read_Bps, self.copy_Bps)
 
 
+def copy_once(bench: Bench, count: int) -> None:
+    """Copy `count` floats past the caches, from and to memory that is in none."""
+    x, out = bench.take((count,)), bench.room((count,))
+    _copy(x.ctypes.data, out.ctypes.data, count, 8 * LANES, bench.threads)
+
+
 def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
     """Bytes per second of reading memory that is in no cache."""
     count = min(READ_BYTES // 4, len(bench.block) // 3)
@@ -218,8 +224,7 @@ def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
     count = min(READ_BYTES // 8, len(bench.block) // 6)
     a, b = (bench.take((BLAS_SIZE, BLAS_SIZE)) for _ in range(2))
     c = np.empty((BLAS_SIZE, BLAS_SIZE), np.float32)
-    copy = _time(lambda i: _copy(bench.take((count,)).ctypes.data, bench.room((count,)).ctypes.data,
-                                 count, 8 * LANES, bench.threads), bench.threads, 5, budget_s)  # fmt: skip
+    copy = _time(lambda i: copy_once(bench, count), bench.threads, 5, budget_s)
     fma = fma_rate(bench, budget_s=budget_s)
     gemm = _time(lambda i: np.matmul(a, b, out=c), bench.threads, 5, budget_s)
     settle()

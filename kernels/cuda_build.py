@@ -39,7 +39,11 @@ SOURCES = {
     "rmsnorm": Source(("rmsnorm",), (("COLS=1024",), ("COLS=4096",), ("COLS=8192",))),
     "router": Source(("route",), (("EXPERTS=8",), ("EXPERTS=128",), ("EXPERTS=256",))),
     "permute": Source(("sort_slots", "gather_rows", "combine_rows")),
-    "experts": Source(("gate_up", "down"), (("NT=1",), ("NT=2",), ("NT=4",)), True),
+    "experts": Source(
+        ("gate_up", "down"),
+        (("NT=1",), ("NT=2",), ("NT=4",), ("NT=2", "FOUR=32"), ("NT=2", "FOUR=16")),
+        True,
+    ),
     "attention": Source(("decode", "merge", "prefill"), (("DIM=64",), ("DIM=128",)), True),
     "gemm": Source(
         ("grouped_gemm", "swiglu"),
@@ -47,6 +51,8 @@ SOURCES = {
         True,
     ),
     "mla": Source(("mla_decode", "mla_merge"), ((),), True),
+    "indexer": Source(("index_scores", "index_select"), (("DIM=64",), ("DIM=128",)), True),
+    "recurrent": Source(("recurrent_step", "recurrent_chunks"), (("KEYS=64",), ("KEYS=128",))),
 }
 ARCHITECTURES = ("sm_80", "sm_90a")
 FORMATS = {"fp16": (), "bf16": ("USE_BF16",)}

@@ -63,9 +63,18 @@ class ExpertWeights:
             raise ValueError("gate, up and down weights must have one type")
 
     @property
-    def wide(self) -> bool:
-        """Whether the weights are float32."""
-        return bool(self.gate.dtype == np.float32)
+    def sizes(self) -> tuple[int, int, int]:
+        """Experts, inner and outer width."""
+        experts, inter, hidden = self.gate.shape
+        return experts, inter, hidden
+
+    def tiles(self, config: GemmConfig) -> Callable[..., None]:
+        """The product with rows of these weights."""
+        return tiles_of(config.register_m, config.register_n, bool(self.gate.dtype == np.float32))
+
+    def exact(self, which: Sequence[int]) -> ExpertWeights:
+        """Some of the experts, in a format that `reference` takes."""
+        return ExpertWeights(*(w[list(which)] for w in (self.gate, self.up, self.down)))
 
 
 @inner
@@ -91,12 +100,11 @@ def share(offsets, blocks, cost, thread, threads):
 
 
 @cache
-def first_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
-    """Gate and up products and SwiGLU, `step` columns of `h` at a time, for one register tile."""
-    tiles, width = tiles_of(rows, columns, wide), 4 if wide else 2
+def first_of(tiles: Callable[..., None]) -> Callable[..., Any]:
+    """Gate and up products and SwiGLU, `step` columns of `h` at a time; `row` bytes a row of weights."""
 
     @parallel
-    def first(x_at, offsets, gate_at, up_at, inter, hidden, step, cost, h, threads):
+    def first(x_at, offsets, gate_at, up_at, inter, hidden, row, step, cost, h, threads):
         blocks = inter // step
         most = 0
         for e in range(len(offsets) - 1):
@@ -112,7 +120,7 @@ def first_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
                 if m == 0:
                     continue
                 for b in range(max(low - done, 0), min(high - done, blocks)):
-                    at = (e * inter + step * b) * hidden * width
+                    at = (e * inter + step * b) * row
                     x_rows = x_at + 4 * start * hidden
                     tiles(x_rows, m, gate_at + at, step, hidden, left.ctypes.data, 4 * step)
                     tiles(x_rows, m, up_at + at, step, hidden, right.ctypes.data, 4 * step)
@@ -128,12 +136,11 @@ def first_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
 
 
 @cache
-def second_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
-    """Down products, `step` columns of `y` at a time, for one register tile."""
-    tiles, width = tiles_of(rows, columns, wide), 4 if wide else 2
+def second_of(tiles: Callable[..., None]) -> Callable[..., Any]:
+    """Down products, `step` columns of `y` at a time."""
 
     @parallel
-    def second(h_at, offsets, down_at, inter, hidden, step, cost, y_at, threads):
+    def second(h_at, offsets, down_at, inter, hidden, row, step, cost, y_at, threads):
         blocks = hidden // step
         for thread in numba.prange(threads):
             low = share(offsets, blocks, cost, thread, threads)
@@ -144,7 +151,7 @@ def second_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
                 if m == 0:
                     continue
                 for b in range(max(low - done, 0), min(high - done, blocks)):
-                    at = (e * hidden + step * b) * inter * width
+                    at = (e * hidden + step * b) * row
                     tiles(h_at + 4 * start * inter, m, down_at + at, step, inter,
                           y_at + 4 * (start * hidden + step * b), 4 * hidden)  # fmt: skip
                 done += blocks
@@ -175,7 +182,7 @@ def grouped_swiglu(
     ValueError
         Shapes or types that do not fit, or a configuration that cannot run.
     """
-    experts, inter, hidden = w.gate.shape
+    experts, inter, hidden = w.sizes
     slots = len(x)
     if len(offsets) != experts + 1 or offsets[0] != 0 or offsets[-1] != slots:
         raise ValueError(f"offsets must be {experts + 1} numbers from 0 to {slots}")
@@ -186,11 +193,11 @@ def grouped_swiglu(
     reason = config.invalid()
     if reason:
         raise ValueError(f"{config}: {reason}")
-    tile = (config.register_m, config.register_n, w.wide)
-    first_of(*tile)(x.ctypes.data, offsets, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden,
-                    _step(inter, config), ROW_COST, h, threads)  # fmt: skip
-    second_of(*tile)(h.ctypes.data, offsets, w.down.ctypes.data, inter, hidden,
-                     _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
+    tiles = w.tiles(config)
+    first_of(tiles)(x.ctypes.data, offsets, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden,
+                    w.gate.strides[1], _step(inter, config), ROW_COST, h, threads)  # fmt: skip
+    second_of(tiles)(h.ctypes.data, offsets, w.down.ctypes.data, inter, hidden,
+                     w.down.strides[1], _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
 
 
 def _step(size: int, config: GemmConfig) -> int:
@@ -222,7 +229,7 @@ def moe_layer(
     ids, weights : arrays, shape (tokens, k)
         The router's choice.
     """
-    order = sort_slots(ids, len(w.gate))
+    order = sort_slots(ids, w.sizes[0])
     gather(x, order, ids.shape[1], room.x, threads)
     grouped_swiglu(room.x, order.offsets, w, room.h, room.y, threads)
     combine(room.y, order, weights, out, threads)
@@ -253,18 +260,9 @@ def shapes(quick: bool) -> Sequence[Shape]:
         sizes += [(1024, 1792, 16, 4), (2048, 1024, 16, 2)]
     tokens = (1, 2, 4, 8, 16, 48) if quick else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
     return [
-        {
-            "dtype": dtype,
-            "tokens": t,
-            "hidden": hidden,
-            "inter": inter,
-            "experts": experts,
-            "topk": k,
-        }
-        for dtype in ("fp32", "bf16")
-        for hidden, inter, experts, k in sizes
-        for t in tokens
-    ]
+        {"dtype": dtype, "tokens": t, "hidden": hidden, "inter": inter, "experts": experts, "topk": k}
+        for dtype in ("fp32", "bf16") for hidden, inter, experts, k in sizes for t in tokens
+    ]  # fmt: skip
 
 
 def balanced(tokens: int, experts: int, k: int, rng: np.random.Generator) -> I4:
@@ -274,19 +272,27 @@ def balanced(tokens: int, experts: int, k: int, rng: np.random.Generator) -> I4:
     return first[at].astype(np.int32)
 
 
-def case(shape: Shape, bench: Bench) -> Case:
-    """Inputs for one shape, balanced loads, and the same by NumPy."""
+def _weights(shape: Shape, bench: Bench) -> list[ExpertWeights]:
+    """As many sets of weights as the block holds apart."""
+    experts, hidden, inter = (shape[n] for n in ("experts", "hidden", "inter"))
+    half = shape["dtype"] == "bf16"
+    copies = bench.copies((2.0 if half else 4.0) * experts * 3 * hidden * inter)
+    sizes = ((experts, inter, hidden), (experts, inter, hidden), (experts, hidden, inter))
+    return [ExpertWeights(*(bench.take(s, half) for s in sizes)) for _ in range(copies)]
+
+
+def case(
+    shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertWeights]] = _weights
+) -> Case:
+    """Inputs for one shape, balanced loads, and for weights in fp32 the same by NumPy."""
     tokens, hidden, inter, experts, k = (
         shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
     )
-    bf16 = shape["dtype"] == "bf16"
     # Other experts each time: those of one choice would partly stay in the cache.
     choices = [balanced(tokens, experts, k, bench.rng) for _ in range(CHOICES)]
     active = len(np.unique(choices[0]))
-    one = 3 * hidden * inter
-    copies = bench.copies((2.0 if bf16 else 4.0) * experts * one)
-    sizes = ((experts, inter, hidden), (experts, inter, hidden), (experts, hidden, inter))
-    weights = [ExpertWeights(*(bench.take(s, bf16) for s in sizes)) for _ in range(copies)]
+    weights = make(shape, bench)
+    copies = len(weights)
     # Gates of about one: larger ones would only see the flat ends of SwiGLU.
     x = bench.take((tokens, hidden)) * np.float32(hidden**-0.5)
     share_of = np.full((tokens, k), 1 / k, np.float32)
@@ -301,7 +307,9 @@ def case(shape: Shape, bench: Bench) -> Case:
             buffer[:] = np.nan
         run(0)
         few = sorted({0, tokens // 2, tokens - 1})  # a token at a time is slow in fp64
-        want = reference(x[few], choices[0][few], share_of[few], weights[0])
+        mine, local = np.unique(choices[0][few], return_inverse=True)
+        held = weights[0].exact(mine.tolist())
+        want = reference(x[few], local.reshape(len(few), k), share_of[few], held)
         require(out[few], want, "fp32", f"experts {dict(shape)}")
 
     def other(i: int) -> None:
@@ -315,9 +323,10 @@ def case(shape: Shape, bench: Bench) -> Case:
         "kernel": "fused_moe", **shape, "tp": 1, "ep": 1, "gated": 1, "distribution": "balanced",
         "active_experts": active,
     }  # fmt: skip
-    moved = (2.0 if bf16 else 4.0) * active * one + 8.0 * tokens * hidden
-    return Case(columns, 2.0 * tokens * k * one, moved, copies, run, check,
-                None if bf16 else other)  # fmt: skip
+    held = sum(w.nbytes for w in (weights[0].gate, weights[0].up, weights[0].down))
+    moved = held * active / experts + 8.0 * tokens * hidden
+    return Case(columns, 6.0 * tokens * k * hidden * inter, moved, copies, run, check,
+                other if shape["dtype"] == "fp32" else None)  # fmt: skip
 
 
 CPU = add(Kernel("experts", "numba", "moe", shapes, case))

@@ -8,18 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .vector import (
-    F32,
-    I32,
-    I64,
-    LANES,
-    VEC,
-    Emitter,
-    Value,
-    literals,
-    micro_kernel,
-    store_sums,
-)
+from .vector import F32, I32, I64, LANES, VEC, Emitter, Value, literals, micro_kernel, store_sums
 
 GROUP = 4
 """Rows of the left operand that a dot tile takes at once: four query heads, four tokens."""

@@ -44,6 +44,12 @@ class ToyConfig:
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def mixed(self) -> tuple[int, int]:
+        """Columns that a layer's first projection makes, and that its last one takes."""
+        heads = self.num_attention_heads + 2 * self.num_key_value_heads
+        return heads * self.head_dim, self.num_attention_heads * self.head_dim
+
     def to_hf(self, positions: int) -> dict[str, Any]:
         """The ``config.json`` of a model of this form, Mixtral's architecture."""
         return {
@@ -68,6 +74,8 @@ class Layer:
     norm_2: F4
     router: F4
     experts: ExpertWeights
+    small: tuple[F4, ...] = ()
+    """What else its mixer has."""
 
 
 class ToyModel:
@@ -77,13 +85,12 @@ class ToyModel:
         self.config, self.threads = config, threads
         self.rng = np.random.default_rng(seed)
         c = config
-        heads = c.num_attention_heads + 2 * c.num_key_value_heads
-        inner = c.num_attention_heads * c.head_dim
+        rows, inner = c.mixed
         grouped = (c.num_local_experts, c.intermediate_size, c.hidden_size)
         self.layers = [
             Layer(
                 np.ones(c.hidden_size, np.float32),
-                self._weights(heads * c.head_dim, c.hidden_size),
+                self._weights(rows, c.hidden_size),
                 self._weights(c.hidden_size, inner),
                 np.ones(c.hidden_size, np.float32),
                 self._weights(c.num_local_experts, c.hidden_size),
@@ -92,12 +99,17 @@ class ToyModel:
                     self._weights(*grouped),
                     self._weights(c.num_local_experts, c.hidden_size, c.intermediate_size),
                 ),
+                self._small(),
             )
             for _ in range(c.num_hidden_layers)
         ]
         self.embedding = self.rng.standard_normal((c.vocab_size, c.hidden_size), dtype=np.float32)
         self.norm = np.ones(c.hidden_size, np.float32)
         self.head = self._weights(c.vocab_size, c.hidden_size)
+
+    def _small(self) -> tuple[F4, ...]:
+        """Weights of a mixer besides its projections."""
+        return ()
 
     def _weights(self, *shape: int) -> F4:
         """Normal numbers scaled so that products keep their size."""
@@ -118,7 +130,10 @@ class ToyModel:
         np.take(self.embedding, state.tokens, axis=0, out=state.x)
         residual[:] = 0.0
         for layer, cache in zip(self.layers, state.caches, strict=True):
-            self._attention(layer, cache, state, ready)
+            rmsnorm(state.x, layer.norm_1, state.normed, residual, self.threads)
+            gemm(state.normed, layer.qkv, state.qkv, self.threads)
+            self._mix(layer, cache, state, ready)
+            gemm(state.attended.reshape(batch, -1), layer.out, state.x, self.threads)
             rmsnorm(state.x, layer.norm_2, state.normed, residual, self.threads)
             gemm(state.normed, pad_rows(layer.router), state.scores, self.threads)
             ids, weights = route(state.scores, self.config.num_experts_per_tok)
@@ -132,17 +147,15 @@ class ToyModel:
         assert len(state.tokens) == batch
         return state.tokens
 
-    def _attention(self, layer: Layer, cache: Cache, state: State, ready: Plan) -> None:
-        """Norm, projections, rotary embedding, cache and attention; the result is in `state.x`."""
+    def _mix(self, layer: Layer, cache: Any, state: State, ready: Plan | None) -> None:
+        """Rotary embedding, cache and attention; the result is in `state.attended`."""
+        assert ready is not None
         c = self.config
-        rmsnorm(state.x, layer.norm_1, state.normed, state.residual, self.threads)
-        gemm(state.normed, layer.qkv, state.qkv, self.threads)
         last = cache.lengths - 1
         pages = cache.table[np.arange(len(last)), last // PAGE]
         heads = state.qkv.reshape(len(last), -1, c.head_dim)
         place(heads, state.turn, state.q, cache.keys, cache.values, pages, last % PAGE)
         attend(ready, state.q, cache, c.head_dim**-0.5, state.attended)
-        gemm(state.attended.reshape(len(last), -1), layer.out, state.x, self.threads)
 
 
 class State:
@@ -153,29 +166,34 @@ class State:
         self.model = model
         self.lengths = np.array(contexts, dtype=np.int64)
         self.first = self.lengths.copy()
-        pages = int(-(-(max(contexts) + more) // PAGE))
-        shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)
-        table = model.rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
-        piece = model.rng.standard_normal((min(shape[0], 64), *shape[1:]), dtype=np.float32)
-        filled = np.resize(piece, shape)
-        self.caches = [
-            Cache(filled.copy(), filled.copy(), table, self.lengths)
-            for _ in range(c.num_hidden_layers)
-        ]
+        self.caches = self._caches(max(contexts) + more)
         self.tokens = model.rng.integers(0, c.vocab_size, batch)
         hidden = (batch, c.hidden_size)
         self.x: F4 = aligned(hidden)
         self.normed: F4 = aligned(hidden)
         self.residual: F4 = aligned(hidden)
-        heads = c.num_attention_heads + 2 * c.num_key_value_heads
-        self.qkv = np.empty((batch, heads * c.head_dim), np.float32)
+        rows, inner = c.mixed
+        self.qkv = np.empty((batch, rows), np.float32)
         self.q = np.empty((batch, 1, c.num_attention_heads, c.head_dim), np.float32)
-        self.attended = np.empty_like(self.q)
+        self.attended = np.empty((batch, 1, inner // c.head_dim, c.head_dim), np.float32)
         self.scores = np.empty((batch, c.num_local_experts), np.float32)
         self.logits = np.empty((batch, c.vocab_size), np.float32)
         self.room = Room.of(batch * c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
         self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
         self.active: list[int] = []
+
+    def _caches(self, longest: int) -> list[Any]:
+        """What each layer keeps: room for so many tokens of each sequence, filled with random numbers."""
+        c, rng, batch = self.model.config, self.model.rng, len(self.lengths)
+        pages = int(-(-longest // PAGE))
+        shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)
+        table = rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
+        piece = rng.standard_normal((min(shape[0], 64), *shape[1:]), dtype=np.float32)
+        filled = np.resize(piece, shape)
+        return [
+            Cache(filled.copy(), filled.copy(), table, self.lengths)
+            for _ in range(c.num_hidden_layers)
+        ]
 
     @property
     def steps(self) -> int:
@@ -186,7 +204,7 @@ class State:
         """Go back to the first contexts."""
         self.lengths[:] = self.first
 
-    def advance(self) -> Plan:
+    def advance(self) -> Plan | None:
         """Make room for one more token of each sequence; the plan serves all layers."""
         c = self.model.config
         half = np.arange(c.head_dim // 2) / (c.head_dim // 2)

@@ -15,6 +15,8 @@ class StepTimes(Protocol):
     """Measured and simulated seconds of a step at one batch and context."""
 
     @property
+    def model(self) -> str: ...
+    @property
     def batch(self) -> int: ...
     @property
     def context(self) -> int: ...
@@ -31,7 +33,7 @@ class StepTimes(Protocol):
 def step_times(steps: Sequence[StepTimes], device: str) -> Figure:
     """Draw measured step times with their spread, and simulated ones, by batch and context."""
     with house_style():
-        figure = new_figure(f"A small MoE model on {device}: steps run here and simulated")
+        figure = new_figure(f"Small MoE models on {device}: steps run here and simulated")
         axes = figure.add_subplot()
         at = np.arange(len(steps))
         measured = np.array([s.measured_s for s in steps]) * 1e3
@@ -47,7 +49,7 @@ def step_times(steps: Sequence[StepTimes], device: str) -> Figure:
             text = f"{s / m - 1.0:+.0%}"
             axes.text(x, max(m, s) + 0.06 * top, text, ha="center", fontsize=SMALL)
         axes.set_ylim(0.0, max(1.2 * top, 1.05 * float((measured + spread[1]).max(initial=0.0))))
-        axes.set_xticks(at, [f"{s.batch} x {s.context:,}" for s in steps])
+        axes.set_xticks(at, [f"{s.model}\n{s.batch} x {s.context:,}" for s in steps])
         axes.set_xlabel("sequences x context [tokens]")
         axes.set_ylabel("time of a decode step [ms]")
         axes.legend(loc="upper left")

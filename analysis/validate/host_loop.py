@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...devices.calibrated.calibrate import (
-    MIN_ROWS,
-    FamilyFit,
-    calibrate_family,
-    usable_rows,
-)
+from ...devices.calibrated.calibrate import MIN_ROWS, FamilyFit, calibrate_family, usable_rows
 from ...devices.calibrated.errors import Errors, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
+from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.store import device_yaml
 from ...devices.catalog import load_device, load_system
 from ...devices.spec import SystemSpec
@@ -29,6 +25,7 @@ from ...kernels.measure import Measurement
 from ...kernels.rounds import Work
 from ...kernels.tables import table_text
 from ...kernels.toy import State, ToyConfig, ToyModel
+from ...kernels.toy_delta import DeltaConfig, DeltaModel
 from ...simulator.deploy.deployment import deploy
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
@@ -60,10 +57,12 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One point of the small model: measured and simulated seconds of a decode step.
+    """One point of a small model: measured and simulated seconds of a decode step.
 
     Attributes
     ----------
+    model : str
+        "toy" or "toy-delta", whose layers are delta nets.
     batch, context : int
     measured_s, p10_s, p90_s, simulated_s : float
     read_Bps : float
@@ -73,6 +72,7 @@ class Step:
         `expected_active` of them.
     """
 
+    model: str
     batch: int
     context: int
     measured_s: float
@@ -100,8 +100,8 @@ class Loop(Result):
         The small model serving a small load on this machine, simulated.
     device : str
         Description with the fits of half of the shapes (YAML).
-    config : mapping
-        ``config.json`` of the small model.
+    configs : mapping
+        ``config.json`` of each small model.
     skipped : sequence of Skipped
         Rows that were not used.
     """
@@ -111,7 +111,7 @@ class Loop(Result):
     serving: Simulation
     device: str
     name: str
-    config: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     skipped: Sequence[Skipped]
 
     @property
@@ -143,7 +143,7 @@ class Loop(Result):
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {"batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
+            {"model": s.model, "batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
              "p10 to p90": f"{seconds(s.p10_s)} to {seconds(s.p90_s)}",
              "read rate": f"{s.read_Bps / 1e9:.1f} GB/s",
              "simulated": seconds(s.simulated_s), "error": f"{s.error:+.1%}",
@@ -162,7 +162,7 @@ class Loop(Result):
         return [
             "Kernel models fitted on half of the shapes, on the other half, and the other way round:",
             unseen,
-            "A small MoE model decoding here, and the simulator's prediction of its steps:",
+            "Small MoE models decoding here, and the simulator's prediction of their steps:",
             self.rows(),
             f"median error of a step {self.step_ape:.1%}",
             (
@@ -174,7 +174,8 @@ class Loop(Result):
     def write(self, files: OutputFolder) -> None:
         """Write the fitted device, the small model's config, its steps, and the figure."""
         files.text(f"{self.name}-calibrated.yaml", self.device)
-        files.json("toy/config.json", self.config)
+        for name, config in self.configs.items():
+            files.json(f"{name}/config.json", config)
         columns = {
             own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)
         }
@@ -185,11 +186,13 @@ class Loop(Result):
         """Times of the small model's steps, measured and predicted."""
         from ..plots.steps import step_times
 
-        return [Drawing(step_times(self.steps, self.name), "Steps of the small model here.")]
+        return [Drawing(step_times(self.steps, self.name), "Steps of the small models here.")]
 
 
-def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:
-    """Close the loop over a measurement of this machine, with `small`'s steps besides.
+def close_loop(
+    run: Measurement, machine: str, small: Sequence[SmallModel], *, seed: int = 0
+) -> Loop:
+    """Close the loop over a measurement of this machine, with the small models' steps besides.
 
     `machine` is its description as a device, in YAML.
 
@@ -207,12 +210,14 @@ def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int =
         text = device_yaml(name, fits, base.name)
         fitted = folder / f"{name}-calibrated.yaml"
         fitted.write_text(text, encoding="utf-8")
-        config = small.config
-        model = folder / "config.json"
-        model.write_text(json.dumps(config.to_hf(POSITIONS)), encoding="utf-8")
-        steps = _steps(small, model, fitted, run)
+        configs = {one.name: one.config.to_hf(POSITIONS) for one in small}
+        models = [folder / f"{name}.json" for name in configs]
+        steps: list[Step] = []
+        for one, model in zip(small, models, strict=True):
+            model.write_text(json.dumps(configs[one.name]), encoding="utf-8")
+            steps += _steps(one, model, fitted, run, len(steps))
         serving = simulate(
-            str(model),
+            str(models[0]),
             str(fitted),
             rate=2.0,
             requests=32,
@@ -222,7 +227,7 @@ def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int =
             dtype=DTYPE,
             kv_dtype=DTYPE,
         )
-    return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
+    return Loop(unseen, steps, serving, text, name, configs, skipped)
 
 
 SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
@@ -243,10 +248,11 @@ def _fit_half(
     if not tables:
         raise InputError("--loop", "needs rows, and all were rejected: see --lenient")
     read, skipped = read_tables([folder])
+    split_layers(read)
     fits: dict[str, FamilyFit] = {}
     unseen: list[Unseen] = []
     for name, table in read.items():
-        family = families().get(name)
+        family = families().get(name) or LAYER_FAMILIES.get(name)
         if family is None:
             continue
         halves = [h for h in (usable_rows(family, spec, t, skipped) for t in halve(table)) if h]
@@ -280,14 +286,16 @@ def halve(table: Table) -> tuple[Table, Table]:
 
 @dataclass(frozen=True, slots=True)
 class SmallModel:
-    """The small model, ready to decode at several batches and contexts.
+    """A small model, ready to decode at several batches and contexts.
 
     Attributes
     ----------
+    name : str
     points : sequence of (int, int)
         Batch and first context of each state.
     """
 
+    name: str
     config: ToyConfig
     model: ToyModel
     points: Sequence[tuple[int, int]]
@@ -305,24 +313,34 @@ class SmallModel:
         self.model.step(state)
 
 
-def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
-    """Build the small model; a quick run's has half the layers."""
+def small_models(quick: bool, threads: int, seed: int) -> list[SmallModel]:
+    """Build the small models, of attention and of delta nets; a quick run's have half the layers."""
     config = SMALL if quick else ToyConfig()
-    model = ToyModel(config, threads, seed)
     contexts = (128, 1024) if quick else (128, 512, 2048)
+    sizes = {"num_hidden_layers": config.num_hidden_layers, "vocab_size": config.vocab_size}
+    delta = DeltaConfig(**sizes)
+    return [
+        _small("toy", config, ToyModel(config, threads, seed), contexts),
+        _small("toy-delta", delta, DeltaModel(delta, threads, seed), contexts[:1]),
+    ]
+
+
+def _small(name: str, config: ToyConfig, model: ToyModel, contexts: Sequence[int]) -> SmallModel:
     points = [(batch, context) for batch in (1, 4, 16) for context in contexts]
-    return SmallModel(config, model, points, [model.start([c] * b, ROOM) for b, c in points])
+    return SmallModel(name, config, model, points, [model.start([c] * b, ROOM) for b, c in points])
 
 
-def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[Step]:
-    """Simulate the steps that were measured, each at the rates around it."""
+def _steps(
+    small: SmallModel, model: Path, device: Path, run: Measurement, first: int
+) -> list[Step]:
+    """Simulate the steps that were measured, each at the rates around it; `first` are others'."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
     system, usual = load_system(device), run.ceilings
     out = []
     for (batch, context), state, (taken, rates) in zip(
-        small.points, small.states, run.besides, strict=True
+        small.points, small.states, run.besides[first : first + len(small.points)], strict=True
     ):
         memory = rates.read_Bps / usual.read_Bps
         arithmetic = rates.fma_flops_per_s / usual.fma_flops_per_s
@@ -332,7 +350,7 @@ def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> li
         stage = explicit_stage(deployment, [middle], expected=True)
         loads = deployment.experts[0].router.expected(0, float(batch))
         out.append(
-            Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
+            Step(small.name, batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
                  rates.read_Bps, float(np.mean(state.active)), loads.active)
         )  # fmt: skip
     return out

@@ -18,7 +18,7 @@ from ..show.text import seconds, si
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
-    from .host_loop import Loop
+    from .host_loop import Loop, SmallModel
 
 BACKENDS = ("numba", "cupy")
 
@@ -164,15 +164,17 @@ def measure_machine(
         from ...kernels.gpu_measure import measure_gpu
 
         return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=told))
-    small = None
+    small: Sequence[SmallModel] = ()
     if loop:
-        from .host_loop import close_loop, small_model
+        from .host_loop import small_models
 
-        small = small_model(quick, threads or max_threads(), seed)
+        small = small_models(quick, threads or max_threads(), seed)
     run = measure(
         quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
-        progress=told, besides=() if small is None else small.work,
+        progress=told, besides=[work for one in small for work in one.work],
     )  # fmt: skip
-    if small is None:
+    if not small:
         return Measured(run)
+    from .host_loop import close_loop
+
     return Measured(run, close_loop(run, Measured(run).yaml(), small, seed=seed))

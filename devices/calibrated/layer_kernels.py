@@ -18,16 +18,16 @@ from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import Rates, encoder_rates, sparse_rates
 from .family import F8, Family, Parameter
-from .hardware import C_16, C_FP8
+from .hardware import C_16, C_32, C_FP8
 from .streamed import PARAMETERS, QUANTITIES, WIDE, from_op, rows
 
 
 def _x(
-    table: Table, format_: int, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any
+    table: Table, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any
 ) -> F8:
     """Quantities of rows; graph replays read one set of operands again."""
     sums = {"batch": batch, "tokens": tokens, "pairs": pairs, "kv": kv}
-    values = {**sums, **asdict(rates), "copies": 1.0, "format": float(format_)}
+    values = {**sums, **asdict(rates), "copies": 1.0, "format": format_}
     columns = [np.broadcast_to(values[name], len(table)) for name in QUANTITIES]
     return np.column_stack(columns).astype(np.float64)
 
@@ -72,7 +72,8 @@ def _below(tokens: F8, most: float) -> F8:
 
 def _tokens(table: Table, rates: Rates) -> F8:
     """Quantities of recurrent kernels: a token is its only pair."""
-    return _x(table, C_16, rates, table["batch"], table["tokens"], table["tokens"], table["tokens"])
+    format_ = np.where(table["dtype"] == "fp32", C_32, C_16)
+    return _x(table, format_, rates, table["batch"], *(table["tokens"],) * 3)
 
 
 def _encoder(table: Table) -> F8:
@@ -89,7 +90,8 @@ def _conv(table: Table) -> F8:
 def _delta(table: Table) -> F8:
     heads, key, value = table["heads_v"], table["dim_k"], table["dim_v"]
     decode = table.family.endswith("decode")
-    return _tokens(table, delta_rates(heads, key, value, 4.0 * heads * key * value, decode))
+    width = np.where(table["dtype"] == "fp32", 4.0, 2.0)  # the lab's own kernels
+    return _tokens(table, delta_rates(heads, key, value, 4.0 * heads * key * value, decode, width))
 
 
 def _hyper(table: Table) -> F8:
@@ -132,13 +134,14 @@ _FAMILIES: dict[str, _Family] = {
     "conv_decode": _Family("short convolution of decodes", _conv, ("conv_decode",),
                            ("causal_conv1d_update",)),
     "delta_prefill": _Family("chunked delta rule", _delta, ("delta_prefill", "scan_prefill"),
-                             ("chunk_gated_delta_rule",), ("context",)),
+                             ("chunk_gated_delta_rule", "opbyte_chunk_delta"), ("context",)),
     "delta_decode": _Family("recurrent delta rule", _delta, ("delta_decode", "scan_decode"),
-                            ("fused_recurrent_gated_delta_rule",), _DECODES),
+                            ("fused_recurrent_gated_delta_rule", "opbyte_recurrent_delta"), _DECODES),
     "kda_prefill": _Family("chunked delta rule, decay by channel", _delta, ("kda_prefill",),
-                           ("chunk_kda", "flashkda_fwd"), ("context",)),
+                           ("chunk_kda", "flashkda_fwd", "opbyte_chunk_kda"), ("context",)),
     "kda_decode": _Family("recurrent delta rule, decay by channel", _delta, ("kda_decode",),
-                          ("fused_recurrent_kda", "fused_sigmoid_gating_delta_rule_update"), _DECODES),
+                          ("fused_recurrent_kda", "fused_sigmoid_gating_delta_rule_update",
+                           "opbyte_recurrent_kda"), _DECODES),
     "encoder_attention": _Family("attention of image towers", _encoder, ("encoder_attention",),
                                  ("encoder_attention",)),
     "hyper_pre": _Family("hyper-connections, mixing before a part", _hyper, ("hyper_pre",), ("mhc_pre",)),
@@ -210,7 +213,7 @@ def split_layers(tables: dict[str, Table]) -> None:
 
 
 def _times(own: _Family, table: Table, i: int) -> bool:
-    if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] != "graph":
+    if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] == "event":
         return False
     if "scores" in table.columns and str(table["scores"][i]).endswith("flat"):
         return False  # all scores equal: no model's are

@@ -27,7 +27,7 @@ from opbyte.kernels.timing import Sample, sample
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import Table, read_tables
 
-FITTED = ("gemm", "rmsnorm")
+FITTED = ("gemm", "rmsnorm", "delta_rule")
 """Kernels with enough shapes here to fit on one half and predict the other."""
 
 
@@ -95,12 +95,12 @@ def test_its_tables_can_be_fitted(measured: Measured, folder: Path) -> None:
 def test_the_loop_predicts_shapes_it_never_saw(measured: Measured, folder: Path) -> None:
     loop = measured.loop
     assert loop is not None
-    assert {u.family for u in loop.unseen} == {"gemm", "norm"}
-    assert len(loop.steps) == 6
+    assert {u.family for u in loop.unseen} == {"gemm", "norm", "delta_prefill", "delta_decode"}
+    assert [step.model for step in loop.steps] == ["toy"] * 6 + ["toy-delta"] * 3
     assert all(step.simulated_s > 0 and step.measured_s > 0 for step in loop.steps)
     assert loop.serving.run.output_tokens == 32 * 32
     names = {path.name for path in folder.iterdir()}
-    assert {"steps.csv", "steps.png", "measure.json", "toy"} <= names
+    assert {"steps.csv", "steps.png", "measure.json", "toy", "toy-delta"} <= names
     answer = json.loads((folder / "measure.json").read_text())
     assert answer["loop"]["step_median_ape"] == pytest.approx(loop.step_ape)
 

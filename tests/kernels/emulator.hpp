@@ -51,6 +51,7 @@ inline __nv_bfloat16 __float2bfloat16(float x) {
 }
 inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline int atomicAdd(int* at, int more) { return (*at += more) - more; }
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 
 struct Fiber {

@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.kernels import attention, experts, permute, rmsnorm, router
+from opbyte.kernels import (
+    attention,
+    experts,
+    four_bit,
+    indexer,
+    permute,
+    recurrent,
+    rmsnorm,
+    router,
+)
 from opbyte.kernels.check import from_bf16, require, to_bf16
 
 
@@ -244,3 +253,117 @@ def test_mla_decode(build: Build) -> None:
     run("mla_merge", (3 * heads,), 512, tops, sums, outs, y, splits)
     want = attention.reference(q.astype(np.float32), shared, np.ones(3, np.int64), 0, 0.07, 512)
     require(y, want, "fp16", "MLA decode")
+
+
+def test_attention_to_chosen_latents(build: Build) -> None:
+    """A choice is a page table of single keys: the absorbed form of DeepSeek's sparse attention."""
+    rng, chosen, heads = np.random.default_rng(30), 70, 5
+    cache = normal(31, 300, 576).astype(np.float16)
+    table = np.sort(rng.permutation(300)[:chosen]).astype(np.int32)[None]
+    q, y = normal(32, 1, heads, 576).astype(np.float16), poison((1, heads, 512), "fp16")
+    tops, sums = (np.full((1, heads, 2), np.nan, np.float32) for _ in "ab")
+    outs = np.full((1, heads, 2, 512), np.nan, np.float32)
+    run = build("mla")
+    run("mla_decode", (2, 1, 1), 128, q, cache, table, np.array([chosen], np.int32), tops, sums, outs,
+        heads, 0, chosen, 192**-0.5)  # fmt: skip
+    run("mla_merge", (heads,), 512, tops, sums, outs, y, 2)
+    held = cache.astype(np.float32)[:, None, None]
+    known = attention.Cache(held, held, table, np.array([chosen]))
+    wide_q = q[:, None].astype(np.float32)
+    want = attention.reference(wide_q, known, np.ones(1, np.int64), 0, 192**-0.5, 512)
+    require(y[:, None], want, "fp16", "chosen latents")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_indexer(build: Build, dtype: str) -> None:
+    """Ragged sequences, a prompt's last tokens, scattered pages with NaN where no key is."""
+    lengths, heads, tokens, k = np.array([150, 7], np.int32), 16, 3, 40
+    pages = np.full((6, 32, 64), np.nan, np.float32)
+    table = np.array([[4, 0, 2, 3, 5], [1, -9, -9, -9, -9]], np.int32)
+    for n, length in enumerate(lengths):
+        at = np.arange(length)
+        pages[table[n, at // 32], at % 32] = normal(33 + n, int(length), 64)
+    keys, q = rounded(pages, dtype), rounded(normal(35, 2, tokens, heads, 64), dtype)
+    weights, out = normal(36, 2, tokens, heads), np.full((2, tokens, 150), np.nan, np.float32)
+    chosen = np.full((2, tokens, k), -7, np.int32)
+    run = build("indexer", "DIM=64", *PLAIN[dtype])
+    run(
+        "index_scores", (3, tokens, 2), 128, q, weights, keys, table, lengths, out, heads, 5, 5, 150
+    )
+    run("index_select", (tokens, 2), 256, out, lengths, chosen, 150, k)
+    for n, length in enumerate(lengths):
+        want = indexer.reference(
+            wide(q[n], dtype), weights[n], wide(keys, dtype), table[n], int(length)
+        )
+        require(out[n, :, :length], want, "fp32", f"scores {n}")
+    assert chosen.tolist() == indexer.select(out, lengths, k).tolist()
+
+
+def test_index_select_breaks_ties_to_the_lower_index(build: Build) -> None:
+    """Few values in more scores than threads: most are ties at the border."""
+    scores = np.random.default_rng(37).integers(-3, 3, (1, 2, 900)).astype(np.float32)
+    lengths, chosen = np.array([900], np.int32), np.full((1, 2, 500), -7, np.int32)
+    build("indexer", "DIM=64")("index_select", (2, 1), 256, scores, lengths, chosen, 900, 500)
+    for t in range(2):
+        want = np.sort(np.argsort(-scores[0, t, : 899 + t], kind="stable")[:500])
+        assert chosen[0, t].tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(
+    ("channels", "erase", "dtype"),
+    [(False, True, "fp16"), (True, True, "fp16"), (False, False, "fp16"), (True, True, "bf16")],
+)
+def test_recurrences(build: Build, channels: bool, erase: bool, dtype: str) -> None:
+    """Prompts of a whole chunk and a part, and their tokens one by one, end in the same states."""
+    tokens, shape = 21, (2, 21, 4, 64)
+    q, k = (rounded(normal(i, 2, tokens, 2, 64) / 8.0, dtype) for i in (38, 39))
+    v, rng = rounded(normal(40, *shape), dtype), np.random.default_rng(41)
+    decay = rng.uniform(0.6, 1.0, (*shape[:3], 64 if channels else 1)).astype(np.float32)
+    decay[0, 5] *= 1.0 if channels else 0.0  # a head may forget everything
+    beta, before = rng.random(shape[:3], np.float32), normal(42, 2, 4, 64, 64)
+    x = recurrent.Tokens(*(wide(a, dtype) for a in (q, k, v)), decay, beta)
+    want, last = recurrent.reference(x, before, erase)
+    run, worst = build("recurrent", "KEYS=64", *PLAIN[dtype]), np.zeros(1, np.int32)
+    states, y = before.copy(), poison(shape, dtype)
+    run("recurrent_chunks", (4, 4, 2), 128, q, k, v, decay, beta, states, y, worst, tokens, 2, 64,
+        decay.shape[3], int(erase))  # fmt: skip
+    require(wide(y, dtype), want, dtype, "chunks")
+    require(states, last, "fp32", "states after chunks")
+    assert not worst[0]
+    states = before.copy()
+    for t in range(tokens):
+        one = [np.ascontiguousarray(a[:, t]) for a in (q, k, v, decay, beta)]
+        row = poison((2, 4, 64), dtype)
+        run("recurrent_step", (2, 4, 2), 128, *one, states, row, 2, 64, decay.shape[3], int(erase))
+        require(wide(row, dtype), want[:, t], dtype, f"step {t}")
+    require(states, last, "fp32", "states after steps")
+
+
+def test_decays_too_low_to_divide_by_are_told(build: Build) -> None:
+    x = [normal(i, 1, 16, 1, 64).astype(np.float16) for i in range(3)]
+    decay, beta = np.full((1, 16, 1, 64), 1e-3, np.float32), np.ones((1, 16, 1), np.float32)
+    states, worst, y = np.zeros((1, 1, 64, 64), np.float32), np.zeros(1, np.int32), x[2].copy()
+    build("recurrent", "KEYS=64")("recurrent_chunks", (4, 1, 1), 128, *x, decay, beta, states, y, worst,
+                                  16, 1, 64, 64, 1)  # fmt: skip
+    assert worst[0] == 1
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("format_", four_bit.BLOCK)
+def test_four_bit_experts(build: Build, dtype: str, format_: str) -> None:
+    """The packed rows of the CPU's kernel, widened to 16 bits."""
+    hidden, inter, counts = 256, 128, [1, 0, 19]
+    offsets, n = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), len(counts)
+    slots, shapes = int(offsets[-1]), ((n, inter, hidden), (n, inter, hidden), (n, hidden, inter))
+    packed = [four_bit.pack(normal(43 + i, *s) / 8, format_) for i, s in enumerate(shapes)]
+    w = four_bit.FourBitWeights(*packed, format_)
+    x = rounded(normal(46, slots, hidden), dtype)
+    h, y = poison((slots, inter), dtype), poison((slots, hidden), dtype)
+    run = build("experts", "NT=2", f"FOUR={four_bit.BLOCK[format_]}", *PLAIN[dtype])
+    run("gate_up", (inter // 16, n), 128, x, offsets, w.gate, w.up, h, hidden, inter)
+    run("down", (hidden // 16, n), 128, h, offsets, w.down, y, hidden, inter)
+    ids = np.repeat(np.arange(n), counts)[:, None]
+    want = experts.reference(
+        wide(x, dtype), ids, np.ones((slots, 1), np.float32), w.exact(range(n))
+    )
+    require(wide(y, dtype), want, dtype, "experts")

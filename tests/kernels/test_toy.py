@@ -5,56 +5,94 @@ Expected values: one whole step in fp64, written without any of the kernels.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from opbyte.kernels import recurrent
 from opbyte.kernels.check import require
 from opbyte.kernels.jit import max_threads, use_threads
-from opbyte.kernels.toy import State, ToyConfig, ToyModel
+from opbyte.kernels.toy import Layer, State, ToyConfig, ToyModel
+from opbyte.kernels.toy_delta import DeltaConfig, DeltaModel
 from opbyte.workloads.catalog import load_model
 
 SMALL = ToyConfig(
     hidden_size=256, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, vocab_size=512,
 )  # fmt: skip
+DELTA = DeltaConfig(
+    hidden_size=256, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, num_local_experts=8, num_experts_per_tok=2, vocab_size=512,
+    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=64,
+    linear_value_head_dim=64,
+)  # fmt: skip
+MODELS = {"attention": (ToyModel, SMALL), "delta": (DeltaModel, DELTA)}
+
+
+def attention(
+    model: ToyModel, layer: Layer, cache: Any, state: State, heads: np.ndarray
+) -> np.ndarray:
+    """Attention to what a cache holds after a step, in fp64."""
+    c = model.config
+    batch, group = len(heads), c.num_attention_heads // c.num_key_value_heads
+    half = c.head_dim // 2
+    plain = heads.reshape(batch, -1, c.head_dim)[:, : c.num_attention_heads]
+    turned = (plain[..., :half] + 1j * plain[..., half:]) * state.turn.astype(np.complex128)
+    q = np.concatenate([turned.real, turned.imag], axis=2)
+    attended = np.zeros(q.shape)
+    for b in range(batch):
+        keys, values = (m.astype(np.float64) for m in cache.gather(b))
+        for h in range(c.num_attention_heads):
+            score = keys[:, h // group] @ q[b, h] * c.head_dim**-0.5
+            weight = np.exp(score - score.max())
+            attended[b, h] = (weight / weight.sum()) @ values[:, h // group]
+    return attended.reshape(batch, -1)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1.0 + np.exp(-x))
+
+
+def delta(
+    model: DeltaModel, layer: Layer, cache: Any, state: State, heads: np.ndarray
+) -> np.ndarray:
+    """A gated delta net from the states and inputs before a step, in fp64."""
+    c, (states, window) = model.config, cache
+    taps, rates, biases, weights = (x.astype(np.float64) for x in layer.small)
+    batch, values, dim = len(heads), c.linear_num_value_heads, c.linear_key_head_dim
+    mixed, gates, b, a = np.split(heads, np.cumsum([c.channels, c.mixed[1], values]), axis=1)
+    seen = np.concatenate([window.astype(np.float64), mixed[:, None]], axis=1)
+    mixed = silu(np.einsum("btc,ct->bc", seen, taps))
+    keys = c.linear_num_key_heads * dim
+    both = [x.reshape(batch, 1, -1, dim) for x in np.split(mixed[:, : 2 * keys], 2, axis=1)]
+    q, k = (x / np.sqrt((x * x).sum(3, keepdims=True) + 1e-6) for x in both)
+    v = mixed[:, 2 * keys :].reshape(batch, 1, values, -1)
+    decay = np.exp(-np.exp(rates) * np.log1p(np.exp(a + biases)))[:, None, :, None]
+    beta = 1.0 / (1.0 + np.exp(-b))[:, None]
+    read, _ = recurrent.reference(recurrent.Tokens(q * dim**-0.5, k, v, decay, beta), states)
+    normed = read[:, 0] / np.sqrt((read[:, 0] ** 2).mean(2, keepdims=True) + 1e-6) * weights
+    return normed.reshape(batch, -1) * silu(gates)
 
 
 def reference_step(
-    model: ToyModel, state: State, tokens: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Logits of one step in fp64 from the caches as they stand after `ToyModel.step`.
-
-    The caches must already hold this step's keys and values; shape (batch, vocabulary).
-    """
+    model: ToyModel, state: State, tokens: np.ndarray, mix: Any, caches: list[Any]
+) -> np.ndarray:
+    """Logits of one step in fp64, shape (batch, vocabulary), written without any of the kernels."""
     c = model.config
     residual = np.zeros((len(tokens), c.hidden_size))
     x = model.embedding[tokens].astype(np.float64)
-    group = c.num_attention_heads // c.num_key_value_heads
-    turn = state.turn.astype(np.complex128)
 
-    def norm(y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        out: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + 1e-6)
-        return out
+    def norm(y: np.ndarray) -> np.ndarray:
+        return y / np.sqrt((y * y).mean(1, keepdims=True) + 1e-6)
 
-    for layer, cache in zip(model.layers, state.caches, strict=True):
+    for layer, cache in zip(model.layers, caches, strict=True):
         residual += x
-        heads = (norm(residual) @ layer.qkv.T.astype(np.float64)).reshape(len(x), -1, c.head_dim)
-        half = c.head_dim // 2
-        plain = heads[:, : c.num_attention_heads]
-        turned = (plain[..., :half] + 1j * plain[..., half:]) * turn
-        q = np.concatenate([turned.real, turned.imag], axis=2)
-        attended = np.zeros(q.shape)
-        for b in range(len(x)):
-            keys, values = (m.astype(np.float64) for m in cache.gather(b))
-            for h in range(c.num_attention_heads):
-                score = keys[:, h // group] @ q[b, h] * c.head_dim**-0.5
-                weight = np.exp(score - score.max())
-                attended[b, h] = (weight / weight.sum()) @ values[:, h // group]
-        x = attended.reshape(len(x), -1) @ layer.out.T.astype(np.float64)
+        projected = norm(residual) @ layer.qkv.T.astype(np.float64)
+        x = mix(model, layer, cache, state, projected) @ layer.out.T.astype(np.float64)
         residual += x
         normed = norm(residual)
         scores = normed @ layer.router.T.astype(np.float64)
@@ -66,8 +104,8 @@ def reference_step(
         x = np.zeros(normed.shape)
         for t in range(len(x)):
             for e, weight in zip(ids[t], weights[t], strict=True):
-                gate = w.gate[e].astype(np.float64) @ normed[t]
-                inner = gate / (1 + np.exp(-gate)) * (w.up[e].astype(np.float64) @ normed[t])
+                inner = silu(w.gate[e].astype(np.float64) @ normed[t])
+                inner *= w.up[e].astype(np.float64) @ normed[t]
                 x[t] += weight * (w.down[e].astype(np.float64) @ inner)
     return norm(residual + x) @ model.head.T.astype(np.float64)
 
@@ -80,9 +118,21 @@ def test_logits_are_right(contexts: list[int]) -> None:
     for _ in range(3):
         tokens = state.tokens.copy()
         model.step(state)
-        want = reference_step(model, state, tokens)
+        want = reference_step(model, state, tokens, attention, state.caches)
         require(state.logits, want, "fp32", "logits")
     assert state.lengths.tolist() == [n + 3 for n in contexts]
+
+
+def test_logits_of_delta_nets_are_right() -> None:
+    """Each step from the states that stood before it."""
+    use_threads(max_threads())
+    model = DeltaModel(DELTA, max_threads())
+    state = model.start([1, 1, 1], 4)
+    for _ in range(3):
+        tokens, before = state.tokens.copy(), copy.deepcopy(state.caches)
+        model.step(state)
+        want = reference_step(model, state, tokens, delta, before)
+        require(state.logits, want, "fp32", "logits")
 
 
 def test_same_seed_same_tokens() -> None:
@@ -94,16 +144,19 @@ def test_same_seed_same_tokens() -> None:
     np.testing.assert_array_equal(runs[0], runs[1])
 
 
-def test_its_config_is_what_the_simulator_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", MODELS)
+def test_its_config_is_what_the_simulator_counts(tmp_path: Path, kind: str) -> None:
     """Parameters counted from config.json are those the model holds, norms included."""
 
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(SMALL.to_hf(4096)))
+    make, config = MODELS[kind]
+    path.write_text(json.dumps(config.to_hf(4096)))
     spec = load_model(path)
-    model = ToyModel(SMALL, 1)
+    model = make(config, 1)
     held = model.embedding.size + model.head.size + model.norm.size
     for layer in model.layers:
         w = layer.experts
         held += layer.qkv.size + layer.out.size + layer.router.size
+        held += sum(weights.size for weights in layer.small)
         held += layer.norm_1.size + layer.norm_2.size + w.gate.size + w.up.size + w.down.size
     assert spec.total_params == held

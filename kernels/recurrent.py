@@ -1,0 +1,217 @@
+"""Recurrences of matrix states on the CPU: the delta rule with one decay a head or one a channel, and scans.
+
+A head's state is ``values x keys``. A token decays it, erases what its key finds there (the delta rule; a
+scan does not), adds the outer product of its value and key, and reads it out with its query:
+
+    ``S = S diag(a)``, ``w = b (v - S k)`` or ``b v``, ``S = S + w k^T``, ``o = S q``.
+
+`step` does this for one token of each sequence, in one pass over the states. `chunks` takes prompts
+`CHUNK` tokens at a time, as matrix products between them and the state (arXiv 2412.06464, section 3.3;
+arXiv 2405.21060, section 6). With a decay a channel, keys are divided by the decays of their chunk, which
+must stay above `LEAST`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .blocked import DEFAULT, tiles_of
+from .jit import inner, parallel
+from .outer import COLUMNS, outer_product
+from .vector import LANES
+
+F4 = npt.NDArray[np.float32]
+CHUNK = 16
+"""Tokens of a chunk: few enough that keys over their decays stay finite."""
+LEAST = 1e-36
+"""Smallest product of a chunk's decays by which keys are divided: fp32 ends at 1.2e-38."""
+_tiles = tiles_of(DEFAULT.register_m, DEFAULT.register_n, True)
+_outer = outer_product()
+
+
+class Tokens(NamedTuple):
+    """What tokens bring: float32 arrays that begin with sequences, and in prompts tokens.
+
+    Attributes
+    ----------
+    q, k : array, shape (.., key heads, keys)
+    v : array, shape (.., heads, values)
+    decay : array, shape (.., heads, 1 or keys)
+        Factors of a state, between 0 and 1.
+    beta : array, shape (.., heads)
+    """
+
+    q: F4
+    k: F4
+    v: F4
+    decay: F4
+    beta: F4
+
+
+@parallel
+def _step(x, states, out, erase, threads):
+    batch, heads, width = x.v.shape
+    keys, group = x.k.shape[2], heads // x.k.shape[1]
+    units = batch * heads
+    for thread in numba.prange(threads):
+        a = np.empty(keys, np.float32)
+        for unit in range(units * thread // threads, units * (thread + 1) // threads):
+            n, h = unit // heads, unit % heads
+            key, query, v, beta = x.k[n, h // group], x.q[n, h // group], x.v[n, h], x.beta[n, h]
+            a[:] = x.decay[n, h]
+            found, asked, same = key * a, query * a, (query * key).sum()
+            for j in range(width):
+                row = states[n, h, j]
+                old, read = np.float32(0.0), np.float32(0.0)
+                for d in range(keys):
+                    old += row[d] * found[d]
+                    read += row[d] * asked[d]
+                new = beta * (v[j] - old if erase else v[j])
+                for d in range(keys):
+                    row[d] = row[d] * a[d] + new * key[d]
+                out[n, h, j] = read + same * new
+
+
+@inner
+def _prepare(q, k, decay, left, pairs, ends, total, scale, ratio):
+    """Rows of a chunk's products, and the decays between its tokens; returns the smallest divisor.
+
+    `left` gets queries, then keys; `pairs` keys; `ends` keys decayed to the chunk's end; `total` its decays.
+    Of channels, `left` is decayed from the start and `pairs` divided by its decays. One decay a head
+    comes after the products: `scale[t]` from the start, `ratio[t, s]` from token s to t.
+    """
+    chunk = len(pairs)
+    left[:], pairs[:], ends[:], total[:], scale[:], ratio[:] = 0.0, 0.0, 0.0, 1.0, 1.0, 1.0
+    channels, last = decay.shape[1] > 1, len(q) - 1
+    for t in range(len(q)):
+        for d in range(len(total)):
+            total[d] *= decay[t, d if channels else 0]
+            by = total[d] if channels else np.float32(1.0)
+            left[t, d], left[chunk + t, d], pairs[t, d] = q[t, d] * by, k[t, d] * by, k[t, d] / by
+        if not channels:
+            scale[t] = total[0]
+            for s in range(t):
+                ratio[t, s] = ratio[t - 1, s] * decay[t, 0]
+    for t in range(len(q)):
+        for d in range(len(total)):
+            ends[t, d] = pairs[t, d] * (total[d] if channels else ratio[last, t])
+    return total.min() if channels else np.float32(1.0)
+
+
+@inner
+def _solve(v, beta, base, scores, scale, ratio, erase, new, out):
+    """A chunk's new values ``w`` one after another, and what its queries read."""
+    chunk, width = new.shape
+    new[:] = 0.0
+    for t in range(len(v)):
+        for j in range(width):
+            new[t, j] = v[t, j] - (scale[t] * base[chunk + t, j] if erase else np.float32(0.0))
+            out[t, j] = scale[t] * base[t, j]
+        for s in range(t if erase else 0):
+            weight = scores[chunk + t, s] * ratio[t, s]
+            for j in range(width):
+                new[t, j] -= weight * new[s, j]
+        for j in range(width):
+            new[t, j] *= beta[t]
+        for s in range(t + 1):
+            weight = scores[t, s] * ratio[t, s]
+            for j in range(width):
+                out[t, j] += weight * new[s, j]
+
+
+@parallel
+def _chunks(x, states, out, erase, chunk, worst, threads):
+    batch, tokens, heads, width = x.v.shape
+    keys, group, units = x.k.shape[3], heads // x.k.shape[2], batch * heads
+    sides = 2 * chunk if erase else chunk
+    for thread in numba.prange(threads):
+        state, left = np.empty((keys, width), np.float32), np.empty((2 * chunk, keys), np.float32)
+        pairs, ends = np.empty((chunk, keys), np.float32), np.empty((chunk, keys), np.float32)
+        scores, new = np.empty((2 * chunk, chunk), np.float32), np.empty((chunk, width), np.float32)
+        base, ratio = np.empty((2 * chunk, width), np.float32), np.empty((chunk, chunk), np.float32)
+        total, scale = np.empty(keys, np.float32), np.empty(chunk, np.float32)
+        for unit in range(units * thread // threads, units * (thread + 1) // threads):
+            n, h = unit // heads, unit % heads
+            state[:] = states[n, h].T
+            for first in range(0, tokens, chunk):
+                here = slice(first, min(first + chunk, tokens))
+                least = _prepare(x.q[n, here, h // group], x.k[n, here, h // group],
+                                 x.decay[n, here, h], left, pairs, ends, total, scale, ratio)  # fmt: skip
+                worst[thread] = min(worst[thread], least)
+                _tiles(left.ctypes.data, sides, pairs.ctypes.data, chunk, keys, scores.ctypes.data,
+                       4 * chunk)  # fmt: skip
+                _outer(left.ctypes.data, 4 * keys, 4, sides, state.ctypes.data, keys, width,
+                       base.ctypes.data, 0)  # fmt: skip
+                _solve(x.v[n, here, h], x.beta[n, here, h], base, scores, scale, ratio, erase, new,
+                       out[n, here, h])  # fmt: skip
+                _outer(ends.ctypes.data, 4, 4 * keys, keys, new.ctypes.data, chunk, width,
+                       state.ctypes.data, total.ctypes.data)  # fmt: skip
+            states[n, h] = state.T
+
+
+def _fit(x: Tokens, states: F4, out: F4) -> None:
+    """Refuse shapes that do not belong together, and sizes that the vector code cannot walk."""
+    *lead, heads, width = x.v.shape
+    shared, keys = x.k.shape[-2:]
+    good = x.q.shape == x.k.shape == (*lead, shared, keys) and heads % shared == 0
+    good &= x.beta.shape == (*lead, heads) and x.decay.shape in (
+        (*lead, heads, n) for n in (1, keys)
+    )
+    if not good or out.shape != x.v.shape or states.shape != (lead[0], heads, width, keys):
+        shapes = ", ".join(str(a.shape) for a in (*x, states, out))
+        raise ValueError(f"shapes {shapes} of q, k, v, decay, beta, states and out do not match")
+    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (*x, states, out)):
+        raise ValueError("tokens, states and out must be contiguous float32")
+    if keys % LANES or width % COLUMNS:
+        raise ValueError(f"states are {width} x {keys}: need multiples of {COLUMNS} and {LANES}")
+
+
+def step(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+    """One token of each sequence, in place on its states.
+
+    Parameters
+    ----------
+    states : float32 array, shape (sequences, heads, values, keys)
+    out : float32 array, shape (sequences, heads, values)
+    erase : bool
+        The delta rule; without it a scan.
+
+    Raises
+    ------
+    ValueError
+        Shapes or types that do not fit.
+    """
+    _fit(x, states, out)
+    _step(x, states, out, erase, threads)
+
+
+def chunks(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+    """Prompts: as `step`, with an axis of tokens behind that of sequences.
+
+    Raises
+    ------
+    ValueError
+        Shapes or types that do not fit; decays of channels whose product over a chunk is below `LEAST`.
+    """
+    _fit(x, states, out)
+    worst = np.ones(threads, np.float32)
+    _chunks(x, states, out, erase, CHUNK, worst, threads)
+    if not worst.min() >= LEAST:
+        raise ValueError(f"decays of {CHUNK} tokens come to {worst.min():.1e}, below {LEAST:.0e}")
+
+
+def reference(x: Tokens, states: F4, erase: bool = True) -> tuple[Any, Any]:
+    """Read-outs and last states of prompts (with an axis of tokens) by the definition, in fp64."""
+    q, k, v, decay, beta = (a.astype(np.float64) for a in x)
+    s, out = states.astype(np.float64), np.empty(v.shape)
+    for t in range(v.shape[1]):
+        key, query = (np.repeat(a[:, t], v.shape[2] // k.shape[2], axis=1) for a in (k, q))
+        s = s * decay[:, t, :, None]
+        old = np.einsum("nhvk,nhk->nhv", s, key) if erase else 0.0
+        s = s + (beta[:, t, :, None] * (v[:, t] - old))[..., None] * key[:, :, None]
+        out[:, t] = np.einsum("nhvk,nhk->nhv", s, query)
+    return out, s
