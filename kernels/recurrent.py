@@ -58,12 +58,16 @@ def _step(x, states, out, erase, threads):
     keys, group = x.k.shape[2], heads // x.k.shape[1]
     units = batch * heads
     for thread in numba.prange(threads):
-        a = np.empty(keys, np.float32)
+        a, found, asked = (np.empty(keys, np.float32), np.empty(keys, np.float32),
+                           np.empty(keys, np.float32))  # fmt: skip
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
             n, h = unit // heads, unit % heads
             key, query, v, beta = x.k[n, h // group], x.q[n, h // group], x.v[n, h], x.beta[n, h]
-            a[:] = x.decay[n, h]
-            found, asked, same = key * a, query * a, (query * key).sum()
+            same = np.float32(0.0)
+            for d in range(keys):
+                a[d] = x.decay[n, h, d if x.decay.shape[2] > 1 else 0]
+                found[d], asked[d] = key[d] * a[d], query[d] * a[d]
+                same += query[d] * key[d]
             for j in range(width):
                 row = states[n, h, j]
                 old, read = np.float32(0.0), np.float32(0.0)

@@ -284,21 +284,10 @@ def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, own: F8) -> 
 
 @compiled_part
 def draw_loads(
-    key: np.uint64,
-    prompt_key: np.uint64,
-    layer: int,
-    decodes: int,
-    chunks: I8,
-    num_chunks: int,
-    experts: int,
-    top_k: int,
-    uniform: bool,
-    router: F8,
-    tilt: float,
-    persist: float,
-    scratch: Scratch,
-    out: I8,
-) -> None:
+    key: np.uint64, prompt_key: np.uint64, layer: int, decodes: int, chunks: I8, num_chunks: int,
+    experts: int, top_k: int, uniform: bool, router: F8, tilt: float, persist: float,
+    scratch: Scratch, out: I8,
+) -> None:  # fmt: skip
     """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent draws from the layer's
@@ -351,21 +340,10 @@ def draw_loads(
 
 @compiled
 def draw_layer(
-    seed: int,
-    replica: int,
-    step: int,
-    layer: int,
-    decodes: int,
-    chunks: I8,
-    experts: int,
-    top_k: int,
-    uniform: bool,
-    router: F8,
-    tilt: float,
-    persist: float,
-    scratch: Scratch,
+    seed: int, replica: int, step: int, layer: int, decodes: int, chunks: I8, experts: int,
+    top_k: int, uniform: bool, router: F8, tilt: float, persist: float, scratch: Scratch,
     out: I8,
-) -> None:
+) -> None:  # fmt: skip
     """`draw_loads` for callers outside compiled code."""
     draw_loads(
         step_key(seed, replica, step), step_key(seed ^ PROMPT_SEED, replica, replica), layer, decodes,

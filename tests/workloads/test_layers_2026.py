@@ -14,6 +14,8 @@ import pytest
 from opbyte.analysis.answers.inspect import inspect
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.hf.read import model_from_keys
 from opbyte.workloads.layers import Run
 from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from opbyte.workloads.ops import Loads
@@ -103,3 +105,43 @@ def test_a_token_at_a_million(model: Read) -> None:
     least = 4 * 64 * 512 * (43 + csa / 4 + hca / 128) + csa * 2 * 64 * 128 / 4
     assert grown == pytest.approx(attention + indexer - least, rel=1e-9)
     assert flops(v3, 2**20) / flops(v4, 2**20) > 8
+
+
+GLM5_NEXT = {
+    "architectures": ["Glm5NextForConditionalGeneration"], "hidden_size": 4096, "num_hidden_layers": 8,
+    "num_attention_heads": 64, "vocab_size": 154880, "intermediate_size": 12288,
+    "moe_intermediate_size": 2048, "n_routed_experts": 288, "n_shared_experts": 1,
+    "num_experts_per_tok": 8, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 256,
+    "qk_rope_head_dim": 0, "v_head_dim": 256, "index_n_heads": 32, "index_head_dim": 128,
+    "index_topk": 2048, "index_kpool": 16, "linear_num_heads": 64, "linear_head_dim": 128,
+    "hc_mult": 4, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def test_pools_of_glm_5_next_by_tensors() -> None:
+    """Six KDA and two indexed layers, three of them dense, by the shapes of their tensors."""
+    h, wide = 4096, 64 * 128
+    kda = 4 * h * wide + h * 64 + 2 * (h + wide) * 128 + 3 * wide * 4 + 128 + wide + 64
+    latent = h * 1536 + 1536 + 1536 * 64 * 256 + h * 512 + 512 + 512 * 64 * 512 + 64 * 256 * h
+    index = 1536 * 32 * 128 + h * 128 + 2 * 128 + h * 32 + 16 * 128 + 128 * h
+    mixing = 2 * (24 * 4 * h + 24 + 3) + 2 * h
+    experts = 289 * 3 * h * 2048 + 288 * h + 288
+    want = 6 * kda + 2 * (latent + index) + 8 * mixing + 3 * 3 * h * 12288 + 5 * experts
+    spec = model_from_keys(GLM5_NEXT, name="x", where="x")
+    assert spec.total_params == want + 2 * 154880 * h + h
+    # A token leaves its latent in two layers, and a sixteenth of an index key of 128 + 4 bytes.
+    assert spec.kv_bytes_per_token == 2 * (2 * 512 + 132 / 16)
+    assert spec.state_bytes_per_sequence == 6 * (4 * wide * 128 + 2 * 3 * 3 * wide)
+
+
+def test_pools_are_scored_once_and_read_whole() -> None:
+    """At 64k tokens an indexed layer scores 4,096 pools and reads 128 of 16 tokens; short contexts all."""
+    spec = model_from_keys(GLM5_NEXT, name="x", where="x")
+    layer = next(x for x in spec.layers if x.mixer.kind == "sparse_latent")
+    for context, scored, read in ((65535, 4096, 2048), (1023, 64, 1024)):
+        m = Batch.of([context]).moments(spec.windows)
+        ops = {op.name: op for op in layer.mixer.ops(m, Run(spec.numerics), None)}
+        assert ops["index_decode"].shape["pairs"] == scored
+        assert ops["sparse_decode"].shape["pairs"] == read
+    with pytest.raises(InputError, match="multiple of index_kpool"):
+        model_from_keys({**GLM5_NEXT, "index_topk": 2040}, name="x", where="x")

@@ -40,6 +40,15 @@ HEADS = {
 }  # fmt: skip
 
 
+FAMILIES = {
+    "deepseek-v3.2-exp": 1, "deepseek-v4-flash": 1, "deepseek-v4-pro": 1, "ernie-4.5-21b-a3b": 1,
+    "ernie-4.5-300b-a47b": 1, "glm-4.5-air": 1, "glm-5": 1, "glm-5.2": 1, "hy3": 1, "ling-3.0-flash": 1,
+    "mimo-v2-flash": 3, "minimax-m3": 7, "nemotron-3-super-120b-a12b": 1, "qwen3.5-35b-a3b": 1,
+    "qwen3.5-397b-a17b": 1, "step-3.7-flash": 3,
+}  # fmt: skip
+"""Heads of the catalog's other families, by their checkpoints."""
+
+
 def drafter(model: str, method: str, argument: str = "") -> Drafter:
     return SPECULATORS[method](load_model(model), argument)
 
@@ -150,3 +159,14 @@ def test_traces_tell_the_chances_of_requests(tmp_path: Path) -> None:
     path.write_text("arrival_s,input_tokens,output_tokens,acceptance\n0,5,5,0.75\n1,5,5,1.5\n")
     with pytest.raises(InputError, match=r"requests\.csv:3: acceptance '1\.5' must be a chance"):
         open_requests(str(path)).read()
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_every_family_with_heads_drafts_with_them(model: str) -> None:
+    """The head is a layer of the model behind a join, small beside the model, and shares its vocabulary."""
+    found, target = drafter(model, "mtp"), load_model(model)
+    assert found.model is not None
+    assert found.copies == FAMILIES[model]
+    assert found.model.hidden == target.hidden
+    assert 0 < found.model.total_params < 0.1 * target.total_params
+    assert type(found.model.layers[-1].mixer) in {type(layer.mixer) for layer in target.layers}

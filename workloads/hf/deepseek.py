@@ -45,14 +45,9 @@ def routed_and_shared(c: Config, hidden: int, *, router_bias: bool) -> MixtureOf
     """Experts in DeepSeek's keys: the shared ones are as wide as the routed."""
     width = c.size("moe_intermediate_size")
     return read_experts(
-        c,
-        hidden,
-        width,
-        experts=EXPERTS,
-        shared_width=c.count("n_shared_experts") * width,
-        router_bias=router_bias,
-        groups="n_group",
-    )
+        c, hidden, width, experts=EXPERTS, shared_width=c.count("n_shared_experts") * width,
+        router_bias=router_bias, groups="n_group",
+    )  # fmt: skip
 
 
 @family("Glm4MoeForCausalLM", "Dots1ForCausalLM", types=("glm4_moe", "dots1"))
@@ -94,7 +89,7 @@ def ernie(c: Config) -> ModelSpec:
     blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense
               for i in range(layers)]  # fmt: skip
     mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
-    return assemble(c, stack(mixers, blocks), tied=True)
+    return assemble(c, stack(mixers, blocks), tied=True, heads=c.count(MTP))
 
 
 @family("DeepseekForCausalLM", types=("deepseek",))
@@ -135,15 +130,19 @@ def deepseek_v32(c: Config) -> ModelSpec:
 @family("GlmMoeDsaForCausalLM", types=("glm_moe_dsa",))
 def glm_moe_dsa(c: Config) -> ModelSpec:
     """GLM-5: DeepSeek-V3.2's layers; some may share the indexer of a layer before them."""
+    return _latent(c, router_bias=True, indexer=indexing(c))
+
+
+def indexing(c: Config) -> tuple[bool, ...]:
+    """Layers whose indexer runs; the others share the choice of one before them."""
     layers = c.layers()
     kinds = c.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
-        runs = tuple(kind == "full" for kind in kinds)
-    else:  # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
-        every = c.size("index_topk_freq", default=1)
-        offset = c.count("index_skip_topk_offset", default=2)
-        runs = tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
-    return _latent(c, router_bias=True, indexer=runs)
+        return tuple(kind == "full" for kind in kinds)
+    # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
+    every = c.size("index_topk_freq", default=1)
+    offset = c.count("index_skip_topk_offset", default=2)
+    return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
 
 
 def _blocks(
@@ -156,20 +155,23 @@ def _blocks(
     return first_dense(c, hidden, layers, experts, dense)
 
 
-def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
-    hidden, layers, heads = c.size("hidden_size"), c.layers(), c.size("num_attention_heads")
-    # Latent attention caches no heads, but files give their number: it must make sense.
+def attention_of(c: Config, gate_dim: int = 0) -> LatentAttention:
+    """The latent attention of a file in DeepSeek's keys; it caches no heads, but their number must make sense."""
+    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
     check_heads(c, hidden, heads, c.size("num_key_value_heads", default=heads), head_dim=1)
-    attention = LatentAttention(
-        hidden=hidden,
-        heads=heads,
-        q_rank=c.count("q_lora_rank"),
-        kv_rank=c.size("kv_lora_rank"),
-        nope_dim=c.size("qk_nope_head_dim"),
-        rope_dim=c.size("qk_rope_head_dim"),
-        v_dim=c.size("v_head_dim"),
-        bias=c.flag("attention_bias", False),
-    )
+    return LatentAttention(
+        hidden=hidden, heads=heads, q_rank=c.count("q_lora_rank", "attention_q_lora_dim"),
+        kv_rank=c.size("kv_lora_rank", "attention_kv_lora_dim"),
+        nope_dim=c.size("qk_nope_head_dim", "attention_qk_dim"),
+        rope_dim=c.count("qk_rope_head_dim", "attention_qk_rope_dim", default=None),
+        v_dim=c.size("v_head_dim", "attention_v_dim"), bias=c.flag("attention_bias", False),
+        gate_dim=gate_dim,
+    )  # fmt: skip
+
+
+def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
+    layers, attention = c.layers(), attention_of(c)
+    hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     mixers: list[LayerKind] = [attention] * layers

@@ -139,16 +139,9 @@ def gemma3n(c: Config) -> ModelSpec:
     for i in range(layers):
         norm = shape.head_dim if shared[i] else 2 * shape.head_dim
         mixer = Attention(
-            hidden,
-            heads,
-            kv,
-            shape.head_dim,
-            window if windowed[i] else 0,
-            bias,
-            bias,
-            norm,
+            hidden, heads, kv, shape.head_dim, window if windowed[i] else 0, bias, bias, norm,
             shares=shared[i],
-        )
+        )  # fmt: skip
         ffn = SideInputs(
             FeedForward(hidden, each[i]), inputs, c.count("laurel_rank", default=64), streams
         )

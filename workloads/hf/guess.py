@@ -34,15 +34,9 @@ SIZES = re.compile(
 )
 """Keys that say something all the same."""
 GATED = (
-    "silu",
-    "swish",
-    "gelu",
-    "swiglu",
-    "quick_gelu",
-    "gelu_new",
-    "gelu_pytorch_tanh",
+    "silu", "swish", "gelu", "swiglu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh",
     "gelu_fast",
-)
+)  # fmt: skip
 """Activations of the usual gated blocks; another (squared ReLU) tells of two matrices, which is not guessed."""
 USUAL = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM",

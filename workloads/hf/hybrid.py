@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ..layers import ExpertAttention, GatedDeltaNet, LayerKind, Mamba
+from ..layers import ExpertAttention, LayerKind, Mamba
 from ..model import ModelSpec
 from .config import Config
 from .families import family
+from .linear import delta_net
 from .moe import qwen_blocks
-from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack, state_format
+from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack
 
 
 @family("JambaForCausalLM", types=("jamba",))
@@ -68,19 +69,7 @@ def qwen3_next(c: Config) -> ModelSpec:
     attention = shape.attention(
         [0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True
     )[0]
-    delta = GatedDeltaNet(
-        hidden=shape.hidden,
-        key_heads=c.size("linear_num_key_heads"),
-        value_heads=c.size("linear_num_value_heads"),
-        key_dim=c.size("linear_key_head_dim"),
-        value_dim=c.size("linear_value_head_dim"),
-        d_conv=c.size("linear_conv_kernel_dim", default=4),
-        state_format=state_format(c, "mamba_ssm_dtype"),
-    )
-    if delta.value_heads % delta.key_heads:
-        raise c.error(
-            "linear_num_key_heads", f"must divide the {delta.value_heads} linear value heads"
-        )
+    delta = delta_net(c, shape.hidden)
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
     # Qwen3.5 has dense models too, under a class of their own.
     dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text")) or (

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..layers import LatentAttention, SparseLatentAttention
+from ..layers import SparseLatentAttention
 from ..model import Layer, ModelSpec
 from .blocks import read_blocks
 from .config import Config
 from .decoders import mtp_heads
-from .deepseek import glm_moe_dsa
+from .deepseek import attention_of, glm_moe_dsa
 from .families import Family, family
-from .parts import assemble, check_heads, stack
+from .parts import assemble, stack
 
 LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]] = {
     ("AXK1ForCausalLM", "SarvamMLAForCausalLM"): (
@@ -28,22 +28,6 @@ LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]
     ),
 }  # fmt: skip
 """Classes -> their ``model_type``; dense layers first, norms a layer and whether tied by default; what they are."""
-
-
-def attention_of(c: Config) -> LatentAttention:
-    """The latent attention of a file in DeepSeek's keys."""
-    hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    check_heads(c, hidden, heads, c.size("num_key_value_heads", default=heads), head_dim=1)
-    return LatentAttention(
-        hidden=hidden,
-        heads=heads,
-        q_rank=c.count("q_lora_rank", "attention_q_lora_dim"),
-        kv_rank=c.size("kv_lora_rank", "attention_kv_lora_dim"),
-        nope_dim=c.size("qk_nope_head_dim", "attention_qk_dim"),
-        rope_dim=c.size("qk_rope_head_dim", "attention_qk_rope_dim"),
-        v_dim=c.size("v_head_dim", "attention_v_dim"),
-        bias=c.flag("attention_bias", False),
-    )
 
 
 def _reader(first: int, norms: int, tied: bool, title: str) -> Family:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..layers import GatedDeltaNet, KimiDelta, LatentAttention, LayerKind
+from ..layers import GatedDeltaNet, Indexer, KimiDelta, LayerKind, SparseLatentAttention
 from ..model import ModelSpec
 from .config import Config
-from .deepseek import MTP, first_dense
+from .deepseek import MTP, attention_of, first_dense, indexing
 from .families import family
 from .parts import assemble, read_experts, read_ffn, read_heads, stack, state_format
 
 KINDS = ("linear_attention", "full_attention")
 
 
-def _latent(c: Config, gate_dim: int = 0) -> LatentAttention:
-    return LatentAttention(
-        hidden=c.size("hidden_size"), heads=c.size("num_attention_heads"),
-        q_rank=c.count("q_lora_rank"), kv_rank=c.size("kv_lora_rank"),
-        nope_dim=c.size("qk_nope_head_dim"), rope_dim=c.size("qk_rope_head_dim"),
-        v_dim=c.size("v_head_dim"), bias=c.flag("attention_bias", False),
-        gate_dim=gate_dim,
+def delta_net(c: Config, hidden: int) -> GatedDeltaNet:
+    """The gated delta net of a file in Qwen3-Next's keys."""
+    key, value = c.size("linear_num_key_heads"), c.size("linear_num_value_heads")
+    if value % key:
+        raise c.error("linear_num_key_heads", f"must divide the {value} linear value heads")
+    return GatedDeltaNet(
+        hidden=hidden, key_heads=key, value_heads=value, key_dim=c.size("linear_key_head_dim"),
+        value_dim=c.size("linear_value_head_dim"), d_conv=c.size("linear_conv_kernel_dim", default=4),
+        state_format=state_format(c, "mamba_ssm_dtype"),
     )  # fmt: skip
 
 
-def _blocks(c: Config, hidden: int, layers: int) -> list[LayerKind]:
+def _blocks(c: Config, hidden: int, layers: int, dense: int = 0) -> list[LayerKind]:
     width = c.size("moe_intermediate_size")
     experts = read_experts(
         c, hidden, width, experts=("num_experts", "n_routed_experts"),
@@ -36,7 +38,7 @@ def _blocks(c: Config, hidden: int, layers: int) -> list[LayerKind]:
     if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
         normed = c.flag("latent_moe_use_norm", False)
         experts = replace(experts, latent=latent, latent_norm=normed)
-    return list(first_dense(c, hidden, layers, experts))
+    return list(first_dense(c, hidden, layers, experts, dense))
 
 
 @family("KimiLinearForCausalLM", "KimiK3LinearForCausalLM", types=("kimi_linear", "kimi_k3_text"))
@@ -66,7 +68,7 @@ def kimi_linear(c: Config) -> ModelSpec:
     for i, layer in enumerate(full):  # counted from 1
         if type(layer) is not int or not 1 <= layer <= layers:
             raise s.error(f"full_attn_layers[{i}]", f"must be a layer from 1 to {layers}")
-    latent = _latent(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
+    latent = attention_of(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
     mixers: list[LayerKind] = [latent if i + 1 in full else delta for i in range(layers)]
     extra = 4 * delta.hidden * layers if c.has("attn_res_block_size") else 0
     blocks = _blocks(c, delta.hidden, layers)
@@ -92,9 +94,33 @@ def bailing_hybrid(c: Config) -> ModelSpec:
         d_conv=c.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
         full_gate=True, full_decay=True,
     )  # fmt: skip
-    latent = _latent(c, gate_dim=1)
+    latent = attention_of(c, gate_dim=1)
     mixers: list[LayerKind] = [latent if kind == KINDS[1] else delta for kind in kinds]
     return assemble(c, stack(mixers, _blocks(c, delta.hidden, layers)), heads=c.count(MTP))
+
+
+@family("Glm5NextForCausalLM", "Glm5NextForConditionalGeneration", types=("glm5_next_text",))
+def glm5_next(c: Config) -> ModelSpec:
+    """GLM-5.3-Flash: KDA, every fourth layer latent attention to pools that an indexer chose, residual streams."""
+    layers, pool = c.layers(), c.size("index_kpool", default=16)
+    kinds = c.words("layer_types", layers, (*KINDS, "indexed_attention"))
+    linear = [kind == KINDS[0] for kind in kinds] if kinds else [i % 4 != 3 for i in range(layers)]
+    own = c.section("linear_attn_config") if c.has("linear_attn_config") else c
+    delta = KimiDelta(
+        hidden=c.size("hidden_size"), heads=own.size("linear_num_heads", "num_heads"),
+        head_dim=own.size("linear_head_dim", "head_dim"),
+        d_conv=own.size("linear_conv_kernel_dim", "short_conv_kernel_size", default=4),
+    )  # fmt: skip
+    if c.size("index_topk") % pool:
+        raise c.error("index_topk", f"must be a multiple of index_kpool, {pool}")
+    index = Indexer(
+        c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool
+    )
+    sparse = [SparseLatentAttention(attention_of(c), index, not runs) for runs in indexing(c)]
+    mixers: list[LayerKind] = [delta if one else sparse[i] for i, one in enumerate(linear)]
+    made = stack(mixers, _blocks(c, delta.hidden, layers, dense=3))
+    streams = c.size("hc_mult", default=4)
+    return assemble(c, tuple(replace(layer, streams=streams) for layer in made), heads=c.count(MTP))
 
 
 @family("OlmoHybridForCausalLM", types=("olmo_hybrid",))
@@ -107,11 +133,6 @@ def olmo_hybrid(c: Config) -> ModelSpec:
     attention = shape.attention(
         [0], qkv_bias=c.flag("attention_bias", False), qk_norm=shape.full_norm
     )[0]
-    delta = GatedDeltaNet(
-        hidden=shape.hidden, key_heads=c.size("linear_num_key_heads"),
-        value_heads=c.size("linear_num_value_heads"), key_dim=c.size("linear_key_head_dim"),
-        value_dim=c.size("linear_value_head_dim"), d_conv=c.size("linear_conv_kernel_dim", default=4),
-        state_format=state_format(c, "mamba_ssm_dtype"),
-    )  # fmt: skip
+    delta = delta_net(c, shape.hidden)
     mixers: list[LayerKind] = [attention if kind == KINDS[1] else delta for kind in kinds]
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))

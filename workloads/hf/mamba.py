@@ -10,8 +10,8 @@ from ..model import Layer, ModelSpec
 from .blocks import read_blocks, read_experts_of
 from .config import Config, shown
 from .decoders import mtp_heads
+from .deepseek import attention_of
 from .families import family
-from .latent import attention_of
 from .parts import assemble, check_heads, read_ffn, read_heads, stack, state_format
 
 PATTERN = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}

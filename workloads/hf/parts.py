@@ -169,18 +169,10 @@ def read_experts(
     if count % parts:
         raise c.error(groups, f"must divide the {count} experts, not {parts}")
     return MixtureOfExperts(
-        hidden=hidden,
-        experts=count,
-        top_k=routed,
-        width=width,
-        matrices=matrices,
-        shared_width=shared_width,
-        shared_gate=shared_gate,
-        router_bias=router_bias,
-        expert_bias=expert_bias,
-        residual_width=residual_width,
-        expert_groups=parts,
-    )
+        hidden=hidden, experts=count, top_k=routed, width=width, matrices=matrices,
+        shared_width=shared_width, shared_gate=shared_gate, router_bias=router_bias,
+        expert_bias=expert_bias, residual_width=residual_width, expert_groups=parts,
+    )  # fmt: skip
 
 
 def read_ffn(
@@ -210,16 +202,9 @@ def stack(
 
 
 def assemble(
-    c: Config,
-    layers: tuple[Layer, ...],
-    *,
-    tied: bool = False,
-    vocab: int | None = None,
-    extra: int = 0,
-    final_norm: int | None = None,
-    head: Layer | None = None,
-    heads: int = 0,
-) -> ModelSpec:
+    c: Config, layers: tuple[Layer, ...], *, tied: bool = False, vocab: int | None = None,
+    extra: int = 0, final_norm: int | None = None, head: Layer | None = None, heads: int = 0,
+) -> ModelSpec:  # fmt: skip
     """Put the model together.
 
     Parameters

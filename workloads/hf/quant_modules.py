@@ -54,13 +54,8 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
     if totals["attention"]:
         out += _scaled("attention", _projections(part), totals["attention"])
     if totals["experts"]:
-        names = (
-            "experts",
-            "experts.0.gate_proj",
-            "experts.0.up_proj",
-            "experts.gate_up_proj",
-            "experts.0.w1",
-        )
+        names: tuple[str, ...] = ("experts", "experts.0.gate_proj", "experts.0.up_proj")
+        names += ("experts.gate_up_proj", "experts.0.w1")
         out += _scaled("experts", {names: 1.0}, totals["experts"])
     if totals["ffn"]:
         owners = SHARED if others else ("",)

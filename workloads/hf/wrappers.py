@@ -120,23 +120,13 @@ TEXT_MODELS = {
 """Architecture class -> its ``model_type``, and that of its text model where a file is silent."""
 
 SAME_TEXT = {
-    "qwen2_vl_text": "qwen2",
-    "qwen2_5_vl_text": "qwen2",
-    "qwen2_5_omni_text": "qwen2",
-    "qwen3_vl_text": "qwen3",
-    "qwen3_vl_moe_text": "qwen3_moe",
-    "qwen3_omni_moe_text": "qwen3_moe",
-    "glm4v_moe_text": "glm4_moe",
-    "glm4v_text": "glm4",
-    "glm_ocr_text": "glm4",
-    "paddleocr_vl_text": "ernie4_5",
-    "step3p5_text": "step3p5",
-    "unlimited_ocr_text": "deepseek_v2",
-    "deepseek_ocr_text": "deepseek_v2",
-    "voxtral_realtime_text": "mistral",
-    "exaone4_5_text": "exaone4",
-    "internlm": "internlm2",
-}
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen2_5_omni_text": "qwen2",
+    "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+    "qwen3_omni_moe_text": "qwen3_moe", "glm4v_moe_text": "glm4_moe", "glm4v_text": "glm4",
+    "glm_ocr_text": "glm4", "paddleocr_vl_text": "ernie4_5", "step3p5_text": "step3p5",
+    "unlimited_ocr_text": "deepseek_v2", "deepseek_ocr_text": "deepseek_v2",
+    "voxtral_realtime_text": "mistral", "exaone4_5_text": "exaone4", "internlm": "internlm2",
+}  # fmt: skip
 """Text models that differ from a known one only in how positions are encoded, or in name."""
 
 FLAT = {

@@ -57,8 +57,13 @@ class SparseLatentAttention:
         return Kept(rank, exact=self.base.rope_dim, scale_bytes=4 * -(-rank // SCALED))
 
     def weights(self) -> tuple[Weights, ...]:
-        own = self.base.weights()
-        return own if self.shared else (*own, *self.indexer.weights(self.hidden, self.base.q_rank))
+        own, index = self.base.weights(), self.indexer
+        if self.shared:
+            return own
+        # Keys of a pool are added up by weights of their own and of their places (GLM-5-Next).
+        pooled = (self.hidden + index.pool) * index.dim if index.pool > 1 else 0
+        gates = (Weights("attention", pooled, pooled),) if pooled else ()
+        return (*own, *index.weights(self.hidden, self.base.q_rank), *gates)
 
     def state(self) -> State:
         keys = () if self.shared else (self.indexer.kept(),)
@@ -88,6 +93,9 @@ class SparseLatentAttention:
             elementwise("rope", "attention", m.tokens, base.heads * base.rope_dim, 2, run),
         ]  # fmt: skip
         if not self.shared:
+            if self.indexer.pool > 1:
+                ops.append(gemm("index_gate", "indexer", "attention", m.tokens, self.indexer.dim,
+                                self.hidden, run))  # fmt: skip
             ops += self.indexer.ops(m, run, self.hidden, base.q_rank, short)
         if short:
             kv = m.prefill_kv(-short)

@@ -8,16 +8,6 @@ from .lengths import LENGTHS
 from .rows import Rows
 
 __all__ = [
-    "ARRIVALS",
-    "FORMATS",
-    "LENGTHS",
-    "MAX_BLOCK",
-    "PREFIX_BLOCK_TOKENS",
-    "HashIds",
-    "RequestBlock",
-    "RequestStream",
-    "Rows",
-    "Turns",
-    "open_requests",
-    "request_format",
-]
+    "ARRIVALS", "FORMATS", "LENGTHS", "MAX_BLOCK", "PREFIX_BLOCK_TOKENS", "HashIds",
+    "RequestBlock", "RequestStream", "Rows", "Turns", "open_requests", "request_format",
+]  # fmt: skip
