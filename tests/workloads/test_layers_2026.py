@@ -145,3 +145,34 @@ def test_pools_are_scored_once_and_read_whole() -> None:
         assert ops["sparse_decode"].shape["pairs"] == read
     with pytest.raises(InputError, match="multiple of index_kpool"):
         model_from_keys({**GLM5_NEXT, "index_topk": 2040}, name="x", where="x")
+
+
+OP_PER_BYTE = {
+    ("deepseek-v3", "mla", 0): (195, 241, 30), ("deepseek-v3.2-exp", "sparse_latent", 0): (266, 136, 112),
+    ("deepseek-v4-pro", "compressed", 4): (196, 151, 108),
+    ("deepseek-v4-pro", "compressed", 128): (104, 323, 53),
+    ("minimax-m3", "attention_blocks", 0): (7.7, 4.8, 4.0), ("kimi-k3", "kda", 0): (1.0, 1.0, 1.0),
+    ("qwen3.5-397b-a17b", "delta_net", 0): (1.0, 1.0, 1.0),
+    ("nemotron-3-super-120b-a12b", "mamba2", 0): (0.7, 0.7, 0.7),
+}  # fmt: skip
+"""Mixers: Op/B at 1k and 128k tokens, and at 128k with heads over 8 devices (docs/attention-2026.md)."""
+
+
+@pytest.mark.parametrize("mixer", OP_PER_BYTE, ids=lambda m: f"{m[1]}-{m[2]}")
+def test_op_per_byte_is_what_the_page_says(mixer: tuple[str, str, int]) -> None:
+    """And the batch has no part in it: sequences share no bytes but small kernels' weights."""
+    name, kind, ratio = mixer
+    spec = load_model(name)
+    found = next(layer.mixer for layer in spec.layers if layer.mixer is not None
+                 and layer.mixer.kind == kind and getattr(layer.mixer, "ratio", 0) == ratio)  # fmt: skip
+
+    def op_per_byte(batch: int, context: int, shards: int) -> float:
+        m = Batch.of([context - 1] * batch).moments(spec.windows)
+        ops = [op for op in found.shard(shards).ops(m, Run(spec.numerics), None)
+               if op.kind not in ("gemm", "elementwise") and op.phase != "prefill"]  # fmt: skip
+        return sum(op.flops for op in ops) / sum(op.bytes for op in ops)
+
+    short, long, split = OP_PER_BYTE[mixer]
+    got = op_per_byte(64, 1024, 1), op_per_byte(64, 131072, 1), op_per_byte(64, 131072, 8)
+    assert got == pytest.approx((short, long, split), rel=0.01, abs=0.05)
+    assert op_per_byte(1, 131072, 1) == pytest.approx(got[1], rel=1e-3)
