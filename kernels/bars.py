@@ -207,14 +207,18 @@ def _layers(bench: Bench, rounds: int, budget_s: float) -> list[Figure]:
     for what, (case, bar) in ways.items():
         case.check()
         copies, scale = what != "chunked prompts", 1.0
-        other = partial(copy_once, bench, int(case.bytes) // 8)
+        other: Callable[[], object] = partial(copy_once, bench, int(case.bytes) // 8)
         if not copies:
             other, scale = partial(np.matmul, a, b, out=c), case.flops / (2.0 * BLAS_SIZE**3)
-        r = take_turns(bench, [case.run, lambda _, do=other: do()], rounds, budget_s)
+        r = take_turns(bench, [case.run, partial(_again, other)], rounds, budget_s)
         than = "the copy rate" if copies else "BLAS's FLOP/s"
         share = scale * r.seconds[:, 1] / r.seconds[:, 0]
         out.append(r.figure(f"{what}, {n}: share of {than}", share, bar, ways=2))
     return out
+
+
+def _again(do: Callable[[], object], _: int) -> None:
+    do()
 
 
 def _share(r: Rounds, case: Case) -> np.ndarray:

@@ -178,7 +178,8 @@ def unpack(packed: U1, format_: str) -> F4:
     factor = np.ascontiguousarray(packed[..., -4:]).view(np.float32) / WIDEN[block]
     scale = SCALES[block][packed[..., k // 2 : -4]] * factor
     values = LEVELS[both & 7] * np.where(both & 8, -1.0, 1.0) * scale[..., None]
-    return values.astype(np.float32).reshape(*lead, k)
+    out: F4 = values.astype(np.float32).reshape(*lead, k)
+    return out
 
 
 def _weights(shape: Shape, bench: Bench) -> list[experts.ExpertWeights]:
@@ -192,7 +193,8 @@ def _weights(shape: Shape, bench: Bench) -> list[experts.ExpertWeights]:
         return out
 
     sizes = ((inter, hidden), (inter, hidden), (hidden, inter))
-    return [FourBitWeights(*(random(*size) for size in sizes), format_) for _ in range(8)]
+    sets = [[random(*size) for size in sizes] for _ in range(8)]
+    return [FourBitWeights(gate, up, down, format_) for gate, up, down in sets]
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
