@@ -16,9 +16,16 @@ from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf.read import model_from_keys
-from opbyte.workloads.layers import Run
+from opbyte.workloads.layers import (
+    Attention,
+    BlockSparseAttention,
+    LayerKind,
+    Lightning,
+    Run,
+)
 from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
-from opbyte.workloads.ops import Loads
+from opbyte.workloads.numerics import Numerics
+from opbyte.workloads.ops import Loads, Op
 
 WEIGHTS = {
     "DeepSeek-V3.2": 671_877_944_064, "GLM-5.2-FP8": 743_377_019_904,
@@ -176,3 +183,45 @@ def test_op_per_byte_is_what_the_page_says(mixer: tuple[str, str, int]) -> None:
     got = op_per_byte(64, 1024, 1), op_per_byte(64, 131072, 1), op_per_byte(64, 131072, 8)
     assert got == pytest.approx((short, long, split), rel=0.01, abs=0.05)
     assert op_per_byte(1, 131072, 1) == pytest.approx(got[1], rel=1e-3)
+
+
+def decode_ops(mixer: LayerKind, tokens: int) -> dict[str, Op]:
+    """Ops of one decoded token that sees so many, by name."""
+    spans = tuple(sorted({0} | mixer.state().spans))
+    ops = mixer.ops(Batch.of([tokens - 1]).moments(spans), Run(Numerics("bf16")), None)
+    return {op.name: op for op in ops if op.phase != "prefill"}
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(8192, 2048), (65536, 5632)])
+def test_keys_that_nsa_reads(tokens: int, keys: int) -> None:
+    """Pools every 16 tokens, 16 blocks of 64, a window of 512: 11.6 times fewer than all at 64k (arXiv 2502.11089)."""
+    base = Attention(2560, 64, 4, 128)
+    mixer = BlockSparseAttention(
+        base, 64, 16, 64, 128, 16, learned=False, near=512, attends_pools=True
+    )
+    ops = decode_ops(mixer, tokens)
+    assert ops["sparse_decode"].shape["pairs"] == keys
+    assert ops["sparse_decode"].flops == 4.0 * 64 * 128 * keys
+    assert ops["index_decode"].shape["pairs"] == tokens / 16
+
+
+def test_keys_that_moba_reads() -> None:
+    """Of a million tokens the means of 256 blocks are scored, and 12 blocks of 4,096 read whole (arXiv 2502.13189)."""
+    mixer = BlockSparseAttention(
+        Attention(4096, 32, 8, 128), 4096, 12, 32, 128, 4096, learned=False
+    )
+    ops = decode_ops(mixer, 1 << 20)
+    assert ops["index_decode"].shape["pairs"] == 256
+    assert ops["sparse_decode"].flops == 4.0 * 32 * 128 * 12 * 4096
+    assert decode_ops(mixer, 4096)["sparse_decode"].shape["pairs"] == 4096
+
+
+def test_lightning_attention_keeps_a_state_alone() -> None:
+    """MiniMax-Text-01: 64 heads of 128 x 128 in fp32; a decode takes 5 FLOP an entry at any context."""
+    mixer = Lightning(6144, 64, 128)
+    for tokens in (100, 100_000):
+        op = decode_ops(mixer, tokens)["scan_decode"]
+        assert op.flops == 5.0 * 64 * 128 * 128
+        assert op.kv_read_bytes == op.kv_write_bytes == 4.0 * 64 * 128 * 128
+    assert not mixer.state().keeps
+    assert sum(w.total for w in mixer.weights()) == 5 * 6144 * 8192 + 8192

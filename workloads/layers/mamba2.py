@@ -121,10 +121,11 @@ class Lightning:
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         wide, each = self._width, self.state().fixed[0].bytes(run.numerics)
         shape = (self.heads, self.head_dim, self.head_dim, self.heads, each)
-        rates = tuple(scan_rates(*shape, late, run.numerics.act_bytes) for late in (False, True))
+        chunks, step = (scan_rates(*shape, late, run.numerics.act_bytes) for late in (False, True))
+        step = replace(step, flops=5.0 * wide * self.head_dim)  # a key is not scaled by its step
         return [
             gemm("in", "state", "attention", m.tokens, 4 * wide, self.hidden, run),
-            *state_ops("scan", m, run, (rates[0], rates[1]), (each, each)),
+            *state_ops("scan", m, run, (chunks, step), (each, each)),
             elementwise("gated_norm", "state", m.tokens, wide, 3, run),
             gemm("out", "state", "attention", m.tokens, self.hidden, wide, run),
         ]
