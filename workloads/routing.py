@@ -234,15 +234,9 @@ def check_routing(routing: str) -> None:
 
 
 def make_router(
-    routing: str,
-    *,
-    layers: int,
-    experts: int,
-    top_k: int,
-    seed: int,
-    keys: tuple[int, ...] | None = None,
-    by_request: bool = False,
-) -> Router:
+    routing: str, *, layers: int, experts: int, top_k: int, seed: int,
+    keys: tuple[int, ...] | None = None, by_request: bool = False,
+) -> Router:  # fmt: skip
     """Build a router from its name, e.g. ``uniform`` or ``power_law:0.8``.
 
     `keys` number the layers within the model where it has layers of several expert counts. With

@@ -24,23 +24,10 @@ from .tradeoffs import trade_off
 from .validation import kernel_errors
 
 __all__ = [
-    "Picture",
-    "breakdown",
-    "kernel_errors",
-    "latency",
-    "op_per_byte_vs_batch",
-    "points",
-    "replays",
-    "replicas_over_time",
-    "roofline",
-    "roofline_fractions",
-    "save",
-    "serving",
-    "throughput_latency",
-    "throughput_pace",
-    "timeline",
-    "trade_off",
-]
+    "Picture", "breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch", "points",
+    "replays", "replicas_over_time", "roofline", "roofline_fractions", "save", "serving",
+    "throughput_latency", "throughput_pace", "timeline", "trade_off",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:

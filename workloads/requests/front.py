@@ -37,27 +37,15 @@ Step = Callable[[Iterable[Rows]], Iterator[Rows]]
 
 
 def open_requests(
-    source: str | Path | Table | None = None,
-    *,
-    rate: float | None = None,
-    closed_loop: int | None = None,
-    limit: int | None = None,
-    duration: float | None = None,
-    seed: int = 0,
-    input_len: int | None = None,
-    output_len: int | None = None,
-    lengths: str | None = None,
-    turns: float | None = None,
-    think: float | None = None,
-    arrivals: str | None = None,
-    cv: float | None = None,
-    rate_scale: float | None = None,
-    spread: float | None = None,
-    block_size: int = MAX_BLOCK,
-    rate_profile: str | Path | None = None,
-    mean_rate: float | None = None,
+    source: str | Path | Table | None = None, *, rate: float | None = None,
+    closed_loop: int | None = None, limit: int | None = None, duration: float | None = None,
+    seed: int = 0, input_len: int | None = None, output_len: int | None = None,
+    lengths: str | None = None, turns: float | None = None, think: float | None = None,
+    arrivals: str | None = None, cv: float | None = None, rate_scale: float | None = None,
+    spread: float | None = None, block_size: int = MAX_BLOCK,
+    rate_profile: str | Path | None = None, mean_rate: float | None = None,
     since: float | None = None,
-) -> RequestStream:
+) -> RequestStream:  # fmt: skip
     """Open a workload: a trace, generated requests, or the embedded sample.
 
     Lengths come from `source` if given, else from `input_len` and `output_len`, else from the
