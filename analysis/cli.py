@@ -79,15 +79,8 @@ def _command() -> Any:
 
 
 PRINTING = (
-    "print_table",
-    "print_text",
-    "print_json",
-    "show",
-    "list_command",
-    "top",
-    "main",
-    "echo",
-)
+    "print_table", "print_text", "print_json", "show", "list_command", "top", "main", "echo",
+)  # fmt: skip
 """Functions that write to standard output."""
 
 

@@ -236,18 +236,11 @@ def _time(row: Mapping[str, Any], name: str) -> str:
 
 
 def afd(
-    model: str | Path | ModelSpec,
-    attention_on: str | Path | SystemSpec,
-    experts_on: str | Path | SystemSpec,
-    *,
-    batch: int | None = None,
-    context: int = 4096,
-    tpot: float | None = None,
-    micro_batches: int | None = None,
-    link: str | None = None,
-    against: str | Path | SystemSpec | None = None,
-    **options: Unpack[DeployOptionsKeywords],
-) -> Afd:
+    model: str | Path | ModelSpec, attention_on: str | Path | SystemSpec,
+    experts_on: str | Path | SystemSpec, *, batch: int | None = None, context: int = 4096,
+    tpot: float | None = None, micro_batches: int | None = None, link: str | None = None,
+    against: str | Path | SystemSpec | None = None, **options: Unpack[DeployOptionsKeywords],
+) -> Afd:  # fmt: skip
     """Cost a step of decodes with attention and routed experts on devices of their own.
 
     Parameters

@@ -149,18 +149,11 @@ class FrameRun(Result):
 
 
 def frames(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    *,
-    images: int = 16,
-    rate: float | None = None,
-    in_flight: int = 1,
-    tasks: str = "single",
-    schedule: str = "reordered",
-    routing: str = "uniform",
-    seed: int = 0,
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, *, images: int = 16,
+    rate: float | None = None, in_flight: int = 1, tasks: str = "single",
+    schedule: str = "reordered", routing: str = "uniform", seed: int = 0,
     told: Told | None = None,
-) -> FrameRun:
+) -> FrameRun:  # fmt: skip
     """Serve images on one FPGA.
 
     Parameters

@@ -161,16 +161,11 @@ class Layouts(Result):
 
 
 def layouts(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    *,
-    standard: str | None = None,
-    batch: int = 64,
-    context: int = 2048,
-    mappings: Sequence[str] = MAPPINGS,
-    interleaves: Sequence[int] = INTERLEAVES,
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, *,
+    standard: str | None = None, batch: int = 64, context: int = 2048,
+    mappings: Sequence[str] = MAPPINGS, interleaves: Sequence[int] = INTERLEAVES,
     block_tokens: Sequence[int] = BLOCKS,
-) -> Layouts:
+) -> Layouts:  # fmt: skip
     """Search address mapping, interleaving and KV blocks for the shortest decode step.
 
     A step is costed on rooflines: fitted kernels were measured on the layout that they had. Blocks

@@ -251,15 +251,10 @@ MOVING = {
 
 
 def placement(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    *,
-    batch: int = 64,
-    context: int = 2048,
-    prefill: int = 0,
-    period: int | None = None,
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, *, batch: int = 64,
+    context: int = 2048, prefill: int = 0, period: int | None = None,
     **options: Unpack[DeployOptionsKeywords],
-) -> Placement:
+) -> Placement:  # fmt: skip
     """Place a model's experts and say what that changes.
 
     Parameters

@@ -264,17 +264,10 @@ class Roofline(Result):
 
 
 def roofline(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    *,
-    batch: int = 64,
-    context: int = 2048,
-    prefill: int = 0,
-    timeline: bool = False,
-    images: int = 0,
-    image_size: str | None = None,
-    **options: Unpack[StepKeywords],
-) -> Roofline:
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, *, batch: int = 64,
+    context: int = 2048, prefill: int = 0, timeline: bool = False, images: int = 0,
+    image_size: str | None = None, **options: Unpack[StepKeywords],
+) -> Roofline:  # fmt: skip
     """Cost every op of one step, with expected expert loads.
 
     Parameters

@@ -31,15 +31,9 @@ MAX_BATCH = 1 << 20
 
 
 def step_of(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    batch: int,
-    context: int,
-    prefill: int,
-    options: Mapping[str, Any],
-    images: int = 0,
-    image_size: str | None = None,
-) -> tuple[Deployment, StageCost]:
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, batch: int, context: int,
+    prefill: int, options: Mapping[str, Any], images: int = 0, image_size: str | None = None,
+) -> tuple[Deployment, StageCost]:  # fmt: skip
     """Cost one step with expected expert loads; see `roofline`. `prefill` has the tokens of the images in it.
 
     Raises

@@ -234,19 +234,11 @@ class Training(Result):
 
 
 def train(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    *,
-    batch: int,
-    seq: int | None = None,
-    micro_batch: int = 1,
-    zero: int = 1,
-    recompute: str = "selective",
-    sequence_parallel: bool = True,
-    interleave: int = 1,
-    dropout: bool = False,
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, *, batch: int,
+    seq: int | None = None, micro_batch: int = 1, zero: int = 1, recompute: str = "selective",
+    sequence_parallel: bool = True, interleave: int = 1, dropout: bool = False,
     **options: Unpack[DeployOptionsKeywords],
-) -> Training:
+) -> Training:  # fmt: skip
     """Cost one training step: forward and backward passes, gradients, Adam.
 
     Parameters

@@ -216,16 +216,10 @@ class Tune(Result):
 
 
 def tune(
-    kernel: str,
-    shape: Mapping[str, object],
-    device: str | DeviceSpec,
-    *,
-    top: int = TOP,
-    grid: str | Path | None = None,
-    set_: Mapping[str, float] | None = None,
-    sensitivity: bool = False,
-    config: Mapping[str, int] | None = None,
-) -> Tune:
+    kernel: str, shape: Mapping[str, object], device: str | DeviceSpec, *, top: int = TOP,
+    grid: str | Path | None = None, set_: Mapping[str, float] | None = None,
+    sensitivity: bool = False, config: Mapping[str, int] | None = None,
+) -> Tune:  # fmt: skip
     """Rank the configurations of a kernel for one shape on one device, by the tile model.
 
     Parameters

@@ -73,14 +73,9 @@ class TuneRows(Result):
 
 
 def tune_rows(
-    kernel: str,
-    shapes: str | Path,
-    *,
-    device: str | None = None,
-    top: int = TOP_OF_FILE,
-    grid: str | Path | None = None,
-    set_: Mapping[str, float] | None = None,
-) -> TuneRows:
+    kernel: str, shapes: str | Path, *, device: str | None = None, top: int = TOP_OF_FILE,
+    grid: str | Path | None = None, set_: Mapping[str, float] | None = None,
+) -> TuneRows:  # fmt: skip
     """Rank the configurations of a kernel for every line of a file.
 
     Parameters

@@ -29,20 +29,11 @@ LIMIT_S = 600.0
 
 
 def record(
-    url: str,
-    *,
-    served_model_name: str = "",
-    chat: bool = False,
-    prompts: str = "auto",
-    in_flight: int = MOST_IN_FLIGHT,
-    timeout: float = LIMIT_S,
-    model: str | None = None,
-    system: str | None = None,
-    engine: str | None = None,
-    seed: int = 0,
-    told: Callable[[int, int], None] | None = None,
-    **workload: Unpack[WorkloadKeywords],
-) -> Recording:
+    url: str, *, served_model_name: str = "", chat: bool = False, prompts: str = "auto",
+    in_flight: int = MOST_IN_FLIGHT, timeout: float = LIMIT_S, model: str | None = None,
+    system: str | None = None, engine: str | None = None, seed: int = 0,
+    told: Callable[[int, int], None] | None = None, **workload: Unpack[WorkloadKeywords],
+) -> Recording:  # fmt: skip
     """Play requests against an OpenAI-compatible server and stamp every chunk.
 
     A signal ends it; what has been recorded is returned, with the signal in `cut`.

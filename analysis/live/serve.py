@@ -76,17 +76,11 @@ class Service(Result):
 
 
 def serve(
-    model: Scenario | str | Path | ModelSpec,
-    system: str | Path | SystemSpec | None = None,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    time_scale: float = 1.0,
-    served_model_name: str = "",
-    gpu_host: str | None = None,
-    ready: Callable[[str], object] | None = None,
-    **options: Unpack[ServedKeywords],
-) -> Service:
+    model: Scenario | str | Path | ModelSpec, system: str | Path | SystemSpec | None = None, *,
+    host: str = "127.0.0.1", port: int = 8000, time_scale: float = 1.0,
+    served_model_name: str = "", gpu_host: str | None = None,
+    ready: Callable[[str], object] | None = None, **options: Unpack[ServedKeywords],
+) -> Service:  # fmt: skip
     """Serve a simulated deployment until a signal ends it.
 
     Parameters

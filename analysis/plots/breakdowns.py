@@ -167,14 +167,9 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
 
 
 def _bar(
-    axes: Axes,
-    left: Array,
-    width: Array,
-    color: str,
-    hatch: str,
-    name: str,
+    axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str,
     whole: Array | None = None,
-) -> list[Segment]:
+) -> list[Segment]:  # fmt: skip
     """Draw one segment a run, with its share of the bar in percent if that is not small."""
     rows = range(len(width))
     shares = [

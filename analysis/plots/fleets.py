@@ -47,14 +47,9 @@ def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str)
         for name, color, dashes in LINES:
             values = replicas[name].to_numpy(dtype=float)
             below.step(
-                times,
-                values,
-                where="post",
-                color=color,
-                linestyle=dashes,
-                linewidth=1.4,
+                times, values, where="post", color=color, linestyle=dashes, linewidth=1.4,
                 label=name,
-            )
+            )  # fmt: skip
         below.set_ylabel("Replicas")
         below.set_xlabel("Time since first arrival (s)")
         below.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.0)

@@ -97,14 +97,9 @@ def run_look(i: int) -> tuple[Style, Any]:
 
 
 def _panel(
-    axes: Axes,
-    table: pd.DataFrame,
-    runs: list[str],
-    load: str,
-    name: str,
-    limit: float | None,
+    axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None,
     panels: int,
-) -> None:
+) -> None:  # fmt: skip
     axes.set_xlabel(metric_label(load))
     label = metric_label(name)
     figure = axes.get_figure()

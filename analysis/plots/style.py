@@ -37,28 +37,14 @@ PERCENT = "\u00a0%"
 """Percent sign that stays with its number."""
 
 RC: dict[str, Any] = {
-    "font.size": NORMAL,
-    "axes.titlesize": LARGE,
-    "axes.titlelocation": "left",
-    "axes.labelsize": NORMAL,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.labelsize": NORMAL,
-    "ytick.labelsize": NORMAL,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "legend.fontsize": NORMAL,
-    "legend.title_fontsize": NORMAL,
-    "legend.frameon": False,
-    "figure.titlesize": LARGE,
-    "figure.titleweight": "bold",
-    "figure.labelsize": SMALL,
-    "hatch.linewidth": 0.6,
-    "lines.linewidth": 1.3,
-    "text.parse_math": False,
-}
+    "font.size": NORMAL, "axes.titlesize": LARGE, "axes.titlelocation": "left",
+    "axes.labelsize": NORMAL, "axes.linewidth": 0.7, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "xtick.labelsize": NORMAL,
+    "ytick.labelsize": NORMAL, "xtick.major.width": 0.7, "ytick.major.width": 0.7,
+    "legend.fontsize": NORMAL, "legend.title_fontsize": NORMAL, "legend.frameon": False,
+    "figure.titlesize": LARGE, "figure.titleweight": "bold", "figure.labelsize": SMALL,
+    "hatch.linewidth": 0.6, "lines.linewidth": 1.3, "text.parse_math": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +69,10 @@ class Style:
 
 
 LAYERS = {
-    "embedding": Style(YELLOW, "v"),
-    "attention": Style(BLUE, "o"),
-    "state": Style(SKY, "P"),
-    "ffn": Style(GREEN, "s"),
-    "moe": Style(ORANGE, "D"),
-    "norm": Style("#999999", "^"),
-    "head": Style("#4D4D4D", "p"),
-    "communication": Style(PURPLE, "X"),
-}
+    "embedding": Style(YELLOW, "v"), "attention": Style(BLUE, "o"), "state": Style(SKY, "P"),
+    "ffn": Style(GREEN, "s"), "moe": Style(ORANGE, "D"), "norm": Style("#999999", "^"),
+    "head": Style("#4D4D4D", "p"), "communication": Style(PURPLE, "X"),
+}  # fmt: skip
 """Layer kinds, in the order in which they are drawn and listed."""
 OTHER_LAYERS = (
     Style(VERMILLION, "<"), Style(BLUE, ">"), Style(GREEN, "d"), Style(ORANGE, "h"),

@@ -9,14 +9,10 @@ from ...workloads.errors import InputError, nearest
 from .schema import DIALECT, json_schema
 
 TEMPLATES = {
-    "device": "device.yaml",
-    "system": "system.yaml",
-    "host": "host.yaml",
-    "memory": "memory.yaml",
-    "sweep": "sweep.yaml",
-    "engine": "engine.json",
+    "device": "device.yaml", "system": "system.yaml", "host": "host.yaml",
+    "memory": "memory.yaml", "sweep": "sweep.yaml", "engine": "engine.json",
     "kernels": "kernels.csv",
-}
+}  # fmt: skip
 """Kind -> file in `templates`."""
 
 

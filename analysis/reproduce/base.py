@@ -52,14 +52,9 @@ class Row:
 
 
 def judged(
-    id: str,
-    quantity: str,
-    unit: str,
-    published: float | None,
-    simulated: float | None,
-    tolerance: str = "",
-    note: str = "",
-) -> Row:
+    id: str, quantity: str, unit: str, published: float | None, simulated: float | None,
+    tolerance: str = "", note: str = "",
+) -> Row:  # fmt: skip
     """A row with its status worked out from the tolerance.
 
     Examples
@@ -225,15 +220,10 @@ EXPERIMENTS: Registry[Experiment] = Registry(
 
 
 def reproduce(
-    experiment: str,
-    *,
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
-    routing: str = "uniform",
-    told: Told | None = None,
-    device: str | None = None,
-    figures: bool = False,
+    experiment: str, *, seeds: Sequence[int] = (0, 1, 2, 3, 4), routing: str = "uniform",
+    told: Told | None = None, device: str | None = None, figures: bool = False,
     kept: Kept = NOTHING,
-) -> Reproduction:
+) -> Reproduction:  # fmt: skip
     """Run a paper's experiment and compare with what it printed.
 
     Parameters

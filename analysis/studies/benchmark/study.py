@@ -27,15 +27,8 @@ CLIENTS, GENERATIONS = (128, 256, 512, 1024), 6
 """Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and
 requests for each."""
 SET_HERE = (
-    "rate",
-    "rate_scale",
-    "closed_loop",
-    "trace",
-    "input_len",
-    "output_len",
-    "lengths",
-    "system",
-)
+    "rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system",
+)  # fmt: skip
 """Options that the benchmark sets."""
 
 
@@ -164,14 +157,9 @@ def _published(p: Published) -> dict[str, Any]:
 
 
 def benchmark(
-    name: str,
-    system: str | Path,
-    *,
-    model: str | Path | None = None,
-    tolerance: float = 0.02,
-    told: Told | None = None,
-    **options: Unpack[ScenarioKeywords],
-) -> BenchmarkResult:
+    name: str, system: str | Path, *, model: str | Path | None = None, tolerance: float = 0.02,
+    told: Told | None = None, **options: Unpack[ScenarioKeywords],
+) -> BenchmarkResult:  # fmt: skip
     """Score a system in a benchmark.
 
     Parameters

@@ -40,21 +40,12 @@ LEAST = 12
 
 
 def design(
-    space: str | Path,
-    *,
-    models: Sequence[str] | str | None = None,
-    workload: str | None = None,
-    goal: str | None = None,
-    budget: str | None = None,
-    across: str | None = None,
-    method: str = "bounds",
-    simulations: int | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    dask: str | None = None,
-    folder: str | Path | None = None,
+    space: str | Path, *, models: Sequence[str] | str | None = None, workload: str | None = None,
+    goal: str | None = None, budget: str | None = None, across: str | None = None,
+    method: str = "bounds", simulations: int | None = None, seed: int = 0,
+    workers: int | None = None, dask: str | None = None, folder: str | Path | None = None,
     told: Told | None = None,
-) -> DesignAnswer | EngineAnswer:
+) -> DesignAnswer | EngineAnswer:  # fmt: skip
     """Search a space of devices and mappings for what no other design beats.
 
     Parameters
