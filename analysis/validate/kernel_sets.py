@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.collectives import KINDS
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LINKS, PARENTS, Entry
+from ...devices.calibrated.kernel_sets import LINKS, PARENTS, Entry, list_sets, load_set
 from ...devices.calibrated.rules import parameters
 from ...devices.calibrated.set_fit import Steps
 from ...devices.calibrated.set_kernels import fit_family
@@ -23,6 +23,15 @@ from ...devices.spec import DeviceSpec
 from ..show.kept import NOTHING, Kept
 from .dominance import OTHER, products, sweep
 
+ASKED = partial(
+    sweep,
+    ("llama-3.1-8b", "llama-3-70b", "qwen2.5-7b", "gemma-2-27b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite",
+     "deepseek-v3", "gpt-oss-120b", "gpt-oss-20b", "llama-4-scout", "falcon-180b", "minimax-m2"),
+    (None, "bf16", "fp8", "nvfp4"),
+    (1, 8),
+    ((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024), (0, 0, 16384)),
+)  # fmt: skip
+"""Steps that the inequalities are asked of: the fewest that hold them on those of `dominance.sweep`."""
 SIZES = tuple(2.0 ** np.arange(10, 31, 2))
 RANKS = (2.0, 4.0, 8.0)
 """Collectives that the inequalities are asked of, each a step of its own: bytes and devices."""
@@ -45,40 +54,55 @@ def fit_sets(
     progress: Callable[[str], None] | None = None,
     kept: Kept = NOTHING,
 ) -> SharedFit:  # fmt: skip
-    """Fit every family of every set of the catalog.
+    """Fit the families that have rows in every set of the catalog; the others stay as they are.
 
     Parameters
     ----------
     measured : mapping of str to mapping of str to Rows
-        Device -> family -> rows.
+        Device -> family -> rows, of every table that the family's parameters are to rest on.
     date : str
         To store.
     kept : Kept
         Families that an earlier call finished; those of this one are added.
     """
-    over, specs = sweep(), products()
-    steps = Steps(over.where("int8"), over.linked, *over.narrowed())
-    alone = {
-        name: over.seconds(spec, {f: parameters(spec, families()[f]).fit.values
-                                  for f in over.probes if f != OTHER})
-        for name, spec in specs.items()
-    }  # fmt: skip
-    names = dict.fromkeys(str(spec.kernels) for spec in specs.values())
-    out: dict[str, dict[str, dict[str, Entry]]] = {n: {} for n in (*names, *PARENTS.values())}
+    specs = products()
+    over = cache(partial(_steps, specs))
+
+    def steps(name: str) -> tuple[Probes, Steps, dict[str, F8]]:
+        probes, *others = over()
+        return probes[name], *others
+
+    names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
+    out: dict[str, dict[str, Mapping[str, Entry]]] = {n: {} for n in names}
     for name, family in families().items():
+        rows = {device: found[name] for device, found in measured.items() if name in found}
         if not family.kinds:
             continue
-        if progress:
-            progress(f"shared {name}")
-        rows = {device: found[name] for device, found in measured.items() if name in found}
-        linked = name in LINKS
-        asked = _collectives(family, specs) if linked else (over.probes[name], steps, alone)
-        known = [name, {d: r.table.columns for d, r in rows.items()}] if kept else None
-        for key, entries in kept.once(
-            known, partial(fit_family, family, specs, rows, *asked)
-        ).items():
+        if rows:
+            if progress:
+                progress(f"shared {name}")
+            asked = _collectives(family, specs) if name in LINKS else steps(name)
+            known = [name, {d: r.table.columns for d, r in rows.items()}] if kept else None
+            fitted = kept.once(known, partial(fit_family, family, specs, rows, *asked))
+        else:
+            held = {n: load_set(n).families for n in list_sets()}
+            fitted = {n: by_family[name] for n, by_family in held.items() if name in by_family}
+        for key, entries in fitted.items():
             out[key][name] = entries
     return SharedFit({name: held for name, held in out.items() if held}, date)
+
+
+def _steps(
+    specs: Mapping[str, DeviceSpec],
+) -> tuple[Mapping[str, Probes], Steps, dict[str, F8]]:
+    """Calls of the steps `ASKED` by family, the steps, and seconds of each on every device."""
+    over = ASKED()
+    values = {
+        name: {f: parameters(spec, families()[f]).fit.values for f in over.probes if f != OTHER}
+        for name, spec in specs.items()
+    }
+    alone = {name: over.seconds(spec, values[name]) for name, spec in specs.items()}
+    return over.probes, Steps(over.where("int8"), over.linked, *over.narrowed()), alone
 
 
 def _collectives(

@@ -89,6 +89,7 @@ class Told:
 
     basis: str
     samples: Sequence[Sample]
+    sources: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -181,7 +182,11 @@ class SetFit:
             seen = self.errors(values[key], told[key].samples)
             self.samples[key, framework] = told[key].samples
             out[key][framework] = Entry(
-                basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters
+                basis=told[key].basis,
+                rows=told[key].rows,
+                errors=seen,
+                parameters=parameters,
+                sources=tuple(sorted(told[key].sources)),
             )
 
     def errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
@@ -250,9 +255,7 @@ class SetFit:
         return solve(self.family, devices, sets, self.probes, orders, fixed)
 
     def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
-        own: list[Sample] = []
-        kin: list[Sample] = []
-        others: list[Sample] = []
+        found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
         for device, used in self.set.items():
             if used != name or device not in self.measured:
                 continue
@@ -266,12 +269,14 @@ class SetFit:
                 at = _spread(np.flatnonzero(kept))
                 x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
                 basis = self._basis(other, label, rows.h[H_CAPABILITY])
-                to = {"own": own, "library": kin, "silicon": others}[basis]
-                to.append(Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0))
-        for basis, samples, least in (
-            ("own", own, SOME), ("library", own + kin, SOME), ("silicon", own + kin + others, FEWEST)
-        ):  # fmt: skip
-            told = Told(basis, samples)
+                sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
+                found[basis].append((sample, set(rows.table["source"][at].tolist())))
+        held: list[tuple[Sample, set[str]]] = []
+        for basis, least in (("own", SOME), ("library", SOME), ("silicon", FEWEST)):
+            held += found[basis]
+            told = Told(
+                basis, [s for s, _ in held], frozenset().union(*(names for _, names in held))
+            )
             if told.rows >= least:
                 return told
         return Told("transferred", ())
@@ -291,9 +296,13 @@ class SetFit:
 
     def _all(self, name: str) -> Told:
         """Rows of the three frameworks on a set's devices, else any."""
-        own = [s for label in LABELS.values() if (t := self._told(name, label)).basis == "own"
-               for s in t.samples]  # fmt: skip
-        return Told("own", own) if own else self._told(name, None)
+        own = [t for label in LABELS.values() if (t := self._told(name, label)).basis == "own"]
+        sources = frozenset[str]().union(*(t.sources for t in own))
+        return (
+            Told("own", [s for t in own for s in t.samples], sources)
+            if own
+            else self._told(name, None)
+        )
 
     def _alone(self, told: Told, center: F8) -> F8:
         """Logarithms of a fit to the largest sample alone: where the solution starts."""

@@ -18,7 +18,7 @@ from .bounded import Probes
 from .calibrate import Rows
 from .family import F8, Family
 from .hardware import hardware
-from .kernel_sets import LABELS, Entry
+from .kernel_sets import Entry
 from .order import has_unit
 from .set_fit import ENOUGH_OF_ONE, Entries, SetFit, Steps
 
@@ -35,7 +35,6 @@ def fit_family(
     """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`."""
     first = SetFit(family, specs, measured, probes, steps, whole)
     out = first.run()
-    out = {s: {k: _sourced(first, s, k, e) for k, e in held.items()} for s, held in out.items()}
     if not (family.branches and family.framework_time):
         return out
     for wanted, branches in _kernels(family, measured):
@@ -126,17 +125,6 @@ def _limits(
             limit = whole[steps.wide] - rest
             found.setdefault(key, {})[device] = np.where(same > 0.0, np.inf, limit)
     return found
-
-
-def _sourced(first: SetFit, name: str, key: str, entry: Entry) -> Entry:
-    """An entry with the sources of the rows of its own framework, or of all three, on its set."""
-    wanted = [LABELS[key]] if key in LABELS else list(LABELS.values())
-    found = set[str]()
-    for device, used in first.set.items():
-        rows = first.measured.get(device)
-        if used == name and rows is not None:
-            found |= set(rows.table["source"][np.isin(rows.labels, wanted)].tolist())
-    return entry.model_copy(update={"sources": tuple(sorted(found))})
 
 
 def _judged(first: SetFit, name: str, key: str, entry: Entry) -> Entry:
