@@ -130,7 +130,7 @@ SCHEMAS: dict[str, Schema] = {
     "moe": Schema(
         ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
          "active_experts"),
-        ("fused_moe", "moe_experts"), ("gated", "active_experts"), ("active_experts",),
+        ("fused_moe", "moe_experts", "wide_moe", "wide_experts"), ("gated", "active_experts"), ("active_experts",),
         usual={"impl": "", "routing": "plain"},
     ),
     "norm": Schema(("rows", "cols"), VECTOR),
@@ -157,6 +157,7 @@ SCHEMAS: dict[str, Schema] = {
 STEMS: dict[str, str] = {
     "elementwise": "norm",
     "moe_more": "moe",
+    "wideep_moe": "moe",
     "collectives_oneccl": "collectives",
 }
 """Files named otherwise than their family."""
@@ -214,6 +215,14 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
         for name, value in (("tp", "1"), ("ep", "1"), ("gated", "1"), ("distribution", "balanced")):
             raw.setdefault(name, np.full(count, value, dtype=object))
         raw.setdefault("kernel", np.full(count, "fused_moe", dtype=object))
+    if (
+        family == "moe" and "slots" in raw
+    ):  # wide expert parallelism: copies of experts count as experts
+        alone = raw.pop("phase", np.full(count, "any", dtype=object)) != "any"
+        raw["kernel"] = np.where(alone, "wide_experts", "wide_moe").astype(object)
+        raw["experts"] = raw.pop("slots")
+        for name, value in (("gated", "1"), ("active_experts", "0")):  # how many are active follows
+            raw.setdefault(name, np.full(count, value, dtype=object))
     if family in ("attention_mixed", "attention_skew"):
         raw.setdefault("kernel", np.full(count, "mixed_attention", dtype=object))
     raw.setdefault("timing", np.full(count, "kernel", dtype=object))

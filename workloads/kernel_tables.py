@@ -209,6 +209,8 @@ def read_table(
     _check_names(
         columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op
     )
+    if family == "moe":
+        _check_host(columns, bad)
     if family == "moe" and not path.with_name("moe_more.csv").exists():
         _check_mixed(columns, bad)
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
@@ -245,6 +247,17 @@ def _left_blank(
         return []
     others = f" and in {len(blank) - 1:,} more of {len(times):,} rows" if len(blank) > 1 else ""
     return [(int(line[blank[0]]), f"measured_s is empty here{others}: to be measured yet")]
+
+
+HOST_BOUND_S = 9e-4
+"""Three times the shortest of SGLang's experts that were started kernel by kernel: what is less is the host's."""
+
+
+def _check_host(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
+    """Mark rows of wide expert parallelism that time the host."""
+    started = (columns["kernel"] == "wide_experts") & (columns["timing"] == "event")
+    for i in np.flatnonzero(started & (columns["measured_s"] < HOST_BOUND_S)):
+        _mark(bad, int(i), f"experts started one by one in less than {HOST_BOUND_S * 1e3:g} ms")
 
 
 def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:

@@ -95,6 +95,7 @@ def evidence(
         *_maps(deployment),
         _static(deployment, sources),
         *_power(deployment),
+        *_int4(deployment),
     ]
     if policy is None:
         return out
@@ -225,6 +226,17 @@ def _power(deployment: Deployment) -> list[dict[str, Any]]:
             "assumptions": {} if known.basis == "fitted" else rules,
         }
     ]  # fmt: skip
+
+
+def _int4(deployment: Deployment) -> list[dict[str, Any]]:
+    """Whose kernels stand for those of 4-bit integers, which no step asks for by name."""
+    numerics = deployment.run.numerics
+    if "int4" not in map(numerics.weight_format, WEIGHT_GROUPS):
+        return []
+    kernels = {
+        "int4": "assumed: experts by kernels of w4a16_mxfp4 weights, products by 16-bit kernels that read 4 bits"
+    }
+    return [_entry("4-bit integers", "weights in int4", kernels, ("int4",))]
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:

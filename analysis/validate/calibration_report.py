@@ -19,7 +19,8 @@ INTRO = """\
 # Calibrated kernel models
 
 This page is written by `opbyte calibrate TABLES --device all --out DIR`, beside the device files
-that the catalog keeps in `devices/specs/calibrated/`. Errors are fractions of the measured time:
+that the catalog keeps in `devices/specs/calibrated/`; the tables are those that [frameworks.md](frameworks.md)
+names. Errors are fractions of the measured time:
 median and 90th percentile of |predicted / measured - 1|, and the median of predicted / measured - 1
 (bias).
 

@@ -21,17 +21,20 @@ from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
 from ...devices.spec import DeviceSpec
 from ..show.kept import NOTHING, Kept
-from .dominance import OTHER, products, sweep
+from .dominance import OTHER, Sweep, products, sweep
 
+FORMATS = (None, "bf16", "fp8", "nvfp4")
 ASKED = partial(
     sweep,
     ("llama-3.1-8b", "llama-3-70b", "qwen2.5-7b", "gemma-2-27b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite",
      "deepseek-v3", "gpt-oss-120b", "gpt-oss-20b", "llama-4-scout", "falcon-180b", "minimax-m2"),
-    (None, "bf16", "fp8", "nvfp4"),
-    (1, 8),
-    ((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024), (0, 0, 16384)),
+    FORMATS,
+    batches=((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024),
+             (0, 0, 16384)),
 )  # fmt: skip
 """Steps that the inequalities are asked of: the fewest that hold them on those of `dominance.sweep`."""
+LATENT = partial(sweep, ("deepseek-v2-lite", "deepseek-v3", "kimi-k2"), FORMATS)
+"""The same of latent attention, whose few calls a step leave time for every batch."""
 SIZES = tuple(2.0 ** np.arange(10, 31, 2))
 RANKS = (2.0, 4.0, 8.0)
 """Collectives that the inequalities are asked of, each a step of its own: bytes and devices."""
@@ -69,7 +72,7 @@ def fit_sets(
     over = cache(partial(_steps, specs))
 
     def steps(name: str) -> tuple[Probes, Steps, dict[str, F8]]:
-        probes, *others = over()
+        probes, *others = over(LATENT if name == "mla" else ASKED)
         return probes[name], *others
 
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
@@ -93,10 +96,10 @@ def fit_sets(
 
 
 def _steps(
-    specs: Mapping[str, DeviceSpec],
+    specs: Mapping[str, DeviceSpec], asked: Callable[[], Sweep]
 ) -> tuple[Mapping[str, Probes], Steps, dict[str, F8]]:
-    """Calls of the steps `ASKED` by family, the steps, and seconds of each on every device."""
-    over = ASKED()
+    """Calls of the steps by family, the steps, and seconds of each on every device."""
+    over = asked()
     values = {
         name: {f: parameters(spec, families()[f]).fit.values for f in over.probes if f != OTHER}
         for name, spec in specs.items()

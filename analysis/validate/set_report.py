@@ -10,8 +10,13 @@ from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry
 INTRO = """\
 # Whose kernels, and which device is faster
 
-This page is written by `opbyte calibrate TABLES --device all --shared --out DIR`, beside the files that
-the catalog keeps in `devices/specs/kernels/`.
+This page is written, beside the files that the catalog keeps in `devices/specs/kernels/`, by
+
+    opbyte calibrate $OPBYTE_DATA/measured $OPBYTE_DATA/measured_2026 \\
+        $OPBYTE_DATA/serving_runs/rtx4090--llama-3.1-8b/kernels --device all --shared --out DIR
+
+which makes them again bit for bit (`sources` of an entry names the rows behind it). With the tables of some
+families alone it fits these and keeps the others' entries: `$OPBYTE_DATA/measured*/mla.csv` takes half a minute.
 
 A framework's kernels differ from another's by more than many devices do, and no device was timed
 under all frameworks. Answers therefore never mix them unseen: every GPU of the catalog has parameters
@@ -20,24 +25,23 @@ under each of these names, and two devices are compared under one.
 - `typical` (the default): the geometric mean of the three frameworks, each weighing as many rows as the
   tables have of it in a family (no row of vLLM's latent attention: two frameworks there).
 - `vllm`, `sglang`, `trtllm`: that framework's kernels.
-- `best`: parameters of its own, fitted to the fastest of the three at each shape. A fit, so no minimum: of 288
-  comparisons with one of the three 27 were slower, by 2.8 % at most.
+- `best`: parameters of its own, fitted to the fastest of the three at each shape; a fit, so no minimum.
 - `measured-blend`: the mean of whichever kernels were timed on that very device, extrapolated as
   they are. These are the fits of `docs/calibration.md`; tables of one's own are used in place of all
   names. Do not compare devices by them: an H100 was timed with SGLang and TensorRT-LLM, an H200 with
   vLLM and TensorRT-LLM.
 
 Devices of one silicon share their parameters (`kernels:` in their description): H100, H200 and H800;
-the A100s; B200, GB200, B300 and GB300; MI300X and MI325X. What a device's own rows say beyond that
-(H20, MI308X, RTX 4090 and the links of GB200 and of PCIe cards) stands in a set of its own, drawn to
+the A100s; B200 and B300; GB200 and GB300; MI300X and MI325X. What a device's own rows say beyond that
+(GB200, H20, MI308X, RTX 4090 and the links of PCIe cards) stands in a set of its own, drawn to
 the parent's. A description that `extends` a device keeps its kernels, whatever it changes. Where a
 framework has no rows on a silicon it has, in this order: those of the kernel library that it calls
 there (*library*), those of the silicon's other kernels for a tenth of their weight (*silicon*), or
 the parameters of the strongest set whose device has no higher peak (*transferred*); if another
 silicon has rows of the same named library, those come before the silicon's other kernels.
 
-All sets are fitted together under inequalities: on steps of 30 models in six formats, on one and
-eight devices, decodes of 1 to 1,024 and prompts of 16 to 16,384, **a device whose peaks (16, 8 and
+All sets are fitted together under inequalities: on steps of 13 models in four formats (`ASKED` in
+`analysis/validate/kernel_sets.py`), on one and eight devices, decodes of 1 to 1,024 and prompts of 16 to 16,384, **a device whose peaks (16, 8 and
 4 bits, memory; for steps in 8-bit integers that rate, between devices the link) are all at least
 another's is not slower, and fp8 is not slower than bf16 where there is a unit for it**. The sum of
 squares of each excess, as a share of the step, is added to the fit with a weight that rises until the

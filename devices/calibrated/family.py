@@ -131,6 +131,8 @@ class Family:
         kernel a format then, lest a token more be faster.
     branch : callable
         ``branch(x)``: which of `branches` each row of `x` runs.
+    aside : str
+        End of the names of branches whose rows say nothing of the others.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Family:
     branches: tuple[str, ...] = ()
     by_size: bool = False
     branch: Callable[[F8], I8] = _one_branch
+    aside: str = "+aside"
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:
@@ -180,6 +183,12 @@ class Family:
         rate = np.array([p.name in self.rates for p in self.parameters])
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
         return out
+
+    def usual(self, x: F8) -> npt.NDArray[np.bool_]:
+        """Which rows of `x` speak for other branches, too; all where none does."""
+        names = [not name.endswith(self.aside) for name in self.branches or ("",)]
+        out: npt.NDArray[np.bool_] = np.array(names)[self.branch(x)]
+        return out if out.any() else ~out
 
     def per_branch(self, values: F8) -> F8:
         """Parameters as one row for each branch; those of a family without any as they are."""

@@ -187,6 +187,8 @@ def fit(
     """
     from scipy.optimize import least_squares
 
+    usual = family.usual(x)
+    x, measured, labels = np.ascontiguousarray(x[usual]), measured[usual], labels[usual]
     low = np.log([p.low for p in family.parameters])
     high = np.log([p.high for p in family.parameters])
     spread = np.array([p.spread for p in family.parameters])
@@ -263,6 +265,8 @@ def with_kernels(
                 if branch.partition("+")[0] != name:
                     continue
                 rows = every & (which == family.branches.index(branch))
+                if branch.endswith(family.aside) and np.count_nonzero(rows) < KERNEL_ROWS:
+                    continue
                 apart = KERNEL_ROWS <= np.count_nonzero(rows) < np.count_nonzero(every)
                 values = own(rows, branch, whole, part.time) if apart else whole
                 found.setdefault(label, {})[branch] = values

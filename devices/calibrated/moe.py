@@ -21,6 +21,7 @@ from .family import F8, Family, Parameter, register
 from .hardware import (
     C_16,
     C_FP8,
+    C_FP8_BLOCK,
     C_MXFP4,
     C_NVFP4,
     C_W4A8,
@@ -40,11 +41,12 @@ from .libraries import HOPPER, WORKSTATION
 from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
- X_CHAIN, X_COPIES, X_TOP) = range(13)  # fmt: skip
+ X_CHAIN, X_COPIES, X_TOP, X_WIDE) = range(14)  # fmt: skip
 QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
-              "skew", "format", "weight_bytes", "chain", "copies", "top_k")  # fmt: skip
+              "skew", "format", "weight_bytes", "chain", "copies", "top_k", "wide")  # fmt: skip
 """`slots`: tokens x top_k of the call; `routed`: those of local experts; `inter`: inner width
-here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
+here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs;
+`wide`: 1 where an all-to-all brought the rows of local experts alone."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
@@ -76,9 +78,11 @@ LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
 instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
 where a matrix instruction has other than 16 rows."""
-KINDS, MANY = ("", "+plain", "+few"), 4.0
+KINDS, MANY = ("", "+plain", "+few", "+wide"), 4.0
 """Kernels that frameworks choose by the model: for experts of two matrices (their fastest ones know gated
-experts only) and of few experts a token (gpt-oss, Mixtral and Llama 4, whose routing is another)."""
+experts only), of few experts a token (gpt-oss, Mixtral and Llama 4, whose routing is another), and behind an
+all-to-all (DeepEP), in the formats of `SENT`."""
+SENT = (C_FP8_BLOCK, C_NVFP4)
 DRAWS = 24
 """Draws of a skewed load."""
 TILE = 128.0
@@ -183,13 +187,17 @@ def from_table(table: Table) -> F8:
     slots = table["tokens"] * table["topk"]
     active = np.maximum(table["active_experts"], 1.0)
     routed = np.maximum(slots / table["ep"] * _busiest(table), active)
+    wide = np.isin(table["kernel"], ("wide_moe", "wide_experts"))
+    local = table["experts"] / table["ep"]
+    reached = local * -np.expm1(routed * np.log1p(-1.0 / np.maximum(local, 1.0 + 1e-9)))
+    active = np.where(wide, np.maximum(reached, 1.0), active)
     return np.column_stack(
         [
-            np.maximum(slots, routed), routed, table["hidden"],
-            table["inter"] / table["tp"], 2.0 + table["gated"], table["experts"] / table["ep"],
+            np.where(wide, routed, np.maximum(slots, routed)), routed, table["hidden"],
+            table["inter"] / table["tp"], 2.0 + table["gated"], local,
             active, [_skew(name) for name in table["distribution"]], code,
-            np.array(WEIGHT_BYTES)[code], table["kernel"] == "fused_moe",
-            np.where(table["timing"] == "graph", 1.0, COLD), table["topk"],
+            np.array(WEIGHT_BYTES)[code], np.isin(table["kernel"], ("fused_moe", "wide_moe")),
+            np.where(table["timing"] == "graph", 1.0, COLD), table["topk"], wide,
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -225,9 +233,9 @@ def busiest_share(tokens: float, top_k: float, experts: float, ranks: float, ske
 
 
 def _skew(distribution: str) -> float:
-    """Exponent in a name like ``power_law_1.2``; 0 for the others."""
+    """Exponent in a name like ``power_law_1.2``; 0 for the others, and where copies of experts even it out."""
     _, found, exponent = distribution.partition("power_law_")
-    return float(exponent) if found else 0.0
+    return float(exponent) if found and not exponent.endswith("_eplb") else 0.0
 
 
 def from_op(op: Op) -> F8 | None:
@@ -244,7 +252,7 @@ def from_op(op: Op) -> F8 | None:
     return np.array(
         [
             s.get("slots", routed), routed, s["hidden"], s["inter"], s["matrices"], s["experts"],
-            active, 0.0, code, stored, 1.0, COLD, s.get("top_k", MANY + 1.0),
+            active, 0.0, code, stored, 1.0, COLD, s.get("top_k", MANY + 1.0), float(bool(s.get("wide")) and code in SENT),
         ]
     )  # fmt: skip
 
@@ -271,6 +279,7 @@ def _kernel(x: F8) -> npt.NDArray[np.int64]:
     """Kernels by number format, and of each those of `KINDS`."""
     plain = (x[:, X_MATRICES] < 2.5) & (x[:, X_MATRICES] > 0.0)
     kind = np.where(plain, 1, np.where(x[:, X_TOP] <= MANY, 2, 0))
+    kind = np.where(x[:, X_WIDE] > 0.0, 3, kind)
     out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
     return out
 
@@ -279,5 +288,5 @@ MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
            silicon=("memory",), rates=("memory", "peak_16"),
-           branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel)
+           branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel, aside="+wide")
 )  # fmt: skip

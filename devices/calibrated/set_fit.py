@@ -260,8 +260,9 @@ class SetFit:
             if used != name or device not in self.measured:
                 continue
             rows = self.measured[device]
+            usual = self.family.usual(rows.x)
             for other in sorted(set(rows.labels.tolist())):
-                kept = rows.labels == other
+                kept = (rows.labels == other) & usual
                 if without is not None:
                     kept &= self._formats(rows.x) != without
                 if not kept.any():

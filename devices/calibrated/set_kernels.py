@@ -66,7 +66,8 @@ def _kernels(
         inside = [i for i, name in enumerate(family.branches) if name.partition("+")[0] == group]
         if count[inside].sum() < ENOUGH_OF_ONE:
             continue
-        yield tuple(inside), tuple(family.branches[i] for i in inside)
+        usual = [i for i in inside if not family.branches[i].endswith(family.aside)]
+        yield tuple(usual), tuple(family.branches[i] for i in usual)
         told = [i for i in inside if count[i] >= APART]
         if len(told) > 1 and not family.by_size:
             yield from (((i,), (family.branches[i],)) for i in told)
@@ -96,8 +97,9 @@ def _of_rows(rows: Mapping[str, Rows], probes: Probes) -> Probes:
 
 
 def _as_base(entry: Entry, branch: str) -> Entry:
-    """An entry with the parameters that a branch has so far."""
-    return entry.model_copy(update={"parameters": entry.kernels.get(branch, entry.parameters)})
+    """An entry with the parameters that a branch, or its format, has so far."""
+    first = entry.kernels.get(branch.partition("+")[0], entry.parameters)
+    return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 
 
 def replace_kernels(entry: Entry, own: Mapping[str, dict[str, float]]) -> Entry:

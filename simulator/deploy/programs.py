@@ -129,6 +129,7 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
             gather_tokens("reduce_scatter", "collect", *moved),
         ]  # fmt: skip
     sent = (tokens * layout.sent, sent_width(part), part.routed.top_k, layout.tp, layout.dp, run)
+    op = replace(op, shape={**op.shape, "wide": 1.0})  # no other's rows are among its own
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
 
 

@@ -119,3 +119,54 @@ def test_a_device_left_out_is_predicted_from_the_others() -> None:
     assert all(row["basis"] == "transferred" for row in rows)
     assert all(row["interval_low"] < 1.0 < row["interval_high"] for row in rows if "held" in row)
     assert any("held" in row for row in rows)
+
+
+WIDE = (
+    "source,device,kernel,dtype,phase,tokens,dp_tokens,rank_tokens,hidden,inter,experts,slots,topk,tp,ep,"
+    "distribution,impl,timing,measured_s"
+)
+
+
+def test_behind_an_all_to_all_experts_compute_the_rows_that_reach_them(tmp_path: Path) -> None:
+    row = ("aiconfigurator/sglang-0.5.10,H100-SXM-80GB,{kernel},fp8_block,{phase},{n},-1,-1,7168,2048,256,{slots},8,1,"
+           "{ep},{load},deepepmoe,{timing},{s}")  # fmt: skip
+    kinds = [
+        {"kernel": "moe_generation", "phase": "generation", "timing": "graph", "s": 1e-4},
+        {"kernel": "moe_context", "phase": "context", "timing": "event", "s": 5e-4},
+        {"kernel": "wideep_moe_eplb", "phase": "any", "timing": "graph", "s": 1e-4},
+    ]
+    loads = [("uniform", 256), ("power_law_1.2", 256), ("power_law_1.2_eplb", 288)]
+    rows = [row.format(n=4096, ep=32, load=name, slots=slots, **kind)
+            for kind, (name, slots) in zip(kinds, loads, strict=True)]  # fmt: skip
+    rows += [row.format(n=4096, ep=32, load="power_law_1.2", slots=256, **kinds[0])]
+    (tmp_path / "wideep_moe.csv").write_text("\n".join([WIDE, *rows]) + "\n")
+    read, skipped = read_tables([tmp_path])
+    assert [s.line for s in skipped] == [3]
+    assert "started one by one" in skipped[0].reason
+    family = families()["moe"]
+    x = family.from_table(read["moe"])
+    at = {name: x[:, i] for i, name in enumerate(family.quantities)}
+    even = 4096 * 8 / 32
+    assert at["routed"][:2].tolist() == [even, even]  # copies of experts even the load out
+    assert at["routed"][2] > even  # the busiest rank's
+    assert at["slots"].tolist() == at["routed"].tolist()
+    assert at["local_experts"].tolist() == [8.0, 9.0, 8.0]
+    assert at["chain"].tolist() == [0.0, 1.0, 0.0]
+    assert {family.branches[i] for i in family.branch(x)} == {"fp8_block+wide"}
+
+
+def test_a_step_says_which_experts_are_behind_an_all_to_all() -> None:
+    from opbyte.simulator.deploy.deployment import deploy
+    from opbyte.simulator.scenario.load import load
+    from opbyte.simulator.step.explicit import explicit_stage
+    from opbyte.workloads.batch import Batch
+
+    family = families()["moe"]
+    model, system = load("deepseek-v3", "h200-x8", None, None)
+    for exchange, behind in (("all_to_all", 1.0), ("gather", 0.0)):
+        side = deploy(model, system, tp=1, dp=8, ep=8, exchange=exchange, costs="roofline")
+        stage = explicit_stage(side, [Batch.of([1024] * 4)] * 8, expected=True)
+        (op, *_) = (p.op for p in stage.ops if p.op.kind == "experts")
+        x = family.from_op(op)
+        assert x is not None
+        assert x[family.quantities.index("wide")] == behind

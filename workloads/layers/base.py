@@ -157,6 +157,8 @@ class Run:
         Whether one call serves the attention of prompts and decodes of a step.
     short_dense : bool
         Whether prompts below `Reads.dense` are computed without choosing keys.
+    wide : bool
+        Whether an all-to-all brings experts their rows, and no others.
     """
 
     numerics: Numerics
@@ -164,6 +166,7 @@ class Run:
     sampling: str = NONE
     joint: bool = False
     short_dense: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

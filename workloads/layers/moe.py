@@ -171,7 +171,7 @@ class MixtureOfExperts:
             shape={
                 "hidden": self.sent, "inter": self.width, "matrices": self.matrices,
                 "experts": self.held, "all_experts": self.experts, "top_k": self.top_k,
-                "routed": routed, "output_bytes": num.act_bytes * self.sent,
+                "routed": routed, "output_bytes": num.act_bytes * self.sent, "wide": float(run.wide),
             },
             dtype=num.compute("experts"),
             flops=2.0 * routed * one,

@@ -12,7 +12,7 @@ from ....simulator.frameworks.engines import ENGINES, Launch
 from ....simulator.frameworks.kernels import expert_kernels
 from ....simulator.frameworks.settings import EngineSettings
 from ....workloads.errors import InputError, nearest
-from .scripts import OTHERS, SCRIPTS
+from .scripts import SCRIPTS
 from .table import Point
 
 NAMES = {"vLLM": "vllm", "SGLang": "sglang", "TensorRT-LLM": "trtllm"}
@@ -33,9 +33,8 @@ def settings(point: Point, deployment: Deployment) -> EngineSettings:
         close = nearest(point.framework, NAMES)
         raise InputError(repr(point.framework), f"unknown serving framework{close}")
     launch = Launch()
-    known = SCRIPTS if point.scripted else OTHERS
-    if point.prefill is None and point.framework in known:
-        launch = known[point.framework](point, deployment)
+    if point.prefill is None and point.scripted and point.framework in SCRIPTS:
+        launch = SCRIPTS[point.framework](point, deployment)
     version = ".".join(map(str, (*point.version, 0)[:2])) if point.version else ""
     return ENGINES[NAMES[point.framework]](deployment, replace(launch, version=version))
 

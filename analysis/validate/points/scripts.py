@@ -1,4 +1,4 @@
-"""What the public benchmark's launch scripts set, by framework, and what others' runs show.
+"""What the public benchmark's launch scripts set, by framework.
 
 Read in the repository SemiAnalysisAI/InferenceX, folder benchmarks: the scripts of dense models
 as of October 2025 (70b_fp8_b200_docker.sh, 70b_fp8_b200_trt_slurm.sh), those of mixtures of
@@ -20,9 +20,7 @@ from .table import Point
 
 Rule = Callable[[Point, Deployment], Launch]
 SCRIPTS: Registry[Rule] = Registry("serving framework")
-"""Of the public benchmark."""
-OTHERS: Registry[Rule] = Registry("serving framework")
-"""Of other sources, whose launch scripts are not known."""
+"""Of the public benchmark; launch scripts of other sources are not known."""
 
 
 @SCRIPTS.register("vLLM")
@@ -87,21 +85,6 @@ def sglang(point: Point, deployment: Deployment) -> Launch:
     if deployment.layout.devices == 4:
         return Launch(8192, 32, 0.95, 8192, reuse=False, poll_steps=min(many, 10))
     return Launch(32_768, 128, 0.82, 32_768, reuse=False, poll_steps=many)
-
-
-@OTHERS.register("TensorRT-LLM")
-def others_tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
-    """Dense models have one place fewer than clients in version 1.0: read from the rows, its cause is not known.
-
-    The mean TTFT of Llama-3.1-8B under TensorRT-LLM 1.0.0rc3 (AIConfigurator's authors, H100) exceeds
-    its steps by the time between two completions, which is what a client waits where all but one are
-    served, and falls as clients grow. Seen with 8 clients on one device (9 rows), it predicts the other 168 rows
-    within 13 % (median; 59 % without), and their TPOT, too, is one of a sequence fewer. Qwen3-235B of
-    the same authors and version shows no such wait, and nothing is known of other versions.
-    """
-    if deployment.experts or point.version[:2] != (1, 0):
-        return Launch()
-    return Launch(sequences=max(point.clients - 1, 1))
 
 
 def blackwell(deployment: Deployment) -> bool:

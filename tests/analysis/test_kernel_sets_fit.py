@@ -1,0 +1,43 @@
+"""Are the catalog's shared kernel parameters those of the rows that their entries name?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from opbyte.analysis.validate.kernel_sets import fit_sets
+from opbyte.devices.calibrated.calibrate import by_device
+from opbyte.devices.calibrated.kernel_sets import LINKS, list_sets, load_set
+from opbyte.workloads.kernel_tables import read_tables
+
+
+def test_one_command_fits_what_the_catalog_holds(data_set: Callable[[str], Path]) -> None:
+    """Of the links, which take a second; other families take minutes (docs/frameworks.md)."""
+    folders = [data_set("measured"), data_set("measured_2026")]
+    read, _ = read_tables([path for f in folders for path in sorted(f.glob("*.csv"))
+                           if path.stem.startswith(("allreduce", "collectives"))])  # fmt: skip
+    found = {name: rows for name, (_, rows) in by_device(read, []).items()}
+    made = fit_sets(found, "2026-11-29").sets
+    assert set(made) == set(list_sets())
+    for name, families in made.items():
+        kept = load_set(name).families
+        assert set(families) == set(kept)
+        for family, entries in families.items():
+            for framework, entry in entries.items():
+                known = kept[family][framework]
+                if family not in LINKS:  # without tables: as they were
+                    assert entry == known
+                    continue
+                assert (entry.basis, entry.rows, entry.sources) == (
+                    known.basis,
+                    known.rows,
+                    known.sources,
+                )
+                for key, value in entry.parameters.items():
+                    assert value == pytest.approx(known.parameters[key], rel=1e-3), (
+                        name,
+                        family,
+                        key,
+                    )
