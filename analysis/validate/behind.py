@@ -12,6 +12,7 @@ from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import (
+    ALONE,
     LABELS,
     LINK_PARENTS,
     LINKS,
@@ -57,7 +58,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
             owner = _owner(spec.kernels, name)
             for key, errors, kept in _errors(spec, family, rows, owner):
                 _enter(lines.setdefault(owner, {}), family, key, rows.x[kept], errors)
-            if len(rows.measured) >= FEW:
+            if len(rows.measured) >= FEW and owner not in ALONE:
                 moved.setdefault(name, []).append(_elsewhere(spec, family, rows, owner))
     out = {owner: _csv(cells) for owner, cells in sorted(lines.items())}
     pooled = {(name, TYPICAL, ANY, "0"): errors for name, errors in moved.items()}
@@ -111,7 +112,7 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
 def _elsewhere(spec: DeviceSpec, family: Family, rows: Rows, owner: str) -> F8:
     """Errors with the parameters of the set that would stand in for a device's own."""
     known = {}
-    for name in sorted({*PARENTS.values(), *_sets()} - {owner}):
+    for name in sorted({*PARENTS.values(), *_sets()} - {owner, *ALONE}):
         entry = load_set(name).families.get(family.name, {}).get(TYPICAL)
         if entry is not None and entry.basis != "transferred" and entry.rows >= FEW:
             known[name] = representative(name)

@@ -62,6 +62,8 @@ ATTENTION = ("attention_prefill", "attention_decode")
 """Families of attention to keys and values of each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 """Device that stands for a set of another name."""
+ALONE = ("b60",)
+"""Sets that stand in for no other device: calls of their rows were started one by one, and time the host."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -242,7 +244,7 @@ def set_of(spec: DeviceSpec) -> str | None:
     """
     if spec.kernels is not None:
         return spec.kernels
-    known = {name: representative(name) for name in list_sets()}
+    known = {name: representative(name) for name in list_sets() if name not in ALONE}
     if not known:
         return None
     return stand_in(spec, known)
