@@ -336,9 +336,7 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
         layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
-        run=Run(
-            model.numerics, chosen, sampling, joint, short_dense, layout.dp > 1 and not layout.gather
-        ), all_to_all=all_to_all or "",
+        run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
         store=checked_store(store, model, system),
     ))  # fmt: skip
 

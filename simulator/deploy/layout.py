@@ -82,6 +82,11 @@ class Layout:
         return ep, self.devices // ep
 
     @property
+    def sends(self) -> bool:
+        """Whether an all-to-all brings experts the rows of tokens, and no others."""
+        return self.dp > 1 and not self.gather
+
+    @property
     def devices(self) -> int:
         """Devices of a stage; where processors are devices of their own, one of each is one."""
         return self.tp * self.dp
