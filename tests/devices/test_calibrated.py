@@ -374,8 +374,8 @@ def test_four_bit_experts_use_the_four_bit_unit_where_there_is_one() -> None:
         """Seconds of the two grouped GEMMs alone, `tokens` to each expert."""
         code, n = CODES[dtype], tokens * experts
         one = [hidden, inter, 3, experts]
-        x = [[n, n, *one, experts, 0, code, WEIGHT_BYTES[code], 0, COLD, 8],
-             [n, n, *one, 0, 0, code, WEIGHT_BYTES[code], 0, COLD, 8]]  # fmt: skip
+        x = [[n, n, *one, experts, 0, code, WEIGHT_BYTES[code], 0, COLD, 8, 0],
+             [n, n, *one, 0, 0, code, WEIGHT_BYTES[code], 0, COLD, 8, 0]]  # fmt: skip
         whole, rest = family.seconds(family.defaults, h, np.array(x))
         return float(whole - rest)
 

@@ -79,7 +79,7 @@ def experts(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack(
         [routed * powers(rng, 0, 3, n), routed, powers(rng, 10, 13, n), powers(rng, 7, 14, n),
          np.full(n, 3.0), active * 2, active, np.zeros(n), np.zeros(n), np.full(n, 2.0),
-         np.ones(n), rng.choice([1, COLD], n), np.full(n, 8.0)]
+         np.ones(n), rng.choice([1, COLD], n), np.full(n, 8.0), np.zeros(n)]
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ FAR = {
                          [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0, -1, 1]],
     "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0, -1]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
-    "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD, 8]],
+    "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD, 8, 0]],
     "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0]],
     "collectives": [[1e10, 8, 0], [1e10, 8, 1]],
     "allreduce": [[1e10, 8, 0]],

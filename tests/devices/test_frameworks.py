@@ -128,7 +128,7 @@ def test_a_device_without_rows_takes_a_frameworks_kernels_from_others() -> None:
     family, h = families()["moe"], constants("h100")
     there = donor(constants("h200"), vector(family), "a", "b", a={"time": 1.0}, b={"time": 2.0})
     fit = transfer(h, family, {"there": there}).fit
-    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9, 8]], dtype=float)
+    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9, 8, 0]], dtype=float)
     a, b = (predict(family, fit, h, x, np.array([name], dtype=object))[0] for name in "ab")
     assert 1.7 < b / a < 2.0
 
@@ -148,7 +148,7 @@ def test_one_set_of_parameters_for_a_framework() -> None:
     own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
     assert own.single(family, SGLANG) == pytest.approx(own.values)  # not known: the base
     x = np.array(
-        [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD, 8]
+        [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD, 8, 0]
          for n in (1, 100, 8192) for code in (CODES["bf16"], CODES["fp8"], CODES["w4a16_mxfp4"])]
     )  # fmt: skip
     part = own.of(family, VLLM)
