@@ -17,10 +17,10 @@ This page is written, beside the files that the catalog keeps in `devices/specs/
 
 which makes them again, to four digits (`sources` of an entry names the rows behind it). With the tables of some
 families alone it fits these and keeps the others' entries: `$OPBYTE_DATA/measured*/mla.csv` takes half a minute.
-Not so made: links, vector kernels and the H20's products. They are of an earlier fit, to `measured` alone, since the
-new one, held to the order with the rows of Blackwell, is worse for the rows of Hopper and L40S (all-reduces of
-TensorRT-LLM on H200 off by 28 instead of 17 %, collectives on H100 by 18 instead of 9), and slows the H20's 16-bit
-products, which no row tells, so that its fp8 ones may be slower.
+Not so made: links, vector kernels, and the products of Hopper and H20. They are of an earlier fit, to `measured`
+alone, since the new one, held to the order with the rows of Blackwell, is worse for the rows of Hopper and L40S
+(all-reduces of TensorRT-LLM on H200 off by 28 instead of 17 %, collectives on H100 by 18 instead of 9), slows the H20's
+16-bit products, which no row tells, so that its fp8 ones may be slower, and takes TTFT of `serving_h100` from 4 to 6 %.
 
 A framework's kernels differ from another's by more than many devices do, and no device was timed
 under all frameworks. Answers therefore never mix them unseen: every GPU of the catalog has parameters
