@@ -41,9 +41,9 @@ UNPRICED = (
         lambda d: float(d.layout.dp > 1 and d.ranks > 1), Ratios(0.2, 0.34, 0.48),
     ),
     Unpriced(
-        "stages of a pipeline", "launches of sends, and the host's work for every batch in flight; 30 runs of "
+        "stages of a pipeline", "launches of sends, and chunks of several sizes; 30 runs of "
         "one dense model on two to eight cards on PCIe, TensorRT-LLM, for each doubling of stages",
-        lambda d: log2(d.layout.pp), Ratios(0.0, 0.13, 0.26),
+        lambda d: log2(d.layout.pp), Ratios(-0.03, 0.05, 0.13),
     ),
     Unpriced(
         "links without peer access", "the host's copies and what else its memory serves; 25 runs on pairs of two "

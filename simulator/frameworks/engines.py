@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
-from ..batching.host import Host
 from ..batching.kv import CacheSettings
-from ..batching.policies import SGLANG, TRTLLM, Policy, make_policy
+from ..batching.policies import SGLANG, TRTLLM, make_policy
 from ..batching.sglang_rules import SglangRules
 from ..batching.trtllm_rules import TrtllmRules
 from ..deploy.deployment import Deployment
-from ..deploy.layout import Layout
 from .keys import number_of
 from .settings import EngineSettings
-from .upkeep import upkeep_of
+from .upkeep import Upkeep, upkeep_of
 from .vllm_rules import DEFAULT_VERSION, rules_of
 
 MIB = 2.0**20
@@ -64,12 +62,9 @@ class Launch:
     prompts_s: float = 0.0
     version: str = ""
 
-    def host(self, framework: str, policy: Policy, layout: Layout) -> Host:
-        """A policy's host with what its version adds."""
-        number = number_of(self.version)
-        if number is None:
-            return policy.host
-        return upkeep_of(framework, number).on(policy.host, layout.tp)
+    def upkeep(self, framework: str) -> Upkeep:
+        """What the version's host adds to a step, that of the newest without one."""
+        return upkeep_of(framework, number_of(self.version) or (99, 0))
 
 
 Limits = Callable[[Deployment, Launch], EngineSettings]
@@ -85,7 +80,8 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """
     rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
     policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
-    host = replace(launch.host("vllm", policy, deployment.layout), prompts_s=launch.prompts_s)
+    host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
+    host = replace(host, prompts_s=launch.prompts_s)
     total = deployment.system.device.memory.capacity_bytes
     share = launch.memory or rules.memory_share
     return EngineSettings(replace(policy, host=host), CacheSettings(memory_bytes=share * total))
@@ -109,12 +105,13 @@ def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
     steps have passed.
     """
     layout, tokens = deployment.layout, launch.tokens or TRTLLM.token_budget
-    host = launch.host("trtllm", TRTLLM, layout)
+    upkeep = launch.upkeep("trtllm")
+    host = upkeep.on(TRTLLM.host, layout.tp)
     rules = TrtllmRules(
         max_num_tokens=tokens, reuse=launch.reuse, wait_steps=launch.gather_steps,
         wait_tokens=launch.gather_tokens, even=launch.even_steps > 0 and layout.dp > 1,
         even_steps=launch.even_steps, even_batches=launch.even_batches,
-        overlap=host.sequence_s == 0.0,
+        overlap=upkeep.hidden,
     )  # fmt: skip
     policy = replace(
         TRTLLM, ahead=rules.overlap, host=host, token_budget=tokens, max_sequences=launch.sequences or TRTLLM.max_sequences,
