@@ -249,8 +249,10 @@ def _memories() -> list[dict[str, Any]]:
 
 
 def _parts() -> list[dict[str, Any]]:
+    from ..simulator.batching.outside import OUTSIDE
     from ..simulator.deploy.parts import PARTS, refused_with
 
+    OUTSIDE.load()  # those of packages
     return [
         {"name": name, "options": part.options, "title": part.title,
          "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items())}

@@ -115,7 +115,7 @@ def test_a_script_adds_and_runs(script: str, bare: Outside) -> None:
 def test_there_is_one_of_each() -> None:
     assert sorted(
         f"{name}.py"
-        for name in ("placement_rule", "cache_policy", "expert_placement", "router", "order", "layer_kind",
+        for name in ("placement_rule", "cache_policy", "expert_placement", "router", "order", "engine_part", "layer_kind",
                      "processor_kind", "trace_format", "experiment", "kernel")
     ) == SCRIPTS  # fmt: skip
 
@@ -129,6 +129,7 @@ LISTED = {
     "expert-placements": ("strided", "Expert e on device e modulo their number"),
     "routers": ("two-choices", "The less loaded of two replicas that the request's number picks"),
     "orders": ("deadline", "First whose answer is due first: half a second, and 20 ms for each"),
+    "parts": ("late-decodes", "Prompts over a length wait while decodes are late"),
     "layers": ("adapters", "A dense block, and low-rank adapters of which a router picks some"),
     "processors": ("systolic", "A systolic array, whose matrix products fill whole passes"),
     "traces": ("calls", "Calls of a gateway in characters, four of them a token"),

@@ -102,6 +102,17 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
     return out
 
 
+def without_adapters(model: ModelSpec) -> ModelSpec:
+    """The model without the adapters of tenants, as it drafts for itself: they join the target alone."""
+
+    def bare(part: LayerKind | None) -> Any:
+        return part.base if isinstance(part, LowRank) and part.adapters else part
+
+    return model.map_layers(
+        lambda layer: replace(layer, mixer=bare(layer.mixer), ffn=bare(layer.ffn))
+    )
+
+
 def adapter_bytes(shard: ModelSpec) -> float:
     """Bytes of one adapter on one device [B]."""
     size = shard.numerics.weight_bytes("other")

@@ -293,7 +293,8 @@ def draw_loads(
     Decodes come from different sequences, so they are independent draws from the layer's
     distribution. With `tilt` > 0 each prompt chunk has its own distribution, drawn once for
     (sequence, layer) from a Dirichlet of total concentration `tilt` around the layer's. With
-    `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence.
+    `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence, and so have the -`tilt` tokens of
+    a decode; what is left over of the latter are those of one more.
 
     Parameters
     ----------
@@ -306,15 +307,14 @@ def draw_loads(
     """
     for e in range(experts):
         out[e] = 0
-    tokens, pools = decodes, int64(1)
+    tokens, pools, each = decodes, int64(1), int64(1)
+    if tilt < 0.0:
+        each = int64(int(-tilt))
+        tokens = (decodes + each - 1) // each
     if tilt == 0.0:
         for c in range(num_chunks):
             tokens += chunks[0, c]
-    elif tilt < 0.0:
-        for c in range(num_chunks):
-            prompt = mix(prompt_key ^ mix(np.uint64(chunks[1, c])))
-            out[search(router[R_CUMULATIVE], experts, uniform01(prompt))] += chunks[0, c]
-    else:
+    elif tilt > 0.0:
         pools += num_chunks
     table, keep, state = router, 0.0, layer_key(key, layer)
     for pool in range(pools):
@@ -336,6 +336,15 @@ def draw_loads(
             draw_weighted(
                 state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out
             )
+    if tilt < 0.0:
+        over = -decodes % each
+        for e in range(experts):
+            taken = over if out[e] > 0 else 0
+            out[e] = out[e] * each - taken
+            over -= taken
+        for c in range(num_chunks):
+            prompt = mix(prompt_key ^ mix(np.uint64(chunks[1, c])))
+            out[search(router[R_CUMULATIVE], experts, uniform01(prompt))] += chunks[0, c]
 
 
 @compiled

@@ -35,7 +35,7 @@ probability that a slot keeps the previous token's expert: both fitted on the sa
 PERSISTENCE = 0.15
 
 BY_REQUEST = -1.0
-"""`Router.tilt` where a request chooses for all of its tokens."""
+"""`Router.tilt` where a request chooses for all of its tokens, times the tokens that a decode has in a step."""
 
 
 Copies = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -57,8 +57,8 @@ class Router:
     top_k : int
         Distinct experts per token.
     tilt : float
-        Total Dirichlet concentration of a prompt's own distribution; 0 = none, `BY_REQUEST` = all
-        tokens of a prompt have one expert.
+        Total Dirichlet concentration of a prompt's own distribution; 0 = none, below 0 = all
+        tokens of a prompt have one expert, and so have those of a decode, see `BY_REQUEST`.
     persist : float
         Probability of keeping the previous token's expert within a prompt.
     seed : int
@@ -94,12 +94,6 @@ class Router:
             self.uniform, self.table(layer), self.tilt, self.persist, new_scratch(experts), out,
         )  # fmt: skip
         return Loads.drawn(out)
-
-    def touched(
-        self, step: int, layer: int, batch: Batch, replica: int = 0
-    ) -> npt.NDArray[np.int64]:
-        """The distinct experts of a draw of `loads`, in order."""
-        return np.flatnonzero(self.loads(step, layer, batch, replica).tokens)
 
     def table(self, layer: int) -> npt.NDArray[np.float64]:
         """Probabilities of one layer as compiled draws read them, shape (3, experts)."""

@@ -24,9 +24,10 @@ def cache_dict(d: Deployment, fetch: StepFetch | None, seconds: float) -> dict[s
     store = d.store
     if store is None or fetch is None:
         return {}
+    held = next(part.held for part in d.experts if not part.kept)
     found = {
-        "slots": store.slots(d.experts[0].held, d.system.name),
-        "held": d.experts[0].held,
+        "slots": store.slots(held, d.system.name),
+        "held": held,
         "policy": store.policy,
         "look_ahead": store.look_ahead,
         "predictor_accuracy": store.accuracy,

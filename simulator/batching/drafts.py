@@ -28,6 +28,12 @@ from .state import (
 )
 
 
+@compiled_given("st.spec", otherwise=lambda st: int64(0))
+def drafts_of(st: State) -> int:
+    """Drafts behind the token of every decode."""
+    return int64(st.spec.tokens)
+
+
 @compiled_part
 def next_known(st: State, i: int) -> int:
     """`next_tokens` without drafts; with some in flight, those that are sure to come count.

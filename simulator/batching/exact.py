@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import DECODES, TOKENS
+from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled, compiled_given, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
@@ -23,8 +23,8 @@ from .exact_state import (
     X_FIRST_END,
     X_FLYING,
     X_PLANNED,
+    X_PROMPTS,
     X_RAN,
-    X_TOKENS,
     X_USED,
     Exact,
 )
@@ -43,7 +43,6 @@ from .state import (
     C_RELEASED,
     C_STRETCH,
     F_ARRIVAL,
-    I8,
     L_EMITTED,
     T_BUSY,
     T_KNOWN,
@@ -51,93 +50,17 @@ from .state import (
     T_NOW,
     State,
 )
-from .stretch import run_stretch
+from .verify import log_draft, run_steps
 
+SGLANG = "exact.sglang"
+"""Where it is None the rules are TensorRT-LLM's."""
 
-@compiled_part
-def trtllm_plan_step(
-    x: Exact, st: State, kv: KvRules, windows: I8, known: float
-) -> None:  # fmt: skip
-    """`plan_step` of TensorRT-LLM."""
-    trtllm_steps.plan_ranks(st, kv, x.trtllm, windows, known)
-
-
-@compiled_given("x.sglang", otherwise=trtllm_plan_step)
-def plan_step(
-    x: Exact, st: State, kv: KvRules, windows: I8, known: float
-) -> None:  # fmt: skip
-    """Plan the next step of every rank."""
-    sglang_steps.plan_ranks(st, kv, x.sglang, windows, known)
-
-
-@compiled_part
-def trtllm_start_step(
-    x: Exact, st: State, kv: KvRules, steps: int
-) -> None:  # fmt: skip
-    """`start_step` of TensorRT-LLM."""
-    trtllm_steps.start_ranks(st, kv, x.trtllm, steps)
-
-
-@compiled_given("x.sglang", otherwise=trtllm_start_step)
-def start_step(
-    x: Exact, st: State, kv: KvRules, steps: int
-) -> None:  # fmt: skip
-    """Note that the planned step runs, so many times."""
-    sglang_steps.start_ranks(st, kv, x.sglang, steps)
-
-
-@compiled_part
-def trtllm_take_results(
-    x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
-) -> None:  # fmt: skip
-    """`take_results` of TensorRT-LLM."""
-    trtllm_steps.take_ranks(st, kv, x.trtllm, first_end, now, closed)
-
-
-@compiled_given("x.sglang", otherwise=trtllm_take_results)
-def take_results(
-    x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
-) -> None:  # fmt: skip
-    """Process the results of the step that has ended."""
-    sglang_steps.take_ranks(st, kv, x.sglang, first_end, now, closed)
-
-
-@compiled_part
-def trtllm_most_steps(
-    x: Exact, st: State
-) -> int:  # fmt: skip
-    """`most_steps` of TensorRT-LLM."""
-    return trtllm_steps.most_steps(st, x.trtllm)
-
-
-@compiled_given("x.sglang", otherwise=trtllm_most_steps)
-def most_steps(
-    x: Exact, st: State
-) -> int:  # fmt: skip
-    """How many steps run before the plan is another; below 0: an arrival makes it one."""
-    return sglang_steps.most_steps(st, x.sglang)
-
-
-@compiled_part
-def trtllm_rank_for(
-    x: Exact, st: State
-) -> int:  # fmt: skip
-    """`rank_for` of TensorRT-LLM."""
-    return trtllm_steps.rank_for(st, x.trtllm)
-
-
-@compiled_given("x.sglang", otherwise=trtllm_rank_for)
-def rank_for(
-    x: Exact, st: State
-) -> int:  # fmt: skip
-    """Which rank the next request goes to."""
-    return sglang_steps.rank_for(st, x.sglang)
-
-
-@compiled_given("x.sglang", otherwise=lambda x: None)
-def fall_idle(x: Exact) -> None:
-    """Nothing can run."""
-    sglang_steps.fall_idle(x.sglang)
+plan_step = compiled_given(SGLANG, trtllm_steps.plan_ranks)(sglang_steps.plan_ranks)
+start_step = compiled_given(SGLANG, trtllm_steps.start_ranks)(sglang_steps.start_ranks)
+take_results = compiled_given(SGLANG, trtllm_steps.take_ranks)(sglang_steps.take_ranks)
+most_steps = compiled_given(SGLANG, trtllm_steps.most_steps)(sglang_steps.most_steps)
+rank_for = compiled_given(SGLANG, trtllm_steps.rank_for)(sglang_steps.rank_for)
+fall_idle = compiled_given(SGLANG, lambda exact: None)(sglang_steps.fall_idle)
 
 
 @compiled_part
@@ -177,13 +100,14 @@ def plan_next(
     """Plan the next step of all ranks, and note what it is."""
     st.counters[C_CHUNKS] = 0
     plan_step(x, st, kv, plan.windows, known)
-    tokens, decodes, used = 0.0, 0.0, 0.0
+    tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
     for r in range(st.ranks.shape[0]):
         tokens += st.moments[r, TOKENS]
+        prompts += st.moments[r, PREFILL_TOKENS]
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
         st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-    x.step[X_TOKENS], x.step[X_DECODES], x.step[X_USED] = tokens, decodes, used
+    x.step[X_PROMPTS], x.step[X_DECODES], x.step[X_USED] = prompts, decodes, used
     x.flags[X_PLANNED] = tokens > 0.0
 
 
@@ -194,7 +118,7 @@ def run_planned(
 ) -> None:  # fmt: skip
     """Run the planned step, and those that are sure to be planned alike."""
     counters, clocks, start = st.counters, st.clocks, st.clocks[T_NOW]
-    tokens, decodes, chunks = x.step[X_TOKENS], x.step[X_DECODES], counters[C_CHUNKS]
+    prompts, decodes, chunks = x.step[X_PROMPTS], x.step[X_DECODES], counters[C_CHUNKS]
     most, cut = int64(1), until
     if chunks == 0:
         most = most_steps(x, st)
@@ -204,14 +128,15 @@ def run_planned(
             most = max(min(most, limits.poll_steps - counters[C_POLL]), 1)
         elif heeds:
             cut = min(next_arrival(st, closed_loop), until)
-    first_end, now, done = run_stretch(plan, limits, st, books, most, cut, decodes, chunks)
+    first_end, now, done = run_steps(plan, limits, st, books, most, cut, decodes, chunks)
     clocks[T_NOW] = now
     clocks[T_BUSY] += now - start
     counters[C_STRETCH] = done
     write_log(
-        plan, st, books, start, now, done, decodes, tokens - decodes, x.step[X_USED]
+        plan, st, books, start, now, done, decodes, prompts, x.step[X_USED]
     )  # fmt: skip
-    counters[C_PROMPT] += int(tokens - decodes)
+    log_draft(st)
+    counters[C_PROMPT] += int(prompts)
     counters[C_POLL] += limits.poll_steps if chunks > 0 else done
     start_step(x, st, kv, done)
     x.step[X_FIRST_END] = first_end

@@ -15,7 +15,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (X_PLANNED, X_FLYING, X_RAN) = range(3)
-(X_TOKENS, X_DECODES, X_USED, X_FIRST_END) = range(4)
+(X_PROMPTS, X_DECODES, X_USED, X_FIRST_END) = range(4)
 
 
 @held
@@ -24,7 +24,7 @@ class Exact(NamedTuple):
 
     overlap: bool
     flags: I8  # [3] whether a step is planned, has results to be processed, and ran since arrivals were looked at
-    step: F8  # [4] tokens and decodes of the planned one, KV bytes in use; when the first one ended
+    step: F8  # [4] prompt tokens and decodes of the planned one, KV bytes in use; when the first one ended
     sglang: Sglang | Any  # None where the rules are another's
     trtllm: Trtllm | Any
 

@@ -46,7 +46,7 @@ from .state import (
     T_NOW,
     State,
 )
-from .tier_state import W_STORED, Z_NOW
+from .tier_state import W_COMPUTED, W_STORED, Z_NOW
 from .tier_store import keep, take, tier_key
 
 
@@ -128,7 +128,7 @@ def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """`drop_pooled` where tiers keep what leaves: they take all content, told or not."""
     note_content(st, kv, r, i, noted)
     write_through(st, kv, r, i, noted)
-    st.pool.tiers.rows[i, W_STORED] = 0
+    st.pool.tiers.rows[i, W_STORED] = st.pool.tiers.rows[i, W_COMPUTED] = 0
     drop_pooled(st, kv, r, i, noted)
 
 
@@ -136,9 +136,10 @@ def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
 def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
     pool, request = st.pool, st.ints[i]
-    t, full = pool.tiers, tokens // kv.block
+    t = pool.tiers
     if not t.through:
         return
+    full = (min(tokens, t.rows[i, W_COMPUTED]) if t.piped else tokens) // kv.block
     row = pool.held[r, request[I_SLOT]]
     while t.rows[i, W_STORED] < full:
         j, ready = t.rows[i, W_STORED], np.inf

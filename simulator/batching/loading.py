@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from .holding import use_prefix
+from ..step.books import Books
+from ..step.shelf import F_LINK_S
+from .holding import use_prefix, write_through
 from .kv import KvRules
 from .lane_queue import count_left, find_head, leave_lane, sooner
 from .policies import Limits
@@ -18,6 +20,7 @@ from .state import (
     C_HITS,
     I_CACHED,
     I_NEXT,
+    I_NOTED,
     R_HEAD,
     R_LATE,
     R_RUNNING,
@@ -29,12 +32,16 @@ from .tier_state import (
     L_COUNT,
     L_LANDED,
     L_LAST_LANDED,
+    L_LOADING,
     LANDED,
     O_DECLINED,
+    UP,
     W_BLOCKS,
+    W_COMPUTED,
     W_PASSED,
     W_STATE,
     WAITING,
+    Z_EXPERTS,
     Z_HELD,
     Z_HELD_UNTIL,
     Z_NOW,
@@ -45,6 +52,16 @@ from .tier_state import (
 def tell_time(st: State) -> None:
     """Transfers that are asked for from here on start now."""
     st.pool.tiers.seconds[Z_NOW] = st.clocks[T_NOW]
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, kv, r, i, computed, now: None)
+def note_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
+    """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
+    t = st.pool.tiers
+    t.seconds[Z_NOW] = now
+    t.rows[i, W_COMPUTED] = computed
+    if computed > 0:
+        write_through(st, kv, r, i, st.ints[i, I_NOTED])
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st, limits, kv, r, i: None)
@@ -112,7 +129,7 @@ def use_cached(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
         if not take_over(st, kv, r, i, t.rows[i, W_BLOCKS], whole):
             return False
         note_landed(st, kv, r, i)
-    st.ints[i, I_CACHED] = t.rows[i, W_BLOCKS] * kv.block
+    st.ints[i, I_CACHED] = t.rows[i, W_COMPUTED] = t.rows[i, W_BLOCKS] * kv.block
     st.counters[C_HITS] += st.ints[i, I_CACHED]
     t.totals[O_DECLINED] += t.rows[i, W_PASSED]
     return True
@@ -148,6 +165,39 @@ def until_full(st: State, kv: KvRules) -> int:
         for j in range(st.ranks[r, R_RUNNING]):
             k = min(k, kv.block - st.ints[st.running[r, j], I_CACHED] % kv.block)
     return k
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, experts_s, start: None)
+def move_back(st: State, experts_s: float, start: float) -> None:
+    """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
+    t = st.pool.tiers
+    later, t.seconds[Z_EXPERTS] = experts_s - t.seconds[Z_EXPERTS], experts_s
+    if later <= 0.0 or t.host < 0:
+        return
+    for r in range(st.ranks.shape[0]):
+        if t.free_s[r, t.host, UP] > start:
+            t.free_s[r, t.host, UP] += later
+        i = t.lines[r, L_LOADING]
+        while i >= 0:
+            if t.spans[i, 1] > start:
+                t.spans[i, 1] += later
+            i = st.ints[i, I_NEXT]
+
+
+@compiled_given("books.shelf", otherwise=lambda st, books, start: None)
+def give_way(st: State, books: Books, start: float) -> None:
+    """Experts that a step has fetched go first on the host's link: the step stood still for them."""
+    experts_s = 0.0
+    for x in range(books.shelf.totals.shape[0]):
+        experts_s += books.shelf.totals[x, F_LINK_S]
+    move_back(st, experts_s, start)
+
+
+@compiled_inside
+def note_end(st: State, books: Books, start: float) -> None:
+    """A step that began at a time has ended: transfers start now, and what it fetched has gone first."""
+    tell_time(st)
+    give_way(st, books, start)
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st, start: start)

@@ -17,7 +17,7 @@ from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
 from .lane_queue import count_served, measure_lanes, same_head
-from .loading import held_until, tell_time, until_full
+from .loading import held_until, note_end, tell_time, until_full
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
 from .policies import Limits
@@ -59,6 +59,7 @@ from .state import (
 from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
 from .tier_loads import land, next_landing
 from .verify import log_draft, record_together, run_steps, tokens_come
+from .waiting_on import while_waits
 
 AGAIN, REACHED, LOG_FULL, STUCK, GOAL = range(-1, 4)
 """Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for. It goes on with
@@ -163,7 +164,8 @@ def planned_tokens(st: State) -> float:
 def alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
     """`most_alike` without drafts: until the plan may be another."""
     k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
-    return int(min(min(k, same_head(st, limits)), until_full(st, kv)))
+    k = min(min(k, same_head(st, limits)), until_full(st, kv))
+    return int(min(k, while_waits(st, limits)))
 
 
 @compiled_given("st.spec", otherwise=alike)
@@ -249,7 +251,7 @@ def advance(
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
         counters[C_STRETCH] = done
-        tell_time(st)
+        note_end(st, books, start)
         write_log(plan, st, books, start, now, done, decodes, prompts, used)
         log_draft(st)
         counters[C_PROMPT] += int(prompts)

@@ -14,6 +14,10 @@ class OwnRules(Protocol):
         """The same with at most so many tokens in a step."""
         ...
 
+    def verifying(self) -> OwnRules:
+        """Those of a server whose decodes verify drafts."""
+        ...
+
     def decoding(self) -> OwnRules:
         """The same of an engine that requests come to with their caches."""
         ...

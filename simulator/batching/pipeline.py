@@ -26,6 +26,7 @@ from .holding import drop
 from .host import paced, starting
 from .kv import KvRules
 from .lane_queue import count_served, measure_lanes, unqueue
+from .loading import give_way, held_until, note_computed, tell_time
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, planned_tokens, write_log
 from .policies import Limits
 from .state import (
@@ -43,6 +44,7 @@ from .state import (
     I_GENERATED,
     I_NOTED,
     I_OUTPUT,
+    I_PREEMPTED,
     I_TARGET,
     R_RUNNING,
     T_BUSY,
@@ -51,12 +53,14 @@ from .state import (
     State,
 )
 from .stretch import record_gap, stamp
+from .tier_loads import next_landing
 from .uneven import set_uneven
 from .verify import batch_seconds, known_at_end, log_draft, record_together, send, tokens_of_batch
 
-(W_REQUEST, W_TOKENS) = range(2)
+(W_REQUEST, W_TOKENS, W_CACHED, W_LIFE) = range(4)
+NUM_WORK = 4
 """Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1), below 0 those that it
-verifies."""
+verifies; its tokens in the cache once it is through, and how often it had been preempted."""
 
 (P_FIRST, P_COUNT) = range(2)
 """Entries of `Pipe.ring`: the oldest batch in flight, and how many there are."""
@@ -66,7 +70,7 @@ verifies."""
 class Pipe(NamedTuple):
     """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
 
-    work: I8  # [P, R, B, 2]
+    work: I8  # [P, R, B, NUM_WORK]
     sizes: I8  # [P, R] sequences of each batch
     ends: F8  # [P] when each batch leaves the last stage
     free: F8  # [P] when each stage has done all that it was given
@@ -76,7 +80,7 @@ class Pipe(NamedTuple):
 def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
     """Return an empty pipeline."""
     return Pipe(
-        np.zeros((stages, ranks, sequences, 2), dtype=np.int64),
+        np.zeros((stages, ranks, sequences, NUM_WORK), dtype=np.int64),
         np.zeros((stages, ranks), dtype=np.int64),
         np.zeros(stages),
         np.zeros(stages),
@@ -85,13 +89,12 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def send_through(pipe: Pipe, seconds: F8, now: float, waits: bool) -> float:
+def send_through(st: State, pipe: Pipe, seconds: F8, now: float, waits: bool) -> float:
     """Let a batch planned now run through the stages; when it starts, its end goes to the ring.
 
     It `waits` where the first stage needs the tokens that the last one has yet to bring.
     """
-    start = max(now, pipe.free[pipe.free.size - 1 if waits else 0])
-    end = start
+    end = start = held_until(st, max(now, pipe.free[pipe.free.size - 1 if waits else 0]))
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
         pipe.free[s] = end
@@ -111,6 +114,7 @@ def note_work(st: State, pipe: Pipe, place: int, r: int, ahead: bool) -> None:
             continue
         entry = pipe.work[place, r, size]
         entry[W_REQUEST], entry[W_TOKENS] = i, send(st, i, q, ahead)
+        entry[W_CACHED], entry[W_LIFE] = st.ints[i, I_CACHED], st.ints[i, I_PREEMPTED]
         size += 1
     pipe.sizes[place, r] = size
 
@@ -143,7 +147,8 @@ def launch(
     books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[C_CHUNKS])
     for s in range(1, books.stages.size):  # the batch is planned once
         books.stages[s] = max(books.stages[s], starting(limits.pace, counters[C_CHUNKS]))
-    start = send_through(pipe, books.stages, clocks[T_NOW], limits.ahead)
+    start = send_through(st, pipe, books.stages, clocks[T_NOW], limits.ahead)
+    give_way(st, books, start)
     counters[C_STEPS] += 1
     counters[C_PROMPT] += int(prompts)
     end = pipe.ends[place]
@@ -183,9 +188,16 @@ def stamp_batch(
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
         i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
-        if tokens == 0 or st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
-            continue  # a prompt that goes on, or beyond the end
+        if st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
+            continue  # beyond the end
+        same = work[j, W_LIFE] == st.ints[i, I_PREEMPTED]
+        if same and tokens >= 0:
+            note_computed(st, kv, r, i, work[j, W_CACHED], now)
+        if tokens == 0:
+            continue  # a prompt that goes on
         count = tokens_of_batch(st, i, tokens)
+        if same and tokens < 0:
+            note_computed(st, kv, r, i, st.ints[i, I_CACHED], now)
         count_served(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, now, now, gap, gaps)
@@ -242,6 +254,7 @@ def advance_pipeline(
     while True:
         now = clocks[T_NOW]
         clocks[T_KNOWN] = now
+        tell_time(st)
         arrival = release(st, limits, kv, closed_loop, now)
         if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: only what is beyond an end
             if pipe.ring[P_COUNT] > 0:
@@ -260,7 +273,11 @@ def advance_pipeline(
             more = launch(plan, limits, kv, st, books, pipe)
             more = more and pipe.ends[pipe.ring[P_FIRST]] > now
         if counters[C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
-            return STUCK
+            soonest = next_landing(st)
+            if soonest == np.inf:
+                return STUCK
+            clocks[T_NOW] = max(land(st, kv, pipe, closed_loop), min(soonest, arrival, until))
+            continue
         completed = counters[C_COMPLETED]
         clocks[T_NOW] = land(st, kv, pipe, closed_loop)
         clocks[T_BUSY] += clocks[T_NOW] - now

@@ -37,6 +37,7 @@ from .state import (
     R_RUNNING,
     State,
 )
+from .waiting_on import waits_on
 
 
 @compiled_part
@@ -222,6 +223,8 @@ def plan_pass(
                 break
             prompt_may = not closed and alone == limits.prompts_alone
             if not (not alone if brings_cache(st, i) else prompt_may):
+                break
+            if waits_on(st, limits, r, i, now):
                 break
             want = admit(st, limits, kv, r, i, budget, prompts, now)
             if want == 0:

@@ -7,7 +7,7 @@ engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
@@ -18,6 +18,9 @@ from .orders import ORDERS
 from .own_rules import OwnRules
 from .sglang_rules import SglangRules
 from .trtllm_rules import TrtllmRules
+
+if TYPE_CHECKING:
+    from .outside import AskedPart
 
 MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
@@ -44,6 +47,8 @@ class Limits(NamedTuple):
     pace: Pace
     ordered: bool
     spare: int = 0
+    waits: Any = None  # of a part from outside, see `outside`; None without
+    own: Any = None  # its options
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class Policy:
         An engine's own scheduler, which then decides instead of all above but `max_sequences`,
         `poll_steps`, `graphs`, `host` and `order`. With pipeline stages, and for
         models with attention windows or constant state the fields above stand for it.
+    part : AskedPart, optional
+        A part from outside, which lets prompts wait.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
         flight; kernels are started one by one without `graphs`.
@@ -131,6 +138,7 @@ class Policy:
     host: Host = NO_HOST
     order: str = ""
     rules: OwnRules | None = None
+    part: AskedPart | None = None
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
@@ -176,7 +184,8 @@ class Policy:
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.waiting_load, self.prompts_alone, self.poll_steps,
             self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
-            self.pace(ops, stages), bool(self.order),
+            self.pace(ops, stages), bool(self.order), 0,
+            *((None, None) if self.part is None else (self.part.compiled, self.part.own)),
         )  # fmt: skip
 
 

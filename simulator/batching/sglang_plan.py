@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from .counting import count_chunk, count_decode, count_decodes, unbounded
+from .counting import (
+    clear_sums,
+    count_chunk,
+    count_decodes,
+    count_draft,
+    count_tokens,
+    unbounded,
+)  # fmt: skip
+from .drafts import drafts_of
 from .kv import blocks_of
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
@@ -128,6 +136,7 @@ def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
     rank[R_RUNNING] += 1
     record_tokens(st, i, tokens)
     count_chunk(st.moments[r], windows, st.ints[i, I_CACHED], tokens)
+    count_draft(st, r, st.ints[i, I_CACHED], tokens, True)
     c = st.counters[C_CHUNKS]
     st.chunks[0, c], st.chunks[1, c] = tokens, i
     st.counters[C_CHUNKS] += 1
@@ -208,19 +217,20 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
 
 @compiled_part
 def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
-    """Plan a token of everything that runs from a place on (`prepare_for_decode`)."""
-    size, page = st.ranks[r, R_RUNNING] - first, x.rules.page
-    make_room(x.tree, st, r, size * page, page)
-    plain, context = unbounded(windows), int64(0)
+    """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
+    size, page, drafts = st.ranks[r, R_RUNNING] - first, x.rules.page, drafts_of(st)
+    make_room(x.tree, st, r, size * (page + drafts), page)
+    plain, context = unbounded(windows) and drafts == 0, int64(0)
     for j in range(first, first + size):
         i = st.running[r, j]
-        take_tokens(st, x, r, i, int64(1))
-        st.fresh[r, j] = 1
-        record_tokens(st, i, int64(1))
+        take_tokens(st, x, r, i, 1 + drafts)
+        st.fresh[r, j] = 1 + drafts
+        record_tokens(st, i, 1 + drafts)
         if plain:
             context += st.ints[i, I_CACHED] + 1
         else:
-            count_decode(st.moments[r], windows, st.ints[i, I_CACHED])
+            count_tokens(st, st.moments[r], windows, st.ints[i, I_CACHED], 1 + drafts)
+            count_draft(st, r, st.ints[i, I_CACHED], 1 + drafts, False)
     if plain:
         count_decodes(st.moments[r], size, context)
 
@@ -248,10 +258,10 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
 @compiled_part
 def decode_fits(st: State, x: Sglang, r: int) -> bool:
     """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
-    need, page = x.ranks[r, S_LIST], x.rules.page
-    if page > 1:
-        for j in range(x.ranks[r, S_LIST]):
-            need -= st.ints[st.running[r, j], I_ROOM] % page != 0
+    need, page, more = int64(0), x.rules.page, 1 + drafts_of(st)
+    for j in range(x.ranks[r, S_LIST]):
+        room = st.ints[st.running[r, j], I_ROOM]
+        need += blocks_of(room + more, page) - blocks_of(room, page)
     make_room(x.tree, st, r, need * page, page)
     return bool(x.tree.tops[r, K_FREE] >= need)
 
@@ -317,9 +327,8 @@ def plan_decodes(st: State, x: Sglang, windows: I8, r: int) -> None:
 @compiled_part
 def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Plan a rank's next step by what is known at a time."""
-    own, m = x.ranks[r], st.moments[r]
-    for w in range(m.size):
-        m[w] = 0.0
+    own = x.ranks[r]
+    clear_sums(st, r)
     if own[S_CHUNKED] >= 0:
         keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], I_ROOM])
     merge(st, x, r)

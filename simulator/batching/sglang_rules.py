@@ -81,6 +81,10 @@ class SglangRules:
         """Those of a server that only decodes: its cache is no tree (``disaggregation_mode`` decode)."""
         return replace(self, radix=False, lpm=False)
 
+    def verifying(self) -> SglangRules:
+        """Those of a server with drafts: results are waited for, and prompts run alone (sglang/srt/server_args.py)."""
+        return replace(self, overlap=False, mixed=False)
+
     def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
         """The state before the first request, of so many pages of `page` tokens a rank."""
         numbers = Numbers(

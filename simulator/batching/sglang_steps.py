@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from .clients import complete
+from .drafts import drafts_of
+from .exact_state import Exact
 from .kv import KvRules, blocks_of
 from .radix import K_FREE, K_HEAP
 from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
@@ -23,6 +25,7 @@ from .state import (
     C_EMITTED,
     C_RELEASED,
     I8,
+    I_BLOCKS,
     I_CACHED,
     I_GENERATED,
     I_ORDER,
@@ -34,19 +37,20 @@ from .state import (
     State,
 )
 from .stretch import record_gap, stamp
+from .verify import record_together, verified
 
 
-@compiled_part
-def plan_ranks(st: State, kv: KvRules, x: Sglang, windows: I8, known: float) -> None:
+def plan_ranks(exact: Exact, st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
+    x = exact.sglang
     for r in range(st.ranks.shape[0]):
         plan_step(st, x, windows, r, known)
         count_free(st, kv, x, r)
 
 
-@compiled_part
-def start_ranks(st: State, kv: KvRules, x: Sglang, steps: int) -> None:
+def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
+    x = exact.sglang
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
@@ -63,7 +67,8 @@ def start_ranks(st: State, kv: KvRules, x: Sglang, steps: int) -> None:
                     take_tokens(st, x, r, i, more)
                     request[I_GENERATED] += more
                     st.counters[C_EMITTED] += more
-                request[I_CACHED] = request[I_ROOM]
+                if prompt or drafts_of(st) == 0:  # else what is accepted says
+                    request[I_CACHED] = request[I_ROOM]
             if more > 0:
                 for _ in range(more):
                     x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
@@ -72,13 +77,27 @@ def start_ranks(st: State, kv: KvRules, x: Sglang, steps: int) -> None:
         own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
 
 
+@compiled_given("st.spec", otherwise=lambda st, x, r, i, prompt: int64(1))
+def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
+    """Tokens that a step has brought a request; memory of rejected drafts is free again."""
+    if prompt:
+        return int64(1)
+    request, page = st.ints[i], x.rules.page
+    count = verified(st, i, request[I_ROOM] - request[I_CACHED])
+    back = blocks_of(request[I_ROOM], page) - blocks_of(request[I_CACHED], page)
+    request[I_ROOM] = request[I_CACHED]
+    request[I_BLOCKS] -= back
+    x.tree.tops[r, K_FREE] += back
+    return int64(count)
+
+
 @compiled_part
 def take_rank(
     st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool
 ) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
-    gap, gaps = 0.0, int64(0)
+    gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(own[S_FLIGHT]):
         entry = st.running[r, place + k]
         prompt = entry < 0
@@ -86,7 +105,9 @@ def take_rank(
         request = st.ints[i]
         if request[I_ORDER] >= 0 or request[I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
             continue  # ended before, retracted, or a prompt that goes on
-        gap, gaps = stamp(st, i, 1, first_end, now, gap, gaps)
+        count = tokens_taken(st, x, r, i, prompt)
+        together += count - 1
+        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[I_GENERATED] == request[I_OUTPUT]:
             complete(st, i, now, closed_loop)
             give_up(st, x, r, i, True)
@@ -94,14 +115,15 @@ def take_rank(
             keep_prompt(st, x, r, i, request[I_TARGET])
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
     own[S_FLIGHT] = 0
 
 
-@compiled_part
 def take_ranks(
-    st: State, kv: KvRules, x: Sglang, first_end: float, now: float, closed_loop: bool
+    exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool
 ) -> None:
     """Process the results of every rank."""
+    x = exact.sglang
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now, closed_loop)
         count_free(st, kv, x, r)
@@ -117,14 +139,16 @@ def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
     return int(pages)
 
 
-@compiled_part
-def most_steps(st: State, x: Sglang) -> int:
+def most_steps(exact: Exact, st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, nothing is cut or waits that could run, and there is memory
     for one more, so that nothing is evicted.
     """
+    x = exact.sglang
     most, heeds = int64(1 << 40), False
+    if drafts_of(st) > 0:
+        return -1
     for r in range(st.ranks.shape[0]):
         own = x.ranks[r]
         if own[S_CHUNKED] >= 0 or (
@@ -154,14 +178,14 @@ def most_steps(st: State, x: Sglang) -> int:
     return int(-most if heeds else most)
 
 
-@compiled_part
-def fall_idle(x: Sglang) -> None:
+def fall_idle(exact: Exact) -> None:
     """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
+    x = exact.sglang
     for r in range(x.ratio.size):
         x.ratio[r] = x.rules.init_ratio
 
 
-@compiled_part
-def rank_for(st: State, x: Sglang) -> int:
+def rank_for(exact: Exact, st: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
+    x = exact.sglang
     return int(st.counters[C_RELEASED] % x.ratio.size)

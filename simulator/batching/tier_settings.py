@@ -65,3 +65,8 @@ class TierSettings:
     write: str = "through"
     load: str = "always"
     prefetch: bool = False
+
+    @property
+    def host(self) -> int:
+        """Level of the host's memory; -1 without."""
+        return next((i for i, tier in enumerate(self.tiers) if tier.name == "host"), -1)

@@ -29,10 +29,11 @@ entries handed out so far; those that hold something now, and most that ever did
 """Columns of `Shelves.entries`: content (0: none), the next and the previous entry by last use, and which
 engine wrote it. One entry behind those of a store is head and tail of its list."""
 
-(W_STATE, W_BLOCKS, W_STORED, W_PASSED) = range(4)
-NUM_OWN = 4
+(W_STATE, W_BLOCKS, W_STORED, W_PASSED, W_COMPUTED) = range(5)
+NUM_OWN = 5
 """Columns of `Tiers.rows`, a request each: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading
-blocks that have been written through; found blocks that are computed all the same."""
+blocks that have been written through; found blocks that are computed all the same; of several batches in flight,
+tokens whose batch has left the last stage, with those that were found."""
 WAITING, LOADING, LANDED = range(3)
 
 (N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED) = range(4)
@@ -45,11 +46,11 @@ NUM_OF_ALL = 4
 """Entries of `Tiers.totals`: loads; blocks that lay in a tier and were computed all the same; blocks found
 in the devices' own memory; tokens of the longest request that has arrived."""
 
-(Z_NOW, Z_HELD_UNTIL, Z_HELD, Z_WAITED, Z_LONGEST) = range(5)
-NUM_SECONDS = 5
+(Z_NOW, Z_HELD_UNTIL, Z_HELD, Z_WAITED, Z_LONGEST, Z_EXPERTS) = range(6)
+NUM_SECONDS = 6
 """Entries of `Tiers.seconds`: when transfers start that are asked for now; before when the next step cannot
 begin, as blocks that it takes are still being copied; seconds that steps waited so; that requests waited for
-loads, in sum and at most."""
+loads, in sum and at most; that experts have had the link to the host."""
 
 UP, DOWN = 0, 1
 """Directions of a link: to the devices, and from them."""
@@ -91,6 +92,10 @@ class Tiers(NamedTuple):
     levels: I8  # [W] of the blocks that the latest look found; -1: in the devices' memory
     own: int  # added to keys of content that only this engine can name
     owner: int
+    host: int  # level whose link brings experts and adapters too; -1: none
+    piped: (
+        bool  # whether several batches are in flight, so that what is planned is not yet computed
+    )
     through: bool
     cheaper: bool
     prefetch: bool
@@ -120,7 +125,7 @@ OWN_KEYS = 0x1E3779B97F4A7C16
 
 def new_tiers(
     settings: TierSettings, shelves: Shelves, which: I8, pace: F8, plan: Plan | None, owner: int,
-    life: int,
+    life: int, piped: bool,
 ) -> Tiers:  # fmt: skip
     """The tiers of an engine before its first request."""
     ranks, levels = which.shape
@@ -133,7 +138,7 @@ def new_tiers(
         np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64),
         np.zeros((ranks, 0)), np.zeros((0, 2)),
         np.tile(np.array([-1, -1, -1, -1, 0], dtype=np.int64), (ranks, 1)),
-        np.zeros(0, dtype=np.int64), own, owner, settings.write == "through",
+        np.zeros(0, dtype=np.int64), own, owner, settings.host, piped, settings.write == "through",
         settings.load == "cheaper", settings.prefetch, plan,
         None if plan is None else new_books(plan), np.zeros((ranks, moments)),
         np.zeros((2, 1), dtype=np.int64),

@@ -152,19 +152,25 @@ def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
 
 
 @compiled_part
-def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
-    """End a request's sequence; what it computed, of its first tokens, can be found."""
-    request, own = st.ints[i], x.ranks[r]
-    store(st, x, r, i, tokens)
-    row = x.held[r, request[I_SLOT]]
-    while request[I_BLOCKS] > 0:
+def give_back(st: State, x: Trtllm, r: int, i: int, kept: int) -> None:
+    """Take all but the first `kept` blocks of a request."""
+    request, row = st.ints[i], x.held[r, st.ints[i, I_SLOT]]
+    while request[I_BLOCKS] > kept:
         request[I_BLOCKS] -= 1
         b = row[request[I_BLOCKS]]
         x.blocks[r, b, B_MARK] = 0
         x.blocks[r, b, B_USERS] -= 1
         if x.blocks[r, b, B_USERS] == 0:
             append(x.links[r], b)
-            own[T_FREE] += 1
+            x.ranks[r, T_FREE] += 1
+
+
+@compiled_part
+def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
+    """End a request's sequence; what it computed, of its first tokens, can be found."""
+    request, own = st.ints[i], x.ranks[r]
+    store(st, x, r, i, tokens)
+    give_back(st, x, r, i, 0)
     x.held[r, own[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
     own[T_SLOTS] += 1
     request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0

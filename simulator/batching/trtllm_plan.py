@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from .counting import count_chunk, count_decode, count_decodes, unbounded
+from .counting import (
+    clear_sums,
+    count_chunk,
+    count_decodes,
+    count_draft,
+    count_tokens,
+    unbounded,
+)  # fmt: skip
+from .drafts import drafts_of
 from .kv import blocks_of
 from .plans import record_preempted, record_tokens
 from .state import (
@@ -104,9 +112,10 @@ def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool,
 
 
 @compiled_inside
-def to_the_end(request: I8, block: int) -> int:
+def to_the_end(request: I8, block: int, drafts: int) -> int:
     """Blocks that a request has still to take (`getRemainingBlocksToCompletion`)."""
-    return int(blocks_of(request[I_INPUT] + request[I_OUTPUT], block) - request[I_BLOCKS])
+    most = request[I_INPUT] + request[I_OUTPUT] + drafts
+    return int(blocks_of(most, block) - request[I_BLOCKS])
 
 
 @compiled_part
@@ -118,7 +127,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
         request = st.ints[st.running[r, j]]
         wanted[j] = decodes(request)
         if wanted[j]:
-            left -= to_the_end(request, block)
+            left -= to_the_end(request, block, drafts_of(st))
     for j in range(size):
         i = st.running[r, j]
         if wanted[j]:
@@ -126,7 +135,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
         later, told = better_later(st, x, r, i, told)
         if later:
             continue
-        need = to_the_end(st.ints[i], block)
+        need = to_the_end(st.ints[i], block, drafts_of(st))
         if need > left:
             return
         left -= need
@@ -134,15 +143,15 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
 
 
 @compiled_inside
-def next_blocks(request: I8, block: int) -> int:
+def next_blocks(request: I8, block: int, drafts: int) -> int:
     """Blocks that a request's next step takes (`getNeededBlocksOneStep`)."""
     if request[I_ROOM] == 0:
-        return blocks_of(request[I_TARGET] + brought(request), block)
+        return blocks_of(request[I_TARGET] + brought(request) * (1 + drafts), block)
     if not decodes(request):
         return 0
     room = request[I_ROOM]
     most = request[I_INPUT] + request[I_OUTPUT] - room
-    return blocks_of(room + min(1, most), block) - blocks_of(room, block)
+    return blocks_of(room + min(1, most) + drafts, block) - blocks_of(room, block)
 
 
 @compiled_part
@@ -156,7 +165,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
     while j < stop:
         i = st.running[r, j]
         later, told = better_later(st, x, r, i, told)  # asked again after each pause
-        need = next_blocks(st.ints[i], block)
+        need = next_blocks(st.ints[i], block, drafts_of(st))
         if later:
             j += 1
         elif taken + need <= free:
@@ -194,7 +203,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
     rules, wanted, fresh = x.rules, x.wanted[r], st.fresh[r]
     size, tokens, cut, own = st.ranks[r, R_RUNNING], int64(0), int64(0), int64(0)
-    running, prompts = int64(0), int64(0)
+    running, prompts, more = int64(0), int64(0), 1 + drafts_of(st)
     for j in range(size):
         fresh[j] = 0
     for j in range(size):
@@ -202,10 +211,10 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         if wanted[j] != 1:
             continue
         if decodes(request) or brought(request):
-            if tokens + 1 > rules.tokens:
+            if tokens + more > rules.tokens:
                 break
-            fresh[j] = 1
-            tokens += 1
+            fresh[j] = more
+            tokens += more
             running += 1
         elif rules.chunked:
             fresh[j] = request[I_TARGET] - request[I_CACHED]
@@ -273,24 +282,27 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
             st.fresh[r, j] = tokens
         record_tokens(st, i, tokens)
         count_chunk(st.moments[r], windows, request[I_CACHED], tokens)
+        count_draft(st, r, request[I_CACHED], tokens, True)
         c = st.counters[C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = tokens, i
         st.counters[C_CHUNKS] += 1
-    plain, count, context = unbounded(windows), int64(0), int64(0)
+    more, count, context = 1 + drafts_of(st), int64(0), int64(0)
+    plain = unbounded(windows) and more == 1
     for j in range(size):
         i = st.running[r, j]
         request = st.ints[i]
         if st.fresh[r, j] == 0 or not decodes(request):
             continue
-        if request[I_ROOM] == request[I_BLOCKS] * block:
+        request[I_ROOM] += more
+        while request[I_BLOCKS] * block < request[I_ROOM]:
             take_block(st, x, r, i)
-        request[I_ROOM] += 1
-        record_tokens(st, i, int64(1))
+        record_tokens(st, i, more)
         if plain:
             count += 1
             context += request[I_CACHED] + 1
         else:
-            count_decode(st.moments[r], windows, request[I_CACHED])
+            count_tokens(st, st.moments[r], windows, request[I_CACHED], more)
+            count_draft(st, r, request[I_CACHED], more, False)
     if plain:
         count_decodes(st.moments[r], count, context)
 
@@ -332,9 +344,7 @@ def plan_all(st: State, x: Trtllm, windows: I8, known: float) -> None:
     """Plan every rank's next step by what is known at a time."""
     places, prompts, running, waits = True, True, True, False
     for r in range(st.ranks.shape[0]):
-        m = st.moments[r]
-        for w in range(m.size):
-            m[w] = 0.0
+        clear_sums(st, r)
         take_active(st, x, r)
         if x.rules.evicts:
             choose_all(st, x, r)

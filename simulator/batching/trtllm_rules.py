@@ -58,6 +58,10 @@ class TrtllmRules:
         """Those of a server that only generates: it has no prompts to reuse blocks for."""
         return replace(self, reuse=False)
 
+    def verifying(self) -> TrtllmRules:
+        """Those of a server with drafts, whose results are waited for."""
+        return replace(self, overlap=False)
+
     def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
         """The state before the first request, of so many blocks of `page` tokens a rank."""
         numbers = TrtNumbers(

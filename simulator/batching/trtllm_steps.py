@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from .clients import complete, lightest_rank
+from .drafts import drafts_of
+from .exact_state import Exact
 from .kv import KvRules, blocks_of
 from .state import (
     C_EMITTED,
@@ -22,26 +24,27 @@ from .state import (
     State,
 )
 from .stretch import record_gap, stamp
-from .trtllm_blocks import count_free, end, store, take_block
+from .trtllm_blocks import count_free, end, give_back, store, take_block
 from .trtllm_plan import decodes, plan_all
 from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
+from .verify import record_together, verified
 
 
-@compiled_part
-def plan_ranks(st: State, kv: KvRules, x: Trtllm, windows: I8, known: float) -> None:
+def plan_ranks(exact: Exact, st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
+    x = exact.trtllm
     plan_all(st, x, windows, known)
     for r in range(st.ranks.shape[0]):
         count_free(st, kv, x, r)
 
 
-@compiled_part
-def start_ranks(st: State, kv: KvRules, x: Trtllm, steps: int) -> None:
+def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
 
     Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
     ends in this step and 2 for one that goes on.
     """
+    x = exact.trtllm
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         size = int64(0)
@@ -51,7 +54,8 @@ def start_ranks(st: State, kv: KvRules, x: Trtllm, steps: int) -> None:
                 continue
             request = st.ints[i]
             prompt = request[I_CACHED] < request[I_TARGET]
-            request[I_CACHED] += tokens
+            if prompt or drafts_of(st) == 0:  # else what is accepted says
+                request[I_CACHED] += tokens
             kind = int64(0)
             if prompt:
                 kind = int64(1 if request[I_CACHED] >= request[I_TARGET] else 2)
@@ -71,20 +75,34 @@ def start_ranks(st: State, kv: KvRules, x: Trtllm, steps: int) -> None:
         x.waited[W_WAITED] = (x.waited[W_WAITED] + more) % x.rules.even_steps
 
 
+@compiled_given("st.spec", otherwise=lambda st, x, r, i, prompt: int64(1))
+def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
+    """Tokens that a step has brought a request; blocks of rejected drafts are free again."""
+    if prompt:
+        return int64(1)
+    request = st.ints[i]
+    count = verified(st, i, request[I_ROOM] - request[I_CACHED])
+    request[I_ROOM] = request[I_CACHED]
+    give_back(st, x, r, i, blocks_of(request[I_ROOM], x.rules.block))
+    return int64(count)
+
+
 @compiled_part
 def take_rank(
     st: State, x: Trtllm, r: int, first_end: float, now: float, closed_loop: bool
 ) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
-    gap, gaps = 0.0, int64(0)
+    gap, gaps, together = 0.0, int64(0), int64(0)
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
         paused = request[I_ROOM] == 0
         if request[I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
-        gap, gaps = stamp(st, i, 1, first_end, now, gap, gaps)
+        count = tokens_taken(st, x, r, i, kind > 0)
+        together += count - 1
+        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[I_GENERATED] == request[I_OUTPUT]:
             complete(st, i, now, closed_loop)
             if not paused:
@@ -92,6 +110,7 @@ def take_rank(
                 end(st, x, r, i, min(known, request[I_HASHED]))
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
@@ -100,11 +119,11 @@ def take_rank(
     own[T_FLIGHT] = 0
 
 
-@compiled_part
 def take_ranks(
-    st: State, kv: KvRules, x: Trtllm, first_end: float, now: float, closed_loop: bool
+    exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool
 ) -> None:
     """Process the results of every rank."""
+    x = exact.trtllm
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now, closed_loop)
         count_free(st, kv, x, r)
@@ -121,14 +140,16 @@ def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
     return int(blocks)
 
 
-@compiled_part
-def most_steps(st: State, x: Trtllm) -> int:
+def most_steps(exact: Exact, st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, and no prompt waits that could begin before. What is blocked by
     memory that is kept for others, or by a step's tokens, is so until one ends.
     """
+    x = exact.trtllm
     most, heeds = int64(1 << 40), False
+    if drafts_of(st) > 0:
+        return -1
     waits = x.rules.evicts or x.rules.wait_steps > 0 or x.rules.even
     for r in range(st.ranks.shape[0]):
         size = st.ranks[r, R_RUNNING]
@@ -159,7 +180,6 @@ def most_steps(st: State, x: Trtllm) -> int:
     return int(-most if heeds else most)
 
 
-@compiled_part
-def rank_for(st: State, x: Trtllm) -> int:
+def rank_for(exact: Exact, st: State) -> int:
     """The rank with the fewest requests takes the next."""
     return lightest_rank(st, 1)

@@ -64,14 +64,14 @@ class ExpertsApart:
         Between them and the devices that attend: of one device, one way.
     batches : int
         Micro-batches of a step, which go to and fro.
-    freed_bytes : float
-        Of the experts, on each device that attends, if it held them.
+    freed_bytes : tuple of float
+        Of the experts, on each device of a stage that attends, if it held them.
     """
 
     holder: Deployment
     link: LinkSpec
     batches: int
-    freed_bytes: float
+    freed_bytes: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ class Deployment:
     def elsewhere(self, stage: int) -> float:
         """Bytes of the experts of a stage for which a device has no slots."""
         if self.apart is not None:
-            return self.apart.freed_bytes
+            return self.apart.freed_bytes[stage]
         return elsewhere_bytes(self.store, self.experts, stage, self.run, self.system.name)
 
 

@@ -56,6 +56,11 @@ class ExpertPart:
             return self.placed.map.sites.slots
         return self.spec.routed.experts // self.ep
 
+    @property
+    def kept(self) -> bool:
+        """Whether an expert cache leaves it alone: what requests choose among is no expert."""
+        return self.spec.routed.by_request
+
     def expected(self, tokens: float, choices: float | None = None) -> Loads:
         """Expected loads of what the groups hold, group by group; see `Router.expected`."""
         if self.placed is not None:
@@ -214,7 +219,7 @@ def elsewhere_bytes(
     InputError
         More slots than experts on the devices of system `where`.
     """
-    parts = [part for part in experts if part.stage == stage]
+    parts = [part for part in experts if part.stage == stage and not part.kept]
     if store is None or not parts:
         return 0.0
     sizes = [part.expert_bytes(run) for part in parts]

@@ -6,23 +6,13 @@ Parts compose unless `PAIRS` says not: the table here is what refuses, and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from ...workloads.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One feature of a serving engine or a fleet.
-
-    Attributes
-    ----------
-    options : str
-        That ask for it.
-    title : str
-        A line on it.
-    """
+class Part(NamedTuple):
+    """One feature of a serving engine or a fleet: options that ask for it, and a line on it."""
 
     options: str
     title: str
@@ -52,43 +42,22 @@ PARTS: dict[str, Part] = {
     "derived-memory": Part("--memory derived", "bandwidth of each access pattern"),
 }
 
-_HOST_LINK = "both use a device's link to the host's memory; what one leaves the other is not known"
-_ONE_PLACE = "an expert lies in one place"
-_OWN_DRAFTS = (
-    "its scheduler has rules of its own for drafts, of which no measured schedule is known"
-)
-_OWN_TIERS = (
-    "it finds blocks in a tree of its own, and when that copies them elsewhere is not known"
-)
-_ONE_DOOR = "slots for adapters are dealt at the door of one engine that is always there"
-
 PAIRS: dict[tuple[str, str], str] = {
     ("sglang", "tensorrt-llm"): "an engine has one scheduler",
-    ("resident-experts", "experts-apart"): _ONE_PLACE,
-    ("expert-copies", "resident-experts"): _ONE_PLACE,
-    ("kv-tiers", "resident-experts"): _HOST_LINK,
-    ("kv-tiers", "resident-adapters"): _HOST_LINK,
-    ("resident-experts", "adapters"): _HOST_LINK,
-    ("resident-experts", "overlap"): "when in a layer an expert is waited for is not known",
+    ("resident-experts", "experts-apart"): "an expert lies in one place",
+    (
+        "resident-experts",
+        "overlap",
+    ): "a layer cut in two waits for experts twice, and engines that bring them cut none",
     ("overlap", "experts-apart"): "micro-batches that go to and fro are its overlap already",
     (
-        "pipeline",
-        "experts-apart",
-    ): "in which order stages take the devices with experts is not known",
-    ("adapters", "experts-apart"): "adapters of experts would lie on the other devices",
-    ("autoscale", "experts-apart"): "whether the devices with experts come and go too is not said",
+        "kv-tiers",
+        "sglang",
+    ): "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",
     (
         "kv-tiers",
-        "pipeline",
-    ): "when all stages have computed a block, so that it can leave, is not known",
-    ("drafts", "sglang"): _OWN_DRAFTS,
-    ("drafts", "tensorrt-llm"): _OWN_DRAFTS,
-    ("drafts", "adapters"): "which adapter each draft of a step uses is not drawn",
-    ("kv-tiers", "sglang"): _OWN_TIERS,
-    ("kv-tiers", "tensorrt-llm"): _OWN_TIERS,
-    ("resident-adapters", "two-pools"): _ONE_DOOR,
-    ("resident-adapters", "autoscale"): _ONE_DOOR,
-    ("resident-adapters", "failures"): _ONE_DOOR,
+        "tensorrt-llm",
+    ): "its tree offloads by priorities as it evicts; tiers keep blocks by last use",
 }
 """Pairs that are refused; all others run."""
 
@@ -118,31 +87,8 @@ def check_parts(given: Mapping[str, str]) -> None:
             raise InputError(given[one], f"cannot go with {given[other]}: {why}")
 
 
-class Deployed(Protocol):
-    """What tells the parts of a `deployment.Deployment`."""
-
-    @property
-    def speculation(self) -> Any: ...
-    @property
-    def pools(self) -> Any: ...
-    @property
-    def tenants(self) -> Any: ...
-    @property
-    def store(self) -> Any: ...
-    @property
-    def apart(self) -> Any: ...
-    @property
-    def placing(self) -> Any: ...
-    @property
-    def overlap(self) -> str: ...
-    @property
-    def layout(self) -> Any: ...
-    @property
-    def system(self) -> Any: ...
-
-
-def parts_of(d: Deployed) -> dict[str, str]:
-    """Parts of a deployment, and the options that ask for them."""
+def parts_of(d: Any) -> dict[str, str]:
+    """Parts of a `deployment.Deployment`, and the options that ask for them."""
     found: dict[str, str] = {}
     if d.speculation is not None:
         found["drafts"] = f"--speculative {d.speculation.asked}"

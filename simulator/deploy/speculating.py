@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...devices.spec import SystemSpec
+from ...workloads.adapters import without_adapters
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.routing import BY_REQUEST
 from ...workloads.speculators import SPECULATORS
 from ...workloads.speculators.asked import OPTION, RATES, Asked, check_rates
 from .deployment import Deployment
@@ -46,12 +48,17 @@ def speculating(
         return replace(sides[1], system=d.system, pools=sides)
     _check(d, asked)
     check_parts(parts_of(d) | {"drafts": f"{OPTION} {asked}"})
-    drafter = SPECULATORS[asked.method](d.model, asked.argument)
+    drafter = SPECULATORS[asked.method](without_adapters(d.model), asked.argument)
     draft = None
     if drafter.model is not None:
         draft = _beside(d, drafter.model, asked, routing, seed ^ DRAFT_SEED)
     speculation = Speculation(asked, rates, drafter.copies, drafter.on_host)
-    return replace(d, speculation=speculation, draft=draft, several=1 + asked.tokens)
+    several = 1 + asked.tokens
+    experts = tuple(
+        replace(p, router=replace(p.router, tilt=BY_REQUEST * several)) if p.kept else p
+        for p in d.experts  # requests choose for all tokens that a decode has in a step
+    )
+    return replace(d, speculation=speculation, draft=draft, several=several, experts=experts)
 
 
 def _check(d: Deployment, asked: Asked) -> None:

@@ -156,12 +156,12 @@ def check_apart(a: Apart) -> None:
     Raises
     ------
     InputError
-        Experts in attention, pipeline stages, processors that are devices of their own, or no experts.
+        Experts in attention, processors that are devices of their own, or no experts.
     """
     for d, flag in ((a.attention, "--attention-on"), (a.experts, "--experts-on")):
-        if d.pools or d.system.mapping.separate or d.system.mapping.pipeline or d.layout.pp > 1:
+        if d.pools or d.system.mapping.separate or d.system.mapping.pipeline:
             raise InputError(flag, f"{d.system.name} has a mapping of its own; use plain devices")
-    if any(layer.mixer.routed for layer in a.attention.model.layers):
+    if any(r and not r.by_request for r in (la.mixer.routed for la in a.attention.model.layers)):
         raise InputError("MODEL", f"{a.attention.model.name} has experts in its attention")
     if not a.experts.experts:
         raise InputError("MODEL", f"{a.experts.model.name} has no experts to put elsewhere")
@@ -176,7 +176,7 @@ def memories(a: Apart, context: int) -> Memories:
         Weights that do not fit; the message says of which group.
     """
     d = a.attention
-    own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d))
+    own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d)[0])
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
     return Memories(own.capacity, own.weights, sequence, *held_bytes(a.experts))
 
@@ -195,7 +195,13 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     ------
     CapacityError
         Weights or KV cache that do not fit.
+    InputError
+        Pipeline stages.
     """
+    if a.attention.layout.pp > 1:
+        raise InputError(
+            "--pp", "cannot go with --attention-on, which costs one stage; --experts-on takes it"
+        )
     ranks = a.attention.layout.dp
     each, over = divmod(sequences, ranks)
     dealt = [
@@ -360,11 +366,13 @@ def apart_of(
         part.routed.experts for layer in model.layers for part in layer.expert_parts
         if part.routed.spreads
     }  # fmt: skip
+    stages = options.pp or (None if settings is None else settings.pp) or 1
     for count in counts:
-        if count % experts.groups:
+        if experts.groups % stages or count % (experts.groups // stages):
+            of = "" if stages == 1 else f" of each of {stages} stages"
             raise InputError(
-                "--experts-on", f"{experts.name}: its {experts.groups} devices must divide the {count} "
-                "experts of a layer",
+                "--experts-on", f"{experts.name}: its {experts.groups // stages} devices{of} must divide the "
+                f"{count} experts of a layer",
             )  # fmt: skip
     plain = replace(
         options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
@@ -373,7 +381,9 @@ def apart_of(
     attend = deployed(model, attention, plain, settings, seed)
     hold = deployed(
         model, experts,
-        replace(options, tp=1, dp=None, ep=experts.groups if counts else None, overlap=None, all_to_all=None, placement=None),
+        replace(options, tp=1, dp=None, pp=stages, ep=experts.groups // stages if counts else None,
+                overlap=None, all_to_all=None, placement=None, adapters=None, adapter_rank=None,
+                adapters_resident=None, adapter_popularity=None),
         seed=seed,
     )  # fmt: skip
     try:

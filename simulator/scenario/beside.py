@@ -71,11 +71,8 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
         raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
     shared = settings.sharing
     given = {
-        "pipeline": ("--pp", (settings.pp or 1) > 1),
         "overlap": ("--overlap", (how.overlap or shared.overlap or "none") != "none"),
         "resident-experts": ("--experts-resident", how.experts_resident is not None),
-        "adapters": ("--adapters", how.adapters is not None),
-        "autoscale": ("--autoscale", scenario.fleet.autoscale is not None),
         "experts-apart": (OPTION, True),
     }
     check_parts({part: flag for part, (flag, there) in given.items() if there})

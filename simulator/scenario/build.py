@@ -97,12 +97,18 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
     """The policy with its limits; in a closed loop with room for all clients unless limited."""
     own, clients = scenario.serving, scenario.workload.closed_loop
     if own.engine is not None and own.policy is None:
-        return limited(base, own.token_budget, own.max_seqs)
-    sequences = own.max_seqs
-    if clients is not None and sequences is None:
-        sequences = min(max(256, clients), MAX_SEQUENCES)
-    name = base.name if own.policy is None else own.policy
-    return make_policy(name, own.token_budget, sequences)
+        policy = limited(base, own.token_budget, own.max_seqs)
+    else:
+        sequences = own.max_seqs
+        if clients is not None and sequences is None:
+            sequences = min(max(256, clients), MAX_SEQUENCES)
+        name = base.name if own.policy is None else own.policy
+        policy = make_policy(name, own.token_budget, sequences)
+    if own.part is None:
+        return policy
+    from ..batching.outside import read_part  # compiled code, which others start without
+
+    return replace(policy, part=read_part(own.part))
 
 
 def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
@@ -116,7 +122,8 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
         return settings
     engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs, version=version))
     cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)
-    return replace(settings, policy=engine.policy, cache=cache)
+    policy = replace(engine.policy, part=settings.policy.part)
+    return replace(settings, policy=policy, cache=cache)
 
 
 def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:

@@ -87,6 +87,7 @@ class EngineOptionsKeywords(TypedDict, total=False):
 
     policy: str | None
     engine: Name
+    part: str | None
     token_budget: int | None
     max_seqs: int | None
     max_model_len: int | None
@@ -214,6 +215,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):
     """Of a plan: some options may have several values, a list or a text with commas."""
 
     engine: Name
+    part: str | None
     max_seqs: int | None
     max_model_len: int | None
     prompt_room: int | None

@@ -101,6 +101,10 @@ class EngineOptions(Checked):
 
     policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
     engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
+    part: str | None = text(
+        "A part of the engine from outside, with its options; see docs/extending.md.",
+        "NAME:KEY=VALUE,...",
+    )
     token_budget: int | None = whole("Tokens of one step.", 1)
     max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
     max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")

@@ -2,13 +2,14 @@
 
 A request waits until its adapter lies in a slot, and holds it there until its last token: an adapter in
 use never leaves. Of those that nobody uses the one used longest ago goes. The link carries one adapter
-after another; requests whose adapter is there pass those that wait, as in vLLM's scheduler.
+after another; requests whose adapter is there pass those that wait, as in vLLM's scheduler. Each engine of
+a fleet has slots of its own, which a failure empties.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,8 +21,11 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.routing import make_router
 from ..deploy.deployment import Deployment
+from ..deploy.expert_parts import ExpertPart
 from ..expert_cache.store import tiers_of
 from .calls import call_at
+from .host_link import HostLink
+from .pools import Pools
 
 CHOICES = 0xADA
 """Sets the draws of requests that name no adapter apart from all others."""
@@ -29,50 +33,24 @@ CHOICES = 0xADA
 
 @dataclass(slots=True)
 class AdapterCounts:
-    """What requests asked of the slots.
+    """What requests asked of the slots."""
 
-    Attributes
-    ----------
-    asked, hits, loads : int
-        Requests, those whose adapter was in a slot or on its way, and adapters brought.
-    link_s, waited_s : float
-        Seconds that the link was busy, and that requests waited for adapters, all together.
-    """
-
+    # requests, those whose adapter was in a slot or on its way, and adapters brought
     asked: int = 0
     hits: int = 0
     loads: int = 0
+    # seconds that the link was busy, and that requests waited for adapters, all together
     link_s: float = 0.0
     waited_s: float = 0.0
 
 
 @dataclass(slots=True)
-class Shelf:
-    """Slots for adapters on one engine's devices.
+class Choices:
+    """Which adapter each request of a run uses, row by row."""
 
-    Attributes
-    ----------
-    env : simpy.Environment
-    tenants : Tenants
-    load_s : float
-        Seconds that the link takes for one adapter.
-    seed : int
-        Of the choices of requests that name none.
-    release : callable
-        Takes the row of a request whose adapter is there, and the time.
-    """
-
-    env: simpy.Environment
     tenants: Tenants
-    load_s: float
-    seed: int
-    release: Callable[[int, float], None]
-    counts: AdapterCounts = field(default_factory=AdapterCounts)
-    _names: list[int] = field(default_factory=list)  # adapter of each row
-    _ready: dict[int, float] = field(default_factory=dict)  # by adapter in a slot; last used last
-    _users: Counter[int] = field(default_factory=Counter)
-    _waiting: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    _free_s: float = 0.0
+    seed: int  # of the choices of requests that name none
+    names: list[int] = field(default_factory=list)
     _cumulative: npt.NDArray[np.float64] = field(init=False)
     _rng: np.random.Generator = field(init=False)
 
@@ -83,15 +61,37 @@ class Shelf:
     def read(self, block: RequestBlock) -> None:
         """Take in the adapters that requests name, or choose for them."""
         if block.adapters is not None:
-            self._names += block.adapters.tolist()
+            self.names += block.adapters.tolist()
             return
         drawn = np.searchsorted(self._cumulative, self._rng.random(len(block)), side="right")
-        self._names += np.minimum(drawn, self.tenants.adapters - 1).tolist()
+        self.names += np.minimum(drawn, self.tenants.adapters - 1).tolist()
 
-    def ask(self, row: int, now: float) -> None:
-        """A request arrives: it goes on at once, with its adapter, or when a slot is free."""
-        name = self._names[row]
+
+@dataclass(slots=True)
+class Shelf:
+    """Slots for adapters on one engine's devices."""
+
+    env: simpy.Environment
+    choices: Choices
+    link: HostLink
+    load_s: float  # seconds that the link takes for one adapter
+    counts: AdapterCounts  # of all engines together
+    # takes the row of a request whose adapter is there, the time and the tokens that come cached
+    release: Callable[[int, float, int], None]
+    # requests that wait for their adapter, and the tokens of each that come cached
+    asked: dict[int, int] = field(default_factory=dict)
+    _ready: dict[int, float] = field(
+        default_factory=dict
+    )  # when it is there by the link; last used last
+    _users: Counter[int] = field(default_factory=Counter)
+    _waiting: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    _life: int = 0
+
+    def ask(self, row: int, now: float, cached: int = 0) -> None:
+        """A request comes: it goes on at once, with its adapter, or when a slot is free."""
+        name = self.choices.names[row]
         self.counts.asked += 1
+        self.asked[row] = cached
         if name in self._ready:
             self.counts.hits += 1
             self._enter(row, name, now, now)
@@ -103,7 +103,7 @@ class Shelf:
 
     def done(self, row: int, now: float) -> None:
         """A request has completed; the first that waits takes the slot, if nobody needs it now."""
-        name = self._names[row]
+        name = self.choices.names[row]
         self._users[name] -= 1
         self._ready[name] = self._ready.pop(name)  # used last
         if self._users[name] or not self._waiting:
@@ -114,9 +114,15 @@ class Shelf:
         for waiting, since in self._waiting.pop(following):
             self._enter(waiting, following, since, now)
 
+    def lose(self) -> None:
+        """The devices have failed, or have been let go: nothing is in their slots, and nobody waits here."""
+        for kept in (self.asked, self._ready, self._users, self._waiting):
+            kept.clear()
+        self.link.free, self._life = 0.0, self._life + 1
+
     def _room(self) -> bool:
         """Whether a slot is free, once what nobody uses has left."""
-        if len(self._ready) < self.tenants.resident:
+        if len(self._ready) < self.choices.tenants.resident:
             return True
         idle = next((name for name in self._ready if not self._users[name]), None)
         if idle is None:
@@ -126,21 +132,33 @@ class Shelf:
 
     def _load(self, name: int, now: float) -> None:
         """Bring an adapter, behind those on the link."""
-        self._free_s = max(self._free_s, now) + self.load_s
-        self._ready[name] = self._free_s
+        self._ready[name] = self.link.take(now, self.load_s)
         self.counts.loads += 1
         self.counts.link_s += self.load_s
 
     def _enter(self, row: int, name: int, since: float, now: float) -> None:
         """Hold the adapter for a request, which goes on as soon as it is there."""
         self._users[name] += 1
-        at = self._ready[name] = self._ready.pop(name)
-        at = max(at, now)
-        self.counts.waited_s += at - since
+        there = self._ready[name] = self._ready.pop(name)
+        self._await(row, there, since, now)
+
+    def _await(self, row: int, there: float, since: float, now: float) -> None:
+        """Let a request go on once its adapter is there by the link's clock, which experts may hold up."""
+        life, at = self._life, max(there + self.link.experts_s(), now)
+
+        def come() -> None:
+            if self._life != life:
+                return
+            if there + self.link.experts_s() > at:
+                self._await(row, there, since, at)
+                return
+            self.counts.waited_s += at - since
+            self.release(row, at, self.asked.pop(row))
+
         if at <= self.env.now:
-            self.release(row, at)
-            return
-        call_at(self.env, at, lambda: self.release(row, at))
+            come()
+        else:
+            call_at(self.env, at, come)
 
 
 def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:
@@ -178,26 +196,6 @@ def load_seconds(d: Deployment) -> float:
     return host.latency_s + size / host.bandwidth_bytes_per_s
 
 
-def shelf_of(
-    env: simpy.Environment,
-    entry: Sequence[Deployment],
-    seed: int,
-    release: Callable[[int, float], None],
-) -> Shelf:
-    """Slots of the one engine of a run.
-
-    Raises
-    ------
-    InputError
-        Several engines, each of which would have slots of its own.
-    """
-    d = entry[0]
-    if len(entry) > 1:
-        raise InputError("--adapters-resident", "needs one engine: one replica, --dp 1")
-    assert d.tenants is not None
-    return Shelf(env, d.tenants, load_seconds(d), seed, release)
-
-
 def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
     """The same stream, refusing a request whose adapter there is none of."""
 
@@ -215,22 +213,26 @@ def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
     return replace(stream, blocks=blocks)
 
 
-def by_names(d: Deployment, stream: RequestStream) -> Deployment:
-    """The deployment whose steps use adapters as often as a stream's requests name them."""
-    assert d.tenants is not None
-    counts = np.zeros(d.tenants.adapters)
+def by_names(pools: Pools, stream: RequestStream) -> Pools:
+    """The nodes, whose steps use adapters as often as a stream's requests name them."""
+    tenants = pools.entry[0].tenants
+    assert tenants is not None
+    counts = np.zeros(tenants.adapters)
     for block in stream:
         if block.adapters is None:
-            return d
+            return pools
         counts += np.bincount(block.adapters, minlength=len(counts))
-    shares = counts / counts.sum()
-    experts = []
-    for part in d.experts:
-        if part.spec.routed.by_request:
-            prob = np.tile(shares, (len(part.router.prob), 1))
-            router = replace(
-                part.router, prob=prob, inclusion=prob.copy(), cumulative=np.cumsum(prob, axis=1)
-            )
-            part = replace(part, router=router)
-        experts.append(part)
-    return replace(d, experts=tuple(experts))
+    shares, changed = counts / counts.sum(), dict[int, Deployment]()
+
+    def named(part: ExpertPart) -> ExpertPart:
+        if not part.kept:
+            return part
+        prob = np.tile(shares, (len(part.router.prob), 1))
+        own = {"prob": prob, "inclusion": prob.copy(), "cumulative": np.cumsum(prob, axis=1)}
+        return replace(part, router=replace(part.router, **own))
+
+    for d in (*pools.entry, *pools.decode):
+        if id(d) not in changed:
+            changed[id(d)] = replace(d, experts=tuple(map(named, d.experts)))
+    entry, decode = (tuple(changed[id(d)] for d in side) for side in (pools.entry, pools.decode))
+    return replace(pools, entry=entry, decode=decode)

@@ -84,20 +84,12 @@ class Door:
     A class is full where as many of its requests wait as may, on all replicas together, or where on every
     replica that is up the first of them has waited too long. Requests that failures put back have been let
     in already.
-
-    Attributes
-    ----------
-    classes : sequence of RequestClass
-    nodes : Nodes
-    table : Table
-    gate : sequence of int
-        Rows of requests that wait for a replica that is up.
     """
 
     classes: Sequence[RequestClass]
     nodes: Nodes
     table: Table
-    gate: Sequence[int]
+    gate: Sequence[int]  # rows of requests that wait for a replica that is up
 
     def admits(self, row: int, now: float) -> bool:
         """Whether a request that comes now is let in."""

@@ -21,42 +21,23 @@ Process = Generator[simpy.Event, Any, None]
 
 @dataclass(slots=True)
 class Arrivals:
-    """Reads a stream and lets its requests arrive.
-
-    Attributes
-    ----------
-    table : Table
-    dealer : Dealer
-    sessions : Sessions
-        Lets requests come after others.
-    blocks : iterator of RequestBlock
-        The stream.
-    clients : int or None
-        Those of a closed loop.
-    whole : bool
-        Deal blocks before their requests arrive: nobody has to look at the nodes then, and the
-        engines release them in time. A closed loop is dealt so to a single engine, which plays
-        the clients itself.
-    again : bool
-        Whether failures may let prompts be computed again, with what has been generated.
-    readers : sequence of callable
-        Take in what blocks say of requests besides.
-    exhausted : bool
-        Whether all requests have been read.
-    drain : callable, optional
-        Lets go of what has completed, before each block.
-    """
+    """Reads a stream and lets its requests arrive."""
 
     table: Table
     dealer: Dealer
-    sessions: Sessions
-    blocks: Iterator[RequestBlock]
-    clients: int | None
+    sessions: Sessions  # lets requests come after others
+    blocks: Iterator[RequestBlock]  # the stream
+    clients: int | None  # those of a closed loop
+    # deal blocks before their requests arrive: nobody has to look at the nodes then, and the
+    # engines release them in time. A closed loop is dealt so to a single engine, which plays the
+    # clients itself.
     whole: bool
+    # whether failures may let prompts be computed again, with what has been generated
     again: bool = False
+    # take in what blocks say of requests besides
     readers: Sequence[Callable[[RequestBlock], None]] = ()
-    exhausted: bool = False
-    drain: Callable[[], None] | None = None
+    exhausted: bool = False  # whether all requests have been read
+    drain: Callable[[], None] | None = None  # lets go of what has completed, before each block
     _in_flight: int = 0  # of a closed loop, thinking ones too
     _backlog: Iterator[int] = field(default_factory=lambda: iter(()))
 

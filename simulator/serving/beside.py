@@ -23,24 +23,13 @@ LATENCY = "round trip"
 
 @dataclass(slots=True)
 class Side:
-    """Devices that hold the experts of one engine.
+    """Devices that hold the experts of one engine."""
 
-    Attributes
-    ----------
-    deployment : Deployment
-        The model on them.
-    course : Course
-        Their work and its energy over time, under their boards' own limit.
-    width : int
-        Columns of the engine's log that are of its own devices.
-    logs : list of array
-        Of kept stretches: energy of the work [J], and busy device-seconds of each processor.
-    """
-
-    deployment: Deployment
+    deployment: Deployment  # the model on them
     slots: Slots
-    course: Course
-    width: int
+    course: Course  # their work and its energy over time, under their boards' own limit
+    width: int  # columns of the engine's log that are of its own devices
+    # of kept stretches: energy of the work [J], and busy device-seconds of each processor
     logs: list[F8] = field(default_factory=list)
     _joules: float = 0.0
 

@@ -31,17 +31,10 @@ def check_hashes(kv: KvRules, block: RequestBlock) -> None:
 
 @dataclass(slots=True)
 class Contents:
-    """Numbers of the hashes that a trace tells, in order of their first use.
-
-    Attributes
-    ----------
-    numbers : dict of hashable to int
-    used : int
-        Entries of `Pool.hashes` that are taken.
-    """
+    """Numbers of the hashes that a trace tells, in order of their first use."""
 
     numbers: dict[Hashable, int] = field(default_factory=dict)
-    used: int = 0
+    used: int = 0  # entries of `Pool.hashes` that are taken
 
     def name(self, block: RequestBlock, state: State, pool: Pool) -> State:
         """Name the content of requests just added: by a trace's hashes, or their session."""

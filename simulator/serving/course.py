@@ -24,23 +24,15 @@ so that a run of any length takes as little room. Totals stay exact at the ends 
 
 @dataclass(slots=True)
 class Course:
-    """Running totals of one engine, at the ends of its stretches.
+    """Running totals of one engine, at the ends of its stretches."""
 
-    Attributes
-    ----------
-    board : Board
-        Of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
-        long as a board's controller averages over; see `devices.power.board`).
-    devices : float or None
-        How many they are, where they may run two things at once: all that they run counts as busy
-        once.
-    among : int
-        Engines that share the room for `ALL_ROWS`.
-    """
-
+    # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
+    # long as a board's controller averages over; see `devices.power.board`)
     board: Board
+    # how many they are, where they may run two things at once: all that they run counts as busy
+    # once
     devices: float | None = None
-    among: int = 1
+    among: int = 1  # engines that share the room for `ALL_ROWS`
     _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
     _kept: int = 0
     _nominal: float = 0.0

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import overload
 
 import numpy as np
 
 from ...workloads.requests import RequestBlock
+from .adapters import AdapterCounts, Choices, Shelf, load_seconds
 from .faults import check_restarts
+from .host_link import HostLink
 from .nodes import Node, Nodes
 from .prefixes import Prompt, prompt_of
 from .routers import Load, Route, asks_prefix, round_robin
@@ -21,39 +24,23 @@ UNSEEN = Load(0, 0)
 
 @dataclass(slots=True)
 class Dealer:
-    """Puts requests on nodes.
-
-    Attributes
-    ----------
-    table : Table
-    nodes : Nodes
-    route : Route
-        Chooses a node.
-    entrance : callable, optional
-        What requests pass before they are admitted: takes a row and the time.
-    told : callable, optional
-        Is told of each request that has been given to a node.
-    door : callable, optional
-        Whether a request that arrives is let in at all: takes a row and the time.
-    gate : deque of int
-        Requests that wait because no entry node is up, or has room.
-    dealt : int
-        Requests dealt so far.
-    restarts : Counter
-        How often each request has been put back because of a failure.
-    kept : dict of int to float
-        Of two pools: KV bytes of one device that its present node keeps for a request.
-    """
+    """Puts requests on nodes."""
 
     table: Table
     nodes: Nodes
-    route: Route
+    route: Route  # chooses a node
+    # what requests pass before they are admitted: takes a row and the time
     entrance: Callable[[int, float], None] | None = None
+    # is told of each request that has been given to a node
     told: Callable[[Node, int], None] | None = None
+    # whether a request that arrives is let in at all: takes a row and the time
     door: Callable[[int, float], bool] | None = None
+    # requests that wait because no entry node is up, or has room
     gate: deque[int] = field(default_factory=deque)
-    dealt: int = 0
+    dealt: int = 0  # requests dealt so far
+    # how often each request has been put back because of a failure
     restarts: Counter[int] = field(default_factory=Counter)
+    # of two pools: KV bytes of one device that its present node keeps for a request
     kept: dict[int, float] = field(default_factory=dict)
     _homes: dict[int, Node] = field(default_factory=dict)  # where a session's last request ran
 
@@ -137,7 +124,26 @@ class Dealer:
         node = self._homes.get(int(self.table.session[row]))
         return next((i for i, n in enumerate(up) if n is node), None)
 
+    def shelve(self, seed: int) -> tuple[Choices, AdapterCounts]:
+        """Give every node slots for adapters; which of these requests use, and what they ask of all slots."""
+        tenants, counts = self.nodes.entry[0].engine.deployment.tenants, AdapterCounts()
+        assert tenants is not None
+        choices = Choices(tenants, seed)
+        for node in self.nodes.all:
+            engine, queue = node.engine, partial(self.queue, node)
+            how = HostLink(engine), load_seconds(engine.deployment), counts, queue, node.asked
+            node.shelf = Shelf(self.nodes.env, choices, *how)
+        return choices, counts
+
     def submit(self, node: Node, row: int, now: float, cached: int) -> None:
+        """Give a request to a node, which queues it once its adapter is there."""
+        node.held_tokens += int(self.table.input_tokens[row])
+        if node.shelf is None:
+            self.queue(node, row, now, cached)
+        else:
+            node.shelf.ask(row, now, cached)
+
+    def queue(self, node: Node, row: int, now: float, cached: int) -> None:
         """Queue a request on a node; of two pools the first brings forth the next token only."""
         table = self.table
         generated = int(table.generated[row])
@@ -147,7 +153,6 @@ class Dealer:
         stamps = float(table.first_s[row]), float(table.last_s[row])
         node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
         node.rows.append(row)
-        node.held_tokens += int(table.input_tokens[row])
         if self.told is not None:
             self.told(node, row)
         self.nodes.wake(node)

@@ -66,30 +66,16 @@ class Sketch:
 
 @dataclass(slots=True)
 class Drained:
-    """What is kept of requests that were let go.
+    """What is kept of requests that were let go."""
 
-    Attributes
-    ----------
-    count : int
-        Requests that have completed.
-    end_s : float
-        When the last of them did.
-    ttft, tpot, e2e : Sketch
-    every : int
-        One of so many is in the sample.
-    sample : list of Requests
-    file : file or None
-        Their columns, block by block, where all are asked for.
-    """
-
-    count: int = 0
-    end_s: float = 0.0
+    count: int = 0  # requests that have completed
+    end_s: float = 0.0  # when the last of them did
     ttft: Sketch = field(default_factory=Sketch)
     tpot: Sketch = field(default_factory=Sketch)
     e2e: Sketch = field(default_factory=Sketch)
-    every: int = 2
+    every: int = 2  # one of so many is in the sample
     sample: list[Requests] = field(default_factory=list)
-    file: IO[bytes] | None = None
+    file: IO[bytes] | None = None  # their columns, block by block, where all are asked for
 
     def __del__(self) -> None:
         """The file goes with what tells of it."""
@@ -140,22 +126,12 @@ class Drained:
 
 @dataclass(slots=True)
 class Drain:
-    """Lets go of a run's requests.
+    """Lets go of a run's requests."""
 
-    Attributes
-    ----------
-    nodes, table
-        Those of the driver.
-    whole : bool
-        Whether all requests are asked for, block by block.
-    drained : Drained or None
-        None while all are kept.
-    """
-
-    nodes: Nodes
+    nodes: Nodes  # those of the driver
     table: Table
-    whole: bool
-    drained: Drained | None = None
+    whole: bool  # whether all requests are asked for, block by block
+    drained: Drained | None = None  # none while all are kept
     _low: int = 0  # rows below have been let go
 
     @classmethod

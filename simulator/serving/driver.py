@@ -10,7 +10,7 @@ compiled call (`played`), to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -24,7 +24,7 @@ from ..batching.loop import REACHED
 from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from .adapters import Shelf, shelf_of
+from .adapters import AdapterCounts
 from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .autoscale import OPTION, Autoscale
@@ -208,11 +208,11 @@ class Driver:
         decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        self.shelf, self.queue = self._stages(stream, seed)
+        self.adapters: AdapterCounts | None = None
+        readers = self._stages(stream, seed)
         self.sessions = Sessions(env, table, self.dealer)
         judged = self.dealer.looks or self.dealer.door is not None
         whole = self.alone or not (staged or scaled or self.always or faults or judged)
-        readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
             table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
             readers,
@@ -236,20 +236,21 @@ class Driver:
             return None
         return Played.of(self.nodes, self.table, self.arrivals)
 
-    def _stages(self, stream: RequestStream, seed: int) -> tuple[Shelf | None, EncoderQueue | None]:
-        """What requests pass before they reach an engine: a door, their images, then their adapter."""
+    def _stages(self, stream: RequestStream, seed: int) -> list[Callable[[RequestBlock], None]]:
+        """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
         pools, dealer = self.pools, self.dealer
-        shelf = queue = None
+        readers: list[Callable[[RequestBlock], None]] = []
+        self.encoding: EncoderQueue | None = None
         if bounded(stream) and not self.alone:
             dealer.door = Door(stream.classes, self.nodes, self.table, dealer.gate).admits
         if _swapped(pools):
-            nodes = (*pools.entry, *pools.decode)
-            shelf = shelf_of(self.env, nodes, seed, dealer.admit)
-            dealer.entrance = shelf.ask
+            choices, self.adapters = dealer.shelve(seed)
+            readers.append(choices.read)
         if pools.encoder is not None:
-            queue = EncoderQueue(self.env, pools.encoder, dealer.entrance or dealer.admit)
-            dealer.entrance = queue.ask
-        return shelf, queue
+            self.encoding = EncoderQueue(self.env, pools.encoder, dealer.admit)
+            dealer.entrance = self.encoding.ask
+            readers.append(self.encoding.read)
+        return readers
 
     def _scaler(self, autoscale: Autoscale | None, decodes: bool) -> Scaler | None:
         """What decides how many replicas there are, of the nodes that requests arrive at or the others."""
@@ -335,8 +336,7 @@ class Driver:
         return Served(
             [node.engine for node in nodes], self.table, self._completed(), self.warm_s,
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
-            None if self.shelf is None else self.shelf.counts,
-            None if self.queue is None else self.queue.counts,
+            self.adapters, None if self.encoding is None else self.encoding.counts,
             *self._scalings(), None if self.drain is None else self.drain.end(),
         )  # fmt: skip
 
@@ -361,14 +361,14 @@ class Driver:
         for place in node.newly_done():
             row = node.rows[place]
             node.rows[place] = -1
+            if node.shelf is not None:
+                node.shelf.done(row, node.clock)
             table.take_over(node.engine, place, row)
             if table.generated[row] < table.output_tokens[row]:
                 self.transfers.ready.append((row, node, node.life))
             else:
                 node.forget(self.dealer.kept.get(row, 0.0))
                 self.delivered += 1
-                if self.shelf is not None:
-                    self.shelf.done(row, node.clock)
                 followed = self.sessions.completed(row)
                 self.arrivals.completed(followed, node.clock)
         self._note(node.clock)

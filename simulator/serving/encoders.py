@@ -30,19 +30,12 @@ from .calls import call_at
 
 @dataclass(slots=True)
 class EncoderCounts:
-    """What requests asked of the encoder.
-
-    Attributes
-    ----------
-    devices : int
-    images : int
-    busy_s, waited_s : float
-        Seconds that its devices were busy, and that requests with images waited for theirs, the
-        encoding itself among them; all together.
-    """
+    """What requests asked of the encoder."""
 
     devices: int
     images: int = 0
+    # seconds that its devices were busy, and that requests with images waited for theirs, the
+    # encoding itself among them; all together
     busy_s: float = 0.0
     waited_s: float = 0.0
 
@@ -153,18 +146,11 @@ def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
 
 @dataclass(slots=True)
 class EncoderQueue:
-    """Requests that wait for their images.
-
-    Attributes
-    ----------
-    env : simpy.Environment
-    encoder : Encoder
-    release : callable
-        Takes the row of a request whose images are encoded, and the time.
-    """
+    """Requests that wait for their images."""
 
     env: simpy.Environment
     encoder: Encoder
+    # takes the row of a request whose images are encoded, and the time
     release: Callable[[int, float], None]
     counts: EncoderCounts = field(init=False)
     _images: list[int] = field(default_factory=list)

@@ -258,7 +258,7 @@ class Engine:
         """
         spare = self.limits.spare
         if self.exact is not None and self.policy.rules is not None:
-            spare = self.policy.rules.spare(self.kv.block)
+            spare += self.policy.rules.spare(self.kv.block)
         check_fits(
             self.kv, block.input_tokens, block.output_tokens + spare, block.request_id,
             self.deployment.system.name,
@@ -283,7 +283,7 @@ class Engine:
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
         if self.exact is not None and self.policy.rules is not None:
-            self.width = max(self.width, -(-tokens // self.kv.block))
+            self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
             self.exact = self.policy.rules.widen(self.exact, self.width)
         elif self.state.pool is not None:
             tokens += self.plan.stages - 1 + self.limits.spare

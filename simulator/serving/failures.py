@@ -27,25 +27,14 @@ MOST_FAILURES = 1_000_000
 
 @dataclass(slots=True)
 class Failures:
-    """Lets nodes fail and come back.
-
-    Attributes
-    ----------
-    nodes : Nodes
-    table : Table
-    dealer : Dealer
-    transfers : Transfers
-    faults : Faults
-    failures : int
-        Nodes that failed.
-    """
+    """Lets nodes fail and come back."""
 
     nodes: Nodes
     table: Table
     dealer: Dealer
     transfers: Transfers
     faults: Faults
-    failures: int = 0
+    failures: int = 0  # nodes that failed
 
     def start(self, env: simpy.Environment, seed: int) -> None:
         """Begin at time 0; `seed` is that of random failures."""
@@ -93,4 +82,4 @@ class Failures:
         self.table.take_over_all(node.engine, places, rows, arrivals=False)
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
         lost: list[int] = rows[unfinished].tolist()
-        return lost
+        return [*lost, *node.asked]

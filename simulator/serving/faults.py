@@ -28,22 +28,13 @@ def check_restarts(request: int, failures: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """Failures of replicas; a fault takes effect at the end of the step that it falls into.
+    """Failures of replicas; a fault takes effect at the end of the step that it falls into."""
 
-    Attributes
-    ----------
-    at : tuple of (int, float)
-        Replica and time [s] of single failures.
-    mtbf_s : float or None
-        Mean time between failures of one replica, `limits.MIN_MTBF_S` or more; gaps are exponential.
-        None = none at random.
-    repair_s : float
-        Time until a failed replica, empty, takes requests again.
-    """
-
-    at: tuple[tuple[int, float], ...] = ()
+    at: tuple[tuple[int, float], ...] = ()  # replica and time [s] of single failures
+    # mean time between failures of one replica, `limits.MIN_MTBF_S` or more; gaps are exponential.
+    # None = none at random.
     mtbf_s: float | None = None
-    repair_s: float = 0.0
+    repair_s: float = 0.0  # time until a failed replica, empty, takes requests again
 
     def __post_init__(self) -> None:
         for what, value in (("--mtbf", self.mtbf_s), ("--repair", self.repair_s)):

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 from ..batching.exact import advance_exact
-from ..batching.exact_state import Exact
-from ..batching.kv import KvRules
 from ..batching.loop import advance
-from ..batching.pipeline import Pipe, advance_pipeline
-from ..batching.policies import Limits
-from ..batching.state import State
-from ..step.books import Books
-from ..step.lowering import Plan
+from ..batching.pipeline import advance_pipeline
 
 
-class Steps(Protocol):
-    """What an engine's steps run on; see `engine.Engine`."""
-
-    plan: Plan
-    limits: Limits
-    kv: KvRules
-    state: State
-    books: Books
-    clients: int | None
-    exact: Exact | None
-    pipe: Pipe | None
-
-
-def advance_engine(engine: Steps, until: float, goal: int) -> int:
-    """Run compiled steps until something is to be done outside; why they stopped, see `loop.advance`."""
+def advance_engine(engine: Any, until: float, goal: int) -> int:
+    """Run compiled steps of an `engine.Engine` until something is to be done outside; why they stopped, see `loop.advance`."""
     what = engine.plan, engine.limits, engine.kv, engine.state, engine.books
     how = until, engine.clients is not None, goal
     if engine.exact is not None:

@@ -32,6 +32,7 @@ from ..batching.state import (
     R_LATE,
     R_WAITING,
 )
+from .adapters import Shelf
 from .calls import call_at
 from .engine import Engine
 from .pages import give_back
@@ -50,63 +51,36 @@ def no_rows() -> array[int]:
 
 @dataclass(slots=True)
 class Node:
-    """One engine with what the driver knows of it.
+    """One engine with what the driver knows of it."""
 
-    Attributes
-    ----------
-    index : int
-        Its number among the nodes; entry nodes come first.
-    engine : Engine
-    ports : Ports
-        Its ends of the link between two pools.
-    rows : array of int
-        Request of each row of the engine's state; -1 once it has been taken over.
-    up : bool
-        Whether it takes requests.
-    ready : bool
-        Whether the router may send it requests: not before it has started, nor while it drains.
-    life, earlier : int
-        Failures so far, which tells whether what was sent to or from it is still there; requests
-        that completed before the last of them.
-    inbound : int
-        Requests whose cache is on its way.
-    promised : float
-        KV bytes of one device kept for requests that are here, come, or have a cache parked here.
-    delivered, gone : int
-        Completions that have had their effects, and those that a router has seen.
-    held_tokens : int
-        Prompt tokens of requests that a router has not seen come back.
-    sent : Sent or None
-        What the router remembers of it, where its rule asks.
-    apart : int
-        Most that the counters of two tenants differed by before its latest failure.
-    mark, at : array
-        What engines on one clock know of each other, its row of `Fleet.marks` and of `Fleet.clock`.
-    stale : set of int
-        Nodes whose engine's state may have been replaced, see `together`.
-    low : int
-        Rows of the engine's state below which all have been let go, see `draining`.
-    """
-
-    index: int
+    index: int  # its number among the nodes; entry nodes come first
     engine: Engine
-    ports: Ports = field(init=False)
+    ports: Ports = field(init=False)  # its ends of the link between two pools
+    # request of each row of the engine's state; -1 once it has been taken over
     rows: array[int] = field(default_factory=no_rows)
-    up: bool = True
+    up: bool = True  # whether it takes requests
+    # whether the router may send it requests: not before it has started, nor while it drains
     ready: bool = True
+    # failures so far, which tells whether what was sent to or from it is still there; requests that
+    # completed before the last of them
     life: int = 0
     earlier: int = 0
-    inbound: int = 0
+    inbound: int = 0  # requests whose cache is on its way
+    # KV bytes of one device kept for requests that are here, come, or have a cache parked here
     promised: float = 0.0
-    delivered: int = 0
+    delivered: int = 0  # completions that have had their effects, and those that a router has seen
     gone: int = 0
-    held_tokens: int = 0
-    sent: Sent | None = None
-    apart: int = 0
+    held_tokens: int = 0  # prompt tokens of requests that a router has not seen come back
+    sent: Sent | None = None  # what the router remembers of it, where its rule asks
+    shelf: Shelf | None = None  # slots for adapters, where not all fit
+    asked: dict[int, int] = field(default_factory=dict)  # see `Shelf`
+    apart: int = 0  # most that the counters of two tenants differed by before its latest failure
+    # what engines on one clock know of each other, its row of `Fleet.marks` and of `Fleet.clock`
     mark: I8 = field(default_factory=lambda: np.zeros(NUM_MARKS, dtype=np.int64))
     at: F8 = field(default_factory=lambda: np.zeros(1))
+    # nodes whose engine's state may have been replaced, see `together`
     stale: set[int] = field(default_factory=set)
-    low: int = 0
+    low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     _whole: KvRules | None = None
 
     def __post_init__(self) -> None:
@@ -154,7 +128,7 @@ class Node:
                 break
             self.held_tokens -= int(state.ints[place, I_INPUT])
             self.gone += 1
-        submitted = int(counters[C_SUBMITTED])
+        submitted = int(counters[C_SUBMITTED]) + len(self.asked)
         waiting = submitted - int(counters[C_RELEASED]) + sum(state.ranks[:, R_WAITING].tolist())
         running = submitted - self.gone - waiting
         if prompt is None:
@@ -188,6 +162,8 @@ class Node:
         self.rows, self.life, self.clock = no_rows(), self.life + 1, now
         self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
         self.held_tokens, self.sent = 0, None
+        if self.shelf is not None:
+            self.shelf.lose()
 
     def apart_now(self) -> int:
         """Most that the virtual counters of two tenants in its queue have differed by."""
@@ -197,7 +173,7 @@ class Node:
     @property
     def live(self) -> int:
         """Requests here whose completion has not been delivered."""
-        return self.engine.submitted - self.delivered
+        return self.engine.submitted - self.delivered + len(self.asked)
 
     @property
     def capacity(self) -> float:
@@ -244,9 +220,8 @@ class Node:
         low = self.low + int(going.argmax()) if going.any() else len(rows)
         most = state.running.shape[1] // 3
         for rank, late in zip(state.running, state.ranks[:, R_LATE], strict=True):
-            low = min(
-                low, int(rank[most : most + late].min(initial=low))
-            )  # what they hold is to be dropped
+            # What they hold is to be dropped.
+            low = min(low, int(rank[most : most + late].min(initial=low)))
         for kept in (state.ints, state.floats, rows):
             give_back(kept, self.low, low)
         self.low = state.counters[C_LOW] = max(low, self.low)
@@ -254,41 +229,24 @@ class Node:
 
 @dataclass(slots=True)
 class Nodes:
-    """All nodes of a run, and the clock that they share.
-
-    Attributes
-    ----------
-    env : simpy.Environment
-    table : Table
-    entry, decode : list of Node
-        Nodes that requests arrive at, and those that go on after the first token.
-    stops : bool
-        Whether engines stop at completions; `on_completion` is then called at their time.
-    level : bool
-        Whether engines see each other's caches, and so run level with each other.
-    goal : int
-        Of a single engine: completions at which it stops and `on_goal` is called.
-    ended : bool
-        Whether nothing is to run any more.
-    report : callable or None
-        Called every now and then while engines run.
-    together : Together or None
-        Several engines of one kind, which run in one compiled call.
-    """
+    """All nodes of a run, and the clock that they share."""
 
     env: simpy.Environment
     table: Table
-    entry: list[Node]
+    entry: list[Node]  # nodes that requests arrive at, and those that go on after the first token
     decode: list[Node]
     on_completion: Callable[[Node], None]
     on_goal: Callable[[float], None]
+    # whether engines stop at completions; `on_completion` is then called at their time
     stops: bool = False
-    goal: int = 0
-    ended: bool = False
-    report: Callable[[], None] | None = None
+    goal: int = 0  # of a single engine: completions at which it stops and `on_goal` is called
+    ended: bool = False  # whether nothing is to run any more
+    report: Callable[[], None] | None = None  # called every now and then while engines run
     _busy: list[tuple[float, int]] = field(default_factory=list)
+    # whether engines see each other's caches, and so run level with each other
     level: bool = field(init=False)
     _all: list[Node] = field(init=False)
+    # several engines of one kind, which run in one compiled call
     together: Together | None = field(init=False)
 
     def __post_init__(self) -> None:

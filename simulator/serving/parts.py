@@ -23,6 +23,8 @@ def engine_parts(d: Deployment, policy: Policy, cache: CacheSettings | None) -> 
         found["sglang"] = whose
     if isinstance(policy.rules, TrtllmRules):
         found["tensorrt-llm"] = whose
+    if policy.part is not None:
+        found[policy.part.name] = policy.part.option
     return found
 
 

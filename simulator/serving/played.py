@@ -63,20 +63,12 @@ def _double(engine: Engine) -> None:
 
 @dataclass(slots=True)
 class Played:
-    """A run that is played so.
+    """A run that is played so."""
 
-    Attributes
-    ----------
-    nodes, table, arrivals
-        Those of the driver.
-    rule : int
-        Of its router.
-    """
-
-    nodes: Nodes
+    nodes: Nodes  # those of the driver
     table: Table
     arrivals: Arrivals
-    rule: int
+    rule: int  # of its router
     play: Play = field(init=False)
     _numbers: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
     _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
-from ..deploy.apart import devices_apart
+from ..deploy.apart import devices_apart, devices_of
 from ..deploy.deployment import Deployment
 from .course import X_STEPPING, totals_at
 from .engine import Engine
@@ -22,11 +22,6 @@ from .record import KvMoves, PoolRun
 from .replicas import Scaling
 from .served import Served
 from .steady import Window
-
-
-def devices_of(deployment: Deployment) -> int:
-    """Devices of a system, all its independent engines together."""
-    return deployment.system.devices_per_node * deployment.system.nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +62,22 @@ def boards_of(
     served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]
 ) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
-    pools, beside = served.pools, _beside(served.engines)
+    pools = served.pools
+    beside = _beside(served.engines, None if pools.decode else scalings[0])
     if not pools.decode:
         curves = [engine.curve() for engine in served.engines]
         devices = devices_of(deployment) * copies
-        return [_boards(deployment.device.board, devices, curves, scalings[0]), *beside]
+        here = devices_of(deployment)
+        return [_boards(deployment.device.board, devices, curves, scalings[0], here), *beside]
     first = len(pools.entry)
     out: list[Boards] = []
     for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
         board = nodes[0].engine.deployment.device.board
-        more = _boards(board, _devices(nodes), [node.engine.curve() for node in nodes], own)
+        here, curves = (
+            devices_of(nodes[0].engine.deployment),
+            [node.engine.curve() for node in nodes],
+        )
+        more = _boards(board, _devices(nodes), curves, own, here)
         if out and out[0].board == board:
             one = out.pop()
             more = Boards(
@@ -87,20 +88,23 @@ def boards_of(
     return out + beside
 
 
-def _beside(engines: list[Engine]) -> list[Boards]:
+def _beside(engines: list[Engine], scaling: Scaling | None) -> list[Boards]:
     """Devices that hold experts alone; they emit nothing."""
     found = [(engine, engine.beside) for engine in engines if engine.beside is not None]
     if not found:
         return []
     devices = sum(devices_apart(engine.deployment) for engine, _ in found)
     curves = [side.course.curve(engine.now, 0) for engine, side in found]
-    return [_boards(found[0][1].course.board, devices, curves, None)]
+    return [_boards(found[0][1].course.board, devices, curves, scaling, devices // len(found))]
 
 
-def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None) -> Boards:
+def _boards(
+    board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None, each: int
+) -> Boards:
+    """All of some devices, of which a replica has so many; of those that come and go when they are there."""
     if own is None:
         return Boards(board, devices, curves, devices)
-    return Boards(board, devices, curves, 0, (own,))
+    return Boards(board, devices, curves, 0, (replace(own, devices=each),))
 
 
 def _devices(nodes: list[Node]) -> int:

@@ -79,23 +79,16 @@ class Ports:
 
     A port is made of those of the rank's devices, which work together. Which rank a request comes
     from or goes to is the engine's own matter: the port that is free first takes its cache.
-
-    Attributes
-    ----------
-    free_s : list of float
-        When each port has sent or received all bytes of the caches that it has been given [s].
-    last_s : list of float
-        When the last of them was there [s]; later than `free_s` where a prompt's last layer was
-        waited for. A cache takes the earliest of either list, whichever port it is: so a slower link
-        never brings one earlier.
-    busy_s : float
-        Seconds that caches took, of all ports.
     """
 
     count: int
+    # when each port has sent or received all bytes of the caches that it has been given [s]
     free_s: list[float] = field(init=False)
+    # when the last of them was there [s]; later than `free_s` where a prompt's last layer was
+    # waited for. A cache takes the earliest of either list, whichever port it is: so a slower link
+    # never brings one earlier.
     last_s: list[float] = field(init=False)
-    busy_s: float = 0.0
+    busy_s: float = 0.0  # seconds that caches took, of all ports
 
     def __post_init__(self) -> None:
         self.free_s, self.last_s = [0.0] * self.count, [0.0] * self.count

@@ -16,21 +16,13 @@ from .table import Table
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Content of a request as a router can name it.
+    """Content of a request as a router can name it."""
 
-    Attributes
-    ----------
-    tokens, length : int
-        Of the prompt, and with the output.
-    pieces : sequence of hashable
-        Content of the prompt's pieces, each named with all before it; of a session its name alone.
-    piece : int
-        Tokens of each; 0 where the only piece is a session, which is as long as it was sent.
-    """
-
-    tokens: int
+    tokens: int  # of the prompt, and with the output
     length: int
+    # content of the prompt's pieces, each named with all before it; of a session its name alone
     pieces: Sequence[Hashable] = ()
+    # tokens of each; 0 where the only piece is a session, which is as long as it was sent
     piece: int = 0
 
 
@@ -47,18 +39,10 @@ def prompt_of(table: Table, row: int) -> Prompt:
 
 @dataclass(slots=True)
 class Sent:
-    """What was sent to one replica, least recent first, as much as its cache can hold.
+    """What was sent to one replica, least recent first, as much as its cache can hold."""
 
-    Attributes
-    ----------
-    capacity : int
-        Tokens that the replica's cache holds; 0 where it finds nothing again.
-    kept : int
-        Tokens on the list.
-    """
-
-    capacity: int
-    kept: int = 0
+    capacity: int  # tokens that the replica's cache holds; 0 where it finds nothing again
+    kept: int = 0  # tokens on the list
     _pieces: OrderedDict[Hashable, int] = field(default_factory=OrderedDict)
 
     def found(self, prompt: Prompt) -> int:

@@ -73,14 +73,17 @@ def run(
         )
     if deployment.tenants is not None:
         stream = known(stream, deployment.tenants)
-        deployment = by_names(deployment, stream)
     fleet, clients = fleet or Fleet(), stream.closed_loop
     if clients is not None and not deployment.pools and clients < deployment.replicas:
         raise InputError(
             "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
         )
+    pools = pools or pools_of(deployment, fleet)
+    if deployment.tenants is not None:
+        pools = by_names(pools, stream)
+        deployment = deployment if pools.decode else pools.entry[0]
     served = serve(
-        pools or pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
+        pools, policy, stream, router=fleet.router, faults=fleet.faults,
         seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
         stop=stop, steps=steps, autoscale=fleet.autoscale,
     )  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 import simpy
 
 from ..batching.state import F8, F_FIRST
+from ..deploy.apart import devices_apart, devices_of
 from .autoscale import Autoscale
 from .calls import call_at
 from .dealing import Dealer
@@ -34,42 +35,21 @@ TOLERANCE = 0.1
 
 @dataclass(slots=True)
 class Replica:
-    """One copy of the system.
-
-    Attributes
-    ----------
-    index : int
-    nodes : list of Node
-        Its independent engines.
-    phase : str or None
-        None while it holds no devices.
-    since : float
-        When the phase began [s].
-    starts : int
-        How often it has been asked for, which tells a start that was called off.
-    """
+    """One copy of the system."""
 
     index: int
-    nodes: list[Node]
-    phase: Phase | None = None
-    since: float = 0.0
-    starts: int = 0
+    nodes: list[Node]  # its independent engines
+    phase: Phase | None = None  # none while it holds no devices
+    since: float = 0.0  # when the phase began [s]
+    starts: int = 0  # how often it has been asked for, which tells a start that was called off
 
 
 @dataclass(slots=True)
 class Firsts:
-    """First tokens of the fleet's requests, as they come.
+    """First tokens of the fleet's requests, as they come."""
 
-    Attributes
-    ----------
-    window : float
-        How long they are kept [s].
-    pool : range
-        Numbers of the nodes that make them.
-    """
-
-    window: float
-    pool: range
+    window: float  # how long they are kept [s]
+    pool: range  # numbers of the nodes that make them
     _open: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
     _come: deque[tuple[float, float]] = field(default_factory=deque)
     _looked: float = -np.inf
@@ -85,6 +65,7 @@ class Firsts:
         """Times to first token in the window, and of those that are later than `late` already [s]."""
         waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
         for node in nodes.entry:
+            waits += [now - table.arrival_s[row] for row in node.asked]
             kept = [x for x in self._open.get(node.index, ()) if x[2] == node.life]
             if not kept:
                 self._open.pop(node.index, None)
@@ -121,33 +102,17 @@ def _ended(node: Node, now: float) -> float:
 
 @dataclass(slots=True)
 class Scaler:
-    """Decides now and then how many replicas there are, of all nodes or of one of two pools.
-
-    Attributes
-    ----------
-    spec : Autoscale
-    start_s : float
-        Seconds that a replica takes to start.
-    nodes, table, dealer
-    each : int
-        Independent engines of a replica.
-    pool : list of Node
-        Engines of all replicas that there may be.
-    gate : deque
-        What waits for a replica: requests, or in front of a decode pool caches.
-    served : callable
-        Called with the time when a replica begins to serve.
-    """
+    """Decides now and then how many replicas there are, of all nodes or of one of two pools."""
 
     spec: Autoscale
-    start_s: float
+    start_s: float  # seconds that a replica takes to start
     nodes: Nodes
     table: Table
     dealer: Dealer
-    each: int
-    pool: list[Node]
-    gate: deque[Any]
-    served: Callable[[float], None]
+    each: int  # independent engines of a replica
+    pool: list[Node]  # engines of all replicas that there may be
+    gate: deque[Any]  # what waits for a replica: requests, or in front of a decode pool caches
+    served: Callable[[float], None]  # called with the time when a replica begins to serve
     replicas: list[Replica] = field(init=False)
     _spans: list[Span] = field(default_factory=list)
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
@@ -275,5 +240,5 @@ class Scaler:
                 until = max(until, replica.since) if replica.phase == "draining" else np.inf
                 spans.append(Span(replica.index, replica.phase, replica.since, until))
         deployment = self.pool[0].engine.deployment
-        devices = deployment.system.devices_per_node * deployment.system.nodes
+        devices = devices_of(deployment) + devices_apart(deployment)
         return Scaling(self.spec, self.start_s, devices, tuple(spans))

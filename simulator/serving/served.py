@@ -19,51 +19,23 @@ from .transfers import Moves
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a run leaves behind.
+    """What a run leaves behind."""
 
-    Attributes
-    ----------
-    engines : list of Engine
-        Those of all nodes.
-    table : Table
-        Every request that was read, and what has come of it.
-    completed : int
-        Requests that have.
-    warm_s : float
-        End of the warm-up [s].
-    failures, restarts : int
-        Nodes that failed, and requests that were put back because of it.
-    pools : Pools
-        What ran it.
-    nodes : list of Node
-    moves : Moves or None
-        KV caches that crossed the link, of two pools.
-    adapters : AdapterCounts, optional
-        What requests asked of the slots for adapters, where not all fit.
-    encoder : EncoderCounts, optional
-        What requests with images asked of their encoder.
-    scaling : Scaling, optional
-        Which replicas there were when, where an autoscaler decides.
-    scalings : tuple of Scaling or None
-        Of two pools those of each.
-    drained : Drained, optional
-        What is kept of requests that were let go, of a long run.
-    """
-
-    engines: list[Engine]
-    table: Table
-    completed: int
-    warm_s: float
-    failures: int
+    engines: list[Engine]  # those of all nodes
+    table: Table  # every request that was read, and what has come of it
+    completed: int  # requests that have
+    warm_s: float  # end of the warm-up [s]
+    failures: int  # nodes that failed, and requests that were put back because of it
     restarts: int
-    pools: Pools
+    pools: Pools  # what ran it
     nodes: list[Node]
-    moves: Moves | None = None
+    moves: Moves | None = None  # KV caches that crossed the link, of two pools
+    # what requests asked of the slots for adapters, where not all fit
     adapters: AdapterCounts | None = None
-    encoder: EncoderCounts | None = None
-    scaling: Scaling | None = None
-    scalings: tuple[Scaling | None, ...] = (None, None)
-    drained: Drained | None = None
+    encoder: EncoderCounts | None = None  # what requests with images asked of their encoder
+    scaling: Scaling | None = None  # which replicas there were when, where an autoscaler decides
+    scalings: tuple[Scaling | None, ...] = (None, None)  # of two pools those of each
+    drained: Drained | None = None  # what is kept of requests that were let go, of a long run
 
     def end_s(self, requests: Requests) -> float:
         """When the last of the completed requests did [s]."""

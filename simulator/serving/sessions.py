@@ -16,21 +16,12 @@ from .table import Table
 
 @dataclass(slots=True)
 class Sessions:
-    """Requests of sessions that wait for the end of the one before.
-
-    Attributes
-    ----------
-    env : simpy.Environment
-    table : Table
-    dealer : Dealer
-    to_come : int
-        Requests that follow others and have not arrived.
-    """
+    """Requests of sessions that wait for the end of the one before."""
 
     env: simpy.Environment
     table: Table
     dealer: Dealer
-    to_come: int = 0
+    to_come: int = 0  # requests that follow others and have not arrived
     _following: dict[int, tuple[int, ...]] = field(default_factory=dict)
     _left: dict[int, int] = field(default_factory=dict)  # of those that wait for several
 

@@ -33,10 +33,13 @@ def speculating_policy(policy: Policy, speculation: Speculation | None) -> Polic
     """The policy as it runs: nothing is scheduled ahead of a host that drafts.
 
     vLLM takes asynchronous scheduling with heads and draft models, and not with n-grams
-    (vllm/config/vllm.py).
+    (vllm/config/vllm.py). Own schedulers wait for each step's results: SGLang does so with drafts unless told
+    otherwise (sglang/srt/server_args.py, 0.5.9), TensorRT-LLM with drafts of the host or of another engine.
     """
     if speculation is None:
         return policy
+    if policy.rules is not None:
+        return replace(policy, ahead=False, rules=policy.rules.verifying())
     return replace(policy, ahead=False) if speculation.on_host else policy
 
 

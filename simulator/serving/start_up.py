@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ...workloads.errors import InputError
+from ..deploy.apart import expert_bytes
 from ..deploy.deployment import Deployment
 
 ENGINE_START_S = 38.7
@@ -26,6 +27,15 @@ def start_up_s(deployment: Deployment) -> float:
     InputError
         A device whose description gives neither a disk nor a host's memory.
     """
+    took = _read_s(deployment, deployment.memory(math.inf).weights)
+    if deployment.apart is not None:  # both groups at once
+        holder = deployment.apart.holder
+        took = max(took, _read_s(holder, max(expert_bytes(holder))))
+    return took + ENGINE_START_S
+
+
+def _read_s(deployment: Deployment, weights: float) -> float:
+    """Seconds until every device has read its weights."""
     device = deployment.system.device
     rates = [
         tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None
@@ -33,5 +43,4 @@ def start_up_s(deployment: Deployment) -> float:
     if not rates:
         reason = f"{device.name} has neither disk nor host_memory to read weights from: give start=SECONDS"
         raise InputError("--autoscale", reason)
-    weights = deployment.memory(math.inf).weights
-    return weights / min(rates) + ENGINE_START_S
+    return weights / min(rates)

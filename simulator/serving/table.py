@@ -40,59 +40,37 @@ AT_ONCE = 1 << 16
 
 @dataclass(slots=True)
 class Table:
-    """Requests in the order of their stream, a row each; columns have spare rows behind `count`.
+    """Requests in the order of their stream, a row each; columns have spare rows behind `count`."""
 
-    Attributes
-    ----------
-    count : int
-        Requests read from the stream.
-    low : int
-        Rows below have been let go, see `draining`.
-    id, input_tokens, output_tokens : int64 array
-    generated, preemptions : int64 array
-        Tokens that have come, on all engines together, and times it was preempted.
-    order : int64 array
-        Place among the completions of the engine that it ended on; -1 before.
-    arrival_s, scheduled_s, first_s, last_s : float64 array
-        Times [s], NaN until they happen; of a closed loop or session, the arrival when it is known.
-    follows, session, think_s, task : array
-        See `Turns`; empty without sessions, `task` also where no request waits for several.
-    after : list
-        What each request waits for, where some may wait for several.
-    hash_tokens : int
-        Tokens behind each of them.
-    hash_ids : list
-        Content of prompts' blocks; empty where none is told.
-    acceptance : float64 array
-        Chance that a draft is accepted, NaN where nobody says; empty where no request says.
-    labels : Labels or None
-        Class, priority and tenant of each.
-    refused : list of int
-        Rows that were turned away.
-    """
-
-    count: int = 0
-    low: int = 0
+    count: int = 0  # requests read from the stream
+    low: int = 0  # rows below have been let go, see `draining`
     id: I8 = field(default_factory=_none)
     input_tokens: I8 = field(default_factory=_none)
     output_tokens: I8 = field(default_factory=_none)
+    # tokens that have come, on all engines together, and times it was preempted
     generated: I8 = field(default_factory=_none)
     preemptions: I8 = field(default_factory=_none)
+    # place among the completions of the engine that it ended on; -1 before
     order: I8 = field(default_factory=_none)
+    # times [s], NaN until they happen; of a closed loop or session, the arrival when it is known
     arrival_s: F8 = field(default_factory=lambda: np.zeros(0))
     scheduled_s: F8 = field(default_factory=lambda: np.zeros(0))
     first_s: F8 = field(default_factory=lambda: np.zeros(0))
     last_s: F8 = field(default_factory=lambda: np.zeros(0))
+    # see `Turns`; empty without sessions, `task` also where no request waits for several
     follows: I8 = field(default_factory=_none)
     session: I8 = field(default_factory=_none)
     think_s: F8 = field(default_factory=lambda: np.zeros(0))
     task: I8 = field(default_factory=_none)
+    # what each request waits for, where some may wait for several
     after: list[tuple[int, ...]] = field(default_factory=list)
+    # content of prompts' blocks; empty where none is told
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
-    hash_tokens: int = PREFIX_BLOCK_TOKENS
+    hash_tokens: int = PREFIX_BLOCK_TOKENS  # tokens behind each of them
+    # chance that a draft is accepted, NaN where nobody says; empty where no request says
     acceptance: F8 = field(default_factory=lambda: np.zeros(0))
-    labels: Labels | None = None
-    refused: list[int] = field(default_factory=list)
+    labels: Labels | None = None  # class, priority and tenant of each
+    refused: list[int] = field(default_factory=list)  # rows that were turned away
 
     def append(self, block: RequestBlock) -> range:
         """Take in requests; returns their rows."""

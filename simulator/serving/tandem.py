@@ -30,25 +30,13 @@ from .transfers import Moves
 
 @dataclass(slots=True)
 class Tandem:
-    """One attempt; its engines are of no use afterwards if it fails.
-
-    Attributes
-    ----------
-    nodes : Nodes
-    table : Table
-    dealer : Dealer
-    arrivals : Arrivals
-        Reads blocks.
-    policy : Policy
-        Of the decode nodes.
-    link : KvLink
-    """
+    """One attempt; its engines are of no use afterwards if it fails."""
 
     nodes: Nodes
     table: Table
     dealer: Dealer
-    arrivals: Arrivals
-    policy: Policy
+    arrivals: Arrivals  # reads blocks
+    policy: Policy  # of the decode nodes
     link: KvLink
 
     def run(self, blocks: Iterable[RequestBlock]) -> Moves | None:

@@ -112,17 +112,10 @@ def rooms(d: Deployment, cache: CacheSettings, settings: TierSettings) -> list[i
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What engines that share a pool have in common.
+    """What engines that share a pool have in common."""
 
-    Attributes
-    ----------
-    shelves : Shelves
-        Stores of all of them.
-    names : dict of hashable to int
-        Numbers of the hashes that a trace tells.
-    """
-
-    shelves: Shelves
+    shelves: Shelves  # stores of all of them
+    # numbers of the hashes that a trace tells
     names: dict[Hashable, int] = field(default_factory=dict)
 
 
@@ -146,29 +139,14 @@ def _stores(tiers: Sequence[KvTier], blocks: Sequence[int], ranks: int, engines:
 
 @dataclass(slots=True)
 class Below:
-    """Tiers below one engine.
-
-    Attributes
-    ----------
-    settings : TierSettings
-    blocks : list of int
-        Of each tier, see `rooms`.
-    block_bytes : float
-        On all devices of a rank.
-    tiers : Tiers
-        Their arrays, as they are before any request.
-    names : dict of hashable to int
-        Numbers of the hashes that a trace tells; they outlast failures.
-    life : int
-        Failures so far.
-    """
+    """Tiers below one engine."""
 
     settings: TierSettings
-    blocks: list[int]
-    block_bytes: float
-    tiers: Tiers
-    names: dict[Hashable, int]
-    life: int = 0
+    blocks: list[int]  # of each tier, see `rooms`
+    block_bytes: float  # on all devices of a rank
+    tiers: Tiers  # their arrays, as they are before any request
+    names: dict[Hashable, int]  # numbers of the hashes that a trace tells; they outlast failures
+    life: int = 0  # failures so far
 
     @classmethod
     def of(
@@ -191,7 +169,9 @@ class Below:
             which[:, level] = last + before if tier.shared else own
         pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
         cheaper = settings.load == "cheaper"
-        made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0)
+        made = new_tiers(
+            settings, shelves, which, pace, plan if cheaper else None, index, 0, plan.stages > 1
+        )
         return cls(settings, blocks, block_bytes(d, cache), made, common.names)
 
     @property
@@ -225,7 +205,9 @@ class Below:
                     purge(x, s, old.owner, now)
                 else:
                     _clear(x, s)
-        new = new_tiers(self.settings, x, old.which, old.pace, old.plan, old.owner, self.life)
+        new = new_tiers(
+            self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped
+        )
         old.seconds[Z_HELD_UNTIL] = 0.0
         self.tiers = new._replace(
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals,

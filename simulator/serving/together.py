@@ -26,23 +26,12 @@ def able(engines: Sequence[Engine]) -> bool:
 
 @dataclass(slots=True)
 class Together:
-    """Engines of one kind on one clock.
-
-    Attributes
-    ----------
-    engines : sequence of Engine
-    level : bool
-        Whether they see each other's caches, and so run level with each other.
-    fleet : Fleet
-        What is known of each.
-    stale : set of int
-        Those whose state may have been replaced.
-    """
+    """Engines of one kind on one clock."""
 
     engines: Sequence[Engine]
-    level: bool
-    fleet: Fleet = field(init=False)
-    stale: set[int] = field(init=False)
+    level: bool  # whether they see each other's caches, and so run level with each other
+    fleet: Fleet = field(init=False)  # what is known of each
+    stale: set[int] = field(init=False)  # those whose state may have been replaced
     # Written down; alive as long as their addresses are known.
     _loops: list[Loop] = field(init=False)
     _kind: bytes = b""

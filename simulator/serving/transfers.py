@@ -24,53 +24,28 @@ from .table import Table
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Caches on their way, a row a request; NaN where none was sent.
+    """Caches on their way, a row a request; NaN where none was sent."""
 
-    Attributes
-    ----------
-    start_s, end_s : float64 array
-        When a cache left and when it was there [s]; of one that was sent again, the last time.
-    total_bytes : float
-        All that has crossed the link.
-    count : int
-        Caches that have.
-    """
-
+    # when a cache left and when it was there [s]; of one that was sent again, the last time
     start_s: F8
     end_s: F8
-    total_bytes: float
-    count: int
+    total_bytes: float  # all that has crossed the link
+    count: int  # caches that have
 
 
 @dataclass(slots=True)
 class Transfers:
-    """Requests between the two pools.
-
-    Attributes
-    ----------
-    nodes : Nodes
-    table : Table
-    dealer : Dealer
-    policy : Policy
-        Of the decode nodes.
-    link : KvLink or None
-        What caches cross, device by device.
-    ready : deque of (int, Node, int)
-        Requests prefilled on a node in that life, in order.
-    moved_bytes : float
-        KV caches that have crossed the link.
-    count : int
-        How many have.
-    """
+    """Requests between the two pools."""
 
     nodes: Nodes
     table: Table
     dealer: Dealer
-    policy: Policy
-    link: KvLink | None
+    policy: Policy  # of the decode nodes
+    link: KvLink | None  # what caches cross, device by device
+    # requests prefilled on a node in that life, in order
     ready: deque[tuple[int, Node, int]] = field(default_factory=deque)
-    moved_bytes: float = 0.0
-    count: int = 0
+    moved_bytes: float = 0.0  # KV caches that have crossed the link
+    count: int = 0  # how many have
     _sent: int = 0
     _stamps: dict[int, tuple[float, float]] = field(default_factory=dict)
 

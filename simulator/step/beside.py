@@ -22,9 +22,10 @@ NUM_STREAMS = 4
 
 @held
 class Beside(NamedTuple):
-    """Devices that hold the experts of a deployment; X expert parts."""
+    """Devices that hold the experts of a deployment; X parts, adapters of tenants among them."""
 
     plan: Any  # a `lowering.Plan` of the whole model on them
+    held: I8  # [X] which of its parts each is; -1 for adapters, which lie where requests attend
     latency_s: float
     vector_s: F8  # [X] of one routed token's vector
     tracks: I8  # [X] which track sends to each part
@@ -61,5 +62,7 @@ def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
             elif parts <= row[T_PART] < 2 * parts:  # what crosses to them
                 sending[x - parts] = t
     wide = d.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
-    vectors = np.array([sent_width(part.spec) * wide for part in d.experts])
-    return Beside(plan, float(apart.link.latency_s), vectors, sending)
+    vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in d.experts])
+    there = ~np.array([part.kept for part in d.experts])
+    held = np.where(there, np.cumsum(there) - 1, -1)
+    return Beside(plan, held, float(apart.link.latency_s), vectors, sending)

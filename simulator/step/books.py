@@ -14,7 +14,7 @@ from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from .beside import NUM_STREAMS, Aside
 from .lanes import Lanes, new_lanes
-from .lowering import E_COUNT, E_GROUPS, F8, I8, ROLE_LINK, S_ROLE, Plan
+from .lowering import E_GROUPS, E_HELD, F8, I8, ROLE_LINK, S_ROLE, Plan
 from .shelf import Shelf, new_shelf
 from .streams import Y_CHUNKS
 
@@ -93,7 +93,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
         lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
-        shelf=new_shelf(plan.fetch, plan.experts[:, [E_COUNT, E_GROUPS]]),
+        shelf=new_shelf(plan.fetch, plan.experts[:, [E_HELD, E_GROUPS]]),
         aside=_aside(plan),
     )
 

@@ -51,7 +51,7 @@ class Overlapped(Stage):
                 seconds, _, regions = self._groups(part, loads)
                 piece = Piece("experts", "experts", seconds, parts_of(regions))
                 pieces[-1, x, chunk] = [piece] if seconds else []
-                if d.apart is not None:
+                if d.apart is not None and not part.kept:
                     where[-1, x, chunk] = list(range(first, len(self.placed)))
                     self._cross(x, chunk, way, loads, pieces, where)
                 more += seconds * part.layers

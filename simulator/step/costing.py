@@ -228,7 +228,7 @@ class Stage:
         if loads.routed == 0:
             return Placed(0.0, [], [])
         loads = self._slots(part, loads)
-        holder = self.d if self.d.apart is None else self.d.apart.holder
+        holder = self.d if self.d.apart is None or part.kept else self.d.apart.holder
         devices = holder.layout.devices if holder.ranks > 1 else holder.layout.tp
         held = len(loads.tokens) // part.ep
         groups: list[Placed] = []

@@ -15,6 +15,7 @@ from .books import Books
 from .lowering import (
     E_COUNT,
     E_GROUPS,
+    E_HELD,
     E_KEY,
     E_LAYERS,
     E_STAGE,
@@ -25,6 +26,7 @@ from .lowering import (
     V_TILT,
     Plan,
 )
+from .placed import on_slots
 from .shelf import (
     F_AHEAD,
     F_BYTES,
@@ -156,8 +158,11 @@ def look_ahead(
             chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
             work[V_TILT], work[V_PERSIST], books.scratch, shelf.loads,
         )  # fmt: skip
-        for e in range(experts[E_COUNT]):
-            if shelf.loads[e] > 0 and shelf.next_use[e] == np.inf:
+        loads = on_slots(
+            plan, x, step_key(plan.seed, plan.replica, step + ahead), shelf.loads, books.placed
+        )
+        for e in range(experts[E_GROUPS] * experts[E_HELD]):
+            if loads[e] > 0 and shelf.next_use[e] == np.inf:
                 shelf.next_use[e] = ahead
 
 
@@ -167,7 +172,7 @@ def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -
     needed, lacking = int64(0), int64(0)
     key = step_key(plan.seed ^ NAME_SEED, plan.replica, step)
     predicts = fetch.accuracy > 0.0 or fetch.false_rate > 0.0
-    for e in range(plan.experts[x, E_COUNT]):
+    for e in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
         shelf.needed[e], shelf.named[e] = loads[e] > 0, False
         if predicts:
             rate = fetch.accuracy if loads[e] > 0 else fetch.false_rate
@@ -189,10 +194,15 @@ def fetch_part(
     if clock[K_STAGE] != stage:
         clock[K_NOW] = clock[K_FREE] = clock[K_BEGAN] = 0.0
         clock[K_DENSE], clock[K_STAGE] = books.stages[stage] / fetch.layers[stage], stage
-    needed, lacking = mark(plan, fetch, shelf, x, step, books.loads)
+    if fetch.slots[x] == 0:
+        clock[K_NOW] += seconds
+        return 0.0
+    key = step_key(plan.seed, plan.replica, step)
+    loads = on_slots(plan, x, key, books.loads, books.placed)
+    needed, lacking = mark(plan, fetch, shelf, x, step, loads)
     if lacking > 0 and fetch.look_ahead > 0:
         look_ahead(plan, fetch, shelf, x, step, decodes, chunks, num_chunks, prompts, books)
-    seeds, held = (plan.seed, plan.replica), experts[E_COUNT] // experts[E_GROUPS]
+    seeds, held = (plan.seed, plan.replica), experts[E_HELD]
     ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
     for g in range(experts[E_GROUPS]):
         own_s, count, on_disk = prefetch_group(fetch, shelf, x, g, g * held, held, seeds)

@@ -15,7 +15,8 @@ from ..deploy.expert_parts import ExpertPart
 from ..expert_cache.cache import ExpertCache
 from ..expert_cache.compiled import chances_of, named_by
 from ..expert_cache.counts import StepFetch
-from .shelf import F8, K_DENSE, K_STAGE, NUM_CLOCK, Fetch, fetch_of, layer_wait
+from .placed import offsets_of
+from .shelf import F8, K_DENSE, K_NOW, K_STAGE, NUM_CLOCK, Fetch, fetch_of, layer_wait
 
 WARM_STEPS = 64
 """Steps that expert caches have seen before one step by itself, and whose mean an expected one is."""
@@ -47,6 +48,9 @@ class StepCaches:
         self.fetch, self.clock = fetch, np.zeros(NUM_CLOCK)
         self.caches = []
         for x, part in enumerate(d.experts):
+            if part.kept:
+                self.caches.append([])
+                continue
             slots, held = int(fetch.slots[x]), part.held
             chances = chances_of(part.router.seed, self.replica, x, held * part.ep)
             first = [
@@ -70,7 +74,7 @@ class StepCaches:
         x : int
             Number of the part; parts come in order.
         loads : Loads
-            As drawn: one count for each expert.
+            As drawn: one count for each expert that a group holds.
         batch : Batch
             Of all ranks, for draws of later steps.
         seconds : float
@@ -86,6 +90,9 @@ class StepCaches:
                 part.stage,
                 dense_s / fetch.layers[part.stage],
             )
+        if part.kept:
+            self.clock[K_NOW] += seconds * part.layers
+            return StepFetch()
         needed = loads.tokens > 0
         named = named_by(
             part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate
@@ -123,9 +130,18 @@ class StepCaches:
         out: dict[int, float] = {}
         if lacks:
             for ahead in range(1, self.fetch.look_ahead + 1):
-                for e in part.router.touched(step + ahead, part.row, batch, self.replica):
+                loads = slot_loads(part, step + ahead, batch, self.replica)
+                for e in np.flatnonzero(loads.tokens):
                     out.setdefault(int(e), float(ahead))
         return out
+
+
+def slot_loads(part: ExpertPart, step: int, batch: Batch, replica: int) -> Loads:
+    """Loads that a step draws of what the groups hold, copies of placed experts among it."""
+    loads = part.router.loads(step, part.row, batch, replica)
+    if part.placed is None:
+        return loads
+    return part.placed.drawn(loads.tokens.astype(np.int64), offsets_of(part, step, replica))
 
 
 class Waited(NamedTuple):
@@ -154,7 +170,7 @@ def step_fetch(
     def touched(own: StepCaches, at: int) -> list[StepFetch]:
         return [
             own.touch(
-                x, part.router.loads(at, part.row, batch, replica), at, batch,
+                x, slot_loads(part, at, batch, replica), at, batch,
                 experts_s[x] / part.layers, dense_s[part.stage],
             )
             for x, part in enumerate(d.experts)

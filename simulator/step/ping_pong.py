@@ -112,13 +112,9 @@ def price_attention(
 
 
 @compiled_part
-def price_part(
-    beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool
-) -> None:
-    """Price one expert part, and what crosses to it and back, at the loads drawn."""
-    plan, books = beside.plan, aside.books
-    experts, sums = plan.experts[x], 0.0
-    parts, layers = plan.experts.shape[0], experts[E_LAYERS]
+def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: int) -> None:
+    """Deal the loads drawn of part `x`, in a plan its part `y`, to the micro-batches."""
+    experts = plan.experts[y]
     for place in range(count):
         lanes.routed[place] = 0.0
         for r in range(lanes.moments.shape[1]):
@@ -127,10 +123,39 @@ def price_part(
     deal_loads(
         key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads
     )
+
+
+@compiled_part
+def price_adapters(
+    plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool,
+    books: Books,
+) -> None:  # fmt: skip
+    """Price adapters, which run where requests attend."""
+    sums, layers = 0.0, plan.experts[x, E_LAYERS]
+    deal_part(plan, lanes, x, x, key, count)
     clear_share(books.share)
     for place in range(count):
-        loads = on_slots(plan, x, key, lanes.loads[place], books.placed)
-        seconds, left = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
+        seconds, left = groups_seconds(plan, x, lanes.loads[place], mixed, books.share, books.queue)
+        sums += left
+        lanes.experts[0, x, place] = seconds
+        aside.busy[W_ATTENTION] += seconds * layers
+        lanes.wall[0, plan.slots.shape[0] + x] += seconds * layers
+    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
+
+
+@compiled_part
+def price_part(
+    beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool
+) -> None:
+    """Price one expert part, and what crosses to it and back, at the loads drawn."""
+    plan, books, y = beside.plan, aside.books, beside.held[x]
+    experts, sums = plan.experts[y], 0.0
+    parts, layers = beside.held.size, experts[E_LAYERS]
+    deal_part(plan, lanes, x, y, key, count)
+    clear_share(books.share)
+    for place in range(count):
+        loads = on_slots(plan, y, key, lanes.loads[place], books.placed)
+        seconds, left = groups_seconds(plan, y, loads, mixed, books.share, books.queue)
         sums += left
         most, sent = int64(0), lanes.tracks[0, beside.tracks[x], place]
         for g in range(experts[E_GROUPS]):
@@ -145,7 +170,7 @@ def price_part(
         aside.busy[W_EXPERTS] += seconds * layers
         aside.busy[W_OUT] += sent * layers
         aside.busy[W_BACK] += sent * layers
-    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
+    book_part(plan, y, sums, books.share, books.tally, books.busy[0])
 
 
 @compiled_part
@@ -195,7 +220,10 @@ def ping_pong_seconds(
     prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
     for x in range(plan.experts.shape[0]):
         draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
-        price_part(beside, lanes, aside, x, key, count, num_chunks > 0)
+        if beside.held[x] < 0:
+            price_adapters(plan, lanes, aside, x, key, count, num_chunks > 0, books)
+        else:
+            price_part(beside, lanes, aside, x, key, count, num_chunks > 0)
     seconds = makespan(streams, lanes, 0)
     book_attention(plan, streams, lanes, aside, count, books)
     add_lane(plan, lanes, 0, books)

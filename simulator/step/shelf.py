@@ -38,7 +38,7 @@ free, when the layer before began, seconds of a layer without its experts; and w
 class Fetch(NamedTuple):
     """The expert cache of a deployment; X expert parts, E experts."""
 
-    slots: I8  # [X] of a layer, on each device that holds different experts
+    slots: I8  # [X] of a layer, on each device that holds different experts; 0 = all of them always there
     sizes: F8  # [X] bytes of an expert
     seconds: F8  # [X, E] of fetching it
     far: B1  # [X, E] whether it lies on the disk
@@ -74,22 +74,24 @@ def fetch_of(d: Deployment) -> Fetch | None:
     if store is None or not d.experts:
         return None
     tiers = tiers_of(d.system.device)
-    widest = max(part.spec.routed.experts for part in d.experts)
+    widest = max(max(p.spec.routed.experts, p.held * p.ep) for p in d.experts)
     shape = (len(d.experts), widest)
     seconds, far = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
     sizes = np.array([part.expert_bytes(d.run) for part in d.experts])
     near = near_of(d, tiers)
     layers = np.zeros(d.layout.pp, dtype=np.int64)
     for x, part in enumerate(d.experts):
+        if part.kept:
+            continue
         far[x] = far_of(part, near[x], widest)
         seconds[x] = [tiers.seconds(sizes[x], bool(on_disk)) for on_disk in far[x]]
         layers[part.stage] += part.layers
     return Fetch(
-        slots=np.array([store.slots(p.held, d.system.name) for p in d.experts]),
+        slots=np.array([0 if p.kept else store.slots(p.held, d.system.name) for p in d.experts]),
         sizes=sizes,
         seconds=seconds,
         far=far,
-        layers=layers,
+        layers=np.maximum(layers, 1),
         policy=policy_code(store.policy),
         custom=custom_policy(store.policy),
         drawn=store.rule.drawn,
@@ -111,7 +113,10 @@ def near_of(d: Deployment, tiers: Tiers) -> list[int]:
     """
     out = []
     for part in d.experts:
-        own = [p for p in d.experts if p.stage == part.stage]
+        own = [p for p in d.experts if p.stage == part.stage and not p.kept]
+        if part.kept:
+            out.append(part.held)
+            continue
         experts = sum(p.held * p.layers for p in own)
         whole = sum(p.held * p.layers * p.expert_bytes(d.run) for p in own)
         near = tiers.near(whole / experts, experts)
@@ -122,6 +127,8 @@ def near_of(d: Deployment, tiers: Tiers) -> list[int]:
 def far_of(part: ExpertPart, near: int, widest: int) -> B1:
     """Which experts of a part lie on the disk: on each device the least popular ones."""
     own, popularity = part.held, part.router.prob[part.row]
+    if part.placed is not None:
+        popularity = popularity[part.placed.experts] * part.placed.share.reshape(-1)
     out = np.zeros(widest, dtype=np.bool_)
     for first in range(0, own * part.ep, own):
         order = np.argsort(-popularity[first : first + own], kind="stable")
@@ -135,7 +142,7 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
     Parameters
     ----------
     experts : int64 array, shape (X, 2)
-        Experts of each part, and the groups that they are dealt to.
+        Experts of each part that a group holds, copies among them, and the groups.
     """
     if fetch is None:
         return None
@@ -143,9 +150,9 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
     entries = np.zeros((parts, widest, NUM_ENTRY), dtype=np.int64)
     full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)
     if fetch.keeps:
-        for x, (count, groups) in enumerate(experts):
+        for x, (held, groups) in enumerate(experts):
             for g in range(groups):
-                first = g * (count // groups)
+                first = g * held
                 entries[x, first : first + fetch.slots[x], N_HELD] = 1
                 full[x, g] = fetch.slots[x]
     return Shelf(

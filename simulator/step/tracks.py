@@ -88,7 +88,8 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
     for op, own in zip(program, cut, strict=True):
         layer = section.layer is not None or d.apart is not None
         if op.kind == "experts":
-            where = COMPUTE if d.apart is None else EXPERTS
+            kept = section.layer is not None and section.layer.expert_parts[part].routed.by_request
+            where = COMPUTE if d.apart is None or kept else EXPERTS
             out.append(Track(slot, slot, where, part, layer, own))
             part += 1
             continue

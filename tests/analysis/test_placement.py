@@ -87,7 +87,5 @@ def test_bad_input_is_refused(ask: Ask, options: tuple[str, ...], says: str) -> 
 
 
 def test_other_commands_refuse_it_where_it_cannot_go(ask: Ask) -> None:
-    line = ("roofline", "mixtral-8x7b", "--system", "h100-x4", "--expert-placement", "even")
-    assert "cannot go with --experts-resident" in ask(*line, "--experts-resident", 4).refused()
     dense = ("roofline", "llama-3-8b", "--system", "h100-x4", "--redundant-experts", 4)
     assert "llama-3-8b has no experts that spread" in ask(*dense).refused()

@@ -22,7 +22,6 @@ from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.speculative import draft_batches
 from opbyte.workloads.batch import Batch
-from opbyte.workloads.errors import InputError
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -142,8 +141,6 @@ BAD = {
     "no drafts": (("--acceptance", "0.5"), "needs --speculative"),
     "method": (("--speculative", "medusa:2"), "unknown speculator; known: draft, eagle, mtp, ngram"),
     "no heads": (("--speculative", "mtp:1", "--acceptance", "0.5"), "has no multi-token-prediction heads"),
-    "policy": ((*EAGLE, "--policy", "sglang"), "cannot go with --policy sglang"),
-    "order": ((*EAGLE, "--policy", "tensorrt-llm"), "cannot go with --policy tensorrt-llm"),
     "no column": (("--speculative", "eagle:2", "--trace", "requests.csv"), "request 1 has no acceptance"),
 }  # fmt: skip
 
@@ -159,17 +156,6 @@ def test_bad_input_is_one_line(ask: Ask, tmp_path: Path, case: str) -> None:
     assert found.code == 2
     assert says in found.err
     assert len(found.err.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"adapters": 4}, "cannot go with --adapters"),
-    ],
-)
-def test_what_speculation_is_not_built_for(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        roofline("mixtral-8x7b", "h100-x4", speculative="ngram:1", acceptance="0.5", **options)
 
 
 def test_the_pool_that_decodes_speculates() -> None:

@@ -21,6 +21,7 @@ from opbyte.simulator.step.books import Books
 from opbyte.simulator.step.lowering import F8, I8, Plan
 from opbyte.simulator.step.timed import step_seconds
 from opbyte.simulator.step.unequal import added_seconds
+from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import PREFILL, Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -138,13 +139,15 @@ def references() -> Callable[[str], ModuleType]:
 def small() -> Callable[..., Deployment]:
     """Deployments of models cut to two layers (or one a stage), so that the explicit path is quick.
 
-    ``windowed`` has one layer that sees 20 tokens and one that sees all.
+    ``windowed`` has one layer that sees 20 tokens and one that sees all; ``NAME+adapters`` five adapters of tenants.
     """
 
     @cache
     def find(
         name: str, system: str = "h100-x1", routing: str = "uniform", **degrees: int
     ) -> Deployment:
+        name, adapted, _ = name.partition("+")
+        tenants = Tenants(5, 16, 5, "power_law:1.0") if adapted else None
         model = load_model({"windowed": "gemma-2-27b"}.get(name, name))
         layers = model.layers[: max(2, degrees.get("pp", 1))]
         if name == "windowed":
@@ -153,7 +156,7 @@ def small() -> Callable[..., Deployment]:
             ]
             layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
         model = replace(model, layers=layers)
-        return deploy(model, load_system(system), routing=routing, **degrees)
+        return deploy(model, load_system(system), routing=routing, tenants=tenants, **degrees)
 
     return find
 

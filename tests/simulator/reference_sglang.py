@@ -305,8 +305,9 @@ class Adder:
 class Rank:
     """One scheduler: its queue, its running batch, its memory."""
 
-    def __init__(self, rules: Any, sequences: int, pages: int, page: int) -> None:
+    def __init__(self, rules: Any, sequences: int, pages: int, page: int, drafts: int = 0) -> None:
         self.rules, self.sequences, self.free, self.page = rules, sequences, pages, page
+        self.drafts = drafts
         self.tree = Tree(page) if rules.radix else None
         self.waiting: list[Request] = []
         self.running: list[Request] = []
@@ -474,15 +475,23 @@ class Rank:
     def decode_tokens(self, requests: list[Request]) -> list[tuple[Request, int]]:
         """prepare_for_decode"""
         if requests:
-            self.make_room(len(requests) * self.page)
+            self.make_room(len(requests) * (self.page + self.drafts))
         for request in requests:
             request.computed = request.committed
-            self.extend(request, 1)
-        return [(request, 1) for request in requests]
+            self.extend(request, 1 + self.drafts)
+        return [(request, 1 + self.drafts) for request in requests]
+
+    def reject(self, request: Request, committed: int) -> None:
+        """Free the memory of rejected drafts."""
+        pages = -(-request.committed // self.page) - -(-committed // self.page)
+        request.committed = committed
+        request.pages -= pages
+        self.free += pages
 
     def fits(self, requests: Sequence[Request]) -> bool:
         """check_decode_mem"""
-        need = sum(r.committed % self.page == 0 for r in requests)
+        ends = [(r.committed, r.committed + 1 + self.drafts) for r in requests]
+        need = sum(-(-after // self.page) - -(-before // self.page) for before, after in ends)
         self.make_room(need * self.page)
         return self.free >= need
 
@@ -543,6 +552,7 @@ class Reference:
     seconds: Callable[[Sequence[Batch], int], float]
     clients: int | None = None
     interval: int = 1
+    accept: Callable[[Request], int] = lambda request: 0
     steps: int = 0
     host: float = 0.0
     device: float = 0.0
@@ -600,7 +610,13 @@ class Reference:
             for request, _ in plan:
                 if request.finished or request.retracted or request is chunked:
                     continue
-                self.token(request)
+                good = 0
+                if request not in prompts and rank.drafts:
+                    good = self.accept(request)
+                    last = request.input + request.output - 1
+                    rank.reject(request, min(request.computed + good + 1, last))
+                for _ in range(min(good + 1, request.output - request.generated)):
+                    self.token(request)
                 if request.generated == request.output:
                     request.finished = True
                     self.open()

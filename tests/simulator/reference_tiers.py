@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from opbyte.workloads.batch import Batch
 
-from .reference import Blocks, ByPriority, Rank, Reference, Request, Verifying
+from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying
 
 Name = tuple[object, ...]
 
@@ -410,3 +410,85 @@ class TieredReference(Reference):
 @dataclass
 class Composed(ByPriority, Verifying, TieredReference):
     """Tiers, drafts and priorities together: each keeps its own rules."""
+
+
+@dataclass
+class Piped(Tiered):
+    """Tiers of a rank in stages: a block can leave once the batch that computes it has left the last one."""
+
+    computed: dict[int, int] = field(default_factory=dict)
+
+    def write(self, request: Request, tokens: int) -> None:
+        super().write(request, min(tokens, self.computed.get(request.index, 0)))
+
+    def drop(self, request: Request) -> None:
+        super().drop(request)
+        self.computed[request.index] = 0
+
+    def landed(self, request: Request, found: int) -> None:
+        super().landed(request, found)
+        self.computed[request.index] = found * self.block
+
+
+Sent = list[tuple[Rank, Request, bool, int, int]]
+
+
+@dataclass
+class TieredPipeline(Pipeline, TieredReference):
+    """Pipeline stages over tiers: what is loaded is there for the plan after the batch that was waited for."""
+
+    def serve(self, requests: list[Request]) -> None:
+        to_come, ranks = self.begin(requests)
+        sent: list[tuple[float, Sent]] = []
+        free = [0.0] * self.stages
+        while True:
+            self.known = self.now
+            for rank in ranks:
+                self.kv(rank).now = self.now
+            while to_come and to_come[0].arrival <= self.now:
+                rank, request = self.least_loaded(ranks), to_come.pop(0)
+                self.queue(rank, request)
+                self.come_near(rank, request)
+            if any(r.running or r.waiting or self.away(r) for r in ranks):
+                lost = sum(r.preemptions for r in requests)
+                for rank in ranks:
+                    self.land(rank)
+                plans = [self.plan(rank, False) for rank in ranks]
+                sent.append(self.batch(ranks, plans, free))
+                if any(plans) and len(sent) < self.stages and sent[0][0] > self.now:
+                    continue
+                if lost == sum(r.preemptions for r in requests) and not any(x for _, x in sent):
+                    ends = [*(end for *_, end in self.loading), *(r.arrival for r in to_come[:1])]
+                    self.now = max(self.now, min(ends))
+                    sent.clear()
+                    continue
+            elif not sent:
+                if not to_come:
+                    return
+                self.now = max(self.now, to_come[0].arrival)
+                continue
+            end, held = sent.pop(0)
+            self.now = max(self.now, end)
+            for rank, request, brings_a_token, cached, life in held:
+                if request.generated == request.output:
+                    continue
+                kv = self.kv(rank)
+                assert isinstance(kv, Piped)
+                kv.now = self.now
+                if life == request.preemptions:
+                    kv.computed[request.index] = cached
+                    kv.write(request, request.known)
+                if brings_a_token:
+                    self.arrived(to_come, rank, request)
+
+    def batch(
+        self, ranks: Sequence[Rank], plans: Sequence[list[tuple[Request, int]]], free: list[float]
+    ) -> tuple[float, Sent]:
+        """`send`, once the blocks that the batch takes have been copied."""
+        if any(plans):
+            start = max(self.now, free[-1 if self.ahead else 0])
+            held = max(self.kv(rank).held for rank in ranks)
+            self.stood += max(held - start, 0.0)
+            free[0] = max(start, held)
+        end, sent = self.send(ranks, plans, free)
+        return end, [(*x, x[1].cached, x[1].preemptions) for x in sent]

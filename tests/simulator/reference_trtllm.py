@@ -123,11 +123,15 @@ class Memory:
 
     def end(self, request: Request, tokens: int) -> None:
         self.store(request, tokens)
-        for block in reversed(request.blocks):
+        self.keep(request, 0)
+
+    def keep(self, request: Request, kv: int) -> None:
+        """Free what is beyond so many tokens, the last block first."""
+        for block in reversed(request.blocks[self.ceil(kv) :]):
             block.users -= 1
             if not block.users:
                 self.free.append(block)
-        request.blocks, request.kv = [], 0
+        request.blocks, request.kv = request.blocks[: self.ceil(kv)], kv
 
     def first_new(self, request: Request) -> tuple[Block, Key] | None:
         """Where the first of a prompt's full blocks that cannot be found would be."""
@@ -143,8 +147,8 @@ class Memory:
 class Rank:
     """One executor's requests and memory."""
 
-    def __init__(self, rules: Any, requests: int, blocks: int, size: int) -> None:
-        self.rules, self.most = rules, requests
+    def __init__(self, rules: Any, requests: int, blocks: int, size: int, drafts: int = 0) -> None:
+        self.rules, self.most, self.drafts = rules, requests, drafts
         self.memory = Memory(blocks, size, rules.reuse)
         self.waiting: list[Request] = []
         self.active: list[Request] = []
@@ -175,7 +179,8 @@ class Rank:
         return False
 
     def to_completion(self, request: Request) -> int:
-        return self.memory.ceil(request.input + request.output) - len(request.blocks)
+        most = request.input + request.output + self.drafts
+        return self.memory.ceil(most) - len(request.blocks)
 
     def guaranteed(self) -> list[Request]:
         """GuaranteedNoEvictScheduler"""
@@ -196,7 +201,7 @@ class Rank:
             return ceil(request.prompt)
         if not request.generating:
             return 0
-        more = min(1, request.input + request.output - request.kv)
+        more = min(1, request.input + request.output - request.kv) + self.drafts
         return ceil(request.kv + more) - ceil(request.kv)
 
     def utilized(self) -> tuple[list[Request], list[Request]]:
@@ -233,10 +238,10 @@ class Rank:
         decodes: list[tuple[Request, int]] = []
         for request in chosen:
             if request.generating:
-                if tokens + 1 > most:
+                if tokens + 1 + self.drafts > most:
                     break
-                decodes.append((request, 1))
-                tokens += 1
+                decodes.append((request, 1 + self.drafts))
+                tokens += 1 + self.drafts
             elif self.rules.chunked:
                 prompts.append((request, request.prompt - request.position))
             else:
@@ -280,9 +285,9 @@ class Rank:
             request.computed = request.position
             plan.append((request, tokens))
         for request, tokens in decodes:
-            if request.kv % self.memory.size == 0:
+            request.kv += tokens
+            while len(request.blocks) < self.memory.ceil(request.kv):
                 self.memory.take(request)
-            request.kv += 1
             request.computed = request.position
             plan.append((request, tokens))
         return sorted(plan, key=lambda entry: self.active.index(entry[0]))
@@ -305,6 +310,7 @@ class Reference:
     ranks: list[Rank]
     seconds: Callable[[Sequence[Batch], int], float]
     clients: int | None = None
+    accept: Callable[[Request], int] = lambda request: 0
     steps: int = 0
     host: float = 0.0
     device: float = 0.0
@@ -354,7 +360,7 @@ class Reference:
             kinds.append({})
             for request, tokens in plan:
                 prompt = not request.generating
-                request.position += tokens
+                request.position += tokens if prompt or tokens == 1 else 0
                 whole = "prompt" if request.generating else "part"
                 kinds[-1][request] = whole if prompt else "decode"
         return Step(plans, kinds, self.device)
@@ -398,11 +404,18 @@ class Reference:
         """_update_requests and _process_previous_batch: wait for a step's results."""
         self.host = max(self.host, step.end)
         for rank, plan, kinds in zip(self.ranks, step.plans, step.kinds, strict=True):
-            for request, _ in plan:
+            for request, tokens in plan:
                 begun_anew = kinds[request] == "prompt" and not request.kv
                 if request.finished or kinds[request] == "part" or begun_anew:
                     continue
-                self.token(request)
+                good = 0
+                if kinds[request] == "decode" and tokens > 1:
+                    good = self.accept(request)
+                    last = request.input + request.output - 1
+                    request.position = min(request.computed + good + 1, last)
+                    rank.memory.keep(request, request.position)
+                for _ in range(min(good + 1, request.output - request.generated)):
+                    self.token(request)
                 if request.generated == request.output:
                     request.finished = True
                     self.open()

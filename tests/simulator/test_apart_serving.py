@@ -147,7 +147,6 @@ def test_capacity_and_sweeps_take_it() -> None:
         ({"experts_on": "h100-x1", "overlap": "two-batch"}, "--overlap: cannot go"),
         ({"experts_on": "h100-x1", "experts_link": "nvlnk"}, "--experts-link: unknown link"),
         ({"experts_on": "duplex-split-x4"}, "--experts-on"),
-        ({"experts_on": "h100-x1", "autoscale": "1:2,by=requests:20,start=60"}, "--autoscale"),
         ({"experts_on": "zcu102-x1"}, "zcu102"),
     ],
 )  # fmt: skip

@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.by_expert import first_come, longest_queues, regrouped, touched
+from opbyte.simulator.batching.by_expert import first_come, longest_queues
+
+B1 = npt.NDArray[np.bool_]
 
 waiting = st.lists(st.integers(0, 5), max_size=30)
+
+
+def regrouped(routes: B1, rounds: int = 10) -> B1:
+    """Deal the tokens of two batches anew, by likeness of their routes (ExpertFlow, arXiv 2410.17954).
+
+    Two centres by K-means on the Hamming distance of rows, groups of equal size; the batches stay as
+    they came where that touches no fewer experts.
+
+    Parameters
+    ----------
+    routes : bool array, shape (tokens, layers * experts)
+        Experts of each token in every layer; the first half came as one batch.
+    rounds : int
+        Most rounds of K-means.
+
+    Returns
+    -------
+    bool array, shape (tokens,)
+        Which tokens are in the second batch; as many as not, or one less.
+    """
+    half = len(routes) - len(routes) // 2
+    came = np.arange(len(routes)) >= half
+    apart = (routes != routes[0]).sum(axis=1)
+    centres = np.stack([routes[0], routes[int(apart.argmax())]]).astype(np.float64)
+    second = came
+    for _ in range(rounds):
+        distance = np.abs(routes[None, :, :] - centres[:, None, :]).sum(axis=2)
+        order = np.argsort(distance[0] - distance[1], kind="stable")
+        now = np.ones(len(routes), dtype=np.bool_)
+        now[order[:half]] = False
+        if (now == second).all():
+            break
+        second = now
+        centres = np.stack([routes[~now].mean(axis=0), routes[now].mean(axis=0)])
+    return second if touched(routes, second) < touched(routes, came) else came
+
+
+def touched(routes: B1, second: B1) -> int:
+    """Distinct experts of both batches, summed over layers."""
+    return int(routes[second].any(axis=0).sum() + routes[~second].any(axis=0).sum())
 
 
 @given(experts=waiting, limit=st.integers(1, 12))

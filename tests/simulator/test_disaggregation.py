@@ -31,7 +31,6 @@ from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 Small = Callable[..., Deployment]
@@ -398,14 +397,3 @@ def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -
         np.testing.assert_allclose(other.request_columns()[name], column, rtol=1e-9, err_msg=name)
     assert one.output_tokens == one.requests.output_tokens.sum()
     assert other.tbt_s.as_dict() == pytest.approx(one.tbt_s.as_dict(), rel=1e-9)
-
-
-def test_slots_of_adapters_are_those_of_one_engine() -> None:
-    scenario = Scenario.of(
-        "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=3.0, requests=5, adapters=6,
-        adapters_resident=2,
-    )  # fmt: skip
-    with pytest.raises(
-        InputError, match="--adapters-resident: cannot go with --prefill and --decode"
-    ):
-        run_scenario(scenario)

@@ -7,6 +7,7 @@ must give equal seconds to 1e-9 relative and equal counts, step after step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from opbyte.devices.tier import TierSpec
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.expert_cache.policies import BUILT_IN, CACHE_POLICIES
 from opbyte.simulator.expert_cache.store import HORIZONS, ExpertStore
+from opbyte.simulator.expert_map.placing import expert_placing
 from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.fetched import StepCaches
@@ -35,6 +37,7 @@ from opbyte.simulator.step.shelf import (
     NUM_CLOCK,
     layer_wait,
 )
+from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -95,12 +98,18 @@ batches_of = st.builds(
         ("mixtral-8x7b", "h100-x4", {"pp": 2, "tp": 2}),
         ("deepseek-v2-lite", "h100-2x8", {}),
         ("gpt-oss-20b", "duplex-x4", {}),
+        (
+            "mixtral-8x7b",
+            "h100-x4",
+            {"tp": 1, "ep": 4, "placing": expert_placing("balanced", 4, None)},
+        ),
+        ("mixtral-8x7b", "h100-x2", {"tp": 2, "tenants": Tenants(6, 16, 6)}),
     ],
 )
 @given(data=st.data())
 @settings(max_examples=15)
 def test_both_paths_agree(
-    model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float],
+    model: str, system: str, degrees: dict[str, Any], compiled_step: Callable[..., float],
     data: st.DataObject,
 ) -> None:  # fmt: skip
     policy = data.draw(st.sampled_from(BUILT_IN))

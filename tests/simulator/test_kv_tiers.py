@@ -59,10 +59,14 @@ from opbyte.workloads.requests import RequestBlock, RequestStream
 
 from .pieces import GAP_S, block_of, check_pieces, stamps
 from .reference import Request
-from .reference_tiers import Tier, Tiered, TieredReference
+from .reference_tiers import Piped, Tier, Tiered, TieredPipeline, TieredReference
 from .test_scheduler import check_pool, cuts, workloads
 
-SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
+SETUPS: tuple[tuple[str, str, str, dict[str, int]], ...] = (
+    ("llama-3-8b", "h100-x1", "uniform", {}),
+    ("mixtral-8x7b", "h100-2x2", "measured", {}),
+    ("llama-3-8b", "h100-x2", "uniform", {"pp": 2}),
+)
 
 
 @st.composite
@@ -127,28 +131,36 @@ def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
             tiers.append(Tier(blocks, *pace, worth=load["load"] != "cheaper"))
             if name == "shared" and tiers is not own[0]:
                 tiers[-1].items, tiers[-1].ever = own[0][-1].items, own[0][-1].ever
+    kind = Tiered if d.layout.pp == 1 else Piped
     memories = [
-        Tiered(engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
+        kind(engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
                through=load["write"] == "through")
         for tiers in own
     ]  # fmt: skip
+    how = {"cheaper": load["load"] == "cheaper", "ahead_of": load["prefetch"]}
+    cost = lambda batches, step: explicit_stage(
+        d, batches, step=step, captured=load["policy"].captured
+    )
+    given = load["policy"], memories
+    if d.layout.pp > 1:
+        stages = lambda *of: cost(*of).stages
+        behind = load["clients"], ops_of(engine.plan)
+        return TieredPipeline(*given, stages, *behind, stages=d.layout.pp, **how)
     return TieredReference(
-        load["policy"], memories,
-        lambda batches, step: explicit_stage(
-            d, batches, step=step, captured=load["policy"].captured
-        ).seconds,
-        load["clients"], ops_of(engine.plan), cheaper=load["load"] == "cheaper",
-        ahead_of=load["prefetch"],
-    )  # fmt: skip
+        *given, lambda *of: cost(*of).seconds, load["clients"], ops_of(engine.plan), **how
+    )
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=tiered())
 @settings(max_examples=8)
 def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, small: Callable[..., Deployment], load: dict[str, Any]
-) -> None:
-    d = small(model, system, routing)
+    model: str, system: str, routing: str, degrees: dict[str, int],
+    small: Callable[..., Deployment], load: dict[str, Any],
+) -> None:  # fmt: skip
+    """In stages load by `always`: what computing instead takes is priced as one step, not stage by stage."""
+    d = small(model, system, routing, **degrees)
+    load = load if d.layout.pp == 1 else load | {"load": "always"}
     engine, block = engine_for(d, load), block_of(load)
     slow = reference_for(engine, load)
     engine.submit(block)
@@ -187,7 +199,7 @@ def test_what_every_schedule_owes(
     small: Callable[..., Deployment], load: dict[str, Any], data: st.DataObject
 ) -> None:
     """Blocks of the pool and of tiers are conserved at any time, and in pieces nothing is another."""
-    d = small(*SETUPS[1])
+    d = small(*SETUPS[1][:3])
     engine, block = engine_for(d, load), block_of(load)
     engine.submit(block)
     state, t = engine.state, engine.state.pool.tiers
@@ -351,7 +363,6 @@ def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]
 REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
     ({}, "llama-3-8b", "chunked", "finds no blocks again"),
     ({}, "llama-3-8b", "sglang", "cannot go with --policy sglang"),
-    ({"pp": 2}, "llama-3-8b", "vllm", "cannot go with --pp 2"),
     ({}, "windowed", "vllm", "windows or constant states"),
 )
 

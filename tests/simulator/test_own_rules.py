@@ -53,10 +53,12 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
+from opbyte.simulator.step.speculative import speculative_stage
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 
 from .pieces import GAP_S, block_of, check_pieces, stamps
+from .test_speculation import SEED, drawn, speculative
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
 KINDS = ("sglang", "trtllm")
@@ -155,10 +157,13 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little memory as the workload says."""
     page, block, policy = load["page"], block_of(load), load["policy"]
     longest = int((block.input_tokens + block.output_tokens).max()) + policy.rules.spare(page) - 1
+    longest += 0 if deployment.speculation is None else deployment.speculation.spare(False)
     cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)
-    return Engine(deployment, policy, clients=load["clients"], keep_log=True, cache=cache)
+    return Engine(
+        deployment, policy, clients=load["clients"], keep_log=True, cache=cache, seed=SEED
+    )
 
 
 def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -176,9 +181,17 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         )
     ]  # fmt: skip
 
+    drafts, ops = deployment.several - 1, ops_of(engine.plan)
+    if engine.spec is not None and engine.spec.draft is not None:
+        ops += drafts * ops_of(engine.spec.draft)
+
     def seconds(batches: Any, step: int) -> float:
-        devices = explicit_stage(deployment, batches, step=step, captured=policy.captured).seconds
-        starting = 0.0 if policy.graphs else policy.host.launch_s * ops_of(engine.plan)
+        how = {"step": step, "captured": policy.captures(deployment.several)}
+        if drafts:
+            devices = speculative_stage(deployment, batches, **how).whole.seconds
+        else:
+            devices = explicit_stage(deployment, batches, **how).seconds
+        starting = 0.0 if policy.graphs else policy.host.launch_s * ops
         if any((batch.phase == PREFILL).any() for batch in batches):
             starting = max(starting, policy.host.prompts_s)
         count = sum(len(batch.q_len) for batch in batches) / len(batches)
@@ -187,10 +200,14 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         return max(devices, own) if policy.ahead else devices + own
 
     ranks = [
-        reference.Rank(policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block)
+        reference.Rank(
+            policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block, drafts
+        )
         for _ in range(deployment.ranks)
     ]
-    more = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
+    more: dict[str, Any] = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
+    if drafts:
+        more["accept"] = lambda request: drawn(request.index, request.generated, load["rates"])
     slow = reference.Reference(policy.rules, ranks, seconds, load["clients"], **more)
     slow.serve(requests)
     return slow, requests
@@ -231,6 +248,21 @@ def check_blocks(x: Trtllm, ranks: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["eagle", "ngram"])
+@given(data=st.data())
+@settings(max_examples=15)
+def test_drafts_are_verified_by_the_own_rules(
+    kind: str, method: str, small: Callable[..., Deployment],
+    references: Callable[[str], ModuleType], data: st.DataObject,
+) -> None:  # fmt: skip
+    """A step is planned when the results before it are known; memory of rejected drafts is free then."""
+    load, rate = data.draw(workloads(kind)), st.sampled_from([0.0, 0.5, 0.9, 1.0])
+    load["rates"] = tuple(data.draw(st.lists(rate, min_size=1, max_size=3)))
+    d = speculative(small("llama-3-8b"), method, load["rates"], len(load["rates"]))
+    check_schedule(kind, d, references, load)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(data=st.data())
 @settings(max_examples=40)
@@ -238,8 +270,14 @@ def test_same_schedule_as_the_reference(
     kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
     references: Callable[[str], ModuleType], data: st.DataObject,
 ) -> None:  # fmt: skip
-    load = data.draw(workloads(kind))
-    engine, block = engine_for(small(model, system, routing), load), block_of(load)
+    check_schedule(kind, small(model, system, routing), references, data.draw(workloads(kind)))
+
+
+def check_schedule(
+    kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]
+) -> None:
+    """Run a workload on the engine and on the slow one, and compare all that they did."""
+    engine, block = engine_for(d, load), block_of(load)
     assert engine.exact is not None
     engine.submit(block)
     engine.advance(math.inf)

@@ -74,4 +74,4 @@ def test_the_table_is_what_refuses(pair: tuple[str, str]) -> None:
 def test_the_list_says_it() -> None:
     rows = {row["name"]: row for row in catalog("parts")}
     assert list(rows) == list(PARTS)
-    assert PAIRS["drafts", "sglang"] in rows["sglang"]["cannot go with"]
+    assert PAIRS["kv-tiers", "sglang"] in rows["sglang"]["cannot go with"]

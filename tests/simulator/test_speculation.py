@@ -68,6 +68,7 @@ SETUPS = (
     ("deepseek-v3", "h100-x2", "uniform", "mtp"),
     ("mixtral-8x7b", "duplex-x4", "uniform", "ngram"),
     ("mixtral-8x7b", "h100-2x2", "measured", "ngram"),
+    ("llama-3-8b+adapters", "h100-x1", "uniform", "eagle"),
 )
 
 SEED = 7

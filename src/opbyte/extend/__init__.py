@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from opbyte.devices.prices import by_count as by_count
     from opbyte.simulator.batching.orders import ORDERS as ORDERS
     from opbyte.simulator.batching.orders import Waiting as Waiting
+    from opbyte.simulator.batching.outside import WaitingPrompt as WaitingPrompt
+    from opbyte.simulator.batching.outside import part as part
     from opbyte.simulator.deploy.deployment import Deployment as Deployment
     from opbyte.simulator.deploy.deployment import deploy as deploy
     from opbyte.simulator.deploy.placement import Option as Option

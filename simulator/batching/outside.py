@@ -1,0 +1,113 @@
+"""Parts of an engine that come from outside: one function with `@part` says which prompts wait on.
+
+It is compiled into the planner. A prompt is asked for as its turn comes, and where something else runs: so the
+engine cannot stand still because of it. Those behind it wait with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numba import types
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.jit import compiled_from_outside
+from ...workloads.registry import Registry, first_line
+from ..deploy.parts import PAIRS, PARTS, Part
+
+OPTION = "--part"
+OWN_SCHEDULERS = "its scheduler admits prompts by rules of its own"
+
+
+class WaitingPrompt(NamedTuple):
+    """What a part is told of a prompt whose turn has come, and of the engine as of the step in flight."""
+
+    tokens: int  # of it that are to be computed, found ones among them
+    waited_s: float  # since it arrived
+    running: int  # requests beside it
+    decoding: int  # those of them that have their first token
+    slowest_s: float  # longest mean time between a decode's tokens so far; 0 where none has two
+    own: tuple[float, ...]  # the part's options, in their order
+
+
+Waits = Callable[[WaitingPrompt], bool]
+OUTSIDE: Registry[tuple[Waits, dict[str, float]]] = Registry("part")
+"""Rules, and their options with what each is unless given."""
+
+
+def part(
+    name: str, *, options: Mapping[str, float], cannot: Mapping[str, str] | None = None
+) -> Callable[[Waits], Waits]:
+    """Register a part whose function says whether a prompt waits on, by a name.
+
+    Parameters
+    ----------
+    options : mapping of str to float
+        Its options, with the numbers that they have unless given.
+    cannot : mapping of str to str
+        Names of `opbyte list parts` that it cannot go with, and the physical reason.
+
+    Raises
+    ------
+    InputError
+        The name is taken, the function has no docstring, or a part that there is not.
+    """
+
+    def add(waits: Waits) -> Waits:
+        where = f"part {name!r}"
+        if not (title := first_line(waits)):
+            raise InputError(where, "needs a docstring, which says what it is")
+        if name in PARTS:
+            raise InputError(where, "is registered twice")
+        reasons = {"sglang": OWN_SCHEDULERS, "tensorrt-llm": OWN_SCHEDULERS, **(cannot or {})}
+        for other in reasons:
+            if other not in PARTS:
+                raise InputError(where, f"cannot go with {other!r}: unknown{nearest(other, PARTS)}")
+        OUTSIDE.register(name, title)((waits, dict(options)))
+        PARTS[name] = Part(f"{OPTION} {name}", title)
+        PAIRS.update({(name, other): why for other, why in reasons.items()})
+        return waits
+
+    return add
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPart:
+    """A part as it is asked for, with its options."""
+
+    name: str
+    own: tuple[float, ...]
+
+    @property
+    def option(self) -> str:
+        """What asks for it."""
+        return f"{OPTION} {self.name}"
+
+    @property
+    def compiled(self) -> Any:
+        """Its function, compiled; refused in one line where that cannot be."""
+        tuple_of: Any = types.UniTuple  # its stubs lack types
+        fields = (types.int64, types.float64, types.int64, types.int64, types.float64)
+        own = tuple_of(types.float64, len(self.own))
+        waits, _ = OUTSIDE[self.name]
+        return compiled_from_outside(waits, WaitingPrompt, (*fields, own), self.option)
+
+
+def read_part(text: str) -> AskedPart:
+    """A part as it is typed, ``NAME`` or ``NAME:KEY=NUMBER,...``; refuses unknown names, and what is no number."""
+    name, _, rest = text.partition(":")
+    where = f"{OPTION} {text!r}"
+    if name not in OUTSIDE:
+        raise InputError(where, f"unknown part{nearest(name, OUTSIDE)}; docs/extending.md adds one")
+    own = dict(OUTSIDE[name][1])
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key not in own:
+            raise InputError(where, f"unknown option {key!r}{nearest(key, own)}")
+        try:
+            own[key] = float(value)
+        except ValueError:
+            raise InputError(where, f"{key} must be a number, not {value!r}") from None
+    return AskedPart(name, tuple(own.values()))

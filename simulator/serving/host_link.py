@@ -1,0 +1,42 @@
+"""A device's link to the host's memory, towards the device, as all that crosses it shares it.
+
+Copies go one after another in the order in which they were asked for (a GPU has one copy engine a direction, on
+which streams queue), but for experts, for which a step stands still: they go first, and what is under way then
+ends as much later as they take. In an engine the same holds for KV blocks, see `batching.loading.give_way`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..batching.tier_state import UP
+from ..step.shelf import F_LINK_S
+from .engine import Engine
+
+
+@dataclass(slots=True)
+class HostLink:
+    """The link of an engine's devices; its own clock stands still while experts have it."""
+
+    engine: Engine
+    free: float = (
+        0.0  # by that clock, when all that was asked for besides experts and blocks is there [s]
+    )
+
+    def take(self, now: float, seconds: float) -> float:
+        """Bring something that takes so long, behind what was asked for; when it is there by the link's clock."""
+        pool, experts_s = self.engine.state.pool, self.experts_s()
+        tiers = None if pool is None else pool.tiers
+        self.free = max(self.free, now - experts_s)
+        if tiers is None or tiers.host < 0:
+            self.free += seconds
+            return self.free
+        lines = tiers.free_s[:, tiers.host, UP]
+        self.free = max(self.free, float(lines.max()) - experts_s) + seconds
+        lines[:] = self.free + experts_s
+        return self.free
+
+    def experts_s(self) -> float:
+        """Seconds that experts have had it so far."""
+        shelf = self.engine.books.shelf
+        return 0.0 if shelf is None else float(shelf.totals[:, F_LINK_S].sum())
