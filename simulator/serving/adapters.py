@@ -228,8 +228,9 @@ def by_names(pools: Pools, stream: RequestStream) -> Pools:
         if not part.kept:
             return part
         prob = np.tile(shares, (len(part.router.prob), 1))
-        own = {"prob": prob, "inclusion": prob.copy(), "cumulative": np.cumsum(prob, axis=1)}
-        return replace(part, router=replace(part.router, **own))
+        run: npt.NDArray[np.float64] = np.cumsum(prob, axis=1)
+        own = replace(part.router, prob=prob, inclusion=prob.copy(), cumulative=run)
+        return replace(part, router=own)
 
     for d in (*pools.entry, *pools.decode):
         if id(d) not in changed:
