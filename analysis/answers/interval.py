@@ -239,12 +239,14 @@ def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     if not open_loop or run.window.overloaded:
         slower = prompt if prefill.stepping >= KNOWN else decode
         served = interval_of(slower).inverse
-        return RunIntervals(step, served, step, first_token(interval_of(prompt)))
+        first = first_token(interval_of(prompt))
+        return RunIntervals(step, served, step, first, _quantiles(np.maximum(decode, prompt)))
     e, busy = _growth(d, decodes, stage.seconds), min(prefill.stepping, 0.99)
     rates = interval_of(1.0 / np.maximum(np.maximum(decode * e, prompt * busy), 1.0))
     return RunIntervals(
-        step, rates, interval_of(_held(decode, e)), first_token(interval_of(_held(prompt, busy)))
-    )
+        step, rates, interval_of(_held(decode, e)), first_token(interval_of(_held(prompt, busy))),
+        _quantiles(np.maximum(decode, prompt)),
+    )  # fmt: skip
 
 
 def power_interval(d: Deployment) -> Interval | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...workloads.errors import InputError, visible
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from ..show.result import Result
 
 R = TypeVar("R", bound="Result")
-PATIENCE_S = 1.5
-"""After which a bar shows that work goes on."""
+PATIENCE_S, MINUTE_S = 1.5, 60.0
+"""After which a bar shows that work goes on, and a line where nobody watches."""
 
 
 def answer(
@@ -138,9 +140,10 @@ def progress() -> Iterator[Progress | None]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over a number of things, with rate and time left, when somebody watches."""
+    """A progress bar over a number of things, with rate and time left; a line a minute where nobody watches."""
     if not sys.stderr.isatty():
-        yield None
+        with _lines(what) as told:
+            yield told
         return
     with _bar(True) as bar:
         task = bar.add_task(what, total=None)
@@ -153,17 +156,41 @@ def waiting() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from threading import Event, Thread
 
-    done = Event()
-
-    def watch() -> None:
+    def watch(done: Event) -> None:
         if not done.wait(PATIENCE_S):
             with _bar(False) as bar:
                 bar.add_task("working", total=None)
                 done.wait()
 
-    thread = Thread(target=watch, daemon=True)
+    with _beside(watch):
+        yield
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A line a minute on stderr, for logs: what is done, and what time is left at this pace."""
+    start, count = time.monotonic(), [0, 0]
+
+    def tell(done: int, total: int) -> None:
+        count[:] = done, total
+
+    def watch(over: Event) -> None:
+        while not over.wait(MINUTE_S):
+            spent, (done, total) = time.monotonic() - start, count
+            left = f", some {spent / done * (total - done):,.0f} s left" if done else ""
+            of = f"{done:,} of {total:,} {what}" if total else what
+            print(f"opbyte: {of} after {spent:,.0f} s{left}", file=sys.stderr, flush=True)
+
+    with _beside(watch):
+        yield tell
+
+
+@contextmanager
+def _beside(watch: Callable[[Event], None]) -> Iterator[None]:
+    """Something that watches until the block is left, when its event is set."""
+    done = Event()
+    thread = Thread(target=watch, args=(done,), daemon=True)
     thread.start()
     try:
         yield

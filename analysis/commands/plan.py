@@ -10,6 +10,7 @@ import typer
 
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
+from ...workloads.errors import InputError
 from . import panels
 from .app import app
 from .io import answer
@@ -20,7 +21,7 @@ OWN = (
     "duration", "tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget",
 )  # fmt: skip
 """Options of a scenario that this command takes in another form, or that the plan sets."""
-APART = ("speculation", "tiers", "pools", "apart")
+APART = ("pools", "apart")
 """Parts of a scenario that no plan has."""
 GOAL = "devices, cost (dollars an hour), energy (of a token) or carbon."
 
@@ -48,6 +49,10 @@ def plan_command(
     sure: Annotated[
         float | None, real("Chance with which the level holds, such as 0.8; the median without.")
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Tried beside: pools, drafts, tiers, caps, copies."),
+    ] = None,
     tp: Annotated[str | None, _several("Tensor-parallel degrees to try.")] = None,
     dp: Annotated[str | None, _several("Data-parallel ranks to try.")] = None,
     ep: Annotated[str | None, _several("Expert groups to try.")] = None,
@@ -62,16 +67,26 @@ def plan_command(
     why: Annotated[
         bool, typer.Option("--why", help="Tell all that the answer rests on, and what fails.")
     ] = False,
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d."),
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Fewest devices, or least cost, energy or carbon, for a load within a service level."""
+    from ...simulator.frameworks.manifests import WRITERS
     from ..studies.plan import plan
 
+    if emit is not None and emit not in WRITERS:
+        raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {emit!r}")
     varied: dict[str, Any] = {"tp": tp, "dp": dp, "ep": ep, "pp": pp, "dtype": dtype, "kv_dtype": kv_dtype,
               "policy": policy, "token_budget": token_budget, "goal": goal}  # fmt: skip
     make = partial(
         plan, model, systems, slo, load=load, budget=budget, most_devices=most_devices, sure=sure,
+        search=search,
         workers=workers, **options, **varied,
     )  # fmt: skip
-    answer(lambda **more: replace(make(**more), why=why), out, as_json, counted="systems")
+    answer(
+        lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems"
+    )

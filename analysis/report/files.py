@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import singledispatch
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from ...simulator.deploy.apart import devices_apart
 from ...simulator.serving.record import Run
+from ...workloads.errors import InputError
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
@@ -226,6 +228,9 @@ def _plan(result: Plan, folder: OutputFolder) -> None:
         folder.figure("front.png", result.front())
     if result.winner is not None and result.winner.candidate.engine is not None:
         folder.json("engine.json", result.winner.candidate.engine)
+    if result.emit is not None:
+        with suppress(InputError):  # the answer says why there is none
+            folder.text(f"{result.emit}.yaml", result.manifest())
     folder.answer("plan.json", result)
 
 

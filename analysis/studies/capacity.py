@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import load_system
 from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import deployment_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.play import run_scenario
 from ...workloads.errors import CapacityError, InputError
@@ -213,7 +214,8 @@ def _searched(task: _Task, system: Variant) -> Answer:
 
     def at_rate(rate: float) -> Tried:
         held = decide(
-            lambda count: run_scenario(task.asked(system, requests=count, **at(rate))), rate, task.level,
+            lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made),
+            rate, task.level,
             task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate",
         )  # fmt: skip
         found, asked = held.tried, task.asked(system, requests=held.tried.requests, **at(rate))
@@ -227,6 +229,8 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return tried[rate].holds
 
     probe = task.probe(system)
+    several = "pools" in system.options or task.scenario.pools.given
+    made = None if several else deployment_of(task.asked(system))
     start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
     low, high = _bracket(passes, start)
     while low is not None and high is not None and high / low > 1 + task.tolerance:

@@ -38,6 +38,9 @@ GROWS = 0.02
 """Largest share of the arrivals that may stay in the system, at the upper end of its interval."""
 SURELY = 0.1
 """A share that is larger than this at its lower end needs no second look."""
+FAR = 2.0
+"""Where requests wait ever longer, a latency of so many limits misses without an interval: those that wait
+make it so long, and in a system that they fill it would be no shorter."""
 NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -172,6 +175,8 @@ def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | Non
     figure = found.figures[name]
     if figure is None:
         return "holds"
+    if run.window.overloaded and name != ATTAINMENT and figure > FAR * most:
+        return "missed"
     if name == ATTAINMENT:
         wide = _since(figure, before, name)
         figure, most = most, figure  # the larger, the better

@@ -136,20 +136,37 @@ ROOMS = {
 """An engine's names of what `Room` says."""
 
 
-def command_line(
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What starts a copy of an engine.
+
+    Attributes
+    ----------
+    model : str
+        Checkpoint that is loaded.
+    words : tuple of str
+        Program and arguments; for TensorRT-LLM without those of `file`.
+    file : mapping
+        Keys of TensorRT-LLM's file of options; empty elsewhere.
+    keys : mapping
+        The same as keys of the engine's own, all of them.
+    """
+
+    model: str
+    words: tuple[str, ...]
+    file: Mapping[str, Any]
+    keys: Mapping[str, Any]
+
+
+def launch_of(
     engine: str, model: str, values: Mapping[str, Any], room: Room | None = None
-) -> str:
-    """The command that starts a copy of an engine with the settings of `engine_values`.
+) -> Launch:
+    """What starts a copy of an engine with the settings of `engine_values`.
 
     Raises
     ------
     InputError
         No checkpoint of the model in its format is known, and the engine makes none.
-
-    Examples
-    --------
-    >>> command_line("vllm", "org/m", engine_values("vllm", Start(4, ep=4)))
-    'vllm serve org/m --tensor-parallel-size 4 --enable-expert-parallel'
     """
     room = room or Room()
     own = {key: x for key, x in values.items() if key not in ("engine", "framework")}
@@ -161,15 +178,39 @@ def command_line(
         own["dtype"] = SIXTEEN[weights]
     sizes = zip(ROOMS[engine], (room.longest, room.sequences, room.share), strict=True)
     own |= {key: x for key, x in sizes if x is not None and key not in own}
+    rest: dict[str, Any] = {}
     if engine == "tensorrt-llm":
-        return _trtllm_line(loaded, own)
-    if engine == "sglang":
+        if "quantization" in own:  # of the LLM API's `LlmArgs`
+            own["quant_config"] = {"quant_algo": str(own.pop("quantization")).upper()}
+        rest = {key: x for key, x in own.items() if key not in TRTLLM_FLAGS}
+        flags = {TRTLLM_FLAGS[key]: x for key, x in own.items() if key in TRTLLM_FLAGS}
+        words = ["trtllm-serve", loaded, *_flags(flags, "_")]
+    elif engine == "sglang":
         if own.get("kv_cache_dtype") == "fp8":
             own["kv_cache_dtype"] = "fp8_e4m3"
         start = ["python", "-m", "sglang.launch_server", "--model-path", loaded]
+        words = [*start, *_flags(own, "-")]
     else:
-        start = ["vllm", "serve", loaded]
-    return shlex.join([*start, *_flags(own, "-")])
+        words = ["vllm", "serve", loaded, *_flags(own, "-")]
+    return Launch(loaded, tuple(words), rest, own)
+
+
+def command_line(
+    engine: str, model: str, values: Mapping[str, Any], room: Room | None = None
+) -> str:
+    """The same as a line of a shell.
+
+    Examples
+    --------
+    >>> command_line("vllm", "org/m", engine_values("vllm", Start(4, ep=4)))
+    'vllm serve org/m --tensor-parallel-size 4 --enable-expert-parallel'
+    """
+    launch = launch_of(engine, model, values, room)
+    line = shlex.join(launch.words)
+    if not launch.file:
+        return line
+    told = ", ".join(f"{key}: {_yaml(x)}" for key, x in launch.file.items())
+    return f"{line} --extra_llm_api_options FILE  # its content: {{{told}}}"
 
 
 SIXTEEN = {"bf16": "bfloat16", "fp16": "float16"}
@@ -191,18 +232,6 @@ TRTLLM_FLAGS = {
     "kv_cache_free_gpu_memory_fraction": "kv_cache_free_gpu_memory_fraction",
 }  # fmt: skip
 """Keys that ``trtllm-serve`` takes as options; all others stand in its file of options."""
-
-
-def _trtllm_line(model: str, own: dict[str, Any]) -> str:
-    flags = {TRTLLM_FLAGS[key]: x for key, x in own.items() if key in TRTLLM_FLAGS}
-    rest = {key: x for key, x in own.items() if key not in TRTLLM_FLAGS}
-    if "quantization" in rest:  # of the LLM API's `LlmArgs`
-        rest["quant_config"] = {"quant_algo": str(rest.pop("quantization")).upper()}
-    line = shlex.join(["trtllm-serve", model, *_flags(flags, "_")])
-    if not rest:
-        return line
-    told = ", ".join(f"{key}: {_yaml(x)}" for key, x in rest.items())
-    return f"{line} --extra_llm_api_options FILE  # its content: {{{told}}}"
 
 
 def _yaml(value: Any) -> str:

@@ -20,6 +20,7 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "parallel_drafting": (False, "drafts come one after another"),
 }
 """Keys that bear on time and of which only one value is simulated, and why."""
+DRAFTS = "speculative_config"
 KEYS = ("method", "model", "num_speculative_tokens", "draft_tensor_parallel_size", *ONLY)
 
 
@@ -31,8 +32,8 @@ def speculation_of(keys: Keys, tp: int) -> Asked | None:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    own = keys.part("speculative_config")
-    if keys.values.get("speculative_config") is None:
+    own = keys.part(DRAFTS)
+    if keys.values.get(DRAFTS) is None:
         return None
     own.refuse_unsimulated(ONLY)
     method, model = own.text("method", ""), own.text("model", "")
@@ -59,3 +60,10 @@ def speculation_of(keys: Keys, tp: int) -> Asked | None:
             f"tensor_parallel_size ({tp}), as the model is split, not {split}",
         )  # fmt: skip
     return Asked(METHODS[method], model if METHODS[method] == "draft" else "", tokens)
+
+
+def drafts_written(asked: Asked) -> dict[str, Any]:
+    """The same key of drafts that need no other checkpoint; none of those that do."""
+    if asked.method not in ("mtp", "ngram") or not asked.tokens:
+        return {}
+    return {DRAFTS: {"method": asked.method, "num_speculative_tokens": asked.tokens}}

@@ -21,8 +21,10 @@ from .place import deployed, drafted
 from .scenario import Scenario
 from .tiers import tiers_asked
 
+Made = tuple[Deployment, EngineSettings]
 
-def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
+
+def deployment_of(scenario: Scenario) -> Made:
     """The model on the system, and what its engine runs with; the requests are not looked at.
 
     Raises

@@ -12,7 +12,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..serving.encoders import with_images
 from ..serving.run import run
-from .build import deployment_of, fleet_of
+from .build import Made, deployment_of, fleet_of
 from .images import size_of, tower_of
 from .place import refuse_unused
 from .pools import pair_of
@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 
 def run_scenario(
     scenario: Scenario, *, keep_stages: bool = False, steps: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | None = None, made: Made | None = None,
 ) -> Run:  # fmt: skip
     """Serve a scenario's requests.
+
+    Parameters
+    ----------
+    made : (Deployment, EngineSettings), optional
+        What `deployment_of` gives for it, where that is known: of another load, or number of copies. Of two
+        pools nothing is.
 
     Raises
     ------
@@ -40,7 +46,7 @@ def run_scenario(
         deployment, settings, pools = pair.deployment, pair.prefill.settings, pair.pools
         own, each = pair.prefill.deployment, [settings, pair.decode.settings]
     else:
-        deployment, settings = deployment_of(scenario)
+        deployment, settings = made or deployment_of(scenario)
         own, each = deployment, [settings]
     refuse_unused(scenario.deployment, own, deployment)
     fleet = fleet_of(scenario, deployment.system)

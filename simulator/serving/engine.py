@@ -54,7 +54,7 @@ from ..batching.state import (
 from ..deploy.deployment import Deployment
 from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
-from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
+from ..step.lowering import MOST_TOKENS, Plan, Slots, lowered, ops_of
 from .beside import Side
 from .contents import Contents, check_hashes
 from .course import Course
@@ -135,7 +135,7 @@ class Engine:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.policy = speculating_policy(self.policy, self.deployment.speculation)
         if twin is None:
-            self.plan, self.slots = lower(self.deployment, self.replica, counts)
+            self.plan, self.slots = lowered(self.deployment, self.replica, counts)
         else:
             self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
         caching = self.policy.caching or (self.policy.rules is not None and self.plan.stages == 1)

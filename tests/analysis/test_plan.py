@@ -7,6 +7,7 @@ the engines' files read back; single simulations with the written file.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import candidates, hub_name, systems_of
-from opbyte.analysis.studies.plan.points import Task, point_of
+from opbyte.analysis.studies.plan.points import Bench, Task, point_of
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
 from opbyte.simulator.scenario.build import deployment_of
@@ -29,15 +30,15 @@ GRID = "h100-x1,a100-80gb-x2"
 MOST = 4
 
 
-def brute_force(task: Task, name: str, folder: Path) -> tuple[float, ...]:
+def brute_force(task: Task, name: str, bench: Bench) -> tuple[float, ...]:
     """Value of the best of all candidates on a system, each with 1, 2, ... copies in turn."""
     system, best = load_system(name), (float("inf"),)
     devices = system.devices_per_node
     for each in candidates(name, system, load_model("llama-3-8b"), task.axes, lone=False):
-        first = point_of(task, each, system, 1, folder, whole=True)
+        first = point_of(task, each, system, 1, bench, whole=True)
         slow = 1.0 if first.sure is None else max(first.sure.slow(0.5), 1.0)
         for copies in range(1, MOST // devices + 1):
-            p = point_of(task, each, system, copies, folder, slow)
+            p = point_of(task, each, system, copies, bench, slow)
             if not p.missed:
                 best = min(best, task.value(p.devices, p.usd_per_hour, p.joules_per_token or 0.0))
                 break
@@ -52,7 +53,7 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> 
         token_budget="512,2048", workers=1, **WORK,
     )  # fmt: skip
     for s in found.searched:
-        wanted = brute_force(found.task, str(s.name), tmp_path)
+        wanted = brute_force(found.task, str(s.name), Bench(tmp_path))
         own = s.best(found.task)
         value = (float("inf"),) if own is None else own.value(found.task)
         assert value == pytest.approx(wanted, rel=1e-9)
@@ -108,6 +109,36 @@ def test_what_nobody_has_measured_stands_apart() -> None:
     assert found.winner.system == "h100-x1"
     assert "NOT MEASURED" in str(found.blocks())
     assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
+
+
+def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:
+    """Two pools, a power cap, and drafts up to as many as are given, each beside none."""
+    given: dict[str, Any] = {"load": 30.0, "most_devices": 3, "workers": 1, "tp": 1, **WORK}
+    plain = plan("llama-3-8b", "h100-x1", LEVEL, **given)
+    wide = plan("llama-3-8b", "h100-x1", LEVEL, search="pools,caps,drafts", power_cap=450.0,
+                speculative="ngram:2", acceptance="0.6,0.4", **given)  # fmt: skip
+    tried = [t.candidate for s in wide.searched for t in s.tried]
+    assert {c.pools for c in tried} == {None, (1, 1), (1, 2), (2, 1), (1, 3), (3, 1)}
+    assert {dict(c.extra).get("speculative") for c in tried} == {None, "ngram:1", "ngram:2"}
+    assert any("cap 450 W" in c.layout for c in tried)
+    first, second = (p.searched[0].bar(p.task) for p in (plain, wide))
+    assert second <= first
+    drafting = next(
+        c for c in tried if c.extra == (("acceptance", "0.6"), ("speculative", "ngram:1"))
+    )
+    line = drafting.command("llama-3-8b", Room())
+    assert '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 1}\'' in str(line)
+    assert "1 to prefill, 2 to decode" in str(wide.to_dict()["rows"])
+
+
+def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
+    found = plan("llama-3-8b", "h100-x1", LEVEL, load=90.0, most_devices=8, workers=1, tp=1, **WORK)
+    text = replace(found, emit="compose").manifest()
+    assert found.winner is not None
+    assert text.count("vllm/vllm-openai") == found.winner.copies
+    assert text.splitlines()[0] in str(replace(found, emit="compose").blocks())
+    copies = f"replicas: {found.winner.copies}\n"
+    assert copies in replace(found, emit="llm-d").manifest()
 
 
 def test_to_be_sure_takes_no_fewer() -> None:
@@ -316,7 +347,7 @@ def test_a_device_is_copies_of_its_systems() -> None:
         ({"tp": 3}, "leave no layout"),
         ({"routing": "nearby"}, "routing"),
         ({"rate": 4.0}, "rate: is what the plan sets"),
-        ({"speculative": "mtp:1"}, "speculative: is no part of a plan"),
+        ({"speculative": "mtp:1"}, "speculative: is tried where search drafts"),
         ({"systems": "h100-x1,"}, "systems: needs names by commas"),
         ({"systems": "h1000"}, "unknown"),
     ],

@@ -51,14 +51,21 @@ class World:
             candidate: Any = SimpleNamespace(devices=int(d), place=i)
             system = system_of(int(d), self.usd)
             tried.append(
-                Tried(candidate, system, Bound(1, ""), task.most_copies(system), max(known, 1) - 1)
+                Tried(
+                    candidate,
+                    system,
+                    Bound(1, ""),
+                    task.most_copies(system, int(d)),
+                    max(known, 1) - 1,
+                )
             )
 
         def simulated(t: Tried, copies: int) -> Any:
             i = t.candidate.place  # type: ignore[attr-defined]
-            missed = () if copies >= self.fewest(i, load, loose) else ("load",)
+            fewest = self.fewest(i, load, loose)
+            missed = () if copies >= fewest else ("load",)
             return SimpleNamespace(
-                copies=copies, missed=missed, devices=copies * t.candidate.devices,
+                copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * t.candidate.devices,
                 usd_per_hour=self.usd * copies * t.candidate.devices,
                 joules_per_token=self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9)),
             )  # fmt: skip

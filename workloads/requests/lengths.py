@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +115,7 @@ def _rounded_mean(mu: float, exact: int = 64) -> float:
     return 1 + head + mean * _normal_tail(d - LOG_SIGMA) - exact * _normal_tail(d)
 
 
+@cache
 def _lognormal_mu(mean: int) -> float:
     """Solve the log of the median for `mean` by bisection; the answer is never above."""
     high = math.log(mean)

@@ -3,14 +3,15 @@
 Every candidate has a number of copies below which bounds or simulations say that it misses the level. The
 one whose next number of copies is worth most is simulated next, until nothing left can be better than what
 was found: first with the most copies that would still be better, so that one simulation rules it out. Of
-one candidate more copies are assumed never to serve worse: one that fails four times is tried with the
-most copies allowed, given up if it fails, and bisected if it does not. No system's search knows of another's.
+one candidate more copies are assumed never to serve worse: one that fails is tried with as many as keep
+pace with the load, or with half as many more, then twice as many, and bisected once it holds. No
+system's search knows of another's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,22 +20,21 @@ from tempfile import TemporaryDirectory
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.sharing import Sharing
-from ....simulator.scenario.build import deployment_of
-from ....simulator.scenario.play import run_scenario
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestBlock
 from ...answers.limits import limit_of
+from ...answers.pools import pool_limit
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import MEDIAN, WORST, Point, Task, Value, point_of
+from .points import MEDIAN, WORST, Bench, Point, Task, Value, point_of
 from .sure import Sure, sure_of
 
 MOST_STAGES = 16_000
 """Requests of the run that says what fewer copies fail by, whose stages are kept."""
-TURNED_DOWN = 4
-"""Failures after which a candidate is tried with the most copies."""
+PATIENCE = 4
+"""Failures after which the number of copies doubles each time."""
 
 
 @dataclass(slots=True)
@@ -78,8 +78,8 @@ class Tried:
         return self._at(task, self.fails + 1)
 
     def _at(self, task: Task, copies: int) -> Value:
-        usd = task.usd_per_hour(self.system, copies)
-        return task.value(copies * self.candidate.devices, usd, 0.0)
+        devices = copies * self.candidate.devices
+        return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
 
     def value(self, task: Task) -> Value:
         """What it is worth with the fewest copies that meet the level."""
@@ -102,9 +102,12 @@ class Tried:
         if self.best is not None:
             return (self.fails + self.best.copies) // 2
         most = self.within(task, bar)
-        if most < self.most or len(self.points) == TURNED_DOWN:
+        if most < self.most:
             return most
-        return min(max(self.fails + 1, self.fails * 3 // 2), most)
+        last = self.points[-1] if self.points else None
+        paced = 0 if last is None else math.ceil(last.copies / max(last.served, 0.1))
+        next_ = self.fails * 2 if len(self.points) >= PATIENCE else self.fails * 3 // 2
+        return min(max(self.fails + 1, next_, paced), most)
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
@@ -163,7 +166,15 @@ class Searched:
         return WORST if best is None else best.value(task)
 
 
-def start_on(task: Task, name: str | Path) -> Searched:
+def searched_on(task: Task, name: str | Path) -> Searched:
+    """The best of the systems of a name, and what became of all candidates."""
+    with TemporaryDirectory(prefix="opbyte-plan-") as folder:
+        bench = Bench(Path(folder))
+        found = start_on(task, name, bench)
+        return search_on(task, found, bench) if found.tried else found
+
+
+def start_on(task: Task, name: str | Path, bench: Bench) -> Searched:
     """Candidates on the systems of a name, with what bounds say of them.
 
     Raises
@@ -177,32 +188,29 @@ def start_on(task: Task, name: str | Path) -> Searched:
     known: list[Tried] = []
     refused: InputError | None = None
     sharing = Sharing(**{name: getattr(asked.deployment, name) for name in FLAGS})
-    with _folder() as folder:
-        for size, spec in sizes:
-            for each in candidates(
-                size, spec, _model(task), task.axes, len(sizes) > 1, sharing,
-                asked.deployment.framework,
-            ):  # fmt: skip
-                try:
-                    known.append(_known(task, each, spec, block, folder))
-                except InputError as error:  # heads or experts that the degrees do not divide
-                    refused = refused or error
+    for size, spec in sizes:
+        for each in candidates(
+            size, spec, _model(task), task.axes, len(sizes) > 1, sharing, asked.deployment.framework
+        ):
+            try:
+                known.append(_known(task, each, spec, block, bench))
+            except InputError as error:  # heads or experts that the degrees do not divide
+                refused = refused or error
     return Searched(name, tuple(known), refused=refused)
 
 
-def search_on(task: Task, found: Searched) -> Searched:
+def search_on(task: Task, found: Searched, bench: Bench) -> Searched:
     """Simulate what may be the best of one system, best first, until nothing left can be better."""
-    with _folder() as folder:
-        found = narrowed(task, found, partial(_simulated, task, folder))
-        found = limit_on(task, found, folder)
-        best = found.best(task)
-        if best is None or best.best is None:
-            return found
-        chosen, sure, more = sure_of(
-            task, best.candidate, best.system, best.best.copies, best.most, folder
-        )
-        count = found.simulations + more
-        return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
+    found = narrowed(task, found, partial(_simulated, task, bench))
+    found = limit_on(task, found, bench)
+    best = found.best(task)
+    if best is None or best.best is None:
+        return found
+    chosen, sure, more = sure_of(
+        task, best.candidate, best.system, best.best.copies, best.most, bench
+    )
+    count = found.simulations + more
+    return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
 
 
 def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Point]) -> Searched:
@@ -218,37 +226,35 @@ def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Poin
     return replace(found, simulations=count)
 
 
-def _simulated(task: Task, folder: Path, t: Tried, copies: int) -> Point:
+def _simulated(task: Task, bench: Bench, t: Tried, copies: int) -> Point:
     """A candidate with its steps as slow as the plan's chance has them.
 
     What misses as predicted misses with slower steps too.
     """
     slow, whole = t.slow or 1.0, t.slow is None
-    p = point_of(task, t.candidate, t.system, copies, folder, slow, whole)
+    p = point_of(task, t.candidate, t.system, copies, bench, slow, whole)
     if t.slow is None and p.sure is not None and p.sure.slowdowns:
         t.slow = max(p.sure.slow(task.sure or MEDIAN), 1.0)
         if t.slow > 1.0 and not p.missed:
-            return point_of(task, t.candidate, t.system, copies, folder, t.slow)
+            return point_of(task, t.candidate, t.system, copies, bench, t.slow)
     return p
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for engines' files that is gone afterwards."""
-    with TemporaryDirectory(prefix="opbyte-plan-") as name:
-        yield Path(name)
-
-
 def _known(
-    task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, folder: Path
+    task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: Bench
 ) -> Tried:
-    """A candidate with what bounds say of it."""
+    """A candidate with what bounds say of it; of two pools they say nothing."""
+    most, bound = task.most_copies(system, candidate.devices), Bound(1, "")
+    if candidate.pools:
+        return Tried(candidate, system, bound, most)
     try:
-        deployment, settings = deployment_of(candidate.scenario(task.scenario, folder))
+        deployment, settings = bench.deployed(
+            candidate, candidate.scenario(task.scenario, bench.folder)
+        )
         bound = bound_of(deployment, settings, block, task.level)
     except CapacityError as error:
         bound = Bound(None, f"memory: {error.reason}")
-    return Tried(candidate, system, bound, task.most_copies(system), (bound.copies or 1) - 1,
+    return Tried(candidate, system, bound, most, (bound.copies or 1) - 1,
                  hopeless=bound.copies is None)  # fmt: skip
 
 
@@ -259,7 +265,7 @@ def _model(task: Task) -> ModelSpec:
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def limit_on(task: Task, found: Searched, folder: Path) -> Searched:
+def limit_on(task: Task, found: Searched, bench: Bench) -> Searched:
     """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
     failed = [p for t in found.tried for p in t.points if p.missed]
     best = found.best(task)
@@ -269,10 +275,10 @@ def limit_on(task: Task, found: Searched, folder: Path) -> Searched:
         return replace(found, limit=_ruled_out(found, most))
     p = min(failed, key=lambda p: (p.worst(task.level), p.devices))
     few = min(p.requests, MOST_STAGES) if task.grows else p.requests
-    run = run_scenario(task.asked(p.candidate, p.copies, folder, few), keep_stages=True)
+    run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), keep_stages=True)
     missed = {name: x for name, x in task.level.items() if name in p.missed}
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
-    text += f"; {limit_of(run, missed).why}"
+    text += f"; {(pool_limit if run.pools else limit_of)(run, missed).why}"
     return replace(found, simulations=found.simulations + 1, limit=text)
 
 

@@ -8,7 +8,7 @@ Layouts of other policies are options.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,14 +17,26 @@ from typing import Any
 from ....devices.catalog import describe_system, is_path, list_devices, load_device
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
-from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values
+from ....simulator.frameworks.launch import (
+    FILES,
+    Room,
+    Start,
+    command_line,
+    engine_values,
+    launch_of,
+)
+from ....simulator.frameworks.launch_sharing import FLAGS
+from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sharing import NOTHING, Sharing
+from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
 from ....workloads.catalog import catalog_entry
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
+from ....workloads.speculators.asked import read_asked
 from ..usual import POLICY, Axes, framework_of, layouts
+from .choices import POOLS, RATIOS, Extra, words_of
 
 SIZES = (1, 2, 4, 8, 16)
 """Devices of a copy that are tried where only a device is named."""
@@ -48,6 +60,10 @@ class Candidate:
         None = the model's own.
     framework : str or None
         Whose kernels it runs on.
+    extra : tuple of (str, object)
+        Options of its own, see `choices`.
+    pools : (int, int) or None
+        Systems that prefill and that decode of a copy; None where all do both.
     """
 
     system: str | Path
@@ -58,6 +74,8 @@ class Candidate:
     dtype: str | None = None
     kv_dtype: str | None = None
     framework: str | None = None
+    extra: Extra = ()
+    pools: tuple[int, int] | None = None
 
     @property
     def engine(self) -> dict[str, Any] | None:
@@ -65,16 +83,24 @@ class Candidate:
         if self.start is None or self.policy not in FILES:
             return None
         values = engine_values(self.policy, self.start)
+        drafts = dict(self.extra).get("speculative")
+        if drafts is not None and self.policy == "vllm":
+            values |= drafts_written(read_asked(drafts))
         return values | ({"framework": self.framework} if self.framework else {})
 
     @property
     def layout(self) -> str:
         """Degrees in words."""
         s = self.start
-        if s is None:
-            return "the system's own"
-        parts = {"tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp}
-        return ", ".join(f"{k} {v}" for k, v in parts.items() if v > 1 or k == "tp")
+        degrees = {} if s is None else {"tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp}
+        told = [f"{k} {v}" for k, v in degrees.items() if v > 1 or k == "tp"]
+        if self.pools is not None:
+            told = ["{} to prefill, {} to decode".format(*self.pools)]
+        return ", ".join([*(told or ["the system's own"]), *words_of(self.extra)])
+
+    def unit(self, system: str) -> str:
+        """What a copy consists of."""
+        return system if self.pools is None else f"{sum(self.pools)} {system}"
 
     def scenario(self, base: Scenario, folder: Path, copies: int = 1) -> Scenario:
         """The scenario of some copies, its engine's file written to a folder."""
@@ -82,6 +108,11 @@ class Candidate:
             "system": self.system, "dtype": self.dtype, "kv_dtype": self.kv_dtype,
         }  # fmt: skip
         changes["framework"] = self.framework
+        changes |= dict(self.extra)
+        if self.pools is not None:
+            counts = (f"{self.system}x{n * copies}" for n in self.pools)
+            changes |= dict(zip(("prefill", "decode"), counts, strict=True)) | {"system": None}
+            return base.changed(**changes, policy=self.policy, token_budget=self.token_budget)
         if copies > 1:
             changes["replicas"] = copies
         values = self.engine
@@ -106,7 +137,26 @@ class Candidate:
             return None
         line = command_line(self.policy, hub_name(model), values, room)
         left = self.start.unsaid(self.policy) if self.start is not None else []
+        left += self._unsaid(values)
         return f"{line}  # {self.policy} has no key for {', '.join(left)}" if left else line
+
+    def _unsaid(self, values: Mapping[str, Any]) -> list[str]:
+        """Options of its own that the engine's file does not say."""
+        told = set(FLAGS) | ({"speculative", "acceptance"} if DRAFTS in values else set())
+        return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in told]
+
+    def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
+        """The same as what a manifest starts, on nodes of so many devices.
+
+        Raises
+        ------
+        InputError
+            As `command`, and where no engine's command starts a copy.
+        """
+        if self.engine is None:
+            raise InputError("--emit", "no engine's command says this layout and policy")
+        launch = launch_of(self.policy, hub_name(model), self.engine, room)
+        return Copies(self.policy, launch, copies, self.devices, node)
 
 
 def hub_name(model: str) -> str:
@@ -166,14 +216,29 @@ def candidates(
     m = system.mapping
     fixed = m.separate or m.pipeline or m.prefill_share is not None
     starts: list[Start | None] = [None] if fixed else list(layouts(system, model, axes, lone))
-    for policy, start, how, budget in product(
-        axes.get("policy") or (POLICY,), starts, formats, axes.get("token_budget") or (None,)
-    ):
-        given = None if start is None else replace(start, tokens=budget, sharing=sharing, **how)
+    for policy, start, how, budget, extra in product(
+        axes.get("policy") or (POLICY,), starts, formats, axes.get("token_budget") or (None,),
+        axes.get("choices") or ((),),
+    ):  # fmt: skip
+        own = replace(sharing, **{n: x for n, x in extra if n in FLAGS})
+        given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
         kernels = framework or framework_of(policy, [system])
-        found = Candidate(name, devices, policy, given, budget, **how, framework=kernels)
+        found = Candidate(
+            name, devices, policy, given, budget, **how, framework=kernels, extra=extra
+        )
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have
         except InputError:
             continue
         yield found
+    if fixed or POOLS not in (axes.get("search") or ()):
+        return
+    for policy, how, budget, extra, ratio in product(
+        axes.get("policy") or (POLICY,), formats, axes.get("token_budget") or (None,),
+        axes.get("choices") or ((),), RATIOS,
+    ):  # fmt: skip
+        kernels = framework or framework_of(policy, [system])
+        yield Candidate(
+            name, devices * sum(ratio), policy, None, budget, **how, framework=kernels, extra=extra,
+            pools=ratio,
+        )  # fmt: skip

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import Room
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.build import engine_settings
+from ....simulator.scenario.build import Made, deployment_of, engine_settings
 from ....simulator.scenario.play import run_scenario
 from ....simulator.serving.record import Run
 from ....workloads.catalog import load_model
@@ -41,6 +41,31 @@ LENGTHS = 1024
 UNMEASURED = 0.5
 """Share of the time out of the range of measurements beyond which a system counts as not measured."""
 WORST: Value = (float("inf"),)
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies.
+
+    Attributes
+    ----------
+    folder : Path
+    made : mapping of Candidate to (Deployment, EngineSettings)
+    """
+
+    folder: Path
+    made: dict[Candidate, Made] = field(default_factory=dict)
+
+    def deployed(self, candidate: Candidate, asked: Scenario) -> Made:
+        """What a candidate is deployed as, whatever load of it is asked."""
+        if candidate not in self.made:
+            self.made[candidate] = deployment_of(asked)
+        return self.made[candidate]
+
+    def run(self, candidate: Candidate, asked: Scenario, **how: Any) -> Run:
+        """Serve a scenario of a candidate."""
+        made = None if candidate.pools else self.deployed(candidate, asked)
+        return run_scenario(asked, made=made, **how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +101,15 @@ class Task:
     sure: float | None = None
 
     def asked(
-        self, candidate: Candidate, copies: int, folder: Path, requests: int, slow: float = 1.0
+        self, candidate: Candidate, copies: int, bench: Bench, requests: int, slow: float = 1.0
     ) -> Scenario:
         """The load, `slow` times as fast, on some copies of a candidate."""
         load = self.load
         if slow != 1.0:
             load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
-        return candidate.scenario(self.scenario.changed(**load, requests=requests), folder, copies)
+        return candidate.scenario(
+            self.scenario.changed(**load, requests=requests), bench.folder, copies
+        )
 
     @property
     def requests(self) -> int:
@@ -100,18 +127,17 @@ class Task:
         """Limits of the level that a system whose steps are `slow` times as long keeps, by its own clock."""
         return {n: most / slow for n, most in self.level.items()}
 
-    def most_copies(self, system: SystemSpec) -> int:
-        """Copies of a system that devices and budget allow."""
-        devices = system.nodes * system.devices_per_node
+    def most_copies(self, system: SystemSpec, devices: int) -> int:
+        """Copies of so many devices that the devices and the budget allow."""
         most, price = self.most_devices // devices, price_of(system.device, self.scenario)
         if self.budget is not None and price:
             most = min(most, int(self.budget / (price * devices) * (1 + 1e-12)))
         return most
 
-    def usd_per_hour(self, system: SystemSpec, copies: int) -> float | None:
-        """Price of all devices, without the power of owned ones; None where they have none."""
+    def usd_per_hour(self, system: SystemSpec, devices: int) -> float | None:
+        """Price of so many devices, without the power of owned ones; None where they have none."""
         price = price_of(system.device, self.scenario)
-        return None if price is None else price * copies * system.nodes * system.devices_per_node
+        return None if price is None else price * devices
 
     def value(self, devices: int, usd_per_hour: float | None, joules: float) -> Value:
         """What is to be small of so many devices."""
@@ -143,6 +169,8 @@ class Point:
         Limits that are exceeded; "open" where that cannot be told; empty where the level is met.
     requests : int
         Of the run.
+    served : float
+        Output, as a share of what the load asks for.
     sure : RunIntervals or None
         Factors on the figures, see `answers.interval`.
     bases : Bases
@@ -165,6 +193,7 @@ class Point:
     figures: Mapping[str, float | None]
     missed: tuple[str, ...]
     requests: int
+    served: float = 1.0
     sure: RunIntervals | None = None
     bases: Bases = NONE
     evidence: Sequence[Mapping[str, Any]] = ()
@@ -194,7 +223,7 @@ class Point:
 
 
 def point_of(
-    task: Task, candidate: Candidate, system: SystemSpec, copies: int, folder: Path,
+    task: Task, candidate: Candidate, system: SystemSpec, copies: int, bench: Bench,
     slow: float = 1.0, whole: bool = False,
 ) -> Point:  # fmt: skip
     """Simulate some copies of a candidate under the load until it is decided whether they hold it.
@@ -203,20 +232,22 @@ def point_of(
     that runs as much slower the same happens under as much more load, within limits as much shorter.
     """
     held = decide(
-        lambda count: run_scenario(task.asked(candidate, copies, folder, count, slow)),
+        lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow)),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=MOST_REQUESTS,
     )  # fmt: skip
     run, tried = held.run, held.tried
-    asked = task.asked(candidate, copies, folder, tried.requests, slow)
+    asked = task.asked(candidate, copies, bench, tried.requests, slow)
     made = simulation_of(asked, run) if whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked)
     price = costs_of(run, asked, rate)["device_usd_per_hour"]
+    wanted = float(run.requests.output_tokens.mean()) * task.load_per_s * slow
     return Point(
-        candidate, system.name, copies, copies * candidate.devices,
+        candidate, candidate.unit(system.name), copies, copies * candidate.devices,
         None if price is None else price * copies * candidate.devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
         tried.missed or (("open",) if tried.open else ()), tried.requests,
+        min((rate or 0.0) / wanted, 1.0) if "load" in tried.missed else 1.0,
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),
     )  # fmt: skip

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ....devices.catalog import load_system
+from ....simulator.frameworks.manifests import manifest
 from ....workloads.errors import InputError
 from ...answers.bases import not_like_for_like
 from ...answers.evidence_table import evidence_line, evidence_rows
@@ -64,6 +66,8 @@ class Plan(Result):
         One a name of the systems asked for.
     why : bool
         Whether all that it rests on is told, and not a line of it.
+    emit : str or None
+        Kind of the manifest that is told too, see `manifests.WRITERS`.
     """
 
     model: str
@@ -71,6 +75,7 @@ class Plan(Result):
     task: Task
     searched: tuple[Searched, ...]
     why: bool = False
+    emit: str | None = None
 
     @classmethod
     def of(cls, task: Task, searched: tuple[Searched, ...]) -> Plan:
@@ -136,6 +141,7 @@ class Plan(Result):
             "nearest": None if self.groups else self._nearest(),
             "simulations": sum(s.simulations for s in self.searched),
             "rows": list(self.records()),
+            **({} if self.emit is None else {"manifest": self._emitted()[0]}),
         }  # fmt: skip
 
     def _told(self, p: Point) -> dict[str, Any]:
@@ -245,7 +251,7 @@ class Plan(Result):
             out += [evidence_line(p.evidence, p.system, p.ranges) for p in found[:2]]
         out += not_like_for_like((p.system, p.bases) for p in found)
         told = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
-        return [*out, *told, counted(self.task, self.searched)]
+        return [*out, *told, counted(self.task, self.searched), *self._emitted()]
 
     def _asked(self) -> str:
         task = self.task
@@ -306,6 +312,30 @@ class Plan(Result):
     def _command(self, p: Point) -> str | None:
         model = self.task.scenario.model
         return p.candidate.command(str(getattr(model, "name", model)), p.room)
+
+    def manifest(self) -> str:
+        """What starts all copies of the best, as `emit` asks for.
+
+        Raises
+        ------
+        InputError
+            Nothing is the best, or it cannot be started so.
+        """
+        p = self.winner
+        if p is None or self.emit is None:
+            raise InputError("--emit", "needs one best: nothing serves the load, or bases differ")
+        model = self.task.scenario.model
+        node = load_system(p.candidate.system).device.node_size
+        return manifest(
+            self.emit,
+            p.candidate.copies(str(getattr(model, "name", model)), p.room, p.copies, node),
+        )
+
+    def _emitted(self) -> list[str]:
+        try:
+            return [] if self.emit is None else [f"{self.emit}.yaml:\n\n{self.manifest()}"]
+        except InputError as error:
+            return [f"No manifest: {error}."]
 
     def _nearest(self) -> str:
         """What comes nearest to serving the load."""

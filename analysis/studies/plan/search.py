@@ -17,7 +17,9 @@ from ...parallel import Told
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ..loads import knob_of, names_of
 from ..service_level import ATTAINMENT, read_level
-from .best import Searched, search_on, start_on
+from .best import Searched, searched_on
+from .candidates import systems_of
+from .choices import choices_of, read_search
 from .points import Task, check_goal
 from .result import Plan
 
@@ -33,8 +35,10 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of a scenario that may have several values, by commas."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
-APART = ("speculation", "tiers", "pools", "apart")
-"""Parts of a scenario that no plan has: neither its bounds nor the engines' command lines know them."""
+APART = ("pools", "apart")
+"""Parts of a scenario that no plan is given; two pools may be searched."""
+TRIED = {"speculation": "drafts", "tiers": "tiers"}
+"""Parts that are only tried beside none: what `search` calls them."""
 
 
 def plan(
@@ -47,6 +51,7 @@ def plan(
     budget: float | None = None,
     most_devices: int = MOST_DEVICES,
     sure: float | None = None,
+    search: str | None = None,
     workers: int | None = None,
     told: Told | None = None,
     **options: Unpack[PlanKeywords],
@@ -73,6 +78,8 @@ def plan(
     sure : float, optional
         Chance from 0.5 to 0.99 with which the level is to hold: systems are ranked by the copies that
         this takes, and by those of the middle of the evidence without.
+    search : str, optional
+        What is tried beside: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
     told : callable, optional
@@ -96,11 +103,18 @@ def plan(
         if given.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
-    scenario = Scenario.of(model, **cast("ScenarioKeywords", given))
+    axes["search"] = read_search(search)
+    scenario, axes["choices"] = choices_of(
+        Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"]
+    )
     check_prices(scenario)
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")
+        if placed.group in TRIED:
+            raise InputError(
+                placed.flag, f"is tried where --search {TRIED[placed.group]} asks for it"
+            )
     if scenario.model is None:
         raise InputError("MODEL", "is needed too, for example llama-3-70b")
     check_goal(scenario, goal, budget)
@@ -124,17 +138,18 @@ def _searched(
     task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None
 ) -> list[Searched]:
     """Search all names side by side, each for its own best: what stands beside it makes no difference."""
-    found = dict(crew.run(partial(start_on, task), names))
+    for name in names:
+        systems_of(name)  # refuses what is unknown before anything is simulated
+    found: dict[int, Searched] = {}
+    for i, answer in crew.run(partial(searched_on, task), names):
+        found[i] = answer
+        if told is not None:
+            told(len(found), len(names))
     if not any(s.tried for s in found.values()):
         refused = next((s.refused for s in found.values() if s.refused is not None), None)
-        degrees = {name: values for name, values in task.axes.items() if values}
+        degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
         raise refused or InputError("--systems", f"leave no layout with {degrees}")
-    done: dict[int, Searched] = {}
-    for i, answer in crew.run(partial(search_on, task), [found[i] for i in range(len(names))]):
-        done[i] = answer
-        if told is not None:
-            told(len(done), len(names))
-    return [done[i] for i in range(len(names))]
+    return [found[i] for i in range(len(names))]
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from ....devices.spec import SystemSpec
 from ...answers.interval import LEVEL
 from .candidates import Candidate
-from .points import MEDIAN, Point, Task, point_of
+from .points import MEDIAN, Bench, Point, Task, point_of
 
 SURE = 0.8
 """Chance that a plan is sized for beside the middle of its evidence."""
@@ -47,14 +46,14 @@ def chances(task: Task) -> tuple[float, ...]:
 
 
 def sure_of(
-    task: Task, candidate: Candidate, system: SystemSpec, copies: int, most: int, folder: Path
+    task: Task, candidate: Candidate, system: SystemSpec, copies: int, most: int, bench: Bench
 ) -> tuple[Point, Sure | None, int]:
     """The best of a system as predicted, how sure it is, and how many simulations that took."""
     done: dict[tuple[int, float], Point] = {}
 
     def at(count: int, slow: float) -> Point:
         if (count, slow) not in done:
-            done[count, slow] = point_of(task, candidate, system, count, folder, slow, slow == 1.0)
+            done[count, slow] = point_of(task, candidate, system, count, bench, slow, slow == 1.0)
         return done[count, slow]
 
     best = at(copies, 1.0)

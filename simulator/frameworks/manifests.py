@@ -1,0 +1,206 @@
+"""A plan's copies as files that start them: Docker Compose, Kubernetes with Dynamo, or with llm-d.
+
+Schemas: the Compose specification (a host's devices by number; nginx deals requests in turn);
+``DynamoGraphDeployment`` of nvidia.com/v1alpha1, which operators of Dynamo 0.4 to 1.7 serve; values of the
+chart llm-d-modelservice 0.4. Engines' options are those of `launch`. Secrets and storage are the reader's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ...workloads.errors import InputError
+from .launch import Launch
+
+IMAGES = {
+    "vllm": "vllm/vllm-openai:v0.20.2", "sglang": "lmsysorg/sglang:v0.5.9",
+    "tensorrt-llm": "nvcr.io/nvidia/tensorrt-llm/release:1.2.0",
+}  # fmt: skip
+"""Images of the versions that the engines' options are checked against."""
+DYNAMO, ROUTER, LLM_D = "1.4.0", "nginx:1.27", "ghcr.io/llm-d/llm-d-cuda:v0.3.0"
+WORKERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
+"""Dynamo's modules and names of back ends."""
+RUNTIMES = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrtllm"}
+OPTIONS = "/tmp/options.yaml"
+PORT = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Copies of an engine and the devices they lie on.
+
+    Attributes
+    ----------
+    engine : str
+    launch : Launch
+    copies : int
+    devices : int
+        Of a copy.
+    node : int
+        Devices of a node.
+    """
+
+    engine: str
+    launch: Launch
+    copies: int
+    devices: int
+    node: int
+
+    @property
+    def serves(self) -> list[str]:
+        """Program and arguments that listen at `PORT` on all addresses."""
+        host = [] if self.engine == "vllm" else ["--host", "0.0.0.0"]  # in a container
+        words = [*self.launch.words, *host, "--port", str(PORT)]
+        if not self.launch.file:
+            return words
+        return _with_options([*words, "--extra_llm_api_options", OPTIONS], self.launch.file)
+
+
+def _with_options(words: list[str], options: Mapping[str, Any]) -> list[str]:
+    """A shell that writes a file of options first."""
+    text = yaml.safe_dump(dict(options), sort_keys=False)
+    return ["sh", "-c", f"cat > {OPTIONS} <<'END'\n{text}END\nexec {shlex.join(words)}\n"]
+
+
+def _compose(c: Copies) -> dict[str, Any]:
+    if c.copies * c.devices > c.node:
+        raise InputError(
+            "--emit compose", f"starts one host of {c.node} devices, not {c.copies * c.devices:,}; "
+            "llm-d and dynamo start more",
+        )  # fmt: skip
+    names = [f"engine-{i}" for i in range(c.copies)]
+    services: dict[str, Any] = {}
+    for i, name in enumerate(names):
+        ids = [str(j) for j in range(i * c.devices, (i + 1) * c.devices)]
+        reserved = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
+        services[name] = {
+            "image": IMAGES[c.engine], "entrypoint": c.serves, "ipc": "host",
+            "environment": {"HF_TOKEN": "${HF_TOKEN}"},
+            "volumes": ["${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"],
+            "deploy": {"resources": {"reservations": {"devices": [reserved]}}},
+        }  # fmt: skip
+    if c.copies == 1:
+        return {"services": {names[0]: services[names[0]] | {"ports": [f"{PORT}:{PORT}"]}}}
+    held = "".join(f"  server {name}:{PORT};\n" for name in names)
+    passes = "proxy_pass http://engines; proxy_buffering off; proxy_read_timeout 1h;"
+    text = f"upstream engines {{\n{held}}}\nserver {{ listen {PORT}; location / {{ {passes} }} }}\n"
+    services["router"] = {
+        "image": ROUTER, "ports": [f"{PORT}:{PORT}"], "depends_on": names,
+        "configs": [{"source": "router", "target": "/etc/nginx/conf.d/default.conf"}],
+    }  # fmt: skip
+    return {"services": services, "configs": {"router": {"content": text}}}
+
+
+def _dynamo(c: Copies) -> dict[str, Any]:
+    if c.launch.keys.get("data_parallel_size"):
+        raise InputError(
+            "--emit dynamo", "starts data-parallel ranks of vLLM one by one, which is no part of it; "
+            "llm-d starts them",
+        )  # fmt: skip
+    runs = ["python3", "-m", f"dynamo.{WORKERS[c.engine]}"]
+    if c.engine == "tensorrt-llm":
+        words = [*runs, "--model-path", c.launch.model, "--extra-engine-args", OPTIONS]
+        words = _with_options(words, _api_keys(c.launch.keys))
+    else:
+        at = c.launch.words.index(c.launch.model)
+        name = "--model" if c.engine == "vllm" else "--model-path"
+        words = [*runs, name, *c.launch.words[at:]]
+    image = f"nvcr.io/nvidia/ai-dynamo/{RUNTIMES[c.engine]}-runtime:{DYNAMO}"
+    nodes = -(-c.devices // c.node)
+    program = 2 if words[0] == "sh" else len(runs)
+    main = {"image": image, "command": words[:program], "args": words[program:]}
+    worker = {
+        "componentType": "worker", "envFromSecret": "hf-token-secret", "replicas": c.copies,
+        **({"multinode": {"nodeCount": nodes}} if nodes > 1 else {}),
+        "resources": {"limits": {"gpu": str(c.devices // nodes)}},
+        "extraPodSpec": {"mainContainer": main},
+    }  # fmt: skip
+    front = {
+        "componentType": "frontend", "replicas": 1,
+        "envs": [{"name": "DYN_ROUTER_MODE", "value": "round-robin"}],
+        "extraPodSpec": {"mainContainer": {"image": image}},
+    }  # fmt: skip
+    return {
+        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment",
+        "metadata": {"name": _name(c.launch.model)},
+        "spec": {"backendFramework": WORKERS[c.engine],
+                 "services": {"Frontend": front, "Worker": worker}},
+    }  # fmt: skip
+
+
+def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of TensorRT-LLM's `LlmArgs`: the cache's share of memory stands within its own."""
+    out = dict(keys)
+    share = out.pop("kv_cache_free_gpu_memory_fraction", None)
+    if share is not None:
+        out["kv_cache_config"] = {
+            **out.get("kv_cache_config", {}),
+            "free_gpu_memory_fraction": share,
+        }
+    return out
+
+
+def _llm_d(c: Copies) -> dict[str, Any]:
+    if c.engine != "vllm":
+        raise InputError("--emit llm-d", f"starts vLLM, not {c.engine}; dynamo and compose do")
+    if c.devices > c.node:
+        raise InputError(
+            "--emit llm-d", f"starts copies of one node of {c.node} devices; dynamo more"
+        )
+    ranks = int(c.launch.keys.get("data_parallel_size", 1))
+    words = c.serves
+    container = {
+        "name": "vllm", "image": LLM_D, "modelCommand": "custom", "command": words[:2],
+        "args": words[2:], "ports": [{"containerPort": PORT, "protocol": "TCP"}],
+        "mountModelVolume": True,
+    }  # fmt: skip
+    return {
+        "modelArtifacts": {"name": c.launch.model, "uri": f"hf://{c.launch.model}",
+                           "authSecretName": "hf-token-secret",
+                           "labels": {"llm-d.ai/model": _name(c.launch.model)}},
+        "routing": {"servicePort": PORT, "proxy": {"enabled": False}},
+        "decode": {"create": True, "replicas": c.copies,
+                   "parallelism": {"tensor": c.devices // ranks, "data": ranks},
+                   "containers": [container]},
+        "prefill": {"create": False},
+    }  # fmt: skip
+
+
+WRITERS: Mapping[str, Callable[[Copies], dict[str, Any]]] = {
+    "compose": _compose, "dynamo": _dynamo, "llm-d": _llm_d,
+}  # fmt: skip
+USED = {
+    "compose": "docker compose -f compose.yaml up",
+    "dynamo": "kubectl apply -f dynamo.yaml",
+    "llm-d": "helm install NAME llm-d-modelservice/llm-d-modelservice -f llm-d.yaml",
+}
+"""How a manifest is started, by its name."""
+
+
+def manifest(name: str, copies: Copies) -> str:
+    """Text of a manifest that starts all copies.
+
+    Raises
+    ------
+    InputError
+        What it cannot start.
+    """
+    body = yaml.safe_dump(WRITERS[name](copies), sort_keys=False, width=10_000)
+    return f"# {USED[name]}\n{body}"
+
+
+def _name(model: str) -> str:
+    """A name that Kubernetes takes.
+
+    Examples
+    --------
+    >>> _name("meta-llama/Llama-3.3-70B")
+    'llama-3-3-70b'
+    """
+    short = model.rpartition("/")[2].lower()
+    return "".join(x if x.isascii() and x.isalnum() else "-" for x in short).strip("-")[:50]
