@@ -153,6 +153,12 @@ def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float 
     return "holds" if steady else "open", share
 
 
+def stationary(run: Run, sampled: bool) -> bool | None:
+    """Whether the queue is stationary over one run of an open loop, by the rule of `judge`; None = not decided."""
+    state = _queue(run, None, sampled)[0]
+    return None if state == "open" else state == "holds"
+
+
 def _count(run: Run) -> int:
     """Requests of a run, those that are turned away among them."""
     return len(run.requests.request_id) + (

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from opbyte import capacity, simulate
 from opbyte.analysis.studies.capacity_result import Found
 from opbyte.analysis.studies.stationary import FIRST, MOST_REQUESTS, counted, decide, judge
+from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.steady import trend_share
 
@@ -58,6 +59,21 @@ def test_load_times_mean_output_is_the_output_rate(by_default: Found) -> None:
 @pytest.mark.parametrize("requests", [600, 20_000])
 def test_the_number_of_requests_does_not_matter(by_default: Found, requests: int) -> None:
     assert found(requests).load_per_s == pytest.approx(by_default.load_per_s, rel=NOISE)
+
+
+def test_a_sweep_says_what_a_capacity_says(by_default: Found) -> None:
+    """Of the same load and requests; far beyond what is held no second run is needed."""
+    held = [t for t in by_default.tried if t.holds]
+    missed = [t for t in by_default.tried if "load" in t.missed]
+    for t in (held[0], held[-1], missed[-1]):
+        asked = simulate(MODEL, SYSTEM, rate=t.load_per_s, requests=t.requests, **WORK)
+        said = metrics_of(asked)["stationary"]
+        assert said == 1 if t.holds else said in (0, None)
+    far = 3 * held[-1].load_per_s
+    once = decide(lambda n: run(far, n), far, {"ttft_p99": 2.0}, 1).tried
+    assert (once.requests, once.missed[0]) == (FIRST, "ttft_p99")
+    closed = simulate(MODEL, SYSTEM, closed_loop=8, requests=40, **WORK)
+    assert metrics_of(closed)["stationary"] is None
 
 
 def test_counts_are_shared_by_all_that_ask() -> None:

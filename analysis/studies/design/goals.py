@@ -20,7 +20,7 @@ EDAP = "edap"
 """Energy a token x time a token x area [J s mm2]."""
 MADE = (*SILICON, EDAP)
 METRICS = frozenset(FIGURES) | set(MADE)
-MORE = ("per_s", "goodput", "attainment", "steady", "per_user", "per_device")
+MORE = ("per_s", "goodput", "attainment", "steady", "stationary", "per_user", "per_device")
 """Parts of names of metrics of which more is better; of all others less is."""
 
 

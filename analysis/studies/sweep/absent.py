@@ -45,6 +45,8 @@ def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
             return facet.of
     if name.startswith(OF_RUN):
         return "simulate gives no such number of these points (see its --json)"
+    if name == "stationary":
+        return "requests are too few to tell, or come in a closed loop"
     if name.startswith("gco2"):
         return "give grid_gCO2_per_kWh"
     system = scenario_of(settings).system

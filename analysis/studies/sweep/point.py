@@ -18,6 +18,7 @@ from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
 from ...show.provenance import code_version
 from ...show.text import plain
+from ..stationary import stationary
 from .expression import OF_RUN
 from .parameters import scenario_of
 
@@ -26,6 +27,8 @@ SCALARS = columns((*COUNTS, *LENGTHS, *RATES, *STATE))
 points are equal bytes."""
 DERIVED = {
     "steady": "1 where rates are of a steady window, 0 where a run is too short for one.",
+    "stationary": "1 where the queue of arrivals is stationary, as `capacity` and `plan` ask; 0 where it grows; "
+    "empty where the run is too short to tell, or a closed loop.",
     "devices": "Devices of all copies.",
     "device_usd_per_hour": "Price of one device [USD/h].",
     "usd_per_million_tokens": "Price of all devices by output tokens [USD].",
@@ -96,12 +99,24 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["tokens_per_s_per_device"] = rate / row["devices"] if rate else None
     row["tokens_per_s_per_user"] = 1 / pace if pace else None
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
+    row["stationary"] = _held(runs)
     row["watts_per_device"] = data["watts_per_device"]
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
         "basis": bases.times, "energy_basis": bases.energy, **_of_parts([r.run for r in runs]),
         **{OF_RUN + name: value for name, value in _numbers(data)},
     }  # fmt: skip
+
+
+def _held(runs: Sequence[Simulation]) -> int | None:
+    """Whether every run's queue is stationary; None where one cannot tell, or has no queue of arrivals."""
+    found = []
+    for each in runs:
+        work = each.scenario.workload
+        if work.closed_loop is not None:
+            return None
+        found.append(stationary(each.run, work.trace is None))
+    return None if None in found and False not in found else int(all(found))
 
 
 def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Figure]]:
