@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -24,11 +24,13 @@ from .carbon import carbon_of, carbon_text
 from .classes import class_figures
 from .coverage import coverage, coverage_blocks
 from .evidence import link_evidence
+from .evidence_table import evidence_line
 from .facets import facet_blocks, facet_entries
 from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
 from .price import check_prices, costs_of
 from .quantities import COUNTS, LENGTHS, RATES, STATE, entries
 from .ranges import Ranges, ranges_of_run
+from .replayed import replayed
 from .run_steps import Steps, read_window, steps_seen
 from .run_warnings import warnings_of
 from .summary import (
@@ -75,6 +77,8 @@ class Simulation(Result):
         Some steps one by one, where they were asked for.
     ranges : Ranges or None
         What of it is priced out of the range of its models.
+    why : bool
+        Whether all that it rests on is told, and not a line of it.
     """
 
     run: Run
@@ -85,6 +89,7 @@ class Simulation(Result):
     intervals: RunIntervals | None = None
     steps: Steps | None = None
     ranges: Ranges | None = None
+    why: bool = False
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -145,9 +150,23 @@ class Simulation(Result):
             *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
             *facet_blocks(self.run, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
-            *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
-            self.rests_on(), took(self.run.wall_s),
+            *self.outside_tables(), *self._rests(), *self._unsaid(), took(self.run.wall_s),
         ]  # fmt: skip
+
+    def _rests(self) -> list[str]:
+        """What it rests on: a line, or all of it."""
+        if self.why:
+            return [*([] if self.ranges is None else self.ranges.text()), self.rests_on()]
+        name = self.run.deployment.system.name
+        return [evidence_line(self.evidence, name, self.ranges) + " More: --why."]
+
+    def _unsaid(self) -> list[str]:
+        """Which scheduler and kernels these are, where nobody said it and other commands take others."""
+        own, where = self.scenario.serving, self.scenario.deployment
+        if own.policy or own.engine or where.framework or self.run.pools:
+            return []
+        text = "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
+        return [f"Scheduler ({self.run.policy.name}) and kernels are {text}."]
 
     def headline(self) -> str:
         """Throughput and latencies in a sentence, and what takes the most of the clock."""
@@ -287,7 +306,8 @@ def simulate(
     made = run_scenario(
         scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
     )
-    return simulation_of(scenario, made, window)
+    found = simulation_of(scenario, made, window)
+    return replace(found, intervals=replayed(scenario, made, found.intervals))
 
 
 def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
 from .app import app
 from .io import answer, resumed
-from .options import Fresh, Json, Model, Out, count, real, takes
+from .options import Fresh, Json, Model, Out, Why, count, real, takes
 
 OWN = ("model", "system", "rate", "rate_scale", "closed_loop", "grid_gCO2_per_kWh")
 """Options of a scenario that this command takes in another form, or that the search sets."""
@@ -36,6 +37,7 @@ def capacity_command(
         str | None, typer.Option(metavar="NAME", help="layouts: try every layout of a system.")
     ] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
+    why: Why = False,
     fresh: Fresh = False,
     as_json: Json = False,
     out: Out = None,
@@ -49,4 +51,6 @@ def capacity_command(
         workers=workers,
         kept=kept, **options,
     )  # fmt: skip
-    answer(make, out, as_json, counted="systems", kept=kept)
+    answer(
+        lambda **more: replace(make(**more), why=why), out, as_json, counted="systems", kept=kept
+    )

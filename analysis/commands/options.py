@@ -20,6 +20,8 @@ Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)
 ]
 
+Why = Annotated[bool, typer.Option("--why", help="Tell all that the answer rests on.")]
+
 FAMILY = "What the files are tables of, whatever their names: gemm, moe, attention_decode, ..."
 Family = Annotated[str | None, typer.Option(metavar="NAME", help=FAMILY)]
 FRESH = "Forget the parts that an interrupted run left."

@@ -14,7 +14,7 @@ from ...workloads.errors import InputError
 from . import panels
 from .app import app
 from .io import answer
-from .options import Json, Model, Out, count, real, takes
+from .options import Json, Model, Out, Why, count, real, takes
 
 OWN = (
     "model", "system", "rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop",
@@ -64,9 +64,7 @@ def plan_command(
         str | None, _several("Tokens of a step to try; the policy's own without it.")
     ] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
-    why: Annotated[
-        bool, typer.Option("--why", help="Tell all that the answer rests on, and what fails.")
-    ] = False,
+    why: Why = False,
     emit: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from ...simulator.scenario.option import options_of
 from ...workloads.errors import InputError
 from .app import app
 from .io import answer, progress
-from .options import Json, Out, count, takes
+from .options import Json, Out, Why, count, takes
 
 
 @app.command("simulate")
@@ -23,6 +24,7 @@ def simulate_command(
         str | None,
         typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one."),
     ] = None,
+    why: Why = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -41,6 +43,7 @@ def simulate_command(
                 return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
-            return simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
+            found = simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
+            return replace(found, why=why)
 
     answer(make, out, as_json, waits=False)  # `progress` says how far it is

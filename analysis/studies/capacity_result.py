@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
-from ..answers.evidence_table import evidence_line
+from ..answers.evidence_table import evidence_line, evidence_rows
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.price import WORTH
@@ -91,6 +91,7 @@ class Capacity(Result):
     level: dict[str, float]
     found: tuple[Found, ...]
     tolerance: float
+    why: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
@@ -174,8 +175,16 @@ class Capacity(Result):
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
-            *(evidence_line(f.evidence, f.system, f.ranges) for f in self.found if f.evidence),
+            *self._rests(),
         ]
+
+    def _rests(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """What each system rests on: a line, or all of it."""
+        known = [f for f in self.found if f.evidence]
+        if not self.why:
+            return [evidence_line(f.evidence, f.system, f.ranges) for f in known]
+        tables = [evidence_rows(f.evidence, f.system, f.ranges) for f in known]
+        return [*tables, *(text for f in known if f.ranges for text in f.ranges.text())]
 
     def headline(self) -> str:
         """What each system serves within the level, the most first, and what holds it back."""

@@ -116,6 +116,25 @@ def test_light_loads_are_served_whatever_the_errors() -> None:
     assert told["usd_per_million_tokens"]["low"] is not None
 
 
+def test_near_saturation_both_ends_are_runs() -> None:
+    """Steps `r` times as long under a load are steps as they are under `r` times the load, by another clock."""
+    work = WORK | {"policy": "vllm", "requests": 600}
+    sizes = []
+    for rate in (60.0, 110.0, 120.0):
+        found = simulate("llama-3-8b", "h100-x1", rate=rate, **work)
+        sure = found.intervals
+        assert sure is not None
+        sizes.append(sure.tpot.high)
+        r = sure.slow(0.9)
+        late = simulate("llama-3-8b", "h100-x1", rate=rate * r, **work).run
+        if sizes[-1] > 1.5:
+            longer = (late.tpot_s.mean or 0.0) * r / (found.run.tpot_s.mean or 1.0)
+            assert sure.tpot.high == (
+                np.inf if late.window.overloaded else pytest.approx(longer, rel=1e-9)
+            )
+    assert max(sizes) > 1.5
+
+
 def test_tables_show_intervals() -> None:
     row = compare("llama-3-8b", ["h100-x1", "duplex-x4"], batch=8).rows()
     assert "% to +" in row[0]["80% interval"]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opbyte import plan
 from opbyte.analysis.studies.plan.best import Searched, Tried, narrowed
 from opbyte.analysis.studies.plan.bounds import Bound
 from opbyte.analysis.studies.plan.points import Task
@@ -92,11 +93,10 @@ def task_of(goal: str) -> Task:
     )
 
 
-@pytest.mark.parametrize("goal", ["devices", "cost", "energy"])
-def test_random_what_ifs_are_monotone(goal: str) -> None:
-    rng, task = np.random.default_rng(7), task_of(goal)
+def check_drawn(goal: str, draws: int, seed: int) -> None:
+    rng, task = np.random.default_rng(seed), task_of(goal)
     runs = every = 0
-    for _ in range(DRAWS):
+    for _ in range(draws):
         world = World(rng)
         load, loose = float(rng.uniform(0.1, 30.0)), float(rng.uniform(0.0, 3.0))
         here, count = world.plan(task, load, loose)
@@ -109,3 +109,48 @@ def test_random_what_ifs_are_monotone(goal: str) -> None:
             assert more is None or (here is not None and more[0] >= here[0])
             assert here is None or (looser is not None and looser[0] <= here[0])
     assert runs < every / 5  # what pruning is for
+
+
+@pytest.mark.parametrize("goal", ["devices", "cost", "energy"])
+def test_random_what_ifs_are_monotone(goal: str) -> None:
+    check_drawn(goal, DRAWS, 7)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("goal", ["devices", "cost", "energy"])
+def test_a_hundred_thousand_what_ifs_are_monotone(goal: str) -> None:
+    check_drawn(goal, 100_000, 8)
+
+
+def check_simulated(draws: int, seed: int) -> None:
+    """Plans by simulation: more load, a looser level, and another system beside."""
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        work: dict[str, Any] = {
+            "input_len": int(rng.integers(64, 1500)), "output_len": int(rng.integers(8, 200)),
+            "lengths": "lognormal", "requests": 200, "tp": 1, "most_devices": 8, "workers": 1,
+            "goal": "cost",
+        }  # fmt: skip
+        load = float(rng.uniform(1.0, 60.0))
+        level = {
+            "ttft_p99": float(rng.uniform(0.1, 2.0)),
+            "tpot_p99": float(rng.uniform(0.01, 0.1)),
+        }
+        loose = {name: x * float(rng.uniform(1.0, 3.0)) for name, x in level.items()}
+        more = load * float(rng.uniform(1.0, 2.0))
+        here = plan("llama-3-8b", "h100-x1", level, load=load, **work)
+        cost = here.searched[0].bar(here.task)[0]
+        for wider in (plan("llama-3-8b", "h100-x1", loose, load=load, **work),
+                      plan("llama-3-8b", "a100-80gb-x1,h100-x1", level, load=load, **work)):  # fmt: skip
+            assert min(s.bar(wider.task)[0] for s in wider.searched) <= cost
+        heavier = plan("llama-3-8b", "h100-x1", level, load=more, **work)
+        assert heavier.searched[0].bar(heavier.task)[0] >= cost
+
+
+def test_simulated_what_ifs_are_monotone() -> None:
+    check_simulated(2, 1)
+
+
+@pytest.mark.benchmark
+def test_many_simulated_what_ifs_are_monotone() -> None:
+    check_simulated(250, 2)

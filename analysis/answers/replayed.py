@@ -1,0 +1,68 @@
+"""Intervals near saturation, whose ends are runs of their own.
+
+A system whose steps all take `r` times as long does under a load what the simulated one does under `r` times
+the load, by a clock `r` times as fast. Far from saturation that changes a latency little more than the steps
+themselves, which `interval` says in a formula; where it says more than `STEEP`, both ends are run instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.play import run_scenario
+from ...simulator.serving.record import Run
+from .interval import LEVEL, Interval, RunIntervals, first_token
+
+STEEP = 1.2
+"""Times as much as of a step, from where a latency's interval is not told by a formula."""
+FIXED = (
+    "autoscale", "fail", "mtbf", "classes", "kv_tiers", "images", "duration", "turns", "think",
+    "rate_profile", "since", "trace",
+)  # fmt: skip
+"""Options with times of their own, which no other clock changes."""
+
+
+def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunIntervals | None:
+    """The same intervals, near saturation with ends that are simulated; of an open loop of one pool."""
+    rate = scenario.workload.rate
+    if (
+        found is None
+        or rate is None
+        or not _plain(scenario, run)
+        or found.tpot.high < STEEP * found.step.high
+    ):
+        return found
+    slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
+    ends = [run_scenario(scenario.changed(rate=rate * r)) for r in slow]
+    tpot, first, served = (
+        [_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]
+        for what in ("tpot_s", "ttft_s", "")
+    )
+    return replace(
+        found, tpot=_between(tpot), ttft=first_token(_between(first)), throughput=_between(served)
+    )
+
+
+def _plain(scenario: Scenario, run: Run) -> bool:
+    """Whether a run at another rate is the same one by another clock."""
+    plain = all(scenario.option(name) in (None, False, ()) for name in FIXED)
+    return plain and not (run.pools or run.window.overloaded)
+
+
+def _factor(end: Run, run: Run, slow: float, what: str) -> float:
+    """A figure of a run by a slower clock, as a factor on that of another; of rates without a name."""
+    if not what:
+        there, here = end.output_tokens_per_s, run.output_tokens_per_s
+        return (there or 0.0) / slow / here if here else 1.0
+    there, here = getattr(end, what).mean, getattr(run, what).mean
+    if end.window.overloaded:
+        return float("inf")
+    return there * slow / here if there and here else 1.0
+
+
+def _between(ends: list[float]) -> Interval:
+    low, high = np.min(ends), np.max(ends)
+    return Interval(min(float(low), 1.0), max(float(high), 1.0), LEVEL)
