@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ...devices.catalog import list_devices, load_device
+from ...devices.catalog import is_path, list_devices, load_device
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError, nearest
+from ...workloads.yamlfile import read_yaml
 from ..show.text import show
 
 
@@ -54,8 +56,11 @@ OWNED = ("years", "usd_per_kWh", "pue")
 """Of owned devices where nobody says; assumed: usual depreciation, industrial electricity, an air-cooled hall."""
 
 
+GIVEN = "as given"
+
+
 def amounts(given: str | None, option: str) -> dict[str, float]:
-    """Dollars by device, as an option lists them.
+    """Dollars by device, as an option lists them, or a file.
 
     Raises
     ------
@@ -67,18 +72,39 @@ def amounts(given: str | None, option: str) -> dict[str, float]:
     >>> amounts("h200=2.5, mi325x=2", "--price")
     {'h200': 2.5, 'mi325x': 2.0}
     """
-    out: dict[str, float] = {}
-    for entry in (given or "").split(",") if given else []:
-        name, equals, text = (part.strip() for part in entry.partition("="))
+    return {name: usd for name, (usd, _) in _sourced(given, option).items()}
+
+
+def _sourced(given: str | None, option: str) -> dict[str, tuple[float, str]]:
+    """The same with the source of each."""
+    out: dict[str, tuple[float, str]] = {}
+    for name, text, source in _listed(given, option):
         try:
-            value = float(text) if equals and "_" not in text else float("nan")
+            value = float(text) if "_" not in text else float("nan")
         except ValueError:
             value = float("nan")
         if not name or not 0.0 <= value < 1e12 or name in out:
-            raise InputError(option, f"needs DEVICE=USD by commas, each once, not {entry!r}")
+            reason = f"needs DEVICE=USD by commas, each once, or a file of them, not {name}={text}"
+            raise InputError(option, reason)
         if name not in list_devices():
             raise InputError(option, f"{name!r} is no device{nearest(name, list_devices())}")
-        out[name] = value
+        out[name] = value, source
+    return out
+
+
+def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
+    """Device, dollars and source of every price, as they are written."""
+    if not given:
+        return []
+    if not is_path(given):
+        entries = (entry.partition("=") for entry in given.split(","))
+        return [(name.strip(), text.strip(), GIVEN) for name, _, text in entries]
+    out = []
+    for name, told in read_yaml(Path(given)).items():
+        own = told if isinstance(told, dict) else {}
+        if set(own) != {"value", "source"} or not str(own["source"]).strip():
+            raise InputError(f"{given}: {name}", f"needs {{value: USD, source: TEXT}} for {option}")
+        out.append((str(name), str(own["value"]), f"{own['source']}, {given}"))
     return out
 
 
@@ -118,8 +144,9 @@ def source_of(device: DeviceSpec, scenario: Scenario) -> str:
             f"owned for {scenario.years or YEARS:g} years, and {_kwh(scenario):g} USD/kWh at PUE "
             f"{scenario.pue or PUE:g}"
         )
-    if device.name in amounts(scenario.price, "--price"):
-        return "as given"
+    given = _sourced(scenario.price, "--price")
+    if device.name in given:
+        return given[device.name][1]
     if device.name not in list_devices():
         return "its description"
     return str(load_device(device.name)[1].get("price_USD_per_hour", "its description"))

@@ -62,8 +62,9 @@ class Scenario(Checked):
         "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
     )
     price: str | None = text(
-        "Rent of devices [USD/h], such as h200=2.5,mi325x=2; those of `opbyte list prices` without.",
-        "LIST",
+        "Rent of devices [USD/h], such as h200=2.5,mi325x=2, or a file that says h200: {value: 2.5, source: "
+        "TEXT}; those of `opbyte list prices` without.",
+        "LIST|FILE",
     )
     capex: str | None = text(
         "Devices that are owned, and what each costs with its share of the rest [USD]: h200=40000.",

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
+from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import candidates, hub_name, systems_of
 from opbyte.analysis.studies.plan.points import Bench, Task, point_of
@@ -100,6 +101,21 @@ def test_money_changes_the_order_and_says_so() -> None:
     assert 1.0 < (owned.usd_per_hour or 0.0) < 1.0 + 0.7 + 1e-9  # a dollar, and at most 700 W
     with pytest.raises(InputError, match="did you mean 'h200'"):
         plan("llama-3-8b", "h200-x1", "ttft_p99=1", price="h2000=1", **given)
+
+
+def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("h200: {value: 2.25, source: a quote of 2026-11-03}\n")
+    scenario = Scenario.of("llama-3-8b", "h200-x1", price=str(path))
+    (line,) = prices_text(scenario, [load_system("h200-x1"), load_system("h100-x1")])
+    assert f"h200 2.250 USD/h (a quote of 2026-11-03, {path})" in line
+    assert "listings range" in line
+    for text, reason in (("h200: 2.5", "needs {value: USD, source: TEXT}"),
+                         ("h2000: {value: 1, source: x}", "did you mean 'h200'"),
+                         ("h200: {value: -1, source: x}", "needs DEVICE=USD")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(InputError, match=reason):
+            check_prices(scenario)
 
 
 def test_what_nobody_has_measured_stands_apart() -> None:
