@@ -36,6 +36,7 @@ from .run_warnings import warnings_of
 from .summary import (
     LATENCIES,
     QUANTILES,
+    defaults_text,
     evidence_text,
     figure_rows,
     figures,
@@ -150,7 +151,8 @@ class Simulation(Result):
             *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
             *facet_blocks(self.run, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
-            *self.outside_tables(), *self._rests(), *self._unsaid(), took(self.run.wall_s),
+            *self.outside_tables(), *self._rests(), *defaults_text(self.run, self.scenario),
+            took(self.run.wall_s),
         ]  # fmt: skip
 
     def _rests(self) -> list[str]:
@@ -159,14 +161,6 @@ class Simulation(Result):
             return [*([] if self.ranges is None else self.ranges.text()), self.rests_on()]
         name = self.run.deployment.system.name
         return [evidence_line(self.evidence, name, self.ranges) + " More: --why."]
-
-    def _unsaid(self) -> list[str]:
-        """Which scheduler and kernels these are, where nobody said it and other commands take others."""
-        own, where = self.scenario.serving, self.scenario.deployment
-        if own.policy or own.engine or where.framework or self.run.pools:
-            return []
-        text = "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
-        return [f"Scheduler ({self.run.policy.name}) and kernels are {text}."]
 
     def headline(self) -> str:
         """Throughput and latencies in a sentence, and what takes the most of the clock."""

@@ -54,7 +54,8 @@ from ..batching.state import (
 from ..deploy.deployment import Deployment
 from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
-from ..step.lowering import MOST_TOKENS, Plan, Slots, lowered, ops_of
+from ..step.lowered import lowered
+from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
 from .beside import Side
 from .contents import Contents, check_hashes
 from .course import Course
@@ -224,8 +225,7 @@ class Engine:
     @property
     def done(self) -> bool:
         """Whether every submitted request has finished, or was turned away."""
-        counters = self.state.counters
-        return bool(counters[C_COMPLETED] == counters[C_SUBMITTED] - self.refused)
+        return self.completed == self.submitted - self.refused
 
     @property
     def refused(self) -> int:

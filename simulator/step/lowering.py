@@ -139,29 +139,6 @@ class Slots(NamedTuple):
     beside: Slots | None = None  # of devices that hold the experts
 
 
-KEPT = 16
-"""Deployments whose latest lowering is kept."""
-_lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
-
-
-def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
-    """The same as `lower`; of a deployment that was lowered lately, the very object, without the work.
-
-    A plan is only read, so that runs may share it as replicas do.
-    """
-    known = _lowered.pop(id(deployment), None)
-    if (
-        known is None or known[1] != counts or deployment.apart is not None
-    ):  # whose draws are its own
-        plan, slots = lower(deployment, replica, counts)
-    else:
-        plan, slots = known[2]._replace(replica=replica), known[3]
-    _lowered[id(deployment)] = deployment, counts, plan, slots  # alive: no other has its id
-    while len(_lowered) > KEPT:
-        del _lowered[next(iter(_lowered))]
-    return plan, slots
-
-
 def lower(
     deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS, experts_alone: bool = False
 ) -> tuple[Plan, Slots]:

@@ -236,7 +236,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
 def test_people_see_where_time_went(ask: Ask) -> None:
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out
-    assert "h100-x1 rests on 4 fitted" in short
+    assert "h100-x1 rests on 5 fitted" in short
     assert "Scheduler (chunked) and kernels are nobody's in particular" in short
     assert "rests on: fitted" not in short
     assert "in particular" not in ask(*line, "--policy", "vllm").out

@@ -87,6 +87,16 @@ def test_more_systems_never_change_a_row() -> None:
     assert alone.rows()[0] == among.rows()[1]
 
 
+def test_few_requests_make_no_plan_smaller() -> None:
+    """Of 200 requests a burst was judged, which three copies held that took four."""
+    given: dict[str, Any] = {"load": 60.0, "most_devices": MOST, "workers": 1, "tp": 1}
+    few, many = (
+        plan("llama-3-8b", "a100-80gb-x1", LEVEL, **given, **WORK | {"requests": n}).rows()[0]
+        for n in (60, 2000)
+    )
+    assert few == many
+
+
 def test_money_changes_the_order_and_says_so() -> None:
     given = {"load": 20.0, "goal": "cost", "most_devices": 2, "workers": 1, **WORK}
     cheap = plan("llama-3-8b", "h100-x1,h200-x1", "ttft_p99=1", price="h200=0.5", **given)

@@ -1,0 +1,26 @@
+"""Lowered deployments of late, so that runs of one at other loads lower it once."""
+
+from __future__ import annotations
+
+from ..deploy.deployment import Deployment
+from .lowering import Plan, Slots, lower
+
+KEPT = 16
+"""Deployments whose latest lowering is kept."""
+_lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
+
+
+def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Slots]:
+    """The same as `lower`; of a deployment that was lowered lately, the very object, without the work.
+
+    A plan is only read, so that runs may share it as replicas do.
+    """
+    known = _lowered.pop(id(deployment), None)
+    if known is not None and known[1] == counts and deployment.apart is None:  # else it draws
+        plan, slots = known[2]._replace(replica=replica), known[3]
+    else:
+        plan, slots = lower(deployment, replica, counts)
+    _lowered[id(deployment)] = deployment, counts, plan, slots  # alive: no other has its id
+    while len(_lowered) > KEPT:
+        del _lowered[next(iter(_lowered))]
+    return plan, slots
