@@ -68,7 +68,8 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
             flag = f"--{options[0].replace('_', '-')}"
             raise InputError(f"--search {name}", f"needs {flag}, which is tried beside none")
         ways.append([{}, *(_fewer(own) if name == "drafts" else [own])])
-        scenario = scenario.changed(**{n: False if x is True else None for n, x in own.items()})
+        none: dict[str, Any] = {n: False if x is True else None for n, x in own.items()}
+        scenario = scenario.changed(**none)
     merged = ({k: v for way in ways_ for k, v in way.items()} for ways_ in product(*ways))
     return scenario, tuple(tuple(sorted(each.items())) for each in merged)
 
