@@ -10,6 +10,7 @@ system's search knows of another's.
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -170,8 +171,11 @@ def searched_on(task: Task, name: str | Path) -> Searched:
     """The best of the systems of a name, and what became of all candidates."""
     with TemporaryDirectory(prefix="opbyte-plan-") as folder:
         bench = Bench(Path(folder))
-        found = start_on(task, name, bench)
-        return search_on(task, found, bench) if found.tried else found
+        try:
+            found = start_on(task, name, bench)
+            return search_on(task, found, bench) if found.tried else found
+        finally:
+            gc.unfreeze()
 
 
 def start_on(task: Task, name: str | Path, bench: Bench) -> Searched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,11 @@ class Bench:
     def run(self, candidate: Candidate, asked: Scenario, **how: Any) -> Run:
         """Serve a scenario of a candidate."""
         made = None if candidate.pools else self.deployed(candidate, asked)
-        return run_scenario(asked, made=made, **how)
+        try:
+            return run_scenario(asked, made=made, **how)
+        finally:  # a run ends in rings of large arrays; what is older is not looked at again
+            gc.collect()
+            gc.freeze()
 
 
 @dataclass(frozen=True, slots=True)
