@@ -211,7 +211,7 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     dropout: bool
 
 
-class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):
+class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKeywords, TierOptionsKeywords, total=False):
     """Of a plan: some options may have several values, a list or a text with commas."""
 
     engine: Name
