@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.record import Run
@@ -38,12 +36,11 @@ def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunInt
     slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
     ends = [run_scenario(scenario.changed(rate=rate * r)) for r in slow]
     tpot, first, served = (
-        [_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]
+        Interval(min(1.0, *each), max(1.0, *each), LEVEL)
         for what in ("tpot_s", "ttft_s", "")
+        for each in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
     )
-    return replace(
-        found, tpot=_between(tpot), ttft=first_token(_between(first)), throughput=_between(served)
-    )
+    return replace(found, tpot=tpot, ttft=first_token(first), throughput=served)
 
 
 def _plain(scenario: Scenario, run: Run) -> bool:
@@ -61,8 +58,3 @@ def _factor(end: Run, run: Run, slow: float, what: str) -> float:
     if end.window.overloaded:
         return float("inf")
     return there * slow / here if there and here else 1.0
-
-
-def _between(ends: list[float]) -> Interval:
-    low, high = np.min(ends), np.max(ends)
-    return Interval(min(float(low), 1.0), max(float(high), 1.0), LEVEL)

@@ -39,11 +39,7 @@ NEW = ("4NP", "N3P")
 """Processes of the generation whose kernels' power was measured; older ones follow the serving runs."""
 
 
-SURE: dict[str, tuple[float, float]] = {
-    "b200": (0.88, 1.1),
-    "h100": (0.84, 1.12),
-    "": (0.8, 1.25),
-}
+SURE: dict[str, tuple[float, float]] = {"b200": (0.88, 1.1), "h100": (0.84, 1.12), "": (0.8, 1.25)}
 """Factors on a board's power that hold 80 % of measured ones. H100: those of the runs of its fit, and
 of ML.ENERGY's, whose steady part draws 5 to 20 % less than said (samplers with penalties wait for their host). B200: its
 kernels' fit is 1 to 14 % high on ten serving runs (Llama-3.1-70B on two, ML.ENERGY v3.0) and 10 % off on

@@ -138,24 +138,12 @@ ROOMS = {
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What starts a copy of an engine.
+    """What starts a copy of an engine, as words and as its own keys."""
 
-    Attributes
-    ----------
-    model : str
-        Checkpoint that is loaded.
-    words : tuple of str
-        Program and arguments; for TensorRT-LLM without those of `file`.
-    file : mapping
-        Keys of TensorRT-LLM's file of options; empty elsewhere.
-    keys : mapping
-        The same as keys of the engine's own, all of them.
-    """
-
-    model: str
-    words: tuple[str, ...]
-    file: Mapping[str, Any]
-    keys: Mapping[str, Any]
+    model: str  # checkpoint that is loaded
+    words: tuple[str, ...]  # program and arguments; for TensorRT-LLM without those of `file`
+    file: Mapping[str, Any]  # keys of TensorRT-LLM's file of options
+    keys: Mapping[str, Any]  # the same as keys of the engine's own, all of them
 
 
 def launch_of(

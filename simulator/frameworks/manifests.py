@@ -32,18 +32,7 @@ PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Copies of an engine and the devices they lie on.
-
-    Attributes
-    ----------
-    engine : str
-    launch : Launch
-    copies : int
-    devices : int
-        Of a copy.
-    node : int
-        Devices of a node.
-    """
+    """Copies of an engine and the devices they lie on."""
 
     engine: str
     launch: Launch
@@ -183,13 +172,7 @@ USED = {
 
 
 def manifest(name: str, copies: Copies) -> str:
-    """Text of a manifest that starts all copies.
-
-    Raises
-    ------
-    InputError
-        What it cannot start.
-    """
+    """Text of a manifest that starts all copies."""
     body = yaml.safe_dump(WRITERS[name](copies), sort_keys=False, width=10_000)
     return f"# {USED[name]}\n{body}"
 

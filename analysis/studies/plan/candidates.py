@@ -216,29 +216,29 @@ def candidates(
     m = system.mapping
     fixed = m.separate or m.pipeline or m.prefill_share is not None
     starts: list[Start | None] = [None] if fixed else list(layouts(system, model, axes, lone))
-    for policy, start, how, budget, extra in product(
-        axes.get("policy") or (POLICY,), starts, formats, axes.get("token_budget") or (None,),
+    ways: list[tuple[Start | None, tuple[int, int] | None]] = [(start, None) for start in starts]
+    if not fixed and POOLS in (axes.get("search") or ()):
+        ways += [(None, ratio) for ratio in RATIOS]
+    for policy, (start, pools), how, budget, extra in product(
+        axes.get("policy") or (POLICY,), ways, formats, axes.get("token_budget") or (None,),
         axes.get("choices") or ((),),
     ):  # fmt: skip
         own = replace(sharing, **{n: x for n, x in extra if n in FLAGS})
         given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
-        kernels = framework or framework_of(policy, [system])
+        kernels, count = framework or framework_of(policy, [system]), sum(pools or (1,))
         found = Candidate(
-            name, devices, policy, given, budget, **how, framework=kernels, extra=extra
+            name,
+            devices * count,
+            policy,
+            given,
+            budget,
+            **how,
+            framework=kernels,
+            extra=extra,
+            pools=pools,
         )
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have
         except InputError:
             continue
         yield found
-    if fixed or POOLS not in (axes.get("search") or ()):
-        return
-    for policy, how, budget, extra, ratio in product(
-        axes.get("policy") or (POLICY,), formats, axes.get("token_budget") or (None,),
-        axes.get("choices") or ((),), RATIOS,
-    ):  # fmt: skip
-        kernels = framework or framework_of(policy, [system])
-        yield Candidate(
-            name, devices * sum(ratio), policy, None, budget, **how, framework=kernels, extra=extra,
-            pools=ratio,
-        )  # fmt: skip

@@ -34,13 +34,7 @@ WORDS = {
 
 
 def read_search(text: str | None) -> tuple[str, ...]:
-    """Names by commas.
-
-    Raises
-    ------
-    InputError
-        One that is not known.
-    """
+    """Names by commas."""
     names = tuple(name.strip() for name in (text or "").split(",") if text)
     known = (POOLS, *CHOICES)
     for name in names:
@@ -51,13 +45,7 @@ def read_search(text: str | None) -> tuple[str, ...]:
 
 
 def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tuple[Extra, ...]]:
-    """A scenario without what is searched, and what each candidate may have of it.
-
-    Raises
-    ------
-    InputError
-        A choice without an option that says what is tried.
-    """
+    """A scenario without what is searched, and what each candidate may have of it."""
     given = {option.name: value for option, value in scenario.given()}
     ways: list[list[dict[str, Any]]] = []
     for name, options in CHOICES.items():

@@ -46,13 +46,7 @@ WORST: Value = (float("inf"),)
 
 @dataclass(slots=True)
 class Bench:
-    """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies.
-
-    Attributes
-    ----------
-    folder : Path
-    made : mapping of Candidate to (Deployment, EngineSettings)
-    """
+    """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies."""
 
     folder: Path
     made: dict[Candidate, Made] = field(default_factory=dict)
