@@ -120,7 +120,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("simulator/batching/holding.py", "min(request[I_CACHED] + want, known)", "request[I_CACHED] + want",
      f"{SPECULATION}::test_same_schedule_as_the_reference"),
     ("simulator/batching/trtllm_plan.py", "            return True, told\n", "            return False, told\n",
-     "tests/simulator/test_own_rules.py"),
+     "tests/simulator/test_own_rules.py::test_a_prompt_waits_for_what_another_computes"),
     # prices
     ("analysis/answers/price.py", "((scenario.years or YEARS) * HOURS_A_YEAR)", "(YEARS * HOURS_A_YEAR)", PRICES),
     ("analysis/answers/price.py", "/ 1000 * (scenario.pue or PUE)", "/ 1000", PRICES),

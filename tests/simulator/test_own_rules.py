@@ -362,6 +362,26 @@ def test_who_makes_way_for_whom(
     assert engine.state.ints[:4, I_PREEMPTED].tolist() == [int(urgent), 0, 0, 0]
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_prompt_waits_for_what_another_computes(
+    reuse: bool, small: Callable[..., Deployment]
+) -> None:
+    """Two equal prompts of two whole pieces and a bit, with room for both in one step: the second takes both pieces
+    over a step later, or computes all of its own at once where nothing is reused."""
+    rules = TrtllmRules(max_num_tokens=4000, chunked=False, reuse=reuse, overlap=False)
+    load = {
+        "inputs": [1100, 1100], "outputs": [3, 3], "gaps": [0.0, 0.0], "hashes": ((1, 2), (1, 2)),
+        "clients": None, "page": 512, "room": 9.0, "urgent": None,
+        "policy": Policy("two", 8192, 4, chunked=False, reserve=False, rules=rules),
+    }  # fmt: skip
+    engine = engine_for(small("llama-3-8b", "h100-x1", "uniform"), load)
+    engine.submit(block_of(load))
+    engine.advance(math.inf)
+    first, second = stamps(engine, 2)[:, 1]
+    assert (second > first) == reuse
+    assert engine.state.counters[C_HITS] == (1024 if reuse else 0)
+
+
 def test_priorities_need_the_own_scheduler(small: Callable[..., Deployment]) -> None:
     """With attention windows its fields stand for it, and those know one order."""
     with pytest.raises(InputError, match="orders by priority only where its own scheduler runs"):
