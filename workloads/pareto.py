@@ -15,6 +15,9 @@ def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
     --------
     >>> unbeaten(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0]]))
     [1, 0]
+    >>> equal = np.ones((2, 2))
+    >>> unbeaten(equal), unbeaten(equal, once=True)
+    ([0, 1], [0])
     """
     kept: list[int] = []
     best = np.empty((0, costs.shape[1]))
