@@ -11,10 +11,13 @@ setup(
     package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
     package_data={
         "opbyte": ["py.typed"],
+        "opbyte.analysis.commands": ["*.yaml"],
+        "opbyte.analysis.manual": ["*.yaml"],
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.papers": ["values/*.yaml"],
         "opbyte.analysis.studies.design": ["spaces/*.yaml"],
+        "opbyte.analysis.validate": ["pages/*.md"],
         "opbyte.devices": [
             "specs/*.yaml",
             "specs/calibrated/*.yaml",
@@ -30,7 +33,7 @@ setup(
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
         "opbyte.simulator": ["scenario/*.pyi"],
-        "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
+        "opbyte.workloads": ["models/*.yaml", "hf/*.csv"],
     },
     include_package_data=False,
 )

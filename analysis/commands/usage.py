@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from ...workloads.errors import nearest
+from ...workloads.yamlfile import read_yaml
 
 ALIASES = {
     "--tensor-parallel-size": "--tp", "--tp-size": "--tp", "--tensor-parallelism": "--tp",
@@ -33,51 +35,7 @@ ALIASES = {
     "--concurrency": "--closed-loop", "--max-concurrency": "--closed-loop",
 }  # fmt: skip
 """What vLLM, SGLang, TensorRT-LLM and their benchmarks call an option -> what it is called here."""
-MEANT = {
-    "--tp": "tensor parallel parallelism shards gpus ways",
-    "--dp": "data parallel ranks attention",
-    "--ep": "expert parallel groups experts",
-    "--pp": "pipeline parallel stages",
-    "--rate": "arrivals arrival load traffic throughput second speed poisson qps",
-    "--requests": "count number prompts queries samples limit",
-    "--input-len": "prompt input length tokens isl context size mean",
-    "--output-len": "output length generated generate new response completion osl decode tokens max",
-    "--closed-loop": "concurrent concurrency clients users inflight flight parallel parallelism streams",
-    "--max-seqs": "batch size sequences maximum running concurrent slots",
-    "--token-budget": "batched tokens budget chunk chunked prefill step",
-    "--max-model-len": "context window longest length maximum sequence",
-    "--dtype": "precision quantization quantize quant format weights bits weight fp8 int8 fp4 bf16",
-    "--kv-dtype": "kv cache precision quantization format",
-    "--cv": "burstiness bursty variation variance gamma",
-    "--lengths": "distribution random range ratio shape",
-    "--trace": "dataset file workload log requests path",
-    "--policy": "scheduler scheduling scheduler-policy batching preemption",
-    "--engine": "config settings yaml json server args",
-    "--framework": "backend vllm sglang trtllm runtime",
-    "--system": "hardware gpu device machine cluster accelerator node gpus",
-    "--systems": "hardware gpu devices machines clusters accelerators compare gpus",
-    "--replicas": "instances copies workers servers number",
-    "--router": "routing balancer balance loadbalancer load-balancing dispatch",
-    "--routing": "expert popularity skew imbalance gate gating balance",
-    "--seed": "random rng state",
-    "--seeds": "repeat repeats runs trials repetitions confidence",
-    "--warmup": "warm skip ramp first",
-    "--speculative": "draft drafts eagle medusa mtp ngram speculation decoding model tokens",
-    "--prefill": "disaggregation disaggregate pd pool",
-    "--slo": "latency target sla goodput ttft tpot constraint",
-    "--batch": "bs size sequences",
-    "--context": "kv length past cached history",
-    "--out": "output dir folder directory save path file result report filename",
-    "--json": "format machine print",
-    "--workers": "processes jobs threads cores parallel",
-    "--power-cap": "limit watts tdp power",
-    "--host": "numa pcie nvlink topology cpu interconnect",
-    "--overlap": "async streams hide comm communication microbatch",
-    "--budget": "price dollars cost money usd",
-    "--load": "rate qps requests second traffic",
-    "--goal": "objective optimize minimise minimize target",
-    "--memory": "dram hbm standard bandwidth",
-}  # fmt: skip
+WORDS = Path(__file__).parent / "words.yaml"
 """Option -> words that mean it, beside those of its name."""
 
 
@@ -109,7 +67,7 @@ def meant(option: str, known: Sequence[str]) -> str:
 def _alike(words: set[str], name: str) -> float:
     """Share of the words that an option's name or meaning has; those of its name count a little more."""
     own = set(name.strip("-").split("-"))
-    also = set(MEANT.get(name, "").split())
+    also = set(str(read_yaml(WORDS).get(name, "")).split())
     found = sum(1.1 if w in own else 1.0 if w in also else 0.0 for w in words)
     return found / len(words) if words else 0.0
 

@@ -7,6 +7,7 @@ module. Everything stands where it is used, in options, specs and registries, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..reference.keys import Block, attributes, blocks
@@ -257,7 +258,9 @@ def _names() -> Iterator[str]:
 
 
 def _glossary() -> Iterator[str]:
-    from .glossary import TERMS
+    from ...workloads.yamlfile import read_yaml
+
+    terms = read_yaml(Path(__file__).parent / "glossary.yaml")
 
     yield "## Glossary\n"
-    yield _table(("term", "meaning"), sorted(TERMS.items(), key=lambda t: t[0].lower())) + "\n"
+    yield _table(("term", "meaning"), sorted(terms.items(), key=lambda t: t[0].lower())) + "\n"

@@ -12,43 +12,9 @@ from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import transfer
-from .framework_report import donors, held_out, section
+from .framework_report import donors, held_out, intro, section
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
-INTRO = """\
-# Calibrated kernel models
-
-This page is written by `opbyte calibrate TABLES --device all --out DIR`, beside the device files
-that the catalog keeps in `devices/specs/calibrated/`; the tables are those that [frameworks.md](frameworks.md)
-names. Errors are fractions of the measured time:
-median and 90th percentile of |predicted / measured - 1|, and the median of predicted / measured - 1
-(bias).
-
-- *fit*: the rows the parameters were fitted to.
-- *one efficiency*: one efficiency and one constant over the roofline, every row predicted by a fit
-  to other shapes; the model to beat by shape.
-- *by shape*: every row predicted by a fit to other shapes (three folds over distinct shapes).
-- *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
-- *known elsewhere*: as by source, but a framework that other devices have rows of is predicted
-  from its kernels there and this device's silicon, which is what predictions use (rule in
-  `devices/calibrated/frameworks.py`; by framework in the last section).
-- *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
-  mean of the other devices' (rule in `devices/calibrated/rules.py`), and its frameworks are
-  predicted as those known elsewhere.
-- *measured / roofline*: median over the tenth of the rows with the longest rooflines. Predictions
-  for shapes ten times as large as any measured one lie between one and three rooflines where this
-  is well below 3. Where the measured kernels themselves are further away, so are the predictions:
-  latent attention on A100, whose decode kernel does not split the keys over blocks, and on L40S,
-  and transfers over PCIe among 4 and 8 ranks, which share the host bridges (the roofline is that of
-  one device's link alone, a lower bound of every algorithm).
-
-Every family has at most 12 parameters a device. A framework may scale the whole time and the
-parameters of its own auxiliary kernels; the first scale has geometric mean 1 over the frameworks of
-a device, the others median 1.
-
-With fewer than 50 rows a device takes a latency and one efficiency instead of the family's model
-where that predicts unseen shapes better (`*` after the rows).
-"""
 
 
 def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
@@ -76,7 +42,7 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
 def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
     """The page as Markdown."""
     others, (elsewhere, frameworks) = leave_one_device_out(fits, rows), held_out(fits, rows)
-    parts = [INTRO]
+    parts = [intro("calibration")]
     for name, family in families().items():
         devices = [device for device in sorted(rows) if name in rows[device]]
         if not devices:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,17 +19,11 @@ Fits = Mapping[str, Mapping[str, FamilyFit]]
 Measured = Mapping[str, Mapping[str, Rows]]
 NEAR = 0.5
 """A framework has a near relative in a part of the same library with at least this share."""
-INTRO = """\
-## Frameworks held out
 
-Each framework whose rows are held out of a device's fit in turn, where other devices have rows of
-it: median error with the base alone (as *by source*) and as predictions are made (as *known
-elsewhere*), and what it is then predicted from, largest first. With a *near relative*, half of the
-weight or more is of one framework that calls the same kernel library on this device or one much
-alike. Of the three frameworks most devices have rows of two, so that holding one out leaves one,
-and the frameworks they lack are in a better place than those held out: vLLM on H100 stands to that
-on H200 as TensorRT-LLM does here.
-"""
+
+def intro(page: str) -> str:
+    """What stands above the tables of a page."""
+    return (Path(__file__).parent / "pages" / f"{page}.md").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +137,7 @@ def section(found: Sequence[HeldOut]) -> str:
         for h in found
     ]
     means = "Means over the frameworks (geometric, of their median errors):\n"
-    return "\n".join([INTRO, means, *lines, "\nMedian errors:\n", *table]) + "\n"
+    return "\n".join([intro("frameworks"), means, *lines, "\nMedian errors:\n", *table]) + "\n"
 
 
 def _mean(found: Iterable[Errors]) -> str:
