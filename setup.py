@@ -13,6 +13,7 @@ setup(
         "opbyte": ["py.typed"],
         "opbyte.analysis.commands": ["*.yaml"],
         "opbyte.analysis.manual": ["*.yaml"],
+        "opbyte.analysis.plots": ["*.yaml"],
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.papers": ["values/*.yaml"],
@@ -32,8 +33,8 @@ setup(
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
-        "opbyte.simulator": ["scenario/*.pyi"],
-        "opbyte.workloads": ["models/*.yaml", "hf/*.csv"],
+        "opbyte.simulator": ["deploy/*.yaml", "frameworks/*.yaml", "scenario/*.pyi"],
+        "opbyte.workloads": ["models/*.yaml", "hf/*.csv", "hf/*.yaml"],
     },
     include_package_data=False,
 )

@@ -24,37 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 TEXT = (
-    "source",
-    "device",
-    "kernel",
-    "dtype",
-    "kv_dtype",
-    "timing",
-    "layout",
-    "distribution",
-    "model",
-    "phase",
-    "scores",
-    "gemm_dtype",
-    "impl",
-    "routing",
-)
+    "source", "device", "kernel", "dtype", "kv_dtype", "timing", "layout", "distribution", "model",
+    "phase", "scores", "gemm_dtype", "impl", "routing",
+)  # fmt: skip
 """Columns that hold names; all others hold numbers."""
 
 DTYPES = (
-    "fp32",
-    "fp16",
-    "bf16",
-    "fp8",
-    "fp8_block",
-    "int8",
-    "nvfp4",
-    "mxfp4",
-    "w4a16_mxfp4",
-    "w4a8_mxfp4_mxfp8",
-    "int4_wo",
-    "w4afp8",
-)
+    "fp32", "fp16", "bf16", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4",
+    "w4a8_mxfp4_mxfp8", "int4_wo", "w4afp8",
+)  # fmt: skip
 TIMINGS = ("graph", "kernel", "event", "nccl-tests", "wall")
 
 

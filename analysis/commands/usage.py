@@ -16,27 +16,9 @@ import typer
 from ...workloads.errors import nearest
 from ...workloads.yamlfile import read_yaml
 
-ALIASES = {
-    "--tensor-parallel-size": "--tp", "--tp-size": "--tp", "--tensor-parallelism": "--tp",
-    "--data-parallel-size": "--dp", "--dp-size": "--dp",
-    "--pipeline-parallel-size": "--pp", "--pp-size": "--pp",
-    "--expert-parallel-size": "--ep", "--ep-size": "--ep",
-    "--max-num-seqs": "--max-seqs", "--max-running-requests": "--max-seqs", "--max-batch-size": "--max-seqs",
-    "--max-num-batched-tokens": "--token-budget", "--chunked-prefill-size": "--token-budget",
-    "--max-num-tokens": "--token-budget",
-    "--context-length": "--max-model-len", "--max-seq-len": "--max-model-len",
-    "--kv-cache-dtype": "--kv-dtype", "--quantization": "--dtype",
-    "--request-rate": "--rate", "--qps": "--rate", "--rps": "--rate",
-    "--num-prompts": "--requests", "--num-requests": "--requests", "--request-count": "--requests",
-    "--isl": "--input-len", "--random-input-len": "--input-len", "--prompt-len": "--input-len",
-    "--synthetic-input-tokens-mean": "--input-len",
-    "--osl": "--output-len", "--random-output-len": "--output-len", "--max-tokens": "--output-len",
-    "--output-tokens-mean": "--output-len",
-    "--concurrency": "--closed-loop", "--max-concurrency": "--closed-loop",
-}  # fmt: skip
-"""What vLLM, SGLang, TensorRT-LLM and their benchmarks call an option -> what it is called here."""
-WORDS = Path(__file__).parent / "words.yaml"
-"""Option -> words that mean it, beside those of its name."""
+_LISTED = read_yaml(Path(__file__).parent / "words.yaml")
+ALIASES: dict[str, str] = _LISTED["aliases"]
+MEANT: dict[str, str] = _LISTED["meant"]
 
 
 def meant(option: str, known: Sequence[str]) -> str:
@@ -67,7 +49,7 @@ def meant(option: str, known: Sequence[str]) -> str:
 def _alike(words: set[str], name: str) -> float:
     """Share of the words that an option's name or meaning has; those of its name count a little more."""
     own = set(name.strip("-").split("-"))
-    also = set(str(read_yaml(WORDS).get(name, "")).split())
+    also = set(MEANT.get(name, "").split())
     found = sum(1.1 if w in own else 1.0 if w in also else 0.0 for w in words)
     return found / len(words) if words else 0.0
 

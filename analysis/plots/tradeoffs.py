@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...workloads.pareto import unbeaten
+from ...workloads.yamlfile import read_yaml
 from .labels import Point, place
 from .style import (
     BLUE,
@@ -34,33 +36,9 @@ from .told import told
 Array = npt.NDArray[np.float64]
 
 MAX_LABELS, MAX_PANELS = 12, 6
-METRICS = {
-    "output_tokens_per_s": "Output (tokens/s)",
-    "total_tokens_per_s": "Tokens, prompts too (tokens/s)",
-    "joules_per_token": "Energy per output token (J)",
-    "usd_per_million_tokens": "Price of a million output tokens (USD)",
-    "area_mm2": "Area of a device's dies (mm²)",
-    "watts": "Power of a device at full load (W)",
-    "usd": "Cost of a device (USD)",
-    "edap": "Energy, delay and area multiplied (J s mm²)",
-    "processor_area_mm2": "Area of processors near memory (mm²)",
-    "device_usd_per_hour": "Price of a device (USD/h)",
-    "usd_per_hour": "Price of all devices (USD/h)",
-    "devices": "Devices",
-    "tokens_per_s_per_device": "Output of a device (tokens/s)",
-    "tokens_per_s_per_user": "Pace of a user (tokens/s)",
-    "kv_peak_fraction": "Most of the KV cache in use (fraction)",
-    "load_per_s": "Load (requests/s)",
-    "makespan_s": "Time of the whole run (s)",
-}
-LATENCIES = {
-    "ttft_s": "Time to first token",
-    "tbt_s": "Time between tokens",
-    "tpot_s": "Time per output token",
-    "e2e_s": "End-to-end latency",
-    "client_ttft_s": "Time to first token at the client",
-    "client_e2e_s": "End-to-end latency at the client",
-}
+_LISTED = read_yaml(Path(__file__).parent / "labels.yaml")
+METRICS: dict[str, str] = _LISTED["metrics"]
+LATENCIES: dict[str, str] = _LISTED["latencies"]
 
 
 def metric_label(name: str) -> str:

@@ -72,8 +72,8 @@ def fit_sets(
     over = cache(partial(_steps, specs))
 
     def steps(name: str) -> tuple[Probes, Steps, dict[str, F8]]:
-        probes, *others = over(LATENT if name == "mla" else ASKED)
-        return probes[name], *others
+        probes, on, order = over(LATENT if name == "mla" else ASKED)
+        return probes[name], on, order
 
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
     out: dict[str, dict[str, Mapping[str, Entry]]] = {n: {} for n in names}

@@ -29,16 +29,7 @@ from .errors import errors
 from .family import F8, Family
 from .fit import fit
 from .hardware import C_FP8, H_CAPABILITY, hardware
-from .kernel_sets import (
-    BEST,
-    LABELS,
-    LINKS,
-    TYPICAL,
-    Entry,
-    parents_of,
-    representative,
-    stand_in,
-)
+from .kernel_sets import BEST, LABELS, LINKS, TYPICAL, Entry, parents_of, representative, stand_in
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 

@@ -15,17 +15,7 @@ from .kv import KvRules
 from .policies import Limits
 from .preempting import make_room, pass_over
 from .spec_state import N_WASTED, S_CAME, S_FAR
-from .state import (
-    I8,
-    I_CACHED,
-    I_FLIGHT,
-    I_GENERATED,
-    I_INPUT,
-    I_OUTPUT,
-    I_TARGET,
-    R_LATE,
-    State,
-)
+from .state import I8, I_CACHED, I_FLIGHT, I_GENERATED, I_INPUT, I_OUTPUT, I_TARGET, R_LATE, State
 
 
 @compiled_given("st.spec", otherwise=lambda st: int64(0))

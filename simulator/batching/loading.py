@@ -16,17 +16,7 @@ from .holding import use_prefix, write_through
 from .kv import KvRules
 from .lane_queue import count_left, find_head, leave_lane, sooner
 from .policies import Limits
-from .state import (
-    C_HITS,
-    I_CACHED,
-    I_NEXT,
-    I_NOTED,
-    R_HEAD,
-    R_LATE,
-    R_RUNNING,
-    T_NOW,
-    State,
-)
+from .state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
 from .tier_loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
 from .tier_state import (
     L_COUNT,

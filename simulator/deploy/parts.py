@@ -6,9 +6,11 @@ Parts compose unless `PAIRS` says not: the table here is what refuses, and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...workloads.errors import InputError
+from ...workloads.yamlfile import read_yaml
 
 
 class Part(NamedTuple):
@@ -18,47 +20,9 @@ class Part(NamedTuple):
     title: str
 
 
-PARTS: dict[str, Part] = {
-    "kv-tiers": Part("--kv-tiers", "memories below the devices' that keep KV blocks"),
-    "drafts": Part("--speculative", "drafts that are verified with the next token"),
-    "two-pools": Part("--prefill, --decode", "prompts and answers on devices of their own"),
-    "classes": Part(
-        "POLICY+priority, POLICY+vtc, --classes with bounds", "queues by class or tenant"
-    ),
-    "adapters": Part("--adapters", "LoRA adapters, all in the devices' memory"),
-    "resident-adapters": Part("--adapters-resident", "adapters that come from the host's memory"),
-    "resident-experts": Part("--experts-resident", "experts that come from the host's memory"),
-    "experts-apart": Part("--experts-on", "experts on devices of their own"),
-    "expert-copies": Part("--expert-placement, --redundant-experts", "placed experts and copies"),
-    "overlap": Part("--overlap", "exchanges beside computation"),
-    "pipeline": Part("--pp", "layers in stages"),
-    "sglang": Part("--policy sglang", "SGLang's own scheduler"),
-    "tensorrt-llm": Part("--policy tensorrt-llm", "TensorRT-LLM's own executor"),
-    "autoscale": Part("--autoscale", "replicas that come and go"),
-    "failures": Part("--fail, --mtbf", "replicas that fail"),
-    "sessions": Part("--turns, traces with sessions", "requests that follow others"),
-    "encoder": Part("--encoder", "images that an encoder takes before prompts"),
-    "power-cap": Part("--power-cap", "a board's limit, for which its clock falls"),
-    "derived-memory": Part("--memory derived", "bandwidth of each access pattern"),
-}
-
-PAIRS: dict[tuple[str, str], str] = {
-    ("sglang", "tensorrt-llm"): "an engine has one scheduler",
-    ("resident-experts", "experts-apart"): "an expert lies in one place",
-    (
-        "resident-experts",
-        "overlap",
-    ): "a layer cut in two waits for experts twice, and engines that bring them cut none",
-    ("overlap", "experts-apart"): "micro-batches that go to and fro are its overlap already",
-    (
-        "kv-tiers",
-        "sglang",
-    ): "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",
-    (
-        "kv-tiers",
-        "tensorrt-llm",
-    ): "its tree offloads by priorities as it evicts; tiers keep blocks by last use",
-}
+_LISTED = read_yaml(Path(__file__).parent / "parts.yaml")
+PARTS: dict[str, Part] = {name: Part(**own) for name, own in _LISTED["parts"].items()}
+PAIRS: dict[tuple[str, str], str] = {(one, other): why for one, other, why in _LISTED["pairs"]}
 """Pairs that are refused; all others run."""
 
 

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 
 from ...workloads.errors import InputError
+from ...workloads.yamlfile import read_yaml
 
-CHECKPOINTS: Mapping[str, Mapping[str, str]] = {
-    "meta-llama/Llama-3.1-8B-Instruct": {
-        "fp8": "nvidia/Llama-3.1-8B-Instruct-FP8", "nvfp4": "nvidia/Llama-3.1-8B-Instruct-FP4",
-    },
-    "meta-llama/Llama-3.1-70B-Instruct": {"fp8": "nvidia/Llama-3.1-70B-Instruct-FP8"},
-    "meta-llama/Llama-3.3-70B-Instruct": {
-        "fp8": "nvidia/Llama-3.3-70B-Instruct-FP8", "nvfp4": "nvidia/Llama-3.3-70B-Instruct-FP4",
-    },
-    "meta-llama/Llama-3.1-405B-Instruct": {
-        "fp8": "nvidia/Llama-3.1-405B-Instruct-FP8", "nvfp4": "nvidia/Llama-3.1-405B-Instruct-FP4",
-    },
-    "meta-llama/Llama-4-Scout-17B-16E-Instruct": {
-        "fp8": "RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic",
-    },
-    "Qwen/Qwen3-8B": {"fp8_block": "Qwen/Qwen3-8B-FP8"},
-    "Qwen/Qwen3-14B": {"fp8_block": "Qwen/Qwen3-14B-FP8"},
-    "Qwen/Qwen3-32B": {"fp8_block": "Qwen/Qwen3-32B-FP8"},
-    "Qwen/Qwen3-30B-A3B": {"fp8_block": "Qwen/Qwen3-30B-A3B-FP8"},
-    "Qwen/Qwen3-235B-A22B": {"fp8_block": "Qwen/Qwen3-235B-A22B-FP8"},
-    "deepseek-ai/DeepSeek-R1-0528": {"nvfp4": "nvidia/DeepSeek-R1-0528-FP4-V2"},
-    "deepseek-ai/DeepSeek-V3.1": {"nvfp4": "nvidia/DeepSeek-V3.1-NVFP4"},
-    "zai-org/GLM-4.5": {"fp8": "zai-org/GLM-4.5-FP8"},
-}  # fmt: skip
-"""Checkpoint of a model -> format -> a published checkpoint in it. Names as the launch scripts of the public
-benchmarks (serving_points of docs/data.md) and the makers' model cards give them; the smaller Qwen3, GLM-4.5
-and 405B ones from memory of these cards. A format that is not here is made by the engine or refused."""
-
+CHECKPOINTS = Path(__file__).parent / "hub.yaml"
+"""Checkpoint of a model -> format -> a published checkpoint in it."""
 MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 """Formats that an engine makes of 16-bit weights as it loads them."""
 
@@ -61,9 +37,10 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
     """
     if dtype is None or dtype == own or dtype in ("bf16", "fp16"):
         return model, False
-    known = next((x for name, x in CHECKPOINTS.items() if name.lower() == model.lower()), {})
+    listed = read_yaml(CHECKPOINTS).items()
+    known: dict[str, str] = next((x for name, x in listed if name.lower() == model.lower()), {})
     if dtype in known:
-        return known[dtype], False
+        return str(known[dtype]), False
     if dtype in MADE[engine] and own in ("bf16", "fp16"):
         return model, True
     raise InputError(

@@ -234,8 +234,7 @@ def start_fetch(plan: Plan, books: Books) -> None:
 
 
 @compiled_given(
-    "plan.fetch",
-    lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0,
+    "plan.fetch", lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0
 )
 def fetch_step(
     plan: Plan, x: int, step: int, decodes: int, chunks: I8, num_chunks: int, prompts: np.uint64,

@@ -20,18 +20,7 @@ from .books import K_PROCESSOR, K_WALL, Books, spent
 from .compiled import book_cell
 from .experts import book_part, clear_share, groups_seconds
 from .lanes import Lanes
-from .lowering import (
-    E_COUNT,
-    E_GROUPS,
-    E_HELD,
-    E_KEY,
-    E_LAYERS,
-    E_TOP_K,
-    F8,
-    G_LAYERS,
-    I8,
-    Plan,
-)
+from .lowering import E_COUNT, E_GROUPS, E_HELD, E_KEY, E_LAYERS, E_TOP_K, F8, G_LAYERS, I8, Plan
 from .maxplus import makespan
 from .overlapped import add_lane, clear, draw_part, price_range
 from .placed import on_slots

@@ -14,7 +14,7 @@ import typer.main
 from opbyte import capacity, load_model, load_system, roofline, simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.cli import app
-from opbyte.analysis.commands.usage import ALIASES, WORDS, translated
+from opbyte.analysis.commands.usage import ALIASES, MEANT, translated
 from opbyte.analysis.manual.page import _leaves
 from opbyte.analysis.plots.tradeoffs import _cell, _telling
 from opbyte.analysis.show.console import table_lines
@@ -22,7 +22,6 @@ from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.doubts import doubts
 from opbyte.workloads.catalog import catalog_entry
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -217,7 +216,7 @@ def test_other_names_lead_to_options_and_hide_none() -> None:
     options = set().union(*own.values())
     assert not set(ALIASES) & options  # an alias would hide an option
     assert set(ALIASES.values()) <= own["simulate"]
-    assert set(read_yaml(WORDS)) <= options
+    assert set(MEANT) <= options
     for theirs, ours in ALIASES.items():
         line = translated(["simulate", f"{theirs}=3"])
         assert line == ["simulate", f"{ours}=3"]

@@ -508,9 +508,7 @@ def test_labels_that_find_no_room_are_left_out() -> None:
 
 
 @pytest.fixture
-def figures(
-    samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]],
-) -> list[list[Figure]]:
+def figures(samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> list[list[Figure]]:
     """Each kind of figure, made twice."""
     processors, ops = samples["duplex-plain-x4"]
     return [

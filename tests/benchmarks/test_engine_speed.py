@@ -156,8 +156,7 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     engine.advance(math.inf)
     fast, setup = time.process_time() - ready, ready - began
     memory = reference.Bytes(
-        engine.kv.capacity,
-        lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0]),
+        engine.kv.capacity, lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0])
     )
     slow = reference.Reference(
         policy,

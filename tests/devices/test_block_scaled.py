@@ -17,12 +17,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.validate.kernels import validate_kernels
 from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.hardware import (
-    C_FP8_BLOCK,
-    INPUT_BYTES,
-    WEIGHT_BYTES,
-    hardware,
-)
+from opbyte.devices.calibrated.hardware import C_FP8_BLOCK, INPUT_BYTES, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.calibrated.terms import COLD

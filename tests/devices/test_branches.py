@@ -11,12 +11,7 @@ from opbyte.analysis.validate.kernels import validate_kernels
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.fit import fit, predict, with_kernels
 from opbyte.devices.calibrated.hardware import CODES, WEIGHT_BYTES, hardware
-from opbyte.devices.calibrated.kernel_sets import (
-    LABELS,
-    named,
-    of_version,
-    shared_parameters,
-)
+from opbyte.devices.calibrated.kernel_sets import LABELS, named, of_version, shared_parameters
 from opbyte.devices.calibrated.moe import busiest_share
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device

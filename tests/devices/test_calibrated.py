@@ -15,13 +15,7 @@ from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import fit, fit_simple, predict
-from opbyte.devices.calibrated.hardware import (
-    CODES,
-    H_BANDWIDTH,
-    H_PEAK,
-    WEIGHT_BYTES,
-    hardware,
-)
+from opbyte.devices.calibrated.hardware import CODES, H_BANDWIDTH, H_PEAK, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters

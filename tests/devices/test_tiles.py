@@ -20,13 +20,7 @@ from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.tiles.config import KernelConfig
 from opbyte.devices.tiles.form import FORMS, Form
 from opbyte.devices.tiles.layout import warp_grid
-from opbyte.devices.tiles.machine import (
-    BETTER_LESS,
-    M_RATE,
-    SETTINGS,
-    Machine,
-    machine_of,
-)
+from opbyte.devices.tiles.machine import BETTER_LESS, M_RATE, SETTINGS, Machine, machine_of
 from opbyte.devices.tiles.price import O_SECONDS
 from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
 from opbyte.devices.tiles.store import UNFITTED, constants

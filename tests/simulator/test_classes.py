@@ -205,10 +205,7 @@ def test_requests_that_are_alike_come_in_order(
     assert one.state.ints[:n, I_PREEMPTED].tolist() == other.state.ints[:n, I_PREEMPTED].tolist()
 
 
-@given(
-    load=workloads(),
-    urgent=st.lists(st.booleans(), min_size=14, max_size=14),
-)
+@given(load=workloads(), urgent=st.lists(st.booleans(), min_size=14, max_size=14))
 @settings(max_examples=8)
 def test_the_urgent_wait_for_one_other_at_most(
     small: Callable[..., Deployment], load: dict[str, Any], urgent: list[bool]

@@ -380,11 +380,7 @@ def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> Non
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"policy": "vllm", "decode_max_seqs": 3},
-        {"adapters": 3, "prefill": "h100-x1x2"},
-    ],
+    "options", [{"policy": "vllm", "decode_max_seqs": 3}, {"adapters": 3, "prefill": "h100-x1x2"}]
 )
 def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -> None:
     """A failure that never comes lets every event be played."""

@@ -21,13 +21,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.evidence import evidence
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.deploy.placement import (
-    PLACEMENTS,
-    PREFILL,
-    Option,
-    kind_code,
-    placement,
-)
+from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
 from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower

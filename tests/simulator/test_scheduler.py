@@ -23,16 +23,7 @@ from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.loop import REACHED
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.prefix import (
-    AFTER,
-    BARE,
-    KEY,
-    NAMED,
-    NEXT,
-    PREVIOUS,
-    UNUSED,
-    USERS,
-)
+from opbyte.simulator.batching.prefix import AFTER, BARE, KEY, NAMED, NEXT, PREVIOUS, UNUSED, USERS
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,

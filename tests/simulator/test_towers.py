@@ -158,10 +158,7 @@ def test_a_traces_column_says_how_many(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"images": 1}, "images: needs image_size too, such as 1920x1080"),
-        (
-            {"images": 1, "image_size": "big"},
-            "image_size 'big': must be width x height in pixels",
-        ),
+        ({"images": 1, "image_size": "big"}, "image_size 'big': must be width x height in pixels"),
         ({"images": 1, "image_size": "0x5"}, "image_size '0x5': must be width x height"),
     ],
 )

@@ -16,13 +16,7 @@ from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf.read import model_from_keys
-from opbyte.workloads.layers import (
-    Attention,
-    BlockSparseAttention,
-    LayerKind,
-    Lightning,
-    Run,
-)
+from opbyte.workloads.layers import Attention, BlockSparseAttention, LayerKind, Lightning, Run
 from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import Loads, Op

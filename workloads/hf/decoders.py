@@ -1,16 +1,18 @@
 """Decoders that differ from each other in a few habits: biases, norms, gates, windows, experts.
 
-One row a family: the habits that its files do not state, or under which key they do. What a class is called and
-which row it has is data; a class of other habits is one more row.
+One row of ``decoders.yaml`` a family: the habits that its files do not state, or under which key they do. A
+class of other habits is one more row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..layers import Attention
 from ..model import ModelSpec
+from ..yamlfile import read_yaml
 from .blocks import read_blocks
 from .config import Config, shown
 from .families import Family, family
@@ -144,140 +146,6 @@ def _slides(c: Config, rule: str) -> Callable[[int], bool]:
     return lambda i: rule != "none" and (i + 1) % every != 0
 
 
-BIASED = Habits(qkv_bias="attention_bias", out_bias="attention_bias", ffn_bias="mlp_bias")
-QWEN3 = Habits(head_dim=128, qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head")
-GLM = replace(QWEN3, head_dim=None, out_bias="", router_bias=True)
-LINGS = Habits(
-    qkv_bias="use_qkv_bias",
-    out_bias="use_bias",
-    ffn_bias="use_bias",
-    qk_norm="head:use_qk_norm",
-    router_bias=True,
-)
-
-FAMILIES: dict[tuple[str, ...], tuple[Sequence[str], Habits, str]] = {
-    ("ArceeForCausalLM",): (("arcee",), replace(BIASED, matrices=2), "Arcee: squared ReLU, so two matrices"),
-    ("ApertusForCausalLM", "Apertus1p5TextForCausalLM"): (
-        ("apertus", "apertus1p5_text"),
-        Habits(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", matrices=2),
-        "Apertus: xIELU, so two matrices; query and key norms",
-    ),
-    ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"): (
-        ("ernie4_5",),
-        Habits(head_dim=128, qkv_bias="use_bias", out_bias="use_bias", ffn_bias="use_bias", tied=True),
-        "ERNIE 4.5, dense",
-    ),
-    ("HeliumForCausalLM", "IQuestCoderForCausalLM", "TeleChat3ForCausalLM", "LLaMAForCausalLM",
-     "TeleFLMForCausalLM", "SolarForCausalLM", "AquilaForCausalLM", "AquilaModel", "XverseForCausalLM",
-     "PanguEmbeddedForCausalLM", "NanbeigeForCausalLM", "TorchNativeLlamaForCausalLM", "XllmForCausalLM",
-     "Fairseq2LlamaForCausalLM", "YiForCausalLM", "MindSporeForCausalLM"): (
-        ("helium", "iquestcoder", "telechat3", "solar", "aquila", "xverse", "PanguEmbedded", "TeleFLM",
-         "nanbeige", "Yi"),
-        replace(BIASED, qkv_bias="attention_bias"), "Models of Llama's shape",
-    ),
-    ("ExaoneForCausalLM",): (("exaone",), Habits(), "EXAONE 3: Llama's shape"),
-    ("CwmForCausalLM",): (("cwm",), replace(BIASED, windows="all"), "Code World Model: Llama with windows"),
-    ("GraniteSWAForCausalLM",): (
-        ("granite_swa",), replace(BIASED, sinks=True, windows="all"), "Granite with windows and sinks",
-    ),
-    ("GraniteMoeSWAForCausalLM",): (
-        ("granitemoe_swa",), replace(BIASED, sinks=True, windows="all"), "Granite MoE with windows and sinks",
-    ),
-    ("HyperCLOVAXForCausalLM",): (("hyperclovax",), replace(BIASED, norms=4), "HyperCLOVA X: norms after both parts"),
-    ("Jais2ForCausalLM",): (
-        ("jais2",),
-        Habits(qkv_bias="+attention_bias", out_bias="+attention_bias", ffn_bias="+mlp_bias", norm=2, matrices=2),
-        "Jais 2: layer norms, squared ReLU, biases",
-    ),
-    ("NanoChatForCausalLM",): (("nanochat",), replace(BIASED, norm=0, matrices=2), "nanochat: norms without weights"),
-    ("StableLmForCausalLM", "StableLMEpochForCausalLM"): (
-        ("stablelm", "stablelm_epoch"), Habits(qkv_bias="use_qkv_bias", qk_norm="full:qk_layernorm", norm=2),
-        "StableLM: layer norms",
-    ),
-    ("VaultGemmaForCausalLM",): (
-        ("vaultgemma",),
-        Habits(256, "attention_bias", "attention_bias", windows="2", window=4096, tied=True),
-        "VaultGemma: Gemma 2 with two norms",
-    ),
-    ("Exaone4ForCausalLM",): (
-        ("exaone4",), Habits(qk_norm="head", windows="all"), "EXAONE 4: norms after both parts, query and key norms",
-    ),
-    ("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"): (
-        ("exaone_moe",), Habits(qk_norm="head", windows="all", router_bias=True, first=1),
-        "K-EXAONE: experts, windows, query and key norms",
-    ),
-    ("HYV3ForCausalLM",): (
-        ("hy_v3",), replace(GLM, head_dim=128, out_bias="attention_bias", first=1), "Hy3: experts, query and key norms",
-    ),
-    ("SolarOpenForCausalLM",): (
-        ("solar_open",), replace(GLM, head_dim=128, qk_norm="head:use_qk_norm"), "Solar Open: GLM-4.5 without dense layers",
-    ),
-    ("SarvamMoEForCausalLM",): (
-        ("sarvam_moe",), replace(GLM, head_dim=64, qk_norm="head:+use_qk_norm", first=1), "Sarvam MoE: GLM-4.5's shape",
-    ),
-    ("AfmoeForCausalLM",): (
-        ("afmoe",),
-        Habits(128, qk_norm="head", norms=4, gated=True, windows="4", window=1024, router_bias=True, first=1),
-        "Trinity: gated attention, four norms",
-    ),
-    ("BeamForCausalLM",): (
-        ("beam",),
-        Habits(128, "attention_bias", "attention_bias", qk_norm="head", norms=4, gated=True, windows="6",
-               window=512, router_bias=True, first=3),
-        "Beam: gated attention, four norms",
-    ),
-    ("FlintForCausalLM",): (
-        ("flint",), replace(QWEN3, sinks=True, windows="all"), "Flint: Qwen3-MoE with sinks and windows",
-    ),
-    ("MellumForCausalLM",): (("mellum",), replace(QWEN3, windows="all"), "Mellum: Qwen3-MoE with windows"),
-    ("Kolibri1ForCausalLM",): (
-        ("kolibri1",), Habits(128, qk_norm="head", norms=4, windows="all"), "Kolibri: four norms, windows",
-    ),
-    ("FlexOlmoForCausalLM",): (
-        ("flex_olmo",), Habits(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="full"),
-        "FlexOlmo: OLMo 2 with experts",
-    ),
-    ("Cohere2MoeForCausalLM",): (
-        ("cohere2_moe",),
-        Habits(128, "attention_bias", "attention_bias", norms=1, windows="4", window=4096, parallel=True, tied=True),
-        "Command A+: experts beside attention",
-    ),
-    ("BailingMoeForCausalLM", "BailingMoEForCausalLM", "BailingMoeV2ForCausalLM"): (
-        ("bailing_moe", "bailing_moe_v2"), LINGS, "Ling and Ring 1 and 2",
-    ),
-    ("HunYuanDenseV1ForCausalLM", "HunYuanForCausalLM"): (
-        ("hunyuan_v1_dense", "hunyuan"), replace(BIASED, qk_norm="head:+use_qk_norm"), "Hunyuan, dense",
-    ),
-    ("HunYuanMoEV1ForCausalLM",): (
-        ("hunyuan_v1_moe",), replace(BIASED, qk_norm="head:+use_qk_norm", shares="cla_share_factor"),
-        "Hunyuan with experts; Large shares each cache between two layers",
-    ),
-    ("MiMoForCausalLM",): (
-        ("mimo",), Habits(qkv_bias="true", mtp=1), "MiMo-7B: Qwen2 with a multi-token-prediction head",
-    ),
-    ("InternLM2ForCausalLM", "InternLM2VEForCausalLM"): (
-        ("internlm2",), Habits(qkv_bias="+bias", out_bias="+bias"), "InternLM 2",
-    ),
-    ("InternLMForCausalLM",): (("internlm",), Habits(qkv_bias="+bias", out_bias="+bias"), "InternLM 1"),
-    ("OrionForCausalLM",): (("orion",), Habits(norm=2), "Orion: layer norms"),
-    ("MiniCPMForCausalLM",): (("minicpm",), replace(BIASED, tied=True), "MiniCPM 1 and 2, 4: Llama with scaled residuals"),
-    ("Plamo3ForCausalLM",): (
-        ("plamo3",), Habits(128, qk_norm="head", norms=4, windows="8", window=2048, tied=True),
-        "PLaMo 3: four norms, windows",
-    ),
-    ("AriaTextForCausalLM",): (("aria_text",), BIASED, "Aria's text model: Llama with experts"),
-    ("BaichuanForCausalLM", "BaiChuanForCausalLM"): (("baichuan",), Habits(), "Baichuan 1 and 2"),
-    ("Param2MoEForCausalLM",): (
-        ("param2moe",), replace(LINGS, qk_norm="head:+use_qk_norm"), "Param2: Ling's shape",
-    ),
-    ("Phi3SmallForCausalLM", "Phi4MMForCausalLM", "Phi4MultimodalForCausalLM", "Phi3VForCausalLM", "Phi4ForCausalLMV",
-     "TorchNativePhi3ForCausalLM"): (
-        ("phi4mm", "phi4_multimodal", "phi3_v"), Habits(windows="all"), "Phi-3 and Phi-4 with towers: the text model",
-    ),
-}  # fmt: skip
-"""Architecture classes -> their ``model_type``, habits, and what they are."""
-
-
 def _reader(habits: Habits, title: str) -> Family:
     def read(c: Config) -> ModelSpec:
         return read_decoder(c, habits)
@@ -286,5 +154,6 @@ def _reader(habits: Habits, title: str) -> Family:
     return read
 
 
-for _names, (_types, _habits, _title) in FAMILIES.items():
-    family(*_names, types=_types)(_reader(_habits, _title))
+for _row in read_yaml(Path(__file__).parent / "decoders.yaml")["families"]:
+    _habits = Habits(**_row.get("habits", {}))
+    family(*_row["classes"], types=_row["types"])(_reader(_habits, _row["title"]))

@@ -17,17 +17,10 @@ from .config import Config, shown
 from .families import ARCHITECTURES, MODEL_TYPES, Family, build_by_type, family
 
 with (Path(__file__).parent / "wrappers.csv").open(encoding="utf-8") as _file:
-    WRAPPERS = tuple(csv.DictReader(_file))
+    _ROWS = tuple(csv.DictReader(_file))
+WRAPPERS = tuple(row for row in _ROWS if row["class"])
 """Architecture classes, their ``model_type``, and that of their text model where a file is silent."""
-
-SAME_TEXT = {
-    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen2_5_omni_text": "qwen2",
-    "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
-    "qwen3_omni_moe_text": "qwen3_moe", "glm4v_moe_text": "glm4_moe", "glm4v_text": "glm4",
-    "glm_ocr_text": "glm4", "paddleocr_vl_text": "ernie4_5", "step3p5_text": "step3p5",
-    "unlimited_ocr_text": "deepseek_v2", "deepseek_ocr_text": "deepseek_v2",
-    "voxtral_realtime_text": "mistral", "exaone4_5_text": "exaone4", "internlm": "internlm2",
-}  # fmt: skip
+SAME_TEXT = {row["model_type"]: row["text_model"] for row in _ROWS if not row["class"]}
 """Text models that differ from a known one only in how positions are encoded, or in name."""
 
 _WRAPPER_TYPES = {row["model_type"] for row in WRAPPERS}

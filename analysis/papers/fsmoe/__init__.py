@@ -20,15 +20,7 @@ from opbyte.extend.streams import Medium, run
 from .. import PAPERS
 from ..published import Prediction, published, ratio_table, rows_of
 from .layer import MIXTRAL, SIMPLE, Size, Testbed, layers, ops_of, price, times_of
-from .schedules import (
-    FORWARD,
-    SCHEMES,
-    SHARED,
-    Scheduled,
-    graph_of,
-    schedule,
-    seconds_of,
-)
+from .schedules import FORWARD, SCHEMES, SHARED, Scheduled, graph_of, schedule, seconds_of
 
 A = Testbed("fsmoe-a", 6, 8, (512, 1024, 2048))
 B = Testbed("fsmoe-b", 8, 4, (256, 512, 1024))

@@ -7,15 +7,16 @@ each expert padded to whole tiles, which are multiplied but not loaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ....workloads.jit import compiled
+from ....workloads.yamlfile import read_yaml
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import I8, KernelConfig
 from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
-from ..fused_moe_space import TILES
 from ..machine import M_RATE, M_SHARED, Machine
 from ..product import (
     NUM_WORK,
@@ -77,7 +78,8 @@ def stages_of(machine: Machine) -> tuple[int, ...]:
 
 def space(machine: Machine, shape: Shape) -> I8:
     """Tiles and groups of the tuner, with four or eight warps and its stages."""
-    quadruples = [(*tile, group) for tile, groups in TILES.items() for group in groups]
+    listed = read_yaml(Path(__file__).parents[1] / "fused_moe_space.yaml")
+    quadruples = [(*map(int, t.split(" x ")), group) for t, gs in listed.items() for group in gs]
     return expanded(machine, quadruples)
 
 
