@@ -81,6 +81,7 @@ def fit_sets(
         rows = {device: found[name] for device, found in measured.items() if name in found}
         if not family.kinds:
             continue
+        fitted: Mapping[str, Mapping[str, Entry]]
         if rows:
             if progress:
                 progress(f"shared {name}")

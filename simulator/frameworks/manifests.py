@@ -26,7 +26,7 @@ DYNAMO, ROUTER, LLM_D = "1.4.0", "nginx:1.27", "ghcr.io/llm-d/llm-d-cuda:v0.3.0"
 WORKERS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
 """Dynamo's modules and names of back ends."""
 RUNTIMES = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "tensorrtllm"}
-OPTIONS = "/tmp/options.yaml"
+OPTIONS, CACHE = "/tmp/options.yaml", "/var/cache/huggingface"
 PORT = 8000
 
 
@@ -69,8 +69,8 @@ def _compose(c: Copies) -> dict[str, Any]:
         reserved = {"driver": "nvidia", "device_ids": ids, "capabilities": ["gpu"]}
         services[name] = {
             "image": IMAGES[c.engine], "entrypoint": c.serves, "ipc": "host",
-            "environment": {"HF_TOKEN": "${HF_TOKEN}"},
-            "volumes": ["${HF_HOME:-~/.cache/huggingface}:/root/.cache/huggingface"],
+            "environment": {"HF_TOKEN": "${HF_TOKEN}", "HF_HOME": CACHE},
+            "volumes": [f"${{HF_HOME:-~/.cache/huggingface}}:{CACHE}"],
             "deploy": {"resources": {"reservations": {"devices": [reserved]}}},
         }  # fmt: skip
     if c.copies == 1:
