@@ -70,12 +70,6 @@ def predictions() -> Iterator[Prediction]:
             yield from _rows(size, name, fits, timed)
 
 
-NOTES = {
-    ("7b", "8k", PLAIN): "; the A100's kernels, fitted anew to rows of 2026, take a fifth longer"
-}
-"""Why a row is missed."""
-
-
 def _rows(
     size: str, name: str, fits: dict[str, int], timed: dict[str, int]
 ) -> Iterator[Prediction]:
@@ -88,7 +82,7 @@ def _rows(
     for kind in (PLAIN, MOA):
         yield Prediction(f"{id}.tokens_per_s.{kind}", f"decoding, {size}, {name}, {kind}",
                          "tokens/s", rates[kind], RATE_TOLERANCE[kind] if judged else "",
-                         f"batch {timed[kind]}" + NOTES.get((size, name, kind), ""))  # fmt: skip
+                         f"batch {timed[kind]}")  # fmt: skip
     yield Prediction(f"{id}.moa_over_vllm", f"rate of MoA over vLLM's, {size}, {name}", "1",
                      rates[MOA] / rates[PLAIN], RATIO_TOLERANCE if judged else "")  # fmt: skip
     if judged:

@@ -171,8 +171,8 @@ def version_of(keys: Keys, usual: str) -> tuple[int, int]:
 
 def version_doubts(keys: Keys, known: tuple[int, int], read: str) -> list[str]:
     """A warning where a file's version is another than the one whose rules were read."""
-    number = version_of(keys, read)
-    told = ".".join(map(str, number))
-    return [f"{keys.path}: {told} is scheduled as {read}, whose rules are known"] * (
-        number != known
-    )
+    if version_of(keys, read) == known:
+        return []
+    key = "version" if "version" in keys.values else "engine_version"
+    told = keys.text(key, read)
+    return [f"{keys.path}: {key}: {told} is scheduled as {read}, whose rules are known"]

@@ -61,6 +61,7 @@ VALUES: dict[str, str | None] = {
     "experts_link": "50,5", "prefill": "h100-x1", "decode": "h100-x1", "kv_link": "50,5", "kv_overlap": "none",
     "warmup": "2", "stop": "4", "seed": "5", "grid_gCO2_per_kWh": "300", "price": "h100=2",
     "capex": "h100=30000", "years": "3", "usd_per_kWh": "0.2", "pue": "1.5",
+    "part": "of-no-such-name:over=1",  # none is registered here; tests/simulator/test_outside_part.py has one
 }  # fmt: skip
 """Of a scenario's options; None where it takes none. Those of two pools take what the option alone does."""
 
