@@ -115,7 +115,7 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
 
 @given(load=loads())
 @example(load=KEPT_WAITING)
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_same_schedule_as_the_reference(
     small: Callable[..., Deployment], load: dict[str, Any]
 ) -> None:

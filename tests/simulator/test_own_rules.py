@@ -250,7 +250,7 @@ def check_blocks(x: Trtllm, ranks: list[Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["eagle", "ngram"])
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_drafts_are_verified_by_the_own_rules(
     kind: str, method: str, small: Callable[..., Deployment],
     references: Callable[[str], ModuleType], data: st.DataObject,
@@ -265,7 +265,7 @@ def test_drafts_are_verified_by_the_own_rules(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=24)
 def test_same_schedule_as_the_reference(
     kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
     references: Callable[[str], ModuleType], data: st.DataObject,

@@ -176,7 +176,7 @@ def memory_of(engine: Engine, reference: ModuleType) -> Any:
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads())
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_same_schedule_as_the_reference(
     model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     reference: ModuleType, load: dict[str, Any],
