@@ -31,7 +31,7 @@ FACETS: tuple[Facet, ...] = tuple(
         tiers, apart, overlaps, pools,
     )
 )  # fmt: skip
-COLUMNS = tuple(facet for facet in (pools.FACET, classes.FACET, tiers.FACET))
+COLUMNS = (pools.FACET, classes.FACET, tiers.FACET)
 """Those with columns of a sweep, in the order of its table."""
 
 

@@ -134,11 +134,9 @@ def wholly(d: Deployment, stage: StageCost) -> F8 | None:
     from scipy.special import ndtri
 
     drawn = slowdowns(parts_of(d, stage))
-    return (
-        drawn
-        if drawn is None
-        else drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
-    )
+    if drawn is None:
+        return None
+    return drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
 
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:

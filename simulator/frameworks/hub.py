@@ -40,7 +40,7 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
     listed = read_yaml(CHECKPOINTS).items()
     known: dict[str, str] = next((x for name, x in listed if name.lower() == model.lower()), {})
     if dtype in known:
-        return str(known[dtype]), False
+        return known[dtype], False
     if dtype in MADE[engine] and own in ("bf16", "fp16"):
         return model, True
     raise InputError(
