@@ -56,6 +56,19 @@ FILES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 256, "intermediate_size": 512, "first_k_dense_replace": 1,
         "linear_attn_config": {"full_attn_layers": [4], "head_dim": 128, "num_heads": 8},
     },
+    "Dots3NoteForCausalLM": {
+        **SIZES, **LATENT, **INDEX, **EXPERTS, "sliding_window": 512,
+        **{f"swa_num_{what}_heads": 4 for what in ("attention", "key_value")},
+    },
+    "MistralLarge4ForCausalLM": {
+        **SIZES, **LATENT, **INDEX, **EXPERTS, "q_lora_rank": None, "kv_source_layers": [0, 0, 2, 2],
+    },
+    "Qwen4ExpForCausalLM": {
+        **SIZES, "num_key_value_heads": 4, "head_dim": 64, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+        "linear_key_head_dim": 128, "linear_value_head_dim": 128, "indexer_n_heads": 4,
+        "indexer_head_dim": 128, "indexer_budget": 512, "indexer_compress_ratio": 16,
+    },
 }  # fmt: skip
 
 

@@ -152,7 +152,7 @@ OP_PER_BYTE = {
     ("deepseek-v3", "mla", 0): (195, 241, 30), ("deepseek-v3.2-exp", "sparse_latent", 0): (266, 136, 112),
     ("deepseek-v4-pro", "compressed", 4): (196, 151, 108),
     ("deepseek-v4-pro", "compressed", 128): (104, 323, 53),
-    ("minimax-m3", "attention_blocks", 0): (7.7, 4.8, 4.0), ("kimi-k3", "kda", 0): (1.0, 1.0, 1.0),
+    ("minimax-m3", "attention_blocks", 0): (14.4, 5.3, 4.1), ("kimi-k3", "kda", 0): (1.0, 1.0, 1.0),
     ("qwen3.5-397b-a17b", "delta_net", 0): (1.0, 1.0, 1.0),
     ("nemotron-3-super-120b-a12b", "mamba2", 0): (0.7, 0.7, 0.7),
 }  # fmt: skip

@@ -138,6 +138,8 @@ def indexing(c: Config) -> tuple[bool, ...]:
     layers = c.layers()
     kinds = c.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
+        if kinds[0] != "full":
+            raise c.error("indexer_types[0]", "must be full: there is no choice before it to share")
         return tuple(kind == "full" for kind in kinds)
     # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
     every = c.size("index_topk_freq", default=1)
@@ -175,17 +177,15 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     mixers: list[LayerKind] = [attention] * layers
-    chosen = _indexer(c) if any(indexer) else None
+    chosen = indexer_of(c) if any(indexer) else None
     if chosen is not None:
-        if not indexer[0]:
-            raise c.error("indexer_types[0]", "must be full: there is no choice before it to share")
         mixers = [SparseLatentAttention(attention, chosen, not runs) for runs in indexer]
     spec = assemble(c, stack(mixers, blocks), heads=c.count(MTP))
     # Engines keep this latent in 8 bits unasked (`fp8_ds_mla` in vllm-project/vllm).
     return replace(spec, numerics=replace(spec.numerics, kv="fp8")) if chosen else spec
 
 
-def _indexer(c: Config) -> Indexer | None:
+def indexer_of(c: Config) -> Indexer | None:
     """The indexer of a layer; None where a file has none, or says null."""
     if not c.has("index_n_heads"):
         return None

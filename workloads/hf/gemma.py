@@ -34,7 +34,7 @@ def _shared(c: Config, windowed: list[bool]) -> list[bool]:
     return [i >= own for i in range(layers)]
 
 
-def _overrides(c: Config, i: int) -> Mapping[str, Any]:
+def overrides(c: Config, i: int) -> Mapping[str, Any]:
     """What ``per_layer_config`` says of one layer (transformers' newer form of two head widths)."""
     table = c.values.get("per_layer_config")
     if not isinstance(table, Mapping):
@@ -53,7 +53,7 @@ def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool])
     same = c.flag("attention_k_eq_v", False)
     out = []
     for i in range(layers):
-        own = c.but(**_overrides(c, i)) if _overrides(c, i) else c
+        own = c.but(**overrides(c, i)) if overrides(c, i) else c
         full = not windowed[i]
         dim = own.size("head_dim", default=256)
         kv = own.size("num_key_value_heads", default=4)

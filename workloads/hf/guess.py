@@ -47,6 +47,17 @@ GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForCaus
 """Ends of names of classes that generate text; others (encoders, classifiers) are not guessed."""
 CLOSEST = 3
 """Families that a refusal names."""
+REFUSED = {
+    "Zamba": "several layers share the weights of one block",
+    "Dory, HrmText, IQuestLoop, Inkling2Loop, Ouro": "its layers run several times a token, on the same weights",
+    "DiffusionGemma, LLaDA, SDAR": "it denoises blocks of tokens",
+    "Mllama": "its layers attend to images beside the text",
+    "BitNet": "weights of 1.58 bit have no measured kernels",
+    "Rwkv, xLSTM, RecurrentGemma": "its recurrence has no measured kernels",
+    "DeepseekV41": "how its indexers share candidate blocks is not described by published keys",
+    "Whisper, CohereAsr, FireRedASR, NemotronParse, RadioMBart": "its decoder attends to an encoder",
+}
+"""Starts of names of classes -> what of them is not costed, whatever keys they share with others."""
 
 
 Family = Callable[[Config], ModelSpec]
@@ -104,6 +115,9 @@ def guess(
     SpecError
         No family does: the line names those that share most of its keys, and keys that none of them reads.
     """
+    for names, why in REFUSED.items():
+        if c.architecture.startswith(tuple(names.split(", "))):
+            raise file.error(key, f"{c.architecture} cannot be costed: {why}")
     wanted = meaningful(c.values)
     usual = {name: i for i, name in enumerate(USUAL)}
     tries = sorted(

@@ -100,6 +100,17 @@ def step3p5(c: Config) -> ModelSpec:
     )  # fmt: skip
 
 
+@family("Step3TextForCausalLM", "Step3VLForConditionalGeneration",
+        types=("step3_text", "step3_vl"))  # fmt: skip
+def step3(c: Config) -> ModelSpec:
+    """Step-3: queries from a latent, one key and value head for all (arXiv 2507.19427)."""
+    hidden, heads, dim = c.size("hidden_size"), c.size("num_attention_heads"), c.size("head_dim")
+    kv = c.size("num_attention_groups", "num_key_value_heads", default=1)
+    check_heads(c, hidden, heads, kv, dim)
+    layers, mixer = c.layers(), Attention(hidden, heads, kv, dim, q_rank=c.size("share_q_dim"))
+    return assemble(c, stack([mixer] * layers, read_blocks(c, hidden, layers, first=4)))
+
+
 @family("LagunaForCausalLM", types=("laguna",))
 def laguna(c: Config) -> ModelSpec:
     """Laguna: query heads by layer, a gate for each, windows, experts after one dense layer."""

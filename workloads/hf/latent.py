@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..layers import SparseLatentAttention
+from ..layers import LatentAttention, LayerKind, SparseLatentAttention
 from ..model import Layer, ModelSpec
 from .blocks import read_blocks
 from .config import Config
 from .decoders import mtp_heads
-from .deepseek import attention_of, glm_moe_dsa
+from .deepseek import attention_of, glm_moe_dsa, indexer_of, indexing
 from .families import Family, family
+from .gemma import overrides
 from .parts import assemble, stack
 
 LATENT: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, int, bool], str]] = {
@@ -73,3 +74,70 @@ def hy_v4(c: Config) -> ModelSpec:
     return replace(
         spec, extra_weights=spec.extra_weights + extra, notes=notes if streams > 1 else spec.notes
     )
+
+
+DOTS = ("full_attention", "indexed_attention", "sliding_attention")
+NARROW = {
+    "num_attention_heads": 64, "num_key_value_heads": 64, "q_lora_rank": 1024, "kv_lora_rank": 1024,
+    "qk_nope_head_dim": 192, "qk_rope_head_dim": 64, "v_head_dim": 128,
+}  # fmt: skip
+"""Keys of dots3-note's layers with a window (``swa_`` in front of each) and what they are without one."""
+
+
+@family("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration",
+        types=("dots3_note_text", "dots3_note"))  # fmt: skip
+def dots3_note(c: Config) -> ModelSpec:
+    """dots3-note: DeepSeek's sparse attention, in three layers of four a window and other widths; a gate a head."""
+    layers = c.layers()
+    words = c.words("layer_types", layers, DOTS)
+    slides = [i > 1 and i % 4 != 1 for i in range(layers)]
+    slides = [word == DOTS[2] for word in words] if words else slides
+    full = attention_of(c, gate_dim=1)
+    indexer = indexer_of(c)
+    if indexer is None:
+        raise c.error("index_n_heads", "is missing; the indexer's heads are required")
+    kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer)}
+    if any(slides):
+        own = {key: c.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
+        own |= overrides(c, slides.index(True))
+        window = c.size("sliding_window", "sliding_window_size", default=512)
+        kinds[True] = replace(attention_of(c.but(**own), gate_dim=1), window=window)
+    shared = c.size("n_shared_experts", default=1) * c.size(
+        "moe_shared_expert_intermediate_size", "shared_experts_intermediate_size", default=1536
+    )
+    blocks = read_blocks(c, full.hidden, layers, router_bias=True, first=1, shared=shared)
+    mixers = [kinds[one] for one in slides]
+    spec = assemble(c, stack(mixers, blocks), extra=layers * full.rope_dim, heads=mtp_heads(c))
+    return replace(spec, numerics=replace(spec.numerics, kv="fp8"))  # as all of DSA's kin
+
+
+@family("MistralLarge4ForConditionalGeneration", "MistralLarge4ForCausalLM",
+        types=("mistral_large4_text", "mistral_large4"))  # fmt: skip
+def mistral_large4(c: Config) -> ModelSpec:
+    """Mistral Large 4: sparse latent attention without a latent of queries, layers that share a latent or have no rope."""
+    layers, base, pattern = c.layers(), attention_of(c), c.values.get("index_topk_pattern")
+    roped = c.items("no_rope_layers") or [
+        (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
+    ]
+    sources = c.items("kv_source_layers") or list(range(layers))
+    for key, found, top in (("no_rope_layers", roped, 2), ("kv_source_layers", sources, layers)):
+        if len(found) < layers or any(n not in range(top) for n in found):
+            raise c.error(key, f"must be a whole number below {top} for each of {layers} layers")
+    if isinstance(pattern, str) and not c.has("indexer_types"):
+        c = c.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
+    index = indexer_of(c)
+    if index is None:
+        raise c.error("index_n_heads", "is missing; the indexer's heads are required")
+    plain = replace(base, nope_dim=base.nope_dim + base.rope_dim, rope_dim=0)
+
+    def mixer(i: int, runs: bool) -> SparseLatentAttention:
+        own: LatentAttention = replace(base if roped[i] else plain, shares=sources[i] != i)
+        return SparseLatentAttention(own, index, not runs)
+
+    chosen = indexing(c)
+    blocks = read_blocks(c, base.hidden, layers, first=1)
+    # A scale and a bias a head, and a norm of what each indexer's queries come from.
+    extra = 2 * layers * base.heads + 2 * base.hidden * sum(chosen)
+    made = stack([mixer(i, runs) for i, runs in enumerate(chosen)], blocks)
+    spec = assemble(c, made, extra=extra, heads=mtp_heads(c))
+    return replace(spec, numerics=replace(spec.numerics, kv="fp8"))

@@ -268,6 +268,24 @@ def bailing_v2_5(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, blocks), heads=mtp_heads(c))
 
 
+@family("MiniMaxText01ForCausalLM", "MiniMaxM1ForCausalLM", "MiniMaxForCausalLM",
+        types=("minimax_text_01", "minimax_m1", "minimax"))  # fmt: skip
+def minimax_text(c: Config) -> ModelSpec:
+    """MiniMax-Text-01 and M1: lightning attention, grouped attention in some layers, experts."""
+    shape, layers = read_heads(c), c.layers()
+    words = c.words("layer_types", layers, ("linear_attention", "full_attention"))
+    found = (
+        [int(word == "full_attention") for word in words] if words else c.items("attn_type_list")
+    )
+    if found is None or len(found) != layers or any(one not in (0, 1) for one in found):
+        raise c.error("attn_type_list", f"must hold 0 or 1 for each of the {layers} layers")
+    light = Lightning(shape.hidden, shape.heads, shape.head_dim)
+    mixers = [shape.attention([0])[0] if one else light for one in found]
+    shared = c.count("shared_intermediate_size")
+    blocks = read_blocks(c, shape.hidden, layers, shared=shared)
+    return assemble(c, stack(mixers, blocks), heads=mtp_heads(c))
+
+
 @family(
     "LongcatFlashForCausalLM",
     "LongcatFlashNgramForCausalLM",

@@ -12,7 +12,7 @@ from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, re
 Block = FeedForward | MixtureOfExperts
 
 
-@family("MixtralForCausalLM", types=("mixtral",))
+@family("MixtralForCausalLM", "QuantMixtralForCausalLM", types=("mixtral",))
 def mixtral(c: Config) -> ModelSpec:
     """Mixtral: experts in every layer."""
     shape = read_heads(c)

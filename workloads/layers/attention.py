@@ -39,6 +39,8 @@ class Attention:
     shares : bool
         It reads the cache of a layer before it: no weights of keys and values, nothing is written (Gemma 3n and 4,
         Hunyuan-Large).
+    q_rank : int
+        Width of the latent that queries come from, with a norm (Step-3); 0 = the hidden state.
     """
 
     kind: ClassVar[str]
@@ -57,6 +59,7 @@ class Attention:
     head_gate: bool = False
     k_is_v: bool = False
     shares: bool = False
+    q_rank: int = 0
 
     @property
     def value_dim(self) -> int:
@@ -79,15 +82,15 @@ class Attention:
     @property
     def _in_width(self) -> int:
         """Columns of all that the hidden state is projected to."""
-        own = self._q_width + self.heads * self.head_gate
+        own = (self.q_rank or self._q_width) + self.heads * self.head_gate
         if self.shares:
             return own
         return own + self.kv_heads * (self.head_dim + (0 if self.k_is_v else self.value_dim))
 
     def weights(self) -> tuple[Weights, ...]:
         qkv = self._in_width
-        count = self.hidden * (qkv + self._out_width)
-        extra = qkv * self.qkv_bias + self.hidden * self.out_bias + self.qk_norm
+        count = self.hidden * (qkv + self._out_width) + self.q_rank * self._q_width
+        extra = qkv * self.qkv_bias + self.hidden * self.out_bias + self.qk_norm + self.q_rank
         extra += self.heads * self.sinks
         return Weights("attention", count, count), Weights("other", extra, extra)
 
@@ -104,7 +107,7 @@ class Attention:
     def linears(self) -> tuple[Linear, ...]:
         """Query, key, value and output projections."""
         return (
-            Linear("q", self.hidden, self._q_width),
+            Linear("q", self.q_rank or self.hidden, self._q_width),
             Linear("k", self.hidden, self.kv_heads * self.head_dim),
             Linear("v", self.hidden, self.kv_heads * self.value_dim),
             Linear("out", self._out_width, self.hidden),
@@ -118,10 +121,12 @@ class Attention:
         roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
         return [
             gemm("qkv", "attention", "attention", m.tokens, self._in_width, self.hidden, run),
+            *([gemm("q_up", "attention", "attention", m.tokens, self._q_width, self.q_rank, run)]
+              if self.q_rank else ()),
             elementwise("rope", "attention", m.tokens, roped, 2, run),
             *attention_core(self, m, run, keys),
             gemm("out", "attention", "attention", m.tokens, self.hidden, self._out_width, run),
-        ]
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

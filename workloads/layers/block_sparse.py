@@ -34,7 +34,7 @@ class BlockSparseAttention:
     index_heads, index_dim : int
         Query heads that score, and their width; heads are never split over devices.
     index_pool : int
-        Tokens of a scored key.
+        Tokens of a scored key (means of learned ones: Qwen4-Exp).
     learned : bool
         Whether scores have projections, and one key, of their own; else the keys are those of the KV
         heads, pooled.
@@ -62,8 +62,6 @@ class BlockSparseAttention:
         for name in ("block", "blocks", "index_heads", "index_dim", "index_pool"):
             if getattr(self, name) < 1:
                 raise InputError(name, f"must be at least 1, not {getattr(self, name)}")
-        if self.learned and self.index_pool > 1:
-            raise InputError("index_pool", "must be 1 where scores have keys of their own")
 
     @property
     def hidden(self) -> int:
@@ -98,11 +96,11 @@ class BlockSparseAttention:
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         base = self.base
-        qkv = base._q_width + 2 * base._kv_width + self._index_width
-        wide = base.heads * base.head_dim
+        qkv = base._in_width + self._index_width
+        wide, roped = base.heads * base.head_dim, base.kv_heads * base.head_dim
         return [
             gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
-            elementwise("rope", "attention", m.tokens, wide + base._kv_width + self._index_width, 2,
+            elementwise("rope", "attention", m.tokens, wide + roped + self._index_width, 2,
                         run),
             *(op for phase in ("prefill", "decode") for op in self._phase(phase, m, run)),
             gemm("out", "attention", "attention", m.tokens, self.hidden, wide, run),
@@ -126,7 +124,7 @@ class BlockSparseAttention:
         best = select_rates(self.index_heads * self.blocks)
         pairs = seen(self.block * self.blocks) + (seen(self.near) if self.near else 0.0)
         pairs += seen(0) / pool if self.attends_pools else 0.0
-        row = 2 * base._kv_width * num.kv_bytes
+        row = base._kv_width * num.kv_bytes
         sums = Sums(batch, tokens, pairs, pairs if decode else kv)
         rates = replace(
             sparse_rates(base.heads, 2 * base.head_dim, row, decode), rows=Rates(0).rows

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
+from ..numerics import Numerics
 from ..ops import Loads, Op
-from .base import Kept, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("mla")
@@ -24,6 +25,10 @@ class LatentAttention:
     ----------
     gate_dim : int
         Columns of an output gate for each head (Kimi-K3: as many as values, Ling-3.0: one); 0 = none.
+    window : int
+        Keys a query sees at most; 0 = all (dots3-note).
+    shares : bool
+        It reads the latent of a layer before it: no projection to one, nothing is written (Mistral Large 4).
     """
 
     kind: ClassVar[str]
@@ -37,6 +42,8 @@ class LatentAttention:
     v_dim: int
     bias: bool = False
     gate_dim: int = 0
+    window: int = 0
+    shares: bool = False
 
     @property
     def _q_width(self) -> int:
@@ -46,20 +53,29 @@ class LatentAttention:
     def _latent(self) -> int:
         return self.kv_rank + self.rope_dim
 
+    @property
+    def down_width(self) -> int:
+        """Columns of the projections down to the latents of query and keys."""
+        return self.q_rank + self._latent * (not self.shares)
+
     def weights(self) -> tuple[Weights, ...]:
         q = (self.hidden + self._q_width) * self.q_rank if self.q_rank else (
             self.hidden * self._q_width
         )  # fmt: skip
-        kv = self.hidden * self._latent + self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
+        kv = self.hidden * self._latent * (not self.shares) + self.kv_rank * self.heads * (
+            self.nope_dim + self.v_dim
+        )
         count = q + kv + self.heads * (self.v_dim + self.gate_dim) * self.hidden
-        norms = self.q_rank + self.kv_rank
+        norms = self.q_rank + self.kv_rank * (not self.shares)
         if self.bias:
             # Only the down projections and the output have one (transformers' DeepseekV3Attention).
-            norms += self.q_rank + self._latent + self.hidden
+            norms += self.down_width + self.hidden
         return Weights("attention", count, count), Weights("other", norms, norms)
 
     def state(self) -> State:
-        return State((Kept(self._latent),))
+        if self.shares:
+            return State(reads=(Reads(self.window),))
+        return State((Kept(self._latent, self.window),))
 
     def shard(self, tp: int) -> LatentAttention:
         return replace(self, heads=split(self.heads, tp, "query heads"))
@@ -80,11 +96,14 @@ class LatentAttention:
         q_in = self.q_rank or self.hidden
         down = "qkv_down" if self.q_rank else "kv_down"
         ops = [
-            linear(down, m.tokens, self.q_rank + self._latent, self.hidden),
+            *([linear(down, m.tokens, self.down_width, self.hidden)] if self.down_width else ()),
             linear("q_up", m.tokens, self._q_width, q_in),
             elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
             linear(
-                "kv_up", m.prefill_kv(0), self.heads * (self.nope_dim + self.v_dim), self.kv_rank
+                "kv_up",
+                m.prefill_kv(self.window),
+                self.heads * (self.nope_dim + self.v_dim),
+                self.kv_rank,
             ),
             self._prefill(m, run),
             absorb("q_absorb", self.kv_rank, self.nope_dim),
@@ -97,27 +116,31 @@ class LatentAttention:
             ops.insert(-1, gate)
         return ops
 
+    def _written(self, num: Numerics) -> float:
+        return 0.0 if self.shares else self._latent * num.kv_bytes
+
     def _prefill(self, m: Moments, run: Run) -> Op:
         num, width = run.numerics, self.nope_dim + self.rope_dim + self.v_dim
+        kv, rect = m.prefill_kv(self.window), m.prefill_rect(self.window)
         unfused = run.attention == "unfused"
-        pairs = m.prefill_rect(0) if unfused else m.prefill_pairs(0)
+        pairs = m.prefill_pairs(self.window)
         row = self.heads * width * num.act_bytes
-        scores = 4.0 * self.heads * m.prefill_rect(0) * num.act_bytes if unfused else 0.0
+        scores = 4.0 * self.heads * rect * num.act_bytes if unfused else 0.0
         return Op(
             name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
-            shape={"batch": m.prefills, "tokens": m.prefill_tokens, "kv": m.prefill_kv(0),
-                   "pairs": m.prefill_pairs(0), "heads": self.heads},
+            shape={"batch": m.prefills, "tokens": m.prefill_tokens, "kv": kv, "pairs": pairs,
+                   "heads": self.heads},
             dtype=num.default,
-            flops=2.0 * self.heads * width * pairs,
-            act_bytes=row * (m.prefill_tokens + m.prefill_kv(0)) + scores,
-            kv_read_bytes=self._latent * num.kv_bytes * m.prefill_kv(0),
-            kv_write_bytes=self._latent * num.kv_bytes * m.prefill_tokens,
+            flops=2.0 * self.heads * width * (rect if unfused else pairs),
+            act_bytes=row * (m.prefill_tokens + kv) + scores,
+            kv_read_bytes=self._latent * num.kv_bytes * kv,
+            kv_write_bytes=self._written(num) * m.prefill_tokens,
             access=Access("pages", self._latent * num.kv_bytes),
         )  # fmt: skip
 
     def _decode(self, m: Moments, run: Run) -> Op:
-        num, kv, tokens = run.numerics, m.decode_kv(0), m.decode_tokens
-        pairs = m.decode_pairs(0)
+        num, kv, tokens = run.numerics, m.decode_kv(self.window), m.decode_tokens
+        pairs = m.decode_pairs(self.window)
         return Op(
             name="mla_decode", layer="attention", kind="mla_decode", phase="decode",
             shape={"batch": m.decodes, "tokens": tokens, "kv": kv, "pairs": pairs,
@@ -126,6 +149,6 @@ class LatentAttention:
             flops=2.0 * self.heads * (self._latent + self.kv_rank) * pairs,
             act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * tokens,
             kv_read_bytes=self._latent * num.kv_bytes * kv,
-            kv_write_bytes=self._latent * num.kv_bytes * tokens,
+            kv_write_bytes=self._written(num) * tokens,
             access=Access("pages", self._latent * num.kv_bytes),
         )  # fmt: skip

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
-from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import Indexer, short_sums
@@ -43,10 +42,6 @@ class SparseLatentAttention:
     indexer: Indexer
     shared: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.base.q_rank:
-            raise InputError("base.q_rank", "must be above 0: the indexer reads the query's latent")
-
     @property
     def hidden(self) -> int:
         return self.base.hidden
@@ -56,6 +51,11 @@ class SparseLatentAttention:
         rank = self.base.kv_rank
         return Kept(rank, exact=self.base.rope_dim, scale_bytes=4 * -(-rank // SCALED))
 
+    @property
+    def _q_in(self) -> int:
+        """Width of what queries are projected from: their latent, or the hidden state without one."""
+        return self.base.q_rank or self.hidden
+
     def weights(self) -> tuple[Weights, ...]:
         own, index = self.base.weights(), self.indexer
         if self.shared:
@@ -63,13 +63,13 @@ class SparseLatentAttention:
         # Keys of a pool are added up by weights of their own and of their places (GLM-5-Next).
         pooled = (self.hidden + index.pool) * index.dim if index.pool > 1 else 0
         gates = (Weights("attention", pooled, pooled),) if pooled else ()
-        return (*own, *index.weights(self.hidden, self.base.q_rank), *gates)
+        return (*own, *index.weights(self.hidden, self._q_in), *gates)
 
     def state(self) -> State:
         keys = () if self.shared else (self.indexer.kept(),)
         index = self.indexer
         read = Reads(index.top_k, index.pool, chosen=True, dense=index.span)
-        return State((self._row, *keys), (read,))
+        return State((*(() if self.base.shares else (self._row,)), *keys), (read,))
 
     def shard(self, tp: int) -> SparseLatentAttention:
         """Heads are split; every device scores all keys with all heads of the indexer."""
@@ -84,19 +84,20 @@ class SparseLatentAttention:
             # no need of it, which counts them a tenth of a layer's projections too much.
             return gemm(name, "attention", "other", m.tokens, n, k, run, batch=base.heads)
 
-        down = base.q_rank + base.kv_rank + base.rope_dim
         wide = base.nope_dim + base.v_dim
         ops = [
-            gemm("qkv_down", "attention", "attention", m.tokens, down, self.hidden, run),
             gemm("q_up", "attention", "attention", m.tokens,
-                 base.heads * (base.nope_dim + base.rope_dim), base.q_rank, run),
+                 base.heads * (base.nope_dim + base.rope_dim), self._q_in, run),
             elementwise("rope", "attention", m.tokens, base.heads * base.rope_dim, 2, run),
         ]  # fmt: skip
+        if base.down_width:
+            ops.insert(0, gemm("qkv_down", "attention", "attention", m.tokens, base.down_width,
+                               self.hidden, run))  # fmt: skip
         if not self.shared:
             if self.indexer.pool > 1:
                 ops.append(gemm("index_gate", "indexer", "attention", m.tokens, self.indexer.dim,
                                 self.hidden, run))  # fmt: skip
-            ops += self.indexer.ops(m, run, self.hidden, base.q_rank, short)
+            ops += self.indexer.ops(m, run, self.hidden, self._q_in, short)
         if short:
             kv = m.prefill_kv(-short)
             ops += [
@@ -125,7 +126,7 @@ class SparseLatentAttention:
                    "heads": base.heads},
             dtype=num.default, flops=2.0 * base.heads * width * pairs,
             act_bytes=base.heads * width * num.act_bytes * (tokens + kv),
-            kv_read_bytes=row * kv, kv_write_bytes=row * tokens, access=Access("pages", row),
+            kv_read_bytes=row * kv, kv_write_bytes=row * tokens * (not base.shares), access=Access("pages", row),
         )  # fmt: skip
 
     def _sparse(self, phase: str, m: Moments, run: Run, short: int) -> Op:
@@ -144,5 +145,5 @@ class SparseLatentAttention:
         rates = sparse_rates(base.heads, width, row, phase == "decode", top_k)
         return streamed(
             f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates,
-            act=act * sums.tokens, written=row * sums.tokens, access=Access("pages", row),
+            act=act * sums.tokens, written=row * sums.tokens * (not base.shares), access=Access("pages", row),
         )  # fmt: skip
