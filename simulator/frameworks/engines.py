@@ -20,7 +20,7 @@ from ..deploy.deployment import Deployment
 from .keys import number_of
 from .settings import EngineSettings
 from .upkeep import Upkeep, upkeep_of
-from .vllm_rules import DEFAULT_VERSION, rules_of
+from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, limits_on, rules_of
 
 MIB = 2.0**20
 SGLANG_PREFILL = SglangRules().max_prefill_tokens
@@ -76,15 +76,19 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
     Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
-    sequences, 0.9 of memory.
+    sequences, 0.9 of memory; on others `SMALL_LIMITS`.
     """
     rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
-    policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
+    tokens, sequences = limits_on(deployment.system.device)
+    policy = make_policy("vllm", launch.tokens or tokens, launch.sequences or sequences)
+    policy = rules.applied(policy)
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     host = replace(host, prompts_s=launch.prompts_s)
-    total = deployment.system.device.memory.capacity_bytes
-    share = launch.memory or rules.memory_share
-    return EngineSettings(replace(policy, host=host), CacheSettings(memory_bytes=share * total))
+    settings = EngineSettings(
+        replace(policy, host=host), memory_share=launch.memory or rules.memory_share,
+        logit_bytes=LOGIT_BYTES,
+    )  # fmt: skip
+    return replace(settings, cache=settings.cache_for(deployment))
 
 
 TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32

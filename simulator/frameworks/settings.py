@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...devices.hosts.catalog import host_of
-from ...devices.spec import DeviceSpec, SystemSpec
+from ...devices.spec import SystemSpec
 from ...workloads.sampling import NONE
 from ...workloads.speculators.asked import Asked
 from ..batching.kv import CacheSettings
@@ -40,6 +40,8 @@ class EngineSettings:
         Fraction of a device's memory for weights and cache, where `cache` does not say how much.
     memory_kept : float
         Without a share: what the engine keeps of a device's memory for other things [B].
+    logit_bytes : float
+        What it keeps of its share for each sequence of a step and entry of the vocabulary [B].
     left_share : float or None
         Fraction of what weights leave of a device's memory for the cache, where that is how it is said.
     memory_bytes : float or None
@@ -72,6 +74,7 @@ class EngineSettings:
     sampling: str = NONE
     memory_share: float | None = None
     memory_kept: float = 0.0
+    logit_bytes: float = 0.0
     left_share: float | None = None
     memory_bytes: float | None = None
     device_name: str = ""
@@ -90,21 +93,20 @@ class EngineSettings:
         waits = replace(own, gap_s=own.gap_s + host.gap_s)  # of the version, and of the host
         return replace(self, policy=replace(self.policy, host=waits))
 
-    def cache_on(self, device: DeviceSpec) -> CacheSettings:
-        """Cache settings on a device: without a number of blocks, what the memory holds."""
-        total = self.memory_bytes or device.memory.capacity_bytes
-        if self.cache.blocks is not None or (self.memory_share is None and not self.memory_kept):
-            return self.cache
-        left = total - self.memory_kept
-        if self.memory_share is not None:
-            left = total * self.memory_share
-        return replace(self.cache, memory_bytes=left)
-
     def cache_for(self, deployment: Deployment) -> CacheSettings:
-        """Cache settings of a deployment."""
-        device = deployment.system.device
-        if self.left_share is None or self.cache.blocks is not None:
-            return self.cache_on(device)
-        total = self.memory_bytes or device.memory.capacity_bytes
-        weights = deployment.memory(total).weights
-        return replace(self.cache, memory_bytes=weights + self.left_share * (total - weights))
+        """Cache settings of a deployment: without a number of blocks, what the memory holds."""
+        total = self.memory_bytes or deployment.system.device.memory.capacity_bytes
+        if self.cache.blocks is not None:
+            return self.cache
+        if self.left_share is not None:
+            weights = deployment.memory(total).weights
+            held = weights + self.left_share * (total - weights)
+        elif self.memory_share is not None or self.memory_kept:
+            logits = deployment.model.vocab * min(
+                self.policy.max_sequences, self.policy.token_budget
+            )
+            share = (self.memory_share or 1.0) * (total - self.memory_kept)
+            held = max(share - self.logit_bytes * logits, 1.0)
+        else:
+            return self.cache
+        return replace(self.cache, memory_bytes=held)

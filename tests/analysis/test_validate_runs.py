@@ -86,7 +86,7 @@ def test_same_seeds_same_answer(tmp_path: Path) -> None:
 def test_mean_over_seeds_of_each_seeds_metric(tmp_path: Path) -> None:
     run = read_run(folder_of(tmp_path / "run"))
     deployment, settings = deployment_of(run, "vllm")
-    cache = settings.cache_on(deployment.system.device)
+    cache = settings.cache_for(deployment)
     alone = []
     for seed in range(2):
         drawn = draw(run, seed, cache.block_tokens)

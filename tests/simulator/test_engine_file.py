@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 
 from opbyte import simulate
-from opbyte.devices.catalog import load_device
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.batching.policies import POLICIES
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.engines import ENGINES, Launch
 from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
+from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
+
+
+def on_system(model: str, system: str) -> Deployment:
+    return deploy(load_model(model), load_system(f"{system}-x1"))
 
 
 @pytest.fixture
@@ -66,15 +75,39 @@ def test_a_folder_stands_for_its_file(engine_json: Callable[[object], Path]) -> 
 @pytest.mark.parametrize("seen", [None, 25_250_627_584])
 def test_blocks_follow_from_memory(engine_json: Callable[[object], Path], seen: int | None) -> None:
     """Without a number of blocks: the share of the memory that the engine saw, or the device's."""
-    device, _ = load_device("rtx-4090")
+    on = on_system("llama-3.1-8b", "rtx-4090")
     found = read_engine(
-        engine_json({"kv_cache": {"gpu_memory_utilization": 0.8},
+        engine_json({"kv_cache": {"gpu_memory_utilization": 0.8}, "max_num_seqs": 256,
                      "hardware": {"device_total_memory_bytes": seen}})
     )  # fmt: skip
-    total = seen or device.memory.capacity_bytes
-    assert found.cache_on(device).memory_bytes == pytest.approx(0.8 * total)
+    total = seen or on.system.device.memory.capacity_bytes
+    logits = LOGIT_BYTES * 256 * 128_256
+    assert found.cache_for(on).memory_bytes == pytest.approx(0.8 * total - logits)
     fixed = read_engine(engine_json({"kv_cache": {"num_gpu_blocks": 11}}))
-    assert fixed.cache_on(device) == fixed.cache
+    assert fixed.cache_for(on) == fixed.cache
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "version", "tokens"),
+    [("qwen3-8b", "h100", "0.30", 377_024), ("llama-3.1-8b", "rtx-4090", "0.19", 41_408)],
+)
+def test_caches_of_two_engines_that_said_how_much_they_hold(
+    model: str, system: str, version: str, tokens: int
+) -> None:
+    """With the defaults of the version on that device; both numbers are what `LOGIT_BYTES` was fitted to."""
+    on = on_system(model, system)
+    rules = kv_rules(on, ENGINES["vllm"](on, Launch(version=version)).cache)
+    assert rules.blocks * rules.block == pytest.approx(tokens, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("system", "limits"),
+    [("rtx-4090", (2048, 256)), ("a100-80gb", (2048, 256)), ("l40s", (2048, 256)),
+     ("h100", (8192, 1024)), ("rtx-pro-6000", (8192, 1024)), ("mi300x", (8192, 1024))],
+)  # fmt: skip
+def test_a_server_is_told_less_on_small_devices(system: str, limits: tuple[int, int]) -> None:
+    policy = ENGINES["vllm"](on_system("llama-3.1-8b", system), Launch()).policy
+    assert (policy.token_budget, policy.max_sequences) == limits
 
 
 BAD: list[tuple[object, str]] = [
