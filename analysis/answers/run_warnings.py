@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...devices.doubts import doubts
 from ...devices.power.cap import told_cap
+from ...simulator.frameworks.upkeep import far_version
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.serving.record import Run
@@ -18,6 +19,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *known]
+    out += far_version(scenario.deployment.framework or "")
     out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
         out.append(overload(r))

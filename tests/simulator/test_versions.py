@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import pytest
 
+from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engines import ENGINES, Launch
-from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
+from opbyte.simulator.frameworks.upkeep import UPKEEP, far_version, upkeep_of
 from opbyte.workloads.catalog import load_model
 
 
@@ -46,3 +47,28 @@ def test_early_tensorrt_llm_does_not_overlap() -> None:
         0.0 < early.host.sequence_s < late.host.sequence_s
     )  # a host in Python, behind the devices
     assert (early.ahead, late.ahead) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [("vllm@0.31", "vllm 0.30"), ("vllm@0.3", "vllm 0.4"), ("sglang@0.4.9", "sglang 0.5"),
+     ("trtllm@2.0", "trtllm 1.3")],
+)  # fmt: skip
+def test_a_version_that_was_not_read_says_which_stands_for_it(asked: str, taken: str) -> None:
+    (told,) = far_version(asked)
+    assert asked in told
+    assert taken in told
+    run = simulate("llama-3.2-1b", "h100-x1", framework=asked, requests=2, rate=1.0)
+    assert told in run.warnings
+    assert not [
+        w
+        for w in simulate("llama-3.2-1b", "h100-x1", requests=2, rate=1.0).warnings
+        if "nearest version" in w
+    ]
+
+
+@pytest.mark.parametrize(
+    "known", ["vllm", "vllm@0.4", "vllm@0.30.1", "sglang@0.5.14", "typical", ""]
+)
+def test_versions_that_were_read_say_nothing(known: str) -> None:
+    assert not far_version(known)
