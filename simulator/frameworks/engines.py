@@ -20,7 +20,7 @@ from ..deploy.deployment import Deployment
 from .keys import number_of
 from .settings import EngineSettings
 from .upkeep import Upkeep, upkeep_of
-from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, limits_on, rules_of
+from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, rules_of
 
 MIB = 2.0**20
 SGLANG_PREFILL = SglangRules().max_prefill_tokens
@@ -75,11 +75,12 @@ ENGINES: Registry[Limits] = Registry("serving framework")
 def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
-    Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
-    sequences, 0.9 of memory; on others `SMALL_LIMITS`.
+    Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of
+    memory.
     """
     rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
-    tokens, sequences = limits_on(deployment.system.device)
+    device = deployment.system.device
+    tokens, sequences = rules.limits_on(device.memory.capacity_bytes, device.name)
     policy = make_policy("vllm", launch.tokens or tokens, launch.sequences or sequences)
     policy = rules.applied(policy)
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...workloads.errors import SpecError, nearest
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
-from ..batching.policies import POLICIES, Policy
+from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
 from .keys import Keys, host_of, sampling_of, version_of
 from .settings import EngineSettings
@@ -22,7 +22,7 @@ from .vllm_speculation import speculation_of
 
 KEYS = (
     "engine", "kv_cache", "hardware", "host", "tensor_parallel_size", "data_parallel_size",
-    "pipeline_parallel_size", "max_num_batched_tokens", "max_num_seqs",
+    "pipeline_parallel_size", "max_num_batched_tokens", "max_num_seqs", "max_num_active_seqs",
     "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
     "kv_cache_dtype", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
     "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
@@ -92,7 +92,12 @@ def _policy(
     keys: Keys, cache: Keys, host: Keys, version: tuple[int, int], max_model_len: int | None
 ) -> Policy:
     """The batching that the file asks for."""
-    base = rules_of(version).applied(POLICIES["vllm"])
+    rules = rules_of(version)
+    base = rules.applied(POLICIES["vllm"])
+    seen = keys.part("hardware")
+    memory = seen.count("device_total_memory_bytes", None, 1 << 50)
+    if memory is not None:
+        base = limited(base, *rules.limits_on(memory, seen.text("device_name", "")))
     order = keys.text("scheduling_policy", "fcfs")
     if order not in ("fcfs", "priority"):
         known = nearest(order, ("fcfs", "priority"))
@@ -105,13 +110,14 @@ def _policy(
             keys.path, f"max_num_batched_tokens: must be at least max_model_len ({max_model_len}) "
             f"without enable_chunked_prefill, not {tokens}",
         )  # fmt: skip
+    places = keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES)
     threshold = keys.count("long_prefill_token_threshold", 0, least=0)
     if threshold and not chunked:
         raise SpecError(keys.path, "long_prefill_token_threshold: needs enable_chunked_prefill")
     return replace(
         base,
         token_budget=keys.count("max_num_scheduled_tokens", tokens),
-        max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
+        max_sequences=keys.count("max_num_active_seqs", places, places),
         chunked=chunked,
         lazy=base.lazy or chunked,
         prompts_alone=base.prompts_alone and not chunked,

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...devices.spec import DeviceSpec
 from ..batching.policies import Policy
+
+LARGE_SMALL = ((70.0, 8192, 1024), (0.0, 2048, 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Rules:
         synchronous scheduling does once the pipeline is full; that is what is simulated.
     ahead : bool
         Default of `async_scheduling`: on from 0.14 (its release notes).
+    limits : tuple of (float, int, int)
+        Defaults of a server: a device's least memory [GiB], tokens and sequences of a step; the first
+        row that a device reaches (``get_batch_defaults`` in vllm/engine/arg_utils.py).
+    small_a100 : bool
+        Whether an A100 has the limits of the last row, whatever its memory.
     early : bool
         The V0 engine: whole prompts in steps of their own, before decodes; no prefix caching, and the
         host's work between the steps (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
@@ -40,7 +46,16 @@ class Rules:
     memory_share: float
     serial_stages: bool
     ahead: bool = True
+    limits: tuple[tuple[float, int, int], ...] = LARGE_SMALL
+    small_a100: bool = True
     early: bool = False
+
+    def limits_on(self, memory_bytes: float, device: str) -> tuple[int, int]:
+        """Tokens and sequences of a step that a server has without being told."""
+        small = self.small_a100 and "a100" in device.lower()
+        reached = [row for row in self.limits if memory_bytes >= row[0] * 2**30 and not small]
+        _, tokens, sequences = (reached or self.limits[-1:])[0]
+        return tokens, sequences
 
     def applied(self, policy: Policy) -> Policy:
         """The batching of this version."""
@@ -53,13 +68,18 @@ class Rules:
 
 
 RULES = (
-    Rules((0, 0), False, 0.9, True, ahead=False, early=True),
-    Rules((0, 8), False, 0.9, True, ahead=False),
+    Rules((0, 0), False, 0.9, True, ahead=False, limits=((0.0, 8192, 256),), early=True),
+    Rules((0, 8), False, 0.9, True, ahead=False, small_a100=False),
+    Rules((0, 9), False, 0.9, True, ahead=False),
     Rules((0, 14), False, 0.9, True),
     Rules((0, 25), True, 0.92, False),
+    Rules((0, 28), True, 0.92, False, limits=((160.0, 16384, 1024), *LARGE_SMALL)),
 )
-"""From the wheels 0.19.0 and 0.25.0. Versions before 0.19 schedule as it does here, those between 0.19
-and 0.25 too: 0.21.0 still hands blocks out in the old order."""
+"""From the wheels 0.19.0 and 0.25.0, limits from 0.8.5, 0.9.0, 0.26.0 to 0.28.0, 0.30.0 and 0.33.0. Versions before
+0.19 schedule as it does here, those between 0.19 and 0.25 too: 0.21.0 still hands blocks out in the old order.
+
+What 0.30.0 and 0.33.0 schedule otherwise than 0.25 is in docs/engine-files.md, under "Newer than 0.25"; nothing of
+it bears on a run without drafts, preemptions, adapters or a threshold of long prompts."""
 
 DEFAULT_VERSION = "0.19"
 
@@ -71,17 +91,6 @@ bits, their sorted copies and places, probabilities. The mean of two engines tha
 cache holds: 0.19 on an RTX 4090 (256 sequences of Llama-3.1-8B, 37.7 bytes) and 0.30 on an H100 (1,024 of
 Qwen3-8B, 43.1). Graphs and activations, of 0.1 to 1 GB, are in these numbers and not told apart.
 """
-
-LARGE_BYTES = 70 * 2**30
-SMALL_LIMITS = (2048, 256)
-"""Tokens and sequences of a step on devices below `LARGE_BYTES` and on an A100 of any size, where the
-server's defaults are smaller (get_batch_defaults in vllm/engine/arg_utils.py)."""
-
-
-def limits_on(device: DeviceSpec) -> tuple[int | None, int | None]:
-    """Tokens and sequences of a step that a server has without being told; None is the policy's."""
-    small = device.memory.capacity_bytes < LARGE_BYTES or device.name.startswith("a100")
-    return SMALL_LIMITS if small else (None, None)
 
 
 def rules_of(number: tuple[int, int]) -> Rules:
@@ -98,6 +107,10 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "enable_lora": (False, "adapters are not simulated"),
     "cpu_offload_gb": (0, "weights in host memory are not simulated"),
     "watermark": (0.0, "all blocks are used"),
+    "prefill_schedule_interval": (1, "prompts are planned in every step"),
+    "long_prefill_token_threshold_adaptive": (False, "the threshold is the same in every step"),
+    "max_num_queued_reqs": (None, "requests wait as long as it takes"),
+    "max_num_queued_tokens": (None, "requests wait as long as it takes"),
 }
 """Settings that bear on time and of which only one value, their default, is simulated, and why."""
 

@@ -100,17 +100,30 @@ def test_caches_of_two_engines_that_said_how_much_they_hold(
     assert rules.blocks * rules.block == pytest.approx(tokens, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("system", "limits"),
-    [("rtx-4090", (2048, 256)), ("a100-80gb", (2048, 256)), ("l40s", (2048, 256)),
-     ("h100", (8192, 1024)), ("rtx-pro-6000", (8192, 1024)), ("mi300x", (8192, 1024))],
-)  # fmt: skip
-def test_a_server_is_told_less_on_small_devices(system: str, limits: tuple[int, int]) -> None:
-    policy = ENGINES["vllm"](on_system("llama-3.1-8b", system), Launch()).policy
-    assert (policy.token_budget, policy.max_sequences) == limits
+LIMITS = [
+    ("rtx-4090", "0.19", 2048, 256), ("l40s", "0.30", 2048, 256), ("h100", "0.33", 8192, 1024),
+    ("a100-80gb", "0.8", 8192, 1024), ("a100-80gb", "0.9", 2048, 256), ("a100-80gb", "0.30", 2048, 256),
+    ("b200", "0.27", 8192, 1024), ("b200", "0.28", 16384, 1024), ("mi300x", "0.30", 16384, 1024),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("system", "version", "tokens", "places"), LIMITS)
+def test_a_servers_limits_go_by_device_and_version(
+    engine_json: Callable[[object], Path], system: str, version: str, tokens: int, places: int
+) -> None:
+    on = on_system("llama-3.1-8b", system)
+    policy = ENGINES["vllm"](on, Launch(version=version)).policy
+    assert (policy.token_budget, policy.max_sequences) == (tokens, places)
+    seen = {"device_total_memory_bytes": int(on.system.device.memory.capacity_bytes),
+            "device_name": system}  # fmt: skip
+    read = read_engine(engine_json({"version": f"{version}.0", "hardware": seen}))
+    assert (read.policy.token_budget, read.policy.max_sequences) == (tokens, places)
 
 
 BAD: list[tuple[object, str]] = [
+    ({"prefill_schedule_interval": 4}, "must be 1: prompts are planned in every step"),
+    ({"max_num_queued_reqs": 4}, "must be left out"),
+    ({"max_num_seqs": 8, "max_num_active_seqs": 9}, r"whole number in \[1, 8\]"),
     ("{", "is not JSON"),
     ([1], "must be a JSON object"),
     ({"engine": "vlm"}, "engine: unknown engine 'vlm'; did you mean 'vllm'"),
