@@ -44,7 +44,7 @@ def as_usual(scenario: Scenario, systems: Sequence[SystemSpec]) -> Scenario:
     if own.engine is not None:
         return scenario
     if framework is not None:
-        named = own.policy is not None or framework in FRAMEWORKS.values()
+        named = own.policy is not None or framework.partition("@")[0] in FRAMEWORKS.values()
         return scenario if named else scenario.changed(policy=POLICY)
     if own.policy is not None:
         return scenario.changed(framework=framework_of(own.policy, systems))

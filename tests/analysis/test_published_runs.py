@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from opbyte import simulate, validate_runs
+from opbyte.analysis.studies.usual import as_usual
 from opbyte.analysis.validate.runs.published import read_published
+from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.upkeep import upkeep_of
+from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.errors import InputError
 
 HEADER = (
@@ -120,3 +123,30 @@ def test_nothing_to_replay_says_why(tmp_path: Path) -> None:
     path = table(tmp_path, row("Offline", "tokens_per_s", 7, "1/s"))
     with pytest.raises(InputError, match=r"found nothing to replay: .*'Offline' is none of"):
         validate_runs([path])
+
+
+MLPERF = (
+    'mlperf v4.1 {by},NVIDIA H200-SXM-141GB,{count},llama2-70b-99,"TensorRT 10.2.0, CUDA 12.4",fp16,,,,'
+    "{load},tokens_per_s,3900,Tokens/s,note"
+)
+
+
+def test_offline_of_mlperf_is_as_many_replicas_as_do_most(tmp_path: Path) -> None:
+    path = table(
+        tmp_path, *(MLPERF.format(by=by, count=n, load="Offline") for by, n in (("A", 1), ("B", 1), ("A", 8))),
+        MLPERF.format(by="A", count=1, load="Server"),
+        MLPERF.format(by="A", count=1, load="Offline").replace("llama2-70b", "gptj"),
+    )  # fmt: skip
+    found = validate_runs([path]).to_dict()
+    one, same, eight = (r["metrics"]["tokens_per_s"]["simulated"] for r in found["runs"])
+    assert one == same
+    assert eight >= 8 * one * (1 - 1e-9)  # eight replicas of one device are among the splits
+    assert "search: opbyte benchmark" in found["skipped"][0]
+    assert "'gptj-99' is none of MLPerf's" in found["skipped"][1]
+
+
+def test_a_framework_of_a_version_brings_its_own_scheduler() -> None:
+    system = load_system("h100-x1")
+    for name in ("sglang", "sglang@0.5", "trtllm@1.0"):
+        asked = Scenario.of("llama-3.2-1b", system=system, framework=name)
+        assert as_usual(asked, [system]).serving.policy is None

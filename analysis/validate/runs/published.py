@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import list_devices, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
@@ -34,6 +35,10 @@ FRAMEWORKS: Mapping[str, str] = {
     "vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang",
 }  # fmt: skip
 """A framework by the first word of its name."""
+MLPERF: Mapping[str, tuple[str, float, float]] = {"llama2-70b": ("llama-2-70b", 230.0, 294.45)}
+"""Model and mean tokens of prompts and answers of MLPerf's models, by how the name begins. Prompts of OpenOrca have 150 to 300
+tokens (README of the data set); checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1), whatever
+the column says of the reference's."""
 VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
 """Version that a set ran which does not print it, by how its name begins and framework (README of the
 data set)."""
@@ -60,7 +65,8 @@ class Load:
     Attributes
     ----------
     kind : str
-        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes).
+        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "offline" (all
+        requests at once, on as many replicas as do most).
     level : float
         Requests in flight, requests a second, sequences of the batch.
     requests : int or None
@@ -77,11 +83,14 @@ class Load:
 
 SATURATED = 6000
 """Most requests of a run that had all of them queued at once: more only make its steady part longer."""
+OFFLINE_CLIENTS = 1024
+"""Sequences at once in a replica of scenario Offline: NVIDIA's have 806 and 896 (README of the data set)."""
 READERS: Mapping[str, Callable[[float, int | None], Load]] = {
     "concurrency": lambda level, requests: Load("closed", level, requests),
     "max_num_seqs": lambda level, requests: Load("closed", level, requests, int(level)),
     "rate": lambda level, requests: Load("open", level, requests),
     "static_batch": lambda level, _: Load("batch", level),
+    "Offline": lambda *_: Load("offline", OFFLINE_CLIENTS),
     "saturated": lambda _, n: Load("closed", min(SATURATED, n or SATURATED), n),
 }
 """What a load means, by its first word."""
@@ -226,13 +235,27 @@ def _run(
         return load
     framework = FRAMEWORKS[words[0]]
     usual = VERSIONS.get((row["source"].partition(":")[0], framework), "")
-    version = next((w for w in words[1:] if re.match(r"\d", w)), usual)
+    version = next((w.strip(",") for w in words[1:] if re.match(r"\d", w)), usual)
+    if (
+        words[0] == "tensorrt"
+    ):  # the compiler's; the harness is of C++, without the hosts of early engines
+        version = ""
     layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
-    dtype = FORMATS[row["precision"]]
+    model, isl, osl, dtype = (
+        row["model"],
+        _length(row["isl"]),
+        _length(row["osl"]),
+        FORMATS[row["precision"]],
+    )
+    if load.kind == "offline":
+        rules = next((r for name, r in MLPERF.items() if model.startswith(name)), None)
+        if rules is None:
+            return f"model {model[:40]!r} is none of MLPerf's that are known: {', '.join(MLPERF)}"
+        new = generation(load_device(device)[0]) >= BLACKWELL
+        (model, isl, osl), dtype = rules, "nvfp4" if new else "fp8"
     return PublishedRun(
-        line, row["source"], device, count, row["model"], framework, version,
-        dtype, layout, _length(row["isl"]), _length(row["osl"]), load, _kv(framework, dtype),
-        _spread(row["note"], load),
+        line, row["source"], device, count, model, framework, version, dtype, layout, isl, osl,
+        load, _kv(framework, dtype), _spread(row["note"], load),
     )  # fmt: skip
 
 
@@ -245,7 +268,7 @@ def _spread(note: str, load: Load) -> str:
     """Lengths vary where a source says so, in chats, and where answers end by themselves."""
     if "uniform in 0.8 to 1.0" in note:
         return "uniform"
-    return "lognormal" if load.kind == "open" or load.limit is not None else "fixed"
+    return "lognormal" if load.kind in ("open", "offline") or load.limit is not None else "fixed"
 
 
 def _length(text: str) -> float:
@@ -258,6 +281,8 @@ def _length(text: str) -> float:
 def _load(row: Mapping[str, str]) -> Load | str:
     """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
     found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
+    if row["load"] == "Server":
+        return "load 'Server' is a search: opbyte benchmark"
     if found is None or found[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
     told = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)

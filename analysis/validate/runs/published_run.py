@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
-from ....workloads.errors import InputError
+from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
-from .published import SAMPLED, PublishedRun
+from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, Load, PublishedRun
 from .replay import Entry
 from .static import static_times
 
@@ -33,6 +34,8 @@ LEAST, FOR_EACH, MOST = 40, 8, 8_000
 """Requests of a closed loop: eight for each client, whose steady part has four rounds; at least 40, at most
 what the source sent."""
 
+REPLICAS = (1, 2, 4, 8)
+"""Devices of a replica that are tried in scenario Offline."""
 CONTEXTS = 65
 """Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
@@ -127,6 +130,11 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
     if run.load.kind == "batch":
         seconds, sure = _static(run, host)
         simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
+    elif run.load.kind == "offline":
+        rate, sure = _offline(
+            run.device, run.devices, run.model, run.framework, run.version, run.dtype, host
+        )
+        simulated, factors = {"tokens_per_s": rate}, {"tokens_per_s": sure} if sure else {}
     else:
         answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
         figures = {
@@ -144,6 +152,35 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
         )
     own = {name: simulated[name] for name in measured}
     return Entry(run.name, None, measured, own, costs, run.source, factors)
+
+
+@cache  # submissions of many makers are the same system
+def _offline(
+    device: str,
+    devices: int,
+    model: str,
+    framework: str,
+    version: str,
+    dtype: str | None,
+    host: str | None,
+) -> tuple[float, Interval | None]:
+    """Output tokens a second of all devices, split into as many replicas as do most, and factors on it."""
+    isl, osl = next((i, o) for name, i, o in MLPERF.values() if name == model)
+    found = []
+    for each in (n for n in REPLICAS if devices % n == 0):
+        part = PublishedRun(
+            0, "", device, each, model, framework, version, dtype, {}, isl, osl,
+            Load("closed", OFFLINE_CLIENTS), None if framework == "vllm" else "fp8", "lognormal",
+        )  # fmt: skip
+        try:
+            answer = simulate(model, f"{device}-x{each}", **_options(part, host))
+        except CapacityError:
+            continue
+        rate = (answer.run.output_tokens_per_s or 0.0) * devices / each
+        found.append((rate, answer.intervals and answer.intervals.throughput))
+    if not found:
+        raise CapacityError(f"{device}-x{devices}", f"{model} does not fit")
+    return max(found, key=lambda pair: pair[0])
 
 
 def _dtype(run: PublishedRun) -> str | None:
