@@ -93,6 +93,8 @@ class Formula:
         The op's sums as affine forms of the moments, the constant last; empty for experts.
     top_k : float
         Experts of a token.
+    rivals : tuple of float64 array
+        Parameters of other kernels of the same form: the quickest of all is called.
     """
 
     code: int
@@ -101,6 +103,7 @@ class Formula:
     window: float = 0.0
     sums: F8 | None = None
     top_k: float = 1.0
+    rivals: tuple[F8, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

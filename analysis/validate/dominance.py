@@ -94,14 +94,16 @@ class Sweep:
         both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
-    def seconds(self, spec: DeviceSpec, values: Mapping[str, F8]) -> F8:
-        """Seconds of every step on one device, with parameters by family."""
+    def seconds(self, spec: DeviceSpec, values: Mapping[str, F8 | tuple[F8, ...]]) -> F8:
+        """Seconds of every step on one device, with parameters, or rivals, by family."""
         h, total = hardware(spec), np.zeros(len(self.steps))
         for name, probes in self.probes.items():
             if name == OTHER:
                 total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
             else:
-                total += probes.times(families()[name], values[name], h)
+                own = values[name]
+                first, *rest = own if isinstance(own, tuple) else (own,)
+                total += probes.times(families()[name], first, h, *rest)
         return total
 
 
@@ -238,8 +240,8 @@ def _over(
     ]
 
 
-def _values(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, F8]:
-    def known(family: Family) -> F8:
-        return shared_parameters(spec, family, framework).fit.values
+def _values(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, tuple[F8, ...]]:
+    def known(family: Family) -> tuple[F8, ...]:
+        return tuple(k.fit.values for k in shared_parameters(spec, family, framework).each)
 
     return {name: known(families()[name]) for name in over.probes if name != OTHER}

@@ -43,8 +43,8 @@ LABELS: Mapping[str, str] = {
 }
 """Serving frameworks -> their label in the kernel tables."""
 FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
-"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, a fit of the fastest of
-the three at each shape, or the mean of whatever was measured on that very device."""
+"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, the quickest of the three
+at each call, or the mean of whatever was measured on that very device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
     "rtx-4090": "l40s",
@@ -223,7 +223,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
         values = family.vector(entry.parameters)
         under[key] = Parameters(Fit(values, {}, labels), basis, entry.rows, seen)
     under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
-    under |= {label: under[key] for key, label in LABELS.items()}
+    under |= {BEST: _quickest(under), **{label: under[key] for key, label in LABELS.items()}}
     return replace(under[framework], under=under)
 
 
@@ -274,12 +274,20 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
     if name is None or _own_tables(spec, family.name, name):
         return measured
     held, under = load_set(name), {MEASURED: replace(measured, framework=MEASURED)}
-    for key in (TYPICAL, *LABELS, BEST):
+    for key in (TYPICAL, *LABELS):
         entry = held.find(family.name, key)
         if entry is not None:
             under[key] = _known(spec, family, entry, name, key)
+    if TYPICAL in under:
+        under[BEST] = _quickest(under)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
     return replace(asked_for(under.get(framework, measured), version), under=under)
+
+
+def _quickest(under: Mapping[str, Parameters]) -> Parameters:
+    """Those of the three frameworks, as rivals; one framework's where all are the same."""
+    first, *rivals = {under[key].fit.values.tobytes(): under[key] for key in LABELS}.values()
+    return replace(first, rivals=tuple(rivals))
 
 
 def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) -> Parameters:

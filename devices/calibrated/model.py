@@ -49,8 +49,20 @@ class Model:
     h: F8
 
     def prices(self, x: F8) -> F8:
-        """Prices of rows of quantities, shape (n, NUM_PRICE); columns as in `terms`."""
-        return self.family.prices(self.known.fit.values, self.h, x)
+        """Prices of rows of quantities, shape (n, NUM_PRICE), the quickest rival's; columns as in `terms`."""
+        first, *rest = (self.family.prices(k.fit.values, self.h, x) for k in self.known.each)
+        for rival in rest:
+            quicker = rival[:, O_SECONDS] < first[:, O_SECONDS]
+            first[quicker] = rival[quicker]
+        return first
+
+    def quickest(self, x: F8) -> Parameters:
+        """Parameters that price a call: those of the quickest rival."""
+
+        def seconds(known: Parameters) -> float:
+            return float(self.family.prices(known.fit.values, self.h, x[None])[0, O_SECONDS])
+
+        return min(self.known.each, key=seconds) if self.known.rivals else self.known
 
     def seconds(self, x: F8) -> F8:
         """Seconds of rows of quantities, never below the device's roofline."""
@@ -147,7 +159,7 @@ class CalibratedModel:
     def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
         model = self.models[op.kind]
         digest = sha256(np.ascontiguousarray(x))  # type: ignore[arg-type]
-        for part in (model.known.fit.values, model.h):
+        for part in (*(k.fit.values for k in model.known.each), model.h):
             digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
         found = CURVES.get(key)
@@ -165,11 +177,12 @@ class CalibratedModel:
         if op.kind not in CODES:
             return None
         model, x = self.models[op.kind], self._known(op)
-        values = model.family.of_branch(model.known.fit.values, x)
+        each = (model.family.of_branch(k.fit.values, x) for k in model.known.each)
+        own, *rivals = (np.pad(values, (0, WIDTH - len(values))) for values in each)
         return Formula(
-            CODES[op.kind], np.pad(values, (0, WIDTH - len(values))), np.pad(x, (0, WIDTH - len(x))),
+            CODES[op.kind], own, np.pad(x, (0, WIDTH - len(x))),
             op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
-            op.shape.get("top_k", 1.0),
+            op.shape.get("top_k", 1.0), tuple(rivals),
         )  # fmt: skip
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
@@ -187,7 +200,7 @@ class CalibratedModel:
 
     def _told(self, model: Model, x: F8) -> Evidence:
         """What the price of one call rests on: rows of its format and size where the set is known."""
-        known, family = model.known, model.family
+        known, family = model.quickest(x), model.family
         own = known.framework and behind(self.spec, family, known.framework, x)
         if not own:
             seen = known.errors.get("by_shape") or known.errors.get("fit")

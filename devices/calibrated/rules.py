@@ -57,6 +57,8 @@ class Parameters:
         Versions of that framework that the rows are of.
     other_version : str
         That the rows are of other versions of the framework than was asked for.
+    rivals : tuple of Parameters
+        Of further frameworks: each call is priced by what is quickest of all.
     """
 
     fit: Fit
@@ -68,6 +70,12 @@ class Parameters:
     framework: str = ""
     versions: tuple[str, ...] = ()
     other_version: str = ""
+    rivals: tuple[Parameters, ...] = ()
+
+    @property
+    def each(self) -> tuple[Parameters, ...]:
+        """These and all rivals."""
+        return (self, *self.rivals)
 
 
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:

@@ -16,7 +16,7 @@ are left out: kernels that nobody has tuned, which no inequality could meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from .errors import errors
 from .family import F8, Family
 from .fit import fit
 from .hardware import C_FP8, H_CAPABILITY, hardware
-from .kernel_sets import BEST, LABELS, LINKS, TYPICAL, Entry, parents_of, representative, stand_in
+from .kernel_sets import LABELS, LINKS, TYPICAL, Entry, parents_of, representative, stand_in
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 
@@ -150,8 +150,7 @@ class SetFit:
             self._enter(out, name, found[name], told)
         rows = {s: self._all(s) for s in self.sets}
         share = self._shares(found)
-        for name, mean in ((TYPICAL, lambda logs: share @ logs), (BEST, _fastest)):
-            self._enter(out, name, self._combined(found, mean, name), rows)
+        self._enter(out, TYPICAL, self._combined(found, share), rows)
         return out
 
     def _shares(self, frameworks: Iterable[str]) -> F8:
@@ -335,10 +334,8 @@ class SetFit:
         here = library(self.family.name, label, one)
         return here == library(self.family.name, label, two)
 
-    def _combined(
-        self, found: Mapping[str, Mapping[str, F8]], mean: Callable[[F8], F8], key: str
-    ) -> dict[str, F8]:
-        """Parameters that stand for several frameworks, fitted to their predictions."""
+    def _combined(self, found: Mapping[str, Mapping[str, F8]], share: F8) -> dict[str, F8]:
+        """Parameters that stand for all frameworks, fitted to the mean of their predictions."""
         rng = np.random.default_rng(0)
         x = self.probes.x
         if len(x) > POINTS:
@@ -349,9 +346,9 @@ class SetFit:
             samples = []
             for h in self._extremes(name):
                 logs = [np.log(self.family.seconds(found[f][name], h, x)) for f in found]
-                samples.append(Sample(h, x, mean(np.array(logs)), 1.0))
+                samples.append(Sample(h, x, share @ np.array(logs), 1.0))
             sets[name] = ParameterSet(center, PULL[True], samples)
-        return self._solve(sets, {}, key)
+        return self._solve(sets, {}, TYPICAL)
 
     def _extremes(self, name: str) -> list[F8]:
         """Constants of the devices of a set with the least and the most bandwidth."""
@@ -364,11 +361,6 @@ def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     if len(rows) <= MOST:
         return rows
     return rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
-
-
-def _fastest(logs: F8) -> F8:
-    out: F8 = logs.min(axis=0)
-    return out
 
 
 def _orders(

@@ -81,6 +81,9 @@ class Kernels(NamedTuple):
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any
+    rivals: (
+        F8 | None
+    )  # [R, N, P, WIDTH + 1] parameters of kernels that may be quicker; None without any
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
@@ -139,8 +142,20 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
     measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
     streams = int((slots[:, :, K_CODE] == STREAMED).sum()) or None
     return Kernels(
-        measured, streams, slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids)
-    )
+        measured, streams, _rivals(rows, formulas[:, :, 0]), slots, np.concatenate(curves), formulas, sums, h,
+        *_stacked(grids),
+    )  # fmt: skip
+
+
+def _rivals(rows: Rows, own: F8) -> F8 | None:
+    """Parameters of all rivals, those of a row itself where it has fewer."""
+    known = {at: row.formula.rivals for at, row in rows.items() if row.formula is not None}
+    most = max(map(len, known.values()), default=0)
+    out = np.repeat(own[None], most, axis=0)
+    for (i, p), rivals in known.items():
+        for r, rival in enumerate(rivals):
+            out[r, i, p, :WIDTH] = rival
+    return out if most else None
 
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
@@ -164,9 +179,25 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
         return seconds, limit
     if code == CURVE:
         return _on_curve(kernels.curves, slot, m[slot[K_MOMENT]])
-    forms, h = kernels.sums[s], kernels.h[p]
+    return quickest(kernels, s, p, m, formula_price(kernels, kernels.formulas[s, p, 0], s, p, m))
+
+
+@compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, own: own)
+def quickest(kernels: Kernels, s: int, p: int, m: F8, own: Price) -> Price:
+    """Price of the quickest of an op's kernels, `own` that of the first."""
+    for r in range(kernels.rivals.shape[0]):
+        rival = formula_price(kernels, kernels.rivals[r, s, p], s, p, m)
+        if rival[0] < own[0]:
+            own = rival
+    return own
+
+
+@compiled_part
+def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Price:
+    """Price of an op by its formula with some kernel's parameters, or by its grid."""
+    code, forms, h = kernels.slots[s, p, K_CODE], kernels.sums[s], kernels.h[p]
     batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
-    parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
+    x = kernels.formulas[s, p, 1]
     tokens, pairs = 0.0, 0.0
     if code in (DECODE, MIXED_DECODE):
         pairs, prompts = _form(forms[U_PAIRS], m), _form(forms[U_PROMPTS], m)
@@ -176,7 +207,7 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
         if code == MLA:
             return mla_price(parameters, h, x, batch, tokens, pairs, kv)
         if code == STREAMED:
-            return flowing(kernels, s, p, batch, tokens, pairs, kv)
+            return flowing(kernels, parameters, s, p, batch, tokens, pairs, kv)
         window = parameters[WIDTH]
         decodes = _form(forms[U_DECODES], m)
         seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
@@ -184,14 +215,14 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
 
 
 @compiled_given(
-    "kernels.streamed", otherwise=lambda kernels, s, p, batch, tokens, pairs, kv: (0.0, 0)
+    "kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0)
 )
 def flowing(
-    kernels: Kernels, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float
+    kernels: Kernels, own: F8, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float
 ) -> Price:
     """Price of an op of `calibrated.streamed`, of which most plans have none."""
     x = kernels.formulas[s, p, 1]
-    return streamed_price(kernels.formulas[s, p, 0], kernels.h[p], x, batch, tokens, pairs, kv)
+    return streamed_price(own, kernels.h[p], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
@@ -259,8 +290,23 @@ def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: flo
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
     if code != MOE and code != MOE_GRID:
         return -1.0, 0
-    seconds, limit = moe_price(parameters, h, x, routed, active)
+    seconds, limit = quickest_experts(
+        kernels, row, p, routed, active, moe_price(parameters, h, x, routed, active)
+    )
     return tabled_experts(kernels, row, p, seconds, routed, active), limit
+
+
+@compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, own: own)
+def quickest_experts(
+    kernels: Kernels, row: int, p: int, routed: float, active: float, own: Price
+) -> Price:
+    """Price of the quickest of the kernels of a device's experts, `own` that of the first."""
+    x, h = kernels.formulas[row, p, 1], kernels.h[p]
+    for r in range(kernels.rivals.shape[0]):
+        rival = moe_price(kernels.rivals[r, row, p], h, x, routed, active)
+        if rival[0] < own[0]:
+            own = rival
+    return own
 
 
 @compiled_given(

@@ -91,7 +91,11 @@ def test_none_with_a_reason() -> None:
 
 
 def test_a_model_that_does_not_fit_is_an_answer() -> None:
-    both = capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, **WORK)
+    in_turn, both = (
+        capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, workers=n, **WORK)
+        for n in (1, 2)
+    )
+    assert in_turn.to_dict() == both.to_dict()  # whoever searches
     small, large = both.found
     assert small.load_per_s is None
     assert small.limit is not None

@@ -20,7 +20,16 @@ from opbyte.analysis.validate.dominance import (
     violations,
 )
 from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, MEASURED, TYPICAL, shared_parameters
+from opbyte.devices.calibrated.hardware import hardware
+from opbyte.devices.calibrated.kernel_sets import (
+    BEST,
+    FRAMEWORKS,
+    LABELS,
+    MEASURED,
+    TYPICAL,
+    shared_parameters,
+)
+from opbyte.devices.calibrated.model import Model
 from opbyte.devices.catalog import load_device
 
 BOUNDED = tuple(name for name in FRAMEWORKS if name != MEASURED)
@@ -41,6 +50,19 @@ def test_a_device_with_higher_peaks_is_never_slower(some: Sweep, framework: str)
     count, found = violations(some, framework, TOLERANCE)
     assert count > 10_000
     assert found == []
+
+
+def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
+    """On every product, of every family and format that the steps call."""
+    for spec in products().values():
+        h = hardware(spec)
+        for name, probes in ((n, p) for n, p in some.probes.items() if n != OTHER):
+            family = families()[name]
+            found, *each = (
+                Model(family, shared_parameters(spec, family, key), h).seconds(probes.x)
+                for key in (BEST, *LABELS)
+            )
+            assert found.tolist() == np.min(each, axis=0).tolist(), (spec.name, name)
 
 
 MANY = ("llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b", "qwen2.5-7b",

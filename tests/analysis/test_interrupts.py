@@ -51,11 +51,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
                    capture_output=True)  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+PAPER = ["reproduce", "duplex", "--fresh"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "code"),
+    [(LONG, "SIGINT", 130), (LONG, "SIGTERM", 143), (PAPER, "SIGTERM", 143)],
+)
 def test_a_signal_ends_a_long_run_in_a_pipe(
-    tmp_path: Path, begin: Begin, name: str, code: int
+    tmp_path: Path, begin: Begin, command: list[str], name: str, code: int
 ) -> None:
-    process = begin([*LONG, "--out", "run"], tmp_path)
+    process = begin([*command, "--out", "run"], tmp_path)
     busy(process, 4.0)
     process.send_signal(signal.Signals[name])
     out, err = process.communicate(timeout=PATIENCE_S)

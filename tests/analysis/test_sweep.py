@@ -257,6 +257,12 @@ def test_rows_are_those_of_simulate(small: tuple[Path, Path]) -> None:
     assert not failed.feasible.any()
 
 
+def test_one_worker_says_what_two_say(small: tuple[Path, Path], tmp_path: Path) -> None:
+    assert sweep(small[0], tmp_path / "one", workers=1).ran == 12
+    assert (tmp_path / "one" / TABLE).read_bytes() == (small[1] / TABLE).read_bytes()
+    assert lines(tmp_path / "one") == lines(small[1])
+
+
 def test_a_second_call_computes_nothing(small: tuple[Path, Path], tmp_path: Path) -> None:
     file, plain = small[0], tmp_path / "copy"
     shutil.copytree(small[1], plain)

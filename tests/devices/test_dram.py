@@ -156,7 +156,7 @@ def test_bundles_of_logic_pim_read_four_times_the_pins() -> None:
 
 
 def legal(memory: str, commands: list[Command]) -> None:
-    """Check rules of one bank and of the activation window, in clocks of the commands' ends."""
+    """Check rules of one bank and of activations of any two and five, in clocks of the commands' ends."""
     spec = load_memory(memory)
     t, clock = spec.timings, spec.tCK_s
     longer = {"ACT": 0.5, "RD": 0.0, "WR": 0.0, "PRE": -0.5}
@@ -180,6 +180,7 @@ def legal(memory: str, commands: list[Command]) -> None:
         last[bank][c.name] = end
         if c.name == "ACT":
             window = acts[c.pseudo_channel]
+            assert not window or end - window[-1] >= t.RRD_S - 1e-6, c
             assert len(window) < 4 or end - window[-4] >= t.FAW - 1e-6, c
             window.append(end)
             rows[bank] = c.row

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives.plans import algorithms_of
 from opbyte.simulator.deploy.checks import MEMORIES
@@ -137,6 +138,22 @@ def test_exchanges_by_algorithm(
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     batches[0] = Batch.of([7])
     check(compiled_step, deployment, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
+
+
+@given(data=st.data())
+@settings(max_examples=12)
+def test_the_quickest_of_three_kernels(
+    compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
+    """Which of them it is differs from op to op and from batch to batch."""
+    model = data.draw(
+        st.sampled_from(("llama-3-8b", "mixtral-8x7b", "deepseek-v3.2-exp", "jamba-mini"))
+    )
+    system = data.draw(st.sampled_from(("h200-x8", "b200-x8", "mi300x-x8")))
+    d = deploy(load_model(model), load_system(system), frameworks=everywhere("best"))
+    batches, step = [data.draw(batches_of) for _ in range(d.ranks)], data.draw(st.integers(0, 99))
+    batches[0] = Batch.of([7, *data.draw(st.lists(contexts, max_size=6))])
+    check(compiled_step, d, lower(d)[0], [batches], step, 0)
 
 
 @given(data=st.data())
