@@ -18,13 +18,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 600
+ASKED = "tests/analysis/test_findings_input.py"
 COLLECTIVES = "tests/devices/test_collectives.py"
 DRAM = "tests/devices/test_dram.py"
 PLACES = "tests/simulator/test_placement.py tests/simulator/test_better_devices.py"
 SCALING = "tests/simulator/test_autoscale.py"
-POWER = "tests/devices/test_power.py tests/devices/test_power_cap.py tests/analysis/test_findings_input.py"
+POWER = f"tests/devices/test_power.py tests/devices/test_power_cap.py {ASKED}::test_a_cap_above_the_limit_says_nothing"
 LABELS = "tests/workloads/test_classes.py"
-CLASSES = "tests/workloads/test_classes.py tests/analysis/test_findings_input.py"
+CLASSES = f"{LABELS} {ASKED}::test_a_class_s_key_that_is_no_text"
 OWN = "tests/workloads/test_own_folder.py"
 SHELVES = "tests/simulator/test_kv_tiers.py::test_a_larger_tier_never_hits_less"
 TIERS = " ".join(

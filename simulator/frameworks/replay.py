@@ -20,6 +20,7 @@ import numpy as np
 from ...devices.catalog import load_system
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
+from ...workloads.regular import read_regular
 from ...workloads.requests.block import RequestBlock, Turns
 from ..batching.host import Pace
 from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
@@ -33,6 +34,8 @@ MODEL, DEVICE = "llama-3-8b", "h100"
 """What the batches run on. Any would do whose batches take less than the unit of time: a plan depends
 on no other property of it."""
 
+LARGEST = 1 << 28
+"""Bytes of a file of cases at most."""
 UNIT_S = 1.0
 """Time of a batch on a stage."""
 
@@ -151,9 +154,9 @@ def read_cases(path: Path) -> list[Case]:
         A line that is not a case, or no line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(path, f"cannot be read: {error}") from None
+        lines = read_regular(path, LARGEST, "schedules").decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"is not UTF-8 text ({error.reason})") from None
     cases = [_case(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     if not cases:
         raise InputError(path, "has no cases")

@@ -50,6 +50,7 @@ Write = Callable[[str, "str | bytes"], Path]
         "roofline llama-3-8b --system mine.yaml-x4": ("mine.yaml-x4", "write a system file"),
         f"inspect {'x' * 5000}": ("xxx", "opbyte list models"),
         f"validate configs {'x' * 5000}": ("xxx", "too long"),
+        f"validate schedules {'x' * 5000}": ("xxx", "too long"),
         f"sweep {'x' * 5000}": ("xxx", "..."),
         f"roofline mixtral-8x7b --system h100-x4 --expert-dispatch {'x' * 5000}": ("xxx", "..."),
         f"{AFD} --all-to-all auto": ("--all-to-all", "--against"),
@@ -76,7 +77,7 @@ def test_bad_options(ask: Ask, line: str, parts: tuple[str, str]) -> None:
     "line",
     ["simulate llama-3-8b --system h100-x1 --trace {}", "sweep {}",
      "roofline mixtral-8x7b --system duplex-x4 --routing trace:{}",
-     "roofline llama-3-8b --system {}", "roofline {} --system h100-x1", "validate points {}"],
+     "roofline llama-3-8b --system {}", "roofline {} --system h100-x1", "validate points {}", "validate schedules {}"],
 )  # fmt: skip
 def test_pipes_and_devices_are_no_files(ask: Ask, tmp_path: Path, line: str) -> None:
     pipe = tmp_path / "pipe.yaml"

@@ -22,7 +22,7 @@ from opbyte.analysis.show import interrupt
 from opbyte.analysis.show.interrupt import Ended, endable, uninterrupted
 from opbyte.analysis.show.output import OutputFolder
 
-from ..processes import PATIENCE_S, Start, busy, descendants, ends, runs
+from ..processes import PATIENCE_S, Start, busy, descendants, ends, runs, usual_signals
 
 COMMAND = [sys.executable, "-m", "opbyte"]
 LONG = ["simulate", "deepseek-v3", "--system", "h200-x8", "--closed-loop", "512", "--requests",
@@ -52,6 +52,27 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 PAPER = ["reproduce", "duplex", "--fresh"]
+
+
+def test_whoever_runs_the_tests_what_they_start_takes_signals() -> None:
+    """A background job, `nohup` or a CI server may have them ignored, and children would inherit that."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in numbers}
+    try:
+        usual_signals()
+        for n in numbers:
+            line = [
+                sys.executable,
+                "-c",
+                f"import os, time; os.kill(os.getpid(), {int(n)}); time.sleep(60)",
+            ]
+            assert subprocess.run(line, check=False, stderr=subprocess.DEVNULL).returncode in (
+                -n,
+                130,
+            )
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
 
 
 @pytest.mark.parametrize(

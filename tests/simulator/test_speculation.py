@@ -161,7 +161,7 @@ def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
 
 @pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS)
 @given(load=loads())
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_same_schedule_as_the_reference(
     model: str, system: str, routing: str, method: str, small: Callable[..., Deployment],
     reference: ModuleType, load: dict[str, Any],
@@ -260,7 +260,7 @@ def test_what_every_schedule_owes(
 
 
 @given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_pieces_change_nothing(
     small: Callable[..., Deployment], load: dict[str, Any], times: list[float],
     data: st.DataObject,
