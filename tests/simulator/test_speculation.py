@@ -63,10 +63,9 @@ SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", "draft:llama-3-8b"),
     ("windowed", "h100-x1", "uniform", "ngram"),
     ("windowed", "h100-x2", "uniform", "eagle"),
-    ("jamba-mini", "h100-x1", "uniform", "ngram"),
+    ("jamba-mini", "duplex-x4", "uniform", "ngram"),
     ("qwen3-next-80b-a3b", "h100-x1", "uniform", "mtp"),
     ("deepseek-v3", "h100-x2", "uniform", "mtp"),
-    ("mixtral-8x7b", "duplex-x4", "uniform", "ngram"),
     ("mixtral-8x7b", "h100-2x2", "measured", "ngram"),
     ("llama-3-8b+adapters", "h100-x1", "uniform", "eagle"),
 )
