@@ -209,7 +209,7 @@ def violations(
     """
     specs = products() if devices is None else devices
     times = {
-        name: over.seconds(spec, _values(spec, over, framework)) for name, spec in specs.items()
+        name: over.seconds(spec, values_of(spec, over, framework)) for name, spec in specs.items()
     }
     count, out = 0, []
     for one, spec in specs.items():
@@ -240,7 +240,9 @@ def _over(
     ]
 
 
-def _values(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, tuple[F8, ...]]:
+def values_of(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, tuple[F8, ...]]:
+    """Parameters, and those of rivals, that a device has of every family under a framework."""
+
     def known(family: Family) -> tuple[F8, ...]:
         return tuple(k.fit.values for k in shared_parameters(spec, family, framework).each)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from opbyte.analysis.validate.dominance import (
     Sweep,
     products,
     sweep,
+    values_of,
     violations,
 )
 from opbyte.devices.calibrated.family import families
@@ -63,6 +65,19 @@ def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
                 for key in (BEST, *LABELS)
             )
             assert found.tolist() == np.min(each, axis=0).tolist(), (spec.name, name)
+
+
+@pytest.mark.parametrize("framework", [TYPICAL, BEST, MEASURED])
+def test_four_bits_are_quicker_than_eight_in_large_steps(some: Sweep, framework: str) -> None:
+    """On Blackwell, one device, from 256 tokens on: below, and in shares of eight devices, rows say otherwise."""
+    at = {step: i for i, step in enumerate(some.steps)}
+    large = [
+        s for s in at if s.dtype == "nvfp4" and s.degree == 1 and max(s.decodes, s.prompt) >= 256
+    ]
+    narrow, wide = np.array([(at[s], at[replace(s, dtype="fp8")]) for s in large]).T
+    for name in ("b200", "b300", "gb200", "gb300", "rtx-pro-6000", "rtx-5090"):
+        seconds = some.seconds(products()[name], values_of(products()[name], some, framework))
+        assert (seconds[narrow] <= seconds[wide] * (1 + TOLERANCE)).all(), name
 
 
 MANY = ("llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b", "qwen2.5-7b",
