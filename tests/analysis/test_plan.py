@@ -79,8 +79,8 @@ def test_every_row_is_what_simulate_says(tmp_path: Path) -> None:
 
 
 def test_more_systems_and_workers_never_change_a_row() -> None:
-    """The row of a system that came third was another one with another two beside it."""
-    names = ("h100-x1", "a100-80gb-x2", "h200-x1")
+    """The row of a system was another one with others beside it."""
+    names = ("h100-x1", "a100-80gb-x2")
     given: dict[str, Any] = {"load": 60.0, "most_devices": MOST, **WORK}
     alone = [plan("llama-3-8b", name, LEVEL, workers=1, **given).rows()[0] for name in names]
     among = plan("llama-3-8b", ",".join(names), LEVEL, workers=2, **given).rows()
