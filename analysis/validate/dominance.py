@@ -1,7 +1,7 @@
 """Is a device with higher peaks ever slower? Steps of the catalog's models on all of its devices.
 
 A step's ops depend on the model and its layout and not on the device, so they are built once and
-costed on every device. `violations` compares all pairs of devices whose peaks are ordered; the same
+costed on every device. Tests compare all pairs of devices whose peaks are ordered; the same
 steps are what the shared kernel parameters are fitted under (`kernel_sets`).
 """
 
@@ -15,11 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated.bounded import Probes
-from ...devices.calibrated.family import F8, Family, families
+from ...devices.calibrated.family import F8, families
 from ...devices.calibrated.hardware import H_BANDWIDTH, hardware
-from ...devices.calibrated.kernel_sets import TYPICAL, shared_parameters
 from ...devices.calibrated.model import INCLUDED
-from ...devices.calibrated.order import at_least_as_good, has_unit
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
 from ...simulator.deploy.deployment import deploy
@@ -94,16 +92,14 @@ class Sweep:
         both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
-    def seconds(self, spec: DeviceSpec, values: Mapping[str, F8 | tuple[F8, ...]]) -> F8:
-        """Seconds of every step on one device, with parameters, or rivals, by family."""
+    def seconds(self, spec: DeviceSpec, values: Mapping[str, F8]) -> F8:
+        """Seconds of every step on one device, with parameters by family."""
         h, total = hardware(spec), np.zeros(len(self.steps))
         for name, probes in self.probes.items():
             if name == OTHER:
                 total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
             else:
-                own = values[name]
-                first, *rest = own if isinstance(own, tuple) else (own,)
-                total += probes.times(families()[name], first, h, *rest)
+                total += probes.times(families()[name], values[name], h)
         return total
 
 
@@ -171,79 +167,3 @@ def products() -> dict[str, DeviceSpec]:
     found = {name: load_device(name)[0] for name in list_devices()}
     alone = {name: spec for name, spec in found.items() if len(spec.processors) == 1}
     return {name: spec for name, spec in alone.items() if spec.kernels is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A step that takes longer where it may not.
-
-    Attributes
-    ----------
-    device, than : str
-        The better device and the other; the same where fp8 is compared with bf16.
-    ratio : float
-        Seconds over those of the other.
-    """
-
-    device: str
-    than: str
-    step: Step
-    ratio: float
-
-
-def violations(
-    over: Sweep, framework: str = TYPICAL, tolerance: float = 0.03,
-    devices: Mapping[str, DeviceSpec] | None = None,
-) -> tuple[int, list[Violation]]:  # fmt: skip
-    """Compare all ordered pairs of devices, and fp8 with bf16 on devices with the unit.
-
-    Peaks are those of 16, 8 and 4 bits and of memory; that of 8-bit integers where a step computes
-    in them, and the link where it uses several devices.
-
-    Returns
-    -------
-    int
-        Comparisons made.
-    list of Violation
-        Those past the tolerance, worst first.
-    """
-    specs = products() if devices is None else devices
-    times = {
-        name: over.seconds(spec, values_of(spec, over, framework)) for name, spec in specs.items()
-    }
-    count, out = 0, []
-    for one, spec in specs.items():
-        for other, than in specs.items():
-            if one == other or not at_least_as_good(spec, than):
-                continue
-            asked = np.ones(len(over.steps), dtype=bool)
-            if not at_least_as_good(spec, than, whole_numbers=True):
-                asked &= ~over.where("int8")
-            if not at_least_as_good(spec, than, linked=True):
-                asked &= ~over.linked
-            at = np.flatnonzero(asked)
-            count += len(at)
-            out += _over(one, other, over, at, times[one][at] / times[other][at], tolerance)
-        if has_unit(spec, "fp8"):
-            narrow, wide = over.narrowed()
-            count += len(narrow)
-            out += _over(one, one, over, narrow, times[one][narrow] / times[one][wide], tolerance)
-    return count, sorted(out, key=lambda v: -v.ratio)
-
-
-def _over(
-    one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float
-) -> list[Violation]:
-    return [
-        Violation(one, other, over.steps[at[i]], float(ratio[i]))
-        for i in np.flatnonzero(ratio > 1.0 + tolerance)
-    ]
-
-
-def values_of(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, tuple[F8, ...]]:
-    """Parameters, and those of rivals, that a device has of every family under a framework."""
-
-    def known(family: Family) -> tuple[F8, ...]:
-        return tuple(k.fit.values for k in shared_parameters(spec, family, framework).each)
-
-    return {name: known(families()[name]) for name in over.probes if name != OTHER}

@@ -77,10 +77,9 @@ class Probes:
     x: F8
     calls: Any
 
-    def times(self, family: Family, values: F8, h: F8, *rivals: F8) -> F8:
-        """Seconds of the family in every step, each call at the least of all parameters, never below the roofline."""
-        each = [family.prices(v, h, self.x)[:, O_SECONDS] for v in (values, *rivals)]
-        return np.asarray(self.calls @ np.min(each, axis=0))
+    def times(self, family: Family, values: F8, h: F8) -> F8:
+        """Seconds of the family in every step, never below the roofline."""
+        return np.asarray(self.calls @ family.prices(values, h, self.x)[:, O_SECONDS])
 
 
 @dataclass(frozen=True, slots=True)

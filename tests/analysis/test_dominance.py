@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,14 +16,13 @@ from opbyte.analysis.validate.dominance import (
     DTYPES,
     MODELS,
     OTHER,
+    Step,
     Sweep,
     products,
     sweep,
-    values_of,
-    violations,
 )
-from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.hardware import hardware
+from opbyte.devices.calibrated.family import F8, families
+from opbyte.devices.calibrated.hardware import H_BANDWIDTH, hardware
 from opbyte.devices.calibrated.kernel_sets import (
     BEST,
     FRAMEWORKS,
@@ -32,10 +32,88 @@ from opbyte.devices.calibrated.kernel_sets import (
     shared_parameters,
 )
 from opbyte.devices.calibrated.model import Model
+from opbyte.devices.calibrated.order import at_least_as_good, has_unit
 from opbyte.devices.catalog import load_device
+from opbyte.devices.spec import DeviceSpec
 
 BOUNDED = tuple(name for name in FRAMEWORKS if name != MEASURED)
 TOLERANCE = 0.03
+
+
+def seconds_of(over: Sweep, spec: DeviceSpec, framework: str) -> F8:
+    """Seconds of every step on one device under a framework."""
+    h = hardware(spec)
+    total = np.zeros(len(over.steps))
+    for name, probes in over.probes.items():
+        if name == OTHER:
+            total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
+        else:
+            family = families()[name]
+            model = Model(family, shared_parameters(spec, family, framework), h)
+            total += np.asarray(probes.calls @ model.seconds(probes.x))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A step that takes longer where it may not.
+
+    Attributes
+    ----------
+    device, than : str
+        The better device and the other; the same where fp8 is compared with bf16.
+    ratio : float
+        Seconds over those of the other.
+    """
+
+    device: str
+    than: str
+    step: Step
+    ratio: float
+
+
+def violations(over: Sweep, framework: str, tolerance: float) -> tuple[int, list[Violation]]:
+    """Compare all ordered pairs of devices, and fp8 with bf16 on devices with the unit.
+
+    Peaks are those of 16, 8 and 4 bits and of memory; that of 8-bit integers where a step computes
+    in them, and the link where it uses several devices.
+
+    Returns
+    -------
+    int
+        Comparisons made.
+    list of Violation
+        Those past the tolerance, worst first.
+    """
+    specs = products()
+    times = {name: seconds_of(over, spec, framework) for name, spec in specs.items()}
+    count, out = 0, []
+    for one, spec in specs.items():
+        for other, than in specs.items():
+            if one == other or not at_least_as_good(spec, than):
+                continue
+            asked = np.ones(len(over.steps), dtype=bool)
+            if not at_least_as_good(spec, than, whole_numbers=True):
+                asked &= ~over.where("int8")
+            if not at_least_as_good(spec, than, linked=True):
+                asked &= ~over.linked
+            at = np.flatnonzero(asked)
+            count += len(at)
+            out += _over(one, other, over, at, times[one][at] / times[other][at], tolerance)
+        if has_unit(spec, "fp8"):
+            narrow, wide = over.narrowed()
+            count += len(narrow)
+            out += _over(one, one, over, narrow, times[one][narrow] / times[one][wide], tolerance)
+    return count, sorted(out, key=lambda v: -v.ratio)
+
+
+def _over(
+    one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float
+) -> list[Violation]:
+    return [
+        Violation(one, other, over.steps[at[i]], float(ratio[i]))
+        for i in np.flatnonzero(ratio > 1.0 + tolerance)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +154,7 @@ def test_four_bits_are_quicker_than_eight_in_large_steps(some: Sweep, framework:
     ]
     narrow, wide = np.array([(at[s], at[replace(s, dtype="fp8")]) for s in large]).T
     for name in ("b200", "b300", "gb200", "gb300", "rtx-pro-6000", "rtx-5090"):
-        seconds = some.seconds(products()[name], values_of(products()[name], some, framework))
+        seconds = seconds_of(some, products()[name], framework)
         assert (seconds[narrow] <= seconds[wide] * (1 + TOLERANCE)).all(), name
 
 
