@@ -30,8 +30,8 @@ from .static import static_times
 PROMPT = 250.0
 """Assumed mean prompt [tokens] where a set publishes none: questions of GPQA have about 250 tokens and
 those of chats a few hundred (README of the data set)."""
-LEAST, FOR_EACH, MOST = 40, 8, 8_000
-"""Requests of a closed loop: eight for each client, whose steady part has four rounds; at least 40, at most
+LEAST, FOR_EACH, MOST = 40, 14, 8_000
+"""Requests of a closed loop: fourteen for each client, so that lengths that spread leave a steady part; at least 40, at most
 what the source sent."""
 
 REPLICAS = (1, 2, 4, 8)
