@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .style import DPI, house_style
+from .style import house_style
 
 
 class Picture:
@@ -48,5 +49,6 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def _write(figure: Figure, file: BinaryIO) -> None:
+    # Not by `savefig`, which draws twice: once to lay out what `finish` has laid out.
     with house_style():
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})

@@ -34,14 +34,18 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
     """
     from markupsafe import Markup, escape
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     from ..plots.style import house_style
 
     buffer = io.StringIO()
     with house_style(), rc_context({"svg.hashsalt": "opbyte", "svg.fonttype": "path"}):
-        figure.savefig(
-            buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None, "Creator": None}
-        )
+        # Not by `savefig`, which draws twice: once to lay out what is laid out.
+        canvas, dpi = figure.canvas, figure.dpi
+        figure.dpi = RASTER_DPI
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
     text = buffer.getvalue()
     text = _COMMENT.sub("", text[text.index("<svg") :])
     used = {match["id"] for match in _REFERENCE.finditer(text)}

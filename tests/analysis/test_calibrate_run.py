@@ -128,7 +128,8 @@ def test_what_is_held_out_is_predicted(tensor: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_run_does_not_tell_is_refused(tensor: Path, tmp_path: Path) -> None:
-    alone = write_run(tmp_path / "run", ALONE)
+    alone = tmp_path / "run"
+    made_up.write_run(alone, *ALONE, requests=4)
     for folder, free, words in (
         (alone, "link,host", "ran on one GPU"),
         (alone, "latency", "ran on one GPU"),

@@ -17,16 +17,20 @@ from opbyte.analysis.papers import fsmoe, published
 from opbyte.analysis.papers.fsmoe.layer import MIXTRAL, SIMPLE, Size, layers, ops_of, times_of
 from opbyte.analysis.papers.fsmoe.schedules import DEGREES, SCHEMES, SHARED, schedule
 from opbyte.analysis.reproduce import reproduce
-from opbyte.analysis.reproduce.base import Row, figures_of
+from opbyte.analysis.reproduce.base import Reproduction, Row, figures_of
 
 GIVEN = 10
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, Row]:
-    found = published.rows_of("fsmoe", list(fsmoe.predictions()))
-    assert len({row.id for row in found}) == len(found)
-    return {row.id: row for row in found}
+def result() -> Reproduction:
+    return reproduce("fsmoe", figures=True)
+
+
+@pytest.fixture(scope="module")
+def rows(result: Reproduction) -> dict[str, Row]:
+    assert len({row.id for row in result.table}) == len(result.table)
+    return {row.id: row for row in result.table}
 
 
 def test_given_rows_hold(rows: dict[str, Row]) -> None:
@@ -52,13 +56,16 @@ def test_every_prediction_that_is_asked_for_is_there(rows: dict[str, Row]) -> No
     assert 0.0 <= rows["fsmoe.B.degree_differs"].simulated <= 1.0  # type: ignore[operator]
 
 
-def test_nothing_simulated_reads_what_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_simulated_reads_what_is_published(
+    rows: dict[str, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(_: Any) -> Any:
         raise AssertionError("published values were read")
 
     monkeypatch.setattr(published, "VALUES", Path("nowhere"))
     monkeypatch.setattr(fsmoe, "published", missing)
-    assert len(list(fsmoe.predictions())) > GIVEN
+    found = {row.id: row.value for row in fsmoe.predictions()}
+    assert found == {id: row.simulated for id, row in rows.items()}
     for name in ("layer", "schedules"):
         text = Path(fsmoe.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         assert "import published" not in text
@@ -103,8 +110,7 @@ def test_freer_schedules_are_never_slower() -> None:
     assert set(np.unique(found["fsmoe"].forward)) <= set(DEGREES)
 
 
-def test_figures_and_tables() -> None:
-    result = reproduce("fsmoe", figures=True)
+def test_figures_and_tables(result: Reproduction) -> None:
     drawn = figures_of(result)
     assert set(drawn) == {"given", "schedules", "streams-tutel", "streams-fsmoe"}
     assert {table.name for table in result.tables} == {"gains", "ops"}

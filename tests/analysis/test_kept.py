@@ -27,6 +27,7 @@ from opbyte.analysis.show import kept as module
 from opbyte.analysis.show.kept import Kept, kept_by, known_by
 from opbyte.analysis.show.record import command_of, parsed
 from opbyte.analysis.studies import capacity
+from opbyte.analysis.validate.points import pool
 from opbyte.workloads.errors import InputError
 
 from ..processes import PATIENCE_S, Start
@@ -173,13 +174,41 @@ def test_an_ended_capacity_goes_on(tmp_path: Path, start: Start) -> None:
     goes_on(start, tmp_path, CAPACITY, signal.SIGKILL)
 
 
-def test_an_ended_fit_goes_on(tmp_path: Path, start: Start) -> None:
-    goes_on(start, tmp_path, CALIBRATE, signal.SIGINT)
+def test_an_ended_fit_goes_on(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on_here(ask, monkeypatch, tmp_path, CALIBRATE)
 
 
-def test_an_ended_validation_of_points_goes_on(data: Path, tmp_path: Path, start: Start) -> None:
+def test_an_ended_validation_of_points_goes_on(
+    ask: Ask, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     points = str(few_points(data, tmp_path))
-    goes_on(start, tmp_path, ("validate", "points", points), signal.SIGKILL)
+    monkeypatch.setattr(pool, "cores", lambda: 1)  # then points run in this process
+    goes_on_here(ask, monkeypatch, tmp_path, ("validate", "points", points))
+
+
+def goes_on_here(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, command: Sequence[str]
+) -> None:
+    """As `goes_on`, in this process: the signal comes as the first part has been kept."""
+    monkeypatch.setenv("OPBYTE_CACHE", str(folder / "cache"))
+    keep = Kept.keep
+
+    def ended(self: Kept, identity: Any, value: Any) -> None:
+        keep(self, identity, value)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "keep", ended)
+        assert ask(*command, "--out", folder / "again").code == 130
+    assert not (folder / "again").exists()
+    left = list((folder / "cache").rglob("*.part"))
+    assert left
+    again = ask(*command, "--out", folder / "again")
+    assert f"goes on from {len(left):,} finished parts" in again.err
+    assert not [file for file in left if file.exists()]
+    whole = ask(*command, "--out", folder / "whole")
+    assert again.out == whole.out
+    same_files(folder)
 
 
 def own_cache(shared: Path, own: Path) -> Path:
@@ -218,6 +247,10 @@ def goes_on(start: Start, folder: Path, command: Sequence[str], number: signal.S
     assert f"goes on from {len(left):,} finished parts" in again.stderr
     assert again.stdout == whole.stdout
     assert not [file for file in left if file.exists()]
+    same_files(folder)
+
+
+def same_files(folder: Path) -> None:
     files = [path.name for path in (folder / "whole").iterdir() if path.name != "timing.json"]
     assert {n: (folder / "again" / n).read_bytes() for n in files} == {
         n: (folder / "whole" / n).read_bytes() for n in files

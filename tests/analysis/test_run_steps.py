@@ -29,13 +29,13 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @pytest.mark.parametrize("case", range(len(CASES)))
 @given(data=st.data())
-@settings(max_examples=4)
+@settings(max_examples=2)
 def test_steps_are_the_runs(case: int, data: st.DataObject) -> None:
     system, options = CASES[case]
     run = simulate(
-        "mixtral-8x7b", system, rate=data.draw(st.sampled_from((5.0, 200.0))), requests=12,
+        "mixtral-8x7b", system, rate=data.draw(st.sampled_from((5.0, 200.0))), requests=6,
         input_len=data.draw(st.sampled_from((40, 2000))), output_len=12, lengths="lognormal",
-        seed=data.draw(st.integers(0, 3)), steps="60", **options,
+        seed=data.draw(st.integers(0, 3)), steps="30", **options,
     )  # fmt: skip
     seen = run.steps
     assert seen is not None

@@ -36,7 +36,7 @@ def told(answer: Any) -> dict[str, Any]:
     return {k: v for k, v in answer.json().items() if k != "made_by"}
 
 
-def test_no_drafts_are_the_plain_run(ask: Ask, tmp_path: Path) -> None:
+def test_no_drafts_are_the_plain_run(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     plain = ask(*RUN, "--out", tmp_path / "plain")
     none = ask(*RUN, "--speculative", "eagle:0", "--out", tmp_path / "none")
     assert plain.code == none.code == 0
@@ -45,7 +45,7 @@ def test_no_drafts_are_the_plain_run(ask: Ask, tmp_path: Path) -> None:
     assert told(ask(*RUN, "--json")) == told(ask(*RUN, "--speculative", "eagle:0", "--json"))
 
 
-def test_equal_seeds_are_equal_bytes(ask: Ask, tmp_path: Path) -> None:
+def test_equal_seeds_are_equal_bytes(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert ask(*RUN, *EAGLE, "--seed", seed, "--out", tmp_path / name).code == 0
     tables = [(tmp_path / name / "requests.csv").read_bytes() for name in "abc"]

@@ -294,14 +294,3 @@ def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "missing column 'source'" in ask("validate", "points", tmp_path / "x.csv").refused()
-
-
-def test_errors_on_a_sample_of_the_measured_points(data_set: Callable[[str], Path]) -> None:
-    # The bar of the purpose is 12 % over all rows; all 935 take minutes.
-    path = data_set("serving_points") / "points.csv"
-    points, skipped = read_points(path)
-    assert not skipped
-    sample = [p for p in points if p.prefill is None and p.osl <= 1024][::25]
-    errors = [abs(predict(p, path.parent).tpot_s / p.tpot_s - 1) for p in sample]
-    assert len(sample) > 20
-    assert np.median(errors) < 0.18

@@ -115,7 +115,7 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
 
 @given(load=loads())
 @example(load=KEPT_WAITING)
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_same_schedule_as_the_reference(
     small: Callable[..., Deployment], load: dict[str, Any]
 ) -> None:
@@ -151,7 +151,7 @@ def test_same_schedule_as_the_reference(
 @pytest.mark.parametrize("order", ["priority", "vtc"])
 @given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted))
 @example(load=KEPT_WAITING, cuts=[0.01])
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_what_every_schedule_owes(
     order: str, small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
 ) -> None:
@@ -194,7 +194,7 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
 
 
 @given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=2).map(sorted))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_stages_with_drafts_and_priorities_lose_nothing(
     small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
 ) -> None:

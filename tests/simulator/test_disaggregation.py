@@ -146,7 +146,7 @@ def slowly(made: Any, d: Deployment, policy: Policy, requests: list[Any], kv: An
 
 @pytest.mark.parametrize("pair", PAIRS)
 @given(load=loads(), rate=st.sampled_from([math.inf, 1e7, 1e9]), latency=st.floats(0, 5e-3))
-@settings(max_examples=8)
+@settings(max_examples=3)
 def test_two_pools_are_two_queues_in_tandem(
     pair: Any, small: Small, reference: ModuleType, load: dict[str, Any], rate: float,
     latency: float,
@@ -205,7 +205,7 @@ def test_two_pools_are_two_queues_in_tandem(
     rate=st.sampled_from([math.inf, 1e7, 1e9]), by_layer=st.booleans(),
     blocks=st.one_of(st.none(), st.integers(9, 30)),
 )  # fmt: skip
-@settings(max_examples=8)
+@settings(max_examples=3)
 def test_events_and_queues_in_tandem_agree(
     pair: Any, small: Small, load: dict[str, Any], counts: tuple[int, int], rate: float,
     by_layer: bool, blocks: int | None,
@@ -226,7 +226,7 @@ def test_events_and_queues_in_tandem_agree(
 
 @pytest.mark.parametrize("pair", PAIRS)
 @given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
     pair: Any, small: Small, inputs: list[int], output: int
 ) -> None:
@@ -266,7 +266,7 @@ def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
     repair=st.floats(0.0, 0.02), blocks=st.integers(9, 40), rate=st.sampled_from([1e7, 1e9]),
     router=st.sampled_from(sorted(ROUTERS)), by_layer=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_nothing_is_lost_between_two_pools(
     pair: Any, small: Small, load: dict[str, Any], counts: tuple[int, int],
     at: list[tuple[int, float]], repair: float, blocks: int, rate: float, router: str,

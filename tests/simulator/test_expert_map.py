@@ -131,7 +131,7 @@ batches_of = st.builds(
     ],
 )
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_both_paths_agree(
     model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float],
     data: st.DataObject,

@@ -107,7 +107,7 @@ batches_of = st.builds(
     ],
 )
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=7)
 def test_both_paths_agree(
     model: str, system: str, degrees: dict[str, Any], compiled_step: Callable[..., float],
     data: st.DataObject,

@@ -77,7 +77,7 @@ def step_of(d: Deployment, data: st.DataObject) -> list[Batch]:
 
 @pytest.mark.parametrize(("case", "layers"), [*((case, 3) for case in SHORT), *DEEP])
 @given(data=st.data())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_both_paths_agree(
     case: int, layers: int, compiled_step: Callable[..., float], data: st.DataObject
 ) -> None:
@@ -116,7 +116,7 @@ def test_both_paths_agree(
 
 @pytest.mark.parametrize("case", SHORT[:-1])  # cut prompts of latent attention make keys twice
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_steps_keep_to_physics(case: int, data: st.DataObject) -> None:
     batches = step_of(deployed(case, "none"), data)
     plain = explicit_stage(deployed(case, "none"), batches, step=5)

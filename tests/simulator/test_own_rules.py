@@ -250,7 +250,7 @@ def check_blocks(x: Trtllm, ranks: list[Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["eagle", "ngram"])
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_drafts_are_verified_by_the_own_rules(
     kind: str, method: str, small: Callable[..., Deployment],
     references: Callable[[str], ModuleType], data: st.DataObject,
@@ -265,7 +265,7 @@ def test_drafts_are_verified_by_the_own_rules(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(data=st.data())
-@settings(max_examples=24)
+@settings(max_examples=12)
 def test_same_schedule_as_the_reference(
     kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
     references: Callable[[str], ModuleType], data: st.DataObject,
@@ -305,7 +305,7 @@ def check_schedule(
 
 
 @given(load=workloads("sglang"), mixed=st.booleans())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_one_priority_is_first_come_first_served(
     load: dict[str, Any], mixed: bool, small: Callable[..., Deployment]
 ) -> None:
@@ -394,7 +394,7 @@ cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_pieces_equal_one_go(
     kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
     data: st.DataObject,

@@ -15,7 +15,7 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.record import Run
 
-LOAD: dict[str, Any] = {"rate": 12.0, "requests": 40, "input_len": 160, "output_len": 12, "seed": 5}
+LOAD: dict[str, Any] = {"rate": 12.0, "requests": 24, "input_len": 160, "output_len": 12, "seed": 5}
 ADAPTERS: dict[str, Any] = {"adapters": 12, "adapters_resident": 2}
 LLAMA = ("llama-3-8b", "h100-x2")
 MIXTRAL = ("mixtral-8x7b", "h100-x4")
@@ -35,14 +35,9 @@ PAIRS: dict[str, tuple[tuple[str, str | None], dict[str, Any]]] = {
     ),
     "resident-adapters+drafts": (LLAMA, ADAPTERS | {"speculative": "ngram:2", "acceptance": "0.5,0.5"}),
     "resident-adapters+kv-tiers": (LLAMA, ADAPTERS | TIERS),
-    "resident-adapters+resident-experts": (
-        MIXTRAL, ADAPTERS | {"tp": 4, "experts_resident": "0.5"},
-    ),
-    "kv-tiers+resident-experts": (MIXTRAL, TIERS | {"tp": 4, "experts_resident": "0.5"}),
     "kv-tiers+resident-experts+resident-adapters": (
         MIXTRAL, ADAPTERS | TIERS | {"tp": 4, "experts_resident": "0.5"},
     ),
-    "kv-tiers+pipeline": (LLAMA, TIERS | {"pp": 2}),
     "kv-tiers+pipeline+drafts": (
         LLAMA, TIERS | {"pp": 2, "speculative": "ngram:2", "acceptance": "0.5,0.5"},
     ),

@@ -81,7 +81,7 @@ def check(
 
 @pytest.mark.parametrize("model", MODELS)
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_any_batch(
     model: str, deployed: Callable[..., Deployment | None], compiled_step: Callable[..., float],
     data: st.DataObject,

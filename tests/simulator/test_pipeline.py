@@ -102,7 +102,7 @@ def test_no_stage_is_overdrawn() -> None:
 
 @pytest.mark.parametrize(("model", "system", "degrees"), SETUPS)
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_both_paths_agree_stage_by_stage(
     model: str, system: str, degrees: dict[str, int], data: st.DataObject,
     compiled_step: Callable[..., float],

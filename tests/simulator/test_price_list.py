@@ -159,7 +159,7 @@ def agree(
 @pytest.mark.parametrize("device", ["two-gpus", "pim", "tables"])
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "gpt-oss-20b", "llama-3-8b"])
 @given(data=st.data())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_processors_of_different_models(
     device: str, model: str, system_of: Callable[[str, str], Path],
     compiled_step: Callable[..., float], request: pytest.FixtureRequest, data: st.DataObject,
@@ -198,7 +198,7 @@ def test_a_pim_of_no_throughput_changes_nothing(
 
 @pytest.mark.parametrize("product", ["h100", "h200", "b200"])
 @given(batch=batches, model=st.sampled_from(["mixtral-8x7b", "qwen3-30b-a3b", "llama-3-8b"]))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_a_pim_beside_a_product_never_makes_it_slower(
     product: str, batch: Batch, model: str
 ) -> None:
@@ -234,7 +234,7 @@ ALL_SYSTEMS = [
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_roofline_and_simulation_name_the_same_bounds(
     data: st.DataObject, compiled_step: Callable[..., float]
 ) -> None:

@@ -39,7 +39,7 @@ def tabled() -> Callable[[Path], Deployment]:
     decodes=st.lists(st.integers(0, 40_000), max_size=6), times=st.sampled_from([1, 60, 300]),
     chunks=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 30_000)), max_size=3),
 )  # fmt: skip
-@settings(max_examples=40)
+@settings(max_examples=12)
 def test_both_paths_agree(
     decodes: list[int], times: int, chunks: list[tuple[int, int]],
     tabled: Callable[[Path], Deployment], data_set: Callable[[str], Path],
