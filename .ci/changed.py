@@ -98,6 +98,7 @@ def below(path: str) -> set[str]:
     return found
 
 
+@cache
 def beside(test: str) -> list[str]:
     """Helpers of a test file that lie in tests/, its folder's fixtures among them where it has the command line."""
     text = (ROOT / test).read_text(encoding="utf-8")

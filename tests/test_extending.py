@@ -105,11 +105,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Outside:
 # As scripts
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_adds_and_runs(script: str, bare: Outside) -> None:
-    run = bare.python(script)
+def test_scripts_add_and_run(bare: Outside) -> None:
+    """One after another in one process."""
+    runs = "".join(
+        f"print('== {name}'); runpy.run_path({name!r}, run_name='__main__')\n" for name in SCRIPTS
+    )
+    run = bare.python("-c", f"import runpy\n{runs}")
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.strip()
+    told = dict(part.split("\n", 1) for part in run.stdout.split("== ")[1:])
+    assert list(told) == SCRIPTS
+    assert all(map(str.strip, told.values()))
 
 
 def test_there_is_one_of_each() -> None:

@@ -311,11 +311,11 @@ def test_index_select_breaks_ties_to_the_lower_index(build: Build) -> None:
 
 @pytest.mark.parametrize(
     ("channels", "erase", "dtype"),
-    [(False, True, "fp16"), (True, True, "fp16"), (False, False, "fp16"), (True, True, "bf16")],
+    [(False, True, "fp16"), (False, False, "fp16"), (True, True, "bf16")],
 )
 def test_recurrences(build: Build, channels: bool, erase: bool, dtype: str) -> None:
     """Prompts of a whole chunk and a part, and their tokens one by one, end in the same states."""
-    tokens, shape = 21, (2, 21, 4, 64)
+    tokens, shape = 18, (2, 18, 4, 64)
     q, k = (rounded(normal(i, 2, tokens, 2, 64) / 8.0, dtype) for i in (38, 39))
     v, rng = rounded(normal(40, *shape), dtype), np.random.default_rng(41)
     decay = rng.uniform(0.6, 1.0, (*shape[:3], 64 if channels else 1)).astype(np.float32)
