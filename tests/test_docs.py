@@ -9,7 +9,9 @@ what an earlier page runs in the same words, without files and with the same out
 A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
 of output must match, numbers and spacing aside; Python blocks of a document run after its
 commands, in the same folder. An ``OPBYTE_BIN`` folder tests
-another installation than the one that runs pytest. ``OPBYTE_DOCS=files`` runs only the commands
+another installation than the one that runs pytest. The commands of README.md are started as
+installed, those of other pages are forks of one process that has imported it (`forked`): to start took
+longer than to answer. ``OPBYTE_DOCS=files`` runs only the commands
 that hand files on, for a second run without measured data: all others were in the first.
 """
 
@@ -25,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .forked import forking
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -157,19 +161,33 @@ LONG = ("wide-ep.md", "moe-systems.md", "speculation.md", "kv-tiers.md", "guide.
 IN_ORDER = sorted(DOCUMENTS, key=lambda page: page.name not in LONG)
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of an ``opbyte`` that is the installed one, started in milliseconds."""
+    with forking(tmp_path_factory.mktemp("forked"), BIN, environment()) as folder:
+        yield folder
+
+
+def environment() -> dict[str, str]:
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    env.pop("PYTHONPATH", None)
+    if "OPBYTE_DATA" in env:  # relative names count from where pytest was started
+        env["OPBYTE_DATA"] = str(ROOT / env["OPBYTE_DATA"])
+    return env
+
+
 @pytest.mark.docs
 @pytest.mark.parametrize("document", [_marked(p) for p in IN_ORDER], ids=lambda p: p.name)
-def test_commands_run(document: Path, tmp_home: Path) -> None:
+def test_commands_run(document: Path, tmp_home: Path, request: pytest.FixtureRequest) -> None:
     text = document.read_text(encoding="utf-8")
     found = new_on(document, commands(text))
     if os.environ.get("OPBYTE_DOCS") == "files":
         found = handing_on(found)
     if not [command for command in found if not command.reason]:
         pytest.skip(f"nothing to run: {sorted({c.reason for c in found}) or 'no commands'}")
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
-    env.pop("PYTHONPATH", None)
-    if "OPBYTE_DATA" in env:  # relative names count from where pytest was started
-        env["OPBYTE_DATA"] = str(ROOT / env["OPBYTE_DATA"])
+    env = environment()
+    if document.name != "README.md":
+        env["PATH"] = f"{request.getfixturevalue('forked')}{os.pathsep}{env['PATH']}"
     for name, body in files(text).items():
         (tmp_home / name).write_text(body, encoding="utf-8")
     for command in (c for c in found if not c.reason):
