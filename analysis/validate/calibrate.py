@@ -23,14 +23,14 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..show.kept import NOTHING, Kept
-from ..show.result import Result, skipped_remarks
 from .calibration_report import report
+from .check import Compared, left_out
 
 ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration(Result):
+class Calibration(Compared):
     """Fits of every family that has rows, by device.
 
     Attributes
@@ -50,16 +50,13 @@ class Calibration(Result):
     skipped: Sequence[Skipped]
     own: Path | None = None
 
-    def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "devices": {
                 device: {name: _plain(done) for name, done in fits.items()}
                 for device, fits in self.fits.items()
             },
-            "skipped": [_skipped(row) for row in self.skipped],
+            "skipped": left_out(self.skipped),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -91,20 +88,11 @@ def _plain(done: FamilyFit) -> dict[str, Any]:
         "rows": done.rows,
         "parameters": values,
         "frameworks": done.fit.scales,
-        "errors": {kind: _errors(e) for kind, e in done.errors.items()},
+        "errors": {kind: {"rows": e.rows, **e.told()} for kind, e in done.errors.items()},
         "bounds": done.bounds(),
         "date": done.date,
         "tables": done.tables,
     }
-
-
-def _errors(e: Any) -> dict[str, float]:
-    return {"rows": e.rows, "median_ape": e.median_ape, "p90_ape": e.p90_ape,
-            "median_bias": e.median_bias}  # fmt: skip
-
-
-def _skipped(row: Skipped) -> dict[str, Any]:
-    return {"file": row.file, "line": row.line or None, "reason": row.reason}
 
 
 def calibrate(

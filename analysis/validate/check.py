@@ -1,8 +1,10 @@
-"""One family of kernels on one device, predicted beside measured."""
+"""What validations share: checks with their verdicts, and one family of kernels on one device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,41 @@ import numpy.typing as npt
 from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.errors import Errors
 from ...devices.fits import BoundsSpec
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import Skipped, Table
+from ..show.result import Result, skipped_remarks
 from .unequal import within
+
+
+class Compared(Result):
+    """A validation with a field `skipped`: what of its input was left out."""
+
+    __slots__ = ()
+    skipped: Sequence[Any]
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
+
+
+class Checked(Compared):
+    """A validation with a field `checks`, each with a verdict `passed`."""
+
+    __slots__ = ()
+    checks: Sequence[Any]
+
+    @property
+    def passed(self) -> bool:
+        """No check is past its bounds, and something was checked."""
+        return bool(self.checks) and all(check.passed is not False for check in self.checks)
+
+
+def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
+    """Rows and files that were not used, as answers tell of them."""
+    return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """A fraction for people."""
+    return "-" if value is None else f"{value:{sign}.1%}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from ...devices.tiles.store import Bounds, Constants, bounds, constants, constan
 from ...devices.tiles.tables import FixedTile, Measured, read_configs
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
-from ..show.result import Result, skipped_remarks
+from .check import Checked
 from .cpu_tables import CpuCheck, check_cpu, tables_in
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _middle(errors: F8) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigValidation(Result):
+class ConfigValidation(Checked):
     """How well configurations are ranked and timed, device by device.
 
     Attributes
@@ -159,11 +159,6 @@ class ConfigValidation(Result):
     skipped: Sequence[Skipped]
     which: str
     fitted: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Every check reaches its bounds, and there was one."""
-        return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         told = {
@@ -203,9 +198,6 @@ class ConfigValidation(Result):
             "passed": self.passed,
             "skipped": [str(s) for s in self.skipped],
         }
-
-    def remarks(self) -> list[str]:
-        return skipped_remarks(self.skipped)
 
     def predictions(self) -> pd.DataFrame:
         """The first picks of every shape with their seconds, measured ones where listed."""

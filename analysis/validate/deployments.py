@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...devices.calibrated.errors import Errors
 from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import Told
 from ..show.kept import NOTHING, Kept
-from ..show.result import Drawing, Result, skipped_remarks
+from ..show.result import Drawing
+from .check import Compared, percent
 from .points.pool import predict_all
 from .points.predict import REQUESTS, Prediction
 from .points.table import Point, Skipped, read_points
@@ -80,7 +82,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class PointsValidation(Result):
+class PointsValidation(Compared):
     """Every point's prediction, and the rows that were not scored.
 
     Attributes
@@ -101,9 +103,6 @@ class PointsValidation(Result):
             key = tuple(str(getattr(s.point, names.get(k, k))) for k in keys)
             out.setdefault(key, []).append(s)
         return dict(sorted(out.items()))
-
-    def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -148,9 +147,9 @@ class PointsValidation(Result):
             for key, scored in self.groups("framework").items()
         ]
         whole = errors(self.scored)
-        tpot, ttft = (_percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
+        tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         summary = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
-        inside = [_percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
+        inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
         told = (
             f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
             f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
@@ -184,13 +183,12 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
     tpot = np.array([s.tpot_error for s in scored])
     ttft = np.array([s.ttft_error for s in scored if s.ttft_error is not None])
     for name, values in (("tpot", tpot), ("ttft", ttft)):
-        known = len(values) > 0
-        out[f"{name}_median_ape"] = float(np.median(np.abs(values))) if known else None
-        out[f"{name}_p90_ape"] = float(np.quantile(np.abs(values), 0.9)) if known else None
-        out[f"{name}_median_bias"] = float(np.median(values)) if known else None
+        found = Errors.of(values) if len(values) else None
+        for key in ("median_ape", "p90_ape", "median_bias"):
+            out[f"{name}_{key}"] = found and getattr(found, key)
     out["ttft_n"] = len(ttft)
     for name in ("tpot", "ttft"):
-        inside = [found for s in scored if (found := s.within(name)) is not None]
+        inside = [held for s in scored if (held := s.within(name)) is not None]
         out[f"{name}_within"] = sum(inside) / len(inside) if inside else None
     return out
 
@@ -228,15 +226,10 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"n": row["n"]}
     for name in ("tpot", "ttft"):
         pair = (row[f"{name}_median_ape"], row[f"{name}_p90_ape"])
-        out[f"{name.upper()} median / p90"] = " / ".join(map(_percent, pair))
-        bias = row[f"{name}_median_bias"]
-        out[f"{name.upper()} bias"] = "-" if bias is None else f"{bias:+.1%}"
-        out[f"{name.upper()} inside"] = _percent(row[f"{name}_within"])
+        out[f"{name.upper()} median / p90"] = " / ".join(map(percent, pair))
+        out[f"{name.upper()} bias"] = percent(row[f"{name}_median_bias"], "+")
+        out[f"{name.upper()} inside"] = percent(row[f"{name}_within"])
     return out
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def validate_points(

@@ -129,9 +129,7 @@ class Loop(Result):
     def to_dict(self) -> dict[str, Any]:
         return {
             "unseen": [
-                {"family": u.family, "fitted_rows": u.fitted, "rows": u.errors.rows,
-                 "median_ape": u.errors.median_ape, "p90_ape": u.errors.p90_ape,
-                 "median_bias": u.errors.median_bias}
+                {"family": u.family, "fitted_rows": u.fitted, "rows": u.errors.rows, **u.errors.told()}
                 for u in self.unseen
             ],
             "unseen_median_ape": self.median_ape,

@@ -26,8 +26,8 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..parallel import Told
-from ..show.result import Drawing, Result, skipped_remarks
-from .check import KernelCheck
+from ..show.result import Drawing
+from .check import Checked, KernelCheck, left_out, percent
 from .fractions import SHOWN, fractions
 from .transfer import with_intervals
 from .unequal import COMPARED, NAME, SkewCheck, skew_checks
@@ -49,16 +49,11 @@ FRACTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class KernelValidation(Result):
+class KernelValidation(Checked):
     """Errors by family and device, and the rows that were not used."""
 
     checks: Sequence[KernelCheck | SkewCheck]
     skipped: Sequence[Skipped]
-
-    @property
-    def passed(self) -> bool:
-        """No family and device is past its bounds, and something was checked."""
-        return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
     @property
     def seen(self) -> int:
@@ -80,44 +75,30 @@ class KernelValidation(Result):
     def records(self) -> list[dict[str, Any]]:
         return [
             {
-                "family": c.family,
-                "device": c.device,
-                "n": c.errors.rows,
-                "median_ape": c.errors.median_ape,
-                "p90_ape": c.errors.p90_ape,
-                "median_bias": c.errors.median_bias,
-                "basis": c.basis,
-                "median_ape_bound": c.bounds and c.bounds.median_ape,
-                "p90_ape_bound": c.bounds and c.bounds.p90_ape,
-                "passed": c.passed,
-                **_left_out(c),
+                "family": c.family, "device": c.device, "n": c.errors.rows, **c.errors.told(),
+                "basis": c.basis, "median_ape_bound": c.bounds and c.bounds.median_ape,
+                "p90_ape_bound": c.bounds and c.bounds.p90_ape, "passed": c.passed, **_left_out(c),
             }
             for c in self.checks
-        ]
+        ]  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
                 "family": c.family, "device": c.device, "rows": c.errors.rows,
-                "median error": _percent(c.errors.median_ape),
-                "9 of 10 within": _percent(c.errors.p90_ape),
-                "median bias": _percent(c.errors.median_bias, "+"), "basis": c.basis,
-                "median at most": _percent(c.bounds and c.bounds.median_ape),
-                "9 of 10 at most": _percent(c.bounds and c.bounds.p90_ape), "passed": c.passed,
+                "median error": percent(c.errors.median_ape),
+                "9 of 10 within": percent(c.errors.p90_ape),
+                "median bias": percent(c.errors.median_bias, "+"), "basis": c.basis,
+                "median at most": percent(c.bounds and c.bounds.median_ape),
+                "9 of 10 at most": percent(c.bounds and c.bounds.p90_ape), "passed": c.passed,
                 **_left_out_shown(c),
             }
             for c in self.checks
         ]  # fmt: skip
 
-    def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
-
     def to_dict(self) -> dict[str, Any]:
-        skipped = [
-            {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
-        ]
         return {
-            "rows": self.records(), "fitted_rows": self.seen, "skipped": skipped,
+            "rows": self.records(), "fitted_rows": self.seen, "skipped": left_out(self.skipped),
             "passed": self.passed,
         }  # fmt: skip
 
@@ -201,10 +182,6 @@ class KernelValidation(Result):
         return "Kernel times, predicted and measured"
 
 
-def _percent(value: Any, sign: str = "") -> str | None:
-    return None if value is None else f"{value:{sign}.1%}"
-
-
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -274,7 +251,7 @@ def _left_out_shown(check: KernelCheck | SkewCheck) -> dict[str, Any]:
     if not known:
         return {}
     interval = f"{known['interval_low']:.2f} to {known['interval_high']:.2f}"
-    return {"interval, times": interval, "rows inside": _percent(known["held"])}
+    return {"interval, times": interval, "rows inside": percent(known["held"])}
 
 
 def _left_out(check: KernelCheck | SkewCheck) -> dict[str, Any]:

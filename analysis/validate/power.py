@@ -25,7 +25,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import Form
 from ...workloads.kernel_tables import Skipped, Table, read_tables
-from ..show.result import Result, skipped_remarks
+from .check import Checked, left_out
 
 F8 = npt.NDArray[np.float64]
 FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
@@ -93,7 +93,7 @@ class PowerCheck:
 
 
 @dataclass(frozen=True, slots=True)
-class PowerValidation(Result):
+class PowerValidation(Checked):
     """Errors by family and device, and the rows that were not used.
 
     Attributes
@@ -105,11 +105,6 @@ class PowerValidation(Result):
     checks: Sequence[PowerCheck]
     skipped: Sequence[Skipped]
     fitted: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """No family and device is past its bounds, and something was checked."""
-        return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         held = any(check.unseen is not None for check in self.checks)
@@ -131,35 +126,18 @@ class PowerValidation(Result):
         out = []
         for c in self.checks:
             e, read = c.errors, c.read()
-            out.append(
-                {
-                    "family": c.rows.table.family,
-                    "device": c.device,
-                    "n": e.rows,
-                    "median_ape": e.median_ape,
-                    "p90_ape": e.p90_ape,
-                    "median_bias": e.median_bias,
-                    "basis": c.basis,
-                    "read_n": read.rows if read else 0,
-                    "read_median_ape": read and read.median_ape,
-                    "read_p90_ape": read and read.p90_ape,
-                    "reached": c.reached,
-                    "median_ape_bound": c.bounds and c.bounds[0],
-                    "p90_ape_bound": c.bounds and c.bounds[1],
-                    "passed": c.passed,
-                }
-            )
+            out.append({
+                "family": c.rows.table.family, "device": c.device, "n": e.rows, **e.told(),
+                "basis": c.basis, "read_n": read.rows if read else 0,
+                "read_median_ape": read and read.median_ape, "read_p90_ape": read and read.p90_ape,
+                "reached": c.reached, "median_ape_bound": c.bounds and c.bounds[0],
+                "p90_ape_bound": c.bounds and c.bounds[1], "passed": c.passed,
+            })  # fmt: skip
         return out
 
-    def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
-
     def to_dict(self) -> dict[str, Any]:
-        skipped = [
-            {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
-        ]
         held = any(check.unseen is not None for check in self.checks)
-        return {"rows": self.rows(), "cross_validated": held, "skipped": skipped,
+        return {"rows": self.rows(), "cross_validated": held, "skipped": left_out(self.skipped),
                 "passed": self.passed}  # fmt: skip
 
     def report_title(self) -> str:

@@ -25,6 +25,17 @@ class Errors:
     p90_ape: float
     median_bias: float
 
+    @classmethod
+    def of(cls, ratios: F8) -> Errors:
+        """Of what predictions are off by: the one place that takes medians of errors."""
+        ape = np.abs(ratios)
+        median, tail, bias = np.median(ape), np.quantile(ape, 0.9), np.median(ratios)
+        return cls(len(ratios), float(median), float(tail), float(bias))
+
+    def told(self) -> dict[str, float]:
+        """The three figures by the names that answers use."""
+        return {name: getattr(self, name) for name in ("median_ape", "p90_ape", "median_bias")}
+
 
 def errors(predicted: F8, measured: F8) -> Errors:
     """Summarise predicted against measured seconds.
@@ -34,11 +45,7 @@ def errors(predicted: F8, measured: F8) -> Errors:
     >>> errors(np.array([1.1, 0.9, 1.0]), np.ones(3)).median_bias
     0.0
     """
-    ratio = predicted / measured - 1.0
-    ape = np.abs(ratio)
-    return Errors(
-        len(ratio), float(np.median(ape)), float(np.quantile(ape, 0.9)), float(np.median(ratio))
-    )
+    return Errors.of(predicted / measured - 1.0)
 
 
 def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ....devices.calibrated.errors import Errors
 from ....workloads.errors import InputError
 from ...answers.interval import LEVEL
 from ...parallel import Told
-from ...show.result import Drawing, Result, skipped_remarks
+from ...show.result import Drawing
 from ...show.text import seconds
+from ..check import Compared
 from ..serving import replay_requests
 from .published import read_published
 from .published_run import replay_published
@@ -29,7 +31,7 @@ NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
 
 
 @dataclass(frozen=True, slots=True)
-class RunsValidation(Result):
+class RunsValidation(Compared):
     """Every stage and static batch with its metrics.
 
     Attributes
@@ -45,9 +47,6 @@ class RunsValidation(Result):
     seeds: int
     entries: tuple[Entry, ...]
     skipped: tuple[str, ...]
-
-    def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -123,15 +122,9 @@ class RunsValidation(Result):
 
 def _summary(errors: Sequence[tuple[float, bool | None]]) -> dict[str, float | int | None]:
     """Of one metric of a set."""
-    values = np.array([error for error, _ in errors])
+    found = Errors.of(np.array([error for error, _ in errors]))
     held = [within for _, within in errors if within is not None]
-    return {
-        "n": len(values),
-        "median_ape": float(np.median(np.abs(values))),
-        "p90_ape": float(np.quantile(np.abs(values), 0.9)),
-        "median_bias": float(np.median(values)),
-        "within": float(np.mean(held)) if held else None,
-    }
+    return {"n": found.rows, **found.told(), "within": float(np.mean(held)) if held else None}
 
 
 def _set_rows(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
