@@ -3,7 +3,7 @@
 Blocks fenced as ``console`` or ``bash`` hold commands on lines that start with ``$ ``; the lines
 below a command are its output. All commands of one document run in order in one empty folder,
 with the installed ``opbyte`` first on PATH. Not run: commands with ``make`` or ``git clone``,
-those that need OPBYTE_DATA where it is unset, those that read what one of these would have written,
+those that need OPBYTE_DATA where it is unset, papers (tests/analysis runs all their rows and figures; one runs here), those that read what one of these would have written,
 what an earlier page runs in the same words, without files and with the same output, and blocks below ``<!-- not run: reason -->``.
 
 A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
@@ -137,6 +137,8 @@ def _skipped(command: str) -> str:
         return "set-up command"
     if "OPBYTE_DATA" in command and not os.environ.get("OPBYTE_DATA"):
         return "OPBYTE_DATA is not set"
+    if re.fullmatch(r"(\$ )?opbyte reproduce (?!edge-moe)[\w-]+( --seeds 1)?", command):
+        return "the tests of its paper run it"
     return ""
 
 
