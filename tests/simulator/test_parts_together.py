@@ -15,7 +15,7 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.record import Run
 
-LOAD: dict[str, Any] = {"rate": 12.0, "requests": 24, "input_len": 160, "output_len": 12, "seed": 5}
+LOAD: dict[str, Any] = {"rate": 12.0, "requests": 40, "input_len": 160, "output_len": 12, "seed": 5}
 ADAPTERS: dict[str, Any] = {"adapters": 12, "adapters_resident": 2}
 LLAMA = ("llama-3-8b", "h100-x2")
 MIXTRAL = ("mixtral-8x7b", "h100-x4")
