@@ -14,6 +14,7 @@ from .parts import Workload
 from .scenario import Scenario
 
 if TYPE_CHECKING:
+    from ...workloads.requests import RequestStream
     from ..serving.encoders import Encoder
 
 PLAIN = (1024, 1024)
@@ -89,7 +90,7 @@ def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
     size = size_of(scenario, tower, model.name)
     own = images * tower.tokens(size)
     return with_tower(
-        model, size, own / (own + text), max(1, round(images / _requests(scenario))),
+        model, size, own / (own + text), max(1, round(images / max(1, sum(map(len, _requests(scenario)))))),
         scenario.workload.encoder_cache_hits or 0.0,
     )  # fmt: skip
 
@@ -100,7 +101,7 @@ def _asked(scenario: Scenario) -> tuple[float, float]:
     if work.images is None and work.trace is None:
         return 0.0, 0.0
     images = text = 0.0
-    for block in work.open(scenario.seed):
+    for block in _requests(scenario):
         found = block.images
         count = float(found.sum()) if found is not None else float((work.images or 0) * len(block))
         images, text = images + count, text + float(block.input_tokens.sum())
@@ -109,9 +110,16 @@ def _asked(scenario: Scenario) -> tuple[float, float]:
     return images, text
 
 
-def _requests(scenario: Scenario) -> int:
-    """Requests of the workload; one at least."""
-    return max(1, sum(len(block) for block in scenario.workload.open(scenario.seed)))
+ASKED = 1000
+"""Requests that stand for a workload whose number and rate a study sets later."""
+
+
+def _requests(scenario: Scenario) -> RequestStream:
+    """The requests; where a study looks for their rate, at any, which lengths and images do not depend on."""
+    work = scenario.workload
+    if work.trace is None and work.rate is None and work.closed_loop is None:
+        work = replace(work, rate=1.0, requests=work.requests or ASKED)
+    return work.open(scenario.seed)
 
 
 def encoder_apart(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:

@@ -6,14 +6,19 @@ Tokens: pixels / (patch x merge)^2 with sides rounded to whole tokens (Qwen's sm
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from opbyte import simulate
+from opbyte import plan, simulate
 from opbyte.analysis.answers.roofline import roofline
+from opbyte.analysis.studies.capacity import capacity
+from opbyte.analysis.studies.sweep import sweep
+from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.serving.encoders import encoder_of
 from opbyte.workloads.errors import InputError
@@ -182,3 +187,54 @@ def test_a_tower_for_sound_is_refused_by_part() -> None:
 
 def test_sizes_are_read() -> None:
     assert read_size("1920x1080") == (1920, 1080)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The text model alone, and with its tower, as files that every command takes."""
+    folder = tmp_path_factory.mktemp("towers")
+    text = {"architectures": ["Qwen3ForCausalLM"], **TEXT}
+    whole = {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "text_config": TEXT,
+        "vision_config": VISION,
+    }
+    for name, keys in (("text", text), ("whole", whole)):
+        (folder / f"{name}.json").write_text(json.dumps(keys))
+    return {name: str(folder / f"{name}.json") for name in ("text", "whole")}
+
+
+def test_sweeps_hold_towers_in_memory_and_run_them(files: dict[str, str], tmp_path: Path) -> None:
+    """A tower takes memory from the cache, images take time, larger ones more; all three show in the table."""
+    base = {"system": SYSTEM, **COMMON}
+    for name, given, axes in (
+        ("plain", {}, {"model": [files["text"], files["whole"]]}),
+        ("images", {"model": files["whole"], "images": 1}, {"image_size": [SIZE, "1280x960"]}),
+    ):
+        study = tmp_path / f"{name}.yaml"
+        study.write_text(json.dumps({"base": {**base, **given}, "axes": axes}))
+        assert sweep(study, tmp_path / name, workers=1).failed == 0
+    table = pd.concat([pd.read_csv(tmp_path / name / TABLE) for name in ("plain", "images")])
+    first, cache = table.ttft_s_mean.tolist(), table.kv_peak_fraction.tolist()
+    assert first[0] == first[1] < first[2] < first[3]
+    assert cache[0] < cache[1] < cache[2] < cache[3]
+    assert table.prompt_tokens.tolist() == [30 * 64, 30 * 64, 30 * 364, 30 * (64 + 30 * 40)]
+
+
+def test_capacity_and_plan_count_images(files: dict[str, str]) -> None:
+    """Fewer requests a second within the same level; a plan's first tokens come later."""
+    ask = {"input_len": 64, "output_len": 4, "requests": 40}
+    shown = {"images": 1, "image_size": "1280x960"}
+    loads = [
+        capacity(files["whole"], SYSTEM, "ttft_p99=0.2", tolerance=0.1, workers=1, **ask, **more)
+        .found[0]
+        .load_per_s
+        for more in ({}, shown)
+    ]
+    assert loads[1] < 0.5 * loads[0]
+    points = [
+        plan(files["whole"], SYSTEM, "ttft_p99=0.5", load=2.0, most_devices=1, token_budget="2048", workers=1,
+             **ask, **more).searched[0].chosen
+        for more in ({}, shown)
+    ]  # fmt: skip
+    assert points[0].figures["ttft_p99"] < points[1].figures["ttft_p99"]
