@@ -31,7 +31,7 @@ SHARED_COUNT = (
 )
 SHARED_WIDTH = (
     "moe_shared_expert_intermediate_size", "shared_expert_intermediate_size", "share_expert_dim",
-    "shared_expert_dim",
+    "shared_expert_dim", "shared_intermediate_size",
 )  # fmt: skip
 """Keys that hold the width of one shared expert, or of all where there is no count."""
 FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers")

@@ -6,7 +6,7 @@ from ..layers import FeedForward
 from ..model import ModelSpec
 from .config import Config
 from .families import family
-from .parts import Heads, assemble, check_heads, read_ffn, read_heads, read_windows, stack
+from .parts import Heads, assemble, check_heads, read_ffn, read_heads, stack
 
 
 @family("OPTForCausalLM", types=("opt",))
@@ -130,51 +130,3 @@ def phi(c: Config) -> ModelSpec:
     ffn = read_ffn(c, hidden, matrices=2, bias=True)
     layers = stack(mixers, ffn, norms=1, norm_width=2 * hidden, parallel=True)
     return assemble(c, layers, extra=c.size("vocab_size"), final_norm=2 * hidden)
-
-
-@family("Starcoder2ForCausalLM", types=("starcoder2",))
-def starcoder2(c: Config) -> ModelSpec:
-    """StarCoder 2: grouped attention with a window, biases everywhere, tied."""
-    shape = read_heads(c)
-    bias = c.flag("use_bias", True)
-    mixers = shape.attention(read_windows(c, c.layers()), qkv_bias=bias, out_bias=bias)
-    ffn = read_ffn(c, shape.hidden, matrices=2, bias=bias)
-    layers = stack(mixers, ffn, norm_width=2 * shape.hidden)
-    return assemble(c, layers, tied=True, final_norm=2 * shape.hidden)
-
-
-@family("NemotronForCausalLM", types=("nemotron",))
-def nemotron(c: Config) -> ModelSpec:
-    """Nemotron-4 and Minitron: squared ReLU, so two matrices; layer norms with biases."""
-    shape = read_heads(c)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
-    ffn = read_ffn(c, shape.hidden, matrices=2, bias=c.flag("mlp_bias", False))
-    layers = stack(mixers, ffn, norm_width=2 * shape.hidden)
-    return assemble(c, layers, final_norm=2 * shape.hidden)
-
-
-@family("CohereForCausalLM", types=("cohere",))
-def cohere(c: Config) -> ModelSpec:
-    """Command R: parallel parts behind one norm without bias, tied."""
-    return _cohere(c, read_heads(c), 0)
-
-
-@family("Cohere2ForCausalLM", types=("cohere2",))
-def cohere2(c: Config) -> ModelSpec:
-    """Command R7B and A: a window on three of four layers."""
-    return _cohere(c, read_heads(c, head_dim=128), c.size("sliding_window_pattern", default=4))
-
-
-def _cohere(c: Config, shape: Heads, period: int) -> ModelSpec:
-    layers = c.layers()
-    windows = [0] * layers
-    if period:
-        windows = list(
-            read_windows(c, layers, slides=lambda layer: (layer + 1) % period != 0, default=4096)
-        )
-    bias = c.flag("attention_bias", False)
-    norm = shape.full_norm if c.flag("use_qk_norm", False) else 0
-    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=norm)
-    ffn = read_ffn(c, shape.hidden)
-    return assemble(c, stack(mixers, ffn, norms=1, parallel=True), tied=True)

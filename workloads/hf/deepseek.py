@@ -109,7 +109,7 @@ def deepseek_v2(c: Config) -> ModelSpec:
     """
     if not c.flag("use_mla", c.has("kv_lora_rank") or not c.has("num_key_value_heads")):
         return deepseek_v1(c)
-    return _latent(c, router_bias=c.text("topk_method") == "noaux_tc")
+    return latent_model(c, router_bias=c.text("topk_method") == "noaux_tc")
 
 
 @family(
@@ -118,19 +118,19 @@ def deepseek_v2(c: Config) -> ModelSpec:
 )  # fmt: skip
 def deepseek_v3(c: Config) -> ModelSpec:
     """DeepSeek-V3, R1 and Kimi-K2: latent attention, one routing bias per expert."""
-    return _latent(c, router_bias=True)
+    return latent_model(c, router_bias=True)
 
 
 @family("DeepseekV32ForCausalLM", types=("deepseek_v32",))
 def deepseek_v32(c: Config) -> ModelSpec:
     """DeepSeek-V3.2: V3 with an indexer in every layer."""
-    return _latent(c, router_bias=True, indexer=(True,) * c.layers())
+    return latent_model(c, router_bias=True, indexer=(True,) * c.layers())
 
 
 @family("GlmMoeDsaForCausalLM", types=("glm_moe_dsa",))
 def glm_moe_dsa(c: Config) -> ModelSpec:
     """GLM-5: DeepSeek-V3.2's layers; some may share the indexer of a layer before them."""
-    return _latent(c, router_bias=True, indexer=indexing(c))
+    return latent_model(c, router_bias=True, indexer=indexing(c))
 
 
 def indexing(c: Config) -> tuple[bool, ...]:
@@ -171,13 +171,16 @@ def attention_of(c: Config, gate_dim: int = 0) -> LatentAttention:
     )  # fmt: skip
 
 
-def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
-    layers, attention = c.layers(), attention_of(c)
+def latent_model(
+    c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0
+) -> ModelSpec:
+    """DeepSeek's latent attention and experts; `indexer` says in which layers one runs, or none at all."""
+    layers, attention = c.layers(), attention_of(c, gate_dim)
     hidden = attention.hidden
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     mixers: list[LayerKind] = [attention] * layers
-    chosen = indexer_of(c) if any(indexer) else None
+    chosen = indexer_of(c) if any(indexer) and c.has("index_n_heads") else None  # null: dense
     if chosen is not None:
         mixers = [SparseLatentAttention(attention, chosen, not runs) for runs in indexer]
     spec = assemble(c, stack(mixers, blocks), heads=c.count(MTP))
@@ -185,8 +188,6 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
     return replace(spec, numerics=replace(spec.numerics, kv="fp8")) if chosen else spec
 
 
-def indexer_of(c: Config) -> Indexer | None:
-    """The indexer of a layer; None where a file has none, or says null."""
-    if not c.has("index_n_heads"):
-        return None
+def indexer_of(c: Config) -> Indexer:
+    """The indexer of a layer."""
     return Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk"))

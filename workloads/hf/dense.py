@@ -77,25 +77,6 @@ def qwen3(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
 
 
-@family("GemmaForCausalLM", types=("gemma",))
-def gemma(c: Config) -> ModelSpec:
-    """Gemma 1: tied, heads of 256."""
-    shape = read_heads(c, head_dim=256)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)), tied=True)
-
-
-@family("Gemma2ForCausalLM", types=("gemma2",))
-def gemma2(c: Config) -> ModelSpec:
-    """Gemma 2: four norms a layer; windowed and full layers alternate, windowed first."""
-    shape = read_heads(c, head_dim=256)
-    windows = read_windows(c, c.layers(), slides=lambda layer: layer % 2 == 0, default=4096)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden), norms=4), tied=True)
-
-
 @family("Gemma3ForCausalLM", "Gemma3TextModel", "Rnj1ForCausalLM", types=("gemma3_text",))
 def gemma3(c: Config) -> ModelSpec:
     """Gemma 3: five windowed layers to one full, four norms a layer, query and key norms.
@@ -112,64 +93,3 @@ def gemma3(c: Config) -> ModelSpec:
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
     layers = stack(mixers, read_ffn(c, shape.hidden), norms=4)
     return assemble(c, layers, tied=True, vocab=262_208)
-
-
-@family("GlmForCausalLM", types=("glm",))
-def glm(c: Config) -> ModelSpec:
-    """GLM-4-9B in transformers' own layout: biases on query, key and value."""
-    return _glm(c, norms=2)
-
-
-@family("Glm4ForCausalLM", types=("glm4",))
-def glm4(c: Config) -> ModelSpec:
-    """GLM-4-0414: norms before and after both parts."""
-    return _glm(c, norms=4)
-
-
-def _glm(c: Config, norms: int) -> ModelSpec:
-    shape = read_heads(c, head_dim=128)
-    mixers = shape.attention([0] * c.layers(), qkv_bias=c.flag("attention_bias", False))
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden), norms=norms))
-
-
-@family("OlmoForCausalLM", types=("olmo",))
-def olmo(c: Config) -> ModelSpec:
-    """OLMo 1: norms without weights."""
-    shape = read_heads(c, mha=True)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
-    layers = stack(mixers, read_ffn(c, shape.hidden), norm_width=0)
-    return assemble(c, layers, final_norm=0)
-
-
-@family("Olmo2ForCausalLM", types=("olmo2",))
-def olmo2(c: Config) -> ModelSpec:
-    """OLMo 2: norms after both parts, and over the whole query and key projections."""
-    shape = read_heads(c, mha=True)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(
-        [0] * c.layers(), qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm
-    )
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
-
-
-@family("Olmo3ForCausalLM", types=("olmo3",))
-def olmo3(c: Config) -> ModelSpec:
-    """OLMo 3: OLMo 2 with a window on three of four layers."""
-    shape = read_heads(c, mha=True)
-    windows = read_windows(c, c.layers(), slides=lambda layer: (layer + 1) % 4 != 0, default=4096)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm)
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
-
-
-@family("SeedOssForCausalLM", types=("seed_oss",))
-def seed_oss(c: Config) -> ModelSpec:
-    """Seed-OSS: biases on query, key and value by default, a switch of its own for the output."""
-    shape = read_heads(c, head_dim=128)
-    mixers = shape.attention(
-        [0] * c.layers(),
-        qkv_bias=c.flag("attention_bias", True),
-        out_bias=c.flag("attention_out_bias", False),
-    )
-    return assemble(c, stack(mixers, read_ffn(c, shape.hidden, bias=c.flag("mlp_bias", False))))

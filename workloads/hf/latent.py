@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..layers import LatentAttention, LayerKind, SparseLatentAttention
-from ..model import Layer, ModelSpec
+from ..model import ModelSpec
 from .blocks import read_blocks
 from .config import Config
 from .decoders import mtp_heads
-from .deepseek import attention_of, glm_moe_dsa, indexer_of, indexing
+from .deepseek import attention_of, indexer_of, indexing, latent_model
 from .families import Family, family
 from .gemma import overrides
 from .parts import assemble, stack
@@ -53,27 +53,21 @@ def hy_v4(c: Config) -> ModelSpec:
 
     The mixing of the streams is counted by its weights; its time is not.
     """
-    spec = glm_moe_dsa(c)
-    streams, hidden, gate = c.size("hc_mult", default=1), spec.hidden, c.size("v_head_dim")
-
-    def change(layer: Layer) -> Layer:
-        mixer = layer.mixer
-        if not isinstance(mixer, SparseLatentAttention):
-            raise c.error(
-                "index_n_heads", "is missing; the indexer's heads, width and choices are required"
-            )
-        return replace(layer, mixer=replace(mixer, base=replace(mixer.base, gate_dim=gate)))
-
-    spec = spec.map_layers(change)
-    mixing = 2 * (2 * streams * streams * hidden + 2 * streams + 2) if streams > 1 else 0
-    extra = mixing * len(spec.layers) + (streams * streams * hidden + streams + 1) * (streams > 1)
-    notes = (
-        *spec.notes,
-        f"{c.path}: the mixing of {streams} residual streams is counted by weights, not by time",
-    )
+    indexer_of(c)  # required here
+    streams, gate = c.size("hc_mult", default=1), c.size("v_head_dim")
+    spec = latent_model(c, router_bias=True, indexer=indexing(c), gate_dim=gate)
+    if streams == 1:
+        return spec
+    wide = streams * streams * spec.hidden
+    extra = 2 * (2 * wide + 2 * streams + 2) * len(spec.layers) + wide + streams + 1
     return replace(
-        spec, extra_weights=spec.extra_weights + extra, notes=notes if streams > 1 else spec.notes
+        spec, extra_weights=spec.extra_weights + extra, notes=(*spec.notes, mixed(c, streams))
     )
+
+
+def mixed(c: Config, streams: int) -> str:
+    """What a reader should know of streams whose mixing has no measured kernel."""
+    return f"{c.path}: the mixing of {streams} residual streams is counted by weights, not by time"
 
 
 DOTS = ("full_attention", "indexed_attention", "sliding_attention")
@@ -93,10 +87,7 @@ def dots3_note(c: Config) -> ModelSpec:
     slides = [i > 1 and i % 4 != 1 for i in range(layers)]
     slides = [word == DOTS[2] for word in words] if words else slides
     full = attention_of(c, gate_dim=1)
-    indexer = indexer_of(c)
-    if indexer is None:
-        raise c.error("index_n_heads", "is missing; the indexer's heads are required")
-    kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer)}
+    kinds: dict[bool, LayerKind] = {False: SparseLatentAttention(full, indexer_of(c))}
     if any(slides):
         own = {key: c.size(f"swa_{key}", default=size) for key, size in NARROW.items()}
         own |= overrides(c, slides.index(True))
@@ -126,8 +117,6 @@ def mistral_large4(c: Config) -> ModelSpec:
     if isinstance(pattern, str) and not c.has("indexer_types"):
         c = c.but(indexer_types=[{"F": "full", "S": "shared"}.get(one, one) for one in pattern])
     index = indexer_of(c)
-    if index is None:
-        raise c.error("index_n_heads", "is missing; the indexer's heads are required")
     plain = replace(base, nope_dim=base.nope_dim + base.rope_dim, rope_dim=0)
 
     def mixer(i: int, runs: bool) -> SparseLatentAttention:

@@ -77,19 +77,6 @@ def qwen3_moe(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
 
 
-@family("OlmoeForCausalLM", types=("olmoe",))
-def olmoe(c: Config) -> ModelSpec:
-    """OLMoE: norms over the whole query and key projections."""
-    shape = read_heads(c, mha=True)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention(
-        [0] * c.layers(), qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm
-    )
-    return assemble(
-        c, stack(mixers, read_experts(c, shape.hidden, c.size("intermediate_size")))
-    )  # fmt: skip
-
-
 @family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
 def minimax_m2(c: Config) -> ModelSpec:
     """MiniMax-M2: norms over the whole projections, routing bias; MTP modules are left out."""
@@ -219,22 +206,6 @@ def arctic(c: Config) -> ModelSpec:
     blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
     extra = shape.hidden * residual * blocks.count(experts)  # the residual block's norm
     return assemble(c, stack(shape.attention([0] * layers), blocks), extra=extra)
-
-
-@family("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM",
-        types=("granitemoe", "granitemoeshared"))  # fmt: skip
-def granite_moe(c: Config) -> ModelSpec:
-    """Granite 3 MoE: experts in every layer, optionally one shared."""
-    shape = read_heads(c)
-    bias = c.flag("attention_bias", False)
-    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
-    experts = read_experts(
-        c,
-        shape.hidden,
-        c.size("intermediate_size"),
-        shared_width=c.count("shared_intermediate_size"),
-    )
-    return assemble(c, stack(mixers, experts))
 
 
 @family("DeepSpeedMoE", types=("deepspeed_moe",))

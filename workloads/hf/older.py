@@ -94,16 +94,6 @@ def mpt(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, ffn), tied=True)
 
 
-@family("PersimmonForCausalLM", types=("persimmon",))
-def persimmon(c: Config) -> ModelSpec:
-    """Persimmon and Fuyu: layer norms, biases everywhere, squared ReLU."""
-    shape = read_heads(c, mha=True)
-    norm = 2 * shape.head_norm if c.flag("qk_layernorm", True) else 0
-    mixers = shape.attention([0] * c.layers(), qkv_bias=True, out_bias=True, qk_norm=norm)
-    ffn = read_ffn(c, shape.hidden, matrices=2, bias=True)
-    return assemble(c, stack(mixers, ffn, norm_width=2 * shape.hidden), final_norm=2 * shape.hidden)
-
-
 @family("DeciLMForCausalLM", types=("nemotron-nas", "deci"))
 def deci(c: Config) -> ModelSpec:
     """Nemotron Super and Ultra of Llama's kind: every layer's parts as a search found them, some of them left out."""

@@ -8,6 +8,7 @@ from ..layers import BlockSparseAttention, LayerKind
 from ..model import ModelSpec
 from .config import Config
 from .families import family
+from .latent import mixed
 from .linear import delta_net
 from .moe import qwen_blocks
 from .parts import assemble, read_heads, stack
@@ -48,8 +49,7 @@ def qwen4_exp(c: Config) -> ModelSpec:
     extra = mixing + 2 * layers * (mixing + wide * streams) + _ngrams(c, hidden, wide)
     made = stack(mixers, qwen_blocks(c, hidden, layers), norm_width=0)
     spec = assemble(c, made, extra=extra, final_norm=0)
-    note = f"{c.path}: the mixing of {streams} residual streams is counted by weights, not by time"
-    return replace(spec, notes=(*spec.notes, note))
+    return replace(spec, notes=(*spec.notes, mixed(c, streams)))
 
 
 def _ngrams(c: Config, hidden: int, wide: int) -> int:
