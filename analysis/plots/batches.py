@@ -1,4 +1,4 @@
-"""How Op/B grows with the batch, against the ridge points of processors."""
+"""How Op/B grows with the batch or the context, against the ridge points of processors."""
 
 from __future__ import annotations
 
@@ -47,8 +47,15 @@ class _Label:
     color: str
 
 
-def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str) -> Figure:
-    """Draw Op/B of layers against batch size, with the ridge points of processors as levels.
+AGAINST = {
+    "batch": "Batch (sequences decoded together)", "context": "Context (tokens of each sequence)",
+}  # fmt: skip
+
+
+def op_per_byte_vs_batch(
+    table: pd.DataFrame, ridges: pd.DataFrame, title: str, against: str = "batch"
+) -> Figure:
+    """Draw Op/B of layers against batch size or context, with the ridge points of processors as levels.
 
     A layer below a processor's ridge is bound by that processor's memory, above it by its
     arithmetic.
@@ -56,17 +63,19 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str) 
     Parameters
     ----------
     table : DataFrame
-        Columns layer, batch [sequences] and op_per_byte [FLOP/B]; rows without Op/B are left out.
+        Columns layer, `against` and op_per_byte [FLOP/B]; rows without Op/B are left out.
     ridges : DataFrame
         Columns name and op_per_byte [FLOP/B].
     title : str
+    against : str
+        ``batch`` [sequences] or ``context`` [tokens].
     """
-    require(table, ("layer", "batch", "op_per_byte"), "table")
+    require(table, ("layer", against, "op_per_byte"), "table")
     require(ridges, ("name", "op_per_byte"), "ridges")
     rows = pd.DataFrame(
         {
             "layer": table["layer"].astype(str),
-            "batch": pd.to_numeric(table["batch"]).astype(float),
+            "batch": pd.to_numeric(table[against]).astype(float),
             "op_per_byte": pd.to_numeric(table["op_per_byte"]).astype(float).fillna(0.0),
         }
     )
@@ -77,7 +86,7 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str) 
     with house_style():
         figure = new_figure(title, height=max(HEIGHT, 1.2 + count * 2 * LINE / 72))
         axes = figure.add_subplot()
-        axes.set_xlabel("Batch (sequences decoded together)")
+        axes.set_xlabel(AGAINST[against])
         axes.set_ylabel(OP_PER_BYTE)
         _limits(axes, shown, list(levels.values()))
         labels = _draw_layers(axes, shown, layers) + _draw_levels(axes, levels)
@@ -111,7 +120,7 @@ def _limits(axes: Axes, shown: pd.DataFrame, levels: list[float]) -> None:
     if np.diff(np.log(ticks)).min(initial=1.0) > 0.06 * np.log(high * room**2 / low):
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(FixedLocator([]))
-        axes.xaxis.set_major_formatter(lambda batch, _: f"{batch:,.6g}")
+        axes.xaxis.set_major_formatter(lambda batch, _: f"{batch:,.7g}")
 
 
 def _draw_layers(axes: Axes, shown: pd.DataFrame, layers: list[str]) -> list[_Label]:
