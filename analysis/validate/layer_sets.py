@@ -27,6 +27,7 @@ from ...devices.calibrated.kernel_sets import (
 )
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
 from ...devices.calibrated.set_fit import SetFit, Steps
+from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
 from ...devices.calibrated.streamed import X_COPIES
 from ...devices.calibrated.terms import COLD
@@ -43,6 +44,10 @@ class LayerFit(SetFit):
     """All sets of one family; frameworks that nobody timed have no entry, and get the typical one."""
 
     enough = 30
+    effort = (
+        (0.0, 1.0, 3.0, 10.0),
+        40,
+    )  # few rows: from far off, the order of devices may lead astray
 
     def run(self) -> dict[str, dict[str, Entry]]:
         out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
@@ -100,7 +105,7 @@ def _fit(
         name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()
     }
     probes = Probes(x, identity(len(x), format="csr"))
-    return LayerFit(family, specs, rows, probes, Steps(flags, flags, none, none), whole).run()
+    return fit_family(family, specs, rows, probes, Steps(flags, flags, none, none), whole, LayerFit)
 
 
 MODULES = "dsa_generation.csv"

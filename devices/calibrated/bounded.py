@@ -236,6 +236,8 @@ def solve(
     probes: Probes,
     orders: Sequence[Order],
     fixed: Mapping[str, F8],
+    weights: Sequence[float] = WEIGHTS,
+    steps: int = STEPS,
 ) -> dict[str, F8]:
     """Parameters of every set.
 
@@ -249,18 +251,20 @@ def solve(
     orders : sequence of Order
     fixed : mapping of str to float64 array
         Parameters of sets that are not to move.
+    weights, steps : sequence of float, int
+        Weights of the inequalities in turn, and most steps at each.
     """
     problem = _Problem(family, devices, sets, probes, orders, fixed)
     theta = problem.start()
-    for weight in WEIGHTS:
-        theta = _descend(problem, theta, weight)
+    for weight in weights:
+        theta = _descend(problem, theta, weight, steps)
     return {name: np.exp(theta[at]) for name, at in problem.at.items()}
 
 
-def _descend(problem: _Problem, theta: F8, weight: float) -> F8:
+def _descend(problem: _Problem, theta: F8, weight: float, most: int) -> F8:
     """Damped Gauss-Newton steps within the bounds."""
     cost, damping = problem.cost(theta, weight), 1e-3
-    for _ in range(STEPS):
+    for _ in range(most):
         hessian, gradient = problem.normal(theta, weight)
         stuck = ((theta <= problem.low + 1e-9) & (gradient > 0)) | (
             (theta >= problem.high - 1e-9) & (gradient < 0)

@@ -220,15 +220,14 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     for key, entry in held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
-        values = family.vector(entry.parameters)
-        under[key] = Parameters(Fit(values, {}, labels), basis, entry.rows, seen)
+        under[key] = Parameters(Fit(entry.values(family), {}, labels), basis, entry.rows, seen)
     under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
     under |= {BEST: _quickest(under), **{label: under[key] for key, label in LABELS.items()}}
     return replace(under[framework], under=under)
 
 
 def _part(family: Family, entry: Entry) -> tuple[Part, ...]:
-    return (Part(1.0, family.vector(entry.parameters), 1.0),)
+    return (Part(1.0, entry.values(family), 1.0),)
 
 
 def representative(name: str) -> DeviceSpec:

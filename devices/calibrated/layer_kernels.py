@@ -16,10 +16,19 @@ from ...workloads.kernel_tables import Table, joined
 from ...workloads.layers.hyper import hyper_rates
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
-from ...workloads.layers.streamed import Rates, encoder_rates, sparse_rates
-from .family import F8, Family, Parameter
+from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, sparse_rates
+from .family import F8, I8, Family, Parameter
 from .hardware import C_16, C_32, C_FP8
-from .streamed import PARAMETERS, QUANTITIES, WIDE, from_op, rows
+from .streamed import (
+    PARAMETERS,
+    QUANTITIES,
+    WIDE,
+    X_ROWS,
+    X_SEQ_UNITS,
+    X_TOKEN_BYTES,
+    from_op,
+    rows,
+)
 
 
 def _x(
@@ -43,9 +52,26 @@ def _scores(table: Table) -> F8:
 
 def _select(table: Table) -> F8:
     pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
-    best = np.where(pool > 1.0, np.where(table["heads"] == 128.0, 1024.0, 512.0), 2048.0)
+    best = np.where(pool > 1.0, np.where(table["heads"] == 128.0, 1024.0, 512.0), WIDEST)
     pairs = batch * q * (before + (q + 1.0) / 2.0) / pool
-    return _x(table, C_16, select_rates(best), batch, batch * q, pairs, pairs)
+    rates = select_rates(best, 1.0 * (q == 1.0))
+    return _x(table, C_16, rates, batch, batch * q, pairs, batch * (before + q) / pool)
+
+
+WIDEST = 2048.0
+"""Entries from which on another kernel chooses (`glm5_topk` beside `dsv4_csa_topk`)."""
+
+
+def _chooses(x: F8) -> I8:
+    """Which kernel chooses; of fewer entries one of its own for decodes."""
+    out: I8 = np.where(x[:, X_TOKEN_BYTES] >= 4.0 * WIDEST, 0, 1 + (x[:, X_SEQ_UNITS] > 0.0))
+    return out
+
+
+def _aligned(x: F8) -> I8:
+    """Whether heads are of whole sixteens, as loads of vectors are compiled for."""
+    out: I8 = (x[:, X_ROWS] % 16.0 > 0.0).astype(np.int64)
+    return out
 
 
 def _sparse(table: Table) -> F8:
@@ -58,7 +84,7 @@ def _sparse(table: Table) -> F8:
     every = np.where(dsa, batch * total, batch * (total / 128.0 + 128.0))
     rates = sparse_rates(
         table["heads"], np.where(dsa, 1088.0, 1024.0), np.where(dsa, 1152.0, 584.0), decode,
-        np.where(dsa, 2048.0, 192.0),
+        np.where(dsa, 2048.0, 192.0), np.where(dsa, 0.0, GATHERS),
     )  # fmt: skip
     return _x(table, C_16, rates, batch, tokens, pairs, pairs if decode else every)
 
@@ -172,6 +198,11 @@ _SHORT = tuple(
 )  # of rows with few tokens, which tell no rate
 
 
+_WALKS = tuple(
+    replace(p, default=8e-6, spread=0.3) if p.name == "step_s" else p for p in PARAMETERS
+)  # of chunked prompts, whose kernels' own is 7 to 12 us where rows of few heads tell it
+
+
 def _parameters(name: str) -> tuple[Parameter, ...]:
     """Bounds by what rows can tell; heads that a tile pads to are FlashMLA's, as no row has fewer."""
     if name.startswith("sparse"):
@@ -180,12 +211,19 @@ def _parameters(name: str) -> tuple[Parameter, ...]:
         return _PADDED
     if name == "index_rest":
         return _SHORT
+    if name in ("delta_prefill", "kda_prefill"):
+        return _WALKS
     return _STREAMS if name in _IN_CACHE else PARAMETERS
 
 
+_BRANCHES: Mapping[str, Any] = {
+    "index_select": {"branches": ("wide", "narrow", "narrow+decode"), "branch": _chooses},
+    "encoder_attention": {"branches": ("heads", "heads+odd"), "branch": _aligned},
+}
+
 LAYER_FAMILIES: Mapping[str, Family] = {
     name: Family(name, own.title, own.kinds, _parameters(name), QUANTITIES, rows, own.read, from_op,
-                 silicon=("memory", "cache"))
+                 silicon=("memory", "cache"), **_BRANCHES.get(name, {}))
     for name, own in _FAMILIES.items()
 }  # fmt: skip
 """Families by name. They share one formula; parameters stand in `specs/layer_kernels`."""
@@ -208,13 +246,23 @@ def split_layers(tables: dict[str, Table]) -> None:
             kept = np.array([_times(own, table, i) for i in range(len(table))], dtype=np.bool_)
             if kept.any():
                 held = tables.get(name)
-                found = _common(table.take(kept), name)
+                found = _common(table.take(kept), name, 3.0 if stem == "kda" else 1.0)
                 tables[name] = found if held is None else joined([held, found])
 
 
+ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")
+"""Sources whose convolutions beside delta nets were timed at one width whatever the row says: the times do not
+change with the channels, of which the most would move four times what the memory can."""
+
+
 def _times(own: _Family, table: Table, i: int) -> bool:
+    source = str(table["source"][i])
     if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] == "event":
         return False
+    if own.read is _conv and "heads_k" in table.columns and source.startswith(ONE_WIDTH):
+        return False
+    if own.read is _encoder and "sglang" in source and str(table["device"][i]).startswith("B300"):
+        return False  # Triton, four to five times as long; B200 and GB200 have FlashAttention there
     if "scores" in table.columns and str(table["scores"][i]).endswith("flat"):
         return False  # all scores equal: no model's are
     if "index_decode" in own.kinds and table["q_len"][i] > DRAFTS:
@@ -225,15 +273,19 @@ def _times(own: _Family, table: Table, i: int) -> bool:
     return not own.phases or table["phase"][i] in own.phases
 
 
-def _common(table: Table, name: str) -> Table:
-    """The columns that the family reads: tables of several kinds of layers then are one."""
+def _common(table: Table, name: str, calls: float) -> Table:
+    """The columns that the family reads: tables of several kinds of layers then are one.
+
+    `calls` are those in a row of convolutions: KDA's are of queries, keys and values apart.
+    """
     c = dict(table.columns)
     if name.startswith("conv"):
         wide = (
             2.0 * c["heads_k"] * c["dim_k"] + c["heads_v"] * c["dim_v"] if "heads_k" in c
             else c["heads"] * c["head_dim"] + 2.0 * c["groups"] * c["state"]
         )  # fmt: skip
+        c |= {"measured_s": c["measured_s"] / calls}
         names = ("source", "device", "kernel", "dtype", "batch", "tokens", "conv", "timing",
                  "measured_s", "phase", "q_len")  # fmt: skip
-        c = {**{key: c[key] for key in names}, "channels": wide}
+        c = {**{key: c[key] for key in names}, "channels": wide / calls}
     return replace(table, family=name, columns=c)

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..spec import DeviceSpec
-from .bounded import Order, ParameterSet, Probes, Sample, solve
+from .bounded import STEPS, WEIGHTS, Order, ParameterSet, Probes, Sample, solve
 from .calibrate import Rows
 from .errors import errors
 from .family import F8, Family
@@ -109,6 +109,7 @@ class SetFit:
     """
 
     enough = ENOUGH
+    effort: tuple[Sequence[float], int] = (WEIGHTS, STEPS)
 
     def __init__(
         self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows],
@@ -116,7 +117,8 @@ class SetFit:
         limits: Mapping[str, Mapping[str, F8]] | None = None,
     ) -> None:  # fmt: skip
         self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, whole
-        self.enough = ENOUGH if base is None else ENOUGH_OF_ONE
+        if base is not None:
+            self.enough = ENOUGH_OF_ONE
         self.family, self.specs, self.measured, self.probes = family, specs, measured, probes
         self.parents = parents_of(family.name)
         self.h = {name: hardware(spec) for name, spec in specs.items()}
@@ -242,7 +244,7 @@ class SetFit:
                 for d, limit in self.limits.get(key, {}).items()
                 if d in devices
             ]
-        return solve(self.family, devices, sets, self.probes, orders, fixed)
+        return solve(self.family, devices, sets, self.probes, orders, fixed, *self.effort)
 
     def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
         found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}

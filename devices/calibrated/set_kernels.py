@@ -30,10 +30,10 @@ CALLS = 60
 
 def fit_family(
     family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows], probes: Probes,
-    steps: Steps, whole: Mapping[str, F8],
+    steps: Steps, whole: Mapping[str, F8], of: type[SetFit] = SetFit,
 ) -> dict[str, dict[str, Entry]]:  # fmt: skip
-    """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`."""
-    first = SetFit(family, specs, measured, probes, steps, whole)
+    """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`, `of` how it is fitted."""
+    first = of(family, specs, measured, probes, steps, whole)
     out = first.run()
     if not (family.branches and family.framework_time):
         return out
@@ -45,7 +45,7 @@ def fit_family(
         }
         limits = _limits(family, specs, probes, part, steps, first.set, out)
         some = {d: r for d, r in rows.items() if len(r.measured)}
-        found = SetFit(family, specs, some, part, steps, whole, base, limits).run()
+        found = of(family, specs, some, part, steps, whole, base, limits).run()
         for name, held in found.items():
             for key, entry in held.items():
                 own = dict.fromkeys(branches, entry.parameters)

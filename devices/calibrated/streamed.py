@@ -1,8 +1,8 @@
 """The formula of kernels that stream: indexers, sparse attention, recurrences, scans, convolutions.
 
 Pieces of work run side by side, as many at once as there are cores. A piece computes in tiles of at
-least so many rows, moves its bytes at what one core can move, and walks its sequence step by step;
-all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has
+least so many rows, moves its bytes at what one core can move, and walks its sequence step by step,
+a core's sequences one after another; all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has
 parameters of its own.
 """
 
@@ -88,9 +88,15 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         size / (p[P_CORE] * h[H_CLOCK] * busy),
         OVERLAP,
     )
-    length = x[X_KV] if x[X_WALKS_KEYS] > 0.0 else x[X_TOKENS]
-    fixed = p[P_LAUNCH] + p[P_STEP] * length / (x[X_BATCH] * STEPS)
-    return fixed + soft_max(math_s, memory_s, OVERLAP), math_s, memory_s, fixed
+    work_s, fixed = soft_max(math_s, memory_s, OVERLAP), p[P_LAUNCH]
+    walk_s = p[P_STEP] / (x[X_BATCH] * STEPS)
+    if x[X_WALKS_KEYS] > 0.0 or x[X_TOKEN_UNITS] * x[X_SEQ_UNITS] == 0.0:
+        fixed += walk_s * (x[X_KV] if x[X_WALKS_KEYS] > 0.0 else x[X_TOKENS])
+        return fixed + work_s, math_s, memory_s, fixed
+    # What is cut along tokens, too: a core walks along the sequences that it holds, one after another, beside that.
+    held = x[X_BATCH] * x[X_SEQ_UNITS] / cores
+    walk_s *= x[X_TOKENS] * (1.0 + held**4) ** 0.25
+    return fixed + soft_max(work_s, walk_s, OVERLAP), max(math_s, walk_s), memory_s, fixed
 
 
 @compiled_part

@@ -124,7 +124,7 @@ COUNTED = [
     # 16 x 32 | 8 x 32 | 8 x 2 | 16 x 2 + 4 x 32
     ("index_decode", 512, 0, 256, 16, 160),
     # every score of 34 + 32 read, 8 places of 4 B written for each of 6 tokens
-    ("index_select", 66, 0, 0, 0, 4 * 66 + 32 * 6),
+    ("index_select", 32, 0, 0, 0, 4 * 32 + 2 * 32),  # the last of its name: of the decodes
     # 2 heads and a key of 4: 12 values, one and a half times read and written in 2 B, for 6 tokens
     ("index_rest", 72, 0, 0, 0, 216),
     # the best 8 of 7, 8, 9, 10: 31 pairs of 6 + 4 values and 2 heads | latent 12 B x 10 | x 4

@@ -136,10 +136,11 @@ def test_pools_of_glm_5_next_by_tensors() -> None:
 
 
 def test_pools_are_scored_once_and_read_whole() -> None:
-    """At 64k tokens an indexed layer scores 4,096 pools and reads 128 of 16 tokens; short contexts all."""
+    """At 64k tokens an indexed layer scores 4,096 pools and reads 128 of 16 tokens, and half a pool that is not full
+    yet on average; short contexts all."""
     spec = model_from_keys(GLM5_NEXT, name="x", where="x")
     layer = next(x for x in spec.layers if x.mixer.kind == "sparse_latent")
-    for context, scored, read in ((65535, 4096, 2048), (1023, 64, 1024)):
+    for context, scored, read in ((65535, 4096, 2048 + 8), (1023, 64, 1024)):
         m = Batch.of([context]).moments(spec.windows)
         ops = {op.name: op for op in layer.mixer.ops(m, Run(spec.numerics), None)}
         assert ops["index_decode"].shape["pairs"] == scored

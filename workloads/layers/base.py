@@ -86,17 +86,20 @@ class Reads:
         Whether they are the best of what was scored, not the latest.
     dense : int
         Prompts that see at most so many tokens may be computed without choosing; 0 = none.
+    tail : int
+        Tokens read beside, on average: of a pool that is not full yet.
     """
 
     most: int = 0
     pool: int = 1
     chosen: bool = False
     dense: int = 0
+    tail: int = 0
 
     @property
     def span(self) -> int:
         """Tokens up to which a query reads everything; 0 = any number."""
-        return self.most * self.pool
+        return self.most * self.pool + self.tail
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention
 from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
-from .indexer import SCORE_BYTES, score_rates, select_rates
+from .indexer import SCORE_BYTES, score_rates, select_op
 from .streamed import Rates, Sums, sparse_rates, streamed
 
 
@@ -120,8 +120,7 @@ class BlockSparseAttention:
             pair_bytes=SCORE_BYTES * self.index_heads * pool / max(self.block, pool),
         )
         blocks = self.index_heads * seen(0) / self.block
-        chosen = Sums(batch, tokens, blocks, blocks)
-        best = select_rates(self.index_heads * self.blocks)
+        chosen = Sums(batch, tokens, blocks, kv / self.block)
         pairs = seen(self.block * self.blocks) + (seen(self.near) if self.near else 0.0)
         pairs += seen(0) / pool if self.attends_pools else 0.0
         row = base._kv_width * num.kv_bytes
@@ -133,8 +132,7 @@ class BlockSparseAttention:
             streamed(f"index_{phase}", "indexer", f"index_{phase}", phase, run, scored, score,
                      act=score.pair_bytes * scored.pairs, written=key / pool * tokens,
                      access=Access("pages", key)),
-            streamed("index_select", "indexer", "index_select", phase, run, chosen, best,
-                     act=best.bytes(chosen)),
+            select_op(phase, run, chosen, self.index_heads * self.blocks),
             streamed(f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates,
                      act=4.0 * base.heads * base.head_dim * tokens, written=row * tokens,
                      access=Access("pages", row, 2)),

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Fixed, Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .indexer import Indexer
-from .streamed import Sums, sparse_rates, streamed
+from .streamed import GATHERS, Sums, sparse_rates, streamed
 
 OVERLAP = 2
 """Pools that a token of a layer with an indexer goes into."""
@@ -158,7 +158,7 @@ class CompressedAttention:
             pairs += pairs_in(span) / self.ratio
             most += self.indexer.top_k if self.indexer else LEAST - self.near
         decode = phase == "decode"
-        rates = sparse_rates(self.heads, 2 * self.head_dim, row, decode, most)
+        rates = sparse_rates(self.heads, 2 * self.head_dim, row, decode, most, GATHERS)
         if decode:
             sums = Sums(m.decodes, m.decode_tokens, pairs, pairs)
         else:

@@ -60,8 +60,13 @@ class Indexer:
 
     @property
     def span(self) -> int:
-        """Tokens that a query reads at most."""
+        """Tokens that a query chooses at most."""
         return self.top_k * self.pool
+
+    @property
+    def read(self) -> int:
+        """Tokens that a query reads at most: those, and half of a pool that is not full yet, on average."""
+        return self.span + self.pool // 2
 
     def kept(self) -> Kept:
         """The cache of keys."""
@@ -104,8 +109,6 @@ class Indexer:
         decodes = Sums(
             m.decodes, m.decode_tokens, m.decode_pairs(0) * share, m.decode_kv(0) * share
         )
-        every = Sums(m.decodes + m.prefills, tokens + m.decode_tokens, prompts.pairs + decodes.pairs,
-                     prompts.pairs + decodes.pairs)  # fmt: skip
 
         def scores(phase: str, sums: Sums) -> Op:
             rates = score_rates(self.heads, self.dim, key, phase == "decode", key * share)
@@ -116,12 +119,11 @@ class Indexer:
                 access=Access("pages", key),
             )  # fmt: skip
 
-        best = select_rates(self.top_k)
+        both = (("prefill", prompts), ("decode", decodes))
         return [
-            scores("prefill", prompts), scores("decode", decodes),
-            streamed("index_select", "indexer", "index_select", "both", run, every, best,
-                     act=best.bytes(every)),
-        ]  # fmt: skip
+            *(scores(*one) for one in both),
+            *(select_op(phase, run, sums, self.top_k) for phase, sums in both),
+        ]
 
 
 def score_rates(
@@ -139,7 +141,14 @@ def score_rates(
     )  # fmt: skip
 
 
-def select_rates(best: Amount) -> Rates:
-    """The best of a query's scores, one piece a query; their places are written."""
-    return Rates(1.0, pair_bytes=SCORE_BYTES, token_bytes=4.0 * best, token_units=1.0,
-                 walks_keys=True)  # fmt: skip
+def select_rates(best: Amount, decode: Amount) -> Rates:
+    """The best of a query's scores, one piece a query of a prompt or a decode; their places are written."""
+    return Rates(1.0, pair_bytes=SCORE_BYTES, token_bytes=4.0 * best, token_units=1.0 - decode,
+                 seq_units=1.0 * decode, walks_keys=True)  # fmt: skip
+
+
+def select_op(phase: str, run: Run, sums: Sums, best: int) -> Op:
+    """The choice of the best scores of prompts or of decodes."""
+    rates = select_rates(best, phase == "decode")
+    return streamed("index_select", "indexer", "index_select", phase, run, sums, rates,
+                    act=rates.bytes(sums))  # fmt: skip

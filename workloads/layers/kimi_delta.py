@@ -80,7 +80,8 @@ class KimiDelta:
         return [
             gemm("in", "state", "attention", m.tokens, columns, self.hidden, run),
             *(gates if low else []),
-            *conv_ops(3 * wide, self.d_conv, m, run),
+            # Queries, keys and values one after another, as vLLM and SGLang launch them.
+            *(op for _ in range(3) for op in conv_ops(wide, self.d_conv, m, run)),
             *state_ops("kda", m, run, rates, (each, each)),
             elementwise("gated_norm", "state", m.tokens, wide, 3, run),
             gemm("out", "state", "attention", m.tokens, self.hidden, wide, run),

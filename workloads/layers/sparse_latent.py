@@ -68,7 +68,7 @@ class SparseLatentAttention:
     def state(self) -> State:
         keys = () if self.shared else (self.indexer.kept(),)
         index = self.indexer
-        read = Reads(index.top_k, index.pool, chosen=True, dense=index.span)
+        read = Reads(index.top_k, index.pool, chosen=True, dense=index.span, tail=index.pool // 2)
         return State((*(() if self.base.shares else (self._row,)), *keys), (read,))
 
     def shard(self, tp: int) -> SparseLatentAttention:
@@ -131,7 +131,7 @@ class SparseLatentAttention:
 
     def _sparse(self, phase: str, m: Moments, run: Run, short: int) -> Op:
         """Absorbed attention to the chosen keys: a prompt's tile shares them, a decode has its own."""
-        base, num, top_k = self.base, run.numerics, self.indexer.span
+        base, num, top_k = self.base, run.numerics, self.indexer.read
         row = self._row.entry_bytes(num)
         width = 2 * base.kv_rank + base.rope_dim
         act = 2.0 * base.heads * width

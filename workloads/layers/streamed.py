@@ -75,8 +75,17 @@ class Rates:
         )  # fmt: skip
 
 
+GATHERS = 128.0
+"""Pieces of work that gathering a sequence's pools takes before its prompt reads them, whatever their number."""
+
+
 def sparse_rates(
-    heads: Amount, width: Amount, row: Amount, decode: bool, least: Amount = 0.0
+    heads: Amount,
+    width: Amount,
+    row: Amount,
+    decode: bool,
+    least: Amount = 0.0,
+    gathers: Amount = 0.0,
 ) -> Rates:
     """Attention to chosen entries that all heads share.
 
@@ -90,14 +99,16 @@ def sparse_rates(
         Whether each query reads entries of its own, split over pieces; a prompt's queries share them.
     least : float
         See `Rates.least_pairs`; of prompts.
+    gathers : float
+        Pieces of work for each sequence of prompts besides: `GATHERS` where pools are gathered.
     """
     act = 2.0 * heads * width + row
     if decode:
         return Rates(
             2.0 * heads * width, pair_bytes=row, token_bytes=act, key_units=1 / 64, rows=heads
         )
-    return Rates(2.0 * heads * width, key_bytes=row, token_bytes=act, token_units=1.0, rows=heads,
-                 least_pairs=least)  # fmt: skip
+    return Rates(2.0 * heads * width, key_bytes=row, token_bytes=act, token_units=1.0,
+                 seq_units=gathers, rows=heads, least_pairs=least)  # fmt: skip
 
 
 def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
@@ -105,10 +116,10 @@ def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
 
     Kernels compute heads of 64 values as they are and pad others to their next tile, which the rows stand for.
     """
-    narrow = 1.0 * (head_dim == 64)
+    whole = 1024.0 * (head_dim == 64)
     return Rates(
         4.0 * heads * head_dim, token_bytes=8.0 * heads * head_dim, token_units=heads / 128.0,
-        rows=head_dim + 1e3 * narrow, walks_keys=True,
+        rows=head_dim + whole, walks_keys=True,
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class ModalMamba:
             raise ValueError("projections by modality need loads")
         ops = [self.expert_op(loads, run)]
         for op in plain:
-            if op.kind == "gemm":
+            if op.product:
                 columns = int(op.shape["n"] + op.shape["k"])
                 name = f"{op.name}_permute"
                 op = elementwise(name, "state", m.tokens, columns, 2, run, access="gather")
