@@ -56,7 +56,7 @@ def line_name(op: Op, lines: Mapping[str, LineSpec]) -> str | None:
 
 def launches(op: Op) -> float:
     """How often a line's alpha counts: once for each matrix of an expert's grouped matmuls."""
-    return op.shape.get("matrices", 1.0) if op.kind == "experts" else 1.0
+    return op.shape.get("matrices", 1.0) if op.routed else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,21 @@ class Op:
     access: Access = IN_SEQUENCE
 
     @property
+    def product(self) -> bool:
+        """Whether it is a product with one weight matrix."""
+        return about(self.kind).backward == "matmul"
+
+    @property
+    def routed(self) -> bool:
+        """Whether it is the work of routed experts."""
+        return about(self.kind).backward == "experts"
+
+    @property
+    def exchange(self) -> bool:
+        """Whether it is between devices."""
+        return self.layer == "communication"
+
+    @property
     def stream_bytes(self) -> float:
         """Weights and KV: the traffic a processor in memory reads over its own path [B]."""
         return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes

@@ -91,7 +91,7 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
     """
     if idle(op):
         return []
-    if op.kind == "gemm":
+    if op.product:
         return _matmul_gradients(op, run.numerics.act_bytes, gradient_bytes)
     if op.kind == "elementwise":
         doubled = {**op.shape, "tensors": 2 * op.shape["tensors"]}
@@ -185,7 +185,7 @@ def _every_op(spec: ModelSpec, m: Moments, run: Run) -> list[tuple[Op, bool]]:
     for layer, count in spec.groups:
         for part, ops in zip(layer.parts, layer_ops(layer, m, run, _NOTHING), strict=True):
             for op in ops:
-                if op.kind == "experts" and is_routed(part):
+                if op.routed and is_routed(part):
                     op = part.expert_op(even_loads(part.routed, m.tokens), run)
                 out.append((replace(op, count=count), True))
     return out

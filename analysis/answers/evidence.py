@@ -62,7 +62,7 @@ def evidence(
     placed = by_place(deployment, batches, usual)
     if experts is not None:
         placed = {
-            where: {name: op for name, op in ops.items() if (op.kind == "experts") == experts}
+            where: {name: op for name, op in ops.items() if op.routed == experts}
             for where, ops in placed.items()
         }
     for processor in processors_of(deployment.device):

@@ -235,7 +235,7 @@ class _Search:
         self.model, self.usual, self.batch, self.context = model, usual, batch, context
         self.memory = load_memory(usual.standard)
         self.flat = deploy(model, system, costs="roofline")
-        self.ops = [p for p in self._placed(self.flat, context) if p.op.layer != "communication"]
+        self.ops = [p for p in self._placed(self.flat, context) if not p.op.exchange]
         if not any(p.op.access.kind == "pages" for p in self.ops):
             raise InputError(f"model {model.name!r}", "reads no KV cache")
         self.works = self._works()

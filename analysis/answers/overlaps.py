@@ -36,7 +36,7 @@ def overlap_of_step(d: Deployment, stage: StageCost, plain_s: float) -> dict[str
     """
     sums: dict[str, list[float]] = {}
     for placed in stage.ops:
-        if placed.critical and placed.op.layer == "communication":
+        if placed.critical and placed.op.exchange:
             took = placed.cost.seconds * placed.count
             own = sums.setdefault(placed.op.name, [0.0, 0.0])
             own[0] += took

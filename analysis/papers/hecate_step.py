@@ -152,7 +152,7 @@ class Trained:
         """A layer without its experts; all layers are alike."""
         layer = self.deployment.shard.layers[0]
         ops = [op for part in layer_ops(layer, self.bench.m, self.deployment.run, NOTHING)
-               for op in part if op.kind != "experts"]  # fmt: skip
+               for op in part if not op.routed]  # fmt: skip
         forward, behind = zip(*map(self.priced, ops), strict=True)
         return sum(forward), sum(behind)
 

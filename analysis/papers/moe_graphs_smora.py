@@ -63,7 +63,7 @@ def _whole(m: Moments) -> list[Op]:
         op
         for part in _spec().layers[0].parts
         for op in LowRank(adaptable(part), RANK).ops(m, run, None)
-        if op.layer == "adapters" and op.kind == "gemm"
+        if op.layer == "adapters" and op.product
     ]
 
 

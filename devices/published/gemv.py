@@ -146,7 +146,7 @@ class GemvModel:
     def _one(self, op: Op) -> tuple[float, float]:
         """Seconds and joules of an op per FLOP."""
         u, s = self.units, op.shape
-        if op.kind == "gemm":
+        if op.product:
             n, k = s["n"], s["k"]
             return u.gemv_s(n, k, u.channels) / (2 * n * k), u.gemv_J(n, k, u.channels) / (
                 2 * n * k

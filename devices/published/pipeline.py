@@ -73,7 +73,7 @@ class PipelineEngine:
 
     def _cycles(self, op: Op) -> float:
         s = op.shape
-        if op.kind == "gemm":
+        if op.product:
             return self.product_cycles(s["m"], s["n"], s["k"])
         if op.kind == "attention_image":
             return s["pairs"] * self.softmax_passes / self.softmax_rows
@@ -86,7 +86,7 @@ class PipelineEngine:
         row.params[P_FLOPS] = op.flops / took if took else np.inf
         row.params[P_BYTES] = np.inf
         row.params[P_FIXED] = 0.0
-        if op.kind != "gemm":
+        if not op.product:
             return row
 
         def prices(op: Op, x: F8) -> tuple[F8, F8]:

@@ -108,7 +108,7 @@ class TiledGpu:
 
     def cost(self, op: Op) -> Cost:
         """Seconds, joules and bound of one op."""
-        if op.kind == "gemm" and op.shape["m"]:
+        if op.product and op.shape["m"]:
             seconds, parts = self._products(op, np.array([op.shape["m"]]))
             took, compute, memory = (float(x[0]) for x in (seconds, *parts))
             return Cost.of(took, compute, memory, self.base.fixed_s, self.base.joules(op))
@@ -117,7 +117,7 @@ class TiledGpu:
     def row(self, op: Op, probe: Probe) -> PriceRow:
         """The same price for every batch: products by their count of rows."""
         row = self._vector(op).row(op, probe)
-        if op.kind != "gemm":
+        if not op.product:
             return row
 
         def prices(op: Op, x: F8) -> tuple[F8, F8]:

@@ -113,7 +113,7 @@ class TableModel:
         """
         if not self.base.knows(op):
             return None
-        if op.kind == "gemm" and op.shape.get("batch", 1) == 1:
+        if op.product and op.shape.get("batch", 1) == 1:
             return self.curves.get(("gemm", str(int(op.shape["n"])), str(int(op.shape["k"]))))
         if op.kind == "elementwise":
             kernel = VECTOR_KERNELS.get(op.name.rpartition("_")[2], "")
@@ -127,7 +127,7 @@ class TableModel:
             return None
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
             return self.attention.get(_heads(op))
-        if op.kind == "experts":
+        if op.routed:
             held, all_of_them = (
                 (int(s["hidden"]), int(s["inter"]), int(experts), int(s["top_k"]))
                 for experts in (s["experts"], s.get("all_experts", s["experts"]))
@@ -214,7 +214,7 @@ class TableModel:
 
     def quantities(self, op: Op) -> F8:
         """What the measured time of an op that the tables cover depends on, shape (q,)."""
-        if op.kind == "experts" and self.grid(op) is not None and op.loads is not None:
+        if op.routed and self.grid(op) is not None and op.loads is not None:
             return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
         if self.grid(op) is not None:
             return np.array([op.shape.get(name, 0.0) for name in SUMS])
@@ -235,7 +235,7 @@ class TableModel:
             ratios = beyond_rows(grid, formula, self.h, x, op.shape.get("top_k", 1.0))
             return grid_rows(formula.code, grid, x) * ratios
         assert curve is not None, "only ops that the tables cover have a measured time"
-        rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.kind == "gemm" else x[:, 0]
+        rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.product else x[:, 0]
         out = curve.at(rows) * self._beyond(op, curve, x)
         added = self.curves.get((ADDED.get(op.name, ""), self._added_columns(op)))
         if added is not None:
@@ -267,7 +267,7 @@ class TableModel:
 
 def _rows(op: Op) -> str:
     """Entry of a curve's op that the curve runs along."""
-    return "m" if op.kind == "gemm" else "rows"
+    return "m" if op.product else "rows"
 
 
 def _grid_code(op: Op) -> int:

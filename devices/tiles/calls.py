@@ -18,9 +18,9 @@ def calls_of(op: Op) -> list[Call]:
     if op.dtype not in CODES:
         return []
     s, shapes = op.shape, list[tuple[str, dict[str, float]]]()
-    if op.kind == "gemm" and s.get("batch", 1) == 1:
+    if op.product and s.get("batch", 1) == 1:
         shapes = [("gemm", {"m": s["m"], "n": s["n"], "k": s["k"]})]
-    elif op.kind == "experts" and op.loads is not None and s["matrices"] == 3:
+    elif op.routed and op.loads is not None and s["matrices"] == 3:
         loads = {"tokens": op.loads.routed, "experts": op.loads.active, "topk": 1.0}
         shapes = [
             ("fused_moe", {**loads, "hidden": s["hidden"], "inter": s["inter"]}),

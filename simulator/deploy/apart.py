@@ -57,7 +57,7 @@ def devices_apart(d: Deployment) -> int:
 
 def runs_on(d: Deployment, op: Op) -> Deployment:
     """The deployment whose devices run an op: that of the holder for experts that lie apart."""
-    away = op.kind == "experts" and op.layer != "adapters"
+    away = op.routed and op.layer != "adapters"
     return d.apart.holder if d.apart is not None and away else d
 
 

@@ -227,7 +227,7 @@ def regions(
     out: list[Region] = []
     for op in ops:
         can = able(processors, op.kind)
-        if chosen.shares and op.kind == "experts" and len(can) > 1:
+        if chosen.shares and op.routed and len(can) > 1:
             both = (can[0], can[1])
             split = split_experts(op, *both, device.spec.memory.spaces, splitter)
             out += [split, *added_sums(split, processors)]
@@ -236,7 +236,7 @@ def regions(
         beside = out[-1].tracks if out else {}
         if chosen.shares and _is_pair(beside, op) and name not in beside:
             out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
-        elif op.kind == "experts":
+        elif op.routed:
             alone = Region({name: [op]})
             out += [alone, *added_sums(alone, processors)]
         else:
@@ -261,7 +261,7 @@ def choose(
     if len(can) == 1:
         return can[0]
     decode = alone_in_cache(op)
-    experts = op.kind == "experts" and not mixed
+    experts = op.routed and not mixed
     first = can[0].model.cost(op).seconds if decode else 0.0
     ratio, kind = op.flops / op.bytes if op.bytes else 0.0, kind_code(op.kind)
     phase = phase_code(op.phase)

@@ -87,7 +87,7 @@ def _with_transfers(
         if op.kind not in layout.away:
             out.append(op)
             continue
-        if op.kind == "experts":
+        if op.routed:
             groups, top_k = layout.ep, op.shape.get("top_k", layout.ep)
             sent = back = tokens * hidden * layout.dp * min(1.0, top_k / groups)
         else:
@@ -148,7 +148,7 @@ def layer_program(
     for part, ops in zip(layer.parts, parts, strict=True):
         ops = _with_transfers(ops, tokens, layout, hidden, run)
         for op in ops:
-            exchange = (layout.dp > 1 or layout.apart) and op.kind == "experts"
+            exchange = (layout.dp > 1 or layout.apart) and op.routed
             if exchange and is_routed(part) and part.routed.spreads:
                 out += _exchanged(op, part, tokens, layout, run)
             else:

@@ -162,9 +162,9 @@ class DesignSpace:
             ops += [op for part in layer_ops(layer, m, run, loads) for op in part]
         out: list[tuple[float, int, int]] = []
         for op in ops:
-            if op.kind == "gemm" and op.name != "router":
+            if op.product and op.name != "router":
                 out.append((op.shape["m"], int(op.shape["n"]), int(op.shape["k"])))
-            elif op.kind == "experts":
+            elif op.routed:
                 routed = batch.tokens * op.shape["top_k"]
                 hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
                 out.append((routed, (int(op.shape["matrices"]) - 1) * width, hidden))

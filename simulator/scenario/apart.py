@@ -282,17 +282,17 @@ class _Batch:
 
     def _around(self, program: Sequence[Op]) -> tuple[Work, Work]:
         """A layer's ops before its experts and after them."""
-        at = next((i for i, op in enumerate(program) if op.kind == "experts"), len(program))
+        at = next((i for i, op in enumerate(program) if op.routed), len(program))
         return self._attend(program[:at]), self._attend(program[at + 1 :])
 
     def _attend(self, ops: Sequence[Op]) -> Work:
         """Ops on the devices that attend."""
         d = self.a.attention
         own = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
-        work = _run(d, [op for op in own if op.layer != "communication"])
+        work = _run(d, [op for op in own if not op.exchange])
         within = [op for op in own if op.kind == "all_reduce" or op.name.startswith(LOGITS)]
         for op in within:  # of the devices of a rank; ranks exchange nothing with each other
-            if op.layer != "communication":
+            if not op.exchange:
                 continue
             cost = d.link(op).cost(op)
             work = work.plus(Work(cost.seconds, cost.total_joules, cost.seconds))

@@ -108,7 +108,7 @@ class Overlapped(Stage):
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
             return placed, [_exchange(p) for p in placed]
-        costs = self._regions([op for op in ops if op.layer != "communication"], tokens)
+        costs = self._regions([op for op in ops if not op.exchange], tokens)
         placed = [
             PlacedOp(op, name, cost, count, self.d.layout.tp, True)
             for region in costs

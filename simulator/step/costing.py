@@ -176,7 +176,7 @@ class Stage:
         for program, m in zip(programs, self.moments, strict=True):
             active = [op for op in program if op.flops > 0 or op.act_bytes > 0]
             seconds, placed = self._collectives(active, count)
-            compute = [op for op in active if op.layer != "communication"]
+            compute = [op for op in active if not op.exchange]
             own, ops, _ = self._place(compute, count, self.d.layout.tp, m.tokens)
             per_rank.append((seconds + own, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
@@ -210,7 +210,7 @@ class Stage:
     def _collectives(self, ops: Sequence[Op], count: int) -> tuple[float, list[PlacedOp]]:
         d, seconds, placed = self.d, 0.0, []
         for op in ops:
-            if op.layer != "communication":
+            if not op.exchange:
                 continue
             link = d.link(op, self.mixed)
             cost = link.cost(op)

@@ -140,6 +140,6 @@ def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:
     """What other ways are held against."""
     exchange = sum(
         p.cost.seconds * p.count
-        for p in cost.ops if p.critical and p.op.layer == "communication"
+        for p in cost.ops if p.critical and p.op.exchange
     )  # fmt: skip
     return Uncut(cost.seconds - exchange - sum(experts_s), exchange, experts_s)

@@ -326,11 +326,11 @@ def _forms(ops: list[Op]) -> F8:
 
 
 def _link(d: Deployment, op: Op) -> AnyLink | None:
-    return d.link(op) if op.layer == "communication" else None
+    return d.link(op) if op.exchange else None
 
 
 def _role(op: Op, before: Op | None) -> int:
-    if op.layer == "communication":
+    if op.exchange:
         return ROLE_LINK
     if alone_in_cache(op):
         paired = before is not None and before.phase == "prefill" and before.layer == op.layer

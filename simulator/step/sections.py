@@ -52,7 +52,7 @@ def sections_of(d: Deployment) -> list[Section]:
 
     def layer(spec: Layer) -> Build:
         def build(m: Moments) -> list[Op]:
-            return [op for op in whole_layer(d, spec, m) if op.kind != "experts"]
+            return [op for op in whole_layer(d, spec, m) if not op.routed]
 
         return build
 
@@ -88,9 +88,9 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
         op = part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run)
         (ops if d.apart is None or part.kept else apart).append(op)
     active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
-    links = [op for op in active if op.layer == "communication"]
+    links = [op for op in active if op.exchange]
     mixed = bool((batch.phase == PREFILL).any())
-    inside = [op for op in active if op.layer != "communication"]
+    inside = [op for op in active if not op.exchange]
     placed = regions(inside, d.device, d.placement, mixed, tokens=m.tokens)
     if apart and d.apart is not None:
         holder = d.apart.holder

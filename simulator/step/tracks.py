@@ -87,7 +87,7 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
     slot, part = 0, 0
     for op, own in zip(program, cut, strict=True):
         layer = section.layer is not None or d.apart is not None
-        if op.kind == "experts":
+        if op.routed:
             kept = section.layer is not None and section.layer.expert_parts[part].routed.by_request
             where = COMPUTE if d.apart is None or kept else EXPERTS
             out.append(Track(slot, slot, where, part, layer, own))
@@ -136,7 +136,7 @@ def crossing(d: Deployment, part: int, back: bool) -> int:
 
 def stream(d: Deployment, op: Op) -> str:
     """The stream that an op runs on: links that share a medium are one."""
-    if op.layer != "communication":
+    if not op.exchange:
         return COMPUTE
     if d.apart is not None:  # devices that attend wait for each other; links to the others do not
         if TO_AND_FRO not in op.shape:
@@ -161,7 +161,7 @@ def _cut(d: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
     for i in range(len(program) + 1):
         if i < len(program) and alone[i]:
             continue
-        if any(op.layer == "communication" for op in program[start:i]):
+        if any(op.exchange for op in program[start:i]):
             out[start:i] = [True] * (i - start)
         start = i + 1
     return out

@@ -118,7 +118,7 @@ class Bench:
             own = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
             if is_routed(part):
                 slowest = self._experts(part, next(found))
-                own = [slowest if op.kind == "experts" else op for op in own]
+                own = [slowest if op.routed else op for op in own]
                 exchange = self._exchange(part)
                 forward[EXPERT] += exchange
                 behind[EXPERT] += exchange
@@ -162,7 +162,7 @@ class Bench:
         """The op on a device's part of the sequence, where all would run it alike."""
         if self.layout.tp == 1 or not self.options.sequence_parallel:
             return op
-        alike = op.kind == "gemm" and op.shape == whole.shape
+        alike = op.product and op.shape == whole.shape
         alike |= op.kind == "elementwise" and op.shape["cols"] == hidden
         return along_sequence(op, 1 / self.layout.tp) if alike else op
 
@@ -170,7 +170,7 @@ class Bench:
         """Whether tensor-parallel devices add up a part's output: not where each has its own tokens."""
         if not (is_routed(part) and part.routed.spreads and self.options.sequence_parallel):
             return True
-        return any(op.kind == "gemm" and not op.name.startswith("router") for op in ops)
+        return any(op.product and not op.name.startswith("router") for op in ops)
 
     def _all_reduce(self, hidden: int) -> float:
         """Sum of a part's outputs, or the gather and scatter that sequence parallel makes of it."""

@@ -72,6 +72,6 @@ def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:
 
 def along_sequence(op: Op, share: float) -> Op:
     """The op on a share of its tokens: what tensor-parallel devices split along the sequence."""
-    rows = "m" if op.kind == "gemm" else "rows"
+    rows = "m" if op.product else "rows"
     shape = {**op.shape, rows: op.shape[rows] * share}
     return replace(op, shape=shape, flops=op.flops * share, act_bytes=op.act_bytes * share)

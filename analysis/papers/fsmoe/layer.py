@@ -121,7 +121,7 @@ def _attention(size: Size, tp: int) -> Op:
     m = Batch.of([], [(size.length, 0)] * size.batch).moments((0,))
     flops = sum(
         op.flops for op in spec.ops(m, RUN, None)
-        if op.kind == "gemm" or op.kind.startswith("attention")
+        if op.product or op.kind.startswith("attention")
     )  # fmt: skip
     return Op(
         "attention", "attention", "attention", "prefill", {}, RUN.numerics.default, flops / tp
@@ -137,7 +137,7 @@ def built(device: str) -> SharedMemoryDevice:
 def price(op: Op, testbed: Testbed) -> Cost:
     """What the lines of a testbed say of an op."""
     device = built(testbed.device)
-    if op.layer == "communication":
+    if op.exchange:
         return LinkModel(device.spec.link, int(op.shape["ranks"]), device.collectives).cost(op)
     return device.processors["xpu"].model.cost(op)
 

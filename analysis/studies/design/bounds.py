@@ -113,10 +113,8 @@ def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Ste
 def _ops(stage: StageCost) -> Ops:
     """Ops of the slowest rank; partial sums come with the placement of experts."""
     critical = [p for p in stage.ops if p.critical]
-    own = tuple(
-        p for p in critical if p.op.layer != "communication" and p.op.kind != "partial_sums"
-    )
-    sent = sum(p.cost.seconds * p.count for p in critical if p.op.layer == "communication")
+    own = tuple(p for p in critical if not p.op.exchange and p.op.kind != "partial_sums")
+    sent = sum(p.cost.seconds * p.count for p in critical if p.op.exchange)
     return Ops(tuple(_merged(own)), sent)
 
 
@@ -182,7 +180,7 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: Step) -> tuple[flo
         found = [p.base.roof(op.dtype) for p in able]
         roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s)
                  for r in found]  # fmt: skip
-    if shared and op.kind == "experts" and len(able) > 1:
+    if shared and op.routed and len(able) > 1:
         peak, wide = sum(r[0] for r in roofs), sum(r[1] for r in roofs)
         return max(op.flops / peak, op.bytes / wide) + min(r[2] for r in roofs), joules
     return min(max(op.flops / r[0], op.bytes / r[1]) + r[2] for r in roofs), joules

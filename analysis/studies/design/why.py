@@ -80,7 +80,7 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
         if not p.critical:
             continue
         group = GROUPS.get(p.op.kind, p.op.kind.replace("_", " "))
-        group = "exchanges" if p.op.layer == "communication" else group
+        group = "exchanges" if p.op.exchange else group
         row = took.setdefault((group, p.processor, p.cost.bound), [0.0, 0.0, 0.0])
         row[0] += p.cost.seconds * p.count * p.exposed
         row[1] += p.op.flops * p.count

@@ -83,10 +83,10 @@ def least_of(d: Deployment) -> Least | None:
     rate = _Rates(d)
     decode, prompt = (_layer_ops(d, b) for b in (Batch.of([0]), Batch.of([], [(1, 0)])))
     flop_s = min(
-        sum(rate.flop_s(op) * layers for op, layers in ops if op.kind == "gemm")
+        sum(rate.flop_s(op) * layers for op, layers in ops if op.product)
         for ops in (decode, prompt)
     )
-    read_s = sum(rate.read_s(op.weight_bytes) * n for op, n in decode if op.kind == "gemm")
+    read_s = sum(rate.read_s(op.weight_bytes) * n for op, n in decode if op.product)
     keys: dict[int, float] = {}
     for op, layers in decode:
         if alone_in_cache(op):
