@@ -265,6 +265,23 @@ def calibrated_model(
     framework : str
         Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
     """
+    key = id(spec), id(processor), framework
+    known = _held.pop(key, None) or (spec, processor, *_models(spec, processor, framework))
+    _held[key] = known  # alive: no other has its id
+    while len(_held) > KEPT:
+        del _held[next(iter(_held))]
+    return CalibratedModel(base, known[3], known[2], spec)
+
+
+KEPT = 64
+"""Descriptions whose models of late are kept, for the next deployment on the same."""
+_held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str, Model]]] = {}
+
+
+def _models(
+    spec: DeviceSpec, processor: ProcessorSpec, framework: str
+) -> tuple[F8, dict[str, Model]]:
+    """Constants of a device, and its models by kind of op."""
     h = hardware(spec, processor)
     found: dict[str, Model] = {}
     for family in families().values():
@@ -274,4 +291,4 @@ def calibrated_model(
     for family in LAYER_FAMILIES.values():
         model = Model(family, layer_parameters(spec, family, framework), h)
         found.update(dict.fromkeys(family.kinds, model))
-    return CalibratedModel(base, found, h, spec)
+    return h, found
