@@ -206,7 +206,7 @@ def _experiments() -> list[dict[str, Any]]:
 
 
 def _kernels() -> list[dict[str, Any]]:
-    from ..kernels.gpu_cases import CASES
+    from ..kernels.gpu_layer_cases import CASES
     from ..kernels.lab import KERNELS, kernels
 
     measured = {case.name for case in CASES}

@@ -182,18 +182,20 @@ def unpack(packed: U1, format_: str) -> F4:
     return out
 
 
+def drawn(rng: np.random.Generator, shape: tuple[int, int, int], format_: str) -> U1:
+    """Packed rows of random codes under scales of like size; `shape` counts weights."""
+    *lead, n = shape
+    few = pack(rng.standard_normal((8, n), np.float32) * np.float32(n**-0.5), format_)
+    out: U1 = np.resize(few, (*lead, few.shape[-1]))
+    out[..., : n // 2] = rng.integers(0, 256, (*lead, n // 2), np.uint8)
+    return out
+
+
 def _weights(shape: Shape, bench: Bench) -> list[experts.ExpertWeights]:
     """Random codes under scales of like size, in more sets than a cache holds."""
     count, hidden, inter, format_ = (shape[n] for n in ("experts", "hidden", "inter", "dtype"))
-
-    def random(rows: int, n: int) -> U1:
-        few = pack(bench.take((8, n)) * np.float32(n**-0.5), format_)
-        out = np.resize(few, (count, rows, few.shape[-1]))
-        out[..., : n // 2] = bench.rng.integers(0, 256, (count, rows, n // 2), np.uint8)
-        return out
-
     sizes = ((inter, hidden), (inter, hidden), (hidden, inter))
-    sets = [[random(*size) for size in sizes] for _ in range(8)]
+    sets = [[drawn(bench.rng, (count, *size), format_) for size in sizes] for _ in range(8)]
     return [FourBitWeights(gate, up, down, format_) for gate, up, down in sets]
 
 

@@ -160,16 +160,17 @@ def expert_tiles(mean: float) -> int:
 
 def experts_layer(
     device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, y: Any,
-    format_: str, tiles: int | None = None,
+    format_: str, tiles: int | None = None, block: int = 0,
 ) -> None:  # fmt: skip
     """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room.
 
     `tiles` of 8 tokens share a pass over the weights: 1, 2 or 4; `TILED` for products of 128 x 128
     tiles; by `expert_tiles` without it.
+    `block` are the weights under one scale of packed 4-bit rows (`four_bit.BLOCK`); 0 = 16-bit weights.
     """
-    experts, inter, hidden = gate.shape
-    slots = x.shape[0]
-    tiles = expert_tiles(slots / experts) if tiles is None else tiles
+    experts, inter, _ = gate.shape
+    slots, hidden = x.shape
+    tiles = 2 if block else expert_tiles(slots / experts) if tiles is None else tiles
     if tiles == TILED:
         import numpy as np
 
@@ -183,7 +184,7 @@ def experts_layer(
         return
     if hidden % 128 or inter % 128:
         raise ValueError(f"hidden {hidden} and inter {inter} must be multiples of 128")
-    macros = (f"NT={tiles}", *FORMATS[format_])
+    macros = (f"NT={tiles}", *([f"FOUR={block}"] if block else ()), *FORMATS[format_])
     device.run("experts", macros, "gate_up", (inter // 16, experts), 128,
                (x, offsets, gate, up, h, hidden, inter))  # fmt: skip
     device.run("experts", macros, "down", (hidden // 16, experts), 128,
@@ -273,3 +274,38 @@ def mla_decode(
                 table.shape[1], scale))  # fmt: skip
     device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512,
                (tops, sums, outs, y, splits))  # fmt: skip
+
+
+def index(
+    device: Device, q: Any, weights: Any, keys: Any, table: Any, lengths: Any, scores: Any, chosen: Any,
+    format_: str,
+) -> None:  # fmt: skip
+    """Scores of an indexer, arrays as of `indexer.index_scores`, and the best of each row into `chosen`."""
+    sequences, tokens, heads, dim = q.shape
+    longest, macros = scores.shape[2], (f"DIM={dim}", *FORMATS[format_])
+    device.run("indexer", macros, "index_scores", (-(-longest // 64), tokens, sequences), 128,
+               (q, weights, keys, table, lengths, scores, heads, page_shift(keys.shape[1]),
+                table.shape[1], longest))  # fmt: skip
+    device.run("indexer", macros, "index_select", (tokens, sequences), 256,
+               (scores, lengths, chosen, longest, chosen.shape[2]))  # fmt: skip
+
+
+def recur(
+    device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, erase: bool, format_: str
+) -> None:
+    """One token of each sequence, or prompts (a second axis), in place on `states`.
+
+    `x` are `recurrent.Tokens`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
+    """
+    _, k, v, decay, _ = x
+    *lead, heads, values = v.shape
+    sizes, macros = (
+        (k.shape[-2], values, decay.shape[-1], int(erase)),
+        (f"KEYS={k.shape[-1]}", *FORMATS[format_]),
+    )
+    if len(lead) == 1:
+        device.run("recurrent", macros, "recurrent_step", (-(-values // 32), heads, lead[0]), 128,
+                   (*x, states, y, *sizes))  # fmt: skip
+    else:
+        device.run("recurrent", macros, "recurrent_chunks", (values // 16, heads, lead[0]), 128,
+                   (*x, states, y, worst, lead[1], *sizes))  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..workloads.batch import visible_pairs
-from . import attention, experts, gpu, rmsnorm
+from . import attention, experts, four_bit, gpu, rmsnorm
 from .lab import Shape
 
 ROTATE_BYTES = 512 << 20
@@ -53,12 +53,14 @@ class GpuCase:
     prepare: Callable[[gpu.CupyDevice, Shape], Prepared]
 
 
-def _normal(device: gpu.CupyDevice, *shape: int, scale: float = 1.0) -> Any:
+def normal(device: gpu.CupyDevice, *shape: int, scale: float = 1.0) -> Any:
+    """Random fp16 numbers."""
     values = device.cupy.random.standard_normal(shape, dtype="float32")
     return (values * np.float32(scale)).astype("float16")
 
 
-def _copies(bytes_: float) -> int:
+def copies_of(bytes_: float) -> int:
+    """Copies of inputs of so many bytes, that no cache holds them all."""
     return max(1, min(32, int(ROTATE_BYTES / bytes_) + 1))
 
 
@@ -88,12 +90,12 @@ def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     )
     pages = -(-length // page) * batch
     moved = 4.0 * batch * length * kv * dim + 4.0 * batch * heads * dim
-    copies = _copies(moved)
-    caches = [(_normal(device, pages, kv, page, dim), _normal(device, pages, kv, page, dim))
+    copies = copies_of(moved)
+    caches = [(normal(device, pages, kv, page, dim), normal(device, pages, kv, page, dim))
               for _ in range(copies)]  # fmt: skip
     table = cp.random.permutation(pages).astype("int32").reshape(batch, -1)
     lengths = cp.full(batch, length, "int32")
-    q, y = _normal(device, batch, heads, dim), cp.empty((batch, heads, dim), "float16")
+    q, y = normal(device, batch, heads, dim), cp.empty((batch, heads, dim), "float16")
 
     def run(i: int, **config: int) -> None:
         keys, values = caches[i % copies]
@@ -139,10 +141,10 @@ def _norm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     cp, rows, cols = device.cupy, shape["rows"], shape["cols"]
     added = shape["kernel"] == "fused_add_rmsnorm"
     moved = 2.0 * rows * cols * (4 if added else 2)
-    copies = _copies(moved)
-    inputs = [_normal(device, rows, cols) for _ in range(copies)]
-    rests = [_normal(device, rows, cols) for _ in range(copies)] if added else [None]
-    w = _normal(device, cols)
+    copies = copies_of(moved)
+    inputs = [normal(device, rows, cols) for _ in range(copies)]
+    rests = [normal(device, rows, cols) for _ in range(copies)] if added else [None]
+    w = normal(device, cols)
     outputs = [cp.empty((rows, cols), "float16") for _ in range(copies)]
     before = cp.asnumpy(rests[0]).astype(np.float32) if added else None
 
@@ -176,22 +178,38 @@ def _expert_shapes(quick: bool) -> Sequence[Shape]:
             for h, i, e, k in sizes for t in tokens]  # fmt: skip
 
 
+def _four_bit_shapes(quick: bool) -> Sequence[Shape]:
+    return [
+        {"dtype": f, **s}
+        for f in four_bit.BLOCK
+        for s in _expert_shapes(quick)
+        if s["tokens"] < 1024
+    ]
+
+
 def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     cp = device.cupy
     tokens, hidden, inter, count, k = (
         shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
     )
-    ids = experts.balanced(tokens, count, k, np.random.default_rng(0))
+    format_, rng = shape.get("dtype", "fp16"), np.random.default_rng(0)
+    block = four_bit.BLOCK.get(format_, 0)
+    ids = experts.balanced(tokens, count, k, rng)
     active, slots, one = len(np.unique(ids)), tokens * k, 3 * hidden * inter
-    moved = 2.0 * active * one + 4.0 * tokens * hidden
-    copies = min(_copies(2.0 * count * one), 4)
-    scale = hidden**-0.5
-    sets = [
-        [_normal(device, *s, scale=scale)
-         for s in ((count, inter, hidden), (count, inter, hidden), (count, hidden, inter))]
-        for _ in range(copies)
-    ]  # fmt: skip
-    x = _normal(device, tokens, hidden)
+    size = 2.0 * one if not block else float(
+        2 * inter * four_bit.row_bytes(hidden, format_) + hidden * four_bit.row_bytes(inter, format_)
+    )  # fmt: skip
+    moved = active * size + 4.0 * tokens * hidden
+    copies = min(copies_of(count * size), 4)
+
+    def weights_of(rows: int, n: int) -> Any:
+        if block:
+            return cp.asarray(four_bit.drawn(rng, (count, rows, n), format_))
+        return normal(device, count, rows, n, scale=hidden**-0.5)
+
+    sides = ((inter, hidden), (inter, hidden), (hidden, inter))
+    sets = [[weights_of(*side) for side in sides] for _ in range(copies)]
+    x = normal(device, tokens, hidden)
     chosen, weights = cp.asarray(ids), cp.full((tokens, k), 1.0 / k, "float32")
     offsets, order, position = (cp.empty(n, "int32") for n in (count + 1, slots, slots))
     rows, h, y = (cp.empty((slots, n), "float16") for n in (hidden, inter, hidden))
@@ -201,21 +219,27 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         gpu.sort_slots(device, chosen, count, offsets, order, position)
         gpu.gather(device, x, order, k, rows, "fp16")
         gate, up, down = sets[i % copies]
-        gpu.experts_layer(device, rows, offsets, gate, up, down, h, y, "fp16", **config)
+        gpu.experts_layer(
+            device, rows, offsets, gate, up, down, h, y, "fp16", block=block, **config
+        )
         gpu.combine(device, y, position, weights, out, "fp16")
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         few = sorted({0, tokens // 2, tokens - 1})
         held = {int(e): n for n, e in enumerate(np.unique(ids[few]))}
         mine = cp.asarray(sorted(held))
-        w = experts.ExpertWeights(*(cp.asnumpy(m[mine]).astype(np.float32) for m in sets[0]))
+        own = [cp.asnumpy(m[mine]) for m in sets[0]]
+        if block:
+            w = four_bit.FourBitWeights(*own, format_).exact(range(len(held)))
+        else:
+            w = experts.ExpertWeights(*(m.astype(np.float32) for m in own))
         local = np.vectorize(held.get)(ids[few])
         share = np.full((len(few), k), 1.0 / k, np.float32)
         want = experts.reference(cp.asnumpy(x)[few].astype(np.float32), local, share, w)
         return cp.asnumpy(out)[few], want
 
     columns = {
-        "kernel": "fused_moe", "dtype": "fp16", **shape, "tp": 1, "ep": 1, "gated": 1,
+        "kernel": "fused_moe", "dtype": format_, **shape, "tp": 1, "ep": 1, "gated": 1,
         "distribution": "balanced", "active_experts": active,
     }  # fmt: skip
     return Prepared(columns, "fp16", 2.0 * slots * one, moved, run,
@@ -231,9 +255,9 @@ def _gemm_shapes(quick: bool) -> Sequence[Shape]:
 def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     """The project's tiled product; CuPy's, which is cuBLAS, beside it."""
     cp, m, n, k = device.cupy, shape["m"], shape["n"], shape["k"]
-    copies = min(_copies(2.0 * n * k), 8)
-    weights = [_normal(device, 1, n, k, scale=k**-0.5) for _ in range(copies)]
-    x, y, z = _normal(device, m, k), cp.empty((m, n), "float16"), cp.empty((m, n), "float16")
+    copies = min(copies_of(2.0 * n * k), 8)
+    weights = [normal(device, 1, n, k, scale=k**-0.5) for _ in range(copies)]
+    x, y, z = normal(device, m, k), cp.empty((m, n), "float16"), cp.empty((m, n), "float16")
     offsets = cp.asarray([0, m], dtype="int32")
 
     def run(i: int, **config: int) -> None:
@@ -267,10 +291,10 @@ def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         shape[name] for name in ("q_len", "heads_q", "heads_kv", "head_dim", "window")
     )
     pages = -(-n // page)
-    keys, values = (_normal(device, pages, kv, page, dim) for _ in range(2))
+    keys, values = (normal(device, pages, kv, page, dim) for _ in range(2))
     table = cp.random.permutation(pages).astype("int32").reshape(1, -1)
     counts = cp.full(1, n, "int32")
-    q, y = _normal(device, 1, n, heads, dim), cp.empty((1, n, heads, dim), "float16")
+    q, y = normal(device, 1, n, heads, dim), cp.empty((1, n, heads, dim), "float16")
 
     def run(i: int) -> None:
         gpu.prefill(device, q, keys, values, table, counts, counts, y, window, dim**-0.5, "fp16")
@@ -312,11 +336,11 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     batch, n, heads = shape["batch"], shape["kv_len"], shape["heads"]
     pages = -(-n // page) * batch
     moved = 1152.0 * batch * n + 2.0 * batch * heads * (576 + 512)
-    copies = _copies(moved)
-    caches = [_normal(device, pages, page, 576) for _ in range(copies)]
+    copies = copies_of(moved)
+    caches = [normal(device, pages, page, 576) for _ in range(copies)]
     table = cp.random.permutation(pages).astype("int32").reshape(batch, -1)
     lengths = cp.full(batch, n, "int32")
-    q, y = _normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
+    q, y = normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
     scale = 192**-0.5
 
     def run(i: int, **config: int) -> None:
@@ -340,6 +364,7 @@ CASES = (
     GpuCase("attention_prefill", "attention_prefill", _prefill_shapes, _prefill),
     GpuCase("mla_decode", "mla", _mla_shapes, _mla),
     GpuCase("experts", "moe", _expert_shapes, _experts),
+    GpuCase("four_bit", "moe", _four_bit_shapes, _experts),
     GpuCase("rmsnorm", "norm", _norm_shapes, _norm),
     GpuCase("gemm", "gemm", _gemm_shapes, _gemm),
 )

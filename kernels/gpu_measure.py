@@ -12,7 +12,8 @@ from ..workloads.errors import InputError
 from . import gpu
 from .ceilings import Ceilings
 from .check import require
-from .gpu_cases import CASES, Prepared
+from .gpu_cases import Prepared
+from .gpu_layer_cases import CASES
 from .host import Host, this_host
 from .measure import LEAST, MAX_DRIFT, Measurement, Row
 from .timing import Sample

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import gpu
-from .gpu_cases import CASES, GpuCase, Prepared
+from .gpu_cases import GpuCase, Prepared
+from .gpu_layer_cases import CASES
 from .gpu_measure import check
 from .lab import Shape
 from .timing import Sample

@@ -44,10 +44,8 @@ class LayerFit(SetFit):
     """All sets of one family; frameworks that nobody timed have no entry, and get the typical one."""
 
     enough = 30
-    effort = (
-        (0.0, 1.0, 3.0, 10.0),
-        40,
-    )  # few rows: from far off, the order of devices may lead astray
+    # Few rows: from far off, the order of devices may lead astray.
+    effort = ((0.0, 1.0, 3.0, 10.0), 40)
 
     def run(self) -> dict[str, dict[str, Entry]]:
         out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
@@ -60,9 +58,8 @@ class LayerFit(SetFit):
         if not found:  # too few rows of any framework to tell a set's parameters
             return {}
         share = self._shares(found)
-        typical = self._combined(found, lambda logs: share @ logs, TYPICAL) if len(found) > 1 else (
-            next(iter(found.values()))
-        )  # fmt: skip
+        one = next(iter(found.values()))
+        typical = self._combined(found, share) if len(found) > 1 else one
         self._enter(out, TYPICAL, typical, {s: self._all(s) for s in self.sets})
         return out
 

@@ -206,6 +206,10 @@ def test_what_cannot_be_costed_says_why(architecture, reason):
         (QWEN, {"mamba_ssm_dtype": "int3"}, "mamba_ssm_dtype: must be one of"),
         (MISTRAL, {"kv_source_layers": [72] * 72}, "kv_source_layers: must be a whole number below 72"),
         (MISTRAL, {"indexer_types": ["shared"] * 72}, "indexer_types[0]: must be full"),
+        (MISTRAL, {"index_topk": 4096, "max_position_embeddings": 2048},
+         "index_topk: chooses 4096 tokens of at most 2048 positions"),
+        (QWEN, {"max_position_embeddings": 1024}, "indexer_budget: chooses 2048 tokens of at most 1024"),
+        (DOTS, {"layer_types": ["sliding_attention"] * 45}, "layer_types: must have one entry per layer: 46"),
         (TEXT_01, {"attn_type_list": [0] * 79}, "attn_type_list: must hold 0 or 1 for each of the 80"),
     ],
 )  # fmt: skip

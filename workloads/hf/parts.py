@@ -201,6 +201,10 @@ def stack(
     return tuple(made[pair] for pair in zip(mixers, ffns, strict=True))
 
 
+CHOICES = ("index_topk", "sparse_attention_config", "indexer_budget")
+"""Keys that say how many keys, pools or blocks a query chooses."""
+
+
 def assemble(
     c: Config, layers: tuple[Layer, ...], *, tied: bool = False, vocab: int | None = None,
     extra: int = 0, final_norm: int | None = None, head: Layer | None = None, heads: int = 0,
@@ -226,6 +230,12 @@ def assemble(
     positions = (
         "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length",
     )  # fmt: skip
+    longest = c.optional(*positions)
+    reads = {r for layer in layers for part in layer.parts for r in part.state().reads if r.chosen}
+    most = max((r.most * r.pool for r in reads), default=0)
+    if longest is not None and most > longest:
+        key = next((k for k in CHOICES if c.has(k)), "max_position_embeddings")
+        raise c.error(key, f"chooses {most} tokens of at most {longest} positions")
     return ModelSpec(
         name=c.name,
         architecture=c.architecture,
@@ -235,7 +245,7 @@ def assemble(
         tied=c.outermost_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
         numerics=numerics(c, layers),
         extra_weights=extra + (hidden if final_norm is None else final_norm),
-        max_position=c.optional(*positions),
+        max_position=longest,
         source=c.source,
         mtp=(joining(hidden), head or layers[-1]) if heads else (),
         mtp_heads=heads,
