@@ -9,7 +9,7 @@ attention and experts have formulas of the batch's sums, or measured grids that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +81,7 @@ class Kernels(NamedTuple):
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any
-    rivals: (
-        F8 | None
-    )  # [R, N, P, WIDTH + 1] parameters of kernels that may be quicker; None without any
+    rivals: Any  # [R, N, P, WIDTH + 1] of kernels that may be quicker; None without any
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token

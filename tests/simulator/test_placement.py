@@ -74,11 +74,12 @@ def test_op_per_byte_keeps_what_only_the_main_processor_runs() -> None:
     assert placed("op-per-byte", [op("norm", 1.0, 100.0)], False, device()) == [["main"]]
 
 
-def test_fastest_counts_launch_times() -> None:
+@pytest.mark.parametrize("rule", ["fastest", "op-per-byte"])
+def test_fastest_counts_launch_times(rule: str) -> None:
     slow_start = processor("near", 20.0, 40.0, 100.0, NEAR_RUNS)
     small = op("gemm", 10.0, 10.0)  # 1 s on main, 0.5 s near
-    assert placed("fastest", [small], False, device()) == [["near"]]
-    assert placed("fastest", [small], False, device(near=slow_start)) == [["main"]]
+    assert placed(rule, [small], False, device()) == [["near"]]
+    assert placed(rule, [small], False, device(near=slow_start)) == [["main"]]
 
 
 def test_paper_rule() -> None:
