@@ -119,7 +119,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("simulator/batching/verify.py", "row = i if x.each else 0", "row = 0",
      f"{SPECULATION}::test_requests_bring_their_own_chances"),
     ("simulator/batching/holding.py", "min(request[I_CACHED] + want, known)", "request[I_CACHED] + want",
-     f"{SPECULATION}::test_same_schedule_as_the_reference"),
+     f"{SPECULATION}::test_a_next_turn_finds_no_rejected_draft"),
     ("simulator/batching/trtllm_plan.py", "            return True, told\n", "            return False, told\n",
      "tests/simulator/test_own_rules.py::test_a_prompt_waits_for_what_another_computes"),
     # prices

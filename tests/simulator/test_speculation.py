@@ -47,11 +47,13 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.deploy.speculating import speculating
 from opbyte.simulator.deploy.speculation import Speculation
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.run import run
 from opbyte.simulator.serving.speculation import speculating_policy
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.simulator.step.speculative import speculative_stage
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.requests import RequestBlock
+from opbyte.workloads.requests import RequestBlock, RequestStream
+from opbyte.workloads.requests.block import Turns
 from opbyte.workloads.speculators import SPECULATORS
 from opbyte.workloads.speculators.asked import expected_tokens, read_asked
 
@@ -316,3 +318,17 @@ def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> N
     equal = run_of(speculative(plain, "eagle", (0.6,) * 3, 3), POLICIES["vllm"])
     same = run_of(d, POLICIES["vllm"], rates=np.full(40, 0.6))
     assert np.array_equal(stamps(equal, 40), stamps(same, 40))
+
+
+@pytest.mark.parametrize(("method", "outputs"), [("ngram", 4), ("eagle", 4), ("ngram", 5)])
+def test_a_next_turn_finds_no_rejected_draft(
+    method: str, outputs: int, small: Callable[..., Deployment]
+) -> None:
+    """Of 20 tokens and an answer all but its last one are in memory, in blocks of four; its drafts are not."""
+    d = speculative(small("llama-3-8b"), method, (0.0,) * 3, 3)
+    asked = np.array([20, 20 + outputs + 10])
+    turns = Turns(np.array([-1, 0]), np.array([0, 0]), np.array([0.0, 1.0]))
+    block = RequestBlock(np.arange(2), np.zeros(2), asked, np.array([outputs, 3]), turns=turns)
+    stream = RequestStream("turns", True, None, lambda: iter([block]))
+    found = run(d, POLICIES["vllm"], stream, cache=CacheSettings(4, 100))
+    assert found.cached_tokens == (20 + outputs - 1) // 4 * 4
