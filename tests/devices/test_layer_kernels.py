@@ -11,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.validate.kernels import validate_kernels
+from opbyte.analysis.validate.layer_sets import fit_layers
+from opbyte.devices.calibrated.calibrate import by_device
 from opbyte.devices.calibrated.family import MAX_PARAMETERS
 from opbyte.devices.calibrated.hardware import hardware
-from opbyte.devices.calibrated.kernel_sets import layer_parameters
-from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES
+from opbyte.devices.calibrated.kernel_sets import layer_parameters, load_layer_set
+from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from opbyte.devices.calibrated.streamed import QUANTITIES
 from opbyte.devices.calibrated.terms import COLD, O_SECONDS
 from opbyte.devices.catalog import load_device
+from opbyte.workloads.kernel_tables import read_tables
 from opbyte.workloads.layers.recurrent import delta_rates
 from opbyte.workloads.ops import OP_KINDS
 
@@ -30,6 +33,22 @@ MEDIANS = {
 """Largest median error of a family on a device; past 0.15 are GB200's scores of decodes (0.19), whose rows of vLLM
 take longer than B200's, and towers on B300 (0.16)."""
 CARDS = ("h100", "h200", "b200", "a100-80gb", "mi300x")
+
+
+def test_a_family_of_two_frameworks_is_fitted_from_its_rows(
+    data_set: Callable[[str], Path],
+) -> None:
+    """As ``python -m opbyte.analysis.validate.layer_sets`` does all of them, the typical set among them."""
+    read, _ = read_tables([data_set("measured_2026") / "indexer.csv"])
+    split_layers(read)
+    found = fit_layers(by_device(read, []), ("index_decode",))
+    for name, held in found.items():
+        for key, entry in held["index_decode"].items():
+            known = load_layer_set(name).families.get("index_decode", {}).get(key)
+            if entry.errors and known and known.errors:  # of other orders beside, then
+                assert entry.rows == known.rows
+                assert entry.errors[0] < known.errors[0] + 0.1
+    assert set(found["h100"]["index_decode"]) == {"vllm", "sglang", "typical"}
 
 
 def test_each_kind_has_one_family() -> None:
