@@ -72,6 +72,11 @@ def _torch() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
+def _stream(torch: Any, cp: Any) -> Any:
+    """CuPy's stream, for torch."""
+    return torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr))
+
+
 def _decode_shapes(quick: bool) -> Sequence[Shape]:
     full = [(1, 4096), (16, 4096), (64, 4096)] if quick else [
         (b, n) for b in (1, 4, 16, 64, 128) for n in (512, 2048, 8192, 32768) if b * n <= 1 << 20
@@ -121,7 +126,7 @@ def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         query = torch.randn(batch, heads, 1, dim, device="cuda", dtype=torch.float16)
 
         def other(i: int) -> None:
-            with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
+            with _stream(torch, cp):
                 torch.nn.functional.scaled_dot_product_attention(
                     query, *flat[i % copies], enable_gqa=True
                 )
@@ -164,7 +169,7 @@ def _norm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         scale = torch.randn(cols, device="cuda", dtype=torch.float16)
 
         def other(i: int) -> None:
-            with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
+            with _stream(torch, cp):
                 torch.nn.functional.rms_norm(x[i % copies], (cols,), scale, 1e-6)
 
     return Prepared({"dtype": "fp16", **shape}, "fp16", 0.0, moved, run,
@@ -314,7 +319,7 @@ def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
                  for h in (heads, kv, kv)]  # fmt: skip
 
         def other(i: int) -> None:
-            with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
+            with _stream(torch, cp):
                 torch.nn.functional.scaled_dot_product_attention(
                     *parts, is_causal=True, enable_gqa=True
                 )
@@ -331,15 +336,25 @@ def _mla_shapes(quick: bool) -> Sequence[Shape]:
             for heads in (16, 128) for b, n in full]  # fmt: skip
 
 
+def _gathered_shapes(quick: bool) -> Sequence[Shape]:
+    return [{"batch": n, "context": 32768, "chosen": 2048, "heads": heads}
+            for heads in (16, 128) for n in ((16,) if quick else (1, 16, 64))]  # fmt: skip
+
+
 def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    cp, page = device.cupy, 64
-    batch, n, heads = shape["batch"], shape["kv_len"], shape["heads"]
-    pages = -(-n // page) * batch
+    """Absorbed attention to all latents, or to chosen ones: a choice is a page table of single keys."""
+    cp, batch, heads = device.cupy, shape["batch"], shape["heads"]
+    n, page = (shape["chosen"], 1) if "chosen" in shape else (shape["kv_len"], 64)
+    each = shape.get("context", -(-n // page))
     moved = 1152.0 * batch * n + 2.0 * batch * heads * (576 + 512)
-    copies = copies_of(moved)
-    caches = [normal(device, pages, page, 576) for _ in range(copies)]
-    table = cp.random.permutation(pages).astype("int32").reshape(batch, -1)
-    lengths = cp.full(batch, n, "int32")
+    copies = copies_of(1152.0 * batch * each * page)
+    caches = [normal(device, batch * each, page, 576) for _ in range(copies)]
+    rng = np.random.default_rng(0)
+    if page == 1:
+        rows = [np.sort(rng.permutation(each)[:n]) + i * each for i in range(batch)]
+    else:
+        rows = [*rng.permutation(batch * each).reshape(batch, -1)]
+    table, lengths = cp.asarray(np.array(rows), "int32"), cp.full(batch, n, "int32")
     q, y = normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
     scale = 192**-0.5
 
@@ -354,8 +369,11 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         want = attention.reference(part, cache, np.ones(1, np.int64), 0, scale, 512)
         return cp.asnumpy(y[one])[:, None], want
 
-    columns = {"kernel": "mla_decode", "dtype": "fp16", **shape}
-    flops = 2.0 * batch * heads * n * (576 + 512)
+    name = "gathered_attention" if page == 1 else "mla_decode"
+    columns, flops = (
+        {"kernel": name, "dtype": "fp16", **shape},
+        2.0 * batch * heads * n * (576 + 512),
+    )
     return Prepared(columns, "fp16", flops, moved, run, lambda: y.fill(float("nan")), results)
 
 
@@ -363,6 +381,7 @@ CASES = (
     GpuCase("attention_decode", "attention_decode", _decode_shapes, _decode),
     GpuCase("attention_prefill", "attention_prefill", _prefill_shapes, _prefill),
     GpuCase("mla_decode", "mla", _mla_shapes, _mla),
+    GpuCase("gathered_attention", None, _gathered_shapes, _mla),
     GpuCase("experts", "moe", _expert_shapes, _experts),
     GpuCase("four_bit", "moe", _four_bit_shapes, _experts),
     GpuCase("rmsnorm", "norm", _norm_shapes, _norm),

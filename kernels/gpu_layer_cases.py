@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import attention, delta_rule, gpu, gpu_cases, indexer, mamba_scan, recurrent
+from . import delta_rule, gpu, gpu_cases, indexer, mamba_scan, recurrent
 from .gpu_cases import GpuCase, Prepared, copies_of, normal
 from .lab import Shape
-from .mla_decode import LATENT, ROPE, SCALE
 
 
 def _index_shapes(quick: bool) -> Sequence[Shape]:
@@ -55,42 +54,6 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     flops = 2.0 * n * tokens * (length - (tokens - 1) / 2.0) * heads * dim
     columns = {"kernel": "indexer", "dtype": "fp16", **shape}
     return Prepared(columns, "fp32", flops, moved, run, lambda: scores.fill(float("nan")), results)
-
-
-def _gathered_shapes(quick: bool) -> Sequence[Shape]:
-    return [{"batch": n, "context": 32768, "chosen": 2048, "heads": heads}
-            for heads in (16, 128) for n in ((16,) if quick else (1, 16, 64))]  # fmt: skip
-
-
-def _gathered(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    """Absorbed attention to chosen latents: a choice is a page table of single keys."""
-    cp = device.cupy
-    n, context, chosen, heads = (shape[c] for c in ("batch", "context", "chosen", "heads"))
-    wide = LATENT + ROPE
-    moved = 2.0 * n * (chosen * wide + heads * (wide + LATENT))
-    copies = copies_of(2.0 * n * context * wide)
-    caches = [normal(device, n * context, 1, wide) for _ in range(copies)]
-    rows = [
-        np.sort(np.random.default_rng(i).permutation(context)[:chosen]) + i * context
-        for i in range(n)
-    ]
-    table, lengths = cp.asarray(np.array(rows), "int32"), cp.full(n, chosen, "int32")
-    q, y = normal(device, n, heads, wide), cp.empty((n, heads, LATENT), "float16")
-
-    def run(i: int) -> None:
-        gpu.mla_decode(device, q, caches[i % copies], table, lengths, y, chosen, SCALE, "fp16")
-
-    def results() -> tuple[Any, npt.NDArray[np.float64]]:
-        one = slice(0, 1)
-        held = cp.asnumpy(caches[0]).astype(np.float32)[:, None]
-        cache = attention.Cache(held, held, cp.asnumpy(table)[one], np.array([chosen]))
-        query = cp.asnumpy(q[one]).astype(np.float32)[:, None]
-        want = attention.reference(query, cache, np.ones(1, np.int64), 0, SCALE, LATENT)
-        return cp.asnumpy(y[one])[:, None], want
-
-    columns = {"kernel": "gathered_attention", "dtype": "fp16", **shape}
-    flops = 2.0 * n * heads * chosen * (wide + LATENT)
-    return Prepared(columns, "fp16", flops, moved, run, lambda: y.fill(float("nan")), results)
 
 
 def _states(
@@ -148,7 +111,6 @@ def _recurrent(
 CASES = (
     *gpu_cases.CASES,
     GpuCase("indexer", None, _index_shapes, _index),
-    GpuCase("gathered_attention", None, _gathered_shapes, _gathered),
     _recurrent("delta_rule", "gdn", delta_rule.shapes),
     _recurrent("kda", "kda", delta_rule.shapes, channels=True),
     _recurrent("mamba_scan", "mamba2", mamba_scan.shapes, erase=False),

@@ -27,27 +27,15 @@ def mistral(c: Config) -> ModelSpec:
     return _plain(c, read_heads(c))
 
 
-@family("MinistralForCausalLM", types=("ministral",))
-def ministral(c: Config) -> ModelSpec:
-    """Ministral: as Mistral; its class defaults to windows of 4,096."""
-    return _plain(c, read_heads(c), window=4096)
-
-
-@family("Ministral3ForCausalLM", types=("ministral3",))
-def ministral3(c: Config) -> ModelSpec:
-    """Ministral 3: heads of 128 unless the file says otherwise."""
-    return _plain(c, read_heads(c, head_dim=128))
-
-
 @family("Phi3ForCausalLM", types=("phi3",))
 def phi3(c: Config) -> ModelSpec:
     """Phi-3 and Phi-4: fused projections without biases, same weights as separate ones."""
     return _plain(c, read_heads(c))
 
 
-def _plain(c: Config, shape: Heads, window: int = 0) -> ModelSpec:
+def _plain(c: Config, shape: Heads) -> ModelSpec:
     """No biases, windows honoured."""
-    mixers = shape.attention(read_windows(c, c.layers(), default=window))
+    mixers = shape.attention(read_windows(c, c.layers()))
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
 
 

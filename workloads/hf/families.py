@@ -77,7 +77,7 @@ def _whole(config: Config) -> bool:
     )
 
 
-USUAL = ("dense", "moe", "deepseek")
+USUAL = ("dense", "moe", "deepseek", "decoders")
 """Modules of the classes that are met most; the others are imported where these do not know a class."""
 
 
