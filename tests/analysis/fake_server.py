@@ -35,6 +35,7 @@ class Fake:
     gap_s: float = GAP_S
     port: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[dict[str, Any]] = field(default_factory=list)
     headers: list[str] = field(default_factory=list)
     most: int = 0
     open: int = 0
@@ -74,6 +75,8 @@ class Fake:
         if asked["max_tokens"] > 1:
             way = self.fails.get(len(self.asked), self.fails.get(-1, ""))
             self.asked.append(asked)
+        else:
+            self.probes.append(asked)
         self.open += 1
         self.most = max(self.most, self.open)
         try:

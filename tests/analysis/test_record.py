@@ -246,8 +246,9 @@ def test_ids_lie_within_the_vocabulary(trace: Path, ask: Ask, write: Any) -> Non
         assert len(found.answered) == 8
         config = write("config.json", json.dumps(CONFIG | {"vocab_size": 2000}))
         fake.asked.clear()
+        fake.probes.clear()
         assert len(record(fake.url, trace=str(trace), model=str(config)).answered) == 8
-    assert all(0 < n < 2000 for a in fake.asked for n in a["prompt"])
+    assert all(0 < n < 2000 for a in [*fake.asked, *fake.probes] for n in a["prompt"])
 
 
 def test_failures_are_counted_by_kind() -> None:
