@@ -9,7 +9,7 @@ from typing import Any
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
-from . import sglang_file, sglang_sharing, trtllm_file, vllm_file, vllm_rules, vllm_sharing
+from . import sglang_file, sglang_sharing, trtllm_file, vllm_file, vllm_sharing
 from .keys import Keys
 from .settings import EngineSettings
 
@@ -24,7 +24,7 @@ Only = Mapping[str, tuple[Any, str]]
 KEYS: Mapping[str, tuple[tuple[str, ...], Only]] = {
     "vllm": (
         (*vllm_file.KEYS, *vllm_sharing.EPLB),
-        {**vllm_rules.ONLY, **vllm_sharing.ONLY, **vllm_sharing.ONLY_EPLB},
+        {**vllm_file.ONLY, **vllm_sharing.ONLY, **vllm_sharing.ONLY_EPLB},
     ),
     "sglang": (sglang_file.KEYS, {**sglang_file.ONLY, **sglang_sharing.ONLY}),
     "tensorrt-llm": (

@@ -8,16 +8,32 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.numerics import BITS
 from ...workloads.sampling import GREEDY, asked_sampling
+from ...workloads.yamlfile import read_yaml
 from ..batching.host import Host
 
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "float32": "fp32", "float": "fp32", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
 D = TypeVar("D", int, None)
+
+
+class Listed(NamedTuple):
+    """Keys that a module of this folder knows: what it reads, what does not bear on time, what it refuses and why."""
+
+    keys: tuple[str, ...]
+    harmless: frozenset[str]
+    only: Mapping[str, tuple[Any, str]]
+
+
+def listed(name: str) -> Listed:
+    """An entry of keys.yaml."""
+    found = read_yaml(Path(__file__).parent / "keys.yaml")[name]
+    only = {key: (value, why) for key, (value, why) in found["only"].items()}
+    return Listed(tuple(found.get("keys", ())), frozenset(found.get("harmless", ())), only)
 
 
 @dataclass(frozen=True, slots=True)

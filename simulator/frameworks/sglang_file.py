@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..batching.policies import SGLANG, Policy
 from ..batching.sglang_rules import THRESHOLD, SglangRules
 from ..limits import MAX_SEQUENCES
 from .engines import kept_by_sglang
-from .keys import Keys, host_of, sampling_of, version_doubts
+from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings
 from .sglang_sharing import HARMLESS as APART
 from .sglang_sharing import KEYS as SHARING
@@ -23,49 +22,14 @@ from .sharing import without_effect
 VERSION = (0, 5)
 """Versions (major, minor) whose rules these are; they were read from 0.5.9."""
 
-TIERS = "by its own rules; --policy vllm with --kv-tiers is"
-
-ONLY: Mapping[str, tuple[Any, str]] = {
-    "prefill_max_requests": (None, "prompts of a step are not counted here"),
-    "enable_prefill_delayer": (False, "prompts do not wait for other ranks'"),
-    "enable_dynamic_chunking": (False, "chunks have one size here"),
-    "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
-    "speculative_algorithm": (None, "speculative decoding is not simulated"),
-    "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
-    "enable_hierarchical_cache": (False, f"caches in host memory are not simulated {TIERS}"),
-    "hicache_storage_backend": (None, f"storage below the host's memory is not simulated {TIERS}"),
-    "enable_lmcache": (False, f"LMCache is not simulated {TIERS}"),
-    "enable_lora": (False, "adapters are not simulated"),
-    "attention_context_parallel_size": (1, "contexts are not split here"),
-    "cpu_offload_gb": (0, "weights in host memory are not simulated"),
-    "load_balance_method": ("round_robin", "ranks take requests in turn"),
-}
-"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
+LISTED = listed("sglang")
+ONLY = LISTED.only
 
 PRIORITY = ("schedule_low_priority_values_first", "priority_scheduling_preemption_threshold")
 """Keys that say how `enable_priority_scheduling` schedules."""
 
-KEYS = (
-    "engine", "version", "engine_version", "hardware", "host", "tp_size", "dp_size", "ep_size",
-    "pp_size", "tensor_parallel_size", "data_parallel_size", "expert_parallel_size",
-    "pipeline_parallel_size", "enable_dp_attention", "max_running_requests", "max_total_tokens",
-    "mem_fraction_static", "chunked_prefill_size", "max_prefill_tokens", "schedule_policy",
-    "schedule_conservativeness", "enable_priority_scheduling", "abort_on_priority_when_disabled",
-    *PRIORITY, "page_size", "disable_radix_cache", "disable_overlap_schedule",
-    "enable_mixed_chunk", "scheduler_recv_interval", "disable_cuda_graph", "context_length",
-    "dtype", "kv_cache_dtype", "override_generation_config", "temperature", "top_p", "top_k",
-    "device_name", "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us",
-    "request_ms", *SHARING, *ONLY,
-)  # fmt: skip
+KEYS = (*LISTED.keys, *SHARING, *ONLY)
 """Every key that is read, of the file and of its parts."""
-
-HARMLESS = frozenset({
-    "model", "model_path", "tokenizer_path", "served_model_name", "random_seed", "host_name", "port",
-    "stream_interval", "trust_remote_code", "log_level", "watchdog_timeout", "load_format",
-    "max_queued_requests", "hicache_ratio", "hicache_size", "hicache_write_policy", "hicache_io_backend",
-    "hicache_mem_layout", "hicache_storage_prefetch_policy", "context_len", "attention_backend", "dist_timeout",
-})  # fmt: skip
-"""Keys of SGLang's that do not bear on time here, though some look like others."""
 
 
 def sglang_settings(keys: Keys) -> EngineSettings:
@@ -116,7 +80,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
         sampling=sampling_of(keys),
         doubts=(
             *doubts, *also,
-            *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, HARMLESS | APART)),
+            *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, LISTED.harmless | APART)),
         ),
     )  # fmt: skip
 

@@ -7,11 +7,8 @@ From sglang/srt/server_args.py (`_handle_a2a_moe`, `_handle_eplb_and_dispatch`),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...workloads.errors import SpecError
-from .keys import Keys
+from .keys import Keys, listed
 from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, told, without_effect
 
 MODES = {
@@ -31,25 +28,13 @@ OLD = {
     "enable_deepep_moe": "moe_a2a_backend: deepep", "enable_ep_moe": "ep_size",
 }  # fmt: skip
 """Keys of earlier versions."""
-ONLY: Mapping[str, tuple[Any, str]] = {
-    "enable_single_batch_overlap": (False, "overlap within a batch is not simulated"),
-    "elastic_ep_backend": (None, "ranks do not come and go"),
-    "moe_dp_size": (1, "experts are dealt to all devices"),
-}
-"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
+LISTED = listed("sglang sharing")
+ONLY, HARMLESS = LISTED.only, LISTED.harmless
 REBALANCING = (
     "eplb_rebalance_num_iterations", "eplb_rebalance_layers_per_chunk",
     "eplb_min_rebalancing_utilization_threshold",
 )  # fmt: skip
-KEYS = (
-    "moe_a2a_backend", "deepep_mode", "deepep_config", "ep_num_redundant_experts",
-    "init_expert_location", "ep_dispatch_algorithm", "enable_eplb", "eplb_algorithm", *REBALANCING,
-    "enable_two_batch_overlap", "tbo_token_distribution_threshold", "moe_dense_tp_size", *ONLY,
-)  # fmt: skip
-HARMLESS = frozenset({
-    "expert_distribution_recorder_mode", "expert_distribution_recorder_buffer_size",
-    "enable_expert_distribution_metrics", "moe_runner_backend",
-})  # fmt: skip
+KEYS = (*LISTED.keys, *ONLY)
 
 
 def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing, list[str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ...workloads.errors import SpecError
 from ..batching.kv import CacheSettings
@@ -12,52 +10,20 @@ from ..batching.policies import TRTLLM, Policy
 from ..batching.trtllm_rules import TrtllmRules
 from ..limits import MAX_SEQUENCES
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
-from .keys import Keys, host_of, sampling_of, version_doubts
+from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings
 
 VERSION = (1, 2)
 """Version (major, minor) whose rules these are."""
 
-ONLY: Mapping[str, tuple[Any, str]] = {
-    "backend": ("pytorch", "the rules are those of the PyTorch backend"),
-    "speculative_config": (None, "speculative decoding is not simulated"),
-    "enable_lora": (False, "adapters are not simulated"),
-    "cache_transceiver_config": (None, "an engine's transfers are not simulated; use pools"),
-    "context_parallel_size": (1, "contexts are not split here"),
-    "max_beam_width": (1, "beams are not simulated"),
-}
-ONLY_CACHE: Mapping[str, tuple[Any, str]] = {
-    "enable_partial_reuse": (False, "only whole blocks are found again here"),
-    "host_cache_size": (0, "caches in host memory are not simulated"),
-    "max_attention_window": (None, "windows are those of the model"),
-}
-ONLY_SCHEDULER: Mapping[str, tuple[Any, str]] = {
-    "context_chunking_policy": ("FIRST_COME_FIRST_SERVED", "prompts are cut in order"),
-    "dynamic_batch_config": (None, "a step's limits do not change"),
-}
-"""Settings that bear on time and of which only one value is simulated, and why: of the file, of its
-`kv_cache_config` and of its `scheduler_config`."""
+LISTED, OF_CACHE, OF_SCHEDULER = (
+    listed(f"tensorrt-llm{part}") for part in ("", " kv_cache_config", " scheduler_config")
+)
+ONLY, ONLY_CACHE, ONLY_SCHEDULER = LISTED.only, OF_CACHE.only, OF_SCHEDULER.only
 
 POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION")
-KEYS = (
-    "engine", "version", "engine_version", "hardware", "host", "tensor_parallel_size",
-    "pipeline_parallel_size", "moe_expert_parallel_size", "enable_attention_dp",
-    "attention_dp_config", "enable_balance", "timeout_iters", "batching_wait_iters",
-    "max_batch_size", "max_num_tokens", "max_seq_len", "enable_chunked_prefill",
-    "disable_overlap_scheduler", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio",
-    "kv_cache_config", "enable_block_reuse", "free_gpu_memory_fraction", "max_tokens", "dtype",
-    "tokens_per_block", "scheduler_config", "capacity_scheduler_policy",
-    "override_generation_config", "temperature", "top_p", "top_k", "device_name",
-    "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us", "request_ms", *ONLY,
-    *ONLY_CACHE, *ONLY_SCHEDULER,
-)  # fmt: skip
+KEYS = (*LISTED.keys, *ONLY, *ONLY_CACHE, *ONLY_SCHEDULER)
 """Every key that is read, of the file and of its parts."""
-
-HARMLESS = frozenset({
-    "model", "tokenizer", "trust_remote_code", "max_input_len", "print_iter_log", "stream_interval",
-    "num_postprocess_workers", "cuda_graph_config", "moe_config", "allreduce_strategy",
-})  # fmt: skip
-"""Keys of TensorRT-LLM's that do not bear on time here, though some look like others."""
 
 
 def trtllm_settings(keys: Keys) -> EngineSettings:
@@ -96,7 +62,7 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
         engine="tensorrt-llm",
         exchange="gather",
         sampling=sampling_of(keys),
-        doubts=(*doubts, *(d for part in parts for d in part.doubts(KEYS, HARMLESS))),
+        doubts=(*doubts, *(d for part in parts for d in part.doubts(KEYS, LISTED.harmless))),
     )
 
 

@@ -8,28 +8,21 @@ from ...workloads.errors import SpecError, nearest
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
-from .keys import Keys, host_of, sampling_of, version_of
+from .keys import Keys, host_of, listed, sampling_of, version_of
 from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
 from .vllm_offload import tiers_of_vllm
-from .vllm_rules import DEFAULT_VERSION, HARMLESS, LOGIT_BYTES, ONLY, rules_of
+from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
 from .vllm_sharing import captures, sharing_of
 from .vllm_speculation import KEYS as SPECULATIVE
 from .vllm_speculation import speculation_of
 
-KEYS = (
-    "engine", "kv_cache", "hardware", "host", "tensor_parallel_size", "data_parallel_size",
-    "pipeline_parallel_size", "max_num_batched_tokens", "max_num_seqs", "max_num_active_seqs",
-    "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
-    "kv_cache_dtype", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
-    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
-    "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
-    "long_prefill_token_threshold", "scheduling_policy", "override_generation_config",
-    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *OFFLOADED, *ONLY, *SHARING,
-)  # fmt: skip
+LISTED = listed("vllm")
+ONLY = LISTED.only
+KEYS = (*LISTED.keys, *SPECULATIVE, *OFFLOADED, *ONLY, *SHARING)
 """Every key that is read, of the file and of its parts."""
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
@@ -82,7 +75,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
             *(
                 d
                 for part in (keys, cache, hardware, host, keys.part("speculative_config"))
-                for d in part.doubts(KEYS, HARMLESS | APART)
+                for d in part.doubts(KEYS, LISTED.harmless | APART)
             ),
         ),
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..batching.policies import Policy
 
@@ -96,27 +94,3 @@ Qwen3-8B, 43.1). Graphs and activations, of 0.1 to 1 GB, are in these numbers an
 def rules_of(number: tuple[int, int]) -> Rules:
     """The rules of a version: those of the last one known that is no newer."""
     return max((rules for rules in RULES if rules.since <= number), key=lambda r: r.since)
-
-
-ONLY: Mapping[str, tuple[Any, str]] = {
-    "max_num_partial_prefills": (1, "vLLM's V1 engine refuses other values"),
-    "max_long_partial_prefills": (1, "vLLM's V1 engine refuses other values"),
-    "scheduler_reserve_full_isl": (True, "admission asks for room for the whole prompt"),
-    "decode_context_parallel_size": (1, "contexts are not split here"),
-    "prefill_context_parallel_size": (1, "contexts are not split here"),
-    "enable_lora": (False, "adapters are not simulated"),
-    "cpu_offload_gb": (0, "weights in host memory are not simulated"),
-    "watermark": (0.0, "all blocks are used"),
-    "prefill_schedule_interval": (1, "prompts are planned in every step"),
-    "long_prefill_token_threshold_adaptive": (False, "the threshold is the same in every step"),
-    "max_num_queued_reqs": (None, "requests wait as long as it takes"),
-    "max_num_queued_tokens": (None, "requests wait as long as it takes"),
-}
-"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
-
-HARMLESS = frozenset({
-    "model", "served_model_name", "seed", "num_cpu_blocks", "kv_cache_memory_bytes",
-    "num_kv_tokens", "torch_version", "cuda_version", "device_count", "device_capability",
-    "swap_space", "disable_log_requests", "disable_log_stats", "trust_remote_code", "tokenizer",
-})  # fmt: skip
-"""Keys of vLLM's that say what ran and do not bear on time, though some look like others."""

@@ -7,11 +7,10 @@ vllm/platforms/cuda.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...workloads.errors import SpecError
 from ..streams.gates import MOST_TOKENS
-from .keys import Keys
+from .keys import Keys, listed
 from .sharing import (
     PLACED_ONCE,
     Sharing,
@@ -34,13 +33,8 @@ EXCHANGES: Mapping[str, str | None] = {
 NO_GRAPHS = "deepep_high_throughput"
 """With this one vLLM captures no graphs (`check_and_update_config` in vllm/platforms/cuda.py)."""
 
-EPLB = ("num_redundant_experts", "window_size", "step_interval", "log_balancedness",
-        "log_balancedness_interval", "use_async", "policy", "communicator")  # fmt: skip
+EPLB, _, ONLY_EPLB = listed("vllm eplb_config")
 """Keys of `eplb_config`."""
-ONLY_EPLB: Mapping[str, tuple[Any, str]] = {
-    "log_balancedness": (False, "what that sends between ranks is not simulated"),
-    "policy": ("default", "vLLM has no other"),
-}
 OLD = {
     "num_redundant_experts": "eplb_config.num_redundant_experts",
     "eplb_window_size": "eplb_config.window_size",
@@ -49,22 +43,9 @@ OLD = {
     "microbatch_size": "ubatch_size",
 }
 """Keys of earlier versions."""
-ONLY: Mapping[str, tuple[Any, str]] = {
-    "ubatch_size": (0, "a step has two halves, of enable_dbo, or none"),
-    "enable_elastic_ep": (False, "ranks do not come and go"),
-}
-"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
-KEYS = (
-    "enable_expert_parallel", "all2all_backend", "enable_eplb", "eplb_config",
-    "expert_placement_strategy", "enable_dbo", "dbo_decode_token_threshold",
-    "dbo_prefill_token_threshold", *ONLY,
-)  # fmt: skip
-HARMLESS = frozenset({
-    "data_parallel_size_local", "data_parallel_rank", "data_parallel_address", "data_parallel_rpc_port",
-    "data_parallel_backend", "data_parallel_external_lb", "data_parallel_hybrid_lb",
-    "data_parallel_start_rank", "data_parallel_master_ip", "data_parallel_master_port",
-    "enable_ep_weight_filter",
-})  # fmt: skip
+LISTED = listed("vllm sharing")
+ONLY, HARMLESS = LISTED.only, LISTED.harmless
+KEYS = (*LISTED.keys, *ONLY)
 THRESHOLDS = {"dbo_decode_token_threshold": 32, "dbo_prefill_token_threshold": 512}
 
 
