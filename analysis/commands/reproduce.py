@@ -22,6 +22,9 @@ def reproduce_command(
         ),
     ],
     seeds: Annotated[int, count("Mean over this many seeds.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, whatever --seeds says.")
+    ] = False,
     routing: Routing = "uniform",
     device: Annotated[
         str | None,
@@ -38,7 +41,7 @@ def reproduce_command(
         raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
     kept = resumed("reproduce", fresh)
     make = partial(
-        reproduce, experiment, seeds=range(seeds), routing=routing, device=device,
+        reproduce, experiment, seeds=range(1 if quick else seeds), routing=routing, device=device,
         figures=out is not None, kept=kept,
     )  # fmt: skip
     if answer(make, out, as_json, counted="points", kept=kept).failed:

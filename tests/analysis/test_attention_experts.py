@@ -5,6 +5,7 @@ Given values stand in analysis/papers/values/, each file with its source.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,15 @@ def test_moas_gain_lies_within_what_bytes_allow() -> None:
             }
             rates = {kind: moa_step.tokens_per_s(size, kind, length, fits[kind]) for kind in fits}
             assert 1 < rates["moa"] / rates["vllm"] < 1.05 * a_token["vllm"] / a_token["moa"]
+
+
+def test_quick_is_one_seed(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[int]] = []
+
+    def noted(*args: Any, seeds: Sequence[int], **more: Any) -> Any:
+        seen.append(list(seeds))
+        return reproduce(*args, seeds=seeds, **more)
+
+    monkeypatch.setattr("opbyte.analysis.reproduce.reproduce", noted)
+    assert ask("reproduce", "bam", "--quick").code == ask("reproduce", "bam").code
+    assert seen == [[0], [0, 1, 2, 3, 4]]
