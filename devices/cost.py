@@ -56,13 +56,9 @@ class Cost:
 
     @classmethod
     def of(
-        cls,
-        seconds: float,
-        compute_s: float,
-        memory_s: float,
-        fixed_s: float,
+        cls, seconds: float, compute_s: float, memory_s: float, fixed_s: float,
         joules: Mapping[str, float],
-    ) -> Cost:
+    ) -> Cost:  # fmt: skip
         """A cost with the bound that follows from its parts."""
         bound = BOUNDS[bound_code(seconds, compute_s, memory_s, fixed_s)]
         return cls(seconds, compute_s, memory_s, fixed_s, joules, bound)

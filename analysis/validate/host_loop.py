@@ -215,16 +215,9 @@ def close_loop(
             model.write_text(json.dumps(configs[one.name]), encoding="utf-8")
             steps += _steps(one, model, fitted, run, len(steps))
         serving = simulate(
-            str(models[0]),
-            str(fitted),
-            rate=2.0,
-            requests=32,
-            input_len=64,
-            output_len=32,
-            seed=seed,
-            dtype=DTYPE,
-            kv_dtype=DTYPE,
-        )
+            str(models[0]), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32,
+            seed=seed, dtype=DTYPE, kv_dtype=DTYPE,
+        )  # fmt: skip
     return Loop(unseen, steps, serving, text, name, configs, skipped)
 
 

@@ -187,12 +187,9 @@ def _short(value: Any) -> str:
 
 
 def validate_kernels(
-    tables: Iterable[str | Path] = (),
-    *,
-    family: str | None = None,
-    transfer: bool = False,
+    tables: Iterable[str | Path] = (), *, family: str | None = None, transfer: bool = False,
     told: Told | None = None,
-) -> KernelValidation:
+) -> KernelValidation:  # fmt: skip
     """Compare the kernel models with measured tables.
 
     A device is known by its catalog name or an alias; one without a fit takes its parameters

@@ -60,7 +60,7 @@ class LayerFit(SetFit):
         share = self._shares(found)
         one = next(iter(found.values()))
         typical = self._combined(found, share) if len(found) > 1 else one
-        self._enter(out, TYPICAL, typical, {s: self._all(s) for s in self.sets})
+        self._enter(out, TYPICAL, typical, self._every())
         return out
 
 

@@ -46,6 +46,7 @@ from .terms import (
     ATTENTION_KERNELS,
     Parts,
     Work,
+    attained,
     of_heads,
     put_price,
     resident,
@@ -119,11 +120,12 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     packing = min(p[P_PACKING], 1.0)
     tiles = packed**packing * alone ** (1.0 - packing)
     waves = x[X_BATCH] * tiles / h[H_CORES]
-    rate = h[H_PEAK] * p[P_16] * (p[P_FP8] if x[X_FP8] > 0.0 else 1.0) / h[H_CORES]
     soft = p[P_SOFTMAX]
     held = 2.0 ** np.ceil(np.log2(dim))
     width = 128.0 * (dim + soft + p[P_WIDE] * max(held - 128.0, 0.0)) / (128.0 + soft)
-    tile_s = p[P_TILE] + 4.0 * TILE * visited * width / rate
+    rate = h[H_PEAK] * attained(p[P_16] * dim / width, h, C_16) / h[H_CORES]
+    rate *= p[P_FP8] if x[X_FP8] > 0.0 else 1.0
+    tile_s = p[P_TILE] + 4.0 * TILE * visited * dim / rate
     filled = 0.0 if x[X_BESIDE] > 0.0 else p[P_WAVES]  # the decodes' blocks fill the cores
     compute_s = tile_s * np.sqrt(waves**2 + filled**2)
     fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])

@@ -92,6 +92,8 @@ class Order:
         Seconds of the whole step on the device `than`.
     limit : float64 array, optional
         Seconds that stand for those of (`than`, `others`), which are then not asked.
+    slack : float
+        Excess, as a share of `whole`, that costs nothing.
     """
 
     device: str
@@ -100,6 +102,7 @@ class Order:
     others: npt.NDArray[np.int64]
     whole: F8
     limit: F8 | None = None
+    slack: float = SLACK
 
 
 class _Problem:
@@ -150,7 +153,7 @@ class _Problem:
     def excess(self, order: Order, times: Mapping[str, F8]) -> F8:
         held = times[order.than][order.others] if order.limit is None else order.limit
         more = times[order.device][order.steps] - held
-        over: F8 = np.maximum(more / order.whole - SLACK, 0.0)
+        over: F8 = np.maximum(more / order.whole - order.slack, 0.0)
         return over
 
     def cost(self, theta: F8, weight: float, times: Mapping[str, F8] | None = None) -> float:
@@ -230,15 +233,10 @@ class _Problem:
 
 
 def solve(
-    family: Family,
-    devices: Mapping[str, tuple[F8, str]],
-    sets: Mapping[str, ParameterSet],
-    probes: Probes,
-    orders: Sequence[Order],
-    fixed: Mapping[str, F8],
-    weights: Sequence[float] = WEIGHTS,
-    steps: int = STEPS,
-) -> dict[str, F8]:
+    family: Family, devices: Mapping[str, tuple[F8, str]], sets: Mapping[str, ParameterSet],
+    probes: Probes, orders: Sequence[Order], fixed: Mapping[str, F8],
+    weights: Sequence[float] = WEIGHTS, steps: int = STEPS,
+) -> dict[str, F8]:  # fmt: skip
     """Parameters of every set.
 
     Parameters

@@ -131,8 +131,8 @@ class Family:
         kernel a format then, lest a token more be faster.
     branch : callable
         ``branch(x)``: which of `branches` each row of `x` runs.
-    aside : str
-        End of the names of branches whose rows say nothing of the others.
+    aside : str or tuple of str
+        Ends of the names of branches whose rows say nothing of the others.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Family:
     branches: tuple[str, ...] = ()
     by_size: bool = False
     branch: Callable[[F8], I8] = _one_branch
-    aside: str = "+aside"
+    aside: str | tuple[str, ...] = "+aside"
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:

@@ -159,16 +159,9 @@ def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout
 
 
 def fit(
-    family: Family,
-    h: F8,
-    x: F8,
-    measured: F8,
-    labels: Labels,
-    *,
-    prior: F8 | None = None,
-    starts: int = 2,
-    start: F8 | None = None,
-) -> Fit:
+    family: Family, h: F8, x: F8, measured: F8, labels: Labels, *, prior: F8 | None = None,
+    starts: int = 2, start: F8 | None = None,
+) -> Fit:  # fmt: skip
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
 
     Parameters

@@ -69,13 +69,9 @@ class Donor:
 
 
 def blends(
-    h: F8,
-    family: Family,
-    silicon: F8,
-    own: Donor | None,
-    donors: Mapping[str, Donor],
+    h: F8, family: Family, silicon: F8, own: Donor | None, donors: Mapping[str, Donor],
     distance: Callable[[F8, F8], float],
-) -> dict[str, tuple[Part, ...]]:
+) -> dict[str, tuple[Part, ...]]:  # fmt: skip
     """What each framework that only other devices know is predicted from.
 
     Parameters

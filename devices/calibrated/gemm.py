@@ -55,6 +55,7 @@ from .terms import (
     GRAPH_COPIES,
     Parts,
     Work,
+    attained,
     ceil_div,
     host_seconds,
     put_price,
@@ -129,19 +130,9 @@ TILES_N = (64.0, 64.0, 64.0, 128.0, 64.0, 128.0)
 
 @compiled_part
 def tiled(
-    m: float,
-    n: float,
-    k: float,
-    batch: float,
-    weight: float,
-    value: float,
-    cores: float,
-    core_rate: float,
-    core_draw: float,
-    fill_s: float,
-    split_s: float,
-    least: float,
-) -> float:
+    m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float,
+    core_rate: float, core_draw: float, fill_s: float, split_s: float, least: float,
+) -> float:  # fmt: skip
     """Seconds of the cheapest tiling.
 
     `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
@@ -200,7 +191,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     rate = p[P_16] if code <= C_32 or code in WIDENED else p[P_8]
     if code in (C_FP8_BLOCK, C_W4A8) or C_NVFP4 <= code <= C_MXFP4:
         rate *= p[P_BLOCK]
-    rate *= h[H_PEAK + code]
+    rate = attained(rate, h, code) * h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
     hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0

@@ -52,19 +52,9 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED]))
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
     tiles_s = tiled(
-        m,
-        n,
-        k,
-        groups,
-        x[X_WEIGHT],
-        x[X_INPUT],
-        cores,
-        rate / cores,
-        draw / cores,
-        p[P_FILL],
-        p[P_SPLIT],
-        h[H_ROWS],
-    )
+        m, n, k, groups, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL],
+        p[P_SPLIT], h[H_ROWS],
+    )  # fmt: skip
     moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + groups * p[P_GROUP]

@@ -25,8 +25,13 @@ H_CAPABILITY = H_ROWS + 1
 """NVIDIA's compute capability, which tells the generations of cores; 0 for other devices."""
 H_FULL = H_CAPABILITY + 1
 """16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate
-with 32-bit accumulation and keep that of 8-bit integers; their operand paths and power supply are
-those of the whole rate."""
+with 32-bit accumulation and keep that of 8-bit integers, and the H20's is held to a quarter of what its
+cores could do; their operand paths, other units and power supply are those of the whole rate."""
+HOPPER, HOPPER_FLOP = 9.0, 4096.0
+"""Compute capability of Hopper, and 16-bit FLOP of its core in a clock (NVIDIA H100 Tensor Core GPU
+Architecture whitepaper)."""
+HELD = 1.5
+"""Built over stated rate from which the stated one counts as held down; clocks of data sheets differ by less."""
 NUM_HARDWARE = H_FULL + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
@@ -62,6 +67,10 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
         raise SpecError(spec.name, "needs an xpu with cores and clock_MHz to be calibrated")
     bandwidth = spec.memory.bandwidth_bytes_per_s * spec.memory.data_fraction
     peak = peaks_of(xpu, spec, bandwidth * xpu.bandwidth_multiple)
+    built = max(peak["bf16"], 0.5 * peak["int8"])
+    designed = HOPPER_FLOP * xpu.cores * xpu.clock_Hz if xpu.compute_capability == HOPPER else 0.0
+    if designed > HELD * built:
+        built = designed
     return np.array(
         [
             bandwidth,
@@ -73,6 +82,6 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
             *(peak.get(name, peak["bf16"]) for name in ARITHMETIC),
             float(xpu.matrix_rows),
             xpu.compute_capability or 0.0,
-            max(peak["bf16"], 0.5 * peak["int8"]),
+            built,
         ]
     )

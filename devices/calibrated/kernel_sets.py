@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family
 from .fit import Fit, Part
-from .hardware import hardware
+from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good, peaks
 from .rules import Parameters, distance, parameters
 
@@ -230,6 +231,23 @@ def _part(family: Family, entry: Entry) -> tuple[Part, ...]:
     return (Part(1.0, entry.values(family), 1.0),)
 
 
+def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:
+    """Pairs of devices of one silicon, the first at least as good as the other, core by core too."""
+    silicon = {}
+    for name, spec in specs.items():
+        silicon[name] = str(spec.kernels)
+        while silicon[name] in PARENTS:
+            silicon[name] = PARENTS[silicon[name]]
+    h = {name: hardware(spec) for name, spec in specs.items()}
+    core = {name: (*own[: H_CLOCK + 1], own[H_PEAK] / own[H_CORES]) for name, own in h.items()}
+    for one, other in permutations(specs, 2):
+        alike = silicon[one] == silicon[other]
+        alike &= all(a >= b for a, b in zip(core[one], core[other], strict=True))
+        alike &= not linked or specs[one].link.medium == specs[other].link.medium
+        if alike and at_least_as_good(specs[one], specs[other], linked=linked):
+            yield one, other
+
+
 def representative(name: str) -> DeviceSpec:
     """The device of the catalog that a set is named after."""
     return load_device(DEVICES.get(name, name))[0]
@@ -294,14 +312,9 @@ def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) 
     fitted = entry.basis != "transferred" and family.name in spec.calibration
     basis = "fitted" if fitted else "transferred"
     return Parameters(
-        Fit(entry.values(family), {}),
-        basis,
-        entry.rows,
-        seen,
-        ((name, 1.0),),
-        framework=key,
+        Fit(entry.values(family), {}), basis, entry.rows, seen, ((name, 1.0),), framework=key,
         versions=versions(entry, key),
-    )
+    )  # fmt: skip
 
 
 def asked_for(known: Parameters, version: str) -> Parameters:

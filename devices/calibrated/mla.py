@@ -15,7 +15,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
-from .terms import COLD, Parts, Work, ceil_div, put_price, resident, soft_max
+from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, soft_max
 
 (X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_COPIES) = range(8)
 QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
@@ -81,7 +81,7 @@ def prefill_parts(p: F8, h: F8, x: F8) -> Parts:
     batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
     visited = min(kv, x[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
     waves = batch * heads * ceil_div(q, TILE) / h[H_CORES]
-    rate = p[P_PREFILL] * h[H_PEAK] / h[H_CORES]
+    rate = attained(p[P_PREFILL], h, C_16) * h[H_PEAK] / h[H_CORES]
     tile_s = p[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
     math_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
     moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)

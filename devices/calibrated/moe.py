@@ -38,7 +38,7 @@ from .hardware import (
     WIDENED,
 )
 from .libraries import HOPPER, WORKSTATION
-from .terms import COLD, Parts, Work, put_price, resident, soft_max
+from .terms import COLD, Parts, Work, attained, put_price, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
  X_CHAIN, X_COPIES, X_TOP, X_WIDE) = range(14)  # fmt: skip
@@ -46,7 +46,8 @@ QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts",
               "skew", "format", "weight_bytes", "chain", "copies", "top_k", "wide")  # fmt: skip
 """`slots`: tokens x top_k of the call; `routed`: those of local experts; `inter`: inner width
 here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs;
-`wide`: 1 where an all-to-all brought the rows of local experts alone."""
+`wide`: 1 where an all-to-all brought the rows of local experts alone, 2 for TensorRT-LLM's kernel of least
+latency, which it calls only where it is asked to (`enable_min_latency` of its arguments)."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
@@ -78,7 +79,7 @@ LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
 instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
 where a matrix instruction has other than 16 rows."""
-KINDS, MANY = ("", "+plain", "+few", "+wide"), 4.0
+KINDS, MANY = ("", "+plain", "+few", "+wide", "+low"), 4.0
 """Kernels that frameworks choose by the model: for experts of two matrices (their fastest ones know gated
 experts only), of few experts a token (gpt-oss, Mixtral and Llama 4, whose routing is another), and behind an
 all-to-all (DeepEP), in the formats of `SENT`."""
@@ -149,7 +150,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     vectors = 2.0 * touched * (hidden + inter)
     kept = resident(vectors, cache)
     moved = passes * vectors * (1.0 - kept + kept / CACHE_RATE)
-    rate = h[H_PEAK] * p[P_16]
+    rate = h[H_PEAK] * attained(p[P_16], h, C_16)
     if code > 1 and code not in WIDENED:
         rate *= p[P_FP8]
         if C_NVFP4 <= code <= C_MXFP4:
@@ -188,6 +189,7 @@ def from_table(table: Table) -> F8:
     active = np.maximum(table["active_experts"], 1.0)
     routed = np.maximum(slots / table["ep"] * _busiest(table), active)
     wide = np.isin(table["kernel"], ("wide_moe", "wide_experts"))
+    low = np.array([name.endswith("min_latency") for name in table["impl"]], dtype=bool)
     local = table["experts"] / table["ep"]
     reached = local * -np.expm1(routed * np.log1p(-1.0 / np.maximum(local, 1.0 + 1e-9)))
     active = np.where(wide, np.maximum(reached, 1.0), active)
@@ -197,7 +199,7 @@ def from_table(table: Table) -> F8:
             table["inter"] / table["tp"], 2.0 + table["gated"], local,
             active, [_skew(name) for name in table["distribution"]], code,
             np.array(WEIGHT_BYTES)[code], np.isin(table["kernel"], ("fused_moe", "wide_moe")),
-            np.where(table["timing"] == "graph", 1.0, COLD), table["topk"], wide,
+            np.where(table["timing"] == "graph", 1.0, COLD), table["topk"], np.where(low, 2.0, wide),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -279,7 +281,7 @@ def _kernel(x: F8) -> npt.NDArray[np.int64]:
     """Kernels by number format, and of each those of `KINDS`."""
     plain = (x[:, X_MATRICES] < 2.5) & (x[:, X_MATRICES] > 0.0)
     kind = np.where(plain, 1, np.where(x[:, X_TOP] <= MANY, 2, 0))
-    kind = np.where(x[:, X_WIDE] > 0.0, 3, kind)
+    kind = np.where(x[:, X_WIDE] > 0.0, 2.0 + x[:, X_WIDE], kind).astype(np.int64)
     out: npt.NDArray[np.int64] = x[:, X_CODE].astype(np.int64) + len(FORMATS) * kind
     return out
 
@@ -288,5 +290,5 @@ MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
            silicon=("memory",), rates=("memory", "peak_16"),
-           branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel, aside="+wide")
+           branches=tuple(f"{name}{kind}" for kind in KINDS for name in FORMATS), branch=_kernel, aside=("+wide", "+low"))
 )  # fmt: skip

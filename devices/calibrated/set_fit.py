@@ -28,28 +28,37 @@ from .calibrate import Rows
 from .errors import errors
 from .family import F8, Family
 from .fit import fit
-from .hardware import C_FP8, H_CAPABILITY, hardware
-from .kernel_sets import LABELS, LINKS, TYPICAL, Entry, parents_of, representative, stand_in
+from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
+from .kernel_sets import (
+    ALONE,
+    LABELS,
+    LINKS,
+    TYPICAL,
+    Entry,
+    kindred,
+    parents_of,
+    representative,
+    stand_in,
+)
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
+from .set_rows import FEWEST, Told, formats, told_by, told_of_all
+from .terms import COLD
 
 ENOUGH = 50
 """Rows that tell a set's parameters; with fewer they are drawn to another set's."""
-SOME = 20
-"""Rows of a framework that go before those of others."""
-FEWEST = 5
-WEIGHT = {"own": 1.0, "library": 0.5, "silicon": 0.1, "transferred": 0.0}
-"""Weight of a row by what it tells."""
 PULL = {True: 1.0, False: 4.0}
 """Weight of the centre for sets with `ENOUGH` rows, and for others with some."""
 STILL = 30.0
 """The same without any row."""
 ENOUGH_OF_ONE = 25
 """The same of one kernel, which is drawn to the set's parameters for all kernels."""
-MOST = 300
-"""Rows of a framework on a device that a fit reads at most, evenly spread over its tables."""
 POINTS = 1500
 """Calls at which a mean of frameworks is fitted."""
+CALLS = 300
+"""Measured calls in which no device is slower than its kin, but for `KIN_SLACK`."""
+KIN_SLACK = 0.05
+"""Share of a call: what the rows of one product and another differ by, as its kernels start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +81,6 @@ class Steps:
 
 Entries = Mapping[str, Mapping[str, Entry]]
 """Set -> framework -> entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What speaks for one set under one framework."""
-
-    basis: str
-    samples: Sequence[Sample]
-    sources: frozenset[str] = frozenset()
-
-    @property
-    def rows(self) -> int:
-        return sum(len(sample.log) for sample in self.samples)
 
 
 class SetFit:
@@ -117,16 +113,34 @@ class SetFit:
         limits: Mapping[str, Mapping[str, F8]] | None = None,
     ) -> None:  # fmt: skip
         self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, whole
-        if base is not None:
-            self.enough = ENOUGH_OF_ONE
-        self.family, self.specs, self.measured, self.probes = family, specs, measured, probes
+        self.enough = self.enough if base is None else ENOUGH_OF_ONE
+        self.family, self.specs, self.measured = family, specs, measured
         self.parents = parents_of(family.name)
         self.h = {name: hardware(spec) for name, spec in specs.items()}
         self.set = {name: self._owner(str(spec.kernels)) for name, spec in specs.items()}
         self.samples: dict[tuple[str, str], Sequence[Sample]] = {}
         self.sets = tuple(dict.fromkeys(self.set.values()))
         self.lead = {name: representative(name) for name in self.sets}
-        self.orders = _orders(family, specs, steps, whole)
+        rows = {n: sum(len(r.measured) for r in self._rows(n)) for n in self.sets}
+        timed = frozenset(d for d, own in self.set.items() if rows[own] >= ENOUGH)
+        self.orders = _orders(family, specs, steps, whole, timed)
+        self.probes = self._with_calls(probes)
+
+    def _with_calls(self, probes: Probes) -> Probes:
+        """The steps, then single calls as measured, data cold, in which no device may be slower than its kin."""
+        from scipy.sparse import block_diag, identity
+
+        x = np.unique(np.concatenate([r.x for r in self.measured.values()]), axis=0)
+        x = x[formats(self.family, x) != C_INT8]
+        x = np.ascontiguousarray(x[np.random.default_rng(0).permutation(len(x))[:CALLS]])
+        if "copies" in self.family.quantities:
+            x[:, self.family.quantities.index("copies")] = COLD
+        at = probes.calls.shape[0] + np.arange(len(x))
+        for one, other in kindred(self.specs, linked=self.family.name in LINKS):
+            whole = self.family.seconds(self.family.defaults, self.h[other], x)
+            self.orders.append(Order(one, at, other, at, whole, slack=KIN_SLACK))
+        calls = block_diag([probes.calls, identity(len(x))], format="csr")
+        return Probes(np.ascontiguousarray(np.concatenate([probes.x, x])), calls)
 
     def _owner(self, name: str) -> str:
         """The set itself where its devices have rows of the family, else its parent."""
@@ -150,7 +164,7 @@ class SetFit:
         for name, label in LABELS.items():
             found[name], told = self._framework(label)
             self._enter(out, name, found[name], told)
-        rows = {s: self._all(s) for s in self.sets}
+        rows = self._every()
         share = self._shares(found)
         self._enter(out, TYPICAL, self._combined(found, share), rows)
         return out
@@ -174,12 +188,9 @@ class SetFit:
             seen = self.errors(values[key], told[key].samples)
             self.samples[key, framework] = told[key].samples
             out[key][framework] = Entry(
-                basis=told[key].basis,
-                rows=told[key].rows,
-                errors=seen,
-                parameters=parameters,
+                basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters,
                 sources=tuple(sorted(told[key].sources)),
-            )
+            )  # fmt: skip
 
     def errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
         if not samples:
@@ -200,27 +211,48 @@ class SetFit:
             if not self._plausible(name, alone[name]):
                 told[name] = self._told(name, label, without=C_FP8)
                 alone[name] = self._alone(told[name], start[name])
-        sets = {
-            name: ParameterSet(start[name], PULL[True], told[name].samples, alone[name])
-            for name in firm
-        }
-        values = self._solve(sets, {}, key)
-        for name in self.sets:
-            if name in firm:
-                continue
+        elder = {name: self._elder(name, told, firm) for name in self.sets}
+        sets: dict[str, ParameterSet] = {}
+        values: dict[str, F8] = {}
+        center: dict[str, F8] = {}
+        for names in ([n for n in firm if not elder[n]], [n for n in firm if elder[n]]):
+            for name in names:
+                center[name] = self._inherited(name, elder[name], center, start)
+                sets[name] = ParameterSet(center[name], PULL[True], told[name].samples, alone[name])
+            values = self._solve(sets, values, key)
+            center |= {name: np.log(found) for name, found in values.items()}
+        rest = [n for n in self.sets if n not in firm]
+        while rest:
+            name = next(n for n in rest if not elder[n] or elder[n] in center)
+            rest.remove(name)
             own = self.base is not None and self.base[name][key].basis != "transferred"
-            if own or not firm:
-                center = start[name]
-            else:
+            source = elder[name]
+            center[name] = self._inherited(name, source, center, start)
+            if not source and firm and not own:
                 source = self._source(name, firm, label)
-                if told[name].basis == "silicon" and self._kin(name, source, label):
-                    told[name] = Told("transferred", ())
-                center = np.log(values[source])
-            if told[name].samples and not self._plausible(name, center):
+                center[name] = center[source]
+            if source and told[name].basis == "silicon" and self._kin(name, source, label):
+                told[name] = Told("transferred", ())
+            if told[name].samples and not self._plausible(name, center[name]):
                 told[name] = self._told(name, label, without=C_FP8)
             pull = PULL[False] if told[name].samples else STILL
-            sets[name] = ParameterSet(center, pull, told[name].samples)
+            sets[name] = ParameterSet(center[name], pull, told[name].samples)
         return self._solve(sets, values, key), told
+
+    def _elder(self, name: str, told: Mapping[str, Told], firm: Sequence[str]) -> str:
+        """The set of the same silicon that one is drawn to: its parent, or a child that has rows where it has few."""
+        parent = self.parents.get(name, "")
+        few, rows = name not in firm, told[name].rows
+        if parent in told and (parent in firm or (few and told[parent].rows >= rows)):
+            return parent
+        children = [n for n in self.sets if self.parents.get(n) == name and told[n].rows > rows]
+        return max(children, key=lambda n: told[n].rows) if few and children else ""
+
+    def _inherited(
+        self, name: str, elder: str, center: Mapping[str, F8], start: Mapping[str, F8]
+    ) -> F8:
+        """Logarithms of the elder's parameters, as far away as the set's others are from the elder's."""
+        return center[elder] + start[name] - start[elder] if elder else start[name]
 
     def _start(self, name: str, key: str) -> F8:
         """Logarithms that a set's parameters are drawn to: the family's defaults, or its own for all kernels."""
@@ -231,8 +263,8 @@ class SetFit:
     def _solve(
         self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8], key: str
     ) -> dict[str, F8]:
-        if not sets:
-            return {}
+        if not sets.keys() - fixed.keys():
+            return dict(fixed)
         devices = {d: (self.h[d], s) for d, s in self.set.items() if s in sets}
         orders = [o for o in self.orders if o.device in devices and o.than in devices]
         if self.base is not None:
@@ -246,56 +278,16 @@ class SetFit:
             ]
         return solve(self.family, devices, sets, self.probes, orders, fixed, *self.effort)
 
+    def _rows(self, name: str) -> list[Rows]:
+        return [
+            self.measured[d] for d, used in self.set.items() if used == name and d in self.measured
+        ]
+
+    def _every(self) -> dict[str, Told]:
+        return {name: told_of_all(self.family, self._rows(name)) for name in self.sets}
+
     def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
-        found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
-        for device, used in self.set.items():
-            if used != name or device not in self.measured:
-                continue
-            rows = self.measured[device]
-            usual = self.family.usual(rows.x)
-            for other in sorted(set(rows.labels.tolist())):
-                kept = (rows.labels == other) & usual
-                if without is not None:
-                    kept &= self._formats(rows.x) != without
-                if not kept.any():
-                    continue
-                at = _spread(np.flatnonzero(kept))
-                x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
-                basis = self._basis(other, label, rows.h[H_CAPABILITY])
-                sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
-                found[basis].append((sample, set(rows.table["source"][at].tolist())))
-        held: list[tuple[Sample, set[str]]] = []
-        for basis, least in (("own", SOME), ("library", SOME), ("silicon", FEWEST)):
-            held += found[basis]
-            told = Told(
-                basis, [s for s, _ in held], frozenset().union(*(names for _, names in held))
-            )
-            if told.rows >= least:
-                return told
-        return Told("transferred", ())
-
-    def _formats(self, x: F8) -> F8:
-        """Format code of each row; -1 where the family has no formats."""
-        names = self.family.quantities
-        return x[:, names.index("format")] if "format" in names else np.full(len(x), -1.0)
-
-    def _basis(self, other: str, label: str | None, capability: float) -> str:
-        if label is None or other == label:
-            return "own" if label else "silicon"
-        same = library(self.family.name, other, capability) == library(
-            self.family.name, label, capability
-        )
-        return "library" if same else "silicon"
-
-    def _all(self, name: str) -> Told:
-        """Rows of the three frameworks on a set's devices, else any."""
-        own = [t for label in LABELS.values() if (t := self._told(name, label)).basis == "own"]
-        sources = frozenset[str]().union(*(t.sources for t in own))
-        return (
-            Told("own", [s for t in own for s in t.samples], sources)
-            if own
-            else self._told(name, None)
-        )
+        return told_by(self.family, self._rows(name), label, without)
 
     def _alone(self, told: Told, center: F8) -> F8:
         """Logarithms of a fit to the largest sample alone: where the solution starts."""
@@ -358,26 +350,23 @@ class SetFit:
         return held[:1] if held[0][0] == held[-1][0] else [held[0], held[-1]]
 
 
-def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """`MOST` of some rows at equal distances, or all."""
-    if len(rows) <= MOST:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
-
-
 def _orders(
-    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8]
-) -> list[Order]:
+    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8], timed: frozenset[str],
+) -> list[Order]:  # fmt: skip
+    """Who may not be slower than whom; links that were `timed` only in steps that bandwidth decides."""
     links = family.name in LINKS
-    every = np.flatnonzero(steps.linked) if links else np.arange(len(steps.linked))
+    every = np.arange(len(steps.linked))
     fewer = np.flatnonzero(steps.linked if links else ~steps.whole_numbers)
     out = []
     for one, spec in specs.items():
         for other, than in specs.items():
             if one == other or not at_least_as_good(spec, than, linked=links):
                 continue
-            whole_numbers = at_least_as_good(spec, than, whole_numbers=True)
-            asked = every if whole_numbers else fewer
+            if family.name == "collectives" and than.kernels in ALONE:  # rows of another library
+                continue
+            known = {one, other} <= timed
+            all_ = not known if links else at_least_as_good(spec, than, whole_numbers=True)
+            asked = every if all_ else fewer
             out.append(Order(one, asked, other, asked, whole[other][asked]))
         if has_unit(spec, "fp8"):
             out.append(Order(one, steps.narrow, one, steps.wide, whole[one][steps.wide]))

@@ -24,8 +24,6 @@ from .set_fit import ENOUGH_OF_ONE, Entries, SetFit, Steps
 
 APART = 150
 """Rows, on all devices, from which a kernel of a format is fitted apart from the format's others."""
-CALLS = 60
-"""Measured calls of a device that stand for a kernel which no step has."""
 
 
 def fit_family(
@@ -39,7 +37,7 @@ def fit_family(
         return out
     for wanted, branches in _kernels(family, measured):
         rows = {d: _of(r, wanted) for d, r in measured.items()}
-        part = _share(family, probes, wanted) or _of_rows(rows, probes)
+        part = _share(family, probes, wanted)
         base = {
             s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()
         }
@@ -80,24 +78,14 @@ def _of(rows: Rows, wanted: tuple[int, ...]) -> Rows:
                    measured=rows.measured[kept], labels=rows.labels[kept])  # fmt: skip
 
 
-def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes | None:
-    """The calls of some branches alone; None without any."""
+def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
+    """The calls of some branches alone."""
     kept = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
-    if not len(kept):
-        return None
     return Probes(np.ascontiguousarray(probes.x[kept]), probes.calls[:, kept])
 
 
-def _of_rows(rows: Mapping[str, Rows], probes: Probes) -> Probes:
-    """Measured calls as ones that no step makes: frameworks are compared at them, devices are not."""
-    from scipy.sparse import csr_matrix
-
-    x = np.concatenate([r.x[:: max(1, len(r.x) // CALLS)] for r in rows.values() if len(r.x)])
-    return Probes(np.ascontiguousarray(x), csr_matrix((probes.calls.shape[0], len(x))))
-
-
 def _as_base(entry: Entry, branch: str) -> Entry:
-    """An entry with the parameters that a branch, or its format, has so far."""
+    """An entry with the parameters that a branch, else its format, has so far."""
     first = entry.kernels.get(branch.partition("+")[0], entry.parameters)
     return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 

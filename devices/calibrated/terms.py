@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ..cost import bound_code
-from .hardware import H_BANDWIDTH, H_LINK_BANDWIDTH, H_PEAK
+from .hardware import C_INT8, H_BANDWIDTH, H_FULL, H_LINK_BANDWIDTH, H_PEAK, HELD
 
 F8 = npt.NDArray[np.float64]
 Parts = tuple[float, float, float, float]
@@ -102,6 +102,21 @@ def soft_max(a: float, b: float, power: float) -> float:
     if small <= 0.0:
         return big
     return float(big * (1.0 + (small / big) ** power) ** (1.0 / power))
+
+
+@compiled_part
+def attained(fraction: float, h: F8, code: int) -> float:
+    """Share of a format's stated peak reached by kernels that reach `fraction` of what the units are built for.
+
+    What a kernel does beside its products takes as long on a product that is held to less (`H_FULL`), and hides
+    the better behind them.
+    """
+    built = h[H_FULL] / h[H_PEAK]
+    if code == C_INT8:
+        built *= 2.0 * h[H_PEAK] / h[H_PEAK + C_INT8]
+    if built <= HELD:
+        return fraction
+    return float(1.0 / np.sqrt(1.0 / (fraction * built) ** 2 + 1.0 - 1.0 / built**2))
 
 
 @compiled_part

@@ -80,15 +80,9 @@ def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels
 
 
 def share_near(
-    memory: DramSpec,
-    layout: DataLayout,
-    access: Access,
-    channels: int,
-    *,
-    kind: str,
-    multiple: float,
-    spaces: int,
-) -> Share:
+    memory: DramSpec, layout: DataLayout, access: Access, channels: int, *, kind: str,
+    multiple: float, spaces: int,
+) -> Share:  # fmt: skip
     """What a processor near memory gets of `multiple` times the pins' rate.
 
     Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened

@@ -100,11 +100,8 @@ def evolve(
     damping = 1 + 2 * max(0.0, np.sqrt((mass - 1) / (size + 1)) - 1) + c_sigma
     usual = np.sqrt(size) * (1 - 1 / (4 * size) + 1 / (21 * size**2))
     mean, path, path_sigma, covariance = (
-        np.zeros(size),
-        np.zeros(size),
-        np.zeros(size),
-        np.eye(size),
-    )
+        np.zeros(size), np.zeros(size), np.zeros(size), np.eye(size),
+    )  # fmt: skip
     best, least = mean, badness(mean)
     for turn in range(rounds):
         values, vectors = np.linalg.eigh(covariance)

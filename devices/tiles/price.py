@@ -107,11 +107,8 @@ def finish(
     out[O_SHARED] *= of_core * spilled / clock
     out[O_STEP] *= of_core * spilled / clock
     out[O_LATENCY], out[O_CACHE], out[O_MEMORY], out[O_START] = (
-        waiting - start,
-        cache,
-        memory,
-        start,
-    )
+        waiting - start, cache, memory, start,
+    )  # fmt: skip
     out[O_PARTIAL] = max(0.0, working * (1.0 - launched * steps / (of_core * cores)))
     out[O_WAVES] = launched / (cores * blocks)
     out[O_IN_FLIGHT] = min(blocks, busiest) * buffers * load

@@ -19,12 +19,9 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[Point],
-    folder: Path,
-    seed: int = 0,
-    progress: Told | None = None,
+    points: Sequence[Point], folder: Path, seed: int = 0, progress: Told | None = None,
     kept: Kept = NOTHING,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """Simulate points; those of one deployment run one after another in one process.
 
     Returns

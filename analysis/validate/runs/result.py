@@ -166,12 +166,9 @@ def _every_request(folder: Path, host: str | Path | None) -> Entry:
 
 
 def validate_runs(
-    paths: Iterable[str | Path],
-    *,
-    seeds: int = 3,
-    host: str | Path | None = None,
+    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None,
     told: Told | None = None,
-) -> RunsValidation:
+) -> RunsValidation:  # fmt: skip
     """Replay measured runs and static batches.
 
     Parameters

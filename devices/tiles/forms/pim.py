@@ -74,11 +74,8 @@ def price(h: F8, x: F8, c: I8, out: F8) -> None:
     memory = moved / (h[M_BANDWIDTH] * share)
     out[:] = 0.0
     out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (
-        h[M_LATENCY],
-        multiplied,
-        streamed,
-        memory,
-    )
+        h[M_LATENCY], multiplied, streamed, memory,
+    )  # fmt: skip
     out[O_SECONDS] = h[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
     used = groups * passes * bm * 2.0 * n * k / (x[U_RATE] * modules * clock)
     out[O_PARTIAL], out[O_BLOCKS] = max(0.0, multiplied - used), 1.0

@@ -1,0 +1,95 @@
+"""What speaks for the parameters of a set: rows of a framework, of its library, or of any kernels (`set_fit`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .bounded import Sample
+from .calibrate import Rows
+from .family import F8, Family
+from .hardware import H_CAPABILITY
+from .kernel_sets import LABELS
+from .libraries import library
+
+SOME = 20
+"""Rows of a framework that go before those of others."""
+FEWEST = 5
+WEIGHT = {"own": 1.0, "library": 0.5, "silicon": 0.1, "transferred": 0.0}
+"""Weight of a row by what it tells."""
+MOST = 300
+"""Rows of a framework on a device that a fit reads at most, evenly spread over its tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What speaks for one set under one framework."""
+
+    basis: str
+    samples: Sequence[Sample]
+    sources: frozenset[str] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return sum(len(sample.log) for sample in self.samples)
+
+
+def told_by(
+    family: Family, devices: Sequence[Rows], label: str | None, without: int | None
+) -> Told:
+    """Rows of a set's devices that tell a framework's kernels, without those of one format."""
+    found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
+    for rows in devices:
+        usual = family.usual(rows.x)
+        for other in sorted(set(rows.labels.tolist())):
+            kept = (rows.labels == other) & usual
+            if without is not None:
+                kept &= formats(family, rows.x) != without
+            if not kept.any():
+                continue
+            at = _spread(np.flatnonzero(kept))
+            x, log = np.ascontiguousarray(rows.x[at]), np.log(rows.measured[at])
+            basis = _basis(family, other, label, rows.h[H_CAPABILITY])
+            sample = Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0)
+            found[basis].append((sample, set(rows.table["source"][at].tolist())))
+    held: list[tuple[Sample, set[str]]] = []
+    for basis, least in (("own", SOME), ("library", SOME), ("silicon", FEWEST)):
+        held += found[basis]
+        sources = frozenset[str]().union(*(names for _, names in held))
+        seen = Told(basis, [sample for sample, _ in held], sources)
+        if seen.rows >= least:
+            return seen
+    return Told("transferred", ())
+
+
+def told_of_all(family: Family, devices: Sequence[Rows]) -> Told:
+    """Rows of the three frameworks on a set's devices, else any."""
+    each = (told_by(family, devices, label, None) for label in LABELS.values())
+    own = [one for one in each if one.basis == "own"]
+    if not own:
+        return told_by(family, devices, None, None)
+    sources = frozenset[str]().union(*(one.sources for one in own))
+    return Told("own", [sample for one in own for sample in one.samples], sources)
+
+
+def formats(family: Family, x: F8) -> F8:
+    """Format code of each row; -1 where the family has no formats."""
+    names = family.quantities
+    return x[:, names.index("format")] if "format" in names else np.full(len(x), -1.0)
+
+
+def _basis(family: Family, other: str, label: str | None, capability: float) -> str:
+    if label is None or other == label:
+        return "own" if label else "silicon"
+    theirs, ours = (library(family.name, name, capability) for name in (other, label))
+    return "library" if theirs == ours else "silicon"
+
+
+def _spread(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """`MOST` of some rows at equal distances, or all."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
