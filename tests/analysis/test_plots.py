@@ -548,11 +548,11 @@ def test_save_replaces_the_whole_file_or_leaves_it(
     assert save(figure, path) == path
     before = path.read_bytes()
 
-    def broken(file: BinaryIO, **_: object) -> None:
+    def broken(_: FigureCanvasAgg, file: BinaryIO, **__: object) -> None:
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(figure, "savefig", broken)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", broken)
     with pytest.raises(OSError, match="disk full"):
         save(figure, path)
     assert path.read_bytes() == before
