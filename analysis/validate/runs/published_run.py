@@ -177,7 +177,7 @@ def _offline(
         except CapacityError:
             continue
         rate = (answer.run.output_tokens_per_s or 0.0) * devices / each
-        found.append((rate, answer.intervals and answer.intervals.throughput))
+        found.append((rate, None if answer.intervals is None else answer.intervals.throughput))
     if not found:
         raise CapacityError(f"{device}-x{devices}", f"{model} does not fit")
     return max(found, key=lambda pair: pair[0])
