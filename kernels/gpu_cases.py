@@ -235,7 +235,7 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         mine = cp.asarray(sorted(held))
         own = [cp.asnumpy(m[mine]) for m in sets[0]]
         if block:
-            w = four_bit.FourBitWeights(*own, format_).exact(range(len(held)))
+            w = four_bit.FourBitWeights(own[0], own[1], own[2], format_).exact(range(len(held)))
         else:
             w = experts.ExpertWeights(*(m.astype(np.float32) for m in own))
         local = np.vectorize(held.get)(ids[few])
