@@ -238,11 +238,17 @@ def _unknown_system(name: str) -> SpecError:
             f"{match['device']}, devices_per_node: {match['devices']}",
         )  # fmt: skip
     if match is None:
-        close = nearest(name, list_systems())
-        if not close.startswith("; did you mean"):
-            close = "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
+        close = (
+            suggestion(name) or "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
+        )
         return SpecError(repr(name), f"unknown system{close}")
     return SpecError(repr(name), f"unknown device in it{_suggest(match['device'])}")
+
+
+def suggestion(name: str) -> str:
+    """The system or device whose name is meant, for the end of an error message; empty where none is near."""
+    close = (nearest(name, list_systems()), _suggest(name))
+    return next((text for text in close if text.startswith("; did you mean")), "")
 
 
 def _suggest(name: str) -> str:

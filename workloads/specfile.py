@@ -55,10 +55,11 @@ UNITS: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One number of a description with where it comes from."""
+    """One number of a description with where it comes from; `wrong` where that is not said, for `build` to tell."""
 
     value: float | int
     source: str
+    wrong: SpecError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,9 @@ def _resolve(
     return merge({k: v for k, v in base.items() if k not in own}, tree)
 
 
-def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path: Path) -> Any:
+def _attach(
+    node: Any, key: str, source: str | SpecError | None, table: dict[str, str], path: Path
+) -> Any:
     """Replace every number below `node` by a Quantity with its nearest source."""
     if isinstance(node, dict):
         node = {str(k): v for k, v in node.items()}
@@ -185,8 +188,8 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
         return str(path.parent / node)  # a file lies relative to the one that names it
     if isinstance(node, str) and node.startswith("="):
         where = f"{path}: {key}"
-        if source is None:
-            raise SpecError(
+        if not isinstance(source, str):
+            raise source or SpecError(
                 where, f"'{node}' has no source; write {{value: '{node}', source: ...}}"
             )
         return Formula(node[1:].strip(), source, where)
@@ -196,14 +199,13 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
         raise SpecError(f"{path}: {key}", f"must be a number or text, not {node!r}")
     if not abs(node) < MAX_NUMBER:  # NaN too
         raise SpecError(f"{path}: {key}", f"must be a finite number below {MAX_NUMBER:g}")
-    if source is None:
-        raise SpecError(
-            f"{path}: {key}", f"{node} has no source; write {{value: {node}, source: ...}}"
-        )
+    if not isinstance(source, str):
+        reason = f"{node} has no source; write {{value: {node}, source: ...}}"
+        return Quantity(node, "", source or SpecError(f"{path}: {key}", reason))
     return Quantity(node, source)
 
 
-MOST_TOLD = 6
+MOST_TOLD = 12
 """Errors of one file that one line lists."""
 
 
@@ -228,13 +230,13 @@ def together(wrong: Sequence[SpecError]) -> SpecError:
     return found
 
 
-def _source(own: Any, where: str, table: dict[str, str]) -> str:
+def _source(own: Any, where: str, table: dict[str, str]) -> str | SpecError:
     if isinstance(own, str) and own in table:
         return table[own]
     if isinstance(own, str) and " " in own.strip():
         return own
     text = f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}"
-    raise SpecError(where, f'{text}; write where it stands, or "assumed: why"')
+    return SpecError(where, f'{text}; write where it stands, or "assumed: why"')
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
     SpecError
         Unknown, missing or wrong key; the message names the key as written.
     """
-    sources = Sources()
+    sources, wrong = Sources(), list[SpecError]()
     written: dict[tuple[str, ...], str] = {}
 
     def plain(node: Any, at: tuple[str, ...], label: str, factor: float) -> Any:
@@ -308,26 +310,22 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
             raise SpecError(node.where, reason)
         if isinstance(node, Quantity):
             sources[label] = node.source
+            if node.wrong is not None:
+                wrong.append(node.wrong)
             return node.value * factor if factor != 1.0 else node.value
         return node
 
     tree = plain(description.tree, (), "", 1.0)
     try:
-        return schema.model_validate(tree), sources
+        spec = schema.model_validate(tree)
     except ValidationError as error:
-        raise _spec_error(schema, description, error, written) from None
-
-
-def _spec_error(
-    schema: type[Spec],
-    description: Description,
-    error: ValidationError,
-    written: dict[tuple[str, ...], str],
-) -> SpecError:
-    """Turn pydantic's complaints into one line about the keys as the user wrote them."""
-    # An unknown key explains a missing one better than the other way round: a typo causes both.
-    every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    return together([_complaint(schema, description, each, written) for each in every])
+        # An unknown key explains a missing one better than the other way round: a typo causes both.
+        every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        told = [_complaint(schema, description, each, written) for each in every]
+        raise together([*told, *wrong]) from None
+    if wrong:
+        raise together(wrong)
+    return spec, sources
 
 
 def _complaint(

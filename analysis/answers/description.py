@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ...devices.catalog import describe_system, list_devices, load_device
+from ...devices.catalog import describe_system, list_devices, load_device, suggestion
 from ...devices.hosts.catalog import list_hosts, load_host
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec
@@ -73,6 +73,8 @@ def describe(name: str | Path) -> Shown | SpelledOut:
         return Shown(*load_device(name))
     if str(name).lower() in list_hosts() or _kind(name) == "host":
         return Shown(*load_host(name))
+    if Path(name).is_file():  # what is wrong with it is what is to be said
+        return Shown(*(describe_system if "device" in read_yaml(Path(name)) else load_device)(name))
     try:
         return Shown(*load_device(name))
     except SpecError:
@@ -82,9 +84,9 @@ def describe(name: str | Path) -> Shown | SpelledOut:
             named = spelled_out(str(name))
             if named is not None:
                 return named
+            near = suggestion(str(name)) or "; see opbyte list devices, or another list"
             raise InputError(
-                repr(str(name)),
-                "is no device, system, host, model, policy or engine; see opbyte list devices, or another list",
+                repr(str(name)), f"is no device, system, host, model, policy or engine{near}"
             ) from error
 
 

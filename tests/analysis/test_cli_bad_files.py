@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from opbyte.analysis.reference.kinds import TEMPLATES
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -153,7 +156,7 @@ def test_a_bad_device(
         ("splitter: best", ("mapping.splitter",)),
         ("splittr: paper", ("mapping.splittr", "did you mean 'splitter'")),
         ("prefill_share: 0.5", ("mapping.prefill_share", "has no source")),
-        ("separate: 1", ("mapping.separate", "source")),
+        ("separate: 1", ("mapping.separate", "boolean")),
     ],
 )
 def test_a_bad_mapping(ask: Ask, write: Write, mapping: str, parts: tuple[str, ...]) -> None:
@@ -162,6 +165,34 @@ def test_a_bad_mapping(ask: Ask, write: Write, mapping: str, parts: tuple[str, .
     message = ask("roofline", "llama-3-8b", "--system", path).refused()
     for part in parts:
         assert part in message
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once(ask: Ask, write: Write) -> None:
+    """Finding 14 of a trial: six runs for six errors; sources, missing and unknown keys, types."""
+    text = DEVICE.replace("launch_us", "lunch_us").replace("node_link", "nod_link")
+    text = text.replace('source: "assumed: vLLM\'s default"', "source: mine")
+    text = text.replace('{value: 450, source: "the data sheet"}', "450")
+    text = text.replace("fp16: 0.4", "fp16: low")
+    path = write("mine.yaml", text)
+    for command in (("show", path), ("roofline", "llama-3-8b", "--system", path)):
+        said = ask(*command).refused()
+        for part in ("lunch_us: unknown key", "launch_us: is missing", "node_link: is missing",
+                     "nod_link: unknown key", "source 'mine' is neither", "450 has no source",
+                     "compute_pJ_per_FLOP.fp16"):  # fmt: skip
+            assert part in said
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_template_names_lists_that_exist(ask: Ask, kind: str) -> None:
+    """Finding 13 of a trial: a list that a template points to was an error."""
+    for name in set(re.findall(r"opbyte list ([a-z-]+)", ask("init", kind).out)):
+        assert ask("list", name).out
+
+
+@pytest.mark.parametrize("command", ["show h1OO", "compare llama-3-8b --systems h1OO,h100-x1",
+                                     "compare llama-3-8b --systems h1OO-x2"])  # fmt: skip
+def test_names_that_look_alike_are_suggested(ask: Ask, command: str) -> None:
+    assert "did you mean 'h100'?" in ask(*command.split()).refused()
 
 
 def test_the_device_above_is_good_unchanged(ask: Ask, write: Write) -> None:
