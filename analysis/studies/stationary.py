@@ -30,17 +30,18 @@ from .service_level import ATTAINMENT
 F8 = npt.NDArray[np.float64]
 State = Literal["holds", "missed", "open"]
 
-FIRST, MOST_REQUESTS = 2000, 128_000
-"""Requests of the first run at a load, and of the last."""
+FIRST, MOST_REQUESTS, GLANCE = 2000, 128_000, 500
+"""Requests of the first run at a load, of the last, and of one that only sees what is far beyond a limit."""
 BATCHES = 10
 """Generations that a stationary part has at least."""
 GROWS = 0.02
 """Largest share of the arrivals that may stay in the system, at the upper end of its interval."""
 SURELY = 0.1
 """A share that is larger than this at its lower end needs no second look."""
-FAR = 2.0
+FAR, ODDS = 2.0, 10.0
 """Where requests wait ever longer, a latency of so many limits misses without an interval: those that wait
-make it so long, and in a system that they fill it would be no shorter."""
+make it so long, and in a system that they fill it would be no shorter. So does a quantile where the odds that a
+request is beyond the limit are so many times what the quantile allows, whether they wait or not."""
 NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -77,7 +78,7 @@ def counted(asked: int) -> int:
 
 def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
-    *, grows: bool = True, most: int | None = None,
+    *, grows: bool = True, most: int | None = None, glance: bool = False,
 ) -> Held:  # fmt: skip
     """Simulate a load until it is decided whether it is held.
 
@@ -93,8 +94,15 @@ def decide(
         Whether longer runs are of the same load; those of a trace with its own arrivals are not.
     most : int, optional
         Of a run.
+    glance : bool
+        Whether a short run goes first, which may tell that a load is far too much and no more.
     """
     most = most or MOST_REQUESTS
+    if glance and grows:
+        made = make(GLANCE)
+        tried, _ = judge(made, load, level, None, sampled=True)
+        if tried.missed:
+            return Held(tried, made)
     count, before = counted(asked) if grows else asked, None
     while True:
         made = make(count)
@@ -183,6 +191,8 @@ def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | Non
         return "holds"
     if run.window.overloaded and name != ATTAINMENT and figure > FAR * most:
         return "missed"
+    if _far(run, name, most):
+        return "missed"
     if name == ATTAINMENT:
         wide = _since(figure, before, name)
         figure, most = most, figure  # the larger, the better
@@ -197,6 +207,16 @@ def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | Non
     if wide > NARROW:
         return "open"
     return "holds" if figure <= most else "missed"
+
+
+def _far(run: Run, name: str, most: float) -> bool:
+    """Whether many times as many requests are beyond a limit as its quantile allows."""
+    measure, _, share = name.partition("_")
+    if share not in SHARES or measure == "tbt":
+        return False
+    values, _ = _values(run, measure)
+    over = float((values > most).mean()) if len(values) else 0.0
+    return over * SHARES[share] > ODDS * (1.0 - over) * (1.0 - SHARES[share])
 
 
 def _since(figure: float, before: Tried | None, name: str) -> float:

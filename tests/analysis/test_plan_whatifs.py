@@ -67,7 +67,7 @@ class World:
             missed = () if copies >= fewest else ("load",)
             return SimpleNamespace(
                 copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * t.candidate.devices,
-                usd_per_hour=self.usd * copies * t.candidate.devices,
+                usd_per_hour=self.usd * copies * t.candidate.devices, worst=lambda level: float("inf"),
                 joules_per_token=self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9)),
             )  # fmt: skip
 

@@ -1,10 +1,10 @@
 """The best of one system: candidates in the order of the least that they can cost.
 
 Every candidate has a number of copies below which bounds or simulations say that it misses the level. The
-one whose next number of copies is worth most is simulated next, until nothing left can be better than what
-was found: first with the most copies that would still be better, so that one simulation rules it out. Of
+one that seems to need the fewest devices is simulated next, until nothing left can be better than what
+was found: then first with the most copies that would still be better, so that one simulation rules it out. Of
 one candidate more copies are assumed never to serve worse: one that fails is tried with as many as keep
-pace with the load, or with half as many more, then twice as many, and bisected once it holds. No
+pace with the load, or with half as many more, and bisected once it holds. No
 system's search knows of another's.
 """
 
@@ -27,6 +27,7 @@ from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestBlock
 from ...answers.limits import limit_of
 from ...answers.pools import pool_limit
+from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
 from .points import MEDIAN, WORST, Bench, Point, Task, Value, point_of
@@ -34,8 +35,8 @@ from .sure import Sure, sure_of
 
 MOST_STAGES = 16_000
 """Requests of the run that says what fewer copies fail by, whose stages are kept."""
-PATIENCE = 4
-"""Failures after which the number of copies doubles each time."""
+LONGEST = 8.0
+"""Limits that a latency counts as at most, where it says how many more copies are needed."""
 
 
 @dataclass(slots=True)
@@ -105,10 +106,22 @@ class Tried:
         most = self.within(task, bar)
         if most < self.most:
             return most
-        last = self.points[-1] if self.points else None
-        paced = 0 if last is None else math.ceil(last.copies / max(last.served, 0.1))
-        next_ = self.fails * 2 if len(self.points) >= PATIENCE else self.fails * 3 // 2
-        return min(max(self.fails + 1, next_, paced), most)
+        return min(max(self.fails * 3 // 2, self.paced(task)), most)
+
+    def paced(self, task: Task) -> int:
+        """The copies that it seems to need, by the last that missed.
+
+        The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
+        """
+        if self.best is not None or not self.points:
+            return self.fails + 1
+        last = self.points[-1]
+        over = min(last.worst(task.level), LONGEST) ** (1 / 3)
+        return max(self.fails + 1, math.ceil(last.copies * max(over, 1.0 / max(last.served, 0.1))))
+
+    def guess(self, task: Task) -> tuple[int, Value]:
+        """The devices that it seems to need, and the best that it can be."""
+        return self.paced(task) * self.candidate.devices, self.least(task)
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
@@ -221,7 +234,7 @@ def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Poin
     """The same once nothing left can be better, `simulated` telling what some copies of a candidate do."""
     count = found.simulations
     while left := found.left(task, bar := found.bar(task)):
-        first = min(left, key=lambda t: t.least(task))
+        first = min(left, key=lambda t: t.guess(task))
         count += 1
         try:
             first.learn(simulated(first, first.copies(task, bar)))
@@ -236,7 +249,9 @@ def _simulated(task: Task, bench: Bench, t: Tried, copies: int) -> Point:
     What misses as predicted misses with slower steps too.
     """
     slow, whole = t.slow or 1.0, t.slow is None
-    p = point_of(task, t.candidate, t.system, copies, bench, slow, whole)
+    far = not t.points or t.points[-1].requests == GLANCE
+    glance = far and task.scenario.workload.cv is None
+    p = point_of(task, t.candidate, t.system, copies, bench, slow, whole, glance)
     if t.slow is None and p.sure is not None and p.sure.slowdowns:
         t.slow = max(p.sure.slow(task.sure or MEDIAN), 1.0)
         if t.slow > 1.0 and not p.missed:
