@@ -102,7 +102,7 @@ def compare(
         mean_queue = tokens * moe.routed.top_k / moe.routed.experts
     return SystemComparison(
         spec, 0 if what.images else batch, 0 if what.images else context, what.images,
-        mean_queue, rows,
+        mean_queue, rows, how.framework,
     )  # fmt: skip
 
 

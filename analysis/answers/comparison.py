@@ -12,8 +12,11 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
 from .bases import NONE, Bases, not_like_for_like
+from .evidence import evidence
+from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
 from .ranges import Ranges
+from .summary import degrees
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +49,7 @@ class SystemRow:
     interval : Interval or None
         Factors on its time, see `interval`; None where too little of it rests on measurements.
     rests : Rests or None
-        Its description with sources.
+        Its description with sources, and how it is deployed.
     ranges : Ranges or None
         What of the step is priced out of range; None on an engine.
     """
@@ -69,28 +72,32 @@ class SystemRow:
     rests: Rests | None = None
     ranges: Ranges | None = None
 
+    @property
+    def layout(self) -> str:
+        """Parallel degrees and placement; empty on an engine."""
+        d = self.rests and self.rests.deployment
+        return f"{degrees(d)}, {d.placement}" if d else ""
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """What its prices rest on; nothing of an engine's."""
+        d = self.rests and self.rests.deployment
+        return evidence(d, self.rests.sources) if d and self.rests else []
+
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
         return {
-            "system": self.system,
-            "basis": self.bases.times,
-            "energy_basis": self.bases.energy,
-            "kinds": list(self.kinds),
-            "devices": self.devices,
-            "fits": not self.reason,
-            "reason": self.reason,
-            "latency_s": self.latency_s,
+            "system": self.system, "basis": self.bases.times, "energy_basis": self.bases.energy,
+            "kinds": list(self.kinds), "devices": self.devices, "fits": not self.reason,
+            "layout": self.layout or None, "reason": self.reason, "latency_s": self.latency_s,
             "latency_interval": interval_dict(self.latency_s, self.interval),
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
-            "items_per_s": self.items_per_s,
-            "joules": self.joules,
-            "static_joules": self.static_joules,
-            "joules_per_item": joules,
+            "items_per_s": self.items_per_s, "joules": self.joules,
+            "static_joules": self.static_joules, "joules_per_item": joules,
             "memory_bytes": self.memory_bytes,
             "memory_available_bytes": self.memory_available_bytes,
             "layers": [asdict(part) for part in self.layers],
             "break_even": [asdict(queue) for queue in self.break_even],
-        }
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,8 @@ class SystemComparison(Result):
     images: int
     mean_queue: float | None
     table: tuple[SystemRow, ...]
+    framework: str | None = None
+    why: bool = False
 
     @property
     def items(self) -> int:
@@ -130,24 +139,17 @@ class SystemComparison(Result):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "model": self.model.name,
-            "layers": len(self.model.layers),
-            "batch": self.batch,
-            "context": self.context,
-            "images": self.images,
-            "item": self.item,
-            "mean_queue": self.mean_queue,
+            "model": self.model.name, "layers": len(self.model.layers), "batch": self.batch,
+            "context": self.context, "images": self.images, "item": self.item,
+            "mean_queue": self.mean_queue, "framework": self.framework,
             "rows": [row.to_dict(self.items) for row in self.table],
             "warnings": list(self.warnings),
-        }
+        }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
+        nested = ("layers", "break_even", "latency_interval", "out_of_range")
         return [
-            {
-                k: v
-                for k, v in row.to_dict(self.items).items()
-                if k not in ("layers", "break_even", "latency_interval", "out_of_range")
-            }
+            {k: v for k, v in row.to_dict(self.items).items() if k not in nested}
             | {"kinds": "+".join(row.kinds)}
             for row in self.table
         ]
@@ -157,19 +159,16 @@ class SystemComparison(Result):
         for row in self.table:
             joules = None if row.joules is None else row.joules / self.items
             first = row.break_even[0] if row.break_even else None
+            memory = f"{row.memory_bytes / 2**30:,.2f} of {row.memory_available_bytes / 2**30:,.1f}"
             out.append(
                 {
-                    "system": row.system,
-                    "time": seconds(row.latency_s),
+                    "system": row.system, "time": seconds(row.latency_s),
                     f"{LEVEL:.0%} interval": spoken(row.interval) if row.interval else None,
-                    f"{self.item}s/s": show(row.items_per_s),
-                    f"J/{self.item}": show(joules),
-                    "memory GiB": f"{row.memory_bytes / 2**30:,.2f} of "
-                    f"{row.memory_available_bytes / 2**30:,.1f}",
-                    "longest part": _longest(row),
+                    f"{self.item}s/s": show(row.items_per_s), f"J/{self.item}": show(joules),
+                    "memory GiB": memory, "longest part": _longest(row),
                     "break-even queue": _queue(first),
                 }
-            )
+            )  # fmt: skip
         return out
 
     def layer_rows(self) -> list[dict[str, Any]]:
@@ -228,7 +227,11 @@ class SystemComparison(Result):
         if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
             out.append("Parts side by side count in full: they may add up to more than the step.")
         out += not_like_for_like((r.system, r.bases) for r in timed)
-        out += [text for r in timed if r.ranges for text in r.ranges.text()]
+        out += self._served()
+        shown = [
+            (r.evidence(), r.system, r.ranges) for r in self.table if r.layout and not r.reason
+        ]
+        out += evidence_blocks(shown, self.why)
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "
@@ -236,6 +239,17 @@ class SystemComparison(Result):
                 "traffic alone takes longer than the arithmetic; in brackets without it)."
             )
         return out
+
+    def _served(self) -> list[str]:
+        """Layouts and whose kernels these are, and why not those that other commands take."""
+        told = "; ".join(f"{r.system} {r.layout}" for r in self.table if r.layout)
+        kernels = f"{self.framework}'s" if self.framework else (
+            "nobody's in particular, so that devices that no engine runs on stand beside the others (`plan` and "
+            "`capacity` take vLLM's: --framework vllm)"
+        )  # fmt: skip
+        return (
+            [f"Laid out: {told}. One step, so no scheduler. Kernels are {kernels}."] if told else []
+        )
 
 
 def _queue(found: BreakEven | None) -> str:

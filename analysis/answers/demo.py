@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ...simulator.scenario import Scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
+from .evidence_table import evidence_line
 from .quantities import ratio
 from .several import Several
 from .simulate import layer_totals, simulate
@@ -42,7 +43,7 @@ class Comparison(Several):
         for each in self.runs:
             told = f"{heading(each.run)}. {window_text(each.run.window)}"
             out += [told, where_rows(each.run)]
-        rests = [r.rests_on() for r in self.runs]
+        rests = [evidence_line(*r.rests_on()) for r in self.runs]
         return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 
     def report_title(self) -> str:

@@ -26,19 +26,43 @@ def evidence_rows(
     return [
         {
             "system": system, "family": e["applies_to"], "format": e.get("format") or None,
-            "basis": e["basis"], "rows": e["rows"] or None,
+            "basis": e["basis"], "rows": e["rows"] or _elsewhere(e),
             "error": None if e["error"] is None else f"{e['error']:.1%}",
             "in range": _in_range(e, outside), "assumes": ", ".join(e["assumptions"]) or None,
+            "why": e.get("why") or None,
         }
         for e in evidence
     ]  # fmt: skip
 
 
+def _elsewhere(e: Mapping[str, Any]) -> str | None:
+    """Rows in other formats, where the own has none."""
+    others = e.get("other_rows") or {}
+    told = ", ".join(f"{count:,} in {name}" for name, count in others.items())
+    return f"NO ROW: {told}" if told else None
+
+
 def _in_range(e: Mapping[str, Any], outside: Mapping[str, float]) -> str | None:
     if not e["rows"]:
         return None
+    if e.get("near_rows") == 0 and e.get("nearest"):
+        return f"no: the nearest a factor of {e['nearest']:.0f} away"
     share = outside.get(e["applies_to"], 0.0)
     return f"no: {share:.0%} of the time" if share else "yes"
+
+
+Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
+"""Evidence, of which system, and what of it is out of range."""
+
+
+def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
+    """What systems rest on: a line each, or all of it in one table."""
+    if not why:
+        return (
+            [" ".join([*(evidence_line(*each) for each in found), "More: --why."])] if found else []
+        )
+    rows = [row for each in found for row in evidence_rows(*each)]
+    return [rows, *(text for *_, ranges in found if ranges for text in ranges.text())]
 
 
 def evidence_line(

@@ -81,7 +81,7 @@ class Interval:
     @property
     def inverse(self) -> Interval:
         """Factors on a rate whose time these are of."""
-        return Interval(1.0 / self.high, 1.0 / self.low, self.level)
+        return Interval(1.0 / self.high, 1.0 / self.low if self.low else np.inf, self.level)
 
 
 def parts_of(d: Deployment, stage: StageCost) -> list[Part]:

@@ -29,7 +29,7 @@ def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunInt
     if (
         found is None
         or rate is None
-        or not _plain(scenario, run)
+        or not dilates(scenario, run)
         or found.tpot.high < STEEP * found.step.high
     ):
         return found
@@ -43,7 +43,7 @@ def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunInt
     return replace(found, tpot=tpot, ttft=first_token(first), throughput=served)
 
 
-def _plain(scenario: Scenario, run: Run) -> bool:
+def dilates(scenario: Scenario, run: Run) -> bool:
     """Whether a run at another rate is the same one by another clock."""
     plain = all(scenario.option(name) in (None, False, ()) for name in FIXED)
     return plain and not (run.pools or run.window.overloaded)

@@ -14,6 +14,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.text import seconds, show
+from .evidence_table import evidence_line
 from .several import Several
 from .simulate import simulate
 from .summary import LATENCIES, flat, heading
@@ -68,7 +69,7 @@ class Seeds(Several):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         first = self.runs[0]
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
-        return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
+        return [f"{heading(first.run)}; {seeds}", self.rows(), evidence_line(*first.rests_on())]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()

@@ -24,7 +24,7 @@ from .carbon import carbon_of, carbon_text
 from .classes import class_figures
 from .coverage import coverage, coverage_blocks
 from .evidence import link_evidence
-from .evidence_table import evidence_line
+from .evidence_table import Known, evidence_blocks
 from .facets import facet_blocks, facet_entries
 from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
 from .price import check_prices, costs_of
@@ -33,11 +33,11 @@ from .ranges import Ranges, ranges_of_run
 from .replayed import replayed
 from .run_steps import Steps, read_window, steps_seen
 from .run_warnings import warnings_of
+from .started import started
 from .summary import (
     LATENCIES,
     QUANTILES,
     defaults_text,
-    evidence_text,
     figure_rows,
     figures,
     flat,
@@ -80,6 +80,8 @@ class Simulation(Result):
         What of it is priced out of the range of its models.
     why : bool
         Whether all that it rests on is told, and not a line of it.
+    emit : str or None
+        Kind of the manifest that is told too, see `manifests.WRITERS`.
     """
 
     run: Run
@@ -91,6 +93,7 @@ class Simulation(Result):
     steps: Steps | None = None
     ranges: Ranges | None = None
     why: bool = False
+    emit: str | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -98,15 +101,10 @@ class Simulation(Result):
     def to_dict(self) -> dict[str, Any]:
         r = self.run
         return {
-            "model": r.deployment.model.name,
-            "system": r.deployment.system.name,
-            "policy": r.policy.name,
-            "placement": r.deployment.placement,
-            "workload": r.workload,
-            "seed": r.seed,
-            **entries(r, COUNTS),
-            "token_budget": r.policy.token_budget,
-            "max_sequences": r.policy.max_sequences,
+            "model": r.deployment.model.name, "system": r.deployment.system.name,
+            "policy": r.policy.name, "placement": r.deployment.placement,
+            "workload": r.workload, "seed": r.seed, **entries(r, COUNTS),
+            "token_budget": r.policy.token_budget, "max_sequences": r.policy.max_sequences,
             **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             **entries(r, LENGTHS),
             "window": window_dict(r.window),
@@ -125,7 +123,7 @@ class Simulation(Result):
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
             "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
-        }
+        }  # fmt: skip
 
     def timing(self) -> dict[str, Any]:
         return {"wall_s": self.run.wall_s}
@@ -151,16 +149,14 @@ class Simulation(Result):
             *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
             *facet_blocks(self.run, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
-            *self.outside_tables(), *self._rests(), *defaults_text(self.run, self.scenario),
+            *self.outside_tables(), *evidence_blocks([self.rests_on()], self.why), *defaults_text(self.run, self.scenario),
+            *([f"{self.emit}.yaml:\n\n{self.manifest()}"] if self.emit else []),
             took(self.run.wall_s),
         ]  # fmt: skip
 
-    def _rests(self) -> list[str]:
-        """What it rests on: a line, or all of it."""
-        if self.why:
-            return [*([] if self.ranges is None else self.ranges.text()), self.rests_on()]
-        name = self.run.deployment.system.name
-        return [evidence_line(self.evidence, name, self.ranges) + " More: --why."]
+    def manifest(self) -> str:
+        """What starts all replicas of it, as `emit` asks for."""
+        return started(str(self.emit), self.scenario, self.run)
 
     def headline(self) -> str:
         """Throughput and latencies in a sentence, and what takes the most of the clock."""
@@ -218,9 +214,9 @@ class Simulation(Result):
         text = "Latency of requests as cumulative shares; output and arrivals over time."
         return [Drawing(latency(self.requests(), name), text), *replicas_drawn(self.run, name)]
 
-    def rests_on(self) -> str:
-        """The cost models behind the figures, and the constants they assume."""
-        return evidence_text(self.evidence, self.run.deployment.system.name)
+    def rests_on(self) -> Known:
+        """The cost models behind the figures, and what is priced out of their range."""
+        return self.evidence, self.run.deployment.system.name, self.ranges
 
     def requests(self) -> pd.DataFrame:
         """One row per finished request: lengths and stamps [s]."""

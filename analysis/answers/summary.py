@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
@@ -10,6 +10,7 @@ from ..show.text import seconds, show
 from .quantities import labelled, ratio
 
 if TYPE_CHECKING:
+    from ...simulator.deploy.deployment import Deployment
     from ...simulator.scenario import Scenario
     from ...simulator.serving.metrics import Quantiles
     from ...simulator.serving.record import OpTotal, Run
@@ -31,16 +32,18 @@ SMALL = 0.01
 
 def heading(r: Run) -> str:
     """What ran where."""
-    d, layout = r.deployment, r.deployment.layout
-    parallel = f"tp {layout.tp}, dp {layout.dp}"
-    if d.has_experts:
-        parallel += f", ep {layout.ep}"
-    if layout.pp > 1:
-        parallel += f", pp {layout.pp}"
+    d = r.deployment
     return (
         f"{d.model.name} on {d.system.name}: policy {r.policy.name}, placement {d.placement}, "
-        f"{parallel}; {len(r.requests):,} requests from {r.workload}"
+        f"{degrees(d)}; {len(r.requests):,} requests from {r.workload}"
     )
+
+
+def degrees(d: Deployment) -> str:
+    """Parallel degrees in words."""
+    layout = d.layout
+    experts = f", ep {layout.ep}" if d.has_experts else ""
+    return f"tp {layout.tp}, dp {layout.dp}{experts}{f', pp {layout.pp}' if layout.pp > 1 else ''}"
 
 
 def figures(r: Run) -> list[tuple[str, float | None, str]]:
@@ -256,47 +259,3 @@ def defaults_text(run: Run, scenario: Scenario) -> list[str]:
         "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
     )
     return [f"Scheduler ({run.policy.name}) and kernels are {text}."]
-
-
-def evidence_text(evidence: Sequence[Mapping[str, Any]], system: str) -> str:
-    """What the figures rest on, in a sentence: each cost model with the constants it assumes."""
-    parts = []
-    for entry in evidence:
-        format_ = entry.get("format")
-        text = f"{entry['cost_model']} for {entry['applies_to']}"
-        text += f" in {format_}" if format_ else ""
-        text += f" ({entry['basis']}"
-        names = list(dict.fromkeys(_short(key) for key in entry["assumptions"]))
-        text += f" {', '.join(names)}" if names else ""
-        parts.append(text + _measured_text(entry) + ")")
-    if all(entry["error"] is None for entry in evidence):
-        parts.append("none of it compared with measurements")
-    return f"{system} rests on: {'; '.join(parts)}."
-
-
-def _measured_text(entry: Mapping[str, Any]) -> str:
-    """What measured rows say of a cost model, and what they do not."""
-    rows, others, nearest = entry["rows"], entry.get("other_rows") or {}, entry.get("nearest")
-    text = f", error {entry['error']:.1%}" if entry["error"] is not None else ""
-    if entry["error"] is not None and rows:
-        text += f" on {rows:,} rows"
-    if entry.get("near_rows") == 0 and rows:
-        text += f", the nearest a factor of {nearest:.0f} away" if nearest else ""
-    if not rows and others:
-        told = ", ".join(f"{count:,} in {name}" for name, count in others.items())
-        text += f", NO ROW in {entry['format']}: {told}"
-    return text + (f", {entry['why']}" if entry.get("why") else "")
-
-
-def _short(key: str) -> str:
-    """A key path without what its row says already.
-
-    Examples
-    --------
-    >>> _short("device.processors.xpu.peak_TFLOPS.bf16"), _short("device.static_W")
-    ('peak_TFLOPS.bf16', 'static_W')
-    """
-    first, _, rest = key.removeprefix("device.").partition(".")
-    if first == "processors":
-        return rest.partition(".")[2]
-    return rest or first

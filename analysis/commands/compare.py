@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from ...simulator.scenario.option import options_of
 from ...simulator.scenario.parts import DeployOptions
 from .app import app
 from .io import answer
-from .options import Json, Model, Out, count, takes
+from .options import Json, Model, Out, Why, count, takes
 
 
 @app.command("compare")
@@ -30,6 +31,7 @@ def compare_command(
         str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")
     ] = "reordered",
     seed: Annotated[int | None, count("Seed of an FPGA's expert draws; 0 without it.")] = None,
+    why: Why = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -41,4 +43,4 @@ def compare_command(
         compare, model, names, batch=batch, context=context, images=images, layers=layers,
         schedule=schedule, seed=seed, **options,
     )  # fmt: skip
-    answer(make, out, as_json)
+    answer(lambda: replace(make(), why=why), out, as_json)

@@ -10,6 +10,7 @@ import typer
 
 from ...simulator.scenario.option import Placed
 from ...simulator.scenario.scenario import Scenario, placed
+from ...workloads.errors import InputError
 from . import panels
 from .usage import number, whole
 
@@ -21,6 +22,20 @@ Out = Annotated[
 ]
 
 Why = Annotated[bool, typer.Option("--why", help="Tell all that the answer rests on.")]
+
+Emit = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d."),
+]
+
+
+def check_emit(name: str | None) -> None:
+    """Refuse a manifest of no known kind."""
+    from ...simulator.frameworks.manifests import WRITERS
+
+    if name is not None and name not in WRITERS:
+        raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {name!r}")
+
 
 FAMILY = "What the files are tables of, whatever their names: gemm, moe, attention_decode, ..."
 Family = Annotated[str | None, typer.Option(metavar="NAME", help=FAMILY)]

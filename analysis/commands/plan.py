@@ -10,11 +10,10 @@ import typer
 
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
-from ...workloads.errors import InputError
 from . import panels
 from .app import app
 from .io import answer
-from .options import Json, Model, Out, Why, count, real, takes
+from .options import Emit, Json, Model, Out, Why, check_emit, count, real, takes
 
 OWN = (
     "model", "system", "rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop",
@@ -65,19 +64,14 @@ def plan_command(
     ] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     why: Why = False,
-    emit: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d."),
-    ] = None,
+    emit: Emit = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Fewest devices, or least cost, energy or carbon, for a load within a service level."""
-    from ...simulator.frameworks.manifests import WRITERS
     from ..studies.plan import plan
 
-    if emit is not None and emit not in WRITERS:
-        raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {emit!r}")
+    check_emit(emit)
     varied: dict[str, Any] = {"tp": tp, "dp": dp, "ep": ep, "pp": pp, "dtype": dtype, "kv_dtype": kv_dtype,
               "policy": policy, "token_budget": token_budget, "goal": goal}  # fmt: skip
     make = partial(

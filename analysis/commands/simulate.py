@@ -12,7 +12,7 @@ from ...simulator.scenario.option import options_of
 from ...workloads.errors import InputError
 from .app import app
 from .io import answer, progress
-from .options import Json, Out, Why, count, takes
+from .options import Emit, Json, Out, Why, check_emit, count, takes
 
 
 @app.command("simulate")
@@ -25,6 +25,7 @@ def simulate_command(
         typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one."),
     ] = None,
     why: Why = False,
+    emit: Emit = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -34,6 +35,9 @@ def simulate_command(
     from ..answers.simulate import Simulation, simulate
 
     scenario, keep = Scenario.of(**options), out is not None
+    check_emit(emit)
+    if emit is not None and (seeds is not None or scenario.serving.engine is None):
+        raise InputError("--emit", "needs --engine, an engine's own settings, and one run")
     if steps is not None and (seeds is not None or scenario.model is None):
         raise InputError("--steps", "are those of one run: name a model and system, leave --seeds")
 
@@ -44,6 +48,6 @@ def simulate_command(
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
             found = simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
-            return replace(found, why=why)
+            return replace(found, why=why, emit=emit)
 
     answer(make, out, as_json, waits=False)  # `progress` says how far it is

@@ -29,6 +29,8 @@ PIXELS = 96
 """Of an inch."""
 NUMBER = re.compile(r"[-+\u2212]?[\d,.]*")
 """A tick's label that says no more than its place; the minus is matplotlib's."""
+WIDE = 30.0
+"""Quotient of an axis's ends from where it names powers of ten alone."""
 MOST_EDGED = 300
 """Bars of an axes from which their edges would cover them when all are in view."""
 COLORBAR = "<colorbar>"
@@ -185,6 +187,8 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
         "type": "log" if log else "linear",
         "range": numbers(np.log10([low, high]) if log and low > 0 < high else [low, high]),
     }
+    if log and low > 0 and high / low > WIDE:
+        out["dtick"] = 1  # labels of 2 and 5 beside those of 10 would meet on a narrow page
     formatter = axis.get_major_formatter()
     if not log and isinstance(axis.get_major_locator(), FixedLocator):
         marks = list(axis.get_majorticklocs())

@@ -60,6 +60,7 @@ def trade_off(
     title: str,
     *,
     facets: Sequence[str] = (),
+    named: str = "",
 ) -> Figure:
     """Draw rows over two objectives; a line joins those that no other beats in both.
 
@@ -75,6 +76,8 @@ def trade_off(
     facets : sequence of str
         Columns whose values are no choice, such as a workload's: a panel each, with a front of its own;
         the first `MAX_PANELS` of them.
+    named : str
+        Column of which every value has a label, at its first row along x.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def trade_off(
             note += f" Not drawn: {', '.join(map(metric_label, list(objectives)[2:]))}."
         finish(figure, note)
         for axes, (_, part) in zip(panels, shown, strict=False):
-            _labels(axes, part, objectives, varying, MAX_LABELS // across)
+            _labels(axes, part, objectives, varying, MAX_LABELS // across, named)
     return figure
 
 
@@ -181,16 +184,21 @@ def _panel(
 
 
 def _labels(
-    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int
-) -> None:
-    """Write beside some of the best points what tells them apart."""
+    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int,
+    named: str,
+) -> None:  # fmt: skip
+    """Write beside some of the best points, and one of every value that is `named`, what tells them apart."""
     best = _best(rows, objectives)
-    line: Array = rows[list(objectives)[:2]].to_numpy(dtype=np.float64)[best]
-    texts = [", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in best]
-    shown = np.unique(np.linspace(0, len(best) - 1, min(len(best), most)).astype(int))
-    dots = [
-        Point(float(line[i, 0]), float(line[i, 1]), 2.5, texts[i], BLUE) for i in shown if texts[i]
-    ]
+    at: Array = rows[list(objectives)[:2]].to_numpy(dtype=np.float64)
+    line = at[best]
+    shown = [best[i] for i in np.linspace(0, len(best) - 1, min(len(best), most)).astype(int)]
+    if named:  # the first along x of each
+        order = np.lexsort((at[:, 1], at[:, 0]))
+        first = {rows.iloc[i][named]: int(i) for i in order[::-1]}
+        without = first.keys() - {rows.iloc[i][named] for i in shown}
+        shown += [first[name] for name in sorted(without)]
+    texts = {i: ", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in shown}
+    dots = [Point(*map(float, at[i]), 2.5, text, BLUE) for i, text in texts.items() if text]
     markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
     place(axes, dots, markers, (), [line] if len(line) > 1 else ())
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...devices.spec import SystemSpec
 from ...workloads.specfile import to_si
 from ..answers.evidence import evidence, used_sources
-from ..answers.summary import evidence_text
+from ..answers.evidence_table import evidence_rows
 from ..show.result import Rests, Section
 from ..show.text import show
 
@@ -21,21 +21,9 @@ def rests_section(rests: Rests) -> list[Section]:
     models = evidence(deployment, sources)
     known = used_sources(sources, deployment.model.numerics)
     return [
-        Section(f"{name}: evidence", [evidence_text(models, name), model_rows(models)]),
+        Section(f"{name}: evidence", [evidence_rows(models, name)]),
         constants_section(rests.system, known, f"{name}: constants"),
     ]
-
-
-def model_rows(evidence: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cost models with what they rest on."""
-    return [
-        {
-            "cost model": e["cost_model"], "for": e["applies_to"], "basis": e["basis"],
-            "median error": None if e["error"] is None else f"{e['error']:.1%}",
-            "rows behind it": e["rows"],
-        }
-        for e in evidence
-    ]  # fmt: skip
 
 
 def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> Section:
@@ -43,8 +31,7 @@ def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str
     rows = constant_rows(system, sources)
     if not rows:
         return Section(title, ["The system was given as an object, without its sources."])
-    text = f"Every number of the description of {system.name}, with its source."
-    return Section(title, [text, rows])
+    return Section(title, [rows], folded=len(rows))
 
 
 def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -238,6 +238,8 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     from ..plots import latency
 
     run = each.run
+    if each.emit is not None:
+        folder.text(f"{below}{each.emit}.yaml", each.manifest())
     folder.blocks(f"{below}requests.csv", run.request_blocks())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
     folder.write(

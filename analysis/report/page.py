@@ -56,7 +56,8 @@ def report(result: Result) -> str:
             elif block:
                 blocks.append({"kind": "table", **table_of(block)})
         title = visible(section.title)[:MOST_TEXT]
-        shown.append({"title": title, "id": f"s{len(shown) + 1}", "blocks": blocks})
+        shown.append({"title": title, "id": f"s{len(shown) + 1}", "blocks": blocks,
+                      "folded": section.folded})  # fmt: skip
     if record := made_by()["command"]:
         text = visible(record)[:MOST_TEXT]
         shown[-1]["blocks"].insert(0, {"kind": "command", "text": text})

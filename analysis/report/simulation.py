@@ -16,6 +16,7 @@ from ..answers.autoscale import autoscale_text, replicas_drawn
 from ..answers.classes import class_blocks
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
+from ..answers.evidence_table import evidence_rows
 from ..answers.inspect import inspect
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.run_steps import Steps
@@ -28,11 +29,12 @@ from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, Section
 from ..show.text import show
-from .constants import constants_section, model_rows
+from .constants import constants_section
 from .sections import sections
 
 MOST_DRAWN = 3000
 """Ops in a figure of steps."""
+SHARES = "Share of the clock by layer and processor, and dynamic energy by path."
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
     "device worked on it; energy is its share of the dynamic energy; bound is what took longest."
@@ -45,38 +47,19 @@ def run_sections(result: Simulation) -> list[Section]:
     run = result.run
     name = f"{run.deployment.model.name} on {run.deployment.system.name}"
     return [
-        Section(
-            "Result",
-            [
-                heading(run),
-                *result.warnings,
-                figure_rows(run),
-                window_text(run.window),
-                *run_speculation_text(run),
-                *tiers_text(run),
-                result.sure(),
-                latency_rows(run),
-                *class_blocks(run),
-            ],
-        ),
-        Section(
-            "Where time and energy go",
-            [
-                Drawing(
-                    breakdown(ops_by_share([run]), name),
-                    "Share of the clock by layer and processor, and dynamic energy by path.",
-                ),
-                WHERE,
-                where_rows(run),
-                "By layer and processor:",
-                layer_rows(run),
-            ],
-        ),
+        Section("Result", [
+            heading(run), *result.warnings, figure_rows(run), window_text(run.window),
+            *run_speculation_text(run), *tiers_text(run), result.sure(), latency_rows(run),
+            *class_blocks(run),
+        ]),
+        Section("Where time and energy go", [
+            Drawing(breakdown(ops_by_share([run]), name), SHARES), WHERE, where_rows(run),
+            "By layer and processor:", layer_rows(run),
+        ]),
         Section("Roofline", _roofline(run, name)),
         Section("Requests over time", _over_time(result, name)),
-        *_steps(result, name),
-        *evidence_sections(result),
-    ]
+        *_steps(result, name), *evidence_sections(result),
+    ]  # fmt: skip
 
 
 @sections.register
@@ -87,13 +70,7 @@ def comparison_sections(result: Comparison) -> list[Section]:
     out = [
         Section("Verdict", [result.verdict(), *result.warnings, result.rows()]),
         Section(
-            "Where time and energy go",
-            [
-                Drawing(
-                    breakdown(ops_by_share(runs), model),
-                    "Share of the clock by layer and processor, and dynamic energy by path.",
-                )
-            ],
+            "Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]
         ),
     ]
     for each in result.runs:
@@ -200,26 +177,14 @@ def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:
     run = result.run
-    out: list[Any] = [
-        Drawing(
-            latency(result.requests(), name),
-            "Latency of requests as cumulative shares; output and arrivals over time.",
-        )
-    ]
+    told = "Latency of requests as cumulative shares; output and arrivals over time."
+    out: list[Any] = [Drawing(latency(result.requests(), name), told)]
     out += [*replicas_drawn(run, name), *autoscale_text(run)]
     if len(run.stages):
-        out.append(
-            Drawing(
-                timeline(
-                    result.stages(),
-                    run.kv_capacity,
-                    name,
-                    run.deployment.device.board.idle_W,
-                    _engines(run),
-                ),
-                "Running and waiting sequences, tokens of steps, KV cache and power over time.",
-            )
-        )
+        idle = run.deployment.device.board.idle_W
+        figure = timeline(result.stages(), run.kv_capacity, name, idle, _engines(run))
+        told = "Running and waiting sequences, tokens of steps, KV cache and power over time."
+        out.append(Drawing(figure, told))
     return out
 
 
@@ -276,12 +241,12 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
         for own, value in result.scenario.given()
         if own.name not in ("model", "system", "seed")
     ]
-    models = model_rows(result.evidence)
+    models = evidence_rows(result.evidence, d.system.name, result.ranges)
     constants = constants_section(
         d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
     )
     return [
         Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
-        Section(f"{before}Evidence", [result.rests_on(), models, *result.outside_tables()]),
+        Section(f"{before}Evidence", [models, *result.outside_tables()]),
         constants,
     ]

@@ -10,7 +10,6 @@ from ..answers.evidence import evidence, used_sources
 from ..answers.evidence_table import evidence_rows
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
-from ..answers.summary import evidence_text
 from ..answers.train import Training
 from ..plots import throughput_latency
 from ..show.result import Drawing, Section
@@ -20,7 +19,7 @@ from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.sweep.parameters import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
-from .constants import constants_section, model_rows
+from .constants import constants_section
 from .sections import sections
 
 
@@ -63,11 +62,11 @@ def plan_sections(result: Plan) -> list[Section]:
 def roofline_sections(result: Roofline) -> list[Section]:
     """The ops, the figure of them under their roofs, and what their costs rest on."""
     d = result.deployment
-    models = evidence(d, result.sources)
+    rests = evidence_rows(evidence(d, result.sources), d.system.name)
     return [
         Section("Roofline", [*result.warnings, *result.drawings()]),
         Section("Ops", result.blocks()),
-        Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
+        Section("Evidence", [rests]),
         constants_section(d.system, result.sources, "Constants"),
     ]
 
@@ -76,10 +75,9 @@ def roofline_sections(result: Roofline) -> list[Section]:
 def training_sections(result: Training) -> list[Section]:
     """The step, where its time goes, and what its costs rest on."""
     d = result.deployment
-    text = evidence_text(result.basis, d.system.name)
     return [
         Section("Result", [*result.drawings(), *result.blocks()]),
-        Section("Evidence", [text, model_rows(result.basis)]),
+        Section("Evidence", [evidence_rows(result.basis, d.system.name)]),
         constants_section(d.system, used_sources(result.sources, d.model.numerics), "Constants"),
     ]
 
@@ -147,8 +145,8 @@ def _evidence(result: Sweep) -> list[Section]:
     deployment, sources = made.run.deployment, sources_of(first.settings)
     models = made.evidence if deployment.pools or made.run.apart else evidence(deployment, sources)
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())
-    text = evidence_text(models, deployment.system.name)
+    rests = evidence_rows(models, deployment.system.name, made.ranges)
     return [
-        Section("Evidence", [f"Of the point with {columns}.", text, model_rows(models)]),
+        Section("Evidence", [f"Of the point with {columns}.", rests]),
         constants_section(deployment.system, sources, "Constants"),
     ]

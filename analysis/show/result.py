@@ -54,10 +54,13 @@ class Section:
     title : str
     blocks : sequence of str, rows or Drawing
         Paragraphs, tables (rows of equal keys) and figures, in order.
+    folded : int
+        Numbers with sources that are shown on a click; 0 where all is shown.
     """
 
     title: str
     blocks: Sequence[Block]
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ from ...workloads.requests.classes import without_bounds
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.identity import identity
+from ..answers.interval import LEVEL, Interval, RunIntervals
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
+from ..answers.replayed import dilates
 from ..answers.simulate import Simulation, simulate, simulation_of
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
@@ -35,8 +37,8 @@ from ..show.kept import NOTHING, Kept
 from ..show.text import show
 from .capacity_result import Capacity, Found
 from .loads import Tried, knob_of, too_long
-from .service_level import read_level
-from .stationary import decide
+from .service_level import ATTAINMENT, read_level
+from .stationary import Held, decide
 from .usual import as_usual, served_by
 from .variants import Variant, laid_out, variants
 
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
 
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
 """Of a simulation at least; of a trace that is not said to be shorter."""
+END, LEAST, MOST_OF_ENDS = 1.1, 0.1, 8000
+"""How near an end of the load's interval is found, the least share of the load that it is looked for at, and
+requests of such a run at most."""
 MOST_STAGES = 16_000
 """Requests of the run that says what a load fails by, whose stages are kept."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
@@ -137,9 +142,8 @@ def best_of_each(found: Sequence[Found]) -> tuple[Found, ...]:
     """Of every system the layout that serves most."""
     best: dict[str, Found] = {}
     for each in found:
-        if each.system not in best or (each.load_per_s or 0.0) > (
-            best[each.system].load_per_s or 0.0
-        ):
+        known = best.setdefault(each.system, each)
+        if (each.load_per_s or 0.0) > (known.load_per_s or 0.0):
             best[each.system] = each
     return tuple(best.values())
 
@@ -158,9 +162,7 @@ class _Task:
         if not self.kept:
             return []
         options = {known.name: value for known, value in self.scenario.given()}
-        own = {
-            name: value for name, value in system.options.items() if name not in ("pools", "apart")
-        }
+        own = {n: x for n, x in system.options.items() if n not in ("pools", "apart")}
         options |= {"model": self.scenario.model, **own}
         return [options, identity(options), self.level, self.tolerance, *what]
 
@@ -212,12 +214,14 @@ def _searched(task: _Task, system: Variant) -> Answer:
     def at(rate: float) -> dict[str, Any]:
         return {knob: rate / unit}
 
-    def at_rate(rate: float) -> Tried:
-        held = decide(
+    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> Held:
+        return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made),
-            rate, task.level,
-            task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate",
+            rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
         )  # fmt: skip
+
+    def at_rate(rate: float) -> Tried:
+        held = decided(rate, task.level)
         found, asked = held.tried, task.asked(system, requests=held.tried.requests, **at(rate))
         if found.holds:
             within.clear()  # of the loads that pass, the last is the highest
@@ -255,18 +259,27 @@ def _searched(task: _Task, system: Variant) -> Answer:
     else:
         reason = _undecided(tried[high], low)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
-    return _answer(probe, best, low, high, limit, reason, ordered)
+    held = _sure(task.level, best, ordered, partial(decided, most=MOST_OF_ENDS))
+    return _answer(probe, best, low, high, limit, reason, ordered, held)
+
+
+def _sure(
+    level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
+    decided: Callable[[float, Mapping[str, float]], Held],
+) -> Interval | None:  # fmt: skip
+    """Factors on the load of the best; those of a step where another clock changes more than it."""
+    if best is None or best.intervals is None:
+        return None
+    if ATTAINMENT in level or not dilates(best.scenario, best.run):
+        return best.intervals.step.inverse
+    held = max(t.load_per_s for t in tried if t.holds)
+    return ends(tried, held, level, best.intervals, lambda load, own: decided(load, own).tried)
 
 
 def _answer(
-    probe: Simulation,
-    best: Simulation | None,
-    low: float | None,
-    high: float | None,
-    limit: Limit | None,
-    reason: str,
-    tried: tuple[Tried, ...],
-) -> Answer:
+    probe: Simulation, best: Simulation | None, low: float | None, high: float | None,
+    limit: Limit | None, reason: str, tried: tuple[Tried, ...], held: Interval | None,
+) -> Answer:  # fmt: skip
     """What was found, with the figures of the highest load within the level."""
     shown = best or probe
     where = shown.run.deployment.system
@@ -282,10 +295,34 @@ def _answer(
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
         bases=bases_of(shown.run.deployment), served=served_by(shown), window=best.run.window if best else None,
-        step=best.intervals.step if best and best.intervals else None,
+        held=held,
         ranges=best.ranges if best else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
+
+
+def ends(
+    tried: Sequence[Tried], load: float, level: Mapping[str, float], sure: RunIntervals,
+    again: Callable[[float, Mapping[str, float]], Tried],
+) -> Interval:  # fmt: skip
+    """Factors on a load, of steps as fast and as slow as they may be.
+
+    A system whose steps take `r` times as long holds `1 / r` of the load that the simulated one holds within
+    `1 / r` of the level. What was tried says between which loads that lies, and `again` what else is.
+    """
+    found = [1.0]
+    for r in (sure.slow((1 - LEVEL) / 2), sure.slow((1 + LEVEL) / 2)):
+        own, known = {name: most / r for name, most in level.items()}, list(tried)
+        while True:
+            holds = [t.load_per_s for t in known if t.holds_within(own)]
+            low = max(holds, default=0.0)
+            high = min((t.load_per_s for t in known if t.load_per_s > low), default=None)
+            least = min(t.load_per_s for t in known)
+            if high is None or (low and high / low <= END) or (not low and least < load * LEAST):
+                break
+            known.append(again((low * high) ** 0.5 if low else least / 2, own))
+        found.append(low / r / load)
+    return Interval(min(found), max(found), LEVEL)
 
 
 def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | None, float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
-from ..answers.evidence_table import evidence_line, evidence_rows
+from ..answers.evidence_table import evidence_blocks
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.price import WORTH
@@ -50,9 +50,9 @@ class Found:
         Layout, policy and kernels in words.
     window : Window or None
         What the rates at that load are of, see `serving.steady`.
-    step : Interval or None
-        Factors on the seconds of a step, see `answers.interval`: the load that a system serves and
-        its rate go with the inverse, its cost with the factor itself.
+    held : Interval or None
+        Factors on the load and the rate, see `answers.interval`; the cost goes with the inverse. Both ends
+        are searched as the load is, of steps as fast and as slow as they may be (`capacity.ends`).
     ranges : Ranges or None
         What at that load is priced out of range.
     """
@@ -73,7 +73,7 @@ class Found:
     bases: Bases = NONE
     served: str = ""
     window: Window | None = None
-    step: Interval | None = None
+    held: Interval | None = None
     ranges: Ranges | None = None
 
     @property
@@ -97,9 +97,7 @@ class Capacity(Result):
         names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
                  "joules_per_token", "usd_per_million_tokens", "served", "reason")  # fmt: skip
         return {
-            "model": self.model,
-            "workload": self.workload,
-            "slo": self.level,
+            "model": self.model, "workload": self.workload, "slo": self.level,
             "tolerance": self.tolerance,
             "rows": [
                 {name: getattr(f, name) for name in names}
@@ -113,23 +111,20 @@ class Capacity(Result):
                 for best in [_best(f)]
             ],
             "tried": self.curve(),
-        }
+        }  # fmt: skip
 
     def curve(self) -> list[dict[str, Any]]:
         """One row per simulated load: run, load, throughput, what it is worth, latencies, whether it holds."""
         return [
             {
-                "run": f.system,
-                "load_per_s": t.load_per_s,
+                "run": f.system, "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
                 **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
                 **{NAMES_OF[name]: t.figures[name] for name in self.level},
-                "within": t.holds,
-                "requests": t.requests,
+                "within": t.holds, "requests": t.requests,
             }
-            for f in self.found
-            for t in f.tried
-        ]
+            for f in self.found for t in f.tried
+        ]  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
@@ -140,32 +135,19 @@ class Capacity(Result):
         ]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        out = []
-        for f in self.found:
-            best = _best(f)
-            out.append(
-                {
-                    "system": f.system,
-                    "served as": f.served,
-                    "requests/s": show(f.load_per_s)
-                    if f.load_per_s
-                    else "not decided"
-                    if f.undecided
-                    else "none",
-                    f"{LEVEL:.0%} interval": spoken(f.step.inverse) if f.step else None,
-                    "output tokens/s": f.output_tokens_per_s,
-                    **{
-                        name.replace("_", " "): figure_text(name, best.figures[name])
-                        if best
-                        else None
-                        for name in self.level
-                    },
-                    "J/token": f.joules_per_token,
-                    "USD/M tokens": f.usd_per_million_tokens,
-                    "limited by": f.limit.resource if f.limit else "-",
-                }
-            )
-        return out
+        return [
+            {
+                "system": f.system, "served as": f.served,
+                "requests/s": show(f.load_per_s or ("not decided" if f.undecided else "none")),
+                f"{LEVEL:.0%} interval": spoken(f.held) if f.held else None,
+                "output tokens/s": f.output_tokens_per_s,
+                **{n.replace("_", " "): best and figure_text(n, best.figures[n]) for n in self.level},
+                "J/token": f.joules_per_token, "USD/M tokens": f.usd_per_million_tokens,
+                "limited by": f.limit.resource if f.limit else "-",
+            }
+            for f in self.found
+            for best in [_best(f)]
+        ]  # fmt: skip
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         level = ", ".join(limit_text(n, x) for n, x in self.level.items())
@@ -175,16 +157,10 @@ class Capacity(Result):
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
-            *self._rests(),
+            *evidence_blocks(
+                [(f.evidence, f.system, f.ranges) for f in self.found if f.evidence], self.why
+            ),
         ]
-
-    def _rests(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        """What each system rests on: a line, or all of it."""
-        known = [f for f in self.found if f.evidence]
-        if not self.why:
-            return [evidence_line(f.evidence, f.system, f.ranges) for f in known]
-        tables = [evidence_rows(f.evidence, f.system, f.ranges) for f in known]
-        return [*tables, *(text for f in known if f.ranges for text in f.ranges.text())]
 
     def headline(self) -> str:
         """What each system serves within the level, the most first, and what holds it back."""
@@ -245,12 +221,12 @@ _NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")
 
 def _intervals(f: Found) -> dict[str, Any] | None:
     """Intervals of a system's figures at its load."""
-    if f.step is None:
+    if f.held is None:
         return None
     return {
-        "load_per_s": interval_dict(f.load_per_s, f.step.inverse),
-        "output_tokens_per_s": interval_dict(f.output_tokens_per_s, f.step.inverse),
-        "usd_per_million_tokens": interval_dict(f.usd_per_million_tokens, f.step),
+        "load_per_s": interval_dict(f.load_per_s, f.held),
+        "output_tokens_per_s": interval_dict(f.output_tokens_per_s, f.held),
+        "usd_per_million_tokens": interval_dict(f.usd_per_million_tokens, f.held.inverse),
     }
 
 

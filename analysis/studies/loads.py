@@ -46,6 +46,12 @@ class Tried:
     requests: int = 0
     growth: float | None = None
 
+    def holds_within(self, level: Mapping[str, float]) -> bool:
+        """Whether requests go as they come, with latencies that a level allows."""
+        return "load" not in (*self.missed, *self.open) and all(
+            not _misses(name, self.figures[name] or 0.0, most) for name, most in level.items()
+        )
+
     @property
     def holds(self) -> bool:
         """Whether the load is surely held."""

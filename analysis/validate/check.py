@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,29 @@ from ...devices.fits import BoundsSpec
 from ...workloads.kernel_tables import Skipped, Table
 from ..show.result import Result, skipped_remarks
 from .unequal import within
+
+WORDS = {"n": "rows", "median_ape": "median error", "p90_ape": "9 of 10 within",
+         "bound": "at most"}  # fmt: skip
+
+
+def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose numbers other than counts are fractions: as percentages, in columns that people read.
+
+    Examples
+    --------
+    >>> for_people([{"n": 5, "read_median_ape": 0.047, "median_bias": -0.01, "p90_ape_bound": None}])
+    [{'rows': 5, 'read median error': '4.7%', 'median bias': '-1.0%', '9 of 10 within at most': None}]
+    """
+
+    def name(key: str) -> str:
+        for old, new in WORDS.items():
+            key = f"_{key}_".replace(f"_{old}_", f"_{new}_").strip("_")
+        return key.replace("_", " ")
+
+    def told(key: str, x: Any) -> Any:
+        return f"{x:{'+' if 'bias' in key else ''}.1%}" if isinstance(x, float) else x
+
+    return [{name(k): told(k, x) for k, x in row.items()} for row in rows]
 
 
 class Compared(Result):

@@ -18,7 +18,7 @@ from ...devices.tiles.store import Bounds, Constants, bounds, constants, constan
 from ...devices.tiles.tables import FixedTile, Measured, read_configs
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
-from .check import Checked
+from .check import Checked, for_people
 from .cpu_tables import CpuCheck, check_cpu, tables_in
 
 if TYPE_CHECKING:
@@ -175,7 +175,10 @@ class ConfigValidation(Checked):
             self.rows(),
         ]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return for_people(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
         out = []
         for check in self.checks:
             row = check.row()

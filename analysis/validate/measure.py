@@ -70,6 +70,17 @@ class Measured(Result):
             )
         return out if self.loop is None else [*out, *self.loop.blocks()]
 
+    def headline(self) -> str:
+        """How many kernels at which share of the machine's rates, and how many were disturbed."""
+        run, c = self.run, self.run.ceilings
+        shares = sorted(row.share for row in run.rows)
+        middle = f" at a median {shares[len(shares) // 2]:.0%} of the read rate" if shares else ""
+        left = f"; {len(run.rejected):,} rejected" if run.rejected else ""
+        return (
+            f"{len(run.rows):,} shapes{middle}: the machine reads {si(c.read_Bps, 'B/s')} and "
+            f"multiplies {si(c.gemm_flops_per_s, 'FLOP/s')}{left}."
+        )
+
     def yaml(self) -> str:
         """Describe this machine as a device."""
         run = self.run

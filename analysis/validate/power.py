@@ -25,7 +25,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import Form
 from ...workloads.kernel_tables import Skipped, Table, read_tables
-from .check import Checked, left_out
+from .check import Checked, for_people, left_out
 
 F8 = npt.NDArray[np.float64]
 FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
@@ -122,7 +122,10 @@ class PowerValidation(Checked):
             f"{len(self.skipped)} rows or files skipped",
         ]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return for_people(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
         out = []
         for c in self.checks:
             e, read = c.errors, c.read()
@@ -137,7 +140,7 @@ class PowerValidation(Checked):
 
     def to_dict(self) -> dict[str, Any]:
         held = any(check.unseen is not None for check in self.checks)
-        return {"rows": self.rows(), "cross_validated": held, "skipped": left_out(self.skipped),
+        return {"rows": self.records(), "cross_validated": held, "skipped": left_out(self.skipped),
                 "passed": self.passed}  # fmt: skip
 
     def report_title(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...workloads.catalog import catalog_entry
 from ...workloads.errors import InputError
 from ...workloads.yamlfile import read_yaml
 
@@ -47,3 +48,15 @@ def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple
         f"--dtype {dtype}", f"no checkpoint of {model} in it is known, and {engine} makes none as it "
         "loads; quantise one, and name its folder",
     )  # fmt: skip
+
+
+def hub_name(model: str) -> str:
+    """What a model is called where its checkpoint lies: as it was asked for, or the first such name."""
+    if "/" in model:
+        return model
+    entry = catalog_entry(model)
+    hubs = [name for name in entry.aliases if "/" in name] if entry else []
+    short = model.lower()
+    return next(
+        (n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0]
+    )

@@ -6,15 +6,18 @@ simulations on either side of it, and runs made to be short of one resource.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from opbyte.analysis.answers.interval import Interval, RunIntervals
 from opbyte.analysis.answers.limits import limit_of
 from opbyte.analysis.answers.simulate import simulate
-from opbyte.analysis.studies.capacity import _bracket, capacity
+from opbyte.analysis.studies.capacity import _bracket, capacity, ends
+from opbyte.analysis.studies.loads import Tried
 from opbyte.analysis.studies.service_level import read_level
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
@@ -38,6 +41,30 @@ def test_brackets_end() -> None:
     assert high == 1 / 1024
 
 
+@pytest.mark.parametrize(("limit", "slow"), [(0.05, 1.2), (0.05, 1.6), (0.4, 1.2)])
+def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
+    """Finding 7: A queue takes s / (1 - load s): near its limit the load falls by far more than steps grow."""
+    s, fast = 0.04, 0.9
+
+    def tried(load: float, level: Mapping[str, float]) -> Tried:
+        over = load * s >= 1.0
+        return Tried(
+            load, None, {"ttft_mean": None if over else s / (1.0 - load * s)}, ("load",) * over
+        )
+
+    def held(r: float) -> float:
+        return max((1.0 - s * r / limit) / s / r, 0.0)
+
+    one = Interval(1.0, 1.0)
+    sure = RunIntervals(
+        one, one, one, one, tuple(np.interp(np.linspace(0, 1, 11), [0.1, 0.9], [fast, slow]))
+    )
+    known = [tried(held(1.0) * x, {}) for x in (0.5, 1.0, 1.02, 2.0)]
+    found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
+    for end, r in ((found.high, fast), (found.low, slow)):
+        assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
+
+
 def test_levels() -> None:
     assert read_level("ttft_p99=1,tbt_mean=5e-2") == {"ttft_p99": 1.0, "tbt_mean": 0.05}
     for text, message in (
@@ -55,6 +82,7 @@ def test_levels() -> None:
 
 
 def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
+    """Findings 8 and 9 of a trial: layout, policy and kernels are told, and are a plan's."""
     result = capacity(MODEL, [SYSTEM], {"ttft_p99": 0.2, "tbt_p99": 0.03}, requests=200, **WORK)
     (found,) = result.found
     assert found.load_per_s is not None

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import candidates, hub_name, systems_of
+from opbyte.analysis.studies.plan.candidates import candidates, systems_of
 from opbyte.analysis.studies.plan.points import Bench, Task, point_of
 from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.hub import hub_name
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.scenario.play import run_scenario
@@ -61,7 +62,7 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> 
 
 
 def test_every_row_is_what_simulate_says(tmp_path: Path) -> None:
-    """Of five systems, under the plan's load, with the plan's copies and the engine's file."""
+    """Finding 1: of five systems, under the plan's load, with the plan's copies and the engine's file."""
     names = "h100-x1,h200-x1,b200-x1,a100-80gb-x2,l40s-x2"
     level = "ttft_p99=1,tpot_p99=0.06"
     found = plan("llama-3-8b", names, level, load=40.0, most_devices=8, workers=1, **WORK)
@@ -79,7 +80,7 @@ def test_every_row_is_what_simulate_says(tmp_path: Path) -> None:
 
 
 def test_more_systems_and_workers_never_change_a_row() -> None:
-    """The row of a system was another one with others beside it."""
+    """Finding 1: the row of a system was another one with others beside it."""
     names = ("h100-x1", "a100-80gb-x2")
     given: dict[str, Any] = {"load": 60.0, "most_devices": MOST, **WORK}
     alone = [plan("llama-3-8b", name, LEVEL, workers=1, **given).rows()[0] for name in names]
@@ -88,7 +89,7 @@ def test_more_systems_and_workers_never_change_a_row() -> None:
 
 
 def test_few_requests_make_no_plan_smaller() -> None:
-    """Of 200 requests a burst was judged, which three copies held that took four."""
+    """Finding 6: of 200 requests a burst was judged, which three copies held that took four."""
     given: dict[str, Any] = {"load": 60.0, "most_devices": MOST, "workers": 1, "tp": 1}
     few, many = (
         plan("llama-3-8b", "a100-80gb-x1", LEVEL, **given, **WORK | {"requests": n}).rows()[0]
@@ -98,6 +99,7 @@ def test_few_requests_make_no_plan_smaller() -> None:
 
 
 def test_money_changes_the_order_and_says_so() -> None:
+    """Finding 4 of a trial: a price is shown, and can be another."""
     given = {"load": 20.0, "goal": "cost", "most_devices": 2, "workers": 1, **WORK}
     cheap = plan("llama-3-8b", "h100-x1,h200-x1", "ttft_p99=1", price="h200=0.5", **given)
     assert cheap.winner is not None
@@ -129,6 +131,7 @@ def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
 
 
 def test_what_nobody_has_measured_stands_apart() -> None:
+    """Finding 3 of a trial: a device without a measurement wins over none that has."""
     found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1,
                  workers=1, **WORK)  # fmt: skip
     assert found.winner is not None
@@ -165,9 +168,17 @@ def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
     assert text.splitlines()[0] in str(replace(found, emit="compose").blocks())
     copies = f"replicas: {found.winner.copies}\n"
     assert copies in replace(found, emit="llm-d").manifest()
+    path = tmp_path / "engine.json"
+    path.write_text(json.dumps(found.winner.candidate.engine))
+    given = WORK | {"requests": found.winner.requests}
+    alone = simulate(
+        "llama-3-8b", "h100-x1", engine=path, rate=90.0, replicas=found.winner.copies, **given
+    )
+    assert replace(alone, emit="compose").manifest() == text
 
 
 def test_to_be_sure_takes_no_fewer() -> None:
+    """Finding 7 of a trial: a plan that holds at the slow end."""
     sizes = []
     for sure in (None, 0.8, 0.95):
         found = plan("llama-3-8b", "h100-x1", "ttft_p99=0.5,tpot_p99=0.015", load=40.0, sure=sure,
@@ -292,7 +303,7 @@ def test_command_lines() -> None:
 def test_the_engine_file_gives_the_plan_again(
     policy: str, dtype: str | None, tmp_path: Path
 ) -> None:
-    """Of every framework and format, kernels and weights among them."""
+    """Finding 2: of every framework and format, kernels and weights among them."""
     axes = {"policy": (policy,), "dtype": (dtype or "own",), "tp": (2,), "pp": (1,)}
     system, work = load_system("b200-x2"), WORK | {"requests": 40}
     each = next(candidates("b200-x2", system, load_model("qwen3-30b-a3b"), axes, lone=False))
@@ -307,7 +318,7 @@ def test_the_engine_file_gives_the_plan_again(
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
 def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> None:
-    """Every option is one of the engine's own parser, as `engine_flags.txt` lists them by version."""
+    """Finding 2: every option is one of the engine's own parser, as `engine_flags.txt` lists them by version."""
     listed = (Path(__file__).parent / "engine_flags.txt").read_text()
     known = next(line for line in listed.splitlines() if line.startswith(engine)).split()
     room = Room("bf16", 8192, 256, 0.9)

@@ -39,7 +39,7 @@ def by_default() -> Found:
 
 
 def test_a_burst_is_no_capacity(by_default: Found) -> None:
-    """A run of 1,000 requests held 294 a second, a burst that never filled the queue; a closed loop of
+    """Finding 0: A run of 1,000 requests held 294 a second, a burst that never filled the queue; a closed loop of
     as many clients as the engine takes serves 63."""
     most = simulate(MODEL, SYSTEM, closed_loop=1024, requests=9000, **WORK).run
     assert most.output_tokens_per_s is not None
@@ -49,6 +49,7 @@ def test_a_burst_is_no_capacity(by_default: Found) -> None:
 
 
 def test_load_times_mean_output_is_the_output_rate(by_default: Found) -> None:
+    """Findings 0 and 5 of a trial: rates hold no ramp and no drain."""
     for t in by_default.tried:
         assert t.output_tokens_per_s is not None
         assert t.output_tokens_per_s <= t.load_per_s * 294 * (1 + 2 * NOISE)

@@ -307,7 +307,7 @@ NEAR_BELOW, EXPERTS = 12.0, kind_code("experts")
 
 @pytest.fixture
 def by_op_per_byte() -> Iterator[str]:
-    """A rule of Op/B, kind, phase and batch, for a while."""
+    """Finding 12 of a trial: a rule of Op/B, kind, phase and batch, for a while."""
     name = "by-op-per-byte-for-a-test"
 
     @placement(name)

@@ -289,7 +289,7 @@ def _server(
         SERVER, None, f"{replicas} x {part.name}",
         None if rate is None or load is None else rate * replicas,
         None if load is None else load * replicas, latencies.get("ttft_p99"),
-        latencies.get("tpot_p99"), None, found.step.inverse if found.step else None, found.reason if load is None else "",
+        latencies.get("tpot_p99"), None, found.held, found.reason if load is None else "",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ....devices.catalog import describe_system, is_path, list_devices, load_device
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
+from ....simulator.frameworks.hub import hub_name
 from ....simulator.frameworks.launch import (
     FILES,
     Room,
@@ -30,7 +31,6 @@ from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sharing import NOTHING, Sharing
 from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
-from ....workloads.catalog import catalog_entry
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
@@ -159,18 +159,6 @@ class Candidate:
         return Copies(self.policy, launch, copies, self.devices, node)
 
 
-def hub_name(model: str) -> str:
-    """What a model is called where its checkpoint lies: as it was asked for, or the first such name."""
-    if "/" in model:
-        return model
-    entry = catalog_entry(model)
-    hubs = [name for name in entry.aliases if "/" in name] if entry else []
-    short = model.lower()
-    return next(
-        (n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0]
-    )
-
-
 def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
     """A system by name or file, or those of `SIZES` of a device of the catalog.
 
@@ -226,17 +214,8 @@ def candidates(
         own = replace(sharing, **{n: x for n, x in extra if n in FLAGS})
         given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
         kernels, count = framework or framework_of(policy, [system]), sum(pools or (1,))
-        found = Candidate(
-            name,
-            devices * count,
-            policy,
-            given,
-            budget,
-            **how,
-            framework=kernels,
-            extra=extra,
-            pools=pools,
-        )
+        found = Candidate(name, devices * count, policy, given, budget, **how, framework=kernels,
+                          extra=extra, pools=pools)  # fmt: skip
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have
         except InputError:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import Room
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.build import Made, deployment_of, engine_settings
+from ....simulator.scenario.build import Made, deployment_of
 from ....simulator.scenario.play import run_scenario
 from ....simulator.serving.record import Run
-from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
-from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
@@ -24,6 +24,7 @@ from ...answers.interval import RunIntervals
 from ...answers.price import Worth, costs_of, price_of, worth_of
 from ...answers.ranges import Ranges
 from ...answers.simulate import simulation_of
+from ...answers.started import room_of
 from ..loads import too_long
 from ..stationary import counted, decide
 from ..usual import Axes
@@ -37,8 +38,6 @@ MEDIAN = 0.5
 """Chance with which a plan holds where no other is asked for."""
 MOST_REQUESTS = 16_000
 """Of a simulation; one that cannot tell by then counts as one that misses."""
-LENGTHS = 1024
-"""The longest request is rounded up to a multiple of this."""
 UNMEASURED = 0.5
 """Share of the time out of the range of measurements beyond which a system counts as not measured."""
 WORST: Value = (float("inf"),)
@@ -169,7 +168,7 @@ class Point:
     requests : int
         Of the run.
     served : float
-        Output, as a share of what the load asks for.
+        Requests that are served in the time that they come in, as a share of them.
     sure : RunIntervals or None
         Factors on the figures, see `answers.interval`.
     bases : Bases
@@ -223,7 +222,7 @@ class Point:
 
 def point_of(
     task: Task, candidate: Candidate, system: SystemSpec, copies: int, bench: Bench,
-    slow: float = 1.0, whole: bool = False,
+    slow: float = 1.0, whole: bool = False, glance: bool = False, most: int = MOST_REQUESTS,
 ) -> Point:  # fmt: skip
     """Simulate some copies of a candidate under the load until it is decided whether they hold it.
 
@@ -232,38 +231,32 @@ def point_of(
     """
     held = decide(
         lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow)),
-        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=MOST_REQUESTS,
+        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most,
+        glance=glance,
     )  # fmt: skip
     run, tried = held.run, held.tried
     asked = task.asked(candidate, copies, bench, tried.requests, slow)
     made = simulation_of(asked, run) if whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked)
     price = costs_of(run, asked, rate)["device_usd_per_hour"]
-    wanted = float(run.requests.output_tokens.mean()) * task.load_per_s * slow
     return Point(
         candidate, candidate.unit(system.name), copies, copies * candidate.devices,
         None if price is None else price * copies * candidate.devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
         tried.missed or (("open",) if tried.open else ()), tried.requests,
-        min((rate or 0.0) / wanted, 1.0) if "load" in tried.missed else 1.0,
+        paced(run),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),
     )  # fmt: skip
 
 
-def room_of(asked: Scenario, run: Run) -> Room:
-    """What an engine has to make room for to do what was simulated."""
-    d = run.deployment
-    longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
-    most = d.model.max_position or longest
-    whole = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
-    own = asked.model
-    spec = own if isinstance(own, ModelSpec) else load_model(str(own))
-    settings = engine_settings(asked)
-    share = settings.memory_share or settings.left_share
-    return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), whole,
-                run.policy.max_sequences, share)  # fmt: skip
+def paced(run: Run) -> float:
+    """Requests that are served in the time that they come in, as a share: what waits is served behind it."""
+    r = run.requests
+    came, first = float(np.ptp(r.arrival_s)), float(r.arrival_s.min())
+    took = float(r.last_token_s.max()) - first - float((r.last_token_s - r.scheduled_s).mean())
+    return came / took if took > came else 1.0
 
 
 def check_goal(scenario: Scenario, goal: str, budget: float | None) -> None:

@@ -10,7 +10,7 @@ from ....devices.catalog import load_system
 from ....simulator.frameworks.manifests import manifest
 from ....workloads.errors import InputError
 from ...answers.bases import not_like_for_like
-from ...answers.evidence_table import evidence_line, evidence_rows
+from ...answers.evidence_table import evidence_blocks
 from ...answers.interval import LEVEL
 from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
@@ -243,12 +243,9 @@ class Plan(Result):
         if not groups:
             out.append(f"Nothing of this serves the load. {self._nearest()}")
         found = [_best(s) for g in groups for s in g.ranked]
-        if self.why:
-            out += self._limits() if groups else []
-            out += [row for p in found if (row := evidence_rows(p.evidence, p.system, p.ranges))]
-            out += [text for p in found if p.ranges for text in p.ranges.text()]
-        else:
-            out += [evidence_line(p.evidence, p.system, p.ranges) for p in found[:2]]
+        out += self._limits() if groups and self.why else []
+        shown = [(p.evidence, p.system, p.ranges) for p in found if p.evidence]
+        out += evidence_blocks(shown[: None if self.why else 2], self.why)
         out += not_like_for_like((p.system, p.bases) for p in found)
         told = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
         return [*out, *told, counted(self.task, self.searched), *self._emitted()]
@@ -269,7 +266,12 @@ class Plan(Result):
         word = "" if p.measured else ", which nobody has measured"
         second = self._second(groups[0])
         then = "" if second is None else f" Next: {said(second)}{times(p, second)}."
-        return f"{self._asked()}: {said(p)}{word}. {self._sure(p)}{then}"
+        sure = (
+            f"{self._needs(p, self._share)} {self._other}"
+            if self._sure_of(p)
+            else "not known how sure"
+        )
+        return f"{said(p)}{word}; {sure}.{then}"
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
@@ -381,7 +383,11 @@ class Plan(Result):
         if table["usd_per_hour"].notna().all():
             goals = {"usd_per_hour": "min", "joules_per_token": "min"}
         return trade_off(
-            table, goals, ("system", "copies", "layout"), f"{self._title()} within the level"
+            table,
+            goals,
+            ("system", "copies", "layout"),
+            f"{self._title()} within the level",
+            named="system",
         )
 
     def _title(self) -> str:

@@ -15,6 +15,7 @@ from ...answers.bases import Bases, not_like_for_like
 from ...parallel import Told
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
+from ...show.text import show
 from ..front import apart, front
 from ..front_figure import trade_off_of
 from .absent import refuse_absent
@@ -62,12 +63,8 @@ class Sweep(Result):
     @property
     def best(self) -> list[dict[str, Any]]:
         """Rows that no other feasible one beats in every objective."""
-        good = [row for row in self.table if row["feasible"]]
-        return (
-            front(good, self.study.objectives, self.study.workloads)
-            if self.study.objectives
-            else []
-        )
+        good, goals = [row for row in self.table if row["feasible"]], self.study.objectives
+        return front(good, goals, self.study.workloads) if goals else []
 
     @property
     def errors(self) -> dict[str, int]:
@@ -77,20 +74,14 @@ class Sweep(Result):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "title": self.study.title,
-            "points": len(self.table),
-            "done": len(self.table) - self.failed,
-            "failed": self.failed,
+            "title": self.study.title, "points": len(self.table),
+            "done": len(self.table) - self.failed, "failed": self.failed,
             "feasible": sum(row["feasible"] for row in self.table),
-            "excluded": self.study.size - len(self.table),
-            "folder": str(self.folder),
-            "code": self.code,
-            "columns": list(self.study.columns),
-            "workloads": list(self.study.workloads),
-            "objectives": self.study.objectives,
-            "pareto": self.best,
-            "errors": self.errors,
-        }
+            "excluded": self.study.size - len(self.table), "folder": str(self.folder),
+            "code": self.code, "columns": list(self.study.columns),
+            "workloads": list(self.study.workloads), "objectives": self.study.objectives,
+            "pareto": self.best, "errors": self.errors,
+        }  # fmt: skip
 
     def timing(self) -> dict[str, Any]:
         return {"ran": self.ran, "stored": len(self.table) - self.ran}
@@ -123,6 +114,16 @@ class Sweep(Result):
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
+
+    def headline(self) -> str:
+        """The best point for each objective with its figure, and how many others are on the front."""
+        best, told = self.best, []
+        for name, goal in self.study.objectives.items() if best else ():
+            row = (max if goal == "max" else min)(best, key=lambda row: row[name])
+            axes = ", ".join(f"{c} {show(row[c])}" for c in self.study.columns)
+            told.append(f"{goal} {name} {show(row[name])} at {axes}")
+        done = f"{len(self.table) - self.failed:,} of {len(self.table):,} points done"
+        return "; ".join([*told, f"{len(best):,} on the front" if best else "no front", done]) + "."
 
     def drawings(self) -> Sequence[Drawing]:
         """The trade-off of the study's first two objectives."""

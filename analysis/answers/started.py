@@ -1,0 +1,55 @@
+"""How what was simulated is started: what its engine makes room for, and a manifest of its own settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...simulator.frameworks.engine_file import ENGINES, KEYS
+from ...simulator.frameworks.hub import hub_name
+from ...simulator.frameworks.launch import Room, launch_of
+from ...simulator.frameworks.manifests import Copies, manifest
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import engine_settings
+from ...simulator.serving.record import Run
+from ...workloads.catalog import load_model
+from ...workloads.errors import InputError
+from ...workloads.hf.json_file import read_json_object
+from ...workloads.model import ModelSpec
+
+LENGTHS = 1024
+"""The longest request is rounded up to a multiple of this."""
+
+
+def room_of(asked: Scenario, run: Run) -> Room:
+    """What an engine has to make room for to do what was simulated."""
+    d = run.deployment
+    longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
+    most = d.model.max_position or longest
+    whole = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
+    own = asked.model
+    spec = own if isinstance(own, ModelSpec) else load_model(str(own))
+    settings = engine_settings(asked)
+    share = settings.memory_share or settings.left_share
+    return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), whole,
+                run.policy.max_sequences, share)  # fmt: skip
+
+
+def started(emit: str, scenario: Scenario, run: Run) -> str:
+    """A manifest that starts all replicas of what an engine's file says.
+
+    Raises
+    ------
+    InputError
+        No such file, or what the manifest cannot start.
+    """
+    if scenario.serving.engine is None or run.pools:
+        raise InputError("--emit", "needs --engine, an engine's own settings, and one pool")
+    path = Path(scenario.serving.engine)
+    told = read_json_object(path / "engine.json" if path.is_dir() else path)
+    engine = str(told.get("engine", next(iter(ENGINES))))
+    own = {key: x for key, x in told.items() if key in (*KEYS[engine][0], "dtype")}
+    model = str(getattr(scenario.model, "name", scenario.model))
+    launch = launch_of(engine, hub_name(model), own, room_of(scenario, run))
+    copies, system = scenario.fleet.replicas or 1, run.deployment.system
+    devices, node = system.nodes * system.devices_per_node, system.device.node_size
+    return manifest(emit, Copies(engine, launch, copies, devices, node))
