@@ -8,32 +8,14 @@ from typing import Any
 import typer.core
 
 COMMANDS = {
-    "Ask": (
-        "simulate",
-        "roofline",
-        "compare",
-        "capacity",
-        "plan",
-        "benchmark",
-        "design",
-        "sweep",
-        "pareto",
-    ),
-    "Look closer": (
-        "inspect",
-        "layout",
-        "dram",
-        "tune",
-        "train",
-        "placement",
-        "afd",
-        "frames",
-        "search",
-    ),
+    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "benchmark", "design", "sweep",
+            "pareto"),
+    "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "afd", "frames",
+                    "search"),
     "Check": ("validate", "kernels", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),
     "Catalog and files": ("list", "show", "init"),
-}
+}  # fmt: skip
 """Panel -> its commands, in the order in which they are met."""
 OTHERS = "Of plug-ins"
 """Panel of commands that are not named above."""

@@ -115,7 +115,7 @@ class PowerValidation(Checked):
         return [
             self.rows(),
             (
-                f"{told} read_*: of the rows that the monitor read while the kernel ran; a loop of under "
+                f"{told} read: of the rows that the monitor read while the kernel ran; a loop of under "
                 f"0.1 s was read before it only. reached: within {MEDIAN:.0%} in the median and {P90:.0%} at "
                 "the 90th percentile."
             ),
