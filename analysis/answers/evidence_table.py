@@ -25,7 +25,8 @@ def evidence_rows(
         outside[family] = outside.get(family, 0.0) + each.share
     return [
         {
-            "system": system, "family": e["applies_to"], "format": e.get("format") or None,
+            "system": system, "family": e["applies_to"], "priced by": e["cost_model"],
+            "format": e.get("format") or None,
             "basis": e["basis"], "rows": e["rows"] or _elsewhere(e),
             "error": None if e["error"] is None else f"{e['error']:.1%}",
             "in range": _in_range(e, outside), "assumes": ", ".join(e["assumptions"]) or None,
