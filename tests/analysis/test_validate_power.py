@@ -23,7 +23,7 @@ def test_errors_on_the_measured_tables(data: Path) -> None:
     """
     if not (data / "power").is_dir():
         pytest.skip("no measured power in the data folder")
-    rows = {r["family"]: r for r in validate_power([data / "power"]).rows()}
+    rows = {r["family"]: r for r in validate_power([data / "power"]).records()}
     for family, errors in stored().errors.items():
         row = rows[family]
         assert row["n"] == errors.fit.rows == 6000
