@@ -198,7 +198,8 @@ def _labels(
         without = first.keys() - {rows.iloc[i][named] for i in shown}
         shown += [first[name] for name in sorted(without)]
     texts = {i: ", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in shown}
-    dots = [Point(*map(float, at[i]), 2.5, text, BLUE) for i, text in texts.items() if text]
+    places = {i: (float(at[i, 0]), float(at[i, 1])) for i in texts}
+    dots = [Point(*places[i], 2.5, text, BLUE) for i, text in texts.items() if text]
     markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
     place(axes, dots, markers, (), [line] if len(line) > 1 else ())
 

@@ -116,7 +116,7 @@ class Tried:
         if self.best is not None or not self.points:
             return self.fails + 1
         last = self.points[-1]
-        over = min(last.worst(task.level), LONGEST) ** (1 / 3)
+        over: float = min(last.worst(task.level), LONGEST) ** (1 / 3)
         return max(self.fails + 1, math.ceil(last.copies * max(over, 1.0 / max(last.served, 0.1))))
 
     def guess(self, task: Task) -> tuple[int, Value]:
