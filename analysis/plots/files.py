@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -51,4 +51,5 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 def _write(figure: Figure, file: BinaryIO) -> None:
     # Not by `savefig`, which draws twice: once to lay out what `finish` has laid out.
     with house_style():
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+        canvas.print_png(file, metadata={"Software": None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -45,7 +45,8 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
         # Not by `savefig`, which draws twice: once to lay out what is laid out.
         canvas, dpi = figure.canvas, figure.dpi
         figure.dpi = RASTER_DPI
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        own: Any = FigureCanvasSVG(figure)  # its methods have no types
+        own.print_svg(buffer, metadata={"Date": None, "Creator": None})
         figure.dpi = dpi
         figure.set_canvas(canvas)
     text = buffer.getvalue()

@@ -67,7 +67,7 @@ def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
     return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
 
 
-def percent(value: float | None, sign: str = "") -> str:
+def percent(value: Any, sign: str = "") -> str:
     """A fraction for people."""
     return "-" if value is None else f"{value:{sign}.1%}"
 
