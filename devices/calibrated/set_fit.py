@@ -8,9 +8,9 @@ For each family and framework every set of `kernel_sets` is told by the best row
    rows of the named library that the framework calls;
 4. none ("transferred"): the parameters of the set that `kernel_sets.stand_in` names.
 
-Sets of the first two kinds are fitted together under the inequalities of `bounded`; then the others
-under the inequalities among all, with the first held still, so that no row of a framework gives way
-to a guess. Rows in 8 bits whose kernels take longer than those in 16 bits, weights half as long,
+Sets of the first two kinds are fitted together under the inequalities of `bounded`, those of parts of a chip
+after and drawn to the whole's; then the others under the inequalities among all, with the first held still,
+so that no row of a framework gives way to a guess. Rows in 8 bits whose kernels take longer than those in 16 bits, weights half as long,
 are left out: kernels that nobody has tuned, which no inequality could meet.
 """
 
