@@ -121,7 +121,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
      f"{SPECULATION}::test_no_step_is_scheduled_ahead_of_n_grams"),
     ("simulator/batching/verify.py", "row = i if x.each else 0", "row = 0",
      f"{SPECULATION}::test_requests_bring_their_own_chances"),
-    ("simulator/batching/holding.py", "min(request[I_CACHED] + want, known)", "request[I_CACHED] + want",
+    ("simulator/batching/holding.py", "min(request[col.I_CACHED] + want, known)", "request[col.I_CACHED] + want",
      f"{SPECULATION}::test_a_next_turn_finds_no_rejected_draft"),
     ("simulator/batching/trtllm_plan.py", "            return True, told\n", "            return False, told\n",
      "tests/simulator/test_own_rules.py::test_a_prompt_waits_for_what_another_computes"),

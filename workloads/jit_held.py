@@ -11,12 +11,13 @@ them by their addresses.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import _dispatcher, extending, typeof
+from numba import _dispatcher, config, extending, typeof
 from numba.core import cgutils, types
 from numba.core.boxing import unbox_tuple
 
@@ -26,6 +27,9 @@ numba: Any = extending  # types of most of these are not known
 build: Any = cgutils
 tuple_of: Any = types.BaseTuple.from_types
 type_of_value: Any = typeof
+settings: Any = config  # its stubs lack this one
+PLAIN: bool = settings.DISABLE_JIT
+"""Whether everything runs as plain Python."""
 
 
 class Held(types.NamedTuple):
@@ -91,6 +95,8 @@ class Handle:
 
 def address_of(value: Any) -> int:
     """Where a tuple of a class marked `kept` is written down, after its first call and as long as it lives."""
+    if PLAIN:
+        return id(value)
     return int(np.frombuffer(value._written[-1], dtype=np.uint8).ctypes.data)
 
 
@@ -172,7 +178,12 @@ def _held_at(context: Any, address: Any, like: Any) -> Any:
     return like(types.int64, like), made
 
 
-held_at = numba.intrinsic(_held_at)
+def _found_at(address: int, like: Any) -> Any:
+    """The same without Numba."""
+    return ctypes.cast(int(address), ctypes.py_object).value
+
+
+held_at = _found_at if PLAIN else numba.intrinsic(_held_at)
 
 
 def _field(context: Any, builder: Any, type_: Held, value: Any, name: str) -> Any:

@@ -11,37 +11,24 @@ import numpy as np
 
 from ...workloads.jit import compiled_part, int64
 from ...workloads.requests import RequestBlock
-from .state import (
-    C_COMING,
-    C_COMPLETED,
-    C_OPENED,
-    C_SUBMITTED,
-    C_WALK,
-    F_ARRIVAL,
-    F_LAST,
-    H_AFTER,
-    H_BEFORE,
-    I_NEXT,
-    I_ORDER,
-    Chain,
-    State,
-)
+from . import state as col
+from .state import Chain, State
 
 
 @compiled_part
 def sooner(st: State, i: int, j: int) -> bool:
     """Whether one opened request arrives before another."""
-    one, other = st.floats[i, F_ARRIVAL], st.floats[j, F_ARRIVAL]
-    return bool(one < other or (one == other and st.ints[i, I_NEXT] < st.ints[j, I_NEXT]))
+    one, other = st.floats[i, col.F_ARRIVAL], st.floats[j, col.F_ARRIVAL]
+    return bool(one < other or (one == other and st.ints[i, col.I_NEXT] < st.ints[j, col.I_NEXT]))
 
 
 @compiled_part
 def open_request(st: State, chain: Chain, i: int, arrival: float, turn: int) -> None:
     """Let a request arrive at a time; `turn` breaks ties. It is in no queue yet: `I_NEXT` is free."""
     coming, counters = chain.coming, st.counters
-    st.floats[i, F_ARRIVAL], st.ints[i, I_NEXT] = arrival, turn
-    at = counters[C_COMING]
-    counters[C_COMING] += 1
+    st.floats[i, col.F_ARRIVAL], st.ints[i, col.I_NEXT] = arrival, turn
+    at = counters[col.C_COMING]
+    counters[col.C_COMING] += 1
     while at > 0:
         above = (at - 1) // 2
         if not sooner(st, i, coming[above]):
@@ -55,8 +42,8 @@ def open_request(st: State, chain: Chain, i: int, arrival: float, turn: int) -> 
 def take_soonest(st: State, chain: Chain) -> None:
     """Take the soonest of the opened requests out of the heap."""
     coming, counters = chain.coming, st.counters
-    counters[C_COMING] -= 1
-    size = counters[C_COMING]
+    counters[col.C_COMING] -= 1
+    size = counters[col.C_COMING]
     last, at, below = coming[size], int64(0), int64(1)
     while below < size:
         if below + 1 < size and sooner(st, coming[below + 1], coming[below]):
@@ -71,16 +58,16 @@ def take_soonest(st: State, chain: Chain) -> None:
 @compiled_part
 def soonest_of(st: State, chain: Chain, closed_loop: bool) -> int:
     """`clients.soonest` where requests follow each other."""
-    counters, i = st.counters, st.counters[C_WALK]
+    counters, i = st.counters, st.counters[col.C_WALK]
     # Those of a closed loop are all opened.
-    while i < counters[C_SUBMITTED] and (closed_loop or chain.links[i, H_BEFORE] >= 0):
+    while i < counters[col.C_SUBMITTED] and (closed_loop or chain.links[i, col.H_BEFORE] >= 0):
         i += 1
-    counters[C_WALK] = i
-    if i >= counters[C_SUBMITTED]:
+    counters[col.C_WALK] = i
+    if i >= counters[col.C_SUBMITTED]:
         i = int64(-1)
-    if counters[C_COMING] > 0:
+    if counters[col.C_COMING] > 0:
         j = chain.coming[0]
-        if i < 0 or st.floats[j, F_ARRIVAL] < st.floats[i, F_ARRIVAL]:
+        if i < 0 or st.floats[j, col.F_ARRIVAL] < st.floats[i, col.F_ARRIVAL]:
             return int(j)
     return int(i)
 
@@ -88,25 +75,25 @@ def soonest_of(st: State, chain: Chain, closed_loop: bool) -> int:
 @compiled_part
 def arrived(st: State, chain: Chain, i: int) -> None:
     """`clients.take` where requests follow each other."""
-    if st.counters[C_COMING] > 0 and chain.coming[0] == i:
+    if st.counters[col.C_COMING] > 0 and chain.coming[0] == i:
         take_soonest(st, chain)
     else:
-        st.counters[C_WALK] += 1
+        st.counters[col.C_WALK] += 1
 
 
 @compiled_part
 def go_on(st: State, chain: Chain, i: int, now: float, closed_loop: bool) -> None:
     """Open what follows a request that has just completed, or the next session of a closed loop."""
     counters = st.counters
-    turn, j = counters[C_COMPLETED], chain.links[i, H_AFTER]
+    turn, j = counters[col.C_COMPLETED], chain.links[i, col.H_AFTER]
     if j >= 0:
-        open_request(st, chain, j, max(st.floats[j, F_ARRIVAL], now + chain.think[j]), turn)
+        open_request(st, chain, j, max(st.floats[j, col.F_ARRIVAL], now + chain.think[j]), turn)
     elif closed_loop:
-        j = counters[C_OPENED]
-        while j < counters[C_SUBMITTED] and chain.links[j, H_BEFORE] >= 0:
+        j = counters[col.C_OPENED]
+        while j < counters[col.C_SUBMITTED] and chain.links[j, col.H_BEFORE] >= 0:
             j += 1
-        counters[C_OPENED] = min(j + 1, counters[C_SUBMITTED])
-        if j < counters[C_SUBMITTED]:
+        counters[col.C_OPENED] = min(j + 1, counters[col.C_SUBMITTED])
+        if j < counters[col.C_SUBMITTED]:
             open_request(st, chain, j, now, turn)
 
 
@@ -115,7 +102,7 @@ def linked(st: State, block: RequestBlock) -> State:
 
     Those whose predecessors have completed are opened.
     """
-    turns, end = block.turns, int(st.counters[C_SUBMITTED])
+    turns, end = block.turns, int(st.counters[col.C_SUBMITTED])
     assert turns is not None
     rows = np.arange(end - len(block), end)
     chain = st.chain
@@ -127,41 +114,41 @@ def linked(st: State, block: RequestBlock) -> State:
         links[:have], think[:have], coming[:have] = chain
         chain = Chain(links, think, coming)
         st = st._replace(chain=chain)
-    chain.links[rows, H_BEFORE], chain.links[rows, H_AFTER] = turns.follows, -1
+    chain.links[rows, col.H_BEFORE], chain.links[rows, col.H_AFTER] = turns.follows, -1
     chain.think[rows] = turns.think_s
     later = rows[turns.follows >= 0]
-    before = chain.links[later, H_BEFORE]
-    chain.links[before, H_AFTER] = later
-    over = st.ints[before, I_ORDER] >= 0
+    before = chain.links[later, col.H_BEFORE]
+    chain.links[before, col.H_AFTER] = later
+    over = st.ints[before, col.I_ORDER] >= 0
     later, before = later[over], before[over]
-    ready = st.floats[before, F_LAST] + chain.think[later]
-    st.floats[later, F_ARRIVAL] = np.maximum(st.floats[later, F_ARRIVAL], ready)
-    st.ints[later, I_NEXT] = st.ints[before, I_ORDER] + 1
-    size = int(st.counters[C_COMING])
+    ready = st.floats[before, col.F_LAST] + chain.think[later]
+    st.floats[later, col.F_ARRIVAL] = np.maximum(st.floats[later, col.F_ARRIVAL], ready)
+    st.ints[later, col.I_NEXT] = st.ints[before, col.I_ORDER] + 1
+    size = int(st.counters[col.C_COMING])
     known = np.concatenate([chain.coming[:size], later])
-    known = known[np.lexsort((st.ints[known, I_NEXT], st.floats[known, F_ARRIVAL]))]
+    known = known[np.lexsort((st.ints[known, col.I_NEXT], st.floats[known, col.F_ARRIVAL]))]
     chain.coming[: len(known)] = known  # sorted, which a heap may be
-    st.counters[C_COMING] = len(known)
+    st.counters[col.C_COMING] = len(known)
     return st
 
 
 def open_first(st: State, clients: int) -> None:
     """Give the first requests of a closed loop their arrival at time 0, one a client."""
     counters = st.counters
-    first = min(clients, int(counters[C_SUBMITTED]))
-    if counters[C_OPENED] < first:
-        st.floats[counters[C_OPENED] : first, F_ARRIVAL] = 0.0
-        counters[C_OPENED] = first
+    first = min(clients, int(counters[col.C_SUBMITTED]))
+    if counters[col.C_OPENED] < first:
+        st.floats[counters[col.C_OPENED] : first, col.F_ARRIVAL] = 0.0
+        counters[col.C_OPENED] = first
 
 
 def open_clients(st: State, clients: int) -> None:
     """Let the first sessions of a closed loop begin at time 0, one a client."""
     counters, chain = st.counters, st.chain
     assert chain is not None
-    end = int(counters[C_SUBMITTED])
-    first = np.flatnonzero(chain.links[:end, H_BEFORE] < 0)[:clients]
-    st.floats[first, F_ARRIVAL] = 0.0
-    st.ints[first, I_NEXT] = np.arange(len(first)) - len(first)
+    end = int(counters[col.C_SUBMITTED])
+    first = np.flatnonzero(chain.links[:end, col.H_BEFORE] < 0)[:clients]
+    st.floats[first, col.F_ARRIVAL] = 0.0
+    st.ints[first, col.I_NEXT] = np.arange(len(first)) - len(first)
     chain.coming[: len(first)] = first
-    counters[C_COMING] = len(first)
-    counters[C_OPENED] = int(first[-1]) + 1 if len(first) else 0
+    counters[col.C_COMING] = len(first)
+    counters[col.C_OPENED] = int(first[-1]) + 1 if len(first) else 0

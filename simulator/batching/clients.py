@@ -9,48 +9,37 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
+from . import state as col
 from .chains import arrived, go_on, soonest_of
 from .holding import enqueue
 from .kv import KvRules
 from .lane_queue import join_lane, turned_away
 from .loading import come_near
 from .policies import Limits
-from .state import (
-    C_COMPLETED,
-    C_OPENED,
-    C_RELEASED,
-    C_SUBMITTED,
-    C_WALK,
-    F_ARRIVAL,
-    I_DONE,
-    I_ORDER,
-    R_RUNNING,
-    R_WAITING,
-    State,
-)
+from .state import State
 
 
 @compiled_part
 def next_row(st: State, closed_loop: bool) -> int:
     """Return the next request in order of the rows; -1 where none is known to arrive."""
     counters = st.counters
-    known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
-    return int(counters[C_WALK] if counters[C_WALK] < known else -1)
+    known = counters[col.C_OPENED] if closed_loop else counters[col.C_SUBMITTED]
+    return int(counters[col.C_WALK] if counters[col.C_WALK] < known else -1)
 
 
 @compiled_part
 def take_next(st: State, i: int) -> None:
     """Count the next request in order of the rows as arrived."""
-    st.counters[C_WALK] += 1
+    st.counters[col.C_WALK] += 1
 
 
 @compiled_part
 def open_next(st: State, i: int, now: float, closed_loop: bool) -> None:
     """Let the next request of a closed loop arrive."""
     counters = st.counters
-    if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-        st.floats[counters[C_OPENED], F_ARRIVAL] = now
-        counters[C_OPENED] += 1
+    if closed_loop and counters[col.C_OPENED] < counters[col.C_SUBMITTED]:
+        st.floats[counters[col.C_OPENED], col.F_ARRIVAL] = now
+        counters[col.C_OPENED] += 1
 
 
 @compiled_given("st.chain", otherwise=next_row)
@@ -76,7 +65,7 @@ def lightest_rank(st: State, waiting_load: int) -> int:
     """The rank with the fewest requests, a waiting one counting `waiting_load` times."""
     best, fewest = 0, 1 << 40
     for r in range(st.ranks.shape[0]):
-        load = st.ranks[r, R_RUNNING] + waiting_load * st.ranks[r, R_WAITING]
+        load = st.ranks[r, col.R_RUNNING] + waiting_load * st.ranks[r, col.R_WAITING]
         if load < fewest:
             best, fewest = r, load
     return best
@@ -100,22 +89,22 @@ def release(
         i = soonest(st, closed_loop)
         if i < 0:
             return np.inf
-        if st.floats[i, F_ARRIVAL] > known_at:
-            return float(st.floats[i, F_ARRIVAL])
+        if st.floats[i, col.F_ARRIVAL] > known_at:
+            return float(st.floats[i, col.F_ARRIVAL])
         take(st, i)
         r = lightest_rank(st, limits.waiting_load)
         if turned_away(st, r, i):
             continue
         join_queue(st, r, i)
         come_near(st, limits, kv, r, i)
-        st.counters[C_RELEASED] += 1
+        st.counters[col.C_RELEASED] += 1
 
 
 @compiled_part
 def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
     """Count a request that has its last token; its client goes on, or in a closed loop the next."""
     counters = st.counters
-    st.ints[i, I_ORDER] = counters[C_COMPLETED]
-    st.ints[counters[C_COMPLETED], I_DONE] = i
-    counters[C_COMPLETED] += 1
+    st.ints[i, col.I_ORDER] = counters[col.C_COMPLETED]
+    st.ints[counters[col.C_COMPLETED], col.I_DONE] = i
+    counters[col.C_COMPLETED] += 1
     follow(st, i, now, closed_loop)

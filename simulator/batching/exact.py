@@ -17,39 +17,15 @@ from ...workloads.jit import compiled, compiled_given, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from . import sglang_steps, trtllm_steps
+from . import state as col
 from .clients import soonest, take
-from .exact_state import (
-    X_DECODES,
-    X_FIRST_END,
-    X_FLYING,
-    X_PLANNED,
-    X_PROMPTS,
-    X_RAN,
-    X_USED,
-    Exact,
-)
+from .exact_state import Exact
 from .holding import enqueue
 from .kv import KvRules
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, write_log
 from .policies import Limits
 from .sglang_priority import come_back
-from .state import (
-    C_CHUNKS,
-    C_COMPLETED,
-    C_EMITTED,
-    C_LOG,
-    C_POLL,
-    C_PROMPT,
-    C_RELEASED,
-    C_STRETCH,
-    F_ARRIVAL,
-    L_EMITTED,
-    T_BUSY,
-    T_KNOWN,
-    T_KV_PEAK,
-    T_NOW,
-    State,
-)
+from .state import State
 from .verify import log_draft, run_steps
 
 SGLANG = "exact.sglang"
@@ -67,7 +43,7 @@ fall_idle = compiled_given(SGLANG, lambda exact: None)(sglang_steps.fall_idle)
 def next_arrival(st: State, closed_loop: bool) -> float:
     """When the next request arrives; infinity where none is known to."""
     i = soonest(st, closed_loop)
-    return np.inf if i < 0 else float(st.floats[i, F_ARRIVAL])
+    return np.inf if i < 0 else float(st.floats[i, col.F_ARRIVAL])
 
 
 @compiled_part
@@ -90,7 +66,7 @@ def queue_arrivals(x: Exact, st: State, closed_loop: bool, known: float) -> None
         i = soonest(st, closed_loop)
         take(st, i)
         queue_one(x, st, rank_for(x, st), i)
-        counters[C_RELEASED] += 1
+        counters[col.C_RELEASED] += 1
 
 
 @compiled_part
@@ -98,7 +74,7 @@ def plan_next(
     plan: Plan, kv: KvRules, st: State, x: Exact, known: float
 ) -> None:  # fmt: skip
     """Plan the next step of all ranks, and note what it is."""
-    st.counters[C_CHUNKS] = 0
+    st.counters[col.C_CHUNKS] = 0
     plan_step(x, st, kv, plan.windows, known)
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
     for r in range(st.ranks.shape[0]):
@@ -106,9 +82,9 @@ def plan_next(
         prompts += st.moments[r, PREFILL_TOKENS]
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
-        st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-    x.step[X_PROMPTS], x.step[X_DECODES], x.step[X_USED] = prompts, decodes, used
-    x.flags[X_PLANNED] = tokens > 0.0
+        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    x.step[0].prompts, x.step[0].decodes, x.step[0].used = prompts, decodes, used
+    x.step[0].planned = tokens > 0.0
 
 
 @compiled_part
@@ -117,40 +93,40 @@ def run_planned(
     closed_loop: bool,
 ) -> None:  # fmt: skip
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start = st.counters, st.clocks, st.clocks[T_NOW]
-    prompts, decodes, chunks = x.step[X_PROMPTS], x.step[X_DECODES], counters[C_CHUNKS]
+    counters, clocks, start = st.counters, st.clocks, st.clocks[col.T_NOW]
+    prompts, decodes, chunks = x.step[0].prompts, x.step[0].decodes, counters[col.C_CHUNKS]
     most, cut = int64(1), until
     if chunks == 0:
         most = most_steps(x, st)
         heeds = most < 0 or st.ranks.shape[0] > 1
         most = abs(most)
         if limits.poll_steps > 1:
-            most = max(min(most, limits.poll_steps - counters[C_POLL]), 1)
+            most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
         elif heeds:
             cut = min(next_arrival(st, closed_loop), until)
     first_end, now, done = run_steps(plan, limits, st, books, most, cut, decodes, chunks)
-    clocks[T_NOW] = now
-    clocks[T_BUSY] += now - start
-    counters[C_STRETCH] = done
+    clocks[col.T_NOW] = now
+    clocks[col.T_BUSY] += now - start
+    counters[col.C_STRETCH] = done
     write_log(
-        plan, st, books, start, now, done, decodes, prompts, x.step[X_USED]
+        plan, st, books, start, now, done, decodes, prompts, x.step[0].used
     )  # fmt: skip
     log_draft(st)
-    counters[C_PROMPT] += int(prompts)
-    counters[C_POLL] += limits.poll_steps if chunks > 0 else done
+    counters[col.C_PROMPT] += int(prompts)
+    counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
     start_step(x, st, kv, done)
-    x.step[X_FIRST_END] = first_end
-    x.flags[X_PLANNED], x.flags[X_FLYING], x.flags[X_RAN] = 0, 1, 1
+    x.step[0].first_end = first_end
+    x.step[0].planned, x.step[0].flying, x.step[0].ran = 0, 1, 1
     if not x.overlap:
-        clocks[T_KNOWN] = now
+        clocks[col.T_KNOWN] = now
 
 
 @compiled_part
 def land(kv: KvRules, st: State, x: Exact, closed_loop: bool) -> None:
     """Process the results of the step that ends now."""
-    take_results(x, st, kv, x.step[X_FIRST_END], st.clocks[T_NOW], closed_loop)
-    x.flags[X_FLYING] = 0
-    st.log[st.counters[C_LOG] - 1, L_EMITTED] = st.counters[C_EMITTED]
+    take_results(x, st, kv, x.step[0].first_end, st.clocks[col.T_NOW], closed_loop)
+    x.step[0].flying = 0
+    st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
 
 
 @compiled
@@ -159,44 +135,44 @@ def advance_exact(
     closed_loop: bool, goal: int,
 ) -> int:  # fmt: skip
     """`loop.advance` by an engine's own rules."""
-    counters, clocks, flags, tries = st.counters, st.clocks, x.flags, int64(0)
+    counters, clocks, step, tries = st.counters, st.clocks, x.step[0], int64(0)
     while True:
-        if flags[X_PLANNED] == 1:
-            if clocks[T_NOW] >= until:
+        if step.planned == 1:
+            if clocks[col.T_NOW] >= until:
                 return REACHED
-            if counters[C_LOG] >= st.log.shape[0]:
+            if counters[col.C_LOG] >= st.log.shape[0]:
                 return LOG_FULL
             run_planned(plan, limits, kv, st, books, x, until, closed_loop)
-        completed = counters[C_COMPLETED]
-        if flags[X_FLYING] == 1 and not x.overlap:
+        completed = counters[col.C_COMPLETED]
+        if step.flying == 1 and not x.overlap:
             land(kv, st, x, closed_loop)
-            if completed < goal and counters[C_COMPLETED] >= goal:
+            if completed < goal and counters[col.C_COMPLETED] >= goal:
                 return GOAL
-        if clocks[T_KNOWN] >= until:
+        if clocks[col.T_KNOWN] >= until:
             return REACHED
-        if flags[X_RAN] == 0:
-            counters[C_POLL] += 1
-        flags[X_RAN] = 0
-        if counters[C_POLL] >= limits.poll_steps:
-            queue_arrivals(x, st, closed_loop, clocks[T_KNOWN])
-            counters[C_POLL] = 0
-        if flags[X_FLYING] == 0 and counters[C_RELEASED] == counters[C_COMPLETED]:
-            plan_next(plan, kv, st, x, clocks[T_KNOWN])  # lets go of what has ended
+        if step.ran == 0:
+            counters[col.C_POLL] += 1
+        step.ran = 0
+        if counters[col.C_POLL] >= limits.poll_steps:
+            queue_arrivals(x, st, closed_loop, clocks[col.T_KNOWN])
+            counters[col.C_POLL] = 0
+        if step.flying == 0 and counters[col.C_RELEASED] == counters[col.C_COMPLETED]:
+            plan_next(plan, kv, st, x, clocks[col.T_KNOWN])  # lets go of what has ended
             fall_idle(x)
             arrival = next_arrival(st, closed_loop)
             if not arrival < until:
                 return REACHED
-            clocks[T_NOW] = max(clocks[T_NOW], arrival)
-            clocks[T_KNOWN] = clocks[T_NOW]
+            clocks[col.T_NOW] = max(clocks[col.T_NOW], arrival)
+            clocks[col.T_KNOWN] = clocks[col.T_NOW]
             continue
-        plan_next(plan, kv, st, x, clocks[T_KNOWN])
-        if flags[X_FLYING] == 1:
+        plan_next(plan, kv, st, x, clocks[col.T_KNOWN])
+        if step.flying == 1:
             land(kv, st, x, closed_loop)
-            if flags[X_PLANNED] == 0:
-                clocks[T_KNOWN] = clocks[T_NOW]
-            if completed < goal and counters[C_COMPLETED] >= goal:
+            if step.planned == 0:
+                clocks[col.T_KNOWN] = clocks[col.T_NOW]
+            if completed < goal and counters[col.C_COMPLETED] >= goal:
                 return GOAL
-        elif flags[X_PLANNED] == 0:
+        elif step.planned == 0:
             fall_idle(x)
             tries += 1
             if tries > limits.poll_steps + 2:

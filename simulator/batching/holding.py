@@ -8,44 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from . import state as col
 from .kv import KvRules
 from .lane_queue import back_to_lane
 from .links import link_in
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
 from .spec_state import S_CAME
-from .state import (
-    C_HITS,
-    C_STRETCH,
-    F_HELD,
-    F_KEY,
-    F_LAST,
-    I8,
-    I_BLOCKS,
-    I_CACHED,
-    I_FLIGHT,
-    I_GENERATED,
-    I_HASHED,
-    I_HASHES,
-    I_INPUT,
-    I_KEYED,
-    I_NEXT,
-    I_NOTED,
-    I_PREEMPTED,
-    I_ROOM,
-    I_SLOT,
-    I_TARGET,
-    R_BLOCKS,
-    R_HEAD,
-    R_LATE,
-    R_RUNNING,
-    R_SLOTS,
-    R_TAIL,
-    R_WAITING,
-    T_KNOWN,
-    T_NOW,
-    State,
-)
+from .state import I8, State
 from .tier_state import W_COMPUTED, W_STORED, Z_NOW
 from .tier_store import keep, take, tier_key
 
@@ -64,13 +34,13 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """`hold` with prefix caching: blocks of the pool."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
-    more = (tokens + kv.block - 1) // kv.block - request[I_BLOCKS]
-    if more > rank[R_BLOCKS]:
+    more = (tokens + kv.block - 1) // kv.block - request[col.I_BLOCKS]
+    if more > rank[col.R_BLOCKS]:
         return False
     if more > 0:
         take(pool, r, more)
-        request[I_BLOCKS] += more
-        rank[R_BLOCKS] -= more
+        request[col.I_BLOCKS] += more
+        rank[col.R_BLOCKS] -= more
     count_blocks(st, kv, r, i)
     return True
 
@@ -78,20 +48,20 @@ def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
 @compiled_part
 def count_blocks(st: State, kv: KvRules, r: int, i: int) -> None:
     """Bring the byte counts of a sequence and its rank in line with their blocks."""
-    st.floats[i, F_HELD] = st.ints[i, I_BLOCKS] * kv.block_bytes[0]
-    st.ints[i, I_ROOM] = st.ints[i, I_BLOCKS] * kv.block
-    st.free[r] = st.ranks[r, R_BLOCKS] * kv.block_bytes[0]
+    st.floats[i, col.F_HELD] = st.ints[i, col.I_BLOCKS] * kv.block_bytes[0]
+    st.ints[i, col.I_ROOM] = st.ints[i, col.I_BLOCKS] * kv.block
+    st.free[r] = st.ranks[r, col.R_BLOCKS] * kv.block_bytes[0]
 
 
 @compiled_part
 def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """Give back all that a sequence holds; the content of its first `noted` tokens is known."""
-    st.ints[i, I_ROOM] = 0
+    st.ints[i, col.I_ROOM] = 0
     if kv.cached:
         drop_blocks(st, kv, r, i, noted)
     else:
-        st.free[r] += st.floats[i, F_HELD]
-        st.floats[i, F_HELD] = 0.0
+        st.free[r] += st.floats[i, col.F_HELD]
+        st.floats[i, col.F_HELD] = 0.0
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, noted: None)
@@ -102,24 +72,24 @@ def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     has no content to be found goes before everything else that is free.
     """
     request = st.ints[i]
-    note_content(st, kv, r, i, min(noted, request[I_HASHED]))  # outputs of sessions
-    pool, rank, keyed = st.pool, st.ranks[r], request[I_KEYED]
-    row, full = pool.held[r, request[I_SLOT]], request[I_BLOCKS]
+    note_content(st, kv, r, i, min(noted, request[col.I_HASHED]))  # outputs of sessions
+    pool, rank, keyed = st.pool, st.ranks[r], request[col.I_KEYED]
+    row, full = pool.held[r, request[col.I_SLOT]], request[col.I_BLOCKS]
     if kv.bare_first:
         full = min(noted // kv.block, full)
         for j in range(full, keyed):
-            rank[R_BLOCKS] += give_back(pool, r, row[j], True)
-        give_back_bare(pool, r, request[I_BLOCKS] - max(full, keyed), True)
-        rank[R_BLOCKS] += request[I_BLOCKS] - max(full, keyed)
+            rank[col.R_BLOCKS] += give_back(pool, r, row[j], True)
+        give_back_bare(pool, r, request[col.I_BLOCKS] - max(full, keyed), True)
+        rank[col.R_BLOCKS] += request[col.I_BLOCKS] - max(full, keyed)
     if full > keyed:  # none of them can be told from another
         give_back_bare(pool, r, full - keyed, False)
-        rank[R_BLOCKS] += full - keyed
+        rank[col.R_BLOCKS] += full - keyed
     for j in range(min(full, keyed) - 1, -1, -1):
-        rank[R_BLOCKS] += give_back(pool, r, row[j], False)
-    request[I_BLOCKS] = 0
-    pool.slots[r, rank[R_SLOTS]] = request[I_SLOT]
-    rank[R_SLOTS] += 1
-    request[I_SLOT], request[I_KEYED] = -1, 0
+        rank[col.R_BLOCKS] += give_back(pool, r, row[j], False)
+    request[col.I_BLOCKS] = 0
+    pool.slots[r, rank[col.R_SLOTS]] = request[col.I_SLOT]
+    rank[col.R_SLOTS] += 1
+    request[col.I_SLOT], request[col.I_KEYED] = -1, 0
     count_blocks(st, kv, r, i)
 
 
@@ -140,10 +110,12 @@ def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     if not t.through:
         return
     full = (min(tokens, t.rows[i, W_COMPUTED]) if t.piped else tokens) // kv.block
-    row = pool.held[r, request[I_SLOT]]
+    row = pool.held[r, request[col.I_SLOT]]
     while t.rows[i, W_STORED] < full:
         j, ready = t.rows[i, W_STORED], np.inf
-        key = tier_key(t, content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block))
+        key = tier_key(
+            t, content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
+        )
         for level in range(t.which.shape[1]):
             if t.worth[level] == 1:
                 ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))
@@ -155,17 +127,17 @@ def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
 def drop_late(st: State, kv: KvRules, r: int) -> None:
     """Give back what sequences held that had finished unknown to the plan just made."""
     rank, first = st.ranks[r], st.running.shape[1] // 3
-    for j in range(rank[R_LATE]):
+    for j in range(rank[col.R_LATE]):
         i = st.running[r, first + j]
-        drop(st, kv, r, i, st.ints[i, I_CACHED])
-    rank[R_LATE] = 0
+        drop(st, kv, r, i, st.ints[i, col.I_CACHED])
+    rank[col.R_LATE] = 0
 
 
 @compiled_inside
 def coming(st: State, i: int) -> bool:
     """Whether the latest token stamped is still being computed while the next step is planned."""
-    known = st.clocks[T_KNOWN]
-    return bool(known < st.clocks[T_NOW] and st.floats[i, F_LAST] == st.clocks[T_NOW])
+    known = st.clocks[col.T_KNOWN]
+    return bool(known < st.clocks[col.T_NOW] and st.floats[i, col.F_LAST] == st.clocks[col.T_NOW])
 
 
 @compiled_inside
@@ -188,13 +160,13 @@ def found_stepwise(st: State, i: int) -> int:
     when its step was planned.
     """
     request = st.ints[i]
-    if request[I_FLIGHT] > 0:  # of several batches in flight
-        return int(request[I_NOTED])
-    if coming(st, i) and request[I_CACHED] > request[I_TARGET]:
-        if st.counters[C_STRETCH] > 1:
-            return int(request[I_CACHED] - 1)
-        return int(request[I_NOTED])
-    return int(request[I_CACHED])
+    if request[col.I_FLIGHT] > 0:  # of several batches in flight
+        return int(request[col.I_NOTED])
+    if coming(st, i) and request[col.I_CACHED] > request[col.I_TARGET]:
+        if st.counters[col.C_STRETCH] > 1:
+            return int(request[col.I_CACHED] - 1)
+        return int(request[col.I_NOTED])
+    return int(request[col.I_CACHED])
 
 
 @compiled_given("st.spec", otherwise=found_stepwise)
@@ -203,7 +175,7 @@ def found_again(st: State, i: int) -> int:
 
     Where several may be on their way, those that were known when it was planned.
     """
-    return int(st.ints[i, I_NOTED])
+    return int(st.ints[i, col.I_NOTED])
 
 
 @compiled_part
@@ -213,11 +185,11 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
     Its last token is never taken from the cache: its result is needed.
     """
     pool, request = st.pool, st.ints[i]
-    most = (request[I_TARGET] - 1) // kv.block
-    if request[I_PREEMPTED] == 0:  # nothing of its own yet
-        most = min(most, request[I_HASHED] // kv.block)
+    most = (request[col.I_TARGET] - 1) // kv.block
+    if request[col.I_PREEMPTED] == 0:  # nothing of its own yet
+        most = min(most, request[col.I_HASHED] // kv.block)
     for j in range(most):
-        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
         row[j] = find(pool.table[r], key)
         if row[j] < 0:
             return int(j)
@@ -228,20 +200,20 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
 def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
-    slot = pool.slots[r, rank[R_SLOTS] - 1]
+    slot = pool.slots[r, rank[col.R_SLOTS] - 1]
     row = pool.held[r, slot]
     hits, taken = find_prefix(st, kv, r, i, row), 0
     for j in range(hits):
         taken += pool.blocks[r, row[j], USERS] == 0
-    if (whole + kv.block - 1) // kv.block - hits + taken > rank[R_BLOCKS]:
+    if (whole + kv.block - 1) // kv.block - hits + taken > rank[col.R_BLOCKS]:
         return False
-    rank[R_SLOTS] -= 1
-    request[I_SLOT] = slot
+    rank[col.R_SLOTS] -= 1
+    request[col.I_SLOT] = slot
     for j in range(hits):
-        rank[R_BLOCKS] -= share(pool, r, row[j])
-    request[I_BLOCKS] = request[I_KEYED] = hits
-    request[I_CACHED] = hits * kv.block
-    st.counters[C_HITS] += hits * kv.block
+        rank[col.R_BLOCKS] -= share(pool, r, row[j])
+    request[col.I_BLOCKS] = request[col.I_KEYED] = hits
+    request[col.I_CACHED] = hits * kv.block
+    st.counters[col.C_HITS] += hits * kv.block
     count_blocks(st, kv, r, i)
     return True
 
@@ -250,22 +222,22 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
 def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, request = st.pool, st.ints[i]
-    row, full = pool.held[r, request[I_SLOT]], tokens // kv.block
-    while request[I_KEYED] < full:
-        j = request[I_KEYED]
-        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+    row, full = pool.held[r, request[col.I_SLOT]], tokens // kv.block
+    while request[col.I_KEYED] < full:
+        j = request[col.I_KEYED]
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
         row[j] = remember(pool, r, key)
-        request[I_KEYED] += 1
+        request[col.I_KEYED] += 1
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
 def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
     request = st.ints[i]
-    known = request[I_INPUT] + request[I_GENERATED] - tokens_coming(st, i)
-    request[I_NOTED] = min(request[I_CACHED] + want, known)
-    found = min(request[I_NOTED], request[I_HASHED])
-    if found >= (request[I_KEYED] + 1) * kv.block:
+    known = request[col.I_INPUT] + request[col.I_GENERATED] - tokens_coming(st, i)
+    request[col.I_NOTED] = min(request[col.I_CACHED] + want, known)
+    found = min(request[col.I_NOTED], request[col.I_HASHED])
+    if found >= (request[col.I_KEYED] + 1) * kv.block:
         note_content(st, kv, r, i, found)
 
 
@@ -273,8 +245,8 @@ def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
 def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """`note_pooled` where tiers keep what leaves: all content is noted, and written once computed."""
     note_pooled(st, kv, r, i, want)
-    note_content(st, kv, r, i, st.ints[i, I_NOTED])
-    write_through(st, kv, r, i, st.ints[i, I_CACHED])
+    note_content(st, kv, r, i, st.ints[i, col.I_NOTED])
+    write_through(st, kv, r, i, st.ints[i, col.I_CACHED])
 
 
 @compiled_part
@@ -282,14 +254,14 @@ def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """Hold KV for `tokens` tokens of a sequence; False, and no change, where it does not fit."""
     if kv.cached:
         return hold_blocks(st, kv, r, i, tokens)
-    more = kv_bytes(kv, tokens) - st.floats[i, F_HELD]
+    more = kv_bytes(kv, tokens) - st.floats[i, col.F_HELD]
     if more > st.free[r]:
         return False
     if more > 0.0:
         st.free[r] -= more
-        st.floats[i, F_HELD] += more
+        st.floats[i, col.F_HELD] += more
     # What is held changes at whole blocks only, in every window class.
-    st.ints[i, I_ROOM] = (tokens + kv.block - 1) // kv.block * kv.block
+    st.ints[i, col.I_ROOM] = (tokens + kv.block - 1) // kv.block * kv.block
     return True
 
 
@@ -299,22 +271,22 @@ def enqueue(st: State, r: int, i: int) -> None:
 
     Preempted requests, which are at the front, stay before all others.
     """
-    rank, key = st.ranks[r], st.floats[i, F_KEY]
-    before, after = rank[R_TAIL], int64(-1)
-    if before >= 0 and st.ints[before, I_PREEMPTED] == 0 and st.floats[before, F_KEY] > key:
-        before, after = int64(-1), rank[R_HEAD]
-        while st.ints[after, I_PREEMPTED] > 0 or st.floats[after, F_KEY] <= key:
-            before, after = after, st.ints[after, I_NEXT]
-    link_in(st, rank, R_HEAD, R_TAIL, i, before, after)
-    rank[R_WAITING] += 1
+    rank, key = st.ranks[r], st.floats[i, col.F_KEY]
+    before, after = rank[col.R_TAIL], int64(-1)
+    if before >= 0 and st.ints[before, col.I_PREEMPTED] == 0 and st.floats[before, col.F_KEY] > key:
+        before, after = int64(-1), rank[col.R_HEAD]
+        while st.ints[after, col.I_PREEMPTED] > 0 or st.floats[after, col.F_KEY] <= key:
+            before, after = after, st.ints[after, col.I_NEXT]
+    link_in(st, rank, col.R_HEAD, col.R_TAIL, i, before, after)
+    rank[col.R_WAITING] += 1
 
 
 @compiled_part
 def preempt_last(st: State, kv: KvRules, r: int) -> None:
     """Put the latest-admitted sequence of a rank back to the front of its queue."""
     rank = st.ranks[r]
-    rank[R_RUNNING] -= 1
-    i = st.running[r, rank[R_RUNNING]]
+    rank[col.R_RUNNING] -= 1
+    i = st.running[r, rank[col.R_RUNNING]]
     give_up(st, kv, r, i)
     put_back(st, r, i)
 
@@ -323,8 +295,8 @@ def preempt_last(st: State, kv: KvRules, r: int) -> None:
 def put_back(st: State, r: int, i: int) -> None:
     """Queue a request that was preempted: all it has is computed again."""
     request = st.ints[i]
-    request[I_CACHED] = request[I_NOTED] = 0
-    request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
+    request[col.I_CACHED] = request[col.I_NOTED] = 0
+    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
     back_to_lane(st, r, i)
 
 
@@ -335,10 +307,10 @@ def preempt_late(st: State, kv: KvRules, r: int) -> bool:
     As it ends all the same, it only gives its memory and its place back early.
     """
     rank, size = st.ranks[r], st.running.shape[1] // 3
-    last = rank[R_LATE] - 1
-    if last < 0 or st.running[r, 2 * size + last] < rank[R_RUNNING]:
+    last = rank[col.R_LATE] - 1
+    if last < 0 or st.running[r, 2 * size + last] < rank[col.R_RUNNING]:
         return False
-    rank[R_LATE] = last
+    rank[col.R_LATE] = last
     give_up(st, kv, r, st.running[r, size + last])
     return True
 
@@ -346,10 +318,10 @@ def preempt_late(st: State, kv: KvRules, r: int) -> bool:
 @compiled_part
 def give_up(st: State, kv: KvRules, r: int, i: int) -> None:
     """Take a sequence's memory; its own blocks stay findable for it."""
-    request, noted = st.ints[i], st.ints[i, I_CACHED]
+    request, noted = st.ints[i], st.ints[i, col.I_CACHED]
     if kv.cached:
         noted = found_again(st, i)
         note_content(st, kv, r, i, noted)
     drop(st, kv, r, i, noted)
-    request[I_PREEMPTED] += 1
+    request[col.I_PREEMPTED] += 1
     record_preempted(st, i)

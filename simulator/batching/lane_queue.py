@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_part, int64
+from . import state as col
 from .lanes import (
     INPUT_WEIGHT,
     K_MOST,
@@ -32,19 +33,7 @@ from .lanes import (
 )
 from .links import link_in
 from .policies import Limits
-from .state import (
-    F_ARRIVAL,
-    F_SCHEDULED,
-    I8,
-    I_INPUT,
-    I_NEXT,
-    R_HEAD,
-    R_LATE,
-    R_RUNNING,
-    R_TAIL,
-    R_WAITING,
-    State,
-)
+from .state import I8, State
 
 
 @compiled_part
@@ -56,11 +45,11 @@ def insert(st: State, lanes: Lanes, r: int, i: int) -> None:
     if before >= 0 and lanes.of[before, O_PLACE] > place:
         before, after = int64(-1), row[Q_HEAD]
         while lanes.of[after, O_PLACE] < place:
-            before, after = after, st.ints[after, I_NEXT]
+            before, after = after, st.ints[after, col.I_NEXT]
     link_in(st, row, Q_HEAD, Q_TAIL, i, before, after)
     row[Q_WAITING] += 1
     lanes.kinds[of[O_KIND], K_WAITING] += 1
-    st.ranks[r, R_WAITING] += 1
+    st.ranks[r, col.R_WAITING] += 1
 
 
 @compiled_part
@@ -100,10 +89,10 @@ def longest_wait(st: State, lanes: Lanes, r: int, kind: int, now: float) -> floa
     longest = 0.0
     for lane in range(lanes.keys.size):
         i = lanes.rows[r, lane, Q_HEAD]
-        while i >= 0 and not np.isnan(st.floats[i, F_SCHEDULED]):
-            i = st.ints[i, I_NEXT]  # preempted ones have been served
+        while i >= 0 and not np.isnan(st.floats[i, col.F_SCHEDULED]):
+            i = st.ints[i, col.I_NEXT]  # preempted ones have been served
         if i >= 0 and lanes.of[i, O_KIND] == kind:
-            longest = max(longest, now - st.floats[i, F_ARRIVAL])
+            longest = max(longest, now - st.floats[i, col.F_ARRIVAL])
     return longest
 
 
@@ -115,7 +104,7 @@ def turned_away(st: State, r: int, i: int) -> bool:
     kind = of[O_KIND]
     full = lanes.kinds[kind, K_WAITING] >= lanes.kinds[kind, K_MOST]
     if not full and lanes.waits[kind] < np.inf:
-        waited = longest_wait(st, lanes, r, kind, st.floats[i, F_ARRIVAL])
+        waited = longest_wait(st, lanes, r, kind, st.floats[i, col.F_ARRIVAL])
         full = waited > lanes.waits[kind]
     if full:
         of[O_REFUSED] = 1
@@ -146,7 +135,7 @@ def find_head(st: State, r: int) -> None:
             continue
         if best < 0 or goes_before(lanes, r, lane, best):
             best = int64(lane)
-    st.ranks[r, R_HEAD] = lanes.rows[r, best, Q_HEAD] if best >= 0 else -1
+    st.ranks[r, col.R_HEAD] = lanes.rows[r, best, Q_HEAD] if best >= 0 else -1
 
 
 @compiled_given("st.lanes", otherwise=lambda st, i, other: False)
@@ -164,9 +153,9 @@ def sooner(st: State, i: int, other: int) -> bool:
 def leave_head(st: State, r: int, i: int) -> None:
     """`take_head` of one queue."""
     rank = st.ranks[r]
-    rank[R_HEAD] = st.ints[i, I_NEXT]
-    if rank[R_HEAD] < 0:
-        rank[R_TAIL] = -1
+    rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
+    if rank[col.R_HEAD] < 0:
+        rank[col.R_TAIL] = -1
 
 
 @compiled_given("st.lanes", otherwise=leave_head)
@@ -175,14 +164,14 @@ def take_head(st: State, r: int, i: int) -> None:
     lanes, request = st.lanes, st.ints[i]
     of = lanes.of[i]
     row = lanes.rows[r, of[O_LANE]]
-    row[Q_HEAD] = request[I_NEXT]
+    row[Q_HEAD] = request[col.I_NEXT]
     if row[Q_HEAD] < 0:
         row[Q_TAIL] = -1
     row[Q_WAITING] -= 1
-    st.ranks[r, R_HEAD] = -1
+    st.ranks[r, col.R_HEAD] = -1
     lanes.last[r] = of[O_LANE]
-    if np.isnan(st.floats[i, F_SCHEDULED]):
-        row[Q_SERVED] += INPUT_WEIGHT * request[I_INPUT]
+    if np.isnan(st.floats[i, col.F_SCHEDULED]):
+        row[Q_SERVED] += INPUT_WEIGHT * request[col.I_INPUT]
     if lanes.fair:
         measure(lanes, r)
 
@@ -197,7 +186,7 @@ def count_kind(st: State, i: int) -> None:
 @compiled_part
 def count_left(st: State, r: int, i: int) -> None:
     """Count one request fewer that waits on a rank."""
-    st.ranks[r, R_WAITING] -= 1
+    st.ranks[r, col.R_WAITING] -= 1
     count_kind(st, i)
 
 
@@ -213,11 +202,11 @@ def cut_out(st: State, row: I8, head: int, tail: int, i: int) -> None:
     """Take a request out of a queue, wherever it stands."""
     before, at = int64(-1), row[head]
     while at != i:
-        before, at = at, st.ints[at, I_NEXT]
+        before, at = at, st.ints[at, col.I_NEXT]
     if before < 0:
-        row[head] = st.ints[i, I_NEXT]
+        row[head] = st.ints[i, col.I_NEXT]
     else:
-        st.ints[before, I_NEXT] = st.ints[i, I_NEXT]
+        st.ints[before, col.I_NEXT] = st.ints[i, col.I_NEXT]
     if row[tail] == i:
         row[tail] = before
 
@@ -225,8 +214,8 @@ def cut_out(st: State, row: I8, head: int, tail: int, i: int) -> None:
 @compiled_part
 def leave_queue(st: State, r: int, i: int) -> None:
     """`unqueue` from one queue."""
-    cut_out(st, st.ranks[r], R_HEAD, R_TAIL, i)
-    st.ranks[r, R_WAITING] -= 1
+    cut_out(st, st.ranks[r], col.R_HEAD, col.R_TAIL, i)
+    st.ranks[r, col.R_WAITING] -= 1
 
 
 @compiled_given("st.lanes", otherwise=leave_queue)
@@ -242,11 +231,11 @@ def unqueue(st: State, r: int, i: int) -> None:
 def to_front(st: State, r: int, i: int) -> None:
     """Put a request at the front of a rank's queue."""
     rank = st.ranks[r]
-    st.ints[i, I_NEXT] = rank[R_HEAD]
-    rank[R_HEAD] = i
-    if rank[R_TAIL] < 0:
-        rank[R_TAIL] = i
-    rank[R_WAITING] += 1
+    st.ints[i, col.I_NEXT] = rank[col.R_HEAD]
+    rank[col.R_HEAD] = i
+    if rank[col.R_TAIL] < 0:
+        rank[col.R_TAIL] = i
+    rank[col.R_WAITING] += 1
 
 
 @compiled_given("st.lanes", otherwise=to_front)
@@ -288,6 +277,9 @@ def same_head(st: State, limits: Limits) -> int:
     if st.lanes.fair:
         for r in range(st.ranks.shape[0]):
             rank = st.ranks[r]
-            if rank[R_WAITING] > 0 and rank[R_RUNNING] + rank[R_LATE] < limits.max_sequences:
+            if (
+                rank[col.R_WAITING] > 0
+                and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences
+            ):
                 steps = int64(1)
     return steps

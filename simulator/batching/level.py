@@ -5,7 +5,7 @@ What an engine's steps run on is known here by its address, so that any number o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +17,38 @@ from ..step.lowering import Plan
 from .heap import Heap, drop_first, new_heap, push
 from .kv import KvRules
 from .lanes import M_REFUSED
-from .loop import GOAL, REACHED, advance
+from .loop import GOAL, REACHED, STUCK, advance
 from .policies import Limits
+from .records import named, records
 from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW, State
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(X_QUEUED, X_HELD, X_FAILING) = range(3)
-NUM_MARKS = 3
-"""Columns of `Fleet.marks`: whether an engine waits for its turn to run (`ASKED`: is yet to be put in line for
-it); whether a completion on it has yet to have its effects, and it stands still until then; whether it
-fails at the end of the step."""
+RUN = 7
+"""Why `bring` returns, beside the reasons of `loop.advance`: the caller is to run the engine under way itself, up to
+its limit or its goal, and to come back with that noted."""
+
 ASKED = 2
-(U_NODE, U_GOAL) = range(2)
-"""Entries of `Fleet.under`: the engine that is under way (-1: none), and at how many completions it stops."""
+"""Of an engine that is yet to be put in line for its turn to run."""
+
+OWN = named(
+    "queued halted failing by_hand given up ready life earlier inbound delivered gone held_tokens "
+    "asked forget",
+    "clock promised capacity sent_s busy_s",
+)
+"""Of an engine: whether it waits for its turn to run (or `ASKED`); whether a completion on it has yet to have its
+effects, and it stands still until then; whether it fails at the end of the step; whether the caller runs it, and
+gives it its requests. Whether it takes requests, and the router may send it some; failures so far; completions before
+the latest of them; caches on their way to it; completions that have had their effects, and that a router has seen;
+prompt tokens of requests that it has not seen come back; requests that wait for adapters; whether the router is to
+forget what it sent. Time before which it has nothing left to do [s]; KV bytes of one device kept for requests that
+are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
+caches took on all its ports."""
+
+TURN = named("node goal ran", "until limit")
+"""The engine that is under way (-1: none), at how many completions it stops, and whether the caller has run it; up to
+when it runs, and all of them."""
 
 
 @kept
@@ -45,146 +62,169 @@ class Loop(NamedTuple):
     books: Books
 
 
+@kept
+class Face(NamedTuple):
+    """What is seen of an engine from outside, of whatever kind it is."""
+
+    ints: I8
+    floats: F8
+    ranks: I8
+    counters: I8
+    clocks: F8
+    marks: I8  # those of its lanes; zeros without any
+
+
 @held
 class Fleet(NamedTuple):
-    """N engines on one clock."""
+    """N engines on one clock, the first ones of one kind and the others of another."""
 
     loops: I8  # [N] address of the `Loop` of each
-    clock: F8  # [N] time before which it has nothing left to do
-    marks: I8  # [N, NUM_MARKS]
+    faces: I8  # [N] and of its `Face`
+    like: Face  # any of them
+    own: npt.NDArray[Any]  # [N] of `OWN`
     busy: Heap  # engines that wait for their turn
-    under: I8  # [2]
-    limit: F8  # [2] up to when the engine under way runs, and all of them
+    turn: npt.NDArray[Any]  # [1] of `TURN`
+    first: int  # engines of the first kind
 
 
-def new_fleet(engines: int) -> Fleet:
+def new_fleet(engines: int, first: int, like: Face) -> Fleet:
     """So many engines that have nothing to do, at time 0."""
-    return Fleet(
-        np.zeros(engines, dtype=np.int64), np.zeros(engines),
-        np.zeros((engines, NUM_MARKS), dtype=np.int64), new_heap(engines),
-        np.array([-1, 0], dtype=np.int64), np.zeros(2),
-    )  # fmt: skip
+    own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((2, engines), np.int64)
+    own.up = own.ready = 1
+    turn.node = -1
+    return Fleet(where[0], where[1], like, own, new_heap(engines), turn, first)
 
 
 advance_one = compiled_part(getattr(advance, "py_func", advance))
 """`loop.advance` as compiled code calls it."""
 
 
-@compiled_given("st.lanes", otherwise=lambda st: 0)
-def turned_away_so_far(st: State) -> int:
-    """Requests that an engine has turned away."""
-    return int(st.lanes.marks[M_REFUSED])
+@compiled_part
+def face_of(fleet: Fleet, n: int) -> Face:
+    """What is seen of an engine."""
+    face: Face = held_at(fleet.faces[n], fleet.like)
+    return face
 
 
 @compiled_part
-def is_done(st: State) -> bool:
+def is_done(face: Face) -> bool:
     """`Engine.done`."""
-    done = st.counters[C_COMPLETED] + turned_away_so_far(st)
-    return bool(done == st.counters[C_SUBMITTED])
+    counters = face.counters
+    return bool(counters[C_COMPLETED] + face.marks[M_REFUSED] == counters[C_SUBMITTED])
 
 
 @compiled_part
-def ready_at(st: State) -> float:
-    """`Engine.ready` of an engine whose requests arrive as they are submitted."""
-    counters, now = st.counters, st.clocks[T_NOW]
+def ready_at(face: Face) -> float:
+    """`Engine.ready`."""
+    counters, now = face.counters, face.clocks[T_NOW]
     idle = counters[C_RELEASED] == counters[C_COMPLETED]
     if not idle or counters[C_WALK] == counters[C_SUBMITTED]:
         return float(now)
-    return max(float(now), float(st.floats[counters[C_WALK], F_ARRIVAL]))
+    return max(float(now), float(face.floats[counters[C_WALK], F_ARRIVAL]))
 
 
 @compiled_part
-def wake(fleet: Fleet, n: int, ready: float) -> None:
-    """`Nodes.wake`: let an engine run that has something to do from a time on."""
-    mark = fleet.marks[n]
-    if mark[X_QUEUED] == 0 and mark[X_HELD] == 0:
-        mark[X_QUEUED] = 1
-        fleet.clock[n] = max(fleet.clock[n], ready)
-        push(fleet.busy, fleet.clock[n], n, n)
+def wake(fleet: Fleet, n: int) -> None:
+    """Let an engine run that has something to do."""
+    own = fleet.own[n]
+    if own.queued != 1 and not own.halted:
+        own.queued = 1
+        own.clock = max(own.clock, ready_at(face_of(fleet, n)))
+        push(fleet.busy, own.clock, n, n)
 
 
 @compiled_part
-def next_under_way(fleet: Fleet, like: Loop, level: bool) -> bool:
+def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
     """Choose the engine that runs next, and how far; whether there is any."""
-    busy, until = fleet.busy, fleet.limit[1]
-    while busy.size[0] > 0 and busy.time[0] < until:
+    busy, turn = fleet.busy, fleet.turn[0]
+    while busy.size[0] > 0 and busy.time[0] < turn.limit:
         due, n = busy.time[0], busy.tags[0, 1]
         drop_first(busy)
-        fleet.marks[n, X_QUEUED] = 0
-        st = held_at(fleet.loops[n], like).state
-        if fleet.marks[n, X_FAILING] or is_done(st):
+        own, face = fleet.own[n], face_of(fleet, n)
+        own.queued = 0
+        if own.failing or is_done(face):
             continue
-        if due < fleet.clock[n]:  # it has failed since
-            wake(fleet, n, ready_at(st))
+        if due < own.clock:  # it has failed since
+            wake(fleet, n)
             continue
-        fleet.limit[0] = until
-        if level and busy.size[0] > 0:
-            after = np.nextafter(fleet.clock[n], np.inf)
-            fleet.limit[0] = min(until, max(busy.time[0], after))
-        fleet.under[U_NODE], fleet.under[U_GOAL] = n, st.counters[C_COMPLETED] + 1
+        turn.until = turn.limit
+        if (stops or level) and busy.size[0] > 0:
+            turn.until = min(turn.limit, max(busy.time[0], np.nextafter(own.clock, np.inf)))
+        turn.node = n
+        turn.goal = face.counters[C_COMPLETED] + 1 if stops else 0
         return True
     return False
 
 
+@compiled_given("like", otherwise=lambda fleet, like, n: STUCK)
+def run_one(fleet: Fleet, like: Loop, n: int) -> int:
+    """Run an engine up to its limit or its goal."""
+    loop, until, goal = held_at(fleet.loops[n], like), fleet.turn[0].until, fleet.turn[0].goal
+    return advance_one(
+        loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, False, goal
+    )  # fmt: skip
+
+
 @compiled_part
-def bring(fleet: Fleet, like: Loop, stops: bool, level: bool) -> int:
-    """Run engines up to ``fleet.limit[1]``, or the end of the step in which one has completions that matter.
+def run_under_way(fleet: Fleet, like: Loop, other: Loop) -> int:
+    """Run the engine under way, or see what came of it where the caller has; why it stopped."""
+    turn, n = fleet.turn[0], fleet.turn[0].node
+    if not fleet.own[n].by_hand:
+        return run_one(fleet, like, n) if n < fleet.first else run_one(fleet, other, n)
+    if not turn.ran:
+        return RUN
+    turn.ran = 0
+    there = face_of(fleet, n).counters[C_COMPLETED] >= turn.goal
+    return GOAL if turn.goal > 0 and there else REACHED
+
+
+@compiled_part
+def bring(fleet: Fleet, like: Loop, other: Loop, stops: bool, level: bool) -> int:
+    """Run engines up to a limit, or the end of the step in which one has completions that matter.
 
     Of the latter kind, the time up to which the others run is brought forward to that.
 
     Parameters
     ----------
-    like : Loop
-        Any engine's, for its type.
+    like, other : Loop
+        Any engine's of the first kind, and of the other, for their types.
     stops, level : bool
         Whether completions matter to others; whether engines run level with each other besides.
 
     Returns
     -------
     int
-        `REACHED`; `GOAL` where the engine under way has completions; and what else `loop.advance`
+        `REACHED`; `GOAL` where an engine (`turn.goal`) has completions; `RUN`; and what else `loop.advance`
         returns, after which this is to be called again.
     """
-    while fleet.under[U_NODE] >= 0 or next_under_way(fleet, like, stops or level):
-        n = fleet.under[U_NODE]
-        loop, goal = held_at(fleet.loops[n], like), fleet.under[U_GOAL] if stops else 0
-        st = loop.state
-        status = advance_one(
-            loop.plan, loop.limits, loop.kv, st, loop.books, fleet.limit[0], False, goal
-        )
+    turn = fleet.turn[0]
+    while turn.node >= 0 or next_under_way(fleet, stops, level):
+        n = turn.node
+        status = run_under_way(fleet, like, other)
         if status != REACHED and status != GOAL:
             return status
-        fleet.under[U_NODE] = -1
-        reached = st.clocks[T_NOW]
-        over = status == GOAL or is_done(st)
+        turn.node, face, own = -1, face_of(fleet, n), fleet.own[n]
+        reached, done = face.clocks[T_NOW], is_done(face)
         # A step may end later, and what is yet to arrive here does so later.
-        fleet.clock[n] = reached if over else max(reached, fleet.limit[0])
+        own.clock = reached if status == GOAL or done else max(reached, turn.until)
         if status == GOAL:
-            fleet.limit[1] = min(fleet.limit[1], fleet.clock[n])
-            fleet.under[U_GOAL] = n
+            turn.goal, own.halted = n, 1
+            turn.limit = min(turn.limit, own.clock)
             return status
-        if not over:
-            wake(fleet, n, ready_at(st))
+        if not done:
+            wake(fleet, n)
     return REACHED
 
 
 @compiled_part
 def line_up(fleet: Fleet) -> None:
     """Put engines in line that Python has asked to run."""
-    for n in range(fleet.marks.shape[0]):
-        if fleet.marks[n, X_QUEUED] == ASKED:
-            fleet.marks[n, X_QUEUED] = 1
-            push(fleet.busy, fleet.clock[n], n, n)
+    for n in range(fleet.own.size):
+        if fleet.own[n].queued == ASKED:
+            wake(fleet, n)
 
 
 @compiled
-def write_down(loop: Loop) -> bool:
-    """Let a `Loop` be written down, as any call with it does."""
+def write_down(what: Loop | Face) -> bool:
+    """Let a tuple be written down, as any call with it does."""
     return True
-
-
-@compiled
-def bring_level(fleet: Fleet, like: Loop, stops: bool, level: bool) -> int:
-    """`bring`, for a caller in Python."""
-    line_up(fleet)
-    return bring(fleet, like, stops, level)

@@ -13,6 +13,7 @@ from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled, compiled_given, compiled_inline, compiled_part, int64
 from ..step.books import Books, spent
 from ..step.lowering import Plan
+from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
@@ -21,41 +22,7 @@ from .loading import held_until, note_end, tell_time, until_full
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
 from .policies import Limits
-from .state import (
-    C_CHUNKS,
-    C_COMPLETED,
-    C_EMITTED,
-    C_LOG,
-    C_POLL,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    C_RELEASED,
-    C_STRETCH,
-    I_CACHED,
-    I_GENERATED,
-    I_OUTPUT,
-    I_ROOM,
-    L_DECODES,
-    L_EMITTED,
-    L_END,
-    L_JOULES,
-    L_KV,
-    L_PREFILL,
-    L_PROMPTS,
-    L_RUNNING,
-    L_START,
-    L_STEPS,
-    L_WAITING,
-    NUM_LOG,
-    R_LATE,
-    R_RUNNING,
-    R_WAITING,
-    T_BUSY,
-    T_KNOWN,
-    T_KV_PEAK,
-    T_NOW,
-    State,
-)
+from .state import State
 from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
 from .tier_loads import land, next_landing
 from .verify import log_draft, record_together, run_steps, tokens_come
@@ -78,7 +45,7 @@ def finish(
     """
     rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
     first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
-    for j in range(rank[R_RUNNING]):
+    for j in range(rank[col.R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
         st.running[r, kept] = i
@@ -86,23 +53,23 @@ def finish(
         count = tokens_come(st, i, q, steps) if q > 0 else 0
         if count == 0:
             continue  # not scheduled, or a prompt that goes on
-        if request[I_CACHED] > request[I_ROOM]:
-            hold(st, kv, r, i, request[I_CACHED])
+        if request[col.I_CACHED] > request[col.I_ROOM]:
+            hold(st, kv, r, i, request[col.I_CACHED])
         count_served(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
-        if request[I_GENERATED] < request[I_OUTPUT]:
+        if request[col.I_GENERATED] < request[col.I_OUTPUT]:
             continue
         kept -= 1
-        st.running[r, first_late + rank[R_LATE]] = i
-        st.running[r, places + rank[R_LATE]] = kept
-        rank[R_LATE] += 1
+        st.running[r, first_late + rank[col.R_LATE]] = i
+        st.running[r, places + rank[col.R_LATE]] = kept
+        rank[col.R_LATE] += 1
         complete(st, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     record_together(st, together)
-    st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-    rank[R_RUNNING] = kept
+    st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    rank[col.R_RUNNING] = kept
     measure_lanes(st, r)
     if not ahead:
         drop_late(st, kv, r)
@@ -115,18 +82,22 @@ def write_log(
 ) -> None:  # fmt: skip
     """Append a stretch to the log."""
     busy = books.busy
-    row = st.log[st.counters[C_LOG]]
-    row[L_START], row[L_END], row[L_STEPS] = start, end, steps
-    row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, prefill, st.counters[C_CHUNKS]
-    row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
-    row[L_EMITTED], row[L_JOULES] = st.counters[C_EMITTED], spent(plan, books.tally)
+    row = st.log[st.counters[col.C_LOG]]
+    row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
+    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
+        decodes,
+        prefill,
+        st.counters[col.C_CHUNKS],
+    )
+    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, used
+    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
     for r in range(st.ranks.shape[0]):
-        row[L_RUNNING] += st.ranks[r, R_RUNNING]
-        row[L_WAITING] += st.ranks[r, R_WAITING]
+        row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
+        row[col.L_WAITING] += st.ranks[r, col.R_WAITING]
     for p in range(busy.shape[1]):
-        row[NUM_LOG + p] = busy[0, p] - busy[1, p]
+        row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
-    st.counters[C_LOG] += 1
+    st.counters[col.C_LOG] += 1
 
 
 @compiled_inline
@@ -138,7 +109,7 @@ def plan_ranks(
     Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
     """
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
-    st.counters[C_CHUNKS] = 0
+    st.counters[col.C_CHUNKS] = 0
     for r in range(st.ranks.shape[0]):
         land(st, kv, r)
         preemptions += plan_rank(st, limits, kv, plan.windows, r, known, closed)
@@ -146,8 +117,8 @@ def plan_ranks(
         prompts += st.moments[r, PREFILL_TOKENS]
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
-        st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-    st.counters[C_PREEMPTIONS] += preemptions
+        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    st.counters[col.C_PREEMPTIONS] += preemptions
     return prompts, decodes, used, preemptions
 
 
@@ -178,15 +149,15 @@ def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
 def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
     """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
     clocks, soonest = st.clocks, next_landing(st)
-    if changed or clocks[T_KNOWN] < start:
-        clocks[T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+    if changed or clocks[col.T_KNOWN] < start:
+        clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
         return AGAIN
     if soonest == np.inf:
         return STUCK
     soonest = min(soonest, arrival)
     if not soonest < until:
         return REACHED
-    clocks[T_NOW] = clocks[T_KNOWN] = max(soonest, start)
+    clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(soonest, start)
     return AGAIN
 
 
@@ -210,55 +181,55 @@ def advance(
     counters, clocks, ranks = st.counters, st.clocks, st.ranks
     while True:
         if not limits.ahead:
-            clocks[T_KNOWN] = clocks[T_NOW]
+            clocks[col.T_KNOWN] = clocks[col.T_NOW]
         tell_time(st)
-        if limits.poll_steps > 1 and clocks[T_NOW] >= until:
+        if limits.poll_steps > 1 and clocks[col.T_NOW] >= until:
             return REACHED  # not all that a look would find has been submitted
-        idle, arrival = counters[C_RELEASED] == counters[C_COMPLETED], np.inf
-        if idle or limits.poll_steps <= 1 or counters[C_POLL] >= limits.poll_steps:
-            arrival = release(st, limits, kv, closed_loop, clocks[T_KNOWN])
-            counters[C_POLL] = 0
-        if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
+        idle, arrival = counters[col.C_RELEASED] == counters[col.C_COMPLETED], np.inf
+        if idle or limits.poll_steps <= 1 or counters[col.C_POLL] >= limits.poll_steps:
+            arrival = release(st, limits, kv, closed_loop, clocks[col.T_KNOWN])
+            counters[col.C_POLL] = 0
+        if counters[col.C_RELEASED] == counters[col.C_COMPLETED]:  # idle: nothing is in flight
             for r in range(ranks.shape[0]):
                 drop_late(st, kv, r)
             if not arrival < until:
                 return REACHED
-            clocks[T_NOW] = clocks[T_KNOWN] = max(arrival, clocks[T_NOW])
+            clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
             continue
-        if clocks[T_NOW] >= until:
+        if clocks[col.T_NOW] >= until:
             return REACHED
-        if counters[C_LOG] >= st.log.shape[0]:
+        if counters[col.C_LOG] >= st.log.shape[0]:
             return LOG_FULL
-        start = clocks[T_NOW]
+        start = clocks[col.T_NOW]
         closed, late = hold_back(st, limits, kv), int64(0)
         prompts, decodes, used, preemptions = plan_ranks(
-            plan, limits, kv, st, clocks[T_KNOWN], closed
+            plan, limits, kv, st, clocks[col.T_KNOWN], closed
         )
         for r in range(ranks.shape[0]):
-            late += ranks[r, R_LATE]
+            late += ranks[r, col.R_LATE]
             drop_late(st, kv, r)
         if planned_tokens(st) == 0.0:
             status = wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
             if status != AGAIN:
                 return status
             continue
-        chunks, k = counters[C_CHUNKS], int64(1)
+        chunks, k = counters[col.C_CHUNKS], int64(1)
         if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
             k = most_alike(st, limits, kv, closed)
-        clocks[T_NOW] = start = held_until(st, start)
+        clocks[col.T_NOW] = start = held_until(st, start)
         cut = last_start(st, limits, arrival, until)
         first_end, now, done = run_steps(plan, limits, st, books, k, cut, decodes, chunks)
-        clocks[T_NOW] = now
-        clocks[T_BUSY] += now - start
-        counters[C_STRETCH] = done
+        clocks[col.T_NOW] = now
+        clocks[col.T_BUSY] += now - start
+        counters[col.C_STRETCH] = done
         note_end(st, books, start)
         write_log(plan, st, books, start, now, done, decodes, prompts, used)
         log_draft(st)
-        counters[C_PROMPT] += int(prompts)
+        counters[col.C_PROMPT] += int(prompts)
         count_steps(st, limits, done, chunks)
-        completed = counters[C_COMPLETED]
+        completed = counters[col.C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
-        st.log[counters[C_LOG] - 1, L_EMITTED] = counters[C_EMITTED]
-        if completed < goal and counters[C_COMPLETED] >= goal:
+        st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
+        if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL

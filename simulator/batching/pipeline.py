@@ -21,6 +21,7 @@ from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.jit_held import held
 from ..step.books import Books
 from ..step.lowering import Plan
+from . import state as col
 from .clients import complete, release
 from .holding import drop
 from .host import paced, starting
@@ -29,29 +30,7 @@ from .lane_queue import count_served, measure_lanes, unqueue
 from .loading import give_way, held_until, note_computed, tell_time
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, planned_tokens, write_log
 from .policies import Limits
-from .state import (
-    C_CHUNKS,
-    C_COMPLETED,
-    C_LOG,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    C_RELEASED,
-    C_STEPS,
-    F8,
-    I8,
-    I_CACHED,
-    I_FLIGHT,
-    I_GENERATED,
-    I_NOTED,
-    I_OUTPUT,
-    I_PREEMPTED,
-    I_TARGET,
-    R_RUNNING,
-    T_BUSY,
-    T_KNOWN,
-    T_NOW,
-    State,
-)
+from .state import F8, I8, State
 from .stretch import record_gap, stamp
 from .tier_loads import next_landing
 from .uneven import set_uneven
@@ -108,13 +87,13 @@ def send_through(st: State, pipe: Pipe, seconds: F8, now: float, waits: bool) ->
 def note_work(st: State, pipe: Pipe, place: int, r: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
     size = int64(0)
-    for j in range(st.ranks[r, R_RUNNING]):
+    for j in range(st.ranks[r, col.R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         if q == 0:
             continue
         entry = pipe.work[place, r, size]
         entry[W_REQUEST], entry[W_TOKENS] = i, send(st, i, q, ahead)
-        entry[W_CACHED], entry[W_LIFE] = st.ints[i, I_CACHED], st.ints[i, I_PREEMPTED]
+        entry[W_CACHED], entry[W_LIFE] = st.ints[i, col.I_CACHED], st.ints[i, col.I_PREEMPTED]
         size += 1
     pipe.sizes[place, r] = size
 
@@ -134,23 +113,23 @@ def launch(
 ) -> bool:  # fmt: skip
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks = st.counters, st.clocks
-    prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[T_NOW], False)
+    prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
     if planned_tokens(st) == 0.0:
-        send_nothing(pipe, clocks[T_NOW])
+        send_nothing(pipe, clocks[col.T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
         set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, pipe, place, r, limits.ahead)
     batch_seconds(plan, limits, st, books, decodes)
-    sequences = (decodes + counters[C_CHUNKS]) / st.ranks.shape[0]
-    books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[C_CHUNKS])
+    sequences = (decodes + counters[col.C_CHUNKS]) / st.ranks.shape[0]
+    books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[col.C_CHUNKS])
     for s in range(1, books.stages.size):  # the batch is planned once
-        books.stages[s] = max(books.stages[s], starting(limits.pace, counters[C_CHUNKS]))
-    start = send_through(st, pipe, books.stages, clocks[T_NOW], limits.ahead)
+        books.stages[s] = max(books.stages[s], starting(limits.pace, counters[col.C_CHUNKS]))
+    start = send_through(st, pipe, books.stages, clocks[col.T_NOW], limits.ahead)
     give_way(st, books, start)
-    counters[C_STEPS] += 1
-    counters[C_PROMPT] += int(prompts)
+    counters[col.C_STEPS] += 1
+    counters[col.C_PROMPT] += int(prompts)
     end = pipe.ends[place]
     write_log(plan, st, books, start, end, int64(1), decodes, prompts, used)
     log_draft(st)
@@ -161,22 +140,24 @@ def launch(
 def tokens_landed(st: State, kv: KvRules, r: int, i: int, count: int) -> None:
     """What tokens of a request change that has been stamped, but for its end."""
     request = st.ints[i]
-    if request[I_CACHED] < request[I_TARGET]:
-        request[I_TARGET] += count  # computed again with the others
-    if request[I_FLIGHT] > 0:
-        request[I_FLIGHT] -= 1
-        if request[I_CACHED] > 0:
-            request[I_NOTED] = max(request[I_NOTED], request[I_CACHED] - request[I_FLIGHT])
+    if request[col.I_CACHED] < request[col.I_TARGET]:
+        request[col.I_TARGET] += count  # computed again with the others
+    if request[col.I_FLIGHT] > 0:
+        request[col.I_FLIGHT] -= 1
+        if request[col.I_CACHED] > 0:
+            request[col.I_NOTED] = max(
+                request[col.I_NOTED], request[col.I_CACHED] - request[col.I_FLIGHT]
+            )
 
 
 @compiled_part
 def end_request(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
     """Free what a request that has its last token holds, or its place in the queue."""
-    if st.ints[i, I_CACHED] == 0:  # preempted while its token was in flight
+    if st.ints[i, col.I_CACHED] == 0:  # preempted while its token was in flight
         unqueue(st, r, i)
     else:
         drop(st, kv, r, i, known_at_end(st, i))
-    st.ints[i, I_FLIGHT] = 0  # what was planned beyond its end brings nothing
+    st.ints[i, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
     complete(st, i, now, closed_loop)
 
 
@@ -188,21 +169,21 @@ def stamp_batch(
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
         i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
-        if st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
+        if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
             continue  # beyond the end
-        same = work[j, W_LIFE] == st.ints[i, I_PREEMPTED]
+        same = work[j, W_LIFE] == st.ints[i, col.I_PREEMPTED]
         if same and tokens >= 0:
             note_computed(st, kv, r, i, work[j, W_CACHED], now)
         if tokens == 0:
             continue  # a prompt that goes on
         count = tokens_of_batch(st, i, tokens)
         if same and tokens < 0:
-            note_computed(st, kv, r, i, st.ints[i, I_CACHED], now)
+            note_computed(st, kv, r, i, st.ints[i, col.I_CACHED], now)
         count_served(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, now, now, gap, gaps)
         tokens_landed(st, kv, r, i, count)
-        if st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
+        if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
             end_request(st, kv, r, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
@@ -214,22 +195,22 @@ def stamp_batch(
 def land(st: State, kv: KvRules, pipe: Pipe, closed_loop: bool) -> float:
     """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
     place = pipe.ring[P_FIRST]
-    now = max(pipe.ends[place], st.clocks[T_NOW])
-    completed = st.counters[C_COMPLETED]
+    now = max(pipe.ends[place], st.clocks[col.T_NOW])
+    completed = st.counters[col.C_COMPLETED]
     for r in range(st.ranks.shape[0]):
         stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
-    if st.counters[C_COMPLETED] == completed:
+    if st.counters[col.C_COMPLETED] == completed:
         return float(now)
     for r in range(st.ranks.shape[0]):
         kept = 0
-        for j in range(st.ranks[r, R_RUNNING]):
+        for j in range(st.ranks[r, col.R_RUNNING]):
             i = st.running[r, j]
-            if st.ints[i, I_GENERATED] < st.ints[i, I_OUTPUT]:
+            if st.ints[i, col.I_GENERATED] < st.ints[i, col.I_OUTPUT]:
                 st.running[r, kept] = i
                 kept += 1
-        st.ranks[r, R_RUNNING] = kept
+        st.ranks[r, col.R_RUNNING] = kept
     return float(now)
 
 
@@ -252,34 +233,36 @@ def advance_pipeline(
     """`loop.advance` with pipeline parallel: a wait that starts before `until` is waited out."""
     counters, clocks = st.counters, st.clocks
     while True:
-        now = clocks[T_NOW]
-        clocks[T_KNOWN] = now
+        now = clocks[col.T_NOW]
+        clocks[col.T_KNOWN] = now
         tell_time(st)
         arrival = release(st, limits, kv, closed_loop, now)
-        if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: only what is beyond an end
+        if (
+            counters[col.C_RELEASED] == counters[col.C_COMPLETED]
+        ):  # idle: only what is beyond an end
             if pipe.ring[P_COUNT] > 0:
-                clocks[T_NOW] = land(st, kv, pipe, closed_loop)
+                clocks[col.T_NOW] = land(st, kv, pipe, closed_loop)
                 continue
             if not arrival < until:
                 return REACHED
-            clocks[T_NOW] = max(arrival, now)
+            clocks[col.T_NOW] = max(arrival, now)
             continue
         if now >= until:
             return REACHED
-        if counters[C_LOG] + plan.stages > st.log.shape[0]:
+        if counters[col.C_LOG] + plan.stages > st.log.shape[0]:
             return LOG_FULL
-        more, preempted = True, counters[C_PREEMPTIONS]
+        more, preempted = True, counters[col.C_PREEMPTIONS]
         while more and pipe.ring[P_COUNT] < plan.stages:
             more = launch(plan, limits, kv, st, books, pipe)
             more = more and pipe.ends[pipe.ring[P_FIRST]] > now
-        if counters[C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
+        if counters[col.C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
             soonest = next_landing(st)
             if soonest == np.inf:
                 return STUCK
-            clocks[T_NOW] = max(land(st, kv, pipe, closed_loop), min(soonest, arrival, until))
+            clocks[col.T_NOW] = max(land(st, kv, pipe, closed_loop), min(soonest, arrival, until))
             continue
-        completed = counters[C_COMPLETED]
-        clocks[T_NOW] = land(st, kv, pipe, closed_loop)
-        clocks[T_BUSY] += clocks[T_NOW] - now
-        if completed < goal and counters[C_COMPLETED] >= goal:
+        completed = counters[col.C_COMPLETED]
+        clocks[col.T_NOW] = land(st, kv, pipe, closed_loop)
+        clocks[col.T_BUSY] += clocks[col.T_NOW] - now
+        if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from . import state as col
 from .counting import clear_sums, count_decodes, count_planned, unbounded
 from .drafts import count_ended, next_tokens, plan_ended, reach, verifies
 from .holding import hold, kv_bytes, note_planned
@@ -19,31 +20,14 @@ from .loading import leave, next_to_admit, use_cached
 from .plans import record_tokens
 from .policies import Limits
 from .preempting import make_room, pass_over
-from .state import (
-    C_CHUNKS,
-    C_WAITED,
-    F_SCHEDULED,
-    I8,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_NEXT,
-    I_OUTPUT,
-    I_ROOM,
-    I_TARGET,
-    R_HEAD,
-    R_LATE,
-    R_LEFT,
-    R_RUNNING,
-    State,
-)
+from .state import I8, State
 from .waiting_on import waits_on
 
 
 @compiled_part
 def brings_cache(st: State, i: int) -> bool:
     """Whether a waiting request's cache has come from another engine: it decodes at once."""
-    return bool(st.ints[i, I_CACHED] == st.ints[i, I_TARGET])
+    return bool(st.ints[i, col.I_CACHED] == st.ints[i, col.I_TARGET])
 
 
 @compiled_inline
@@ -52,36 +36,36 @@ def admit(
 ) -> int:  # fmt: skip
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
-    want, most = request[I_TARGET], limits.threshold
+    want, most = request[col.I_TARGET], limits.threshold
     if verifies(st, i):
         return 0
     if brings_cache(st, i):
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    whole = max(request[I_TARGET], request[I_CACHED] + want)
+    whole = max(request[col.I_TARGET], request[col.I_CACHED] + want)
     if limits.reserve:
-        whole = request[I_INPUT] + request[I_OUTPUT] - 1 + limits.spare
+        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
     # Uncut, a prompt above the budget runs as the only prompt of its step.
     if want > budget and prompts > 0:
         return 0
     if kv.cached:
         if not use_cached(st, kv, r, i, whole):
             return 0
-        want = min(request[I_TARGET] - request[I_CACHED], want)
+        want = min(request[col.I_TARGET] - request[col.I_CACHED], want)
     if 0 < most < want:
         want = most
     if limits.lazy:
         if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
             return 0
-        whole = request[I_CACHED] + want
+        whole = request[col.I_CACHED] + want
     if not hold(st, kv, r, i, whole):
         return 0
     leave(st, r, i)
-    if np.isnan(st.floats[i, F_SCHEDULED]):
-        st.floats[i, F_SCHEDULED] = now
-    st.running[r, rank[R_RUNNING]] = i
-    rank[R_RUNNING] += 1
+    if np.isnan(st.floats[i, col.F_SCHEDULED]):
+        st.floats[i, col.F_SCHEDULED] = now
+    st.running[r, rank[col.R_RUNNING]] = i
+    rank[col.R_RUNNING] += 1
     return int(want)
 
 
@@ -94,7 +78,9 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
         note_planned(st, kv, r, i, want)
     record_tokens(st, i, want)
     st.fresh[r, j] = want
-    st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
+    st.ranks[r, col.R_LEFT] = min(
+        st.ranks[r, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED]
+    )
     count_planned(st, windows, r, i, want)
 
 
@@ -102,20 +88,24 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
 def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """Tokens of the prompts at the head of a rank's queue that could all start now."""
     rank = st.ranks[r]
-    i, tokens, free = rank[R_HEAD], int64(0), st.free[r]
-    places = limits.max_sequences - rank[R_RUNNING] - rank[R_LATE]
-    budget = limits.token_budget - rank[R_RUNNING]
+    i, tokens, free = rank[col.R_HEAD], int64(0), st.free[r]
+    places = limits.max_sequences - rank[col.R_RUNNING] - rank[col.R_LATE]
+    budget = limits.token_budget - rank[col.R_RUNNING]
     while i >= 0 and places > 0 and budget > 0:
         request = st.ints[i]
-        whole = request[I_INPUT] + request[I_OUTPUT] - 1 if limits.reserve else request[I_TARGET]
+        whole = (
+            request[col.I_INPUT] + request[col.I_OUTPUT] - 1
+            if limits.reserve
+            else request[col.I_TARGET]
+        )
         free -= kv_bytes(kv, whole)
         if free < 0.0 or brings_cache(st, i):
             break
-        if tokens > 0 and tokens + request[I_TARGET] > budget:
+        if tokens > 0 and tokens + request[col.I_TARGET] > budget:
             return int(budget if limits.chunked else tokens)
-        tokens += request[I_TARGET]
+        tokens += request[col.I_TARGET]
         places -= 1
-        i = request[I_NEXT]
+        i = request[col.I_NEXT]
     return int(tokens)
 
 
@@ -129,9 +119,9 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
     for r in range(ranks.shape[0]):
         prompt = waiting_prompt(st, limits, kv, r)
         able += prompt > 0
-        decoding += ranks[r, R_RUNNING] > 0
-        tokens += prompt + ranks[r, R_RUNNING]
-    waited = counters[C_WAITED]
+        decoding += ranks[r, col.R_RUNNING] > 0
+        tokens += prompt + ranks[r, col.R_RUNNING]
+    waited = counters[col.C_WAITED]
     if limits.even_steps > 0:
         wait = able < ranks.shape[0]
         waited += wait
@@ -140,11 +130,11 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
         wait = able > 0 and decoding > 0
         waited += wait
         stop = waited > limits.gather_steps or tokens >= limits.gather_tokens
-    counters[C_WAITED] = waited
+    counters[col.C_WAITED] = waited
     if wait and not stop:
         return True
     if wait or limits.even_steps > 0:
-        counters[C_WAITED] = 0
+        counters[col.C_WAITED] = 0
     return False
 
 
@@ -155,8 +145,8 @@ def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
         return
     st.lanes.marks[M_UNDONE] = 0
     clear_sums(st, r)
-    st.counters[C_CHUNKS] = chunks
-    for j in range(st.ranks[r, R_RUNNING]):
+    st.counters[col.C_CHUNKS] = chunks
+    for j in range(st.ranks[r, col.R_RUNNING]):
         count_planned(st, windows, r, st.running[r, j], st.fresh[r, j])
     count_ended(st, windows, r)
 
@@ -168,16 +158,16 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
     Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
     prompts need. Attention that ends at a window is left to `set_tokens`.
     """
-    rank, left = st.ranks[r], st.ranks[r, R_LEFT]
+    rank, left = st.ranks[r], st.ranks[r, col.R_LEFT]
     context, tokens, j = int64(0), int64(0), int64(0)
-    while unbounded(windows) and j < rank[R_RUNNING]:
+    while unbounded(windows) and j < rank[col.R_RUNNING]:
         i = st.running[r, j]
         request = st.ints[i]
-        cached, want = request[I_CACHED], next_tokens(st, i)
+        cached, want = request[col.I_CACHED], next_tokens(st, i)
         if want > 0:
-            if want > 1 or cached < request[I_TARGET] or tokens == budget:
+            if want > 1 or cached < request[col.I_TARGET] or tokens == budget:
                 break
-            if cached >= request[I_ROOM] and not hold(st, kv, r, i, cached + 1):
+            if cached >= request[col.I_ROOM] and not hold(st, kv, r, i, cached + 1):
                 break
             if kv.cached:
                 note_planned(st, kv, r, i, want)
@@ -185,9 +175,9 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
             tokens += 1
             context += cached + 1
         st.fresh[r, j] = want
-        left = min(left, request[I_OUTPUT] - request[I_GENERATED])
+        left = min(left, request[col.I_OUTPUT] - request[col.I_GENERATED])
         j += 1
-    rank[R_LEFT] = left
+    rank[col.R_LEFT] = left
     count_decodes(st.moments[r], tokens, context)
     return int(j), int(tokens)
 
@@ -206,17 +196,17 @@ def plan_pass(
     """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
-    ahead, chunks = int64(0), st.counters[C_CHUNKS]
+    ahead, chunks = int64(0), st.counters[col.C_CHUNKS]
     if not alone:
         j, want = plan_leading(st, kv, windows, r, budget)
         budget -= want
     while True:
         j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget)
         preemptions += lost
-        if budget <= 0 and j >= rank[R_RUNNING]:
+        if budget <= 0 and j >= rank[col.R_RUNNING]:
             break
-        if j >= rank[R_RUNNING]:  # all that ran is planned: admit those that wait
-            if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
+        if j >= rank[col.R_RUNNING]:  # all that ran is planned: admit those that wait
+            if preemptions > 0 or j + rank[col.R_LATE] >= limits.max_sequences:
                 break
             i = next_to_admit(st, limits, kv, r)
             if i < 0:
@@ -233,13 +223,17 @@ def plan_pass(
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            want = max(request[I_TARGET] - request[I_CACHED], 0) if alone else next_tokens(st, i)
+            want = (
+                max(request[col.I_TARGET] - request[col.I_CACHED], 0)
+                if alone
+                else next_tokens(st, i)
+            )
             if 0 < limits.threshold < want:
                 want = limits.threshold
             want = min(want, budget)
             prompts += alone and want > 0
             need = reach(st, limits, i) + want
-            if need > request[I_ROOM] and want > 0:
+            if need > request[col.I_ROOM] and want > 0:
                 fits, j, g, budget, lost, ahead = make_room(st, kv, r, j, g, False, budget, need)
                 preemptions += lost
                 if not fits:
@@ -267,7 +261,7 @@ def plan_rank(
     """
     alone = limits.prompts_alone
     clear_sums(st, r)
-    st.ranks[r, R_LEFT] = 1 << 40
+    st.ranks[r, col.R_LEFT] = 1 << 40
     preemptions = plan_pass(st, limits, kv, windows, r, now, closed, alone)
     if alone and st.moments[r, TOKENS] == 0.0:
         preemptions += plan_pass(st, limits, kv, windows, r, now, closed, not alone)

@@ -1,376 +1,317 @@
-"""Requests of sessions and the router's choices beside the engines, compiled: what `serving` plays on SimPy.
+"""The events of a run, compiled: arrivals, sessions, clients, completions, and what follows from each.
 
-Arrivals, completions that let others come, and deals happen here in the order in which the events of the
-slow driver do (`serving.arrivals`, `sessions`, `dealing`, `nodes`), to the last bit of their times: an event of
-SimPy comes after a delay, so that its time is now and the difference to it.
+Events stand in one queue; before each of them the engines are brought up to it (`level`). What follows from one is
+done in an order of phases: completions have their effects, requests arrive and pass what is before the router, caches
+leave for the other pool (`crossing`), requests are dealt (`deals`). What is not the library's, or no event of a run
+without it (a router's rule, an autoscaler, a failure, a stage on the way to the router), is asked of the caller, who
+comes back. An event comes after a delay, so that its time is now and the difference to it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_given, compiled_part
-from ...workloads.jit_held import held, held_at
-from .heap import Heap, drop_first, push
-from .level import X_HELD, Fleet, Loop, bring, is_done, ready_at, wake
-from .loading import renew
-from .loop import GOAL, REACHED, STUCK
-from .prefix import MOST_PIECES
-from .recall import G_KNOWN, Z_KEPT, Recall, look_everywhere, note_sent
-from .route_rules import BY_TURN, V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
-from .state import (
-    C_COMPLETED,
-    C_RELEASED,
-    C_SUBMITTED,
-    F_FIRST,
-    F_LAST,
-    F_SCHEDULED,
-    I_DONE,
-    I_GENERATED,
-    I_HASHED,
-    I_HASHES,
-    I_INPUT,
-    I_ORDER,
-    I_PREEMPTED,
-    R_WAITING,
-    State,
-    append_request,
+from ...workloads.jit import compiled, compiled_part
+from . import state as col
+from .crossing import arrive, goes_on, next_cache
+from .deals import (
+    ARRIVALS,
+    CHOOSE,
+    COMPLETIONS,
+    CROSSED,
+    FOLLOWS,
+    KINDS,
+    How,
+    Play,
+    Rows,
+    at_time,
+    deal,
+    give,
 )
+from .heap import drop_first
+from .lanes import M_REFUSED
+from .level import Face, Loop, bring, face_of, is_done, line_up, wake
+from .loop import GOAL, REACHED, STUCK
+from .rings import drop_first as take_first
+from .rings import put_last
 
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
+BLOCK, NOTE, PASS, LEAVE, CALL = 12, 13, 14, 15, 16
+"""Why `play` returns, beside the reasons of `level.bring`, `deals` and `crossing`: all requests known have arrived; as
+many completions as asked for have had their effects; a request (`At.row`) comes to what is before the router; one has
+completed on an engine (`At.node`), before that has effects; an event of the caller's (`At.call`)."""
 
-ROOM, BLOCK, NOTE = range(8, 11)
-"""Why `play` returns, beside the reasons of `loop.advance`: an engine has no room for a request; all requests
-known have arrived; as many completions as asked for have had their effects."""
-
-(O_DELIVERED, O_GONE, O_HELD) = range(3)
-NUM_OWN = 3
-"""Columns of `Play.own`, an engine each: completions that have had their effects, and those that a router has
-seen; prompt tokens of requests that it has not seen come back."""
-
-(A_PHASE, A_EVENTS, A_NEXT, A_LAST, A_AWAKE, A_DUE, A_TO_COME, A_DELIVERED, A_GOAL, A_DEALT, A_ASKED,
- A_FULL) = range(12)  # fmt: skip
-NUM_AT = 12
-"""Entries of `Play.at`: what is under way (`DEALING`, `BRINGING`); events so far; the next request that arrives,
-and how many are known; whether arrivals are being let in, and the next one's time has come; requests that
-follow others and have not arrived; completions that have had their effects, and at how many of them to return;
-requests dealt, and those that have asked to be; the engine without room."""
-DEALING, BRINGING = range(2)
-
-(T_CLOCK, T_NOTED) = range(2)
-"""Entries of `Play.times`: now, and when the latest completions had their effects [s]."""
-
-(H_FIRST, H_NEXT) = range(2)
-"""Columns of `Play.after`: the first request that waits for one, and the next that waits for the same; -1."""
-
-ARRIVALS = -1
-"""What an event stands for that is the next arrival. Else the number of an engine whose completions have their
-effects, or, behind these, of a request that comes after another."""
-
-
-@held
-class Rows(NamedTuple):
-    """Columns of the table of requests, see `serving.table.Table`."""
-
-    input_tokens: I8
-    output_tokens: I8
-    generated: I8
-    preemptions: I8
-    order: I8
-    arrival_s: F8
-    scheduled_s: F8
-    first_s: F8
-    last_s: F8
-    follows: I8  # empty without sessions
-    session: I8
-    think_s: F8
-    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
-    pieces: I8
-
-
-@held
-class Play(NamedTuple):
-    """Requests and the N engines that serve them."""
-
-    fleet: Fleet
-    rows: Rows
-    # [N, rows of an engine's state] request of each; -1 once its completion had its effects
-    places: I8
-    own: I8  # [N, NUM_OWN]
-    loads: I8  # [N, NUM_LOAD] as the router sees them
-    events: Heap
-    gate: I8  # [requests] in the order in which they ask to be dealt
-    after: I8  # [requests, 2]
-    homes: I8  # [requests] engine of a session's latest request, by its name; -1
-    at: I8  # [NUM_AT]
-    times: F8  # [2]
-    recall: Recall  # of no requests where the router's rule asks for no prompts
+GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4, 5, 6
+"""Phases of what follows from an event."""
 
 
 @compiled_part
-def at_time(p: Play, time: float, what: int) -> None:
-    """Let something happen at a time, as SimPy counts it."""
-    now = p.times[T_CLOCK]
-    push(p.events, now + max(time - now, 0.0), p.at[A_EVENTS], what)
-    p.at[A_EVENTS] += 1
+def ask(p: Play, how: How, row: int) -> None:
+    """A request arrives, behind those that wait to be dealt, or to pass what is before that."""
+    put_last(p.door if how.passes else p.gate, row)
 
 
 @compiled_part
-def ask(p: Play, row: int) -> None:
-    """A request arrives, behind those that wait to be dealt."""
-    p.gate[p.at[A_ASKED]] = row
-    p.at[A_ASKED] += 1
+def come_after(p: Play, how: How, row: int) -> None:
+    """Let a request come when its client has read what was before and thought about it.
 
-
-@compiled_part
-def come_after(p: Play, row: int, before: int) -> None:
-    """`Sessions._come_after`: let a request come when its client has read what was before and thought."""
-    x = p.rows
-    arrival = max(x.arrival_s[row], x.last_s[before] + x.think_s[row])
+    What an agent calls next is sent when the last of what it waits for has ended, and its tool.
+    """
+    x, w, at, last = p.rows, p.waits, p.at[0], -np.inf
+    for k in range(w.starts[row], w.starts[row + 1]):
+        last = max(last, x.last_s[w.before[k]])
+    arrival = max(x.arrival_s[row], last + x.think_s[row])
     x.arrival_s[row] = arrival
-    if arrival <= p.times[T_CLOCK]:
-        p.at[A_TO_COME] -= 1
-        ask(p, row)
+    if arrival <= at.now:
+        at.to_come -= 1
+        ask(p, how, row)
     else:
-        at_time(p, arrival, p.fleet.clock.size + row)
+        at_time(p, arrival, FOLLOWS + KINDS * row)
 
 
 @compiled_part
-def follow(p: Play, row: int) -> None:
-    """`Sessions.follow`: let a request come after another."""
-    x, before = p.rows, p.rows.follows[row]
-    p.at[A_TO_COME] += 1
-    if x.generated[before] == x.output_tokens[before]:
-        come_after(p, row, before)
-        return
-    other = p.after[before, H_FIRST]
-    if other < 0:
-        p.after[before, H_FIRST] = row
-        return
-    while p.after[other, H_NEXT] >= 0:
-        other = p.after[other, H_NEXT]
-    p.after[other, H_NEXT] = row
+def follow(p: Play, how: How, row: int) -> bool:
+    """Let a request come after others; whether they have all completed already."""
+    x, w = p.rows, p.waits
+    p.at[0].to_come += 1
+    for k in range(w.starts[row], w.starts[row + 1]):
+        before = w.before[k]
+        if x.generated[before] == x.output_tokens[before]:
+            continue
+        w.left[row] += 1
+        other = w.first[before]
+        if other < 0:
+            w.first[before] = k
+            continue
+        while w.more[other] >= 0:
+            other = w.more[other]
+        w.more[other] = k
+    if w.left[row] == 0:
+        come_after(p, how, row)
+    return bool(w.left[row] == 0)
 
 
 @compiled_part
-def let_arrive(p: Play) -> None:
-    """`Arrivals._one_by_one`: let requests arrive whose time has come; of those that are known."""
-    at, x = p.at, p.rows
-    while at[A_NEXT] < at[A_LAST]:
-        row = at[A_NEXT]
-        if x.arrival_s[row] > p.times[T_CLOCK] and not at[A_DUE]:
+def let_follow(p: Play, how: How, row: int) -> bool:
+    """Let what follows a completed request come; whether there is anything known to."""
+    w = p.waits
+    if w.starts.size == 0 or w.first[row] < 0:
+        return False
+    k = w.first[row]
+    w.first[row] = -1
+    while k >= 0:
+        w.left[w.row[k]] -= 1
+        if w.left[w.row[k]] == 0:
+            come_after(p, how, w.row[k])
+        k = w.more[k]
+    return True
+
+
+@compiled_part
+def waits_for_any(p: Play, row: int) -> bool:
+    """Whether a request comes after others."""
+    starts = p.waits.starts
+    return bool(starts.size > 0 and starts[row] < starts[row + 1])
+
+
+@compiled_part
+def let_arrive(p: Play, how: How) -> int:
+    """Let requests arrive whose time has come; `BLOCK` where others are yet to be known."""
+    at, x = p.at[0], p.rows
+    while at.next < at.last:
+        row = at.next
+        if x.arrival_s[row] > at.now and not at.due:
             at_time(p, x.arrival_s[row], ARRIVALS)
-            at[A_AWAKE] = 0
-            return
-        at[A_DUE] = 0
-        at[A_NEXT] += 1
-        if x.follows.size > 0 and x.follows[row] >= 0:
-            follow(p, row)
+            at.awake = 0
+            return REACHED
+        at.due = 0
+        at.next += 1
+        if waits_for_any(p, row):
+            follow(p, how, row)
         else:
-            ask(p, row)
+            ask(p, how, row)
+    return BLOCK
 
 
 @compiled_part
-def look(p: Play, row: int) -> None:
-    """See how much of a prompt each engine was sent before, where the rule asks."""
-    if p.recall.starts.size == 0:
-        return
-    tokens = p.rows.input_tokens[row]
-    look_everywhere(p.recall, row, tokens)
-    for n in range(p.loads.shape[0]):
-        found = p.recall.found[n, G_KNOWN]
-        p.loads[n, V_FOUND], p.loads[n, V_MISSING] = found, tokens - found
-        p.loads[n, V_KEPT] = p.recall.ends[n, Z_KEPT]
+def next_clients(p: Play, how: How, now: float) -> int:
+    """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
+
+    A client stays with its session: what follows a request that is not done waits for that.
+    """
+    at = p.at[0]
+    while at.in_flight < how.clients and not at.over:
+        if at.next == at.last:
+            return BLOCK
+        row = at.next
+        at.next += 1
+        if waits_for_any(p, row):
+            at.in_flight += int(follow(p, how, row))
+        else:
+            at.in_flight += 1
+            p.rows.arrival_s[row] = now
+            ask(p, how, row)
+    return REACHED
 
 
 @compiled_part
-def keep_in_mind(p: Play, row: int, n: int) -> None:
-    """Note that a request has been sent to an engine, where the rule asks."""
-    if p.recall.starts.size > 0:
-        note_sent(p.recall, row, p.rows.input_tokens[row] + p.rows.output_tokens[row], n)
-
-
-@compiled_part
-def weigh_loads(p: Play, like: Loop, now: float) -> None:
-    """`Node.load` of every engine."""
-    for n in range(p.loads.shape[0]):
-        st, own = held_at(p.fleet.loops[n], like).state, p.own[n]
-        counters = st.counters
-        while own[O_GONE] < counters[C_COMPLETED]:
-            place = st.ints[own[O_GONE], I_DONE]
-            if st.floats[place, F_LAST] > now:
-                break
-            own[O_HELD] -= st.ints[place, I_INPUT]
-            own[O_GONE] += 1
-        waiting = counters[C_SUBMITTED] - counters[C_RELEASED]
-        for r in range(st.ranks.shape[0]):
-            waiting += st.ranks[r, R_WAITING]
-        p.loads[n, V_WAITING] = waiting
-        p.loads[n, V_RUNNING] = counters[C_SUBMITTED] - own[O_GONE] - waiting
-        p.loads[n, V_HELD] = own[O_HELD]
-
-
-@compiled_given("st.pool", otherwise=lambda st, x, row, i: None)
-def name_content(st: State, x: Rows, row: int, i: int) -> None:
-    """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
-    request = st.ints[i]
-    if x.pieces.size > 0:
-        first, tokens = x.pieces[row], x.input_tokens[row]
-        request[I_HASHES] = first
-        request[I_HASHED] = min((x.pieces[row + 1] - first) * st.pool.piece, tokens)
-    elif x.session.size > 0:
-        request[I_HASHES] = -1 - x.session[row] * MOST_PIECES
-        request[I_HASHED] = x.input_tokens[row] + x.output_tokens[row]
-
-
-@compiled_part
-def submit(p: Play, like: Loop, n: int, row: int) -> bool:
-    """Queue a request on an engine; whether there was room."""
-    st, x = held_at(p.fleet.loops[n], like).state, p.rows
-    have = st.counters[C_SUBMITTED]
-    if have >= min(st.ints.shape[0], p.places.shape[1]):
-        return False
-    i = append_request(st, x.arrival_s[row], x.input_tokens[row], x.output_tokens[row])
-    renew(st, i)
-    name_content(st, x, row, i)
-    p.places[n, i] = row
-    p.own[n, O_HELD] += x.input_tokens[row]
-    wake(p.fleet, n, ready_at(st))
-    return True
-
-
-@compiled_part
-def deal(p: Play, like: Loop, rule: int) -> bool:
-    """`Dealer.deal`: give requests that ask for it to engines, in order; whether all of them found room."""
-    at, x = p.at, p.rows
-    while at[A_DEALT] < at[A_ASKED]:
-        row, home = p.gate[at[A_DEALT]], -1
-        if rule != BY_TURN:
-            weigh_loads(p, like, x.arrival_s[row])
-            look(p, row)
-        if x.session.size > 0:
-            home = p.homes[x.session[row]]
-        n = choose(rule, at[A_DEALT], p.loads, home)
-        if not submit(p, like, n, row):
-            at[A_FULL] = n
-            return False
-        at[A_DEALT] += 1
-        keep_in_mind(p, row, n)
-        if x.session.size > 0:
-            p.homes[x.session[row]] = n
-    return True
-
-
-@compiled_part
-def take_over(x: Rows, st: State, place: int, row: int) -> None:
-    """`Table.take_over`: copy a request's progress and stamps from the engine that ran it."""
-    request, stamps = st.ints[place], st.floats[place]
-    x.generated[row], x.order[row] = request[I_GENERATED], request[I_ORDER]
-    x.preemptions[row] += request[I_PREEMPTED]
+def take_over(x: Rows, face: Face, place: int, row: int) -> None:
+    """`Table.take_over_all` of one request that has a token."""
+    request, stamps = face.ints[place], face.floats[place]
+    x.generated[row], x.order[row] = request[col.I_GENERATED], request[col.I_ORDER]
+    x.preemptions[row] += request[col.I_PREEMPTED]
     if np.isnan(x.scheduled_s[row]):
-        x.scheduled_s[row] = stamps[F_SCHEDULED]
-    x.first_s[row], x.last_s[row] = stamps[F_FIRST], stamps[F_LAST]
+        x.scheduled_s[row] = stamps[col.F_SCHEDULED]
+    x.first_s[row], x.last_s[row] = stamps[col.F_FIRST], stamps[col.F_LAST]
 
 
 @compiled_part
-def deliver(p: Play, like: Loop, n: int) -> None:
-    """`Nodes.deliver`: let an engine's completions have their effects, and let it go on."""
-    st, own, x = held_at(p.fleet.loops[n], like).state, p.own[n], p.rows
-    p.fleet.marks[n, X_HELD] = 0
-    while own[O_DELIVERED] < st.counters[C_COMPLETED]:
-        place = st.ints[own[O_DELIVERED], I_DONE]
-        row = p.places[n, place]
-        own[O_DELIVERED] += 1
-        p.at[A_DELIVERED] += 1
-        p.places[n, place] = -1
-        take_over(x, st, place, row)
-        after = p.after[row, H_FIRST]
-        while after >= 0:
-            come_after(p, after, row)
-            after = p.after[after, H_NEXT]
-    p.times[T_NOTED] = p.fleet.clock[n]
-    if not is_done(st):
-        wake(p.fleet, n, ready_at(st))
+def deliver(p: Play, how: How) -> int:
+    """Let an engine's completions have their effects, and let it go on; clients of a closed loop too."""
+    at, n = p.at[0], p.at[0].node
+    if n < 0:
+        return next_clients(p, how, at.now)
+    face, own, now = face_of(p.fleet, n), p.own[n], p.own[n].clock
+    own.halted = 0
+    while True:
+        if next_clients(p, how, now) == BLOCK:
+            return BLOCK
+        if own.delivered == face.counters[col.C_COMPLETED]:
+            break
+        place = face.ints[own.delivered, col.I_DONE]
+        row = face.ints[place, col.I_ROW]
+        if how.shelved and at.left == 0:
+            at.row, at.left = row, 1
+            return LEAVE
+        at.left = 0
+        own.delivered += 1
+        face.ints[place, col.I_ROW] = -1
+        take_over(p.rows, face, place, row)
+        if not goes_on(p, how, row, n):
+            at.delivered += 1
+            followed = let_follow(p, how, row)
+            at.in_flight -= 1 if how.clients > 0 and not followed else 0
+    at.node, at.noted, at.then = -1, now, now
+    if not is_done(face):
+        wake(p.fleet, n)
+    return REACHED
 
 
 @compiled_part
-def happen(p: Play) -> int:
-    """Take the next event; the engine whose completions it is about, or -1."""
-    events, engines = p.events, p.fleet.clock.size
-    what = events.tags[0, 1]
-    p.times[T_CLOCK] = events.time[0]
-    drop_first(events)
-    if what == ARRIVALS:
-        p.at[A_AWAKE] = p.at[A_DUE] = 1
-    elif what < engines:
-        return int(what)
+def let_pass(p: Play) -> int:
+    """Let the next request come to what is before the router: `PASS` where there is one."""
+    if p.door.span[1] == 0:
+        return REACHED
+    at = p.at[0]
+    at.row = p.door.kept[p.door.span[0]]
+    take_first(p.door)
+    at.phase = SENDING
+    return PASS
+
+
+@compiled_part
+def send(p: Play, how: How) -> int:
+    """Let caches leave, in order, while a decode node has room for the request; `CHOOSE` as in `deal`."""
+    row = next_cache(p, how)
+    while row >= 0:
+        row = next_cache(p, how)
+    return REACHED if row == -1 else CHOOSE
+
+
+@compiled_part
+def follow_up(p: Play, like: Loop, other: Loop, how: How) -> int:
+    """Do what follows from an event, phase by phase; `REACHED`, or why the caller must act."""
+    at, status = p.at[0], REACHED
+    while at.phase < BRINGING and status == REACHED:
+        if at.phase == GIVING:
+            status = give(p, like, other, how)
+        elif at.phase == DELIVERING:
+            status = deliver(p, how)
+        elif at.phase == COMING:
+            status = let_arrive(p, how) if at.awake and how.clients == 0 else REACHED
+        elif at.phase == PASSING:
+            status = let_pass(p)
+        elif at.phase == SENDING:
+            status = send(p, how)
+        else:
+            status = deal(p, like, other, how)
+        if status == REACHED:
+            at.phase = PASSING if at.phase == DEALING and p.door.span[1] > 0 else at.phase + 1
+    return int(status)
+
+
+@compiled_part
+def happen(p: Play, how: How) -> int:
+    """Take the next event; `REACHED`, or why the caller must act."""
+    at, what = p.at[0], p.events.tags[0, 1]
+    at.now, at.phase = p.events.time[0], GIVING
+    drop_first(p.events)
+    kind, number = what % KINDS, what // KINDS
+    if kind == ARRIVALS:
+        at.awake = at.due = 1
+    elif kind == COMPLETIONS:
+        if p.own[number].halted:  # it has not failed since
+            at.node = number
+    elif kind == FOLLOWS:
+        at.to_come -= 1
+        ask(p, how, number)
+    elif kind == CROSSED:
+        return arrive(p, how, number)
     else:
-        p.at[A_TO_COME] -= 1
-        ask(p, what - engines)
-    return -1
+        at.call, at.then = number, at.now
+        return CALL
+    return REACHED
 
 
 @compiled_part
-def all_done(p: Play, like: Loop, stops: bool) -> bool:
-    """`Driver._all_done`: whether every request has arrived and completed."""
-    at, completed = p.at, p.at[A_DELIVERED]
-    if at[A_AWAKE] or at[A_NEXT] < at[A_LAST] or at[A_TO_COME] > 0:
+def all_done(p: Play, how: How) -> bool:
+    """Whether every request has arrived and completed, or was turned away."""
+    at = p.at[0]
+    if not at.over or at.next < at.last or at.to_come > 0:
         return False
-    if not stops:
-        completed = 0
-        for n in range(p.own.shape[0]):
-            completed += held_at(p.fleet.loops[n], like).state.counters[C_COMPLETED]
-    return bool(completed == at[A_LAST])
+    completed = at.delivered + at.refused
+    if not how.stops:
+        completed = at.refused
+        for n in range(p.own.size):
+            face = face_of(p.fleet, n)
+            completed += p.own[n].earlier + face.counters[col.C_COMPLETED] + face.marks[M_REFUSED]
+    return bool(completed == at.last)
 
 
 @compiled
-def play(p: Play, like: Loop, rule: int, stops: bool, level: bool) -> int:
+def play(p: Play, like: Loop, other: Loop, how: How) -> int:
     """Let events happen until all requests have completed, or the caller must act and come back.
 
     Parameters
     ----------
-    like : Loop
-        Any engine's, for its type.
-    rule : int
-        Of the router, see `route_rules`.
-    stops, level : bool
+    like, other : Loop
         See `level.bring`.
 
     Returns
     -------
     int
-        `REACHED` at the end, `ROOM`, `BLOCK`, `NOTE`, or what an engine under way returned.
+        `REACHED` at the end, what the caller is to do, or what an engine under way returned.
     """
-    at, fleet, events = p.at, p.fleet, p.events
+    at, fleet, events = p.at[0], p.fleet, p.events
+    line_up(fleet)
     while True:
-        if at[A_PHASE] == DEALING:
-            if at[A_AWAKE]:
-                let_arrive(p)
-            if not deal(p, like, rule):
-                return ROOM
-            if at[A_AWAKE]:
-                return BLOCK
-            if 0 < at[A_GOAL] <= at[A_DELIVERED]:
+        if at.phase < BRINGING:
+            status = follow_up(p, like, other, how)
+            if status != REACHED:
+                return status
+            fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
+            if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
-            at[A_PHASE], fleet.limit[1] = BRINGING, np.inf
-            if events.size[0] > 0:
-                fleet.limit[1] = events.time[0]
-        status = bring(fleet, like, stops, level)
+        status = bring(fleet, like, other, how.stops, how.level)
         while status == GOAL:
-            n = fleet.under[1]
-            fleet.marks[n, X_HELD] = 1
-            at_time(p, fleet.clock[n], n)
-            status = bring(fleet, like, stops, level)
+            n = fleet.turn[0].goal
+            at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
+            status = bring(fleet, like, other, how.stops, how.level)
         if status != REACHED:
             return status
-        if all_done(p, like, stops):
+        if all_done(p, how):
             return REACHED
         if events.size[0] == 0:
             return STUCK
-        at[A_PHASE], n = DEALING, happen(p)
-        if n >= 0:
-            deliver(p, like, n)
+        status = happen(p, how)
+        if status != REACHED:
+            return status

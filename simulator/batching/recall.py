@@ -1,6 +1,8 @@
-"""What a router remembers of the prompts it has sent, compiled: `serving.prefixes.Sent` of all engines.
+"""What a router remembers of the prompts it has sent, compiled: whose start a replica may still have.
 
-A prompt's content is told in pieces. Each piece of a request has a slot, which stands in the list of the
+A router in front of several engines does not see their caches. It keeps a list of its own of what went where, as
+long as it would fit the replica's cache, and takes what is on it for cached (as the routers of NVIDIA Dynamo and
+SGLang do without events from the engines). A prompt's content is told in pieces. Each piece of a request has a slot, which stands in the list of the
 engine that the request went to, least recent first, until the piece goes there again or is pushed out.
 """
 
@@ -125,3 +127,10 @@ def note_sent(recall: Recall, row: int, length: int, n: int) -> None:
         end[Z_KEPT] += own[P_TOKENS]
     while end[Z_KEPT] > end[Z_CAPACITY]:
         cross_out(recall, end[Z_OLDEST])
+
+
+@compiled_part
+def forget_all(recall: Recall, n: int) -> None:
+    """Take everything off an engine's list."""
+    while recall.ends[n, Z_OLDEST] >= 0:
+        cross_out(recall, recall.ends[n, Z_OLDEST])

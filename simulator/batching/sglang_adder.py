@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from . import state as col
 from .kv import blocks_of
 from .radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
 from .sglang_cache import use_prefix
@@ -26,24 +27,7 @@ from .sglang_state import (
     S_LIST,
     Sglang,
 )
-from .state import (
-    F8,
-    I_BLOCKS,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_KEYED,
-    I_NEXT,
-    I_ORDER,
-    I_OUTPUT,
-    I_ROOM,
-    I_SLOT,
-    I_TARGET,
-    R_HEAD,
-    R_TAIL,
-    R_WAITING,
-    State,
-)
+from .state import F8, State
 
 (GO_ON, NO_TOKEN, OTHER) = range(3)
 """What comes after a request was tried: the next one, or none because of memory or of the step."""
@@ -62,8 +46,8 @@ def open_budgets(st: State, x: Sglang, r: int) -> None:
     size, beside, pages, sum_ = x.ranks[r, S_LIST], int64(0), int64(0), 0.0
     for j in range(size):
         request = st.ints[st.running[r, j]]
-        sum_ += min(request[I_OUTPUT] - request[I_GENERATED], CLIP) * x.ratio[r]
-        if request[I_ORDER] < 0 and request[I_ROOM] % rules.page == 0:
+        sum_ += min(request[col.I_OUTPUT] - request[col.I_GENERATED], CLIP) * x.ratio[r]
+        if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
             pages += 1
     if rules.mixed:
         beside = size
@@ -106,20 +90,20 @@ def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
     SGLang would stop with an error where they do not: here the prompt waits, and decodes go on.
     """
     request, adder = st.ints[i], x.adder
-    left = request[I_TARGET] - request[I_ROOM]
+    left = request[col.I_TARGET] - request[col.I_ROOM]
     most = min(adder[A_CHUNK], int(available(x, r) - x.offset[0]))
     if most <= 0:
         most = adder[A_CHUNK]
     tokens = min(left, most)
-    pages = blocks_of(request[I_ROOM] + tokens, x.rules.page)
-    pages -= blocks_of(request[I_ROOM], x.rules.page)
+    pages = blocks_of(request[col.I_ROOM] + tokens, x.rules.page)
+    pages -= blocks_of(request[col.I_ROOM], x.rules.page)
     if tokens <= 0 or (adder[A_PAGES] + pages) * x.rules.page > available(x, r):
         return 0
     if left > tokens:
         adder[A_CUT] = i
         charge(x, tokens, int64(0))
     else:
-        charge(x, tokens, min(request[I_OUTPUT], CLIP))
+        charge(x, tokens, min(request[col.I_OUTPUT], CLIP))
     return int(tokens)
 
 
@@ -127,25 +111,25 @@ def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
 def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, int]:
     """Tokens that a waiting request with a prefix of `found` can start with, and what comes then."""
     request, adder, page = st.ints[i], x.adder, x.rules.page
-    extend = request[I_TARGET] - found
-    answer = min(max(request[I_OUTPUT] - request[I_GENERATED], 0), CLIP)
+    extend = request[col.I_TARGET] - found
+    answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), CLIP)
     paged = blocks_of(extend, page) * page
     if extend + answer >= available(x, r) - x.offset[0]:
         return 0, NO_TOKEN
     if paged >= adder[A_INPUT] and adder[A_ADDED] > 0:
         return 0, OTHER
-    lock(x.tree, r, request[I_SLOT], 1)
+    lock(x.tree, r, request[col.I_SLOT], 1)
     if extend + answer >= available(x, r) - x.offset[0]:
-        lock(x.tree, r, request[I_SLOT], -1)
+        lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN
-    tokens, answer = extend, min(request[I_OUTPUT], CLIP)
+    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
     if paged > adder[A_CHUNK]:
         tokens, answer = adder[A_CHUNK] // page * page, int64(0)
     short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(
         x, r
     )
     if tokens <= 0 or short:
-        lock(x.tree, r, request[I_SLOT], -1)
+        lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN if short else OTHER
     if tokens < extend:
         adder[A_CUT] = i
@@ -160,7 +144,7 @@ def note_state(st: State, keys: F8, size: int, i: int, sorting: bool) -> int:
     After the first of a step SGLang puts one that outlasts all others before the last of them.
     """
     request = st.ints[i]
-    left = request[I_OUTPUT] - request[I_GENERATED]
+    left = request[col.I_OUTPUT] - request[col.I_GENERATED]
     if left <= 0:
         return size
     at = size
@@ -173,7 +157,7 @@ def note_state(st: State, keys: F8, size: int, i: int, sorting: bool) -> int:
             at += 1
     for k in range(size, at, -1):
         keys[0, k], keys[1, k] = keys[0, k - 1], keys[1, k - 1]
-    keys[0, at], keys[1, at] = left, request[I_INPUT] + request[I_GENERATED]
+    keys[0, at], keys[1, at] = left, request[col.I_INPUT] + request[col.I_GENERATED]
     return size + 1
 
 
@@ -184,7 +168,7 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
     `first` is the place of the first prompt of the step among the running ones.
     """
     request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
-    extend, have = request[I_TARGET], available(x, r)
+    extend, have = request[col.I_TARGET], available(x, r)
     paged = blocks_of(extend, page) * page
     if paged > min(have - adder[A_TAKEN], have - x.offset[0]):
         return 0, NO_TOKEN
@@ -202,7 +186,7 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
         if left + freed - keys[0, k] * many <= many:
             return 0, NO_TOKEN
         freed += keys[1, k]
-    tokens, answer = extend, min(request[I_OUTPUT], CLIP)
+    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
     if extend > adder[A_CHUNK]:
         if adder[A_CHUNK] <= 0:
             return 0, OTHER
@@ -215,15 +199,15 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
 @compiled_part
 def try_next(st: State, x: Sglang, r: int, first: int) -> tuple[int, int]:
     """Try the head of the queue: its tokens in the step, and what comes then."""
-    i = st.ranks[r, R_HEAD]
+    i = st.ranks[r, col.R_HEAD]
     request = st.ints[i]
-    found = use_prefix(st, x, r, i, request[I_TARGET])
+    found = use_prefix(st, x, r, i, request[col.I_TARGET])
     if x.rules.radix:
         tokens, after = try_tokens(st, x, r, i, found)
     else:
         tokens, after = try_endless(st, x, r, i, first)
     if tokens > 0:
-        request[I_CACHED], request[I_BLOCKS] = request[I_KEYED] * x.rules.page, 0
+        request[col.I_CACHED], request[col.I_BLOCKS] = request[col.I_KEYED] * x.rules.page, 0
     return tokens, after
 
 
@@ -234,18 +218,18 @@ def sort_queue(st: State, x: Sglang, r: int) -> None:
     One that has little of it but much in common with an earlier one of the queue goes last.
     """
     rank, keys, order = st.ranks[r], x.keys, x.order
-    if not x.rules.lpm or rank[R_WAITING] > LPM_QUEUE:
+    if not x.rules.lpm or rank[col.R_WAITING] > LPM_QUEUE:
         return
-    i, size, told = rank[R_HEAD], int64(0), int64(0)
+    i, size, told = rank[col.R_HEAD], int64(0), int64(0)
     while i >= 0:
-        target = st.ints[i, I_TARGET]
+        target = st.ints[i, col.I_TARGET]
         pages, _ = match(x.tree, st, r, i, target // x.rules.page, x.rules.page)
         key = -float(pages * x.rules.page)
         if key >= -IN_BATCH:
             most = int64(0)
             for k in range(told):
                 j = order[1, k]
-                same = min(common_tokens(st, i, j), min(target, st.ints[j, I_TARGET]))
+                same = min(common_tokens(st, i, j), min(target, st.ints[j, col.I_TARGET]))
                 most = max(most, same)
             if most >= IN_BATCH:
                 key = np.inf
@@ -258,7 +242,7 @@ def sort_queue(st: State, x: Sglang, r: int) -> None:
             at -= 1
         keys[0, at], order[0, at] = key, i
         size += 1
-        i = st.ints[i, I_NEXT]
-    rank[R_HEAD], rank[R_TAIL] = order[0, 0], order[0, size - 1]
+        i = st.ints[i, col.I_NEXT]
+    rank[col.R_HEAD], rank[col.R_TAIL] = order[0, 0], order[0, size - 1]
     for k in range(size):
-        st.ints[order[0, k], I_NEXT] = order[0, k + 1] if k + 1 < size else -1
+        st.ints[order[0, k], col.I_NEXT] = order[0, k + 1] if k + 1 < size else -1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from . import state as col
 from .counting import (
     clear_sums,
     count_chunk,
@@ -34,30 +35,7 @@ from .sglang_state import (
     S_LIST,
     Sglang,
 )
-from .state import (
-    C_CHUNKS,
-    C_HITS,
-    C_PREEMPTIONS,
-    F_SCHEDULED,
-    I8,
-    I_BLOCKS,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_KEYED,
-    I_NEXT,
-    I_ORDER,
-    I_OUTPUT,
-    I_PREEMPTED,
-    I_ROOM,
-    I_SLOT,
-    I_TARGET,
-    R_HEAD,
-    R_RUNNING,
-    R_TAIL,
-    R_WAITING,
-    State,
-)
+from .state import I8, State
 
 RESERVED_DECODE = 512
 """Tokens that each running request of a server that only decodes keeps free (`num_reserved_decode_tokens` in
@@ -71,21 +49,21 @@ def merge(st: State, x: Sglang, r: int) -> None:
     if own[S_EXTENDED] == 0:
         return
     kept = own[S_LIST]
-    for j in range(own[S_LIST], rank[R_RUNNING]):
+    for j in range(own[S_LIST], rank[col.R_RUNNING]):
         i = st.running[r, j]
-        if st.ints[i, I_ORDER] < 0 and i != own[S_CHUNKED] and i != own[S_LAST_CHUNK]:
+        if st.ints[i, col.I_ORDER] < 0 and i != own[S_CHUNKED] and i != own[S_LAST_CHUNK]:
             st.running[r, kept] = i
             kept += 1
-    if kept < rank[R_RUNNING] or (own[S_LIST] == 0 and kept > 0):
+    if kept < rank[col.R_RUNNING] or (own[S_LIST] == 0 and kept > 0):
         own[S_FULL] = 0
-    own[S_LIST] = rank[R_RUNNING] = kept
+    own[S_LIST] = rank[col.R_RUNNING] = kept
 
 
 @compiled_inside
 def brought(st: State, r: int) -> bool:
     """Whether the head of a queue comes with its cache from the engine that took its prompt."""
-    i = st.ranks[r, R_HEAD]
-    return bool(i >= 0 and st.ints[i, I_ROOM] == 0 and st.ints[i, I_CACHED] > 0)
+    i = st.ranks[r, col.R_HEAD]
+    return bool(i >= 0 and st.ints[i, col.I_ROOM] == 0 and st.ints[i, col.I_CACHED] > 0)
 
 
 @compiled_part
@@ -96,22 +74,22 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
     """
     own, rank, page = x.ranks[r], st.ranks[r], x.rules.page
     while brought(st, r) and own[S_LIST] < x.rules.sequences:
-        i = rank[R_HEAD]
+        i = rank[col.R_HEAD]
         request = st.ints[i]
-        need = blocks_of(request[I_TARGET], page) * page
+        need = blocks_of(request[col.I_TARGET], page) * page
         kept = RESERVED_DECODE * (own[S_LIST] + 1)
         if own[S_LIST] > 0 and need + kept > x.tree.tops[r, K_FREE] * page:
             return
-        rank[R_HEAD] = request[I_NEXT]
-        if rank[R_HEAD] < 0:
-            rank[R_TAIL] = -1
-        rank[R_WAITING] -= 1
-        st.floats[i, F_SCHEDULED] = known
-        request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
-        take_tokens(st, x, r, i, request[I_TARGET])
+        rank[col.R_HEAD] = request[col.I_NEXT]
+        if rank[col.R_HEAD] < 0:
+            rank[col.R_TAIL] = -1
+        rank[col.R_WAITING] -= 1
+        st.floats[i, col.F_SCHEDULED] = known
+        request[col.I_BLOCKS] = request[col.I_KEYED] = request[col.I_SLOT] = 0
+        take_tokens(st, x, r, i, request[col.I_TARGET])
         st.running[r, own[S_LIST]] = i
         own[S_LIST] += 1
-        rank[R_RUNNING] = own[S_LIST]
+        rank[col.R_RUNNING] = own[S_LIST]
 
 
 @compiled_inside
@@ -120,11 +98,11 @@ def drop_finished(st: State, x: Sglang, r: int) -> bool:
     own, kept = x.ranks[r], 0
     for j in range(own[S_LIST]):
         i = st.running[r, j]
-        if st.ints[i, I_ORDER] < 0:
+        if st.ints[i, col.I_ORDER] < 0:
             st.running[r, kept] = i
             kept += 1
     any_ = kept < own[S_LIST]
-    own[S_LIST] = st.ranks[r, R_RUNNING] = kept
+    own[S_LIST] = st.ranks[r, col.R_RUNNING] = kept
     return bool(any_)
 
 
@@ -132,35 +110,35 @@ def drop_finished(st: State, x: Sglang, r: int) -> bool:
 def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
     """Put tokens of a prompt behind what runs."""
     rank = st.ranks[r]
-    st.running[r, rank[R_RUNNING]], st.fresh[r, rank[R_RUNNING]] = i, tokens
-    rank[R_RUNNING] += 1
+    st.running[r, rank[col.R_RUNNING]], st.fresh[r, rank[col.R_RUNNING]] = i, tokens
+    rank[col.R_RUNNING] += 1
     record_tokens(st, i, tokens)
-    count_chunk(st.moments[r], windows, st.ints[i, I_CACHED], tokens)
-    count_draft(st, r, st.ints[i, I_CACHED], tokens, True)
-    c = st.counters[C_CHUNKS]
+    count_chunk(st.moments[r], windows, st.ints[i, col.I_CACHED], tokens)
+    count_draft(st, r, st.ints[i, col.I_CACHED], tokens, True)
+    c = st.counters[col.C_CHUNKS]
     st.chunks[0, c], st.chunks[1, c] = tokens, i
-    st.counters[C_CHUNKS] += 1
+    st.counters[col.C_CHUNKS] += 1
 
 
 @compiled_part
 def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Add waiting requests to a step as long as there is room."""
     own, rank = x.ranks[r], st.ranks[r]
-    while rank[R_HEAD] >= 0:
-        i = rank[R_HEAD]
-        if rank[R_RUNNING] >= x.rules.sequences:
+    while rank[col.R_HEAD] >= 0:
+        i = rank[col.R_HEAD]
+        if rank[col.R_RUNNING] >= x.rules.sequences:
             own[S_FULL] = 1
         if own[S_FULL] == 1 and not makes_way(st, x, r, i):
             return
         tokens, after = try_next(st, x, r, own[S_LIST])
         if tokens > 0:
-            rank[R_HEAD] = st.ints[i, I_NEXT]
-            if rank[R_HEAD] < 0:
-                rank[R_TAIL] = -1
-            rank[R_WAITING] -= 1
-            if np.isnan(st.floats[i, F_SCHEDULED]):
-                st.floats[i, F_SCHEDULED] = known
-            st.counters[C_HITS] += st.ints[i, I_CACHED]
+            rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
+            if rank[col.R_HEAD] < 0:
+                rank[col.R_TAIL] = -1
+            rank[col.R_WAITING] -= 1
+            if np.isnan(st.floats[i, col.F_SCHEDULED]):
+                st.floats[i, col.F_SCHEDULED] = known
+            st.counters[col.C_HITS] += st.ints[i, col.I_CACHED]
             plan_chunk(st, windows, r, i, tokens)
         if after == NO_TOKEN:
             own[S_FULL] = 1
@@ -171,7 +149,7 @@ def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> No
 @compiled_part
 def hold_prompts(st: State, x: Sglang, r: int, first: int) -> None:
     """Give the prompts of a step their memory (`alloc_for_extend`)."""
-    tokens, size, page = int64(0), st.ranks[r, R_RUNNING], x.rules.page
+    tokens, size, page = int64(0), st.ranks[r, col.R_RUNNING], x.rules.page
     for j in range(first, size):
         tokens += st.fresh[r, j]
     if page > 1:
@@ -179,7 +157,7 @@ def hold_prompts(st: State, x: Sglang, r: int, first: int) -> None:
     make_room(x.tree, st, r, tokens, page)
     for j in range(first, size):
         i = st.running[r, j]
-        st.ints[i, I_ROOM] = st.ints[i, I_CACHED]
+        st.ints[i, col.I_ROOM] = st.ints[i, col.I_CACHED]
         take_tokens(st, x, r, i, st.fresh[r, j])
 
 
@@ -189,13 +167,13 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     own, rank = x.ranks[r], st.ranks[r]
     cut = own[S_CHUNKED]
     look_again(x, r)
-    if cut < 0 and (own[S_FULL] == 1 or rank[R_WAITING] == 0):
+    if cut < 0 and (own[S_FULL] == 1 or rank[col.R_WAITING] == 0):
         return 0
     first = own[S_LIST]
     if cut >= 0 and first >= x.rules.sequences and not preempts(x):
         own[S_FULL] = 1
         return 0
-    if rank[R_WAITING] > 0:
+    if rank[col.R_WAITING] > 0:
         sort_queue(st, x, r)
     open_budgets(st, x, r)
     if cut >= 0:
@@ -208,17 +186,17 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     admit_waiting(st, x, windows, r, known)
     queue_preempted(st, x, r)
     first = own[S_LIST]
-    if rank[R_RUNNING] == first:
+    if rank[col.R_RUNNING] == first:
         return 0
     own[S_CHUNKED] = x.adder[A_CUT]
     hold_prompts(st, x, r, first)
-    return int(rank[R_RUNNING] - first)
+    return int(rank[col.R_RUNNING] - first)
 
 
 @compiled_part
 def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
     """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
-    size, page, drafts = st.ranks[r, R_RUNNING] - first, x.rules.page, drafts_of(st)
+    size, page, drafts = st.ranks[r, col.R_RUNNING] - first, x.rules.page, drafts_of(st)
     make_room(x.tree, st, r, size * (page + drafts), page)
     plain, context = unbounded(windows) and drafts == 0, int64(0)
     for j in range(first, first + size):
@@ -227,10 +205,10 @@ def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
         st.fresh[r, j] = 1 + drafts
         record_tokens(st, i, 1 + drafts)
         if plain:
-            context += st.ints[i, I_CACHED] + 1
+            context += st.ints[i, col.I_CACHED] + 1
         else:
-            count_tokens(st, st.moments[r], windows, st.ints[i, I_CACHED], 1 + drafts)
-            count_draft(st, r, st.ints[i, I_CACHED], 1 + drafts, False)
+            count_tokens(st, st.moments[r], windows, st.ints[i, col.I_CACHED], 1 + drafts)
+            count_draft(st, r, st.ints[i, col.I_CACHED], 1 + drafts, False)
     if plain:
         count_decodes(st.moments[r], size, context)
 
@@ -242,7 +220,7 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
     running = int64(0)
     for j in range(own[S_LIST]):
         i = st.running[r, j]
-        if st.ints[i, I_ORDER] < 0:
+        if st.ints[i, col.I_ORDER] < 0:
             st.running[r, room + running] = i
             running += 1
     for j in range(prompts):
@@ -250,7 +228,7 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
         st.fresh[r, j] = st.fresh[r, own[S_LIST] + j]
     for j in range(running):
         st.running[r, prompts + j] = st.running[r, room + j]
-    own[S_LIST], rank[R_RUNNING] = 0, prompts + running
+    own[S_LIST], rank[col.R_RUNNING] = 0, prompts + running
     if running > 0:
         hold_decodes(st, x, windows, r, prompts)
 
@@ -260,7 +238,7 @@ def decode_fits(st: State, x: Sglang, r: int) -> bool:
     """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
     need, page, more = int64(0), x.rules.page, 1 + drafts_of(st)
     for j in range(x.ranks[r, S_LIST]):
-        room = st.ints[st.running[r, j], I_ROOM]
+        room = st.ints[st.running[r, j], col.I_ROOM]
         need += blocks_of(room + more, page) - blocks_of(room, page)
     make_room(x.tree, st, r, need * page, page)
     return bool(x.tree.tops[r, K_FREE] >= need)
@@ -270,9 +248,9 @@ def decode_fits(st: State, x: Sglang, r: int) -> bool:
 def later_out(st: State, i: int, j: int) -> bool:
     """Whether a request has generated more than another, or as much of a shorter prompt."""
     one, other = st.ints[i], st.ints[j]
-    if one[I_GENERATED] != other[I_GENERATED]:
-        return bool(one[I_GENERATED] > other[I_GENERATED])
-    return bool(one[I_INPUT] < other[I_INPUT])
+    if one[col.I_GENERATED] != other[col.I_GENERATED]:
+        return bool(one[col.I_GENERATED] > other[col.I_GENERATED])
+    return bool(one[col.I_INPUT] < other[col.I_INPUT])
 
 
 @compiled_part
@@ -291,19 +269,19 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
         i = st.running[r, own[S_LIST]]
         request = st.ints[i]
         retract(st, x, r, i, own[S_LIST])
-        request[I_ROOM] = request[I_CACHED] = 0
-        request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
-        request[I_PREEMPTED] += 1
-        st.counters[C_PREEMPTIONS] += 1
+        request[col.I_ROOM] = request[col.I_CACHED] = 0
+        request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
+        request[col.I_PREEMPTED] += 1
+        st.counters[col.C_PREEMPTIONS] += 1
         record_preempted(st, i)
         come_back(st, x, r, i)
         more = not decode_fits(st, x, r) and own[S_LIST] > 1
-    rank[R_RUNNING] = own[S_LIST]
+    rank[col.R_RUNNING] = own[S_LIST]
     came, most = int64(0), int64(0)
     for j in range(own[S_LIST]):
         request = st.ints[st.running[r, j]]
-        came += request[I_GENERATED]
-        most += request[I_OUTPUT]
+        came += request[col.I_GENERATED]
+        most += request[col.I_OUTPUT]
     x.ratio[r] = min(1.0, (came + RETRACT_STEPS * own[S_LIST]) / (most + 1))
 
 
@@ -330,7 +308,7 @@ def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     own = x.ranks[r]
     clear_sums(st, r)
     if own[S_CHUNKED] >= 0:
-        keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], I_ROOM])
+        keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], col.I_ROOM])
     merge(st, x, r)
     join_brought(st, x, r, known)
     prompts = 0 if brought(st, r) else plan_prompts(st, x, windows, r, known)

@@ -8,33 +8,15 @@ keys, the smaller the sooner: `F_KEY` times a sign. Who comes back into the queu
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from . import state as col
 from .links import link_in
 from .plans import record_preempted
 from .radix import K_EVICTABLE, K_FREE
 from .sglang_cache import retract
 from .sglang_state import A_PAGES, CLIP, S_FULL, S_LIST, U_CAME, U_OUT, Sglang
-from .state import (
-    C_PREEMPTIONS,
-    F_KEY,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_KEYED,
-    I_NEXT,
-    I_NOTED,
-    I_ORDER,
-    I_OUTPUT,
-    I_PREEMPTED,
-    I_ROOM,
-    I_TARGET,
-    R_HEAD,
-    R_RUNNING,
-    R_TAIL,
-    R_WAITING,
-    State,
-)
+from .state import State
 
-I_CAME = I_NOTED
+I_CAME = col.I_NOTED
 """Column of `State.ints`, which these rules do not use otherwise: place among all entries to a queue."""
 
 
@@ -42,14 +24,14 @@ I_CAME = I_NOTED
 def append(st: State, x: Sglang, r: int, i: int) -> None:
     """Put a request at the end of a rank's queue."""
     rank = st.ranks[r]
-    link_in(st, rank, R_HEAD, R_TAIL, i, rank[R_TAIL], int64(-1))
-    rank[R_WAITING] += 1
+    link_in(st, rank, col.R_HEAD, col.R_TAIL, i, rank[col.R_TAIL], int64(-1))
+    rank[col.R_WAITING] += 1
 
 
 @compiled_inside
 def key_of(st: State, x: Sglang, i: int) -> float:
     """A request's priority, the smaller the sooner."""
-    return float(st.floats[i, F_KEY] * x.urgent.sign)
+    return float(st.floats[i, col.F_KEY] * x.urgent.sign)
 
 
 @compiled_given("x.urgent", otherwise=append)
@@ -58,13 +40,13 @@ def come_back(st: State, x: Sglang, r: int, i: int) -> None:
     rank, key = st.ranks[r], key_of(st, x, i)
     st.ints[i, I_CAME] = x.urgent.marks[U_CAME]
     x.urgent.marks[U_CAME] += 1
-    before, after = rank[R_TAIL], int64(-1)
+    before, after = rank[col.R_TAIL], int64(-1)
     if before >= 0 and key_of(st, x, before) > key:
-        before, after = int64(-1), rank[R_HEAD]
+        before, after = int64(-1), rank[col.R_HEAD]
         while key_of(st, x, after) <= key:
-            before, after = after, st.ints[after, I_NEXT]
-    link_in(st, rank, R_HEAD, R_TAIL, i, before, after)
-    rank[R_WAITING] += 1
+            before, after = after, st.ints[after, col.I_NEXT]
+    link_in(st, rank, col.R_HEAD, col.R_TAIL, i, before, after)
+    rank[col.R_WAITING] += 1
 
 
 @compiled_given("x.urgent", otherwise=lambda x: False)
@@ -83,7 +65,7 @@ def look_again(x: Sglang, r: int) -> None:
 @compiled_inside
 def still_to_come(st: State, x: Sglang, r: int, i: int) -> float:
     """Tokens that a running request is expected to take yet."""
-    left = st.ints[i, I_OUTPUT] - st.ints[i, I_GENERATED]
+    left = st.ints[i, col.I_OUTPUT] - st.ints[i, col.I_GENERATED]
     return float(min(left, CLIP) * x.ratio[r])
 
 
@@ -96,7 +78,11 @@ def choose(st: State, x: Sglang, r: int, i: int) -> bool:
     """
     request, mark = st.ints[i], x.order[1]
     have = (x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page
-    missing = request[I_TARGET] - request[I_KEYED] * x.rules.page + min(request[I_OUTPUT], CLIP)
+    missing = (
+        request[col.I_TARGET]
+        - request[col.I_KEYED] * x.rules.page
+        + min(request[col.I_OUTPUT], CLIP)
+    )
     need, size, found = missing - (have - x.offset[0]), x.ranks[r, S_LIST], int64(0)
     for j in range(size):
         mark[j] = 0
@@ -104,7 +90,7 @@ def choose(st: State, x: Sglang, r: int, i: int) -> bool:
         best = int64(-1)
         for j in range(size):
             other = st.running[r, j]
-            if mark[j] > 0 or st.ints[other, I_ORDER] >= 0:
+            if mark[j] > 0 or st.ints[other, col.I_ORDER] >= 0:
                 continue
             if best < 0 or later(st, x, other, st.running[r, best]):
                 best = int64(j)
@@ -135,13 +121,13 @@ def give_way(st: State, x: Sglang, r: int, i: int, others: int) -> None:
     """Take a marked request's memory, and what is expected of it off the step's budget."""
     request, page = st.ints[i], x.rules.page
     x.offset[0] -= still_to_come(st, x, r, i)
-    if x.rules.mixed and request[I_ROOM] % page == 0:
+    if x.rules.mixed and request[col.I_ROOM] % page == 0:
         x.adder[A_PAGES] -= 1
     retract(st, x, r, i, others)
-    request[I_ROOM] = request[I_CACHED] = 0
-    request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
-    request[I_PREEMPTED] += 1
-    st.counters[C_PREEMPTIONS] += 1
+    request[col.I_ROOM] = request[col.I_CACHED] = 0
+    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
+    request[col.I_PREEMPTED] += 1
+    st.counters[col.C_PREEMPTIONS] += 1
     record_preempted(st, i)
 
 
@@ -161,11 +147,11 @@ def makes_way(st: State, x: Sglang, r: int, i: int) -> bool:
         else:
             st.running[r, kept] = other
             kept += 1
-    for j in range(rank[R_RUNNING] - size):  # the step's prompts stand behind
+    for j in range(rank[col.R_RUNNING] - size):  # the step's prompts stand behind
         st.running[r, kept + j] = st.running[r, size + j]
         st.fresh[r, kept + j] = st.fresh[r, size + j]
     own[S_LIST] = kept
-    rank[R_RUNNING] -= gone
+    rank[col.R_RUNNING] -= gone
     x.urgent.marks[U_OUT] += gone
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part, int64
+from . import state as col
 from .clients import complete
 from .drafts import drafts_of
 from .exact_state import Exact
@@ -21,21 +22,7 @@ from .sglang_state import (
     S_LIST,
     Sglang,
 )
-from .state import (
-    C_EMITTED,
-    C_RELEASED,
-    I8,
-    I_BLOCKS,
-    I_CACHED,
-    I_GENERATED,
-    I_ORDER,
-    I_OUTPUT,
-    I_ROOM,
-    I_TARGET,
-    R_RUNNING,
-    R_WAITING,
-    State,
-)
+from .state import I8, State
 from .stretch import record_gap, stamp
 from .verify import record_together, verified
 
@@ -55,20 +42,20 @@ def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
     for r in range(st.ranks.shape[0]):
         own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
         if tokens > 0.0:
-            for j in range(st.ranks[r, R_RUNNING]):
+            for j in range(st.ranks[r, col.R_RUNNING]):
                 i = st.running[r, j]
                 if st.fresh[r, j] == 0:
                     continue
                 request = st.ints[i]
-                prompt = own[S_EXTENDED] == 1 and request[I_CACHED] < request[I_TARGET]
+                prompt = own[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
                 st.running[r, place + size] = -1 - i if prompt else i
                 size += 1
                 if more > 0:
                     take_tokens(st, x, r, i, more)
-                    request[I_GENERATED] += more
-                    st.counters[C_EMITTED] += more
+                    request[col.I_GENERATED] += more
+                    st.counters[col.C_EMITTED] += more
                 if prompt or drafts_of(st) == 0:  # else what is accepted says
-                    request[I_CACHED] = request[I_ROOM]
+                    request[col.I_CACHED] = request[col.I_ROOM]
             if more > 0:
                 for _ in range(more):
                     x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
@@ -83,10 +70,10 @@ def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
     if prompt:
         return int64(1)
     request, page = st.ints[i], x.rules.page
-    count = verified(st, i, request[I_ROOM] - request[I_CACHED])
-    back = blocks_of(request[I_ROOM], page) - blocks_of(request[I_CACHED], page)
-    request[I_ROOM] = request[I_CACHED]
-    request[I_BLOCKS] -= back
+    count = verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    back = blocks_of(request[col.I_ROOM], page) - blocks_of(request[col.I_CACHED], page)
+    request[col.I_ROOM] = request[col.I_CACHED]
+    request[col.I_BLOCKS] -= back
     x.tree.tops[r, K_FREE] += back
     return int64(count)
 
@@ -103,16 +90,16 @@ def take_rank(
         prompt = entry < 0
         i = -1 - entry if prompt else entry
         request = st.ints[i]
-        if request[I_ORDER] >= 0 or request[I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
+        if request[col.I_ORDER] >= 0 or request[col.I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
             continue  # ended before, retracted, or a prompt that goes on
         count = tokens_taken(st, x, r, i, prompt)
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
-        if request[I_GENERATED] == request[I_OUTPUT]:
+        if request[col.I_GENERATED] == request[col.I_OUTPUT]:
             complete(st, i, now, closed_loop)
             give_up(st, x, r, i, True)
         elif prompt:
-            keep_prompt(st, x, r, i, request[I_TARGET])
+            keep_prompt(st, x, r, i, request[col.I_TARGET])
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     record_together(st, together)
@@ -134,7 +121,7 @@ def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
     """Pages that a rank's running requests take in so many more steps."""
     pages = int64(0)
     for j in range(x.ranks[r, S_LIST]):
-        room = st.ints[st.running[r, j], I_ROOM]
+        room = st.ints[st.running[r, j], col.I_ROOM]
         pages += blocks_of(room + steps, x.rules.page) - blocks_of(room, x.rules.page)
     return int(pages)
 
@@ -152,16 +139,16 @@ def most_steps(exact: Exact, st: State) -> int:
     for r in range(st.ranks.shape[0]):
         own = x.ranks[r]
         if own[S_CHUNKED] >= 0 or (
-            st.ranks[r, R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))
+            st.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))
         ):
             return -1
         heeds = heeds or own[S_FULL] == 0 or preempts(x)
         size = own[S_LIST]
         for j in range(size):
             request = st.ints[st.running[r, j]]
-            if request[I_ORDER] >= 0:
+            if request[col.I_ORDER] >= 0:
                 return -1
-            most = min(most, request[I_OUTPUT] - request[I_GENERATED])
+            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
     for r in range(st.ranks.shape[0]):
         top, size = x.tree.tops[r], x.ranks[r, S_LIST]
         free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
@@ -188,4 +175,4 @@ def fall_idle(exact: Exact) -> None:
 def rank_for(exact: Exact, st: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
     x = exact.sglang
-    return int(st.counters[C_RELEASED] % x.ratio.size)
+    return int(st.counters[col.C_RELEASED] % x.ratio.size)

@@ -21,14 +21,15 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_FLIGHT,
- I_NOTED, I_DONE, I_SLOT, I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(17)  # fmt: skip
-NUM_PLAIN, NUM_INTS = 12, 17
+ I_NOTED, I_DONE, I_ROW, I_SLOT, I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(18)  # fmt: skip
+NUM_PLAIN, NUM_INTS = 13, 18
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches in flight
 on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the
-row's own request: in row k, the k-th request to complete. Behind `NUM_PLAIN`, there with prefix caching
+row's own request: in row k, the k-th request to complete. Its number in the run's table, -1 once its completion had
+its effects. Behind `NUM_PLAIN`, there with prefix caching
 only: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in `Pool.hashes` or
 the session (`prefix.named`), and tokens that hashes cover."""
 

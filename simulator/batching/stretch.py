@@ -13,48 +13,25 @@ from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, c
 from ..step.books import Books
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
+from . import state as col
 from .holding import kv_bytes
 from .host import paced
 from .kv import KvRules
 from .policies import Limits
-from .state import (
-    C_EMITTED,
-    C_POLL,
-    C_STEPS,
-    C_WAITED,
-    F8,
-    F_FIRST,
-    F_HELD,
-    F_LAST,
-    HIST_BINS,
-    HIST_MIN_S,
-    HIST_RATIO,
-    I8,
-    I_CACHED,
-    I_GENERATED,
-    I_ROOM,
-    R_LEFT,
-    R_RUNNING,
-    R_WAITING,
-    T_KNOWN,
-    T_NOW,
-    T_TBT_COUNT,
-    T_TBT_SUM,
-    State,
-)
+from .state import F8, I8, State
 from .tier_loads import next_landing
 from .uneven import set_uneven
 
-LOG_RATIO = np.log(HIST_RATIO)
+LOG_RATIO = np.log(col.HIST_RATIO)
 
 
 @compiled_part
 def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     """Count `times` token gaps of `gap` seconds."""
-    bin_ = int(np.log(max(gap, HIST_MIN_S) / HIST_MIN_S) / LOG_RATIO)
-    hist[min(bin_, HIST_BINS - 1)] += times
-    clocks[T_TBT_SUM] += gap * times
-    clocks[T_TBT_COUNT] += times
+    bin_ = int(np.log(max(gap, col.HIST_MIN_S) / col.HIST_MIN_S) / LOG_RATIO)
+    hist[min(bin_, col.HIST_BINS - 1)] += times
+    clocks[col.T_TBT_SUM] += gap * times
+    clocks[col.T_TBT_COUNT] += times
 
 
 @compiled_inside
@@ -78,15 +55,15 @@ def stamp(
     Returns the gap that waits to be counted and how often, see `join_gap`.
     """
     request, stamps = st.ints[i], st.floats[i]
-    st.counters[C_EMITTED] += count
-    if request[I_GENERATED] == 0:
-        stamps[F_FIRST] = now
+    st.counters[col.C_EMITTED] += count
+    if request[col.I_GENERATED] == 0:
+        stamps[col.F_FIRST] = now
     else:
-        own = first_end - stamps[F_LAST]
+        own = first_end - stamps[col.F_LAST]
         gaps = join_gap(st, gap, gaps, own)
         gap = own
-    stamps[F_LAST] = now
-    request[I_GENERATED] += count
+    stamps[col.F_LAST] = now
+    request[col.I_GENERATED] += count
     return gap, gaps
 
 
@@ -101,8 +78,8 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
             st.moments[r, at] += st.moments[r, DECODES]
             continue
         kv = 0
-        for j in range(st.ranks[r, R_RUNNING]):
-            kv += min(st.ints[st.running[r, j], I_CACHED] + done + 1, windows[w])
+        for j in range(st.ranks[r, col.R_RUNNING]):
+            kv += min(st.ints[st.running[r, j], col.I_CACHED] + done + 1, windows[w])
         st.moments[r, at] = kv
 
 
@@ -110,11 +87,11 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
 def growth(st: State, kv: KvRules, r: int, steps: int) -> float:
     """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
     out = 0.0
-    for j in range(st.ranks[r, R_RUNNING]):
+    for j in range(st.ranks[r, col.R_RUNNING]):
         i = st.running[r, j]
-        tokens = st.ints[i, I_CACHED] + steps
-        if tokens > st.ints[i, I_ROOM]:
-            out += kv_bytes(kv, tokens) - st.floats[i, F_HELD]
+        tokens = st.ints[i, col.I_CACHED] + steps
+        if tokens > st.ints[i, col.I_ROOM]:
+            out += kv_bytes(kv, tokens) - st.floats[i, col.F_HELD]
     return out
 
 
@@ -123,15 +100,15 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
     """Decode steps until the first completion or until blocks might run out (at least 1)."""
     k = int64(1 << 40)
     for r in range(st.ranks.shape[0]):
-        k = min(k, st.ranks[r, R_LEFT])
-        if st.ranks[r, R_RUNNING] > token_budget:
+        k = min(k, st.ranks[r, col.R_LEFT])
+        if st.ranks[r, col.R_RUNNING] > token_budget:
             return 1
     block = 0.0
     for c in range(kv.window.size):
         block += kv.block_bytes[c]
     for r in range(st.ranks.shape[0]):
         # The plan holds the blocks of one step; mostly there is room for all blocks to come.
-        if st.ranks[r, R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:
+        if st.ranks[r, col.R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:
             continue
         low, high, middle = int64(1), k, k
         while low < high:
@@ -149,9 +126,9 @@ def same_plan(st: State, limits: Limits, closed: bool) -> int:
     """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
     k = int64(1 << 40)
     if limits.poll_steps > 1:
-        k = limits.poll_steps - st.counters[C_POLL]
+        k = limits.poll_steps - st.counters[col.C_POLL]
     if limits.even_steps > 0:
-        k = min(k, limits.even_steps - st.counters[C_WAITED])
+        k = min(k, limits.even_steps - st.counters[col.C_WAITED])
     elif closed:
         k = 1
     return k
@@ -165,7 +142,7 @@ def last_alone(st: State, limits: Limits, arrival: float, until: float) -> float
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
     """
     by_load = st.ranks.shape[0] > 1
-    if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, R_WAITING] == 0):
+    if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, col.R_WAITING] == 0):
         return min(arrival, until)
     return until
 
@@ -180,13 +157,13 @@ def last_start(st: State, limits: Limits, arrival: float, until: float) -> float
 def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
     """Count a stretch's steps for the rules that ask how many there were."""
     counters, ranks = st.counters, st.ranks
-    counters[C_POLL] += limits.poll_steps if chunks > 0 else steps
+    counters[col.C_POLL] += limits.poll_steps if chunks > 0 else steps
     if limits.even_steps > 0:  # the first step's plan has counted itself
         decoding = True
         for r in range(ranks.shape[0]):
-            decoding = decoding and ranks[r, R_RUNNING] > 0
+            decoding = decoding and ranks[r, col.R_RUNNING] > 0
         if decoding:
-            counters[C_WAITED] += steps - 1
+            counters[col.C_WAITED] += steps - 1
 
 
 @compiled_inline
@@ -199,19 +176,19 @@ def run_stretch(
     Returns when the first and the last of them ended, and how many there were.
     """
     counters, clocks = st.counters, st.clocks
-    now, first_end, done = clocks[T_NOW], clocks[T_NOW], int64(0)
-    while done < most and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
+    now, first_end, done = clocks[col.T_NOW], clocks[col.T_NOW], int64(0)
+    while done < most and (done == 0 or (clocks[col.T_KNOWN] if limits.ahead else now) < cut):
         for r in range(st.ranks.shape[0]):
             if done > 0:
                 lengthen(st, plan.windows, r, done)
             set_uneven(plan, limits, st, books, r, done)
-        before = clocks[T_KNOWN] = now
+        before = clocks[col.T_KNOWN] = now
         seconds = step_seconds(
-            plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
+            plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, chunks, done == 0,
             limits.captured, books,
         )  # fmt: skip
         now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
-        counters[C_STEPS] += 1
+        counters[col.C_STEPS] += 1
         if done == 0:
             first_end = now
         else:

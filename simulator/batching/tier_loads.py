@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_part, int64
 from ..step.timed import step_seconds
+from . import state as col
 from .counting import count_chunk
 from .holding import count_blocks, hold
 from .host import paced
@@ -17,28 +18,7 @@ from .kv import KvRules
 from .lane_queue import take_head
 from .policies import Limits
 from .prefix import USERS, content_key, find, remember, share
-from .state import (
-    F_ARRIVAL,
-    I8,
-    I_BLOCKS,
-    I_HASHED,
-    I_HASHES,
-    I_INPUT,
-    I_KEYED,
-    I_NEXT,
-    I_OUTPUT,
-    I_PREEMPTED,
-    I_SLOT,
-    I_TARGET,
-    R_BLOCKS,
-    R_HEAD,
-    R_LATE,
-    R_RUNNING,
-    R_SLOTS,
-    T_KNOWN,
-    T_NOW,
-    State,
-)
+from .state import I8, State
 from .tier_state import (
     L_COUNT,
     L_LANDED,
@@ -72,7 +52,7 @@ NOTHING, BEGUN, BLOCKED = range(3)
 @compiled_part
 def next_slot(st: State, r: int) -> int:
     """The slot that the next sequence gets."""
-    return int(st.pool.slots[r, st.ranks[r, R_SLOTS] - 1])
+    return int(st.pool.slots[r, st.ranks[r, col.R_SLOTS] - 1])
 
 
 @compiled_part
@@ -83,11 +63,11 @@ def look(st: State, kv: KvRules, r: int, i: int) -> int:
     token is never taken from a cache: its result is needed.
     """
     pool, request, t = st.pool, st.ints[i], st.pool.tiers
-    row, most = pool.held[r, next_slot(st, r)], (request[I_TARGET] - 1) // kv.block
-    if request[I_PREEMPTED] == 0:  # nothing of its own yet
-        most = min(most, request[I_HASHED] // kv.block)
+    row, most = pool.held[r, next_slot(st, r)], (request[col.I_TARGET] - 1) // kv.block
+    if request[col.I_PREEMPTED] == 0:  # nothing of its own yet
+        most = min(most, request[col.I_HASHED] // kv.block)
     for j in range(most):
-        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
         row[j] = find(pool.table[r], key)
         t.levels[j] = -1
         if row[j] >= 0:
@@ -172,7 +152,7 @@ def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
     They are where a device's link moves one in less time than a full step computes it, at the end of the
     longest text so far.
     """
-    t, longest = st.pool.tiers, st.ints[i, I_INPUT] + st.ints[i, I_OUTPUT]
+    t, longest = st.pool.tiers, st.ints[i, col.I_INPUT] + st.ints[i, col.I_OUTPUT]
     if not t.cheaper or longest <= t.totals[O_LONGEST]:
         return
     t.totals[O_LONGEST], tokens = longest, limits.token_budget
@@ -188,7 +168,7 @@ def worth_loading(
     st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float
 ) -> int:  # fmt: skip
     """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
-    t, target = st.pool.tiers, st.ints[i, I_TARGET]
+    t, target = st.pool.tiers, st.ints[i, col.I_TARGET]
     if not t.cheaper:
         return blocks
     best = first_below(t, blocks, -1)
@@ -214,7 +194,7 @@ def has_room(st: State, kv: KvRules, r: int, blocks: int, whole: int) -> bool:
         if pool.tiers.levels[j] < 0:
             near += 1
             taken += pool.blocks[r, row[j], USERS] == 0
-    return bool((whole + kv.block - 1) // kv.block - near + taken <= st.ranks[r, R_BLOCKS])
+    return bool((whole + kv.block - 1) // kv.block - near + taken <= st.ranks[r, col.R_BLOCKS])
 
 
 @compiled_part
@@ -224,24 +204,24 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
     False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
     """
     pool, rank, request, t = st.pool, st.ranks[r], st.ints[i], st.pool.tiers
-    row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[T_NOW]
+    row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[col.T_NOW]
     if not has_room(st, kv, r, blocks, whole):
         return False
-    rank[R_SLOTS] -= 1
-    request[I_SLOT] = pool.slots[r, rank[R_SLOTS]]
+    rank[col.R_SLOTS] -= 1
+    request[col.I_SLOT] = pool.slots[r, rank[col.R_SLOTS]]
     t.spans[i, 0], t.spans[i, 1] = now, bring(t, r, row, blocks, now)
     for j in range(blocks):
         if t.levels[j] < 0:
             near += 1
-            rank[R_BLOCKS] -= share(pool, r, row[j])
+            rank[col.R_BLOCKS] -= share(pool, r, row[j])
     for j in range(blocks):
         if t.levels[j] >= 0:
             row[j] = -1
     take(pool, r, blocks - near)
-    rank[R_BLOCKS] -= blocks - near
+    rank[col.R_BLOCKS] -= blocks - near
     t.totals[O_FOUND] += near
-    request[I_BLOCKS] = blocks
-    request[I_KEYED] = 0
+    request[col.I_BLOCKS] = blocks
+    request[col.I_KEYED] = 0
     t.rows[i, W_BLOCKS] = blocks
     count_blocks(st, kv, r, i)
     return True
@@ -251,12 +231,12 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
 def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
     """Note the content of blocks that a request has found or loaded: others can share it."""
     pool, request = st.pool, st.ints[i]
-    row = pool.held[r, request[I_SLOT]]
+    row = pool.held[r, request[col.I_SLOT]]
     for j in range(pool.tiers.rows[i, W_BLOCKS]):
         if row[j] < 0:
-            key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+            key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
             row[j] = remember(pool, r, key)
-    request[I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
+    request[col.I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
 
 
 @compiled_part
@@ -266,20 +246,20 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     What takes no time is no load: `Tiers.rows` says how many blocks the request then takes over as it is
     admitted.
     """
-    t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, R_HEAD], st.clocks[T_NOW]
+    t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
     request, blocks = st.ints[i], look(st, kv, r, i)
     near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
     t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = near, 0
-    whole = request[I_TARGET]
+    whole = request[col.I_TARGET]
     if limits.reserve:
-        whole = request[I_INPUT] + request[I_OUTPUT] - 1 + limits.spare
+        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
     if near == blocks:
         return NOTHING if has_room(st, kv, r, near, whole) else BLOCKED
     cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
     if load_end(t, r, row, cut, now) <= now:
         t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = cut, blocks - cut
         return NOTHING if has_room(st, kv, r, cut, whole) else BLOCKED
-    if rank[R_RUNNING] + rank[R_LATE] + line[L_COUNT] >= limits.max_sequences:
+    if rank[col.R_RUNNING] + rank[col.R_LATE] + line[L_COUNT] >= limits.max_sequences:
         return BLOCKED
     if not take_over(st, kv, r, i, cut, whole):
         return BLOCKED  # what is near alone would not fit either
@@ -296,11 +276,11 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
 def append_line(st: State, t: Tiers, r: int, i: int, head: int, last: int) -> None:
     """Put a request at the end of one of a rank's lines."""
     line = t.lines[r]
-    st.ints[i, I_NEXT] = -1
+    st.ints[i, col.I_NEXT] = -1
     if line[head] < 0:
         line[head] = i
     else:
-        st.ints[line[last], I_NEXT] = i
+        st.ints[line[last], col.I_NEXT] = i
     line[last] = i
 
 
@@ -310,14 +290,14 @@ def land(st: State, kv: KvRules, r: int) -> None:
     t = st.pool.tiers
     line, before, i = t.lines[r], int64(-1), t.lines[r, L_LOADING]
     while i >= 0:
-        after = st.ints[i, I_NEXT]
-        if t.spans[i, 1] > st.clocks[T_KNOWN]:
+        after = st.ints[i, col.I_NEXT]
+        if t.spans[i, 1] > st.clocks[col.T_KNOWN]:
             before, i = i, after
             continue
         if before < 0:
             line[L_LOADING] = after
         else:
-            st.ints[before, I_NEXT] = after
+            st.ints[before, col.I_NEXT] = after
         if after < 0:
             line[L_LAST] = before
         waited = t.spans[i, 1] - t.spans[i, 0]
@@ -337,7 +317,7 @@ def next_landing(st: State) -> float:
         i = t.lines[r, L_LOADING]
         while i >= 0:
             soonest = min(soonest, t.spans[i, 1])
-            i = st.ints[i, I_NEXT]
+            i = st.ints[i, col.I_NEXT]
     return soonest
 
 
@@ -350,9 +330,9 @@ def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
     t, pool, request = st.pool.tiers, st.pool, st.ints[i]
     if not t.prefetch or t.worth[0] == 0:
         return
-    x, top, at = t.shelves, t.which[r, 0], st.floats[i, F_ARRIVAL]
-    for j in range(min(request[I_TARGET] - 1, request[I_HASHED]) // kv.block):
-        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+    x, top, at = t.shelves, t.which[r, 0], st.floats[i, col.F_ARRIVAL]
+    for j in range(min(request[col.I_TARGET] - 1, request[col.I_HASHED]) // kv.block):
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
         if find(pool.table[r], key) >= 0:
             continue
         key, level = tier_key(t, key), int64(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from . import state as col
 from .counting import (
     clear_sums,
     count_chunk,
@@ -20,28 +21,7 @@ from .counting import (
 from .drafts import drafts_of
 from .kv import blocks_of
 from .plans import record_preempted, record_tokens
-from .state import (
-    C_CHUNKS,
-    C_HITS,
-    C_PREEMPTIONS,
-    F_SCHEDULED,
-    I8,
-    I_BLOCKS,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_NEXT,
-    I_ORDER,
-    I_OUTPUT,
-    I_PREEMPTED,
-    I_ROOM,
-    I_TARGET,
-    R_HEAD,
-    R_RUNNING,
-    R_TAIL,
-    R_WAITING,
-    State,
-)
+from .state import I8, State
 from .trtllm_blocks import begin, end, first_new, mark, take_block
 from .trtllm_state import T_FREE, W_BATCHED, W_WAITED, Trtllm
 
@@ -49,33 +29,33 @@ from .trtllm_state import T_FREE, W_BATCHED, W_WAITED, Trtllm
 @compiled_inside
 def decodes(request: I8) -> bool:
     """Whether all of a request's prompt is computed or runs."""
-    return bool(request[I_ROOM] > 0 and request[I_CACHED] >= request[I_TARGET])
+    return bool(request[col.I_ROOM] > 0 and request[col.I_CACHED] >= request[col.I_TARGET])
 
 
 @compiled_inside
 def brought(request: I8) -> bool:
     """Whether a request that has not begun here comes with its cache: it decodes at once."""
-    return bool(request[I_ROOM] == 0 and request[I_CACHED] > 0)
+    return bool(request[col.I_ROOM] == 0 and request[col.I_CACHED] > 0)
 
 
 @compiled_part
 def take_active(st: State, x: Trtllm, r: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
     rank, kept = st.ranks[r], 0
-    for j in range(rank[R_RUNNING]):
+    for j in range(rank[col.R_RUNNING]):
         i = st.running[r, j]
-        if st.ints[i, I_ORDER] < 0:
+        if st.ints[i, col.I_ORDER] < 0:
             st.running[r, kept] = i
             kept += 1
-    while rank[R_HEAD] >= 0 and kept < x.rules.requests:
-        i = rank[R_HEAD]
+    while rank[col.R_HEAD] >= 0 and kept < x.rules.requests:
+        i = rank[col.R_HEAD]
         st.running[r, kept] = i
         kept += 1
-        rank[R_HEAD] = st.ints[i, I_NEXT]
-        if rank[R_HEAD] < 0:
-            rank[R_TAIL] = -1
-        rank[R_WAITING] -= 1
-    rank[R_RUNNING] = kept
+        rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
+        if rank[col.R_HEAD] < 0:
+            rank[col.R_TAIL] = -1
+        rank[col.R_WAITING] -= 1
+    rank[col.R_RUNNING] = kept
 
 
 @compiled_part
@@ -84,11 +64,11 @@ def tell_cut(st: State, x: Trtllm, r: int) -> int:
     told = int64(0)
     if not x.rules.reuse or not x.rules.chunked:
         return 0
-    for j in range(st.ranks[r, R_RUNNING]):
+    for j in range(st.ranks[r, col.R_RUNNING]):
         i = st.running[r, j]
         request = st.ints[i]
-        if request[I_ROOM] > 0 and not decodes(request):
-            key, parent = first_new(st, x, r, i, request[I_INPUT] + request[I_GENERATED])
+        if request[col.I_ROOM] > 0 and not decodes(request):
+            key, parent = first_new(st, x, r, i, request[col.I_INPUT] + request[col.I_GENERATED])
             if key != 0:
                 x.told[0, told], x.told[1, told] = key, parent
                 told += 1
@@ -99,9 +79,9 @@ def tell_cut(st: State, x: Trtllm, r: int) -> int:
 def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool, int]:
     """Whether a prompt that has not begun waits for what another computes now (`beneficialToSkip`)."""
     request = st.ints[i]
-    if not x.rules.reuse or request[I_ROOM] > 0 or brought(request):
+    if not x.rules.reuse or request[col.I_ROOM] > 0 or brought(request):
         return False, told
-    key, parent = first_new(st, x, r, i, request[I_INPUT] + request[I_GENERATED])
+    key, parent = first_new(st, x, r, i, request[col.I_INPUT] + request[col.I_GENERATED])
     if key == 0:
         return False, told
     for k in range(told):
@@ -114,14 +94,14 @@ def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool,
 @compiled_inside
 def to_the_end(request: I8, block: int, drafts: int) -> int:
     """Blocks that a request has still to take (`getRemainingBlocksToCompletion`)."""
-    most = request[I_INPUT] + request[I_OUTPUT] + drafts
-    return int(blocks_of(most, block) - request[I_BLOCKS])
+    most = request[col.I_INPUT] + request[col.I_OUTPUT] + drafts
+    return int(blocks_of(most, block) - request[col.I_BLOCKS])
 
 
 @compiled_part
 def choose_safe(st: State, x: Trtllm, r: int) -> None:
     """GUARANTEED_NO_EVICT: those that run, and prompts whose whole request has memory."""
-    wanted, size, block = x.wanted[r], st.ranks[r, R_RUNNING], x.rules.block
+    wanted, size, block = x.wanted[r], st.ranks[r, col.R_RUNNING], x.rules.block
     told, left = tell_cut(st, x, r), x.ranks[r, T_FREE]
     for j in range(size):
         request = st.ints[st.running[r, j]]
@@ -145,12 +125,12 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
 @compiled_inside
 def next_blocks(request: I8, block: int, drafts: int) -> int:
     """Blocks that a request's next step takes (`getNeededBlocksOneStep`)."""
-    if request[I_ROOM] == 0:
-        return blocks_of(request[I_TARGET] + brought(request) * (1 + drafts), block)
+    if request[col.I_ROOM] == 0:
+        return blocks_of(request[col.I_TARGET] + brought(request) * (1 + drafts), block)
     if not decodes(request):
         return 0
-    room = request[I_ROOM]
-    most = request[I_INPUT] + request[I_OUTPUT] - room
+    room = request[col.I_ROOM]
+    most = request[col.I_INPUT] + request[col.I_OUTPUT] - room
     return blocks_of(room + min(1, most) + drafts, block) - blocks_of(room, block)
 
 
@@ -159,7 +139,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
     """MAX_UTILIZATION: whose next step has memory; the latest begun are paused for earlier ones."""
     wanted, block = x.wanted[r], x.rules.block
     told, free, taken = tell_cut(st, x, r), x.ranks[r, T_FREE], int64(0)
-    stop, j = st.ranks[r, R_RUNNING], int64(0)
+    stop, j = st.ranks[r, col.R_RUNNING], int64(0)
     for k in range(stop):
         wanted[k] = 0
     while j < stop:
@@ -174,7 +154,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
             j += 1
         else:
             k = stop - 1
-            while k >= j and st.ints[st.running[r, k], I_ROOM] == 0:
+            while k >= j and st.ints[st.running[r, k], col.I_ROOM] == 0:
                 k -= 1
             if k < j:
                 return
@@ -185,16 +165,16 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
 @compiled_part
 def pause(st: State, x: Trtllm, r: int) -> None:
     """Pause those that memory is taken from, the latest first; their tokens become prompts."""
-    for j in range(st.ranks[r, R_RUNNING] - 1, -1, -1):
+    for j in range(st.ranks[r, col.R_RUNNING] - 1, -1, -1):
         if x.wanted[r, j] >= 0:
             continue
         i = st.running[r, j]
         request = st.ints[i]
-        request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
-        end(st, x, r, i, request[I_TARGET] - 1)
-        request[I_CACHED] = 0
-        request[I_PREEMPTED] += 1
-        st.counters[C_PREEMPTIONS] += 1
+        request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
+        end(st, x, r, i, request[col.I_TARGET] - 1)
+        request[col.I_CACHED] = 0
+        request[col.I_PREEMPTED] += 1
+        st.counters[col.C_PREEMPTIONS] += 1
         record_preempted(st, i)
 
 
@@ -202,7 +182,7 @@ def pause(st: State, x: Trtllm, r: int) -> None:
 def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
     rules, wanted, fresh = x.rules, x.wanted[r], st.fresh[r]
-    size, tokens, cut, own = st.ranks[r, R_RUNNING], int64(0), int64(0), int64(0)
+    size, tokens, cut, own = st.ranks[r, col.R_RUNNING], int64(0), int64(0), int64(0)
     running, prompts, more = int64(0), int64(0), 1 + drafts_of(st)
     for j in range(size):
         fresh[j] = 0
@@ -217,15 +197,15 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
             tokens += more
             running += 1
         elif rules.chunked:
-            fresh[j] = request[I_TARGET] - request[I_CACHED]
+            fresh[j] = request[col.I_TARGET] - request[col.I_CACHED]
             cut += fresh[j]
             prompts += 1
         else:
-            whole = request[I_INPUT] + request[I_GENERATED]
+            whole = request[col.I_INPUT] + request[col.I_GENERATED]
             alone = whole > rules.tokens and prompts == 0
             if tokens + whole > rules.tokens and not alone:
                 break
-            fresh[j] = request[I_TARGET]
+            fresh[j] = request[col.I_TARGET]
             tokens += whole
             prompts += 1
         if running + prompts >= rules.requests:
@@ -244,14 +224,14 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         for j in range(size):
             request = st.ints[st.running[r, j]]
             if fresh[j] > 0 and not decodes(request) and not brought(request):
-                own += request[I_INPUT] + request[I_GENERATED]
+                own += request[col.I_INPUT] + request[col.I_GENERATED]
     return int(prompts), int(own), int(running)
 
 
 @compiled_part
 def drop_prompts(st: State, r: int) -> None:
     """Let a rank's prompts wait for the next step."""
-    for j in range(st.ranks[r, R_RUNNING]):
+    for j in range(st.ranks[r, col.R_RUNNING]):
         request = st.ints[st.running[r, j]]
         if not decodes(request) and not brought(request):
             st.fresh[r, j] = 0
@@ -260,7 +240,7 @@ def drop_prompts(st: State, r: int) -> None:
 @compiled_part
 def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
     """Give the planned requests their blocks, prompts first, and count them."""
-    size, block = st.ranks[r, R_RUNNING], x.rules.block
+    size, block = st.ranks[r, col.R_RUNNING], x.rules.block
     for j in range(size):
         i, tokens = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
@@ -268,24 +248,24 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
             continue
         if brought(request):
             begin(st, x, r, i)
-            st.floats[i, F_SCHEDULED] = known
+            st.floats[i, col.F_SCHEDULED] = known
             continue
-        if request[I_ROOM] == 0:
+        if request[col.I_ROOM] == 0:
             found = begin(st, x, r, i)
-            request[I_CACHED] = found
-            st.counters[C_HITS] += found
-            if np.isnan(st.floats[i, F_SCHEDULED]):
-                st.floats[i, F_SCHEDULED] = known
-            if found > 0 and found + tokens < request[I_TARGET]:
+            request[col.I_CACHED] = found
+            st.counters[col.C_HITS] += found
+            if np.isnan(st.floats[i, col.F_SCHEDULED]):
+                st.floats[i, col.F_SCHEDULED] = known
+            if found > 0 and found + tokens < request[col.I_TARGET]:
                 tokens = (found + tokens) // block * block - found
-            tokens = min(tokens, request[I_TARGET] - found)
+            tokens = min(tokens, request[col.I_TARGET] - found)
             st.fresh[r, j] = tokens
         record_tokens(st, i, tokens)
-        count_chunk(st.moments[r], windows, request[I_CACHED], tokens)
-        count_draft(st, r, request[I_CACHED], tokens, True)
-        c = st.counters[C_CHUNKS]
+        count_chunk(st.moments[r], windows, request[col.I_CACHED], tokens)
+        count_draft(st, r, request[col.I_CACHED], tokens, True)
+        c = st.counters[col.C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = tokens, i
-        st.counters[C_CHUNKS] += 1
+        st.counters[col.C_CHUNKS] += 1
     more, count, context = 1 + drafts_of(st), int64(0), int64(0)
     plain = unbounded(windows) and more == 1
     for j in range(size):
@@ -293,16 +273,16 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
         request = st.ints[i]
         if st.fresh[r, j] == 0 or not decodes(request):
             continue
-        request[I_ROOM] += more
-        while request[I_BLOCKS] * block < request[I_ROOM]:
+        request[col.I_ROOM] += more
+        while request[col.I_BLOCKS] * block < request[col.I_ROOM]:
             take_block(st, x, r, i)
         record_tokens(st, i, more)
         if plain:
             count += 1
-            context += request[I_CACHED] + 1
+            context += request[col.I_CACHED] + 1
         else:
-            count_tokens(st, st.moments[r], windows, request[I_CACHED], more)
-            count_draft(st, r, request[I_CACHED], more, False)
+            count_tokens(st, st.moments[r], windows, request[col.I_CACHED], more)
+            count_draft(st, r, request[col.I_CACHED], more, False)
     if plain:
         count_decodes(st.moments[r], count, context)
 

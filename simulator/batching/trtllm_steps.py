@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part, int64
+from . import state as col
 from .clients import complete, lightest_rank
 from .drafts import drafts_of
 from .exact_state import Exact
 from .kv import KvRules, blocks_of
-from .state import (
-    C_EMITTED,
-    I8,
-    I_BLOCKS,
-    I_CACHED,
-    I_GENERATED,
-    I_HASHED,
-    I_INPUT,
-    I_ORDER,
-    I_OUTPUT,
-    I_ROOM,
-    I_TARGET,
-    R_RUNNING,
-    R_WAITING,
-    State,
-)
+from .state import I8, State
 from .stretch import record_gap, stamp
 from .trtllm_blocks import count_free, end, give_back, store, take_block
 from .trtllm_plan import decodes, plan_all
@@ -48,26 +34,26 @@ def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         size = int64(0)
-        for j in range(st.ranks[r, R_RUNNING]):
+        for j in range(st.ranks[r, col.R_RUNNING]):
             i, tokens = st.running[r, j], st.fresh[r, j]
             if tokens == 0:
                 continue
             request = st.ints[i]
-            prompt = request[I_CACHED] < request[I_TARGET]
+            prompt = request[col.I_CACHED] < request[col.I_TARGET]
             if prompt or drafts_of(st) == 0:  # else what is accepted says
-                request[I_CACHED] += tokens
+                request[col.I_CACHED] += tokens
             kind = int64(0)
             if prompt:
-                kind = int64(1 if request[I_CACHED] >= request[I_TARGET] else 2)
+                kind = int64(1 if request[col.I_CACHED] >= request[col.I_TARGET] else 2)
             st.running[r, place + size], st.running[r, 2 * place + size] = i, kind
             size += 1
             if more > 0:
-                request[I_ROOM] += more
-                while request[I_BLOCKS] * x.rules.block < request[I_ROOM]:
+                request[col.I_ROOM] += more
+                while request[col.I_BLOCKS] * x.rules.block < request[col.I_ROOM]:
                     take_block(st, x, r, i)
-                request[I_CACHED] += more
-                request[I_GENERATED] += more
-                st.counters[C_EMITTED] += more
+                request[col.I_CACHED] += more
+                request[col.I_GENERATED] += more
+                st.counters[col.C_EMITTED] += more
         x.ranks[r, T_FLIGHT] = size
         if more > 0:
             count_free(st, kv, x, r)
@@ -81,9 +67,9 @@ def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
     if prompt:
         return int64(1)
     request = st.ints[i]
-    count = verified(st, i, request[I_ROOM] - request[I_CACHED])
-    request[I_ROOM] = request[I_CACHED]
-    give_back(st, x, r, i, blocks_of(request[I_ROOM], x.rules.block))
+    count = verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    request[col.I_ROOM] = request[col.I_CACHED]
+    give_back(st, x, r, i, blocks_of(request[col.I_ROOM], x.rules.block))
     return int64(count)
 
 
@@ -97,17 +83,17 @@ def take_rank(
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
-        paused = request[I_ROOM] == 0
-        if request[I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
+        paused = request[col.I_ROOM] == 0
+        if request[col.I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
         count = tokens_taken(st, x, r, i, kind > 0)
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
-        if request[I_GENERATED] == request[I_OUTPUT]:
+        if request[col.I_GENERATED] == request[col.I_OUTPUT]:
             complete(st, i, now, closed_loop)
             if not paused:
-                known = request[I_INPUT] + request[I_GENERATED] - 1
-                end(st, x, r, i, min(known, request[I_HASHED]))
+                known = request[col.I_INPUT] + request[col.I_GENERATED] - 1
+                end(st, x, r, i, min(known, request[col.I_HASHED]))
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     record_together(st, together)
@@ -115,7 +101,13 @@ def take_rank(
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
         if kind > 0 and decodes(request):
-            store(st, x, r, i, min(request[I_INPUT] + request[I_GENERATED] - 1, request[I_HASHED]))
+            store(
+                st,
+                x,
+                r,
+                i,
+                min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED]),
+            )
     own[T_FLIGHT] = 0
 
 
@@ -133,8 +125,8 @@ def take_ranks(
 def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
     """Blocks that a rank's requests take in so many more steps."""
     blocks = int64(0)
-    for j in range(st.ranks[r, R_RUNNING]):
-        room = st.ints[st.running[r, j], I_ROOM]
+    for j in range(st.ranks[r, col.R_RUNNING]):
+        room = st.ints[st.running[r, j], col.I_ROOM]
         if room > 0 and st.fresh[r, j] > 0:
             blocks += blocks_of(room + steps, x.rules.block) - blocks_of(room, x.rules.block)
     return int(blocks)
@@ -152,21 +144,21 @@ def most_steps(exact: Exact, st: State) -> int:
         return -1
     waits = x.rules.evicts or x.rules.wait_steps > 0 or x.rules.even
     for r in range(st.ranks.shape[0]):
-        size = st.ranks[r, R_RUNNING]
+        size = st.ranks[r, col.R_RUNNING]
         for j in range(size):
             request = st.ints[st.running[r, j]]
-            if request[I_ORDER] >= 0:
+            if request[col.I_ORDER] >= 0:
                 return -1
             if st.fresh[r, j] == 0:
                 if waits or decodes(request):
                     return -1
                 continue  # blocked until a request ends
-            most = min(most, request[I_OUTPUT] - request[I_GENERATED])
+            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
         heeds = heeds or size < x.rules.requests
-        if x.rules.even and (st.ranks[r, R_WAITING] > 0 or size == 0):
+        if x.rules.even and (st.ranks[r, col.R_WAITING] > 0 or size == 0):
             return -1
     for r in range(st.ranks.shape[0]):
-        free, size = x.ranks[r, T_FREE], st.ranks[r, R_RUNNING]
+        free, size = x.ranks[r, T_FREE], st.ranks[r, col.R_RUNNING]
         if size * (most // x.rules.block + 1) <= free:
             continue
         low, high, middle = int64(1), most, most

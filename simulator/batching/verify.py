@@ -13,6 +13,7 @@ from ..step.books import Books, spent
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
 from ..step.unequal import graph_of_several
+from . import state as col
 from .holding import found_again
 from .host import paced
 from .policies import Limits
@@ -28,23 +29,7 @@ from .spec_state import (
     Z_VERIFY,
     Spec,
 )
-from .state import (
-    C_CHUNKS,
-    C_LOG,
-    C_STEPS,
-    F8,
-    I_CACHED,
-    I_FLIGHT,
-    I_GENERATED,
-    I_INPUT,
-    I_OUTPUT,
-    I_TARGET,
-    L_JOULES,
-    NUM_LOG,
-    T_KNOWN,
-    T_NOW,
-    State,
-)
+from .state import F8, State
 from .stretch import record_gap, run_stretch
 
 ACCEPT_SEED = 0xACCE97
@@ -70,11 +55,11 @@ def verified(st: State, i: int, q: int) -> int:
     """
     x, request = st.spec, st.ints[i]
     drafts = q - 1
-    good = accepted(x, i, request[I_GENERATED], drafts)
-    came = min(good + 1, request[I_OUTPUT] - request[I_GENERATED])
-    x.rows[i, S_FAR] = request[I_CACHED] + q
-    last = request[I_INPUT] + request[I_OUTPUT] - 1
-    request[I_CACHED] = min(request[I_CACHED] + good + 1, last)
+    good = accepted(x, i, request[col.I_GENERATED], drafts)
+    came = min(good + 1, request[col.I_OUTPUT] - request[col.I_GENERATED])
+    x.rows[i, S_FAR] = request[col.I_CACHED] + q
+    last = request[col.I_INPUT] + request[col.I_OUTPUT] - 1
+    request[col.I_CACHED] = min(request[col.I_CACHED] + good + 1, last)
     x.counts[N_VERIFIED] += 1
     x.counts[N_DRAFTED] += drafts
     x.counts[N_ACCEPTED] += good
@@ -86,8 +71,8 @@ def verified(st: State, i: int, q: int) -> int:
 def tokens_of_steps(st: State, i: int, q: int, steps: int) -> int:
     """`tokens_come` without drafts: one a step."""
     request = st.ints[i]
-    left = request[I_TARGET] - request[I_CACHED]
-    request[I_CACHED] += q if left > 0 else steps
+    left = request[col.I_TARGET] - request[col.I_CACHED]
+    request[col.I_CACHED] += q if left > 0 else steps
     return 0 if q < left else 1 if left > 0 else steps
 
 
@@ -95,10 +80,10 @@ def tokens_of_steps(st: State, i: int, q: int, steps: int) -> int:
 def tokens_come(st: State, i: int, q: int, steps: int) -> int:
     """Let a sequence have computed its `q` tokens in each of so many steps; how many tokens come."""
     x, request = st.spec, st.ints[i]
-    left, count = request[I_TARGET] - request[I_CACHED], int64(0)
+    left, count = request[col.I_TARGET] - request[col.I_CACHED], int64(0)
     if left > 0:
-        request[I_CACHED] += q
-        x.rows[i, S_FAR], count = request[I_CACHED], int64(q >= left)
+        request[col.I_CACHED] += q
+        x.rows[i, S_FAR], count = request[col.I_CACHED], int64(q >= left)
         x.rows[i, S_CAME] = 0
     else:
         count = int64(verified(st, i, q))
@@ -118,11 +103,11 @@ def record_together(st: State, together: int) -> None:
 def send_tokens(st: State, i: int, q: int, ahead: bool) -> int:
     """`send` without drafts."""
     request = st.ints[i]
-    request[I_CACHED] += q
-    whole = request[I_INPUT] + request[I_GENERATED] + request[I_FLIGHT]
-    brings = int64(request[I_CACHED] >= whole)
+    request[col.I_CACHED] += q
+    whole = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
+    brings = int64(request[col.I_CACHED] >= whole)
     if ahead:
-        request[I_FLIGHT] += brings
+        request[col.I_FLIGHT] += brings
     return brings
 
 
@@ -130,12 +115,12 @@ def send_tokens(st: State, i: int, q: int, ahead: bool) -> int:
 def send(st: State, i: int, q: int, ahead: bool) -> int:
     """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
     request = st.ints[i]
-    if request[I_CACHED] >= request[I_TARGET]:
-        request[I_FLIGHT] = 1  # nothing more of it is known until they are verified
+    if request[col.I_CACHED] >= request[col.I_TARGET]:
+        request[col.I_FLIGHT] = 1  # nothing more of it is known until they are verified
         return -q
-    request[I_CACHED] += q
-    st.spec.rows[i, S_FAR] = request[I_CACHED]
-    return int64(request[I_CACHED] >= request[I_TARGET])
+    request[col.I_CACHED] += q
+    st.spec.rows[i, S_FAR] = request[col.I_CACHED]
+    return int64(request[col.I_CACHED] >= request[col.I_TARGET])
 
 
 @compiled_given("st.spec", otherwise=lambda st, i, tokens: tokens)
@@ -144,17 +129,17 @@ def tokens_of_batch(st: State, i: int, tokens: int) -> int:
     if tokens > 0:
         return tokens
     request = st.ints[i]
-    cached, request[I_FLIGHT] = request[I_CACHED], 0
+    cached, request[col.I_FLIGHT] = request[col.I_CACHED], 0
     count = verified(st, i, -tokens)
-    if cached < request[I_TARGET]:  # preempted meanwhile
-        request[I_CACHED] = cached
+    if cached < request[col.I_TARGET]:  # preempted meanwhile
+        request[col.I_CACHED] = cached
     return int(count)
 
 
 @compiled_given("st.spec", otherwise=found_again)
 def known_at_end(st: State, i: int) -> int:
     """Tokens of a sequence whose content is known as it ends."""
-    return int(st.ints[i, I_CACHED])
+    return int(st.ints[i, col.I_CACHED])
 
 
 @compiled_part
@@ -176,7 +161,7 @@ def draft_seconds(st: State, chunks: int) -> float:
     prefill = 0.0
     for r in range(x.first.shape[0]):
         prefill += x.first[r, PREFILL_TOKENS]
-    step = st.counters[C_STEPS] * passes
+    step = st.counters[col.C_STEPS] * passes
     decodes = pad(x.first, x) - int(prefill)
     total = step_seconds(
         x.draft, x.first, step, decodes, st.chunks, chunks, True, 0, x.books
@@ -192,11 +177,11 @@ def draft_seconds(st: State, chunks: int) -> float:
 @compiled_given("st.spec.draft", otherwise=lambda st: None)
 def log_draft(st: State) -> None:
     """Add what drafts to the latest row of the log."""
-    x, row = st.spec, st.log[st.counters[C_LOG] - 1]
+    x, row = st.spec, st.log[st.counters[col.C_LOG] - 1]
     busy = x.books.busy
-    row[L_JOULES] += spent(x.draft, x.books.tally)
+    row[col.L_JOULES] += spent(x.draft, x.books.tally)
     for p in range(busy.shape[1]):
-        row[NUM_LOG + p] += busy[0, p] - busy[1, p]
+        row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
 
 
@@ -205,7 +190,7 @@ def plain_batch(plan: Plan, limits: Limits, st: State, books: Books, decodes: fl
     """`batch_seconds` without drafts."""
     counters = st.counters
     step_seconds(
-        plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True,
+        plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, counters[col.C_CHUNKS], True,
         limits.captured, books,
     )  # fmt: skip
 
@@ -213,7 +198,7 @@ def plain_batch(plan: Plan, limits: Limits, st: State, books: Books, decodes: fl
 @compiled_given("st.spec", otherwise=plain_batch)
 def batch_seconds(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
     """Price a planned batch stage by stage; what drafts lies on the last stage."""
-    books.stages[books.stages.size - 1] += step_of(plan, st, books, st.counters[C_CHUNKS])[1]
+    books.stages[books.stages.size - 1] += step_of(plan, st, books, st.counters[col.C_CHUNKS])[1]
 
 
 @compiled_part
@@ -224,7 +209,7 @@ def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, fl
         prompts += st.moments[r, PREFILL_TOKENS]
     decoded = pad(st.moments, x) - int(prompts)
     verify = step_seconds(
-        plan, st.moments, st.counters[C_STEPS], decoded, st.chunks, chunks, True, 0, books
+        plan, st.moments, st.counters[col.C_STEPS], decoded, st.chunks, chunks, True, 0, books
     )
     draft = draft_seconds(st, chunks)
     x.seconds[Z_VERIFY] += verify
@@ -238,8 +223,8 @@ def run_steps(
     chunks: int,
 ) -> tuple[float, float, int]:  # fmt: skip
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
-    now = st.clocks[T_KNOWN] = st.clocks[T_NOW]
+    now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
     verify, draft = step_of(plan, st, books, chunks)
-    st.counters[C_STEPS] += 1
+    st.counters[col.C_STEPS] += 1
     now += paced(limits.pace, verify + draft, (decodes + chunks) / st.ranks.shape[0], chunks)
     return float(now), float(now), int64(1)

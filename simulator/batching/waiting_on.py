@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, int64
+from . import state as col
 from .outside import WaitingPrompt
 from .policies import Limits
-from .state import (
-    C_COMPLETED,
-    C_RELEASED,
-    F_ARRIVAL,
-    F_FIRST,
-    F_LAST,
-    I_CACHED,
-    I_GENERATED,
-    I_TARGET,
-    R_RUNNING,
-    State,
-)
+from .state import State
 
 
 @compiled_given("limits.waits", otherwise=lambda st, limits, r, i, now: False)
 def waits_on(st: State, limits: Limits, r: int, i: int, now: float) -> bool:
     """Whether a part lets a prompt wait whose turn has come; one that has had tokens never does."""
-    request, running, decoding, slowest = st.ints[i], st.ranks[r, R_RUNNING], int64(0), 0.0
-    if running == 0 or request[I_GENERATED] > 0:
+    request, running, decoding, slowest = st.ints[i], st.ranks[r, col.R_RUNNING], int64(0), 0.0
+    if running == 0 or request[col.I_GENERATED] > 0:
         return False
     for j in range(running):
         other, stamps = st.ints[st.running[r, j]], st.floats[st.running[r, j]]
-        decoding += other[I_GENERATED] > 0
-        if other[I_GENERATED] > 1:
-            slowest = max(slowest, (stamps[F_LAST] - stamps[F_FIRST]) / (other[I_GENERATED] - 1))
-    tokens, waited = request[I_TARGET] - request[I_CACHED], now - st.floats[i, F_ARRIVAL]
+        decoding += other[col.I_GENERATED] > 0
+        if other[col.I_GENERATED] > 1:
+            slowest = max(
+                slowest, (stamps[col.F_LAST] - stamps[col.F_FIRST]) / (other[col.I_GENERATED] - 1)
+            )
+    tokens, waited = (
+        request[col.I_TARGET] - request[col.I_CACHED],
+        now - st.floats[i, col.F_ARRIVAL],
+    )
     prompt = WaitingPrompt(tokens, waited, running, decoding, slowest, limits.own)
     return bool(limits.waits(prompt))
 
@@ -40,6 +35,6 @@ def while_waits(st: State, limits: Limits) -> int:
     """Decode steps until a part is asked again: after each, where anything waits."""
     running = int64(0)
     for r in range(st.ranks.shape[0]):
-        running += st.ranks[r, R_RUNNING]
-    waiting = st.counters[C_RELEASED] - st.counters[C_COMPLETED] > running
+        running += st.ranks[r, col.R_RUNNING]
+    waiting = st.counters[col.C_RELEASED] - st.counters[col.C_COMPLETED] > running
     return int64(1) if waiting else int64(1 << 40)

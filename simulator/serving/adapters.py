@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import simpy
 
 from ...workloads.adapters import Tenants, adapter_bytes
 from ...workloads.errors import CapacityError, InputError
@@ -23,7 +22,6 @@ from ...workloads.routing import make_router
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..expert_cache.store import tiers_of
-from .calls import call_at
 from .host_link import HostLink
 from .pools import Pools
 
@@ -71,7 +69,7 @@ class Choices:
 class Shelf:
     """Slots for adapters on one engine's devices."""
 
-    env: simpy.Environment
+    call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
     choices: Choices
     link: HostLink
     load_s: float  # seconds that the link takes for one adapter
@@ -155,10 +153,10 @@ class Shelf:
             self.counts.waited_s += at - since
             self.release(row, at, self.asked.pop(row))
 
-        if at <= self.env.now:
+        if at <= now:
             come()
         else:
-            call_at(self.env, at, come)
+            self.call_at(at, come)
 
 
 def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:

@@ -16,7 +16,8 @@ from ..batching.policies import Policy
 from ..batching.sglang_rules import SglangRules
 from ..batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT
 from ..deploy.deployment import Deployment
-from .nodes import Node, Nodes
+from .clock import Clock
+from .nodes import Node
 from .table import Table
 
 
@@ -87,9 +88,8 @@ class Door:
     """
 
     classes: Sequence[RequestClass]
-    nodes: Nodes
+    clock: Clock
     table: Table
-    gate: Sequence[int]  # rows of requests that wait for a replica that is up
 
     def admits(self, row: int, now: float) -> bool:
         """Whether a request that comes now is let in."""
@@ -98,14 +98,16 @@ class Door:
         kind = int(labels.kind[row])
         known = self.classes[kind]
         if known.max_waiting is not None:
-            waiting = sum(_waiting(node, kind) for node in self.nodes.entry)
-            waiting += sum(int(labels.kind[other]) == kind for other in self.gate)
+            waiting = sum(_waiting(node, kind) for node in self.clock.entry)
+            waiting += sum(int(labels.kind[other]) == kind for other in self.clock.waiting)
             if waiting >= known.max_waiting:
                 return False
         if known.max_wait is None:
             return True
-        waits = [_longest(node, kind, now) for node in self.nodes.entry if node.up]
-        waits = waits or [now - float(self.table.arrival_s[other]) for other in self.gate[:1]]
+        waits = [_longest(node, kind, now) for node in self.clock.entry if node.up]
+        waits = waits or [
+            now - float(self.table.arrival_s[other]) for other in self.clock.waiting[:1]
+        ]
         return min(waits, default=0.0) <= known.max_wait
 
 

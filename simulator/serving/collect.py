@@ -8,24 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
+from ..batching import state as col
 from ..batching.policies import Policy
-from ..batching.state import (
-    C_EMITTED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    C_STEPS,
-    F8,
-    L_EMITTED,
-    L_END,
-    L_JOULES,
-    L_START,
-    LOG_COLUMNS,
-    NUM_LOG,
-    T_KV_PEAK,
-    T_TBT_COUNT,
-    T_TBT_SUM,
-)
+from ..batching.state import F8
 from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
@@ -104,11 +89,11 @@ def collect(
         seed=seed, requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, _clock(engines, spent)) + _waiting(engines),
-        iterations=_count(engines, C_STEPS),
-        preemptions=_count(engines, C_PREEMPTIONS),
-        output_tokens=_count(engines, C_EMITTED),
-        prompt_tokens=_count(engines, C_PROMPT),
-        cached_tokens=_count(engines, C_HITS),
+        iterations=_count(engines, col.C_STEPS),
+        preemptions=_count(engines, col.C_PREEMPTIONS),
+        output_tokens=_count(engines, col.C_EMITTED),
+        prompt_tokens=_count(engines, col.C_PROMPT),
+        cached_tokens=_count(engines, col.C_HITS),
         makespan_s=end, window=window,
         interval_output_tokens=float(within[X_EMITTED]),
         interval_prompt_tokens=float(within[X_PROMPT]),
@@ -122,7 +107,7 @@ def collect(
         tbt_s=_gaps(engines),
         tpot_s=tpot,
         e2e_s=e2e,
-        kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
+        kv_peak=max(float(e.state.clocks[col.T_KV_PEAK]) / e.kv.capacity for e in engines),
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
         failures=served.failures, restarts=served.restarts,
@@ -237,8 +222,8 @@ def _gaps(engines: list[Engine]) -> Quantiles:
     states = [engine.state for engine in engines]
     return histogram_quantiles(
         np.sum(list({id(s.hist): s.hist for s in states}.values()), axis=0),
-        sum(float(s.clocks[T_TBT_SUM]) for s in states),
-        sum(float(s.clocks[T_TBT_COUNT]) for s in states),
+        sum(float(s.clocks[col.T_TBT_SUM]) for s in states),
+        sum(float(s.clocks[col.T_TBT_COUNT]) for s in states),
     )
 
 
@@ -255,7 +240,7 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
         return {}
     table = np.concatenate(rows)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    names = [*LOG_COLUMNS, *(f"busy_{name}_s" for name in (*tracks, "links")), "watts"]
+    names = [*col.LOG_COLUMNS, *(f"busy_{name}_s" for name in (*tracks, "links")), "watts"]
     names += ["node"] if numbered else []
     return {name: table[:, i] for i, name in enumerate(names)}
 
@@ -270,7 +255,7 @@ def _whole(log: F8, engine: Engine) -> F8:
     if engine.beside is None:
         return log
     more = np.concatenate(engine.beside.logs)
-    log[:, L_JOULES] += more[:, 0]
+    log[:, col.L_JOULES] += more[:, 0]
     return np.column_stack([log[:, :-1], more[:, 1:], log[:, -1]])
 
 
@@ -279,8 +264,12 @@ def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
     own = _tracks(engine)
     if own == tracks:
         return log
-    out = np.zeros((len(log), NUM_LOG + len(tracks) + 1))
-    at = [*range(NUM_LOG), *(NUM_LOG + tracks.index(name) for name in own), out.shape[1] - 1]
+    out = np.zeros((len(log), col.NUM_LOG + len(tracks) + 1))
+    at = [
+        *range(col.NUM_LOG),
+        *(col.NUM_LOG + tracks.index(name) for name in own),
+        out.shape[1] - 1,
+    ]
     out[:, at] = log
     return out
 
@@ -289,27 +278,27 @@ def _watts(log: F8, engine: Engine) -> F8:
     """Mean power of a device of an engine in each stretch [W]."""
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
-    length = np.maximum(log[:, L_END] - log[:, L_START], 1e-12)
-    busy, side = log[:, NUM_LOG:], engine.beside
+    length = np.maximum(log[:, col.L_END] - log[:, col.L_START], 1e-12)
+    busy, side = log[:, col.NUM_LOG :], engine.beside
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
         theirs, other = busy[:, more].sum(axis=1), side.course.board
         here, there = devices, devices_apart(d)
         busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
-        drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
+        drawn = log[:, col.L_JOULES] + board.busy_joules(1.0) * busy_s
         drawn = drawn + other.busy_joules(1.0) * np.minimum(theirs, there * length)
         idle_W = (board.idle_W * here + other.idle_W * there) / (here + there)
         both: F8 = idle_W + drawn / (length * (here + there))
         return both
     busy_s = np.minimum(busy.sum(axis=1), devices * length)
-    drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
+    drawn = log[:, col.L_JOULES] + board.busy_joules(1.0) * busy_s
     out: F8 = board.idle_W + drawn / (length * devices)
     return out
 
 
 def _by_stretch(log: F8) -> F8:
     """An engine's log with the tokens of each stretch in place of the running total."""
-    log[:, L_EMITTED] = np.diff(log[:, L_EMITTED], prepend=0.0)
+    log[:, col.L_EMITTED] = np.diff(log[:, col.L_EMITTED], prepend=0.0)
     return log
 
 

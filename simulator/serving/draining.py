@@ -17,10 +17,10 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8
+from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8, I_ROW
+from .clock import Clock
 from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles
-from .nodes import Nodes
 from .steady import Stamps
 from .table import Table
 
@@ -128,14 +128,14 @@ class Drained:
 class Drain:
     """Lets go of a run's requests."""
 
-    nodes: Nodes  # those of the driver
+    nodes: Clock  # those of the driver
     table: Table
     whole: bool  # whether all requests are asked for, block by block
     drained: Drained | None = None  # none while all are kept
     _low: int = 0  # rows below have been let go
 
     @classmethod
-    def of(cls, nodes: Nodes, table: Table, whole: bool) -> Drain | None:
+    def of(cls, nodes: Clock, table: Table, whole: bool) -> Drain | None:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
         more = [(e.exact, e.state.spec, e.below, e.lanes, e.pipe) for e in engines]
@@ -167,9 +167,8 @@ class Drain:
         table = self.table
         for node in self.nodes.all:
             places = np.array(node.newly_done(), dtype=np.int64)
-            rows = np.frombuffer(node.rows, dtype=np.int64)
-            table.take_over_all(node.engine, places, rows[places], arrivals=False)
-            del rows  # which may not grow while it is looked at
+            rows = node.engine.state.ints[places, I_ROW]
+            table.take_over_all(node.engine, places, rows, arrivals=False)
             node.let_go(places)
         going = (
             table.generated[self._low : table.count] != table.output_tokens[self._low : table.count]

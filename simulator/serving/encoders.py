@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import simpy
 
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
@@ -25,7 +24,6 @@ from ...workloads.towered import tower_alone
 from ..batching.state import I8
 from ..deploy.deployment import Deployment, deploy
 from ..step.explicit import explicit_stage
-from .calls import call_at
 
 
 @dataclass(slots=True)
@@ -148,7 +146,7 @@ def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
 class EncoderQueue:
     """Requests that wait for their images."""
 
-    env: simpy.Environment
+    call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
     encoder: Encoder
     # takes the row of a request whose images are encoded, and the time
     release: Callable[[int, float], None]
@@ -177,4 +175,4 @@ class EncoderQueue:
         self.counts.images += images
         self.counts.busy_s += took
         self.counts.waited_s += at - now
-        call_at(self.env, at, lambda: self.release(row, at))
+        self.call_at(at, lambda: self.release(row, at))

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from ...workloads.requests import RequestBlock
+from ..batching import state as col
 from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
@@ -24,33 +25,7 @@ from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
 from ..batching.spec_state import Spec, with_requests
-from ..batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_LOG,
-    C_RELEASED,
-    C_SUBMITTED,
-    C_WALK,
-    F8,
-    F_ARRIVAL,
-    F_FIRST,
-    F_LAST,
-    I8,
-    I_CACHED,
-    I_GENERATED,
-    I_INPUT,
-    I_TARGET,
-    LOG_ROWS,
-    NUM_INTS,
-    R_SLOTS,
-    T_NOW,
-    T_TBT_COUNT,
-    T_TBT_SUM,
-    State,
-    grown,
-    new_state,
-    outlasting,
-)
+from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..deploy.deployment import Deployment
 from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
@@ -176,10 +151,10 @@ class Engine:
             ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained,
         )._replace(spec=self._spec)  # fmt: skip
         if self.exact is not None:  # of what is told of content, hashes alone
-            ints = np.zeros((0, NUM_INTS), dtype=np.int64)
+            ints = np.zeros((0, col.NUM_INTS), dtype=np.int64)
             self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
         if self.keep_plans:
-            plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
+            plans = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
         if self.below is not None:
             self.state = self.below.under(self.state, self.kv.blocks, most)
@@ -211,16 +186,16 @@ class Engine:
     @property
     def now(self) -> float:
         """Time reached [s]; a step that began before the asked-for time may end after it."""
-        return float(self.state.clocks[T_NOW])
+        return float(self.state.clocks[col.T_NOW])
 
     @property
     def ready(self) -> float:
         """Time before which no step can begin [s], as far as that is known."""
         counters = self.state.counters
-        idle = counters[C_RELEASED] == counters[C_COMPLETED]
-        if not idle or self.chained or counters[C_WALK] == counters[C_SUBMITTED]:
+        idle = counters[col.C_RELEASED] == counters[col.C_COMPLETED]
+        if not idle or self.chained or counters[col.C_WALK] == counters[col.C_SUBMITTED]:
             return self.now
-        return max(self.now, float(self.state.floats[counters[C_WALK], F_ARRIVAL]))
+        return max(self.now, float(self.state.floats[counters[col.C_WALK], col.F_ARRIVAL]))
 
     @property
     def done(self) -> bool:
@@ -234,17 +209,17 @@ class Engine:
 
     def curve(self) -> tuple[F8, F8]:
         """Running totals over time, see `Course.curve`."""
-        return self.course.curve(self.now, int(self.state.counters[C_EMITTED]))
+        return self.course.curve(self.now, int(self.state.counters[col.C_EMITTED]))
 
     @property
     def submitted(self) -> int:
         """Requests submitted so far."""
-        return int(self.state.counters[C_SUBMITTED])
+        return int(self.state.counters[col.C_SUBMITTED])
 
     @property
     def completed(self) -> int:
         """Requests that have their last token by the end of the latest step."""
-        return int(self.state.counters[C_COMPLETED])
+        return int(self.state.counters[col.C_COMPLETED])
 
     def check(self, block: RequestBlock) -> None:
         """Refuse requests that could never run here.
@@ -290,7 +265,7 @@ class Engine:
             self._widen(-(-tokens // self.kv.block))
 
     def _widen(self, blocks: int) -> None:
-        pool = widened(self.state.pool, blocks, self.state.ranks[:, R_SLOTS])
+        pool = widened(self.state.pool, blocks, self.state.ranks[:, col.R_SLOTS])
         self.state = self.state._replace(pool=pool)
 
     def add(self, block: RequestBlock) -> None:
@@ -330,63 +305,45 @@ class Engine:
         return self.now
 
     def resume(
-        self, block: RequestBlock, generated: int, cached: int, first_s: float, last_s: float
-    ) -> int:
-        """Queue one request that has run elsewhere; returns its row in the state.
+        self, block: RequestBlock, generated: int, cached: int | I8, first_s: float | F8,
+        last_s: float | F8,
+    ) -> int:  # fmt: skip
+        """Queue requests that have run elsewhere; returns the row of the first one in the state.
 
         Parameters
         ----------
         block : RequestBlock
-            The request, checked and made room for; its output counts all tokens, those generated
-            before too.
+            Requests, checked and made room for; their output counts all tokens, those generated before too.
         generated : int
             Tokens generated so far; they are part of what must be in the cache.
-        cached : int
+        cached : int or int64 array, shape (n,)
             Tokens whose KV cache comes along; the rest is computed again.
-        first_s, last_s : float
-            When its first and its latest token came [s].
+        first_s, last_s : float or float64 array, shape (n,)
+            When their first and their latest tokens came [s].
         """
-        row = self.submitted
+        first = self.submitted
         self.add(block)
-        if generated:
-            self._carry(row, generated, cached, first_s, last_s)
-        return row
-
-    def take_up(self, block: RequestBlock, cached: I8, first_s: F8) -> None:
-        """Queue requests that have had their first token elsewhere; see `resume`.
-
-        Parameters
-        ----------
-        block : RequestBlock
-            In order of arrival, checked and made room for.
-        cached : int64 array, shape (n,)
-        first_s : float64 array, shape (n,)
-        """
-        rows = slice(self.submitted, self.submitted + len(block))
-        self.add(block)
-        self._carry(rows, 1, cached, first_s, first_s)
-
-    def _carry(
-        self, rows: int | slice, generated: int, cached: int | I8, first_s: float | F8,
-        last_s: float | F8,
-    ) -> None:  # fmt: skip
-        """Note what requests have had elsewhere."""
+        rows = slice(first, first + len(block))
         ints, floats = self.state.ints, self.state.floats
-        ints[rows, I_GENERATED], ints[rows, I_CACHED] = generated, cached
-        # The latest token is the next step's input: its own keys and values come then.
-        ints[rows, I_TARGET] = ints[rows, I_INPUT] + generated - (np.asarray(cached) > 0)
-        floats[rows, F_FIRST], floats[rows, F_LAST] = first_s, last_s
+        if generated:
+            ints[rows, col.I_GENERATED], ints[rows, col.I_CACHED] = generated, cached
+            # The latest token is the next step's input: its own keys and values come then.
+            ints[rows, col.I_TARGET] = (
+                ints[rows, col.I_INPUT] + generated - (np.asarray(cached) > 0)
+            )
+            floats[rows, col.F_FIRST], floats[rows, col.F_LAST] = first_s, last_s
+        return first
 
     def take_log(self, status: int) -> int:
         """Take the stretches that have been logged by steps that stopped for a reason; the reason."""
-        rows = int(self.state.counters[C_LOG])
+        rows = int(self.state.counters[col.C_LOG])
         if rows:
             log = self.state.log[:rows]
             if self.beside is not None:
                 log = self.beside.taken(log, self.keep_log)
             own = self.course.taken(log, self.keep_log)
             self.logs += [] if own is None else [own]
-        self.state.counters[C_LOG] = 0
+        self.state.counters[col.C_LOG] = 0
         if self.state.plans is not None:
             taken(self.state.plans, self.plans, self.most_plans)
         if status == STUCK:
@@ -396,4 +353,4 @@ class Engine:
     def end_warmup(self) -> None:
         """Gap statistics start here."""
         self.state.hist[:] = 0
-        self.state.clocks[[T_TBT_SUM, T_TBT_COUNT]] = 0.0
+        self.state.clocks[[col.T_TBT_SUM, col.T_TBT_COUNT]] = 0.0

@@ -6,20 +6,16 @@ computed again.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import simpy
+from functools import partial
 
 from ...workloads.errors import InputError
+from .clock import Clock
 from .dealing import Dealer
 from .faults import Faults
-from .nodes import Node, Nodes
+from .nodes import Node
 from .table import Table
-from .transfers import Transfers
-
-Process = Generator[simpy.Event, Any, None]
 
 MOST_FAILURES = 1_000_000
 """Failures after which a run is refused, about half a minute of them."""
@@ -29,52 +25,51 @@ MOST_FAILURES = 1_000_000
 class Failures:
     """Lets nodes fail and come back."""
 
-    nodes: Nodes
+    clock: Clock
     table: Table
     dealer: Dealer
-    transfers: Transfers
     faults: Faults
     failures: int = 0  # nodes that failed
 
-    def start(self, env: simpy.Environment, seed: int) -> None:
+    def start(self, seed: int) -> None:
         """Begin at time 0; `seed` is that of random failures."""
         known, random = {index for index, _ in self.faults.at}, self.faults.mtbf_s is not None
-        for node in self.nodes.all:
+        for node in self.clock.all:
             if random or node.index in known:
-                env.process(self._fail(env, node, self.faults.times(node.index, seed)))
+                self._next(node, self.faults.times(node.index, seed))
 
-    def _fail(self, env: simpy.Environment, node: Node, times: Iterator[float]) -> Process:
-        """Let a node fail at given times, unless it is down or off; at the end of the step under way."""
-        for time in times:
-            if time > env.now:
-                yield env.timeout(time - env.now)
-            if (
-                not node.up
-                or node.failing
-                or (not node.ready and node.engine.done and not node.promised)
-            ):
-                continue
+    def _next(self, node: Node, times: Iterator[float]) -> None:
+        """Let a node fail at the next of given times."""
+        time = next(times, None)
+        if time is not None:
+            self.clock.call_at(time, partial(self._fail, node, times))
+
+    def _fail(self, node: Node, times: Iterator[float]) -> None:
+        """Let a node fail, unless it is down or off; at the end of the step under way."""
+        self._next(node, times)
+        gone = not node.ready and node.engine.done and not node.promised
+        if not (not node.up or node.failing or gone):
             node.failing = True
-            env.process(self._lose(env, node))
+            if not node.engine.done and node.clock > self.clock.now:
+                self.clock.call_at(node.clock, partial(self._lose, node))
+            else:
+                self._lose(node)
 
-    def _lose(self, env: simpy.Environment, node: Node) -> Process:
+    def _lose(self, node: Node) -> None:
         """A node fails: its requests go back, and it comes back empty."""
-        if not node.engine.done and node.clock > env.now:
-            yield env.timeout(node.clock - env.now)
-        if node.held:
-            self.nodes.deliver(node)
-        now = max(env.now, node.clock)
+        if node.halted:  # its completions have their effects first
+            self.clock.at.node = node.index
+            self.clock.call_after(0.0, partial(self._lose, node))
+            return
+        now = max(self.clock.now, node.clock)
         self.failures += 1
         if self.failures > MOST_FAILURES:
             raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures")
-        lost = self._unfinished(node) + self.transfers.lost(node)
+        lost = self._unfinished(node) + self.clock.lose_parked(node)
         node.fail(now)
         node.up, node.failing = False, False
         self.dealer.put_back(lost, now)
-        yield env.timeout(self.faults.repair_s)
-        node.up = True
-        self.transfers.send(env.now)
-        self.dealer.deal(env.now)
+        self.clock.call_after(self.faults.repair_s, partial(setattr, node, "up", True))
 
     def _unfinished(self, node: Node) -> list[int]:
         """Requests that have not completed on a node, their progress kept."""

@@ -19,21 +19,9 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
+from ..batching import state as col
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
-from ..batching.state import (
-    C_EMITTED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    C_RELEASED,
-    C_SUBMITTED,
-    F_LAST,
-    I_GENERATED,
-    I_OUTPUT,
-    R_RUNNING,
-    R_WAITING,
-)
 from ..deploy.deployment import Deployment
 from .engine import Engine
 from .nodes import Node
@@ -94,18 +82,18 @@ class _Live:
         """Time, number and count of the tokens since the last call; what has ended is let go."""
         state = self.node.engine.state
         rows = np.array(self.rows, dtype=np.int64)
-        have = state.ints[rows, I_GENERATED]
+        have = state.ints[rows, col.I_GENERATED]
         came = np.flatnonzero(have > self.seen)
         found = list(
             zip(
-                state.floats[rows[came], F_LAST].tolist(),
+                state.floats[rows[came], col.F_LAST].tolist(),
                 [self.numbers[k] for k in came.tolist()],
                 (have - self.seen)[came].tolist(),
                 strict=True,
             )
         )
         self.seen = have
-        going = have < state.ints[rows, I_OUTPUT]
+        going = have < state.ints[rows, col.I_OUTPUT]
         if not going.all():
             left = np.flatnonzero(going).tolist()
             self.rows = [self.rows[k] for k in left]
@@ -200,7 +188,7 @@ class Live:
             return
         live, row = found
         request = live.node.engine.state.ints[row]
-        request[I_OUTPUT] = min(request[I_OUTPUT], request[I_GENERATED] + 1)
+        request[col.I_OUTPUT] = min(request[col.I_OUTPUT], request[col.I_GENERATED] + 1)
 
     def advance(self, until: float) -> None:
         """Run every step that begins before `until`."""
@@ -247,10 +235,10 @@ def _engine(deployment: Deployment, index: int, policy: Policy, cache: CacheSett
 
 def _gauges(engine: Engine) -> Gauges:
     state, counters = engine.state, engine.state.counters
-    running = int(state.ranks[:, R_RUNNING].sum())
-    queued = int(counters[C_SUBMITTED] - counters[C_RELEASED])
+    running = int(state.ranks[:, col.R_RUNNING].sum())
+    queued = int(counters[col.C_SUBMITTED] - counters[col.C_RELEASED])
     return Gauges(
-        running, queued + int(state.ranks[:, R_WAITING].sum()),
-        float(1.0 - state.free.min() / engine.kv.capacity), int(counters[C_PREEMPTIONS]),
-        int(counters[C_PROMPT] + counters[C_HITS]), int(counters[C_HITS]), int(counters[C_EMITTED]),
+        running, queued + int(state.ranks[:, col.R_WAITING].sum()),
+        float(1.0 - state.free.min() / engine.kv.capacity), int(counters[col.C_PREEMPTIONS]),
+        int(counters[col.C_PROMPT] + counters[col.C_HITS]), int(counters[col.C_HITS]), int(counters[col.C_EMITTED]),
     )  # fmt: skip

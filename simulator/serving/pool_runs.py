@@ -144,13 +144,13 @@ def _pool(
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
     stepping = float(np.diff(totals_at(curves, ends), axis=0)[0][X_STEPPING])
-    busy_s = sum(node.ports.busy_s for node in nodes)
-    ports = sum(node.ports.count for node in nodes)
+    busy_s = sum(node.busy_s for node in nodes)
+    ports = sum(node.engine.deployment.ranks for node in nodes)
     deployment = engines[0].deployment
     there_s, run_s = len(nodes) * window.length_s, ports * end
     if scaling is not None:  # of all that there may be those that were
         there_s = scaling.held_s(None, window.start_s, window.end_s) * deployment.replicas
-        run_s = scaling.held_s() * deployment.replicas * nodes[0].ports.count
+        run_s = scaling.held_s() * deployment.replicas * deployment.ranks
     whole = there_s * deployment.layout.pp
 
     def count(counter: int) -> int:

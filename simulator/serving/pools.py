@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 
 from ...devices.spec import LinkSpec
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
+from ..batching.state import F8
 from ..deploy.deployment import Deployment
 from .autoscale import Autoscale
 from .encoders import Encoder
@@ -73,67 +74,12 @@ class Pools:
     scales: tuple[Autoscale | None, Autoscale | None] = (None, None)
 
 
-@dataclass(slots=True)
-class Ports:
-    """A node's ends of the link, one for each of its ranks: one cache at a time each.
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Caches on their way, a row a request; NaN where none was sent."""
 
-    A port is made of those of the rank's devices, which work together. Which rank a request comes
-    from or goes to is the engine's own matter: the port that is free first takes its cache.
-    """
-
-    count: int
-    # when each port has sent or received all bytes of the caches that it has been given [s]
-    free_s: list[float] = field(init=False)
-    # when the last of them was there [s]; later than `free_s` where a prompt's last layer was
-    # waited for. A cache takes the earliest of either list, whichever port it is: so a slower link
-    # never brings one earlier.
-    last_s: list[float] = field(init=False)
-    busy_s: float = 0.0  # seconds that caches took, of all ports
-
-    def __post_init__(self) -> None:
-        self.free_s, self.last_s = [0.0] * self.count, [0.0] * self.count
-
-
-def _first(times: list[float]) -> int:
-    return min(range(len(times)), key=times.__getitem__) if len(times) > 1 else 0
-
-
-def cross(
-    link: KvLink, out: Ports, into: Ports, now: float, begun: float, wire_s: float, layers: int
-) -> tuple[float, float]:
-    """Send a cache over the ports of both sides that are free first.
-
-    Caches are sent in order; none overtakes another one.
-
-    Parameters
-    ----------
-    now : float
-        When the prompt has ended and the receiver has room [s].
-    begun : float
-        When the first of the cache could leave [s]: `now`, unless layers leave one by one.
-    wire_s : float
-        Seconds that the bytes take.
-    layers : int
-        Of the model; the last one's cache cannot leave before `now`.
-
-    Returns
-    -------
-    start, end : float
-        When it leaves and when it is there [s].
-    """
-    i, j = _first(out.free_s), _first(into.free_s)
-    k, m = _first(out.last_s), _first(into.last_s)
-    took = link.latency_s + wire_s
-    last = max(now, out.last_s[k], into.last_s[m])
-    if begun < now:
-        start = max(begun, out.free_s[i], into.free_s[j])
-        free = start + took
-        end = max(free, last + (link.latency_s + wire_s / layers))
-    else:
-        start = last
-        free = end = start + took
-    out.free_s[i] = into.free_s[j] = free
-    out.last_s[k] = into.last_s[m] = end
-    out.busy_s += took
-    into.busy_s += took
-    return start, end
+    # when a cache left and when it was there [s]; of one that was sent again, the last time
+    start_s: F8
+    end_s: F8
+    total_bytes: float  # all that has crossed the link
+    count: int  # caches that have

@@ -8,25 +8,21 @@ ends those that it has, and comes back empty if it is asked for again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
 
 import numpy as np
-import simpy
 
 from ..batching.state import F8, F_FIRST
 from ..deploy.apart import devices_apart, devices_of
 from .autoscale import Autoscale
-from .calls import call_at
+from .clock import Clock
 from .dealing import Dealer
-from .nodes import Node, Nodes
+from .nodes import Node
 from .replicas import Phase, Scaling, Span
 from .scalers import SCALERS, Seen, asks_ttft
 from .table import Table
-
-Process = Generator[simpy.Event, Any, None]
 
 TOLERANCE = 0.1
 """A number that is wrong by less than this share stays (Kubernetes' HorizontalPodAutoscaler,
@@ -61,7 +57,7 @@ class Firsts:
         place = node.engine.submitted - 1
         self._open.setdefault(node.index, []).append((place, row, node.life))
 
-    def look(self, nodes: Nodes, table: Table, gate: deque[int], now: float, late: float) -> F8:
+    def look(self, nodes: Clock, table: Table, gate: Sequence[int], now: float, late: float) -> F8:
         """Times to first token in the window, and of those that are later than `late` already [s]."""
         waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
         for node in nodes.entry:
@@ -92,12 +88,12 @@ def _used(node: Node) -> float:
     """Share of a node's KV capacity that is in use; of two pools caches that wait to cross are there too."""
     engine = node.engine
     used = 1.0 - float(np.mean(engine.state.free)) / engine.kv.capacity
-    return max(used, node.promised / node.capacity)
+    return max(used, float(node.promised / node.capacity))
 
 
 def _ended(node: Node, now: float) -> float:
     """When a node that has nothing left had its last step, or sent its last cache, at the latest `now` [s]."""
-    return max(node.engine.now, min(max(node.ports.last_s), now))
+    return max(node.engine.now, min(float(node.sent_s), now))
 
 
 @dataclass(slots=True)
@@ -106,13 +102,14 @@ class Scaler:
 
     spec: Autoscale
     start_s: float  # seconds that a replica takes to start
-    nodes: Nodes
+    clock: Clock
     table: Table
     dealer: Dealer
     each: int  # independent engines of a replica
     pool: list[Node]  # engines of all replicas that there may be
-    gate: deque[Any]  # what waits for a replica: requests, or in front of a decode pool caches
-    served: Callable[[float], None]  # called with the time when a replica begins to serve
+    gate: Callable[
+        [], Sequence[int]
+    ]  # requests that wait for a replica, of a decode pool their caches
     replicas: list[Replica] = field(init=False)
     _spans: list[Span] = field(default_factory=list)
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
@@ -125,20 +122,20 @@ class Scaler:
         for replica in self.replicas:
             self._turn(replica, "ready" if replica.index < self.spec.first else None, 0.0)
         if self.spec.by is not None and self.spec.decides and asks_ttft(SCALERS[self.spec.by]):
-            self._firsts = Firsts(self.spec.window, range(len(self.nodes.entry)))
+            self._firsts = Firsts(self.spec.window, range(len(self.clock.entry)))
             self.dealer.told = self._firsts.note
 
-    def start(self, env: simpy.Environment) -> None:
+    def start(self) -> None:
         """Begin at time 0; nothing happens where nothing can change."""
         if self.spec.decides:
             self._wanted.append((0.0, self.spec.first))
-            env.process(self._decide(env))
+            self.clock.call_after(self.spec.every, self._decide)
 
-    def _decide(self, env: simpy.Environment) -> Process:
-        while True:
-            yield env.timeout(self.spec.every)
-            self._release(env.now)
-            self._aim(env, self._number(env.now))
+    def _decide(self) -> None:
+        now = self.clock.now
+        self._release(now)
+        self._aim(self._number(now))
+        self.clock.call_after(self.spec.every, self._decide)
 
     def _turn(self, replica: Replica, phase: Phase | None, now: float) -> None:
         """Let a replica go over to another phase."""
@@ -164,20 +161,20 @@ class Scaler:
 
     def _empty(self, node: Node, now: float) -> bool:
         """Whether a node has nothing left, its completions delivered."""
-        told = not self.nodes.stops or not node.live
+        told = not self.clock.how.stops or not node.live
         moved = node.promised < 1.0 and not node.inbound  # caches that were kept have left, or come
-        return node.engine.done and not node.held and told and moved and node.engine.now <= now
+        return node.engine.done and not node.halted and told and moved and node.engine.now <= now
 
     def _seen(self, now: float) -> Seen:
         """What the rule is told."""
-        ready, gate = self._in("ready"), self.gate
+        ready, gate = self._in("ready"), self.gate()
         # Those that drain still have requests, which the fleet will be rid of by itself.
         loads = [node.load(now) for replica in ready for node in replica.nodes]
         used = [_used(node) for replica in ready for node in replica.nodes]
         coming = sum(node.inbound for replica in ready for node in replica.nodes)
         late = np.zeros(0)
         if self._firsts is not None:
-            late = self._firsts.look(self.nodes, self.table, gate, now, self.spec.target)
+            late = self._firsts.look(self.clock, self.table, gate, now, self.spec.target)
         return Seen(
             len(self._in("ready", "starting")), len(ready),
             len(gate) + sum(load.waiting for load in loads),
@@ -192,7 +189,7 @@ class Scaler:
         wanted = SCALERS[self.spec.by](seen, self.spec.target)
         have = seen.replicas
         number = have if have and abs(wanted / have - 1.0) <= TOLERANCE else ceil(wanted)
-        if self.gate:  # somebody waits for the first one
+        if self.gate():  # somebody waits for the first one
             least = max(least, 1)
         number = min(max(number, least), self.spec.most)
         history = self._wanted
@@ -201,12 +198,12 @@ class Scaler:
             history.popleft()
         return number if number >= have else min(have, max(n for _, n in history))
 
-    def _aim(self, env: simpy.Environment, number: int) -> None:
+    def _aim(self, number: int) -> None:
         """Ask for replicas, or let some go: those that start first, then the latest."""
-        now = env.now
+        now = self.clock.now
         have = self._in("ready", "starting")
         for replica in self._in(None)[: max(number - len(have), 0)]:
-            self._ask(env, replica)
+            self._ask(replica)
         surplus = sorted(
             have, key=lambda r: (r.phase == "ready", -r.since, -r.index)
         )[: max(len(have) - number, 0)]  # fmt: skip
@@ -215,19 +212,18 @@ class Scaler:
         if surplus:
             self._release(now)
 
-    def _ask(self, env: simpy.Environment, replica: Replica) -> None:
+    def _ask(self, replica: Replica) -> None:
         """Let a replica start."""
         replica.starts += 1
-        self._turn(replica, "starting", env.now)
+        self._turn(replica, "starting", self.clock.now)
         asked = replica.starts
 
         def serve() -> None:
             if replica.phase == "starting" and replica.starts == asked:
-                self._turn(replica, "ready", env.now)
-                self.served(env.now)
+                self._turn(replica, "ready", self.clock.now)
 
         if self.start_s:
-            call_at(env, env.now + self.start_s, serve)
+            self.clock.call_at(self.clock.now + self.start_s, serve)
         else:
             serve()
 

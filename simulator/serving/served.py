@@ -10,11 +10,10 @@ from .encoders import EncoderCounts
 from .engine import Engine
 from .finished import Blocks, Requests
 from .nodes import Node
-from .pools import Pools
+from .pools import Moves, Pools
 from .replicas import Scaling
 from .steady import Stamps
 from .table import Table
-from .transfers import Moves
 
 
 @dataclass(frozen=True, slots=True)

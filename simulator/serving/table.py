@@ -9,17 +9,8 @@ import numpy as np
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ...workloads.requests.block import joined_acceptance
 from ...workloads.requests.labels import Labels
-from ..batching.state import (
-    F8,
-    F_ARRIVAL,
-    F_FIRST,
-    F_LAST,
-    F_SCHEDULED,
-    I8,
-    I_GENERATED,
-    I_ORDER,
-    I_PREEMPTED,
-)
+from ..batching import state as col
+from ..batching.state import F8, I8
 from .engine import Engine
 from .finished import Requests
 from .pages import give_back
@@ -132,36 +123,29 @@ class Table:
         """Tokens in a request's KV cache once its latest token has come."""
         return int(self.input_tokens[row] + self.generated[row] - 1)
 
-    def take_over(self, engine: Engine, place: int, row: int) -> None:
-        """Copy the progress and stamps of a request from the engine that ran it, at `place`."""
-        request, stamps = engine.state.ints[place], engine.state.floats[place]
-        self.generated[row], self.order[row] = request[I_GENERATED], request[I_ORDER]
-        self.preemptions[row] += request[I_PREEMPTED]
-        if np.isnan(self.scheduled_s[row]):
-            self.scheduled_s[row] = stamps[F_SCHEDULED]
-        if request[I_GENERATED]:
-            self.first_s[row], self.last_s[row] = stamps[F_FIRST], stamps[F_LAST]
-
     def take_over_all(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
-        """`take_over` for many requests, and their arrivals where the engine decided them."""
+        """Copy progress and stamps of requests from the engine that ran them, and their arrivals where it decided those."""
         for first in range(0, len(rows), AT_ONCE):  # so that copies of columns take little room
             part = slice(first, first + AT_ONCE)
             self._take_over(engine, places[part], rows[part], arrivals)
 
     def _take_over(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
         ints, floats = engine.state.ints, engine.state.floats
-        self.generated[rows] = ints[places, I_GENERATED]
-        self.order[rows] = ints[places, I_ORDER]
-        self.preemptions[rows] += ints[places, I_PREEMPTED]
+        self.generated[rows] = ints[places, col.I_GENERATED]
+        self.order[rows] = ints[places, col.I_ORDER]
+        self.preemptions[rows] += ints[places, col.I_PREEMPTED]
         scheduled = self.scheduled_s[rows]
         self.scheduled_s[rows] = np.where(
-            np.isnan(scheduled), floats[places, F_SCHEDULED], scheduled
+            np.isnan(scheduled), floats[places, col.F_SCHEDULED], scheduled
         )
         begun = self.generated[rows] > 0
         rows, places = rows[begun], places[begun]
-        self.first_s[rows], self.last_s[rows] = floats[places, F_FIRST], floats[places, F_LAST]
+        self.first_s[rows], self.last_s[rows] = (
+            floats[places, col.F_FIRST],
+            floats[places, col.F_LAST],
+        )
         if arrivals:
-            self.arrival_s[rows] = floats[places, F_ARRIVAL]
+            self.arrival_s[rows] = floats[places, col.F_ARRIVAL]
 
     def stamps(self) -> Stamps:
         """Times of all requests that were read and not turned away."""

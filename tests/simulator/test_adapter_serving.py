@@ -73,7 +73,10 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
 
     choices, state = Choices(Tenants(6, 8, slots), 0), SimpleNamespace(pool=None)
     link = HostLink(SimpleNamespace(state=state, books=SimpleNamespace(shelf=None)))
-    shelf = Shelf(env, choices, link, LOAD_S, AdapterCounts(), release)
+    shelf = Shelf(
+        lambda at, call: env.timeout(max(at - env.now, 0.0)).callbacks.append(lambda _: call()),
+        choices, link, LOAD_S, AdapterCounts(), release,
+    )  # fmt: skip
     names = np.array([name for name, _, _ in jobs])
     none = np.ones(len(jobs), dtype=np.int64)
     choices.read(RequestBlock(none, none * 0.0, none, none, adapters=names))

@@ -182,7 +182,7 @@ def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(
     ]  # fmt: skip
     assert found.moves is not None
     assert np.nanmin(found.moves.start_s) == pytest.approx(0.5)
-    last = max(served.nodes[1].ports.last_s)
+    last = served.nodes[1].sent_s
     assert prefill.spans[-1].end_s == pytest.approx(last, rel=1e-9)
     assert last > 0.5
     check_spans(served, found)

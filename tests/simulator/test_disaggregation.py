@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.crossing import cross
+from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
 from opbyte.simulator.deploy.deployment import Deployment
@@ -27,7 +28,7 @@ from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage
@@ -35,8 +36,6 @@ from opbyte.workloads.requests import RequestBlock, RequestStream
 
 Small = Callable[..., Deployment]
 FREE = KvLink("free", math.inf, 0.0)
-LATE = Faults(at=((0, 1e9),))
-"""A failure that never comes: the driver plays every event."""
 
 PAIRS = (
     (("llama-3-8b", "h100-x1", {}), ("llama-3-8b", "h100-x1", {})),
@@ -85,6 +84,11 @@ def served(
     block = block_of(load)
     stream = RequestStream("drawn", True, None, lambda: iter([block]))
     return serve(pools, load["prefill"], stream, faults=faults, cache=cache, router=router)
+
+
+def received(d: Deployment, tokens: Any) -> Any:
+    """KV bytes that all devices of a rank get for so many tokens."""
+    return sequence_bytes(rank_rules(d, CacheSettings(16)), tokens) * d.layout.tp
 
 
 def stamps(found: Served) -> Any:
@@ -200,31 +204,6 @@ def test_two_pools_are_two_queues_in_tandem(
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@given(
-    load=loads(), counts=st.tuples(st.integers(1, 2), st.integers(1, 3)),
-    rate=st.sampled_from([math.inf, 1e7, 1e9]), by_layer=st.booleans(),
-    blocks=st.one_of(st.none(), st.integers(9, 30)),
-)  # fmt: skip
-@settings(max_examples=3)
-def test_events_and_queues_in_tandem_agree(
-    pair: Any, small: Small, load: dict[str, Any], counts: tuple[int, int], rate: float,
-    by_layer: bool, blocks: int | None,
-) -> None:  # fmt: skip
-    """The driver's shortcut gives what playing every event gives, with little memory too."""
-    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
-    sides = (entry,) * counts[0], (decode,) * counts[1]
-    link = KvLink("drawn", rate, 1e-5, by_layer)
-    short, long = (served(sides, load, link, faults, blocks) for faults in (None, LATE))
-    np.testing.assert_allclose(stamps(short), stamps(long), rtol=1e-9, atol=1e-12)
-    assert short.moves is not None
-    assert long.moves is not None
-    for name in ("start_s", "end_s", "total_bytes", "count"):
-        np.testing.assert_allclose(
-            getattr(short.moves, name), getattr(long.moves, name), rtol=1e-9, atol=1e-12
-        )
-
-
-@pytest.mark.parametrize("pair", PAIRS)
 @given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
 @settings(max_examples=3)
 def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
@@ -246,7 +225,7 @@ def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
     second.widen(int((block.input_tokens + block.output_tokens).max()))
     lasts = firsts
     if output > 1:
-        second.take_up(replace(block, arrival_s=firsts), block.input_tokens, firsts)
+        second.resume(replace(block, arrival_s=firsts), 1, block.input_tokens, firsts, firsts)
         second.advance(math.inf)
         lasts = second.state.floats[:n, F_LAST]
     expected = np.array([block.arrival_s, firsts, lasts]).T
@@ -292,7 +271,7 @@ def test_nothing_is_lost_between_two_pools(
         assert late or (node.engine.state.free == kv.capacity).all()
     assert got.moves is not None
     target = got.nodes[-1]
-    bytes_of = target.received(table.input_tokens[rows])
+    bytes_of = received(target.engine.deployment, table.input_tokens[rows])
     once = bytes_of[table.output_tokens[rows] > 1].sum()
     if not got.failures:  # else some go over the link again
         assert got.moves.total_bytes == pytest.approx(once)
@@ -312,16 +291,19 @@ def test_a_slower_link_brings_no_cache_earlier(
     jobs: list[tuple[float, float, float, int, int]], ports: int, by_layer: bool, slower: float
 ) -> None:
     """Nor does waiting for the last layer make one faster; a port has one cache at a time."""
-    layers, now, ends = 4, 0.0, []
+    layers, now, ends, sent = 4, 0.0, [], getattr(cross, "py_func", cross)
     for factor, overlap in ((1.0, by_layer), (slower, by_layer), (slower, False)):
         link = KvLink("drawn", 1.0, 0.1 * factor, overlap)
-        sides = [[Ports(ports) for _ in range(2)] for _ in range(2)]
+        times = np.zeros((4, ports))
+        between = SimpleNamespace(
+            free_s=times.copy(), last_s=times.copy(), latency=link.latency_s, layers=layers
+        )
         own, spans, now = [], [], 0.0
         for gap, ran, wire, i, j in jobs:
             now += gap
             begun = max(now - ran, 0.0) if overlap else now
             took = wire * factor
-            start, end = cross(link, sides[0][i], sides[1][j], now, begun, took, layers)
+            start, end = sent(between, i, 2 + j, now, begun, took)
             assert start >= begun
             assert end + 1e-9 >= max(start + link.latency_s + took, now)
             assert end + 1e-9 >= now + took / layers
@@ -353,7 +335,7 @@ def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any, small: S
             assert (other <= own + 1e-12).all()
             crossed = found.moves.end_s - found.moves.start_s
             lanes = min(entry.layout.tp * entry.layout.pp, decode.layout.tp * decode.layout.pp)
-            size = found.nodes[1].received(np.array(load["inputs"]))
+            size = received(decode, np.array(load["inputs"]))
             np.testing.assert_allclose(crossed, latency + size / rate / lanes, atol=1e-12)
             gaps.append((rate, latency, own))
     for rate, latency, own in gaps:

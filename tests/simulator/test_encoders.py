@@ -53,7 +53,10 @@ def test_clip_has_its_published_size_and_tokens(encoder: Encoder) -> None:
 @settings(max_examples=60)
 def test_the_queue_is_that_of_its_servers(encoder: Encoder, jobs: list[tuple[float, int]]) -> None:
     env, began = simpy.Environment(), {}
-    queue = EncoderQueue(env, encoder, lambda row, at: began.update({row: at}))
+    queue = EncoderQueue(
+        lambda at, call: env.timeout(max(at - env.now, 0.0)).callbacks.append(lambda _: call()),
+        encoder, lambda row, at: began.update({row: at}),
+    )  # fmt: skip
     images = np.array([count for _, count in jobs])
     queue.read(RequestBlock(images, images * 0.0, images, images, images=images))
     arrival = np.cumsum([gap for gap, _ in jobs])

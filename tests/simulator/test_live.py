@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +18,7 @@ from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.live import Live
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.errors import CapacityError
-from opbyte.workloads.requests import RequestBlock, RequestStream
+from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 
 DEPLOYMENT, _ = deployment_of(Scenario.of("llama-3-8b", "h100-x1"))
 CACHE = CacheSettings(16, 40)
@@ -71,6 +74,79 @@ def test_stamps_are_those_of_a_run(
     seen = table.first_s[:n] + rules.host.request_s, table.last_s[:n] + rules.host.request_s
     np.testing.assert_allclose([own[0] for own in times], seen[0], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose([own[-1] for own in times], seen[1], rtol=1e-9, atol=1e-12)
+
+
+def followed(
+    live: Live, block: RequestBlock, clients: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """First and last tokens of requests that follow others, or each other in a closed loop: events in plain Python."""
+    turns, n = block.turns, len(block)
+    assert turns is not None
+    stamps, left = np.full((n, 2), np.nan), block.output_tokens.copy()
+    rows, numbers, come = iter(range(n)), dict[int, int](), list[tuple[float, int]]()
+
+    def begin(now: float) -> None:
+        row = next((r for r in rows if turns.follows[r] < 0), None)
+        if row is not None:
+            heapq.heappush(come, (max(now, float(block.arrival_s[row])), row))
+
+    for _ in range(clients or n):
+        begin(0.0)
+    while come or live.next_s < np.inf:
+        if come and come[0][0] <= live.next_s:
+            now, row = heapq.heappop(come)
+            numbers[
+                live.submit(now, *(int(x[row]) for x in (block.input_tokens, block.output_tokens)))
+            ] = row
+        else:
+            live.advance(until := float(np.nextafter(live.next_s, np.inf)))
+            for tokens in live.due(until):
+                for row, count in zip(
+                    (numbers[i] for i in tokens.requests), tokens.counts, strict=True
+                ):
+                    stamps[row] = (
+                        tokens.due_s if np.isnan(stamps[row, 0]) else stamps[row, 0],
+                        tokens.due_s,
+                    )
+                    left[row] -= count
+                    if left[row]:
+                        continue
+                    after = np.flatnonzero(turns.follows == row)
+                    for k in after.tolist():
+                        heapq.heappush(come, (tokens.due_s + float(turns.think_s[k]), k))
+                    if clients and not len(after):
+                        begin(tokens.due_s)
+    return stamps
+
+
+@settings(max_examples=25)
+@given(
+    router=st.sampled_from(["round-robin", "least-loaded", "vllm"]), replicas=st.integers(2, 3),
+    clients=st.sampled_from([0, 0, 1, 3]),
+    rows=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 200), st.integers(1, 12)),
+        min_size=1, max_size=12,
+    ),
+)  # fmt: skip
+def test_sessions_and_clients_are_those_of_a_run(
+    router: str, replicas: int, clients: int, rows: list[tuple[int, int, int, int]]
+) -> None:
+    """Turns stand behind their sessions' earlier ones; a client of a closed loop stays with its session."""
+    back, gaps, inputs, outputs = np.array(rows).T
+    n = np.arange(len(rows))
+    follows = np.where((back > 0) & (n > 0), n - 1, -1)  # at most one comes after each
+    session = np.cumsum(follows < 0) - 1
+    arrival = np.where(follows < 0, 0.0 if clients else np.cumsum(gaps) * 1.37e-3, 0.0)
+    arrival = np.maximum.accumulate(arrival)
+    block = RequestBlock(
+        n, arrival, inputs, outputs, None, Turns(follows, session, gaps * 0.71e-3)
+    )  # fmt: skip
+    pools, rules = Pools((DEPLOYMENT,) * replicas), make_policy("chunked", 256, 8)
+    expected = followed(Live(pools, rules, CACHE, router), block, clients)
+    stream = RequestStream("drawn", not clients, clients or None, lambda: iter([block]))
+    table = serve(pools, rules, stream, router=router, cache=CACHE).table
+    found = np.array([table.first_s[: len(n)], table.last_s[: len(n)]]).T
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_what_is_cut_ends_with_its_next_token_and_frees_its_place() -> None:

@@ -80,7 +80,7 @@ def test_what_comes_with_its_cache_runs_to_its_end(
     cache = CacheSettings(16, int(-(-longest // 16) * room) + 1)
     engine = Engine(d, own, cache=cache)
     engine.widen(longest)
-    engine.take_up(block, block.input_tokens, block.arrival_s)
+    engine.resume(block, 1, block.input_tokens, block.arrival_s, block.arrival_s)
     engine.advance(math.inf)
     state, n = engine.state, len(load)
     assert state.counters[C_COMPLETED] == n

@@ -1,7 +1,8 @@
-"""Do engines that run in one compiled call, and events that are played there, change anything?
+"""Do events that are played in one compiled call do what they should, whoever runs the engines?
 
-They must do what the driver does on SimPy and engine by engine, to the last bit: stamps, counters,
-histograms, books. Workloads are drawn so that events coincide.
+Engines found by compiled code and those that Python runs, the library's rules and the same ones asked of Python, must
+agree to the last bit: stamps, counters, histograms, books. A driver in plain Python (`reference_driver`) says what
+sessions, closed loops and failures should come to. Workloads are drawn so that events coincide.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.route_rules import APART, NUM_LOAD, choose
 from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving import clock, driver
 from opbyte.simulator.serving.autoscale import parse_autoscale
+from opbyte.simulator.serving.clock import Clock
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.played import Played
-from opbyte.simulator.serving.pools import Pools
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS, Load, compiled_rule
 from opbyte.simulator.serving.served import Served
-from opbyte.simulator.serving.together import Together
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 
@@ -146,22 +147,15 @@ def outcome(served: Served) -> list[Any]:
 
 
 def both(make: Callable[[], Served], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare a run with the same one step by step in Python."""
-    used = list[object]()
+    """Compare a run with the same one whose engines, requests and choices Python handles one by one."""
+    quick, asked = make(), list[object]()
     with monkeypatch.context() as patch:
-        made = Together.bring
-
-        def seen(self: Together, *args: Any) -> int | None:
-            used.append(self)
-            return made(self, *args)
-
-        patch.setattr(Together, "bring", seen)
-        patch.setattr(Played, "_end", lambda self, end=Played._end: (used.append(self), end(self)))
-        quick = make()
-    assert used
-    with monkeypatch.context() as patch:
-        patch.setattr(Together, "of", lambda *_: None)
+        ran = Clock.run_under_way
+        patch.setattr(clock, "found_by_kind", lambda nodes: False)
+        patch.setattr(driver, "compiled_rule", lambda route: None)
+        patch.setattr(Clock, "run_under_way", lambda self: (asked.append(self), ran(self)))
         slow = make()
+    assert asked
     assert outcome(quick) == outcome(slow)
 
 
@@ -172,7 +166,7 @@ CACHE = CacheSettings(blocks=96, block_tokens=16)
 @pytest.mark.parametrize(
     ("hashed", "caching", "examples"), [(False, True, 8), (True, True, 6), (False, False, 3)]
 )
-def test_what_is_played_is_what_simpy_plays(
+def test_what_is_compiled_is_what_python_does(
     small: Small, monkeypatch: pytest.MonkeyPatch, hashed: bool, caching: bool, examples: int
 ) -> None:
     d, policy = small("llama-3-8b"), make_policy("vllm" if caching else "chunked")
@@ -200,7 +194,10 @@ def test_what_is_played_is_what_simpy_plays(
     check()
 
 
-@pytest.mark.parametrize("how", ["tiers", "tiers in turn", "failures", "autoscaler", "own router"])
+@pytest.mark.parametrize(
+    "how",
+    ["tiers", "tiers in turn", "failures", "autoscaler", "own router", "pools", "tight pools"],
+)
 def test_engines_run_together_as_one_by_one(
     small: Small, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -213,9 +210,15 @@ def test_engines_run_together_as_one_by_one(
         monkeypatch.setitem(ROUTERS._items, "mine", lambda count, loads, home: loads[1].running % 2)
     router = {"own router": "mine", "tiers in turn": "round-robin"}.get(how, "kv-aware")
 
+    pools = Pools((d,) * 3)
+    if "pools" in how:
+        tight = CacheSettings(blocks=48, block_tokens=16) if how == "tight pools" else CACHE
+        link = KvLink("drawn", 1e9, 1e-5, True)
+        pools = Pools((d,) * 2, (d,) * 2, link, make_policy("chunked", max_sequences=6), tight)
+
     def make() -> Served:
         return serve(
-            Pools((d,) * 3), make_policy("vllm"), stream_of(drawn, how == "tiers in turn", 9),
+            pools, make_policy("vllm"), stream_of(drawn, how == "tiers in turn", 9),
             router=router, cache=cache, keep_log=True,
             faults=Faults(((0, 0.004), (1, 0.006)), None, 0.005) if how == "failures" else None,
             autoscale=parse_autoscale("1:3,by=requests:2,every=0.1,hold=0.1,start=0.05")

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.recall import (
+    G_KNOWN,
+    NUM_SLOT,
+    P_PIECE,
+    Z_KEPT,
+    Recall,
+    look_everywhere,
+    new_recall,
+    note_sent,
+)
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.fleet import Fleet
-from opbyte.simulator.serving.prefixes import Prompt, Sent
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load
 from opbyte.simulator.serving.run import run
+from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import open_requests
 
 Small = Callable[..., Deployment]
 PIECE = 16
+
+
+@compiled
+def find_and_send(recall: Recall, row: int, tokens: int, n: int) -> int:
+    look_everywhere(recall, row, tokens)
+    found = recall.found[n, G_KNOWN]
+    note_sent(recall, row, tokens + 5, n)
+    return int(found)
+
+
+class Prompt(NamedTuple):
+    """What a request's pieces are; of a session the only one is as long as what was sent, with its output."""
+
+    tokens: int
+    length: int
+    pieces: tuple[object, ...]
+    piece: int
 
 
 class Slow:
@@ -44,22 +73,31 @@ class Slow:
 
 
 @given(
-    st.integers(0, 200),
-    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.booleans()), max_size=40),
-)
+    st.lists(st.integers(0, 200), min_size=1, max_size=3), st.booleans(),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(0, 2)), max_size=40),
+)  # fmt: skip
 @settings(deadline=None)
 def test_what_is_remembered_equals_a_slow_list(
-    capacity: int, asked: list[tuple[int, int, bool]]
+    capacities: list[int], session: bool, asked: list[tuple[int, int, int]]
 ) -> None:
-    quick, slow = Sent(capacity), Slow(capacity)
-    for family, pieces, session in asked:
-        names = (f"s{family}",) if session else tuple((family, i) for i in range(pieces))
-        tokens = PIECE * pieces + family
-        prompt = Prompt(tokens, tokens + 5, names, 0 if session else PIECE)
-        assert quick.found(prompt) == slow.found(prompt) < tokens
-        quick.note(prompt)
-        slow.note(prompt)
-        assert quick.kept == sum(n for _, n in slow.newest) <= capacity
+    names = [
+        (f"s{family}",) if session else tuple((family, i) for i in range(pieces))
+        for family, pieces, _ in asked
+    ]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(x for own in names for x in own))}
+    recall = new_recall(capacities, 0 if session else PIECE)
+    slots = np.full((sum(map(len, names)), NUM_SLOT), -1)
+    slots[:, P_PIECE] = [numbers[x] for own in names for x in own]
+    recall = recall._replace(
+        starts=np.cumsum([0, *map(len, names)]), slots=slots, first=np.full(len(numbers), -1)
+    )
+    slow = [Slow(capacity) for capacity in capacities]
+    for row, (family, pieces, where) in enumerate(asked):
+        n, tokens = where % len(capacities), PIECE * pieces + family
+        prompt = Prompt(tokens, tokens + 5, names[row], 0 if session else PIECE)
+        assert find_and_send(recall, row, tokens, n) == slow[n].found(prompt) < tokens
+        slow[n].note(prompt)
+        assert recall.ends[n, Z_KEPT] == sum(size for _, size in slow[n].newest) <= capacities[n]
 
 
 def test_kv_aware_weighs_what_is_missing_against_what_is_held() -> None:

@@ -1,0 +1,350 @@
+"""Requests on their way to engines, compiled: whom the router chooses, and what an engine is given."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit_held import held, held_at
+from . import state as col
+from .heap import Heap, push
+from .holding import kv_bytes
+from .kv import KvRules
+from .level import Fleet, Loop, face_of, wake
+from .loading import renew
+from .loop import REACHED
+from .prefix import MOST_PIECES
+from .recall import G_KNOWN, Z_KEPT, Recall, forget_all, look_everywhere, note_sent
+from .records import named
+from .rings import Ring, drop_first
+from .route_rules import V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
+from .state import State, append_request
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+ROOM, CHOOSE, GIVE = 8, 9, 10
+"""Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
+the library's is to choose (`At.found` of `Play.able`) and say which (`At.chosen`); the caller is to give a request
+(`At.row`) to an engine (`At.into`) itself, and to take back `At.into`."""
+
+ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
+"""Events: arrivals; completions of an engine; a request that comes after another, a cache that crosses; the caller's.
+What one stands for is its kind and `KINDS` times the number of the engine, request or call."""
+
+AT = named(
+    "phase events next last awake due to_come delivered goal dealt sent in_flight over refused "
+    "node left row into cached chosen found home call moves",
+    "now then noted moved",
+)
+"""What is under way: the phase; events so far; the next request that arrives, and how many are known; whether
+arrivals are being let in, and the next one's time has come; requests that follow others and have not arrived;
+completions that have had their effects, and at how many of them to return; requests dealt, and caches sent; of a
+closed loop those in flight; whether all requests are known; how many were turned away; the engine whose
+completions have their effects (-1: none), and whether the caller knows of the next one; the request that goes to
+an engine, that engine (-1: none), and tokens that come along; the choice that the caller made, of how many, and the
+session's home among them; the caller's event; caches that have crossed. Now, the time of what is being done, that of
+the latest completions [s]; bytes that have crossed."""
+
+TRIP = named("source life target there again", "kept parked start_s end_s")
+"""Of a request: nodes that its cache comes from, and in which of its lives it was made there; the same of the one that
+it goes to; how often failures have put it back. KV bytes of one device that its node keeps for it, and that the one
+it comes from does; when it leaves and is there."""
+
+
+@held
+class Rows(NamedTuple):
+    """Columns of the table of requests, see `serving.table.Table`."""
+
+    input_tokens: I8
+    output_tokens: I8
+    generated: I8
+    preemptions: I8
+    order: I8
+    arrival_s: F8
+    scheduled_s: F8
+    first_s: F8
+    last_s: F8
+    session: I8  # empty without sessions
+    think_s: F8
+    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    pieces: I8
+
+
+@held
+class Between(NamedTuple):
+    """Two pools, of N engines in all with at most R ranks, and what lies between them."""
+
+    first: KvRules  # of a node of the first pool
+    second: KvRules
+    whole: KvRules  # what all devices of a rank of the second one get, one tensor-parallel device's part of it
+    wide: int  # of so many such devices
+    ready: Ring  # requests whose caches wait to leave
+    free_s: F8  # [N, R] when each port has sent or received all that it was given; infinity where there is none
+    last_s: F8  # [N, R] when the last of them was there
+    trips: npt.NDArray[Any]  # [requests] of `TRIP`
+    stamps: F8  # [requests, 2] when its cache left and when it was there; NaN until it is
+    lanes: I8  # [N] devices of a rank
+    places: int  # sequences of a node of the second pool
+    layers: int
+    reserve: bool
+    by_layer: bool  # whether a layer's cache leaves as soon as the prompt has passed it
+    bandwidth: float
+    latency: float
+
+
+@held
+class How(NamedTuple):
+    """What a run is."""
+
+    rule: int  # of the router, see `route_rules`; -1: the caller's
+    looks: bool  # whether it looks at loads
+    stops: bool  # see `level.bring`
+    level: bool
+    whole: bool  # whether blocks of requests are dealt by the caller
+    passes: (
+        bool  # whether requests pass something on their way to the router, which is the caller's
+    )
+    shelved: bool  # whether the caller is told of completions
+    clients: int  # of a closed loop; 0: none
+    between: Between | Any  # None where there is one pool
+
+
+@held
+class Waits(NamedTuple):
+    """What waits for what: pairs of a request and one that it comes after."""
+
+    starts: I8  # [requests + 1] first pair of each request; empty without sessions
+    before: I8  # [pairs]
+    row: I8  # [pairs]
+    more: I8  # [pairs] the next pair of the same request to come before; -1
+    first: I8  # [requests] the first such pair of each; -1
+    left: I8  # [requests] how many are yet to complete
+
+
+@held
+class Play(NamedTuple):
+    """Requests and the N engines that serve them."""
+
+    fleet: Fleet
+    rows: Rows
+    own: npt.NDArray[Any]  # [N] of `level.OWN`
+    able: I8  # [N] engines that the router may choose from
+    loads: I8  # [N, NUM_LOAD] as it sees those
+    events: Heap
+    door: Ring  # requests that have come and pass what is before the router
+    gate: Ring  # those that wait to be dealt
+    waits: Waits
+    homes: I8  # [sessions] engine of a session's latest request; -1
+    at: npt.NDArray[Any]  # [1] of `AT`
+    recall: Recall  # of no requests where the router's rule asks for no prompts
+
+
+@compiled_part
+def at_time(p: Play, time: float, what: int) -> None:
+    """Let something happen at a time."""
+    at = p.at[0]
+    push(p.events, at.now + max(time - at.now, 0.0), at.events, what)
+    at.events += 1
+
+
+@compiled_part
+def find_able(p: Play, first: int, last: int) -> int:
+    """Note which engines take requests; how many there are."""
+    found = int64(0)
+    for n in range(first, last):
+        if p.own[n].up and p.own[n].ready:
+            p.able[found] = n
+            found += 1
+    return found
+
+
+@compiled_part
+def look(p: Play, row: int, found: int) -> None:
+    """See how much of a prompt each engine was sent before, where the rule asks."""
+    if p.recall.starts.size == 0:
+        return
+    for n in range(p.own.size):
+        if p.own[n].forget:
+            forget_all(p.recall, n)
+            p.own[n].forget = 0
+    tokens = p.rows.input_tokens[row]
+    look_everywhere(p.recall, row, tokens)
+    for k in range(found):
+        known = p.recall.found[p.able[k], G_KNOWN]
+        p.loads[k, V_FOUND], p.loads[k, V_MISSING] = known, tokens - known
+        p.loads[k, V_KEPT] = p.recall.ends[p.able[k], Z_KEPT]
+
+
+@compiled_part
+def weigh(p: Play, found: int, now: float) -> None:
+    """`Node.load` of engines that the router may choose from."""
+    for k in range(found):
+        n = p.able[k]
+        face, own, load = face_of(p.fleet, n), p.own[n], p.loads[k]
+        counters = face.counters
+        while own.gone < counters[col.C_COMPLETED]:
+            place = face.ints[own.gone, col.I_DONE]
+            if face.floats[place, col.F_LAST] > now:
+                break
+            own.held_tokens -= face.ints[place, col.I_INPUT]
+            own.gone += 1
+        submitted = counters[col.C_SUBMITTED] + own.asked
+        waiting = submitted - counters[col.C_RELEASED]
+        for r in range(face.ranks.shape[0]):
+            waiting += face.ranks[r, col.R_WAITING]
+        load[V_WAITING], load[V_RUNNING] = waiting, submitted - own.gone - waiting
+        load[V_HELD] = own.held_tokens
+        if p.recall.starts.size > 0:
+            load[V_FOUND] = load[V_MISSING] = load[V_KEPT] = 0
+
+
+@compiled_part
+def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
+    """Which of some engines the router takes after `count` others, whose loads are known; -1: ask the caller."""
+    at = p.at[0]
+    if at.chosen >= 0:
+        k, at.chosen = at.chosen, -1
+        return int(k)
+    if found == 1:
+        return 0
+    if how.rule < 0:
+        at.found, at.home = found, home
+        return -1
+    return choose(how.rule, count, p.loads[:found], home)
+
+
+@compiled_given("st.pool", otherwise=lambda st, x, row, i, last: None)
+def name_content(st: State, x: Rows, row: int, i: int, last: int) -> None:
+    """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
+    request = st.ints[i]
+    if x.pieces.size > 0:
+        first, tokens = x.pieces[row], x.input_tokens[row]
+        request[col.I_HASHES] = first
+        request[col.I_HASHED] = min((x.pieces[row + 1] - first) * st.pool.piece, tokens)
+    elif x.session.size > 0:
+        request[col.I_HASHES] = -1 - x.session[row] * MOST_PIECES
+        request[col.I_HASHED] = x.input_tokens[row] + last
+
+
+@compiled_part
+def carry(st: State, x: Rows, row: int, i: int, cached: int) -> None:
+    """`Engine.resume`: note what a request has had elsewhere."""
+    request, stamps = st.ints[i], st.floats[i]
+    request[col.I_GENERATED], request[col.I_CACHED] = x.generated[row], cached
+    request[col.I_TARGET] = (
+        request[col.I_INPUT] + request[col.I_GENERATED] - (1 if cached > 0 else 0)
+    )
+    stamps[col.F_FIRST], stamps[col.F_LAST] = x.first_s[row], x.last_s[row]
+
+
+@compiled_part
+def when(p: Play, row: int) -> float:
+    """The time at which a request is dealt."""
+    return float(max(p.rows.arrival_s[row], p.at[0].then))
+
+
+@compiled_given("like", otherwise=lambda p, like, row, n, last: False)
+def submit(p: Play, like: Loop, row: int, n: int, last: int) -> bool:
+    """Queue a request on an engine, up to its `last` token; whether there was room."""
+    st, x = held_at(p.fleet.loops[n], like).state, p.rows
+    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0]:
+        return False
+    i = append_request(st, when(p, row), x.input_tokens[row], last)
+    st.ints[i, col.I_ROW] = row
+    renew(st, i)
+    name_content(st, x, row, i, last)
+    if x.generated[row] > 0:
+        carry(st, x, row, i, p.at[0].cached)
+    return True
+
+
+@compiled_part
+def give(p: Play, like: Loop, other: Loop, how: How) -> int:
+    """Give a request to the engine that it goes to, if there is one; else why the caller must."""
+    at = p.at[0]
+    n, row = at.into, at.row
+    if n < 0:
+        return REACHED
+    if p.own[n].given:
+        return GIVE
+    last = p.rows.output_tokens[row]
+    if n < p.fleet.first:
+        if two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
+            last = p.rows.generated[row] + 1
+        there = submit(p, like, row, n, last)
+    else:
+        there = submit(p, other, row, n, last)
+    if not there:
+        return ROOM
+    at.into = -1
+    p.own[n].held_tokens += p.rows.input_tokens[row]
+    wake(p.fleet, n)
+    return REACHED
+
+
+@compiled_given("how.between", otherwise=lambda how: False)
+def two_pools(how: How) -> bool:
+    """Whether there are two pools."""
+    return True
+
+
+@compiled_part
+def fits(p: Play, n: int, size: float) -> bool:
+    """Whether an engine can keep so many bytes more; alone, anything that was let in fits."""
+    promised = p.own[n].promised
+    return bool(promised == 0.0 or promised + size <= p.own[n].capacity)
+
+
+@compiled_given("how.between", otherwise=lambda p, how, row, n: True)
+def keep_prompt(p: Play, how: How, row: int, n: int) -> bool:
+    """Keep bytes for a prompt whose cache must wait for the other pool; whether there is room."""
+    size = kv_bytes(how.between.first, p.rows.input_tokens[row] + p.rows.generated[row])
+    if not fits(p, n, size):
+        return False
+    p.own[n].promised += size
+    how.between.trips[row].kept = size
+    return True
+
+
+@compiled_part
+def home_of(p: Play, row: int, found: int) -> int:
+    """Which of some engines the session of a request ran on last; -1."""
+    if p.homes.size > 0:
+        for k in range(found):
+            if p.able[k] == p.homes[p.rows.session[row]]:
+                return k
+    return -1
+
+
+@compiled_part
+def deal(p: Play, like: Loop, other: Loop, how: How) -> int:
+    """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
+    at = p.at[0]
+    while True:
+        status = give(p, like, other, how)
+        if status != REACHED or p.gate.span[1] == 0:
+            return status
+        row, first = p.gate.kept[p.gate.span[0]], p.fleet.first if two_pools(how) else p.own.size
+        found = find_able(p, 0, first)
+        if found == 0:
+            return REACHED
+        if how.looks and at.chosen < 0:
+            weigh(p, found, when(p, row))
+            look(p, row, found)
+        k = chosen(p, how, found, at.dealt, home_of(p, row, found))
+        if k < 0:
+            return CHOOSE
+        n = p.able[k]
+        if not keep_prompt(p, how, row, n):
+            return REACHED
+        drop_first(p.gate)
+        at.dealt += 1
+        if p.recall.starts.size > 0:
+            note_sent(p.recall, row, p.rows.input_tokens[row] + p.rows.output_tokens[row], n)
+        if p.homes.size > 0:
+            p.homes[p.rows.session[row]] = n
+        at.row, at.into, at.cached = row, n, 0

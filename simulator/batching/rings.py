@@ -1,0 +1,57 @@
+"""Queues with two ends, in an array."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_part
+from ...workloads.jit_held import held
+
+I8 = npt.NDArray[np.int64]
+
+
+@held
+class Ring(NamedTuple):
+    """Numbers in order, as many as there is room for."""
+
+    kept: I8  # [C]
+    span: I8  # [2] place of the first one, and how many there are
+
+
+def told(ring: Ring) -> list[int]:
+    """All of them."""
+    first, count = ring.span.tolist()
+    found: list[int] = ring.kept[np.arange(first, first + count) % len(ring.kept)].tolist()
+    return found
+
+
+def new_ring(room: int, what: list[int] | None = None) -> Ring:
+    """A queue with room for so many numbers, with some in it."""
+    kept, given = np.zeros(max(room, 1), dtype=np.int64), what or []
+    kept[: len(given)] = given
+    return Ring(kept, np.array([0, len(given)], dtype=np.int64))
+
+
+@compiled_part
+def put_last(ring: Ring, what: int) -> None:
+    """Put a number behind all others."""
+    ring.kept[(ring.span[0] + ring.span[1]) % ring.kept.size] = what
+    ring.span[1] += 1
+
+
+@compiled_part
+def put_first(ring: Ring, what: int) -> None:
+    """Put a number in front of all others."""
+    ring.span[0] = (ring.span[0] - 1) % ring.kept.size
+    ring.kept[ring.span[0]] = what
+    ring.span[1] += 1
+
+
+@compiled_part
+def drop_first(ring: Ring) -> None:
+    """Take the first number out."""
+    ring.span[0] = (ring.span[0] + 1) % ring.kept.size
+    ring.span[1] -= 1

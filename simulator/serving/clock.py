@@ -1,0 +1,369 @@
+"""The clock of a run: its nodes and its events, which are played in one compiled call (`batching.play`).
+
+Engines run, compiled, up to the next moment at which another could change what they do: the next event, and where
+completions have effects elsewhere the next completion on any engine. An engine that compiled code cannot find among
+others of its kind is run from here; so are calls that Python has asked for at some time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from ...workloads.jit_held import Handle, address_of, kind_of
+from ...workloads.requests import RequestBlock
+from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, How, Play, Rows, Waits
+from ..batching.heap import new_heap, push
+from ..batching.kv import rank_rules
+from ..batching.level import Face, Loop, new_fleet, write_down
+from ..batching.recall import NUM_SLOT, P_PIECE, Recall, new_recall
+from ..batching.records import records
+from ..batching.rings import Ring, new_ring, put_first, put_last, told
+from ..batching.route_rules import NUM_LOAD
+from ..batching.state import I8, roomier
+from ..batching.tier_state import roomier_rows
+from .engine import Engine
+from .nodes import Node
+from .pools import KvLink
+from .progress import advance_reporting
+from .table import Table
+
+
+def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled part as Python calls it."""
+    return cast("Callable[..., Any]", getattr(part, "py_func", part))
+
+
+def roomy(have: Any, size: int, fill: float = 0) -> Any:
+    """An array with room for so many rows, twice as many as there were where there are too few."""
+    if len(have) >= size:
+        return have
+    new = np.full((max(size, 2 * len(have), 1024), *have.shape[1:]), fill, dtype=have.dtype)
+    new[: len(have)] = have
+    return new
+
+
+def _loop(engine: Engine) -> Loop:
+    return Loop(engine.plan, engine.limits, engine.kv, engine.state, engine.books)
+
+
+def _face(engine: Engine) -> Face:
+    st, lanes = engine.state, engine.state.lanes
+    marks = np.zeros(4, dtype=np.int64) if lanes is None else lanes.marks
+    return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks)
+
+
+def found_by_kind(nodes: Sequence[Node]) -> bool:
+    """Whether compiled code can run engines: they take requests as they come, in the plain loop, and are of one kind."""
+    engines = [node.engine for node in nodes]
+    return all(
+        e.exact is None and e.spec is None and e.pipe is None and not e.keep_plans for e in engines
+    ) and len({kind_of(_loop(e)) for e in engines}) == 1  # fmt: skip
+
+
+def given_by_hand(engine: Engine) -> bool:
+    """Whether requests that an engine gets are more than rows of its arrays."""
+    parts = engine.exact, engine.spec, engine.book
+    return any(part is not None for part in parts) or bool(engine.policy.order)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Nodes on one clock, and what is to happen.
+
+    Attributes
+    ----------
+    table : Table
+    entry, decode : list of Node
+        Nodes that requests arrive at, and those that go on after the first token.
+    report : callable or None
+        Called every now and then.
+    """
+
+    table: Table
+    entry: list[Node]
+    decode: list[Node]
+    how: How
+    link: KvLink | None
+    prefixes: bool = False  # whether the router asks what nodes were sent of a prompt before
+    report: Callable[[], None] | None = None
+    all: list[Node] = field(init=False)  # entry nodes and decode nodes, in order of their index
+    play: Play = field(init=False)
+    stale: set[int] = field(
+        default_factory=set
+    )  # nodes whose engine's state may have been replaced
+    calls: dict[int, Callable[[], None]] = field(default_factory=dict)
+    likes: tuple[Any, Any] = field(init=False, default=(None, None))
+    _number: int = 0  # of calls so far
+    _kept: dict[int, tuple[Loop | None, Face]] = field(default_factory=dict)
+    _names: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
+    _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    _hashes: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        self.all = nodes = [*self.entry, *self.decode]
+        first, face = len(self.entry), _face(nodes[0].engine)
+        count, none = len(nodes), np.zeros(0, dtype=np.int64)
+        fleet = new_fleet(count, first, face)
+        recall = new_recall([node.remembers for node in nodes], 0)
+        waits = Waits(none, none, none, none, none, none)
+        self.play = Play(
+            fleet, self._rows(), fleet.own, np.zeros(count, np.int64),
+            np.zeros((count, NUM_LOAD), np.int64), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
+            none, records(1, AT), recall,
+        )  # fmt: skip
+        self.at.into = self.at.chosen = self.at.node = -1
+        self.at.awake = 1
+        for n, node in enumerate(nodes):
+            node.join(fleet.own[n], self.stale)
+            node.given = given_by_hand(node.engine)
+        for pool in (self.entry, self.decode):
+            if not found_by_kind(pool) if pool and count > 1 else True:
+                for node in pool:
+                    node.by_hand = node.given = 1
+        self.stale.update(range(count))
+        if self.decode:
+            self.how = self.how._replace(between=self._between())
+
+    @property
+    def at(self) -> Any:
+        """What is under way, see `deals.AT`."""
+        return self.play.at[0]
+
+    @property
+    def now(self) -> float:
+        """The time of the latest event [s]."""
+        return float(self.at.now)
+
+    @property
+    def completed(self) -> int:
+        """Requests that have completed, those that have had their effects where completions have some."""
+        if self.how.stops:
+            return int(self.at.delivered)
+        return sum(node.earlier + node.engine.completed for node in self.all)
+
+    @property
+    def waiting(self) -> list[int]:
+        """Requests that wait to be dealt."""
+        return told(self.play.gate)
+
+    @property
+    def parked(self) -> list[int]:
+        """Requests whose caches wait to cross to the other pool."""
+        return [] if self.how.between is None else told(self.how.between.ready)
+
+    def call_at(self, at: float, call: Callable[[], None]) -> None:
+        """Call at a time in seconds, which is not before now but for rounding."""
+        self.call_after(max(at - self.now, 0.0), call)
+
+    def call_after(self, delay: float, call: Callable[[], None]) -> None:
+        """Call so many seconds from now."""
+        self._number += 1
+        self.calls[self._number] = call
+        self.push(delay, CALLED + KINDS * self._number)
+
+    def push(self, delay: float, what: int) -> None:
+        """Let something happen so many seconds from now."""
+        self._make_room()
+        plainly(push)(self.play.events, self.now + delay, int(self.at.events), what)
+        self.at.events += 1
+
+    def admit(self, row: int, now: float) -> None:
+        """Let a request wait to be dealt, behind all others."""
+        self.at.then = now
+        plainly(put_last)(self.play.gate, row)
+
+    def put_back(self, row: int) -> None:
+        """Let a request that a failure met wait in front of all others."""
+        plainly(put_first)(self.play.gate, row)
+        if self.how.between is not None:
+            self.how.between.trips[row].again += 1
+
+    def lose_parked(self, node: Node) -> list[int]:
+        """Requests whose caches wait on a node that fails."""
+        if self.how.between is None:
+            return []
+        b = self.how.between
+        rows = self.parked
+        lost = [row for row in rows if b.trips[row].source == node.index]
+        left = new_ring(len(b.ready.kept), [row for row in rows if row not in lost])
+        self.how = self.how._replace(between=b._replace(ready=left))
+        return lost
+
+    def read(self, rows: range, block: RequestBlock) -> None:
+        """Let requests be known that the table has taken in."""
+        self.at.last, p = rows.stop, self.play
+        if self.how.whole:
+            self.at.next = rows.stop
+            self.play = p._replace(rows=self._rows())
+            return
+        if self.table.hash_ids:
+            self._name(rows)
+        room, recall = len(self.table.id), p.recall
+        if self.prefixes:
+            recall = self._remember(recall, rows)
+        chained = len(self.table.session) > 0
+        self.play = p = p._replace(
+            rows=self._rows(), recall=recall, gate=_wider(p.gate, room),
+            door=_wider(p.door, room if self.how.passes else 1),
+            waits=self._waits(rows, block) if chained else p.waits,
+            homes=roomy(p.homes, room, -1) if chained else p.homes,
+        )  # fmt: skip
+        if (b := self.how.between) is not None:
+            more = records(room, TRIP, b.trips) if len(b.trips) < room else b.trips
+            stamps = roomy(b.stamps, room, np.nan)
+            self.how = self.how._replace(
+                between=b._replace(ready=_wider(b.ready, room), trips=more, stamps=stamps)
+            )
+        self._make_room()
+
+    def refresh(self) -> None:
+        """Let compiled code find engines' states that have been replaced."""
+        fleet, nodes = self.play.fleet, self.all
+        for node in nodes if self.how.shelved else ():
+            node.own["asked"] = len(node.asked)
+        for n in self.stale:
+            engine, (loop, face) = nodes[n].engine, self._kept.get(n, (None, None))
+            if not nodes[n].given:
+                self._tell_hashes(engine)
+            if face is not None and engine.state.ints is face.ints and (
+                loop is None or engine.state is loop.state
+            ):  # fmt: skip
+                continue
+            face = _face(engine)
+            write_down(face)
+            fleet.faces[n], loop = address_of(face), None
+            if not nodes[n].by_hand:
+                loop = _loop(engine)
+                write_down(loop)
+                fleet.loops[n] = address_of(loop)
+                first, other = self.likes
+                if n < len(self.entry):
+                    self.likes = first or Handle(loop), other
+                else:
+                    self.likes = first, other or Handle(loop)
+            self._kept[n] = loop, face
+        self.stale.clear()
+
+    def _tell_hashes(self, engine: Engine) -> None:
+        """Let an engine find the hashes of all requests."""
+        pool = engine.state.pool
+        if pool is not None and len(self._hashes) and pool.hashes is not self._hashes:
+            pool = pool._replace(hashes=self._hashes, piece=self.table.hash_tokens)
+            engine.state = engine.state._replace(pool=pool)
+
+    def call(self) -> None:
+        """Do what Python has asked to be called for now."""
+        self.calls.pop(int(self.at.call))()
+
+    def run_under_way(self) -> None:
+        """Run the engine under way up to its limit, or to its goal."""
+        turn = self.play.fleet.turn[0]
+        engine, until, goal = self.all[turn.node].engine, float(turn.until), int(turn.goal)
+        if self.report is None:
+            engine.advance(until, goal)
+        else:
+            advance_reporting(engine, until, goal, self.report)
+        turn.ran = 1
+
+    def empty_log(self, status: int) -> None:
+        """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
+        self.all[max(int(self.play.fleet.turn[0].node), 0)].engine.take_log(status)
+
+    def make_room(self, node: Node) -> None:
+        """Let an engine have room for more requests, twice as many."""
+        engine = node.engine
+        size, have = max(2 * len(engine.state.ints), 1024), engine.submitted
+        state = roomier(engine.state, size)
+        if state.pool is not None and state.pool.tiers is not None:
+            tiers = roomier_rows(state.pool.tiers, have, size)
+            state = state._replace(pool=state.pool._replace(tiers=tiers))
+        engine.state = state
+        self.stale.add(node.index)
+
+    def _make_room(self) -> None:
+        """Let there be room for the events of all requests, and of all nodes twice over."""
+        p = self.play
+        each = len(self.table.id) if len(p.homes) or self.decode else 0
+        needed = int(p.events.size[0]) + each + 2 * len(p.own) + 64
+        if len(p.events.time) < needed:
+            self.play = p._replace(events=new_heap(2 * needed, p.events))
+
+    def _rows(self) -> Rows:
+        """Columns of the table as they are now."""
+        t = self.table
+        return Rows(
+            t.input_tokens, t.output_tokens, t.generated, t.preemptions, t.order, t.arrival_s,
+            t.scheduled_s, t.first_s, t.last_s, t.session, t.think_s,
+            self._starts if t.hash_ids else np.zeros(0, dtype=np.int64),
+        )  # fmt: skip
+
+    def _waits(self, rows: range, block: RequestBlock) -> Waits:
+        """Pairs of requests and those that they come after."""
+        assert block.turns is not None
+        w, each = self.play.waits, block.turns.waits()
+        found = [(row, before) for row, own in zip(rows, each, strict=True) for before in own]
+        have = int(w.starts[rows.start]) if len(w.starts) else 0
+        last, room = have + len(found), len(self.table.id)
+        w = Waits(
+            roomy(w.starts, room + 1), roomy(w.before, last), roomy(w.row, last), roomy(w.more, last, -1),
+            roomy(w.first, room, -1), roomy(w.left, room),
+        )  # fmt: skip
+        if found:
+            w.row[have:last], w.before[have:last] = np.array(found).T
+        counts = np.bincount(
+            np.array([row for row, _ in found], dtype=np.int64) - rows.start, minlength=len(rows)
+        )
+        w.starts[rows.start + 1 : rows.stop + 1] = have + np.cumsum(counts)
+        return w
+
+    def _between(self) -> Between:
+        """What lies between two pools."""
+        link, nodes, second = self.link, self.all, self.decode[0].engine
+        assert link is not None
+        most = max(node.engine.deployment.ranks for node in nodes)
+        free = np.full((len(nodes), most), np.inf)
+        for n, node in enumerate(nodes):
+            free[n, : node.engine.deployment.ranks] = 0.0
+        d = second.deployment
+        return Between(
+            self.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), free,
+            free.copy(), records(0, TRIP), np.zeros((0, 2)), np.array([node.lanes for node in nodes]),
+            second.policy.max_sequences * d.ranks, len(self.entry[0].engine.deployment.model.layers),
+            second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s,
+        )  # fmt: skip
+
+    def _name(self, rows: range) -> None:
+        """Number a trace's hashes; engines find those of all requests in one array."""
+        names, table = self._names, self.table
+        hashes = table.hash_ids[rows.start : rows.stop]
+        new = [names.setdefault(h, len(names)) for own in hashes for h in own]
+        ends = self._starts[-1] + np.cumsum([len(own) for own in hashes], dtype=np.int64)
+        self._starts = np.concatenate([self._starts, ends])
+        self._hashes = np.concatenate([self._hashes, np.array(new, dtype=np.int64)])
+        self.stale.update(range(len(self.all)))
+
+    def _remember(self, recall: Recall, rows: range) -> Recall:
+        """Slots for the pieces of requests that have been read."""
+        table = self.table
+        if table.hash_ids:
+            starts, pieces = self._starts, self._hashes
+        elif len(table.session):
+            starts, pieces = np.arange(rows.stop + 1), table.session[: rows.stop]
+        else:
+            starts, pieces = np.zeros(rows.stop + 1, dtype=np.int64), self._hashes
+        have, size = len(recall.slots), len(pieces)
+        slots = np.full((size, NUM_SLOT), -1, dtype=np.int64)
+        slots[:have], slots[have:, P_PIECE] = recall.slots, pieces[have:]
+        known = int(slots[:, P_PIECE].max(initial=-1)) + 1
+        return recall._replace(
+            starts=starts, slots=slots, first=roomy(recall.first, known, -1),
+            piece=table.hash_tokens if table.hash_ids else 0,
+        )  # fmt: skip
+
+
+def _wider(ring: Ring, room: int) -> Ring:
+    return ring if len(ring.kept) >= room else new_ring(room, told(ring))
