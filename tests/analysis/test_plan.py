@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.answers.price import check_prices, prices_text
+from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import candidates, systems_of
-from opbyte.analysis.studies.plan.points import Bench, Task, point_of
+from opbyte.analysis.studies.plan.points import Bench, Task, point_of, slow_of
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.hub import hub_name
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
@@ -32,13 +33,14 @@ GRID = "h100-x1,a100-80gb-x2"
 MOST = 4
 
 
-def brute_force(task: Task, name: str, bench: Bench) -> tuple[float, ...]:
+def brute_force(task: Task, found: Searched, bench: Bench) -> tuple[float, ...]:
     """Value of the best of all candidates on a system, each with 1, 2, ... copies in turn."""
+    name = str(found.name)
     system, best = load_system(name), (float("inf"),)
     devices = system.devices_per_node
+    fewest = {t.candidate: t.bound.copies or 1 for t in found.tried}
     for each in candidates(name, system, load_model("llama-3-8b"), task.axes, lone=False):
-        first = point_of(task, each, system, 1, bench, whole=True)
-        slow = 1.0 if first.sure is None else max(first.sure.slow(0.5), 1.0)
+        slow = slow_of(task, each, fewest[each], bench)
         for copies in range(1, MOST // devices + 1):
             p = point_of(task, each, system, copies, bench, slow)
             if not p.missed:
@@ -55,7 +57,7 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> 
         token_budget="512,2048", workers=1, **WORK,
     )  # fmt: skip
     for s in found.searched:
-        wanted = brute_force(found.task, str(s.name), Bench(tmp_path))
+        wanted = brute_force(found.task, s, Bench(tmp_path))
         own = s.best(found.task)
         value = (float("inf"),) if own is None else own.value(found.task)
         assert value == pytest.approx(wanted, rel=1e-9)

@@ -30,7 +30,7 @@ from ...answers.pools import pool_limit
 from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import MEDIAN, WORST, Bench, Point, Task, Value, point_of
+from .points import WORST, Bench, Point, Task, Value, point_of, slow_of
 from .sure import Sure, sure_of
 
 MOST_STAGES = 16_000
@@ -244,19 +244,12 @@ def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Poin
 
 
 def _simulated(task: Task, bench: Bench, t: Tried, copies: int) -> Point:
-    """A candidate with its steps as slow as the plan's chance has them.
-
-    What misses as predicted misses with slower steps too.
-    """
-    slow, whole = t.slow or 1.0, t.slow is None
+    """A candidate with its steps as slow as the plan's chance has them."""
+    if t.slow is None:
+        t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
     far = not t.points or t.points[-1].requests == GLANCE
     glance = far and task.scenario.workload.cv is None
-    p = point_of(task, t.candidate, t.system, copies, bench, slow, whole, glance)
-    if t.slow is None and p.sure is not None and p.sure.slowdowns:
-        t.slow = max(p.sure.slow(task.sure or MEDIAN), 1.0)
-        if t.slow > 1.0 and not p.missed:
-            return point_of(task, t.candidate, t.system, copies, bench, t.slow)
-    return p
+    return point_of(task, t.candidate, t.system, copies, bench, t.slow, glance=glance)
 
 
 def _known(

@@ -26,7 +26,7 @@ from ...answers.ranges import Ranges
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
 from ..loads import too_long
-from ..stationary import counted, decide
+from ..stationary import GLANCE, counted, decide
 from ..usual import Axes
 from .candidates import Candidate
 
@@ -249,6 +249,18 @@ def point_of(
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),
     )  # fmt: skip
+
+
+def slow_of(task: Task, candidate: Candidate, copies: int, bench: Bench) -> float:
+    """How many times as long steps are with the plan's chance, at least as long as predicted.
+
+    By a short run of some copies: the fewest that bounds allow, whatever else is tried.
+    """
+    count = GLANCE if task.grows else task.requests
+    asked = task.asked(candidate, copies, bench, count)
+    sure = simulation_of(asked, bench.run(candidate, asked)).intervals
+    known = sure is not None and len(sure.slowdowns) > 0
+    return max(sure.slow(task.sure or MEDIAN), 1.0) if sure is not None and known else 1.0
 
 
 def paced(run: Run) -> float:
