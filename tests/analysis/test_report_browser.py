@@ -175,6 +175,7 @@ def test_tables_sort_and_filter(browser: Any, path: Path, run: Simulation) -> No
     page.keyboard.press("Enter")
     assert shares() == expected[::-1]
     constants = page.locator("section").filter(has=page.get_by_role("heading", name="Constants"))
+    constants.locator("summary").click()
     constants.get_by_label("Filter rows").fill("link latency")
     shown = constants.locator("tbody tr:visible").all_text_contents()
     assert shown
@@ -188,6 +189,8 @@ def test_it_is_whole_without_script_and_in_print(browser: Any, path: Path) -> No
     page = context.new_page()
     page.goto(path.as_uri())
     assert page.locator(".still svg:visible").count() == 4
+    for folded in page.locator("summary").all():  # opens without a script too
+        folded.click()
     assert page.locator("tbody tr:visible").count() == page.locator("tbody tr").count()
     context.close()
     opened = Page(browser.new_page(), path)
@@ -195,6 +198,7 @@ def test_it_is_whole_without_script_and_in_print(browser: Any, path: Path) -> No
     opened.page.emulate_media(media="print")
     assert opened.page.locator(".still svg:visible").count() == 4
     assert opened.page.locator(".live:visible").count() == 0
+    assert opened.page.locator("details tbody tr").first.bounding_box()
     opened.page.close()
 
 
