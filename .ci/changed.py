@@ -50,9 +50,7 @@ def imported(path: str) -> frozenset[str]:
             if (found := known.get(".".join(parts[:end]))) is not None:
                 out.add(found)
                 break
-        out |= {
-            known[".".join(parts[:i])] for i in range(1, len(parts)) if ".".join(parts[:i]) in known
-        }
+        out |= {known[".".join(parts[:i])] for i in range(1, len(parts)) if ".".join(parts[:i]) in known}
     return frozenset(out)
 
 
@@ -120,11 +118,7 @@ def chosen(changed: Iterable[str]) -> list[str]:
         return tests
     code = {name for name in changed if name.endswith(".py")}
     folders = tuple(f"{name.split('/')[0]}/" for name in changed - code if name.startswith(FOLDERS))
-    helpers = {
-        str(Path(name).parent)
-        for name in code
-        if name.startswith("tests/") and "/test_" not in name
-    }
+    helpers = {str(Path(name).parent) for name in code if name.startswith("tests/") and "/test_" not in name}
     out = []
     for test in tests:
         reached = set().union(*map(below, [test, *beside(test)]))
@@ -140,16 +134,11 @@ def main(revision: str | None) -> None:
     """Print the files."""
 
     def git(*words: str) -> list[str]:
-        run = subprocess.run(
-            ["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-        )
+        run = subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         return run.stdout.split()
 
     since = revision or git("merge-base", "HEAD", "main")[0]
-    changed = {
-        *git("diff", "--name-only", since),
-        *git("ls-files", "--others", "--exclude-standard"),
-    }
+    changed = {*git("diff", "--name-only", since), *git("ls-files", "--others", "--exclude-standard")}
     print("\n".join(chosen(changed)))
 
 

@@ -18,9 +18,8 @@ def main() -> int:
     # Walked without following links, and resolved: a file has one name on both sides.
     package = {p.resolve() for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")}
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--verbose"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "mypy", "--verbose"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     log = [line for line in run.stderr.splitlines() if line.startswith("LOG:")]
     print(run.stdout, end="")
     print("".join(f"{line}\n" for line in run.stderr.splitlines() if line not in log), end="")

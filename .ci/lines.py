@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 APART = ("analysis/papers", "workloads/layers/published")
 """What is of single papers has a budget of its own."""
-BUDGETS = {"product": 117_500, "papers": 9_100}
+BUDGETS = {"product": 113_700, "papers": 8_700}
 """Lines of all product code but `APART`, and of `APART`. Product code grew by what serves the models, formats and
 cards of 2026 (layer kinds, families of configurations, image towers, fourteen kernel families), by
-`opbyte design` and by capacity that is stationary; two loops and two planners went. It may only fall from here."""
+`opbyte design` and by capacity that is stationary; two loops, two planners and the driver's twins went. Lines have
+120 columns since; at 100 there were 3,800 more. It may only fall from here."""
 GOAL = 112_500
 """Lines of product code wanted."""
 
@@ -48,9 +49,7 @@ def _lines(data: bytes) -> int:
 
 
 def _git(*words: str, text: str = "") -> bytes:
-    return subprocess.run(
-        ["git", *words], cwd=ROOT, input=text.encode(), stdout=subprocess.PIPE, check=True
-    ).stdout
+    return subprocess.run(["git", *words], cwd=ROOT, input=text.encode(), stdout=subprocess.PIPE, check=True).stdout
 
 
 def room_of(name: str) -> str:

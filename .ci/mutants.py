@@ -31,9 +31,7 @@ LABELS = "tests/workloads/test_classes.py"
 CLASSES = f"{LABELS} {ASKED}::test_a_class_s_key_that_is_no_text"
 OWN = "tests/workloads/test_own_folder.py"
 SHELVES = "tests/simulator/test_kv_tiers.py::test_a_larger_tier_never_hits_less"
-TIERS = " ".join(
-    f"tests/analysis/test_kv_tiers.py::test_{n}" for n in ("sizes_and_links", "what_cannot_be_read")
-)
+TIERS = " ".join(f"tests/analysis/test_kv_tiers.py::test_{n}" for n in ("sizes_and_links", "what_cannot_be_read"))
 DRAFTS = "tests/workloads/test_speculators.py"
 SPECULATION = "tests/simulator/test_speculation.py"
 PRICES = "tests/analysis/test_price.py"
@@ -151,9 +149,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
 
 def copy(place: Path) -> Path:
     """The committed tree, unpacked."""
-    packed = subprocess.run(
-        ["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True
-    )
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
         files.extractall(place, filter="data")
     return place
@@ -197,9 +193,7 @@ def main(wanted: list[str]) -> int:
             finally:
                 trees.put(tree)
 
-        for i, (mutant, (found, took)) in enumerate(
-            zip(chosen, pool.map(attempt, chosen), strict=True), 1
-        ):
+        for i, (mutant, (found, took)) in enumerate(zip(chosen, pool.map(attempt, chosen), strict=True), 1):
             alive += found
             state = "ALIVE" if found else "caught"
             print(f"{i}/{len(chosen)} {state} {took:.0f} s  {mutant[0]}: {mutant[2]!r}", flush=True)

@@ -78,9 +78,7 @@ def _command() -> Any:
     return typer.main.get_command(app)
 
 
-PRINTING = (
-    "print_table", "print_text", "print_json", "show", "list_command", "top", "main", "echo",
-)  # fmt: skip
+PRINTING = ("print_table", "print_text", "print_json", "show", "list_command", "top", "main", "echo")
 """Functions that write to standard output."""
 
 

@@ -60,9 +60,7 @@ def _hosts() -> list[dict[str, Any]]:
     for name in list_hosts():
         spec, _ = load_host(name)
         own = spec.link
-        spread = (
-            None if own.spread is None else f"{own.spread.slow_rate:g} to {own.spread.fast_rate:g}"
-        )
+        spread = None if own.spread is None else f"{own.spread.slow_rate:g} to {own.spread.fast_rate:g}"
         rows.append(
             {
                 "name": name,
@@ -178,8 +176,7 @@ def _traces() -> list[dict[str, Any]]:
     from ..workloads.requests import FORMATS
 
     return [
-        {"name": name, "columns": ", ".join(FORMATS[name].columns), "title": FORMATS.title(name)}
-        for name in FORMATS
+        {"name": name, "columns": ", ".join(FORMATS[name].columns), "title": FORMATS.title(name)} for name in FORMATS
     ]
 
 
@@ -239,9 +236,7 @@ def _memories() -> list[dict[str, Any]]:
                 "name": name,
                 "channels": spec.organisation.channels,
                 "bandwidth_GBps": round(spec.stack_bytes_per_s / 1e9),
-                "capacity_GiB": round(
-                    spec.organisation.channels * spec.organisation.channel_bytes / 2**30, 1
-                ),
+                "capacity_GiB": round(spec.organisation.channels * spec.organisation.channel_bytes / 2**30, 1),
                 "title": spec.title,
             }
         )
@@ -308,9 +303,7 @@ def catalog(kind: str) -> list[dict[str, Any]]:
         Unknown kind.
     """
     if kind in MEANT:
-        raise InputError(
-            f"KIND {kind!r}", f"is no list of the catalog; did you mean {MEANT[kind]!r}?"
-        )
+        raise InputError(f"KIND {kind!r}", f"is no list of the catalog; did you mean {MEANT[kind]!r}?")
     if kind not in LISTS:
         raise InputError(f"KIND {kind!r}", f"is no list of the catalog{nearest(kind, LISTS)}")
     return LISTS[kind]()

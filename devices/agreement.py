@@ -73,11 +73,8 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
     else:
         seconds = float(curve.seconds[int(count)])
     joules = op.stream_bytes * p[P_J_STREAM] + op.act_bytes * p[P_J_ACT] + op.flops * p[P_J_FLOP]
-    for what, mine, other in (
-        ("s", cost.seconds, seconds), ("J", cost.total_joules, float(joules)),
-    ):  # fmt: skip
+    for what, mine, other in (("s", cost.seconds, seconds), ("J", cost.total_joules, float(joules))):
         if not np.isclose(mine, other, rtol=1e-9, atol=0.0):
             raise InputError(
-                "its cost model",
-                f"prices {op.name} at {mine:.6g} {what} by cost and {other:.6g} {what} by row",
+                "its cost model", f"prices {op.name} at {mine:.6g} {what} by cost and {other:.6g} {what} by row"
             )

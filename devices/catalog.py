@@ -21,15 +21,7 @@ from pydantic import ValidationError
 from ..workloads.errors import SpecError, nearest
 from ..workloads.parameters import Template
 from ..workloads.shown import Sources
-from ..workloads.specfile import (
-    Description,
-    below,
-    build,
-    describe,
-    load_description,
-    merge,
-    source_table,
-)
+from ..workloads.specfile import Description, below, build, describe, load_description, merge, source_table
 from ..workloads.yamlfile import read_yaml
 from .hosts.catalog import host_in
 from .mapping import families, family, inherited
@@ -97,9 +89,7 @@ def load_device(
         found = _lookup(name_or_path)
         if found is not None:
             spec, sources = (
-                build(DeviceSpec, device_template(found).at(parameters))
-                if parameters
-                else _catalog_device(found)
+                build(DeviceSpec, device_template(found).at(parameters)) if parameters else _catalog_device(found)
             )
             return spec, Sources(sources)
         if not is_path(name_or_path):
@@ -193,9 +183,7 @@ def of_device(
     return system, Sources(given | _of_device(sources))
 
 
-def _named_system(
-    name: str, parameters: Mapping[str, float] | None
-) -> tuple[SystemSpec, dict[str, str]] | None:
+def _named_system(name: str, parameters: Mapping[str, float] | None) -> tuple[SystemSpec, dict[str, str]] | None:
     """The system a name stands for, or None where it is no name of a catalog system."""
     match = _SYSTEM.fullmatch(name)
     if match is None or not _taken(match["device"]):
@@ -238,9 +226,7 @@ def _unknown_system(name: str) -> SpecError:
             f"{match['device']}, devices_per_node: {match['devices']}",
         )  # fmt: skip
     if match is None:
-        close = (
-            suggestion(name) or "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
-        )
+        close = suggestion(name) or "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
         return SpecError(repr(name), f"unknown system{close}")
     return SpecError(repr(name), f"unknown device in it{_suggest(match['device'])}")
 

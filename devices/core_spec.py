@@ -48,9 +48,7 @@ def own_bandwidths(given: Any) -> Any:
     for name, value in own.items():
         kept = {k: v for k, v in processors[name].items() if k != "bandwidth_bytes_per_s"}
         told[name] = kept | {"bandwidth_multiple": value / outside}
-    return given | {
-        "memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | told,
-    }  # fmt: skip
+    return given | {"memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | told}
 
 
 class CoreSpec(Spec):

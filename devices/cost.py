@@ -55,10 +55,7 @@ class Cost:
     bound: str
 
     @classmethod
-    def of(
-        cls, seconds: float, compute_s: float, memory_s: float, fixed_s: float,
-        joules: Mapping[str, float],
-    ) -> Cost:  # fmt: skip
+    def of(cls, seconds: float, compute_s: float, memory_s: float, fixed_s: float, joules: Mapping[str, float]) -> Cost:
         """A cost with the bound that follows from its parts."""
         bound = BOUNDS[bound_code(seconds, compute_s, memory_s, fixed_s)]
         return cls(seconds, compute_s, memory_s, fixed_s, joules, bound)
@@ -230,8 +227,7 @@ class Roofline:
     def joules(self, op: Op) -> Mapping[str, float]:
         """Dynamic energy of an op by path [J]."""
         return {
-            "dram": op.stream_bytes * self.streamed_J_per_byte(op)
-            + op.act_bytes * self.act_J_per_byte,
+            "dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],
         }
 
@@ -256,7 +252,4 @@ class Roofline:
         return [Evidence("roofline", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:
-        return Roof(
-            self.peak[dtype], self.bandwidth, self.compute_efficiency, self.memory_efficiency,
-            self.fixed_s,
-        )  # fmt: skip
+        return Roof(self.peak[dtype], self.bandwidth, self.compute_efficiency, self.memory_efficiency, self.fixed_s)

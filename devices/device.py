@@ -63,9 +63,7 @@ class Processor:
         """Op/B at which the two roofs meet."""
         return ridge_point(self.peak[dtype], self.bandwidth)
 
-    def break_even_tokens(
-        self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0
-    ) -> float:
+    def break_even_tokens(self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0) -> float:
         """Tokens at which an expert stops being load-bound, with the efficiencies of the model.
 
         See :func:`devices.ridge.break_even_tokens`.
@@ -230,9 +228,7 @@ def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
         The kind's function fails on this description.
     """
     spec = device.processors[name]
-    described = Described(
-        name, device.name, base, spec.parameters, device.memory.stacks, spec.cores, spec.clock_Hz
-    )
+    described = Described(name, device.name, base, spec.parameters, device.memory.stacks, spec.cores, spec.clock_Hz)
     try:
         return PROCESSOR_KINDS[spec.kind].model_of(described)
     except Exception as error:

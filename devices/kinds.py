@@ -82,9 +82,7 @@ def _try(kind: Kind) -> None:
     check_rows(model)
 
 
-PROCESSOR_KINDS: Registry[Kind] = Registry(
-    "processor kind", described=True, home=f"{__package__}.published"
-)
+PROCESSOR_KINDS: Registry[Kind] = Registry("processor kind", described=True, home=f"{__package__}.published")
 
 
 def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[ModelOf], ModelOf]:

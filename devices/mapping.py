@@ -34,9 +34,7 @@ class FamilySpec(Spec):
 def family(name: str) -> tuple[FamilySpec, Sources] | None:
     """The family of a name or alias, whatever its case, with its numbers' sources; None: no such."""
     key = name.lower()
-    return next(
-        (f for f in families().values() if key in (f[0].name, *f[0].aliases)), None
-    )  # fmt: skip
+    return next((f for f in families().values() if key in (f[0].name, *f[0].aliases)), None)
 
 
 @cache

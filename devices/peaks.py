@@ -8,14 +8,7 @@ from ..workloads.errors import SpecError
 from ..workloads.numerics import BITS
 from .spec import DeviceSpec, ProcessorSpec
 
-FALLBACK = {
-    "fp4": "fp8",
-    "fp8_block": "fp8",
-    "fp8": "bf16",
-    "int8": "fp16",
-    "bf16": "fp16",
-    "fp16": "fp32",
-}
+FALLBACK = {"fp4": "fp8", "fp8_block": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
 """Where a processor lacks a format it computes in the next wider one."""
 
 WIDTH = {**BITS, "fp4": 4.0}

@@ -20,7 +20,7 @@ from ..workloads.ops import Op
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)  # fmt: skip
+(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)
 NUM_PARAMS = 9
 """Terms of a roofline: effective FLOP/s and B/s, fixed seconds, joules per streamed byte (weights,
 KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rules), and bytes of
@@ -167,9 +167,7 @@ def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> 
         Seconds and bounds, shape (n,), of rows of quantities.
     """
     base = quantities(op)
-    changed = [
-        j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)
-    ]
+    changed = [j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)]
     moment = changed[0] if changed else 0
     step = quantities(probe.raised[moment]) - base
     # Beyond the base moments lie keys of whole contexts, which no step's tokens limit.

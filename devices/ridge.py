@@ -14,9 +14,7 @@ def ridge_point(flops_per_s: float, bytes_per_s: float) -> float:
     return flops_per_s / bytes_per_s if bytes_per_s else float("inf")
 
 
-def break_even_tokens(
-    ridge: float, weight_bytes: float, token_bytes_per_weight: float = 0.0
-) -> float:
+def break_even_tokens(ridge: float, weight_bytes: float, token_bytes_per_weight: float = 0.0) -> float:
     """Tokens of one expert from which on its weights load in the shadow of its arithmetic.
 
     `n` tokens do ``2 n`` FLOP with every weight of `weight_bytes`, and move

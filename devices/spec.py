@@ -45,10 +45,7 @@ Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
 
 def _op_kind(name: str) -> str:
     if name not in OP_KINDS:
-        raise ValueError(
-            f"{name!r:.40} is no kind of op (tables show names, which are finer)"
-            f"{nearest(name, OP_KINDS)}"
-        )
+        raise ValueError(f"{name!r:.40} is no kind of op (tables show names, which are finer){nearest(name, OP_KINDS)}")
     return name
 
 
@@ -184,9 +181,7 @@ class MappingSpec(Spec):
 
     placement: str = "op-per-byte"
     splitter: Literal["paper", "optimal"] = "paper"
-    experts: Literal["expert-parallel", "expert-parallel-by-layer", "tensor-parallel"] = (
-        "expert-parallel"
-    )
+    experts: Literal["expert-parallel", "expert-parallel-by-layer", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
     separate: bool = False
     pipeline: bool = False
@@ -274,8 +269,7 @@ class DeviceSpec(Spec):
         for key in MappingSpec.model_fields if isinstance(given, dict) else ():
             if key in given:
                 raise ValueError(
-                    f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` "
-                    "in a system's file"
+                    f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` in a system's file"
                 )
         return own_bandwidths(given) if isinstance(given, dict) else given
 
@@ -299,9 +293,7 @@ class DeviceSpec(Spec):
             takes = design.parameters
             needed = takes.get("macs", 0.0) * takes.get("dsp_per_mac", 0.0)
             if needed > fabric.dsp:
-                raise ValueError(
-                    f"the design needs {needed:,.0f} DSP slices, {fabric.dsp:,} available"
-                )
+                raise ValueError(f"the design needs {needed:,.0f} DSP slices, {fabric.dsp:,} available")
 
     @property
     def on_engine(self) -> bool:
@@ -324,9 +316,7 @@ class SystemSpec(Spec):
     host: HostSpec | None = None
 
     def __repr__(self) -> str:
-        count = (
-            f"{self.nodes} x {self.devices_per_node}" if self.nodes > 1 else self.devices_per_node
-        )
+        count = f"{self.nodes} x {self.devices_per_node}" if self.nodes > 1 else self.devices_per_node
         return f"<SystemSpec: {self.name}, {count} devices: {self.device!r}>"
 
     __str__ = __repr__

@@ -139,9 +139,7 @@ def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
     )  # fmt: skip
 
 
-def reference(
-    q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v: int
-) -> npt.NDArray[np.float64]:
+def reference(q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v: int) -> npt.NDArray[np.float64]:
     """Attention by its definition, in fp64: softmax(scale q k) v under the causal mask."""
     sequences, most, heads, _ = q.shape
     out = np.zeros((sequences, most, heads, dim_v))

@@ -50,7 +50,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
     return [
         {"batch": n, "kv_len": length, "heads_q": q, "heads_kv": kv, "head_dim": dim, "window": window}
         for n, length, (q, kv, dim), window in [*full, *((1, 4096, (32, 8, 128), w) for w in windows)]
-    ]  # fmt: skip
+    ]
 
 
 def case(shape: Shape, bench: Bench) -> Case:

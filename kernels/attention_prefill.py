@@ -33,9 +33,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 def case(shape: Shape, bench: Bench) -> Case:
     """Inputs for one shape."""
     batch, q_len, prefix = shape["batch"], shape["q_len"], shape["kv_prefix"]
-    heads_q, heads_kv, dim, window = (
-        shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window")
-    )
+    heads_q, heads_kv, dim, window = (shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window"))
     kv_len = q_len + prefix
     moved = 4.0 * batch * dim * (2 * heads_q * q_len + 2 * heads_kv * kv_len)
     copies = bench.copies(moved)

@@ -23,16 +23,14 @@ from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
 from .timing import Watch, settle
 
-DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
-                "window": 0}  # fmt: skip
+DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "window": 0}
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
 ROWS = (32, 64, 128, 256)
 """Rows of the products that are compared with BLAS."""
 STATES: Shape = {"dtype": "fp32", "phase": delta_rule.DECODE, "batch": 16, "q_len": 1, "tokens": 16, "conv": 4,
                  "heads_k": 16, "dim_k": 128, "heads_v": 32, "dim_v": 128}  # fmt: skip
 CHUNKS: Shape = {**STATES, "phase": delta_rule.PROMPT, "batch": 1, "q_len": 256, "tokens": 256}
-CHOSEN: Shape = {"dtype": "fp32", "batch": 1, "context": 8192, "chosen": 2048, "block": 128, "heads": 32,
-                 "heads_kv": 8}  # fmt: skip
+CHOSEN: Shape = {"dtype": "fp32", "batch": 1, "context": 8192, "chosen": 2048, "block": 128, "heads": 32, "heads_kv": 8}
 NORM: Shape = {"kernel": "rmsnorm", "rows": 8192, "cols": 4096}
 WINDOW, START_S = 512, 20e-6
 WAKING = 8
@@ -85,18 +83,14 @@ class Rounds:
     read_Bps: np.ndarray
     counts: np.ndarray
 
-    def figure(
-        self, what: str, values: np.ndarray, bar: float, at_least: bool = True, ways: int = 1
-    ) -> Figure:
+    def figure(self, what: str, values: np.ndarray, bar: float, at_least: bool = True, ways: int = 1) -> Figure:
         """Median of a value of each round, over those whose first `ways` turns count."""
         counts = self.counts[:, :ways].all(1)
         median = float(np.median(values[counts] if counts.any() else values))
         return Figure(what, median, bar, at_least, int(counts.sum()), len(values))
 
 
-def take_turns(
-    bench: Bench, ways: Sequence[Callable[[int], object]], rounds: int, budget_s: float
-) -> Rounds:
+def take_turns(bench: Bench, ways: Sequence[Callable[[int], object]], rounds: int, budget_s: float) -> Rounds:
     """Time all ways in every round, each between two readings of the ceiling."""
     for way in ways:
         way(0)
@@ -119,16 +113,10 @@ def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float
     with Waits() as waits, Watch(bench.threads, waits) as watch:
         way(2 * i + 1)
     after = read_rate(bench, least=1, budget_s=0.0)
-    return (
-        watch.seconds,
-        0.5 * (before + after),
-        watch.alone and abs(after / before - 1.0) <= MAX_DRIFT,
-    )
+    return (watch.seconds, 0.5 * (before + after), watch.alone and abs(after / before - 1.0) <= MAX_DRIFT)
 
 
-def figures(
-    *, budget_s: float = 12.0, rounds: int = 400, block_bytes: int = 640 << 20
-) -> list[Figure]:
+def figures(*, budget_s: float = 12.0, rounds: int = 400, block_bytes: int = 640 << 20) -> list[Figure]:
     """Take all promises; `budget_s` seconds each, about a minute altogether."""
     out = []
     for threads in sorted({1, max_threads()}):
@@ -146,9 +134,7 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
     r = take_turns(bench, [decode.run, _other(decode)], rounds, budget_s)
     out = [
         r.figure(f"GQA decode, {n}: share of the read rate", _share(r, decode), 0.72),
-        r.figure(
-            f"GQA decode, {n}: NumPy's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 4, ways=2
-        ),
+        r.figure(f"GQA decode, {n}: NumPy's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 4, ways=2),
     ]
     gemv = experts.case(GEMV, bench)
     half = experts.case({**GEMV, "dtype": "bf16"}, bench)
@@ -158,11 +144,9 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
     # One thread alone cannot draw the read rate in this kernel: its bar is on two.
     out += [
         r.figure(f"expert GEMV, {n}: share of the read rate", _share(r, gemv), 0.88 if every else 0.8),
-        r.figure(f"expert GEMV, {n}: OpenBLAS's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 1.2,
-                 ways=2),
-        r.figure(f"expert GEMV in bf16, {n}: time over fp32's", r.seconds[:, 2] / r.seconds[:, 0], 0.6,
-                 False),
-    ]  # fmt: skip
+        r.figure(f"expert GEMV, {n}: OpenBLAS's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 1.2, ways=2),
+        r.figure(f"expert GEMV in bf16, {n}: time over fp32's", r.seconds[:, 2] / r.seconds[:, 0], 0.6, False),
+    ]
     out += _products(bench, rounds, budget_s)
     out += _layers(bench, rounds, budget_s)
     if not every:
@@ -176,8 +160,7 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
     r = take_turns(bench, [decode.run, narrow.run], rounds, budget_s)
     allowed = r.seconds[:, 0] * WINDOW / DENSE["kv_len"]
     ratio = (r.seconds[:, 1] - START_S) / allowed
-    out.append(r.figure(f"window {WINDOW} of 4096, {n}: (time - 20 us) over its share", ratio, 1.15,
-                        False))  # fmt: skip
+    out.append(r.figure(f"window {WINDOW} of 4096, {n}: (time - 20 us) over its share", ratio, 1.15, False))
     return out
 
 

@@ -90,8 +90,7 @@ def tiles_of(rows: int, columns: int, wide: bool) -> Callable[..., None]:
         for j in range(even, n, four):
             rest(x_at, whole, w_at + j * w_step, k, out_at + 4 * j, out_step)
         for j in range(0, n if m > whole else 0, four):
-            rest(x_at + whole * x_step, m - whole, w_at + j * w_step, k,
-                 out_at + whole * out_step + 4 * j, out_step)  # fmt: skip
+            rest(x_at + whole * x_step, m - whole, w_at + j * w_step, k, out_at + whole * out_step + 4 * j, out_step)
 
     made: Callable[..., None] = run
     return made
@@ -107,16 +106,13 @@ def _rest_of(fp32: int) -> Callable[..., None]:
         x_step, w_step = 4 * k, width * k
         done = 0
         while m - done >= 4:
-            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
-                 4, 4, fp32)  # fmt: skip
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step, 4, 4, fp32)
             done += 4
         if m - done >= 2:
-            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
-                 2, 4, fp32)  # fmt: skip
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step, 2, 4, fp32)
             done += 2
         if m > done:
-            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
-                 1, 4, fp32)  # fmt: skip
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step, 1, 4, fp32)
 
     made: Callable[..., None] = run
     return made

@@ -195,10 +195,7 @@ class Rates:
 
     @classmethod
     def average(cls, rates: Sequence[Rates]) -> Rates:
-        return cls(
-            sum(r.read_Bps for r in rates) / len(rates),
-            sum(r.fma_flops_per_s for r in rates) / len(rates),
-        )
+        return cls(sum(r.read_Bps for r in rates) / len(rates), sum(r.fma_flops_per_s for r in rates) / len(rates))
 
     def close_to(self, other: Rates, share: float) -> bool:
         return (
@@ -229,10 +226,7 @@ def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
     gemm = _time(lambda i: np.matmul(a, b, out=c), bench.threads, 5, budget_s)
     settle()
     return Ceilings(
-        read_rate(bench, least=9, budget_s=budget_s),
-        8 * count / copy.median_s,
-        fma,
-        2.0 * BLAS_SIZE**3 / gemm.median_s,
+        read_rate(bench, least=9, budget_s=budget_s), 8 * count / copy.median_s, fma, 2.0 * BLAS_SIZE**3 / gemm.median_s
     )
 
 

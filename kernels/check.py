@@ -79,10 +79,7 @@ def agreement(got: npt.ArrayLike, want: npt.NDArray[np.float64]) -> Agreement:
     distance = 1.0 - 2.0 * (a * b).sum(1) / np.where(squares > 0, squares, 1.0)
     distance[squares == 0] = 0.0
     return Agreement(
-        float(np.linalg.norm(x - y) / scale),
-        float(np.abs(x - y).max() / top),
-        float(distance.max()),
-        True,
+        float(np.linalg.norm(x - y) / scale), float(np.abs(x - y).max() / top), float(distance.max()), True
     )
 
 

@@ -101,24 +101,14 @@ def _gemm_ready(shape: Shape, bench: Bench) -> Ready:
         gemm.gemm(x, weights[0], out, bench.threads, config)
         require(out, want, "fp32", f"gemm {dict(shape)} {config}")
 
-    return Ready(
-        lambda config: lambda i: gemm.gemm(x, weights[i % copies], out, bench.threads, config),
-        check,
-    )
+    return Ready(lambda config: lambda i: gemm.gemm(x, weights[i % copies], out, bench.threads, config), check)
 
 
 def _decode_shapes(quick: bool) -> Sequence[Shape]:
     heads = [(16, 4, 64), (32, 8, 128)]
     lengths = [256, 2048] if quick else [128, 256, 512, 1024, 2048, 4096]
     return [
-        {
-            "batch": batch,
-            "kv_len": kv_len,
-            "heads_q": q,
-            "heads_kv": kv,
-            "head_dim": dim,
-            "window": 0,
-        }
+        {"batch": batch, "kv_len": kv_len, "heads_q": q, "heads_kv": kv, "head_dim": dim, "window": 0}
         for q, kv, dim in heads
         for batch in ((1, 4) if quick else (1, 2, 4, 8))
         for kv_len in lengths
@@ -129,12 +119,11 @@ def _decode_shapes(quick: bool) -> Sequence[Shape]:
 def _prefill_shapes(quick: bool) -> Sequence[Shape]:
     lengths = [64, 256] if quick else [32, 64, 128, 256, 512]
     return [
-        {"batch": 1, "q_len": q_len, "kv_prefix": prefix, "heads_q": q, "heads_kv": kv,
-         "head_dim": dim, "window": 0}
+        {"batch": 1, "q_len": q_len, "kv_prefix": prefix, "heads_q": q, "heads_kv": kv, "head_dim": dim, "window": 0}
         for q, kv, dim in [(16, 4, 64), (32, 8, 128)]
         for q_len in lengths
         for prefix in ((0, 512) if quick else (0, 128, 512))
-    ]  # fmt: skip
+    ]
 
 
 def _decode_configs() -> Sequence[AttentionConfig]:
@@ -150,16 +139,13 @@ def _attention_ready(shape: Shape, bench: Bench) -> Ready:
     new = shape.get("q_len", 1)
     kv_len = shape["kv_len"] if "kv_len" in shape else new + shape["kv_prefix"]
     copies = bench.copies(8.0 * batch * kv_len * heads_kv * dim)
-    caches = [
-        attention_decode.paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)
-    ]
+    caches = [attention_decode.paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
     q = bench.take((batch, new, heads_q, dim))
     queries, out, scale = np.full(batch, new, np.int64), np.empty_like(q), dim**-0.5
     want = reference(q, caches[0], queries, shape["window"], scale, dim)
 
     def run(config: AttentionConfig) -> Run:
-        ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, shape["window"],
-                     bench.threads, config)  # fmt: skip
+        ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, shape["window"], bench.threads, config)
         return lambda i: attend(ready, q, caches[i % copies], scale, out)
 
     def check(config: AttentionConfig) -> None:

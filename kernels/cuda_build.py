@@ -40,16 +40,10 @@ SOURCES = {
     "router": Source(("route",), (("EXPERTS=8",), ("EXPERTS=128",), ("EXPERTS=256",))),
     "permute": Source(("sort_slots", "gather_rows", "combine_rows")),
     "experts": Source(
-        ("gate_up", "down"),
-        (("NT=1",), ("NT=2",), ("NT=4",), ("NT=2", "FOUR=32"), ("NT=2", "FOUR=16")),
-        True,
+        ("gate_up", "down"), (("NT=1",), ("NT=2",), ("NT=4",), ("NT=2", "FOUR=32"), ("NT=2", "FOUR=16")), True
     ),
     "attention": Source(("decode", "merge", "prefill"), (("DIM=64",), ("DIM=128",)), True),
-    "gemm": Source(
-        ("grouped_gemm", "swiglu"),
-        (("STAGES=2",), ("STAGES=3",), ("STAGES=4",), ("STAGES=5",)),
-        True,
-    ),
+    "gemm": Source(("grouped_gemm", "swiglu"), (("STAGES=2",), ("STAGES=3",), ("STAGES=4",), ("STAGES=5",)), True),
     "mla": Source(("mla_decode", "mla_merge"), ((),), True),
     "indexer": Source(("index_scores", "index_select"), (("DIM=64",), ("DIM=128",)), True),
     "recurrent": Source(("recurrent_step", "recurrent_chunks"), (("KEYS=64",), ("KEYS=128",))),
@@ -71,9 +65,7 @@ def header_folders() -> list[str]:
     found = []
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
-        found += [
-            str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()
-        ]
+        found += [str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()]
     for path in (Path("/usr/local/cuda/include"), Path("/opt/cuda/include")):
         if (path / "cuda_fp16.h").exists():
             found.append(str(path))
@@ -123,8 +115,7 @@ def build(name: str, arch: str, macros: Sequence[str] = ()) -> Built:
     options += [f"-D{m}" for m in macros] + [f"-I{folder}" for folder in header_folders()]
     program = ctypes.c_void_p()
     text = source_text(name).encode()
-    _call(nvrtc, "nvrtcCreateProgram", ctypes.byref(program), text, f"{name}.cu".encode(), 0, None,
-          None)  # fmt: skip
+    _call(nvrtc, "nvrtcCreateProgram", ctypes.byref(program), text, f"{name}.cu".encode(), 0, None, None)
     given = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     status = nvrtc.nvrtcCompileProgram(program, len(options), given)
     log = _bytes(nvrtc, "ProgramLog", program).decode(errors="replace")

@@ -78,9 +78,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 def case(shape: Shape, bench: Bench, name: str = "delta_rule", channels: bool = False) -> Case:
     """Inputs for one shape; `channels`: every channel of a key has a decay of its own."""
     n, t, *sizes = (shape[c] for c in ("batch", "q_len", "heads_k", "heads_v", "dim_k", "dim_v"))
-    x = tokens_of(
-        bench, (n, t), (sizes[0], sizes[1]), (sizes[2], sizes[3]), sizes[2] if channels else 1
-    )
+    x = tokens_of(bench, (n, t), (sizes[0], sizes[1]), (sizes[2], sizes[3]), sizes[2] if channels else 1)
     return case_of(name, shape, x, bench)
 
 

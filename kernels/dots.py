@@ -42,9 +42,7 @@ that reads 27 GB/s, experts of one row stream at 24 GB/s in fp32 (20 without, 25
 at 25 GB/s in bf16 (18 at 4096 alone), and two rows at 26 of 28 GB/s (20 without)."""
 
 
-def _dots_in_order(
-    e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool
-) -> None:  # fmt: skip
+def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
     """Column by column, several vectors of it at a time."""
     b = e.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
@@ -80,9 +78,7 @@ def _dots_in_order(
     e.loop(I64(0), I64(cols), 1, column)
 
 
-def _dots_side_by_side(
-    e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool
-) -> None:  # fmt: skip
+def _dots_side_by_side(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
     """All columns at once; the next `cols` rows of `w` are fetched in order meanwhile."""
     b = e.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args

@@ -161,9 +161,8 @@ def second_of(tiles: Callable[..., None]) -> Callable[..., Any]:
 
 
 def grouped_swiglu(
-    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1,
-    config: GemmConfig = CONFIG,
-) -> None:  # fmt: skip
+    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1, config: GemmConfig = CONFIG
+) -> None:
     """Apply each expert to its rows of `x`.
 
     Parameters
@@ -218,9 +217,7 @@ class Room:
         return cls(*(np.empty((slots, n), np.float32) for n in (hidden, inter, hidden)))
 
 
-def moe_layer(
-    x: F4, ids: I4, weights: F4, w: ExpertWeights, room: Room, out: F4, threads: int = 1
-) -> Order:
+def moe_layer(x: F4, ids: I4, weights: F4, w: ExpertWeights, room: Room, out: F4, threads: int = 1) -> Order:
     """Sort, gather, experts and combine: the layer after the router.
 
     Parameters
@@ -236,9 +233,7 @@ def moe_layer(
     return order
 
 
-def reference(
-    x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights
-) -> npt.NDArray[np.float64]:
+def reference(x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights) -> npt.NDArray[np.float64]:
     """The layer in fp64, token by token and choice by choice."""
 
     def exact(m: Weights) -> npt.NDArray[np.float64]:
@@ -281,13 +276,9 @@ def _weights(shape: Shape, bench: Bench) -> list[ExpertWeights]:
     return [ExpertWeights(*(bench.take(s, half) for s in sizes)) for _ in range(copies)]
 
 
-def case(
-    shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertWeights]] = _weights
-) -> Case:
+def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertWeights]] = _weights) -> Case:
     """Inputs for one shape, balanced loads, and for weights in fp32 the same by NumPy."""
-    tokens, hidden, inter, experts, k = (
-        shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
-    )
+    tokens, hidden, inter, experts, k = (shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk"))
     # Other experts each time: those of one choice would partly stay in the cache.
     choices = [balanced(tokens, experts, k, bench.rng) for _ in range(CHOICES)]
     active = len(np.unique(choices[0]))

@@ -93,10 +93,7 @@ class AttentionConfig:
         return ""
 
 
-def cut(
-    queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int,
-    tile: int,
-) -> Units:  # fmt: skip
+def cut(queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int, tile: int) -> Units:
     """Cut a batch into units.
 
     Parameters
@@ -262,8 +259,7 @@ def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
                     second, third = (here + 1) % 3, (here + 2) % 3
                     next_tile(cursor, end, rows[third], table, heads, page, dim * 4, units)
                     for g in range(packed):
-                        any_seen, seen = visible(bounds, g, used, group_size, position, window,
-                                                 t0, n_keys, tile)  # fmt: skip
+                        any_seen, seen = visible(bounds, g, used, group_size, position, window, t0, n_keys, tile)
                         if not any_seen:
                             continue
                         s_at = scores.ctypes.data
@@ -271,8 +267,7 @@ def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
                         r_at = rows[here].ctypes.data
                         score_tile(vectors[g * group].ctypes.data, k_at, r_at, n_keys, v_at,
                                    r_at, rows[second].ctypes.data, s_at, dim, tile)  # fmt: skip
-                        softmax_tile(s_at, bounds[0].ctypes.data, bounds[1].ctypes.data, scale,
-                                     state_at, tile)  # fmt: skip
+                        softmax_tile(s_at, bounds[0].ctypes.data, bounds[1].ctypes.data, scale, state_at, tile)
                         add_values(s_at, v_at, r_at, seen, k_at, rows[second].ctypes.data,
                                    rows[third].ctypes.data, state_at,
                                    parts[u, g * group].ctypes.data, dim_v, tile)  # fmt: skip

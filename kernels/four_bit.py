@@ -32,8 +32,7 @@ BLOCK = {"w4a16_mxfp4": 32, "nvfp4": 16}
 """Weights of a scale."""
 WIDEN = {32: 2.0**14, 16: 2.0**22}
 """By block: a weight over the product of an fp16 with its code's bits and its widened scale."""
-E4M3 = np.array([(b & 7) / 8 * 2.0**-6 if b < 8 else (1 + (b & 7) / 8) * 2.0 ** ((b >> 3) - 7)
-                 for b in range(127)])  # fmt: skip
+E4M3 = np.array([(b & 7) / 8 * 2.0**-6 if b < 8 else (1 + (b & 7) / 8) * 2.0 ** ((b >> 3) - 7) for b in range(127)])
 """Values of e4m3 without sign, by code; 127 is no number."""
 SCALES = {32: 2.0 ** (np.arange(255.0) - 127), 16: E4M3}
 """Values of scales by block and code."""
@@ -61,9 +60,7 @@ def widen(typingctx, w, n, out, halves):
             byte = b.load(e.pointer(at, I8), align=1)
             exponent = b.bitcast(b.shl(b.zext(byte, I32), I32(23)), F32)
             small = b.fpext(b.bitcast(b.shl(b.zext(byte, I16), I16(7)), HALF), F32)
-            one = b.insert_element(
-                ir.Constant(WIDE, ir.Undefined), e.fmul(factor, small if two else exponent), I32(0)
-            )
+            one = b.insert_element(ir.Constant(WIDE, ir.Undefined), e.fmul(factor, small if two else exponent), I32(0))
             return e.shuffle(one, one, [0] * 16)
 
         def body(k: Value) -> None:
@@ -114,15 +111,9 @@ class FourBitWeights(experts.ExpertWeights):
 
     def __post_init__(self) -> None:
         experts_, inter, hidden = self.sizes
-        for w, rows, k in (
-            (self.gate, inter, hidden),
-            (self.up, inter, hidden),
-            (self.down, hidden, inter),
-        ):
+        for w, rows, k in ((self.gate, inter, hidden), (self.up, inter, hidden), (self.down, hidden, inter)):
             if w.dtype != np.uint8 or w.shape != (experts_, rows, row_bytes(k, self.format)):
-                raise ValueError(
-                    f"{w.shape} of {w.dtype} are no rows of {k} weights in {self.format}"
-                )
+                raise ValueError(f"{w.shape} of {w.dtype} are no rows of {k} weights in {self.format}")
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -29,9 +29,7 @@ def check_weights(w: npt.NDArray[np.generic], what: str) -> None:
         raise ValueError(f"{what} are {n} x {k}: need multiples of {COLUMNS} and {LANES}")
 
 
-def gemm(
-    x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1, config: GemmConfig = DEFAULT
-) -> None:
+def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1, config: GemmConfig = DEFAULT) -> None:
     """``out = x w^T``: `x` (m, k) float32, `w` (n, k) float32 or bf16 as uint16, `out` (m, n).
 
     Raises

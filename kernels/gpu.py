@@ -68,12 +68,9 @@ class CupyDevice:
 
         function = self._kernel(source, tuple(macros), kernel, shared_bytes)
         given = [
-            np.int32(a) if type(a) is int
-            else np.float32(a) if type(a) is float
-            else np.intp(0) if a is None
-            else a
+            np.int32(a) if type(a) is int else np.float32(a) if type(a) is float else np.intp(0) if a is None else a
             for a in args
-        ]  # fmt: skip
+        ]
         function((*grid, *([1] * (3 - len(grid)))), (block, 1, 1), given, shared_mem=shared_bytes)
 
     @lru_cache(maxsize=256)  # noqa: B019 - one device lives as long as the process
@@ -88,9 +85,7 @@ class CupyDevice:
         return function
 
 
-def rmsnorm(
-    device: Device, x: Any, w: Any, y: Any, residual: Any, format_: str, eps: float = 1e-6
-) -> None:
+def rmsnorm(device: Device, x: Any, w: Any, y: Any, residual: Any, format_: str, eps: float = 1e-6) -> None:
     """Norm the rows of `x`, shape (rows, cols), into `y`; `residual` may be None."""
     rows, cols = x.shape
     if cols < 256 or cols % 256 or (cols >= 2048 and cols % 2048) or (cols % 4096 and cols > 8192):
@@ -102,9 +97,8 @@ def rmsnorm(
 
 
 def route(
-    device: Device, logits: Any, bias: Any, k: int, kind: str, ids: Any, weights: Any,
-    normalise: bool = True,
-) -> None:  # fmt: skip
+    device: Device, logits: Any, bias: Any, k: int, kind: str, ids: Any, weights: Any, normalise: bool = True
+) -> None:
     """Choose experts from float32 `logits`, shape (tokens, experts), into `ids`, `weights`."""
     tokens, experts = logits.shape
     if not 1 <= k <= min(32, experts):
@@ -113,9 +107,7 @@ def route(
                (logits, bias, ids, weights, tokens, k, int(kind == "sigmoid"), int(normalise)))  # fmt: skip
 
 
-def sort_slots(
-    device: Device, ids: Any, experts: int, offsets: Any, slots: Any, position: Any
-) -> None:
+def sort_slots(device: Device, ids: Any, experts: int, offsets: Any, slots: Any, position: Any) -> None:
     """Sort the choices, shape (tokens, k), by expert; see `permute.Order` for the outputs."""
     device.run("permute", (), "sort_slots", (experts // 4 + 1,), 128,
                (ids, offsets, slots, position, int(ids.size), experts))  # fmt: skip
@@ -124,8 +116,7 @@ def sort_slots(
 def gather(device: Device, x: Any, slots: Any, k: int, out: Any, format_: str) -> None:
     """Each slot's token row, shape (tokens, hidden), to its sorted position."""
     count, hidden = int(slots.size), x.shape[1]
-    device.run("permute", FORMATS[format_], "gather_rows", (min(count, 65535),), 128,
-               (x, slots, out, count, k, hidden))  # fmt: skip
+    device.run("permute", FORMATS[format_], "gather_rows", (min(count, 65535),), 128, (x, slots, out, count, k, hidden))
 
 
 def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, format_: str) -> None:
@@ -136,9 +127,8 @@ def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, forma
 
 
 def grouped_gemm(
-    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str,
-    stages: int = STAGES,
-) -> None:  # fmt: skip
+    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str, stages: int = STAGES
+) -> None:
     """Rows of each expert times its weights, shape (experts, n, k), transposed.
 
     `stages` of both operands lie in shared memory (gemm.cu).
@@ -185,10 +175,8 @@ def experts_layer(
     if hidden % 128 or inter % 128:
         raise ValueError(f"hidden {hidden} and inter {inter} must be multiples of 128")
     macros = (f"NT={tiles}", *([f"FOUR={block}"] if block else ()), *FORMATS[format_])
-    device.run("experts", macros, "gate_up", (inter // 16, experts), 128,
-               (x, offsets, gate, up, h, hidden, inter))  # fmt: skip
-    device.run("experts", macros, "down", (hidden // 16, experts), 128,
-               (h, offsets, down, y, hidden, inter))  # fmt: skip
+    device.run("experts", macros, "gate_up", (inter // 16, experts), 128, (x, offsets, gate, up, h, hidden, inter))
+    device.run("experts", macros, "down", (hidden // 16, experts), 128, (h, offsets, down, y, hidden, inter))
 
 
 def page_shift(page: int) -> int:
@@ -239,8 +227,7 @@ def decode(
     device.run("attention", macros, "decode", (splits, heads_kv * -(-group // 16), sequences), 128,
                (q, keys, values, table, lengths, tops, sums, outs, heads_kv, group,
                 page_shift(page), table.shape[1], window, scale))  # fmt: skip
-    device.run("attention", macros, "merge", (sequences * heads,), dim,
-               (tops, sums, outs, y, parts))  # fmt: skip
+    device.run("attention", macros, "merge", (sequences * heads,), dim, (tops, sums, outs, y, parts))
 
 
 def prefill(
@@ -272,14 +259,12 @@ def mla_decode(
     device.run("mla", FORMATS[format_], "mla_decode", (splits, packs, sequences), 128,
                (q, cache, table, lengths, tops, sums, outs, heads, page_shift(cache.shape[1]),
                 table.shape[1], scale))  # fmt: skip
-    device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512,
-               (tops, sums, outs, y, splits))  # fmt: skip
+    device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512, (tops, sums, outs, y, splits))
 
 
 def index(
-    device: Device, q: Any, weights: Any, keys: Any, table: Any, lengths: Any, scores: Any, chosen: Any,
-    format_: str,
-) -> None:  # fmt: skip
+    device: Device, q: Any, weights: Any, keys: Any, table: Any, lengths: Any, scores: Any, chosen: Any, format_: str
+) -> None:
     """Scores of an indexer, arrays as of `indexer.index_scores`, and the best of each row into `chosen`."""
     sequences, tokens, heads, dim = q.shape
     longest, macros = scores.shape[2], (f"DIM={dim}", *FORMATS[format_])
@@ -290,19 +275,14 @@ def index(
                (scores, lengths, chosen, longest, chosen.shape[2]))  # fmt: skip
 
 
-def recur(
-    device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, erase: bool, format_: str
-) -> None:
+def recur(device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, erase: bool, format_: str) -> None:
     """One token of each sequence, or prompts (a second axis), in place on `states`.
 
     `x` are `recurrent.Tokens`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
     """
     _, k, v, decay, _ = x
     *lead, heads, values = v.shape
-    sizes, macros = (
-        (k.shape[-2], values, decay.shape[-1], int(erase)),
-        (f"KEYS={k.shape[-1]}", *FORMATS[format_]),
-    )
+    sizes, macros = ((k.shape[-2], values, decay.shape[-1], int(erase)), (f"KEYS={k.shape[-1]}", *FORMATS[format_]))
     if len(lead) == 1:
         device.run("recurrent", macros, "recurrent_step", (-(-values // 32), heads, lead[0]), 128,
                    (*x, states, y, *sizes))  # fmt: skip

@@ -90,32 +90,26 @@ def _decode_shapes(quick: bool) -> Sequence[Shape]:
 
 def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     cp, page = device.cupy, 64
-    batch, length, heads, kv, dim = (
-        shape[n] for n in ("batch", "kv_len", "heads_q", "heads_kv", "head_dim")
-    )
+    batch, length, heads, kv, dim = (shape[n] for n in ("batch", "kv_len", "heads_q", "heads_kv", "head_dim"))
     pages = -(-length // page) * batch
     moved = 4.0 * batch * length * kv * dim + 4.0 * batch * heads * dim
     copies = copies_of(moved)
-    caches = [(normal(device, pages, kv, page, dim), normal(device, pages, kv, page, dim))
-              for _ in range(copies)]  # fmt: skip
+    caches = [(normal(device, pages, kv, page, dim), normal(device, pages, kv, page, dim)) for _ in range(copies)]
     table = cp.random.permutation(pages).astype("int32").reshape(batch, -1)
     lengths = cp.full(batch, length, "int32")
     q, y = normal(device, batch, heads, dim), cp.empty((batch, heads, dim), "float16")
 
     def run(i: int, **config: int) -> None:
         keys, values = caches[i % copies]
-        gpu.decode(
-            device, q, keys, values, table, lengths, y, length, 0, dim**-0.5, "fp16", **config
-        )
+        gpu.decode(device, q, keys, values, table, lengths, y, length, 0, dim**-0.5, "fp16", **config)
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         one = slice(0, 1)  # a sequence: gathering all of them in fp64 takes minutes
         keys, values = (cp.asnumpy(c).astype(np.float32) for c in caches[0])
         cache = attention.Cache(keys, values, cp.asnumpy(table)[one], np.array([length]))
         want = attention.reference(
-            cp.asnumpy(q)[one, None].astype(np.float32), cache, np.ones(1, np.int64), 0, dim**-0.5,
-            dim,
-        )  # fmt: skip
+            cp.asnumpy(q)[one, None].astype(np.float32), cache, np.ones(1, np.int64), 0, dim**-0.5, dim
+        )
         return cp.asnumpy(y)[one, None], want
 
     other = None
@@ -127,9 +121,7 @@ def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 
         def other(i: int) -> None:
             with _stream(torch, cp):
-                torch.nn.functional.scaled_dot_product_attention(
-                    query, *flat[i % copies], enable_gqa=True
-                )
+                torch.nn.functional.scaled_dot_product_attention(query, *flat[i % copies], enable_gqa=True)
 
     columns = {"kernel": "opbyte_decode", "dtype": "fp16", "kv_dtype": "fp16", **shape}
     return Prepared(columns, "fp16", 4.0 * batch * heads * dim * length, moved, run,
@@ -179,24 +171,16 @@ def _norm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
 def _expert_shapes(quick: bool) -> Sequence[Shape]:
     sizes = [(2048, 768, 128, 8), (4096, 14336, 8, 2)]
     tokens = (1, 16, 256) if quick else (1, 4, 16, 64, 256, 1024, 4096)
-    return [{"tokens": t, "hidden": h, "inter": i, "experts": e, "topk": k}
-            for h, i, e, k in sizes for t in tokens]  # fmt: skip
+    return [{"tokens": t, "hidden": h, "inter": i, "experts": e, "topk": k} for h, i, e, k in sizes for t in tokens]
 
 
 def _four_bit_shapes(quick: bool) -> Sequence[Shape]:
-    return [
-        {"dtype": f, **s}
-        for f in four_bit.BLOCK
-        for s in _expert_shapes(quick)
-        if s["tokens"] < 1024
-    ]
+    return [{"dtype": f, **s} for f in four_bit.BLOCK for s in _expert_shapes(quick) if s["tokens"] < 1024]
 
 
 def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     cp = device.cupy
-    tokens, hidden, inter, count, k = (
-        shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
-    )
+    tokens, hidden, inter, count, k = (shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk"))
     format_, rng = shape.get("dtype", "fp16"), np.random.default_rng(0)
     block = four_bit.BLOCK.get(format_, 0)
     ids = experts.balanced(tokens, count, k, rng)
@@ -224,9 +208,7 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         gpu.sort_slots(device, chosen, count, offsets, order, position)
         gpu.gather(device, x, order, k, rows, "fp16")
         gate, up, down = sets[i % copies]
-        gpu.experts_layer(
-            device, rows, offsets, gate, up, down, h, y, "fp16", block=block, **config
-        )
+        gpu.experts_layer(device, rows, offsets, gate, up, down, h, y, "fp16", block=block, **config)
         gpu.combine(device, y, position, weights, out, "fp16")
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
@@ -292,9 +274,7 @@ def _prefill_shapes(quick: bool) -> Sequence[Shape]:
 
 def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     cp, page = device.cupy, 64
-    n, heads, kv, dim, window = (
-        shape[name] for name in ("q_len", "heads_q", "heads_kv", "head_dim", "window")
-    )
+    n, heads, kv, dim, window = (shape[name] for name in ("q_len", "heads_q", "heads_kv", "head_dim", "window"))
     pages = -(-n // page)
     keys, values = (normal(device, pages, kv, page, dim) for _ in range(2))
     table = cp.random.permutation(pages).astype("int32").reshape(1, -1)
@@ -315,14 +295,11 @@ def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     other = None
     torch = _torch()
     if torch is not None and not window:
-        parts = [torch.randn(1, h, n, dim, device="cuda", dtype=torch.float16)
-                 for h in (heads, kv, kv)]  # fmt: skip
+        parts = [torch.randn(1, h, n, dim, device="cuda", dtype=torch.float16) for h in (heads, kv, kv)]
 
         def other(i: int) -> None:
             with _stream(torch, cp):
-                torch.nn.functional.scaled_dot_product_attention(
-                    *parts, is_causal=True, enable_gqa=True
-                )
+                torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
 
     pairs = float(visible_pairs(np.array([n]), window)[0])
     columns = {"kernel": "opbyte_prefill", "dtype": "fp16", "kv_dtype": "fp16", **shape}
@@ -370,10 +347,7 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
         return cp.asnumpy(y[one])[:, None], want
 
     name = "gathered_attention" if page == 1 else "mla_decode"
-    columns, flops = (
-        {"kernel": name, "dtype": "fp16", **shape},
-        2.0 * batch * heads * n * (576 + 512),
-    )
+    columns, flops = ({"kernel": name, "dtype": "fp16", **shape}, 2.0 * batch * heads * n * (576 + 512))
     return Prepared(columns, "fp16", flops, moved, run, lambda: y.fill(float("nan")), results)
 
 

@@ -17,10 +17,7 @@ from .lab import Shape
 def _index_shapes(quick: bool) -> Sequence[Shape]:
     calls = [(16, 1, 8192), (1, 64, 8192)]
     calls += [] if quick else [(1, 1, 131072), (64, 1, 32768), (1, 1024, 32768)]
-    return [
-        {"batch": n, "tokens": t, "context": s, "heads": 64, "dim": 128, "topk": 2048}
-        for n, t, s in calls
-    ]
+    return [{"batch": n, "tokens": t, "context": s, "heads": 64, "dim": 128, "topk": 2048} for n, t, s in calls]
 
 
 def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
@@ -32,10 +29,7 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     pages = -(-length // page) * n
     copies = copies_of(2.0 * pages * page * dim)
     keys = [normal(device, pages, page, dim) for _ in range(copies)]
-    q, weights = (
-        normal(device, n, tokens, heads, dim),
-        cp.asarray(normal(device, n, tokens, heads), "float32"),
-    )
+    q, weights = (normal(device, n, tokens, heads, dim), cp.asarray(normal(device, n, tokens, heads), "float32"))
     table = cp.random.permutation(pages).astype("int32").reshape(n, -1)
     lengths, chosen = cp.full(n, length, "int32"), cp.empty((n, tokens, best), "int32")
     scores = cp.empty((n, tokens, length), "float32")
@@ -56,15 +50,12 @@ def _index(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     return Prepared(columns, "fp32", flops, moved, run, lambda: scores.fill(float("nan")), results)
 
 
-def _states(
-    device: gpu.CupyDevice, shape: Shape, name: str, channels: bool, erase: bool
-) -> Prepared:
+def _states(device: gpu.CupyDevice, shape: Shape, name: str, channels: bool, erase: bool) -> Prepared:
     """A decode or prompts of a recurrence, its states in fp32; outputs are checked, of a few sequences."""
     cp, decode = device.cupy, shape["phase"] == delta_rule.DECODE
     by_heads = ("heads_k", "heads_v", "dim_k", "dim_v")
     shared, heads, keys, values = (
-        shape[c]
-        for c in (by_heads if "dim_k" in shape else ("groups", "heads", "state", "head_dim"))
+        shape[c] for c in (by_heads if "dim_k" in shape else ("groups", "heads", "state", "head_dim"))
     )
     lead = (shape["batch"],) if decode else (shape["batch"], shape["q_len"])
     q, k = (normal(device, *lead, shared, keys, scale=keys**-0.5) for _ in range(2))
@@ -90,22 +81,14 @@ def _states(
         want, _ = recurrent.reference(tokens, cp.asnumpy(before[delta_rule.FEW]), erase)
         return cp.asnumpy(y[delta_rule.FEW]), want[:, 0] if decode else want
 
-    columns = {
-        "kernel": f"opbyte_{'recurrent' if decode else 'chunk'}_{name}",
-        **shape,
-        "dtype": "fp16",
-    }
+    columns = {"kernel": f"opbyte_{'recurrent' if decode else 'chunk'}_{name}", **shape, "dtype": "fp16"}
     flops = (8.0 if erase else 6.0) * keys * values * beta.size
     moved = 2.0 * size + 2.0 * y.nbytes + sum(a.nbytes for a in (q, k, decay, beta))
     return Prepared(columns, "fp16", flops, moved, run, poison, results)
 
 
-def _recurrent(
-    name: str, family: str, shapes: Any, channels: bool = False, erase: bool = True
-) -> GpuCase:
-    return GpuCase(
-        name, family, shapes, partial(_states, name=name, channels=channels, erase=erase)
-    )
+def _recurrent(name: str, family: str, shapes: Any, channels: bool = False, erase: bool = True) -> GpuCase:
+    return GpuCase(name, family, shapes, partial(_states, name=name, channels=channels, erase=erase))
 
 
 CASES = (

@@ -38,9 +38,7 @@ def open_device() -> gpu.CupyDevice:
     try:
         import cupy
     except ImportError:
-        raise InputError(
-            "--backend cupy", "CuPy is not installed: pip install '.[gpu]' in a checkout"
-        ) from None
+        raise InputError("--backend cupy", "CuPy is not installed: pip install '.[gpu]' in a checkout") from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -105,8 +103,7 @@ def copy_rate(cupy: Any, timer: Timer) -> float:
 
 def matmul_rate(cupy: Any, timer: Timer, size: int) -> float:
     """FLOP/s of cuBLAS in fp16 on random square matrices."""
-    a, b = (cupy.random.standard_normal((size, size), dtype="float32").astype("float16")
-            for _ in range(2))  # fmt: skip
+    a, b = (cupy.random.standard_normal((size, size), dtype="float32").astype("float16") for _ in range(2))
     out = cupy.empty((size, size), "float16")
     return 2.0 * size**3 / timer.sample(lambda i: cupy.matmul(a, b, out=out), 5).median_s
 
@@ -122,8 +119,7 @@ def measure_gpu(
     host = gpu_host(device)
     copy = copy_rate(cp, timer)
     gemm = matmul_rate(cp, timer, 4096 if quick else 8192)
-    work = [(case, shape) for case in CASES if not only or case.name in only
-            for shape in case.shapes(quick)]  # fmt: skip
+    work = [(case, shape) for case in CASES if not only or case.name in only for shape in case.shapes(quick)]
     rows: list[Row] = []
     rejected: list[Row] = []
     for done, (case, shape) in enumerate(work):
@@ -153,9 +149,8 @@ def gpu_host(device: gpu.CupyDevice) -> Host:
     name = next((v for k, v in PRODUCTS.items() if title.endswith(k)), title.replace(" ", "-"))
     driver = str(cp.cuda.runtime.driverGetVersion())
     return replace(
-        this_host(device.cores), cpu=title, name=name,
-        libraries={**this_host(1).libraries, "driver": driver},
-    )  # fmt: skip
+        this_host(device.cores), cpu=title, name=name, libraries={**this_host(1).libraries, "driver": driver}
+    )
 
 
 def check(cupy: Any, ready: Prepared, **config: int) -> None:

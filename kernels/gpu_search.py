@@ -90,9 +90,7 @@ def _powers(most: int, own: int) -> list[int]:
     return sorted({*(1 << i for i in range(most.bit_length())), most, own})
 
 
-def _splits(
-    most: int, own: int
-) -> tuple[Sequence[Config], Config]:  # fmt: skip
+def _splits(most: int, own: int) -> tuple[Sequence[Config], Config]:
     return [{"splits": n} for n in _powers(most, own)], {"splits": own}
 
 
@@ -168,8 +166,6 @@ def search_gpu(
     return found
 
 
-def _timed(
-    device: gpu.CupyDevice, clock: Clock, ready: Prepared, config: Config, repeats: int
-) -> Sample:
+def _timed(device: gpu.CupyDevice, clock: Clock, ready: Prepared, config: Config, repeats: int) -> Sample:
     check(device.cupy, ready, **config)
     return clock.sample(lambda i: ready.run(i, **config), repeats)

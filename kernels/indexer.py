@@ -59,9 +59,7 @@ def scores_of(wide: bool) -> Callable[..., Any]:
     return made
 
 
-def index_scores(
-    q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, lengths: I4, out: F4, threads: int = 1
-) -> None:
+def index_scores(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, lengths: I4, out: F4, threads: int = 1) -> None:
     """Scores of queries at the ends of their sequences; shapes that do not fit are a ValueError.
 
     Parameters
@@ -133,9 +131,7 @@ def select(scores: F4, lengths: I4, k: int, threads: int = 1) -> I4:
     return out.reshape(batch, tokens, k)
 
 
-def reference(
-    q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, length: int
-) -> npt.NDArray[np.float64]:
+def reference(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, length: int) -> npt.NDArray[np.float64]:
     """Scores of one sequence by the definition in fp64, shape (tokens, length)."""
     at = np.arange(length)
     held = keys[table[at // keys.shape[1]], at % keys.shape[1]]

@@ -8,12 +8,5 @@ from . import delta_rule
 from .lab import Kernel, add
 
 CPU = add(
-    Kernel(
-        "kda",
-        "numba",
-        "kda",
-        delta_rule.shapes,
-        partial(delta_rule.case, name="kda", channels=True),
-        __doc__,
-    )
+    Kernel("kda", "numba", "kda", delta_rule.shapes, partial(delta_rule.case, name="kda", channels=True), __doc__)
 )

@@ -15,8 +15,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
     calls += [(PROMPT, 1, t) for t in ((128,) if quick else (16, 128, 1024))]
     sizes = {"state": 128, "conv": 4, "heads": 16, "head_dim": 64, "groups": 2, "chunk": CHUNK}
     return [
-        {"dtype": "fp32", "phase": phase, "batch": n, "q_len": t, "tokens": n * t, **sizes}
-        for phase, n, t in calls
+        {"dtype": "fp32", "phase": phase, "batch": n, "q_len": t, "tokens": n * t, **sizes} for phase, n, t in calls
     ]
 
 

@@ -99,9 +99,7 @@ class Measurement:
         """Median share of the read rate of rows that move much and compute little."""
         ridge = self.ceilings.fma_flops_per_s / self.ceilings.read_Bps
         shares = [
-            row.share
-            for row in self.rows
-            if row.bytes > 4e6 and row.flops / row.bytes < 0.5 * ridge and row.flops > 0
+            row.share for row in self.rows if row.bytes > 4e6 and row.flops / row.bytes < 0.5 * ridge and row.flops > 0
         ]
         return float(np.median(shares)) if shares else 1.0
 
@@ -169,8 +167,7 @@ def _measure(
     """Check every case, then time them all, then take the ceilings in the same state."""
     bench = Bench((512 if quick else 640) << 20, threads, seed)
     chosen = [k for k in kernels("numba") if not only or k.name in only]
-    cases = [(kernel, kernel.case(shape, bench)) for kernel in chosen
-             for shape in kernel.shapes(quick)]  # fmt: skip
+    cases = [(kernel, kernel.case(shape, bench)) for kernel in chosen for shape in kernel.shapes(quick)]
     for _, case in cases:
         case.check()
     for one in besides:
@@ -190,8 +187,7 @@ def _measure(
         ceilings = _ceilings(bench, state, budget_s=0.1 if quick else 0.5)
     kept = [row for row in rows if lenient or not row.reason]
     rejected = [] if lenient else [row for row in rows if row.reason]
-    also = [_besides(one, seen, state)
-            for one, seen in zip(besides, visits[len(work) :], strict=True)]  # fmt: skip
+    also = [_besides(one, seen, state) for one, seen in zip(besides, visits[len(work) :], strict=True)]
     return Measurement(this_host(threads), ceilings, kept, rejected, also)
 
 
@@ -207,10 +203,7 @@ def _work(case: Case) -> Work:
     return Work(case.run, floor)
 
 
-def _row(
-    kernel: Kernel, case: Case, work: Work, visits: Sequence[Visit], state: Rates,
-    other: Sample | None,
-) -> Row:  # fmt: skip
+def _row(kernel: Kernel, case: Case, work: Work, visits: Sequence[Visit], state: Rates, other: Sample | None) -> Row:
     """What the visits of a case come to."""
     taken, counted = together(visits, work, state)
     before, after = (
@@ -226,9 +219,8 @@ def _row(
     elif abs(drift) > MAX_DRIFT:
         reason = f"read rate changed by {drift:+.0%}"
     return Row(
-        kernel.name, kernel.family, case.columns, taken, other, case.flops, case.bytes,
-        state.read_Bps, drift, reason,
-    )  # fmt: skip
+        kernel.name, kernel.family, case.columns, taken, other, case.flops, case.bytes, state.read_Bps, drift, reason
+    )
 
 
 def _ceilings(bench: Bench, state: Rates, budget_s: float) -> Ceilings:

@@ -58,8 +58,7 @@ def _step(x, states, out, erase, threads):
     keys, group = x.k.shape[2], heads // x.k.shape[1]
     units = batch * heads
     for thread in numba.prange(threads):
-        a, found, asked = (np.empty(keys, np.float32), np.empty(keys, np.float32),
-                           np.empty(keys, np.float32))  # fmt: skip
+        a, found, asked = (np.empty(keys, np.float32), np.empty(keys, np.float32), np.empty(keys, np.float32))
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
             n, h = unit // heads, unit % heads
             key, query, v, beta = x.k[n, h // group], x.q[n, h // group], x.v[n, h], x.beta[n, h]
@@ -146,12 +145,9 @@ def _chunks(x, states, out, erase, chunk, worst, threads):
                 least = _prepare(x.q[n, here, h // group], x.k[n, here, h // group],
                                  x.decay[n, here, h], left, pairs, ends, total, scale, ratio)  # fmt: skip
                 worst[thread] = min(worst[thread], least)
-                _tiles(left.ctypes.data, sides, pairs.ctypes.data, chunk, keys, scores.ctypes.data,
-                       4 * chunk)  # fmt: skip
-                _outer(left.ctypes.data, 4 * keys, 4, sides, state.ctypes.data, keys, width,
-                       base.ctypes.data, 0)  # fmt: skip
-                _solve(x.v[n, here, h], x.beta[n, here, h], base, scores, scale, ratio, erase, new,
-                       out[n, here, h])  # fmt: skip
+                _tiles(left.ctypes.data, sides, pairs.ctypes.data, chunk, keys, scores.ctypes.data, 4 * chunk)
+                _outer(left.ctypes.data, 4 * keys, 4, sides, state.ctypes.data, keys, width, base.ctypes.data, 0)
+                _solve(x.v[n, here, h], x.beta[n, here, h], base, scores, scale, ratio, erase, new, out[n, here, h])
                 _outer(ends.ctypes.data, 4, 4 * keys, keys, new.ctypes.data, chunk, width,
                        state.ctypes.data, total.ctypes.data)  # fmt: skip
             states[n, h] = state.T
@@ -162,9 +158,7 @@ def _fit(x: Tokens, states: F4, out: F4) -> None:
     *lead, heads, width = x.v.shape
     shared, keys = x.k.shape[-2:]
     good = x.q.shape == x.k.shape == (*lead, shared, keys) and heads % shared == 0
-    good &= x.beta.shape == (*lead, heads) and x.decay.shape in (
-        (*lead, heads, n) for n in (1, keys)
-    )
+    good &= x.beta.shape == (*lead, heads) and x.decay.shape in ((*lead, heads, n) for n in (1, keys))
     if not good or out.shape != x.v.shape or states.shape != (lead[0], heads, width, keys):
         shapes = ", ".join(str(a.shape) for a in (*x, states, out))
         raise ValueError(f"shapes {shapes} of q, k, v, decay, beta, states and out do not match")

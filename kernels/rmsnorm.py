@@ -132,14 +132,11 @@ def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1)
     if out.shape != x.shape or w.shape != x.shape[1:] or given[-1].shape not in (x.shape, w.shape):
         raise ValueError("shapes of x, w, residual and out do not match")
     if out.ctypes.data % (4 * LANES):
-        raise ValueError(
-            f"out must start at a multiple of {4 * LANES} bytes (kernels.memory.aligned)"
-        )
+        raise ValueError(f"out must start at a multiple of {4 * LANES} bytes (kernels.memory.aligned)")
     r_at = 0 if residual is None else residual.ctypes.data
     rows, cols = x.shape
     threads = threads_for(x.nbytes * 2.0, threads)
-    _norm(x.ctypes.data, r_at, w.ctypes.data, out.ctypes.data, rows, cols, np.float32(EPS),
-          threads)  # fmt: skip
+    _norm(x.ctypes.data, r_at, w.ctypes.data, out.ctypes.data, rows, cols, np.float32(EPS), threads)
 
 
 def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float64]:
@@ -189,9 +186,7 @@ def case(shape: Shape, bench: Bench) -> Case:
         x = inputs[i % copies]
         np.multiply(x / np.sqrt((x * x).mean(1, keepdims=True) + EPS), w, out=outputs[0])
 
-    return Case(
-        {"dtype": "fp32", **shape}, 0.0, (4 if added else 2) * tensor, copies, run, check, other
-    )
+    return Case({"dtype": "fp32", **shape}, 0.0, (4 if added else 2) * tensor, copies, run, check, other)
 
 
 CPU = add(Kernel("rmsnorm", "numba", "norm", shapes, case))

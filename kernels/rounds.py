@@ -95,9 +95,8 @@ def usual(readings: Sequence[Rates]) -> Rates:
 
 
 def visit_all(
-    work: Sequence[Work], bench: Bench, plan: Plan,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[list[Visit]], Rates]:  # fmt: skip
+    work: Sequence[Work], bench: Bench, plan: Plan, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[list[Visit]], Rates]:
     """Visits of each case, and the usual state."""
     visits: list[list[Visit]] = [[] for _ in work]
     calls = [0] * len(work)

@@ -60,9 +60,8 @@ def _route(logits, bias, k, sigmoid, normalise, ids, weights, threads):
 
 
 def route(
-    logits: F4, k: int, kind: str = "softmax", bias: F4 | None = None, normalise: bool = True,
-    threads: int = 1,
-) -> tuple[I4, F4]:  # fmt: skip
+    logits: F4, k: int, kind: str = "softmax", bias: F4 | None = None, normalise: bool = True, threads: int = 1
+) -> tuple[I4, F4]:
     """Choose experts.
 
     Parameters
@@ -111,9 +110,7 @@ def reference(
     return ids, weights / weights.sum(1, keepdims=True) if normalise else weights
 
 
-def same_choice(
-    got: I4, want: npt.NDArray[np.int64], choice: npt.NDArray[np.float64], near: float
-) -> bool:
+def same_choice(got: I4, want: npt.NDArray[np.int64], choice: npt.NDArray[np.float64], near: float) -> bool:
     """Whether two choices agree up to ties: experts that differ must score within `near`.
 
     Parameters

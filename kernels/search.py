@@ -129,9 +129,8 @@ def this_core(bench: Bench) -> dict[str, float]:
 
 
 def search(
-    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0,
-    told: Callable[[int, int], None] | None = None,
-) -> Search:  # fmt: skip
+    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Callable[[int, int], None] | None = None
+) -> Search:
     """Time every configuration of every shape on one thread.
 
     Parameters
@@ -152,9 +151,7 @@ def search(
     rng = np.random.default_rng(seed)
     with blas_threads(1):
         bench = Bench((256 if quick else 512) << 20, 1, seed)
-        work = [
-            (s, shape) for s in SPACES if not only or s.name in only for shape in s.shapes(quick)
-        ]
+        work = [(s, shape) for s in SPACES if not only or s.name in only for shape in s.shapes(quick)]
         found = []
         for number, (space, shape) in enumerate(work):
             if told:
@@ -164,9 +161,7 @@ def search(
     return Search(this_host(1), core, found)
 
 
-def _one(
-    space: Space, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator
-) -> Searched:
+def _one(space: Space, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator) -> Searched:
     """Every configuration of a shape."""
     ready, configs = space.ready(shape, bench), list(space.configs())
     for config in configs:
@@ -184,9 +179,7 @@ def _one(
                 turn += 1
             taken[r, c] = (time.thread_time() - began) / repeats[c]
     seconds = np.quantile(taken, 0.25, axis=0)
-    return Searched(
-        space.name, shape, configs, seconds, seconds / taken.min(0) - 1.0, before, rates(bench)
-    )
+    return Searched(space.name, shape, configs, seconds, seconds / taken.min(0) - 1.0, before, rates(bench))
 
 
 def _repeats(call: Callable[[int], object]) -> int:

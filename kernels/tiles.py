@@ -51,9 +51,7 @@ def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, 
             soon = builder.add(t, I64(SOON))
             last = I64(width - 4)
             soon = builder.select(builder.icmp_signed("<", soon, last), soon, last)
-            ahead.append(
-                four_rows(k_at, builder.add(rows_at, builder.mul(builder.sub(soon, t), I64(8))))
-            )
+            ahead.append(four_rows(k_at, builder.add(rows_at, builder.mul(builder.sub(soon, t), I64(8)))))
             acc: list[Value] = [e.constant(0.0)] * 16
             # Row after row, each from end to end, though every row loads the queries again: four
             # rows side by side break the streams that the hardware fetches on its own (8.7 GB/s,
@@ -171,9 +169,7 @@ def _passes(size: int) -> list[tuple[range, range]]:
     if registers <= 8:
         rows = min(GROUP, 16 // registers)
         return [(range(i, i + rows), range(registers)) for i in range(0, GROUP, rows)]
-    return [
-        (range(GROUP), range(first, min(first + 4, registers))) for first in range(0, registers, 4)
-    ]
+    return [(range(GROUP), range(first, min(first + 4, registers))) for first in range(0, registers, 4)]
 
 
 def _add_pass(
@@ -203,8 +199,7 @@ def _add_pass(
         turn = b.add(b.add(t, I64(number * STRIP)), b.mul(first, I64(passes - 1)))
         which = b.udiv(turn, I64(passes))
         part = b.add(ahead_at, b.mul(b.urem(turn, I64(passes)), I64(share)))
-        following = [b.add(part, e.scalar(b.add(at, b.mul(which, I64(8))), I64))
-                     for at in (later_at, next_at)]  # fmt: skip
+        following = [b.add(part, e.scalar(b.add(at, b.mul(which, I64(8))), I64)) for at in (later_at, next_at)]
         if number == 0:  # the next strip once more: its first pass is the one that waits for memory
             soon = b.add(t, I64(STRIP))
             soon = b.select(b.icmp_signed("<", soon, count), soon, t)
@@ -215,8 +210,7 @@ def _add_pass(
             for fetched in following:
                 e.prefetch(e.offset(fetched, line))
         values = {place: e.load(e.offset(row, place)) for place in places}
-        weights = {i: e.splat(e.scalar(e.offset(b.add(p_at, b.mul(t, I64(4))), 4 * i * width)))
-                   for i in queries}  # fmt: skip
+        weights = {i: e.splat(e.scalar(e.offset(b.add(p_at, b.mul(t, I64(4))), 4 * i * width))) for i in queries}
         for i, place, slot in slots:
             b.store(e.fma(weights[i], values[place], b.load(slot)), slot)
 

@@ -151,9 +151,8 @@ def sample(
 ) -> Sample:  # fmt: skip
     """Time ``run(i)`` for i = 0, 1, ...; see `repeat`."""
     return repeat(
-        run, threads=threads, least=least, most=most, budget_s=budget_s, warm_up=warm_up,
-        at_most=at_most,
-    ).sample()  # fmt: skip
+        run, threads=threads, least=least, most=most, budget_s=budget_s, warm_up=warm_up, at_most=at_most
+    ).sample()
 
 
 def repeat(

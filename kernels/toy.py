@@ -137,9 +137,7 @@ class ToyModel:
             rmsnorm(state.x, layer.norm_2, state.normed, residual, self.threads)
             gemm(state.normed, pad_rows(layer.router), state.scores, self.threads)
             ids, weights = route(state.scores, self.config.num_experts_per_tok)
-            order = moe_layer(
-                state.normed, ids, weights, layer.experts, state.room, state.x, self.threads
-            )
+            order = moe_layer(state.normed, ids, weights, layer.experts, state.room, state.x, self.threads)
             state.active.append(int(np.count_nonzero(np.diff(order.offsets))))
         rmsnorm(state.x, self.norm, state.normed, residual, self.threads)
         gemm(state.normed, self.head, state.logits, self.threads)
@@ -190,10 +188,7 @@ class State:
         table = rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
         piece = rng.standard_normal((min(shape[0], 64), *shape[1:]), dtype=np.float32)
         filled = np.resize(piece, shape)
-        return [
-            Cache(filled.copy(), filled.copy(), table, self.lengths)
-            for _ in range(c.num_hidden_layers)
-        ]
+        return [Cache(filled.copy(), filled.copy(), table, self.lengths) for _ in range(c.num_hidden_layers)]
 
     @property
     def steps(self) -> int:

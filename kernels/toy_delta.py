@@ -94,9 +94,7 @@ class DeltaState(State):
         return None
 
 
-def prepare(
-    projected: F4, window: F4, small: tuple[F4, ...], config: DeltaConfig
-) -> recurrent.Tokens:
+def prepare(projected: F4, window: F4, small: tuple[F4, ...], config: DeltaConfig) -> recurrent.Tokens:
     """Convolve a projection, shape (batch, columns), and cut it into what the delta rule takes.
 
     Its columns are queries, keys, values, gates, and of each head the logits of beta and of its step.

@@ -190,12 +190,10 @@ def transpose_sum(e: Emitter, v: Sequence[Value]) -> Value:
         """The same pick in each quarter; numbers from 4 on mean the second operand."""
         return [4 * q + n + (12 if n >= 4 else 0) for q in range(4) for n in lanes]
 
-    halves = [join(a, b, quarters(0, 1, 4, 5), quarters(2, 3, 6, 7))
-              for a, b in zip(v[::2], v[1::2], strict=True)]  # fmt: skip
+    halves = [join(a, b, quarters(0, 1, 4, 5), quarters(2, 3, 6, 7)) for a, b in zip(v[::2], v[1::2], strict=True)]
     fours = [join(a, b, quarters(0, 2, 4, 6), quarters(1, 3, 5, 7))
              for a, b in zip(halves[::2], halves[1::2], strict=True)]  # fmt: skip
-    pairs = [join(a, b, within(0, 1, 4, 5), within(2, 3, 6, 7))
-             for a, b in zip(fours[::2], fours[1::2], strict=True)]  # fmt: skip
+    pairs = [join(a, b, within(0, 1, 4, 5), within(2, 3, 6, 7)) for a, b in zip(fours[::2], fours[1::2], strict=True)]
     return join(pairs[0], pairs[1], within(0, 2, 4, 6), within(1, 3, 5, 7))
 
 
@@ -212,9 +210,7 @@ def literals(*kinds: Any) -> list[int] | None:
     return [int(k.literal_value) for k in kinds]
 
 
-def store_sums(
-    e: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int
-) -> None:
+def store_sums(e: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int) -> None:
     """Reduce ``values[i * cols + j]`` and store them as rows of `out`."""
     if LANES == 16 and rows > 2 and cols % 4 == 0:
         for i0 in range(0, rows, 4):
@@ -227,15 +223,13 @@ def store_sums(
 
 
 def _store_four(
-    e: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int],
-    size: tuple[int, int],
-) -> None:  # fmt: skip
+    e: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int], size: tuple[int, int]
+) -> None:
     """Reduce four by four of the values from `first` on, all at once; rows beyond the last are none."""
     (i0, j0), (rows, cols) = first, size
     there = min(4, rows - i0)
     zero = e.constant(0.0)
-    block = [values[(i0 + i) * cols + j0 + j] if i < there else zero
-             for j in range(4) for i in range(4)]  # fmt: skip
+    block = [values[(i0 + i) * cols + j0 + j] if i < there else zero for j in range(4) for i in range(4)]
     total = transpose_sum(e, block)
     for i in range(there):
         part = e.shuffle(total, total, [4 * i + j for j in range(4)])

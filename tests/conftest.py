@@ -28,9 +28,7 @@ usual_signals()
 # It is reported as found: making a broken scheduler's example smaller takes minutes, in which it
 # looks like a test that hangs. HYPOTHESIS_PROFILE=shrink looks for the smallest one.
 COMMON = {"deadline": None, "derandomize": True, "max_examples": 30, "database": None}
-settings.register_profile(
-    "opbyte", phases=[Phase.explicit, Phase.generate], **COMMON
-)  # fmt: skip
+settings.register_profile("opbyte", phases=[Phase.explicit, Phase.generate], **COMMON)
 settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
 

@@ -21,11 +21,7 @@ def usual_signals() -> None:
     A background job, `nohup` or a CI server may have them ignored, which every process started from
     here would inherit and never be ended by.
     """
-    usual = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, usual)
     for number, handler in usual.items():
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -28,17 +28,13 @@ def test_papers_are_counted_apart() -> None:
     lines = script("lines")
     found = lines.rooms(lines.files_of(None))
     assert found["papers"] == sum(
-        len((ROOT / p).read_bytes().splitlines())
-        for folder in lines.APART
-        for p in (ROOT / folder).rglob("*.py")
+        len((ROOT / p).read_bytes().splitlines()) for folder in lines.APART for p in (ROOT / folder).rglob("*.py")
     )
     assert not [room for room in found if room.startswith(lines.APART)]
     assert sum(found.values()) > found["papers"] > 0
 
 
-def test_a_budget_that_is_passed_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = script("lines")
     monkeypatch.setattr(lines, "files_of", lambda revision: {"workloads/a/b.py": 11, "src/c.py": 1})
     monkeypatch.setattr(lines, "BUDGETS", {"product": 12, "papers": 0})
@@ -59,7 +55,7 @@ def test_a_budget_that_is_passed_fails(
         ("pyproject.toml", "tests/workloads/test_yaml_text.py", None),
         ("docs/guide.md", "tests/test_docs.py", "tests/devices/test_collectives.py"),
     ],
-)  # fmt: skip
+)
 def test_a_change_chooses_its_tests(changed: str, chosen: str, left: str | None) -> None:
     found = script("changed").chosen([changed])
     assert chosen in found
@@ -76,9 +72,7 @@ def test_every_mutant_applies_and_names_tests_that_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 def test_a_revision_is_counted_as_it_stood() -> None:
-    inside = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False
-    )
+    inside = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False)
     if inside.returncode:
         pytest.skip("no repository here")
     lines = script("lines")

@@ -26,13 +26,10 @@ LLAMA = {
 # casys-kaist/LLMServingSim@5daddb21, bench/examples/RTXPRO6000/Llama-3.1-8B/vllm/requests.jsonl,
 # lines 1, 2 and 17
 REQUESTS = [
-    ("bench-0", 2358, 531, 1777142838.338653, 479748.340626232, 479748.34067238,
-     479748.510151426, 479764.054028055),
-    ("bench-1", 1034, 769, 1777142838.6237123, 479748.625554681, 479748.625559334,
-     479748.688143559, 479772.123050648),
-    ("bench-16", 1355, 769, 1777142839.9349942, 479749.976277892, 479750.033562477,
-     479750.310463048, 479774.777768642),
-]  # fmt: skip
+    ("bench-0", 2358, 531, 1777142838.338653, 479748.340626232, 479748.34067238, 479748.510151426, 479764.054028055),
+    ("bench-1", 1034, 769, 1777142838.6237123, 479748.625554681, 479748.625559334, 479748.688143559, 479772.123050648),
+    ("bench-16", 1355, 769, 1777142839.9349942, 479749.976277892, 479750.033562477, 479750.310463048, 479774.777768642),
+]
 KEYS = ["request_id", "input_toks", "output_toks", "arrival_time", "queued_ts", "scheduled_ts",
         "first_token_ts", "last_token_ts"]  # fmt: skip
 
@@ -66,17 +63,11 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "dense.csv").write_text(
         "layer,tokens,time_us\nact_fn,1,2.592\ndown_proj,2,128.897\ngate_up_proj,1,247.292\n"
     )
-    (tmp_path / "per_sequence.csv").write_text(
-        "layer,sequences,time_us\nlm_head,1,1096.93\nsampler,1,25.001\n"
-    )
-    (tmp_path / "attention.csv").write_text(
-        "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,9.31067\n"
-    )
+    (tmp_path / "per_sequence.csv").write_text("layer,sequences,time_us\nlm_head,1,1096.93\nsampler,1,25.001\n")
+    (tmp_path / "attention.csv").write_text("prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n0,0,1,16,9.31067\n")
     out = tmp_path / "out"
     arguments = ["--run", tmp_path, "--perf", tmp_path, "--config", tmp_path / "config.json"]
-    converter("llmservingsim").main(
-        [*map(str, arguments), "--device", "rtx-4090", "--out", str(out)]
-    )
+    converter("llmservingsim").main([*map(str, arguments), "--device", "rtx-4090", "--out", str(out)])
     return out
 
 

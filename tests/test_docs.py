@@ -33,11 +33,7 @@ from .forked import forking
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     path
-    for path in [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-    ]
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
     if path.exists()
 ]
 BIN = Path(os.environ.get("OPBYTE_BIN", Path(sys.executable).parent))
@@ -293,9 +289,7 @@ def test_what_a_skipped_command_would_write_is_not_read(monkeypatch: pytest.Monk
         "$ opbyte z --out run\n$ opbyte y run\n```\n"
     )
     found = commands(text)
-    assert [bool(command.reason) for command in found] == [
-        True, True, False, True, True, True, False, False,
-    ]  # fmt: skip
+    assert [bool(command.reason) for command in found] == [True, True, False, True, True, True, False, False]
     assert [c.line for c in found if c not in handing_on(found)] == [4]
     monkeypatch.setenv("OPBYTE_DATA", "somewhere")
     assert not [command for command in commands(text) if command.reason]

@@ -33,9 +33,7 @@ from opbyte.workloads.requests import FORMATS, request_format
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("extending*.md"))
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-FILES = dict(
-    re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-)
+FILES = dict(re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
 SCRIPTS = sorted(name for name in FILES if name.endswith(".py"))
 PACKAGE = "rules_from_outside"
 
@@ -107,9 +105,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Outside:
 
 def test_scripts_add_and_run(bare: Outside) -> None:
     """One after another in one process."""
-    runs = "".join(
-        f"print('== {name}'); runpy.run_path({name!r}, run_name='__main__')\n" for name in SCRIPTS
-    )
+    runs = "".join(f"print('== {name}'); runpy.run_path({name!r}, run_name='__main__')\n" for name in SCRIPTS)
     run = bare.python("-c", f"import runpy\n{runs}")
     assert run.returncode == 0, run.stderr[-2000:]
     told = dict(part.split("\n", 1) for part in run.stdout.split("== ")[1:])
@@ -191,9 +187,7 @@ SIMULATE = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "20", "--
 
 
 def test_simulate_takes_router_and_order(installed: Outside) -> None:
-    out = installed.opbyte(
-        *SIMULATE, "--replicas", "3", "--router", "two-choices", "--policy", "chunked+deadline"
-    )
+    out = installed.opbyte(*SIMULATE, "--replicas", "3", "--router", "two-choices", "--policy", "chunked+deadline")
     found = json.loads(out)
     assert (found["requests"], found["policy"]) == (40, "chunked+deadline")
 
@@ -209,9 +203,8 @@ def test_capacity_takes_router_and_order(installed: Outside) -> None:
 
 def test_roofline_takes_the_placement(installed: Outside) -> None:
     out = installed.opbyte(
-        "roofline", "mixtral-8x7b", "--system", "duplex-plain-x4", "--placement", "energy-delay",
-        "--json",
-    )  # fmt: skip
+        "roofline", "mixtral-8x7b", "--system", "duplex-plain-x4", "--placement", "energy-delay", "--json"
+    )
     assert json.loads(out)["placement"] == "energy-delay"
 
 
@@ -234,9 +227,7 @@ print(d.lockstep, d.layout.ep, {part.ep for part in d.experts}, d.experts[0].spe
 
 @pytest.fixture(scope="module")
 def own_trace(installed: Outside) -> dict[str, Any]:
-    out = installed.opbyte(
-        "simulate", "llama-3-8b", "--system", "systolic.yaml", "--trace", "calls.csv", "--json"
-    )
+    out = installed.opbyte("simulate", "llama-3-8b", "--system", "systolic.yaml", "--trace", "calls.csv", "--json")
     found: dict[str, Any] = json.loads(out)
     return found
 
@@ -288,9 +279,7 @@ def test_a_broken_plug_in_is_one_line(text: str, says: str, tmp_path: Path) -> N
     install(tmp_path / "site", "broken_rules", {"rules": text})
     command = ("simulate",) if "raise" in text else ("list", "models")
     line = Outside(tmp_path, tmp_path / "site").refused(*command)
-    assert line.startswith(
-        "opbyte: error: plug-in 'broken_rules-rules' of broken_rules 1.0: cannot"
-    )
+    assert line.startswith("opbyte: error: plug-in 'broken_rules-rules' of broken_rules 1.0: cannot")
     assert "broken_rules.rules" in line
     assert says in line
 
@@ -332,9 +321,7 @@ def last_replica(count: int, loads: Any, home: Any = None) -> Any:
 @pytest.mark.parametrize("order", [one_for_all, no_number])
 def test_an_order_gives_a_key_a_request(order: Any) -> None:
     line = refusal(lambda: ORDERS.register("wrong")(order))
-    assert line.startswith(
-        "order 'wrong': cannot be registered: its keys must be one finite number"
-    )
+    assert line.startswith("order 'wrong': cannot be registered: its keys must be one finite number")
     assert "wrong" not in ORDERS
 
 
@@ -395,11 +382,7 @@ def test_a_processor_kind_that_cannot_work_is_refused(model_of: Any, says: str) 
 def test_parameters_of_a_kind_are_checked(installed: Outside) -> None:
     text = FILES["systolic.yaml"]
     for name, changed, says in (
-        (
-            "none.yaml",
-            re.sub(r" +parameters.*\n", "", text),
-            "parameters of kind systolic are rows",
-        ),
+        ("none.yaml", re.sub(r" +parameters.*\n", "", text), "parameters of kind systolic are rows"),
         ("typo.yaml", text.replace("{rows:", "{row:"), "parameters of kind systolic are rows"),
         ("kind.yaml", text.replace("kind: systolic", "kind: systolc"), "did you mean 'systolic'?"),
     ):
@@ -439,9 +422,7 @@ def test_two_formats_need_columns_of_their_own() -> None:
         """Azure's columns."""
 
     azure = FORMATS["azure"].columns
-    assert "its columns are those of format 'azure'" in refusal(
-        lambda: request_format("again", azure[::-1])(again)
-    )
+    assert "its columns are those of format 'azure'" in refusal(lambda: request_format("again", azure[::-1])(again))
 
 
 @pytest.mark.parametrize(

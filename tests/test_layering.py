@@ -171,10 +171,7 @@ def reached(links: dict[str, set[str]], start: str) -> set[str]:
 def test_no_import_goes_in_a_circle() -> None:
     links = graph()
     within = {name: reached(links, name) for name in links}
-    circles = {
-        frozenset(other for other in found if name in within[other])
-        for name, found in within.items()
-    }
+    circles = {frozenset(other for other in found if name in within[other]) for name, found in within.items()}
     assert {c for c in circles if c} <= {frozenset(c) for c in CIRCLES}
 
 
@@ -211,9 +208,7 @@ def loaded_by(code: str) -> set[str]:
     """Top-level packages a fresh interpreter holds after running `code`."""
     report = "import json, sys; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     script = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n{code}\n{report}"
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout.splitlines()[-1]))
 

@@ -48,10 +48,7 @@ def test_packages_are_the_folders_on_disk(mapping: dict[str, Any]) -> None:
     names = {"opbyte." + ".".join(path.relative_to(ROOT).parts) for path in holders}
     assert set(mapping["packages"]) == {"opbyte", "opbyte.extend", *names}
     assert len(mapping["packages"]) == len(set(mapping["packages"]))
-    assert mapping["package_dir"] == {
-        "opbyte": "src/opbyte",
-        **{f"opbyte.{folder}": folder for folder in FOLDERS},
-    }
+    assert mapping["package_dir"] == {"opbyte": "src/opbyte", **{f"opbyte.{folder}": folder for folder in FOLDERS}}
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
@@ -109,9 +106,7 @@ def test_imports_are_declared() -> None:
             for target in targets:
                 top = target.split(".")[0]
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                assert top in {"opbyte", *declared} or top in sys.stdlib_module_names, (
-                    f"{where}: {top}"
-                )
+                assert top in {"opbyte", *declared} or top in sys.stdlib_module_names, f"{where}: {top}"
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +114,7 @@ def tracked() -> list[Path]:
     """Files that git tracks, links left out."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    run = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         pytest.skip(f"git cannot list the files: {run.stderr.strip()}")
     paths = [ROOT / name for name in run.stdout.split("\0") if name]

@@ -56,12 +56,9 @@ def test_pages_fit_are_quiet_and_can_be_read(browser: Any, width: int, scheme: s
         root = "document.documentElement"
         over = page.evaluate(f"{root}.scrollWidth - {root}.clientWidth")
         assert over <= 0, f"{name} is {over} pixels too wide"
-        if name in JUDGED and (width == 390) == (
-            scheme == "light"
-        ):  # colours are those of the scheme
+        if name in JUDGED and (width == 390) == (scheme == "light"):  # colours are those of the scheme
             faults = axe.Axe().run(page, options={"preload": False}).response["violations"]
-            serious = [(f["id"], f["nodes"][0]["html"][:200]) for f in faults
-                       if f["impact"] in ("serious", "critical")]  # fmt: skip
+            serious = [(f["id"], f["nodes"][0]["html"][:200]) for f in faults if f["impact"] in ("serious", "critical")]
             assert not serious, name
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -58,7 +58,5 @@ def test_what_may_be_longer_is() -> None:
 
 
 def test_the_counter_itself() -> None:
-    text = (
-        'def f():\n    """One.\n\n    Two.\n    """\n    def g():\n        return 1\n    return g\n'
-    )
+    text = 'def f():\n    """One.\n\n    Two.\n    """\n    def g():\n        return 1\n    return g\n'
     assert dict(functions(text)) == {"f": 4, "g": 2}

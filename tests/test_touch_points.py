@@ -53,14 +53,10 @@ def test_a_number_of_a_run_is_declared_in_one_file(tmp_path: Path) -> None:
     """CONTRIBUTING says one: JSON, columns of sweeps and the reference follow."""
     where = copied(tmp_path, *QUANTITY)
     env = {**os.environ, "PYTHONPATH": str(where)}
-    run = subprocess.run(
-        [sys.executable, "-c", SHOWN], env=env, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", SHOWN], env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     told, steps, column, named = json.loads(run.stdout)
     assert told == column == 2 * steps > 0
     assert named >= 1
-    row = next(
-        r for r in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if "a number of a run" in r
-    )
+    row = next(r for r in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if "a number of a run" in r)
     assert re.search(r"one `Quantity` in `analysis/answers/quantities.py`", row)

@@ -41,9 +41,7 @@ class Tenants:
         return self.resident < self.adapters
 
 
-def tenants_of(
-    adapters: int | None, rank: int | None, resident: int | None, popularity: str | None
-) -> Tenants | None:
+def tenants_of(adapters: int | None, rank: int | None, resident: int | None, popularity: str | None) -> Tenants | None:
     """Check the options of adapters; None without any.
 
     Raises
@@ -51,8 +49,7 @@ def tenants_of(
     InputError
         Options that need ``--adapters``, more slots than adapters, or an unknown popularity.
     """
-    given = {"--adapter-rank": rank, "--adapters-resident": resident,
-             "--adapter-popularity": popularity}  # fmt: skip
+    given = {"--adapter-rank": rank, "--adapters-resident": resident, "--adapter-popularity": popularity}
     if adapters is None:
         for option, value in given.items():
             if value is not None:
@@ -108,15 +105,10 @@ def without_adapters(model: ModelSpec) -> ModelSpec:
     def bare(part: LayerKind | None) -> Any:
         return part.base if isinstance(part, LowRank) and part.adapters else part
 
-    return model.map_layers(
-        lambda layer: replace(layer, mixer=bare(layer.mixer), ffn=bare(layer.ffn))
-    )
+    return model.map_layers(lambda layer: replace(layer, mixer=bare(layer.mixer), ffn=bare(layer.ffn)))
 
 
 def adapter_bytes(shard: ModelSpec) -> float:
     """Bytes of one adapter on one device [B]."""
     size = shard.numerics.weight_bytes("other")
-    return sum(
-        part.pair * size
-        for layer in shard.layers for part in layer.parts if isinstance(part, LowRank)
-    )  # fmt: skip
+    return sum(part.pair * size for layer in shard.layers for part in layer.parts if isinstance(part, LowRank))

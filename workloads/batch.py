@@ -60,9 +60,7 @@ class Batch:
     every: bool = field(default=True, kw_only=True)
 
     @classmethod
-    def of(
-        cls, decodes: Sequence[int] = (), chunks: Sequence[tuple[int, int]] = (), new: int = 1
-    ) -> Batch:
+    def of(cls, decodes: Sequence[int] = (), chunks: Sequence[tuple[int, int]] = (), new: int = 1) -> Batch:
         """Build a batch from decode contexts and (new tokens, context) prefill chunks.
 
         Each decode brings `new` tokens.
@@ -108,9 +106,7 @@ class Batch:
                 pairs = visible_pairs(seen, window) - visible_pairs(before, window)
                 values[num_moments(len(windows), False) + 1 + i] = pairs.sum()
             kv = np.minimum(c + q, window + q - 1) if window else c + q
-            values[at + PREFILL_PAIRS] = (
-                visible_pairs(c + q, window) - visible_pairs(c, window)
-            ).sum()
+            values[at + PREFILL_PAIRS] = (visible_pairs(c + q, window) - visible_pairs(c, window)).sum()
             values[at + PREFILL_KV] = kv.sum()
             values[at + PREFILL_RECT] = (q * kv).sum()
         if several:

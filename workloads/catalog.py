@@ -17,12 +17,7 @@ from .specfile import Quantity, load_description
 MODELS = Path(__file__).parent / "models"
 VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
 """Endings of hub identifiers that leave the dimensions as they are."""
-QUANTISED = {
-    "-fp8": "fp8 or fp8_block",
-    "-fp8-block": "fp8_block",
-    "-nvfp4": "nvfp4",
-    "-fp4": "nvfp4",
-}
+QUANTISED = {"-fp8": "fp8 or fp8_block", "-fp8-block": "fp8_block", "-nvfp4": "nvfp4", "-fp4": "nvfp4"}
 """Endings of hub identifiers of copies in another number format -> what ``--dtype`` calls it."""
 KEYS = {"name", "title", "aliases", "config"}
 
@@ -103,9 +98,7 @@ def load_model(model: str | Path) -> ModelSpec:
     """
     entry = catalog_entry(model) if isinstance(model, str) else None
     if entry is not None:
-        return model_from_keys(
-            entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source
-        )
+        return model_from_keys(entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source)
     text = str(model)
     if is_model_path(text) or (isinstance(model, Path) and model.exists()):
         return read_config(model)

@@ -65,9 +65,7 @@ def numbers(
         good = (values >= least) & (values <= most) & (not whole or values == np.floor(values))
         if not good.all():
             kind = "a whole number" if whole else "a number"
-            upto = (
-                f"from {least:.12g} to {most:.12g}" if most < np.inf else f"of at least {least:g}"
-            )
+            upto = f"from {least:.12g} to {most:.12g}" if most < np.inf else f"of at least {least:g}"
             raise column.error(int(np.argmin(good)), f"must be {kind} {upto}")
     return values
 
@@ -156,9 +154,7 @@ def split_line(path: Path, number: int, line: str) -> list[str]:
         raise InputError(at_line(path, number), f"is not a CSV row ({error})") from None
 
 
-def _joined(
-    path: Path, names: Sequence[str], bad: Bad | None
-) -> tuple[dict[str, Column], Bad]:  # fmt: skip
+def _joined(path: Path, names: Sequence[str], bad: Bad | None) -> tuple[dict[str, Column], Bad]:
     """A whole file as one column a name."""
     lines: list[int] = []
     cells: dict[str, list[str]] = {}

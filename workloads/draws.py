@@ -109,9 +109,7 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
 
 
 @compiled_part
-def draw_uniform(
-    state: np.uint64, tokens: int, experts: int, top_k: int, mark: I8, out: I8
-) -> None:
+def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: I8, out: I8) -> None:
     """Add `tokens` tokens of a uniform router, `top_k` distinct experts each, to `out`."""
     wide = np.uint64(experts)
     for e in range(experts):
@@ -148,14 +146,7 @@ def search(cumulative: F8, experts: int, u: float) -> int:
 
 @compiled_part
 def draw_weighted(
-    state: np.uint64,
-    tokens: int,
-    experts: int,
-    top_k: int,
-    cumulative: F8,
-    persist: float,
-    scratch: I8,
-    out: I8,
+    state: np.uint64, tokens: int, experts: int, top_k: int, cumulative: F8, persist: float, scratch: I8, out: I8
 ) -> None:
     """The same with expert probabilities (`cumulative`: their running sum, ending in 1).
 
@@ -220,14 +211,7 @@ def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
 
 @compiled_part
 def draw_normal(
-    state: np.uint64,
-    tokens: int,
-    experts: int,
-    top_k: int,
-    inclusion: F8,
-    inflate: float,
-    scratch: F8,
-    out: I8,
+    state: np.uint64, tokens: int, experts: int, top_k: int, inclusion: F8, inflate: float, scratch: F8, out: I8
 ) -> None:
     """Many tokens at once: normal loads with the draw's mean and variance, sum kept exactly.
 
@@ -327,15 +311,11 @@ def draw_loads(
             if pool > 0:
                 fill_inclusion(table[R_PROB], experts, top_k, table[R_INCLUSION])
             inflate = (1.0 + keep) / (1.0 - keep)
-            draw_normal(
-                state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch.floats, out
-            )
+            draw_normal(state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch.floats, out)
         elif uniform and pool == 0:
             draw_uniform(state, tokens, experts, top_k, scratch.ints[W_MARK], out)
         else:
-            draw_weighted(
-                state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out
-            )
+            draw_weighted(state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out)
     if tilt < 0.0:
         over = -decodes % each
         for e in range(experts):

@@ -47,8 +47,7 @@ class InputError(ValueError):
     def name_parameters(self) -> None:
         """Name the parameters of a function where the message names options of the command line."""
         self.subject, self.reason = (
-            OPTION.sub(lambda found: found[1].replace("-", "_"), text)
-            for text in (self.subject, self.reason)
+            OPTION.sub(lambda found: found[1].replace("-", "_"), text) for text in (self.subject, self.reason)
         )
         self.args = (self.subject, self.reason)
 
@@ -140,10 +139,9 @@ def visible(text: str) -> str:
         return text
     keep = ("\n", "\t")
     return "".join(
-        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
-        else c.encode("unicode_escape").decode()
+        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
         for c in text
-    )  # fmt: skip
+    )
 
 
 def _digits(name: str) -> str:

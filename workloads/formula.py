@@ -124,8 +124,7 @@ def _both(node: ast.BinOp, formula: Formula, names: Mapping[str, Amount]) -> Amo
     a, b = _value(node.left, formula, names), _value(node.right, formula, names)
     if isinstance(node.op, (ast.Add, ast.Sub)):
         _alike(a, b, formula)
-        return Amount(a.value + b.value if isinstance(node.op, ast.Add) else a.value - b.value,
-                      a.dims)  # fmt: skip
+        return Amount(a.value + b.value if isinstance(node.op, ast.Add) else a.value - b.value, a.dims)
     if isinstance(node.op, ast.Mult):
         return Amount(a.value * b.value, _dims(a.dims, b.dims, 1))
     if isinstance(node.op, ast.Div):
@@ -159,16 +158,14 @@ def _called(name: str, given: list[Amount], formula: Formula) -> Amount:
     return Amount(float(FUNCTIONS[name](*(g.value for g in given))), given[0].dims)
 
 
-def solved(
-    formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]
-) -> dict[str, Amount]:
+def solved(formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]) -> dict[str, Amount]:
     """Parameters that may be expressions of each other.
 
     Raises
     ------
     SpecError
         Expressions that lead back to themselves.
-    """  # fmt: skip
+    """
     done = {name: value for name, value in formulas.items() if isinstance(value, Amount)}
     open_ = {name: f for name, f in formulas.items() if isinstance(f, Formula)}
 
@@ -196,7 +193,7 @@ def as_number(amount: Amount, factor: float, wanted: Dims, where: str, text: str
         Of another unit.
     """
     if amount.dims != wanted:
-        raise SpecError(where, f"must be {in_words(wanted)}, but '= {text}' is {in_words(amount.dims)}")  # fmt: skip
+        raise SpecError(where, f"must be {in_words(wanted)}, but '= {text}' is {in_words(amount.dims)}")
     value = amount.value / factor
     near = round(value)
     whole = abs(value - near) <= 1e-9 * max(abs(value), 1.0)

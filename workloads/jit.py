@@ -89,9 +89,7 @@ def compiled_inside(function: F) -> F:
     return _njit(function, **PART, forceinline=True)
 
 
-def compiled_given(
-    path: str, otherwise: Callable[..., object]
-) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def compiled_given(path: str, otherwise: Callable[..., object]) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Like `compiled_part`, for what a run has use for only where something is there.
 
     Where it is None, `otherwise`, of the same arguments, takes its place, and it is never compiled.
@@ -148,9 +146,7 @@ def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...])
     return cast(object, made)
 
 
-PART: Any = {
-    "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler,
-}  # fmt: skip
+PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
 
 
 jit_typing.remember_types()

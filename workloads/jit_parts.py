@@ -73,10 +73,7 @@ class PartCompiler(CompilerBase):
 
     def define_pipelines(self) -> list[Any]:
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [
-            (_PartLowering if kind is NativeLowering else kind, about)
-            for kind, about in passes.passes
-        ]
+        passes.passes = [(_PartLowering if kind is NativeLowering else kind, about) for kind, about in passes.passes]
         passes.finalize()
         return [passes]
 

@@ -69,16 +69,12 @@ VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "si
 COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
 LIBRARIES = ("nccl", "rccl", "oneccl", "custom")
 
-INDEXER = Schema(("model", "heads", "batch", "q_len", "kv_prefix", "compress_ratio", "scores"),
-                 (), ("kv_prefix",))  # fmt: skip
-DELTA = Schema(
-    ("phase", "batch", "q_len", "tokens", "conv", "heads_k", "dim_k", "heads_v", "dim_v")
-)
+INDEXER = Schema(("model", "heads", "batch", "q_len", "kv_prefix", "compress_ratio", "scores"), (), ("kv_prefix",))
+DELTA = Schema(("phase", "batch", "q_len", "tokens", "conv", "heads_k", "dim_k", "heads_v", "dim_v"))
 CONV = Schema(("phase", "batch", "q_len", "tokens", "conv", "channels"))
 HYPER = Schema(("tokens", "hidden", "streams", "sites", "sinkhorn_iters"))
 
-MODULE = Schema(("model", "kv_dtype", "gemm_dtype", "heads", "batch", "q_len", "kv_prefix"), (),
-                ("kv_prefix",))  # fmt: skip
+MODULE = Schema(("model", "kv_dtype", "gemm_dtype", "heads", "batch", "q_len", "kv_prefix"), (), ("kv_prefix",))
 
 SCHEMAS: dict[str, Schema] = {
     "dsa_generation": MODULE, "index_rest": MODULE,
@@ -152,8 +148,7 @@ PROFILE_OPS: dict[str, str | None] = {
 }  # fmt: skip
 OWN_NAME = ("qk_norm",)
 """Ops that keep their names where every op is kept: models count them with another op."""
-PROFILE_COLUMNS = {"op": "kernel", "q_heads": "heads_q", "kv_heads": "heads_kv", "tokens": "rows",
-                   "width": "cols"}  # fmt: skip
+PROFILE_COLUMNS = {"op": "kernel", "q_heads": "heads_q", "kv_heads": "heads_kv", "tokens": "rows", "width": "cols"}
 PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk"}
 
 
@@ -193,9 +188,7 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
         for name, value in (("tp", "1"), ("ep", "1"), ("gated", "1"), ("distribution", "balanced")):
             raw.setdefault(name, np.full(count, value, dtype=object))
         raw.setdefault("kernel", np.full(count, "fused_moe", dtype=object))
-    if (
-        family == "moe" and "slots" in raw
-    ):  # wide expert parallelism: copies of experts count as experts
+    if family == "moe" and "slots" in raw:  # wide expert parallelism: copies of experts count as experts
         alone = raw.pop("phase", np.full(count, "any", dtype=object)) != "any"
         raw["kernel"] = np.where(alone, "wide_experts", "wide_moe").astype(object)
         raw["experts"] = raw.pop("slots")

@@ -136,10 +136,7 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
 
 
 def read_tables(
-    paths: Iterable[str | Path],
-    every_op: bool = False,
-    form: Form = USUAL,
-    family: str | None = None,
+    paths: Iterable[str | Path], every_op: bool = False, form: Form = USUAL, family: str | None = None
 ) -> tuple[dict[str, Table], list[Skipped]]:
     """Read kernel tables.
 
@@ -173,9 +170,8 @@ def read_tables(
 
 
 def read_table(
-    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL,
-    family: str | None = None,
-) -> Table | None:  # fmt: skip
+    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL, family: str | None = None
+) -> Table | None:
     """Read one file; what cannot be used is appended to `skipped`."""
     family = family or _family(path)
     if family is None:
@@ -206,9 +202,7 @@ def read_table(
             if name in schema.shape and name not in schema.means:
                 for i in np.flatnonzero(columns[name] != np.floor(columns[name])):
                     _mark(bad, int(i), f"{name} is {str(raw[name][i])!r}, not a whole number")
-    _check_names(
-        columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op
-    )
+    _check_names(columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op)
     if family == "moe":
         _check_host(columns, bad)
     if family == "moe" and not path.with_name("moe_more.csv").exists():
@@ -237,9 +231,7 @@ WAITS = "waits to be measured"
 """Mark of rows without a time."""
 
 
-def _left_blank(
-    times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]
-) -> list[tuple[int, str]]:
+def _left_blank(times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]) -> list[tuple[int, str]]:
     """Mark rows whose time is left blank; one line and reason for all of them."""
     blank = np.flatnonzero([not str(cell).strip() for cell in times])
     bad[blank] = WAITS
@@ -269,9 +261,7 @@ def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any])
             _mark(bad, i, f"{dtype} experts of {whose} here are means of two kernels")
 
 
-def _check_repeats(
-    columns: Mapping[str, npt.NDArray[Any]], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]
-) -> None:
+def _check_repeats(columns: Mapping[str, npt.NDArray[Any]], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]) -> None:
     """Mark rows that are equal to an earlier one in every column, the time included."""
     first: dict[tuple[Any, ...], int] = {}
     for i, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
@@ -305,9 +295,7 @@ def _number(cell: str) -> float:
         return float("nan")
 
 
-def _check_names(
-    columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool
-) -> None:
+def _check_names(columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool) -> None:
     kernel = columns["kernel"]
     own = {op for op, kind in PROFILE_OPS.items() if kind is None or op in OWN_NAME}
     extra = own if every_op else set()
@@ -340,9 +328,7 @@ def _mark(bad: npt.NDArray[Any], row: int, reason: str) -> None:
 def joined(tables: Sequence[Table]) -> Table:
     """Rows of tables of one family as one table."""
     first = tables[0]
-    columns = {
-        name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns
-    }
+    columns = {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns}
     return Table(
         first.family,
         columns,

@@ -180,10 +180,7 @@ class ModelSpec:
 
     def cache_bytes(self, tokens: int) -> float:
         """KV cache and state of a sequence of so many tokens, windows kept [B]."""
-        kept = sum(
-            size * (min(tokens, window) if window else tokens)
-            for window, size in self.kv_classes().items()
-        )
+        kept = sum(size * (min(tokens, window) if window else tokens) for window, size in self.kv_classes().items())
         return kept + self.state_bytes_per_sequence
 
     @property
@@ -200,9 +197,7 @@ class ModelSpec:
     @property
     def moe_layers(self) -> int:
         """Layers whose feed-forward part has experts."""
-        return sum(
-            is_routed(layer.ffn) and not layer.ffn.routed.by_request for layer in self.layers
-        )
+        return sum(is_routed(layer.ffn) and not layer.ffn.routed.by_request for layer in self.layers)
 
     @property
     def groups(self) -> tuple[tuple[Layer, int], ...]:
@@ -231,9 +226,7 @@ class ModelSpec:
 
         def change(layer: Layer) -> Layer:
             mixer: Any = layer.mixer
-            return (
-                replace(layer, mixer=mixer.within(longest)) if hasattr(mixer, "within") else layer
-            )
+            return replace(layer, mixer=mixer.within(longest)) if hasattr(mixer, "within") else layer
 
         if any(hasattr(layer.mixer, "within") for layer in self.layers):
             return self.map_layers(change)
@@ -289,9 +282,7 @@ def sampling_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
         return []
     parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))
     return [
-        elementwise(
-            name, "head", m.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run
-        )
+        elementwise(name, "head", m.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run)
         for name, moved in parts
         if moved(run.sampling)
     ]

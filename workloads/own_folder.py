@@ -46,9 +46,7 @@ def own_folder(base: str | Path, *levels: str) -> Path | None:
 def cache_folder(*levels: str) -> Path | None:
     """Own folder below ``OPBYTE_CACHE`` or the user's cache folder, else below the temporary one."""
     base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return own_folder(base, "opbyte", *levels) or own_folder(
-        tempfile.gettempdir(), f"opbyte-{_user()}", *levels
-    )
+    return own_folder(base, "opbyte", *levels) or own_folder(tempfile.gettempdir(), f"opbyte-{_user()}", *levels)
 
 
 def temporary_folder() -> Path:
@@ -75,9 +73,7 @@ def _is_kept(path: Path) -> bool:
     """Whether nobody can put another folder in the place of one that lies in `path`."""
     found = path.stat()
     trusted = (_user(), 0, Path(path.anchor).stat().st_uid)
-    return found.st_uid in trusted and (
-        bool(found.st_mode & stat.S_ISVTX) or not _others_write(found)
-    )
+    return found.st_uid in trusted and (bool(found.st_mode & stat.S_ISVTX) or not _others_write(found))
 
 
 def _others_write(found: os.stat_result) -> bool:

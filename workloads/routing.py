@@ -99,9 +99,7 @@ class Router:
         """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
-    def expected(
-        self, layer: int, tokens: float, choices: float | None = None, copies: Copies | None = None
-    ) -> Loads:
+    def expected(self, layer: int, tokens: float, choices: float | None = None, copies: Copies | None = None) -> Loads:
         """Expected loads: each expert is active with some probability, then evenly loaded.
 
         Parameters
@@ -118,9 +116,7 @@ class Router:
         if tokens <= 0:
             return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
         active = 1.0 - (1.0 - inclusion) ** (tokens if choices is None else choices)
-        own = np.where(
-            inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0
-        )
+        own = np.where(inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0)
         return Loads(own, active)
 
 

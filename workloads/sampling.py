@@ -41,9 +41,7 @@ gap between tokens of three dense models on one H100 under vLLM 0.11 (ML.ENERGY 
 penalty 1.1, 8 to 768 sequences; median error 2.0 %, 2.8 to 4.0 with a model left out). Per logit, not per
 sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
 there. Assumed of other engines and versions."""
-EXTRAS: Mapping[str, float] = {
-    PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0,
-}  # fmt: skip
+EXTRAS: Mapping[str, float] = {PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0}
 """Bytes per logit of what may come on top; a kind of sampling is named KIND+EXTRA+EXTRA."""
 
 _SAMPLE: Mapping[str, float] = {NONE: 0.0, GREEDY: 10.0, RANDOM: 42.0, NUCLEUS: 42.0}

@@ -162,9 +162,7 @@ def _resolve(
     return merge({k: v for k, v in base.items() if k not in own}, tree)
 
 
-def _attach(
-    node: Any, key: str, source: str | SpecError | None, table: dict[str, str], path: Path
-) -> Any:
+def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str, str], path: Path) -> Any:
     """Replace every number below `node` by a Quantity with its nearest source."""
     if isinstance(node, dict):
         node = {str(k): v for k, v in node.items()}
@@ -189,9 +187,7 @@ def _attach(
     if isinstance(node, str) and node.startswith("="):
         where = f"{path}: {key}"
         if not isinstance(source, str):
-            raise source or SpecError(
-                where, f"'{node}' has no source; write {{value: '{node}', source: ...}}"
-            )
+            raise source or SpecError(where, f"'{node}' has no source; write {{value: '{node}', source: ...}}")
         return Formula(node[1:].strip(), source, where)
     if isinstance(node, bool) or node is None or isinstance(node, str):
         return node
@@ -295,16 +291,12 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
             for key, value in node.items():
                 field, own = to_si(key)
                 if field in out:
-                    raise SpecError(
-                        f"{description.path}: {label}", f"{field} is given in two units; keep one"
-                    )
+                    raise SpecError(f"{description.path}: {label}", f"{field} is given in two units; keep one")
                 below = f"{label}.{key}" if label else key
                 out[field] = plain(value, (*at, field), below, own if own != 1.0 else factor)
             return out
         if isinstance(node, list):
-            return tuple(
-                plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node)
-            )
+            return tuple(plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node))
         if isinstance(node, Formula):
             reason = f"'= {node.text}': expressions are for devices and what is inside of them"
             raise SpecError(node.where, reason)

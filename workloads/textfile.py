@@ -38,9 +38,7 @@ def readable(names: Iterable[str]) -> list[str]:
     return [name for name in islice(names, 40) if name.isprintable() and len(name) <= 40]
 
 
-def read_lines(
-    path: Path, line_bytes: int = CHUNK_BYTES, most: int | None = None
-) -> Iterator[Lines]:
+def read_lines(path: Path, line_bytes: int = CHUNK_BYTES, most: int | None = None) -> Iterator[Lines]:
     """Yield the lines of a UTF-8 file in chunks of about `CHUNK_BYTES`.
 
     Lines end with a line feed, or a carriage return and one; both are kept off. Whatever goes

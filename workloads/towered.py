@@ -31,13 +31,7 @@ def with_tower(
     if size is None or not share:
         return replace(model, extra_weights=model.extra_weights + tower.params)
     pictures, patches, tokens = tower.cut(size)
-    part = replace(
-        tower.part,
-        share=share * (1.0 - hits),
-        patches=patches,
-        tokens=tokens,
-        pictures=pictures * images,
-    )
+    part = replace(tower.part, share=share * (1.0 - hits), patches=patches, tokens=tokens, pictures=pictures * images)
     # At the end of the list, so that no other layer has another number (draws of expert loads go by it).
     return replace(model, layers=(*model.layers, Layer(part, None, 0, 0, replicated=True)))
 

@@ -51,9 +51,7 @@ class ImageRouter:
         return np.argsort(-score, axis=1, kind="stable")[:, : self.top_k].astype(np.int64)
 
 
-def make_image_router(
-    routing: str, *, tasks: int, layers: int, experts: int, top_k: int, seed: int
-) -> ImageRouter:
+def make_image_router(routing: str, *, tasks: int, layers: int, experts: int, top_k: int, seed: int) -> ImageRouter:
     """Build the router of an encoder; every task's gate has its own popular experts.
 
     Raises
@@ -61,9 +59,7 @@ def make_image_router(
     InputError
         See :func:`workloads.routing.make_router`.
     """
-    router = make_router(
-        routing, layers=tasks * layers, experts=experts, top_k=top_k, seed=seed
-    )  # fmt: skip
+    router = make_router(routing, layers=tasks * layers, experts=experts, top_k=top_k, seed=seed)
     return ImageRouter(router.prob.reshape(tasks, layers, experts), top_k, seed)
 
 

@@ -27,9 +27,7 @@ def scalar(text: str) -> str:
     ('h100', '"no"', '"a: b"')
     """
     try:
-        plain = yaml.safe_load(f"[{text}]") == [text] and yaml.safe_load(f"a: {text}") == {
-            "a": text
-        }
+        plain = yaml.safe_load(f"[{text}]") == [text] and yaml.safe_load(f"a: {text}") == {"a": text}
     except (yaml.YAMLError, ValueError):
         plain = False
     return text if plain else quoted(text)

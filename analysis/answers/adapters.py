@@ -60,7 +60,4 @@ def adapters_text(d: Deployment, counts: AdapterCounts | None = None) -> list[st
     return [text]
 
 
-FACET = Facet(
-    lambda r: adapters_dict(r.deployment, r.adapters),
-    lambda r: adapters_text(r.deployment, r.adapters),
-)
+FACET = Facet(lambda r: adapters_dict(r.deployment, r.adapters), lambda r: adapters_text(r.deployment, r.adapters))

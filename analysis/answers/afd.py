@@ -13,15 +13,7 @@ from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.apart import (
-    MOST_BATCHES,
-    Apart,
-    ApartStep,
-    Memories,
-    apart_of,
-    apart_step,
-    memories,
-)
+from ...simulator.scenario.apart import MOST_BATCHES, Apart, ApartStep, Memories, apart_of, apart_step, memories
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
 from ...simulator.scenario.option import chosen
@@ -131,9 +123,7 @@ class Afd(Result):
             "tp": a.attention.layout.tp,
             "dp": a.attention.layout.dp,
             "ep": a.experts.layout.ep,
-            "link": {
-                "bytes_per_s": a.rate if np.isfinite(a.rate) else None, "latency_s": a.latency_s,
-            },
+            "link": {"bytes_per_s": a.rate if np.isfinite(a.rate) else None, "latency_s": a.latency_s},
             "context": self.context,
             "tpot_limit_s": self.tpot,
             "memory": {
@@ -154,7 +144,7 @@ class Afd(Result):
                 )
                 for row in evidence(d, sources)
             ],
-        }  # fmt: skip
+        }
 
     def closed_form_s(self) -> float | None:
         """MegaScale-Infer's formula of the best row; None where its micro-batches are too few [s].
@@ -223,9 +213,7 @@ class Afd(Result):
         """Both systems."""
         return [
             Rests(d.system, sources, d)
-            for d, sources in zip(
-                (self.apart.attention, self.apart.experts), self.sources, strict=True
-            )
+            for d, sources in zip((self.apart.attention, self.apart.experts), self.sources, strict=True)
         ]
 
 
@@ -300,19 +288,15 @@ def afd(
         assert tpot is not None
         least = min(apart_step(a, a.attention.layout.dp * n, context, n).seconds for n in tried)
         raise InputError(
-            "--tpot",
-            f"{seconds(tpot)} is less than a step of one sequence a rank takes, {seconds(least)}",
+            "--tpot", f"{seconds(tpot)} is less than a step of one sequence a rank takes, {seconds(least)}"
         )
     plain, missed = None, ""
     if against is not None:
         plain, missed = _plain_row(spec, against, how, batch, context, tpot)
     beside_attention, beside_experts = (
-        {} if isinstance(s, SystemSpec) else describe_system(s)[1]
-        for s in (attention_on, experts_on)
+        {} if isinstance(s, SystemSpec) else describe_system(s)[1] for s in (attention_on, experts_on)
     )
-    return Afd(
-        a, memory, context, tpot, tuple(found), plain, missed, (beside_attention, beside_experts)
-    )
+    return Afd(a, memory, context, tpot, tuple(found), plain, missed, (beside_attention, beside_experts))
 
 
 def most_of(fits: Callable[[int], bool], most: int) -> int:
@@ -324,16 +308,12 @@ def most_of(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _apart_row(
-    a: Apart, memory: Memories, batch: int, context: int, tpot: float | None, n: int
-) -> Row | None:
+def _apart_row(a: Apart, memory: Memories, batch: int, context: int, tpot: float | None, n: int) -> Row | None:
     """A step of `n` micro-batches; None where no batch keeps the limit."""
     if tpot is not None:
         unit = n * a.attention.layout.dp
         limit = tpot
-        each = most_of(
-            lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n
-        )
+        each = most_of(lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n)
         if not each:
             return None
         batch = unit * each
@@ -347,9 +327,8 @@ def _apart_row(
 
 
 def _plain_row(
-    model: ModelSpec, system: str | Path | SystemSpec, how: DeployOptions, batch: int, context: int,
-    tpot: float | None,
-) -> tuple[Row | None, str]:  # fmt: skip
+    model: ModelSpec, system: str | Path | SystemSpec, how: DeployOptions, batch: int, context: int, tpot: float | None
+) -> tuple[Row | None, str]:
     """A step of devices that do both; None and why where no batch keeps the limit."""
     _, where = load(model, system)
     d = deployed(model, where, how)
@@ -365,9 +344,7 @@ def _plain_row(
             return None, f"{d.system.name} keeps {seconds(tpot)} at no batch."
         batch = found * ranks
     elif -(-batch // ranks) > most:
-        raise CapacityError(
-            d.system.name, f"{batch:,} sequences do not fit: at most {most * ranks:,}"
-        )
+        raise CapacityError(d.system.name, f"{batch:,} sequences do not fit: at most {most * ranks:,}")
     took, joules = _plain_step(d, batch, context)
     price, devices = where.device.price_USD_per_hour, num_devices(where)
     usd = None if price is None else price * devices

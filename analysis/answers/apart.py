@@ -27,10 +27,7 @@ def apart_dict(r: Run) -> dict[str, Any]:
             "attention_devices": a.attention_devices,
             "experts_devices": a.experts_devices,
             "micro_batches": a.batches,
-            "link": {
-                "bytes_per_s": None if rate == float("inf") else rate,
-                "latency_s": apart.link.latency_s,
-            },
+            "link": {"bytes_per_s": None if rate == float("inf") else rate, "latency_s": apart.link.latency_s},
             "attention_busy": a.attention,
             "experts_busy": a.experts,
             "link_busy": a.link,
@@ -76,15 +73,11 @@ def apart_evidence(
     holder = d.apart.holder
     unused = ("links within a node", "links between nodes")
     experts = [
-        entry for entry in evidence(holder, beside, None, batches, experts=True)
-        if entry["applies_to"] not in unused
-    ]  # fmt: skip
+        entry for entry in evidence(holder, beside, None, batches, experts=True) if entry["applies_to"] not in unused
+    ]
     found = [
         {**entry, "applies_to": f"{entry['applies_to']}, {group}"}
-        for group, own in (
-            ("attention", evidence(d, sources, policy, batches, experts=False)),
-            ("experts", experts),
-        )
+        for group, own in (("attention", evidence(d, sources, policy, batches, experts=False)), ("experts", experts))
         for entry in own
     ]
     link: dict[str, Any] = {

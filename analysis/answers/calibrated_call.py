@@ -22,8 +22,7 @@ def calibrated_seconds(spec: DeviceSpec, form: Form, shape: Shape) -> float | No
     name, columns = call
     family = families()[name]
     arrays = {
-        key: np.array([value], dtype=object if isinstance(value, str) else np.float64)
-        for key, value in columns.items()
+        key: np.array([value], dtype=object if isinstance(value, str) else np.float64) for key, value in columns.items()
     }
     table = Table(name, arrays, np.array([""], dtype=object), np.zeros(1, dtype=np.int64))
     try:

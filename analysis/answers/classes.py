@@ -43,8 +43,7 @@ def _class_dict(c: ClassRun) -> dict[str, Any]:
         "attainment": c.attained,
         "goodput_per_s": c.goodput_per_s,
         "promises": [
-            {"latency": k.promise.name, "most_s": k.promise.most_s, "kept": k.share, "met": k.met}
-            for k in c.kept
+            {"latency": k.promise.name, "most_s": k.promise.most_s, "kept": k.share, "met": k.met} for k in c.kept
         ],
     }
 
@@ -172,11 +171,4 @@ def needs_promises(run: Run, where: str) -> Classes:
     return run.classes
 
 
-FACET = Facet(
-    classes_dict,
-    class_blocks,
-    QUANTITIES,
-    "classes",
-    "it is of classes of requests (classes)",
-    late=True,
-)
+FACET = Facet(classes_dict, class_blocks, QUANTITIES, "classes", "it is of classes of requests (classes)", late=True)

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def gains(
-    kernel: str, shape: Mapping[str, object], device: str, changes: Mapping[str, float]
-) -> pd.DataFrame:
+def gains(kernel: str, shape: Mapping[str, object], device: str, changes: Mapping[str, float]) -> pd.DataFrame:
     """Speed-up of a kernel by each change of a device.
 
     Parameters

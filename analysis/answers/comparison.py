@@ -149,8 +149,7 @@ class SystemComparison(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         nested = ("layers", "break_even", "latency_interval", "out_of_range")
         return [
-            {k: v for k, v in row.to_dict(self.items).items() if k not in nested}
-            | {"kinds": "+".join(row.kinds)}
+            {k: v for k, v in row.to_dict(self.items).items() if k not in nested} | {"kinds": "+".join(row.kinds)}
             for row in self.table
         ]
 
@@ -228,9 +227,7 @@ class SystemComparison(Result):
             out.append("Parts side by side count in full: they may add up to more than the step.")
         out += not_like_for_like((r.system, r.bases) for r in timed)
         out += self._served()
-        shown = [
-            (r.evidence(), r.system, r.ranges) for r in self.table if r.layout and not r.reason
-        ]
+        shown = [(r.evidence(), r.system, r.ranges) for r in self.table if r.layout and not r.reason]
         out += evidence_blocks(shown, self.why)
         if self.mean_queue is not None:
             out.append(
@@ -247,9 +244,7 @@ class SystemComparison(Result):
             "nobody's in particular, so that devices that no engine runs on stand beside the others (`plan` and "
             "`capacity` take vLLM's: --framework vllm)"
         )  # fmt: skip
-        return (
-            [f"Laid out: {told}. One step, so no scheduler. Kernels are {kernels}."] if told else []
-        )
+        return [f"Laid out: {told}. One step, so no scheduler. Kernels are {kernels}."] if told else []
 
 
 def _queue(found: BreakEven | None) -> str:

@@ -57,9 +57,7 @@ class Comparison(Several):
         """Say which is better by how much, and which layers moved and why."""
         best, base = self.runs[0].run, self.runs[-1].run
         ratios = {
-            "the output tokens per second": ratio(
-                best.output_tokens_per_s, base.output_tokens_per_s
-            ),
+            "the output tokens per second": ratio(best.output_tokens_per_s, base.output_tokens_per_s),
             "the median time between tokens": ratio(best.tbt_s.p50, base.tbt_s.p50),
             "the energy per token": ratio(best.joules_per_token, base.joules_per_token),
         }
@@ -94,9 +92,7 @@ def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
     bound = {
         op.name
         for op in base.ops
-        if op.processor in main
-        and op.op_per_byte is not None
-        and op.op_per_byte < main[op.processor].ridge(dtype)
+        if op.processor in main and op.op_per_byte is not None and op.op_per_byte < main[op.processor].ridge(dtype)
     }
     out = []
     near = [p.name for p in best.deployment.device.processors.values() if p.kind != "xpu"]
@@ -135,8 +131,7 @@ def compare_demo(
         base = base.changed(closed_loop=DEMO_CLIENTS, requests=DEMO_REQUESTS, warmup=warmup)
     return Comparison(
         tuple(
-            simulate(base.changed(model=DEMO_MODEL, system=system), keep_stages=keep_stages,
-                     progress=progress)
+            simulate(base.changed(model=DEMO_MODEL, system=system), keep_stages=keep_stages, progress=progress)
             for system in DEMO_SYSTEMS
         )
-    )  # fmt: skip
+    )

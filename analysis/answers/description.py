@@ -19,9 +19,7 @@ from ...workloads.yamlfile import read_yaml
 from ..show.result import Result
 from .spelled_out import SpelledOut, spelled_out
 
-HEADING = (
-    "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
-)
+HEADING = "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
 LEFT_OUT = ("calibration", "aliases")
 """What only the catalog's own has: fits of its own rows (`kernels` names those it shares), aliases."""
 PREFIX = "my-"
@@ -85,9 +83,7 @@ def describe(name: str | Path) -> Shown | SpelledOut:
             if named is not None:
                 return named
             near = suggestion(str(name)) or "; see opbyte list devices, or another list"
-            raise InputError(
-                repr(str(name)), f"is no device, system, host, model, policy or engine{near}"
-            ) from error
+            raise InputError(repr(str(name)), f"is no device, system, host, model, policy or engine{near}") from error
 
 
 def _kind(name: str | Path) -> object:
@@ -96,9 +92,7 @@ def _kind(name: str | Path) -> object:
     return read_yaml(path).get("kind") if path.is_file() else None
 
 
-def _written(
-    spec: DeviceSpec | SystemSpec | HostSpec, sources: Mapping[str, str]
-) -> dict[str, Any]:
+def _written(spec: DeviceSpec | SystemSpec | HostSpec, sources: Mapping[str, str]) -> dict[str, Any]:
     """Keys as written in files, with units; numbers of the schema's defaults are left out."""
     values = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     _drop(values)

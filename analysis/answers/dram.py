@@ -71,16 +71,12 @@ class DramAnswer(Result):
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {"without": limit.title, "fraction of peak": f"{limit.fraction:.1%}",
-             "gain": f"{limit.gain:+.1%}"}
-            for limit in self.limits
-        ]  # fmt: skip
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {"without": limit.name, "fraction": limit.fraction, "gain": limit.gain}
+            {"without": limit.title, "fraction of peak": f"{limit.fraction:.1%}", "gain": f"{limit.gain:+.1%}"}
             for limit in self.limits
         ]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [{"without": limit.name, "fraction": limit.fraction, "gain": limit.gain} for limit in self.limits]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         o = self.outcome
@@ -90,10 +86,7 @@ class DramAnswer(Result):
             f"{self.pattern} on {self.memory.name}: {si(o.bytes_per_s, 'B/s')} of "
             f"{si(peak, 'B/s')} from {channels}, {o.fraction:.1%}"
         )
-        second = (
-            f"row hits {o.row_hits:.1%}, read latency {seconds(o.read_latency_s)}, "
-            f"limited by: {self.limited_by}"
-        )
+        second = f"row hits {o.row_hits:.1%}, read latency {seconds(o.read_latency_s)}, limited by: {self.limited_by}"
         lines: list[str | Sequence[Mapping[str, Any]]] = [first, second]
         if self.limits:
             lines.append(self.rows())
@@ -121,8 +114,7 @@ class DramAnswer(Result):
         rows = []
         for kind, sizes in (("stride", STRIDES), ("rand", BLOCKS)):
             for size in (max(size, atom) for size in sizes):
-                pattern = replace(self.run.pattern, kind=kind, S=size, X=max(64, atom), reads=1,
-                                  writes=0, a=1, b=0)  # fmt: skip
+                pattern = replace(self.run.pattern, kind=kind, S=size, X=max(64, atom), reads=1, writes=0, a=1, b=0)
                 one = replace(self.run, pattern=pattern, channels=1, requests=length, rate=None)
                 found = simulate(self.memory, one)
                 rows.append({"kind": kind, "bytes": size, "fraction": found.fraction})
@@ -203,8 +195,6 @@ def _pim(pattern: str, spec: DramSpec) -> PimAnswer:
         elif key == "refresh" and value in ("all", "none"):
             refresh = value
         else:
-            raise InputError(
-                f"pattern {pattern!r}", f"{part!r}: give commands=N or refresh=all|none"
-            )
+            raise InputError(f"pattern {pattern!r}", f"{part!r}: give commands=N or refresh=all|none")
     stream = stream_of(spec, name, commands, refresh == "all")
     return PimAnswer(spec, pattern, stream, measure(spec, stream))

@@ -62,8 +62,7 @@ def evidence(
     placed = by_place(deployment, batches, usual)
     if experts is not None:
         placed = {
-            where: {name: op for name, op in ops.items() if op.routed == experts}
-            for where, ops in placed.items()
+            where: {name: op for name, op in ops.items() if op.routed == experts} for where, ops in placed.items()
         }
     for processor in processors_of(deployment.device):
         own = list(placed.get(processor.name, {}).values())
@@ -82,11 +81,7 @@ def evidence(
         (system.device.node_link, ("node_link.",), "links between nodes"),
     ):
         ops = list(placed.get(spec.name, {}).values())
-        told = {
-            (e.cost_model, e.applies_to, e.format): e
-            for op in ops
-            for e in deployment.link(op).evidence([op])
-        }
+        told = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
         out += [_told(e, name, sources, keys, False) for e in told.values()]
     out += [
         *_waits(deployment),
@@ -138,13 +133,10 @@ def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
         for f in fields(host) if f.name != "why" and getattr(host, f.name) > 0.0
     }  # fmt: skip
     if host.launch_s == LAUNCH_S:
-        sources["host.launch_s"] = (
-            f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
-        )
+        sources["host.launch_s"] = f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
     if host.request_s in REQUEST_S.values():
         sources["host.request_s"] = (
-            f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured "
-            "runs of vLLM"
+            f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"
         )
     fitted = host_of(deployment.system)
     if fitted and fitted.gap_s and host.gap_s == fitted.gap_s:  # the machine's, not the version's
@@ -261,9 +253,7 @@ def used_sources(sources: Mapping[str, str], numerics: Numerics) -> dict[str, st
     }
 
 
-def _entry(
-    model: str, applies_to: str, sources: Mapping[str, str], prefixes: tuple[str, ...]
-) -> dict[str, Any]:
+def _entry(model: str, applies_to: str, sources: Mapping[str, str], prefixes: tuple[str, ...]) -> dict[str, Any]:
     assumed = {
         key: source
         for key, source in sources.items()

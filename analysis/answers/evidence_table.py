@@ -59,16 +59,12 @@ Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
 def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
     """What systems rest on: a line each, or all of it in one table."""
     if not why:
-        return (
-            [" ".join([*(evidence_line(*each) for each in found), "More: --why."])] if found else []
-        )
+        return [" ".join([*(evidence_line(*each) for each in found), "More: --why."])] if found else []
     rows = [row for each in found for row in evidence_rows(*each)]
     return [rows, *(text for *_, ranges in found if ranges for text in ranges.text())]
 
 
-def evidence_line(
-    evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None
-) -> str:
+def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None) -> str:
     """The same in a line.
 
     Examples
@@ -78,12 +74,8 @@ def evidence_line(
     'h100-x1 rests on 1 fitted, 1 assumed; none out of range.'
     """
     found = Counter(e["basis"] for e in evidence)
-    told = ", ".join(
-        f"{found[kind]} {kind}" for kind in (*KINDS, *sorted(set(found) - {*KINDS})) if found[kind]
-    )
+    told = ", ".join(f"{found[kind]} {kind}" for kind in (*KINDS, *sorted(set(found) - {*KINDS})) if found[kind])
     if ranges is None or not ranges.outside:
         return f"{system} rests on {told}; none out of range."
     names = ", ".join(dict.fromkeys(each.op for each in ranges.outside[:NAMED]))
-    return (
-        f"{system} rests on {told}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."
-    )
+    return f"{system} rests on {told}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."

@@ -18,10 +18,7 @@ F8 = npt.NDArray[np.float64]
 def group_loads(part: ExpertPart) -> F8:
     """Share of a layer's tokens, in the long run, that each group serves, over the mean; shape (groups,)."""
     popular = part.router.inclusion[part.row]
-    if part.placed is None:
-        loads = popular.reshape(part.ep, -1).sum(axis=1)
-    else:
-        loads = part.placed.group_loads(popular)
+    loads = popular.reshape(part.ep, -1).sum(axis=1) if part.placed is None else part.placed.group_loads(popular)
     return np.asarray(loads / loads.mean())
 
 
@@ -67,9 +64,7 @@ def placing_dict(d: Deployment) -> dict[str, Any]:
         return {}
     found = {
         "policy": placing.policy,
-        "redundant_experts": sum(
-            part.held * part.ep - part.spec.routed.experts for part in spreading(d)[:1]
-        ),
+        "redundant_experts": sum(part.held * part.ep - part.spec.routed.experts for part in spreading(d)[:1]),
         "dispatch": placing.dispatch,
         "held": spreading(d)[0].held,
         "max_over_mean": worst_over_mean(d),

@@ -131,8 +131,7 @@ class FrameRun(Result):
                 "external memory traffic of an image": f"{d['memory_bytes_per_image'] / 1e6:,.1f} MB",
                 "on-chip memory needed": f"{d['on_chip_bytes'] / 2**20:.2f} MiB",
                 "expert cache hits": "-" if hit is None else f"{hit:.1%}",
-                "queues, longest and shortest": f"{d['longest_queue']:.0f}, "
-                f"{d['shortest_queue']:.0f} tokens",
+                "queues, longest and shortest": f"{d['longest_queue']:.0f}, {d['shortest_queue']:.0f} tokens",
                 "task switches": show(d["task_switches"]),
             }.items()
         ]
@@ -190,8 +189,7 @@ def frames(
     stamps = None if rate is None else arrivals(images, rate)
     pace = f"{in_flight} in flight" if rate is None else f"{rate:g} a second"
     served = serve_images(
-        d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing,
-        seed=seed, told=told,
-    )  # fmt: skip
+        d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing, seed=seed, told=told
+    )
     what = f"{images:,} images, {pace}, tasks {tasks}"
     return FrameRun(d, where.name, schedule, what, served, (rests_of(system, where),))

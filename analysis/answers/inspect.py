@@ -23,11 +23,7 @@ class Inspection(Result):
 
     def to_dict(self) -> dict[str, Any]:
         spec = self.model
-        experts = [
-            la.ffn.routed
-            for la in spec.layers
-            if is_routed(la.ffn) and not la.ffn.routed.by_request
-        ]
+        experts = [la.ffn.routed for la in spec.layers if is_routed(la.ffn) and not la.ffn.routed.by_request]
         return {
             "model": spec.name,
             "architecture": spec.architecture,
@@ -107,10 +103,7 @@ class Inspection(Result):
         if not found:
             return {}
         text = f"{found['vision_params']:,} parameters beside those, {found['vision_bytes'] / 2**30:,.2f} GiB; "
-        return {
-            "image tower": text
-            + f"{found['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"
-        }
+        return {"image tower": text + f"{found['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"}
 
     def _tower(self) -> dict[str, Any]:
         """The image tower, where the file has one: it is not among the other counts."""
@@ -119,28 +112,20 @@ class Inspection(Result):
             return {}
         size = tower.params * self.model.numerics.act_bytes
         tokens = tower.tokens(SHOWN_IMAGE)
-        return {
-            "vision_params": tower.params,
-            "vision_bytes": size,
-            "tokens_per_1080p_image": tokens,
-        }
+        return {"vision_params": tower.params, "vision_bytes": size, "tokens_per_1080p_image": tokens}
 
     def _stored(self) -> dict[str, str]:
         """Each weight group's bytes by format, of checkpoints that are not in one format."""
         if not self.model.numerics.weights:
             return {}
         return {
-            f"  {group}": ", ".join(
-                f"{size / 2**30:,.2f} GiB {name}" for name, size in formats.items()
-            )
+            f"  {group}": ", ".join(f"{size / 2**30:,.2f} GiB {name}" for name, size in formats.items())
             for group, formats in self.model.stored_bytes.items()
         }
 
     def _windows(self) -> str:
         """Layers by how far they look back."""
-        kept = Counter(
-            tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers
-        )
+        kept = Counter(tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers)
         if set(kept) == {("all",)}:
             return "no window"
         if len(kept) > MOST_KINDS:

@@ -185,9 +185,7 @@ class RunIntervals:
         return self.throughput.inverse
 
 
-def step_intervals(
-    d: Deployment, decodes: int, context: int, prompt: int
-) -> tuple[Interval, Interval] | None:
+def step_intervals(d: Deployment, decodes: int, context: int, prompt: int) -> tuple[Interval, Interval] | None:
     """Factors on a rank's step of decodes, and on one with a prompt beside them."""
     drawn = [slowdowns(parts_of(d, _stage(d, b))) for b in _usual(decodes, context, prompt)]
     decode, mixed = (None if one is None else interval_of(one) for one in drawn)

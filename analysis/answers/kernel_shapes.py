@@ -79,8 +79,7 @@ class KernelShapes(Result):
     def write(self, files: OutputFolder) -> None:
         """Write a table a family, its times empty."""
         for family, rows in self.tables.items():
-            head = ["source", "device", "kernel", "dtype", *SCHEMAS[family].shape, "timing",
-                    "measured_s"]  # fmt: skip
+            head = ["source", "device", "kernel", "dtype", *SCHEMAS[family].shape, "timing", "measured_s"]
             text = io.StringIO()
             table = csv.DictWriter(text, head, restval="", lineterminator="\n")
             table.writeheader()
@@ -195,9 +194,7 @@ def _decode(op: Op, keys: int) -> Found:
 
 def _prefill(op: Op, keys: int) -> Found:
     batch, tokens = op.shape["batch"], op.shape["tokens"]
-    shape = {} if not batch else {
-        "batch": batch, "q_len": tokens / batch, "kv_prefix": 0, **_heads(op), "causal": 1,
-    }  # fmt: skip
+    shape = {} if not batch else {"batch": batch, "q_len": tokens / batch, "kv_prefix": 0, **_heads(op), "causal": 1}
     return "attention_prefill", "prefill_attention", op.dtype, shape
 
 
@@ -206,12 +203,7 @@ def _mla(op: Op, keys: int) -> Found:
     if not batch:
         return "mla", op.kind, op.dtype, {}
     kv = op.shape["kv"] / batch
-    shape = {
-        "batch": batch,
-        "q_len": kv if prefill else 1,
-        "kv_len": kv,
-        "heads": op.shape["heads"],
-    }
+    shape = {"batch": batch, "q_len": kv if prefill else 1, "kv_len": kv, "heads": op.shape["heads"]}
     return "mla", op.kind, op.dtype, shape
 
 

@@ -193,24 +193,21 @@ def layouts(
     search = _Search(spec, where, _own(where, standard), batch, context)
     grid = product(mappings, interleaves, block_tokens, PIECES)
     tried = [
-        search.usual.model_copy(
-            update={"mapping": m, "interleave_bytes": i, "kv_block_tokens": b, "kv_pieces": p}
-        )
+        search.usual.model_copy(update={"mapping": m, "interleave_bytes": i, "kv_block_tokens": b, "kv_pieces": p})
         for m, i, b, p in grid
     ]
     tried = [layout for layout in tried if search.spreads(layout)]
     if not tried:
         raise InputError(
-            "--batch, --context", "are too small for a layout to matter: some of the channels would "
-            "hold no part of the KV cache",
-        )  # fmt: skip
+            "--batch, --context",
+            "are too small for a layout to matter: some of the channels would hold no part of the KV cache",
+        )
     best = sorted(tried, key=search.memory_s)[:FINALISTS]
     ranked = sorted(map(search.whole, best), key=lambda each: each.step_s)
     usual = search.whole(search.usual)
     return Layouts(
-        spec.name, where, batch, context, len(tried), usual, tuple(ranked),
-        (rests_of(system, where, search.flat),),
-    )  # fmt: skip
+        spec.name, where, batch, context, len(tried), usual, tuple(ranked), (rests_of(system, where, search.flat),)
+    )
 
 
 def _own(system: SystemSpec, standard: str | None) -> DataLayout:
@@ -220,18 +217,15 @@ def _own(system: SystemSpec, standard: str | None) -> DataLayout:
         return own if standard is None else own.model_copy(update={"standard": standard})
     if standard is None:
         raise InputError(
-            system.name, "names no DRAM: give memory.dram in its file, or --memory with one of "
-            "`opbyte list memories`",
-        )  # fmt: skip
+            system.name, "names no DRAM: give memory.dram in its file, or --memory with one of `opbyte list memories`"
+        )
     return DataLayout(standard=standard)
 
 
 class _Search:
     """One decode step under many layouts."""
 
-    def __init__(
-        self, model: ModelSpec, system: SystemSpec, usual: DataLayout, batch: int, context: int
-    ) -> None:
+    def __init__(self, model: ModelSpec, system: SystemSpec, usual: DataLayout, batch: int, context: int) -> None:
         self.model, self.usual, self.batch, self.context = model, usual, batch, context
         self.memory = load_memory(usual.standard)
         self.flat = deploy(model, system, costs="roofline")
@@ -288,9 +282,7 @@ class _Search:
         deployment = self._laid(layout)
         context = self.context + layout.kv_block_tokens // 2
         stage = explicit_stage(
-            deployment,
-            dealt(deployment, -(-self.batch // deployment.replicas), context),
-            expected=True,
+            deployment, dealt(deployment, -(-self.batch // deployment.replicas), context), expected=True
         )
         found = sorted(self._shares(layout), key=lambda each: -each[1])
         gets: dict[str, float] = {}

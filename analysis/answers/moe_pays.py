@@ -31,17 +31,13 @@ def overlap_gains(
     rows = []
     for model, system in cases:
         for n in per_device:
-            found = roofline(model, system, tp=1, batch=n * _devices(system), context=context,
-                             overlap=way)  # fmt: skip
+            found = roofline(model, system, tp=1, batch=n * _devices(system), context=context, overlap=way)
             plain = found.overlap["step_seconds_without"]
-            rows.append({"case": f"{model} on {system}", "sequences": n,
-                         "gain": plain / found.step_seconds})  # fmt: skip
+            rows.append({"case": f"{model} on {system}", "sequences": n, "gain": plain / found.step_seconds})
     return pd.DataFrame(rows)
 
 
-def cache_speeds(
-    cases: Sequence[Case], shares: Sequence[float], batch: int = 1, context: int = 1024
-) -> pd.DataFrame:
+def cache_speeds(cases: Sequence[Case], shares: Sequence[float], batch: int = 1, context: int = 1024) -> pd.DataFrame:
     """Speed of a step whose devices keep a share of their experts, over that of one with all.
 
     Returns
@@ -55,8 +51,7 @@ def cache_speeds(
         whole = roofline(model, system, **own).step_seconds
         for share in shares:
             found = roofline(model, system, **own, experts_resident=str(float(share)))
-            rows.append({"case": f"{model} on {system}", "share": share,
-                         "speed": whole / found.step_seconds})  # fmt: skip
+            rows.append({"case": f"{model} on {system}", "share": share, "speed": whole / found.step_seconds})
     return pd.DataFrame(rows)
 
 
@@ -74,8 +69,7 @@ def copy_gains(
     for routing in routings:
         for model, system in cases:
             for n in per_device:
-                own: dict[str, Any] = {"tp": 1, "batch": n * _devices(system), "context": context,
-                                       "routing": routing}  # fmt: skip
+                own: dict[str, Any] = {"tp": 1, "batch": n * _devices(system), "context": context, "routing": routing}
                 plain = roofline(model, system, **own)
                 copies = plain.deployment.layout.ep
                 found = roofline(model, system, **own, redundant_experts=copies)

@@ -75,11 +75,7 @@ def step_blocks(found: Mapping[str, Any], step_s: float) -> list[str | Sequence[
         }
         for row in found["exchanges"]
     ]
-    return [
-        f"{text}; the step takes {step_s / plain:.3f} of the {seconds(plain)} without.",
-        rows,
-        REMARK,
-    ]
+    return [f"{text}; the step takes {step_s / plain:.3f} of the {seconds(plain)} without.", rows, REMARK]
 
 
 def _behind(behind: Mapping[str, float], total: float) -> str:
@@ -111,8 +107,7 @@ def usual_steps(r: Run) -> dict[str, dict[str, Any]]:
     d, out = r.deployment, dict[str, dict[str, Any]]()
     for name, batch in zip(("decodes", "decodes and a prompt"), typical(r), strict=True):
         stage, plain = (
-            explicit_stage(each, [batch] * d.ranks, expected=True)
-            for each in (d, replace(d, overlap="none"))
+            explicit_stage(each, [batch] * d.ranks, expected=True) for each in (d, replace(d, overlap="none"))
         )
         out[name] = {
             "sequences": len(batch.q_len), "tokens": batch.tokens, "step_seconds": stage.seconds,
@@ -171,14 +166,13 @@ def tasks_shown(timelines: Sequence[Timeline], most: int = 90) -> pd.DataFrame:
     first = max(len(tasks) // 2 - most // 2, 0)
     return pd.DataFrame(
         [
-            {
-                "stream": task.resource, "name": task.name, "chunk": task.chunk,
-                "start_s": start, "end_s": end,
-            }
+            {"stream": task.resource, "name": task.name, "chunk": task.chunk, "start_s": start, "end_s": end}
             for task, start, end in zip(
-                tasks[first : first + most], line.starts[first : first + most],
-                line.ends[first : first + most], strict=True,
+                tasks[first : first + most],
+                line.starts[first : first + most],
+                line.ends[first : first + most],
+                strict=True,
             )
         ],
         columns=["stream", "name", "chunk", "start_s", "end_s"],
-    )  # fmt: skip
+    )

@@ -159,9 +159,7 @@ class Placement(Result):
 
     def layers(self) -> list[dict[str, Any]]:
         """Load of every device over the mean in every MoE layer, before and after."""
-        pairs = zip(
-            spreading(self.before.deployment), spreading(self.after.deployment), strict=True
-        )
+        pairs = zip(spreading(self.before.deployment), spreading(self.after.deployment), strict=True)
         return [
             {"layer": layer, "device": device, "before": float(b), "after": float(a)}
             for layer, (old, new) in enumerate(pairs)
@@ -197,9 +195,7 @@ class Placement(Result):
             pays = each.pays_after(self.before)
             row["pays after"] = "never" if pays is None else f"{pays:,} steps"
         if self.period is not None:
-            row[f"step, moved every {self.period:,}"] = seconds(
-                each.step_s + each.moving_s / self.period
-            )
+            row[f"step, moved every {self.period:,}"] = seconds(each.step_s + each.moving_s / self.period)
         return {**dict.fromkeys(self._columns(), "-"), **row}
 
     def _columns(self) -> list[str]:
@@ -234,9 +230,7 @@ class Placement(Result):
         from ..plots.expert_placements import device_loads
 
         d = self.before.deployment
-        title = (
-            f"{d.model.name} on {d.system.name}: experts in order, and placed by {self.after.name}"
-        )
+        title = f"{d.model.name} on {d.system.name}: experts in order, and placed by {self.after.name}"
         text = "The most loaded device of every layer, and all devices of the most skewed layer."
         return [Drawing(device_loads(pd.DataFrame(self.layers()), title), text)]
 
@@ -288,17 +282,14 @@ def placement(
     refuse_unused(how, plain)
     if not spreading(plain):
         raise InputError(
-            "MODEL", f"{spec.name} on {where.name} has no experts on several groups of devices "
-            f"({plain.layout.degrees})"
-        )  # fmt: skip
+            "MODEL", f"{spec.name} on {where.name} has no experts on several groups of devices ({plain.layout.degrees})"
+        )
     work = batch, context, prefill
-    before = _placed(
-        BEFORE, deployed(spec, where, replace(bare, expert_placement="even")), work, None
-    )
+    before = _placed(BEFORE, deployed(spec, where, replace(bare, expert_placement="even")), work, None)
     found = tuple(
         _placed(each.expert_placement or "", deployed(spec, where, each), work, before.deployment)
         for each in _tries(how, plain)
-    )  # fmt: skip
+    )
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     return Placement(before, found, batch, context, prefill, period, sources)
 
@@ -312,9 +303,7 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     if given is not None and given.startswith("file:"):
         return [how]
     groups, bare = plain.layout.ep, ExpertPlacing("even")
-    by_node = all(
-        sites_of(part, bare, plain.layout, plain.system).deals_by_node for part in spreading(plain)
-    )
+    by_node = all(sites_of(part, bare, plain.layout, plain.system).deals_by_node for part in spreading(plain))
     names = [given] if given is not None else [
         name for name in MAP_POLICIES if by_node or not MAP_POLICIES[name].needs_nodes
     ]  # fmt: skip
@@ -326,9 +315,7 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     return out
 
 
-def _placed(
-    policy: str, d: Deployment, work: tuple[int, int, int], old: Deployment | None
-) -> Placed:  # fmt: skip
+def _placed(policy: str, d: Deployment, work: tuple[int, int, int], old: Deployment | None) -> Placed:
     """Everything about one placement."""
     try:
         weights: float | None = d.memory().weights
@@ -361,10 +348,7 @@ def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
     """Tokens of the most loaded group over the mean, in drawn steps; mean over layers and steps."""
     from ...simulator.step.placed import offsets_of
 
-    union = Batch(
-        *(np.concatenate([getattr(b, f) for b in batches])
-          for f in ("q_len", "context", "phase", "seq_id"))
-    )  # fmt: skip
+    union = Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id")))
     found, weights = [], []
     for part in spreading(d):
         assert part.placed is not None

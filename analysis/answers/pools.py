@@ -155,9 +155,7 @@ def pool_limit(r: Run, missed: Mapping[str, float]) -> Limit:
     )  # fmt: skip
     full = _full(alone, pool) if name == "decode" else None
     found = full or limit_of(alone, missed)
-    return Limit(
-        f"{name} pool: {found.resource}", found.share, f"the {name} pool limits: {found.why}"
-    )
+    return Limit(f"{name} pool: {found.resource}", found.share, f"the {name} pool limits: {found.why}")
 
 
 def _full(r: Run, pool: PoolRun) -> Limit | None:

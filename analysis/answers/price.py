@@ -15,9 +15,7 @@ from ...workloads.yamlfile import read_yaml
 from ..show.text import show
 
 
-def costs_of(
-    run: Run, scenario: Scenario, tokens_per_s: float | None
-) -> dict[str, float | int | None]:
+def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
     ``processor_area_mm2`` is `added_area_mm2`. Of two pools, and with experts on devices of their own, the
@@ -185,9 +183,7 @@ class Worth:
         return {name: getattr(self, name) for name in WORTH}
 
 
-WORTH = (
-    "tokens_per_s_per_device", "tokens_per_s_per_user", "joules_per_token", "usd_per_million_tokens",
-)  # fmt: skip
+WORTH = ("tokens_per_s_per_device", "tokens_per_s_per_user", "joules_per_token", "usd_per_million_tokens")
 
 
 def worth_of(run: Run, scenario: Scenario) -> Worth:

@@ -105,9 +105,7 @@ class Ranges:
         told = "; ".join(each.text for each in self.outside[:SHOWN])
         rest = len(self.outside) - SHOWN
         more = f"; and {rest} more" if rest > 0 else ""
-        text = (
-            f"OUT OF RANGE on {self.system}: {part:.1%} of the calls, {self.share:.1%} of the time"
-        )
+        text = f"OUT OF RANGE on {self.system}: {part:.1%} of the calls, {self.share:.1%} of the time"
         return [f"{text}: {told}{more}."]
 
     def refuse(self, strict: bool) -> None:

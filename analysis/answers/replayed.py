@@ -26,12 +26,7 @@ FIXED = (
 def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunIntervals | None:
     """The same intervals, near saturation with ends that are simulated; of an open loop of one pool."""
     rate = scenario.workload.rate
-    if (
-        found is None
-        or rate is None
-        or not dilates(scenario, run)
-        or found.tpot.high < STEEP * found.step.high
-    ):
+    if found is None or rate is None or not dilates(scenario, run) or found.tpot.high < STEEP * found.step.high:
         return found
     slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
     ends = [run_scenario(scenario.changed(rate=rate * r)) for r in slow]

@@ -12,10 +12,7 @@ from ..show.result import Rests
 
 
 def rests_of(
-    given: str | Path | SystemSpec,
-    loaded: SystemSpec,
-    deployment: Deployment | None = None,
-    host: str | None = None,
+    given: str | Path | SystemSpec, loaded: SystemSpec, deployment: Deployment | None = None, host: str | None = None
 ) -> Rests:
     """A system with its sources, if it was given by name or file.
 

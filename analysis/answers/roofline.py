@@ -34,16 +34,7 @@ from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
 from .speculation import StepGain, step_speculation, step_speculation_text
-from .step import (
-    SPECULATIVE,
-    bars_of_step,
-    engine_devices,
-    gain_of,
-    image_tokens,
-    stage_of,
-    step_of,
-    work_joules,
-)
+from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
@@ -101,9 +92,7 @@ class Roofline(Result):
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
             "watts_per_device": self.watts_per_device,
-            "processors": [
-                roof_of(p, self._default) for p in processors_of(self.deployment.device)
-            ],
+            "processors": [roof_of(p, self._default) for p in processors_of(self.deployment.device)],
             "roofs": self._roofs(),
             **cache_dict(self.deployment, self.fetch, self.step_seconds),
             **adapters_dict(self.deployment),
@@ -180,9 +169,7 @@ class Roofline(Result):
     def title(self) -> str:
         """Heading of the figure."""
         d = self.deployment
-        text = (
-            f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
-        )
+        text = f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
         return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
 
     def drawings(self) -> Sequence[Drawing]:
@@ -230,10 +217,7 @@ class Roofline(Result):
         """What each processor's ops get of the DRAM; empty unless it was derived."""
         import pandas as pd
 
-        return pd.DataFrame(
-            dram_rows(self.deployment),
-            columns=["processor", "memory", "pattern", "efficiency", "ops"],
-        )
+        return pd.DataFrame(dram_rows(self.deployment), columns=["processor", "memory", "pattern", "efficiency", "ops"])
 
     def processors(self) -> pd.DataFrame:
         """Roofs of every processor, one for each arithmetic format of the ops it runs."""
@@ -346,7 +330,6 @@ def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
         out.append(str(error))
     if d.model.max_position is not None and max(lengths) > d.model.max_position:
         out.append(
-            f"{max(lengths):,} tokens are more than the {d.model.max_position:,} positions "
-            f"{d.model.name} was made for"
+            f"{max(lengths):,} tokens are more than the {d.model.max_position:,} positions {d.model.name} was made for"
         )
     return tuple(out)

@@ -39,9 +39,7 @@ def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> 
     return processor if len(used.get(processor, ())) < 2 else f"{processor}, {dtype}"
 
 
-def roofs(
-    processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str
-) -> list[dict[str, Any]]:
+def roofs(processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str) -> list[dict[str, Any]]:
     """Roofs of every processor in the formats used on it, as `plots.roofline` takes them.
 
     Parameters

@@ -23,9 +23,7 @@ MOST_TOLD = 20
 """Steps in the terminal."""
 HOST = "host"
 """Lane of what a step waits for beside its ops."""
-QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = (
-    "queued", "prompt", "decodes", "preempted", "passed over",
-)  # fmt: skip
+QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = ("queued", "prompt", "decodes", "preempted", "passed over")
 """What a request goes through; "passed over" while a step runs without it."""
 
 
@@ -48,9 +46,7 @@ def read_window(text: str) -> range:
         raise InputError(f"--steps {text!r}", "must be N or A:B, such as 20 or 100:120")
     window = range(int(ends[0]), int(ends[1]))
     if not 0 < len(window) <= MOST_SHOWN:
-        raise InputError(
-            f"--steps {text!r}", f"must be 1 to {MOST_SHOWN} steps, the first below the last"
-        )
+        raise InputError(f"--steps {text!r}", f"must be 1 to {MOST_SHOWN} steps, the first below the last")
     return window
 
 
@@ -136,18 +132,15 @@ def steps_seen(run: Run, window: range) -> Steps:
 
 def _bars(run: Run, step: RunStep) -> list[Bar]:
     """Ops of a step, and the host's time where that lengthens it."""
-    lines = timelines_of(
-        run.deployment, [step.batch], step=step.number, captured=run.policy.captured
-    )
+    lines = timelines_of(run.deployment, [step.batch], step=step.number, captured=run.policy.captured)
     took = sum(line.makespan for line in lines)
     out = [replace(bar, step=step.number) for bar in bars_of(lines, step.start_s)]
     left = step.end_s - step.start_s - took
     assert left >= -1e-9 * took  # both paths agree on what a step takes
     if left > 1e-9 * took:
         out.append(
-            Bar(0, -1, HOST, HOST, "between steps", HOST, -1, "latency", step.start_s + took,
-                step.end_s, step.number)
-        )  # fmt: skip
+            Bar(0, -1, HOST, HOST, "between steps", HOST, -1, "latency", step.start_s + took, step.end_s, step.number)
+        )
     return out
 
 
@@ -192,11 +185,7 @@ def _merged(spans: Sequence[Span]) -> list[Span]:
     for span in spans:
         last = out[-1] if out else None
         joins = last is not None and last.what == DECODES == span.what
-        if (
-            last is not None
-            and joins
-            and (last.request, last.end_s) == (span.request, span.start_s)
-        ):
+        if last is not None and joins and (last.request, last.end_s) == (span.request, span.start_s):
             tokens = last.tokens + span.tokens
             out[-1] = replace(last, end_s=span.end_s, tokens=tokens)
         else:

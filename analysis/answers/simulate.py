@@ -132,15 +132,11 @@ class Simulation(Result):
         latencies = latency_rows(self.run)
         return [
             *({"metric": label, "value": text_of(x, unit)} for label, x, unit in figures(self.run)),
-            *({"metric": f"{row['latency']}, {q}", "value": row[q]}
-              for row in latencies for q in QUANTILES),
-        ]  # fmt: skip
+            *({"metric": f"{row['latency']}, {q}", "value": row[q]} for row in latencies for q in QUANTILES),
+        ]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {"metric": name, "value": value}
-            for name, value in (flat(self.run) | class_figures(self.run)).items()
-        ]
+        return [{"metric": name, "value": value} for name, value in (flat(self.run) | class_figures(self.run)).items()]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
@@ -163,9 +159,7 @@ class Simulation(Result):
         r = self.run
         parts = [f"{show(r.output_tokens_per_s)} output tokens/s"]
         if r.ttft_s.p50 is not None:
-            parts.append(
-                f"a first token after {seconds(r.ttft_s.p50)} (p99 {seconds(r.ttft_s.p99)})"
-            )
+            parts.append(f"a first token after {seconds(r.ttft_s.p50)} (p99 {seconds(r.ttft_s.p99)})")
         if r.tpot_s.p50 is not None:
             parts.append(f"then one every {seconds(r.tpot_s.p50)}")
         if r.joules_per_token is not None:
@@ -181,12 +175,9 @@ class Simulation(Result):
         found = self.intervals
         if found is None:
             return "No interval: too little of this rests on measurements."
-        parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft,
-                 "cost of a token": found.cost}  # fmt: skip
+        parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft, "cost of a token": found.cost}
         told = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
-        return (
-            f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {told}."
-        )
+        return f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {told}."
 
     def _interval_dict(self) -> dict[str, Any] | None:
         """Intervals of the figures."""
@@ -293,9 +284,7 @@ def simulate(
     scenario = Scenario.of(model, system, **options)
     check_prices(scenario)
     window = None if steps is None else read_window(steps)
-    made = run_scenario(
-        scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
-    )
+    made = run_scenario(scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress)
     found = simulation_of(scenario, made, window)
     return replace(found, intervals=replayed(scenario, made, found.intervals))
 
@@ -318,9 +307,7 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     seen = steps_seen(made, window) if window else None
-    return Simulation(
-        made, found, warnings_of(scenario, made), sources, scenario, sure, seen, ranges
-    )
+    return Simulation(made, found, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:

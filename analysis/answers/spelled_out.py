@@ -64,9 +64,7 @@ def spelled_out(name: str) -> SpelledOut | None:
         return _engine(name)
     base = name.partition("+")[0]
     if base in POLICIES:
-        heading = (
-            f"A batching policy: {POLICIES.title(base)}. What its keys mean: docs/schedulers.md"
-        )
+        heading = f"A batching policy: {POLICIES.title(base)}. What its keys mean: docs/schedulers.md"
         return SpelledOut(base, heading, _plain(asdict(POLICIES[base])))
     return None
 

@@ -71,9 +71,7 @@ def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
     """
     tower = tower_of(model)
     if image_size is None and (tower.tiles or not tower.fixed):
-        raise InputError(
-            "--images", f"needs --image-size WxH too, for tokens of {model.name}'s images"
-        )
+        raise InputError("--images", f"needs --image-size WxH too, for tokens of {model.name}'s images")
     return images * tower.tokens(PLAIN if image_size is None else read_size(image_size))
 
 

@@ -97,10 +97,7 @@ def lane_rows(bars: Sequence[Bar]) -> list[dict[str, Any]]:
     busy: dict[str, float] = {}
     for bar in bars:
         busy[bar.lane] = busy.get(bar.lane, 0.0) + (bar.end_s - bar.start_s)
-    return [
-        {"busy": lane, "time": seconds(took), "of step": f"{took / whole:.1%}"}
-        for lane, took in busy.items()
-    ]
+    return [{"busy": lane, "time": seconds(took), "of step": f"{took / whole:.1%}"} for lane, took in busy.items()]
 
 
 def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:

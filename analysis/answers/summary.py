@@ -70,8 +70,7 @@ def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
     """What only replicas and pools have to say."""
     out: list[tuple[str, float | None, str]] = []
     if r.failures:
-        out += [("replica failures", float(r.failures), ""),
-                ("requests computed again", float(r.restarts), "")]  # fmt: skip
+        out += [("replica failures", float(r.failures), ""), ("requests computed again", float(r.restarts), "")]
     if r.moved_bytes:
         rate = ratio(r.moved_bytes / 1e9, r.makespan_s)
         out.append(("GB of KV cache moved per second", rate, "1/s"))
@@ -138,9 +137,7 @@ def figure_rows(r: Run) -> list[dict[str, Any]]:
 
 def told_latencies(r: Run) -> list[tuple[str, str]]:
     """Latencies with their labels; those of clients only where they differ from the engine's."""
-    return [
-        (n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")
-    ]
+    return [(n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")]
 
 
 def latency_rows(r: Run) -> list[dict[str, Any]]:
@@ -156,9 +153,8 @@ def flat(r: Run) -> dict[str, float | None]:
     """Every figure under its name in JSON, latencies as ``ttft_s_p99``."""
     out: dict[str, float | None] = {
         name: getattr(r, name)
-        for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token",
-                     "makespan_s", "kv_peak")
-    }  # fmt: skip
+        for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "makespan_s", "kv_peak")
+    }
     for name in LATENCIES:
         out |= {f"{name}_{k}": getattr(getattr(r, name), k) for k in QUANTILES}
     return out
@@ -255,7 +251,5 @@ def defaults_text(run: Run, scenario: Scenario) -> list[str]:
     own = scenario.serving
     if own.policy or own.engine or scenario.deployment.framework or run.pools:
         return []
-    text = (
-        "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
-    )
+    text = "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
     return [f"Scheduler ({run.policy.name}) and kernels are {text}."]

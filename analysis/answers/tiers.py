@@ -28,8 +28,7 @@ def tiers_dict(r: Run) -> dict[str, Any]:
             "load": found.settings.load,
             "prefetch": found.settings.prefetch,
             "hit_rate": ratio(r.cached_tokens, prompt_tokens(r)),
-            "hbm": {"hit_tokens": found.near_tokens,
-                    "hit_rate": ratio(found.near_tokens, prompt_tokens(r))},
+            "hbm": {"hit_tokens": found.near_tokens, "hit_rate": ratio(found.near_tokens, prompt_tokens(r))},
             "tiers": [_tier_dict(r, found, i) for i in range(len(found.tiers))],
             "declined_tokens": found.declined_tokens,
             "loads": found.loads,
@@ -38,7 +37,7 @@ def tiers_dict(r: Run) -> dict[str, Any]:
             "load_wait_s_total": found.waited_s,
             "steps_held_s": found.held_s,
         }
-    }  # fmt: skip
+    }
 
 
 def _tier_dict(r: Run, found: TiersRun, index: int) -> dict[str, Any]:
@@ -129,6 +128,4 @@ QUANTITIES = (
     Quantity("kv_steps_held_s", "Time that steps waited for blocks to be copied [s].",
              lambda r: _found(r).held_s, column=True),
 )  # fmt: skip
-FACET = Facet(
-    tiers_dict, tiers_text, QUANTITIES, "kv_tiers", "it is of a KV cache with tiers (kv_tiers)"
-)
+FACET = Facet(tiers_dict, tiers_text, QUANTITIES, "kv_tiers", "it is of a KV cache with tiers (kv_tiers)")

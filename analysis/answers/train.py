@@ -147,19 +147,14 @@ class Training(Result):
                 for i, direction in enumerate((passes.forward, passes.backward)):
                     for name, took in direction.items():
                         sums.setdefault(name, [0.0, 0.0])[i] += took
-        return [
-            {"part": name, "forward_seconds": f, "backward_seconds": b}
-            for name, (f, b) in sums.items()
-            if f or b
-        ]
+        return [{"part": name, "forward_seconds": f, "backward_seconds": b} for name, (f, b) in sums.items() if f or b]
 
     def headline(self) -> str:
         """How long a step takes, at what utilisation, and what is exposed beside computation."""
         step = self.step
         others = {k: v for k, v in step.by_stream.items() if k != "compute" and v}
         text = (
-            f"One step takes {seconds(step.seconds)}: {show(self.tokens_per_s)} tokens/s at an MFU "
-            f"of {self.mfu:.1%}."
+            f"One step takes {seconds(step.seconds)}: {show(self.tokens_per_s)} tokens/s at an MFU of {self.mfu:.1%}."
         )
         if others:
             most = max(others, key=lambda name: others[name])
@@ -216,10 +211,7 @@ class Training(Result):
         """The best of what was tried, where degrees were searched."""
         if not self.tried:
             return []
-        rows = [
-            {**row, "step_seconds": seconds(row["step_seconds"]), "mfu": f"{row['mfu']:.1%}"}
-            for row in self.tried
-        ]
+        rows = [{**row, "step_seconds": seconds(row["step_seconds"]), "mfu": f"{row['mfu']:.1%}"} for row in self.tried]
         return [f"The fastest of {self.candidates:,} that fit:", rows]
 
     def drawings(self) -> Sequence[Drawing]:
@@ -227,8 +219,7 @@ class Training(Result):
 
         from ..plots.published import stacked
 
-        row = {"case": self.deployment.model.name,
-               **{name: took for name, took in self.step.by_stream.items() if took}}  # fmt: skip
+        row = {"case": self.deployment.model.name, **{name: took for name, took in self.step.by_stream.items() if took}}
         title = f"A training step of {row['case']} on {self.deployment.system.name} (s)"
         return [Drawing(stacked(pd.DataFrame([row]), title), "Where a step's time goes.")]
 

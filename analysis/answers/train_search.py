@@ -76,9 +76,8 @@ def fastest_training(
 
 
 def _fitting(
-    spec: ModelSpec, system: str | Path | SystemSpec, candidate: Mapping[str, Any],
-    rest: Mapping[str, Any], fixed: bool,
-) -> Training:  # fmt: skip
+    spec: ModelSpec, system: str | Path | SystemSpec, candidate: Mapping[str, Any], rest: Mapping[str, Any], fixed: bool
+) -> Training:
     """The step of a candidate, with whole layers recomputed where it does not fit otherwise."""
     try:
         return train(spec, system, **candidate, **rest)
@@ -88,9 +87,7 @@ def _fitting(
         return train(spec, system, **{**candidate, "recompute": "full"}, **rest)
 
 
-def _candidates(
-    model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _candidates(model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Degrees that multiply to the system's devices, in order of falling need of memory per device."""
     node, devices = system.devices_per_node, system.devices_per_node * system.nodes
     slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
@@ -99,8 +96,7 @@ def _candidates(
     groups: list[int | None] = [None]
     if experts:
         groups += [n for n in (2 * node, 4 * node, 8 * node, experts) if n <= devices]
-    axes = {"pp": stages, "tp": slices, "ep": list(dict.fromkeys(groups)),
-            "micro_batch": list(MICRO_BATCHES)}  # fmt: skip
+    axes = {"pp": stages, "tp": slices, "ep": list(dict.fromkeys(groups)), "micro_batch": list(MICRO_BATCHES)}
     axes |= {name: [value] for name, value in given.items()}
     for values in product(*axes.values()):
         candidate = dict(zip(axes, values, strict=True))

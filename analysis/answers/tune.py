@@ -267,8 +267,7 @@ def form_of(kernel: str) -> Form:
         No such kernel.
     """
     if kernel not in FORMS:
-        raise InputError(f"KERNEL {kernel!r}", f"is none of {', '.join(sorted(FORMS))}"
-                         f"{nearest(kernel, list(FORMS))}")  # fmt: skip
+        raise InputError(f"KERNEL {kernel!r}", f"is none of {', '.join(sorted(FORMS))}{nearest(kernel, list(FORMS))}")
     return FORMS[kernel]
 
 
@@ -280,9 +279,8 @@ def searched(form: Form, machine: Machine, grid: Path) -> I8:
 
 
 def tuned_of(
-    form: Form, machine: Machine, shape: Shape, top: int, configs: I8 | None,
-    given: KernelConfig | None,
-) -> Tuned:  # fmt: skip
+    form: Form, machine: Machine, shape: Shape, top: int, configs: I8 | None, given: KernelConfig | None
+) -> Tuned:
     """Rank one shape on one machine.
 
     Raises
@@ -324,15 +322,11 @@ def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
 def _evidence(tuned: Tuned, changed: Mapping[str, float]) -> tuple[str, ...]:
     """What the answer rests on."""
     known, machine = tuned.known, tuned.machine
-    lines = [
-        f"constants {known.name}: fitted to {known.rows:,} rows ({known.fitted_to}), {known.date}"
-    ]
+    lines = [f"constants {known.name}: fitted to {known.rows:,} rows ({known.fitted_to}), {known.date}"]
     if not known.rows:
         lines = ["no constants were fitted: what is assumed stands in the form"]
     if machine.derived:
-        lines.append(
-            f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}"
-        )
+        lines.append(f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}")
     if changed:
         lines.append("set: " + ", ".join(f"{k} {v:g}" for k, v in changed.items()))
     lines += tuned.form.beyond(tuned.shape)

@@ -27,10 +27,7 @@ def terms_frame(ranked: Sequence[Priced], default: Priced) -> pd.DataFrame:
 
     named = [*((str(of.config), of) for of in ranked), (f"default: {default.config}", default)]
     return pd.DataFrame(
-        [
-            {"label": label, "seconds": of.seconds, **{f"{t}_s": v for t, v in of.terms.items()}}
-            for label, of in named
-        ]
+        [{"label": label, "seconds": of.seconds, **{f"{t}_s": v for t, v in of.terms.items()}} for label, of in named]
     )
 
 
@@ -44,8 +41,7 @@ def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str
         seconds = ranking.prices[:, O_SECONDS]
         for m, n in np.unique(tiles, axis=0).tolist():
             least = seconds[(tiles == (m, n)).all(axis=1)].min()
-            rows.append({"m": m, "n": n, "tile": f"{m} x {n}", along: shape[along],
-                         "ratio": least / seconds[0]})  # fmt: skip
+            rows.append({"m": m, "n": n, "tile": f"{m} x {n}", along: shape[along], "ratio": least / seconds[0]})
     return pd.DataFrame(rows).sort_values(["m", "n", along], kind="stable")
 
 

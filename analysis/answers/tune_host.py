@@ -120,10 +120,7 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
     names = [space.name for space in SPACES]
     if kernel not in names:
         known = ", ".join(names)
-        raise InputError(
-            f"KERNEL {kernel!r}",
-            f"has no configurations here{nearest(kernel, names)}; known: {known}",
-        )
+        raise InputError(f"KERNEL {kernel!r}", f"has no configurations here{nearest(kernel, names)}; known: {known}")
     space = SPACES[names.index(kernel)]
     sizes = _checked(space, shape)
     use_threads(1)
@@ -143,9 +140,7 @@ def _checked(space: Space, shape: Mapping[str, object]) -> dict[str, int]:
     """The shape's numbers in the order of its columns; `window` is 0 where it is not given."""
     for name in shape:
         if name not in space.shape:
-            raise InputError(
-                f"--shape {name}", f"is no key of {space.name}{nearest(name, space.shape)}"
-            )
+            raise InputError(f"--shape {name}", f"is no key of {space.name}{nearest(name, space.shape)}")
     out = {}
     for name in space.shape:
         value = shape.get(name, 0 if name in ("window", "kv_prefix") else None)

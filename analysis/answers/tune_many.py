@@ -40,8 +40,7 @@ class TuneRows(Result):
                     "shape": dict(t.shape),
                     "default": t.priced_dict(t.default),
                     "ranked": [
-                        {**t.priced_dict(of), "rank": i, "also": list(of.also)}
-                        for i, of in enumerate(t.ranked, 1)
+                        {**t.priced_dict(of), "rank": i, "also": list(of.also)} for i, of in enumerate(t.ranked, 1)
                     ],
                     "given": t.given and t.priced_dict(t.given),
                 }

@@ -18,9 +18,7 @@ ROWS = 128
 """Rows that the Logic-PIM reads, each in all banks of a bundle."""
 
 
-def two_masters(
-    memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float] = SHARES
-) -> pd.DataFrame:
+def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """Let a Logic-PIM read one bundle while an xPU of as much work visits all of them.
 
     Both work on one pseudo channel, row by row: the xPU a column each tCCD_S, the Logic-PIM one of
@@ -51,9 +49,7 @@ def two_masters(
     for share in shares:
         # Spread evenly: visit k is a shared one where k x share passes a whole number.
         shared = [int((k + 1) * share) > int(k * share) for k in range(visits)]
-        xpu = [
-            Visit(0 if hit else 1 + k % others, columns, t.CCD_S) for k, hit in enumerate(shared)
-        ]
+        xpu = [Visit(0 if hit else 1 + k % others, columns, t.CCD_S) for k, hit in enumerate(shared)]
         alone = [sum(v.columns * v.clocks for v in side) for side in (near, xpu)]
         both = meet(spec, near, xpu)
         rows.append(

@@ -35,9 +35,7 @@ def afd_command(
             help="Link between both: as --kv-link of two pools; the slower network without it.",
         ),
     ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="System whose devices do both, to compare with.", **ON)
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="System whose devices do both, to compare with.", **ON)] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

@@ -34,8 +34,7 @@ app = App(
 
 @app.callback(invoke_without_command=True)
 def top(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     """Answer for all commands."""
     if version:

@@ -23,16 +23,10 @@ OWN = (
 @app.command("benchmark")
 @takes([*options_of(Scenario)], without=OWN)
 def benchmark_command(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name of `opbyte list benchmarks`.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `opbyte list benchmarks`.")],
     options: dict[str, Any],
-    system: Annotated[
-        str, typer.Option(metavar="SYSTEM", help="Catalog name, YAML or DEVICE-xN: all of it.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model than the benchmark's.")
-    ] = None,
+    system: Annotated[str, typer.Option(metavar="SYSTEM", help="Catalog name, YAML or DEVICE-xN: all of it.")],
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Another model than the benchmark's.")] = None,
     tolerance: Annotated[float, real("Find a load to this fraction.")] = 0.02,
     as_json: Json = False,
     out: Out = None,

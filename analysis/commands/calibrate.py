@@ -65,9 +65,7 @@ def calibrate_command(
     from ..validate.calibrate import ALL, calibrate
 
     if shared and (device != ALL or out is None):
-        raise InputError(
-            "--shared", "needs --device all, as the sets are fitted together, and --out"
-        )
+        raise InputError("--shared", "needs --device all, as the sets are fitted together, and --out")
     watched = sys.stderr.isatty()
     told = (lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None
 
@@ -84,9 +82,7 @@ def calibrate_command(
     answer(make, out, as_json, write=write, kept=kept, waits=False)
 
 
-def _shared(
-    result: Calibration, date: str | None, told: Callable[[str], None] | None, kept: Kept
-) -> dict[str, str]:
+def _shared(result: Calibration, date: str | None, told: Callable[[str], None] | None, kept: Kept) -> dict[str, str]:
     """Files of the sets that devices share, and their page."""
     from ..validate.calibrate import stamp
     from ..validate.kernel_sets import fit_sets

@@ -16,9 +16,7 @@ from .options import Fresh, Json, count, real
 @calibrate_app.command("run")
 def calibrate_run_command(
     run: Annotated[str, typer.Argument(metavar="DIR", help="Folder of one measured run.")],
-    free: Annotated[
-        str, typer.Option(metavar="NAMES", help="Up to three of link, latency and host.")
-    ] = "link,host",
+    free: Annotated[str, typer.Option(metavar="NAMES", help="Up to three of link, latency and host.")] = "link,host",
     host: Annotated[
         str | None, typer.Option(metavar="HOST", help="What to start from (list hosts), or a file.")
     ] = None,
@@ -26,9 +24,7 @@ def calibrate_run_command(
     seed: Annotated[int, count("Seed of the draws that intervals come from.")] = 0,
     fresh: Fresh = False,
     as_json: Json = False,
-    out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The host's file (YAML) to write.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="The host's file (YAML) to write.")] = None,
 ) -> None:
     """Fit how a host connects its GPUs to one measured run; --out writes the host's file."""
     from ..validate.hosts import calibrate_run

@@ -22,20 +22,14 @@ OWN = ("model", "system", "rate", "rate_scale", "closed_loop", "grid_gCO2_per_kW
 @takes([*options_of(Scenario)], without=OWN)
 def capacity_command(
     model: Model,
-    slo: Annotated[
-        str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tbt_p99=0.05 [s].")
-    ],
+    slo: Annotated[str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tbt_p99=0.05 [s].")],
     options: dict[str, Any],
-    systems: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Systems, parted by commas.")
-    ] = None,
+    systems: Annotated[str | None, typer.Option(metavar="LIST", help="Systems, parted by commas.")] = None,
     devices: Annotated[
         int | None, count("Of both pools together, --prefill and --decode: every ratio is tried.")
     ] = None,
     tolerance: Annotated[float, real("Find the load to this fraction.")] = 0.02,
-    search: Annotated[
-        str | None, typer.Option(metavar="NAME", help="layouts: try every layout of a system.")
-    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="NAME", help="layouts: try every layout of a system.")] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     why: Why = False,
     fresh: Fresh = False,
@@ -51,6 +45,4 @@ def capacity_command(
         workers=workers,
         kept=kept, **options,
     )  # fmt: skip
-    answer(
-        lambda **more: replace(make(**more), why=why), out, as_json, counted="systems", kept=kept
-    )
+    answer(lambda **more: replace(make(**more), why=why), out, as_json, counted="systems", kept=kept)

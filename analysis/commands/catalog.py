@@ -14,9 +14,7 @@ from .options import Json, Out
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(LISTS))],
-    as_json: Json = False,
-    out: Out = None,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(LISTS))], as_json: Json = False, out: Out = None
 ) -> None:
     """List what the catalog holds."""
     with folder(out) as files:

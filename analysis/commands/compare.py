@@ -20,16 +20,12 @@ from .options import Json, Model, Out, Why, count, takes
 def compare_command(
     model: Model,
     options: dict[str, Any],
-    systems: Annotated[
-        str, typer.Option(help="Systems of any kind, commas between.", metavar="A,B,C")
-    ],
+    systems: Annotated[str, typer.Option(help="Systems of any kind, commas between.", metavar="A,B,C")],
     batch: Annotated[int, count("Decoding sequences of a language model.")] = 1,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
     images: Annotated[int | None, count("Images of an encoder; 1 without it.")] = None,
     layers: Annotated[int | None, count("Only this many layers, without the head.")] = None,
-    schedule: Annotated[
-        str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")
-    ] = "reordered",
+    schedule: Annotated[str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")] = "reordered",
     seed: Annotated[int | None, count("Seed of an FPGA's expert draws; 0 without it.")] = None,
     why: Why = False,
     as_json: Json = False,

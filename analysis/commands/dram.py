@@ -15,14 +15,9 @@ from .options import Json, Out
 @app.command("dram")
 def dram_command(
     pattern: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATTERN", help="seq_read, rand_read:S=1024, seq_rw:rw=15:1, pim_mac_ab, ..."
-        ),
+        str, typer.Argument(metavar="PATTERN", help="seq_read, rand_read:S=1024, seq_rw:rw=15:1, pim_mac_ab, ...")
     ],
-    memory: Annotated[
-        str, typer.Option(metavar="NAME", help="DRAM standard, or its YAML file.")
-    ] = "hbm3-5200-8hi",
+    memory: Annotated[str, typer.Option(metavar="NAME", help="DRAM standard, or its YAML file.")] = "hbm3-5200-8hi",
     as_json: Json = False,
     out: Out = None,
 ) -> None:

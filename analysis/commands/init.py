@@ -16,9 +16,7 @@ KINDS = "device, system, host, memory, sweep, engine or kernels"
 @app.command("init")
 def init_command(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{KINDS}.")],
-    as_schema: Annotated[
-        bool, typer.Option("--schema", help="Its JSON schema instead, for editors.")
-    ] = False,
+    as_schema: Annotated[bool, typer.Option("--schema", help="Its JSON schema instead, for editors.")] = False,
     out: Out = None,
 ) -> None:
     """Print a commented file to start from: a device, a host, a memory, a sweep, an engine, ..."""

@@ -14,13 +14,9 @@ from .app import App, app
 from .io import answer
 from .options import Json, Model, Out, System, takes
 
-kernels_app = App(
-    help="Shapes of kernels to measure, and a script that does.", rich_markup_mode=None
-)
+kernels_app = App(help="Shapes of kernels to measure, and a script that does.", rich_markup_mode=None)
 app.add_typer(kernels_app, name="kernels")
-PRICED = (
-    "kernels", "costs", "memory", "host", "all_to_all", "placement", "power_cap", "clock", "strict",
-)  # fmt: skip
+PRICED = ("kernels", "costs", "memory", "host", "all_to_all", "placement", "power_cap", "clock", "strict")
 """Options of what a kernel takes, which its shapes do not tell."""
 
 
@@ -29,9 +25,9 @@ def kernels_top(context: typer.Context) -> None:
     """Shapes of kernels to measure, and a script that does."""
     if context.invoked_subcommand is None:
         raise InputError(
-            "opbyte kernels", "needs what to write: opbyte kernels shapes MODEL --system S, or "
-            "opbyte kernels measure-torch",
-        )  # fmt: skip
+            "opbyte kernels",
+            "needs what to write: opbyte kernels shapes MODEL --system S, or opbyte kernels measure-torch",
+        )
 
 
 @kernels_app.command("shapes")
@@ -41,12 +37,8 @@ def kernel_shapes_command(
     system: System,
     options: dict[str, Any],
     batches: Annotated[str, typer.Option(metavar="N,N", help="Decodes in the system.")] = "1,8,64",
-    contexts: Annotated[
-        str, typer.Option(metavar="N,N", help="Tokens each decode has cached.")
-    ] = "2048",
-    prompts: Annotated[
-        str, typer.Option(metavar="N,N", help="Prompts, a step each; empty for none.")
-    ] = "512,2048",
+    contexts: Annotated[str, typer.Option(metavar="N,N", help="Tokens each decode has cached.")] = "2048",
+    prompts: Annotated[str, typer.Option(metavar="N,N", help="Prompts, a step each; empty for none.")] = "512,2048",
     as_json: Json = False,
     out: Out = None,
 ) -> None:

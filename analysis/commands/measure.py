@@ -19,16 +19,11 @@ def measure_command(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="[configs]",
-            help="kernels: their times; configs: every configuration of those that have some.",
+            metavar="[configs]", help="kernels: their times; configs: every configuration of those that have some."
         ),
     ] = "kernels",
-    backend: Annotated[
-        str, typer.Option(help="numba: this machine's processor; cupy: its GPU.")
-    ] = "numba",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer shapes and shorter times: under 3 minutes.")
-    ] = False,
+    backend: Annotated[str, typer.Option(help="numba: this machine's processor; cupy: its GPU.")] = "numba",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer shapes and shorter times: under 3 minutes.")] = False,
     loop: Annotated[
         bool,
         typer.Option(
@@ -37,15 +32,9 @@ def measure_command(
             "model beside the same model run here.",
         ),
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(parser=whole, metavar="N", help="Threads; all without it.")
-    ] = None,
-    only: Annotated[
-        str, typer.Option(metavar="A,B", help="Kernels to measure, by module name.")
-    ] = "",
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also time the same by NumPy.")
-    ] = False,
+    threads: Annotated[int | None, typer.Option(parser=whole, metavar="N", help="Threads; all without it.")] = None,
+    only: Annotated[str, typer.Option(metavar="A,B", help="Kernels to measure, by module name.")] = "",
+    compare: Annotated[bool, typer.Option("--compare", help="Also time the same by NumPy.")] = False,
     lenient: Annotated[
         bool, typer.Option("--lenient", help="Keep rows that other work on the machine disturbed.")
     ] = False,
@@ -70,9 +59,7 @@ def measure_command(
     answer(make, out, as_json, counted="shapes", write=Measured.write)
 
 
-def _configs(
-    backend: str, quick: bool, names: tuple[str, ...], seed: int, out: str | None, as_json: bool
-) -> None:
+def _configs(backend: str, quick: bool, names: tuple[str, ...], seed: int, out: str | None, as_json: bool) -> None:
     """Search the configurations of the CPU's kernels, or of the GPU's."""
     if backend == "cupy":
         from ..validate.gpu_configs import GpuConfigs, measure_gpu_configs
@@ -90,10 +77,7 @@ def _configs(
 
 def _refuse_for_configs(loop: bool, threads: int | None, compare: bool, lenient: bool) -> None:
     """Refuse what `measure configs` has no use for."""
-    given = {
-        "--loop": loop, "--threads": threads not in (None, 1),
-        "--compare": compare, "--lenient": lenient,
-    }  # fmt: skip
+    given = {"--loop": loop, "--threads": threads not in (None, 1), "--compare": compare, "--lenient": lenient}
     for option, is_given in given.items():
         if is_given:
             raise InputError(option, "has no part in measure configs, which searches on one thread")

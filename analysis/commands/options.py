@@ -17,16 +17,11 @@ from .usage import number, whole
 JSON = "Print one JSON object and nothing else."
 Json = Annotated[bool, typer.Option("--json", help=JSON, rich_help_panel=panels.OUTPUT)]
 OUT = "Folder for tables and figures."
-Out = Annotated[
-    str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)
-]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)]
 
 Why = Annotated[bool, typer.Option("--why", help="Tell all that the answer rests on.")]
 
-Emit = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d."),
-]
+Emit = Annotated[str | None, typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d.")]
 
 
 def check_emit(name: str | None) -> None:
@@ -53,9 +48,7 @@ def real(text: str) -> Any:
     return typer.Option(parser=number, metavar="X", help=text)
 
 
-TYPES: dict[type, Any] = {
-    int: int | None, float: float | None, bool: bool, tuple: list[str] | None,
-}  # fmt: skip
+TYPES: dict[type, Any] = {int: int | None, float: float | None, bool: bool, tuple: list[str] | None}
 """How the option parser knows a kind; all others are text."""
 PARSERS = {int: whole, float: number}
 
@@ -130,6 +123,5 @@ def _parameter(own: Placed) -> inspect.Parameter:
     kind = TYPES.get(own.option.kind, str | None)
     default = own.default or None if own.option.kind is tuple else own.default
     return inspect.Parameter(
-        own.name, inspect.Parameter.KEYWORD_ONLY, default=default,
-        annotation=Annotated[kind, info(own.name)],
-    )  # fmt: skip
+        own.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info(own.name)]
+    )

@@ -8,14 +8,12 @@ from typing import Any
 import typer.core
 
 COMMANDS = {
-    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "benchmark", "design", "sweep",
-            "pareto"),
-    "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "afd", "frames",
-                    "search"),
+    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "benchmark", "design", "sweep", "pareto"),
+    "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "afd", "frames", "search"),
     "Check": ("validate", "kernels", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),
     "Catalog and files": ("list", "show", "init"),
-}  # fmt: skip
+}
 """Panel -> its commands, in the order in which they are met."""
 OTHERS = "Of plug-ins"
 """Panel of commands that are not named above."""
@@ -66,10 +64,7 @@ class Grouped(typer.core.TyperGroup):
         panels = [(title, [n for n in names if n in shown]) for title, names in COMMANDS.items()]
         known = {name for names in COMMANDS.values() for name in names}
         panels.append((OTHERS, [name for name in shown if name not in known]))
-        rows = [
-            (title, [(n.ljust(9), shown[n].get_short_help_str(limit)) for n in names])
-            for title, names in panels
-        ]
+        rows = [(title, [(n.ljust(9), shown[n].get_short_help_str(limit)) for n in names]) for title, names in panels]
         _write(formatter, rows)
 
 

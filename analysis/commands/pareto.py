@@ -17,8 +17,7 @@ from .options import Json, Out
 def pareto_command(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Result folder of a sweep.")],
     objectives: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="For example output_tokens_per_s:max,e2e_s_p99:min."),
+        str | None, typer.Option(metavar="LIST", help="For example output_tokens_per_s:max,e2e_s_p99:min.")
     ] = None,
     as_json: Json = False,
     out: Out = None,

@@ -13,8 +13,7 @@ from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("placement")
-@takes([*options_of(DeployOptions)], without=("experts_resident", "expert_cache", "expert_predictor",
-                                              "expert_horizon"))  # fmt: skip
+@takes([*options_of(DeployOptions)], without=("experts_resident", "expert_cache", "expert_predictor", "expert_horizon"))
 def placement_command(
     model: Model,
     system: System,
@@ -29,8 +28,5 @@ def placement_command(
     """Place experts on devices: loads before and after, memory, step time, what moving costs."""
     from ..answers.placement import placement
 
-    make = partial(
-        placement, model, system, batch=batch, context=context, prefill=prefill, period=period,
-        **options,
-    )  # fmt: skip
+    make = partial(placement, model, system, batch=batch, context=context, prefill=prefill, period=period, **options)
     answer(make, out, as_json)

@@ -33,24 +33,16 @@ def _several(text: str) -> Any:
 @takes([p for p in options_of(Scenario) if p.group not in APART], without=OWN)
 def plan_command(
     model: Model,
-    systems: Annotated[
-        str,
-        typer.Option(metavar="LIST", help="Devices (copies of 1 to 16) and systems, by commas."),
-    ],
-    slo: Annotated[
-        str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tpot_p99=0.05 [s].")
-    ],
+    systems: Annotated[str, typer.Option(metavar="LIST", help="Devices (copies of 1 to 16) and systems, by commas.")],
+    slo: Annotated[str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tpot_p99=0.05 [s].")],
     options: dict[str, Any],
     load: Annotated[float | None, real("Requests per second in all; a trace has its own.")] = None,
     goal: Annotated[str, typer.Option(metavar="NAME", help=GOAL)] = "devices",
     budget: Annotated[float | None, real("Most dollars an hour.")] = None,
     most_devices: Annotated[int, count("Most devices of all copies.")] = 64,
-    sure: Annotated[
-        float | None, real("Chance with which the level holds, such as 0.8; the median without.")
-    ] = None,
+    sure: Annotated[float | None, real("Chance with which the level holds, such as 0.8; the median without.")] = None,
     search: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Tried beside: pools, drafts, tiers, caps, copies."),
+        str | None, typer.Option(metavar="LIST", help="Tried beside: pools, drafts, tiers, caps, copies.")
     ] = None,
     tp: Annotated[str | None, _several("Tensor-parallel degrees to try.")] = None,
     dp: Annotated[str | None, _several("Data-parallel ranks to try.")] = None,
@@ -59,9 +51,7 @@ def plan_command(
     dtype: Annotated[str | None, _several("Formats of weights to try: own, fp8, ...")] = None,
     kv_dtype: Annotated[str | None, _several("Formats of the cache to try: own, fp8, ...")] = None,
     policy: Annotated[str | None, _several("Policies to try; vllm without it.")] = None,
-    token_budget: Annotated[
-        str | None, _several("Tokens of a step to try; the policy's own without it.")
-    ] = None,
+    token_budget: Annotated[str | None, _several("Tokens of a step to try; the policy's own without it.")] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     why: Why = False,
     emit: Emit = None,
@@ -79,6 +69,4 @@ def plan_command(
         search=search,
         workers=workers, **options, **varied,
     )  # fmt: skip
-    answer(
-        lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems"
-    )
+    answer(lambda **more: replace(make(**more), why=why, emit=emit), out, as_json, counted="systems")

@@ -35,15 +35,9 @@ def record_command(
     ] = "auto",
     in_flight: Annotated[int, count("Open loop: most requests in flight.")] = 1024,
     timeout: Annotated[float, real("Longest that a request may take [s].")] = 600.0,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="For the folder: what it serves.")
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="SYSTEM", help="For the folder: what it runs on.")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="FILE", help="For the folder: its engine.json.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="For the folder: what it serves.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="SYSTEM", help="For the folder: what it runs on.")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="FILE", help="For the folder: its engine.json.")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

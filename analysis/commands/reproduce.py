@@ -16,19 +16,13 @@ from .options import Fresh, Json, Out, Routing, count, names_of
 @app.command("reproduce")
 def reproduce_command(
     experiment: Annotated[
-        str,
-        typer.Argument(
-            help="A name of `opbyte list experiments`.", autocompletion=names_of("experiments")
-        ),
+        str, typer.Argument(help="A name of `opbyte list experiments`.", autocompletion=names_of("experiments"))
     ],
     seeds: Annotated[int, count("Mean over this many seeds.")] = 5,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="One seed, whatever --seeds says.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, whatever --seeds says.")] = False,
     routing: Routing = "uniform",
     device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", help="A device of yours to see on the same table."),
+        str | None, typer.Option(metavar="DEVICE", help="A device of yours to see on the same table.")
     ] = None,
     fresh: Fresh = False,
     as_json: Json = False,

@@ -28,10 +28,7 @@ def roofline_command(
     ] = False,
     images: Annotated[int, count("Images of that prompt; their tokens come on top.")] = 0,
     image_size: Annotated[
-        str | None,
-        typer.Option(
-            "--image-size", metavar="WxH", help="Pixels of the images, such as 1920x1080."
-        ),
+        str | None, typer.Option("--image-size", metavar="WxH", help="Pixels of the images, such as 1920x1080.")
     ] = None,
     as_json: Json = False,
     out: Out = None,

@@ -13,14 +13,9 @@ from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, real, takes
 
-OWN = (
-    "model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh",
-    "strict",
-)  # fmt: skip
+OWN = ("model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh", "strict")
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
-DEPLOYED = [
-    p for p in options_of(Scenario) if p.group not in ("workload", "tiers", "pools", "apart")
-]
+DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "tiers", "pools", "apart")]
 
 
 @app.command("serve")
@@ -32,12 +27,9 @@ def serve_command(
     time_scale: Annotated[float, real("Simulated seconds a second of the clock.")] = 1.0,
     host: Annotated[str, typer.Option(metavar="NAME", help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, count("Port; 0 takes a free one.")] = 8000,
-    served_model_name: Annotated[
-        str, typer.Option(metavar="NAME", help="The model's name for clients.")
-    ] = "",
+    served_model_name: Annotated[str, typer.Option(metavar="NAME", help="The model's name for clients.")] = "",
     gpu_host: Annotated[
-        str | None,
-        typer.Option(metavar="HOST", help="As --host of other commands: the GPUs' links."),
+        str | None, typer.Option(metavar="HOST", help="As --host of other commands: the GPUs' links.")
     ] = None,
     as_json: Json = False,
     out: Out = None,

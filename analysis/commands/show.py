@@ -14,10 +14,7 @@ from .options import Json, Out
 @app.command("show")
 def show_command(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="Device, system, host (or its file), model, policy or engine."
-        ),
+        str, typer.Argument(metavar="NAME", help="Device, system, host (or its file), model, policy or engine.")
     ],
     as_json: Json = False,
     out: Out = None,

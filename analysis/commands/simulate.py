@@ -21,8 +21,7 @@ def simulate_command(
     options: dict[str, Any],
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
     steps: Annotated[
-        str | None,
-        typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one."),
+        str | None, typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one.")
     ] = None,
     why: Why = False,
     emit: Emit = None,

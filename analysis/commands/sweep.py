@@ -18,13 +18,10 @@ from .options import Json, count
 def sweep_command(
     file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="Base, axes, objectives.")],
     workers: Annotated[int | None, count("Processes; one a core by default.")] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster.")
-    ] = None,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster.")] = None,
     as_json: Json = False,
     out: Annotated[
-        str | None,
-        typer.Option("--out", metavar="DIR", help="Folder of the results; named as the file."),
+        str | None, typer.Option("--out", metavar="DIR", help="Folder of the results; named as the file.")
     ] = None,
 ) -> None:
     """Simulate every point of a study; a second call does only what is missing."""
@@ -43,9 +40,7 @@ def sweep_command(
         raise typer.Exit(1)
 
 
-def _of_kernels(
-    file: str, out: str | None, as_json: bool, workers: int | None, dask: str | None
-) -> None:
+def _of_kernels(file: str, out: str | None, as_json: bool, workers: int | None, dask: str | None) -> None:
     """Sweep with the best kernels of every variant."""
     from ..studies.kernel_sweep import KernelSweep, sweep_kernels
 

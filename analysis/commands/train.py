@@ -15,9 +15,7 @@ from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("train")
-@takes(
-    [*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict", "power_cap", "clock")
-)
+@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict", "power_cap", "clock"))
 def train_command(
     model: Model,
     system: System,
@@ -29,14 +27,10 @@ def train_command(
     recompute: Annotated[
         str | None, typer.Option(metavar="WHAT", help="none, selective (also without it) or full.")
     ] = None,
-    sequence_parallel: Annotated[
-        bool, typer.Option(help="Split norms and routing along the sequence.")
-    ] = True,
+    sequence_parallel: Annotated[bool, typer.Option(help="Split norms and routing along the sequence.")] = True,
     interleave: Annotated[int, count("Parts of the model on each pipeline stage.")] = 1,
     dropout: Annotated[bool, typer.Option(help="Masks of dropped activations are kept.")] = False,
-    search: Annotated[
-        bool, typer.Option("--search", help="Try degrees, micro-batches and recomputation.")
-    ] = False,
+    search: Annotated[bool, typer.Option("--search", help="Try degrees, micro-batches and recomputation.")] = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

@@ -22,25 +22,15 @@ HOST = "host"
 @app.command("tune")
 def tune_command(
     kernel: Annotated[str, typer.Argument(help="fused_moe, gemm, ...; see opbyte list forms.")],
-    shape: Annotated[
-        str | None, typer.Option(help="Keys and values: tokens=64,experts=128,topk=8,...")
-    ] = None,
+    shape: Annotated[str | None, typer.Option(help="Keys and values: tokens=64,experts=128,topk=8,...")] = None,
     shapes: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="CSV: device, keys of the shape, maybe a configuration."),
+        str | None, typer.Option(metavar="FILE", help="CSV: device, keys of the shape, maybe a configuration.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Catalog device or a YAML file; host: this machine's CPU.")
-    ] = None,
-    top: Annotated[
-        int | None, count("Configurations to show: 10, of each line of a file 20.")
-    ] = None,
-    grid: Annotated[
-        str | None, typer.Option(metavar="FILE", help="CSV of tiles and groups to search instead.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Catalog device or a YAML file; host: this machine's CPU.")] = None,
+    top: Annotated[int | None, count("Configurations to show: 10, of each line of a file 20.")] = None,
+    grid: Annotated[str | None, typer.Option(metavar="FILE", help="CSV of tiles and groups to search instead.")] = None,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a number of the device."),
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a number of the device.")
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="A configuration to price beside: block_m=64,block_n=128,...")
@@ -60,11 +50,8 @@ def tune_command(
     replaced = real_numbers(pairs(",".join(set_ or ()), "--set"), "--set")
     _check(top, shape, shapes)
     if shapes is not None:
-        _refuse(
-            {"--sensitivity": sensitivity, "--config": config}, "goes with --shape, not --shapes"
-        )
-        many = partial(tune_rows, kernel, shapes, device=device, top=top or TOP_OF_FILE, grid=grid,
-                       set_=replaced)  # fmt: skip
+        _refuse({"--sensitivity": sensitivity, "--config": config}, "goes with --shape, not --shapes")
+        many = partial(tune_rows, kernel, shapes, device=device, top=top or TOP_OF_FILE, grid=grid, set_=replaced)
         answer(many, out, as_json, write=write_tune)
         return
     if device is None:
@@ -81,9 +68,7 @@ def tune_command(
     answer(one, out, as_json, write=write_tune)
 
 
-def _here(
-    kernel: str, shape: str, top: int, others: Mapping[str, object]
-) -> Callable[..., HostTune]:
+def _here(kernel: str, shape: str, top: int, others: Mapping[str, object]) -> Callable[..., HostTune]:
     """What ranks the configurations of a CPU kernel on this machine."""
     from ..answers.tune_host import tune_host
     from ..show.pairs import pairs

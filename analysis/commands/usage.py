@@ -36,9 +36,7 @@ def meant(option: str, known: Sequence[str]) -> str:
     here = ALIASES.get(option)
     if here in known:
         return f"; did you mean {here!r}?"
-    words = {
-        word for word in option.strip("-").lower().replace("_", "-").split("-") if len(word) > 1
-    }
+    words = {word for word in option.strip("-").lower().replace("_", "-").split("-") if len(word) > 1}
     scores = sorted(((_alike(words, name), name) for name in known), reverse=True)
     best = scores[0] if scores else (0.0, "")
     if best[0] < 0.5 or (len(scores) > 1 and scores[1][0] == best[0]):

@@ -23,26 +23,18 @@ app.add_typer(validate_app, name="validate")
 def validate_top(context: typer.Context) -> None:
     """Compare predictions with measurements."""
     if context.invoked_subcommand is None:
-        raise InputError(
-            "opbyte validate", "needs what to validate: opbyte validate kernels TABLES"
-        )
+        raise InputError("opbyte validate", "needs what to validate: opbyte validate kernels TABLES")
 
 
 @validate_app.command("kernels")
 def validate_kernels_command(
     tables: Annotated[
-        list[str] | None,
-        typer.Argument(help="Kernel tables (CSV), or folders; those that come along without any."),
+        list[str] | None, typer.Argument(help="Kernel tables (CSV), or folders; those that come along without any.")
     ] = None,
     family: Family = None,
-    predictions: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")
-    ] = None,
+    predictions: Annotated[str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")] = None,
     transfer: Annotated[
-        bool,
-        typer.Option(
-            "--transfer", help="Leave out each device in turn: predict it from the others."
-        ),
+        bool, typer.Option("--transfer", help="Leave out each device in turn: predict it from the others.")
     ] = False,
     as_json: Json = False,
     out: Out = None,

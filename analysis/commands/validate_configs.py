@@ -14,20 +14,15 @@ from .validate import validate_app
 
 @validate_app.command("configs")
 def validate_configs_command(
-    tables: Annotated[
-        list[str],
-        typer.Argument(help="Tables of measured configurations (CSV), or folders of them."),
-    ],
+    tables: Annotated[list[str], typer.Argument(help="Tables of measured configurations (CSV), or folders of them.")],
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the first picks of every shape (CSV).")
     ] = None,
     constants: Annotated[
-        str,
-        typer.Option(help="stored; none: unfitted; others: fitted to the other devices (minutes)."),
+        str, typer.Option(help="stored; none: unfitted; others: fitted to the other devices (minutes).")
     ] = "stored",
     fit: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Write constants fitted to these rows (YAML)."),
+        str | None, typer.Option(metavar="FILE", help="Write constants fitted to these rows (YAML).")
     ] = None,
     date: Annotated[str | None, typer.Option(help="Date to store with a fit, YYYY-MM-DD.")] = None,
     as_json: Json = False,

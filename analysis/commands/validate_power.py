@@ -15,15 +15,11 @@ from .validate import validate_app
 
 @validate_app.command("power")
 def validate_power_command(
-    tables: Annotated[
-        list[str], typer.Argument(help="Kernel tables (CSV) with power_W, or folders of them.")
-    ],
+    tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV) with power_W, or folders of them.")],
     cross_validate: Annotated[
         bool, typer.Option(help="Refit without each model's shape in turn (a minute or two).")
     ] = False,
-    fit: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a new fit to these rows (YAML).")
-    ] = None,
+    fit: Annotated[str | None, typer.Option(metavar="FILE", help="Write a new fit to these rows (YAML).")] = None,
     as_json: Json = False,
 ) -> None:
     """Power model against measured power of kernels; exits 1 past the bounds of the committed fit."""

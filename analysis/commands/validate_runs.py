@@ -14,13 +14,9 @@ from .validate import validate_app
 
 @validate_app.command("runs")
 def validate_runs_command(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Runs, static batches, folders of them.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Runs, static batches, folders of them.")],
     seeds: Annotated[int, typer.Option(help="Draws of each run's requests.")] = 3,
-    host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="How the GPUs were connected (list hosts).")
-    ] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="How the GPUs were connected (list hosts).")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

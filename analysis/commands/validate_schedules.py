@@ -14,9 +14,7 @@ from .validate import validate_app
 
 @validate_app.command("schedules")
 def validate_schedules_command(
-    schedules: Annotated[
-        str, typer.Argument(metavar="FILE", help="Workloads with vLLM's plans, one a line (JSON).")
-    ],
+    schedules: Annotated[str, typer.Argument(metavar="FILE", help="Workloads with vLLM's plans, one a line (JSON).")],
     as_json: Json = False,
     out: Out = None,
 ) -> None:

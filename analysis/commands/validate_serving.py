@@ -15,12 +15,8 @@ from .validate import validate_app
 @validate_app.command("serving")
 def validate_serving_command(
     folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of runs.")],
-    no_kernels: Annotated[
-        bool, typer.Option("--no-kernels", help="Use the device's models alone.")
-    ] = False,
-    host: Annotated[
-        str | None, typer.Option(metavar="HOST", help="How the GPUs were connected (list hosts).")
-    ] = None,
+    no_kernels: Annotated[bool, typer.Option("--no-kernels", help="Use the device's models alone.")] = False,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="How the GPUs were connected (list hosts).")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

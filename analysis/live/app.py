@@ -38,9 +38,7 @@ class Streamed(Response):
     """
 
     def __init__(self, answer: Answer, events: Events, pacer: Pacer) -> None:
-        super().__init__(
-            media_type="text/event-stream", headers={"cache-control": "no-cache"}
-        )  # fmt: skip
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
         self.answer, self.events, self.pacer = answer, events, pacer
 

@@ -34,9 +34,7 @@ class Refused(Exception):
     def body(self) -> dict[str, Any]:
         """The answer, in OpenAI's form."""
         kind = "NotFoundError" if self.status == 404 else "BadRequestError"
-        return {
-            "error": {"message": str(self), "type": kind, "param": self.key, "code": self.status}
-        }
+        return {"error": {"message": str(self), "type": kind, "param": self.key, "code": self.status}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +109,7 @@ def _check_size(raw: bytes, longest: int | None) -> None:
     if longest is not None and (
         raw.count(b",") > longest + ROOM_COMMAS or raw.count(b" ") > SPACES * longest + ROOM_COMMAS
     ):
-        raise Refused(
-            f"This model's maximum context length is {longest} tokens; the prompt is longer"
-        )
+        raise Refused(f"This model's maximum context length is {longest} tokens; the prompt is longer")
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:

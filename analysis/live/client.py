@@ -112,9 +112,7 @@ def _message(error: object) -> str:
     return " ".join(str(text).split())[:80]
 
 
-async def ask(
-    client: httpx.AsyncClient, url: str, body: bytes, outcome: Outcome, clock: Clock, limit_s: float
-) -> None:
+async def ask(client: httpx.AsyncClient, url: str, body: bytes, outcome: Outcome, clock: Clock, limit_s: float) -> None:
     """Send a request and stamp its chunks; whatever happens is noted in its outcome.
 
     A cancelled one is noted as `CUT`: what has come of it stays.

@@ -45,10 +45,7 @@ class DeployedAs:
     @property
     def missing(self) -> list[str]:
         """Options that a replay of the run would need."""
-        return [
-            option for option, value in (("--model", self.config), ("--system", self.device))
-            if value is None
-        ]  # fmt: skip
+        return [option for option, value in (("--model", self.config), ("--system", self.device)) if value is None]
 
 
 def deployed_as(model: str | None, system: str | None, engine: str | None) -> DeployedAs:
@@ -62,9 +59,7 @@ def deployed_as(model: str | None, system: str | None, engine: str | None) -> De
     config: Mapping[str, Any] | None = None
     vocab = None
     if model is not None:
-        vocab = (
-            load_model(model).vocab or None
-        )  # so that what cannot be replayed is not recorded as if it could
+        vocab = load_model(model).vocab or None  # so that what cannot be replayed is not recorded as if it could
         entry = catalog_entry(model)
         config = entry.config if entry else read_json_object(config_file(Path(model)))
     device, devices, description = None, None, None
@@ -82,9 +77,7 @@ def deployed_as(model: str | None, system: str | None, engine: str | None) -> De
     return DeployedAs(config, device, devices, settings, description, vocab)
 
 
-def _check_degrees(
-    engine: str, settings: EngineSettings, system: str | None, devices: int | None
-) -> None:
+def _check_degrees(engine: str, settings: EngineSettings, system: str | None, devices: int | None) -> None:
     """Refuse an engine that is spread over other devices than the system has."""
     spread = (settings.tp or 1) * (settings.dp or 1) * (settings.pp or 1)
     if devices is not None and spread != devices:

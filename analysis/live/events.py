@@ -66,10 +66,7 @@ class Events:
     def usage(self) -> dict[str, int]:
         """Tokens so far."""
         prompt = self.asked.input_tokens
-        return {
-            "prompt_tokens": prompt, "completion_tokens": self.sent,
-            "total_tokens": prompt + self.sent,
-        }  # fmt: skip
+        return {"prompt_tokens": prompt, "completion_tokens": self.sent, "total_tokens": prompt + self.sent}
 
     def failure(self, reason: str) -> bytes:
         """The event of a stream that ends before its end."""

@@ -76,9 +76,7 @@ class Pacer:
         """The present of the simulation [s]."""
         return (time.perf_counter() - self._began) * self.scale
 
-    def submit(
-        self, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...]
-    ) -> Answer:
+    def submit(self, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...]) -> Answer:
         """Send a request to the simulation.
 
         Raises

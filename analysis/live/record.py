@@ -69,17 +69,12 @@ def record(
     needs("httpx", "record")
     more_files()
     if prompts not in PROMPTS:
-        raise InputError(
-            f"--prompts {prompts!r}", f"is no form of prompt{nearest(prompts, PROMPTS)}"
-        )
+        raise InputError(f"--prompts {prompts!r}", f"is no form of prompt{nearest(prompts, PROMPTS)}")
     if chat and prompts == "ids":
         raise InputError("--prompts ids", "cannot go with --chat, whose prompts are text")
     if in_flight < 1 or not timeout > 0:
         raise InputError("--in-flight and --timeout", "must be above 0")
-    target, server = (
-        Target(address(url), served_model_name, chat),
-        deployed_as(model, system, engine),
-    )
+    target, server = (Target(address(url), served_model_name, chat), deployed_as(model, system, engine))
     load = chosen(Workload, workload)
     stream = load.open(seed)
     trace = stream.read()
@@ -107,9 +102,8 @@ class _Play:
         self.cut = ""
 
     def run(
-        self, workload: str, due: np.ndarray[Any, np.dtype[np.float64]] | None, places: int,
-        form: str,
-    ) -> Recording:  # fmt: skip
+        self, workload: str, due: np.ndarray[Any, np.dtype[np.float64]] | None, places: int, form: str
+    ) -> Recording:
         import pandas as pd  # noqa: F401  # writing needs it: not to be loaded after a signal
 
         target, player = asyncio.run(self._play(due, places, form))
@@ -130,9 +124,8 @@ class _Play:
         async with open_clients(self.target.base, places) as clients:
             target, self.prompts = await find_out(clients[0], self.target, form, self.prompts)
             player = Player(
-                clients, target, self.prompts, self.trace.output_tokens, due, places,
-                self.limit_s, self.told,
-            )  # fmt: skip
+                clients, target, self.prompts, self.trace.output_tokens, due, places, self.limit_s, self.told
+            )
             with heard(end):
                 if not await player.play(stop):
                     self.cut = ""

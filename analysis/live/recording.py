@@ -137,11 +137,7 @@ class Recording(Result):
 
     def measured(self) -> dict[str, dict[str, float]]:
         """Statistics of `latencies`, by metric; those of which there is none are left out."""
-        return {
-            f"{name}_s": statistics(values)
-            for name, values in self.latencies().items()
-            if len(values)
-        }
+        return {f"{name}_s": statistics(values) for name, values in self.latencies().items() if len(values)}
 
     def lateness(self) -> float | None:
         """How late requests were sent, 99 of 100 of them at most [s]; None without times."""

@@ -32,9 +32,7 @@ def run_json(result: Recording) -> dict[str, Any]:
     """The object of ``run.json``."""
     server, target = result.server, result.target
     engine = dict(server.engine)
-    told = target.version and re.match(
-        r"\d+\.\d+", target.version
-    )  # as vLLM's versions are written
+    told = target.version and re.match(r"\d+\.\d+", target.version)  # as vLLM's versions are written
     if told and "version" not in engine and "engine_version" not in engine:
         engine["version"] = target.version
     return {
@@ -82,10 +80,7 @@ def _workload(result: Recording) -> dict[str, Any]:
 def _measured(result: Recording) -> dict[str, Any]:
     count, failed = len(result.answered), sum(result.failed.values())
     last = max(result.outcomes[i].ended_s for i in result.answered)
-    return {
-        "stage": 0, "requests": count, "failed": failed, "achieved_rate": count / last,
-        **result.measured(),
-    }  # fmt: skip
+    return {"stage": 0, "requests": count, "failed": failed, "achieved_rate": count / last, **result.measured()}
 
 
 def _assumed(result: Recording) -> list[str]:
@@ -121,8 +116,6 @@ def _chunks(result: Recording) -> dict[str, Any]:
     """One row a chunk, request by request."""
     found = [(int(result.trace.request_id[i]), result.outcomes[i].chunks) for i in result.sent]
     return {
-        "request_id": np.repeat(
-            np.array([i for i, _ in found], dtype=np.int64), [len(own) for _, own in found]
-        ),
+        "request_id": np.repeat(np.array([i for i, _ in found], dtype=np.int64), [len(own) for _, own in found]),
         "received_s": np.concatenate([np.zeros(0), *(np.frombuffer(own) for _, own in found)]),
     }

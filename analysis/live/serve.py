@@ -110,9 +110,7 @@ def serve(
     for package in ("starlette", "uvicorn"):
         needs(package, "serve")
     if not MIN_SCALE <= time_scale <= MAX_SCALE:
-        raise InputError(
-            "--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}"
-        )
+        raise InputError("--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}")
     scenario = Scenario.of(model, system, **options).changed(host=gpu_host)
     deployment, settings = deployment_of(scenario)
     refuse_unused(scenario.deployment, deployment)
@@ -125,9 +123,7 @@ def serve(
         raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)
     if cache.tiers is not None:
-        raise InputError(
-            "serve", "has no KV cache tiers (--kv-tiers, kv_offloading_size); see simulate"
-        )
+        raise InputError("serve", "has no KV cache tiers (--kv-tiers, kv_offloading_size); see simulate")
     listening = _listen(host, port)
     with listening:
         live = Live(pools_of(deployment, fleet), settings.policy, cache, fleet.router)

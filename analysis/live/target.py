@@ -63,9 +63,7 @@ class Target:
 
     def body(self, prompts: Prompts, row: int, output_tokens: int) -> bytes:
         """A request as it is sent."""
-        asked: dict[str, Any] = {
-            "model": self.model, "stream": True, "max_tokens": output_tokens,
-        }  # fmt: skip
+        asked: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": output_tokens}
         prompt = prompts.ids(row) if self.ids else prompts.words(row)
         if self.chat:
             asked["messages"] = [{"role": "user", "content": prompt}]
@@ -135,9 +133,7 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
         yield [await stack.enter_async_context(client) for client in clients]
 
 
-async def find_out(
-    client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts
-) -> tuple[Target, Prompts]:
+async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts) -> tuple[Target, Prompts]:
     """Complete what is known of a server by asking it: its model, and what requests may hold.
 
     One short request is sent for each form of prompt until one is taken. vLLM answers an id beyond its
@@ -199,9 +195,7 @@ async def _listed(client: httpx.AsyncClient, base: str) -> str:
     listed = found.get("data")
     if isinstance(listed, list) and listed and isinstance(listed[0], dict) and "id" in listed[0]:
         return str(listed[0]["id"])
-    raise InputError(
-        f"{base}/models", f"lists no model (HTTP {status}); name one with --served-model-name"
-    )
+    raise InputError(f"{base}/models", f"lists no model (HTTP {status}); name one with --served-model-name")
 
 
 async def _version(client: httpx.AsyncClient, base: str) -> str | None:
@@ -218,9 +212,7 @@ async def _try(client: httpx.AsyncClient, form: Target, own: Prompts) -> tuple[i
     try:
         answer = await client.post(form.url, content=form.body(own, PROBE, 1), timeout=PROBE_S)
     except httpx.ConnectError as error:
-        raise InputError(
-            form.url, f"cannot be reached ({_why(error)}); is a server there?"
-        ) from None
+        raise InputError(form.url, f"cannot be reached ({_why(error)}); is a server there?") from None
     except httpx.HTTPError as error:
         return 500, _why(error)
     return answer.status_code, f"HTTP {answer.status_code} {answer.text[:200]}"

@@ -44,8 +44,7 @@ from .parts import (
 Name = str | os.PathLike[str] | None
 Several = int | str | Sequence[int | str] | None
 '''.format(parts="\n".join(f"    {name}," for name in sorted(part.__name__ for part in PARTS)))
-KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]",
-         bool: "bool"}  # fmt: skip
+KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]", bool: "bool"}
 FILES = ("host",)
 """Options that take a name or a file."""
 VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")

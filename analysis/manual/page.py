@@ -31,9 +31,7 @@ def page() -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; bars in cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _commands() -> Iterator[str]:
@@ -77,12 +75,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "needed"
     value = parameter.default
-    if (
-        value is None
-        or value is False
-        or value in ("", ())
-        or not isinstance(value, (str, int, float))
-    ):
+    if value is None or value is False or value in ("", ()) or not isinstance(value, (str, int, float)):
         return "-"
     return str(value)
 
@@ -176,10 +169,7 @@ def _block(block: Block) -> Iterator[str]:
     yield (
         _table(
             ("key", "units", "kind", "default", "what it is"),
-            (
-                (f"`{key.name}`", ", ".join(key.units) or "-", key.kind, key.default, key.text)
-                for key in block.keys
-            ),
+            ((f"`{key.name}`", ", ".join(key.units) or "-", key.kind, key.default, key.text) for key in block.keys),
         )
         + "\n"
     )
@@ -199,11 +189,7 @@ def _columns() -> Iterator[str]:
         yield ", ".join(f"`{key}`" for key in keys if key not in only) + ".\n"
         yield "Read, and refused with any other value:\n"
         yield (
-            _table(
-                ("key", "only", "why"),
-                ((f"`{key}`", str(value), why) for key, (value, why) in only.items()),
-            )
-            + "\n"
+            _table(("key", "only", "why"), ((f"`{key}`", str(value), why) for key, (value, why) in only.items())) + "\n"
         )
     yield "## Columns of kernel tables\n"
     yield (
@@ -213,10 +199,7 @@ def _columns() -> Iterator[str]:
     yield (
         _table(
             ("family", "shape", "kernels"),
-            (
-                (f"`{name}.csv`", ", ".join(s.shape), ", ".join(s.kernels) or "any")
-                for name, s in SCHEMAS.items()
-            ),
+            ((f"`{name}.csv`", ", ".join(s.shape), ", ".join(s.kernels) or "any") for name, s in SCHEMAS.items()),
         )
         + "\n"
     )
@@ -245,10 +228,7 @@ def _names() -> Iterator[str]:
     yield f"Of {', '.join(NAMED_ELSEWHERE)} see `opbyte list`, and `opbyte show NAME` for one of them.\n"
     yield "### kinds of op\n"
     yield "For `runs` and `excludes` of a processor.\n"
-    yield (
-        _table(("kind", "what it is"), ((f"`{k}`", kind.meaning) for k, kind in OP_KINDS.items()))
-        + "\n"
-    )
+    yield (_table(("kind", "what it is"), ((f"`{k}`", kind.meaning) for k, kind in OP_KINDS.items())) + "\n")
     for kind in LISTS:
         if kind in NAMED_ELSEWHERE:
             continue

@@ -59,9 +59,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("attacc")
-def attacc(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def attacc(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die."""
     began = time.perf_counter()
     found = list(predictions())
@@ -87,8 +85,7 @@ def predictions() -> Iterator[Prediction]:
 def _rows(case: Case, system: str, step: Step) -> Iterator[Prediction]:
     at = f"{case.id}.{system}"
     one = "three heads on a stack: its channels are not full, and the softmax is in sight"
-    yield Prediction(f"{at}.step_ms", f"decode step, {system}", "ms", step.seconds * 1e3, STEP,
-                     TILES)  # fmt: skip
+    yield Prediction(f"{at}.step_ms", f"decode step, {system}", "ms", step.seconds * 1e3, STEP, TILES)
     yield Prediction(f"{at}.attention_ms", f"attention of it, {system}", "ms",
                      step.attention * 1e3, STEP if case.batch > 1 else "",
                      "" if case.batch > 1 else one)  # fmt: skip

@@ -13,14 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from opbyte.extend import load_device
-from opbyte.extend.devices import (
-    HeadAttention,
-    TiledGpu,
-    best_tile,
-    build_device,
-    load_memory,
-    occupancy,
-)
+from opbyte.extend.devices import HeadAttention, TiledGpu, best_tile, build_device, load_memory, occupancy
 
 DEVICES = 8
 GPU = "attacc-gpu"

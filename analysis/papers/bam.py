@@ -31,9 +31,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("bam")
-def bam(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def bam(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost."""
     began = time.perf_counter()
     found = list(predictions())
@@ -54,8 +52,7 @@ def predictions() -> Iterator[Prediction]:
         yield Prediction(f"bam.{name}.flops.total", f"a token and layer, {name}", "FLOP",
                          sum(flops.values()), "0.1 %", "with both routers")  # fmt: skip
     three = with_top_k(load_model(BTX), 3)
-    yield Prediction("bam.btx3.flops.total", "a token and layer, BTX top-3", "FLOP",
-                     sum(token_flops(three).values()))  # fmt: skip
+    yield Prediction("bam.btx3.flops.total", "a token and layer, BTX top-3", "FLOP", sum(token_flops(three).values()))
     own, btx = load_model(OWN), load_model(BTX)
     for id, count, spec in (
         ("bam.params.active", own.active_params, own), ("bam.params.total", own.total_params, own),
@@ -98,8 +95,7 @@ def _conflict() -> Table:
     for name, spec in _models().items():
         flops = token_flops(spec)
         told = printed["ffn_flops"].get(name)
-        rows.append({"model": name, **flops, "total": sum(flops.values()),
-                     "feed-forward, printed": told})  # fmt: skip
+        rows.append({"model": name, **flops, "total": sum(flops.values()), "feed-forward, printed": told})
     note = "the printed block is 6,144 above 3 k d f, which its own formula gives"
     return Table("flops", f"FLOP of a token and layer at {PROMPT} tokens", rows, note)
 
@@ -124,5 +120,5 @@ def _drawn() -> Table:
     rows = [
         {"case": name, **{part: value / 1e6 for part, value in token_flops(spec).items()}}
         for name, spec in _models().items()
-    ]  # fmt: skip
+    ]
     return Table("steps", "A token and layer at 256 tokens (MFLOP)", rows)

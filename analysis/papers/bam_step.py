@@ -33,9 +33,7 @@ def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:
     (routed,) = (part.routed for part in layer.parts if is_routed(part))
     loads = Loads.expected(tokens, routed.top_k, routed.experts, routed.experts)
     out = {"attention": 0.0, "feed-forward": 0.0, "routers": 0.0}
-    for name, ops in zip(
-        ("attention", "feed-forward"), layer_ops(layer, m, run, loads), strict=True
-    ):
+    for name, ops in zip(("attention", "feed-forward"), layer_ops(layer, m, run, loads), strict=True):
         for op in ops:
             if op.kind in MATMULS:
                 out["routers" if op.name == "router" else name] += op.flops / tokens

@@ -15,8 +15,7 @@ from opbyte.extend.answers import Told
 from .cent_step import Mapping, decode_joules, decode_tokens_s, token
 from .published import Prediction, published, rows_of, with_figures
 
-MODELS = {"llama2-7b": ("llama-2-7b", 8), "llama2-13b": ("llama-2-13b", 20),
-          "llama2-70b": ("llama-2-70b", 32)}  # fmt: skip
+MODELS = {"llama2-7b": ("llama-2-7b", 8), "llama2-13b": ("llama-2-13b", 20), "llama2-70b": ("llama-2-70b", 32)}
 """Name in row ids -> model, and the devices that it has."""
 STAGES = {"llama2-7b": (32, 8), "llama2-13b": (40, 20), "llama2-70b": (80, 32)}
 CONTEXTS = (128, 1024, 2048, 4096)
@@ -38,9 +37,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("cent")
-def cent(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def cent(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL."""
     began = time.perf_counter()
     found = list(predictions())
@@ -100,6 +97,4 @@ def _drawn() -> Table:
             "CXL": ours.cxl * 1e6, "controllers": ours.accelerators * 1e6,
             "published": given[f"{stages}x{devices}.l4096"]["block_us"],
         })  # fmt: skip
-    return Table(
-        "steps", "A block of Llama-2-7B at context 4,096 by stages x devices a block (us)", rows
-    )
+    return Table("steps", "A block of Llama-2-7B at context 4,096 by stages x devices a block (us)", rows)

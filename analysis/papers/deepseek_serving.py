@@ -12,16 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from opbyte.extend import (
-    EXPERIMENTS,
-    Batch,
-    Deployment,
-    Reproduction,
-    Table,
-    deploy,
-    load_model,
-    load_system,
-)
+from opbyte.extend import EXPERIMENTS, Batch, Deployment, Reproduction, Table, deploy, load_model, load_system
 from opbyte.extend.answers import Told, evidence
 from opbyte.extend.devices import describe_system
 from opbyte.extend.systems import ExpertPlacing, dealt, explicit_stage, kv_rules, sequence_bytes
@@ -56,28 +47,22 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("deepseek-serving")
-def deepseek_serving(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def deepseek_serving(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, beside a day's averages."""
     began = time.perf_counter()
     rows = rows_of("deepseek-serving", list(predictions()))
     tables = (_prefill_table(), _decode_table(), _evidence())
     result = Reproduction(
-        "deepseek-serving", rows, 2, time.perf_counter() - began, tables=tables,
-        assumptions=ASSUMPTIONS,
-    )  # fmt: skip
+        "deepseek-serving", rows, 2, time.perf_counter() - began, tables=tables, assumptions=ASSUMPTIONS
+    )
     if not figures:
         return result
     drawn = [
-        {"case": f"{name}: {row['case']}", "tokens/s of a node": row["tokens_per_s_node"],
-         "published": own.published}
+        {"case": f"{name}: {row['case']}", "tokens/s of a node": row["tokens_per_s_node"], "published": own.published}
         for own, name, table in zip(rows, ("prefill", "decode"), tables[:2], strict=True)
         for row in table.rows
-    ]  # fmt: skip
-    return with_figures(
-        result, Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", drawn)
-    )
+    ]
+    return with_figures(result, Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", drawn))
 
 
 def predictions() -> Iterator[Prediction]:
@@ -133,11 +118,10 @@ def _prefill_table() -> Table:
 
 def _decode_table() -> Table:
     rows = [
-        {"case": f"{n} a device, {_case(overlap, copies)}",
-         "tokens_per_s_node": decode(overlap, copies, n)}
+        {"case": f"{n} a device, {_case(overlap, copies)}", "tokens_per_s_node": decode(overlap, copies, n)}
         for n in (*DECODES, most_sequences())
         for overlap, copies in (("none", COPIES), (TWO_BATCH, COPIES))
-    ]  # fmt: skip
+    ]
     return Table("decode", "Output tokens per second of a node", rows)
 
 
@@ -150,10 +134,7 @@ def _evidence() -> Table:
     """What both rest on."""
     _, sources = describe_system(SYSTEM)
     rows = []
-    for exchange, batch in (
-        (PREFILL, Batch.of([], [(CONTEXT, 0)])),
-        (DECODE, Batch.of([CONTEXT] * 64)),
-    ):
+    for exchange, batch in ((PREFILL, Batch.of([], [(CONTEXT, 0)])), (DECODE, Batch.of([CONTEXT] * 64))):
         d = deployed("none", COPIES, exchange)
         for entry in evidence(d, sources, batches=(batch,), usual=()):
             if entry["applies_to"] != "energy per token":

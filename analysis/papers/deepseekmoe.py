@@ -30,9 +30,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("deepseekmoe")
-def deepseekmoe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def deepseekmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts."""
     began = time.perf_counter()
     found = list(predictions())

@@ -57,9 +57,7 @@ PARAMS = (
 
 
 @EXPERIMENTS.register("dsmoe")
-def dsmoe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def dsmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Reproduce DeepSpeed-MoE: parameters, exchanges and latency of models with 128 experts."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))
@@ -133,9 +131,7 @@ def _batches(seeds: Sequence[int], routing: str) -> Table:
             step = decode(TRILLION, DEVICES, SLICES, name, routing, seeds[:1], batch)
             row[f"{name}_ms"] = step.seconds * 1e3
         rows.append(row)
-    return Table(
-        "batches", "Decoding step of 24B+MoE-128 on 256 devices, by batch and exchange", rows
-    )
+    return Table("batches", "Decoding step of 24B+MoE-128 on 256 devices, by batch and exchange", rows)
 
 
 def _scales(seeds: Sequence[int], routing: str) -> Table:
@@ -154,8 +150,7 @@ def _gating() -> Table:
     rows = []
     for tokens in (1, 8, 64, 512, 4096):
         masks, table = (gating_s(TRILLION, tokens, t) for t in (False, True))
-        rows.append({"tokens": tokens, "masks_us": masks * 1e6, "table_us": table * 1e6,
-                     "ratio": masks / table})  # fmt: skip
+        rows.append({"tokens": tokens, "masks_us": masks * 1e6, "table_us": table * 1e6, "ratio": masks / table})
     return Table("gating", "Gating and re-ordering of 24B+MoE-128 on a device, by tokens", rows)
 
 

@@ -63,8 +63,7 @@ class Step:
 @cache
 def deployed(model: str, devices: int, tp: int, algorithm: str | None, routing: str) -> Deployment:
     """A model on so many devices, experts over all of them."""
-    return deploy(load_model(model), load_system(system_name(devices)), tp=tp,
-                  all_to_all=algorithm, routing=routing)  # fmt: skip
+    return deploy(load_model(model), load_system(system_name(devices)), tp=tp, all_to_all=algorithm, routing=routing)
 
 
 def decode(
@@ -77,9 +76,8 @@ def decode(
 
 @cache
 def _decode(
-    model: str, devices: int, tp: int, algorithm: str | None, routing: str,
-    seeds: tuple[int, ...], per_replica: int,
-) -> Step:  # fmt: skip
+    model: str, devices: int, tp: int, algorithm: str | None, routing: str, seeds: tuple[int, ...], per_replica: int
+) -> Step:
     d = deployed(model, devices, tp, algorithm, routing)
     tokens = per_replica * d.layout.dp
     batches = dealt(d, per_replica * d.ranks, CONTEXT)
@@ -93,8 +91,7 @@ def _parts(stages: Sequence[StageCost]) -> dict[str, float]:
     out: dict[str, float] = {"dense": 0.0, "experts": 0.0, "all-to-all": 0.0, "all-reduce": 0.0}
     for stage in stages:
         for kind, took in stage.times(lambda p: p.op.kind).items():
-            name = {"experts": "experts", "all_to_all": "all-to-all",
-                    "all_reduce": "all-reduce"}.get(kind, "dense")  # fmt: skip
+            name = {"experts": "experts", "all_to_all": "all-to-all", "all_reduce": "all-reduce"}.get(kind, "dense")
             out[name] += took / len(stages)
     return out
 
@@ -103,10 +100,7 @@ def fastest(
     model: str, devices: int, tp: int, routing: str, seeds: Sequence[int], per_replica: int
 ) -> tuple[str, Step]:
     """The algorithm with which a step takes least, and the step."""
-    found = [
-        (name, decode(model, devices, tp, name, routing, seeds, per_replica))
-        for name in usual("all_to_all")
-    ]
+    found = [(name, decode(model, devices, tp, name, routing, seeds, per_replica)) for name in usual("all_to_all")]
     return min(found, key=lambda each: each[1].seconds)
 
 

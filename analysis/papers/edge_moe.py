@@ -61,5 +61,4 @@ def edge_moe(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduct
         predicted("no_attention_reorder_latency_ms",
                   "one image, every query reading all keys", "ms", plain.seconds * 1e3),
     )  # fmt: skip
-    return Reproduction("edge-moe", rows, 3 * len(seeds), time.perf_counter() - began,
-                        assumptions=assumptions(DEVICE))  # fmt: skip
+    return Reproduction("edge-moe", rows, 3 * len(seeds), time.perf_counter() - began, assumptions=assumptions(DEVICE))

@@ -58,9 +58,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("expertflow")
-def reproduce_expertflow(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def reproduce_expertflow(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """ExpertFlow: hit rates, decode rates and memory with experts in host memory."""
     began = time.perf_counter()
     chosen = ROUTING if routing == "uniform" else routing
@@ -138,8 +136,7 @@ def _rates(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
 
 
 def _memory() -> Iterator[Prediction]:
-    models = {"qwen": qwen(), "mixtral": mixtral(), "deepseek": deepseek(),
-              "switch128": switch(128, whole=True)}  # fmt: skip
+    models = {"qwen": qwen(), "mixtral": mixtral(), "deepseek": deepseek(), "switch128": switch(128, whole=True)}
     for name, model in models.items():
         slots = SLOTS_OF[name]
         yield Prediction(
@@ -169,9 +166,7 @@ def hit_table(routing: str, seed: int) -> Table:
                 row[label] = step(32, batch, store, routing, seed).fetch.hit_rate
             kept = ExpertStore(slots, policy="predictive", accuracy=ACCURACY)
             row["predictive, kept"] = step(32, batch, kept, routing, seed).fetch.hit_rate
-            row["predictive, transient"] = step(
-                32, batch, expertflow(slots), routing, seed
-            ).fetch.hit_rate
+            row["predictive, transient"] = step(32, batch, expertflow(slots), routing, seed).fetch.hit_rate
             row["lru, in tokens' order"] = plain_hit_rate("lru", slots, batch, routing, seed)
             rows.append(row)
     note = "share of the experts a step needs that are there when their layer comes"

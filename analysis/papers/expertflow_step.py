@@ -74,9 +74,7 @@ def switch(experts: int, whole: bool = False) -> ModelSpec:
 @lru_cache
 def qwen() -> ModelSpec:
     """Qwen1.5-MoE-A2.7B: 60 experts of 1408, 4 of them and one shared of 5632 for each token."""
-    moe = MixtureOfExperts(
-        hidden=2048, experts=60, top_k=4, width=1408, shared_width=5632, shared_gate=True
-    )
+    moe = MixtureOfExperts(hidden=2048, experts=60, top_k=4, width=1408, shared_width=5632, shared_gate=True)
     attention = Attention(hidden=2048, heads=16, kv_heads=16, head_dim=128, qkv_bias=True)
     layer = Layer(attention, moe, norms=2, norm_width=2048)
     return _sized("qwen1.5-moe", 2048, 151_936, (layer,) * 24, tied=False)
@@ -98,17 +96,13 @@ def mixtral() -> ModelSpec:
     return load_model("mixtral-8x7b")
 
 
-def deployed(
-    model: ModelSpec, store: ExpertStore | None, routing: str = ROUTING, seed: int = 0
-) -> Deployment:  # fmt: skip
+def deployed(model: ModelSpec, store: ExpertStore | None, routing: str = ROUTING, seed: int = 0) -> Deployment:
     """A model on the GPU with experts kept as `store` says."""
     return deploy(model, load_system(SYSTEM), routing=routing, seed=seed, store=store)
 
 
 @cache
-def step(
-    experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, seed: int = 0
-) -> Step:
+def step(experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, seed: int = 0) -> Step:
     """A decode step of Switch-base, the mean of many draws.
 
     Parameters
@@ -125,9 +119,7 @@ def step(
 
 
 @cache
-def plain_hit_rate(
-    policy: str, slots: int, batch: int, routing: str = ROUTING, seed: int = 0
-) -> float:
+def plain_hit_rate(policy: str, slots: int, batch: int, routing: str = ROUTING, seed: int = 0) -> float:
     """Hit rate of a cache of Switch-32 that is asked in the order in which tokens name experts.
 
     An engine may use what is there before it fetches the rest, as simulations do; an ordinary cache
@@ -140,9 +132,7 @@ def plain_hit_rate(
         cache = ExpertCache(slots, policy)
         for step_ in range(4 * warm):
             tokens = part.router.loads(step_, part.row, step_batch).tokens.astype(np.int64)
-            order = dict.fromkeys(
-                rng.permutation(np.repeat(np.arange(len(tokens)), tokens)).tolist()
-            )
+            order = dict.fromkeys(rng.permutation(np.repeat(np.arange(len(tokens)), tokens)).tolist())
             found = [cache.ask(expert) for expert in order]
             if step_ >= warm:
                 hits, asked = hits + sum(found), asked + len(found)

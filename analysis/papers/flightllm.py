@@ -34,9 +34,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("flightllm")
-def flightllm(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def flightllm(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158."""
     began = time.perf_counter()
     found = list(predictions())
@@ -73,10 +71,7 @@ def step(system: str | SystemSpec, context: int) -> tuple[float, float, float]:
     # The step's own token is the last of those that it reads.
     placed = explicit_stage(d, [Batch.of([context - 1])], expected=True).ops
     scale = WEIGHT_BYTES / sum(p.op.weight_bytes * p.count for p in placed)
-    costs = [
-        (p.count, engine.cost(replace(p.op, weight_bytes=scale * p.op.weight_bytes)))
-        for p in placed
-    ]
+    costs = [(p.count, engine.cost(replace(p.op, weight_bytes=scale * p.op.weight_bytes))) for p in placed]
     return (
         sum(n * c.seconds for n, c in costs), sum(n * c.memory_s for n, c in costs),
         sum(n * c.fixed_s for n, c in costs),

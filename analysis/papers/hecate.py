@@ -16,18 +16,7 @@ from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import Told
 
 from . import PAPERS
-from .hecate_step import (
-    CLUSTERS,
-    EP,
-    HECATE,
-    HELD,
-    REMATERIALISED,
-    SHAPES,
-    Iteration,
-    both,
-    gain,
-    memory_over_ep,
-)
+from .hecate_step import CLUSTERS, EP, HECATE, HELD, REMATERIALISED, SHAPES, Iteration, both, gain, memory_over_ep
 from .published import Prediction, ratio_table, rows_of
 
 EXPONENTS = (0.0, 0.3, 0.6, 0.9)
@@ -57,9 +46,7 @@ CHOSEN = "the exponent was chosen with this row in view: a check of consistency,
 
 
 @EXPERIMENTS.register("hecate")
-def hecate(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def hecate(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Compare Hecate's sharded experts with expert parallelism in training, on V100 and A100."""
     began = time.perf_counter()
     rows = rows_of("hecate", list(predictions()))
@@ -71,9 +58,7 @@ def hecate(
         return result
     gains, parts = result.tables
     drawn = replace(gains, name="skew"), replace(parts, name="iteration")
-    return replace(
-        result, figures=(*ratio_table(rows, "hecate"), *drawn), plots=f"{PAPERS}.figures.hecate"
-    )
+    return replace(result, figures=(*ratio_table(rows, "hecate"), *drawn), plots=f"{PAPERS}.figures.hecate")
 
 
 def routing_of(exponent: float) -> str:
@@ -105,10 +90,7 @@ def predictions() -> Iterator[Prediction]:
 
 def _skew() -> Iterator[Prediction]:
     """What gains become without skew, and with more of it."""
-    gains = [
-        [gain(shape, cluster, routing_of(e)) for e in EXPONENTS]
-        for cluster in CLUSTERS for shape in SHAPES
-    ]  # fmt: skip
+    gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
     own = fmean(row[0] for row in gains[: len(SHAPES)])
     yield Prediction(
         "hecate.gain_at_no_skew", "mean gain of all models and clusters at equal loads", "1",

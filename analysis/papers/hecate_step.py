@@ -68,11 +68,7 @@ class Cluster:
     experts: int
 
 
-CLUSTERS = (
-    Cluster("A16", "hecate-a-2x8", 32),
-    Cluster("A32", "hecate-a-4x8", 64),
-    Cluster("B32", "hecate-b-4x8", 64),
-)
+CLUSTERS = (Cluster("A16", "hecate-a-2x8", 32), Cluster("A32", "hecate-a-4x8", 64), Cluster("B32", "hecate-b-4x8", 64))
 
 
 def model_of(shape: Shape, experts: int) -> ModelSpec:
@@ -128,13 +124,10 @@ class Trained:
         model, system = model_of(shape, cluster.experts), load_system(cluster.system)
         devices = system.groups
         options = TrainingOptions(
-            shape.sequences * devices, shape.length, micro_batch=shape.sequences, zero=0,
-            recompute="none",
-        )  # fmt: skip
-        self.layout = training_layout(model, system, options, tp=1, ep=devices)
-        self.deployment: Deployment = training_deployment(
-            model, system, self.layout, routing=routing, costs="roofline"
+            shape.sequences * devices, shape.length, micro_batch=shape.sequences, zero=0, recompute="none"
         )
+        self.layout = training_layout(model, system, options, tp=1, ep=devices)
+        self.deployment: Deployment = training_deployment(model, system, self.layout, routing=routing, costs="roofline")
         self.each = BytesPerWeight.adam(model.numerics.act_bytes)
         m = whole_sequences(shape.sequences, shape.length, model.windows)
         self.bench = Bench(self.deployment, self.layout, options, m, self.each)
@@ -170,10 +163,7 @@ class Trained:
         popular = part.router.inclusion[part.row] * self.tokens
         tokens = popular[placed.experts] * placed.share.reshape(-1)
         slots = tokens.reshape(part.ep, -1)
-        each = [
-            self.priced(part.spec.expert_op(Loads(own, np.ones(len(own))), self.deployment.run))
-            for own in slots
-        ]
+        each = [self.priced(part.spec.expert_op(Loads(own, np.ones(len(own))), self.deployment.run)) for own in slots]
         return max(each)
 
     def exchange(self, part: ExpertPart, placed: Dispatch) -> float:

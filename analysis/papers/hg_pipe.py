@@ -25,17 +25,12 @@ ASSUMPTIONS = (
         "products of attention are as wide as its softmax needs; QKV and output projections have the "
         "MLP's 288 multipliers, which keeps them below it"
     ),
-    (
-        "an image waits one interval in each attention block, for the last of its keys; 46.7 W is an "
-        "input of the energy"
-    ),
+    ("an image waits one interval in each attention block, for the last of its keys; 46.7 W is an input of the energy"),
 )
 
 
 @EXPERIMENTS.register("hg-pipe")
-def hg_pipe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def hg_pipe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190."""
     began = time.perf_counter()
     found = list(predictions())
@@ -90,8 +85,7 @@ def predictions() -> Iterator[Prediction]:
 
 def _operators() -> Table:
     slowest = max(operators().values())
-    rows = [{"operator": name, "cycles": cycles, "busy": cycles / slowest}
-            for name, cycles in operators().items()]  # fmt: skip
+    rows = [{"operator": name, "cycles": cycles, "busy": cycles / slowest} for name, cycles in operators().items()]
     return Table("operators", "Cycles of an image in each operator", rows)
 
 
@@ -99,9 +93,7 @@ def _besides() -> Table:
     interval = max(operators().values()) / engine().clock_Hz
     layers = len(load_model(MODEL).layers)
     watts = load_device(DEVICE)[0].static_W
-    rows = [
-        {"latency_ms": 1e3 * stream_s(interval, layers, 1), "mJ_per_image": 1e3 * interval * watts}
-    ]
+    rows = [{"latency_ms": 1e3 * stream_s(interval, layers, 1), "mJ_per_image": 1e3 * interval * watts}]
     return Table("besides", "One image alone, and energy of one of many", rows)
 
 

@@ -20,14 +20,7 @@ import numpy as np
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, judged, load_device, load_model
 from opbyte.extend.answers import Told
 from opbyte.extend.devices import DeviceSpec, build_device
-from opbyte.extend.fpga import (
-    deploy_fpga,
-    engine_of,
-    num_tasks,
-    on_chip_bytes,
-    run_image,
-    serve_images,
-)
+from opbyte.extend.fpga import deploy_fpga, engine_of, num_tasks, on_chip_bytes, run_image, serve_images
 from opbyte.extend.models import encoder_macs, task_sequence, upsampling_decoder_macs, with_experts
 
 from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
@@ -63,8 +56,7 @@ class Dataset:
 def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
     """M3ViT's Table 4 on a ZCU104: fitted on one data set, predicted on the other."""
     began, base = time.perf_counter(), load_device(DEVICE)[0]
-    fitted = {name: fit_utilisation(f"vit-small-{name}", DEVICE, DENSE_MS[name] / 1e3)
-              for name in DENSE_MS}  # fmt: skip
+    fitted = {name: fit_utilisation(f"vit-small-{name}", DEVICE, DENSE_MS[name] / 1e3) for name in DENSE_MS}
     device = with_utilisation(base, fitted["pascal"])
     sets: list[Dataset] = []
     steps = 2 * len(DENSE_MS)
@@ -91,8 +83,7 @@ def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction
         *_size(),
     ]  # fmt: skip
     runs = sum(len(r.frames) for s in sets for r in (s.dense, s.reordered, s.cached))
-    return Reproduction("m3vit", tuple(rows), runs, time.perf_counter() - began,
-                        assumptions=assumptions(DEVICE))  # fmt: skip
+    return Reproduction("m3vit", tuple(rows), runs, time.perf_counter() - began, assumptions=assumptions(DEVICE))
 
 
 def _cache(d: Dataset) -> list[Row]:
@@ -118,11 +109,10 @@ def _memory(device: DeviceSpec) -> list[Row]:
     naive, reordered = (on_chip_bytes(d, s) / 2**20 for s in ("on-chip", "reordered"))
     note = "activation and embedding buffers inferred from the same table's dense row"
     return [
-        judged("T2", "on-chip memory, all experts over reordered", "1", 2.40,
-               naive / reordered, "1 %", note),
+        judged("T2", "on-chip memory, all experts over reordered", "1", 2.40, naive / reordered, "1 %", note),
         judged("T2.naive", "on-chip memory, all experts", "MiB", 11.610, naive, "1 %", note),
         judged("T2.reordered", "on-chip memory, reordered", "MiB", 4.840, reordered, "1 %", note),
-    ]  # fmt: skip
+    ]
 
 
 def _latency(d: Dataset) -> list[Row]:
@@ -149,13 +139,11 @@ def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
     tasks = task_sequence("random", TASK_IMAGES, num_tasks(d), seed)
     together = serve_images(d, tasks, routing=routing, seed=seed).cycles
     alone = sum(
-        run_image(d, routing=routing, seed=seed, image=i, task=int(task)).cycles
-        for i, task in enumerate(tasks)
+        run_image(d, routing=routing, seed=seed, image=i, task=int(task)).cycles for i, task in enumerate(tasks)
     )
     switches = int(np.count_nonzero(np.diff(tasks)))
     cached = [
-        serve_images(d, tasks, routing=routing, seed=seed, schedule="cache", forget=f).cycles
-        for f in (True, False)
+        serve_images(d, tasks, routing=routing, seed=seed, schedule="cache", forget=f).cycles for f in (True, False)
     ]
     return [
         judged("T7", f"task switches, reordered: cycles added by {switches} switches", "cycles",
@@ -172,8 +160,7 @@ def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
     least = processor.break_even_tokens("fp16", 2.0)
 
     def run(experts: int) -> tuple[int, float]:
-        frame = run_image(deploy_fpga(with_experts(model, experts), device, check=False),
-                          routing=routing, seed=seed)  # fmt: skip
+        frame = run_image(deploy_fpga(with_experts(model, experts), device, check=False), routing=routing, seed=seed)
         return frame.cycles, frame.shortest_queue
 
     usual, _ = run(16)
@@ -202,8 +189,7 @@ def _slow_memory(device: DeviceSpec, routing: str, seed: int) -> float:
     name, _, _ = engine_of(device)
     slow = device.processors[name].model_copy(update={"memory_efficiency": 0.84})
     changed = device.model_copy(update={"processors": {name: slow}})
-    return run_image(deploy_fpga(load_model("m3vit-pascal"), changed), routing=routing,
-                     seed=seed).cycles  # fmt: skip
+    return run_image(deploy_fpga(load_model("m3vit-pascal"), changed), routing=routing, seed=seed).cycles
 
 
 def _size() -> list[Row]:
@@ -219,19 +205,16 @@ def _size() -> list[Row]:
         )  # fmt: skip
         total[name] = (encoder_macs(load_model(f"m3vit-{name}")) + decoder) / 1e9
     rows += [
-        judged("T9.dense", "parameters, dense encoder", "M", 22.0,
-               load_model("vit-small-pascal").total_params / 1e6, "1 %"),
-        judged("T9.moe", "parameters, MoE encoder", "M", 43.3,
-               load_model("m3vit-pascal").total_params / 1e6, "1 %"),
-    ]  # fmt: skip
+        judged(
+            "T9.dense", "parameters, dense encoder", "M", 22.0, load_model("vit-small-pascal").total_params / 1e6, "1 %"
+        ),
+        judged("T9.moe", "parameters, MoE encoder", "M", 43.3, load_model("m3vit-pascal").total_params / 1e6, "1 %"),
+    ]
     ours = round(total["pascal"])
     note = (
         "one task of ours against all tasks of a convolutional network (NDDR-CNN, "
         f"{NDDR_CNN_G:.0f} G); {1 - ours / CROSS_STITCH_G:.1%} against Cross-Stitch; "
         "not a saving of MoE over dense"
     )
-    rows.append(
-        judged("T15", "compute saved, the paper's 88 %", "1", 0.888, 1 - ours / NDDR_CNN_G,
-               "0.001", note)
-    )  # fmt: skip
+    rows.append(judged("T15", "compute saved, the paper's 88 %", "1", 0.888, 1 - ours / NDDR_CNN_G, "0.001", note))
     return rows

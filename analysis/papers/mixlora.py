@@ -44,9 +44,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("mixlora")
-def mixlora(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def mixlora(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """MixLoRA: time and memory of adapter experts whose base runs once for a token."""
     began = time.perf_counter()
     found = list(predictions())
@@ -101,7 +99,6 @@ def _parts() -> Table:
 def _drawn() -> Table:
     """Milliseconds of a pass by part, as the figure takes them."""
     rows = [
-        {"case": design, **{name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}}
-        for design in DESIGNS
+        {"case": design, **{name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}} for design in DESIGNS
     ]
     return Table("steps", f"A forward pass of {LLAMA} by design (ms)", rows)

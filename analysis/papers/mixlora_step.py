@@ -40,9 +40,7 @@ def experts_of(spec: ModelSpec, base_once: bool) -> AdapterExperts:
     return AdapterExperts(base, EXPERTS, TOP_K, RANK, base_once)
 
 
-def forward_ops(
-    model: str, design: str, sequences: int = SEQUENCES, training: bool = False
-) -> list[tuple[Op, int]]:
+def forward_ops(model: str, design: str, sequences: int = SEQUENCES, training: bool = False) -> list[tuple[Op, int]]:
     """Kernels of a forward pass with how often each runs, one after another.
 
     Parameters
@@ -74,28 +72,19 @@ def _dropout(op: Op, run: Run) -> list[Op]:
     if not (op.name.startswith("lora_") and op.name.endswith("_a")):
         return []
     tensors = 2 + 1 / run.numerics.act_bytes
-    return [
-        elementwise(
-            f"{op.name}_dropout", "adapters", op.shape["m"], int(op.shape["k"]), tensors, run
-        )
-    ]
+    return [elementwise(f"{op.name}_dropout", "adapters", op.shape["m"], int(op.shape["k"]), tensors, run)]
 
 
 @cache
 def forward_s(model: str, design: str, sequences: int = SEQUENCES, training: bool = False) -> float:
     """Seconds of a forward pass [s]."""
     prices = Prices(deployed(model))
-    return sum(
-        prices.op(Work(op)) * count for op, count in forward_ops(model, design, sequences, training)
-    )
+    return sum(prices.op(Work(op)) * count for op, count in forward_ops(model, design, sequences, training))
 
 
 def parts_s(model: str, design: str) -> dict[str, float]:
     """Seconds of an inference pass by part: the base's matrices, the adapters', and vectors [s]."""
-    prices, out = (
-        Prices(deployed(model)),
-        {"matrices of the base": 0.0, "adapters": 0.0, "vectors": 0.0},
-    )
+    prices, out = (Prices(deployed(model)), {"matrices of the base": 0.0, "adapters": 0.0, "vectors": 0.0})
     for op, count in forward_ops(model, design):
         if op.kind == "elementwise":
             name = "vectors"

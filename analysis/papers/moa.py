@@ -12,17 +12,7 @@ from collections.abc import Iterator, Sequence
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import Told
 
-from .moa_step import (
-    MOA,
-    PLAIN,
-    STREAMING,
-    USABLE,
-    batch_that_fits,
-    densities,
-    kv_read_bytes,
-    step_parts,
-    tokens_per_s,
-)
+from .moa_step import MOA, PLAIN, STREAMING, USABLE, batch_that_fits, densities, kv_read_bytes, step_parts, tokens_per_s
 from .published import Prediction, rows_of, with_figures
 
 LENGTHS = {"4k": 4096, "8k": 8192, "16k": 16384}
@@ -48,9 +38,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("moa")
-def moa(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def moa(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Reproduce MoA: batches that fit and decoding rates with a span for each head."""
     began = time.perf_counter()
     found = list(predictions())
@@ -70,9 +58,7 @@ def predictions() -> Iterator[Prediction]:
             yield from _rows(size, name, fits, timed)
 
 
-def _rows(
-    size: str, name: str, fits: dict[str, int], timed: dict[str, int]
-) -> Iterator[Prediction]:
+def _rows(size: str, name: str, fits: dict[str, int], timed: dict[str, int]) -> Iterator[Prediction]:
     id, length, judged = f"moa.{size}.{name}", LENGTHS[name], size == "7b"
     rates = {kind: tokens_per_s(size, kind, length, timed[kind]) for kind in (PLAIN, MOA)}
     for kind in (PLAIN, MOA):

@@ -42,9 +42,7 @@ def deployed(size: str, kind: str, length: int) -> Deployment:
 def batch_that_fits(size: str, kind: str, length: int) -> int:
     """Sequences of `length` tokens whose caches, and whole prompts where uncut, fit."""
     room = 0 if kind == PLAIN else length
-    rules = kv_rules(
-        deployed(size, kind, length), CacheSettings(memory_bytes=USABLE, prompt_room=room)
-    )
+    rules = kv_rules(deployed(size, kind, length), CacheSettings(memory_bytes=USABLE, prompt_room=room))
     return sequences_that_fit(rules, length)
 
 

@@ -12,17 +12,7 @@ from collections.abc import Iterator, Sequence
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import Told
 
-from .mode_step import (
-    BATCH,
-    BLOCKS,
-    PASSES,
-    SYSTEM,
-    expert_flops,
-    gmac,
-    projections_gmac,
-    seconds,
-    weights_gib,
-)
+from .mode_step import BATCH, BLOCKS, PASSES, SYSTEM, expert_flops, gmac, projections_gmac, seconds, weights_gib
 from .published import Prediction, rows_of, with_figures
 
 BATCHES = (1, 8, 64, 512)
@@ -39,9 +29,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("mode")
-def mode(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def mode(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """MoDE: work and time of a diffusion policy's pass with merged experts and without."""
     began = time.perf_counter()
     found = list(predictions())
@@ -60,11 +48,7 @@ def predictions() -> Iterator[Prediction]:
                      projections_gmac(), "1 %", "printed as the whole pass with its cache")  # fmt: skip
     merged, dense = seconds("merged", BATCH), seconds("dense", BATCH)
     yield Prediction(
-        "mode.b512.mode_ms",
-        "a pass of 512 samples, merged",
-        "ms",
-        merged * 1e3,
-        note="one pass; an action is ten",
+        "mode.b512.mode_ms", "a pass of 512 samples, merged", "ms", merged * 1e3, note="one pass; an action is ten"
     )
     yield Prediction("mode.b512.dense_ms", "a pass of 512 samples, all experts", "ms", dense * 1e3)
     yield Prediction("mode.b512.ratio", "dense over merged", "1", dense / merged)
@@ -85,9 +69,7 @@ def _batches() -> Table:
 
 
 def _designs() -> Table:
-    rows = [
-        {"design": name, "GMAC": gmac(name), "weights_GiB": weights_gib(name)} for name in BLOCKS
-    ]
+    rows = [{"design": name, "GMAC": gmac(name), "weights_GiB": weights_gib(name)} for name in BLOCKS]
     return Table("designs", "Work of a pass and weights in memory", rows,
                  "merged: the experts, and a merged block for each of ten levels")  # fmt: skip
 

@@ -16,9 +16,7 @@ NAME = "moe-graphs"
 
 
 @EXPERIMENTS.register(NAME)
-def moe_graphs(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def moe_graphs(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
     began = time.perf_counter()
     found = graphs()
@@ -51,8 +49,5 @@ def _rows(found: dict[str, Graph]) -> Iterator[Prediction]:
 
 def _drawn(found: dict[str, Graph]) -> Table:
     """Rows that are ratios, as the figure takes them."""
-    rows = [
-        {"case": row.id, "ratio": row.value}
-        for graph in found.values() for row in graph.rows if row.unit == "1"
-    ]  # fmt: skip
+    rows = [{"case": row.id, "ratio": row.value} for graph in found.values() for row in graph.rows if row.unit == "1"]
     return Table("ratios", "Operator graphs: predicted ratios", rows)

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from opbyte.extend import (
-    Batch,
-    Loads,
-    ModelSpec,
-    Moments,
-    Op,
-    Run,
-    Table,
-    deploy,
-    load_model,
-    load_system,
-)
+from opbyte.extend import Batch, Loads, ModelSpec, Moments, Op, Run, Table, deploy, load_model, load_system
 from opbyte.extend.models import LowRank, RankExperts, adaptable
 from opbyte.extend.training import Prices, Work
 

@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from opbyte.extend import Batch, ModelSpec, Table, deploy, gemm, load_model, load_system
-from opbyte.extend.models import (
-    BidirectionalAttention,
-    FeedForward,
-    Layer,
-    MixtureOfExperts,
-    Numerics,
-    PatchEmbedding,
-)
+from opbyte.extend.models import BidirectionalAttention, FeedForward, Layer, MixtureOfExperts, Numerics, PatchEmbedding
 from opbyte.extend.systems import explicit_stage
 from opbyte.extend.training import Prices, Work
 

@@ -50,9 +50,7 @@ def whole_model() -> ModelSpec:
 
 def share(spec: ModelSpec, parts: tuple[LayerKind, ...], tokens: int) -> float:
     """FLOP of some parts over those with all slices."""
-    return sum(_flops(spec, part, tokens) for part in parts) / sum(
-        _flops(spec, _whole(part), tokens) for part in parts
-    )
+    return sum(_flops(spec, part, tokens) for part in parts) / sum(_flops(spec, _whole(part), tokens) for part in parts)
 
 
 def _flops(spec: ModelSpec, part: LayerKind, tokens: int) -> float:
@@ -74,8 +72,7 @@ def _whole(part: LayerKind) -> LayerKind:
 def _lengths(spec: ModelSpec) -> Table:
     (layer, _), *_ = spec.groups
     rows = [
-        {"tokens": tokens, "attention": share(spec, (layer.mixer,), tokens),
-         "both": share(spec, layer.parts, tokens)}
+        {"tokens": tokens, "attention": share(spec, (layer.mixer,), tokens), "both": share(spec, layer.parts, tokens)}
         for tokens in LENGTHS
-    ]  # fmt: skip
+    ]
     return Table("uoe_lengths", "Union-of-Experts: FLOP at half of the slices, by length", rows)

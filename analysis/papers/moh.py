@@ -30,9 +30,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("moh")
-def moh(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def moh(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Reproduce MoH: work of some heads against the time that it takes, and keys that are read."""
     began = time.perf_counter()
     found = list(predictions())
@@ -65,17 +63,10 @@ def _steps() -> Table:
         for costs, name in (("roofline", "roofline"), ("auto", "kernels")):
             ours, plain = (step_parts(routed, batch, costs) for routed in (True, False))
             whole = sum(plain.values())
-            row |= {
-                f"all heads, {name} (ms)": whole * 1e3,
-                f"MoH, {name}": sum(ours.values()) / whole,
-            }
-            row |= {
-                f"{part}, {name}": ours[part] / plain[part] for part in ("scores", "projections")
-            }
+            row |= {f"all heads, {name} (ms)": whole * 1e3, f"MoH, {name}": sum(ours.values()) / whole}
+            row |= {f"{part}, {name}": ours[part] / plain[part] for part in ("scores", "projections")}
         rows.append(row)
-    note = (
-        "24 of 32 heads; projections of routed heads run as experts, for the tokens that chose them"
-    )
+    note = "24 of 32 heads; projections of routed heads run as experts, for the tokens that chose them"
     title = "A step of MoH-LLaMA3-8B over that of Llama 3 8B, one H100"
     return Table("steps_time", title, rows, note)
 

@@ -46,10 +46,7 @@ def published(experiment: str) -> Mapping[str, Any]:
 def rows_of(experiment: str, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
     """Predictions beside what is published of them."""
     given: Mapping[str, float] = published(experiment)["rows"]
-    return tuple(
-        judged(p.id, p.quantity, p.unit, given.get(p.id), p.value, p.tolerance, p.note)
-        for p in predictions
-    )
+    return tuple(judged(p.id, p.quantity, p.unit, given.get(p.id), p.value, p.tolerance, p.note) for p in predictions)
 
 
 def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:

@@ -39,9 +39,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("read-me")
-def reproduce_read_me(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def reproduce_read_me(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Read-ME: hit rates of caches that know the queue, and batches formed by expert."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))
@@ -66,32 +64,22 @@ def mean_rate(policy: str, size: int, seeds: Sequence[int], look_ahead: float = 
 
 def _hits(seeds: Sequence[int]) -> Iterator[Prediction]:
     near = {"random": inf, "lru": inf, "belady": float(LOOK_AHEAD)}
-    rates = {
-        (policy, size): mean_rate(policy, size, seeds, ahead)
-        for policy, ahead in near.items()
-        for size in SIZES
-    }
+    rates = {(policy, size): mean_rate(policy, size, seeds, ahead) for policy, ahead in near.items() for size in SIZES}
     for (policy, size), value in rates.items():
         tolerance = {"belady": "0.06" if size == 4 else ""}.get(policy, "0.03")
         note = f"look-ahead of {LOOK_AHEAD} accesses" if policy == "belady" else ""
         yield Prediction(f"read-me.hit.{policy}.c{size}",
                          f"hit rate of {policy}, {size} of {EXPERTS} experts", "1", value,
                          tolerance, note)  # fmt: skip
-    ordered = all(
-        rates["belady", size] > max(rates["lru", size], rates["random", size]) for size in SIZES
-    )
+    ordered = all(rates["belady", size] > max(rates["lru", size], rates["random", size]) for size in SIZES)
     equal = all(abs(rates["lru", size] - rates["random", size]) <= CLOSE for size in SIZES)
-    yield Prediction("read-me.hit.order", "belady above lru and random at every size", "1",
-                     float(ordered), "0")  # fmt: skip
-    yield Prediction("read-me.lru_equals_random", "lru and random within 0.03 at every size", "1",
-                     float(equal), "0")  # fmt: skip
+    yield Prediction("read-me.hit.order", "belady above lru and random at every size", "1", float(ordered), "0")
+    yield Prediction("read-me.lru_equals_random", "lru and random within 0.03 at every size", "1", float(equal), "0")
 
 
 def _batches(seeds: Sequence[int]) -> Iterator[Prediction]:
     times = StepTimes()
-    runs = {
-        name: [served(former, seed, times) for seed in seeds] for name, former in FORMERS.items()
-    }
+    runs = {name: [served(former, seed, times) for seed in seeds] for name, former in FORMERS.items()}
     for name, found in runs.items():
         yield Prediction(f"read-me.batch.distinct.{name}", f"experts of a batch, {name}", "1",
                          float(np.mean([run.distinct for run in found])))  # fmt: skip
@@ -127,10 +115,7 @@ def hit_table(seeds: Sequence[int]) -> Table:
                 "belady:3": ("belady", 3.0), "belady, all ahead": ("belady", inf)}  # fmt: skip
     rows = [
         {"batch": 1, "slots": size}
-        | {
-            name: mean_rate(policy, size, seeds, ahead)
-            for name, (policy, ahead) in policies.items()
-        }
+        | {name: mean_rate(policy, size, seeds, ahead) for name, (policy, ahead) in policies.items()}
         for size in (1, *SIZES, EXPERTS)
     ]
     note = "one access a step; belady:N knows N accesses ahead"

@@ -14,24 +14,9 @@ from math import inf
 import numpy as np
 import numpy.typing as npt
 
-from opbyte.extend import (
-    Batch,
-    Deployment,
-    Loads,
-    ModelSpec,
-    deploy,
-    load_model,
-    load_system,
-    open_requests,
-)
+from opbyte.extend import Batch, Deployment, Loads, ModelSpec, deploy, load_model, load_system, open_requests
 from opbyte.extend.models import MixtureOfExperts
-from opbyte.extend.systems import (
-    explicit_stage,
-    first_come,
-    hit_rate,
-    longest_queues,
-    processors_of,
-)
+from opbyte.extend.systems import explicit_stage, first_come, hit_rate, longest_queues, processors_of
 
 EXPERTS, WIDTH, SHARED_WIDTH = 6, 5504, 320
 """Half of Llama-2-7B's MLP each, and the small part that always runs: 4.7 billion active weights."""
@@ -60,9 +45,7 @@ def rate(policy: str, size: int, seed: int, look_ahead: float = inf) -> float:
 def model() -> ModelSpec:
     """Llama-2-7B with its MLP split into experts, one of them for a token in all layers."""
     dense = load_model("llama-2-7b")
-    moe = MixtureOfExperts(
-        hidden=dense.hidden, experts=EXPERTS, top_k=1, width=WIDTH, shared_width=SHARED_WIDTH
-    )
+    moe = MixtureOfExperts(hidden=dense.hidden, experts=EXPERTS, top_k=1, width=WIDTH, shared_width=SHARED_WIDTH)
     layer = dense.layers[0]
     split = type(layer)(layer.mixer, moe, layer.norms, layer.norm_width)
     return type(dense)(
@@ -119,9 +102,7 @@ def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) 
     A stream has one token waiting at a time, each of an expert of its own, and begins the next request
     as one ends.
     """
-    lengths = np.concatenate(
-        [block.output_tokens for block in open_requests(None, limit=REQUESTS, seed=seed)]
-    )
+    lengths = np.concatenate([block.output_tokens for block in open_requests(None, limit=REQUESTS, seed=seed)])
     rng = np.random.default_rng([seed, 0xA])
     left = [int(n) for n in lengths[:streams]]
     began, nexts = [0.0] * streams, streams

@@ -24,9 +24,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("rmoe")
-def rmoe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def rmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """RMoE: weights, training time and memory of a recurrent router over a plain one."""
     began = time.perf_counter()
     found = list(predictions())
@@ -60,9 +58,7 @@ def _batches() -> Table:
                      "recurrent_ms": ours.seconds * 1e3, "time_ratio": ours.seconds / plain.seconds,
                      "memory_GiB": ours.memory.total / 2**30,
                      "memory_ratio": ours.memory.total / plain.memory.total})  # fmt: skip
-    return Table(
-        "batches", f"Training the large model on {RANKS} devices, by sequences of each", rows
-    )
+    return Table("batches", f"Training the large model on {RANKS} devices, by sequences of each", rows)
 
 
 def _models() -> Table:

@@ -6,13 +6,7 @@ from functools import cache
 
 from opbyte.extend import ModelSpec, load_system
 from opbyte.extend.models import Attention, Layer, Numerics, RecurrentExperts
-from opbyte.extend.training import (
-    TrainingOptions,
-    TrainingStep,
-    training_deployment,
-    training_layout,
-    training_step,
-)
+from opbyte.extend.training import TrainingOptions, TrainingStep, training_deployment, training_layout, training_step
 
 SYSTEM, RANKS = "a100-80gb-x8", 8
 STATE = 128
@@ -23,16 +17,13 @@ VOCABULARY, EXPERT_WIDTH = 96_000, 344
 """Of the large model, from its printed 0.53 and 0.91 billion: 12 more experts a layer are 0.38."""
 
 
-def layers(
-    count: int, hidden: int, top_k: int, width: int, heads: int, state: int
-) -> tuple[Layer, ...]:
+def layers(count: int, hidden: int, top_k: int, width: int, heads: int, state: int) -> tuple[Layer, ...]:
     """Layers of 16 experts; the first owns the one cell."""
     attention = Attention(hidden, heads, heads, hidden // heads)
     return tuple(
-        Layer(attention, RecurrentExperts(hidden, 16, top_k, width, router_width=state,
-                                          owns_cell=not i), 2, hidden)
+        Layer(attention, RecurrentExperts(hidden, 16, top_k, width, router_width=state, owns_cell=not i), 2, hidden)
         for i in range(count)
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -49,9 +40,7 @@ def model(size: str, recurrent: bool) -> ModelSpec:
 def router_weights(size: str, recurrent: bool) -> int:
     """Weights of all routers, the cell once."""
     return sum(
-        layer.ffn.router_weights
-        for layer in model(size, recurrent).layers
-        if isinstance(layer.ffn, RecurrentExperts)
+        layer.ffn.router_weights for layer in model(size, recurrent).layers if isinstance(layer.ffn, RecurrentExperts)
     )
 
 

@@ -51,9 +51,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("scmoe")
-def scmoe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def scmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """SCMoE: the time of contrastive decoding over greedy, two passes in one batch."""
     began = time.perf_counter()
     found = list(predictions())

@@ -20,8 +20,7 @@ from opbyte.extend.models import is_routed, make_router
 from .published import Prediction, rows_of, with_figures
 
 DEVICE = "stratum"
-MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b",
-          "llama-4": "llama-4-scout"}  # fmt: skip
+MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b", "llama-4": "llama-4-scout"}
 CHIP_BYTES = 32e9
 CHIPS = {"mixtral": 6, "olmoe": 1, "qwen2.5": 6, "llama-4": 12}
 """Smallest of the paper's systems (1, 6 and 12 chips) that holds the 16-bit model."""
@@ -50,9 +49,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("stratum")
-def stratum(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def stratum(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))
@@ -72,8 +69,7 @@ def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterat
         yield Prediction(f"stratum.tiering.{name}", f"{name}: decode rate with over without tiers",
                          "1", float(np.mean(gains)), "8 %", note)  # fmt: skip
     for name, systems in GPUS.items():
-        rates = [row.items_per_s for row in compare(MODELS[name], systems, batch=BATCH,
-                                                    context=CONTEXT).table]  # fmt: skip
+        rates = [row.items_per_s for row in compare(MODELS[name], systems, batch=BATCH, context=CONTEXT).table]
         ours, theirs = (rate or 0.0 for rate in rates)
         yield Prediction(
             f"stratum.over_gpu.{name}", f"{name}: decode rate over {systems[1]}", "1",
@@ -103,8 +99,7 @@ def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.
     if not parts:
         return np.zeros(0), np.zeros(0)
     routed = parts[0].routed
-    router = make_router(routing, layers=len(parts), experts=routed.experts, top_k=routed.top_k,
-                         seed=seed)  # fmt: skip
+    router = make_router(routing, layers=len(parts), experts=routed.experts, top_k=routed.top_k, seed=seed)
     value = model.numerics.weight_bytes("experts")
     one = [w.total for w in parts[0].weights() if w.group == "experts"]
     size = sum(one) * value / routed.experts

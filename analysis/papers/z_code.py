@@ -33,10 +33,7 @@ ASSUMPTIONS = (
         "2,048; experts alone take 12.7 GiB, and shapes differ in what each device has beside them"
     ),
     "Adam in mixed precision: 2 bytes of weight, 2 of gradient, 12 of optimiser state a parameter",
-    (
-        "an expert lies on one device: ZeRO has no copies to share its states over, so they go to the "
-        "host or stay"
-    ),
+    ("an expert lies on one device: ZeRO has no copies to share its states over, so they go to the host or stay"),
     "memory of 40 GB, of which 90 % are used; activations are left out",
     (
         f"throughput by devices is not checked: {SEQUENCES} sequences of {LENGTH} tokens a rank, 29 experts a "
@@ -47,9 +44,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("z-code")
-def z_code(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def z_code(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Predict Z-code's training: states of 3.5 trillion parameters on 512 A100 by strategy."""
     began = time.perf_counter()
     found = list(predictions())
@@ -63,8 +58,7 @@ def z_code(
 def predictions() -> Iterator[Prediction]:
     """All rows, from the model's layout on the devices."""
     held, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
-    yield Prediction("z-code.3.5T.weights_GiB", "weights of a device", "GiB", held.weights / GIB,
-                     note=note)  # fmt: skip
+    yield Prediction("z-code.3.5T.weights_GiB", "weights of a device", "GiB", held.weights / GIB, note=note)
     yield Prediction("z-code.3.5T.states_GiB", "weights, gradients and optimiser of a device", "GiB",
                      held.total / GIB, note=note)  # fmt: skip
     for name, offload in (("fits_with_offload", True), ("fits_without_offload", False)):

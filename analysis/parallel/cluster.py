@@ -16,11 +16,7 @@ PER_THREAD = 4
 
 
 def run_cluster(
-    call: Callable[[T], R],
-    tasks: Sequence[T],
-    lost: Callable[[str], R],
-    address: str,
-    timeout_s: float = 30.0,
+    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R], address: str, timeout_s: float = 30.0
 ) -> Iterator[tuple[int, R]]:
     """As `local.Crew.run`, on the cluster whose scheduler has that address.
 

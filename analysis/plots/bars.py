@@ -13,12 +13,7 @@ from .told import told
 
 
 def bars(
-    axes: Axes,
-    frame: pd.DataFrame,
-    groups: Sequence[str],
-    by: str,
-    value: str,
-    styles: Mapping[str, Style],
+    axes: Axes, frame: pd.DataFrame, groups: Sequence[str], by: str, value: str, styles: Mapping[str, Style]
 ) -> list[str]:
     """Bars side by side within groups; returns the series drawn, in order of their styles.
 
@@ -39,10 +34,7 @@ def bars(
         style = styles[name]
         at = np.arange(len(keys)) + (i - (len(series) - 1) / 2) * wide
         heights = [table[(*k, name)] for k in keys]
-        drawn = axes.bar(
-            at, heights, wide, color=style.color, edgecolor=BLACK, linewidth=0.4,
-            hatch=style.hatch,
-        )  # fmt: skip
+        drawn = axes.bar(at, heights, wide, color=style.color, edgecolor=BLACK, linewidth=0.4, hatch=style.hatch)
         texts = [
             f"{', '.join(_tick(part) for part in key)}\n{name}: {number(float(height))}"
             for key, height in zip(keys, heights, strict=True)

@@ -47,14 +47,10 @@ class _Label:
     color: str
 
 
-AGAINST = {
-    "batch": "Batch (sequences decoded together)", "context": "Context (tokens of each sequence)",
-}  # fmt: skip
+AGAINST = {"batch": "Batch (sequences decoded together)", "context": "Context (tokens of each sequence)"}
 
 
-def op_per_byte_vs_batch(
-    table: pd.DataFrame, ridges: pd.DataFrame, title: str, against: str = "batch"
-) -> Figure:
+def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, against: str = "batch") -> Figure:
     """Draw Op/B of layers against batch size or context, with the ridge points of processors as levels.
 
     A layer below a processor's ridge is bound by that processor's memory, above it by its
@@ -93,10 +89,9 @@ def op_per_byte_vs_batch(
         texts = [wrapped(n.text, LABEL_WIDTH, renderer(figure), NORMAL) for n in labels]
         # Invisible stand-ins make the layout leave room for the labels, whose height is not known.
         stand_ins = [
-            axes.annotate(t, (1, 0.5), (GAP, 0), "axes fraction", "offset points", alpha=0.0,
-                          va="center")
+            axes.annotate(t, (1, 0.5), (GAP, 0), "axes fraction", "offset points", alpha=0.0, va="center")
             for t in texts
-        ]  # fmt: skip
+        ]
         absent = layer_order(set(rows["layer"]) - set(layers))
         note = f"Not on the plot, no FLOP or no memory traffic: {', '.join(absent)}."
         finish(figure, note if absent else "")
@@ -135,9 +130,7 @@ def _draw_layers(axes: Axes, shown: pd.DataFrame, layers: list[str]) -> list[_La
         )  # fmt: skip
         told(drawn, layer)
         end = line.iloc[-1]
-        labels.append(
-            _Label(float(end["batch"]), float(end["op_per_byte"]), layer, styles[layer].color)
-        )
+        labels.append(_Label(float(end["batch"]), float(end["op_per_byte"]), layer, styles[layer].color))
     return labels
 
 
@@ -164,10 +157,7 @@ def _write(axes: Axes, labels: list[_Label], texts: list[str]) -> None:
     right = axes.get_xlim()[1]
     for label, text, to in zip(labels, texts, placed, strict=True):
         high = (to - box.y0) / box.height
-        axes.annotate(
-            text, (1, high), (GAP, 0), "axes fraction", "offset points", va="center",
-            gid="op-label",
-        )  # fmt: skip
+        axes.annotate(text, (1, high), (GAP, 0), "axes fraction", "offset points", va="center", gid="op-label")
         end = right if label.x is None else label.x
         axes.annotate(
             "", (end, label.y), (1 + (GAP - 2) * pt / box.width, high), "data", "axes fraction",

@@ -99,19 +99,14 @@ def _run_names(figure: Figure, table: pd.DataFrame, runs: list[str]) -> list[str
     render = renderer(figure)
     names = [wrapped(run, RUN_WIDTH, render, NORMAL).split("\n") for run in runs]
     short = [[*n[:2], n[2] + "…"] if len(n) > 3 else n for n in names]
-    return [
-        "\n".join([*n, quantity(float(total[run]), "s", 1.0)])
-        for n, run in zip(short, runs, strict=True)
-    ]
+    return ["\n".join([*n, quantity(float(total[run]), "s", 1.0)]) for n, run in zip(short, runs, strict=True)]
 
 
 Segment = tuple[Text, float, float]
 """A label, and the ends of its bar segment in data coordinates."""
 
 
-def _time(
-    axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str], units: list[str]
-) -> list[Segment]:
+def _time(axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str], units: list[str]) -> list[Segment]:
     """Stacked shares of clock time, layer by layer and processor by processor."""
     styles, hatches = layer_styles(layers), processor_styles(units)
     total = table.groupby("run")["wall_s"].sum().reindex(runs).to_numpy()
@@ -131,10 +126,7 @@ def _time(
     axes.set_xlim(0, 100)
     handles = [Patch(facecolor=styles[n].color, edgecolor=BLACK, label=n) for n in layers]
     if len(units) > 1:
-        handles += [
-            Patch(facecolor="white", edgecolor=BLACK, hatch=hatches[n].hatch, label=f"on {n}")
-            for n in units
-        ]
+        handles += [Patch(facecolor="white", edgecolor=BLACK, hatch=hatches[n].hatch, label=f"on {n}") for n in units]
     _legend_below(axes, handles, 3)
     return labels
 
@@ -160,25 +152,17 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
         )  # fmt: skip
     axes.set_xlim(0, 1.45 * largest / factor if largest else 1.0)
     used = [path for path, column in zip(PATHS, columns, strict=True) if joules[column].any()]
-    _legend_below(
-        axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=NAMES[p]) for p in used], 2
-    )
+    _legend_below(axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=NAMES[p]) for p in used], 2)
     return labels
 
 
 def _bar(
-    axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str,
-    whole: Array | None = None,
-) -> list[Segment]:  # fmt: skip
+    axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str, whole: Array | None = None
+) -> list[Segment]:
     """Draw one segment a run, with its share of the bar in percent if that is not small."""
     rows = range(len(width))
-    shares = [
-        width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows
-    ]
-    bars = axes.barh(
-        rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch,
-        gid="segment",
-    )  # fmt: skip
+    shares = [width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows]
+    bars = axes.barh(rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch, gid="segment")
     told(bars, name, [f"{name}: {100 * share:.1f} %" for share in shares])
     labels: list[Segment] = []
     bright = np.dot(matplotlib.colors.to_rgb(color), [0.299, 0.587, 0.114]) > 0.45

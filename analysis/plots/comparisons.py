@@ -60,17 +60,14 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
             axes.tick_params(axis="y", length=0)
         for i, fits in enumerate(rows["fits"]):
             if not fits:
-                time.text(0.03, i, "does not fit", transform=time.get_yaxis_transform(),
-                          va="center", color=GREY)  # fmt: skip
+                time.text(0.03, i, "does not fit", transform=time.get_yaxis_transform(), va="center", color=GREY)
         if not len(layers):
             say_empty(share, "No system fits")
         finish(figure, "Bars of one kind of device share a colour; hatched: bound by memory.")
     return figure
 
 
-def _bars(
-    axes: Axes, values: pd.Series, names: list[str], colors: list[str], unit: str, label: str
-) -> None:
+def _bars(axes: Axes, values: pd.Series, names: list[str], colors: list[str], unit: str, label: str) -> None:
     """Horizontal bars on a logarithmic axis, each with its value."""
     numbers = pd.to_numeric(values).to_numpy(dtype=np.float64)
     known = numbers[np.isfinite(numbers) & (numbers > 0)]
@@ -83,8 +80,7 @@ def _bars(
     for i, (value, color) in enumerate(zip(numbers, colors, strict=True)):
         if not np.isfinite(value) or value <= 0:
             continue
-        bar = axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK,
-                        linewidth=0.5, gid="bar")  # fmt: skip
+        bar = axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK, linewidth=0.5, gid="bar")
         told(bar, texts=[f"{names[i]}: {quantity(float(value), unit, 1.0)}"])
         axes.annotate(quantity(float(value), unit, 1.0), (float(value), i), (3, 0),
                       textcoords="offset points", va="center")  # fmt: skip

@@ -15,9 +15,7 @@ from .style import BLACK, LIGHT, VERMILLION, finish, house_style, log_axis, new_
 MIB = 2.0**20
 
 
-def pareto_front(
-    front: pd.DataFrame, published: Mapping[str, Any], best: Mapping[str, Any], title: str
-) -> Figure:
+def pareto_front(front: pd.DataFrame, published: Mapping[str, Any], best: Mapping[str, Any], title: str) -> Figure:
     """Draw latency against DSPs, on-chip bytes as colour.
 
     Parameters

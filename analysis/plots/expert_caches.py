@@ -32,10 +32,7 @@ LINES = (
 
 def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
     """Figures by table: ``hit_rates`` and ``token_times``."""
-    kinds: dict[str, Callable[[pd.DataFrame, str], Figure]] = {
-        "hit_rates": hits,
-        "token_times": times,
-    }
+    kinds: dict[str, Callable[[pd.DataFrame, str], Figure]] = {"hit_rates": hits, "token_times": times}
     return {name: kinds[name](table, title) for name, (title, table) in frames.items()}
 
 
@@ -86,8 +83,7 @@ def times(table: pd.DataFrame, title: str) -> Figure:
         figure = new_figure(title, height=3.4)
         axes = figure.add_subplot()
         for way, (color, line, marker) in zip(ways, LINES, strict=False):
-            axes.plot(table["batch"], table[way], color=color, linestyle=line, marker=marker,
-                      markersize=4, label=way)  # fmt: skip
+            axes.plot(table["batch"], table[way], color=color, linestyle=line, marker=marker, markersize=4, label=way)
         log_axis(axes, "x", float(table["batch"].min()), float(table["batch"].max()))
         low, high = table[ways].to_numpy().min(), table[ways].to_numpy().max()
         log_axis(axes, "y", float(low) / 1.3, float(high) * 1.3)

@@ -28,11 +28,8 @@ def device_loads(table: pd.DataFrame, title: str) -> Figure:
         figure = new_figure(title, height=3.2)
         left, right = figure.subplots(1, 2, sharey=True)
         left.axhline(1.0, color=BLACK, linewidth=0.7)
-        for name, color, marker, line in (
-            ("before", VERMILLION, "o", "-"), ("after", BLUE, "s", "--"),
-        ):  # fmt: skip
-            left.plot(worst.index, worst[name], color=color, marker=marker, markersize=3,
-                      linestyle=line, label=name)  # fmt: skip
+        for name, color, marker, line in (("before", VERMILLION, "o", "-"), ("after", BLUE, "s", "--")):
+            left.plot(worst.index, worst[name], color=color, marker=marker, markersize=3, linestyle=line, label=name)
         left.set_title("Most loaded device of each layer")
         left.set_xlabel("MoE layer")
         left.set_ylabel("Tokens over the mean of devices")

@@ -6,18 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import (
-    BLUE,
-    GREEN,
-    GREY,
-    LIGHT,
-    ORANGE,
-    finish,
-    house_style,
-    new_figure,
-    number,
-    require,
-)
+from .style import BLUE, GREEN, GREY, LIGHT, ORANGE, finish, house_style, new_figure, number, require
 
 BINS = 96
 LINES = (("ready", BLUE, "-"), ("starting", ORANGE, "--"), ("draining", GREEN, ":"))
@@ -46,10 +35,7 @@ def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str)
         above.set_ylabel("Arrivals (1/s)")
         for name, color, dashes in LINES:
             values = replicas[name].to_numpy(dtype=float)
-            below.step(
-                times, values, where="post", color=color, linestyle=dashes, linewidth=1.4,
-                label=name,
-            )  # fmt: skip
+            below.step(times, values, where="post", color=color, linestyle=dashes, linewidth=1.4, label=name)
         below.set_ylabel("Replicas")
         below.set_xlabel("Time since first arrival (s)")
         below.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.0)

@@ -9,18 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .style import (
-    BLUE,
-    GREY,
-    LIGHT,
-    OP_PER_BYTE,
-    VERMILLION,
-    finish,
-    house_style,
-    new_figure,
-    require,
-    say_empty,
-)
+from .style import BLUE, GREY, LIGHT, OP_PER_BYTE, VERMILLION, finish, house_style, new_figure, require, say_empty
 
 COLUMNS = ("device", "family", "title", "op_per_byte", "roofline_s", "measured", "predicted")
 SHORT_S = 1e-5
@@ -103,15 +92,7 @@ def _medians(
 
 def _legend(figure: Figure) -> None:
     looks = [
-        Line2D(
-            [],
-            [],
-            color=LIGHT,
-            marker="o",
-            linestyle="",
-            markersize=4,
-            label="roofline under 10 us",
-        ),
+        Line2D([], [], color=LIGHT, marker="o", linestyle="", markersize=4, label="roofline under 10 us"),
         Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=4, label="measured call"),
         Line2D([], [], color=BLUE, label="median, measured"),
         Line2D([], [], color=VERMILLION, linestyle=(0, (4, 1.5)), label="median, model"),

@@ -88,9 +88,7 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
         at = part[[X, Y]].to_numpy(dtype=np.float64)
         if within:
             line = at[sorted(unbeaten(-at, once=True), key=lambda k: at[k, 0])]
-            (joined,) = axes.plot(
-                *line.T, color=style.color, linestyle=dashes, linewidth=1.1, gid="front"
-            )
+            (joined,) = axes.plot(*line.T, color=style.color, linestyle=dashes, linewidth=1.1, gid="front")
             told(joined, run)
         (drawn,) = axes.plot(
             *at.T, linestyle="none", marker=style.marker, color=style.color, markersize=5,
@@ -98,10 +96,9 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
             alpha=1.0 if within else 0.55, gid="within" if within else "beyond",
         )  # fmt: skip
         texts = [
-            f"{run}\n" + design_of(row, columns, (X, Y, *COSTS))
-            + ("" if within else "\nmisses the service level")
+            f"{run}\n" + design_of(row, columns, (X, Y, *COSTS)) + ("" if within else "\nmisses the service level")
             for row in part.to_dict("records")
-        ]  # fmt: skip
+        ]
         told(drawn, run if within else f"{run}, too slow", texts)
 
 
@@ -112,7 +109,6 @@ def _ring(axes: Axes, rows: pd.DataFrame) -> None:
     if len(at):
         best = at[unbeaten(-at, once=True)]
         (drawn,) = axes.plot(
-            *best.T, "o", markerfacecolor="none", markeredgecolor=BLACK, markersize=9,
-            markeredgewidth=0.7, gid="best",
-        )  # fmt: skip
+            *best.T, "o", markerfacecolor="none", markeredgecolor=BLACK, markersize=9, markeredgewidth=0.7, gid="best"
+        )
         told(drawn, "none beats these")

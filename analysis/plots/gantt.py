@@ -38,11 +38,7 @@ LETTERS = 24
 
 
 def gantt(
-    bars: pd.DataFrame,
-    window: tuple[float, float],
-    title: str,
-    note: str = "",
-    since: str = "the step began",
+    bars: pd.DataFrame, window: tuple[float, float], title: str, note: str = "", since: str = "the step began"
 ) -> Figure:
     """Draw ops as bars over time, one row a processor or link, coloured by the part of the model.
 
@@ -98,10 +94,7 @@ def _hatch(chunk: int) -> str:
     return "" if chunk < 0 else CHUNK_HATCHES[chunk % len(CHUNK_HATCHES)]
 
 
-def _draw(
-    axes: Axes, own: pd.DataFrame, lanes: list[str], color: str, factor: float, kind: str,
-    chunk: int,
-) -> None:  # fmt: skip
+def _draw(axes: Axes, own: pd.DataFrame, lanes: list[str], color: str, factor: float, kind: str, chunk: int) -> None:
     """The bars of one part of the model and chunk."""
     start = own["start_s"].to_numpy(dtype=np.float64)
     took = own["end_s"].to_numpy(dtype=np.float64) - start
@@ -114,15 +107,12 @@ def _draw(
         where = "" if row["layer"] < 0 else f", layer {row['layer']}"
         part = "" if chunk < 0 else f", chunk {chunk + 1}"
         texts.append(
-            f"{row['op']} on {row['lane']}{where}{part}\n{quantity(float(seconds), 's', 1.0)}, "
-            f"bound by {row['bound']}"
+            f"{row['op']} on {row['lane']}{where}{part}\n{quantity(float(seconds), 's', 1.0)}, bound by {row['bound']}"
         )
     told(drawn, kind if chunk < 0 else f"{kind}, chunk {chunk + 1}", texts)
 
 
-def _name(
-    axes: Axes, shown: pd.DataFrame, lanes: list[str], colors: dict[str, str], factor: float
-) -> None:
+def _name(axes: Axes, shown: pd.DataFrame, lanes: list[str], colors: dict[str, str], factor: float) -> None:
     """Write names into the bars that have room for them."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

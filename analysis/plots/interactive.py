@@ -47,10 +47,7 @@ def interactive(figure: Figure) -> list[dict[str, Any]] | None:
         of the width, ``tall`` where two others stand beside it, ``linked`` where its x axis is
         zoomed with others'; None where an artist has no counterpart.
     """
-    panels = [
-        axes for axes in figure.axes
-        if axes.get_visible() and axes.axison and axes.get_label() != COLORBAR
-    ]  # fmt: skip
+    panels = [axes for axes in figure.axes if axes.get_visible() and axes.axison and axes.get_label() != COLORBAR]
     looks = Looks(figure)
     out = []
     for axes in panels:
@@ -210,12 +207,11 @@ def _annotation(axes: Axes, text: Text) -> dict[str, Any] | None:
         return None
     out: dict[str, Any] = {
         "text": lines(words),
-        "font": {"color": ink(text.get_color()), "size": 11}, "showarrow": False,
+        "font": {"color": ink(text.get_color()), "size": 11},
+        "showarrow": False,
         "xanchor": {"center": "center", "left": "left", "right": "right"}[text.get_horizontalalignment()],
-        "yanchor": {"center": "middle", "top": "top", "bottom": "bottom"}.get(
-            text.get_verticalalignment(), "middle"
-        ),
-    }  # fmt: skip
+        "yanchor": {"center": "middle", "top": "top", "bottom": "bottom"}.get(text.get_verticalalignment(), "middle"),
+    }
     if isinstance(text, Annotation):
         if text.xycoords != "data" or text.anncoords != "offset points":
             return None

@@ -59,10 +59,7 @@ def boxes_of(texts: Sequence[Text]) -> Array:
 def overlaps(boxes: Array, others: Array) -> npt.NDArray[np.bool_]:
     """Whether box i and other box j share area, shape (len(boxes), len(others))."""
     a, b = boxes[:, None, :], others[None, :, :]
-    apart = (
-        (a[..., 2] <= b[..., 0]) | (b[..., 2] <= a[..., 0])
-        | (a[..., 3] <= b[..., 1]) | (b[..., 3] <= a[..., 1])
-    )  # fmt: skip
+    apart = (a[..., 2] <= b[..., 0]) | (b[..., 2] <= a[..., 0]) | (a[..., 3] <= b[..., 1]) | (b[..., 3] <= a[..., 1])
     return np.asarray(~apart)
 
 
@@ -81,9 +78,7 @@ def crosses(boxes: Array, segments: Array) -> npt.NDArray[np.bool_]:
 class _Placer:
     """State of one placement, in display coordinates."""
 
-    def __init__(
-        self, axes: Axes, points: Sequence[Point], boxes: Array, segments: Array, texts: list[Text]
-    ) -> None:
+    def __init__(self, axes: Axes, points: Sequence[Point], boxes: Array, segments: Array, texts: list[Text]) -> None:
         figure = axes.get_figure()
         assert figure is not None
         self.pt = figure.dpi / 72
@@ -177,8 +172,7 @@ def place(
     radii = np.array([m.radius for m in markers]).reshape(-1, 1) * pt
     boxes = np.concatenate([np.hstack([centres - radii, centres + radii]), boxes_of(texts)])
     drawn = [axes.transData.transform(np.asarray(line, dtype=float)) for line in lines]
-    thin = [line[np.unique(np.linspace(0, len(line) - 1, MAX_POINTS).round().astype(int))]
-            for line in drawn]  # fmt: skip
+    thin = [line[np.unique(np.linspace(0, len(line) - 1, MAX_POINTS).round().astype(int))] for line in drawn]
     segments = [np.hstack([line[:-1], line[1:]]) for line in thin]
     placer = _Placer(axes, points, boxes, np.concatenate([np.zeros((0, 4)), *segments]), [*notes])
     for _ in range(2):

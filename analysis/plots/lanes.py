@@ -63,8 +63,7 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
             return figure
         shown = spans[spans["request"].isin(kept)]
         row_of = {name: row for row, name in enumerate(kept)}
-        for what in [*(w for w in LOOKS if (shown["what"] == w).any()),
-                     *sorted(set(shown["what"]) - set(LOOKS))]:  # fmt: skip
+        for what in [*(w for w in LOOKS if (shown["what"] == w).any()), *sorted(set(shown["what"]) - set(LOOKS))]:
             own = shown[shown["what"] == what]
             color, hatch = LOOKS.get(what, OTHER)
             start = own["start_s"].to_numpy(dtype=np.float64)

@@ -109,12 +109,9 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[Point], l
         ordered = np.sort(np.maximum(values, SHORTEST))
         line = _steps(ordered)
         (curve,) = axes.plot(
-            *line.T, color=style.color, linestyle=dashes, drawstyle="steps-post", label=name,
-            gid="cdf",
-        )  # fmt: skip
-        told(
-            curve, texts=[f"{name}\n{number(p)} % within {quantity(x, 's', 1.0)}" for x, p in line]
+            *line.T, color=style.color, linestyle=dashes, drawstyle="steps-post", label=name, gid="cdf"
         )
+        told(curve, texts=[f"{name}\n{number(p)} % within {quantity(x, 's', 1.0)}" for x, p in line])
         lines.append(line)
         for q in QUANTILES:
             x = float(np.quantile(ordered, q))
@@ -129,10 +126,7 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[Point], l
     low, high = min(ends), max(ends)
     room = max((high / low) ** 0.12, 1.5)
     log_axis(axes, "x", low / room, high * room)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, handlelength=2.2,
-        labelspacing=0.3,
-    )  # fmt: skip
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, handlelength=2.2, labelspacing=0.3)
     return points, lines
 
 
@@ -144,9 +138,7 @@ def _steps(ordered: Array) -> Array:
     return np.stack([xs, np.concatenate([[0.0], 100.0 * (rank + 1) / n])], axis=1)
 
 
-def _throughput(
-    output: Axes, rate: Axes, arrivals: Array, first: Array, last: Array, tokens: Array
-) -> float:
+def _throughput(output: Axes, rate: Axes, arrivals: Array, first: Array, last: Array, tokens: Array) -> float:
     """Draw output tokens and arrivals per second; returns the width of a bin [s]."""
     output.set_ylabel("Output (tokens/s)")
     rate.set_ylabel("Arrivals (requests/s)")

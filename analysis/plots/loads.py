@@ -97,9 +97,8 @@ def run_look(i: int) -> tuple[Style, Any]:
 
 
 def _panel(
-    axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None,
-    panels: int,
-) -> None:  # fmt: skip
+    axes: Axes, table: pd.DataFrame, runs: list[str], load: str, name: str, limit: float | None, panels: int
+) -> None:
     axes.set_xlabel(metric_label(load))
     label = metric_label(name)
     figure = axes.get_figure()

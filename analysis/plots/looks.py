@@ -84,9 +84,5 @@ def _look(artist: Artist) -> tuple[Any, ...]:
     if isinstance(artist, StepPatch):
         return ("steps", matplotlib.colors.to_rgba(artist.get_edgecolor()))
     if isinstance(artist, Patch):
-        return (
-            "patch",
-            matplotlib.colors.to_rgba(artist.get_facecolor()),
-            artist.get_hatch() or "",
-        )
+        return ("patch", matplotlib.colors.to_rgba(artist.get_facecolor()), artist.get_hatch() or "")
     return (id(artist),)

@@ -6,17 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import (
-    BLUE,
-    GREY,
-    LIGHT,
-    VERMILLION,
-    finish,
-    house_style,
-    new_figure,
-    require,
-    say_empty,
-)
+from .style import BLUE, GREY, LIGHT, VERMILLION, finish, house_style, new_figure, require, say_empty
 
 KINDS = {"stride": ("Stride of accesses", BLUE, "o"), "rand": ("Block at random", VERMILLION, "s")}
 
@@ -42,9 +32,7 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
         for axes, (kind, (label, color, marker)) in zip(panels, KINDS.items(), strict=True):
             rows = table[table["kind"] == kind].sort_values("bytes")
             at = np.log2(rows["bytes"].to_numpy(dtype=np.float64))
-            axes.plot(
-                at, 100 * rows["fraction"], "-", color=color, marker=marker, markersize=4, gid=kind
-            )
+            axes.plot(at, 100 * rows["fraction"], "-", color=color, marker=marker, markersize=4, gid=kind)
             axes.set_xlabel(f"{label} (bytes)")
             ticks = np.arange(np.ceil(at.min()), at.max() + 0.5, 2) if len(at) else np.array([])
             axes.set_xticks(ticks, [_bytes(2**tick) for tick in ticks])
@@ -114,9 +102,7 @@ def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
             ("sum_s", "one after the other", "--", VERMILLION),
             ("longer_s", "the longer alone", ":", GREY),
         ):
-            axes.plot(
-                at, 1e6 * table[column], style, color=color, markersize=4, label=label, gid=column
-            )
+            axes.plot(at, 1e6 * table[column], style, color=color, markersize=4, label=label, gid=column)
         axes.set_xlabel("Visits of the xPU to the bundle that the Logic-PIM reads (%)")
         axes.set_ylabel("Time (µs)")
         axes.set_ylim(0, None)

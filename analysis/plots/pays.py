@@ -11,9 +11,7 @@ from .style import BLACK, LIGHT, finish, house_style, log_axis, new_figure, requ
 MARKERS, LINES = "osD^v", ("-", "--", "-.", ":", "-")
 
 
-def pays(
-    table: pd.DataFrame, x: str, y: str, title: str, labels: tuple[str, str], panel: str = ""
-) -> Figure:  # fmt: skip
+def pays(table: pd.DataFrame, x: str, y: str, title: str, labels: tuple[str, str], panel: str = "") -> Figure:
     """Draw ratios by case; 1 is where nothing is gained, or for shares of a whole the diagonal.
 
     Parameters

@@ -41,9 +41,7 @@ def points(predictions: pd.DataFrame, title: str) -> Figure:
     require(predictions, ["framework", *columns], "predictions")
     with house_style():
         figure = new_figure(title, height=4.4)
-        for axes, (quantity, (label, scale)) in zip(
-            figure.subplots(1, 2), PANELS.items(), strict=True
-        ):
+        for axes, (quantity, (label, scale)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             known = predictions[predictions[f"{quantity}_error"].notna()]
             axes.set(xlabel=f"{label}, measured", ylabel="Simulated")
             if known.empty:

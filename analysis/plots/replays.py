@@ -52,9 +52,7 @@ def replays(table: pd.DataFrame, title: str) -> Figure:
             _panel(axes, table[quantity == name], PANELS[name])
         for axes in panels[len(shown) or 1 :]:
             axes.set_visible(False)
-        finish(
-            figure, "seconds; a mark is a stage of a run or a static batch; dotted: 10" + PERCENT
-        )
+        finish(figure, "seconds; a mark is a stage of a run or a static batch; dotted: 10" + PERCENT)
     return figure
 
 

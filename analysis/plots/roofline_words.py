@@ -25,17 +25,11 @@ def note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float, cr
     absent = merged[~drawable].groupby("name", sort=False)["share"].sum()
     if len(absent):
         listed = [
-            f"{str(name).replace('_', ' ')} {number(100 * share)}{PERCENT}"
-            for name, share in absent.head(5).items()
+            f"{str(name).replace('_', ' ')} {number(100 * share)}{PERCENT}" for name, share in absent.head(5).items()
         ]
         if len(absent) > 5:
-            listed.append(
-                f"{len(absent) - 5} more, {number(100 * float(absent[5:].sum()))}{PERCENT}"
-            )
-        parts.append(
-            f"Not on the plot, no FLOP or no memory traffic (share of step time): "
-            f"{'; '.join(listed)}."
-        )
+            listed.append(f"{len(absent) - 5} more, {number(100 * float(absent[5:].sum()))}{PERCENT}")
+        parts.append(f"Not on the plot, no FLOP or no memory traffic (share of step time): {'; '.join(listed)}.")
     small = drawable & (merged["share"] < label_share)
     if small.any():
         parts.append(f"Ops below {number(100 * label_share)}{PERCENT} of step time have no label.")

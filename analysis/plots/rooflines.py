@@ -37,15 +37,11 @@ from .style import (
     require,
     say_empty,
     wrapped,
-)  # fmt: skip
+)
 from .told import told
 
-PROCESSOR_COLUMNS = (
-    "name", "peak_flops", "bandwidth", "compute_efficiency", "memory_efficiency",
-)  # fmt: skip
-OP_COLUMNS = (
-    "name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total", "bound",
-)  # fmt: skip
+PROCESSOR_COLUMNS = ("name", "peak_flops", "bandwidth", "compute_efficiency", "memory_efficiency")
+OP_COLUMNS = ("name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total", "bound")
 TERA = 1e12
 TOGETHER = 5.0
 """Ops closer than this share a label [pt]."""
@@ -56,9 +52,7 @@ SIDE = {"D": 0.8}
 """Size of a shape relative to a circle of about equal area."""
 REACH = {"D": 1.15}
 """Half diagonal relative to the circle's radius."""
-HEADINGS = (
-    "Processor (line, fill)", "Roof", "Layer (shape, colour)", "Share of step time (area)",
-)  # fmt: skip
+HEADINGS = ("Processor (line, fill)", "Roof", "Layer (shape, colour)", "Share of step time (area)")
 FULL = Style(BLACK)
 BREAK_EVEN: dict[str, Any] = {
     "marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgecolor": BLACK,
@@ -90,9 +84,7 @@ class _Roof:
         return self.peak / self.bandwidth
 
 
-def roofline(
-    processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_share: float = 0.002
-) -> Figure:
+def roofline(processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_share: float = 0.002) -> Figure:
     """Draw ops under the rooflines of their processors.
 
     Solid lines are nominal roofs, dashed ones attainable roofs (efficiencies applied). Dots mark
@@ -201,9 +193,7 @@ def _corner(peak: float, bandwidth: float, low: float, high: float) -> npt.NDArr
     return np.stack([xs, np.minimum(peak, xs * bandwidth) / TERA], axis=1)
 
 
-def _draw_roof(
-    axes: Axes, roof: _Roof, style: Style, low: float, high: float
-) -> list[npt.NDArray[np.float64]]:
+def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -> list[npt.NDArray[np.float64]]:
     """Draw nominal and attainable roof; returns their polylines."""
     nominal = _corner(roof.peak, roof.bandwidth, low, high)
     attainable = _corner(*roof.attainable, low, high)
@@ -211,9 +201,8 @@ def _draw_roof(
     (whole,) = axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
     told(whole, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
     (part,) = axes.plot(
-        *attainable.T, color=style.color, linestyle=DASHES, linewidth=1.0, zorder=2,
-        gid="roof-attainable",
-    )  # fmt: skip
+        *attainable.T, color=style.color, linestyle=DASHES, linewidth=1.0, zorder=2, gid="roof-attainable"
+    )
     if roof.attainable != (roof.peak, roof.bandwidth):
         told(part, f"attainable of {roof.name}")
     return [nominal, attainable]
@@ -232,9 +221,8 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
         size, style = _diameter(row["share"]), styles[row["layer"]]
         x, y = row["op_per_byte"], row["achieved_flops"] / TERA
         (marker,) = axes.plot(
-            [x], [y], linestyle="none", gid="op", zorder=3,
-            **_marker(style, colors[row["processor"]], size),
-        )  # fmt: skip
+            [x], [y], linestyle="none", gid="op", zorder=3, **_marker(style, colors[row["processor"]], size)
+        )
         told(marker, f"{row['layer']} on {row['processor']}", [op_text(row)])
         radius = size / 2 * REACH.get(style.marker, 1.0)
         points.append(Point(x, y, radius, row["name"]))
@@ -268,9 +256,7 @@ def _marks(
     for roof in roofs:
         y = roof.peak / TERA
         order.append(Point(right, y, 0.0, roof.name, colors[roof.name].color))
-        (dot,) = axes.plot(
-            [roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge"
-        )
+        (dot,) = axes.plot([roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge")
         text = f"ridge {number(roof.ridge)} Op/B"
         told(dot, texts=[f"{text} of {roof.name}"])
         points.append(Point(roof.ridge, y, 2.0, text, colors[roof.name].color))
@@ -279,9 +265,7 @@ def _marks(
         if cross is None:
             continue
         x, y = cross
-        (dot,) = axes.plot(
-            [x], [y / TERA], linestyle="none", gid="break-even", zorder=4, **BREAK_EVEN
-        )
+        (dot,) = axes.plot([x], [y / TERA], linestyle="none", gid="break-even", zorder=4, **BREAK_EVEN)
         text = f"break-even {number(x)} Op/B"
         if len(roofs) > 2:
             text += f"\n{a.name} / {b.name}"
@@ -302,9 +286,7 @@ def _break_even(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, 
     return peak / bandwidth, peak
 
 
-def _labels(
-    axes: Axes, shown: pd.DataFrame, markers: Sequence[Point], label_share: float
-) -> list[Point]:
+def _labels(axes: Axes, shown: pd.DataFrame, markers: Sequence[Point], label_share: float) -> list[Point]:
     """One label for each cluster of markers of a processor that lie together."""
     figure = axes.get_figure()
     assert figure is not None
@@ -330,14 +312,10 @@ def _labels(
     return points
 
 
-def _legend(
-    roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[str]
-) -> list[tuple[Line2D, str]]:
+def _legend(roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[str]) -> list[tuple[Line2D, str]]:
     """Everything the marks mean: a handle and a text for each entry."""
     blank = Line2D([], [], linestyle="none")
-    speeds = {
-        r.name: f"{quantity(r.peak, 'FLOP/s')}, {quantity(r.bandwidth, 'B/s')}" for r in roofs
-    }
+    speeds = {r.name: f"{quantity(r.peak, 'FLOP/s')}, {quantity(r.bandwidth, 'B/s')}" for r in roofs}
     entries = [(blank, HEADINGS[0])] if colors else []
     for name, style in colors.items():
         fill = _marker(Style("#808080"), style) if layers else {}

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from .style import BLUE, GREY, ORANGE, finish, house_style, new_figure, require, say_empty
 
-PANELS = {"ttft": "Time to first token (s)", "tpot": "Time per output token (ms)",
-          "latency": "End to end (s)"}  # fmt: skip
+PANELS = {"ttft": "Time to first token (s)", "tpot": "Time per output token (ms)", "latency": "End to end (s)"}
 SCALES = {"ttft": 1.0, "tpot": 1e3, "latency": 1.0}
 
 
@@ -30,8 +29,7 @@ def serving(requests: pd.DataFrame, title: str) -> Figure:
         axes = figure.subplots(2, 3)
         for i, (quantity, label) in enumerate(PANELS.items()):
             pair = [
-                requests[f"{quantity}_{w}_s"].to_numpy(np.float64) * SCALES[quantity]
-                for w in ("measured", "simulated")
+                requests[f"{quantity}_{w}_s"].to_numpy(np.float64) * SCALES[quantity] for w in ("measured", "simulated")
             ]
             known = ~np.isnan(pair[0]) & ~np.isnan(pair[1])
             if not known.any():

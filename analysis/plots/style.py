@@ -105,9 +105,7 @@ def processor_styles(names: Iterable[str]) -> dict[str, Style]:
     return _styles(names, PROCESSORS, OTHER_PROCESSORS)
 
 
-def _styles(
-    names: Iterable[str], known: dict[str, Style], spare: Sequence[Style]
-) -> dict[str, Style]:
+def _styles(names: Iterable[str], known: dict[str, Style], spare: Sequence[Style]) -> dict[str, Style]:
     out: dict[str, Style] = {}
     unused = [*spare, *known.values()]
     for name in dict.fromkeys(names):
@@ -160,9 +158,7 @@ def renderer(figure: Figure) -> RendererAgg:
     return cast(RendererAgg, canvas.get_renderer())
 
 
-def wrapped(
-    text: str, width_pt: float, render: RendererAgg, size: float, bold: bool = False
-) -> str:
+def wrapped(text: str, width_pt: float, render: RendererAgg, size: float, bold: bool = False) -> str:
     """Break a text at spaces so that no line is wider than `width_pt`.
 
     A word that is longer breaks after a hyphen if it can, else anywhere; a non-breaking space

@@ -59,18 +59,14 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
             axes.barh(i, row["seconds"] * 1e6, 0.9, color=LIGHT)
             for j, (term, color) in enumerate(TERMS.items()):
                 axes.barh(i - 0.4 + (j + 0.5) * thin, row[f"{term}_s"] * 1e6, thin, color=color)
-            axes.text(row["seconds"] * 1e6, i, f" {quantity(row['seconds'], 's', 1.0)}", va="center",
-                      fontsize=SMALL)  # fmt: skip
+            axes.text(row["seconds"] * 1e6, i, f" {quantity(row['seconds'], 's', 1.0)}", va="center", fontsize=SMALL)
         axes.set_yticks(range(len(frame)), list(frame["label"]))
         axes.set_ylim(len(frame) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("Predicted time, and each term alone (µs)")
         axes.set_xlim(0, 1.16e6 * float(frame["seconds"].max()))
         axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
-        handles = [
-            Patch(color=LIGHT, label="time"),
-            *(Patch(color=c, label=t) for t, c in TERMS.items()),
-        ]
+        handles = [Patch(color=LIGHT, label="time"), *(Patch(color=c, label=t) for t, c in TERMS.items())]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=SMALL,
                       handlelength=1.0, columnspacing=1.0)  # fmt: skip
         finish(figure)
@@ -88,9 +84,7 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
     require(frame, ["tile", along, "ratio"], "the map")
     tiles = list(dict.fromkeys(frame["tile"]))
     values = sorted(set(frame[along]))
-    table = (
-        frame.groupby(["tile", along])["ratio"].min().unstack().reindex(tiles)[values].to_numpy()
-    )
+    table = frame.groupby(["tile", along])["ratio"].min().unstack().reindex(tiles)[values].to_numpy()
     with house_style():
         figure = new_figure(title, height=1.5 + 0.22 * len(tiles))
         axes = figure.add_subplot()
@@ -146,17 +140,14 @@ def _name_changes(axes: Axes, frame: pd.DataFrame) -> None:
     """Mark where another configuration becomes best, with a number that a list explains."""
     before = None
     lines: list[str] = []
-    for value, seconds, config in zip(
-        frame["value"], frame["best_s"], frame["config"], strict=True
-    ):
+    for value, seconds, config in zip(frame["value"], frame["best_s"], frame["config"], strict=True):
         if config != before:
             lines.append(f"{len(lines) + 1}: {config}")
             axes.annotate(str(len(lines)), (value, seconds * 1e6), (0, -11), textcoords="offset points",
                           ha="center", fontsize=SMALL)  # fmt: skip
             axes.plot(value, seconds * 1e6, marker="o", color=BLUE, markersize=4)
         before = config
-    axes.text(0.02, 0.03, "\n".join(lines), transform=axes.transAxes, fontsize=SMALL, va="bottom",
-              color=BLACK)  # fmt: skip
+    axes.text(0.02, 0.03, "\n".join(lines), transform=axes.transAxes, fontsize=SMALL, va="bottom", color=BLACK)
 
 
 def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
@@ -179,13 +170,7 @@ def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
             axes.barh(places + 0.2, frame["chosen"], 0.36, color=BLUE)
             for at, (kept, chosen) in enumerate(zip(frame["kept"], frame["chosen"], strict=True)):
                 told = "cannot run" if np.isnan(kept) else f"{kept:.2f}"
-                axes.text(
-                    0.0 if np.isnan(kept) else kept,
-                    at - 0.2,
-                    f" {told}",
-                    va="center",
-                    fontsize=SMALL,
-                )
+                axes.text(0.0 if np.isnan(kept) else kept, at - 0.2, f" {told}", va="center", fontsize=SMALL)
                 axes.text(chosen, at + 0.2, f" {chosen:.2f}", va="center", fontsize=SMALL)
             axes.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
             axes.set_xlim(0, 1.2 * most)
@@ -193,10 +178,7 @@ def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
             axes.set_xlabel("Times as fast")
         panels[0].set_yticks(range(len(frame)), list(frame["change"]))
         panels[0].invert_yaxis()
-        handles = [
-            Patch(color=SKY, label="kernel kept"),
-            Patch(color=BLUE, label="kernel re-chosen"),
-        ]
+        handles = [Patch(color=SKY, label="kernel kept"), Patch(color=BLUE, label="kernel re-chosen")]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         finish(figure)
     return figure
@@ -229,9 +211,7 @@ def level_roofs(frame: pd.DataFrame, peak: float, title: str) -> Figure:
         log_axis(axes, "y", float(frame["achieved_flops"].min()) / 2, 2 * peak)
         axes.set_xlabel("Op/B at that level")
         axes.set_ylabel("FLOP/s")
-        handles = [
-            Line2D([], [], color=c, marker="o", markersize=4, label=n) for n, c in colors.items()
-        ]
+        handles = [Line2D([], [], color=c, marker="o", markersize=4, label=n) for n, c in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
         finish(figure)
     return figure

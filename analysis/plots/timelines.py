@@ -23,10 +23,7 @@ from .style import (
     say_empty,
 )
 
-COLUMNS = (
-    "start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes",
-    "watts",
-)  # fmt: skip
+COLUMNS = ("start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes", "watts")
 BINS = 240
 """Bins over time; a run of any length is as large a figure."""
 
@@ -34,9 +31,8 @@ Array = npt.NDArray[np.float64]
 
 
 def timeline(
-    stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str, idle_W: float = 0.0,
-    engines: int = 1,
-) -> Figure:  # fmt: skip
+    stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str, idle_W: float = 0.0, engines: int = 1
+) -> Figure:
     """Draw running and waiting sequences, tokens per step, the KV cache and power over time.
 
     Values are means over bins of equal time, weighted by duration; idle time counts as zero, and as
@@ -106,10 +102,7 @@ def _stairs(
 ) -> None:
     for label, values, color, dashes in curves:
         mean = base + binned_mean(table["start_s"], table["end_s"], values, edges)
-        axes.stairs(
-            mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins",
-            baseline=None,
-        )  # fmt: skip
+        axes.stairs(mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins", baseline=None)
     if peak is not None:
         most = base + binned_max(table["start_s"], table["end_s"], peak, edges)
         axes.stairs(most, edges, color=BLUE, linewidth=0.5, label="most", baseline=None, gid="peak")

@@ -60,10 +60,7 @@ def line_trace(axes: Axes, line: Line2D, looks: Looks) -> Trace:
     if not in_y:
         y = np.array(axes.get_ylim())
     dashes, marker = line.get_linestyle(), line.get_marker()
-    drawn, dotted = (
-        dashes not in ("None", "none", "", " "),
-        marker not in (None, "None", "none", ""),
-    )
+    drawn, dotted = (dashes not in ("None", "none", "", " "), marker not in (None, "None", "none", ""))
     size = len(x)
     trace |= {
         "type": "scatter", "x": numbers(x), "y": numbers(y),
@@ -88,9 +85,7 @@ def line_trace(axes: Axes, line: Line2D, looks: Looks) -> Trace:
 
 
 def _face(line: Line2D) -> Any:
-    return line.get_markeredgecolor() if line.get_fillstyle() == "none" else (
-        line.get_markerfacecolor()
-    )  # fmt: skip
+    return line.get_markeredgecolor() if line.get_fillstyle() == "none" else (line.get_markerfacecolor())
 
 
 def bars_trace(container: BarContainer, looks: Looks) -> Trace:
@@ -102,9 +97,7 @@ def bars_trace(container: BarContainer, looks: Looks) -> Trace:
     flat = container.orientation == "horizontal"
     lows = [p.get_x() if flat else p.get_y() for p in patches]
     lengths = [p.get_width() if flat else p.get_height() for p in patches]
-    middles = [
-        p.get_y() + p.get_height() / 2 if flat else p.get_x() + p.get_width() / 2 for p in patches
-    ]
+    middles = [p.get_y() + p.get_height() / 2 if flat else p.get_x() + p.get_width() / 2 for p in patches]
     along, across = ("x", "y") if flat else ("y", "x")
     trace |= {
         "type": "bar", "orientation": "h" if flat else "v",

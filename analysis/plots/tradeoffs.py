@@ -130,10 +130,9 @@ def _parts(rows: pd.DataFrame, facets: Sequence[str]) -> list[tuple[str, pd.Data
         return [("", rows)]
     groups = rows.groupby(facets, sort=False, dropna=False)
     return [
-        (", ".join(f"{n.replace('_', ' ')} {_cell(x)}" for n, x in zip(facets, key, strict=True)),
-         part)
+        (", ".join(f"{n.replace('_', ' ')} {_cell(x)}" for n, x in zip(facets, key, strict=True)), part)
         for key, part in groups
-    ]  # fmt: skip
+    ]
 
 
 def _label_edges(grid: npt.NDArray[Any], axis: str, text: str, shown: int) -> None:
@@ -155,9 +154,7 @@ def _best(rows: pd.DataFrame, objectives: Mapping[str, str]) -> list[int]:
     return sorted(unbeaten(at * sign, once=True), key=lambda i: at[i, 0])
 
 
-def _panel(
-    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], columns: Sequence[str], name: str
-) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], columns: Sequence[str], name: str) -> None:
     """Points of one panel and its front."""
     first, second = list(objectives)[:2]
     figure = axes.get_figure()
@@ -170,9 +167,7 @@ def _panel(
     at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
     best = _best(rows, objectives)
     designs = [design_of(row, columns, objectives) for row in rows.to_dict("records")]
-    (every,) = axes.plot(
-        *at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row"
-    )
+    (every,) = axes.plot(*at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row")
     told(every, "feasible points", designs)
     (front,) = axes.plot(
         *at[best].T, "-D", color=VERMILLION, markersize=5, markeredgecolor="black",
@@ -184,9 +179,8 @@ def _panel(
 
 
 def _labels(
-    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int,
-    named: str,
-) -> None:  # fmt: skip
+    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int, named: str
+) -> None:
     """Write beside some of the best points, and one of every value that is `named`, what tells them apart."""
     best = _best(rows, objectives)
     at: Array = rows[list(objectives)[:2]].to_numpy(dtype=np.float64)
@@ -204,9 +198,7 @@ def _labels(
     place(axes, dots, markers, (), [line] if len(line) > 1 else ())
 
 
-def design_of(
-    row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]
-) -> str:  # fmt: skip
+def design_of(row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]) -> str:
     """What a row's point says: its settings, then what it reaches."""
     told = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
     known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]

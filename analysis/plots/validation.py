@@ -106,9 +106,8 @@ def _names(labels: npt.NDArray[np.object_]) -> list[str]:
 
 
 def _scatter(
-    axes: Axes, measured: Array, predicted: Array, devices: npt.NDArray[np.object_],
-    looks: dict[str, Style],
-) -> None:  # fmt: skip
+    axes: Axes, measured: Array, predicted: Array, devices: npt.NDArray[np.object_], looks: dict[str, Style]
+) -> None:
     ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
     ends = ends * np.array([0.8, 1.25])
     axes.fill_between(ends, ends / 1.5, ends * 1.5, color=LIGHT, linewidth=0, zorder=0)
@@ -129,9 +128,8 @@ def _scatter(
 
 
 def _by_size(
-    axes: Axes, measured: Array, error: Array, devices: npt.NDArray[np.object_],
-    looks: dict[str, Style],
-) -> None:  # fmt: skip
+    axes: Axes, measured: Array, error: Array, devices: npt.NDArray[np.object_], looks: dict[str, Style]
+) -> None:
     axes.axhline(0.0, color=BLACK, linewidth=0.7)
     for name, look in looks.items():
         mine = np.flatnonzero(devices == name)

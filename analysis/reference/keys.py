@@ -129,9 +129,7 @@ def _specs(annotation: Any) -> list[type[Spec]]:
     return [s for part in typing.get_args(annotation) for s in _specs(part)]
 
 
-WORDS: Mapping[Any, str] = {
-    float: "number", int: "whole number", str: "text", bool: "yes or no", type(None): "",
-}  # fmt: skip
+WORDS: Mapping[Any, str] = {float: "number", int: "whole number", str: "text", bool: "yes or no", type(None): ""}
 
 
 def _kind(annotation: Any) -> str:

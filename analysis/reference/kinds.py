@@ -40,10 +40,7 @@ def schema(kind: str) -> dict[str, Any]:
     InputError
         No such kind, or one that is no YAML or JSON.
     """
-    made = {
-        "device": _device, "system": _system, "host": _host, "memory": _memory, "sweep": _sweep,
-        "engine": _engine,
-    }  # fmt: skip
+    made = {"device": _device, "system": _system, "host": _host, "memory": _memory, "sweep": _sweep, "engine": _engine}
     if _known(kind) not in made:
         raise InputError("--schema", f"{kind} files are tables; their columns: docs/reference.md")
     return made[kind]()
@@ -98,10 +95,7 @@ def _sweep() -> dict[str, Any]:
         for name in parameters()
         if name != SEEDS
     }
-    base[SEEDS] = {
-        "type": "integer",
-        "description": "Runs of different seeds, of which means are taken.",
-    }
+    base[SEEDS] = {"type": "integer", "description": "Runs of different seeds, of which means are taken."}
     inside = {r"^(system|model)\.": {"type": ["number", "string", "boolean", "null"]}}
     listed: dict[str, Any] = {"type": ["array", "object"]}
     return {
@@ -132,7 +126,4 @@ def _engine() -> dict[str, Any]:
                 value, why = only[key]
                 said = f"{engine}: only {value!r}: {why}."
                 told["description"] = " ".join(filter(None, (told.get("description"), said)))
-    return {
-        "$schema": DIALECT, "title": "Settings of a serving engine", "type": "object",
-        "properties": found,
-    }  # fmt: skip
+    return {"$schema": DIALECT, "title": "Settings of a serving engine", "type": "object", "properties": found}

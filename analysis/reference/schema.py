@@ -43,9 +43,7 @@ def written(field: str) -> tuple[str, ...]:
     return (field,)
 
 
-def json_schema(
-    spec: type[Spec], title: str, inline: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Schema of the files that describe a spec.
 
     Parameters
@@ -64,9 +62,7 @@ def json_schema(
     blocks = {name: _object(block) for name, block in raw.pop("$defs", {}).items()}
     top = _object(raw)
     for key, meaning in (inline or {}).items():
-        top["properties"][key] = {
-            "anyOf": [{"type": "string", "description": meaning}, top["properties"][key]]
-        }
+        top["properties"][key] = {"anyOf": [{"type": "string", "description": meaning}, top["properties"][key]]}
     own = {"extends": PARENT, "sources": TABLE}
     for block in (top, *(blocks[name] for name in DESCRIBED if name in blocks)):
         block["properties"] |= own

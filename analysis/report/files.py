@@ -242,10 +242,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
         folder.text(f"{below}{each.emit}.yaml", each.manifest())
     folder.blocks(f"{below}requests.csv", run.request_blocks())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
-    folder.write(
-        f"{below}timeline.json",
-        lambda path: write_timeline(run.stages, _shown(run), path, _sent(run)),
-    )
+    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, _shown(run), path, _sent(run)))
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
@@ -294,15 +291,10 @@ def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:
         folder.figure(f"{name}.png", drawing.figure)
 
 
-def _stage_columns(
-    stages: dict[str, npt.NDArray[np.float64]],
-) -> dict[str, npt.NDArray[np.generic]]:
+def _stage_columns(stages: dict[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.generic]]:
     """Counts of stages.csv as whole numbers."""
     real = ("_s", "_bytes")
-    return {
-        name: column if name.endswith(real) else column.astype(np.int64)
-        for name, column in stages.items()
-    }
+    return {name: column if name.endswith(real) else column.astype(np.int64) for name, column in stages.items()}
 
 
 @write_files.register

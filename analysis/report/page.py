@@ -56,8 +56,7 @@ def report(result: Result) -> str:
             elif block:
                 blocks.append({"kind": "table", **table_of(block)})
         title = visible(section.title)[:MOST_TEXT]
-        shown.append({"title": title, "id": f"s{len(shown) + 1}", "blocks": blocks,
-                      "folded": section.folded})  # fmt: skip
+        shown.append({"title": title, "id": f"s{len(shown) + 1}", "blocks": blocks, "folded": section.folded})
     if record := made_by()["command"]:
         text = visible(record)[:MOST_TEXT]
         shown[-1]["blocks"].insert(0, {"kind": "command", "text": text})
@@ -98,16 +97,11 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     [[{'text': 'norm', 'mark': '', 'value': ''}, {'text': '0.5000', 'mark': '', 'value': '0.5'}]]
     """
     names = list(rows[0])
-    columns: list[dict[str, Any]] = [
-        {"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names
-    ]
+    columns: list[dict[str, Any]] = [{"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names]
     shown = rows[:MOST_ROWS]
     for name, column in zip(names, columns, strict=True):
         column["long"] = any(len(show(row.get(name))) > LONG_TEXT for row in shown)
-    sized = [
-        all(row.get(name) is None or magnitude(row[name]) is not None for row in shown)
-        for name in names
-    ]
+    sized = [all(row.get(name) is None or magnitude(row[name]) is not None for row in shown) for name in names]
     cells = [[_cell(row.get(n), own) for n, own in zip(names, sized, strict=True)] for row in shown]
     return {"columns": columns, "rows": cells, "more": max(len(rows) - MOST_ROWS, 0)}
 

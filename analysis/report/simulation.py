@@ -69,9 +69,7 @@ def comparison_sections(result: Comparison) -> list[Section]:
     model = runs[0].deployment.model.name
     out = [
         Section("Verdict", [result.verdict(), *result.warnings, result.rows()]),
-        Section(
-            "Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]
-        ),
+        Section("Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]),
     ]
     for each in result.runs:
         where = each.run.deployment.system.name
@@ -128,14 +126,10 @@ def layer_rows(run: Run) -> list[dict[str, Any]]:
     clock, joules = (max(float(groups[c].sum()), 1e-30) for c in ("wall_s", "joules"))
     rows = [
         {"layer": layer, "on": processor, "clock": wall / clock, "energy": spent / joules}
-        for (layer, processor), wall, spent in zip(
-            groups.index, groups["wall_s"], groups["joules"], strict=True
-        )
+        for (layer, processor), wall, spent in zip(groups.index, groups["wall_s"], groups["joules"], strict=True)
     ]
     rows.sort(key=lambda row: -row["clock"])
-    return [
-        {**row, "clock": f"{row['clock']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows
-    ]
+    return [{**row, "clock": f"{row['clock']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows]
 
 
 def _processors(run: Run) -> list[Processor]:
@@ -211,9 +205,7 @@ def step_drawings(seen: Steps, name: str) -> list[Drawing]:
     title = f"{name}: steps {first.number} to {last.number}"
     figure = gantt(frame_of(own), window, title, note, "the first arrival")
     return [
-        Drawing(
-            figure, "Which op runs on which processor or link, when; zoom out for whole steps."
-        ),
+        Drawing(figure, "Which op runs on which processor or link, when; zoom out for whole steps."),
         Drawing(lanes(seen.span_frame(), title), "What each request goes through meanwhile."),
     ]
 
@@ -242,9 +234,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
         if own.name not in ("model", "system", "seed")
     ]
     models = evidence_rows(result.evidence, d.system.name, result.ranges)
-    constants = constants_section(
-        d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
-    )
+    constants = constants_section(d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants")
     return [
         Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
         Section(f"{before}Evidence", [models, *result.outside_tables()]),

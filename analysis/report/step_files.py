@@ -59,9 +59,7 @@ def write_bars(bars: Sequence[Bar], path: Path, spans: Sequence[Span] = ()) -> N
     path.write_text(f'{{"displayTimeUnit": "ns", "traceEvents": [\n{text}\n]}}\n', "utf-8")
 
 
-def _event(
-    name: str, kind: str, pid: int, tid: int, start_s: float, end_s: float, about: Event
-) -> Event:
+def _event(name: str, kind: str, pid: int, tid: int, start_s: float, end_s: float, about: Event) -> Event:
     """A complete event; both ends are rounded, so that what touches does not overlap."""
     start, end = (round(1e6 * at, DIGITS) for at in (start_s, end_s))
     return {

@@ -43,10 +43,7 @@ def capacity_sections(result: Capacity) -> list[Section]:
 def plan_sections(result: Plan) -> list[Section]:
     """The answer, what candidates take, and every candidate with its verdict."""
     drawn = [Section("Candidates that serve", result.drawings())] if result.drawings() else []
-    rests = [
-        row for s in result.searched if (p := s.chosen)
-        for row in evidence_rows(p.evidence, p.system, p.ranges)
-    ]  # fmt: skip
+    rests = [row for s in result.searched if (p := s.chosen) for row in evidence_rows(p.evidence, p.system, p.ranges)]
     kinds = {t.system.device.name: t for s in result.searched for t in s.tried}
     constants = [
         constants_section(t.system, describe_system(t.candidate.system)[1], f"{name}: constants")
@@ -94,13 +91,10 @@ def sweep_sections(result: Sweep) -> list[Section]:
     study = result.study
     feasible = [row for row in result.table if row["feasible"]]
     axes = [
-        {
-            "axis": column, "sets": parameter,
-            "values": "drawn at random" if axis.random else len(axis.values),
-        }
+        {"axis": column, "sets": parameter, "values": "drawn at random" if axis.random else len(axis.values)}
         for axis in study.axes
         for column, parameter in zip(axis.columns, axis.parameters, strict=True)
-    ]  # fmt: skip
+    ]
     base = [{"base": name, "value": str(value)} for name, value in study.base.items()]
     told: list[Any] = [axes, base]
     order = dict.fromkeys((*study.columns, *study.objectives, "feasible", *result.table[0]))
@@ -129,9 +123,7 @@ def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Se
     if found is None:
         return []
     figure = throughput_latency(found.curves, found.figures, result.study.title, load=found.load)
-    caption = (
-        "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
-    )
+    caption = "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
     return [Section("Drafts by load", [found.best, Drawing(figure, caption)])]
 
 

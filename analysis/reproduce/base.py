@@ -147,9 +147,7 @@ class Reproduction(Result):
 
     def headline(self) -> str:
         """How many rows hold, fail and stand without a published value."""
-        count = {
-            word: sum(row.status == word for row in self.table) for word in (PASS, FAIL, PREDICTION)
-        }
+        count = {word: sum(row.status == word for row in self.table) for word in (PASS, FAIL, PREDICTION)}
         return f"{len(self.table)} rows: " + ", ".join(f"{n} {word}" for word, n in count.items())
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -157,10 +155,7 @@ class Reproduction(Result):
         return rows
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{self.experiment}: {self.runs} runs",
-            self.rows(),
-        ]
+        out: list[str | Sequence[Mapping[str, Any]]] = [f"{self.experiment}: {self.runs} runs", self.rows()]
         for table in self.tables:
             note = f" ({table.note})" if table.note else ""
             out += [f"{table.title}{note}:", table.rows]
@@ -213,9 +208,7 @@ def _takes(run: Experiment) -> None:
     signature(run).bind((0,), "uniform", None)
 
 
-EXPERIMENTS: Registry[Experiment] = Registry(
-    "experiment", described=True, check=_takes, group="opbyte.papers"
-)
+EXPERIMENTS: Registry[Experiment] = Registry("experiment", described=True, check=_takes, group="opbyte.papers")
 """Registered by packages that entry points of the group ``opbyte.papers`` name."""
 
 

@@ -24,8 +24,7 @@ def print_text(text: str) -> None:
     width = _terminal_width()
     text = visible(text)
     if width:
-        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False,
-                             break_on_hyphens=False)  # fmt: skip
+        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     print(text)
 
 
@@ -57,9 +56,7 @@ def table_lines(rows: Rows, width: int | None = None) -> list[str]:
         return _wrapped(keys, cells, right, width)
     sizes = [max(len(line[i]) for line in [keys, *cells]) for i in range(len(keys))]
     return [
-        (" " * gap)
-        .join(c.rjust(n) if r else c.ljust(n) for c, n, r in zip(line, sizes, right, strict=True))
-        .rstrip()
+        (" " * gap).join(c.rjust(n) if r else c.ljust(n) for c, n, r in zip(line, sizes, right, strict=True)).rstrip()
         for line in [keys, *cells]
     ]
 
@@ -69,18 +66,13 @@ def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> i
     return sum(sizes) + gap * (len(keys) - 1)
 
 
-def _wrapped(
-    keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int
-) -> list[str]:
+def _wrapped(keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[str]:
     """Break cells between words; where whole words are too wide together, stack parts of the table.
 
     Names are never cut: a device's name in two lines cannot be searched for. Each part begins with
     the first column, which says what the row is about.
     """
-    least = [
-        max(_longest_word(key), *map(_least, column), 1)
-        for key, *column in zip(keys, *cells, strict=True)
-    ]
+    least = [max(_longest_word(key), *map(_least, column), 1) for key, *column in zip(keys, *cells, strict=True)]
     parts: list[list[int]] = [[0]]
     for i in range(1, len(keys)):
         if sum(least[k] + 1 for k in parts[-1]) + least[i] > width and len(parts[-1]) > 1:
@@ -103,9 +95,7 @@ def _longest_word(text: str) -> int:
     return max(map(len, text.split()), default=0)
 
 
-def _broken(
-    lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequence[int], width: int
-) -> list[str]:
+def _broken(lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequence[int], width: int) -> list[str]:
     """Lay out cells that are broken between words to columns as wide as there is room for."""
     from textwrap import wrap
 
@@ -123,10 +113,7 @@ def _broken(
         ]
         for row in range(max(map(len, texts))):
             pieces = [text[row] if row < len(text) else "" for text in texts]
-            padded = [
-                p.rjust(n) if r else p.ljust(n)
-                for p, n, r in zip(pieces, sizes, right, strict=True)
-            ]
+            padded = [p.rjust(n) if r else p.ljust(n) for p, n, r in zip(pieces, sizes, right, strict=True)]
             out.append(" ".join(padded).rstrip())
     return out
 

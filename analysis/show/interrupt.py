@@ -22,9 +22,8 @@ from typing import Any
 GRACE_S = 1.2
 """Time for an orderly end; with the start of the thread it stays below two seconds."""
 SIGNALS = tuple(
-    number for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if (number := getattr(signal, name, None)) is not None
-)  # fmt: skip
+    number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+)
 
 _unfinished: set[Callable[[], None]] = set()
 

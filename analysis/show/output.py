@@ -79,9 +79,7 @@ class OutputFolder:
         self._open.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 with uninterrupted():
@@ -123,18 +121,11 @@ class OutputFolder:
 
         self.write(name, fill)
 
-    def csv(
-        self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS
-    ) -> None:
+    def csv(self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS) -> None:
         """Write a table; `floats` is the format of its real numbers."""
         self.blocks(name, [columns], floats)
 
-    def blocks(
-        self,
-        name: str,
-        blocks: Iterable[Mapping[str, npt.NDArray[np.generic]]],
-        floats: str = STAMPS,
-    ) -> None:
+    def blocks(self, name: str, blocks: Iterable[Mapping[str, npt.NDArray[np.generic]]], floats: str = STAMPS) -> None:
         """Write a table block by block, which need not all be there at once."""
         import pandas as pd
 

@@ -66,10 +66,7 @@ def made_by() -> dict[str, Any]:
 def asked() -> dict[str, Any]:
     """Values of the options of the command that runs, without those that change no result."""
     left = {k: v for k, v in (_options.get() or {}).items() if f"--{k}" not in (*ELSEWHERE, *FLAGS)}
-    return {
-        k: v for k, v in left.items()
-        if v is not False and v not in (None, (), []) and k != "as_json"
-    }  # fmt: skip
+    return {k: v for k, v in left.items() if v is not False and v not in (None, (), []) and k != "as_json"}
 
 
 def command_of(arguments: Sequence[str]) -> str:

@@ -169,11 +169,7 @@ class Result:
         rows = list(self.rows())
         if not rows:
             return "<p>no rows</p>"
-        more = (
-            f"<p>and {len(rows) - MOST_SHOWN:,} more rows: .frame()</p>"
-            if len(rows) > MOST_SHOWN
-            else ""
-        )
+        more = f"<p>and {len(rows) - MOST_SHOWN:,} more rows: .frame()</p>" if len(rows) > MOST_SHOWN else ""
         head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(show(v))}</td>" for v in row.values()) + "</tr>"

@@ -50,9 +50,8 @@ class Sent:
 
 
 def write_timeline(
-    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[Shown], path: Path,
-    sent: Sent | None = None,
-) -> None:  # fmt: skip
+    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[Shown], path: Path, sent: Sent | None = None
+) -> None:
     """Stream stages, processors and links as events; queue, sequences, KV bytes and power as counters.
 
     A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
@@ -95,8 +94,7 @@ def _sent(sent: Sent, pid: int) -> Iterator[Event]:
     columns = sent.request_id.tolist(), sent.start_s.tolist(), sent.end_s.tolist()
     for request, start, end in islice(zip(*columns, strict=True), MAX_STAGES):
         if not isnan(end):
-            both: Event = {"name": f"KV cache of {request}", "cat": "kv", "id": request,
-                           "pid": pid, "tid": 1}  # fmt: skip
+            both: Event = {"name": f"KV cache of {request}", "cat": "kv", "id": request, "pid": pid, "tid": 1}
             yield both | {"ph": "b", "ts": round(start * 1e6, 3)}
             yield both | {"ph": "e", "ts": round(end * 1e6, 3)}
 

@@ -341,9 +341,7 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
     return None, load
 
 
-def _surely(
-    tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float
-) -> float | None:
+def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float) -> float | None:
     """The lowest load that surely misses the level, where it lies within twice the tolerance of one that holds.
 
     What cannot be told of a load in between does not matter then.

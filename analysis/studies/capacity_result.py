@@ -129,8 +129,7 @@ class Capacity(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
         return [
-            {k: v for k, v in row.items() if k not in _NESTED}
-            | (row["at_load"] or dict.fromkeys(self.level))
+            {k: v for k, v in row.items() if k not in _NESTED} | (row["at_load"] or dict.fromkeys(self.level))
             for row in rows
         ]
 
@@ -157,9 +156,7 @@ class Capacity(Result):
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
-            *evidence_blocks(
-                [(f.evidence, f.system, f.ranges) for f in self.found if f.evidence], self.why
-            ),
+            *evidence_blocks([(f.evidence, f.system, f.ranges) for f in self.found if f.evidence], self.why),
         ]
 
     def headline(self) -> str:
@@ -183,9 +180,7 @@ class Capacity(Result):
         if not self._latencies():
             return []
         caption = "Latencies of the service level against load; dashed: the most allowed."
-        front = (
-            "What each system makes of its devices against what a user gets, at every load tried."
-        )
+        front = "What each system makes of its devices against what a user gets, at every load tried."
         return [Drawing(self.figure(), caption), Drawing(self.front(), front)]
 
     def _latencies(self) -> dict[str, float]:
@@ -201,9 +196,7 @@ class Capacity(Result):
         names = tuple(self._latencies())[:3]
         limits = self._latencies()
         title = f"{self.model}, {self.workload}"
-        return throughput_latency(
-            pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
-        )
+        return throughput_latency(pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits)
 
     def front(self) -> Figure:
         """Draw the output of a device against the pace of a user, a curve a system."""

@@ -35,9 +35,7 @@ class DraftsByLoad:
     best: list[dict[str, Any]]
 
 
-def drafts_by_load(
-    columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> DraftsByLoad | None:
+def drafts_by_load(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> DraftsByLoad | None:
     """Compare drafts at every load of a sweep; None where it does not vary both, and nothing else.
 
     Parameters
@@ -53,9 +51,8 @@ def drafts_by_load(
     if load is None or CHOICE not in columns or others or not rows:
         return None
     curves = pd.DataFrame(
-        [{"run": _named(row[CHOICE]), load: row[load], **{f: row[f] for f in FIGURES}}
-         for row in rows]
-    )  # fmt: skip
+        [{"run": _named(row[CHOICE]), load: row[load], **{f: row[f] for f in FIGURES}} for row in rows]
+    )
     best = []
     told = curves.to_dict("records")
     for value in sorted({row[load] for row in told}):

@@ -31,9 +31,7 @@ def front(
     if not known or not objectives:
         return []
     signs = np.array([SIGN[goal] for goal in objectives.values()])
-    costs = (
-        np.array([[float(cast(float, row[name])) for name in objectives] for row in known]) * signs
-    )
+    costs = np.array([[float(cast(float, row[name])) for name in objectives] for row in known]) * signs
     parts: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(known):
         parts.setdefault(tuple(row[name] for name in within), []).append(i)

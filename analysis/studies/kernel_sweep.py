@@ -198,20 +198,14 @@ def _point(point: Point, study: Study) -> KernelPoint:
 
 def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:
     """Kernels of a step and what it comes to."""
-    changes = {
-        k.removeprefix(DEVICE): _real(k, v) for k, v in values.items() if k.startswith(DEVICE)
-    }
+    changes = {k.removeprefix(DEVICE): _real(k, v) for k, v in values.items() if k.startswith(DEVICE)}
     options = {k: v for k, v in values.items() if not k.startswith(DEVICE)}
     model, system = str(options.pop("model")), load_system(str(options.pop("system")))
-    size = {
-        name: check_count(options.pop(name, usual), name, 0, 1 << 31)
-        for name, usual in STEP.items()
-    }
+    size = {name: check_count(options.pop(name, usual), name, 0, 1 << 31) for name, usual in STEP.items()}
     device = changed_spec(system.device, changes)
     deployment, stage = step_of(
-        model, system.model_copy(update={"device": device}), size["batch"], size["context"],
-        size["prefill"], options,
-    )  # fmt: skip
+        model, system.model_copy(update={"device": device}), size["batch"], size["context"], size["prefill"], options
+    )
     kernels, saved = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
     step = stage.seconds - saved
     kept = _sum(kernels, lambda k: k.kept and k.kept.seconds)
@@ -249,9 +243,7 @@ def _kernels(
     kinds = {name: p.kind for name, p in deployment.system.device.processors.items()}
     seen: dict[tuple[Any, ...], tuple[Priced, Priced | None, Priced]] = {}
     for placed in stage.ops:
-        calls = (
-            calls_of(placed.op) if placed.critical and kinds.get(placed.processor) == "xpu" else []
-        )
+        calls = calls_of(placed.op) if placed.critical and kinds.get(placed.processor) == "xpu" else []
         if not calls:
             continue
         replaced += placed.cost.seconds * placed.count
@@ -261,9 +253,7 @@ def _kernels(
                 seen[key] = _choose((form, shape), machine, own)
             same = found.get((placed.op.name, *key))
             count = placed.count + (same.count if same else 0)
-            found[(placed.op.name, *key)] = Chosen(
-                placed.op.name, form.name, shape, count, *seen[key]
-            )
+            found[(placed.op.name, *key)] = Chosen(placed.op.name, form.name, shape, count, *seen[key])
     return tuple(found.values()), replaced
 
 

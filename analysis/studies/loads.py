@@ -113,15 +113,10 @@ def _misses(name: str, figure: float, limit: float) -> bool:
     return figure < limit if name == ATTAINMENT else figure > limit
 
 
-def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float],
-             form: str) -> str:  # fmt: skip
+def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float], form: str) -> str:
     """What a run exceeds, in words; `form` takes a latency's name and value, and by how much it is `over`."""
     told = [
-        form.format(
-            name=name.replace("_", " "),
-            value=figure_text(name, value),
-            over=value / level[name] - 1,
-        )
+        form.format(name=name.replace("_", " "), value=figure_text(name, value), over=value / level[name] - 1)
         if name != ATTAINMENT
         else f"{figure_text(name, value)} of the requests are in time"
         for name in missed

@@ -45,12 +45,7 @@ class Pareto(Result):
     best: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "title": self.title,
-            "objectives": self.objectives,
-            "feasible": len(self.table),
-            "rows": self.best,
-        }
+        return {"title": self.title, "objectives": self.objectives, "feasible": len(self.table), "rows": self.best}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return self.best
@@ -66,17 +61,11 @@ class Pareto(Result):
             (str(row.get("system", "points")), Bases(row["basis"] or "", row["energy_basis"] or ""))
             for row in self.table
         )
-        return [
-            f"{self.title}: {count} are beaten by none{apart(self.workloads)} ({goals})",
-            self.rows(),
-            *mixed,
-        ]
+        return [f"{self.title}: {count} are beaten by none{apart(self.workloads)} ({goals})", self.rows(), *mixed]
 
     def drawings(self) -> Sequence[Drawing]:
         """Where the best points lie among the others."""
-        return trade_off_of(
-            self.title, self.table, self.objectives, self.columns, self.workloads
-        )  # fmt: skip
+        return trade_off_of(self.title, self.table, self.objectives, self.columns, self.workloads)
 
 
 def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> Pareto:
@@ -139,11 +128,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     except (OSError, ValueError, TypeError, AttributeError):  # no object, or no lists in it
         complete, named = False, []
     # A table that was cut off or edited: each point has a number and says whether it counts.
-    if (
-        not complete
-        or not {*named, *BASES, "feasible", "point"} <= set(table)
-        or table["feasible"].dtype != bool
-    ):
+    if not complete or not {*named, *BASES, "feasible", "point"} <= set(table) or table["feasible"].dtype != bool:
         reason = "holds no finished sweep; run opbyte sweep again with --out and this folder"
         raise InputError(folder, reason)
     read_whole(folder / TABLE, named)  # a row that was cut off is told with its line

@@ -62,9 +62,7 @@ class DesignSearch(EngineSearch):
         saved = 1 - self.best.latency_s / self.published.latency_s
         verdict = f"The best design takes {saved:.2%} less time than the board's own"
         if saved < 0:
-            verdict = (
-                f"No design within the limits is as fast as the board's own ({-saved:.2%} more)"
-            )
+            verdict = f"No design within the limits is as fast as the board's own ({-saved:.2%} more)"
         excess = f", which breaks them: {'; '.join(self.published_excess)}"
         return verdict + (excess if self.published_excess else "") + "."
 
@@ -135,9 +133,8 @@ def search(
     device = where.system.device
     if spec.front is None:
         found = search_streams(
-            spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype,
-            told=told,
-        )  # fmt: skip
+            spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype, told=told
+        )
         return replace(found, described=(where,))
     if (dtype, kv_dtype) != (None, None):
         raise InputError("--dtype", "is for language models; arrays have their own formats")

@@ -135,9 +135,7 @@ def judge(
     states["load"] = "missed" if refuses and ATTAINMENT not in level else queue
     missed = tuple(n for n, state in states.items() if state == "missed")
     left = () if missed else tuple(n for n, state in states.items() if state == "open")
-    return replace(found, missed=missed, open=left, requests=_count(run), growth=growth), _needed(
-        run
-    )
+    return replace(found, missed=missed, open=left, requests=_count(run), growth=growth), _needed(run)
 
 
 def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float | None]:
@@ -169,9 +167,7 @@ def stationary(run: Run, sampled: bool) -> bool | None:
 
 def _count(run: Run) -> int:
     """Requests of a run, those that are turned away among them."""
-    return len(run.requests.request_id) + (
-        0 if run.classes is None else len(run.classes.refused_id)
-    )
+    return len(run.requests.request_id) + (0 if run.classes is None else len(run.classes.refused_id))
 
 
 def _needed(run: Run) -> int:

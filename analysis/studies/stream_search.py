@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...devices.spec import DeviceSpec
-from ...simulator.scenario.stream_designs import (
-    STEP_MACS,
-    TILE_KIB,
-    StreamDesign,
-    StreamSpace,
-    fitting,
-    stream_board,
-)
+from ...simulator.scenario.stream_designs import STEP_MACS, TILE_KIB, StreamDesign, StreamSpace, fitting, stream_board
 from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
 from ...workloads.pareto import unbeaten
@@ -92,9 +85,7 @@ def search_streams(
         The model does not fit the board's memory, or no design its fabric.
     """
     board = stream_board(device)
-    space = StreamSpace(
-        fitting(model, board, batch, context, dtype, kv_dtype), board, batch, context
-    )
+    space = StreamSpace(fitting(model, board, batch, context, dtype, kv_dtype), board, batch, context)
     limits = space.limits(fill)
     plans = space.plans(limits)
     designs = []

@@ -68,9 +68,7 @@ def layouts(system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool) -> Ite
     """Degrees that multiply to the devices of a system."""
     devices, node = system.groups, system.groups_per_node
     slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
-    routed = any(
-        p.routed.spreads for layer in model.layers for p in layer.expert_parts
-    )  # fmt: skip
+    routed = any(p.routed.spreads for layer in model.layers for p in layer.expert_parts)
     for pp, tp in product(axes.get("pp") or STAGES, axes.get("tp") or slices):
         if devices % (pp * tp) or pp > len(model.layers):
             continue

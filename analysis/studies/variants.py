@@ -52,9 +52,7 @@ class Variant:
         return own if self.beside is None else own + self.counts[-1] * _devices(self.beside)
 
 
-def variants(
-    systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None
-) -> list[Variant]:
+def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None) -> list[Variant]:
     """Systems of a list, or of a text with commas, and two pools that the scenario names.
 
     Raises
@@ -63,10 +61,7 @@ def variants(
         None at all, or a number of devices that no ratio makes.
     """
     if systems is None and not scenario.pools.given:
-        raise InputError(
-            "--systems", "needs names by commas, for example h100-x4,duplex-x4; or --prefill and "
-            "--decode",
-        )  # fmt: skip
+        raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4; or --prefill and --decode")
     names = [] if systems is None else names_of(systems)
     alone: dict[str, Any] = {}
     if scenario.pools.given:  # systems beside two pools do all

@@ -128,9 +128,7 @@ def _sets() -> tuple[str, ...]:
     return list_sets()
 
 
-def _enter(
-    cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8
-) -> None:
+def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:
     """Deal errors to the cells of their calls."""
     at = np.rint(places(family, x)).astype(np.int64)
     for format_, place, error in zip(formats_of(family, x), at.tolist(), errors, strict=True):

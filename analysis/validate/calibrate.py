@@ -9,14 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...devices.calibrated.calibrate import (
-    MIN_ROWS,
-    FamilyFit,
-    Rows,
-    by_device,
-    calibrate_family,
-    device_named,
-)
+from ...devices.calibrated.calibrate import MIN_ROWS, FamilyFit, Rows, by_device, calibrate_family, device_named
 from ...devices.calibrated.store import device_yaml
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
@@ -53,8 +46,7 @@ class Calibration(Compared):
     def to_dict(self) -> dict[str, Any]:
         return {
             "devices": {
-                device: {name: _plain(done) for name, done in fits.items()}
-                for device, fits in self.fits.items()
+                device: {name: _plain(done) for name, done in fits.items()} for device, fits in self.fits.items()
             },
             "skipped": left_out(self.skipped),
         }
@@ -132,10 +124,7 @@ def calibrate(
     read, skipped = read_tables(tables, family=family)
     if spec is not None:
         names = {name: table["device"] for name, table in read.items()}
-        read = {
-            name: table.take(_of_device(names[name], spec.name, own))
-            for name, table in read.items()
-        }
+        read = {name: table.take(_of_device(names[name], spec.name, own)) for name, table in read.items()}
         read = {name: table for name, table in read.items() if len(table)}
     found = by_device(read, skipped, own)
     fits: dict[str, dict[str, FamilyFit]] = {}
@@ -148,9 +137,7 @@ def calibrate(
             fits.setdefault(name, {})[kind] = _fitted(rows, day, kept)
     if not fits:
         why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
-        raise InputError(
-            f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables{why}"
-        )
+        raise InputError(f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables{why}")
     measured = {name: rows for name, (_, rows) in found.items()}
     return Calibration(fits, measured, skipped, None if own is None else Path(device))
 

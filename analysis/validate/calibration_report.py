@@ -50,9 +50,7 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
         parts.append(f"## {family.title} (`{name}`)\n")
         parts.append(_table([_row(d, name, fits, rows, elsewhere, others) for d in devices]))
         parts.append("Parameters:\n")
-        parts.append(
-            "\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n"
-        )
+        parts.append("\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n")
     if frameworks:
         parts.append(section(frameworks))
     return "\n".join(parts)

@@ -16,8 +16,7 @@ from ...workloads.kernel_tables import Skipped, Table
 from ..show.result import Result, skipped_remarks
 from .unequal import within
 
-WORDS = {"n": "rows", "median_ape": "median error", "p90_ape": "9 of 10 within",
-         "bound": "at most"}  # fmt: skip
+WORDS = {"n": "rows", "median_ape": "median error", "p90_ape": "9 of 10 within", "bound": "at most"}
 
 
 def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

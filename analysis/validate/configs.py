@@ -195,12 +195,7 @@ class ConfigValidation(Checked):
 
     def to_dict(self) -> dict[str, Any]:
         rows = [{k: _text_keys(v) for k, v in check.row().items()} for check in self.checks]
-        return {
-            "constants": self.which,
-            "rows": rows,
-            "passed": self.passed,
-            "skipped": [str(s) for s in self.skipped],
-        }
+        return {"constants": self.which, "rows": rows, "passed": self.passed, "skipped": [str(s) for s in self.skipped]}
 
     def predictions(self) -> pd.DataFrame:
         """The first picks of every shape with their seconds, measured ones where listed."""
@@ -211,9 +206,7 @@ class ConfigValidation(Checked):
             if isinstance(check, CpuCheck):
                 continue
             if isinstance(check, FixedCheck):
-                pairs = zip(
-                    check.fixed.shapes, check.predicted, check.fixed.measured_s, strict=True
-                )
+                pairs = zip(check.fixed.shapes, check.predicted, check.fixed.measured_s, strict=True)
                 out += [
                     {"device": check.fixed.device, "kernel": check.fixed.form.name, **shape, "rank": 1,
                      **check.fixed.form.default(check.fixed.machine, shape).to_dict(),
@@ -239,10 +232,7 @@ def _text_keys(value: Any) -> Any:
 
 
 def validate_configs(
-    tables: Iterable[str | Path],
-    which: str = "stored",
-    refit: bool = False,
-    date: str | None = None,
+    tables: Iterable[str | Path], which: str = "stored", refit: bool = False, date: str | None = None
 ) -> ConfigValidation:
     """Rank the configurations of measured tables, and compare.
 
@@ -312,9 +302,7 @@ def _fitted(measured: Sequence[Measured], fixed: Sequence[FixedTile], date: str 
     if measured:
         rows = sum(int((~np.isnan(m.times)).sum()) + len(m.shapes) for m in measured)
         devices = ", ".join(m.device for m in measured)
-        new.append(
-            Constants.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp)
-        )
+        new.append(Constants.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp))
     for f in fixed:
         told = f"gemm fp8_block on {f.device}, every second (n, k)"
         new.append(Constants.fitted("fp8_block", fit_fixed(f), told, len(f.halves()[0]), stamp))

@@ -141,8 +141,7 @@ def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[Timed],
     return out, len(groups) - len(out)
 
 
-SHAPE = ("m", "n", "k", "batch", "kv_len", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim",
-         "window")  # fmt: skip
+SHAPE = ("m", "n", "k", "batch", "kv_len", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window")
 
 
 def fit(form: CpuForm, shapes: Sequence[Timed]) -> dict[str, float]:
@@ -159,8 +158,7 @@ def fit(form: CpuForm, shapes: Sequence[Timed]) -> dict[str, float]:
 
     def residuals(x: F8) -> F8:
         p = named(x)
-        errors = [w * np.log(one.predicted(form, p) / one.seconds)
-                  for one, w in zip(shapes, weight, strict=True)]  # fmt: skip
+        errors = [w * np.log(one.predicted(form, p) / one.seconds) for one, w in zip(shapes, weight, strict=True)]
         return np.concatenate([*errors, (x - start) / width])
 
     return named(least_squares(residuals, start, loss="soft_l1").x)

@@ -38,12 +38,7 @@ class CpuCheck:
             ("hit", "random", "look_up", "default1", "tile1", "gain", "best_p90_ape", "best_bias",
              "default_median_ape", "grid_median_ape", "speedup_median_ape")
         )  # fmt: skip
-        regret = {
-            "model": c.fitted,
-            "unfitted": c.unfitted,
-            "default": c.default,
-            "random": c.random,
-        }
+        regret = {"model": c.fitted, "unfitted": c.unfitted, "default": c.default, "random": c.random}
         return {
             "device": self.device, "kernel": c.kernel, "n": c.shapes,
             "searched": c.configs // max(c.shapes, 1), **unknown, "best_median_ape": c.median_ape,

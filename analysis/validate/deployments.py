@@ -106,10 +106,7 @@ class PointsValidation(Compared):
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "rows": [
-                dict(zip(KEYS, key, strict=True)) | errors(scored)
-                for key, scored in self.groups(*KEYS).items()
-            ],
+            "rows": [dict(zip(KEYS, key, strict=True)) | errors(scored) for key, scored in self.groups(*KEYS).items()],
             "frameworks": [
                 {"framework": key[0]} | constants(scored) | errors(scored)
                 for key, scored in self.groups("framework").items()
@@ -137,8 +134,7 @@ class PointsValidation(Compared):
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
-            dict(zip(KEYS, key, strict=True)) | _shown(errors(scored))
-            for key, scored in self.groups(*KEYS).items()
+            dict(zip(KEYS, key, strict=True)) | _shown(errors(scored)) for key, scored in self.groups(*KEYS).items()
         ]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -168,8 +164,7 @@ def _with_waiting(scored: Sequence[Scored]) -> list[Scored]:
     for s in scored:
         model, steps = s.point.model, s.predicted.steps
         if model not in held:
-            logs = [-np.log1p(o.ttft_error) for o in scored
-                    if o.point.model != model and o.ttft_error is not None]  # fmt: skip
+            logs = [-np.log1p(o.ttft_error) for o in scored if o.point.model != model and o.ttft_error is not None]
             held[model] = WAITING
             if len(logs) >= FEWEST:
                 held[model] = Ratios(*map(float, np.quantile(logs, [0.1, 0.5, 0.9])))

@@ -84,11 +84,7 @@ class Sweep:
     def narrowed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Steps in fp8, and the same ones in bf16."""
         at = {step: i for i, step in enumerate(self.steps)}
-        pairs = [
-            (i, at[wide])
-            for step, i in at.items()
-            if step.dtype == "fp8" and (wide := _wide(step)) in at
-        ]
+        pairs = [(i, at[wide]) for step, i in at.items() if step.dtype == "fp8" and (wide := _wide(step)) in at]
         both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
@@ -135,9 +131,8 @@ def sweep(
 
 
 def _programs(
-    models: Sequence[str], dtypes: Sequence[str | None], degrees: Sequence[int],
-    batches: Sequence[tuple[int, int, int]],
-) -> Iterable[tuple[Step, list[tuple[Op, int]]]]:  # fmt: skip
+    models: Sequence[str], dtypes: Sequence[str | None], degrees: Sequence[int], batches: Sequence[tuple[int, int, int]]
+) -> Iterable[tuple[Step, list[tuple[Op, int]]]]:
     for model in models:
         for dtype in dtypes:
             for degree in degrees:

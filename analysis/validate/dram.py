@@ -55,9 +55,7 @@ class Reference:
         """Whether the row has a measurement and a tolerance."""
         if self.measured is None:
             return False
-        return self.simulator == RAMULATOR or (
-            self.simulator == ATTACC and self.pattern.startswith(JUDGED_PIM)
-        )
+        return self.simulator == RAMULATOR or (self.simulator == ATTACC and self.pattern.startswith(JUDGED_PIM))
 
     @property
     def timed(self) -> bool:
@@ -118,8 +116,7 @@ class DramValidation(Result):
     def to_dict(self) -> dict[str, Any]:
         return {
             "rows": [
-                {"id": c.row.id, "measured": c.row.measured, "simulated": round(c.simulated, 6)}
-                for c in self.compared
+                {"id": c.row.id, "measured": c.row.measured, "simulated": round(c.simulated, 6)} for c in self.compared
             ],
             "cpu_s": self.cpu_s,
             "requests": self.requests,
@@ -162,9 +159,8 @@ class DramValidation(Result):
         verdict = "PASS" if self.passed else "FAIL"
         lines.append(
             f"{verdict}: {judged - len(failed)} of {judged} judged rows within {WORST:.0%}"
-            + ("" if self.median_error is None
-               else f", median error of {RAMULATOR} {_percent(self.median_error)}")
-        )  # fmt: skip
+            + ("" if self.median_error is None else f", median error of {RAMULATOR} {_percent(self.median_error)}")
+        )
         if self.cpu_s > 0:
             lines.append(
                 f"{self.requests:,} requests in {self.cpu_s:.2f} CPU seconds "

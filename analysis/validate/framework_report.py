@@ -54,9 +54,7 @@ class HeldOut:
 def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
     """Devices whose full fits of a family others take parameters from."""
     return {
-        device: Donor(
-            done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name])
-        )
+        device: Donor(done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name]))
         for device, done in fits.items()
         if name in done and not done[name].simple
     }
@@ -98,17 +96,13 @@ def _completed(r: Rows, seen: np.ndarray, own: Fit, others: Mapping[str, Donor])
     return known_elsewhere(r.h, r.family, Donor(int(seen.sum()), own, r.h, labels), others)
 
 
-def _one(
-    device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray
-) -> Iterable[HeldOut]:
+def _one(device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray) -> Iterable[HeldOut]:
     """The framework held out, if other devices have rows of it."""
     label, measured = r.labels[held][0], r.measured[held]
     if label in done.blends:
         alone = predict(r.family, base, r.h, r.x[held], r.labels[held])
         parts = tuple(sorted(done.blends[label], key=lambda part: -part.weight))
-        yield HeldOut(
-            r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts
-        )
+        yield HeldOut(r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts)
 
 
 def _labels(r: Rows) -> tuple[str, ...]:

@@ -65,9 +65,7 @@ def _words(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in values.items() if name not in LEFT_OUT)
 
 
-def measure_gpu_configs(
-    *, quick: bool = False, only: Sequence[str] = (), told: Told | None = None
-) -> GpuConfigs:
+def measure_gpu_configs(*, quick: bool = False, only: Sequence[str] = (), told: Told | None = None) -> GpuConfigs:
     """Search all configurations of the CUDA kernels exhaustively.
 
     Parameters

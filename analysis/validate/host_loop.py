@@ -117,9 +117,7 @@ class Loop(Result):
     @property
     def median_ape(self) -> float:
         """Median error over all unseen rows, weighted by the families' rows."""
-        values = np.repeat(
-            [u.errors.median_ape for u in self.unseen], [u.errors.rows for u in self.unseen]
-        )
+        values = np.repeat([u.errors.median_ape for u in self.unseen], [u.errors.rows for u in self.unseen])
         return float(np.median(values))
 
     @property
@@ -137,7 +135,7 @@ class Loop(Result):
             "step_median_ape": self.step_ape,
             "serving": self.serving.to_dict(),
             "skipped": [str(row) for row in self.skipped],
-        }  # fmt: skip
+        }
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -174,9 +172,7 @@ class Loop(Result):
         files.text(f"{self.name}-calibrated.yaml", self.device)
         for name, config in self.configs.items():
             files.json(f"{name}/config.json", config)
-        columns = {
-            own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)
-        }
+        columns = {own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)}
         files.csv("steps.csv", columns)
         files.figure("steps.png", self.drawings()[0].figure)
 
@@ -187,9 +183,7 @@ class Loop(Result):
         return [Drawing(step_times(self.steps, self.name), "Steps of the small models here.")]
 
 
-def close_loop(
-    run: Measurement, machine: str, small: Sequence[SmallModel], *, seed: int = 0
-) -> Loop:
+def close_loop(run: Measurement, machine: str, small: Sequence[SmallModel], *, seed: int = 0) -> Loop:
     """Close the loop over a measurement of this machine, with the small models' steps besides.
 
     `machine` is its description as a device, in YAML.
@@ -225,9 +219,7 @@ SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
 """The small model of a quick run: half the layers."""
 
 
-def _fit_half(
-    run: Measurement, folder: Path, base: Path
-) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
+def _fit_half(run: Measurement, folder: Path, base: Path) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
     """Fit every family on half of its shapes and predict the other half, and the other way round.
 
     The first half's fits are the machine's.
@@ -253,8 +245,7 @@ def _fit_half(
         today = datetime.date.today().isoformat()
         fits[name], other = calibrate_family(seen, today), calibrate_family(rest, today)
         guess = [
-            predict(family, done.fit, half.h, half.x, half.labels)
-            for done, half in ((fits[name], rest), (other, seen))
+            predict(family, done.fit, half.h, half.x, half.labels) for done, half in ((fits[name], rest), (other, seen))
         ]
         measured_s = np.concatenate([rest.measured, seen.measured])
         unseen.append(Unseen(name, fits[name].rows, errors(np.concatenate(guess), measured_s)))
@@ -321,9 +312,7 @@ def _small(name: str, config: ToyConfig, model: ToyModel, contexts: Sequence[int
     return SmallModel(name, config, model, points, [model.start([c] * b, ROOM) for b, c in points])
 
 
-def _steps(
-    small: SmallModel, model: Path, device: Path, run: Measurement, first: int
-) -> list[Step]:
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first: int) -> list[Step]:
     """Simulate the steps that were measured, each at the rates around it; `first` are others'."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.

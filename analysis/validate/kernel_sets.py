@@ -118,19 +118,13 @@ def _steps(
     for name, spec in specs.items():
         each = []
         for framework in whose:
-            known = {
-                n: shared_parameters(spec, families()[n], framework).fit
-                for n in over.probes
-                if n != OTHER
-            }
+            known = {n: shared_parameters(spec, families()[n], framework).fit for n in over.probes if n != OTHER}
             each.append(over.seconds(spec, {n: fit.values for n, fit in known.items()}))
         alone[name] = np.min(each, axis=0)
     return over.probes, Steps(over.where("int8"), over.linked, *over.narrowed()), alone
 
 
-def _collectives(
-    family: Family, specs: Mapping[str, DeviceSpec]
-) -> tuple[Probes, Steps, dict[str, F8]]:
+def _collectives(family: Family, specs: Mapping[str, DeviceSpec]) -> tuple[Probes, Steps, dict[str, F8]]:
     """Collectives of many sizes, each a step of its own."""
     from scipy.sparse import identity
 
@@ -139,7 +133,6 @@ def _collectives(
     none = np.array([], dtype=np.int64)
     steps = Steps(np.zeros(len(x), dtype=bool), x[:, 0] >= LARGE, none, none)
     alone = {
-        name: family.seconds(parameters(spec, family).fit.values, hardware(spec), x)
-        for name, spec in specs.items()
+        name: family.seconds(parameters(spec, family).fit.values, hardware(spec), x) for name, spec in specs.items()
     }
     return Probes(x, identity(len(x), format="csr")), steps, alone

@@ -61,9 +61,7 @@ class KernelValidation(Checked):
         return sum(check.seen for check in self.checks if isinstance(check, KernelCheck))
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            self.rows(), f"{len(self.skipped)} rows or files skipped"
-        ]  # fmt: skip
+        out: list[str | Sequence[Mapping[str, Any]]] = [self.rows(), f"{len(self.skipped)} rows or files skipped"]
         if self.seen:
             every = sum(check.errors.rows for check in self.checks)
             out.append(
@@ -187,9 +185,8 @@ def _short(value: Any) -> str:
 
 
 def validate_kernels(
-    tables: Iterable[str | Path] = (), *, family: str | None = None, transfer: bool = False,
-    told: Told | None = None,
-) -> KernelValidation:  # fmt: skip
+    tables: Iterable[str | Path] = (), *, family: str | None = None, transfer: bool = False, told: Told | None = None
+) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
     A device is known by its catalog name or an alias; one without a fit takes its parameters
@@ -287,9 +284,7 @@ def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
             if "fit" in known.under[label].errors]  # fmt: skip
     bounds = None
     if seen and known.basis == "fitted":
-        median, tail = (
-            1.25 * max(getattr(e, what) for e in seen) + 0.02 for what in ("median_ape", "p90_ape")
-        )
+        median, tail = (1.25 * max(getattr(e, what) for e in seen) + 0.02 for what in ("median_ape", "p90_ape"))
         bias = 2.0 * max(abs(e.median_bias) for e in seen) + 0.05
         bounds = BoundsSpec(median_ape=median, p90_ape=tail, median_bias=bias)
     return KernelCheck(rows, name, predicted, found, known.basis, bounds, found, len(predicted))

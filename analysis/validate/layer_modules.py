@@ -40,9 +40,7 @@ SHAPES = {
 
 def layer_of(model: str, heads: int) -> SparseLatentAttention | None:
     """The layer of a row; None of a model without its shape here, or without an indexer of its own."""
-    name = next(
-        (n for n in SHAPES if model.startswith(n) and not model.startswith("GLM-5.2")), None
-    )
+    name = next((n for n in SHAPES if model.startswith(n) and not model.startswith("GLM-5.2")), None)
     if name is None:
         return None
     base, indexer = SHAPES[name]
@@ -75,7 +73,7 @@ def _of_device(table: Table, device: str) -> tuple[str, Rows] | None:
     models = {
         label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False, mxfp4=False))
         for name, label in LABELS.items()
-    }  # fmt: skip
+    }
     kept, x, rest = [], [], []
     for i in range(len(table)):
         label = framework(str(table["source"][i]))
@@ -98,6 +96,4 @@ def _of_device(table: Table, device: str) -> tuple[str, Rows] | None:
     told: F8 = np.array(rest)
     labels = np.array([framework(str(s)) for s in table["source"][kept]], dtype=object)
     family = LAYER_FAMILIES[REST]
-    return spec.name, Rows(
-        family, table.take(np.array(kept)), hardware(spec), np.array(x), told, labels
-    )
+    return spec.name, Rows(family, table.take(np.array(kept)), hardware(spec), np.array(x), told, labels)

@@ -17,14 +17,7 @@ from ...devices.calibrated.bounded import Probes
 from ...devices.calibrated.calibrate import Rows, by_device
 from ...devices.calibrated.family import Family
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import (
-    LABELS,
-    TYPICAL,
-    Entry,
-    list_sets,
-    load_layer_set,
-    representative,
-)
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry, list_sets, load_layer_set, representative
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
 from ...devices.calibrated.set_fit import SetFit, Steps
 from ...devices.calibrated.set_kernels import fit_family
@@ -51,8 +44,7 @@ class LayerFit(SetFit):
         out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
         found = {}
         for name, label in LABELS.items():
-            if any(self._told(s, label).rows >= self.enough and self._told(s, label).basis == "own"
-                   for s in self.sets):  # fmt: skip
+            if any(self._told(s, label).rows >= self.enough and self._told(s, label).basis == "own" for s in self.sets):
                 found[name], told = self._framework(label)
                 self._enter(out, name, found[name], told)
         if not found:  # too few rows of any framework to tell a set's parameters
@@ -88,9 +80,7 @@ def fit_layers(
     return out
 
 
-def _fit(
-    family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, Rows]
-) -> dict[str, dict[str, Entry]]:
+def _fit(family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, Rows]) -> dict[str, dict[str, Entry]]:
     from scipy.sparse import identity
 
     x = np.unique(np.concatenate([held.x for held in rows.values()]), axis=0)
@@ -98,9 +88,7 @@ def _fit(
     x[:, X_COPIES] = COLD
     none = np.array([], dtype=np.int64)
     flags = np.zeros(len(x), dtype=bool)
-    whole = {
-        name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()
-    }
+    whole = {name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()}
     probes = Probes(x, identity(len(x), format="csr"))
     return fit_family(family, specs, rows, probes, Steps(flags, flags, none, none), whole, LayerFit)
 

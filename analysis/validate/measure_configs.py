@@ -47,9 +47,7 @@ class ConfigsMeasured(Result):
 
     def _undecided(self) -> Sequence[str]:
         judged = {c.kernel for c in self.choices}
-        return [
-            name for name in dict.fromkeys(f.kernel for f in self.run.found) if name not in judged
-        ]
+        return [name for name in dict.fromkeys(f.kernel for f in self.run.found) if name not in judged]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [row for one in self.run.found for row in one.rows()]
@@ -68,8 +66,7 @@ class ConfigsMeasured(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = [HEAD.format(self.run.host.cpu), self.rows()]
         out += [
-            f"{name}: fewer than {FEWEST} shapes count, the machine did not hold still; run again "
-            "when it is quiet"
+            f"{name}: fewer than {FEWEST} shapes count, the machine did not hold still; run again when it is quiet"
             for name in self._undecided()
         ]
         return out
@@ -115,12 +112,7 @@ def measure_configs(
     run = search(quick=quick, only=only, seed=seed, told=told)
     found = []
     for space in SPACES:
-        rows = [
-            {**row, **run.core}
-            for one in run.found
-            if one.kernel == space.name
-            for row in one.rows()
-        ]
+        rows = [{**row, **run.core} for one in run.found if one.kernel == space.name for row in one.rows()]
         judged = choice(space.name, rows, asdict(space.default)) if rows else None
         found += [] if judged is None else [judged]
     return ConfigsMeasured(run, tuple(found))

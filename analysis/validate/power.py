@@ -192,19 +192,14 @@ def _known(spec: DeviceSpec, limit_W: float) -> PowerFit:
     return replace(reference, model=model)
 
 
-def _fresh(
-    spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None
-) -> tuple[list[PowerCheck], str | None]:
+def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tuple[list[PowerCheck], str | None]:
     """Fit to a device's rows, and predict each from a fit without its model's shape."""
     limit = float(rows[0].table["power_limit_W"][0])
     base = base_model(spec, limit)
     values = fit_power(base, rows)
     done = unpack(base, [r.table.family for r in rows], values)
     held = unseen(base, rows, values)
-    checks = [
-        PowerCheck(r, spec.name, done.predict(r), h, "fitted")
-        for r, h in zip(rows, held, strict=True)
-    ]
+    checks = [PowerCheck(r, spec.name, done.predict(r), h, "fitted") for r, h in zip(rows, held, strict=True)]
     if date is None:
         return checks, None
     seen = {c.rows.table.family: errors(c.predicted, c.rows.measured) for c in checks}
@@ -212,9 +207,7 @@ def _fresh(
     return checks, power_yaml(spec.name, limit, rows, values, seen, unseen_errors, date)
 
 
-def _by_device(
-    tables: Mapping[str, Table], skipped: list[Skipped]
-) -> list[tuple[DeviceSpec, list[PowerRows]]]:
+def _by_device(tables: Mapping[str, Table], skipped: list[Skipped]) -> list[tuple[DeviceSpec, list[PowerRows]]]:
     """Usable rows by device and limit, families in the order of `FROM_TABLE`."""
     found: dict[tuple[str, float], tuple[DeviceSpec, list[PowerRows]]] = {}
     for name, table in tables.items():
@@ -246,6 +239,4 @@ def _by_device(
 
 
 def _skip(skipped: list[Skipped], table: Table, rows: npt.NDArray[np.bool_], reason: str) -> None:
-    skipped += [
-        Skipped(str(table.file[i]), int(table.line[i]), reason) for i in np.flatnonzero(rows)
-    ]
+    skipped += [Skipped(str(table.file[i]), int(table.line[i]), reason) for i in np.flatnonzero(rows)]

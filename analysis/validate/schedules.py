@@ -57,10 +57,7 @@ class SchedulesValidation(Result):
         return {"cases": len(self.names), "equal": self.equal, "differences": list(self.records())}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {"name": d.name, "plan": d.plan, "expected": d.expected, "got": d.got}
-            for d in self.differences
-        ]
+        return [{"name": d.name, "plan": d.plan, "expected": d.expected, "got": d.got} for d in self.differences]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [

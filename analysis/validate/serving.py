@@ -145,9 +145,7 @@ class ServingRun:
 
     def within(self) -> float | None:
         """Share of the measured figures that lie inside their intervals."""
-        inside = [
-            m["low"] <= m["measured"] <= m["high"] for m in self.metrics().values() if "low" in m
-        ]
+        inside = [m["low"] <= m["measured"] <= m["high"] for m in self.metrics().values() if "low" in m]
         return sum(inside) / len(inside) if inside else None
 
     def requests(self) -> pd.DataFrame:
@@ -196,11 +194,7 @@ class ServingValidation(Result):
         return [row for r in self.runs for row in self._table(r)]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {"run": r.name, "metric": name, **values}
-            for r in self.runs
-            for name, values in r.metrics().items()
-        ]
+        return [{"run": r.name, "metric": name, **values} for r in self.runs for name, values in r.metrics().items()]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
@@ -234,10 +228,7 @@ def _ends(figure: Mapping[str, float]) -> str | None:
 
 def _finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """Figures for JSON, which has no infinity."""
-    return {
-        name: {k: v if np.isfinite(v) else None for k, v in figure.items()}
-        for name, figure in metrics.items()
-    }
+    return {name: {k: v if np.isfinite(v) else None for k, v in figure.items()} for name, figure in metrics.items()}
 
 
 def validate_serving(
@@ -309,9 +300,8 @@ def read_replayed(folder: Path, kernels: bool) -> Replayed:
     devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
     table = _requests(folder / "requests.csv")
     model, system = load(
-        folder / "config.json", f"{_device(folder)}-x{devices}", engine.dtype, engine.kv_dtype,
-        engine.max_model_len,
-    )  # fmt: skip
+        folder / "config.json", f"{_device(folder)}-x{devices}", engine.dtype, engine.kv_dtype, engine.max_model_len
+    )
     return Replayed(folder, kernels, scenario, engine, table, system, model)
 
 
@@ -330,9 +320,7 @@ def replay_requests(folder: Path, kernels: bool, host: str | Path | None = None)
 
 def _stream(name: str, table: Requests) -> RequestStream:
     """Requests arrive when the engine queued them, between two of its steps."""
-    block = RequestBlock(
-        np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens
-    )
+    block = RequestBlock(np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens)
     return RequestStream(name, True, None, lambda: iter([block]))
 
 
@@ -346,9 +334,7 @@ def _device(folder: Path) -> str:
     known = {names[name] for name in found if name in names}
     if len(known) != 1:
         what = f"tables of {', '.join(found)}" if found else "no kernel tables"
-        raise InputError(
-            folder / "kernels", f"holds {what}; needs those of one device of the catalog"
-        )
+        raise InputError(folder / "kernels", f"holds {what}; needs those of one device of the catalog")
     return known.pop()
 
 

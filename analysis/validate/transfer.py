@@ -30,9 +30,8 @@ def with_intervals(checks: Sequence[KernelCheck]) -> list[KernelCheck]:
     out = []
     for check in checks:
         others = (
-            c for c in checks
-            if c.family == check.family and c.device != check.device and len(c.measured) >= LEAST
-        )  # fmt: skip
+            c for c in checks if c.family == check.family and c.device != check.device and len(c.measured) >= LEAST
+        )
         interval = _interval(others)
         if interval is not None:
             ratio = check.measured / check.predicted

@@ -45,8 +45,7 @@ CALLS = {"llmservingsim": 3.0}
 third of them (1,227 calls of RTX 4090, 3.03 +- 0.05; as many of RTX PRO 6000, 3.00 +- 0.02)."""
 Columns = dict[str, float | npt.NDArray[Any]]
 SHAPE = ("heads_q", "heads_kv", "head_dim")
-AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_context",
-        "long_context")  # fmt: skip
+AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_context", "long_context")
 (A_TOKENS, A_SEEN, A_DECODES, A_LONG, A_SHORT_KEYS, A_LONG_KEYS) = range(6)
 
 
@@ -142,18 +141,16 @@ def added_seconds(spec: DeviceSpec, table: Table, mean_s: F8, most_s: F8) -> F8 
     """
     shape = (int(table["heads_q"][0]), int(table["heads_kv"][0]), int(table["head_dim"][0]))
     kept = [table[n] for n in ("prefill_tokens", "prefill_context", "decode_seqs")]
-    points = np.concatenate(
-        [np.column_stack([*kept, table[n]]) for n in ("mean_context", "long_context")]
-    ).astype(np.float64)
+    points = np.concatenate([np.column_stack([*kept, table[n]]) for n in ("mean_context", "long_context")]).astype(
+        np.float64
+    )
     points, first = np.unique(points, axis=0, return_index=True)
     fit = fit_blocks(spec, shape, points, np.concatenate([mean_s, most_s])[first])
     if fit is None:
         return None
     x = np.column_stack([table[n] for n in AXES]).astype(np.float64)
     out, heap = np.empty(len(x)), np.empty(int(fit.parameters[P_PLACES]))
-    _added(
-        fit.parameters, x, mean_s, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap
-    )
+    _added(fit.parameters, x, mean_s, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap)
     return out
 
 

@@ -50,12 +50,9 @@ PARAMETERS = (
     Parameter("own_launch_s", "s", "a framework's own kernel", 3e-6, 5e-7, 2e-5),
     Parameter("own_hop_s", "s", "barrier with one more peer in it", 2e-7, 1e-8, 2e-5, 1.0),
     Parameter("own_link", "1", "its rate over the library's", 1.0, 0.2, 3.0),
-    Parameter(
-        "own_stage_s", "s", "second step of the form that shares the sums", 2e-6, 1e-8, 5e-5, 1.0
-    ),
+    Parameter("own_stage_s", "s", "second step of the form that shares the sums", 2e-6, 1e-8, 5e-5, 1.0),
 )
-(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK,
- P_OWN_STAGE) = range(10)  # fmt: skip
+(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK, P_OWN_STAGE) = range(10)
 
 
 @compiled_part
@@ -120,7 +117,7 @@ def work(x: F8) -> Work:
     return 0.0, 0.0, x[X_BYTES], C_16
 
 
-SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})  # fmt: skip
+SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})
 
 
 def _kernel(x: F8) -> npt.NDArray[np.int64]:

@@ -195,8 +195,7 @@ def _beyond(family: Family, x: F8, at: F8, cells: I8) -> str:
     """Sizes of a call beyond the cells of all rows; empty where there are none."""
     low, high = cells.min(axis=0) - 0.5, cells.max(axis=0) + 0.5
     told = [
-        f"{name} {x[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to "
-        f"{_round(BASE**b)}"
+        f"{name} {x[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to {_round(BASE**b)}"
         for name, place, a, b in zip(SPANS.get(family.name, ()), at, low, high, strict=True)
         if not a <= place <= b
     ]
@@ -248,6 +247,5 @@ def _timed(owner: str, family: str) -> dict[str, F8]:
     return {
         spec.name: hardware(spec)
         for spec in found
-        if family in spec.calibration
-        and (spec.kernels == owner or parents.get(str(spec.kernels)) == owner)
+        if family in spec.calibration and (spec.kernels == owner or parents.get(str(spec.kernels)) == owner)
     }

@@ -133,10 +133,9 @@ class _Problem:
     def start(self) -> F8:
         """Fixed parameters as they are, the others where their sets start."""
         first = [
-            np.log(self.fixed[name]) if name in self.fixed
-            else held.center if held.start is None else held.start
+            np.log(self.fixed[name]) if name in self.fixed else held.center if held.start is None else held.start
             for name, held in self.sets.items()
-        ]  # fmt: skip
+        ]
         out: F8 = np.clip(np.concatenate(first), self.low, self.high)
         return out
 
@@ -264,9 +263,7 @@ def _descend(problem: _Problem, theta: F8, weight: float, most: int) -> F8:
     cost, damping = problem.cost(theta, weight), 1e-3
     for _ in range(most):
         hessian, gradient = problem.normal(theta, weight)
-        stuck = ((theta <= problem.low + 1e-9) & (gradient > 0)) | (
-            (theta >= problem.high - 1e-9) & (gradient < 0)
-        )
+        stuck = ((theta <= problem.low + 1e-9) & (gradient > 0)) | ((theta >= problem.high - 1e-9) & (gradient < 0))
         free = np.flatnonzero(~stuck & problem.moves)
         inner = hessian[np.ix_(free, free)]
         scale = np.diag(np.maximum(np.diag(inner), 1e-8))

@@ -69,9 +69,7 @@ class FamilyFit:
         return {"median_ape": median, "p90_ape": tail, "median_bias": bias}
 
 
-def usable_rows(
-    family: Family, spec: DeviceSpec, table: Table, skipped: list[Skipped]
-) -> Rows | None:
+def usable_rows(family: Family, spec: DeviceSpec, table: Table, skipped: list[Skipped]) -> Rows | None:
     """Rows that can be a time of that device; the others are appended to `skipped`."""
     h = hardware(spec)
     x = family.from_table(table)
@@ -150,8 +148,7 @@ def by_device(
                 hardware(spec)
             except ValueError as error:
                 skipped += [
-                    Skipped(str(table.file[i]), int(table.line[i]), f"device: {error}")
-                    for i in np.flatnonzero(rows)
+                    Skipped(str(table.file[i]), int(table.line[i]), f"device: {error}") for i in np.flatnonzero(rows)
                 ]
                 continue
             specs[spec.name] = spec

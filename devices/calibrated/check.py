@@ -30,9 +30,7 @@ def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.ob
     cached = np.where(memory * h[H_BANDWIDTH] < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)
     rigid = np.maximum(compute, link) / ABOVE_PEAK
     reasons = np.full(len(measured), "", dtype=object)
-    for i in np.flatnonzero(
-        (measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)
-    ):
+    for i in np.flatnonzero((measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)):
         floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
         reasons[i] = (
             f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "

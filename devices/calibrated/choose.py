@@ -23,8 +23,4 @@ def everywhere(framework: str) -> dict[str, str]:
         No such framework.
     """
     named(framework)
-    return {
-        kind: framework
-        for family in (*families().values(), *LAYER_FAMILIES.values())
-        for kind in family.kinds
-    }
+    return {kind: framework for family in (*families().values(), *LAYER_FAMILIES.values()) for kind in family.kinds}

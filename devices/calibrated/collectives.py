@@ -78,8 +78,7 @@ def from_table(table: Table) -> F8:
     return np.column_stack([table["bytes"], table["ranks"], kind]).astype(np.float64)
 
 
-KINDS = {"all_gather": K_GATHER, "reduce_scatter": K_SCATTER, "all_to_all": K_EXCHANGE,
-         "send_recv": K_SEND}  # fmt: skip
+KINDS = {"all_gather": K_GATHER, "reduce_scatter": K_SCATTER, "all_to_all": K_EXCHANGE, "send_recv": K_SEND}
 
 
 def from_op(op: Op) -> F8 | None:

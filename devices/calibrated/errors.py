@@ -70,9 +70,7 @@ def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
     return predicted(end.x, unseen)
 
 
-def constant_by_shape(
-    family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]
-) -> F8:
+def constant_by_shape(family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
     """Predictions of each row by the usual model fitted to the other shapes, as `by_shape`."""
     floor, fold = family.roofline(h, x), _folds(shapes)
     out = np.empty(len(measured))
@@ -91,9 +89,8 @@ def _folds(shapes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def by_shape(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64],
-    start: Fit,
-) -> F8:  # fmt: skip
+    family: Family, h: F8, x: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64], start: Fit
+) -> F8:
     """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
     fold = _folds(shapes)
     out = np.empty(len(measured))
@@ -102,9 +99,7 @@ def by_shape(
     return out
 
 
-def simple_by_shape(
-    family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]
-) -> F8:
+def simple_by_shape(family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
     """Predictions of each row from the simple form fitted to the other shapes, as `by_shape`."""
     fold, out = _folds(shapes), np.empty(len(measured))
     for number in range(FOLDS):
@@ -130,9 +125,7 @@ def without_each(
         yield held, fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
 
 
-def by_source(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit
-) -> F8 | None:  # fmt: skip
+def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others, where it gets the base.
 
     NaN and None where `without_each` leaves out a framework, or all.
@@ -143,10 +136,7 @@ def by_source(
     return None if np.isnan(out).all() else out
 
 
-def _unseen(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_],
-    start: Fit,
-) -> F8:  # fmt: skip
+def _unseen(family: Family, h: F8, x: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_], start: Fit) -> F8:
     if held.all() or not held.any():
         return family.seconds(family.defaults, h, x[held])
     seen = (h, x[~held], measured[~held], labels[~held])

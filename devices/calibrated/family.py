@@ -212,9 +212,7 @@ class Family:
                 out[which == b] = self.prices(values[b], h, x[which == b])
             return out
         if x.shape[1] != len(self.quantities):  # compiled code would read past the rows
-            raise ValueError(
-                f"{self.name} takes {len(self.quantities)} quantities, not {x.shape[1]}"
-            )
+            raise ValueError(f"{self.name} takes {len(self.quantities)} quantities, not {x.shape[1]}")
         out = np.empty((len(x), NUM_PRICE))
         self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64), out)
         return out

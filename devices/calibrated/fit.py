@@ -296,9 +296,7 @@ def fit_simple(family: Family, h: F8, x: F8, measured: F8) -> Fit:
     for efficiency in (0.3, 0.6, 0.9):
         start = np.log([0.8 * measured.min(), efficiency])
         start = np.clip(start, low + 1e-6, high - 1e-6)
-        ends.append(
-            least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=LOSS_SCALE)
-        )
+        ends.append(least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=LOSS_SCALE))
     return Fit(values(min(ends, key=lambda end: end.cost).x), {})
 
 
@@ -331,8 +329,7 @@ def _result(plan: _Layout, theta: F8) -> Fit:
             base[column] += middle
             logs[told, j] -= middle
     scales = {
-        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True)
-               if known}
+        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True) if known}
         for name, row, told in zip(plan.names, logs, plan.informed, strict=True)
-    }  # fmt: skip
+    }
     return Fit(np.exp(base), scales)

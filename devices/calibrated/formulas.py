@@ -14,8 +14,7 @@ from .family import F8
 from .layer_kernels import LAYER_FAMILIES
 from .terms import price
 
-(ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE,
- MOE_GRID, STREAMED) = range(10)  # fmt: skip
+(ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE, MOE_GRID, STREAMED) = range(10)
 """Codes of formulas; three of them are read from measured grids (`devices.tables`)."""
 
 CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
@@ -34,9 +33,7 @@ Price = tuple[float, int]
 
 
 @compiled_part
-def decode_price(
-    p: F8, h: F8, x: F8, batch: float, pairs: float, kv: float, prompts: float
-) -> Price:
+def decode_price(p: F8, h: F8, x: F8, batch: float, pairs: float, kv: float, prompts: float) -> Price:
     """Decode attention of `batch` sequences that read `kv` keys together, in a step of so many prompts."""
     if not attention_decode.at_sums(x, batch, pairs, kv, prompts):
         return 0.0, MEMORY
@@ -45,9 +42,8 @@ def decode_price(
 
 @compiled_part
 def prefill_price(
-    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float,
-    decodes: float,
-) -> Price:  # fmt: skip
+    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float
+) -> Price:
     """Prefill attention of `batch` chunks with `tokens` new tokens and `kv` keys together."""
     if not attention_prefill.at_sums(x, window, batch, tokens, pairs, kv, decodes):
         return 0.0, MEMORY
@@ -63,9 +59,7 @@ def mla_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv
 
 
 @compiled_part
-def streamed_price(
-    p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float
-) -> Price:
+def streamed_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float) -> Price:
     """A kernel of `layer_kernels`, at its sums."""
     if not streamed.at_sums(x, batch, tokens, pairs, kv):
         return 0.0, MEMORY

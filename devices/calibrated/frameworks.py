@@ -101,25 +101,20 @@ def blends(
     fixed = np.array([p.name in family.silicon for p in family.parameters])
     out = {}
     for label in sorted(wanted):
-        weight = np.array(
-            [_weight(family, label, other, h, donor, distance) for _, donor, other in known]
-        )
+        weight = np.array([_weight(family, label, other, h, donor, distance) for _, donor, other in known])
         share = weight / weight.sum()
         values = np.where(told, logs, _mean(weight, logs, told, family))
         values = np.exp(np.where(fixed, np.log(silicon), values))
         left = share[share >= LEAST].sum()
         out[label] = tuple(
-            Part(float(s / left), v, part.time, f"{name} {other}",
-                 _one_library(family, label, other, h, donor))
+            Part(float(s / left), v, part.time, f"{name} {other}", _one_library(family, label, other, h, donor))
             for s, v, part, (name, donor, other) in zip(share, values, parts, known, strict=True)
             if s >= LEAST
-        )  # fmt: skip
+        )
     return out
 
 
-def _weight(
-    family: Family, label: str, other: str, h: F8, donor: Donor, distance: Callable[[F8, F8], float]
-) -> float:
+def _weight(family: Family, label: str, other: str, h: F8, donor: Donor, distance: Callable[[F8, F8], float]) -> float:
     """Weight of a donor's framework `other` for the framework `label` on this device."""
     near = float(np.exp(-(distance(h, donor.h) ** 2) / 2)) + FLOOR
     trust = donor.rows / (donor.rows + FEW)

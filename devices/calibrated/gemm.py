@@ -50,23 +50,10 @@ from .hardware import (
     WIDENED,
 )
 from .libraries import HOPPER
-from .terms import (
-    COLD,
-    GRAPH_COPIES,
-    Parts,
-    Work,
-    attained,
-    ceil_div,
-    host_seconds,
-    put_price,
-    resident,
-    soft_max,
-)
+from .terms import COLD, GRAPH_COPIES, Parts, Work, attained, ceil_div, host_seconds, put_price, resident, soft_max
 
-(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST,
- X_TILE) = range(11)  # fmt: skip
-QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
-              "copies", "host_s", "tile")  # fmt: skip
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST, X_TILE) = range(11)
+QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised", "copies", "host_s", "tile")
 """`quantised`: kernels that quantise the activations before, 0 where they come so; `tile`: side of the
 only tile of a block-scaled kernel, 0 where it has several."""
 
@@ -81,22 +68,16 @@ PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 1.5e-6, 5e-7, 2e-4),
     Parameter("quantise_s", "s", "shortest kernel that quantises activations", 5e-6, 3e-7, 2e-5),
     Parameter("quantise_row_s", "s", "its time per row over all cores", 1e-9, 1e-11, 5e-8, 1.0),
-    Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth",
-              0.45, 0.05, 3.0),
+    Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth", 0.45, 0.05, 3.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.85, 0.2, 1.0, 0.3),
     Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.8, 0.2, 1.0, 0.3),
-    Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one",
-              0.85, 0.2, 1.0, 0.3),
-    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
-              0.88, 0.4, 1.0, 0.2),
+    Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one", 0.85, 0.2, 1.0, 0.3),
+    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds", 0.88, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.4, 1.0, 0.15),
-    Parameter(
-        "core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak",
-        0.02, 0.002, 0.5, 0.5,
-    ),
+    Parameter("core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak", 0.02, 0.002, 0.5, 0.5),
     Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 3e-6, 5e-8, 5e-5, 1.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
-)  # fmt: skip
+)
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
@@ -153,9 +134,7 @@ def tiled(
             even = max(1.0, tiles * splits / cores)
             store_s = STORED_BYTES * min(m, tm) * min(n, tn) / core_draw
             waves = even + (1.0 - SHARED_WAVES) * (ceil_div(tiles * splits, cores) - even)
-            if (
-                waves * (max(math_s, load_s) + store_s + fill_s) < best
-            ):  # else no need for the power
+            if waves * (max(math_s, load_s) + store_s + fill_s) < best:  # else no need for the power
                 time = waves * (soft_max(math_s, load_s, OVERLAP) + store_s + fill_s)
                 if splits > 1.0:  # partial sums in 32 bits, written and read
                     time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
@@ -196,9 +175,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
     hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0
     if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
-        best = block_tiled(
-            m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE]
-        )  # fmt: skip
+        best = block_tiled(m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE])
     else:
         best = tiled(
             m,
@@ -288,9 +265,7 @@ def from_op(op: Op) -> F8 | None:
     quantised = code in (C_FP8_BLOCK, C_INT8)
     if code in (C_NVFP4, C_MXFP4):
         quantised = not op.name.endswith("down")
-    return np.array(
-        [m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0, 0.0]
-    )
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0, 0.0])
 
 
 @compiled_part

@@ -13,12 +13,9 @@ from ..spec import DeviceSpec, ProcessorSpec
 """Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s of
 the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 
-FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4",
-           "w4a8_mxfp4_mxfp8", "int4_wo")  # fmt: skip
+FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "int4_wo")
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
-(C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16, C_W4A8, C_INT4) = range(
-    len(FORMATS)
-)
+(C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16, C_W4A8, C_INT4) = range(len(FORMATS))
 H_ROWS = H_PEAK + len(FORMATS)
 """Rows that a matrix instruction computes at least: a product of fewer costs as many."""
 H_CAPABILITY = H_ROWS + 1

@@ -19,21 +19,10 @@ from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, sparse_rates
 from .family import F8, I8, Family, Parameter
 from .hardware import C_16, C_32, C_FP8
-from .streamed import (
-    PARAMETERS,
-    QUANTITIES,
-    WIDE,
-    X_ROWS,
-    X_SEQ_UNITS,
-    X_TOKEN_BYTES,
-    from_op,
-    rows,
-)
+from .streamed import PARAMETERS, QUANTITIES, WIDE, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows
 
 
-def _x(
-    table: Table, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any
-) -> F8:
+def _x(table: Table, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
     """Quantities of rows; graph replays read one set of operands again."""
     sums = {"batch": batch, "tokens": tokens, "pairs": pairs, "kv": kv}
     values = {**sums, **asdict(rates), "copies": 1.0, "format": format_}
@@ -178,21 +167,17 @@ moves the same states; with its own FLOP and bytes."""
 
 _IN_CACHE = ("index_prefill", "index_decode", "index_select", "sparse_prefill", "sparse_decode")
 """Families whose rows re-read operands that a cache holds: they tell no bandwidth, and could have any."""
-_STREAMS = tuple(
-    replace(p, default=0.8, low=0.6, spread=0.15) if p.name == "memory" else p for p in PARAMETERS
-)
+_STREAMS = tuple(replace(p, default=0.8, low=0.6, spread=0.15) if p.name == "memory" else p for p in PARAMETERS)
 
 
 _TILED = tuple(
-    replace(p, default=64.0, low=WIDE, high=68.0, spread=0.01) if p.name == "tile_rows" else p
-    for p in _STREAMS
-)  # fmt: skip
+    replace(p, default=64.0, low=WIDE, high=68.0, spread=0.01) if p.name == "tile_rows" else p for p in _STREAMS
+)
 
 
 _PADDED = tuple(
-    replace(p, default=96.0, low=80.0, high=128.0, spread=0.1) if p.name == "tile_rows" else p
-    for p in _STREAMS
-)  # fmt: skip
+    replace(p, default=96.0, low=80.0, high=128.0, spread=0.1) if p.name == "tile_rows" else p for p in _STREAMS
+)
 _SHORT = tuple(
     replace(p, low=20.0, high=30.0, spread=0.1) if p.name == "core_bytes" else p for p in _STREAMS
 )  # of rows with few tokens, which tell no rate

@@ -36,31 +36,23 @@ HOPPER, BLACKWELL, WORKSTATION = 9, 10, 12
 """Major compute capabilities; the last two are Blackwell, with cores of two designs."""
 ATTENTION: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/sglang": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "FlashInfer"},
-    "aiconfigurator/vllm": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen",
-                            None: "FlashAttention-2"},
+    "aiconfigurator/vllm": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "FlashAttention-2"},
     "aiconfigurator/trtllm": {BLACKWELL: "trtllm-gen"},
     "frontier": {HOPPER: "FlashInfer"},
-}  # fmt: skip
+}
 EXPERTS: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/sglang": {None: "Triton"},
     "aiconfigurator/vllm": {BLACKWELL: "trtllm-gen", None: "Triton"},
     "frontier": {HOPPER: "Triton"},
 }
-_LATENT: Mapping[int | None, str] = {
-    HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "Triton"
-}  # fmt: skip
+_LATENT: Mapping[int | None, str] = {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "Triton"}
 LATENT: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/sglang": _LATENT,
     "aiconfigurator/vllm": _LATENT,
     "aiconfigurator/trtllm": {HOPPER: "FlashMLA", BLACKWELL: "trtllm-gen", WORKSTATION: "XQA"},
     "infersim": {HOPPER: "FlashMLA"},
 }
-LIBRARIES = {
-    "mla": LATENT,
-    "attention_prefill": ATTENTION,
-    "attention_decode": ATTENTION,
-    "moe": EXPERTS,
-}
+LIBRARIES = {"mla": LATENT, "attention_prefill": ATTENTION, "attention_decode": ATTENTION, "moe": EXPERTS}
 """Family -> framework -> major compute capability, or None for all others, -> library."""
 
 

@@ -206,9 +206,7 @@ class CalibratedModel:
             seen = known.errors.get("by_shape") or known.errors.get("fit")
             ratios = None if seen is None else Ratios.of_errors(seen.median_ape, seen.p90_ape)
             error = seen.median_ape if seen else None
-            return Evidence(
-                "fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios
-            )
+            return Evidence("fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios)
         format_ = formats_of(family, x[None])[0]
         why = "; ".join(text for text in (own.why, known.other_version) if text)
         return Evidence(
@@ -278,9 +276,7 @@ KEPT = 64
 _held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str, Model]]] = {}
 
 
-def _models(
-    spec: DeviceSpec, processor: ProcessorSpec, framework: str
-) -> tuple[F8, dict[str, Model]]:
+def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[F8, dict[str, Model]]:
     """Constants of a device, and its models by kind of op."""
     h = hardware(spec, processor)
     found: dict[str, Model] = {}

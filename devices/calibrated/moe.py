@@ -51,27 +51,21 @@ latency, which it calls only where it is asked to (`enable_min_latency` of its a
 
 PARAMETERS = (
     Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
-    Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width",
-              1.4e-6, 1e-8, 2e-5),
+    Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width", 1.4e-6, 1e-8, 2e-5),
     Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
     Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.02, 8.0, 0.7),
-    Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
-              5.0, 0.1, 12.0),
-    Parameter("foreign", "1", "that traffic of slots of other devices' experts over local ones",
-              0.3, 0.01, 3.0),
+    Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written", 5.0, 0.1, 12.0),
+    Parameter("foreign", "1", "that traffic of slots of other devices' experts over local ones", 0.3, 0.01, 3.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do",
-              1.6, 0.3, 2.0, 0.3),
-    Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
-              "bytes", 1.3, 1.0, 12.0, 0.5),
-    Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes",
-              2.0, 1.0, 10.0),
-    Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
-              1.9, 1.0, 8.0, 0.4),
-)  # fmt: skip
-(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
- P_OVERLAP) = range(12)  # fmt: skip
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do", 1.6, 0.3, 2.0, 0.3),
+    Parameter(
+        "fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their bytes", 1.3, 1.0, 12.0, 0.5
+    ),
+    Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes", 2.0, 1.0, 10.0),
+    Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights", 1.9, 1.0, 8.0, 0.4),
+)
+(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW, P_OVERLAP) = range(12)
 
 CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
@@ -113,9 +107,7 @@ def cache_share(capability: float) -> float:
 
 
 @compiled_part
-def tiles_s(
-    rows: float, active: float, width: float, depth: float, least: float, h: F8, rate: float
-) -> float:
+def tiles_s(rows: float, active: float, width: float, depth: float, least: float, h: F8, rate: float) -> float:
     """Seconds of one grouped product: tiles of each expert's rows in waves over the cores."""
     tall = max(rows / TILE, 1.0)
     waves = active * tall * width / TILE / h[H_CORES]
@@ -164,9 +156,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         math_s = tiles_s(rows, active, (x[X_MATRICES] - 1.0) * inter, hidden, p[P_WAVES], h, rate)
         math_s += tiles_s(rows, active, hidden, inter, p[P_WAVES], h, rate)
         busy = soft_max(weight_s, math_s, p[P_OVERLAP])
-    fixed = (
-        p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
-    )
+    fixed = p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     walk = p[P_WALK] * (hidden + inter) / 1024.0
     if code in WIDENED and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
         walk *= p[P_LOW] ** LOW_WALK

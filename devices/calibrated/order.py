@@ -24,9 +24,7 @@ def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
     return (*(rate[name] for name in formats), bandwidth)
 
 
-def at_least_as_good(
-    one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool = False, linked: bool = False
-) -> bool:
+def at_least_as_good(one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool = False, linked: bool = False) -> bool:
     """Whether every peak of `one` is at least that of `other`, and so is the power it may draw.
 
     A board keeps below its limit by lowering its clock: an A100 for PCIe has the peaks of one on SXM

@@ -88,17 +88,10 @@ def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) 
     without : collection of str
         Devices whose fits are not used, for leave-one-device-out; the device's own fit too.
     """
-    donors = {
-        name: donor
-        for name, donor in _catalog(family.name).items()
-        if name not in without and name != spec.name
-    }
+    donors = {name: donor for name, donor in _catalog(family.name).items() if name not in without and name != spec.name}
     own = spec.calibration.get(family.name)
     if own is not None and spec.name not in without:
-        errors = {
-            str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias)
-            for name, e in own.errors.items()
-        }
+        errors = {str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in own.errors.items()}
         fit = known_elsewhere(hardware(spec), family, _donor(family, spec, own), donors)
         return Parameters(fit, "fitted", own.rows, errors)
     return transfer(hardware(spec), family, donors)
@@ -157,18 +150,11 @@ def _catalog(family: str) -> dict[str, Donor]:
     """Full fits of one family in the catalog, by device."""
     model = families()[family]
     found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in fitted_devices()))
-    return {
-        s.name: _donor(model, s, own)
-        for s, own in found
-        if own is not None and own.form == "full"
-    }  # fmt: skip
+    return {s.name: _donor(model, s, own) for s, own in found if own is not None and own.form == "full"}
 
 
 def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
-    kernels = {
-        label: {branch: family.vector(v) for branch, v in held.items()}
-        for label, held in own.kernels.items()
-    }
+    kernels = {label: {branch: family.vector(v) for branch, v in held.items()} for label, held in own.kernels.items()}
     scales = {k: dict(v) for k, v in own.frameworks.items()}
     fit = Fit(family.vector(own.parameters), scales, kernels=kernels)
     labels = tuple(dict.fromkeys(framework(source) for source in own.tables))

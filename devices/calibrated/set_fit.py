@@ -29,17 +29,7 @@ from .errors import errors
 from .family import F8, Family
 from .fit import fit
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
-from .kernel_sets import (
-    ALONE,
-    LABELS,
-    LINKS,
-    TYPICAL,
-    Entry,
-    kindred,
-    parents_of,
-    representative,
-    stand_in,
-)
+from .kernel_sets import ALONE, LABELS, LINKS, TYPICAL, Entry, kindred, parents_of, representative, stand_in
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 from .set_rows import FEWEST, Told, formats, told_by, told_of_all
@@ -179,9 +169,8 @@ class SetFit:
         return share
 
     def _enter(
-        self, out: dict[str, dict[str, Entry]], framework: str, values: Mapping[str, F8],
-        told: Mapping[str, Told],
-    ) -> None:  # fmt: skip
+        self, out: dict[str, dict[str, Entry]], framework: str, values: Mapping[str, F8], told: Mapping[str, Told]
+    ) -> None:
         names = [p.name for p in self.family.parameters]
         for key in self.sets:
             parameters = dict(zip(names, values[key].tolist(), strict=True))
@@ -248,9 +237,7 @@ class SetFit:
         children = [n for n in self.sets if self.parents.get(n) == name and told[n].rows > rows]
         return max(children, key=lambda n: told[n].rows) if few and children else ""
 
-    def _inherited(
-        self, name: str, elder: str, center: Mapping[str, F8], start: Mapping[str, F8]
-    ) -> F8:
+    def _inherited(self, name: str, elder: str, center: Mapping[str, F8], start: Mapping[str, F8]) -> F8:
         """Logarithms of the elder's parameters, as far away as the set's others are from the elder's."""
         return center[elder] + start[name] - start[elder] if elder else start[name]
 
@@ -260,9 +247,7 @@ class SetFit:
             return np.log(self.family.defaults)
         return np.log(self.family.vector(self.base[name][key].parameters))
 
-    def _solve(
-        self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8], key: str
-    ) -> dict[str, F8]:
+    def _solve(self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8], key: str) -> dict[str, F8]:
         if not sets.keys() - fixed.keys():
             return dict(fixed)
         devices = {d: (self.h[d], s) for d, s in self.set.items() if s in sets}
@@ -270,18 +255,14 @@ class SetFit:
         if self.base is not None:
             orders = [o for o in orders if o.device != o.than]
             orders += [
-                Order(
-                    d, self.steps.narrow, d, self.steps.wide, self.whole[d][self.steps.wide], limit
-                )
+                Order(d, self.steps.narrow, d, self.steps.wide, self.whole[d][self.steps.wide], limit)
                 for d, limit in self.limits.get(key, {}).items()
                 if d in devices
             ]
         return solve(self.family, devices, sets, self.probes, orders, fixed, *self.effort)
 
     def _rows(self, name: str) -> list[Rows]:
-        return [
-            self.measured[d] for d, used in self.set.items() if used == name and d in self.measured
-        ]
+        return [self.measured[d] for d, used in self.set.items() if used == name and d in self.measured]
 
     def _every(self) -> dict[str, Told]:
         return {name: told_of_all(self.family, self._rows(name)) for name in self.sets}
@@ -351,8 +332,8 @@ class SetFit:
 
 
 def _orders(
-    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8], timed: frozenset[str],
-) -> list[Order]:  # fmt: skip
+    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8], timed: frozenset[str]
+) -> list[Order]:
     """Who may not be slower than whom; links that were `timed` only in steps that bandwidth decides."""
     links = family.name in LINKS
     every = np.arange(len(steps.linked))

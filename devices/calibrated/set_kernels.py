@@ -38,9 +38,7 @@ def fit_family(
     for wanted, branches in _kernels(family, measured):
         rows = {d: _of(r, wanted) for d, r in measured.items()}
         part = _share(family, probes, wanted)
-        base = {
-            s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()
-        }
+        base = {s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
         some = {d: r for d, r in rows.items() if len(r.measured)}
         found = of(family, specs, some, part, steps, whole, base, limits).run()
@@ -48,13 +46,10 @@ def fit_family(
             for key, entry in held.items():
                 own = dict.fromkeys(branches, entry.parameters)
                 out[name][key] = replace_kernels(out[name][key], own)
-    return {name: {key: _judged(first, name, key, e) for key, e in held.items()}
-            for name, held in out.items()}  # fmt: skip
+    return {name: {key: _judged(first, name, key, e) for key, e in held.items()} for name, held in out.items()}
 
 
-def _kernels(
-    family: Family, measured: Mapping[str, Rows]
-) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
+def _kernels(family: Family, measured: Mapping[str, Rows]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
     """Branches fitted together: all of a format, then single ones; their indices and names."""
     count = np.zeros(len(family.branches))
     for rows in measured.values():

@@ -37,9 +37,7 @@ class Told:
         return sum(len(sample.log) for sample in self.samples)
 
 
-def told_by(
-    family: Family, devices: Sequence[Rows], label: str | None, without: int | None
-) -> Told:
+def told_by(family: Family, devices: Sequence[Rows], label: str | None, without: int | None) -> Told:
     """Rows of a set's devices that tell a framework's kernels, without those of one format."""
     found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
     for rows in devices:

@@ -43,18 +43,12 @@ def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, Entry]]) -> s
     for family, entries in held.items():
         lines.append(f"  {family}:")
         for framework, entry in entries.items():
-            lines += [
-                f"    {framework}:",
-                f"      basis: {entry.basis}",
-                f"      rows: {entry.rows}",
-            ]
+            lines += [f"    {framework}:", f"      basis: {entry.basis}", f"      rows: {entry.rows}"]
             if entry.sources:
                 lines.append(f"      sources: [{', '.join(map(quoted, entry.sources))}]")
             if entry.errors is not None:
                 lines.append(f"      errors: [{', '.join(_number(e, 4) for e in entry.errors)}]")
-            inner = ", ".join(
-                f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items()
-            )
+            inner = ", ".join(f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items())
             lines.append(f"      parameters: {{{inner}}}")
             lines += ["      kernels:"] if entry.kernels else []
             for branch, own in entry.kernels.items():
@@ -125,7 +119,5 @@ def _key(parameter: Parameter) -> tuple[str, float]:
 
 
 def _number(value: float, digits: int = DIGITS) -> str:
-    text = np.format_float_positional(
-        float(f"{value:.{digits}g}"), unique=True, fractional=False, trim="0"
-    )
+    text = np.format_float_positional(float(f"{value:.{digits}g}"), unique=True, fractional=False, trim="0")
     return text if abs(value) >= 1e-12 else "0.0"

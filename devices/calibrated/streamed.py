@@ -29,15 +29,13 @@ QUANTITIES = (
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest call", 5e-6, 5e-7, 2e-4),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.05, 1.0),
-    Parameter("cache", "1", "part of the last-level cache that keeps what is read again",
-              0.7, 0.05, 2.0),
+    Parameter("cache", "1", "part of the last-level cache that keeps what is read again", 0.7, 0.05, 2.0),
     Parameter("peak", "1", "attainable fraction of the format's peak", 0.4, 0.005, 1.0, 1.0),
     Parameter("core_bytes", "1", "bytes that one core moves in a clock", 24.0, 0.5, 400.0, 1.0),
     Parameter("tile_rows", "1", "rows that a tile computes at least", 16.0, 1.0, 256.0, 1.0),
     Parameter("unit_s", "s", "start and end of one piece on a core", 5e-7, 1e-9, 1e-4, 1.5),
-    Parameter("step_s", "s", "a piece's walk along its sequence, per 256 steps",
-              3e-7, 1e-10, 1e-3, 1.5),
-)  # fmt: skip
+    Parameter("step_s", "s", "a piece's walk along its sequence, per 256 steps", 3e-7, 1e-10, 1e-3, 1.5),
+)
 (P_LAUNCH, P_MEMORY, P_CACHE, P_PEAK, P_CORE, P_ROWS, P_UNIT, P_STEP) = range(len(PARAMETERS))
 
 OVERLAP = 3.0
@@ -83,11 +81,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     size = moved(x)
     stays = resident(size * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
     cost = 1.0 - stays + stays / CACHE_RATE
-    memory_s = soft_max(
-        size * cost / (p[P_MEMORY] * h[H_BANDWIDTH]),
-        size / (p[P_CORE] * h[H_CLOCK] * busy),
-        OVERLAP,
-    )
+    memory_s = soft_max(size * cost / (p[P_MEMORY] * h[H_BANDWIDTH]), size / (p[P_CORE] * h[H_CLOCK] * busy), OVERLAP)
     work_s, fixed = soft_max(math_s, memory_s, OVERLAP), p[P_LAUNCH]
     walk_s = p[P_STEP] / (x[X_BATCH] * STEPS)
     if x[X_WALKS_KEYS] > 0.0 or x[X_TOKEN_UNITS] * x[X_SEQ_UNITS] == 0.0:

@@ -19,8 +19,7 @@ rates that the kernel attains; those overlap, or leave out what is neither."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
 
-(O_FORMULA, O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED, O_BOUND, O_FLOOR_COMPUTE, O_FLOOR_MEMORY,
- O_FLOOR_LINK) = range(9)  # fmt: skip
+(O_FORMULA, O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED, O_BOUND, O_FLOOR_COMPUTE, O_FLOOR_MEMORY, O_FLOOR_LINK) = range(9)
 NUM_PRICE = 9
 """Columns of `Family.rows`: seconds of the formula; seconds, never below the roofline; of them
 arithmetic, memory (or link) and fixed costs alone; code of the bound; and the roofline's seconds of
@@ -46,9 +45,7 @@ def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 WIDTHS = (64.0, 128.0, 192.0)
 """Head dimensions up to which kernels of attention are compiled apart; wider ones are one kind."""
-ATTENTION_KERNELS = tuple(
-    f"{value}+{width}" for value in ("16", "fp8") for width in ("64", "128", "192", "256")
-)
+ATTENTION_KERNELS = tuple(f"{value}+{width}" for value in ("16", "fp8") for width in ("64", "128", "192", "256"))
 """Branches of `of_heads`."""
 
 

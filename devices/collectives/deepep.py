@@ -34,9 +34,7 @@ def low_latency(topology: Topology) -> Plan:
     return _shared("deepep-low-latency", topology, [Hop(link, 1.0, (n - 1) / n)], 1.0)
 
 
-def _shared(
-    name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False
-) -> Plan:
+def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False) -> Plan:
     """Devices of a rank share the sending of its tokens."""
     slices = topology.slices
     if topology.ranks == 1:

@@ -39,9 +39,7 @@ def coordinated_hierarchical(topology: Topology) -> Plan:
     """Devices of equal slice among each other, level by level."""
     inner = hierarchical(topology.thinned())
     hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in inner.hops)
-    return Plan(
-        "coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices
-    )
+    return Plan("coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices)
 
 
 def _away(level: Level) -> float:

@@ -10,17 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.ops import Op
 from ..cost import DESCRIPTION, LATENCY, MEMORY, Cost, Evidence, Roof
-from ..prices import (
-    NUM_PARAMS,
-    P_BYTES,
-    P_FIXED,
-    P_FLOPS,
-    P_J_ACT,
-    P_PEAK,
-    PriceRow,
-    Probe,
-    by_count,
-)
+from ..prices import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, PriceRow, Probe, by_count
 from ..spec import LinkSpec
 from .plans import Plan
 

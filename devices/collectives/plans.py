@@ -146,9 +146,7 @@ class Plan:
 
 
 Algorithm = Callable[[Topology], Plan]
-ALGORITHMS: Registry[Algorithm] = Registry(
-    "algorithm of a collective", described=True, home=__package__
-)
+ALGORITHMS: Registry[Algorithm] = Registry("algorithm of a collective", described=True, home=__package__)
 """``KIND:NAME`` -> what makes its plan."""
 
 

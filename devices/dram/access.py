@@ -11,11 +11,7 @@ from .pattern import Pattern, Run
 from .pim import PimStream, measure, stream_of
 from .spec import DramSpec
 
-NEAR = {
-    "logic-pim": "pim_mac_bundle_rot",
-    "bank-group-pim": "pim_mac_sb_rot",
-    "bank-pim": "pim_mac_ab",
-}
+NEAR = {"logic-pim": "pim_mac_bundle_rot", "bank-group-pim": "pim_mac_sb_rot", "bank-pim": "pim_mac_ab"}
 """Commands of processors near memory, by kind: to a bundle, to a bank of every group, to all banks."""
 
 COMMANDS = 32_768
@@ -80,9 +76,8 @@ def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels
 
 
 def share_near(
-    memory: DramSpec, layout: DataLayout, access: Access, channels: int, *, kind: str,
-    multiple: float, spaces: int,
-) -> Share:  # fmt: skip
+    memory: DramSpec, layout: DataLayout, access: Access, channels: int, *, kind: str, multiple: float, spaces: int
+) -> Share:
     """What a processor near memory gets of `multiple` times the pins' rate.
 
     Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened
@@ -104,9 +99,7 @@ def share_near(
         size = layout.page_bytes(size, access.items)
     columns, used = stream.columns, 1.0
     if access.kind not in ("sequence", "slices"):
-        commands = layout.on_channel(size, channels) / (
-            stream.banks * memory.organisation.atom_bytes
-        )
+        commands = layout.on_channel(size, channels) / (stream.banks * memory.organisation.atom_bytes)
         columns = min(columns, max(1, -int(-commands // 1)))
         used = min(1.0, commands / columns)
     found = measure(memory, replace(stream, sets=held, columns=columns))

@@ -12,21 +12,7 @@ from ...workloads.jit import compiled, compiled_inside
 from .maintenance import maintain, pair_free, plan_closing, plan_refresh, sent
 from .queues import accept, fetch, release, take
 from .state import NEVER
-from .timing import (
-    ACT,
-    PRE,
-    RD,
-    RDA,
-    activate,
-    at_act,
-    at_column,
-    at_pre,
-    close,
-    column,
-    precharge,
-    record,
-    rising,
-)
+from .timing import ACT, PRE, RD, RDA, activate, at_act, at_column, at_pre, close, column, precharge, record, rising
 
 MOST_PER_TICK = 2
 """Requests that enter in one tick at most."""

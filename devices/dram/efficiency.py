@@ -54,8 +54,7 @@ def derive(memory: DramSpec, run: Run) -> Derived:
     from .run import simulate  # compiled code, which known numbers do without
 
     outcome = simulate(memory, run)
-    return Derived(memory.name, in_words(run), outcome.fraction, outcome.read_latency_s,
-                   outcome.row_hits)  # fmt: skip
+    return Derived(memory.name, in_words(run), outcome.fraction, outcome.read_latency_s, outcome.row_hits)
 
 
 def key_of(memory: DramSpec, run: Run) -> str:

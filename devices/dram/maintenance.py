@@ -9,19 +9,7 @@ from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
 from .state import ALL, CLOSE_BANK, MAX_KEPT, NEVER, PER_BANK, REFRESH_ALL, REFRESH_BANK
-from .timing import (
-    ACT,
-    PRE,
-    PREAB,
-    REFAB,
-    REFPB,
-    at_pre,
-    precharge,
-    precharge_all,
-    refresh_all,
-    refresh_bank,
-    rising,
-)
+from .timing import ACT, PRE, PREAB, REFAB, REFPB, at_pre, precharge, precharge_all, refresh_all, refresh_bank, rising
 
 
 @compiled_part

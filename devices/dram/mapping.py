@@ -112,9 +112,7 @@ def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:
     """Field, lowest and highest bit of one part of a mapping."""
     match = _PART.fullmatch(part.strip())
     if not match or match[1] not in FIELDS:
-        raise InputError(
-            f"mapping {text!r}", f"unknown field {part.strip()!r}; known: {', '.join(FIELDS)}"
-        )
+        raise InputError(f"mapping {text!r}", f"unknown field {part.strip()!r}; known: {', '.join(FIELDS)}")
     field = match[1]
     if match[2] is None:
         return field, 0, max(width[field] - 1, 0)
@@ -128,9 +126,7 @@ def _folds(width: dict[str, int]) -> list[tuple[str, int]]:
     return places[: width["ro"]]
 
 
-def _tables(
-    segments: list[tuple[str, int, int]], folds: list[tuple[str, int]], width: dict[str, int]
-) -> Tables:
+def _tables(segments: list[tuple[str, int, int]], folds: list[tuple[str, int]], width: dict[str, int]) -> Tables:
     """Packed places by byte: every address bit flips fixed bits of bank, column and row."""
     below = {"ba": 0, "bg": width["ba"], "sid": width["ba"] + width["bg"]}
     below["pc"] = below["sid"] + width["sid"]

@@ -79,9 +79,7 @@ def meet(memory: DramSpec, first: Sequence[Visit], second: Sequence[Visit]) -> M
     count = bundles_of(memory)
     for visit in (*first, *second):
         if not 0 <= visit.bundle < count:
-            raise InputError(
-                f"bundle {visit.bundle}", f"{memory.name} has bundles 0 to {count - 1}"
-            )
+            raise InputError(f"bundle {visit.bundle}", f"{memory.name} has bundles 0 to {count - 1}")
     out = Meeting()
     env = simpy.Environment()
     bundles = [simpy.Resource(env) for _ in range(count)]

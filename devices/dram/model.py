@@ -51,9 +51,7 @@ class DerivedRoofline:
     near: str = ""
     multiple: float = 1.0
     spaces: int = 1
-    _known: dict[Access, tuple[Share, Roofline]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
+    _known: dict[Access, tuple[Share, Roofline]] = field(default_factory=dict, compare=False, repr=False)
 
     def _of(self, access: Access) -> tuple[Share, Roofline]:
         if access not in self._known:
@@ -64,9 +62,7 @@ class DerivedRoofline:
     def _derive(self, access: Access) -> Share:
         where = self.memory, self.layout, access, self.channels
         if self.near:
-            return share_near(
-                *where, kind=self.near, multiple=self.multiple, spaces=self.spaces
-            )  # fmt: skip
+            return share_near(*where, kind=self.near, multiple=self.multiple, spaces=self.spaces)
         return share_of_pins(*where)
 
     def share_of(self, access: Access) -> Share:
@@ -85,11 +81,10 @@ class DerivedRoofline:
         """One line a pattern, with its efficiency and the basis ``derived``; then the description."""
         return [
             Evidence(
-                f"{self.memory.name}, {share.words}, {share.fraction:.1%} of the bandwidth",
-                ", ".join(kinds), DERIVED,
+                f"{self.memory.name}, {share.words}, {share.fraction:.1%} of the bandwidth", ", ".join(kinds), DERIVED
             )
             for share, kinds in self.shares(ops).items()
-        ] + self.base.evidence(ops)  # fmt: skip
+        ] + self.base.evidence(ops)
 
     def shares(self, ops: Sequence[Op]) -> dict[Share, list[str]]:
         """What ops read and get, with the kinds of op that do."""
@@ -180,9 +175,9 @@ def _check(device: SharedMemoryDevice, memory: DramSpec, layout: DataLayout) -> 
     atom = memory.organisation.atom_bytes
     if layout.interleave_bytes % atom:
         raise InputError(
-            f"{where}.dram.interleave_bytes", f"{layout.interleave_bytes} is no multiple of the "
-            f"{atom} B that one column command of {memory.name} moves",
-        )  # fmt: skip
+            f"{where}.dram.interleave_bytes",
+            f"{layout.interleave_bytes} is no multiple of the {atom} B that one column command of {memory.name} moves",
+        )
     for name, p in device.processors.items():
         multiple = p.bandwidth / given
         if p.kind in NEAR and multiple > best_multiple(memory, p.kind) * (1.0 + APART):

@@ -170,8 +170,7 @@ def run_of(name: str, params: dict[str, str], where: str) -> Run:
         read_queue=number.queue("rdq", queue),
         write_queue=number.queue("wrq", queue),
         refresh=_one_of(params.get("refresh", "all"), ("all", "pb", "none"), "refresh", where),
-        row_hits_first=_one_of(params.get("sched", "FRFCFSRowHit"), SCHEDULERS, "sched", where)
-        != "FRFCFS",
+        row_hits_first=_one_of(params.get("sched", "FRFCFSRowHit"), SCHEDULERS, "sched", where) != "FRFCFS",
         closed_after=_page(params.get("page", "open"), where),
         requests=number.whole("requests", 1) if "requests" in params else None,
     )

@@ -17,8 +17,7 @@ from .mapping import Mapping
 from .state import I8, MAX_KEPT, Channel
 from .streams import MULTI, SEQ, STRIDE
 
-ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits",
-         "turns")  # fmt: skip
+ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns")
 """Counters that grow by as much in every period."""
 
 MOST_STATES = 2048
@@ -66,8 +65,7 @@ def put_scopes(st: Any, out: I8, n: int, base: int, rows: int) -> int:
     """Append what every scope still waits for, and the open rows."""
     t, faw = st.s[0].clock, st.config[0].faw
     for p in st.pcs:
-        for value in (p.next_rd, p.next_wr, p.next_act, p.next_pre, p.next_preab, p.next_refab,
-                      p.next_refpb):  # fmt: skip
+        for value in (p.next_rd, p.next_wr, p.next_act, p.next_pre, p.next_preab, p.next_refab, p.next_refpb):
             n = put(out, n, max(value - t, 0))
         for value in (p.act1, p.act2, p.act3, p.act4):
             n = put(out, n, max(value - t, -faw))
@@ -182,9 +180,7 @@ class Watch:
     st: Channel
     mapping: Mapping
     rows: int
-    seen: dict[tuple[bytes, tuple[int, ...]], tuple[int, Position, dict[str, int]]] = field(
-        default_factory=dict
-    )
+    seen: dict[tuple[bytes, tuple[int, ...]], tuple[int, Position, dict[str, int]]] = field(default_factory=dict)
     buffer: I8 = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
 
     def period(self) -> Period | None:

@@ -72,9 +72,7 @@ def check(memory: DramSpec, run: Run) -> None:
     if run.refresh == "pb" and (t.RFC_PB is None or t.REFI_PB is None):
         raise InputError(memory.name, "has no RFC_PB and REFI_PB: refresh=pb is not possible")
     if run.channels > memory.organisation.channels:
-        raise InputError(
-            f"nch={run.channels}", f"{memory.name} has {memory.organisation.channels} channels"
-        )
+        raise InputError(f"nch={run.channels}", f"{memory.name} has {memory.organisation.channels} channels")
     if not 10 <= run.length < MOST_REQUESTS:
         raise InputError(f"requests={run.length}", "must be at least 10 and below 2^40")
 
@@ -106,9 +104,7 @@ def simulate(memory: DramSpec, run: Run) -> Outcome:
         start = max(_first(t.accepted, tenth) for t in tracks)
         end = max(min(_first(t.accepted, length) for t in tracks), start + 1)
         if end >= min(len(t.accepted) for t in tracks):
-            raise InputError(
-                f"requests={length}", "are too few for so uneven channels; ask for more"
-            )
+            raise InputError(f"requests={length}", "are too few for so uneven channels; ask for more")
         spans = [t.accepted[end] - t.accepted[start] for t in tracks]
         ticks = (end - start) * tracks[0].step
     return _outcome(memory, run, tracks, sum(spans) / len(spans), ticks)
@@ -199,9 +195,7 @@ def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track]
     return tracks, spans, end - start
 
 
-def _outcome(
-    memory: DramSpec, run: Run, tracks: list[_Track], accepted: float, ticks: int
-) -> Outcome:
+def _outcome(memory: DramSpec, run: Run, tracks: list[_Track], accepted: float, ticks: int) -> Outcome:
     """Turn counts into rates; `accepted` requests of a channel in `ticks` of the window."""
     total = {name: sum(int(t.st.s[name][0]) for t in tracks) for name in ADDED}
     served = total["reads_done"] + total["writes_done"]

@@ -56,9 +56,7 @@ class Organisation(Spec):
         for field in ("pseudo_channels", "sids", "bank_groups", "banks", "rows", "columns"):
             size = getattr(self, field)
             if size & (size - 1):
-                raise ValueError(
-                    f"{field} is {size}: addresses are split by bits, so it must be a power of two"
-                )
+                raise ValueError(f"{field} is {size}: addresses are split by bits, so it must be a power of two")
         if self.banks_per_channel > MAX_BANKS:
             raise ValueError(
                 f"{self.banks_per_channel} banks a channel are more than the {MAX_BANKS} that the "
@@ -113,8 +111,7 @@ class Timings(Spec):
                 raise ValueError(f"t{field} is zero; every access takes time: give its clocks")
         if self.RAS < self.RCD_RD:
             raise ValueError(
-                f"tRAS ({self.RAS}) is less than tRCD ({self.RCD_RD}): a row would close before "
-                "its first read"
+                f"tRAS ({self.RAS}) is less than tRCD ({self.RCD_RD}): a row would close before its first read"
             )
         if self.RC < self.RAS:
             raise ValueError(f"tRC ({self.RC}) is less than tRAS ({self.RAS})")

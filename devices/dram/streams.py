@@ -69,9 +69,7 @@ def new_streams(memory: DramSpec, run: Run, channel: int) -> NDArray[Any]:
     out = np.zeros(1, STREAM)
     for name, size in (("S", p.S), ("X", p.X), ("G", p.G)):
         if size % atom:
-            raise InputError(
-                f"pattern {p.name}", f"{name} must be a multiple of {atom} bytes, not {size}"
-            )
+            raise InputError(f"pattern {p.name}", f"{name} must be a multiple of {atom} bytes, not {size}")
         if size > org.channel_bytes:
             raise InputError(f"pattern {p.name}", f"{name} is larger than a channel")
     if p.kind == "stride" and p.X > p.S:

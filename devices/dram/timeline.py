@@ -33,8 +33,7 @@ def timeline(memory: DramSpec, run: Run, most: int) -> list[Command]:
     st = new_channel(memory, run, log=most)
     advance(st, FOREVER, 4 * most)
     t = memory.timings
-    clocks = {ACT: t.RCD_RD, RD: t.BL, RDA: t.BL, WR: t.BL, WRA: t.BL, REFAB: t.RFC,
-              REFPB: t.RFC_PB or 1}  # fmt: skip
+    clocks = {ACT: t.RCD_RD, RD: t.BL, RDA: t.BL, WR: t.BL, WRA: t.BL, REFAB: t.RFC, REFPB: t.RFC_PB or 1}
     each = memory.organisation.banks_per_channel // memory.organisation.pseudo_channels
     whole = {COMMANDS.index("PREab"), REFAB}
     out = []

@@ -77,8 +77,7 @@ def check_resources(device: DeviceSpec) -> tuple[str, ...]:
         if use.share > limit:
             raise CapacityError(
                 device.name,
-                f"the design does not fit: needs {use.needed:,.0f} {use.resource}, "
-                f"{use.available:,.0f} available",
+                f"the design does not fit: needs {use.needed:,.0f} {use.resource}, {use.available:,.0f} available",
             )
         fill = FILL_LIMITS.get(use.resource)
         if fill is not None and use.share > fill:

@@ -55,9 +55,7 @@ def load_host(name_or_path: str | Path) -> tuple[HostSpec, dict[str, str]]:
     if text.lower() in _files():
         return _read(_files()[text.lower()])
     if not (text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text):
-        raise SpecError(
-            repr(text), f"unknown host{nearest(text, list_hosts())}; a file's name ends in .yaml"
-        )
+        raise SpecError(repr(text), f"unknown host{nearest(text, list_hosts())}; a file's name ends in .yaml")
     path = Path(text)
     spec, sources = _read(path)
     if spec.name in _files():
@@ -98,9 +96,7 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
 
 def joined(system: SystemSpec) -> DeviceSpec:
     """A device of the system, on its bridge where that joins all of a node and no host is named."""
-    return (
-        system.device if system.host is not None else system.device.among(system.devices_per_node)
-    )
+    return system.device if system.host is not None else system.device.among(system.devices_per_node)
 
 
 def host_of(system: SystemSpec) -> HostSpec | None:

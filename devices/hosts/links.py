@@ -59,9 +59,7 @@ class Timed:
         inside = np.interp(moved, self.moved, self.seconds)
         below = model * self.seconds[0] / edges[0]
         above = model * self.seconds[-1] / edges[1]
-        out: F8 = np.where(
-            moved < self.moved[0], below, np.where(moved > self.moved[-1], above, inside)
-        )
+        out: F8 = np.where(moved < self.moved[0], below, np.where(moved > self.moved[-1], above, inside))
         return out
 
 
@@ -101,9 +99,7 @@ class HostedLinks:
         )  # fmt: skip
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        return replace(
-            self.base.row(op, probe), curve=by_count(op, probe, self._quantities, self._curve)
-        )
+        return replace(self.base.row(op, probe), curve=by_count(op, probe, self._quantities, self._curve))
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
         if not ops:
@@ -117,10 +113,7 @@ class HostedLinks:
         named = "assumed: no host is named, class" if self.assumed else "class"
         if own.spread is None:  # as the device's rows have it
             told = f"{named} {self.host.name}"
-            return [
-                replace(e, why=f"{told}; {e.why}" if e.why else told)
-                for e in self.base.evidence(ops)
-            ]
+            return [replace(e, why=f"{told}; {e.why}" if e.why else told) for e in self.base.evidence(ops)]
         ratios = self._spread(ops, own.spread)
         return [
             Evidence("host's links", WHERE, "transferred", ratios.median_error, own.rows,
@@ -146,9 +139,7 @@ class HostedLinks:
     def _priced(self, op: Op, x: F8) -> F8:
         """Seconds, arithmetic, wire, fixed costs and code of the bound; shape (5, n)."""
         price = self._by_class(self.base.models[op.kind], x)
-        seconds, compute, memory, fixed = (
-            price[:, c] for c in (O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED)
-        )
+        seconds, compute, memory, fixed = (price[:, c] for c in (O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED))
         timed = self._timed(op)
         if timed is not None:
             ends = np.repeat(x[:1], 2, axis=0)
@@ -233,9 +224,7 @@ def _slower(one: F8, other: F8) -> F8:
     return out
 
 
-def hosted(
-    base: CalibratedModel, host: HostSpec | None, assumed: bool
-) -> CalibratedModel | HostedLinks:
+def hosted(base: CalibratedModel, host: HostSpec | None, assumed: bool) -> CalibratedModel | HostedLinks:
     """Collectives of a device in a host; the device's own without one.
 
     Raises

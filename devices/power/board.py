@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
-BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "fp8_block": 8.0, "int8": 8.0,
-        "fp4": 4.0}  # fmt: skip
+BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "fp8_block": 8.0, "int8": 8.0, "fp4": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,7 @@ def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
         half of its rate is given up already.
     """
     m = model
-    width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4,
-             32.0: 2.0 * m.J_per_flop_16}  # fmt: skip
+    width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4, 32.0: 2.0 * m.J_per_flop_16}
     return {
         "stream_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte,
         "kv_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,

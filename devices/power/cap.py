@@ -20,9 +20,7 @@ LEAST_CLOCK = 0.1
 """Share of the nominal clock below which no board was measured."""
 
 
-def capped_system(
-    system: SystemSpec, cap_W: float | None, clock_MHz: float | None = None
-) -> SystemSpec:
+def capped_system(system: SystemSpec, cap_W: float | None, clock_MHz: float | None = None) -> SystemSpec:
     """A system whose boards draw no more than a cap and are locked at a clock; the same without either.
 
     Raises
@@ -51,10 +49,7 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
     InputError
         A device whose power is not modelled, or a cap that it cannot meet.
     """
-    from .transfer import (
-        can_model,
-        power_model,
-    )  # compiled code, which steps without a cap start without
+    from .transfer import can_model, power_model  # compiled code, which steps without a cap start without
 
     where = f"--power-cap {cap_W:g}"
     if not can_model(spec) or len(spec.processors) > 1:
@@ -88,9 +83,7 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     where = f"--clock {clock_MHz:g}"
     nominal = next(iter(spec.processors.values())).clock_Hz
     if not can_model(spec) or len(spec.processors) > 1 or nominal is None:
-        reason = (
-            "has no power model or no clock_Hz: --clock is of GPUs with limit_W and process alone"
-        )
+        reason = "has no power model or no clock_Hz: --clock is of GPUs with limit_W and process alone"
         raise InputError(where, f"{spec.name} {reason}")
     clock = clock_MHz * 1e6 / nominal / SUSTAINED
     if clock >= 1.0:
@@ -105,13 +98,9 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", told)
 
 
-def _at(
-    spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, told: str
-) -> DeviceSpec:
+def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, told: str) -> DeviceSpec:
     """A device at a share of its clock and of its memory's rate."""
-    memory = spec.memory.model_copy(
-        update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rate}
-    )
+    memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rate})
     return spec.model_copy(
         update={
             "name": f"{spec.name}-{suffix}",

@@ -87,9 +87,7 @@ class PowerModel:
 
     def J_per_flop(self, bits: F8) -> F8:
         """Energy of a FLOP by width of the operands."""
-        return np.select(
-            [bits > 8.0, bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4
-        )
+        return np.select([bits > 8.0, bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4)
 
     def dynamic_joules(self, work: Work, again: bool = False) -> F8:
         """Energy of one call's work [J].

@@ -124,11 +124,7 @@ def _sweep_start(start: Start, memory_s: float, before: Before, loop: F8, power:
     seen = before.made / (before.made + start.half)
     fades = start.fades_batch * before.batch + start.fades_length * before.length
     near = np.exp(-((2.0**before.length / start.far) ** 2))
-    alone = (
-        start.still_W
-        + start.setup_W * seen * np.exp(-fades)
-        + start.neighbour * near * (power - start.still_W)
-    )
+    alone = start.still_W + start.setup_W * seen * np.exp(-fades) + start.neighbour * near * (power - start.still_W)
     # Each earlier shape of the sweep takes the sensor towards its power, each gap towards rest.
     # They are like this one, so the start after many is the fixed point of loop and gap.
     ran, rested = np.exp(-loop / memory_s), np.exp(-start.gap_s / memory_s)

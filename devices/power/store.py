@@ -125,10 +125,7 @@ def power_yaml(
     named = list(zip(parameters(families), values, strict=True))
     lines = [
         "# Written by `opbyte validate power --fit`: power of kernels, see docs/power.md. SI units.",
-        (
-            "# errors: by_shape are of rows whose model's shape was held out of the fit "
-            f"({FOLDS} folds)."
-        ),
+        (f"# errors: by_shape are of rows whose model's shape was held out of the fit ({FOLDS} folds)."),
         f"device: {scalar(device)}",
         f'date: "{date}"',
         f"tables: [{', '.join(map(scalar, sources))}]",

@@ -74,12 +74,7 @@ class Carried:
 def can_model(spec: DeviceSpec) -> bool:
     """Whether a device is a GPU product whose limit and process are known."""
     xpu = next(iter(spec.processors.values()))
-    return (
-        spec.limit_W is not None
-        and spec.process is not None
-        and xpu.kind == "xpu"
-        and xpu.cores is not None
-    )
+    return spec.limit_W is not None and spec.process is not None and xpu.kind == "xpu" and xpu.cores is not None
 
 
 def power_model(spec: DeviceSpec) -> Carried:
@@ -135,9 +130,7 @@ def served_model(spec: DeviceSpec) -> PowerModel:
     )
 
 
-def _carried(
-    spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: float
-) -> PowerModel:
+def _carried(spec: DeviceSpec, reference: DeviceSpec, known: PowerModel, logic: float) -> PowerModel:
     """A model by the rules above, with logic of `logic` times the energy."""
     own = base_model(spec)
     room = (own.limit_W - own.idle_W) / (known.limit_W - known.idle_W)

@@ -18,8 +18,7 @@ FOUR_BIT = ("nvfp4", "mxfp4")
 """4-bit formats that the matrix units compute in."""
 BITS = {**dict.fromkeys(NARROW, 8.0), **dict.fromkeys(FOUR_BIT, 4.0)}
 """Width of a matrix operand; all others are 16 bits wide."""
-WEIGHT_BYTES = {**dict.fromkeys(NARROW, 1.0), **dict.fromkeys(FOUR_BIT, 0.5625), "fp32": 4.0,
-                "w4a16_mxfp4": 0.53125}  # fmt: skip
+WEIGHT_BYTES = {**dict.fromkeys(NARROW, 1.0), **dict.fromkeys(FOUR_BIT, 0.5625), "fp32": 4.0, "w4a16_mxfp4": 0.53125}
 """Stored bytes of a weight, block scales included; 2 for all others."""
 ROWS, COLUMNS = 128.0, 128.0
 """Tile of a thread block: rows of queries, columns of a matrix product."""
@@ -97,8 +96,7 @@ def _moe(table: Table) -> Work:
     one = (2.0 + table["gated"]) * table["hidden"] * table["inter"] / table["tp"]
     told = table.columns.get("active_experts")
     if told is None:
-        skew = [float(d.rpartition("_")[2]) if "power_law" in d else 0.0
-                for d in table["distribution"]]  # fmt: skip
+        skew = [float(d.rpartition("_")[2]) if "power_law" in d else 0.0 for d in table["distribution"]]
         keys = list(zip(table["experts"], tokens, top_k, skew, strict=True))
         known = {key: active_experts(*key) for key in set(keys)}
         told = np.array([known[key] for key in keys]) / ep
@@ -129,18 +127,14 @@ def _prefill(table: Table) -> Work:
     """Prompts: the pairs that the mask leaves, tiles of query rows."""
     q, end = table["q_len"], table["q_len"] + table["kv_prefix"]
     window = np.where(table["window"] > 0, table["window"], np.inf)
-    pairs = np.where(
-        table["causal"] > 0, _visible(end, window) - _visible(end - q, window), q * end
-    )
+    pairs = np.where(table["causal"] > 0, _visible(end, window) - _visible(end - q, window), q * end)
     keys = np.minimum(end, window + q - 1.0)
     return _attention(table, q, pairs, keys, np.ceil(q / ROWS), table["heads_q"])
 
 
 def _decode(table: Table) -> Work:
     """One query a sequence: a thread block a sequence and group of heads."""
-    keys = np.where(
-        table["window"] > 0, np.minimum(table["kv_len"], table["window"]), table["kv_len"]
-    )
+    keys = np.where(table["window"] > 0, np.minimum(table["kv_len"], table["window"]), table["kv_len"])
     one = np.ones(len(table))
     return _attention(table, one, keys, keys, one, table["heads_kv"])
 

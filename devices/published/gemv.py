@@ -62,8 +62,7 @@ class BankGemv:
     mac_J: float
 
     def __post_init__(self) -> None:
-        for name in ("channels", "banks", "row_values", "column_values", "registers", "column_s",
-                     "row_cycle_s"):  # fmt: skip
+        for name in ("channels", "banks", "row_values", "column_values", "registers", "column_s", "row_cycle_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
 
@@ -84,11 +83,7 @@ class BankGemv:
         rows, columns, chunks = self._work(n, k, channels)
         units = channels * self.banks
         loaded = channels * chunks * self.row_values * 2 * self.load_J_per_byte
-        return (
-            units * (rows * self.activation_J + columns * self.column_J)
-            + loaded
-            + (n * k * self.mac_J)
-        )
+        return units * (rows * self.activation_J + columns * self.column_J) + loaded + (n * k * self.mac_J)
 
     def _heads(self, heads: float, kv_heads: float, channels: float) -> tuple[float, float]:
         """Query heads that one channel goes through, and the share of a head's keys in a channel.
@@ -100,9 +95,8 @@ class BankGemv:
         return math.ceil(per) * heads / kv_heads, min(1.0, per)
 
     def attention_s(
-        self, heads: float, kv_heads: float, tokens: float, head_dim: float, channels: float,
-        whole: bool = True,
-    ) -> float:  # fmt: skip
+        self, heads: float, kv_heads: float, tokens: float, head_dim: float, channels: float, whole: bool = True
+    ) -> float:
         """Scores and weighted sum of one query over `tokens` cached tokens [s].
 
         Keys: a step takes one token in each bank and opens its row; a pass fills all registers.
@@ -148,9 +142,7 @@ class GemvModel:
         u, s = self.units, op.shape
         if op.product:
             n, k = s["n"], s["k"]
-            return u.gemv_s(n, k, u.channels) / (2 * n * k), u.gemv_J(n, k, u.channels) / (
-                2 * n * k
-            )
+            return u.gemv_s(n, k, u.channels) / (2 * n * k), u.gemv_J(n, k, u.channels) / (2 * n * k)
         if op.kind in ("attention_decode", "attention_prefill"):
             heads, dim, many = s["heads_q"], s["head_dim"], 1 << 20
             flops = 4.0 * heads * dim * many
@@ -163,9 +155,7 @@ class GemvModel:
 
     def cost(self, op: Op) -> Cost:
         """Seconds, joules and bound of one op."""
-        if (
-            op.kind not in PRICED
-        ):  # experts, states: a roofline of all banks at the rate of products
+        if op.kind not in PRICED:  # experts, states: a roofline of all banks at the rate of products
             return self._roofline().cost(op)
         per_s, per_J = self._one(op)
         took = op.flops * per_s

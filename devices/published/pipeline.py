@@ -57,8 +57,7 @@ class PipelineEngine:
     def product_cycles(self, m: float, n: float, k: float) -> float:
         """Tokens through an n x k matrix, with the widths the way round that takes less."""
         passes = min(
-            math.ceil(k / a) * math.ceil(n / b)
-            for a, b in ((self.inputs, self.outputs), (self.outputs, self.inputs))
+            math.ceil(k / a) * math.ceil(n / b) for a, b in ((self.inputs, self.outputs), (self.outputs, self.inputs))
         )
         return math.ceil(m / self.tokens) * passes
 

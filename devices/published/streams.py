@@ -57,10 +57,7 @@ class StreamEngine:
         first = self.tile_bytes if op.stream_bytes else 0.0
         rate = self.base.bandwidth * self.base.memory_efficiency
         peak = 2.0 * self.macs * self.clock_Hz
-        return replace(
-            self.base, peak=dict.fromkeys(self.base.peak, peak),
-            fixed_s=self.instructions_s + first / rate,
-        )  # fmt: skip
+        return replace(self.base, peak=dict.fromkeys(self.base.peak, peak), fixed_s=self.instructions_s + first / rate)
 
     def cost(self, op: Op) -> Cost:
         """Seconds, joules and bound of one op."""

@@ -44,9 +44,7 @@ class Tiers:
         if min(self.rcd_s, default=0.0) <= 0 or list(self.rcd_s) != sorted(self.rcd_s):
             raise ValueError("row activations of tiers must be positive and grow")
         if not self.rcd_s[0] / self.rcd_s[-1] <= self.slowest_share <= 1:
-            raise ValueError(
-                "slowest_share must lie between the tiers' shortest over longest activation and 1"
-            )
+            raise ValueError("slowest_share must lie between the tiers' shortest over longest activation and 1")
 
     @property
     def common_s(self) -> float:
@@ -102,9 +100,7 @@ def tiers_of(parameters: Mapping[str, float]) -> Tiers:
     return Tiers(times, parameters["slowest_share"])
 
 
-@processor_kind(
-    "tiered-pim", parameters=(*(f"rcd_{i + 1}_s" for i in range(TIERS)), "slowest_share", "used")
-)
+@processor_kind("tiered-pim", parameters=(*(f"rcd_{i + 1}_s" for i in range(TIERS)), "slowest_share", "used"))
 def tiered_pim(described: Described) -> Roofline:
     """Units under a memory of eight tiers, of which data takes the fastest `used` share (Stratum)."""
     given = described.parameters

@@ -155,8 +155,7 @@ class TiledGpu:
 
 
 @processor_kind(
-    "tiled-xpu",
-    parameters=("norm_fixed_s", "norm_s_per_byte", "activation_fixed_s", "activation_s_per_byte"),
+    "tiled-xpu", parameters=("norm_fixed_s", "norm_s_per_byte", "activation_fixed_s", "activation_s_per_byte")
 )
 def tiled_xpu(described: Described) -> TiledGpu:
     """GPU priced by tiles over its cores and by fixed times of vector operations (AttAcc)."""

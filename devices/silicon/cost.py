@@ -51,10 +51,7 @@ def die_USD(node: str, parts: dict[str, float], enabled: float) -> float:
 
 
 def cost_parts(
-    device: DeviceSpec,
-    silicon: SiliconSpec,
-    dies: list[tuple[str, int, dict[str, float]]],
-    near_mm2: float = 0.0,
+    device: DeviceSpec, silicon: SiliconSpec, dies: list[tuple[str, int, dict[str, float]]], near_mm2: float = 0.0
 ) -> dict[str, float]:
     """Parts of a device's cost [USD]; `dies` are node, count and parts of each kind.
 

@@ -43,16 +43,13 @@ class Estimate:
         ends = zip(self.interval or (), other.interval or (), strict=True)
         low, high = (share * a + (1 - share) * b for a, b in ends)
         names = dict.fromkeys((*self.parts, *other.parts))
-        parts = {
-            n: share * self.parts.get(n, 0.0) + (1 - share) * other.parts.get(n, 0.0) for n in names
-        }
+        parts = {n: share * self.parts.get(n, 0.0) + (1 - share) * other.parts.get(n, 0.0) for n in names}
         value = share * self.value + (1 - share) * other.value
         return Estimate(value, (low, high), parts, self.why)
 
     def to_dict(self) -> dict[str, Any]:
         interval = None if self.interval is None else list(self.interval)
-        return {"value": self.value, "interval": interval, "parts": dict(self.parts),
-                "why": self.why}  # fmt: skip
+        return {"value": self.value, "interval": interval, "parts": dict(self.parts), "why": self.why}
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,9 +115,7 @@ def power_law() -> PowerLaw:
     each = zip(products, mains, energies, strict=True)
     terms = np.array([_terms(s, p, e, share) for s, p, e in each])
     limits = np.array([spec.limit_W for spec in products], dtype=float)
-    rest = limits - [
-        memory_watts(s, p) + link_watts(s) for s, p in zip(products, mains, strict=True)
-    ]
+    rest = limits - [memory_watts(s, p) + link_watts(s) for s, p in zip(products, mains, strict=True)]
     weights = 1.0 / limits / np.sqrt([dies.count(die) for die in dies])  # a die counts once
     left_out = {}
     for i, spec in enumerate(products):

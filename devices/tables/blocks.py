@@ -33,8 +33,7 @@ from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
-(P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START,
- P_BLOCK, P_CACHED) = range(11)  # fmt: skip
+(P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK, P_CACHED) = range(11)
 """Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each;
 keys of a tile; whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
 together, when the memory is the limit; seconds of a call; what a block takes beside its keys, in keys;
@@ -93,9 +92,7 @@ def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
     return 0, 0
 
 
-def fit_blocks(
-    spec: DeviceSpec, shape: tuple[int, int, int], points: F8, seconds: F8
-) -> BlockFit | None:
+def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, seconds: F8) -> BlockFit | None:
     """Fit the kernel to a table of equal decodes.
 
     The time of a key alone is read off prompts of one tile of queries after long prefixes, or else fitted
@@ -160,9 +157,7 @@ def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
 
 def _beside(points: F8) -> npt.NDArray[np.bool_]:
     """Rows of one short prompt beside decodes, evenly chosen among all of them."""
-    found = np.flatnonzero(
-        (points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW)
-    )
+    found = np.flatnonzero((points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW))
     rows = np.zeros(len(points), dtype=bool)
     rows[found[:: max(len(found) // MOST_BESIDE, 1)]] = True
     return rows
@@ -221,9 +216,7 @@ def _settle(heap: F8, size: int, value: float) -> None:
 
 
 @compiled_part
-def blocks_seconds(
-    p: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
-) -> float:
+def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8) -> float:
     """Seconds of one call.
 
     All running blocks are equally fast, so they end in the order of the keys left, and the time is
@@ -276,9 +269,7 @@ def _played(heap: F8, places: int, alone: float, shared: float) -> float:
 
 
 @compiled_part
-def joint_seconds(
-    p: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8
-) -> float:
+def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8) -> float:
     """Seconds of one call that serves prompts beside decodes.
 
     Parameters

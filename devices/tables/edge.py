@@ -54,9 +54,7 @@ def decode_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, decodes: float, kv: 
 
 
 @compiled_part
-def prefill_beyond(
-    axes: F8, sizes: I8, p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float
-) -> float:
+def prefill_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float) -> float:
     """Attention of equal prompt chunks over that at the edge; 1 inside."""
     if batch <= 0.0 or tokens <= 0.0:
         return 1.0
@@ -78,9 +76,7 @@ def equal_chunks(p: F8, h: F8, x: F8, batch: float, chunk: float, context: float
 
 
 @compiled_part
-def moe_beyond(
-    axes: F8, sizes: I8, p: F8, h: F8, x: F8, tokens: float, active: float, top_k: float
-) -> float:
+def moe_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, tokens: float, active: float, top_k: float) -> float:
     """One device's experts over those at the edge; 1 inside."""
     t, a = inside(axes, sizes, TOKENS, tokens), inside(axes, sizes, ACTIVE, active)
     if t == tokens and a == active:
@@ -91,9 +87,8 @@ def moe_beyond(
 
 @compiled_part
 def attention_outside(
-    axes: F8, sizes: I8, code: int, batch: float, tokens: float, pairs: float, decodes: float,
-    kv: float,
-) -> bool:  # fmt: skip
+    axes: F8, sizes: I8, code: int, batch: float, tokens: float, pairs: float, decodes: float, kv: float
+) -> bool:
     """Whether any value of an attention op lies above its axis; `kv` is that of the decodes."""
     out = False
     if code == MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
@@ -110,16 +105,11 @@ def attention_outside(
 @compiled_part
 def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
     """Whether tokens or active experts lie above their axis."""
-    return bool(
-        tokens > inside(axes, sizes, TOKENS, tokens)
-        or active > inside(axes, sizes, ACTIVE, active)
-    )  # fmt: skip
+    return bool(tokens > inside(axes, sizes, TOKENS, tokens) or active > inside(axes, sizes, ACTIVE, active))
 
 
 @compiled
-def _rows(
-    code: int, axes: F8, sizes: I8, p: F8, h: F8, x: F8, rows: F8, top_k: float, out: F8
-) -> None:
+def _rows(code: int, axes: F8, sizes: I8, p: F8, h: F8, x: F8, rows: F8, top_k: float, out: F8) -> None:
     for i in range(rows.shape[0]):
         u = rows[i]
         if code == MIXED_DECODE:
@@ -144,8 +134,5 @@ def beyond_rows(grid: Grid, formula: Formula, h: F8, rows: F8, top_k: float = 1.
     """
     out = np.empty(len(rows))
     x = np.array(formula.x)
-    _rows(
-        formula.code, grid.axes, grid.sizes, np.array(formula.p), h, x, np.ascontiguousarray(rows),
-        top_k, out,
-    )  # fmt: skip
+    _rows(formula.code, grid.axes, grid.sizes, np.array(formula.p), h, x, np.ascontiguousarray(rows), top_k, out)
     return out

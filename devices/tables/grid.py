@@ -128,9 +128,7 @@ def _part(axis: F8, size: int, i: int, value: float) -> float:
 
 
 @compiled_part
-def mixed_decode(
-    axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float, uneven: float
-) -> float:
+def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float, uneven: float) -> float:
     """Decode attention alone: at the mean context, and what unequal contexts add."""
     if decodes <= 0.0:
         return 0.0
@@ -147,9 +145,8 @@ def equal_chunk(batch: float, tokens: float, pairs: float) -> tuple[float, float
 
 @compiled_part
 def mixed_prefill(
-    axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float,
-    kv: float,
-) -> float:  # fmt: skip
+    axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float, kv: float
+) -> float:
     """What prompt chunks add to the decodes of their step.
 
     Chunks count as equal ones with the same query-key pairs in all. One of them is read beside the

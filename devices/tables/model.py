@@ -169,9 +169,7 @@ class TableModel:
         if grid is not None:
             assert known.formula is not None, "grids continue a formula"
             formula = replace(known.formula, code=_grid_code(op))
-            return replace(
-                known, formula=formula, grid=grid, blocks=self.blocks_of(op), most=IN_GRID
-            )
+            return replace(known, formula=formula, grid=grid, blocks=self.blocks_of(op), most=IN_GRID)
         if self.curve(op) is None:
             return replace(known, most=NOT_THERE)
         curve = by_count(op, probe, self.quantities, self._prices)
@@ -202,11 +200,10 @@ class TableModel:
             error = None if ratios is None else ratios.median_error
             out = [Evidence("kernel tables", names, "measured", error, self.count, ratios=ratios)]
         out += [
-            Evidence("thread blocks of a kernel", "decodes of unequal contexts", "fitted",
-                     fit.error, fit.rows)
+            Evidence("thread blocks of a kernel", "decodes of unequal contexts", "fitted", fit.error, fit.rows)
             for fit in self.blocks.values()
             if any(fit.parameters is self.blocks_of(op) for op in covered)
-        ]  # fmt: skip
+        ]
         return out + self.base.evidence([op for op in ops if not self.covers(op)])
 
     def roof(self, dtype: str) -> Roof:
@@ -260,9 +257,7 @@ class TableModel:
     def _at(self, op: Op, rows: float) -> F8:
         """Quantities of an op at another number of rows."""
         scale = rows / op.shape[_rows(op)]
-        return self.quantities(
-            replace(op, shape={**op.shape, _rows(op): rows}, act_bytes=op.act_bytes * scale)
-        )
+        return self.quantities(replace(op, shape={**op.shape, _rows(op): rows}, act_bytes=op.act_bytes * scale))
 
 
 def _rows(op: Op) -> str:
@@ -301,9 +296,9 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
     if not any(len(table) for table in own.values()):
         found = sorted({str(d) for table in tables.values() for d in table["device"]})
         raise InputError(
-            "--kernels", f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}"
-            f"{nearest(spec.name, found)}",
-        )  # fmt: skip
+            "--kernels",
+            f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}{nearest(spec.name, found)}",
+        )
     _check_own(spec, tables, own)
     curves: dict[tuple[str, ...], Curve] = {}
     if "gemm" in own:
@@ -314,9 +309,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
         own.get("attention_mixed"), ("heads_q", "heads_kv", "head_dim"),
         ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
     )  # fmt: skip
-    moe = _points(
-        own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts")
-    )
+    moe = _points(own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts"))
     fits = {key: fit_blocks(spec, (key[0], key[1], key[2]), *at) for key, at in mixed.items()}
     return TableModel(
         base,
@@ -357,9 +350,7 @@ def _check_device(name: str, file: str) -> None:
         raise InputError(f"{file}: device {name!r}", error.reason) from None
 
 
-def _curves(
-    table: Table, by: str, shape: tuple[str, ...], kernel: str | None = None
-) -> dict[tuple[str, ...], Curve]:
+def _curves(table: Table, by: str, shape: tuple[str, ...], kernel: str | None = None) -> dict[tuple[str, ...], Curve]:
     """One curve a shape; rows measured more than once count by their median."""
     keys = [
         (kernel or str(name), *(str(int(v)) for v in values))
@@ -371,12 +362,10 @@ def _curves(
     return {
         key: Curve(np.array(sorted(points)), np.array([np.median(points[m]) for m in sorted(points)]))
         for key, points in rows.items()
-    }  # fmt: skip
+    }
 
 
-def _points(
-    table: Table | None, shape: tuple[str, ...], axes: tuple[str, ...]
-) -> dict[tuple[int, ...], tuple[F8, F8]]:
+def _points(table: Table | None, shape: tuple[str, ...], axes: tuple[str, ...]) -> dict[tuple[int, ...], tuple[F8, F8]]:
     """Measured points and their seconds by shape."""
     if table is None:
         return {}

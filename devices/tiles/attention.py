@@ -14,17 +14,7 @@ from .config import C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
 from .layout import COLUMNS, ROWS, most_registers, resident, thread_registers, warpgroup
 from .machine import M_CACHE, M_LANES
 from .parameters import P_MATRIX, P_SHARED, P_STEP
-from .price import (
-    O_BLOCKS,
-    O_MATRIX,
-    O_REGISTERS,
-    O_SHARED,
-    O_SHARED_BYTES,
-    O_STEP,
-    SHARP,
-    finish,
-    join,
-)
+from .price import O_BLOCKS, O_MATRIX, O_REGISTERS, O_SHARED, O_SHARED_BYTES, O_STEP, SHARP, finish, join
 from .product import (
     COPY_BYTES,
     COPY_CLOCKS,
@@ -97,9 +87,7 @@ def attend(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
     out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
     out[O_BLOCKS], out[O_REGISTERS] = blocks, 8.0 * math.ceil(registers / 8.0)
     out[O_SHARED_BYTES] = buffers * load + queries
-    merged = (
-        x[A_GROUPS] * x[A_ROWS] * x[A_VALUE] * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
-    )
+    merged = x[A_GROUPS] * x[A_ROWS] * x[A_VALUE] * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
     finish(
         p, h, launched, steps, longest, work * spilled, alone, buffers, load, spilled,
         traffic(h, x, launched * steps * load), x[A_SCORE] * b, 64.0, merged, out,

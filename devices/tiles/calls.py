@@ -27,22 +27,13 @@ def calls_of(op: Op) -> list[Call]:
             ("fused_moe", {**loads, "hidden": s["inter"], "inter": s["hidden"] / 2}),
         ]
     elif op.kind == "attention_decode" and s["batch"] > 0 and s["kv"] > 0:
-        shapes = [
-            ("attention_decode", {"batch": s["batch"], "keys": s["kv"] / s["batch"], **_heads(op)})
-        ]
+        shapes = [("attention_decode", {"batch": s["batch"], "keys": s["kv"] / s["batch"], **_heads(op)})]
     elif op.kind == "attention_prefill" and s["batch"] > 0 and s["tokens"] > 0:
         new = s["tokens"] / s["batch"]
         before = max(0.0, s["kv"] / s["batch"] - new)
-        shapes = [
-            (
-                "attention_prefill",
-                {"batch": s["batch"], "tokens": new, "context": before, **_heads(op)},
-            )
-        ]
+        shapes = [("attention_prefill", {"batch": s["batch"], "tokens": new, "context": before, **_heads(op)})]
     elif op.kind == "mla_decode" and s["batch"] > 0 and s["kv"] > 0:
-        shapes = [
-            ("mla_decode", {"batch": s["batch"], "keys": s["kv"] / s["batch"], "heads": s["heads"]})
-        ]
+        shapes = [("mla_decode", {"batch": s["batch"], "keys": s["kv"] / s["batch"], "heads": s["heads"]})]
     return [_call(name, sizes, op.dtype) for name, sizes in shapes]
 
 

@@ -39,9 +39,7 @@ class Core:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Core:
         """A core from a table's row, or any mapping of its numbers."""
-        sizes: dict[str, Any] = {
-            f.name: float(row[f.name]) for f in fields(cls) if f.name not in WHOLE
-        }
+        sizes: dict[str, Any] = {f.name: float(row[f.name]) for f in fields(cls) if f.name not in WHOLE}
         return cls(*(int(row[name]) for name in WHOLE), **sizes)
 
     @property

@@ -106,9 +106,7 @@ def _tile_slots(p: Parameters, core: Core, rows: int, columns: int, k: int) -> f
     return steps * max(rows * columns, rows + columns, p["flight"]) + p["tile"]
 
 
-def _parts(
-    p: Parameters, core: Core, first: float, moved: float, rest: float, again: float
-) -> dict[str, float]:
+def _parts(p: Parameters, core: Core, first: float, moved: float, rest: float, again: float) -> dict[str, float]:
     """Arithmetic beside traffic from memory, then beside traffic from caches: smooth maxima [s].
 
     What a maximum exceeds its arithmetic by is charged to the traffic.

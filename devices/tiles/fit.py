@@ -80,9 +80,7 @@ def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
     return at(evolve(badness, len(PARAMETERS), rounds))
 
 
-def evolve(
-    badness: Callable[[F8], float], size: int, rounds: int, sigma: float = 0.4, seed: int = 0
-) -> F8:
+def evolve(badness: Callable[[F8], float], size: int, rounds: int, sigma: float = 0.4, seed: int = 0) -> F8:
     """Least of a function near zero: covariance matrix adaptation.
 
     Hansen, "The CMA Evolution Strategy: A Tutorial" (arXiv 1604.00772), with its default settings and
@@ -99,9 +97,7 @@ def evolve(
     c_many = min(1 - c_one, 2 * (mass - 2 + 1 / mass) / ((size + 2) ** 2 + mass))
     damping = 1 + 2 * max(0.0, np.sqrt((mass - 1) / (size + 1)) - 1) + c_sigma
     usual = np.sqrt(size) * (1 - 1 / (4 * size) + 1 / (21 * size**2))
-    mean, path, path_sigma, covariance = (
-        np.zeros(size), np.zeros(size), np.zeros(size), np.eye(size),
-    )  # fmt: skip
+    mean, path, path_sigma, covariance = (np.zeros(size), np.zeros(size), np.zeros(size), np.eye(size))
     best, least = mean, badness(mean)
     for turn in range(rounds):
         values, vectors = np.linalg.eigh(covariance)
@@ -118,9 +114,7 @@ def evolve(
             vectors @ ((vectors.T @ move) / roots)
         )
         length = float(np.linalg.norm(path_sigma))
-        steady = (
-            length / np.sqrt(1 - (1 - c_sigma) ** (2 * (turn + 1))) < (1.4 + 2 / (size + 1)) * usual
-        )
+        steady = length / np.sqrt(1 - (1 - c_sigma) ** (2 * (turn + 1))) < (1.4 + 2 / (size + 1)) * usual
         path = (1 - c_path) * path + steady * np.sqrt(c_path * (2 - c_path) * mass) * move
         covariance = (
             (1 - c_one - c_many) * covariance + c_one * np.outer(path, path)

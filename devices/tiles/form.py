@@ -101,9 +101,7 @@ class Form:
         known = {key.name: key for key in self.keys}
         for name in given:
             if name not in known:
-                raise InputError(
-                    f"{self.name}: {name}", f"is no key of its shapes{nearest(name, known)}"
-                )
+                raise InputError(f"{self.name}: {name}", f"is no key of its shapes{nearest(name, known)}")
         return {key.name: self._value(key, given.get(key.name, key.default)) for key in self.keys}
 
     def _value(self, key: Key, value: object) -> Value:
@@ -120,9 +118,7 @@ class Form:
             number = float("nan")
         low = 0 if key.default == 0 else 1
         if not low <= number <= LARGEST or number != int(number):
-            raise InputError(
-                where, f"must be a whole number from {low} to {LARGEST:,}, not {value!r:.40}"
-            )
+            raise InputError(where, f"must be a whole number from {low} to {LARGEST:,}, not {value!r:.40}")
         return int(number)
 
     def beyond(self, shape: Shape) -> list[str]:

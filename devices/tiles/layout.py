@@ -6,16 +6,7 @@ import math
 
 from ...workloads.jit import compiled_part
 from ..calibrated.family import F8
-from .machine import (
-    M_BLOCKS,
-    M_CAPABILITY,
-    M_LANES,
-    M_REGISTERS,
-    M_SHARED,
-    M_WARPS,
-    RESERVED,
-    Machine,
-)
+from .machine import M_BLOCKS, M_CAPABILITY, M_LANES, M_REGISTERS, M_SHARED, M_WARPS, RESERVED, Machine
 
 BASE_REGISTERS = 24.0
 """Registers of a thread for loop counters, strides and masks: assumed, as compiled GEMMs show."""
@@ -36,9 +27,7 @@ def warpgroup(h: F8, block_m: float, warps: float) -> bool:
 
 
 @compiled_part
-def warp_grid(
-    block_m: float, block_n: float, warps: float, groups: bool
-) -> tuple[float, float]:  # fmt: skip
+def warp_grid(block_m: float, block_n: float, warps: float, groups: bool) -> tuple[float, float]:
     """Warps along the rows and the columns of a tile, as Triton deals them.
 
     `warpsPerTileV2` halves the longer side, counted in instructions, until the warps are dealt;

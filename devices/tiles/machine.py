@@ -26,9 +26,7 @@ NUM_MACHINE = M_RATE + len(FORMATS)
 KIB, RESERVED = 1024.0, 1024.0
 """Bytes of shared memory that the system keeps of every block (CUDA C++ Programming Guide, compute
 capability 8.x and 9.0)."""
-LIKE_AMPERE = CoreSpec(
-    shared_bytes=164 * 1024, block_bytes=163 * 1024, registers=65536, warps=64, blocks=32
-)
+LIKE_AMPERE = CoreSpec(shared_bytes=164 * 1024, block_bytes=163 * 1024, registers=65536, warps=64, blocks=32)
 """A core whose description has none: that of the A100."""
 LATENCY_S, CACHE_LATENCY_S = 0.7e-6, 0.28e-6
 """Seconds until a load from memory, and one from the last-level cache, is there on a busy device, where
@@ -83,7 +81,7 @@ SETTINGS: dict[str, Setting] = {
     "cache_MiB": Setting((M_CACHE,), 2.0**20, 0, 1e6),
     "cache_bandwidth_GBps": Setting((M_CACHE_BANDWIDTH,), 1e9, 0.1, 1e7),
     "cache_latency_ns": Setting((M_CACHE_LATENCY,), 1e-9, 1, 1e6),
-}  # fmt: skip
+}
 """Numbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
 what a core does in a clock, so that more of them are more FLOP/s."""
 BETTER_LESS = ("latency_ns", "cache_latency_ns")
@@ -137,16 +135,12 @@ class Machine:
             known = _setting(name)
             if not known.low <= value <= known.high or (known.whole and value != int(value)):
                 what = "a whole number" if known.whole else "a number"
-                raise InputError(
-                    name, f"must be {what} from {known.low:g} to {known.high:g}, not {value:g}"
-                )
+                raise InputError(name, f"must be {what} from {known.low:g} to {known.high:g}, not {value:g}")
             factor = value * known.unit / max(vector[known.fields[0]], 1e-300)
             for place in known.fields:
                 vector[place] *= factor
             vector[known.fields[0]] = value * known.unit
-            if (
-                name == "shared_memory_KiB"
-            ):  # the block's share keeps the distance of the description
+            if name == "shared_memory_KiB":  # the block's share keeps the distance of the description
                 kept = self.vector[M_SHARED] - self.vector[M_SHARED_BLOCK]
                 vector[M_SHARED_BLOCK] = value * known.unit - kept
         return replace(self, vector=tuple(vector))
@@ -199,9 +193,7 @@ def machine_of(spec: DeviceSpec) -> Machine:
     return Machine(spec.name, vector, tuple(derived))
 
 
-def _rates(
-    spec: DeviceSpec, xpu: ProcessorSpec, bandwidth: float, clocks: float
-) -> tuple[float, ...]:
+def _rates(spec: DeviceSpec, xpu: ProcessorSpec, bandwidth: float, clocks: float) -> tuple[float, ...]:
     """FLOP per clock and core by format code; a format without a rate runs at the 16-bit one.
 
     Matrix units do powers of two in a clock. Data sheets give peaks at a clock of their own, which

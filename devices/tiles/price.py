@@ -10,25 +10,8 @@ import math
 
 from ...workloads.jit import compiled_part
 from ..calibrated.family import F8
-from .machine import (
-    M_BANDWIDTH,
-    M_CACHE_BANDWIDTH,
-    M_CACHE_LATENCY,
-    M_CHANNEL,
-    M_CLOCK,
-    M_CORES,
-    M_LATENCY,
-)
-from .parameters import (
-    P_CACHE,
-    P_CACHE_LATENCY,
-    P_LATENCY,
-    P_LAUNCH,
-    P_MEMORY,
-    P_OVERLAP,
-    P_ROW,
-    P_START,
-)
+from .machine import M_BANDWIDTH, M_CACHE_BANDWIDTH, M_CACHE_LATENCY, M_CHANNEL, M_CLOCK, M_CORES, M_LATENCY
+from .parameters import P_CACHE, P_CACHE_LATENCY, P_LATENCY, P_LAUNCH, P_MEMORY, P_OVERLAP, P_ROW, P_START
 
 (O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
  O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip
@@ -106,9 +89,7 @@ def finish(
     out[O_MATRIX] *= of_core * spilled / clock
     out[O_SHARED] *= of_core * spilled / clock
     out[O_STEP] *= of_core * spilled / clock
-    out[O_LATENCY], out[O_CACHE], out[O_MEMORY], out[O_START] = (
-        waiting - start, cache, memory, start,
-    )  # fmt: skip
+    out[O_LATENCY], out[O_CACHE], out[O_MEMORY], out[O_START] = (waiting - start, cache, memory, start)
     out[O_PARTIAL] = max(0.0, working * (1.0 - launched * steps / (of_core * cores)))
     out[O_WAVES] = launched / (cores * blocks)
     out[O_IN_FLIGHT] = min(blocks, busiest) * buffers * load

@@ -13,32 +13,12 @@ import math
 from ...workloads.jit import compiled_part
 from ..calibrated.family import F8
 from .config import C_GROUP, C_K, C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
-from .layout import (
-    COLUMNS,
-    DEEP_BYTES,
-    ROWS,
-    most_registers,
-    resident,
-    thread_registers,
-    warp_grid,
-    warpgroup,
-)
+from .layout import COLUMNS, DEEP_BYTES, ROWS, most_registers, resident, thread_registers, warp_grid, warpgroup
 from .machine import M_CACHE, M_CAPABILITY, M_CORES, M_LANES
 from .parameters import P_MATRIX, P_MATRIX_LATENCY, P_SHARED, P_STEP
-from .price import (
-    O_BLOCKS,
-    O_MATRIX,
-    O_REGISTERS,
-    O_SHARED,
-    O_SHARED_BYTES,
-    O_STEP,
-    SHARP,
-    finish,
-    join,
-)
+from .price import O_BLOCKS, O_MATRIX, O_REGISTERS, O_SHARED, O_SHARED_BYTES, O_STEP, SHARP, finish, join
 
-(W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES,
- W_WARM) = range(12)  # fmt: skip
+(W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES, W_WARM) = range(12)
 """What is multiplied: rows of most groups and how many those are, rows of the others and their number,
 columns, k, distinct rows of the left side, FLOP per clock and core, bytes of values of left side,
 right side and result, and whether caches hold what they can from the call before."""
@@ -118,9 +98,7 @@ def step(
         reads = bk * (bm * a * max(columns, bn / 256.0) + bn * b * bm / 64.0)
     else:
         rate = synchronous_rate(h, x[W_RATE], max(a, b))
-        twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(
-            1.0, columns * COLUMNS / max(bn, COLUMNS)
-        )
+        twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(1.0, columns * COLUMNS / max(bn, COLUMNS))
         matrix = flop * twice / (p[P_MATRIX] * rate)
         bubbles = max(matrix, bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
         reads = bk * (bm * a * columns + bn * b * rows)
@@ -181,9 +159,7 @@ def price(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
     tiles = x[W_NUM_LOW] * math.ceil(x[W_LOW] / bm) + x[W_NUM_HIGH] * math.ceil(x[W_HIGH] / bm)
     routed = x[W_NUM_LOW] * x[W_LOW] + x[W_NUM_HIGH] * x[W_HIGH]
     valid = routed / tiles
-    matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(
-        p, h, x, c, valid
-    )
+    matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(p, h, x, c, valid)
     blocks = resident(h, float(c[C_WARPS]), min(registers, most_registers(h)), shared_bytes)
     launched = tiles * math.ceil(x[W_N] / c[C_N]) * split
     steps = math.ceil(x[W_K] / (split * bk))

@@ -92,10 +92,7 @@ def _file() -> ConstantsSpec:
 
 def stored() -> dict[str, Constants]:
     """Committed sets by name."""
-    return {
-        name: Constants(name, s.values, s.fitted_to, s.rows, s.date)
-        for name, s in _file().sets.items()
-    }
+    return {name: Constants(name, s.values, s.fitted_to, s.rows, s.date) for name, s in _file().sets.items()}
 
 
 def constants(name: str) -> Constants:

@@ -183,17 +183,14 @@ def read_configs(
     return measured, fixed, skipped
 
 
-def _near_best(
-    form: Form, near: Path, shapes: Path, grid: Path
-) -> tuple[list[Measured], list[Skipped]]:
+def _near_best(form: Form, near: Path, shapes: Path, grid: Path) -> tuple[list[Measured], list[Skipped]]:
     """One entry for each device of a kernel's three tables."""
     keys = tuple(key.name for key in form.keys if key.default is None)
     quadruples = read_grid(grid)
     rows = read_whole(near, ["device", *keys, *NAMES[:6], "measured_s"])
     totals = read_whole(
-        shapes, ["device", *keys, "best_s", "default_s", "grid_median_s",
-                 *(f"default_{name}" for name in NAMES[:6])]
-    )  # fmt: skip
+        shapes, ["device", *keys, "best_s", "default_s", "grid_median_s", *(f"default_{name}" for name in NAMES[:6])]
+    )
     out, skipped = [], []
     for device in dict.fromkeys(map(str, totals["device"].cells)):
         try:
@@ -218,9 +215,7 @@ def _device(
 
     mine = [i for i, name in enumerate(totals["device"].cells) if name == device]
     sizes = np.stack([_whole(totals[key])[mine] for key in keys], axis=1).astype(np.int64)
-    shapes = tuple(
-        form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes
-    )
+    shapes = tuple(form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes)
     configs = expanded(machine, quadruples)
     configs = configs[fits(form, machine, shapes[0], configs)]
     place = {tuple(c): j for j, c in enumerate(configs.tolist())}
@@ -229,9 +224,7 @@ def _device(
     at = [i for i, name in enumerate(rows["device"].cells) if name == device]
     timed = numbers(rows["measured_s"], 0)[at]
     of_shape = np.stack([_whole(rows[key])[at] for key in keys], axis=1).astype(int).tolist()
-    of_config = (
-        np.stack([_whole(rows[name])[at] for name in NAMES[:6]], axis=1).astype(int).tolist()
-    )
+    of_config = np.stack([_whole(rows[name])[at] for name in NAMES[:6]], axis=1).astype(int).tolist()
     for s, c, seconds in zip(of_shape, of_config, timed, strict=True):
         i, j = which.get(tuple(s)), place.get((*c, 1))
         if i is not None and j is not None:
@@ -282,9 +275,7 @@ def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
     known = [d == "fp8_block" for d in columns["dtype"].cells]
     out, skipped = [], []
     if not all(known):
-        skipped.append(
-            Skipped(str(path), 0, f"{known.count(False)} rows of libraries that choose the tile")
-        )
+        skipped.append(Skipped(str(path), 0, f"{known.count(False)} rows of libraries that choose the tile"))
     sizes = np.stack([_whole_size(columns[key]) for key in ("m", "n", "k")], axis=1).astype(int)
     seconds = numbers(columns["measured_s"], 0)
     for device in dict.fromkeys(map(str, columns["device"].cells)):
@@ -296,8 +287,7 @@ def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
             continue
         if mine:
             shapes = tuple(
-                form.shape({"m": m, "n": n, "k": k, "dtype": "fp8_block"})
-                for m, n, k in sizes[mine].tolist()
+                form.shape({"m": m, "n": n, "k": k, "dtype": "fp8_block"}) for m, n, k in sizes[mine].tolist()
             )
             out.append(FixedTile(device, machine, form, shapes, seconds[mine]))
     return out, skipped

@@ -32,10 +32,7 @@ def units_of(spec: DeviceSpec) -> Machine:
         raise SpecError(spec.name, "has no units with a mac_array in its memory")
     array, memory = unit.mac_array, spec.memory
     if array.module_buffer_bytes is None or array.input_buffer_bytes is None:
-        raise SpecError(
-            spec.name,
-            "needs module_buffer_KiB and input_buffer_KiB in mac_array for the tile model",
-        )
+        raise SpecError(spec.name, "needs module_buffer_KiB and input_buffer_KiB in mac_array for the tile model")
     if memory.dram is None:
         raise SpecError(spec.name, "needs memory.dram for the tile model of units in the memory")
     modules = float(array.modules_per_stack * memory.stacks)
@@ -55,7 +52,4 @@ def units_of(spec: DeviceSpec) -> Machine:
 def _efficiency(standard: str, pattern: str) -> tuple[float, ...]:
     """Share of the peak with so many columns of a row at a time, from the DRAM's command model."""
     memory = load_memory(standard)
-    return tuple(
-        measure(memory, stream_of(memory, f"{pattern}_col{n}", COMMANDS, True)).fraction
-        for n in COLUMNS
-    )
+    return tuple(measure(memory, stream_of(memory, f"{pattern}_col{n}", COMMANDS, True)).fraction for n in COLUMNS)

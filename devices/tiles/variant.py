@@ -53,9 +53,7 @@ def changed_spec(spec: DeviceSpec, values: Mapping[str, float]) -> DeviceSpec:
         "latency_s": new[M_LATENCY],
     }
     processors = {**spec.processors, name: _processor(xpu, new, faster)}
-    copied = spec.model_copy(
-        update={"memory": spec.memory.model_copy(update=memory), "processors": processors}
-    )
+    copied = spec.model_copy(update={"memory": spec.memory.model_copy(update=memory), "processors": processors})
     return copied
 
 

@@ -33,15 +33,13 @@ def why(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
             f"arithmetic {_us(terms['matrix'])}"
         ),
         "step": lambda: f"bound by barriers and addresses, {_us(terms['step'])} of the busiest core",
-        "latency": lambda: (
-            f"bound by latency: {of.waves:.2g} waves wait {_us(terms['latency'])} in all"
-        ),
+        "latency": lambda: f"bound by latency: {of.waves:.2g} waves wait {_us(terms['latency'])} in all",
         "launch": lambda: f"bound by its launch, {_us(terms['launch'])} of {_us(of.seconds)}",
         "start": lambda: f"bound by starts of blocks, {_us(terms['start'])} of {_us(of.seconds)}",
         "partial_wave": lambda: (
             f"bound by its last wave: {of.waves:.2f} waves leave cores idle for {_us(terms['partial_wave'])}"
         ),
-    }[of.bound]()  # fmt: skip
+    }[of.bound]()
     if not form.threads:
         held = of.shared_bytes / KIB
         return f"{said}; a module's buffer holds {held:,.1f} KiB of inputs and sums"
@@ -58,11 +56,7 @@ def why(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
 def _fewer(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
     """What one stage less, or one more, would do."""
     for change, word in ((-1, "would wait"), (1, "would wait")):
-        other = (
-            replace(of.config, stages=of.config.stages + change)
-            if of.config.stages + change >= 2
-            else None
-        )
+        other = replace(of.config, stages=of.config.stages + change) if of.config.stages + change >= 2 else None
         if other is None or "stages" not in form.used or reason_of(form, machine, shape, other):
             continue
         waits = price_one(form, machine, shape, p, other).wait_s

@@ -16,15 +16,7 @@ from pathlib import Path
 SEED = 1
 ROWS = 120
 DEVICES = ("A100-SXM-80GB", "H100-SXM-80GB", "H200-SXM-141GB", "B200-SXM-180GB", "MI300X-192GB")
-FAMILIES = (
-    "gemm",
-    "attention_prefill",
-    "attention_decode",
-    "mla",
-    "moe",
-    "allreduce",
-    "collectives",
-)
+FAMILIES = ("gemm", "attention_prefill", "attention_decode", "mla", "moe", "allreduce", "collectives")
 SOURCES = {
     "aiconfigurator": "ai-dynamo/aiconfigurator, commit 095f58a51 (2026-08-21), Apache-2.0: kernels called "
     "through TensorRT-LLM, vLLM or SGLang, replayed in a CUDA graph, and nccl-tests",
@@ -46,9 +38,7 @@ def thinned(lines: list[str]) -> list[str]:
             groups[row[1]].append(i)
     kept: list[int] = []
     for found in groups.values():
-        kept += sorted(found, key=lambda i: hashlib.sha256(f"{SEED}:{rows[i]}".encode()).digest())[
-            :ROWS
-        ]
+        kept += sorted(found, key=lambda i: hashlib.sha256(f"{SEED}:{rows[i]}".encode()).digest())[:ROWS]
     return [header, *(rows[i] for i in sorted(kept))]
 
 

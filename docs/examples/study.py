@@ -57,9 +57,7 @@ def main() -> None:
     figure.savefig(Path("study.png"))
     print(table.to_string(index=False))
     print(compare(MODEL, SYSTEMS, batch=16, context=512).frame().to_string(index=False))
-    print(
-        roofline(MODEL, SYSTEMS[-1], batch=16, context=512).frame().head(3).to_string(index=False)
-    )
+    print(roofline(MODEL, SYSTEMS[-1], batch=16, context=512).frame().head(3).to_string(index=False))
     print(capacity(MODEL, SYSTEMS[:1], "tbt_p99=0.05", input_len=256, output_len=64, requests=100))
 
 

@@ -8,14 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from opbyte import capacity, roofline, simulate, sweep
-from opbyte.analysis.plots import (
-    breakdown,
-    latency,
-    op_per_byte_vs_batch,
-    save,
-    timeline,
-    trade_off,
-)
+from opbyte.analysis.plots import breakdown, latency, op_per_byte_vs_batch, save, timeline, trade_off
 from opbyte.analysis.plots import roofline as draw_roofline
 from opbyte.analysis.plots.lanes import lanes
 from opbyte.analysis.report.simulation import ops_by_share
@@ -53,8 +46,7 @@ def main(folder: Path) -> None:
     figure = op_per_byte_vs_batch(table, ridges, "Mixtral-8x7B: Op/B of layers when decoding")
     save(figure, folder / "op_per_byte.png")
 
-    runs = [simulate(MODEL, name, rate=12.0, requests=1000, keep_stages=True, **WORK)
-            for name in (DUPLEX, GPU)]  # fmt: skip
+    runs = [simulate(MODEL, name, rate=12.0, requests=1000, keep_stages=True, **WORK) for name in (DUPLEX, GPU)]
     title = f"Mixtral-8x7B, {runs[0].run.workload}, 12 requests/s"
     save(breakdown(ops_by_share([r.run for r in runs]), title), folder / "breakdown.png")
     save(latency(runs[0].requests(), f"{title}, {DUPLEX}"), folder / "latency.png")

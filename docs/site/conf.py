@@ -8,13 +8,7 @@ import opbyte
 
 project, author, release = "OpByte", "the OpByte authors", opbyte.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-include_patterns = [
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/**.md",
-    "notebooks/*.ipynb",
-]
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "notebooks/*.ipynb"]
 root_doc = "README"
 templates_path = ["templates"]
 html_additional_pages = {"index": "index.html"}

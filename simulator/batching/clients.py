@@ -78,9 +78,7 @@ def join_queue(st: State, r: int, i: int) -> None:
 
 
 @compiled_part
-def release(
-    st: State, limits: Limits, kv: KvRules, closed_loop: bool, known_at: float
-) -> float:  # fmt: skip
+def release(st: State, limits: Limits, kv: KvRules, closed_loop: bool, known_at: float) -> float:
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
 
     A request goes to the rank with the fewest requests, a waiting one counting `Policy.waiting_load` times.

@@ -25,9 +25,7 @@ LOST = 11
 
 
 @compiled_part
-def cross(
-    b: Between, source: int, target: int, now: float, begun: float, wire_s: float
-) -> tuple[float, float]:
+def cross(b: Between, source: int, target: int, now: float, begun: float, wire_s: float) -> tuple[float, float]:
     """Send a cache over the ports of both sides that are free first; when it leaves and when it is there [s].
 
     Caches are sent in order; none overtakes another one. Prompt and receiver are ready `now`; the first of the cache

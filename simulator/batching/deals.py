@@ -105,9 +105,7 @@ class How(NamedTuple):
     stops: bool  # see `level.bring`
     level: bool
     whole: bool  # whether blocks of requests are dealt by the caller
-    passes: (
-        bool  # whether requests pass something on their way to the router, which is the caller's
-    )
+    passes: bool  # whether requests pass something on their way to the router, which is the caller's
     shelved: bool  # whether the caller is told of completions
     clients: int  # of a closed loop; 0: none
     between: Between | Any  # None where there is one pool
@@ -235,9 +233,7 @@ def carry(st: State, x: Rows, row: int, i: int, cached: int) -> None:
     """`Engine.resume`: note what a request has had elsewhere."""
     request, stamps = st.ints[i], st.floats[i]
     request[col.I_GENERATED], request[col.I_CACHED] = x.generated[row], cached
-    request[col.I_TARGET] = (
-        request[col.I_INPUT] + request[col.I_GENERATED] - (1 if cached > 0 else 0)
-    )
+    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED] - (1 if cached > 0 else 0)
     stamps[col.F_FIRST], stamps[col.F_LAST] = x.first_s[row], x.last_s[row]
 
 

@@ -70,7 +70,7 @@ def reach(st: State, limits: Limits, i: int) -> int:
 @compiled_part
 def none_ended(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
-) -> tuple[int, int, int, int]:  # fmt: skip
+) -> tuple[int, int, int, int]:
     """`plan_ended` without drafts: what ends is known."""
     return j, g, budget, int64(0)
 
@@ -78,7 +78,7 @@ def none_ended(
 @compiled_given("st.spec", otherwise=none_ended)
 def plan_ended(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
-) -> tuple[int, int, int, int]:  # fmt: skip
+) -> tuple[int, int, int, int]:
     """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `j`.
 
     They are known to end where any outcome ends them: one token was left. Returns the place of `j`, how many

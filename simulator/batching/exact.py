@@ -70,9 +70,7 @@ def queue_arrivals(x: Exact, st: State, closed_loop: bool, known: float) -> None
 
 
 @compiled_part
-def plan_next(
-    plan: Plan, kv: KvRules, st: State, x: Exact, known: float
-) -> None:  # fmt: skip
+def plan_next(plan: Plan, kv: KvRules, st: State, x: Exact, known: float) -> None:
     """Plan the next step of all ranks, and note what it is."""
     st.counters[col.C_CHUNKS] = 0
     plan_step(x, st, kv, plan.windows, known)
@@ -89,9 +87,8 @@ def plan_next(
 
 @compiled_part
 def run_planned(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float,
-    closed_loop: bool,
-) -> None:  # fmt: skip
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float, closed_loop: bool
+) -> None:
     """Run the planned step, and those that are sure to be planned alike."""
     counters, clocks, start = st.counters, st.clocks, st.clocks[col.T_NOW]
     prompts, decodes, chunks = x.step[0].prompts, x.step[0].decodes, counters[col.C_CHUNKS]
@@ -108,9 +105,7 @@ def run_planned(
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    write_log(
-        plan, st, books, start, now, done, decodes, prompts, x.step[0].used
-    )  # fmt: skip
+    write_log(plan, st, books, start, now, done, decodes, prompts, x.step[0].used)
     log_draft(st)
     counters[col.C_PROMPT] += int(prompts)
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done

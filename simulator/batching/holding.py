@@ -113,9 +113,7 @@ def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     row = pool.held[r, request[col.I_SLOT]]
     while t.rows[i, W_STORED] < full:
         j, ready = t.rows[i, W_STORED], np.inf
-        key = tier_key(
-            t, content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
-        )
+        key = tier_key(t, content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block))
         for level in range(t.which.shape[1]):
             if t.worth[level] == 1:
                 ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))

@@ -73,9 +73,7 @@ class KvRules(NamedTuple):
         return int(self.capacity / self.block_bytes.sum() * (1 + 1e-12))
 
 
-def kv_rules(
-    deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False
-) -> KvRules:
+def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False) -> KvRules:
     """KV bytes and capacity of one device's shard.
 
     Prefix caching works on one kind of block, so models with windows or constant state go without.
@@ -94,18 +92,14 @@ def kv_rules(
     memories = deployment.memories(settings.memory_bytes)
     stages = zip(deployment.stages, memories, strict=True)
     rules = _of_all(
-        [
-            _stage_rules(held, memory.kv, settings, deployment, held is deployment.stages[-1])
-            for held, memory in stages
-        ]
+        [_stage_rules(held, memory.kv, settings, deployment, held is deployment.stages[-1]) for held, memory in stages]
     )
     whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
     if caching and whole:
         if rules.blocks > MOST_BLOCKS:
             raise InputError(
                 "num_gpu_blocks" if settings.blocks else "block_size",
-                f"gives {rules.blocks:,} blocks of {rules.block} tokens; prefix caching tracks at "
-                f"most {MOST_BLOCKS:,}",
+                f"gives {rules.blocks:,} blocks of {rules.block} tokens; prefix caching tracks at most {MOST_BLOCKS:,}",
             )
         rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
     return rules
@@ -155,10 +149,7 @@ def _of_all(stages: list[KvRules]) -> KvRules:
         shares[s] /= rules.capacity or 1.0
     first = stages[int(shares.sum(axis=1).argmax())]
     sizes = shares.max(axis=0) * first.capacity
-    return KvRules(
-        np.array(windows, dtype=np.int64), sizes[:-1], float(sizes[-1]), first.block,
-        first.capacity,
-    )  # fmt: skip
+    return KvRules(np.array(windows, dtype=np.int64), sizes[:-1], float(sizes[-1]), first.block, first.capacity)
 
 
 def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -121,9 +121,7 @@ def goes_before(lanes: Lanes, r: int, lane: int, other: int) -> bool:
         one, two = rows[lane, Q_SERVED], rows[other, Q_SERVED]
     if one != two:
         return bool(one < two)
-    return bool(
-        lanes.of[rows[lane, Q_HEAD], O_PLACE] < lanes.of[rows[other, Q_HEAD], O_PLACE]
-    )  # fmt: skip
+    return bool(lanes.of[rows[lane, Q_HEAD], O_PLACE] < lanes.of[rows[other, Q_HEAD], O_PLACE])
 
 
 @compiled_given("st.lanes", otherwise=lambda st, r: None)
@@ -277,9 +275,6 @@ def same_head(st: State, limits: Limits) -> int:
     if st.lanes.fair:
         for r in range(st.ranks.shape[0]):
             rank = st.ranks[r]
-            if (
-                rank[col.R_WAITING] > 0
-                and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences
-            ):
+            if rank[col.R_WAITING] > 0 and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences:
                 steps = int64(1)
     return steps

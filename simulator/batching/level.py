@@ -33,8 +33,7 @@ ASKED = 2
 """Of an engine that is yet to be put in line for its turn to run."""
 
 OWN = named(
-    "queued halted failing by_hand given up ready life earlier inbound delivered gone held_tokens "
-    "asked forget",
+    "queued halted failing by_hand given up ready life earlier inbound delivered gone held_tokens asked forget",
     "clock promised capacity sent_s busy_s",
 )
 """Of an engine: whether it waits for its turn to run (or `ASKED`); whether a completion on it has yet to have its
@@ -160,9 +159,7 @@ def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
 def run_one(fleet: Fleet, like: Loop, n: int) -> int:
     """Run an engine up to its limit or its goal."""
     loop, until, goal = held_at(fleet.loops[n], like), fleet.turn[0].until, fleet.turn[0].goal
-    return advance_one(
-        loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, False, goal
-    )  # fmt: skip
+    return advance_one(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, False, goal)
 
 
 @compiled_part

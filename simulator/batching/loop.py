@@ -35,9 +35,8 @@ the first."""
 
 @compiled_part
 def finish(
-    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool,
-    ahead: bool,
-) -> None:  # fmt: skip
+    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool, ahead: bool
+) -> None:
     """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
 
     The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
@@ -84,11 +83,7 @@ def write_log(
     busy = books.busy
     row = st.log[st.counters[col.C_LOG]]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
-    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
-        decodes,
-        prefill,
-        st.counters[col.C_CHUNKS],
-    )
+    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (decodes, prefill, st.counters[col.C_CHUNKS])
     row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, used
     row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
     for r in range(st.ranks.shape[0]):
@@ -103,7 +98,7 @@ def write_log(
 @compiled_inline
 def plan_ranks(
     plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool
-) -> tuple[float, float, float, int]:  # fmt: skip
+) -> tuple[float, float, float, int]:
     """Plan the next step of every rank by what is known at a time.
 
     Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
@@ -163,9 +158,8 @@ def wait_for(st: State, changed: bool, start: float, arrival: float, until: floa
 
 @compiled
 def advance(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
-    closed_loop: bool, goal: int,
-) -> int:  # fmt: skip
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float, closed_loop: bool, goal: int
+) -> int:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
@@ -202,9 +196,7 @@ def advance(
             return LOG_FULL
         start = clocks[col.T_NOW]
         closed, late = hold_back(st, limits, kv), int64(0)
-        prompts, decodes, used, preemptions = plan_ranks(
-            plan, limits, kv, st, clocks[col.T_KNOWN], closed
-        )
+        prompts, decodes, used, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
         for r in range(ranks.shape[0]):
             late += ranks[r, col.R_LATE]
             drop_late(st, kv, r)

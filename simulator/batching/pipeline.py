@@ -108,9 +108,7 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 
 @compiled_part
-def launch(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe
-) -> bool:  # fmt: skip
+def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks = st.counters, st.clocks
     prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
@@ -145,9 +143,7 @@ def tokens_landed(st: State, kv: KvRules, r: int, i: int, count: int) -> None:
     if request[col.I_FLIGHT] > 0:
         request[col.I_FLIGHT] -= 1
         if request[col.I_CACHED] > 0:
-            request[col.I_NOTED] = max(
-                request[col.I_NOTED], request[col.I_CACHED] - request[col.I_FLIGHT]
-            )
+            request[col.I_NOTED] = max(request[col.I_NOTED], request[col.I_CACHED] - request[col.I_FLIGHT])
 
 
 @compiled_part
@@ -162,9 +158,7 @@ def end_request(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop:
 
 
 @compiled_part
-def stamp_batch(
-    st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool
-) -> None:
+def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool) -> None:
     """Stamp the tokens of one rank's part of a batch that ended at `now`."""
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
@@ -237,9 +231,7 @@ def advance_pipeline(
         clocks[col.T_KNOWN] = now
         tell_time(st)
         arrival = release(st, limits, kv, closed_loop, now)
-        if (
-            counters[col.C_RELEASED] == counters[col.C_COMPLETED]
-        ):  # idle: only what is beyond an end
+        if counters[col.C_RELEASED] == counters[col.C_COMPLETED]:  # idle: only what is beyond an end
             if pipe.ring[P_COUNT] > 0:
                 clocks[col.T_NOW] = land(st, kv, pipe, closed_loop)
                 continue

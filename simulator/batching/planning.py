@@ -31,9 +31,7 @@ def brings_cache(st: State, i: int) -> bool:
 
 
 @compiled_inline
-def admit(
-    st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, prompts: int, now: float
-) -> int:  # fmt: skip
+def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, prompts: int, now: float) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
     want, most = request[col.I_TARGET], limits.threshold
@@ -78,9 +76,7 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
         note_planned(st, kv, r, i, want)
     record_tokens(st, i, want)
     st.fresh[r, j] = want
-    st.ranks[r, col.R_LEFT] = min(
-        st.ranks[r, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED]
-    )
+    st.ranks[r, col.R_LEFT] = min(st.ranks[r, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED])
     count_planned(st, windows, r, i, want)
 
 
@@ -93,11 +89,7 @@ def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     budget = limits.token_budget - rank[col.R_RUNNING]
     while i >= 0 and places > 0 and budget > 0:
         request = st.ints[i]
-        whole = (
-            request[col.I_INPUT] + request[col.I_OUTPUT] - 1
-            if limits.reserve
-            else request[col.I_TARGET]
-        )
+        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 if limits.reserve else request[col.I_TARGET]
         free -= kv_bytes(kv, whole)
         if free < 0.0 or brings_cache(st, i):
             break
@@ -190,9 +182,8 @@ def plan_leading(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
 
 @compiled_part
 def plan_pass(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
-    alone: bool,
-) -> int:  # fmt: skip
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool, alone: bool
+) -> int:
     """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
@@ -223,11 +214,7 @@ def plan_pass(
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            want = (
-                max(request[col.I_TARGET] - request[col.I_CACHED], 0)
-                if alone
-                else next_tokens(st, i)
-            )
+            want = max(request[col.I_TARGET] - request[col.I_CACHED], 0) if alone else next_tokens(st, i)
             if 0 < limits.threshold < want:
                 want = limits.threshold
             want = min(want, budget)
@@ -247,9 +234,7 @@ def plan_pass(
 
 
 @compiled_part
-def plan_rank(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
-) -> int:  # fmt: skip
+def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool) -> int:
     """Plan one rank's step; returns how many sequences it preempted.
 
     A sequence gets the tokens that are known and not computed yet, with the drafts behind them: of its prompt, or

@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part
-from .plan_log import (
-    E_CACHED,
-    E_REQUEST,
-    E_TOKENS,
-    N_ENTRIES,
-    N_PLANS,
-    P_END,
-    P_FREE,
-    P_TIME,
-    PREEMPTED,
-    Plans,
-)
+from .plan_log import E_CACHED, E_REQUEST, E_TOKENS, N_ENTRIES, N_PLANS, P_END, P_FREE, P_TIME, PREEMPTED, Plans
 from .state import I_CACHED, State
 
 

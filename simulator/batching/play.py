@@ -14,20 +14,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from . import state as col
 from .crossing import arrive, goes_on, next_cache
-from .deals import (
-    ARRIVALS,
-    CHOOSE,
-    COMPLETIONS,
-    CROSSED,
-    FOLLOWS,
-    KINDS,
-    How,
-    Play,
-    Rows,
-    at_time,
-    deal,
-    give,
-)
+from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, How, Play, Rows, at_time, deal, give
 from .heap import drop_first
 from .lanes import M_REFUSED
 from .level import Face, Loop, bring, face_of, is_done, line_up, wake

@@ -165,9 +165,7 @@ class Policy:
         starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
         hidden = self.ahead or stages > 1
         own = self.host
-        return Pace(
-            own.step_s, own.sequence_s, starting, hidden, own.gap_s, own.prompts_s / stages
-        )  # fmt: skip
+        return Pace(own.step_s, own.sequence_s, starting, hidden, own.gap_s, own.prompts_s / stages)
 
     def limits(self, ops: int, stages: int) -> Limits:
         """The same for the compiled path and a deployment of so many ops and stages.
@@ -197,9 +195,9 @@ def _known_order(policy: Policy) -> None:
 
 POLICIES: Registry[Policy] = Registry("policy", described=True, check=_known_order)
 
-POLICIES.register(
-    "chunked", "prompts in chunks beside decodes (Sarathi-Serve), paged KV cache (vLLM)"
-)(Policy("chunked", 8192, 256, chunked=True, reserve=False))
+POLICIES.register("chunked", "prompts in chunks beside decodes (Sarathi-Serve), paged KV cache (vLLM)")(
+    Policy("chunked", 8192, 256, chunked=True, reserve=False)
+)
 """Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
 
 POLICIES.register("mixed", "whole prompts beside decodes, as in the Duplex paper's mixed stage")(
@@ -238,9 +236,7 @@ SGLANG = Policy(
 """SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB
 (sglang/srt/server_args.py)."""
 
-POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(
-    SGLANG
-)
+POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(SGLANG)
 
 TRTLLM = Policy(
     "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
@@ -248,14 +244,10 @@ TRTLLM = Policy(
 )  # fmt: skip
 """TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
 
-POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(
-    TRTLLM
-)
+POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(TRTLLM)
 
 
-def make_policy(
-    name: str, token_budget: int | None = None, max_sequences: int | None = None
-) -> Policy:
+def make_policy(name: str, token_budget: int | None = None, max_sequences: int | None = None) -> Policy:
     """A registered policy with its limits changed, and with an order: ``POLICY+ORDER``.
 
     Raises

@@ -11,16 +11,7 @@ this step.
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part, int64
-from .holding import (
-    drop,
-    found_again,
-    give_up,
-    hold,
-    note_content,
-    preempt_last,
-    preempt_late,
-    put_back,
-)
+from .holding import drop, found_again, give_up, hold, note_content, preempt_last, preempt_late, put_back
 from .kv import KvRules
 from .lanes import M_UNDONE, O_LANE, O_PLACE, Lanes
 from .plans import record_preempted, record_undone
@@ -31,7 +22,7 @@ from .state import I_CACHED, I_NOTED, I_PREEMPTED, R_LATE, R_RUNNING, State
 @compiled_part
 def last_gives_way(
     st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, budget: int, tokens: int
-) -> tuple[bool, int, int, int, int, int]:  # fmt: skip
+) -> tuple[bool, int, int, int, int, int]:
     """Hold `tokens` tokens of a rank's running sequence `j`, preempting the latest admitted ones.
 
     Or of `g` of those that have `ended`, unknown to the plan. Returns whether it fits, both places, the budget, how
@@ -51,7 +42,7 @@ def last_gives_way(
 @compiled_given("st.lanes", otherwise=last_gives_way)
 def make_room(
     st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, budget: int, tokens: int
-) -> tuple[bool, int, int, int, int, int]:  # fmt: skip
+) -> tuple[bool, int, int, int, int, int]:
     """`last_gives_way`, or by priority."""
     if not st.lanes.worst:
         return last_gives_way(st, kv, r, j, g, ended, budget, tokens)

@@ -39,10 +39,7 @@ def fewest_tokens(loads: I8) -> int:
     """The engine with the fewest tokens to compute of this prompt and to hold of all."""
     best = int64(0)
     for n in range(1, loads.shape[0]):
-        if (
-            loads[n, V_MISSING] + loads[n, V_HELD]
-            < loads[best, V_MISSING] + loads[best, V_HELD]
-        ):  # fmt: skip
+        if loads[n, V_MISSING] + loads[n, V_HELD] < loads[best, V_MISSING] + loads[best, V_HELD]:
             best = n
     return int(best)
 

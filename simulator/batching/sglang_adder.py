@@ -125,9 +125,7 @@ def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, i
     tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
     if paged > adder[A_CHUNK]:
         tokens, answer = adder[A_CHUNK] // page * page, int64(0)
-    short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(
-        x, r
-    )
+    short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(x, r)
     if tokens <= 0 or short:
         lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN if short else OTHER

@@ -10,14 +10,7 @@ import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from . import state as col
-from .counting import (
-    clear_sums,
-    count_chunk,
-    count_decodes,
-    count_draft,
-    count_tokens,
-    unbounded,
-)  # fmt: skip
+from .counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
 from .drafts import drafts_of
 from .kv import blocks_of
 from .plans import record_preempted, record_tokens
@@ -25,16 +18,7 @@ from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
 from .sglang_cache import keep_prompt, retract, take_tokens
 from .sglang_priority import come_back, look_again, makes_way, preempts, queue_preempted
-from .sglang_state import (
-    A_CUT,
-    RETRACT_STEPS,
-    S_CHUNKED,
-    S_EXTENDED,
-    S_FULL,
-    S_LAST_CHUNK,
-    S_LIST,
-    Sglang,
-)
+from .sglang_state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 from .state import I8, State
 
 RESERVED_DECODE = 512

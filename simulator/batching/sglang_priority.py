@@ -78,11 +78,7 @@ def choose(st: State, x: Sglang, r: int, i: int) -> bool:
     """
     request, mark = st.ints[i], x.order[1]
     have = (x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page
-    missing = (
-        request[col.I_TARGET]
-        - request[col.I_KEYED] * x.rules.page
-        + min(request[col.I_OUTPUT], CLIP)
-    )
+    missing = request[col.I_TARGET] - request[col.I_KEYED] * x.rules.page + min(request[col.I_OUTPUT], CLIP)
     need, size, found = missing - (have - x.offset[0]), x.ranks[r, S_LIST], int64(0)
     for j in range(size):
         mark[j] = 0

@@ -93,9 +93,7 @@ class SglangRules:
         )  # fmt: skip
         threshold = self.threshold if self.priority else -1
         sign = 1.0 if self.low_first else -1.0
-        return new_exact(
-            self.overlap, sglang=new_sglang(numbers, ranks, pages, threshold, sign)
-        )  # fmt: skip
+        return new_exact(self.overlap, sglang=new_sglang(numbers, ranks, pages, threshold, sign))
 
     def widen(self, x: Exact, blocks: int) -> Exact:
         """The same state: pages are counted, not listed."""

@@ -83,9 +83,7 @@ class Sglang(NamedTuple):
     urgent: Urgent | Any  # None without priority scheduling
 
 
-def new_sglang(
-    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0
-) -> Sglang:
+def new_sglang(numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0) -> Sglang:
     """The state before the first request; a threshold below 0: without priority scheduling."""
     schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
     schedule[:, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
@@ -99,7 +97,7 @@ def new_sglang(
         np.zeros(1),
         np.zeros((2, scratch)),
         np.zeros((2, scratch), dtype=np.int64),
-        None if threshold < 0 else Urgent(
-            threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)
-        ),
-    )  # fmt: skip
+        None
+        if threshold < 0
+        else Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
+    )

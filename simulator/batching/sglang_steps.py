@@ -12,16 +12,7 @@ from .radix import K_FREE, K_HEAP
 from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
 from .sglang_plan import plan_step
 from .sglang_priority import preempts
-from .sglang_state import (
-    S_CHUNKED,
-    S_EXTENDED,
-    S_FLIGHT,
-    S_FLIGHT_CHUNK,
-    S_FULL,
-    S_LAST_CHUNK,
-    S_LIST,
-    Sglang,
-)
+from .sglang_state import S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 from .state import I8, State
 from .stretch import record_gap, stamp
 from .verify import record_together, verified
@@ -79,9 +70,7 @@ def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
 
 
 @compiled_part
-def take_rank(
-    st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool
-) -> None:
+def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
@@ -106,9 +95,7 @@ def take_rank(
     own[S_FLIGHT] = 0
 
 
-def take_ranks(
-    exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool
-) -> None:
+def take_ranks(exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of every rank."""
     x = exact.sglang
     for r in range(st.ranks.shape[0]):
@@ -138,9 +125,7 @@ def most_steps(exact: Exact, st: State) -> int:
         return -1
     for r in range(st.ranks.shape[0]):
         own = x.ranks[r]
-        if own[S_CHUNKED] >= 0 or (
-            st.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))
-        ):
+        if own[S_CHUNKED] >= 0 or (st.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))):
             return -1
         heeds = heeds or own[S_FULL] == 0 or preempts(x)
         size = own[S_LIST]

@@ -58,8 +58,7 @@ NUM_CLOCKS = 6
 """Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
 arrivals are known to the next plan."""
 
-(L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV, L_EMITTED,
- L_JOULES) = range(11)  # fmt: skip
+(L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV, L_EMITTED, L_JOULES) = range(11)
 NUM_LOG = 11
 LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",

@@ -47,9 +47,7 @@ def join_gap(st: State, gap: float, gaps: int, own: float) -> int:
 
 
 @compiled_inside
-def stamp(
-    st: State, i: int, count: int, first_end: float, now: float, gap: float, gaps: int
-) -> tuple[float, int]:  # fmt: skip
+def stamp(st: State, i: int, count: int, first_end: float, now: float, gap: float, gaps: int) -> tuple[float, int]:
     """Let `count` tokens of a sequence come by `now`, the first of them at `first_end`.
 
     Returns the gap that waits to be counted and how often, see `join_gap`.
@@ -168,9 +166,8 @@ def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
 
 @compiled_inline
 def run_stretch(
-    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float,
-    chunks: int,
-) -> tuple[float, float, int]:  # fmt: skip
+    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float, chunks: int
+) -> tuple[float, float, int]:
     """Run up to `most` steps of one plan: the first, and those that start before `cut`.
 
     Returns when the first and the last of them ended, and how many there were.
@@ -184,9 +181,8 @@ def run_stretch(
             set_uneven(plan, limits, st, books, r, done)
         before = clocks[col.T_KNOWN] = now
         seconds = step_seconds(
-            plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, chunks, done == 0,
-            limits.captured, books,
-        )  # fmt: skip
+            plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, chunks, done == 0, limits.captured, books
+        )
         now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
         counters[col.C_STEPS] += 1
         if done == 0:

@@ -126,9 +126,7 @@ def bring(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
 
 
 @compiled_given("t.plan", otherwise=lambda st, limits, t, r, start, end: 0.0)
-def prefill_seconds(
-    st: State, limits: Limits, t: Tiers, r: int, start: int, end: int
-) -> float:  # fmt: skip
+def prefill_seconds(st: State, limits: Limits, t: Tiers, r: int, start: int, end: int) -> float:
     """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
     seconds, m, windows = 0.0, t.moments[r], t.plan.windows
     while start < end:
@@ -164,9 +162,7 @@ def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
 
 
 @compiled_part
-def worth_loading(
-    st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float
-) -> int:  # fmt: skip
+def worth_loading(st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float) -> int:
     """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
     t, target = st.pool.tiers, st.ints[i, col.I_TARGET]
     if not t.cheaper:

@@ -93,9 +93,7 @@ class Tiers(NamedTuple):
     own: int  # added to keys of content that only this engine can name
     owner: int
     host: int  # level whose link brings experts and adapters too; -1: none
-    piped: (
-        bool  # whether several batches are in flight, so that what is planned is not yet computed
-    )
+    piped: bool  # whether several batches are in flight, so that what is planned is not yet computed
     through: bool
     cheaper: bool
     prefetch: bool
@@ -124,9 +122,8 @@ OWN_KEYS = 0x1E3779B97F4A7C16
 
 
 def new_tiers(
-    settings: TierSettings, shelves: Shelves, which: I8, pace: F8, plan: Plan | None, owner: int,
-    life: int, piped: bool,
-) -> Tiers:  # fmt: skip
+    settings: TierSettings, shelves: Shelves, which: I8, pace: F8, plan: Plan | None, owner: int, life: int, piped: bool
+) -> Tiers:
     """The tiers of an engine before its first request."""
     ranks, levels = which.shape
     own = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)

@@ -19,18 +19,7 @@ from .kv import KvRules
 from .prefix import NEXT, append, unlink
 from .radix import enter, key_at, slot_of, strike
 from .state import I8, I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, I_TARGET, State
-from .trtllm_state import (
-    B_BEFORE,
-    B_CHILD,
-    B_KEY,
-    B_MARK,
-    B_NEXT,
-    B_PARENT,
-    B_USERS,
-    T_FREE,
-    T_SLOTS,
-    Trtllm,
-)
+from .trtllm_state import B_BEFORE, B_CHILD, B_KEY, B_MARK, B_NEXT, B_PARENT, B_USERS, T_FREE, T_SLOTS, Trtllm
 
 
 @compiled_inside

@@ -10,14 +10,7 @@ import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from . import state as col
-from .counting import (
-    clear_sums,
-    count_chunk,
-    count_decodes,
-    count_draft,
-    count_tokens,
-    unbounded,
-)  # fmt: skip
+from .counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
 from .drafts import drafts_of
 from .kv import blocks_of
 from .plans import record_preempted, record_tokens

@@ -74,9 +74,7 @@ def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
 
 
 @compiled_part
-def take_rank(
-    st: State, x: Trtllm, r: int, first_end: float, now: float, closed_loop: bool
-) -> None:
+def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
@@ -101,19 +99,11 @@ def take_rank(
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
         if kind > 0 and decodes(request):
-            store(
-                st,
-                x,
-                r,
-                i,
-                min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED]),
-            )
+            store(st, x, r, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED]))
     own[T_FLIGHT] = 0
 
 
-def take_ranks(
-    exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool
-) -> None:
+def take_ranks(exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of every rank."""
     x = exact.trtllm
     for r in range(st.ranks.shape[0]):

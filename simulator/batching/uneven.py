@@ -33,9 +33,7 @@ def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done
         m[at] = last[B_SECONDS]
         return
     count, chunks = gather(st, books, r, done)
-    m[at] = uneven_seconds(
-        plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places
-    )
+    m[at] = uneven_seconds(plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places)
     if not mixed:
         last[B_DECODES], last[B_STEP], last[B_SECONDS] = m[DECODES], step, m[at]
 

@@ -17,18 +17,7 @@ from . import state as col
 from .holding import found_again
 from .host import paced
 from .policies import Limits
-from .spec_state import (
-    N_ACCEPTED,
-    N_DRAFTED,
-    N_EMITTED,
-    N_VERIFIED,
-    S_CAME,
-    S_FAR,
-    S_ID,
-    Z_DRAFT,
-    Z_VERIFY,
-    Spec,
-)
+from .spec_state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, Spec
 from .state import F8, State
 from .stretch import record_gap, run_stretch
 
@@ -163,14 +152,10 @@ def draft_seconds(st: State, chunks: int) -> float:
         prefill += x.first[r, PREFILL_TOKENS]
     step = st.counters[col.C_STEPS] * passes
     decodes = pad(x.first, x) - int(prefill)
-    total = step_seconds(
-        x.draft, x.first, step, decodes, st.chunks, chunks, True, 0, x.books
-    )  # fmt: skip
+    total = step_seconds(x.draft, x.first, step, decodes, st.chunks, chunks, True, 0, x.books)
     for j in range(passes - 1):
         decodes = pad(x.later[j], x)
-        total += step_seconds(
-            x.draft, x.later[j], step + 1 + j, decodes, st.chunks, 0, j == 0, 0, x.books
-        )  # fmt: skip
+        total += step_seconds(x.draft, x.later[j], step + 1 + j, decodes, st.chunks, 0, j == 0, 0, x.books)
     return total
 
 
@@ -208,9 +193,7 @@ def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, fl
     for r in range(st.moments.shape[0]):
         prompts += st.moments[r, PREFILL_TOKENS]
     decoded = pad(st.moments, x) - int(prompts)
-    verify = step_seconds(
-        plan, st.moments, st.counters[col.C_STEPS], decoded, st.chunks, chunks, True, 0, books
-    )
+    verify = step_seconds(plan, st.moments, st.counters[col.C_STEPS], decoded, st.chunks, chunks, True, 0, books)
     draft = draft_seconds(st, chunks)
     x.seconds[Z_VERIFY] += verify
     x.seconds[Z_DRAFT] += draft
@@ -219,9 +202,8 @@ def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, fl
 
 @compiled_given("st.spec", otherwise=run_stretch)
 def run_steps(
-    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float,
-    chunks: int,
-) -> tuple[float, float, int]:  # fmt: skip
+    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float, chunks: int
+) -> tuple[float, float, int]:
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
     now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
     verify, draft = step_of(plan, st, books, chunks)

@@ -19,13 +19,8 @@ def waits_on(st: State, limits: Limits, r: int, i: int, now: float) -> bool:
         other, stamps = st.ints[st.running[r, j]], st.floats[st.running[r, j]]
         decoding += other[col.I_GENERATED] > 0
         if other[col.I_GENERATED] > 1:
-            slowest = max(
-                slowest, (stamps[col.F_LAST] - stamps[col.F_FIRST]) / (other[col.I_GENERATED] - 1)
-            )
-    tokens, waited = (
-        request[col.I_TARGET] - request[col.I_CACHED],
-        now - st.floats[i, col.F_ARRIVAL],
-    )
+            slowest = max(slowest, (stamps[col.F_LAST] - stamps[col.F_FIRST]) / (other[col.I_GENERATED] - 1))
+    tokens, waited = (request[col.I_TARGET] - request[col.I_CACHED], now - st.floats[i, col.F_ARRIVAL])
     prompt = WaitingPrompt(tokens, waited, running, decoding, slowest, limits.own)
     return bool(limits.waits(prompt))
 

@@ -18,11 +18,7 @@ from .deployment import Deployment, ExpertsApart
 def expert_bytes(d: Deployment) -> tuple[float, ...]:
     """Bytes of the routed experts that a device of each pipeline stage holds."""
     return tuple(
-        sum(
-            p.held * p.layers * p.expert_bytes(d.run)
-            for p in d.experts
-            if p.stage == s and not p.kept
-        )
+        sum(p.held * p.layers * p.expert_bytes(d.run) for p in d.experts if p.stage == s and not p.kept)
         for s in range(d.layout.pp)
     )
 
@@ -61,9 +57,7 @@ def runs_on(d: Deployment, op: Op) -> Deployment:
     return d.apart.holder if d.apart is not None and away else d
 
 
-def with_experts_on(
-    attention: Deployment, holder: Deployment, link: LinkSpec, batches: int
-) -> Deployment:
+def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, batches: int) -> Deployment:
     """A deployment without its routed experts, which another one holds.
 
     Parameters
@@ -76,9 +70,7 @@ def with_experts_on(
         Micro-batches of a step.
     """
     apart = ExpertsApart(holder, link, batches, expert_bytes(attention))
-    layout = replace(
-        attention.layout, apart=True, ep=holder.layout.ep, expert_tp=holder.layout.expert_tp
-    )
+    layout = replace(attention.layout, apart=True, ep=holder.layout.ep, expert_tp=holder.layout.expert_tp)
     theirs = iter(holder.experts)
     experts = tuple(part if part.kept else next(theirs) for part in attention.experts)
     name = f"{attention.system.name} with experts on {holder.system.name}"

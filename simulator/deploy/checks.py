@@ -47,9 +47,8 @@ def checked_device(
 
 
 def _priced(
-    system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
-    frameworks: Mapping[str, str],
-) -> SharedMemoryDevice:  # fmt: skip
+    system: SystemSpec, costs: str, memory: str, kernels: Sequence[str], frameworks: Mapping[str, str]
+) -> SharedMemoryDevice:
     """A system's device with the cost models that are asked for."""
     device = build_device(
         joined(system), calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,

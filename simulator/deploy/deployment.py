@@ -353,9 +353,7 @@ def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]
     return with_adapters(model, tenants), tenants.popularity
 
 
-def _laid_out(
-    layout: Layout, system: SystemSpec, exchange: str, all_to_all: str | None
-) -> Layout:  # fmt: skip
+def _laid_out(layout: Layout, system: SystemSpec, exchange: str, all_to_all: str | None) -> Layout:
     """The layout with its way to exchange, which is refused where the system cannot run it."""
     layout = replace(layout, gather=exchange == "gather")
     if all_to_all is not None:

@@ -73,12 +73,7 @@ class ExpertPart:
 
 
 def expert_parts(
-    stages: Sequence[ModelSpec],
-    layout: Layout,
-    routing: str,
-    seed: int,
-    shared: bool,
-    popularity: str = "uniform",
+    stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool, popularity: str = "uniform"
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.
 
@@ -93,9 +88,7 @@ def expert_parts(
         for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
         for part in layer.expert_parts
     ]
-    sizes = [
-        (part.routed.experts, part.routed.top_k, part.routed.by_request) for part, _, _ in found
-    ]
+    sizes = [(part.routed.experts, part.routed.top_k, part.routed.by_request) for part, _, _ in found]
     routers: dict[tuple[int, int, bool], Router] = {}
     rows: dict[int, int] = {}
     for size in dict.fromkeys(sizes):
@@ -113,9 +106,7 @@ def expert_parts(
     return tuple(out)
 
 
-def checked_store(
-    store: ExpertStore | None, model: ModelSpec, system: SystemSpec
-) -> ExpertStore | None:
+def checked_store(store: ExpertStore | None, model: ModelSpec, system: SystemSpec) -> ExpertStore | None:
     """Refuse an expert cache without experts, or without a memory for the others.
 
     Raises
@@ -135,8 +126,8 @@ def checked_store(
 
 
 def checked_placing(
-    placing: ExpertPlacing | None, model: ModelSpec, system: SystemSpec, layout: Layout,
-) -> ExpertPlacing | None:  # fmt: skip
+    placing: ExpertPlacing | None, model: ModelSpec, system: SystemSpec, layout: Layout
+) -> ExpertPlacing | None:
     """Refuse a placement of experts where there are none to place.
 
     Raises
@@ -157,9 +148,7 @@ def checked_placing(
     return placing
 
 
-def copies_of(
-    placing: ExpertPlacing | None, layout: Layout, system: SystemSpec
-) -> Callable[[int], int] | None:
+def copies_of(placing: ExpertPlacing | None, layout: Layout, system: SystemSpec) -> Callable[[int], int] | None:
     """Experts that a device holds beside its own, by the experts of a layer; None without a placement."""
     if placing is None:
         return None
@@ -226,6 +215,5 @@ def elsewhere_bytes(
     staging = max(sizes) if store.rule.looks_ahead else 0.0  # see `ExpertCache`
     slots = [store.slots(part.held, where) for part in parts]
     return -staging + sum(
-        (part.held - own) * part.layers * size
-        for part, own, size in zip(parts, slots, sizes, strict=True)
+        (part.held - own) * part.layers * size for part, own, size in zip(parts, slots, sizes, strict=True)
     )

@@ -178,9 +178,7 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
     if pp > MOST_STAGES:
         raise InputError("--pp", f"must be at most {MOST_STAGES}, not {pp}")
     if pp > len(model.layers):
-        raise InputError(
-            "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"
-        )
+        raise InputError("--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}")
     if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError("--pp", f"{reason}, as on {system.name}")
@@ -228,14 +226,10 @@ def _all_spread(model: ModelSpec) -> bool:
 
 
 def _shard_dense(layer: Layer, tp: int) -> Layer:
-    return replace(
-        layer, mixer=layer.mixer.shard(tp), ffn=None if layer.ffn is None else layer.ffn.shard(tp)
-    )
+    return replace(layer, mixer=layer.mixer.shard(tp), ffn=None if layer.ffn is None else layer.ffn.shard(tp))
 
 
-def shard_model(
-    model: ModelSpec, layout: Layout, copies: Callable[[int], int] | None = None
-) -> ModelSpec:
+def shard_model(model: ModelSpec, layout: Layout, copies: Callable[[int], int] | None = None) -> ModelSpec:
     """What one device holds and runs.
 
     Parameters
@@ -339,9 +333,7 @@ def planned_exchange(
     if algorithm in BY_STEP:
         decoding, mixed = BY_STEP[algorithm]
         names, rest = ([mixed], [decoding]) if prompts else ([decoding], [mixed])
-    plans, others = (
-        tuple(plan("all_to_all", name, topology) for name in own) for own in (names, rest)
-    )
+    plans, others = (tuple(plan("all_to_all", name, topology) for name in own) for own in (names, rest))
     return PlannedLink(plans, exchange_link(layout, system), float(layout.tp), others)
 
 
@@ -353,7 +345,6 @@ def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:
     size = system.groups_per_node
     firsts = [(rank * layout.pp + stage) * layout.tp for rank in range(layout.dp)]
     within = all(
-        device // size == (device + layout.tp) // size
-        for first in firsts for device in range(first, first + layout.tp)
-    )  # fmt: skip
+        device // size == (device + layout.tp) // size for first in firsts for device in range(first, first + layout.tp)
+    )
     return link_of(system) if within else system.device.node_link

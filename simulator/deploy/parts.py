@@ -28,9 +28,7 @@ PAIRS: dict[tuple[str, str], str] = {(one, other): why for one, other, why in _L
 
 def refused_with(name: str) -> dict[str, str]:
     """Parts that one cannot go with, each with the reason."""
-    return {
-        other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name
-    }
+    return {other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name}
 
 
 def check_parts(given: Mapping[str, str]) -> None:

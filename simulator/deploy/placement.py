@@ -188,9 +188,7 @@ def processors_of(device: SharedMemoryDevice) -> list[Processor]:
         raise SpecError(device.spec.name, "needs a processor without `runs`, for all other ops")
     for kind in sorted(full[0].excludes):
         if not any(p.can_run(kind) for p in ranked):
-            raise SpecError(
-                device.spec.name, f"no processor runs {kind}, which {full[0].name} excludes"
-            )
+            raise SpecError(device.spec.name, f"no processor runs {kind}, which {full[0].name} excludes")
     return [full[0], *(p for p in ranked if p is not full[0])]
 
 
@@ -200,12 +198,7 @@ def able(processors: Sequence[Processor], kind: str) -> list[Processor]:
 
 
 def regions(
-    ops: Sequence[Op],
-    device: SharedMemoryDevice,
-    rule: str,
-    mixed: bool,
-    splitter: str = "paper",
-    tokens: float = 0.0,
+    ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: bool, splitter: str = "paper", tokens: float = 0.0
 ) -> list[Region]:
     """Place ops on processors; ops run one region after another.
 
@@ -250,12 +243,7 @@ def alone_in_cache(op: Op) -> bool:
 
 
 def choose(
-    rule: Rule,
-    op: Op,
-    can: Sequence[Processor],
-    processors: Sequence[Processor],
-    mixed: bool,
-    tokens: float,
+    rule: Rule, op: Op, can: Sequence[Processor], processors: Sequence[Processor], mixed: bool, tokens: float
 ) -> Processor:
     """The processor on which a rule runs an op whole."""
     if len(can) == 1:
@@ -278,9 +266,7 @@ def choose(
     return min(can, key=score)
 
 
-def _beside(
-    first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int
-) -> Region:
+def _beside(first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int) -> Region:
     """Prefill attention and decode attention side by side (Duplex, section V-C).
 
     The last memory space holds Q, K and V of prefills, the others the KV cache of decodes; with
@@ -311,8 +297,7 @@ def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
 
 def sums_op(op: Op, size: float) -> Op:
     """Partial sums of experts that the main processor reads; they lie as the experts do."""
-    return Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=size,
-              access=op.access)  # fmt: skip
+    return Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=size, access=op.access)
 
 
 def _is_pair(tracks: object, op: Op) -> bool:
@@ -323,9 +308,7 @@ def _is_pair(tracks: object, op: Op) -> bool:
     return last.phase == "prefill" and last.layer == op.layer
 
 
-def split_experts(
-    op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper"
-) -> Region:
+def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper") -> Region:
     """Co-process one device's experts (Duplex, section V-B).
 
     Starting from all experts on the main processor, experts move to the near-memory one in
@@ -348,13 +331,9 @@ def split_experts(
             for p, mask in ((main, ~to_near), (near, to_near))
             if (part := _with_loads(op, loads, mask)) is not None
         }
-        seconds = max(
-            (p.model.cost(tracks[p.name][0]).seconds for p in (main, near) if p.name in tracks),
-            default=0.0,
-        )
+        seconds = max((p.model.cost(tracks[p.name][0]).seconds for p in (main, near) if p.name in tracks), default=0.0)
         if seconds < best_s * CLEARLY:
-            held = {main.name: frozenset(map(int, group[~to_near])),
-                    near.name: frozenset(map(int, group[to_near]))}  # fmt: skip
+            held = {main.name: frozenset(map(int, group[~to_near])), near.name: frozenset(map(int, group[to_near]))}
             best, best_s = Region(tracks, held), seconds
     return best
 

@@ -23,9 +23,7 @@ def all_reduce(label: str, tokens: float, hidden: int, ranks: int, run: Run) -> 
     return _collective("all_reduce", label, tokens * hidden, ranks, run)
 
 
-def all_to_all(
-    label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run
-) -> Op:
+def all_to_all(label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run) -> Op:
     """Send each token to the ranks of its experts; a rank's devices share the sending."""
     op = _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
     return replace(op, shape={**op.shape, "top_k": top_k})
@@ -73,9 +71,7 @@ def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> O
     )
 
 
-def _with_transfers(
-    ops: Sequence[Op], tokens: float, layout: Layout, hidden: int, run: Run
-) -> list[Op]:
+def _with_transfers(ops: Sequence[Op], tokens: float, layout: Layout, hidden: int, run: Run) -> list[Op]:
     """Surround ops that run on another device with what crosses the link.
 
     Decodes send queries, keys and values there and get the attention's output back; prompts,
@@ -93,11 +89,7 @@ def _with_transfers(
         else:
             prompt = ops[i - 1] if i and ops[i - 1].phase == "prefill" else None
             back = op.act_bytes / 2 / run.numerics.act_bytes
-            sent = (
-                back
-                + sum(o.kv_write_bytes for o in (op, prompt) if o is not None)
-                / run.numerics.act_bytes
-            )
+            sent = back + sum(o.kv_write_bytes for o in (op, prompt) if o is not None) / run.numerics.act_bytes
             if prompt is not None:  # before the prompts' attention: both may run side by side
                 out.pop()
                 out += [transfer(f"{op.name}_send", sent, run), prompt, op]
@@ -124,18 +116,13 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
         return [to_and_fro("dispatch", values, run), op, to_and_fro("collect", values, run)]
     if layout.gather:
         moved = (tokens, sent_width(part), layout.dp, run)
-        return [
-            gather_tokens("all_gather", "dispatch", *moved), op,
-            gather_tokens("reduce_scatter", "collect", *moved),
-        ]  # fmt: skip
+        return [gather_tokens("all_gather", "dispatch", *moved), op, gather_tokens("reduce_scatter", "collect", *moved)]
     sent = (tokens * layout.sent, sent_width(part), part.routed.top_k, layout.tp, layout.dp, run)
     op = replace(op, shape={**op.shape, "wide": 1.0})  # no other's rows are among its own
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
 
 
-def layer_program(
-    layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float
-) -> list[Op]:
+def layer_program(layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float) -> list[Op]:
     """Join the ops of a layer's parts and insert the collectives between them.
 
     An all-reduce follows each part's output projection (one for both parts of a parallel

@@ -21,9 +21,7 @@ DRAFT_SEED = 0xD2AF7
 """Sets the draws of a draft's experts apart from those of the model's."""
 
 
-def speculating(
-    d: Deployment, asked: Asked, rates: tuple[float, ...] | None, routing: str, seed: int
-) -> Deployment:
+def speculating(d: Deployment, asked: Asked, rates: tuple[float, ...] | None, routing: str, seed: int) -> Deployment:
     """The same deployment with something that drafts for it; itself for no drafts.
 
     Parameters

@@ -86,10 +86,7 @@ class ExpertCache:
         return bool(self.touch((expert,)).hits)
 
     def touch(
-        self,
-        needed: Collection[int],
-        next_use: Mapping[int, float] | None = None,
-        named: Collection[int] = (),
+        self, needed: Collection[int], next_use: Mapping[int, float] | None = None, named: Collection[int] = ()
     ) -> Touched:
         """Ask for all experts of a step.
 
@@ -137,10 +134,7 @@ class ExpertCache:
             self._entries[expert][USED] = self._clock
             self._entries[expert][USES] += 1
 
-    def _load(
-        self, expert: int, ahead: Mapping[int, float], named: Collection[int],
-        spared: Collection[int],
-    ) -> None:  # fmt: skip
+    def _load(self, expert: int, ahead: Mapping[int, float], named: Collection[int], spared: Collection[int]) -> None:
         self._clock += 1
         if not self.size:
             return
@@ -163,9 +157,7 @@ class ExpertCache:
             chances = dict(zip(held, self._chances(self._clock, held), strict=True))
         return [(self._score(e, ahead, named, chances[e]), self._entries[e][USED]) for e in experts]
 
-    def _score(
-        self, expert: int, ahead: Mapping[int, float], named: Collection[int], chance: float
-    ) -> float:
+    def _score(self, expert: int, ahead: Mapping[int, float], named: Collection[int], chance: float) -> float:
         """The policy's score of an expert; one that is not there has just come."""
         now = self._clock
         loaded, used, uses = self._entries.get(expert, (now, now, 0))

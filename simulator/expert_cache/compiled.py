@@ -19,9 +19,7 @@ from .policies import BUILT_IN, CACHE_POLICIES, Entry
 
 Custom = Callable[[Entry], float] | None
 
-LRU, FIFO, LFU, RANDOM, BELADY = (
-    BUILT_IN.index(name) for name in ("lru", "fifo", "lfu", "random", "belady")
-)
+LRU, FIFO, LFU, RANDOM, BELADY = (BUILT_IN.index(name) for name in ("lru", "fifo", "lfu", "random", "belady"))
 FROM_OUTSIDE = -1
 
 CHANCE_SEED, NAME_SEED = 0xCAC4E, 0x9A3ED
@@ -51,9 +49,7 @@ def custom_policy(name: str) -> Custom:
     if name in BUILT_IN:
         return None
     fields = (*(types.int64,) * 3, types.float64, types.boolean, types.float64)
-    return compiled_from_outside(
-        CACHE_POLICIES[name].score, Entry, fields, f"--expert-cache {name}"
-    )
+    return compiled_from_outside(CACHE_POLICIES[name].score, Entry, fields, f"--expert-cache {name}")
 
 
 @compiled_part
@@ -85,18 +81,14 @@ def drawn_number(key: np.uint64, part: int, expert: int) -> float:
 
 
 @compiled
-def draw_numbers(
-    seed: int, replica: int, step: int, part: int, out: npt.NDArray[np.float64]
-) -> None:  # fmt: skip
+def draw_numbers(seed: int, replica: int, step: int, part: int, out: npt.NDArray[np.float64]) -> None:
     """`drawn_number` of all experts of a part, for callers outside compiled code."""
     key = step_key(seed, replica, step)
     for e in range(out.size):
         out[e] = drawn_number(key, part, e)
 
 
-def chances_of(
-    seed: int, replica: int, part: int, experts: int
-) -> Callable[[int, Sequence[int]], list[float]]:
+def chances_of(seed: int, replica: int, part: int, experts: int) -> Callable[[int, Sequence[int]], list[float]]:
     """What the victims of one part's caches are drawn by; see `cache.Chances`."""
     out = np.empty(experts)
 
@@ -108,9 +100,8 @@ def chances_of(
 
 
 def named_by(
-    seed: int, replica: int, step: int, part: int, needed: npt.NDArray[np.bool_],
-    accuracy: float, false_rate: float,
-) -> npt.NDArray[np.bool_]:  # fmt: skip
+    seed: int, replica: int, step: int, part: int, needed: npt.NDArray[np.bool_], accuracy: float, false_rate: float
+) -> npt.NDArray[np.bool_]:
     """Experts that a predictor of stated accuracy names for a step, shape (experts,).
 
     Parameters

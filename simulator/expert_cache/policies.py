@@ -73,9 +73,8 @@ S = TypeVar("S", bound=Score)
 
 
 def cache_policy(
-    name: str, *, looks_ahead: bool = False, predicts: bool = False, drawn: bool = False,
-    keeps: bool = True,
-) -> Callable[[S], S]:  # fmt: skip
+    name: str, *, looks_ahead: bool = False, predicts: bool = False, drawn: bool = False, keeps: bool = True
+) -> Callable[[S], S]:
     """Register a function that scores entries, by a name; see `CachePolicy`.
 
     Raises

@@ -70,9 +70,8 @@ class ExpertStore:
 
 
 def expert_store(
-    resident: str | None, policy: str | None = None, predictor: str | None = None,
-    horizon: str | None = None,
-) -> ExpertStore | None:  # fmt: skip
+    resident: str | None, policy: str | None = None, predictor: str | None = None, horizon: str | None = None
+) -> ExpertStore | None:
     """Read the options of an expert cache; None without any.
 
     Parameters

@@ -95,9 +95,7 @@ class Dispatch:
         n, u = tokens[self.experts], offsets[self.experts]
         return Loads.drawn((np.floor(n * high + u) - np.floor(n * low + u)).astype(np.int64))
 
-    def expected(
-        self, router: Router, row: int, tokens: float, choices: float | None = None
-    ) -> Loads:
+    def expected(self, router: Router, row: int, tokens: float, choices: float | None = None) -> Loads:
         """Expected loads of all slots, group by group, of a step of so many tokens."""
         return router.expected(row, tokens, choices, (self.experts, self.share.reshape(-1)))
 
@@ -149,9 +147,7 @@ def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
         yield expert, at, slots[first:end], goes / goes.sum(axis=1, keepdims=True)
 
 
-def _candidates(
-    rule: str, here: npt.NDArray[np.bool_], node: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
+def _candidates(rule: str, here: npt.NDArray[np.bool_], node: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Copies that each rank's tokens go to, shape (ranks, copies)."""
     goes = np.ones_like(here)
     for near, rules in ((node, ("node", "local")), (here, ("local",))):

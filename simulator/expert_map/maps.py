@@ -46,14 +46,11 @@ class Sites:
 
     def __post_init__(self) -> None:
         if not self.experts <= self.groups * self.slots:
-            raise InputError(
-                f"{self.groups} groups of {self.slots} slots", f"do not hold {self.experts} experts"
-            )
+            raise InputError(f"{self.groups} groups of {self.slots} slots", f"do not hold {self.experts} experts")
         if self.slots > self.experts:
             raise InputError(
                 "--redundant-experts",
-                f"give each device {self.slots} slots, more than the {self.experts} experts of a "
-                "layer",
+                f"give each device {self.slots} slots, more than the {self.experts} experts of a layer",
             )
 
     @property
@@ -89,9 +86,7 @@ class Sites:
         def meet(unit: int) -> npt.NDArray[np.bool_]:
             first, last = rank // unit, (rank + self.rank - 1) // unit
             start, end = group // unit, (group + self.wide - 1) // unit
-            return np.asarray(
-                (first[:, None] <= end[None, :]) & (start[None, :] <= last[:, None]), dtype=np.bool_
-            )
+            return np.asarray((first[:, None] <= end[None, :]) & (start[None, :] <= last[:, None]), dtype=np.bool_)
 
         return meet(1), meet(self.node)
 
@@ -118,9 +113,7 @@ class ExpertMap:
     def __post_init__(self) -> None:
         wanted = (self.sites.groups, self.sites.slots)
         if self.slots.shape != wanted:
-            raise InputError(
-                "expert map", f"has shape {self.slots.shape}, {wanted} (groups, slots) is needed"
-            )
+            raise InputError("expert map", f"has shape {self.slots.shape}, {wanted} (groups, slots) is needed")
         most = self.sites.experts - 1
         if self.slots.min() < EMPTY or self.slots.max() > most:
             bad = int(self.slots.max() if self.slots.max() > most else self.slots.min())

@@ -59,10 +59,7 @@ class ExpertPlacing:
                 )
             return max(int(slots) - experts // groups, 0)
         if groups == 1:
-            raise InputError(
-                "--expert-placement",
-                f"has no choice: all experts lie on one group of {where} (ep 1)",
-            )
+            raise InputError("--expert-placement", f"has no choice: all experts lie on one group of {where} (ep 1)")
         if (experts + self.redundant) % groups:
             raise InputError(
                 "--redundant-experts",
@@ -110,9 +107,7 @@ class ExpertPlacing:
             raise InputError(where, f"makes no map ({reason_of(error)})") from error
 
 
-def expert_placing(
-    policy: str | None, redundant: int | None, rule: str | None
-) -> ExpertPlacing | None:
+def expert_placing(policy: str | None, redundant: int | None, rule: str | None) -> ExpertPlacing | None:
     """What options say; None where they say nothing.
 
     Copies alone are placed by ``balanced``; a rule alone has nothing to choose from.
@@ -126,9 +121,7 @@ def expert_placing(
         check_dispatch(rule)
     if policy is None and redundant is None:
         if rule is not None:
-            raise InputError(
-                "--expert-dispatch", "needs --expert-placement or --redundant-experts too"
-            )
+            raise InputError("--expert-dispatch", "needs --expert-placement or --redundant-experts too")
         return None
     name = policy or "balanced"
     kind, colon, path = name.partition(":")
@@ -136,9 +129,7 @@ def expert_placing(
         if kind != FILE or not path:
             raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
         if redundant is not None:
-            raise InputError(
-                "--redundant-experts", f"cannot go with {name}, which has its own copies"
-            )
+            raise InputError("--redundant-experts", f"cannot go with {name}, which has its own copies")
         return ExpertPlacing(name, 0, rule or DISPATCHES[0], read_maps(Path(path)))
     if kind not in MAP_POLICIES:
         reason = f"unknown expert placement{nearest(kind, [*MAP_POLICIES, FILE])}"
@@ -159,9 +150,7 @@ def read_maps(path: Path) -> tuple[I8, ...]:
         What is wrong, with file and line.
     """
     columns = read_whole(path, COLUMNS)
-    layers, experts, devices = (
-        numbers(columns[name], 0, MOST, whole=True).astype(np.int64) for name in COLUMNS
-    )
+    layers, experts, devices = (numbers(columns[name], 0, MOST, whole=True).astype(np.int64) for name in COLUMNS)
     if len(missing := np.flatnonzero(np.bincount(layers) == 0)):
         raise InputError(path, f"has no row of layer {missing[0]}")
     rows = list(zip(layers.tolist(), experts.tolist(), devices.tolist(), strict=True))

@@ -97,8 +97,7 @@ def deploy_fpga(
     if check and needed > usable:
         raise CapacityError(
             device.name,
-            f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights, "
-            f"{usable / 2**30:.2f} GiB available",
+            f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights, {usable / 2**30:.2f} GiB available",
         )
     target = Target(
         engine=engine,
@@ -124,9 +123,7 @@ def image_program(d: FpgaDeployment) -> Program:
     return _program(d, batch, loads)
 
 
-def step_program(
-    d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0
-) -> Program:
+def step_program(d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0) -> Program:
     """One step of a language model over a batch, queues drawn by the routing."""
     moe = [la.ffn.routed for la in d.model.layers if is_routed(la.ffn)]
     routers = {

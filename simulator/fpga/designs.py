@@ -115,14 +115,11 @@ class DesignSpace:
         """Cost of a design, by the event engine."""
         cycles = run_image(self.deploy(engine)).cycles
         took = cycles / engine.clock_Hz
-        return Design(engine, cycles, took, took * self.device.static_W, engine.dsp,
-                      engine.buffer_bytes)  # fmt: skip
+        return Design(engine, cycles, took, took * self.device.static_W, engine.dsp, engine.buffer_bytes)
 
     def designs(self) -> Iterable[EngineSpec]:
         """Designs worth running, every one within the limits."""
-        found = [
-            (self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)
-        ]
+        found = [(self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)]
         costs = np.array([(cycles, engine.dsp) for cycles, engine in found]).reshape(-1, 2)
         for i in unbeaten(costs, once=True)[:MOST_RUNS]:
             for buffers in self._buffers(found[i][1]):
@@ -197,11 +194,8 @@ class DesignSpace:
             if stored / (kib * 1024) > MOST_LOADS:
                 continue
             for own in {base.attention_bytes, None}:
-                update = {"weights_bytes": kib * 1024.0, "attention_bytes": own,
-                          "embedding_bytes": None}  # fmt: skip
-                yield engine.model_copy(
-                    update={"buffers": base.model_copy(update=update), "load_unit": "tile"}
-                )
+                update = {"weights_bytes": kib * 1024.0, "attention_bytes": own, "embedding_bytes": None}
+                yield engine.model_copy(update={"buffers": base.model_copy(update=update), "load_unit": "tile"})
 
     def _estimate(self, engine: EngineSpec) -> float:
         """Cycles of all passes, loads left out: a lower bound that orders designs."""

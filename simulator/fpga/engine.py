@@ -22,17 +22,7 @@ from ...workloads.vit_routing import queue_lengths
 from ..expert_cache.cache import ExpertCache
 from ..expert_cache.policies import CACHE_POLICIES
 from .memory import ExternalMemory
-from .program import (
-    ATTENTION,
-    EMBEDDING,
-    PAIR,
-    ROUTER,
-    ExpertBlock,
-    ExpertPart,
-    Program,
-    Tile,
-    Work,
-)
+from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertPart, Program, Tile, Work
 from .schedules import SCHEDULES, Steps
 
 Sequence_ = npt.NDArray[np.int64]
@@ -166,12 +156,7 @@ class Frame:
     """State of one run; schedules are written in terms of its methods."""
 
     def __init__(
-        self,
-        engine: EngineSpec,
-        memory_bytes_per_s: float,
-        schedule: str,
-        routes: Routes | None,
-        caches: Caches,
+        self, engine: EngineSpec, memory_bytes_per_s: float, schedule: str, routes: Routes | None, caches: Caches
     ) -> None:
         self.engine, self.caches = engine, caches
         self.env = simpy.Environment()
@@ -182,11 +167,8 @@ class Frame:
         self._drawn: dict[int, Sequence_ | None] = {}
         self._events: dict[Any, simpy.Event] = {}
         buffers = engine.buffers
-        room = {PAIR: 2.0, ROUTER: 2.0, ATTENTION: buffers.attention_bytes,
-                EMBEDDING: buffers.embedding_bytes}  # fmt: skip
-        self._rooms = {
-            name: simpy.Container(self.env, size, size) for name, size in room.items() if size
-        }
+        room = {PAIR: 2.0, ROUTER: 2.0, ATTENTION: buffers.attention_bytes, EMBEDDING: buffers.embedding_bytes}
+        self._rooms = {name: simpy.Container(self.env, size, size) for name, size in room.items() if size}
         self._port = simpy.Resource(self.env)
         per_cycle = engine.port_bytes_per_s(1) / engine.clock_Hz
         self._weight_rate, self._data_rate = per_cycle * engine.ports.weights, per_cycle
@@ -307,9 +289,8 @@ class Frame:
         """Compute one part of an expert for `tokens` of its queue."""
         streams = tuple(size * tokens for size in part.streams)
         yield from self._pass(
-            Work(block.name, block.layer, "linear", part.cycles * tokens, streams,
-                 part.macs * tokens)
-        )  # fmt: skip
+            Work(block.name, block.layer, "linear", part.cycles * tokens, streams, part.macs * tokens)
+        )
 
     def _pass(self, work: Work) -> Steps:
         began = self.env.now
@@ -337,6 +318,4 @@ class Frame:
         room = self.engine.buffers.weights_bytes if region == PAIR else None
         room = self._rooms[region].capacity if region in (ATTENTION, EMBEDDING) else room
         if room is not None and size > room * (1 + 1e-9):
-            raise CapacityError(
-                f"buffer {region}", f"needs {size:,.0f} bytes, {room:,.0f} available"
-            )
+            raise CapacityError(f"buffer {region}", f"needs {size:,.0f} bytes, {room:,.0f} available")

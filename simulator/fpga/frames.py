@@ -118,8 +118,7 @@ def serve_images(
             if forget and i and tasks[i] != tasks[i - 1]:
                 caches.switch_task()
             routes = _routes(router, i, int(tasks[i]))
-            run = run_frame(program, d.engine, d.memory_bytes_per_s, schedule=schedule,
-                            routes=routes, caches=caches)  # fmt: skip
+            run = run_frame(program, d.engine, d.memory_bytes_per_s, schedule=schedule, routes=routes, caches=caches)
             runs.append(run)
             yield env.timeout(run.cycles / clock)
             stamps[2, i] = env.now

@@ -134,13 +134,10 @@ def cut(tile: Tile, target: Target, whole: int = 1) -> list[Item]:
     pieces = whole * math.ceil(each / room * (1 - 1e-9))
     if target.engine.load_unit == "matrix" and pieces > whole:
         raise CapacityError(
-            f"matrix {tile.work.name}",
-            f"is larger than its buffer: needs {each:,.0f} bytes, {room:,.0f} available",
+            f"matrix {tile.work.name}", f"is larger than its buffer: needs {each:,.0f} bytes, {room:,.0f} available"
         )
     w = tile.work
-    part = replace(
-        w, cycles=w.cycles / pieces, macs=w.macs / pieces, streams=_per_piece(w.streams, pieces)
-    )
+    part = replace(w, cycles=w.cycles / pieces, macs=w.macs / pieces, streams=_per_piece(w.streams, pieces))
     return [Tile(part, tile.weight_bytes / pieces, tile.region)] * pieces
 
 
@@ -154,8 +151,7 @@ def _gate(op: Op, target: Target) -> list[Item]:
     m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
     size = target.stored(n * k, op.weight_bytes)
     cycles = m * target.engine.gate_cycles_per_token
-    work = Work("gate", op.layer, "gate", cycles,
-                target.traffic([m * k * target.act_bytes(2.0)], []), m * n * k)  # fmt: skip
+    work = Work("gate", op.layer, "gate", cycles, target.traffic([m * k * target.act_bytes(2.0)], []), m * n * k)
     return [Tile(work, size, ROUTER)]
 
 
@@ -192,10 +188,9 @@ def _attention_image(op: Op, target: Target) -> list[Item]:
     keys = images * groups * n * width * act
     rows, scores = tokens * width * act, images * n * n * heads * act
     return [
-        Work("qk", op.layer, "qk", max(cycles, softmax),
-             target.traffic([keys, rows], [scores]), macs),
+        Work("qk", op.layer, "qk", max(cycles, softmax), target.traffic([keys, rows], [scores]), macs),
         Work("pv", op.layer, "pv", cycles, target.traffic([keys, scores], [rows]), macs),
-    ]  # fmt: skip
+    ]
 
 
 @LOWER.register("experts")
@@ -211,8 +206,7 @@ def _experts(op: Op, target: Target) -> list[Item]:
     shapes = ((first, hidden, [hidden], [width]), (hidden, width, [width, hidden], [hidden]))
     parts = [
         ExpertPart(
-            weight_bytes=target.stored(n * k, per_weight * n * k)
-            + target.stored(n, 2.0 * n) * target.biases,
+            weight_bytes=target.stored(n * k, per_weight * n * k) + target.stored(n, 2.0 * n) * target.biases,
             cycles=target.cycles(1, n, k),
             macs=n * k,
             streams=target.traffic([v * act for v in reads], [v * act for v in writes]),
@@ -244,8 +238,7 @@ def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertP
             what = "an expert" if engine.load_unit == "expert" else "a matrix of an expert"
             raise CapacityError(
                 f"buffers.weights of {room:,.0f} bytes",
-                f"{what} is larger than its buffer: needs {part.weight_bytes:,.0f} bytes, "
-                f"{room:,.0f} available",
+                f"{what} is larger than its buffer: needs {part.weight_bytes:,.0f} bytes, {room:,.0f} available",
             )
         piece = ExpertPart(part.weight_bytes / pieces, part.cycles / pieces, part.macs / pieces,
                            _per_piece(part.streams, pieces))  # fmt: skip

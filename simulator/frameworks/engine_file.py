@@ -22,15 +22,9 @@ ENGINES: Mapping[str, Callable[[Keys], EngineSettings]] = {
 
 Only = Mapping[str, tuple[Any, str]]
 KEYS: Mapping[str, tuple[tuple[str, ...], Only]] = {
-    "vllm": (
-        (*vllm_file.KEYS, *vllm_sharing.EPLB),
-        {**vllm_file.ONLY, **vllm_sharing.ONLY, **vllm_sharing.ONLY_EPLB},
-    ),
+    "vllm": ((*vllm_file.KEYS, *vllm_sharing.EPLB), {**vllm_file.ONLY, **vllm_sharing.ONLY, **vllm_sharing.ONLY_EPLB}),
     "sglang": (sglang_file.KEYS, {**sglang_file.ONLY, **sglang_sharing.ONLY}),
-    "tensorrt-llm": (
-        trtllm_file.KEYS,
-        {**trtllm_file.ONLY, **trtllm_file.ONLY_CACHE, **trtllm_file.ONLY_SCHEDULER},
-    ),
+    "tensorrt-llm": (trtllm_file.KEYS, {**trtllm_file.ONLY, **trtllm_file.ONLY_CACHE, **trtllm_file.ONLY_SCHEDULER}),
 }
 """Keys that are read, and which of them are refused with any other value than one, by engine."""
 

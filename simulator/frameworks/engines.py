@@ -86,9 +86,8 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     host = replace(host, prompts_s=launch.prompts_s)
     settings = EngineSettings(
-        replace(policy, host=host), memory_share=launch.memory or rules.memory_share,
-        logit_bytes=LOGIT_BYTES,
-    )  # fmt: skip
+        replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=LOGIT_BYTES
+    )
     return replace(settings, cache=settings.cache_for(deployment))
 
 
@@ -124,9 +123,8 @@ def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
         even_steps=launch.even_steps, rules=rules,
     )  # fmt: skip
     settings = EngineSettings(
-        policy, CacheSettings(TRTLLM_BLOCK), left_share=launch.memory or TRTLLM_SHARE,
-        engine="tensorrt-llm",
-    )  # fmt: skip
+        policy, CacheSettings(TRTLLM_BLOCK), left_share=launch.memory or TRTLLM_SHARE, engine="tensorrt-llm"
+    )
     return replace(settings, cache=settings.cache_for(deployment))
 
 

@@ -57,6 +57,4 @@ def hub_name(model: str) -> str:
     entry = catalog_entry(model)
     hubs = [name for name in entry.aliases if "/" in name] if entry else []
     short = model.lower()
-    return next(
-        (n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0]
-    )
+    return next((n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0])

@@ -50,15 +50,11 @@ class Keys:
         for key in self.values:
             close = get_close_matches(key, known, n=1, cutoff=0.85)
             if key not in known and key not in harmless and close:
-                found.append(
-                    f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?"
-                )
+                found.append(f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?")
         return found
 
     def _wrong(self, key: str, wanted: str) -> SpecError:
-        return SpecError(
-            self.path, f"{self.prefix}{key}: must be {wanted}, not {self.values[key]!r}"
-        )
+        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}, not {self.values[key]!r}")
 
     def part(self, key: str) -> Keys:
         found = self.values.get(key)
@@ -133,9 +129,7 @@ class Keys:
         """A word of a few."""
         found = self.text(key, default)
         if found not in known:
-            raise SpecError(
-                self.path, f"{self.prefix}{key}: unknown {found!r}{nearest(found, known)}"
-            )
+            raise SpecError(self.path, f"{self.prefix}{key}: unknown {found!r}{nearest(found, known)}")
         return found
 
     def format(self, key: str) -> str | None:
@@ -143,9 +137,7 @@ class Keys:
         if name in BITS:
             return name
         if name not in DTYPES:
-            raise SpecError(
-                self.path, f"{self.prefix}{key}: unknown format {name!r}{nearest(name, DTYPES)}"
-            )
+            raise SpecError(self.path, f"{self.prefix}{key}: unknown format {name!r}{nearest(name, DTYPES)}")
         return DTYPES[name]
 
 

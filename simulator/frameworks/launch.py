@@ -51,9 +51,8 @@ class Start:
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is an engine's default anyway."""
     return {
-        key: x for key, x in values.items()
-        if x is True or (x not in (None, 1) and x is not False) or key == "engine"
-    }  # fmt: skip
+        key: x for key, x in values.items() if x is True or (x not in (None, 1) and x is not False) or key == "engine"
+    }
 
 
 def _vllm(s: Start) -> dict[str, Any]:
@@ -88,9 +87,7 @@ def _trtllm(s: Start) -> dict[str, Any]:
     }  # fmt: skip
 
 
-FILES: Mapping[str, Callable[[Start], dict[str, Any]]] = {
-    "vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _trtllm,
-}  # fmt: skip
+FILES: Mapping[str, Callable[[Start], dict[str, Any]]] = {"vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _trtllm}
 """What writes an engine's file, by the name in its key `engine`."""
 
 
@@ -132,7 +129,7 @@ ROOMS = {
     "vllm": ("max_model_len", "max_num_seqs", "gpu_memory_utilization"),
     "sglang": ("context_length", "max_running_requests", "mem_fraction_static"),
     "tensorrt-llm": ("max_seq_len", "max_batch_size", "kv_cache_free_gpu_memory_fraction"),
-}  # fmt: skip
+}
 """An engine's names of what `Room` says."""
 
 
@@ -146,9 +143,7 @@ class Launch:
     keys: Mapping[str, Any]  # the same as keys of the engine's own, all of them
 
 
-def launch_of(
-    engine: str, model: str, values: Mapping[str, Any], room: Room | None = None
-) -> Launch:
+def launch_of(engine: str, model: str, values: Mapping[str, Any], room: Room | None = None) -> Launch:
     """What starts a copy of an engine with the settings of `engine_values`.
 
     Raises
@@ -183,9 +178,7 @@ def launch_of(
     return Launch(loaded, tuple(words), rest, own)
 
 
-def command_line(
-    engine: str, model: str, values: Mapping[str, Any], room: Room | None = None
-) -> str:
+def command_line(engine: str, model: str, values: Mapping[str, Any], room: Room | None = None) -> str:
     """The same as a line of a shell.
 
     Examples

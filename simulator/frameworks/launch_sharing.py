@@ -18,9 +18,7 @@ FLAGS = {
     "all_to_all": "--all-to-all", "overlap": "--overlap", "expert_placement": "--expert-placement",
     "redundant_experts": "--redundant-experts", "expert_dispatch": "--expert-dispatch",
 }  # fmt: skip
-EPLB = {
-    "eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical",
-}  # fmt: skip
+EPLB = {"eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical"}
 """Placements of SGLang's `eplb_algorithm`."""
 
 Written = tuple[dict[str, Any], frozenset[str]]
@@ -42,9 +40,7 @@ def _vllm(s: Sharing, dp: int) -> Written:
         said.add("overlap")
     placed = s.expert_placement or ("balanced" if s.redundant_experts is not None else None)
     if placed in EPLB:
-        values |= {
-            "enable_eplb": True, "eplb_config": {"num_redundant_experts": s.redundant_experts or 0},
-        }  # fmt: skip
+        values |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": s.redundant_experts or 0}}
         said.add("redundant_experts")
         if placed == "eplb":  # vLLM chooses between the other two by itself
             said.add("expert_placement")
@@ -71,9 +67,7 @@ def _sglang(s: Sharing, dp: int) -> Written:
         values |= {"enable_eplb": True, "eplb_algorithm": EPLB[placed]}
     if placed in EPLB or (placed == "wrapped" and s.redundant_experts):
         rule_ = next(k for k, v in DISPATCHES.items() if v == (s.expert_dispatch or "any"))
-        values |= {
-            "ep_num_redundant_experts": s.redundant_experts or 0, "ep_dispatch_algorithm": rule_,
-        }  # fmt: skip
+        values |= {"ep_num_redundant_experts": s.redundant_experts or 0, "ep_dispatch_algorithm": rule_}
         said |= {"expert_placement", "redundant_experts", "expert_dispatch"}
     return values, frozenset(said)
 

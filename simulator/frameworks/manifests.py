@@ -59,9 +59,9 @@ def _with_options(words: list[str], options: Mapping[str, Any]) -> list[str]:
 def _compose(c: Copies) -> dict[str, Any]:
     if c.copies * c.devices > c.node:
         raise InputError(
-            "--emit compose", f"starts one host of {c.node} devices, not {c.copies * c.devices:,}; "
-            "llm-d and dynamo start more",
-        )  # fmt: skip
+            "--emit compose",
+            f"starts one host of {c.node} devices, not {c.copies * c.devices:,}; llm-d and dynamo start more",
+        )
     names = [f"engine-{i}" for i in range(c.copies)]
     services: dict[str, Any] = {}
     for i, name in enumerate(names):
@@ -88,9 +88,8 @@ def _compose(c: Copies) -> dict[str, Any]:
 def _dynamo(c: Copies) -> dict[str, Any]:
     if c.launch.keys.get("data_parallel_size"):
         raise InputError(
-            "--emit dynamo", "starts data-parallel ranks of vLLM one by one, which is no part of it; "
-            "llm-d starts them",
-        )  # fmt: skip
+            "--emit dynamo", "starts data-parallel ranks of vLLM one by one, which is no part of it; llm-d starts them"
+        )
     runs = ["python3", "-m", f"dynamo.{WORKERS[c.engine]}"]
     if c.engine == "tensorrt-llm":
         words = [*runs, "--model-path", c.launch.model, "--extra-engine-args", OPTIONS]
@@ -115,11 +114,11 @@ def _dynamo(c: Copies) -> dict[str, Any]:
         "extraPodSpec": {"mainContainer": {"image": image}},
     }  # fmt: skip
     return {
-        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoGraphDeployment",
+        "apiVersion": "nvidia.com/v1alpha1",
+        "kind": "DynamoGraphDeployment",
         "metadata": {"name": _name(c.launch.model)},
-        "spec": {"backendFramework": WORKERS[c.engine],
-                 "services": {"Frontend": front, "Worker": worker}},
-    }  # fmt: skip
+        "spec": {"backendFramework": WORKERS[c.engine], "services": {"Frontend": front, "Worker": worker}},
+    }
 
 
 def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,10 +126,7 @@ def _api_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(keys)
     share = out.pop("kv_cache_free_gpu_memory_fraction", None)
     if share is not None:
-        out["kv_cache_config"] = {
-            **out.get("kv_cache_config", {}),
-            "free_gpu_memory_fraction": share,
-        }
+        out["kv_cache_config"] = {**out.get("kv_cache_config", {}), "free_gpu_memory_fraction": share}
     return out
 
 
@@ -138,9 +134,7 @@ def _llm_d(c: Copies) -> dict[str, Any]:
     if c.engine != "vllm":
         raise InputError("--emit llm-d", f"starts vLLM, not {c.engine}; dynamo and compose do")
     if c.devices > c.node:
-        raise InputError(
-            "--emit llm-d", f"starts copies of one node of {c.node} devices; dynamo more"
-        )
+        raise InputError("--emit llm-d", f"starts copies of one node of {c.node} devices; dynamo more")
     ranks = int(c.launch.keys.get("data_parallel_size", 1))
     words = c.serves
     container = {
@@ -160,9 +154,7 @@ def _llm_d(c: Copies) -> dict[str, Any]:
     }  # fmt: skip
 
 
-WRITERS: Mapping[str, Callable[[Copies], dict[str, Any]]] = {
-    "compose": _compose, "dynamo": _dynamo, "llm-d": _llm_d,
-}  # fmt: skip
+WRITERS: Mapping[str, Callable[[Copies], dict[str, Any]]] = {"compose": _compose, "dynamo": _dynamo, "llm-d": _llm_d}
 USED = {
     "compose": "docker compose -f compose.yaml up",
     "dynamo": "kubectl apply -f dynamo.yaml",

@@ -92,9 +92,7 @@ def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
 def _engine(case: Case, record: bool) -> Engine:
     """An engine with the case's settings whose batches take one unit of time a stage."""
     settings = case.engine
-    engine = Engine(
-        _deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record
-    )
+    engine = Engine(_deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record)
     hidden = settings.policy.ahead or settings.pp != 1
     engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden))
     return engine
@@ -176,9 +174,7 @@ def _case(path: Path, number: int, line: str) -> Case:
         raise InputError(where, f"is not a schedule: {error!r}") from None
     for k, asked in enumerate(requests):
         if not (asked.follows < k and asked.input >= 1 and asked.output >= 1):
-            raise InputError(
-                where, f"request {k} needs tokens, and to follow an earlier one if any"
-            )
+            raise InputError(where, f"request {k} needs tokens, and to follow an earlier one if any")
     if len(done) != len(requests):
         raise InputError(where, f"has {len(requests)} requests, but {len(done)} that are done")
     return Case(name, engine_of(Path(where), settings), requests, plans, done)

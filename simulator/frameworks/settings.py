@@ -102,9 +102,7 @@ class EngineSettings:
             weights = deployment.memory(total).weights
             held = weights + self.left_share * (total - weights)
         elif self.memory_share is not None or self.memory_kept:
-            logits = deployment.model.vocab * min(
-                self.policy.max_sequences, self.policy.token_budget
-            )
+            logits = deployment.model.vocab * min(self.policy.max_sequences, self.policy.token_budget)
             share = (self.memory_share or 1.0) * (total - self.memory_kept)
             held = max(share - self.logit_bytes * logits, 1.0)
         else:

@@ -123,9 +123,7 @@ def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
     if not keys.flag("enable_priority_scheduling", False):
         return {}
     if lpm:
-        raise SpecError(
-            keys.path, "schedule_policy: must be fcfs with enable_priority_scheduling, not lpm"
-        )
+        raise SpecError(keys.path, "schedule_policy: must be fcfs with enable_priority_scheduling, not lpm")
     low, threshold = PRIORITY
     return {
         "priority": True, "low_first": keys.flag(low, False),
@@ -139,9 +137,7 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     chunk = keys.count("chunked_prefill_size", own.chunked_prefill_size, least=-1)
     chunk = max(chunk, 0) // ranks
     if chunk % page:
-        raise SpecError(
-            keys.path, f"chunked_prefill_size: must be pages of {page} tokens, not {chunk}"
-        )
+        raise SpecError(keys.path, f"chunked_prefill_size: must be pages of {page} tokens, not {chunk}")
     sequences = keys.count("max_running_requests", SGLANG.max_sequences * ranks, MAX_SEQUENCES)
     sequences = max(sequences // ranks, 1)
     mixed = keys.flag("enable_mixed_chunk", False) and chunk > 0

@@ -11,9 +11,7 @@ from ...workloads.errors import SpecError
 from .keys import Keys, listed
 from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, told, without_effect
 
-MODES = {
-    "auto": "deepep-auto", "normal": "deepep-normal", "low_latency": "deepep-low-latency",
-}  # fmt: skip
+MODES = {"auto": "deepep-auto", "normal": "deepep-normal", "low_latency": "deepep-low-latency"}
 """Values of `deepep_mode` and the exchange of each; the first is the default."""
 ALGORITHMS = {
     "auto": "eplb", "deepseek": "balanced", "deepseek_vec": "balanced",
@@ -24,9 +22,7 @@ DISPATCHES = {"static": "local", "dynamic": "any"}
 """Values of `ep_dispatch_algorithm` and the rule of each."""
 EVEN = 0.48
 """Least share of the smaller half's tokens above which halves count as even; SGLang's default."""
-OLD = {
-    "enable_deepep_moe": "moe_a2a_backend: deepep", "enable_ep_moe": "ep_size",
-}  # fmt: skip
+OLD = {"enable_deepep_moe": "moe_a2a_backend: deepep", "enable_ep_moe": "ep_size"}
 """Keys of earlier versions."""
 LISTED = listed("sglang sharing")
 ONLY, HARMLESS = LISTED.only, LISTED.harmless
@@ -79,10 +75,7 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     if not keys.flag("enable_eplb", False):
         said["--expert-placement"] = "init_expert_location"
     overlap, also = _halves(keys, sends, mode)
-    found = Sharing(
-        MODES[mode] if sends else None, overlap, placement, copies, rule,
-        keys=named(keys.path, said),
-    )  # fmt: skip
+    found = Sharing(MODES[mode] if sends else None, overlap, placement, copies, rule, keys=named(keys.path, said))
     return "all_to_all" if sends else "gather", found, [*doubts, *why_placed, *also]
 
 
@@ -96,9 +89,7 @@ def captures(keys: Keys) -> bool:
     return not (sends_tokens(keys) and keys.values.get("deepep_mode") == "normal")
 
 
-def _placed(
-    keys: Keys, sends: bool, ep: int
-) -> tuple[str | None, int | None, str | None, list[str]]:
+def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, str | None, list[str]]:
     """Placement, copies and dispatch of experts; None where the file asks for none."""
     copies = keys.count("ep_num_redundant_experts", 0, least=0)
     location = keys.text("init_expert_location", "trivial")
@@ -108,10 +99,7 @@ def _placed(
     if asked is not None and asked != "fake":
         keys.one_of("ep_dispatch_algorithm", "static", tuple(DISPATCHES))
     elif asked is not None:
-        raise SpecError(
-            keys.path,
-            "ep_dispatch_algorithm: fake chooses experts at random; say --routing uniform",
-        )
+        raise SpecError(keys.path, "ep_dispatch_algorithm: fake chooses experts at random; say --routing uniform")
     if balances and ep == 1:
         raise needs(keys, "enable_eplb", "ep_size above 1")
     doubts = list[str]()
@@ -130,8 +118,7 @@ def _placed(
                 None,
                 None,
                 None,
-                doubts
-                + without_effect(keys, ["ep_dispatch_algorithm"], "without copies of experts"),
+                doubts + without_effect(keys, ["ep_dispatch_algorithm"], "without copies of experts"),
             )
         if asked is None:
             raise needs(
@@ -156,7 +143,5 @@ def _halves(keys: Keys, sends: bool, mode: str) -> tuple[str | None, list[str]]:
     if keys.flag("enable_mixed_chunk", False):
         raise SpecError(keys.path, "enable_two_batch_overlap: cannot go with enable_mixed_chunk")
     if share < EVEN:
-        raise SpecError(
-            keys.path, f"{key}: must be in [{EVEN:g}, 0.5]: halves have equal tokens here"
-        )
+        raise SpecError(keys.path, f"{key}: must be in [{EVEN:g}, 0.5]: halves have equal tokens here")
     return f"two-batch:{'decodes' if mode == 'low_latency' else 'alike'}", []

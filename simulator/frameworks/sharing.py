@@ -9,9 +9,7 @@ from typing import Any
 from ...workloads.errors import InputError, SpecError, nearest
 from .keys import Keys
 
-PLACED_ONCE = (
-    "experts are placed once, by the loads that --routing expects in the long run, and stay there"
-)
+PLACED_ONCE = "experts are placed once, by the loads that --routing expects in the long run, and stay there"
 """Why it does not matter how often an engine places them anew."""
 
 
@@ -55,17 +53,15 @@ NOTHING = Sharing()
 def without_effect(keys: Keys, names: Mapping[str, str] | Collection[str], why: str) -> list[str]:
     """Warnings about keys that are there and change nothing."""
     return [
-        f"{keys.path}: {keys.prefix}{name} has no effect: {why}"
-        for name in names if keys.values.get(name) is not None
-    ]  # fmt: skip
+        f"{keys.path}: {keys.prefix}{name} has no effect: {why}" for name in names if keys.values.get(name) is not None
+    ]
 
 
 def told(keys: Keys, why: Mapping[str, str]) -> list[str]:
     """Warnings about keys that are there and are not simulated as the engine has them."""
     return [
-        f"{keys.path}: {keys.prefix}{name}: {text}"
-        for name, text in why.items() if keys.values.get(name) is not None
-    ]  # fmt: skip
+        f"{keys.path}: {keys.prefix}{name}: {text}" for name, text in why.items() if keys.values.get(name) is not None
+    ]
 
 
 def refuse_unknown(keys: Keys, known: Collection[str]) -> None:
@@ -77,9 +73,7 @@ def refuse_unknown(keys: Keys, known: Collection[str]) -> None:
     """
     for key in keys.values:
         if key not in known:
-            raise SpecError(
-                keys.path, f"{keys.prefix}{key}: unknown key{nearest(key, list(known))}"
-            )
+            raise SpecError(keys.path, f"{keys.prefix}{key}: unknown key{nearest(key, list(known))}")
 
 
 def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:

@@ -73,9 +73,9 @@ def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) ->
     chunked = keys.flag("enable_chunked_prefill", own.chunked)
     if chunked and tokens < block:
         raise SpecError(
-            keys.path, f"max_num_tokens: must be at least tokens_per_block ({block}) with "
-            f"enable_chunked_prefill, not {tokens}",
-        )  # fmt: skip
+            keys.path,
+            f"max_num_tokens: must be at least tokens_per_block ({block}) with enable_chunked_prefill, not {tokens}",
+        )
     balance = even.flag("enable_balance", False)
     steps = even.count("timeout_iters", own.even_steps)
     waits = keys.count("batch_wait_timeout_iters", 0, least=0)

@@ -42,9 +42,7 @@ class Upkeep:
         if not self.why:
             return host
         gap = self.gap_s + (self.workers_s if devices > 1 else 0.0)
-        return replace(
-            host, gap_s=host.gap_s + gap, sequence_s=host.sequence_s + self.sequence_s, why=self.why
-        )
+        return replace(host, gap_s=host.gap_s + gap, sequence_s=host.sequence_s + self.sequence_s, why=self.why)
 
 
 EARLY_GAP_S = 1e-3
@@ -101,6 +99,4 @@ def far_version(framework: str) -> list[str]:
     if first <= number <= last:
         return []
     nearest = ".".join(map(str, min(max(number, first), last)))
-    return [
-        f"--framework {framework}: taken as {name} {nearest}, the nearest version that was read"
-    ]
+    return [f"--framework {framework}: taken as {name} {nearest}, the nearest version that was read"]

@@ -81,9 +81,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     )
 
 
-def _policy(
-    keys: Keys, cache: Keys, host: Keys, version: tuple[int, int], max_model_len: int | None
-) -> Policy:
+def _policy(keys: Keys, cache: Keys, host: Keys, version: tuple[int, int], max_model_len: int | None) -> Policy:
     """The batching that the file asks for."""
     rules = rules_of(version)
     base = rules.applied(POLICIES["vllm"])
@@ -116,11 +114,8 @@ def _policy(
         prompts_alone=base.prompts_alone and not chunked,
         threshold=threshold,
         ahead=keys.flag("async_scheduling", base.ahead),
-        graphs=not keys.flag("enforce_eager", not base.graphs)
-        and captures(keys, keys.count("data_parallel_size", 1)),
-        host=upkeep_of("vllm", version).on(
-            host_of(host, base.host), keys.count("tensor_parallel_size", 1)
-        ),
+        graphs=not keys.flag("enforce_eager", not base.graphs) and captures(keys, keys.count("data_parallel_size", 1)),
+        host=upkeep_of("vllm", version).on(host_of(host, base.host), keys.count("tensor_parallel_size", 1)),
         caching=cache.flag("enable_prefix_caching", base.caching),
         order=order if order == "priority" else "",
     )

@@ -12,17 +12,12 @@ from .keys import Keys
 CONNECTOR = "OffloadingConnector"
 """What `kv_offloading_size` sets up with backend native (VllmConfig._post_init_kv_transfer_config in
 vllm/config/vllm.py): blocks are copied as they are computed, and loaded whenever they are found."""
-OTHERS = (
-    "OpByte knows vLLM's own host memory tier alone; use --kv-tiers for others, pools for transfers"
-)
+OTHERS = "OpByte knows vLLM's own host memory tier alone; use --kv-tiers for others, pools for transfers"
 ONLY: Mapping[str, tuple[Any, str]] = {
     "eviction_policy": ("lru", "what was used longest ago goes"),
     "spec_name": ("CPUOffloadingSpec", "other tiers are --kv-tiers"),
     "secondary_tiers": (None, "other tiers are --kv-tiers"),
-    "lazy_offload": (
-        False,
-        "blocks are copied as they are computed; --kv-write back is another rule",
-    ),
+    "lazy_offload": (False, "blocks are copied as they are computed; --kv-write back is another rule"),
 }
 KEYS = ("kv_offloading_size", "kv_offloading_backend", "kv_transfer_config", "kv_connector",
         "kv_connector_extra_config", "cpu_bytes_to_use", *ONLY)  # fmt: skip
@@ -40,28 +35,20 @@ def tiers_of_vllm(keys: Keys, cache: Keys) -> TierSettings | None:
     size = own.real("kv_offloading_size", 0.0, 0.0, 1e9) * 2.0**30
     backend = own.text("kv_offloading_backend", "native")
     if size and backend != "native":
-        raise SpecError(
-            keys.path,
-            f"{own.prefix}kv_offloading_backend: must be native, not {backend!r}: {OTHERS}",
-        )
+        raise SpecError(keys.path, f"{own.prefix}kv_offloading_backend: must be native, not {backend!r}: {OTHERS}")
     moved = keys.part("kv_transfer_config")
     if moved.values:
         connector = moved.text("kv_connector", "")
         if connector != CONNECTOR:
             raise SpecError(
-                keys.path, f"kv_transfer_config.kv_connector: must be {CONNECTOR}, not {connector!r}: "
-                f"{OTHERS}",
-            )  # fmt: skip
-        if size:
-            raise SpecError(
-                keys.path, "kv_transfer_config: kv_offloading_size says the same; give one"
+                keys.path, f"kv_transfer_config.kv_connector: must be {CONNECTOR}, not {connector!r}: {OTHERS}"
             )
+        if size:
+            raise SpecError(keys.path, "kv_transfer_config: kv_offloading_size says the same; give one")
         extra = moved.part("kv_connector_extra_config")
         extra.refuse_unsimulated(ONLY)
         size = float(extra.count("cpu_bytes_to_use", 0, 1 << 60, 0))
         if not size:
             where = "kv_transfer_config.kv_connector_extra_config.cpu_bytes_to_use"
-            raise SpecError(
-                keys.path, f"{where}: is missing; bytes of the host's memory are required"
-            )
+            raise SpecError(keys.path, f"{where}: is missing; bytes of the host's memory are required")
     return TierSettings((KvTier("host", size, 0.0, 0.0, "file"),)) if size else None

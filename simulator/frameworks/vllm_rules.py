@@ -57,9 +57,7 @@ class Rules:
 
     def applied(self, policy: Policy) -> Policy:
         """The batching of this version."""
-        policy = replace(
-            policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead
-        )
+        policy = replace(policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead)
         if not self.early:
             return policy
         return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False)

@@ -11,16 +11,7 @@ from collections.abc import Mapping
 from ...workloads.errors import SpecError
 from ..streams.gates import MOST_TOKENS
 from .keys import Keys, listed
-from .sharing import (
-    PLACED_ONCE,
-    Sharing,
-    named,
-    needs,
-    refuse_old,
-    refuse_unknown,
-    told,
-    without_effect,
-)
+from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, refuse_unknown, told, without_effect
 
 GATHERS = ("allgather_reducescatter", "naive")
 """Values of `all2all_backend` that are no all-to-all; the first is the default."""
@@ -65,9 +56,8 @@ def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
     sends = backend in EXCHANGES
     if sends and not (spread and dp > 1):
         doubts += without_effect(
-            keys, ["all2all_backend"],
-            "without enable_expert_parallel" if dp > 1 else "with data_parallel_size 1",
-        )  # fmt: skip
+            keys, ["all2all_backend"], "without enable_expert_parallel" if dp > 1 else "with data_parallel_size 1"
+        )
         sends = False
     placement, copies, why = _placed(keys, spread)
     overlap, also = _halves(keys, backend, spread, dp)
@@ -76,10 +66,7 @@ def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
         "--expert-placement": "enable_eplb" if copies is not None else "expert_placement_strategy",
         "--redundant-experts": "eplb_config.num_redundant_experts",
     }  # fmt: skip
-    found = Sharing(
-        EXCHANGES[backend] if sends else None, overlap, placement, copies,
-        keys=named(keys.path, said),
-    )  # fmt: skip
+    found = Sharing(EXCHANGES[backend] if sends else None, overlap, placement, copies, keys=named(keys.path, said))
     return "all_to_all" if sends else "gather", found, [*doubts, *why, *also]
 
 
@@ -103,17 +90,13 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
             raise needs(own, "num_redundant_experts", "enable_eplb")
         doubts = without_effect(own, [k for k in EPLB if k in own.values], "without enable_eplb")
         if strategy == "round_robin" and not spread:
-            doubts += without_effect(
-                keys, ["expert_placement_strategy"], "without enable_expert_parallel"
-            )
+            doubts += without_effect(keys, ["expert_placement_strategy"], "without enable_expert_parallel")
             strategy = "linear"
         return ("round-robin" if strategy == "round_robin" else None), None, doubts
     if not keys.flag("enable_expert_parallel", False):
         raise needs(keys, "enable_eplb", "enable_expert_parallel")
     if not spread:
-        raise SpecError(
-            keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1"
-        )
+        raise SpecError(keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1")
     doubts = told(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
     if strategy == "round_robin":
         doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
@@ -122,9 +105,7 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
 
 def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None, list[str]]:
     """Dual batch overlap: a value of ``--overlap``, and what is to be warned of."""
-    least = [
-        keys.count(name, default, MOST_TOKENS, least=0) for name, default in THRESHOLDS.items()
-    ]
+    least = [keys.count(name, default, MOST_TOKENS, least=0) for name, default in THRESHOLDS.items()]
     if not keys.flag("enable_dbo", False):
         return None, without_effect(keys, THRESHOLDS, "without enable_dbo")
     if dp == 1:  # `coordinate_batch_across_dp` in vllm/v1/worker/dp_utils.py
@@ -132,7 +113,5 @@ def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None
     if not spread:
         raise needs(keys, "enable_dbo", "enable_expert_parallel")
     if not backend.startswith("deepep"):
-        raise needs(
-            keys, "enable_dbo", "all2all_backend deepep_low_latency or deepep_high_throughput"
-        )
+        raise needs(keys, "enable_dbo", "all2all_backend deepep_low_latency or deepep_high_throughput")
     return f"two-batch:{least[0]},{least[1]}", []

@@ -37,19 +37,14 @@ def speculation_of(keys: Keys, tp: int) -> Asked | None:
         return None
     own.refuse_unsimulated(ONLY)
     method, model = own.text("method", ""), own.text("model", "")
-    if (
-        not method and model
-    ):  # vLLM's rule: whatever is named is a draft model, if it is not "ngram"
+    if not method and model:  # vLLM's rule: whatever is named is a draft model, if it is not "ngram"
         method = "ngram" if model == "ngram" else "draft_model"
     if method not in METHODS:
         known = nearest(method, METHODS) if method else f"; known: {', '.join(METHODS)}"
         what = f"unknown method {method!r}" if method else "is missing, and so is model"
         raise SpecError(keys.path, f"speculative_config.method: {what}{known}")
     if own.values.get("num_speculative_tokens") is None:
-        raise SpecError(
-            keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is "
-            "required",
-        )  # fmt: skip
+        raise SpecError(keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is required")
     tokens = own.count("num_speculative_tokens", 1, MOST_DRAFTS)
     if METHODS[method] == "draft" and not model:
         raise SpecError(keys.path, "speculative_config.model: is missing; draft_model needs one")

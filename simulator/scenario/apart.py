@@ -63,9 +63,7 @@ class Apart:
     @property
     def devices(self) -> tuple[int, int]:
         """Of both groups."""
-        one, other = (
-            d.system.nodes * d.system.devices_per_node for d in (self.attention, self.experts)
-        )
+        one, other = (d.system.nodes * d.system.devices_per_node for d in (self.attention, self.experts))
         return one, other
 
 
@@ -135,11 +133,7 @@ class ApartStep:
         """Share of the step that each stream works; of the link the busier direction's."""
         found = self.timeline.busy()
         link = max(found.get(OUT, 0.0), found.get(BACK, 0.0))
-        shares = {
-            ATTENTION: found.get(ATTENTION, 0.0),
-            EXPERTS: found.get(EXPERTS, 0.0),
-            "link": link,
-        }
+        shares = {ATTENTION: found.get(ATTENTION, 0.0), EXPERTS: found.get(EXPERTS, 0.0), "link": link}
         return {name: s / self.seconds for name, s in shares.items()}
 
     @property
@@ -199,9 +193,7 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
         Pipeline stages.
     """
     if a.attention.layout.pp > 1:
-        raise InputError(
-            "--pp", "cannot go with --attention-on, which costs one stage; --experts-on takes it"
-        )
+        raise InputError("--pp", "cannot go with --attention-on, which costs one stage; --experts-on takes it")
     ranks = a.attention.layout.dp
     each, over = divmod(sequences, ranks)
     dealt = [
@@ -271,9 +263,7 @@ class _Batch:
                 experts.append(work.seconds)
                 self.works = self.works[0], self.works[1].plus(work)
                 attention.append(after)
-        attention[-1] = attention[-1].plus(
-            self._attend(head_program(d.shard, self.moments, d.layout, d.run))
-        )
+        attention[-1] = attention[-1].plus(self._attend(head_program(d.shard, self.moments, d.layout, d.run)))
         total = NO_WORK
         for own in attention:
             total = total.plus(own)
@@ -317,9 +307,7 @@ class _Batch:
             joules += work.joules
             busy += work.busy_s
             most = max(most, float(loads.tokens[at].sum()))
-        return self._link_s(own.spec.hidden, own.spec.routed.top_k, most), Work(
-            slowest, joules, busy
-        )
+        return self._link_s(own.spec.hidden, own.spec.routed.top_k, most), Work(slowest, joules, busy)
 
     def _link_s(self, hidden: int, top_k: int, most: float) -> float:
         """Seconds of what the busiest device of either group sends or receives."""
@@ -362,10 +350,7 @@ def apart_of(
     InputError
         What does not fit, under the option's name; see `check_apart`.
     """
-    counts = {
-        part.routed.experts for layer in model.layers for part in layer.expert_parts
-        if part.routed.spreads
-    }  # fmt: skip
+    counts = {part.routed.experts for layer in model.layers for part in layer.expert_parts if part.routed.spreads}
     stages = options.pp or (None if settings is None else settings.pp) or 1
     for count in counts:
         if experts.groups % stages or count % (experts.groups // stages):

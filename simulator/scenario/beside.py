@@ -25,9 +25,7 @@ BATCHES = 3
 take about as long, and the link up to half of that."""
 
 
-def deployed_beside(
-    model: ModelSpec, system: SystemSpec, scenario: Scenario, settings: EngineSettings
-) -> Deployment:
+def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, settings: EngineSettings) -> Deployment:
     """A model over a system that attends and one that holds its routed experts.
 
     Raises

@@ -43,9 +43,8 @@ def deployment_of(scenario: Scenario) -> Made:
         deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
     traced = scenario.workload.trace is not None
     deployment = drafted(
-        deployment, scenario.speculation, scenario.deployment.routing, scenario.seed,
-        settings.speculative, traced,
-    )  # fmt: skip
+        deployment, scenario.speculation, scenario.deployment.routing, scenario.seed, settings.speculative, traced
+    )
     settings = framed(scenario, settings, deployment).in_host(deployment.system)
     tiers = tiers_asked(scenario.tiers, deployment.system, settings.cache.tiers)
     if tiers is not None:

@@ -43,9 +43,7 @@ def changed_model(name: str, changes: Overrides) -> ModelSpec:
     for path_text, value in changes:
         keys = _replaced(keys, path_text.split("."), value, f"model.{path_text}")
     text = ", ".join(f"{key} {value}" for key, value in changes)
-    return model_from_keys(
-        keys, name=f"{label} ({text})", where=f"model {label}", source=f"{source}; {CHANGED}"
-    )
+    return model_from_keys(keys, name=f"{label} ({text})", where=f"model {label}", source=f"{source}; {CHANGED}")
 
 
 def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) -> dict[str, Any]:

@@ -54,8 +54,7 @@ def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
         return read_size(text)
     if not tower.fixed or tower.tiles:
         raise InputError(
-            "--images",
-            f"needs --image-size too, such as 1920x1080: tokens of {name}'s images follow from their pixels",
+            "--images", f"needs --image-size too, such as 1920x1080: tokens of {name}'s images follow from their pixels"
         )
     return PLAIN
 

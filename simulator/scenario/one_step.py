@@ -101,9 +101,7 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployO
         Weights and KV cache that its memory does not hold.
     """
     if system.device.on_engine:
-        capped_system(
-            system, options.power_cap, options.clock
-        )  # refuses one: its power is not modelled
+        capped_system(system, options.power_cap, options.clock)  # refuses one: its power is not modelled
         return _on_board(model, system, load, options.routing)
     made = deployed(model, system, options)
     refuse_unused(options, made)
@@ -137,10 +135,7 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
     # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
     waves = min(d.layout.pp, load.items)
     each, front = -(-load.items // (d.replicas * waves)), d.model.front
-    if front is None:
-        batches = dealt(d, each, load.context)
-    else:
-        batches = dealt(d, 0, 0, [(front.tokens, 0)] * each)
+    batches = dealt(d, each, load.context) if front is None else dealt(d, 0, 0, [(front.tokens, 0)] * each)
     stage = explicit_stage(d, batches, expected=True)
     engine = d.layout.all_devices / (d.replicas * waves)
     board, busy_s = d.device.board, stage.busy_within(engine) * d.replicas * waves
@@ -150,8 +145,7 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
     for (layer, bound), took in stage.times(lambda p: (p.op.layer, p.cost.bound)).items():
         parts.setdefault(layer, {})[bound] = took
     times = tuple(
-        LayerTime(layer, sum(bounds.values()), max(bounds, key=lambda k: bounds[k]))
-        for layer, bounds in parts.items()
+        LayerTime(layer, sum(bounds.values()), max(bounds, key=lambda k: bounds[k])) for layer, bounds in parts.items()
     )
     joules = work + (static + board.busy_joules(busy_s))
     if stage.fetch is not None:
@@ -213,10 +207,10 @@ def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, .
             total.stalled += share.stalled
             total.memory_bound += share.memory_bound
     return tuple(
-        LayerTime(name, s.cycles / clock_Hz,
-                  "memory" if 2 * (s.memory_bound + s.stalled) > s.cycles else "compute")
-        for name, s in times.items() if s.cycles
-    )  # fmt: skip
+        LayerTime(name, s.cycles / clock_Hz, "memory" if 2 * (s.memory_bound + s.stalled) > s.cycles else "compute")
+        for name, s in times.items()
+        if s.cycles
+    )
 
 
 def _check_cache(d: Deployment, load: Load) -> None:

@@ -93,10 +93,7 @@ class Option:
         return f"{self.help.removesuffix('.')} [{self.unit}]." if self.unit else self.help
 
 
-def whole(
-    help: str, low: int | None = None, high: int = 2**31 - 1, default: int | None = None,
-    unit: str = "",
-) -> Any:  # fmt: skip
+def whole(help: str, low: int | None = None, high: int = 2**31 - 1, default: int | None = None, unit: str = "") -> Any:
     """An option that takes a whole number."""
     return field(default=default, metadata={OPTION: Option(int, help, unit, low, high, "N")})
 

@@ -10,14 +10,7 @@ from ...workloads.requests.classes import read_classes
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.labelling import labelled
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import (
-    MAX_ADAPTERS,
-    MAX_IMAGES,
-    MAX_MICRO_BATCHES,
-    MAX_REPLICAS,
-    MAX_SEQUENCES,
-    MIN_MTBF_S,
-)
+from ..limits import MAX_ADAPTERS, MAX_IMAGES, MAX_MICRO_BATCHES, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, flag, real, text, texts, whole
 
 
@@ -33,39 +26,26 @@ class Workload(Checked):
     input_len: int | None = whole("Mean prompt tokens.", 1)
     output_len: int | None = whole("Mean output tokens.", 1)
     lengths: str | None = text(
-        "fixed, lognormal, gaussian or uniform.", "NAME",
-        choices=("fixed", "lognormal", "gaussian", "uniform"),
-    )  # fmt: skip
-    turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
-    think: float | None = real(
-        "Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s"
+        "fixed, lognormal, gaussian or uniform.", "NAME", choices=("fixed", "lognormal", "gaussian", "uniform")
     )
+    turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
+    think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")
     cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
     rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
-    spread: float | None = real(
-        "Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s"
-    )
+    spread: float | None = real("Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s")
     duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
-    since: float | None = real(
-        "Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s"
-    )
-    mean_rate: float | None = real(
-        "Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s"
-    )
+    since: float | None = real("Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s")
+    mean_rate: float | None = real("Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s")
     rate_profile: str | None = text(
-        "How --rate, the mean, changes over time: diurnal:DEPTH, a CSV of start_s and rate, or "
-        "ServeGen clients.",
-        "PROFILE", file=True,
-    )  # fmt: skip
-    images: int | None = whole(
-        "Images of each request, where a trace does not say how many.", 1, MAX_IMAGES
+        "How --rate, the mean, changes over time: diurnal:DEPTH, a CSV of start_s and rate, or ServeGen clients.",
+        "PROFILE",
+        file=True,
     )
+    images: int | None = whole("Images of each request, where a trace does not say how many.", 1, MAX_IMAGES)
     image_size: str | None = text(
         "Pixels of the images, such as 1920x1080, where their tokens follow from them.", "WxH"
     )
-    encoder_cache_hits: float | None = real(
-        "Share of images whose tokens the encoder's cache has.", 0.0, 1.0
-    )
+    encoder_cache_hits: float | None = real("Share of images whose tokens the encoder's cache has.", 0.0, 1.0)
     classes: str | None = text(
         "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
         "input_len, output_len, max_waiting, max_wait, and latencies promised, such as ttft_p99=0.5.",
@@ -102,8 +82,7 @@ class EngineOptions(Checked):
     policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
     engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
     part: str | None = text(
-        "A part of the engine from outside, with its options; see docs/extending.md.",
-        "NAME:KEY=VALUE,...",
+        "A part of the engine from outside, with its options; see docs/extending.md.", "NAME:KEY=VALUE,..."
     )
     token_budget: int | None = whole("Tokens of one step.", 1)
     max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
@@ -121,8 +100,7 @@ class SpeculationOptions(Checked):
     """Speculative decoding; see `workloads.speculators`."""
 
     speculative: str | None = text(
-        "Speculative decoding with K drafts a step: mtp:K, eagle:K, ngram:K or draft:MODEL:K.",
-        "METHOD:K",
+        "Speculative decoding with K drafts a step: mtp:K, eagle:K, ngram:K or draft:MODEL:K.", "METHOD:K"
     )
     acceptance: str | None = text(
         "Chance that each of the K drafts is accepted once those before it are, such as 0.8,0.6; "
@@ -152,9 +130,7 @@ class TierOptions(Checked):
         "computing them).",
         "RULE",
     )
-    kv_prefetch: bool = flag(
-        "Bring what a request will find below the first tier to that one as it arrives."
-    )
+    kv_prefetch: bool = flag("Bring what a request will find below the first tier to that one as it arrives.")
 
 
 @described
@@ -168,12 +144,7 @@ class DeployOptions(Checked):
         "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version.",
         "NAME",
     )
-    costs: str = text(
-        "auto (fitted kernel models) or roofline.",
-        "MODEL",
-        default="auto",
-        choices=("auto", "roofline"),
-    )
+    costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto", choices=("auto", "roofline"))
     memory: str = text(
         "flat (one efficiency) or derived (that of each access pattern on the DRAM).",
         "MODEL",
@@ -181,12 +152,9 @@ class DeployOptions(Checked):
         choices=("flat", "derived"),
     )
     host: str | None = text(
-        "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.",
-        "HOST", file=True,
-    )  # fmt: skip
-    routing: str = text(
-        "uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform"
+        "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.", "HOST", file=True
     )
+    routing: str = text("uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform")
     sampling: str | None = text(
         "How tokens are drawn from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
         "(top_p=0.95,repetition_penalty=1.1), a generation_config.json, or checkpoint (as vLLM "
@@ -211,9 +179,7 @@ class DeployOptions(Checked):
         "POLICY",
     )
     redundant_experts: int | None = whole(
-        "Copies of a layer's experts over all devices; with the experts a multiple of ep.",
-        0,
-        1 << 16,
+        "Copies of a layer's experts over all devices; with the experts a multiple of ep.", 0, 1 << 16
     )
     expert_dispatch: str | None = text(
         "Copies that a token may go to: any, node (of its node if there are some) or local (of its "
@@ -232,9 +198,7 @@ class DeployOptions(Checked):
         "others lie in the host's.",
         "N",
     )
-    expert_cache: str | None = text(
-        "A name of `opbyte list expert-caches`; lru without it.", "POLICY"
-    )
+    expert_cache: str | None = text("A name of `opbyte list expert-caches`; lru without it.", "POLICY")
     expert_predictor: str | None = text(
         "Names the experts of a step ahead: share of those needed that it names, and of the others.",
         "ACCURACY[:FALSE_RATE]",
@@ -244,21 +208,13 @@ class DeployOptions(Checked):
         "WHEN",
         choices=("layer", "step"),
     )
-    adapters: int | None = whole(
-        "LoRA adapters of tenants, one of which a request uses.", 1, MAX_ADAPTERS
-    )
+    adapters: int | None = whole("LoRA adapters of tenants, one of which a request uses.", 1, MAX_ADAPTERS)
     adapter_rank: int | None = whole("Their rank; 16 without it.", 1, 65_536)
     adapters_resident: int | None = whole(
-        "Adapters that a device has room for; the others come from the host's memory.",
-        1,
-        MAX_ADAPTERS,
+        "Adapters that a device has room for; the others come from the host's memory.", 1, MAX_ADAPTERS
     )
-    adapter_popularity: str | None = text(
-        "How requests that name none choose: uniform or power_law:S.", "POPULARITY"
-    )
-    power_cap: float | None = real(
-        "Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W"
-    )
+    adapter_popularity: str | None = text("How requests that name none choose: uniform or power_law:S.", "POPULARITY")
+    power_cap: float | None = real("Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W")
     clock: float | None = real("Clock that the cores are locked at.", 1.0, 1e5, unit="MHz")
     strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
 
@@ -271,21 +227,17 @@ class FleetOptions(Checked):
     router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
     autoscale: str | None = text(
-        "Replicas that come and go, by a rule of `opbyte list autoscalers`: "
-        "1:8,by=requests:20,start=60.",
+        "Replicas that come and go, by a rule of `opbyte list autoscalers`: 1:8,by=requests:20,start=60.",
         "MIN:MAX,KEY=VALUE,...",
     )
     fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
-    mtbf: float | None = real(
-        "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
-    )
+    mtbf: float | None = real("Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s")
     repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")
     encoder: str | None = text(
         "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
     )
     encoder_system: str | None = text(
-        "Devices of the encoder; with --encoder alone one more of the system's, without both the model's own.",
-        "SYSTEM",
+        "Devices of the encoder; with --encoder alone one more of the system's, without both the model's own.", "SYSTEM"
     )
 
 
@@ -294,9 +246,7 @@ class FleetOptions(Checked):
 class ApartOptions(Checked):
     """Routed experts on devices of their own, of the pool that decodes where there are two; see `scenario.beside`."""
 
-    experts_on: str | None = text(
-        "System that holds the routed experts and nothing else.", "SYSTEM"
-    )
+    experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
     micro_batches: int | None = whole(
         "Micro-batches of a step, which go to and fro; 3 without it.", 1, MAX_MICRO_BATCHES
     )
@@ -336,9 +286,7 @@ class PoolOptions(Checked):
     prefill_engine: str | None = text("As --engine, where prompts run.", "FILE", file=True)
     prefill_token_budget: int | None = whole("As --token-budget, where prompts run.", 1)
     prefill_max_seqs: int | None = whole("As --max-seqs, where prompts run.", 1, MAX_SEQUENCES)
-    prefill_autoscale: str | None = text(
-        "As --autoscale, of the systems that prefill.", "MIN:MAX,KEY=VALUE,..."
-    )
+    prefill_autoscale: str | None = text("As --autoscale, of the systems that prefill.", "MIN:MAX,KEY=VALUE,...")
     decode_tp: int | None = whole("As --tp, of the devices that decode.")
     decode_dp: int | None = whole("As --dp, of the devices that decode.")
     decode_ep: int | None = whole("As --ep, of the devices that decode.")
@@ -347,9 +295,7 @@ class PoolOptions(Checked):
     decode_engine: str | None = text("As --engine, where decodes run.", "FILE", file=True)
     decode_token_budget: int | None = whole("As --token-budget, where decodes run.", 1)
     decode_max_seqs: int | None = whole("As --max-seqs, where decodes run.", 1, MAX_SEQUENCES)
-    decode_autoscale: str | None = text(
-        "As --autoscale, of the systems that decode.", "MIN:MAX,KEY=VALUE,..."
-    )
+    decode_autoscale: str | None = text("As --autoscale, of the systems that decode.", "MIN:MAX,KEY=VALUE,...")
 
     @property
     def given(self) -> bool:

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 
 def drafted(
-    d: Deployment, options: SpeculationOptions, routing: str, seed: int,
-    own: Asked | None = None, traced: bool = False,
-) -> Deployment:  # fmt: skip
+    d: Deployment, options: SpeculationOptions, routing: str, seed: int, own: Asked | None = None, traced: bool = False
+) -> Deployment:
     """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
 
     Parameters
@@ -65,14 +64,12 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
         raise InputError("--routing", f"{name} has no experts; leave it out")
     if options.all_to_all is not None and not any(d.lockstep for d in sides):
         raise InputError(
-            "--all-to-all", f"{name} on {sides[0].system.name} sends no tokens between ranks "
-            f"({sides[0].layout.degrees}); leave it out",
-        )  # fmt: skip
+            "--all-to-all",
+            f"{name} on {sides[0].system.name} sends no tokens between ranks ({sides[0].layout.degrees}); leave it out",
+        )
 
 
-SHARED = (
-    "all_to_all", "overlap", "expert_placement", "redundant_experts", "expert_dispatch",
-)  # fmt: skip
+SHARED = ("all_to_all", "overlap", "expert_placement", "redundant_experts", "expert_dispatch")
 """Options that an engine's file may say in its own names; see `frameworks.sharing.Sharing`."""
 
 
@@ -83,11 +80,7 @@ def _said(name: str, options: DeployOptions, settings: EngineSettings | None) ->
 
 
 def deployed(
-    model: ModelSpec,
-    system: SystemSpec,
-    options: DeployOptions,
-    settings: EngineSettings | None = None,
-    seed: int = 0,
+    model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None = None, seed: int = 0
 ) -> Deployment:
     """Put a model on a system as options say, and an engine's settings where they do not.
 
@@ -106,9 +99,8 @@ def deployed(
 
 
 def _deployed(
-    model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None,
-    seed: int,
-) -> Deployment:  # fmt: skip
+    model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
+) -> Deployment:
     system = capped_system(placed_in(system, options.host), options.power_cap, options.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
@@ -118,9 +110,7 @@ def _deployed(
     sampling = NONE if settings is None else settings.sampling
     framework = options.framework or (None if settings is None else settings.framework)
     engine = (framework or "").partition("@")[0]
-    vllm = engine == "vllm" or (
-        settings is not None and settings.given and settings.engine == "vllm"
-    )
+    vllm = engine == "vllm" or (settings is not None and settings.given and settings.engine == "vllm")
     frameworks: Mapping[str, str] = {}
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.checkpoints import as_multiplied
@@ -129,9 +119,8 @@ def _deployed(
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
         frameworks = kernels_of(
-            framework, system.device, apart=layout.dp > 1,
-            mxfp4=model.numerics.weight_format("experts") == "mxfp4",
-        )  # fmt: skip
+            framework, system.device, apart=layout.dp > 1, mxfp4=model.numerics.weight_format("experts") == "mxfp4"
+        )
         model = as_multiplied(model, engine, system.device)
         if engine in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(engine, system.device, layout.dp, layout.ep)

@@ -82,8 +82,7 @@ def _within(stream: RequestStream, longest: int) -> RequestStream:
                 i = int((length > longest).argmax())
                 raise InputError(
                     "--max-model-len",
-                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, "
-                    f"more than {longest}",
+                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, more than {longest}",
                 )
             yield block
 

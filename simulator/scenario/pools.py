@@ -147,9 +147,7 @@ def counted(text: str, where: str) -> tuple[str, int]:
     found = COUNTED.fullmatch(text)
     count = 1 if found is None else int(found["count"])
     if not 1 <= count <= MAX_REPLICAS:
-        raise InputError(
-            where, f"must have 1 to {MAX_REPLICAS} systems, for example h200-x8x2, not {text!r}"
-        )
+        raise InputError(where, f"must have 1 to {MAX_REPLICAS} systems, for example h200-x8x2, not {text!r}")
     return (text if found is None else found["system"]), count
 
 
@@ -170,9 +168,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
     except InputError as error:
         raise InputError(flag, error.reason) from None
     if name == "decode" and found.slo_s is not None:
-        raise InputError(
-            flag, "knows no first tokens, which come from the pool that prefills: no slo"
-        )
+        raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
     if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
         reason = f"cannot go with --{name} SYSTEMxN; it says how many there are"
         raise InputError(flag, reason)

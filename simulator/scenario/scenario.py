@@ -43,8 +43,7 @@ class Scenario(Checked):
     """
 
     model: str | Path | ModelSpec | None = field(
-        default=None,
-        metadata=thing("Catalog name, config.json or its folder.", "MODEL", argument=True),
+        default=None, metadata=thing("Catalog name, config.json or its folder.", "MODEL", argument=True)
     )
     system: str | Path | SystemSpec | None = field(
         default=None, metadata=thing("Catalog name, YAML or DEVICE-xN.", "SYSTEM")
@@ -67,16 +66,11 @@ class Scenario(Checked):
         "LIST|FILE",
     )
     capex: str | None = text(
-        "Devices that are owned, and what each costs with its share of the rest [USD]: h200=40000.",
-        "LIST",
+        "Devices that are owned, and what each costs with its share of the rest [USD]: h200=40000.", "LIST"
     )
     years: float | None = real("Years that owned devices serve; 4 without it.", 0.1, 50.0)
-    usd_per_kWh: float | None = real(
-        "Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh"
-    )
-    pue: float | None = real(
-        "Power of the building over that of owned devices; 1.3 without it.", 1.0, 10.0
-    )
+    usd_per_kWh: float | None = real("Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh")
+    pue: float | None = real("Power of the building over that of owned devices; 1.3 without it.", 1.0, 10.0)
     pools: PoolOptions = field(default_factory=PoolOptions)
     apart: ApartOptions = field(default_factory=ApartOptions)
 

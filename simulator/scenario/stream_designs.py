@@ -81,22 +81,17 @@ def stream_board(device: DeviceSpec) -> DeviceSpec:
 
 
 def fitting(
-    model: ModelSpec, board: DeviceSpec, batch: int, context: int, dtype: str | None,
-    kv_dtype: str | None,
-) -> ModelSpec:  # fmt: skip
+    model: ModelSpec, board: DeviceSpec, batch: int, context: int, dtype: str | None, kv_dtype: str | None
+) -> ModelSpec:
     """The model in the first format whose weights and caches fit."""
     for option, name in (("--dtype", dtype), ("--kv-dtype", kv_dtype)):
         if name is not None and BITS[check_dtype(name, option)] > MOST_BITS:
-            raise InputError(
-                option, f"must have 8 bits at most, as the engine's multipliers; not {name}"
-            )
+            raise InputError(option, f"must have 8 bits at most, as the engine's multipliers; not {name}")
     room = board.memory.capacity_bytes * board.memory.usable_fraction
     needed = 0.0
     for name in FORMATS if dtype is None else (dtype,):
         held = replace(model, numerics=model.numerics.with_formats(name, kv_dtype or KV))
-        needed = held.weight_bytes + batch * (
-            held.kv_bytes_per_token * (context + 1) + held.state_bytes_per_sequence
-        )
+        needed = held.weight_bytes + batch * (held.kv_bytes_per_token * (context + 1) + held.state_bytes_per_sequence)
         if needed <= room:
             return held
     raise CapacityError(
@@ -127,9 +122,7 @@ class StreamSpace:
         self.engine = processor.model
         self.parameters = next(iter(board.processors.values())).parameters
         self.slices = int(self.engine.slices)
-        self.ops: tuple[PlacedOp, ...] = explicit_stage(
-            d, [Batch.of([context] * batch)], expected=True
-        ).ops
+        self.ops: tuple[PlacedOp, ...] = explicit_stage(d, [Batch.of([context] * batch)], expected=True).ops
         self.activations = max(p.op.act_bytes for p in self.ops)
 
     def limits(self, fill: float) -> dict[str, float]:
@@ -161,9 +154,8 @@ class StreamSpace:
         better = tile_share(tile, stacks) / tile_share(self.engine.tile_bytes, stacks)
         share = min(1.0, base.memory_efficiency * better)
         engine = replace(
-            self.engine, macs=float(macs), tile_bytes=float(tile),
-            base=replace(base, memory_efficiency=share),
-        )  # fmt: skip
+            self.engine, macs=float(macs), tile_bytes=float(tile), base=replace(base, memory_efficiency=share)
+        )
         took = sum(p.count * engine.cost(p.op).seconds for p in self.ops)
         return StreamDesign(
             self.slices, macs, tile, took, self.batch / took,

@@ -19,9 +19,7 @@ EXAMPLE = "for example host:64GiB,disk:1TiB:6.5:100"
 FREE = "free"
 
 
-def tiers_asked(
-    options: TierOptions, system: SystemSpec, own: TierSettings | None = None
-) -> TierSettings | None:
+def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | None = None) -> TierSettings | None:
     """Tiers of a scenario, or else those of an engine's file; None without any.
 
     Parameters
@@ -40,11 +38,7 @@ def tiers_asked(
         if value is not None and value not in known:
             raise InputError(f"{flag} {value!r}", f"unknown rule{nearest(value, known)}")
     if options.kv_tiers is None and own is None:
-        for flag, given in (
-            (WRITE, options.kv_write),
-            (LOAD, options.kv_load),
-            (PREFETCH, options.kv_prefetch),
-        ):
+        for flag, given in ((WRITE, options.kv_write), (LOAD, options.kv_load), (PREFETCH, options.kv_prefetch)):
             if given:
                 raise InputError(flag, f"needs {TIERS}, {EXAMPLE}")
         return None
@@ -55,9 +49,7 @@ def tiers_asked(
         tiers = tuple(placed(tier, system) for tier in base.tiers)
     if options.kv_prefetch and len(tiers) < 2:
         raise InputError(PREFETCH, f"needs a tier below the first, {EXAMPLE}")
-    return TierSettings(
-        tiers, options.kv_write or base.write, options.kv_load or base.load, options.kv_prefetch
-    )
+    return TierSettings(tiers, options.kv_write or base.write, options.kv_load or base.load, options.kv_prefetch)
 
 
 def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:

@@ -78,9 +78,7 @@ class Shelf:
     release: Callable[[int, float, int], None]
     # requests that wait for their adapter, and the tokens of each that come cached
     asked: dict[int, int] = field(default_factory=dict)
-    _ready: dict[int, float] = field(
-        default_factory=dict
-    )  # when it is there by the link; last used last
+    _ready: dict[int, float] = field(default_factory=dict)  # when it is there by the link; last used last
     _users: Counter[int] = field(default_factory=Counter)
     _waiting: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     _life: int = 0
@@ -161,9 +159,7 @@ class Shelf:
 
 def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:
     """Probability that a request that names none uses each adapter, shape (adapters,)."""
-    router = make_router(
-        tenants.popularity, layers=1, experts=tenants.adapters, top_k=1, seed=0, by_request=True
-    )
+    router = make_router(tenants.popularity, layers=1, experts=tenants.adapters, top_k=1, seed=0, by_request=True)
     shares: npt.NDArray[np.float64] = router.prob[0]
     return shares
 

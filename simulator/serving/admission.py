@@ -37,14 +37,13 @@ def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
     chained = first is not None and first.turns is not None
     if bounded(stream) and (stream.closed_loop is not None or chained):
         raise InputError(
-            "--classes",
-            "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions",
+            "--classes", "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions"
         )
 
 
 def laned(
-    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool,
-) -> tuple[Policy, LaneRules | None]:  # fmt: skip
+    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
+) -> tuple[Policy, LaneRules | None]:
     """A policy and the lanes of its engines; none, and first come first served, where nothing tells requests apart.
 
     Parameters
@@ -105,9 +104,7 @@ class Door:
         if known.max_wait is None:
             return True
         waits = [_longest(node, kind, now) for node in self.clock.entry if node.up]
-        waits = waits or [
-            now - float(self.table.arrival_s[other]) for other in self.clock.waiting[:1]
-        ]
+        waits = waits or [now - float(self.table.arrival_s[other]) for other in self.clock.waiting[:1]]
         return min(waits, default=0.0) <= known.max_wait
 
 

@@ -78,9 +78,8 @@ class Autoscale:
         if value is None or (low < value <= high) or (value == low and not above):
             return
         raise InputError(
-            OPTION, f"{key} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, "
-            f"not {value:g}",
-        )  # fmt: skip
+            OPTION, f"{key} must be {'above' if above else 'at least'} {low:g} and at most {high:g}, not {value:g}"
+        )
 
     @property
     def decides(self) -> bool:

@@ -95,9 +95,7 @@ class ApartRun:
         return first if shares[first] >= FULL else LATENCY
 
 
-def apart_run(
-    d: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int
-) -> ApartRun:
+def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
     """Measure engines whose experts lie on devices of their own.
 
     Parameters

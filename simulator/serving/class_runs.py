@@ -21,9 +21,8 @@ Flags = npt.NDArray[np.bool_]
 
 
 def classes_of(
-    served: Served, requests: Requests, classes: Sequence[RequestClass], window: Window,
-    warmup: int, outside_s: float,
-) -> Classes | None:  # fmt: skip
+    served: Served, requests: Requests, classes: Sequence[RequestClass], window: Window, warmup: int, outside_s: float
+) -> Classes | None:
     """Measure a run by class; None where nothing tells its requests apart.
 
     Parameters
@@ -66,10 +65,7 @@ def classes_of(
                 ttft,
                 tpot,
                 e2e,
-                tuple(
-                    Kept(p, _share(own, mine & warm, lost))
-                    for p, own in zip(promises, passed, strict=True)
-                ),
+                tuple(Kept(p, _share(own, mine & warm, lost)) for p, own in zip(promises, passed, strict=True)),
                 _share(all_kept, mine & warm, lost) if promises else None,
                 _rate(mine & all_kept & within, window) if promises else None,
             )

@@ -92,9 +92,7 @@ class Clock:
     report: Callable[[], None] | None = None
     all: list[Node] = field(init=False)  # entry nodes and decode nodes, in order of their index
     play: Play = field(init=False)
-    stale: set[int] = field(
-        default_factory=set
-    )  # nodes whose engine's state may have been replaced
+    stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     likes: tuple[Any, Any] = field(init=False, default=(None, None))
     _number: int = 0  # of calls so far
@@ -215,9 +213,7 @@ class Clock:
         if (b := self.how.between) is not None:
             more = records(room, TRIP, b.trips) if len(b.trips) < room else b.trips
             stamps = roomy(b.stamps, room, np.nan)
-            self.how = self.how._replace(
-                between=b._replace(ready=_wider(b.ready, room), trips=more, stamps=stamps)
-            )
+            self.how = self.how._replace(between=b._replace(ready=_wider(b.ready, room), trips=more, stamps=stamps))
         self._make_room()
 
     def refresh(self) -> None:
@@ -229,9 +225,7 @@ class Clock:
             engine, (loop, face) = nodes[n].engine, self._kept.get(n, (None, None))
             if not nodes[n].given:
                 self._tell_hashes(engine)
-            if face is not None and engine.state.ints is face.ints and (
-                loop is None or engine.state is loop.state
-            ):  # fmt: skip
+            if face is not None and engine.state.ints is face.ints and (loop is None or engine.state is loop.state):
                 continue
             face = _face(engine)
             write_down(face)
@@ -314,9 +308,7 @@ class Clock:
         )  # fmt: skip
         if found:
             w.row[have:last], w.before[have:last] = np.array(found).T
-        counts = np.bincount(
-            np.array([row for row, _ in found], dtype=np.int64) - rows.start, minlength=len(rows)
-        )
+        counts = np.bincount(np.array([row for row, _ in found], dtype=np.int64) - rows.start, minlength=len(rows))
         w.starts[rows.start + 1 : rows.stop + 1] = have + np.cumsum(counts)
         return w
 

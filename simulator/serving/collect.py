@@ -196,9 +196,7 @@ def _work(sums: F8) -> float:
     return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
 
 
-def _latencies(
-    requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None
-) -> tuple[Quantiles, ...]:
+def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None) -> tuple[Quantiles, ...]:
     """TTFT, TPOT and E2E of some of the requests, see `metrics`; of those let go as they were counted."""
     if drained is not None:
         return tuple(own.quantiles() for own in (drained.ttft, drained.tpot, drained.e2e))
@@ -265,11 +263,7 @@ def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
     if own == tracks:
         return log
     out = np.zeros((len(log), col.NUM_LOG + len(tracks) + 1))
-    at = [
-        *range(col.NUM_LOG),
-        *(col.NUM_LOG + tracks.index(name) for name in own),
-        out.shape[1] - 1,
-    ]
+    at = [*range(col.NUM_LOG), *(col.NUM_LOG + tracks.index(name) for name in own), out.shape[1] - 1]
     out[:, at] = log
     return out
 

@@ -48,9 +48,7 @@ class Sketch:
     def add(self, values: F8) -> None:
         """Count values [s]."""
         bins = np.log(np.maximum(values, HIST_MIN_S) / HIST_MIN_S) / np.log(HIST_RATIO)
-        self.counts += np.bincount(
-            np.minimum(bins.astype(np.int64), HIST_BINS - 1), minlength=HIST_BINS
-        )
+        self.counts += np.bincount(np.minimum(bins.astype(np.int64), HIST_BINS - 1), minlength=HIST_BINS)
         self.total += float(values.sum())
         self.count += len(values)
 
@@ -170,9 +168,7 @@ class Drain:
             rows = node.engine.state.ints[places, I_ROW]
             table.take_over_all(node.engine, places, rows, arrivals=False)
             node.let_go(places)
-        going = (
-            table.generated[self._low : table.count] != table.output_tokens[self._low : table.count]
-        )
+        going = table.generated[self._low : table.count] != table.output_tokens[self._low : table.count]
         self._emit(self._low + int(going.argmax()) if going.any() else table.count)
 
     def _emit(self, low: int) -> None:

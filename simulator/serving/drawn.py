@@ -24,9 +24,7 @@ def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> flo
     return each.board.busy_joules(busy_s)
 
 
-def joules_half_width(
-    boards: list[Boards], curves: list[tuple[F8, F8]], window: Window
-) -> float | None:
+def joules_half_width(boards: list[Boards], curves: list[tuple[F8, F8]], window: Window) -> float | None:
     """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
     if not window.batches:
         return None

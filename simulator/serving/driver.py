@@ -109,13 +109,9 @@ def serve(
         tiered = cache is not None and cache.tiers is not None
         check_steps(pools.entry[0], policy, count, steps, tiered)
     if autoscale is not None and pools.decode:
-        reason = (
-            "is for a system that is not split; the pools of --prefill and --decode have their own"
-        )
+        reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
         raise InputError(OPTION, reason)
-    how = (
-        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale
-    )  # fmt: skip
+    how = (pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale)
     return Driver(*how).run(seed, progress)
 
 
@@ -199,9 +195,8 @@ class Driver:
             node.given = 1
 
     def _nodes(
-        self, deployments: Sequence[Deployment], start: int, policy: Policy,
-        cache: CacheSettings | None,
-    ) -> list[Node]:  # fmt: skip
+        self, deployments: Sequence[Deployment], start: int, policy: Policy, cache: CacheSettings | None
+    ) -> list[Node]:
         """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
         stream, first, alone, out = self.stream, self.first, self.alone, list[Node]()
         chained = alone and first is not None and first.turns is not None

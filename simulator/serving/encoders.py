@@ -73,9 +73,7 @@ class Encoder:
         return self._took[images]
 
 
-def encoder_of(
-    model: str | ModelSpec, system: str | None, beside: SystemSpec, size: Size | None = None
-) -> Encoder:
+def encoder_of(model: str | ModelSpec, system: str | None, beside: SystemSpec, size: Size | None = None) -> Encoder:
     """An encoder by name on a system, or on one more device of the language model's kind.
 
     Of a multimodal model it is the tower, for images of `size` pixels.
@@ -123,9 +121,7 @@ def with_images(stream: RequestStream, each: int | None, tokens: int) -> Request
             images = block.images
             if images is None:
                 if each is None:
-                    raise InputError(
-                        "--encoder", "needs --images N, or a trace with a column images"
-                    )
+                    raise InputError("--encoder", "needs --images N, or a trace with a column images")
                 images = np.full(len(block), each)
             there = images if block.turns is None else so_far(block.turns.session, images, before)
             prompts = block.input_tokens + there * tokens

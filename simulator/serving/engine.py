@@ -148,8 +148,8 @@ class Engine:
             self.exact = rules.start(ranks, most, blocks, self.kv.block)
             blocks = 0
         self.state = new_state(
-            ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained,
-        )._replace(spec=self._spec)  # fmt: skip
+            ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained
+        )._replace(spec=self._spec)
         if self.exact is not None:  # of what is told of content, hashes alone
             ints = np.zeros((0, col.NUM_INTS), dtype=np.int64)
             self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
@@ -235,9 +235,8 @@ class Engine:
         if self.exact is not None and self.policy.rules is not None:
             spare += self.policy.rules.spare(self.kv.block)
         check_fits(
-            self.kv, block.input_tokens, block.output_tokens + spare, block.request_id,
-            self.deployment.system.name,
-        )  # fmt: skip
+            self.kv, block.input_tokens, block.output_tokens + spare, block.request_id, self.deployment.system.name
+        )
         check_hashes(self.kv, block)
 
     def submit(self, block: RequestBlock) -> None:
@@ -305,9 +304,8 @@ class Engine:
         return self.now
 
     def resume(
-        self, block: RequestBlock, generated: int, cached: int | I8, first_s: float | F8,
-        last_s: float | F8,
-    ) -> int:  # fmt: skip
+        self, block: RequestBlock, generated: int, cached: int | I8, first_s: float | F8, last_s: float | F8
+    ) -> int:
         """Queue requests that have run elsewhere; returns the row of the first one in the state.
 
         Parameters
@@ -328,9 +326,7 @@ class Engine:
         if generated:
             ints[rows, col.I_GENERATED], ints[rows, col.I_CACHED] = generated, cached
             # The latest token is the next step's input: its own keys and values come then.
-            ints[rows, col.I_TARGET] = (
-                ints[rows, col.I_INPUT] + generated - (np.asarray(cached) > 0)
-            )
+            ints[rows, col.I_TARGET] = ints[rows, col.I_INPUT] + generated - (np.asarray(cached) > 0)
             floats[rows, col.F_FIRST], floats[rows, col.F_LAST] = first_s, last_s
         return first
 

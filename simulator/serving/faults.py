@@ -41,14 +41,10 @@ class Faults:
             if value is not None and not (value > 0 or (what == "--repair" and value == 0)):
                 raise InputError(what, f"must be a positive number of seconds, not {value}")
         if self.mtbf_s is not None and self.mtbf_s < MIN_MTBF_S:
-            raise InputError(
-                "--mtbf", f"must be at least {MIN_MTBF_S:g} seconds, not {self.mtbf_s}"
-            )
+            raise InputError("--mtbf", f"must be at least {MIN_MTBF_S:g} seconds, not {self.mtbf_s}")
         for replica, time in self.at:
             if replica < 0 or not time >= 0:
-                raise InputError(
-                    "--fail", f"needs REPLICA@SECONDS, 0 or more, not {replica}@{time}"
-                )
+                raise InputError("--fail", f"needs REPLICA@SECONDS, 0 or more, not {replica}@{time}")
 
     def times(self, replica: int, seed: int) -> Iterator[float]:
         """Failures of one replica in order of time [s]; endless where there is an `mtbf_s`."""

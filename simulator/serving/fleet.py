@@ -81,9 +81,8 @@ def parse_fleet(
         return None
     count = 1 if replicas is None else replicas
     return Fleet(
-        "round-robin" if router is None else router, scaled.most if scaled else count, faults,
-        autoscale=scaled,
-    )  # fmt: skip
+        "round-robin" if router is None else router, scaled.most if scaled else count, faults, autoscale=scaled
+    )
 
 
 def _failure(text: str) -> tuple[int, float]:

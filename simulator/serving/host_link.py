@@ -19,9 +19,7 @@ class HostLink:
     """The link of an engine's devices; its own clock stands still while experts have it."""
 
     engine: Engine
-    free: float = (
-        0.0  # by that clock, when all that was asked for besides experts and blocks is there [s]
-    )
+    free: float = 0.0  # by that clock, when all that was asked for besides experts and blocks is there [s]
 
     def take(self, now: float, seconds: float) -> float:
         """Bring something that takes so long, behind what was asked for; when it is there by the link's clock."""

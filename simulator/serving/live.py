@@ -120,13 +120,9 @@ class Live:
         Two pools.
     """
 
-    def __init__(
-        self, pools: Pools, policy: Policy, cache: CacheSettings, router: str = "round-robin"
-    ) -> None:
+    def __init__(self, pools: Pools, policy: Policy, cache: CacheSettings, router: str = "round-robin") -> None:
         if pools.decode:
-            raise InputError(
-                pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one"
-            )
+            raise InputError(pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one")
         self.route, self.dealt = ROUTERS[router], 0
         self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
         made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
@@ -141,9 +137,7 @@ class Live:
         times = [n.node.engine.ready for n in self.nodes if not n.node.engine.done]
         return min([*times, *(entry[0] for entry in self._due[:1])], default=np.inf)
 
-    def submit(
-        self, now: float, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...] = ()
-    ) -> int:
+    def submit(self, now: float, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...] = ()) -> int:
         """Give a request to the engine that the router chooses; its number.
 
         Parameters

@@ -45,12 +45,8 @@ class Node:
     stale: set[int] = field(default_factory=set)
 
     up, ready, life, earlier, inbound = map(Known, ("up", "ready", "life", "earlier", "inbound"))
-    delivered, gone, held_tokens, forget = map(
-        Known, ("delivered", "gone", "held_tokens", "forget")
-    )
-    queued, halted, failing, by_hand, given = map(
-        Known, ("queued", "halted", "failing", "by_hand", "given")
-    )
+    delivered, gone, held_tokens, forget = map(Known, ("delivered", "gone", "held_tokens", "forget"))
+    queued, halted, failing, by_hand, given = map(Known, ("queued", "halted", "failing", "by_hand", "given"))
     promised, capacity, sent_s, busy_s = map(Known, ("promised", "capacity", "sent_s", "busy_s"))
     clock = Known("clock")
 
@@ -74,9 +70,7 @@ class Node:
             gone += 1
         self.gone = gone
         submitted = int(counters[col.C_SUBMITTED]) + len(self.asked)
-        waiting = (
-            submitted - int(counters[col.C_RELEASED]) + sum(state.ranks[:, col.R_WAITING].tolist())
-        )
+        waiting = submitted - int(counters[col.C_RELEASED]) + sum(state.ranks[:, col.R_WAITING].tolist())
         return Load(waiting, submitted - gone - waiting, self.held_tokens)
 
     def wake(self) -> None:

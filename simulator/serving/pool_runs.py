@@ -58,9 +58,7 @@ class Boards:
         return out
 
 
-def boards_of(
-    served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]
-) -> list[Boards]:
+def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
     pools = served.pools
     beside = _beside(served.engines, None if pools.decode else scalings[0])
@@ -73,10 +71,7 @@ def boards_of(
     out: list[Boards] = []
     for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
         board = nodes[0].engine.deployment.device.board
-        here, curves = (
-            devices_of(nodes[0].engine.deployment),
-            [node.engine.curve() for node in nodes],
-        )
+        here, curves = (devices_of(nodes[0].engine.deployment), [node.engine.curve() for node in nodes])
         more = _boards(board, _devices(nodes), curves, own, here)
         if out and out[0].board == board:
             one = out.pop()
@@ -98,9 +93,7 @@ def _beside(engines: list[Engine], scaling: Scaling | None) -> list[Boards]:
     return [_boards(found[0][1].course.board, devices, curves, scaling, devices // len(found))]
 
 
-def _boards(
-    board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None, each: int
-) -> Boards:
+def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None, each: int) -> Boards:
     """All of some devices, of which a replica has so many; of those that come and go when they are there."""
     if own is None:
         return Boards(board, devices, curves, devices)
@@ -137,9 +130,7 @@ def pool_runs(
     return tuple(_pool(*side, window, end) for side in sides)
 
 
-def _pool(
-    name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float
-) -> PoolRun:  # fmt: skip
+def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
     engines = [node.engine for node in nodes]
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
@@ -178,6 +169,5 @@ def kv_moves(served: Served, requests: Requests) -> KvMoves | None:
     whole = float((requests.last_token_s - requests.arrival_s).sum())
     share = float(np.nansum(end - first)) / whole if whole > 0 else None
     return KvMoves(
-        link, moves.count, moves.total_bytes, quantiles(left - first), quantiles(end - left),
-        share, start, end,
-    )  # fmt: skip
+        link, moves.count, moves.total_bytes, quantiles(left - first), quantiles(end - left), share, start, end
+    )

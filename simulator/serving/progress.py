@@ -27,9 +27,7 @@ def now_and_then(report: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def advance_reporting(
-    engine: Engine, until: float, goal: int, report: Callable[[], None]
-) -> float:  # fmt: skip
+def advance_reporting(engine: Engine, until: float, goal: int, report: Callable[[], None]) -> float:
     """`Engine.advance` in slices of simulated time that take about `PAUSE_S` each."""
     slice_s, at = 1.0, engine.now
     while at < until and not engine.done and not 0 < goal <= engine.completed:

@@ -320,9 +320,7 @@ class Run:
         for first in range(0, len(self.requests.request_id), AT_ONCE):
             yield {name: c[first : first + AT_ONCE] for name, c in columns.items()}
 
-    def _seen(
-        self, columns: dict[str, npt.NDArray[np.generic]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def _seen(self, columns: dict[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
         """Columns with what clients see where that is known to differ."""
         if self.outside_s:
             names = ("arrival_s", "first_token_s", "last_token_s")

@@ -54,10 +54,7 @@ class Scaling:
     def until(self, end: float, ttft_s: F8) -> Scaling:
         """The same of a run that ended then, with the times to first token of its requests [s]."""
         cut = [replace(span, end_s=min(span.end_s, end)) for span in self.spans]
-        spans = sorted(
-            (span for span in cut if span.start_s < span.end_s),
-            key=lambda s: (s.start_s, s.replica),
-        )
+        spans = sorted((span for span in cut if span.start_s < span.end_s), key=lambda s: (s.start_s, s.replica))
         limit = self.spec.slo_s
         attained = None if limit is None else float(np.mean(ttft_s <= limit))
         return replace(self, spans=tuple(spans), end_s=end, attained=attained)

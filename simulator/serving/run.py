@@ -68,16 +68,13 @@ def run(
     began = time.perf_counter()
     if deployment.model.front is not None:
         raise InputError(
-            deployment.model.name,
-            "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
+            deployment.model.name, "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA"
         )
     if deployment.tenants is not None:
         stream = known(stream, deployment.tenants)
     fleet, clients = fleet or Fleet(), stream.closed_loop
     if clients is not None and not deployment.pools and clients < deployment.replicas:
-        raise InputError(
-            "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
-        )
+        raise InputError("--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica")
     pools = pools or pools_of(deployment, fleet)
     if deployment.tenants is not None:
         pools = by_names(pools, stream)
@@ -97,9 +94,7 @@ def run(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
     )  # fmt: skip
-    by_class = classes_of(
-        served, found.requests, stream.classes, found.window, warmup, policy.host.request_s
-    )
+    by_class = classes_of(served, found.requests, stream.classes, found.window, warmup, policy.host.request_s)
     if by_class is not None:
         found = replace(found, classes=by_class)
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found

@@ -70,9 +70,7 @@ class Firsts:
             first, arrival = node.engine.state.floats[places, F_FIRST], table.arrival_s[rows]
             came = first <= now  # one that is yet to come is no number, or ahead of now
             new = came & (first > self._looked)  # others had theirs before a failure put them back
-            self._come.extend(
-                zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True)
-            )
+            self._come.extend(zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True))
             waits += (now - arrival[~came]).tolist()
             self._open[node.index] = [x for x, done in zip(kept, came, strict=True) if not done]
         self._looked = now
@@ -107,9 +105,7 @@ class Scaler:
     dealer: Dealer
     each: int  # independent engines of a replica
     pool: list[Node]  # engines of all replicas that there may be
-    gate: Callable[
-        [], Sequence[int]
-    ]  # requests that wait for a replica, of a decode pool their caches
+    gate: Callable[[], Sequence[int]]  # requests that wait for a replica, of a decode pool their caches
     replicas: list[Replica] = field(init=False)
     _spans: list[Span] = field(default_factory=list)
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
@@ -204,9 +200,7 @@ class Scaler:
         have = self._in("ready", "starting")
         for replica in self._in(None)[: max(number - len(have), 0)]:
             self._ask(replica)
-        surplus = sorted(
-            have, key=lambda r: (r.phase == "ready", -r.since, -r.index)
-        )[: max(len(have) - number, 0)]  # fmt: skip
+        surplus = sorted(have, key=lambda r: (r.phase == "ready", -r.since, -r.index))[: max(len(have) - number, 0)]
         for replica in surplus:
             self._turn(replica, "draining" if replica.phase == "ready" else None, now)
         if surplus:

@@ -64,30 +64,21 @@ def start_speculation(
         draft, slots = lower(d.draft, replica, counts)
         books = new_books(draft, policy.max_sequences)
         ops += speculation.tokens * ops_of(draft)
-    ahead = (
-        policy.ahead and d.layout.pp == 1
-    )  # in stages a plan waits for what a verification brings
+    ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
     limits = policy.limits(ops, d.layout.pp)._replace(
         ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)
-    spec = new_spec(
-        speculation.tokens, speculation.lookahead, limits.captured, seed, rates, d.ranks, draft,
-        books,
-    )  # fmt: skip
+    spec = new_spec(speculation.tokens, speculation.lookahead, limits.captured, seed, rates, d.ranks, draft, books)
     return limits, spec, slots
 
 
 def drafting(slots: Slots) -> Slots:
     """Names of what drafts, told from those of the model."""
-    return slots._replace(
-        layer=tuple(DRAFT for _ in slots.layer), name=tuple(f"{DRAFT}_{n}" for n in slots.name)
-    )
+    return slots._replace(layer=tuple(DRAFT for _ in slots.layer), name=tuple(f"{DRAFT}_{n}" for n in slots.name))
 
 
-def acceptance_of(
-    block: RequestBlock, speculation: Speculation | None
-) -> npt.NDArray[np.float64] | None:
+def acceptance_of(block: RequestBlock, speculation: Speculation | None) -> npt.NDArray[np.float64] | None:
     """Chances of each request, shape (n, K); None where all have those that were given.
 
     Raises

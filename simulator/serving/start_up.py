@@ -37,9 +37,7 @@ def start_up_s(deployment: Deployment) -> float:
 def _read_s(deployment: Deployment, weights: float) -> float:
     """Seconds until every device has read its weights."""
     device = deployment.system.device
-    rates = [
-        tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None
-    ]
+    rates = [tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None]
     if not rates:
         reason = f"{device.name} has neither disk nor host_memory to read weights from: give start=SECONDS"
         raise InputError("--autoscale", reason)

@@ -109,9 +109,7 @@ class Stamps:
     each: int = 1
 
 
-def find_window(
-    tokens: Rate, stamps: Stamps, *, begin: float, end: float, clients: int | None, asked: bool
-) -> Window:
+def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clients: int | None, asked: bool) -> Window:
     """Find the steady window of a run.
 
     Parameters
@@ -222,9 +220,7 @@ def _measured(window: Window, tokens: Rate, edges: F8) -> Window:
     mean = total / float(length.sum())
     slope, _ = _trend(edges, made / length)
     drift = slope * window.length_s / mean
-    return replace(
-        window, edges=tuple(edges.tolist()), half_width=half_width(made, length), drift=drift
-    )  # fmt: skip
+    return replace(window, edges=tuple(edges.tolist()), half_width=half_width(made, length), drift=drift)
 
 
 def half_width(made: F8, of: F8) -> float:

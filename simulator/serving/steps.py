@@ -42,9 +42,7 @@ class RunStep:
     batch: Batch
 
 
-def check_steps(
-    deployment: Deployment, policy: Policy, engines: int, last: int, tiered: bool = False
-) -> None:
+def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int, tiered: bool = False) -> None:
     """Refuse what has no steps that could be shown one by one.
 
     Raises
@@ -57,13 +55,10 @@ def check_steps(
         raise InputError("--steps", f"must end by step {MOST_STEPS:,}, not {last:,}")
     if deployment.apart is not None:
         raise InputError(
-            "--steps", "cannot show steps with experts on devices of their own; leave --experts-on, or "
-            "see `opbyte afd`",
-        )  # fmt: skip
-    if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
-        raise InputError(
-            "--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp"
+            "--steps", "cannot show steps with experts on devices of their own; leave --experts-on, or see `opbyte afd`"
         )
+    if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
+        raise InputError("--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp")
     if deployment.speculation is not None:
         raise InputError("--steps", "cannot show steps that draft; leave --speculative")
     if policy.rules is not None:
@@ -72,9 +67,7 @@ def check_steps(
     if tiered:
         raise InputError("--steps", "cannot show steps of requests that load; leave --kv-tiers")
     if deployment.store is not None:
-        raise InputError(
-            "--steps", "cannot show steps that fetch experts; leave --experts-resident"
-        )
+        raise InputError("--steps", "cannot show steps that fetch experts; leave --experts-resident")
 
 
 def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
@@ -90,17 +83,14 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
     for rows, entry in zip(log[:last], _entries(engine), strict=False):
         ids, tokens, cached = entry[:, E_REQUEST], entry[:, E_TOKENS], entry[:, E_CACHED]
         decodes = np.zeros(len(ids), dtype=np.bool_)
-        for k, (i, q, c) in enumerate(
-            zip(ids.tolist(), tokens.tolist(), cached.tolist(), strict=True)
-        ):
+        for k, (i, q, c) in enumerate(zip(ids.tolist(), tokens.tolist(), cached.tolist(), strict=True)):
             target = targets.setdefault(i, int(engine.state.ints[i, I_INPUT]))
             if c < reached.get(i, 0):  # preempted: what it had made is computed again
                 target = targets[i] = max(target, reached[i] + 1)
             decodes[k] = c >= target
             reached[i] = c + q
         batch = Batch.of(
-            cached[decodes].tolist(),
-            list(zip(tokens[~decodes].tolist(), cached[~decodes].tolist(), strict=True)),
+            cached[decodes].tolist(), list(zip(tokens[~decodes].tolist(), cached[~decodes].tolist(), strict=True))
         )
         batch = replace(batch, seq_id=np.concatenate([ids[decodes], ids[~decodes]]))
         known = decodes.sum(), tokens[~decodes].sum(), 1

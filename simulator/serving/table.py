@@ -135,15 +135,10 @@ class Table:
         self.order[rows] = ints[places, col.I_ORDER]
         self.preemptions[rows] += ints[places, col.I_PREEMPTED]
         scheduled = self.scheduled_s[rows]
-        self.scheduled_s[rows] = np.where(
-            np.isnan(scheduled), floats[places, col.F_SCHEDULED], scheduled
-        )
+        self.scheduled_s[rows] = np.where(np.isnan(scheduled), floats[places, col.F_SCHEDULED], scheduled)
         begun = self.generated[rows] > 0
         rows, places = rows[begun], places[begun]
-        self.first_s[rows], self.last_s[rows] = (
-            floats[places, col.F_FIRST],
-            floats[places, col.F_LAST],
-        )
+        self.first_s[rows], self.last_s[rows] = (floats[places, col.F_FIRST], floats[places, col.F_LAST])
         if arrivals:
             self.arrival_s[rows] = floats[places, col.F_ARRIVAL]
 

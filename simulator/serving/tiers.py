@@ -169,9 +169,7 @@ class Below:
             which[:, level] = last + before if tier.shared else own
         pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
         cheaper = settings.load == "cheaper"
-        made = new_tiers(
-            settings, shelves, which, pace, plan if cheaper else None, index, 0, plan.stages > 1
-        )
+        made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0, plan.stages > 1)
         return cls(settings, blocks, block_bytes(d, cache), made, common.names)
 
     @property
@@ -205,14 +203,11 @@ class Below:
                     purge(x, s, old.owner, now)
                 else:
                     _clear(x, s)
-        new = new_tiers(
-            self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped
-        )
+        new = new_tiers(self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped)
         old.seconds[Z_HELD_UNTIL] = 0.0
         self.tiers = new._replace(
-            worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals,
-            seconds=old.seconds,
-        )  # fmt: skip
+            worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
+        )
 
 
 def _clear(x: Shelves, s: int) -> None:

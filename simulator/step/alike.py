@@ -45,9 +45,7 @@ def moved(lanes: Lanes, chunks: int) -> float:
         if abs(lanes.before[place] - lanes.before_visit[1, place]) > near:
             return -1.0
     for i in range(1, lanes.free.size):
-        if lanes.free[i] != lanes.free_before[i] and (
-            abs(lanes.free[i] - lanes.free_before[i] - by) > near
-        ):
+        if lanes.free[i] != lanes.free_before[i] and (abs(lanes.free[i] - lanes.free_before[i] - by) > near):
             return -1.0
     return float(by)
 

@@ -69,9 +69,7 @@ class Overlapped(Stage):
             for i in places:
                 self.placed[i] = replace(self.placed[i], exposed=found.exposed[key])
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
-        return StageCost(
-            sum(found.stages), joules, tuple(self.placed), found.stages, way.name, found.timelines
-        )
+        return StageCost(sum(found.stages), joules, tuple(self.placed), found.stages, way.name, found.timelines)
 
     def _tracks(
         self, s: int, section: Section, tracks: Sequence[Track], own: Sequence[int], way: Way,
@@ -110,9 +108,7 @@ class Overlapped(Stage):
             return placed, [_exchange(p) for p in placed]
         costs = self._regions([op for op in ops if not op.exchange], tokens)
         placed = [
-            PlacedOp(op, name, cost, count, self.d.layout.tp, True)
-            for region in costs
-            for op, name, cost in region.ops
+            PlacedOp(op, name, cost, count, self.d.layout.tp, True) for region in costs for op, name, cost in region.ops
         ]
         firsts = [region.ops[0][0] for region in costs]
         _, within = self._collectives(ops, count)  # of a track that waits for them
@@ -125,18 +121,15 @@ class Overlapped(Stage):
         ]
 
     def _cross(
-        self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]],
-        where: dict[Key, list[int]],
-    ) -> None:  # fmt: skip
+        self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]]
+    ) -> None:
         """Send a micro-batch to an expert part on devices of its own, and back.
 
         As long as the busiest device of either side sends or receives.
         """
         d, part = self.d, self.d.experts[x]
         values = sent_width(part.spec) * part.spec.routed.top_k / d.layout.tp
-        sent = values * max(
-            float(_sums(m.values, way, len(m.windows), chunk)[TOKENS]) for m in self.moments
-        )
+        sent = values * max(float(_sums(m.values, way, len(m.windows), chunk)[TOKENS]) for m in self.moments)
         groups = self._slots(part, loads).tokens.reshape(part.ep, -1).sum(axis=1)
         values = max(sent, sent_width(part.spec) * float(groups.max()))
         for label, back in (("dispatch", False), ("collect", True)):
@@ -172,9 +165,7 @@ def _exchange(p: PlacedOp) -> Piece:
     return Piece(p.op.name, p.op.name, took, (part,))
 
 
-def _sums(
-    m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int
-) -> npt.NDArray[np.float64]:
+def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:
     """Sums of one chunk of a batch."""
     out = m.copy()
     if way.kind == TWO_BATCH:

@@ -149,7 +149,7 @@ def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy:
 @compiled_part
 def range_seconds(
     plan: Plan, first: int, end: int, times: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8
-) -> float:  # fmt: skip
+) -> float:
     """Seconds of the ops from `first` to before `end` on one rank, booked `times` over."""
     total = 0.0
     for s in range(first, end):
@@ -163,18 +163,15 @@ def range_seconds(
 
 
 @compiled_part
-def section_seconds(
-    plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, wall: F8, busy: F8
-) -> float:  # fmt: skip
+def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, wall: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
     section = plan.sections[g]
     layers = section[G_LAYERS]
     slowest, longest = 0, -1.0
     for r in range(moments.shape[0]):
         seconds = range_seconds(
-            plan, section[G_START], section[G_STOP], layers * plan.tp, moments[r], fresh, cells[r],
-            tally, busy,
-        )  # fmt: skip
+            plan, section[G_START], section[G_STOP], layers * plan.tp, moments[r], fresh, cells[r], tally, busy
+        )
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(section[G_START], section[G_STOP]):
@@ -211,9 +208,7 @@ def serial_seconds(
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
-        longest = section_seconds(
-            plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0]
-        )
+        longest = section_seconds(plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0])
         layers = plan.sections[g, G_LAYERS]
         total += longest * layers
         stages[plan.sections[g, G_STAGE]] += longest * layers

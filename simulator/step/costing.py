@@ -109,13 +109,7 @@ class Stage:
     """Accumulates placed ops; one instance per step."""
 
     def __init__(
-        self,
-        deployment: Deployment,
-        batches: Sequence[Batch],
-        step: int,
-        replica: int,
-        expected: bool,
-        captured: int,
+        self, deployment: Deployment, batches: Sequence[Batch], step: int, replica: int, expected: bool, captured: int
     ) -> None:
         self.d = deployment
         self.batches = batches
@@ -125,9 +119,8 @@ class Stage:
         self.unequal = [_unequal(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
-            *(np.concatenate([getattr(b, f) for b in batches])
-              for f in ("q_len", "context", "phase", "seq_id"))
-        )  # fmt: skip
+            *(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id"))
+        )
         self.placed: list[PlacedOp] = []
         self.seconds = [0.0] * len(deployment.stages)  # of each pipeline stage so far
         self.experts_s: list[float] = []  # of each expert part
@@ -156,16 +149,7 @@ class Stage:
         dense = list(self.seconds)
         for part, seconds in zip(self.d.experts, self.experts_s, strict=True):
             dense[part.stage] -= seconds
-        found = step_fetch(
-            self.d,
-            self.step,
-            self.replica,
-            self.expected,
-            self.union,
-            self.experts_s,
-            dense,
-            caches,
-        )
+        found = step_fetch(self.d, self.step, self.replica, self.expected, self.union, self.experts_s, dense, caches)
         for stage, waited in enumerate(found.waits):
             self.seconds[stage] += waited
         return found.fetch
@@ -185,24 +169,13 @@ class Stage:
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
     def _place(
-        self,
-        ops: Sequence[Op],
-        count: int,
-        devices: int,
-        tokens: float = 0.0,
-        on: Deployment | None = None,
+        self, ops: Sequence[Op], count: int, devices: int, tokens: float = 0.0, on: Deployment | None = None
     ) -> Placed:
         costs = self._regions(ops, tokens, on)
-        placed = [
-            PlacedOp(op, name, cost, count, devices, True)
-            for region in costs
-            for op, name, cost in region.ops
-        ]
+        placed = [PlacedOp(op, name, cost, count, devices, True) for region in costs for op, name, cost in region.ops]
         return Placed(sum(region.seconds for region in costs), placed, costs)
 
-    def _regions(
-        self, ops: Sequence[Op], tokens: float = 0.0, on: Deployment | None = None
-    ) -> list[RegionCost]:
+    def _regions(self, ops: Sequence[Op], tokens: float = 0.0, on: Deployment | None = None) -> list[RegionCost]:
         d = on or self.d
         splitter = d.system.mapping.splitter
         return d.device.run(regions(ops, d.device, d.placement, self.mixed, splitter, tokens))

@@ -89,9 +89,7 @@ def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: 
 
 
 @compiled_part
-def book_share(
-    plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8
-) -> None:
+def book_share(plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8) -> None:
     """Add a share of one device's experts to the totals of its processor."""
     share[p, price[1]] += price[0]
     share[p, A_TOKENS] += tokens
@@ -102,9 +100,7 @@ def book_share(
 
 
 @compiled_inline
-def experts_whole(
-    plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8
-) -> float:
+def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
     routed, active = 0.0, 0.0
     for e in range(first, first + held):
@@ -139,9 +135,7 @@ def experts_whole(
 
 
 @compiled_part
-def queue_spaces(
-    loads: I8, first: int, held: int, spaces: int, on_main: F8, on_near: F8, queue: F8
-) -> int:
+def queue_spaces(loads: I8, first: int, held: int, spaces: int, on_main: F8, on_near: F8, queue: F8) -> int:
     """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
     used = 0
     for space in range(min(held, spaces)):
@@ -216,9 +210,7 @@ def clear_share(share: F8) -> None:
 
 
 @compiled_part
-def groups_seconds(
-    plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue: F8
-) -> tuple[float, float]:
+def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue: F8) -> tuple[float, float]:
     """Run one layer's experts of part `x`; seconds of the slowest group, and bytes of partial sums.
 
     What all groups do is added to `share`, the main processor's adding up of sums included.
@@ -285,9 +277,7 @@ def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) 
 
 
 @compiled_given("plan.moe", lambda plan, step, decodes, chunks, num_chunks, mixed, books: 0.0)
-def experts_step(
-    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
-) -> float:
+def experts_step(plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books) -> float:
     """Seconds of all expert parts of a step, their loads drawn; none for a model without experts."""
     total, stages = 0.0, books.stages
     key = step_key(plan.seed, plan.replica, step)
@@ -301,9 +291,7 @@ def experts_step(
             books.scratch, books.loads,
         )  # fmt: skip
         seconds = part_seconds(plan, x, key, mixed, books)
-        seconds += fetch_step(
-            plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books
-        )  # fmt: skip
+        seconds += fetch_step(plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books)
         total += seconds
         stages[experts[E_STAGE]] += seconds
     return total

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage", "timelines_of"]
 
 
-def dealt(
-    deployment: Deployment, decodes: int, context: int, chunks: Sequence[tuple[int, int]] = ()
-) -> list[Batch]:
+def dealt(deployment: Deployment, decodes: int, context: int, chunks: Sequence[tuple[int, int]] = ()) -> list[Batch]:
     """Deal a step's work to the ranks of one engine, a batch each; the first get what is left over.
 
     Decodes of a deployment that speculates bring all their drafts.
@@ -44,9 +42,7 @@ def dealt(
     """
     ranks = deployment.ranks
     return [
-        Batch.of(
-            [context] * len(range(rank, decodes, ranks)), chunks[rank::ranks], deployment.several
-        )
+        Batch.of([context] * len(range(rank, decodes, ranks)), chunks[rank::ranks], deployment.several)
         for rank in range(ranks)
     ]
 
@@ -92,9 +88,7 @@ def explicit_stage(
     chosen, gate = ways_of(deployment), gate_of(deployment.overlap)
     if gate is not None and len(chosen) > 1:
         moments = np.array([m.values for m in Stage(*given).moments])
-        chosen = (
-            chosen[1:] if halved(*gate.row, len(deployment.shard.windows), moments) else chosen[:1]
-        )
+        chosen = chosen[1:] if halved(*gate.row, len(deployment.shard.windows), moments) else chosen[:1]
     for way in chosen:
         if way == NONE:
             stage = Stage(*given)
@@ -124,9 +118,7 @@ def timelines_of(
         A deployment whose layers wait for experts: when in the step they do is not known.
     """
     if deployment.store is not None:
-        raise InputError(
-            "--timeline", "cannot show steps that fetch experts; leave --experts-resident"
-        )
+        raise InputError("--timeline", "cannot show steps that fetch experts; leave --experts-resident")
     given = deployment, batches, step, replica, expected, captured
     found = explicit_stage(*given).timelines
     if found:
@@ -138,8 +130,5 @@ def timelines_of(
 
 def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:
     """What other ways are held against."""
-    exchange = sum(
-        p.cost.seconds * p.count
-        for p in cost.ops if p.critical and p.op.exchange
-    )  # fmt: skip
+    exchange = sum(p.cost.seconds * p.count for p in cost.ops if p.critical and p.op.exchange)
     return Uncut(cost.seconds - exchange - sum(experts_s), exchange, experts_s)

@@ -55,17 +55,14 @@ from .shelf import (
 def score_of(fetch: Fetch, shelf: Shelf, x: int, e: int, chance: float) -> float:
     """The policy's score of an entry."""
     row = shelf.entries[x, e]
-    entry = Entry(
-        row[N_LOADED], row[N_USED], row[N_USES], shelf.next_use[e], shelf.named[e], chance
-    )
+    entry = Entry(row[N_LOADED], row[N_USED], row[N_USES], shelf.next_use[e], shelf.named[e], chance)
     return policy_score(fetch.custom, fetch.policy, entry)
 
 
 @compiled_part
 def victim(
-    fetch: Fetch, shelf: Shelf, x: int, first: int, held: int, seeds: tuple[int, int], now: int,
-    spare: bool,
-) -> tuple[int, float]:  # fmt: skip
+    fetch: Fetch, shelf: Shelf, x: int, first: int, held: int, seeds: tuple[int, int], now: int, spare: bool
+) -> tuple[int, float]:
     """The entry of the lowest score, of equal ones that not used for longest; and its score."""
     entries, best, least, oldest = shelf.entries[x], int64(-1), 0.0, int64(0)
     key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
@@ -81,9 +78,8 @@ def victim(
 
 @compiled_part
 def load_expert(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, e: int,
-    seeds: tuple[int, int], spare: bool,
-) -> float:  # fmt: skip
+    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, e: int, seeds: tuple[int, int], spare: bool
+) -> float:
     """Fetch an expert into its device's cache; seconds on the link."""
     shelf.clocks[x, g] += 1
     now, row = shelf.clocks[x, g], shelf.entries[x, e]
@@ -158,9 +154,7 @@ def look_ahead(
             chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
             work[V_TILT], work[V_PERSIST], books.scratch, shelf.loads,
         )  # fmt: skip
-        loads = on_slots(
-            plan, x, step_key(plan.seed, plan.replica, step + ahead), shelf.loads, books.placed
-        )
+        loads = on_slots(plan, x, step_key(plan.seed, plan.replica, step + ahead), shelf.loads, books.placed)
         for e in range(experts[E_GROUPS] * experts[E_HELD]):
             if loads[e] > 0 and shelf.next_use[e] == np.inf:
                 shelf.next_use[e] = ahead
@@ -233,14 +227,10 @@ def start_fetch(plan: Plan, books: Books) -> None:
     books.shelf.clock[K_STAGE] = -1.0
 
 
-@compiled_given(
-    "plan.fetch", lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0
-)
+@compiled_given("plan.fetch", lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0)
 def fetch_step(
     plan: Plan, x: int, step: int, decodes: int, chunks: I8, num_chunks: int, prompts: np.uint64,
     seconds: float, books: Books,
 ) -> float:  # fmt: skip
     """`fetch_part`, where there is an expert cache."""
-    return fetch_part(
-        plan, plan.fetch, books.shelf, x, step, decodes, chunks, num_chunks, prompts, seconds, books
-    )
+    return fetch_part(plan, plan.fetch, books.shelf, x, step, decodes, chunks, num_chunks, prompts, seconds, books)

@@ -53,20 +53,11 @@ class StepCaches:
                 continue
             slots, held = int(fetch.slots[x]), part.held
             chances = chances_of(part.router.seed, self.replica, x, held * part.ep)
-            first = [
-                slice(g * held, g * held + slots if fetch.keeps else 0) for g in range(part.ep)
-            ]
+            first = [slice(g * held, g * held + slots if fetch.keeps else 0) for g in range(part.ep)]
             experts = range(held * part.ep)
-            self.caches.append(
-                [
-                    ExpertCache(slots, store.policy, chances, experts[own], staging=True)
-                    for own in first
-                ]
-            )
+            self.caches.append([ExpertCache(slots, store.policy, chances, experts[own], staging=True) for own in first])
 
-    def touch(
-        self, x: int, loads: Loads, step: int, batch: Batch, seconds: float, dense_s: float
-    ) -> StepFetch:
+    def touch(self, x: int, loads: Loads, step: int, batch: Batch, seconds: float, dense_s: float) -> StepFetch:
         """Ask one part's caches for the experts of a step.
 
         Parameters
@@ -86,30 +77,20 @@ class StepCaches:
         part = d.experts[x]
         if self.clock[K_STAGE] != part.stage or x == 0:
             self.clock[:] = 0.0
-            self.clock[K_STAGE], self.clock[K_DENSE] = (
-                part.stage,
-                dense_s / fetch.layers[part.stage],
-            )
+            self.clock[K_STAGE], self.clock[K_DENSE] = (part.stage, dense_s / fetch.layers[part.stage])
         if part.kept:
             self.clock[K_NOW] += seconds * part.layers
             return StepFetch()
         needed = loads.tokens > 0
-        named = named_by(
-            part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate
-        )
+        named = named_by(part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate)
         ahead = self._next_use(part, x, needed | named, step, batch)
         held, found = part.held, []
         for g, cache in enumerate(self.caches[x]):
             own = range(g * held, (g + 1) * held)
-            found.append(
-                cache.touch([e for e in own if needed[e]], ahead, [e for e in own if named[e]])
-            )
+            found.append(cache.touch([e for e in own if needed[e]], ahead, [e for e in own if named[e]]))
         ahead_s = max(self._seconds(x, touched.fetched) for touched in found)
         now_s = max(self._seconds(x, touched.misses) for touched in found)
-        waited = sum(
-            layer_wait(self.clock, ahead_s, now_s, seconds, fetch.step_ahead)
-            for _ in range(part.layers)
-        )
+        waited = sum(layer_wait(self.clock, ahead_s, now_s, seconds, fetch.step_ahead) for _ in range(part.layers))
         hits, misses, early = (
             float(part.layers * sum(map(len, each)))
             for each in zip(*((t.hits, t.misses, t.fetched) for t in found), strict=True)
@@ -121,9 +102,7 @@ class StepCaches:
     def _seconds(self, x: int, experts: Sequence[int]) -> float:
         return float(sum(self.fetch.seconds[x, e] for e in experts))
 
-    def _next_use(
-        self, part: ExpertPart, x: int, wanted: np.ndarray, step: int, batch: Batch
-    ) -> dict[int, float]:
+    def _next_use(self, part: ExpertPart, x: int, wanted: np.ndarray, step: int, batch: Batch) -> dict[int, float]:
         """When experts are used again if the batch stays as it is, in steps; asked where any lacks."""
         held = part.held
         lacks = any(e not in self.caches[x][e // held] for e in np.flatnonzero(wanted))
@@ -170,11 +149,10 @@ def step_fetch(
     def touched(own: StepCaches, at: int) -> list[StepFetch]:
         return [
             own.touch(
-                x, slot_loads(part, at, batch, replica), at, batch,
-                experts_s[x] / part.layers, dense_s[part.stage],
+                x, slot_loads(part, at, batch, replica), at, batch, experts_s[x] / part.layers, dense_s[part.stage]
             )
             for x, part in enumerate(d.experts)
-        ]  # fmt: skip
+        ]
 
     if caches is None:
         caches = StepCaches(d, replica)

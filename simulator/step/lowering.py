@@ -54,9 +54,7 @@ that holds those."""
 """Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, whether more
 than one processor can run it, and its kind and phase as placement rules know them."""
 
-(
-    E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD,
-) = range(10)  # fmt: skip
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD) = range(10)
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
 of a token, whether the router is uniform, the processor that shares the experts with the main
 one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
@@ -112,9 +110,7 @@ class Plan(NamedTuple):
     tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
     kernels: Kernels | None  # prices of the rows that are no rooflines
-    uneven: (
-        Uneven | Any
-    )  # decode attention of unequal contexts; None where its kernel tells nothing
+    uneven: Uneven | Any  # decode attention of unequal contexts; None where its kernel tells nothing
     streams: Streams | Any  # None where a step's ops run one after another
     fetch: Fetch | Any  # the expert cache; None without one
     places: Places | Any  # None where experts lie in order and have no copies
@@ -249,10 +245,7 @@ def _varies(form: F8, windows: tuple[int, ...]) -> B1:
 
 
 def _price_rows(
-    ops: Sequence[Op],
-    links: Sequence[AnyLink | None],
-    probes: Sequence[Probe],
-    processors: Sequence[Processor],
+    ops: Sequence[Op], links: Sequence[AnyLink | None], probes: Sequence[Probe], processors: Sequence[Processor]
 ) -> dict[tuple[int, int], PriceRow]:
     """Price rows by op and processor; a collective stands in the main processor's place."""
     rows: dict[tuple[int, int], PriceRow] = {}
@@ -261,11 +254,7 @@ def _price_rows(
             rows[i, 0] = link.row(op, probe)
             continue
         can = able(processors, op.kind)
-        rows |= {
-            (i, p): processor.model.row(op, probe)
-            for p, processor in enumerate(processors)
-            if processor in can
-        }
+        rows |= {(i, p): processor.model.row(op, probe) for p, processor in enumerate(processors) if processor in can}
     return rows
 
 
@@ -313,9 +302,7 @@ def _check_affine(build: Build, windows: tuple[int, ...], forms: F8, ops: Sequen
     values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
     found = build(Moments(windows, values))
     if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], _forms(found), rtol=1e-9):
-        raise InputError(
-            "a layer kind", "has FLOPs or bytes that are not affine in a batch's moments"
-        )
+        raise InputError("a layer kind", "has FLOPs or bytes that are not affine in a batch's moments")
     for op, other in zip(ops, found, strict=True):
         if op.access != other.access:
             raise InputError(f"op {op.name!r}", "has an access pattern that changes with the batch")

@@ -10,19 +10,7 @@ from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..streams.overlap import PIPELINED, SERIAL
 from .alike import keep, moved, skip
 from .lanes import L_END, L_SLOT, L_START, RING, Lanes
-from .streams import (
-    T_CUT,
-    T_LAYER,
-    T_PART,
-    T_RESOURCE,
-    T_START,
-    V_PART,
-    V_SECTION,
-    V_STAGE,
-    Y_CHUNKS,
-    Y_KIND,
-    Streams,
-)
+from .streams import T_CUT, T_LAYER, T_PART, T_RESOURCE, T_START, V_PART, V_SECTION, V_STAGE, Y_CHUNKS, Y_KIND, Streams
 
 
 @compiled_inside
@@ -66,9 +54,7 @@ def book_gap(streams: Streams, lanes: Lanes, c: int, low: float, high: float) ->
 
 
 @compiled_inside
-def run_track(
-    streams: Streams, lanes: Lanes, c: int, t: int, start: float, took: float
-) -> float:  # fmt: skip
+def run_track(streams: Streams, lanes: Lanes, c: int, t: int, start: float, took: float) -> float:
     """Run a track of one chunk that is ready at `start`; when it ends."""
     if took <= 0.0:
         return start
@@ -88,10 +74,7 @@ def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
     """Whether a track's chunks go on with the next track, without an exchange between."""
     following = t + 1
     if following == streams.spans[streams.visits[v, V_SECTION], 1]:
-        if (
-            v + 1 == streams.visits.shape[0]
-            or streams.visits[v, V_STAGE] != streams.visits[v + 1, V_STAGE]
-        ):
+        if v + 1 == streams.visits.shape[0] or streams.visits[v, V_STAGE] != streams.visits[v + 1, V_STAGE]:
             return False
         following = streams.spans[streams.visits[v + 1, V_SECTION], 0]
     both = streams.tracks[t, T_RESOURCE] == 0 and streams.tracks[following, T_RESOURCE] == 0

@@ -31,8 +31,5 @@ def modes_of(d: Deployment, ops: Sequence[Op]) -> Modes | None:
     slots = [i for i, op in enumerate(ops) if op.kind == "all_to_all"]
     if d.all_to_all not in BY_STEP or not slots:
         return None
-    rows = [
-        [d.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots]
-        for prompts in (False, True)
-    ]
+    rows = [[d.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots] for prompts in (False, True)]
     return Modes(np.array(slots, dtype=np.int64), np.array(rows))

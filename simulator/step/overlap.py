@@ -134,9 +134,7 @@ Step = tuple[Visit, int, int, Track]
 """A track where it comes in a step, with its layer and its place in its section."""
 
 
-def _groups(
-    way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]
-) -> list[list[Step]]:
+def _groups(way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]) -> list[list[Step]]:
     """Tracks in order, those of chunked computation that follow each other together."""
     out: list[list[Step]] = []
     for visit, layer in visits:

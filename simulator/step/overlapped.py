@@ -12,15 +12,7 @@ import numpy as np
 from ...workloads.batch import TOKENS
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from ..streams.chunking import (
-    BIG,
-    SMALL,
-    WHOLE,
-    batch_tokens,
-    chunk_tokens,
-    even_halves,
-    half_moments,
-)
+from ..streams.chunking import BIG, SMALL, WHOLE, batch_tokens, chunk_tokens, even_halves, half_moments
 from ..streams.gates import ALWAYS, halved
 from ..streams.overlap import PIPELINED, SERIAL, TWO_BATCH
 from .books import K_PROCESSOR, K_WALL, Books
@@ -82,9 +74,7 @@ def price_range(plan: Plan, first: int, end: int, m: F8, fresh: bool, cells: F8)
 
 
 @compiled_part
-def book_range(
-    plan: Plan, first: int, end: int, times: int, cells: F8, books: Books
-) -> None:  # fmt: skip
+def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: Books) -> None:
     """Book what `price_range` priced, `times` over."""
     for s in range(first, end):
         p = int(cells[s, K_PROCESSOR])
@@ -93,29 +83,22 @@ def book_range(
 
 
 @compiled_part
-def price_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool
-) -> float:  # fmt: skip
+def price_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool) -> float:
     """Price a rank's tracks in a section that have chunks of a size; seconds of one chunk."""
     total, kind = 0.0, streams.ways[c, Y_KIND]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
         row = streams.tracks[t]
         if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
             total += price_range(
-                plan, row[T_START], row[T_STOP], lanes.moments[size, r], fresh,
-                lanes.cells[c, size, r],
-            )  # fmt: skip
+                plan, row[T_START], row[T_STOP], lanes.moments[size, r], fresh, lanes.cells[c, size, r]
+            )
     return total
 
 
 @compiled_part
 def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
     """`compiled.section_seconds` of what is not booked yet."""
-    first, end, layers = (
-        plan.sections[g, G_START],
-        plan.sections[g, G_STOP],
-        plan.sections[g, G_LAYERS],
-    )
+    first, end, layers = (plan.sections[g, G_START], plan.sections[g, G_STOP], plan.sections[g, G_LAYERS])
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
         seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[c, WHOLE, r])
@@ -136,9 +119,7 @@ def bigs_of(m: F8, windows: int, kind: int, chunks: int) -> int:
 
 
 @compiled_part
-def take_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int
-) -> None:  # fmt: skip
+def take_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
     kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
@@ -155,9 +136,7 @@ def take_tracks(
 
 
 @compiled_part
-def price_section(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool
-) -> float:  # fmt: skip
+def price_section(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
     """Price a section for one way; seconds of the slowest rank where nothing overlaps, else 0.
 
     Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
@@ -191,9 +170,7 @@ def price_section(
 
 
 @compiled_part
-def cut_moments(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8
-) -> None:  # fmt: skip
+def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8) -> None:
     """Sums of every rank's chunks in one way."""
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     for r in range(moments.shape[0]):
@@ -211,9 +188,8 @@ def cut_moments(
 
 @compiled_part
 def price_part(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8,
-    mixed: bool, books: Books,
-) -> float:  # fmt: skip
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+) -> float:
     """Price one expert part at the loads drawn for one way; seconds of all its chunks, one layer."""
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     experts, total, sums = plan.experts[x], 0.0, 0.0
@@ -242,9 +218,8 @@ def price_part(
 
 @compiled_part
 def price_experts(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool,
-    books: Books,
-) -> bool:  # fmt: skip
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+) -> bool:
     """Price all expert parts for one way; whether it is worth going on with.
 
     It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
@@ -278,9 +253,7 @@ def clear(plan: Plan, lanes: Lanes, c: int) -> None:
 
 
 @compiled_part
-def book_way(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, books: Books
-) -> None:  # fmt: skip
+def book_way(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, books: Books) -> None:
     """Book the ops of the way that is taken, as often as it runs each."""
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     for g in range(plan.sections.shape[0]):

@@ -52,7 +52,7 @@ def deal_batches(plan: Plan, lanes: Lanes, aside: Aside, count: int, moments: F8
 @compiled_part
 def price_tracks(
     plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, r: int, place: int, fresh: bool
-) -> float:  # fmt: skip
+) -> float:
     """Seconds that a rank computes for a micro-batch in one layer of a section.
 
     What it sends takes as long as the rank that sends most.
@@ -63,9 +63,7 @@ def price_tracks(
         row, seconds = streams.tracks[t], 0.0
         if row[T_STOP] > row[T_START]:
             if own == place:
-                seconds = price_range(
-                    plan, row[T_START], row[T_STOP], lanes.moments[own, r], fresh, cells
-                )
+                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[own, r], fresh, cells)
             else:
                 for s in range(row[T_START], row[T_STOP]):
                     seconds += cells[s, K_WALL]
@@ -77,9 +75,7 @@ def price_tracks(
 
 
 @compiled_part
-def price_attention(
-    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, count: int, fresh: bool
-) -> None:  # fmt: skip
+def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, count: int, fresh: bool) -> None:
     """Price a section's micro-batches; of each the slowest rank counts."""
     layers = plan.sections[g, G_LAYERS]
     for place in range(count):
@@ -109,16 +105,13 @@ def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: i
         for r in range(lanes.moments.shape[1]):
             m = lanes.moments[place, r]
             lanes.routed[place] += experts[E_TOP_K] * _batch_tokens(m, plan.windows.size)
-    deal_loads(
-        key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads
-    )
+    deal_loads(key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads)
 
 
 @compiled_part
 def price_adapters(
-    plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool,
-    books: Books,
-) -> None:  # fmt: skip
+    plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool, books: Books
+) -> None:
     """Price adapters, which run where requests attend."""
     sums, layers = 0.0, plan.experts[x, E_LAYERS]
     deal_part(plan, lanes, x, x, key, count)
@@ -133,9 +126,7 @@ def price_adapters(
 
 
 @compiled_part
-def price_part(
-    beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool
-) -> None:
+def price_part(beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool) -> None:
     """Price one expert part, and what crosses to it and back, at the loads drawn."""
     plan, books, y = beside.plan, aside.books, beside.held[x]
     experts, sums = plan.experts[y], 0.0
@@ -163,9 +154,7 @@ def price_part(
 
 
 @compiled_part
-def book_attention(
-    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, count: int, books: Books
-) -> None:
+def book_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, count: int, books: Books) -> None:
     """Book what ranks ran; a link to other devices does not keep them busy."""
     links = lanes.busy[0, 1]
     for g in range(plan.sections.shape[0]):

@@ -41,24 +41,8 @@ from ...devices.calibrated.formulas import (
 )
 from ...devices.calibrated.hardware import NUM_HARDWARE
 from ...devices.calibrated.terms import bound
-from ...devices.prices import (
-    EMPTY,
-    IN_GRID,
-    NO_TABLES,
-    NOT_THERE,
-    P_BYTES,
-    P_FIXED,
-    P_FLOPS,
-    Grid,
-    PriceRow,
-)
-from ...devices.tables.edge import (
-    attention_outside,
-    decode_beyond,
-    experts_outside,
-    moe_beyond,
-    prefill_beyond,
-)
+from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, P_BYTES, P_FIXED, P_FLOPS, Grid, PriceRow
+from ...devices.tables.edge import attention_outside, decode_beyond, experts_outside, moe_beyond, prefill_beyond
 from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
 from ...workloads.jit import compiled_given, compiled_part
 from ...workloads.jit_held import held
@@ -212,21 +196,15 @@ def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Pr
     return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
 
 
-@compiled_given(
-    "kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0)
-)
-def flowing(
-    kernels: Kernels, own: F8, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float
-) -> Price:
+@compiled_given("kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0))
+def flowing(kernels: Kernels, own: F8, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float) -> Price:
     """Price of an op of `calibrated.streamed`, of which most plans have none."""
     x = kernels.formulas[s, p, 1]
     return streamed_price(own, kernels.h[p], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
-def tabled_seconds(
-    kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]
-) -> float:
+def tabled_seconds(kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]) -> float:
     """Seconds of an attention op; those of its formula, given, where no grid was measured.
 
     `u` are its sequences, keys, tokens and pairs.
@@ -272,9 +250,7 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 
 
 @compiled_part
-def op_price(
-    kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float
-) -> Price:
+def op_price(kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float) -> Price:
     """Price of op `s` on processor `p` at the moments `m`, `size` bytes moved."""
     compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
     seconds = max(compute, memory) + fixed
@@ -288,16 +264,12 @@ def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: flo
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
     if code != MOE and code != MOE_GRID:
         return -1.0, 0
-    seconds, limit = quickest_experts(
-        kernels, row, p, routed, active, moe_price(parameters, h, x, routed, active)
-    )
+    seconds, limit = quickest_experts(kernels, row, p, routed, active, moe_price(parameters, h, x, routed, active))
     return tabled_experts(kernels, row, p, seconds, routed, active), limit
 
 
 @compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, own: own)
-def quickest_experts(
-    kernels: Kernels, row: int, p: int, routed: float, active: float, own: Price
-) -> Price:
+def quickest_experts(kernels: Kernels, row: int, p: int, routed: float, active: float, own: Price) -> Price:
     """Price of the quickest of the kernels of a device's experts, `own` that of the first."""
     x, h = kernels.formulas[row, p, 1], kernels.h[p]
     for r in range(kernels.rivals.shape[0]):
@@ -307,12 +279,8 @@ def quickest_experts(
     return own
 
 
-@compiled_given(
-    "kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds
-)
-def tabled_experts(
-    kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float
-) -> float:
+@compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
+def tabled_experts(kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float) -> float:
     """Seconds of experts; those of their formula, given, where no grid was measured."""
     if kernels.slots[row, p, K_CODE] != MOE_GRID:
         return seconds
@@ -329,9 +297,7 @@ def op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
     """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
     slot = kernels.slots[s, p]
     if slot[K_MOST] != IN_GRID:
-        return bool(
-            slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST])
-        )
+        return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST]))
     forms = kernels.sums[s]
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
     if slot[K_CODE] == MIXED_DECODE:

@@ -17,9 +17,7 @@ from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
 
 Custom = Callable[[Option], float] | None
 
-XPU_ONLY, OP_PER_BYTE, FASTEST = (
-    BUILT_IN.index(name) for name in ("xpu-only", "op-per-byte", "fastest")
-)
+XPU_ONLY, OP_PER_BYTE, FASTEST = (BUILT_IN.index(name) for name in ("xpu-only", "op-per-byte", "fastest"))
 FROM_OUTSIDE = -1
 
 _xpu_only = compiled_part(placement.xpu_only)
@@ -43,8 +41,7 @@ def custom_rule(name: str) -> Custom:
     """
     if name in BUILT_IN:
         return None
-    fields = (types.int64, types.boolean, *(types.float64,) * 4, types.int64, types.int64,
-              types.float64)  # fmt: skip
+    fields = (types.int64, types.boolean, *(types.float64,) * 4, types.int64, types.int64, types.float64)
     return compiled_from_outside(PLACEMENTS[name].score, Option, fields, f"--placement {name}")
 
 
@@ -75,6 +72,4 @@ def attained(params: F8, flops: float, size: float) -> float:
 @compiled_part
 def energy(params: F8, flops: float, stream: float, act: float) -> float:
     """Dynamic joules of an op that is no collective."""
-    return float(
-        stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP]
-    )  # fmt: skip
+    return float(stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP])

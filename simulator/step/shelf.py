@@ -168,9 +168,7 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
     )
 
 
-def layer_wait(
-    clock: F8, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool
-) -> float:  # fmt: skip
+def layer_wait(clock: F8, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
     """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
 
     The link to the host carries one fetch after another. What is known ahead is fetched as soon as it

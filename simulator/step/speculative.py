@@ -64,10 +64,7 @@ def speculative_stage(
         for j, each in enumerate(passes)
         if any(b.tokens for b in each)
     ]
-    ops = [
-        replace(p, op=replace(p.op, layer=DRAFT, name=f"draft_{p.op.name}"))
-        for cost in drafts for p in cost.ops
-    ]  # fmt: skip
+    ops = [replace(p, op=replace(p.op, layer=DRAFT, name=f"draft_{p.op.name}")) for cost in drafts for p in cost.ops]
     draft_s = sum(cost.seconds for cost in drafts)
     joules = target.joules + sum(cost.joules for cost in drafts)
     whole = replace(

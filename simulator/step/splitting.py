@@ -22,8 +22,7 @@ I8 = npt.NDArray[np.int64]
 
 ONE = np.uint64(1)
 PAIRS, FOURS, BYTES, SUM = (
-    np.uint64(n)
-    for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
+    np.uint64(n) for n in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101)
 )
 S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 WORD = 64
@@ -77,9 +76,7 @@ def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.
 
 
 @compiled_part
-def split_loads(
-    key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8
-) -> None:
+def split_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
     """Split the loads of one layer.
 
     Parameters
@@ -108,24 +105,18 @@ def split_loads(
                 want += routed[c]
             for e in range(experts):
                 held += out[first, e]
-            state = halve(
-                state, out[first], out[first + half], experts, min(int64(int(want)), held)
-            )  # fmt: skip
+            state = halve(state, out[first], out[first + half], experts, min(int64(int(want)), held))
         width = half
 
 
 @compiled
 def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8, out: I8) -> None:
     """`split_loads` for callers outside compiled code."""
-    split_loads(
-        step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out
-    )  # fmt: skip
+    split_loads(step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out)
 
 
 @compiled_part
-def deal_out(
-    state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int
-) -> np.uint64:
+def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int) -> np.uint64:
     """Move about a `share` of the tokens of `rest` to `own`, which is empty, and `want` of them."""
     most, kept = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
@@ -146,9 +137,7 @@ def deal_out(
 
 
 @compiled_part
-def deal_loads(
-    key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8
-) -> None:
+def deal_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
     """`split_loads` into any number of micro-batches: one after another draws its tokens."""
     state = mix(layer_key(key, layer) ^ MIX_2)
     held, wanted, last = int64(0), 0.0, chunks - 1
@@ -167,14 +156,10 @@ def deal_loads(
 @compiled
 def _deal(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8, out: I8) -> None:
     """`deal_loads` for callers outside compiled code."""
-    deal_loads(
-        step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out
-    )  # fmt: skip
+    deal_loads(step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out)
 
 
-def deal_draw(
-    part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int
-) -> list[Loads]:
+def deal_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int) -> list[Loads]:
     """`split_draw` into any number of micro-batches."""
     own = loads.tokens.astype(np.int64)
     out = np.zeros((len(tokens), len(own)), dtype=np.int64)
@@ -184,9 +169,7 @@ def deal_draw(
     return [Loads.drawn(row) for row in out]
 
 
-def split_draw(
-    part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int
-) -> list[Loads]:
+def split_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int) -> list[Loads]:
     """Loads of every chunk of a step, out of those drawn for all of it.
 
     Parameters

@@ -20,9 +20,8 @@ def _overlapping(
 ) -> float:  # fmt: skip
     """Seconds of one step; see `compiled.serial_seconds`."""
     return overlapped_seconds(
-        plan, plan.streams, books.lanes, moments, step, decodes, chunks, num_chunks, fresh, captured,
-        books,
-    )  # fmt: skip
+        plan, plan.streams, books.lanes, moments, step, decodes, chunks, num_chunks, fresh, captured, books
+    )
 
 
 @compiled_given("plan.apart", _overlapping)
@@ -32,9 +31,8 @@ def _step_seconds(
 ) -> float:  # fmt: skip
     """Seconds of one step; see `compiled.serial_seconds`."""
     return ping_pong_seconds(
-        plan, plan.apart, books.lanes, books.aside, moments, step, decodes, chunks, num_chunks, fresh,
-        captured, books,
-    )  # fmt: skip
+        plan, plan.apart, books.lanes, books.aside, moments, step, decodes, chunks, num_chunks, fresh, captured, books
+    )
 
 
 @compiled_given("plan.modes", _step_seconds)
@@ -48,6 +46,4 @@ def step_seconds(
     for i in range(modes.slots.size):
         for j in range(modes.params.shape[2]):
             plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
-    return _step_seconds(
-        plan, moments, step, decodes, chunks, num_chunks, fresh, captured, books
-    )  # fmt: skip
+    return _step_seconds(plan, moments, step, decodes, chunks, num_chunks, fresh, captured, books)

@@ -117,9 +117,7 @@ def padded_batch(tokens: int, captured: int, several: int) -> int:
 
 
 @compiled_part
-def uneven_seconds(
-    u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8
-) -> float:
+def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
     """Seconds beyond those of equal contexts, one layer: the table's, of decodes alone.
 
     Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
@@ -155,8 +153,6 @@ def uneven_seconds(
 
 
 @compiled
-def _call(
-    u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8
-) -> float:
+def _call(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
     """`uneven_seconds` for callers outside compiled code."""
     return float(uneven_seconds(u, keys, count, prompts, chunks, captured, heap))

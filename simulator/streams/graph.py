@@ -14,9 +14,7 @@ from typing import NamedTuple
 
 from ...workloads.errors import InputError
 
-COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = (
-    "compute", "device link", "node link", "host link", "disk",
-)  # fmt: skip
+COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = ("compute", "device link", "node link", "host link", "disk")
 """Usual names of resources; any other name is one too."""
 
 
@@ -97,9 +95,7 @@ class Medium:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.factor <= 1.0:
-            raise InputError(
-                f"medium {self.name}", f"needs a factor above 0 and up to 1, not {self.factor:g}"
-            )
+            raise InputError(f"medium {self.name}", f"needs a factor above 0 and up to 1, not {self.factor:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +114,10 @@ class Graph:
     def __post_init__(self) -> None:
         for i, task in enumerate(self.tasks):
             if not 0.0 <= task.seconds < math.inf:
-                raise InputError(
-                    f"task {task.name!r}", f"needs seconds of at least 0, not {task.seconds:g}"
-                )
+                raise InputError(f"task {task.name!r}", f"needs seconds of at least 0, not {task.seconds:g}")
             for other in task.after:
                 if not 0 <= other < len(self.tasks) or other == i:
-                    raise InputError(
-                        f"task {task.name!r}", f"comes after task {other}, which it cannot"
-                    )
+                    raise InputError(f"task {task.name!r}", f"comes after task {other}, which it cannot")
         self._check_order()
 
     def waits(self) -> list[list[int]]:

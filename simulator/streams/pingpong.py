@@ -41,9 +41,7 @@ def pingpong(trips: Sequence[Trip]) -> Graph:
     for layer in range(len(trips[0].attention)):
         for i, trip in enumerate(trips):
             if trip.attention[layer] or layer < len(trip.out):
-                at = builder.add(
-                    "attention", ATTENTION, trip.attention[layer], ready[i], chunk=i, layer=layer
-                )
+                at = builder.add("attention", ATTENTION, trip.attention[layer], ready[i], chunk=i, layer=layer)
                 ready[i] = [at]
         if layer == len(trips[0].out):
             break
@@ -57,9 +55,7 @@ def pingpong(trips: Sequence[Trip]) -> Graph:
     return builder.graph()
 
 
-def step_seconds(
-    attention_s: float, experts_s: float, link_s: float, batches: int, layers: int
-) -> float:
+def step_seconds(attention_s: float, experts_s: float, link_s: float, batches: int, layers: int) -> float:
     """Seconds of a step of equal layers and micro-batches, where those are enough (`enough`).
 
     The first micro-batch's way through a layer, and the slower group's work on all others:

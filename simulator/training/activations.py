@@ -44,16 +44,12 @@ def layer_bytes(
     return total + masks * options.dropout
 
 
-def part_bytes(
-    ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int
-) -> float:
+def part_bytes(ops: Sequence[Op], hidden: int, run: Run, options: TrainingOptions, tp: int) -> float:
     """What ops of one part keep, each tensor once [B]."""
     found = {k.name: k for op in ops for k in kept(op, run, hidden, options.dropout)}
     split = _split(options, tp)
     return sum(
-        k.bytes / (split if k.whole else 1)
-        for k in found.values()
-        if not (k.again and options.recompute != "none")
+        k.bytes / (split if k.whole else 1) for k in found.values() if not (k.again and options.recompute != "none")
     )
 
 

@@ -36,17 +36,14 @@ def training_deployment(
     Weights are kept in the format of the activations: what quantises them for serving comes later.
     """
     if system.mapping.separate or system.mapping.prefill_share is not None:
-        raise InputError(
-            system.name, "splits serving over kinds of device; training needs one kind"
-        )
+        raise InputError(system.name, "splits serving over kinds of device; training needs one kind")
     if system.device.fabric is not None:
         raise InputError(system.name, "is an FPGA, whose designs run forward passes alone")
     if all_to_all == BY_COST:
         all_to_all = None
     if all_to_all is not None:
         plan("all_to_all", all_to_all, layout.group(system, layout.ep, layout.expert_tp))
-    check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
-                           "--memory": memory})  # fmt: skip
+    check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs, "--memory": memory})
     cut = layout.serving
     shard = shard_model(model, cut)
     stages = stage_models(shard, cut.pp)

@@ -112,9 +112,8 @@ class Bench:
         forward, behind = _none(), _none()
         every: list[list[Op]] = []
         for part, ops, uncut in zip(
-            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(whole, m, run, NOTHING),
-            strict=True,
-        ):  # fmt: skip
+            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(whole, m, run, NOTHING), strict=True
+        ):
             own = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
             if is_routed(part):
                 slowest = self._experts(part, next(found))
@@ -129,9 +128,7 @@ class Bench:
                 behind[TENSOR] += seconds
             self._price(own, forward, behind)
             # What is kept counts before the sequence is split: `Kept.whole` says what is.
-            every.append([
-                new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)
-            ])  # fmt: skip
+            every.append([new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)])
         self._again(every, forward, behind)
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
         if o.recompute != "full":
@@ -145,9 +142,7 @@ class Bench:
             for work in backward(op, run, self.bytes_each.gradients):
                 behind[op.layer] += self.prices.op(work)
 
-    def _again(
-        self, parts: Sequence[Sequence[Op]], forward: Mapping[str, float], behind: Seconds
-    ) -> None:
+    def _again(self, parts: Sequence[Sequence[Op]], forward: Mapping[str, float], behind: Seconds) -> None:
         """Add what the backward pass makes anew."""
         if self.options.recompute == "full":
             for name, took in forward.items():
@@ -186,9 +181,7 @@ class Bench:
         pairs = self.m.tokens * part.routed.top_k / la.tp
         moved = pairs * part.hidden * run.numerics.act_bytes
         group = replace(la.group(system, la.ep, la.expert_tp), copies=part.routed.top_k)
-        seconds = 2 * self.prices.exchange(
-            "all_to_all", moved, group, self.deployment.all_to_all
-        )  # fmt: skip
+        seconds = 2 * self.prices.exchange("all_to_all", moved, group, self.deployment.all_to_all)
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
             for kind in ("all_gather", "reduce_scatter"):

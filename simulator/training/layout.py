@@ -141,9 +141,9 @@ def training_layout(
     per_rank = options.micro_batch * dp
     if options.batch % per_rank:
         raise InputError(
-            f"--batch {options.batch}", f"must be a multiple of {per_rank}: {dp} data-parallel "
-            f"ranks x --micro-batch {options.micro_batch}",
-        )  # fmt: skip
+            f"--batch {options.batch}",
+            f"must be a multiple of {per_rank}: {dp} data-parallel ranks x --micro-batch {options.micro_batch}",
+        )
     micro = options.batch // per_rank
     _check_pipeline(model, options, pp, micro)
     return TrainingLayout(tp, dp, pp, ep, expert_tp, micro, system.devices_per_node)
@@ -153,9 +153,7 @@ def _check_choices(options: TrainingOptions) -> None:
     if options.zero not in ZERO_STAGES:
         raise InputError(f"--zero {options.zero}", "must be 0, 1, 2 or 3")
     if options.recompute not in RECOMPUTE:
-        raise InputError(
-            "--recompute", f"must be none, selective or full, not {options.recompute!r}"
-        )
+        raise InputError("--recompute", f"must be none, selective or full, not {options.recompute!r}")
 
 
 def _experts(model: ModelSpec) -> int | None:
@@ -169,14 +167,10 @@ def _expert_degrees(experts: int, ep: int | None, tp: int, dp: int, node: int) -
     if ep is None:
         ep = max(d for d in range(1, node + 1) if experts % d == 0 == (tp * dp) % d)
     if experts % ep or (tp * dp) % ep:
-        raise InputError(
-            f"--ep {ep}", f"must divide the {experts} experts and the {tp * dp} devices of a stage"
-        )
+        raise InputError(f"--ep {ep}", f"must divide the {experts} experts and the {tp * dp} devices of a stage")
     expert_tp = tp // gcd(ep, tp)
     if (tp * dp) % (ep * expert_tp):
-        raise InputError(
-            f"--ep {ep}", f"x {expert_tp} devices an expert must divide the {tp * dp} of a stage"
-        )
+        raise InputError(f"--ep {ep}", f"x {expert_tp} devices an expert must divide the {tp * dp} of a stage")
     return ep, expert_tp
 
 
@@ -188,11 +182,9 @@ def _check_pipeline(model: ModelSpec, options: TrainingOptions, pp: int, micro: 
         raise InputError(f"--interleave {parts}", "needs pipeline stages: --pp above 1")
     if len(model.layers) % (pp * parts):
         raise InputError(
-            f"--interleave {parts}",
-            f"x {pp} stages must divide the {len(model.layers)} layers of {model.name}",
+            f"--interleave {parts}", f"x {pp} stages must divide the {len(model.layers)} layers of {model.name}"
         )
     if micro % pp:
         raise InputError(
-            f"--interleave {parts}",
-            f"needs micro-batches of a rank, {micro}, to be a multiple of the {pp} stages",
+            f"--interleave {parts}", f"needs micro-batches of a rank, {micro}, to be a multiple of the {pp} stages"
         )

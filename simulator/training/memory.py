@@ -66,9 +66,7 @@ def stage_memory(
     in_flight : float
         Micro-batches whose activations it keeps at once.
     """
-    held = states(
-        stage_parameters(stages, index, layout.tp), each, options.zero, layout.dp, layout.expert_dp
-    )
+    held = states(stage_parameters(stages, index, layout.tp), each, options.zero, layout.dp, layout.expert_dp)
     gathered = 0.0
     if options.zero == 3:
         sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]

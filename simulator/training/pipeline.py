@@ -61,9 +61,7 @@ def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[Task], l
     return forward, [_numbered(k, stages, parts, True) for k in numbers]
 
 
-def _interleaved(
-    stage: int, stages: int, parts: int, forward: list[Task], backward: list[Task]
-) -> list[Task]:
+def _interleaved(stage: int, stages: int, parts: int, forward: list[Task], backward: list[Task]) -> list[Task]:
     """Some forward passes first, then one of each, then what is left."""
     total = len(forward)
     warm = stages - stage - 1

@@ -27,9 +27,7 @@ class Prices:
         placed = regions([op], d.device, d.placement, True, d.system.mapping.splitter)
         return work.times * sum(region.seconds for region in d.device.run(placed))
 
-    def exchange(
-        self, kind: str, message_bytes: float, topology: Topology, algorithm: str = ""
-    ) -> float:
+    def exchange(self, kind: str, message_bytes: float, topology: Topology, algorithm: str = "") -> float:
         """Seconds of a collective: measured within a node where it was, else the cheapest algorithm.
 
         Parameters
@@ -57,9 +55,7 @@ class Prices:
         system = self.deployment.system
         link = system.device.node_link if across else link_of(system)
         measured = None if across else self.deployment.device.collectives
-        return (
-            LinkModel(link, 2, measured).cost(collective_op("transfer", message_bytes, 2)).seconds
-        )
+        return LinkModel(link, 2, measured).cost(collective_op("transfer", message_bytes, 2)).seconds
 
 
 def collective_op(kind: str, message_bytes: float, ranks: int) -> Op:

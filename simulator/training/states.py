@@ -52,9 +52,7 @@ class States:
         return self.weights + self.gradients + self.optimizer
 
 
-def states(
-    parameters: Parameters, each: BytesPerWeight, zero: int, dp: int, expert_dp: int
-) -> States:
+def states(parameters: Parameters, each: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
     """Bytes that one device holds.
 
     Parameters

@@ -95,9 +95,7 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     bench = Bench(d, layout, options, m, each)
     passes = _passes(bench)
     held = in_flight(len(passes), layout.microbatches, options.interleave)
-    stages = tuple(
-        _stage(bench, s, layers, ends, held[s]) for s, (layers, ends) in enumerate(passes)
-    )
+    stages = tuple(_stage(bench, s, layers, ends, held[s]) for s, (layers, ends) in enumerate(passes))
     memory = max((stage.memory for stage in stages), key=lambda each: each.total)
     check_fits(memory, d.model, d.system, layout.serving.degrees)
     one = whole_sequences(1, options.seq, d.model.windows)
@@ -122,9 +120,7 @@ def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]
     return out
 
 
-def _stage(
-    bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
-) -> Stage:
+def _stage(bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float) -> Stage:
     """A stage's passes with its exchanges and memory; `on_way` micro-batches wait to come back."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
@@ -154,17 +150,13 @@ def _exchanges(bench: Bench, p: Parameters) -> tuple[float, float]:
     return (gather if zero else 0.0), scatter
 
 
-def _timed(
-    bench: Bench, stages: tuple[Stage, ...], memory: TrainingMemory, flops: Flops
-) -> TrainingStep:
+def _timed(bench: Bench, stages: tuple[Stage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
     def run(times: list[tuple[float, float]], before: Sequence[float] = ()) -> Schedule:
         forward, backward = zip(*times, strict=True)
-        return schedule(
-            forward, backward, micro, parts=options.interleave, send_s=send_s, before=before
-        )
+        return schedule(forward, backward, micro, parts=options.interleave, send_s=send_s, before=before)
 
     bare = [(_pass(stage, False), _pass(stage, True)) for stage in stages]
     usual = [_usual(stage, options.zero) for stage in stages]
@@ -189,9 +181,7 @@ def _timed(
 
 def _label(stage: Stage, name: str) -> float:
     """Seconds of one label in both passes of a micro-batch."""
-    return sum(
-        p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends)
-    )
+    return sum(p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends))
 
 
 def _usual(stage: Stage, zero: int) -> tuple[float, float]:

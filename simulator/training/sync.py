@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def beside(
-    work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()
-) -> float:
+def beside(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
     """Seconds of a pass with its exchanges.
 
     Parameters

@@ -10,9 +10,7 @@ from pathlib import Path
 from types import FunctionType
 
 
-def declared(
-    module: str, file: str, *, scripts: bool = False
-) -> tuple[list[str], Callable[[str], object]]:
+def declared(module: str, file: str, *, scripts: bool = False) -> tuple[list[str], Callable[[str], object]]:
     """``__all__`` and ``__getattr__`` of a module: what it imports as itself, most under ``if TYPE_CHECKING:``.
 
     So each name stands once, and a plug-in loads what it uses and no more.

@@ -75,9 +75,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return lambda *a, **k: names.append(name) or name
 
     vars(plots).update(
-        roofline=draw("roofline"),
-        latency=draw("latency"),
-        save=lambda figure, path: Path(path).write_text(str(figure)),
+        roofline=draw("roofline"), latency=draw("latency"), save=lambda figure, path: Path(path).write_text(str(figure))
     )
     monkeypatch.setitem(sys.modules, "opbyte.analysis.plots", plots)
     monkeypatch.setattr("opbyte.analysis.report.files.report", lambda result: "a report")

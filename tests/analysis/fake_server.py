@@ -66,9 +66,7 @@ class Fake:
 
     async def answer(self, asked: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         """Answer a completion; False where the connection is to be closed."""
-        if self.refuses & set(asked) or (
-            "ids" in self.refuses and isinstance(asked.get("prompt"), list)
-        ):
+        if self.refuses & set(asked) or ("ids" in self.refuses and isinstance(asked.get("prompt"), list)):
             _whole(writer, "400 Bad Request", '{"error": {"message": "no such thing"}}')
             return True
         way = ""
@@ -91,8 +89,7 @@ class Fake:
         if way == "plain":
             _whole(writer, "200 OK", '{"choices": [{"text": "all at once"}]}')
             return True
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                     b"Transfer-Encoding: chunked\r\n\r\n")  # fmt: skip
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         if way == "hang":
             await writer.drain()
             await asyncio.sleep(60.0)
@@ -101,9 +98,7 @@ class Fake:
             if way == "die" and i == 2:
                 writer.transport.abort()
                 return False
-            beyond = [
-                n for n in asked.get("prompt", ()) if isinstance(n, int) and n >= self.vocab > 0
-            ]
+            beyond = [n for n in asked.get("prompt", ()) if isinstance(n, int) and n >= self.vocab > 0]
             if beyond:
                 _event(writer, {"error": {"message": f"Token id {beyond[0]} is out of vocabulary"}})
                 break

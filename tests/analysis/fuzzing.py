@@ -124,9 +124,7 @@ def _with_text_keys(node: Any) -> Any:
     return [_with_text_keys(value) for value in node] if isinstance(node, list) else node
 
 
-MEANT: dict[str, Callable[[Draw, str], str]] = {
-    ".csv": table, ".yaml": as_yaml, ".json": as_json, ".jsonl": as_json,
-}  # fmt: skip
+MEANT: dict[str, Callable[[Draw, str], str]] = {".csv": table, ".yaml": as_yaml, ".json": as_json, ".jsonl": as_json}
 
 
 def spoilt(rng: Draw, name: str, whole: str) -> str:

@@ -39,9 +39,7 @@ NAMES = {"qkv": "qkv_proj", "out": "o_proj", "gate_up": "gate_up_proj", "down": 
          "rope": "rotary_emb", "activation": "act_fn", "embedding": "embedding"}  # fmt: skip
 
 
-def write_run(
-    folder: Path, config: Mapping[str, Any], parallel: Mapping[str, Any], requests: int = 40
-) -> Path:
+def write_run(folder: Path, config: Mapping[str, Any], parallel: Mapping[str, Any], requests: int = 40) -> Path:
     """Write a run of `config` under the parallel settings of an ``engine.json``.
 
     The stamps stand for a server of steady steps; tests replace them by simulated ones.
@@ -58,14 +56,7 @@ def write_run(
     rows = zip(range(requests), queued, inputs, outputs, first, first + 0.01 * outputs, strict=True)
     _write(
         folder / "requests.csv",
-        [
-            "request_id",
-            "queued_s",
-            "input_tokens",
-            "output_tokens",
-            "first_token_s",
-            "last_token_s",
-        ],
+        ["request_id", "queued_s", "input_tokens", "output_tokens", "first_token_s", "last_token_s"],
         rows,
     )
     _tables(folder, parallel)

@@ -36,9 +36,7 @@ def test_mixloras_memory_is_one_base_and_a_set_of_adapters_each() -> None:
 def test_mixloras_saving_shrinks_by_what_both_designs_do() -> None:
     for model in ("llama-2-7b", "gemma-2b"):
         for training in (False, True):
-            ours, base = (
-                mixlora_step.forward_s(model, d, 8, training) for d in ("optimised", "plain")
-            )
+            ours, base = (mixlora_step.forward_s(model, d, 8, training) for d in ("optimised", "plain"))
             alone = mixlora_step.forward_s(model, "lora", 8, training)
             assert alone < ours < base
             work = mixlora_step.flops(model, "optimised") / mixlora_step.flops(model, "plain")
@@ -84,8 +82,7 @@ def test_scmoe_reads_what_its_experts_weigh() -> None:
     """Mixtral: 12.9 billion weights a token, 0.176 an expert and layer; 2.75 experts for two passes."""
     one = 3 * 4096 * 14336 * 32
     greedy = scmoe_step.weight_bytes(scmoe_step.GREEDY)
-    for shares, experts in ((scmoe_step.TOP3, 3.0), (scmoe_step.SELF_CONTRAST, 2.75),
-                            (Shares.of_passes((2, 2)), 3.5)):  # fmt: skip
+    for shares, experts in ((scmoe_step.TOP3, 3.0), (scmoe_step.SELF_CONTRAST, 2.75), (Shares.of_passes((2, 2)), 3.5)):
         assert scmoe_step.distinct(shares) == pytest.approx(experts)
         more = scmoe_step.weight_bytes(shares) - greedy
         assert more == pytest.approx(2 * one * (experts - 2))
@@ -131,7 +128,5 @@ def test_unimoes_encoders_have_their_published_sizes() -> None:
     """CLIP ViT-L/14 304 M, Whisper small's encoder and BEATs 12 x 7.1 M, without their convolutions."""
     assert encoder("image").total_params == pytest.approx(304e6, rel=0.01)
     assert encoder("speech").total_params == pytest.approx(12 * 12 * 768**2, rel=0.01)
-    assert language_model().total_params == pytest.approx(
-        6.74e9 + 3 * 32 * 3 * 4096 * 11008, rel=0.01
-    )
+    assert language_model().total_params == pytest.approx(6.74e9 + 3 * 32 * 3 * 4096 * 11008, rel=0.01)
     assert encoder_s("image") < prompt_s(("image",))

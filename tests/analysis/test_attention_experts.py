@@ -96,10 +96,7 @@ def test_moas_gain_lies_within_what_bytes_allow() -> None:
         for length in moa.LENGTHS.values():
             fits = {kind: moa_step.batch_that_fits(size, kind, length) for kind in ("vllm", "moa")}
             weights = load_model(moa_step.MODELS[size]).weight_bytes
-            a_token = {
-                kind: weights / fits[kind] + moa_step.kv_read_bytes(size, kind, length)
-                for kind in fits
-            }
+            a_token = {kind: weights / fits[kind] + moa_step.kv_read_bytes(size, kind, length) for kind in fits}
             rates = {kind: moa_step.tokens_per_s(size, kind, length, fits[kind]) for kind in fits}
             assert 1 < rates["moa"] / rates["vllm"] < 1.05 * a_token["vllm"] / a_token["moa"]
 

@@ -17,9 +17,7 @@ def test_the_server_keeps_its_level_and_all_at_once_is_never_slower() -> None:
     # Below overload the rate is the load times the mean answer, of 294 tokens.
     assert server["output_tokens_per_s"] == pytest.approx(294 * server["requests_per_s"], rel=0.06)
     assert offline["output_tokens_per_s_per_device"] == offline["output_tokens_per_s"] / 2
-    assert all(
-        p["version"].startswith("MLPerf Inference v4.1") for p in found.to_dict()["published"]
-    )
+    assert all(p["version"].startswith("MLPerf Inference v4.1") for p in found.to_dict()["published"])
     assert "trademark" in found.blocks()[-1]
 
 
@@ -47,6 +45,4 @@ def _names() -> set[str]:
 
 
 def test_benchmarks_are_listed() -> None:
-    assert {"mlperf-llama2-70b", "inferencex-1k1k"} <= {
-        row["name"] for row in catalog("benchmarks")
-    }
+    assert {"mlperf-llama2-70b", "inferencex-1k1k"} <= {row["name"] for row in catalog("benchmarks")}

@@ -62,12 +62,9 @@ def run(*arguments: str) -> int:
     return int(end.value.code or 0)
 
 
-def test_what_calibrate_writes_is_a_device(
-    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_calibrate_writes_is_a_device(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert run("calibrate", str(table), "--device", "h100", "--date", "2026-01-31", "--json",
-               "--out", str(out)) == 0  # fmt: skip
+    assert run("calibrate", str(table), "--device", "h100", "--date", "2026-01-31", "--json", "--out", str(out)) == 0
     printed = json.loads(capsys.readouterr().out)
     fit = printed["devices"]["h100"]["gemm"]
     assert fit["rows"] == 120
@@ -109,17 +106,13 @@ def test_validate_reports_errors_and_writes_predictions(
 
 def test_times_past_the_bounds_fail(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table.read_text().splitlines()
-    slow = [
-        f"{row.rpartition(',')[0]},{3 * float(row.rpartition(',')[2]):.6g}" for row in lines[1:]
-    ]
+    slow = [f"{row.rpartition(',')[0]},{3 * float(row.rpartition(',')[2]):.6g}" for row in lines[1:]]
     table.write_text("\n".join([lines[0], *slow]) + "\n")
     assert run("validate", "kernels", str(table), "--json") == 1
     assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
-def test_wrong_tables_are_named_and_never_used(
-    table: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_tables_are_named_and_never_used(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table.read_text().splitlines()
     head, seconds = lines[1].rpartition(",")[0], float(lines[1].rpartition(",")[2])
     lines.append(f"{head},{seconds / 1000:.6g}")

@@ -49,9 +49,7 @@ def write_run(folder: Path, kind: tuple[Any, Any], **numbers: float) -> Path:
     table = pd.read_csv(folder / "requests.csv")
     noise = np.exp(NOISE * np.random.default_rng(3).standard_normal(len(table)))
     table["first_token_s"] = served.first_token_s
-    table["last_token_s"] = served.first_token_s + noise * (
-        served.last_token_s - served.first_token_s
-    )
+    table["last_token_s"] = served.first_token_s + noise * (served.last_token_s - served.first_token_s)
     table.to_csv(folder / "requests.csv", index=False)
     return folder
 
@@ -147,9 +145,7 @@ def test_what_a_run_does_not_tell_is_refused(tensor: Path, tmp_path: Path) -> No
         calibrate_run(tensor, "link", part=0.0)
 
 
-def test_collectives_that_take_no_time_say_nothing_of_links(
-    data_set: Callable[[str], Path],
-) -> None:
+def test_collectives_that_take_no_time_say_nothing_of_links(data_set: Callable[[str], Path]) -> None:
     """Of a run over NVLink, whose collectives take a few percent, the kernels' error leaves nothing."""
     folder = data_set("serving_h100") / "runs" / "codellama-34b-tp2-roleplay"
     with pytest.raises(InputError, match="this run does not tell it"):

@@ -48,17 +48,13 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
 
     def tried(load: float, level: Mapping[str, float]) -> Tried:
         over = load * s >= 1.0
-        return Tried(
-            load, None, {"ttft_mean": None if over else s / (1.0 - load * s)}, ("load",) * over
-        )
+        return Tried(load, None, {"ttft_mean": None if over else s / (1.0 - load * s)}, ("load",) * over)
 
     def held(r: float) -> float:
         return max((1.0 - s * r / limit) / s / r, 0.0)
 
     one = Interval(1.0, 1.0)
-    sure = RunIntervals(
-        one, one, one, one, tuple(np.interp(np.linspace(0, 1, 11), [0.1, 0.9], [fast, slow]))
-    )
+    sure = RunIntervals(one, one, one, one, tuple(np.interp(np.linspace(0, 1, 11), [0.1, 0.9], [fast, slow])))
     known = [tried(held(1.0) * x, {}) for x in (0.5, 1.0, 1.02, 2.0)]
     found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
     for end, r in ((found.high, fast), (found.low, slow)):
@@ -90,9 +86,7 @@ def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
     assert 1 < found.next_load_per_s / found.load_per_s <= 1.02
     tried = {t.load_per_s: t for t in found.tried}
     for load, holds in ((found.load_per_s, True), (found.next_load_per_s, False)):
-        alone = simulate(
-            MODEL, SYSTEM, rate=load, framework="vllm", **{**WORK, "requests": tried[load].requests}
-        )
+        alone = simulate(MODEL, SYSTEM, rate=load, framework="vllm", **{**WORK, "requests": tried[load].requests})
         within = alone.run.ttft_s.p99 <= 0.2 and alone.run.tbt_s.p99 <= 0.03  # type: ignore[operator]
         assert within is holds
         if holds:
@@ -120,8 +114,7 @@ def test_none_with_a_reason() -> None:
 
 def test_a_model_that_does_not_fit_is_an_answer() -> None:
     in_turn, both = (
-        capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, workers=n, **WORK)
-        for n in (1, 2)
+        capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, workers=n, **WORK) for n in (1, 2)
     )
     assert in_turn.to_dict() == both.to_dict()  # whoever searches
     small, large = both.found
@@ -135,9 +128,7 @@ def test_a_model_that_does_not_fit_is_an_answer() -> None:
 
 def test_a_level_on_steps_alone_does_not_hide_a_growing_queue() -> None:
     """Time between tokens stays short while requests wait: the load is too high all the same."""
-    (found,) = capacity(
-        MODEL, [SYSTEM], "tbt_p99=10", requests=400, max_seqs=4, **WORK
-    ).found  # fmt: skip
+    (found,) = capacity(MODEL, [SYSTEM], "tbt_p99=10", requests=400, max_seqs=4, **WORK).found
     assert found.load_per_s is not None
     assert "faster than they are served" in found.reason
     assert found.limit is not None
@@ -150,8 +141,7 @@ def busy(**options: Any) -> Run:
 
 def test_kv_capacity_is_named() -> None:
     """256 sequences of 8,000 tokens need more than the 58 GiB that weights leave."""
-    run = busy(rate=50, requests=400, input_len=8000, output_len=400, lengths="fixed",
-               token_budget=65536)  # fmt: skip
+    run = busy(rate=50, requests=400, input_len=8000, output_len=400, lengths="fixed", token_budget=65536)
     assert run.kv_peak > 0.95
     assert limit_of(run, {"ttft_p99": 1.0}).resource == "KV capacity"
 
@@ -159,9 +149,7 @@ def test_kv_capacity_is_named() -> None:
 def test_a_cache_that_the_engine_file_limits_is_what_is_full(tmp_path: Path) -> None:
     """W5: 600 blocks of 16 tokens are full, though the device's memory would hold many more."""
     engine = tmp_path / "engine.json"
-    engine.write_text(
-        '{"kv_cache": {"num_gpu_blocks": 601, "block_size": 16}}'
-    )  # one is a place holder
+    engine.write_text('{"kv_cache": {"num_gpu_blocks": 601, "block_size": 16}}')  # one is a place holder
     run = busy(closed_loop=64, requests=192, input_len=1024, output_len=128, engine=engine)
     assert run.kv_peak > 0.95
     assert run.kv_capacity == pytest.approx(600 * 16 * 131_072)  # of Llama-3-8B's K and V
@@ -186,9 +174,7 @@ def test_a_trace_is_played_faster(tmp_path: Path) -> None:
     (found,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=trace_of(1500)).found
     assert found.load_per_s is not None
     assert found.load_per_s > 5  # the trace itself has 0.5 requests a second
-    alone = simulate(
-        MODEL, SYSTEM, trace=trace_of(1500), rate_scale=found.load_per_s / 0.5, framework="vllm"
-    )
+    alone = simulate(MODEL, SYSTEM, trace=trace_of(1500), rate_scale=found.load_per_s / 0.5, framework="vllm")
     assert alone.run.output_tokens_per_s == pytest.approx(found.output_tokens_per_s)
     # 60 requests played so fast all come while the first ones are served.
     (short,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=trace_of(60)).found
@@ -201,9 +187,7 @@ def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:
                  "--requests", 50, "--input-len", 128, "--output-len", 16]  # fmt: skip
     answer = ask(*arguments, "--json", "--out", tmp_path / "out").json()
     assert [row["system"] for row in answer["rows"]] == [SYSTEM, "a100-80gb-x1"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
-        "loads.csv", "capacity.png", "capacity.json",
-    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"loads.csv", "capacity.png", "capacity.json"}
     assert "--slo" in ask("capacity", MODEL, "--systems", SYSTEM, "--slo", "x=1").refused()
     assert "--systems" in ask("capacity", MODEL, "--systems", ",", "--slo", "e2e_p90=1").refused()
     with pytest.raises(InputError, match="is what the search sets"):
@@ -213,9 +197,7 @@ def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:
 def test_the_best_layout_serves_no_less_than_the_usual_one() -> None:
     """Of a dense model on two devices: one tensor-parallel rank, two ranks, two stages."""
     usual = capacity(MODEL, "h100-x2", "ttft_p99=0.3", tolerance=0.1, workers=1, **WORK).found[0]
-    (best,) = capacity(
-        MODEL, "h100-x2", "ttft_p99=0.3", tolerance=0.1, search="layouts", workers=1, **WORK
-    ).found
+    (best,) = capacity(MODEL, "h100-x2", "ttft_p99=0.3", tolerance=0.1, search="layouts", workers=1, **WORK).found
     assert best.load_per_s is not None
     assert usual.load_per_s is not None
     assert best.load_per_s >= usual.load_per_s

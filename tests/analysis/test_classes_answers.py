@@ -37,9 +37,7 @@ def test_shares_and_goodput_are_counted() -> None:
     ttft = table.first_token_s - table.arrival_s
     tpot = (table.last_token_s - table.first_token_s) / np.maximum(table.output_tokens - 1, 1)
     chat = table["class"] == "chat"
-    good = np.where(
-        chat, (ttft <= 0.06) & (tpot <= 0.02), table.last_token_s - table.arrival_s <= 2
-    )
+    good = np.where(chat, (ttft <= 0.06) & (tpot <= 0.02), table.last_token_s - table.arrival_s <= 2)
     kinds = {c.name: c for c in r.classes.kinds}
     assert kinds["batch"].refused > 0
     assert kinds["chat"].refused == 0
@@ -100,13 +98,7 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, object], part: str) -> None:
-    base = {
-        "rate": 9.0,
-        "requests": 9,
-        "input_len": 50,
-        "output_len": 5,
-        "classes": "a:max_waiting=1",
-    }
+    base = {"rate": 9.0, "requests": 9, "input_len": 50, "output_len": 5, "classes": "a:max_waiting=1"}
     with pytest.raises(InputError, match=part):
         simulate("llama-3-8b", "h100-x1", **{**base, **options})  # type: ignore[arg-type]
 

@@ -110,10 +110,7 @@ DEVICES = {
     "key twice": (DEVICE + "name: other\n", ("name", "twice")),
     "code": (DEVICE + "title: !!python/object/apply:os.system ['touch ran']\n", ("python",)),
     "no source": (DEVICE.replace(', source: "assumed: vLLM\'s default"', ""), ("source",)),
-    "bare number": (
-        DEVICE.replace('{value: 2, source: "assumed: as its kin"}', "2"),
-        ("launch", "source"),
-    ),
+    "bare number": (DEVICE.replace('{value: 2, source: "assumed: as its kin"}', "2"), ("launch", "source")),
     "negative": (DEVICE.replace("value: 3000", "value: -3000"), ("bandwidth_GBps",)),
     "zero": (DEVICE.replace("value: 3000", "value: 0"), ("bandwidth_GBps",)),
     "NaN": (DEVICE.replace("value: 3000", "value: .nan"), ("bandwidth_GBps",)),
@@ -121,10 +118,7 @@ DEVICES = {
     "text": (DEVICE.replace("value: 3000", "value: fast"), ("bandwidth_GBps",)),
     "above one": (DEVICE.replace("value: 0.9,", "value: 1.5,"), ("fraction",)),
     "format": (DEVICE.replace("fp16: 900", "fp17: 900"), ("fp17", "did you mean")),
-    "placement": (
-        DEVICE + "placement: paper\n",
-        ("placement is no part of a device", "mapping: {"),
-    ),
+    "placement": (DEVICE + "placement: paper\n", ("placement is no part of a device", "mapping: {")),
     "missing": (DEVICE.replace("link: {name: wire", "wire: {name: wire"), ("wire", "link")),
     "list": ("[1]\n", ("mine.yaml",)),
     "empty": ("", ("mine.yaml", "empty")),
@@ -136,9 +130,7 @@ DEVICES = {
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_a_bad_device(
-    ask: Ask, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_bad_device(ask: Ask, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     content, parts = DEVICES[name]
     path = write("mine.yaml", content)
     monkeypatch.chdir(tmp_path)
@@ -255,20 +247,10 @@ def test_an_output_folder_that_cannot_be(ask: Ask, write: Write, tmp_path: Path)
 RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "9", "--requests", "9")
 
 
-def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(
-    ask: Ask, tmp_path: Path, drawn: list[str]
-) -> None:
+def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     out = tmp_path / "out"
     assert ask(*RUN, "--out", out).code == 0
-    names = [
-        "latency.png",
-        "report.html",
-        "requests.csv",
-        "stages.csv",
-        "summary.json",
-        "timeline.json",
-        "timing.json",
-    ]
+    names = ["latency.png", "report.html", "requests.csv", "stages.csv", "summary.json", "timeline.json", "timing.json"]
     assert sorted(os.listdir(out)) == names
     before = (out / "requests.csv").read_bytes()
     (out / "stages.csv").unlink()

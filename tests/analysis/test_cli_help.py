@@ -58,10 +58,7 @@ def test_every_option_of_a_scenario_stands_in_the_panel_of_its_part(ask: Ask) ->
     ],
 )
 def test_a_shell_completes_names(
-    words: str,
-    expected: set[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))

@@ -17,12 +17,8 @@ INSPECT = {
     "kv_bytes_per_token": int, "kv_window": list, "state_bytes_per_sequence": int, "layers": int,
     "moe_layers": int, "experts": int, "top_k": int, "attention": str,
 }  # fmt: skip
-KV = {
-    "Mixtral-8x7B-v0.1": 131_072, "Llama-2-7b-hf": 524_288, "DeepSeek-V3": 70_272,
-    "Qwen3-30B-A3B": 98_304,
-}  # fmt: skip
-OP = {"name", "layer", "kind", "count", "flops", "bytes", "op_per_byte", "processor", "seconds",
-      "bound", "joules"}  # fmt: skip
+KV = {"Mixtral-8x7B-v0.1": 131_072, "Llama-2-7b-hf": 524_288, "DeepSeek-V3": 70_272, "Qwen3-30B-A3B": 98_304}
+OP = {"name", "layer", "kind", "count", "flops", "bytes", "op_per_byte", "processor", "seconds", "bound", "joules"}
 SYSTEMS = ("h100-x8", "duplex-x8", "duplex-gpu-2x8", "duplex-plain-x8", "mi300x-x8")
 
 
@@ -77,10 +73,7 @@ def op(found: dict[str, Any], name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_op_per_byte_is_the_papers(ask: Ask, system: str) -> None:
-    expected = {
-        "mixtral-8x7b": ((8, 16, 32), 4), "grok-1": ((8, 16, 32), 6),
-        "glam-143b": ((1.57, 2.30, 4.07), 1),
-    }  # fmt: skip
+    expected = {"mixtral-8x7b": ((8, 16, 32), 4), "grok-1": ((8, 16, 32), 6), "glam-143b": ((1.57, 2.30, 4.07), 1)}
     for model, (experts, group) in expected.items():
         for batch, published in zip((32, 64, 128), experts, strict=True):
             found = roofline(ask, model, system, batch=batch, context=2048)

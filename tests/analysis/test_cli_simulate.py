@@ -47,8 +47,7 @@ def check_books(found: dict[str, Any], rows: list[dict[str, float]]) -> None:
     gaps = sum(r["last_token_s"] - r["first_token_s"] for r in several)
     count = sum(r["output_tokens"] - 1 for r in several)
     assert found["tbt_s"]["mean"] == pytest.approx(gaps / count, rel=1e-6)
-    energy = sum(op[f"{path}_joules"] for op in found["layers"] for path in
-                 ("dram", "compute", "link"))  # fmt: skip
+    energy = sum(op[f"{path}_joules"] for op in found["layers"] for path in ("dram", "compute", "link"))
     assert found["dynamic_joules"] == pytest.approx(energy, rel=1e-9)
     assert 0 < found["kv_peak_fraction"] <= 1
 
@@ -90,9 +89,7 @@ def test_the_books_balance(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     assert clock == pytest.approx(sum(r["end_s"] - r["start_s"] for r in stages), rel=1e-6)
 
 
-def test_same_seed_same_bytes_and_two_seeds_differ(
-    ask: Ask, tmp_path: Path, drawn: list[str]
-) -> None:
+def test_same_seed_same_bytes_and_two_seeds_differ(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     line = "simulate", "mixtral-8x7b", "--system", "duplex-x4", "--rate", "30", "--requests", "60"
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         assert ask(*line, "--seed", seed, "--out", tmp_path / name).code == 0
@@ -101,11 +98,8 @@ def test_same_seed_same_bytes_and_two_seeds_differ(
     assert a != c
 
 
-def test_the_expert_draw_alone_depends_on_the_seed(
-    ask: Ask, tmp_path: Path, drawn: list[str]
-) -> None:
-    line = ("simulate", "mixtral-8x7b", "--system", "duplex-x4", "--closed-loop", "4",
-            "--requests", "8", *FIXED)  # fmt: skip
+def test_the_expert_draw_alone_depends_on_the_seed(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
+    line = ("simulate", "mixtral-8x7b", "--system", "duplex-x4", "--closed-loop", "4", "--requests", "8", *FIXED)
     for seed in (1, 2):
         assert ask(*line, "--seed", seed, "--out", tmp_path / str(seed)).code == 0
     one, two = (rows_of(tmp_path / str(seed) / "requests.csv") for seed in (1, 2))
@@ -148,9 +142,7 @@ def test_a_closed_loop_keeps_its_clients_busy(ask: Ask, tmp_path: Path, drawn: l
     assert huge["output_tokens"] == 64 * 20
 
 
-def test_warm_up_leaves_requests_out_of_the_metrics(
-    ask: Ask, tmp_path: Path, drawn: list[str]
-) -> None:
+def test_warm_up_leaves_requests_out_of_the_metrics(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     line = (*SMALL, "--rate", "40", "--requests", "50", "--json")
     whole = ask(*line, "--out", tmp_path / "whole").json()
     late = ask(*line, "--warmup", "20", "--out", tmp_path / "late").json()
@@ -159,9 +151,7 @@ def test_warm_up_leaves_requests_out_of_the_metrics(
     rows = sorted(rows_of(tmp_path / "late/requests.csv"), key=lambda r: r["last_token_s"])
     waited = [r["first_token_s"] - r["arrival_s"] for r in rows[20:]]
     assert late["ttft_s"]["mean"] == pytest.approx(sum(waited) / 30, abs=1e-8)
-    assert late["interval_s"] == pytest.approx(
-        rows[-1]["last_token_s"] - rows[19]["last_token_s"], abs=1e-8
-    )
+    assert late["interval_s"] == pytest.approx(rows[-1]["last_token_s"] - rows[19]["last_token_s"], abs=1e-8)
     assert late["output_tokens"] == whole["output_tokens"]
     assert late["interval_output_tokens"] < whole["interval_output_tokens"]
 
@@ -228,8 +218,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     shown = ask(*line)
     assert found["verdict"] in shown.out
     assert "duplex-gpu-x4 rests on 2 assumed" in shown.out
-    one = ask("simulate", "--requests", "4", "--rate", "1", "--input-len", "9",
-              "--output-len", "1", "--json").json()  # fmt: skip
+    one = ask("simulate", "--requests", "4", "--rate", "1", "--input-len", "9", "--output-len", "1", "--json").json()
     assert "time between tokens" not in one["verdict"]
 
 

@@ -50,9 +50,8 @@ def in_terminal(arguments: list[str], env: dict[str, str], columns: int) -> tupl
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
     "line",
-    ["list devices", "list models", "inspect deepseek-v3",
-     "roofline mixtral-8x7b --system duplex-x4 --prefill 100"],
-)  # fmt: skip
+    ["list devices", "list models", "inspect deepseek-v3", "roofline mixtral-8x7b --system duplex-x4 --prefill 100"],
+)
 def test_tables_fit_the_terminal(env: dict[str, str], line: str, columns: int) -> None:
     code, text = in_terminal(line.split(), env, columns)
     assert code == 0

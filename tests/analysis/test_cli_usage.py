@@ -131,8 +131,11 @@ BAD = {
     "simulate --max-model-len 3": ("--max-model-len",),
     "simulate --rate 1 --requests 8 --warmup 600": ("--warmup", "8 requests"),
     "simulate mixtral-8x7b --system h100-x1 --rate 1": ("h100-x1", "87.0 GiB", "GiB available"),
-    "simulate llama-3-8b --system rtx-4090-x1 --rate 1 --requests 1 --input-len 100000 "
-    "--output-len 1": ("rtx-4090-x1", "12.21 GiB", "GiB available"),
+    "simulate llama-3-8b --system rtx-4090-x1 --rate 1 --requests 1 --input-len 100000 --output-len 1": (
+        "rtx-4090-x1",
+        "12.21 GiB",
+        "GiB available",
+    ),
     "simulate llama-3-8b --system h100-x2 --dp 2 --closed-loop 1": ("--closed-loop", "2 clients"),
 }
 

@@ -15,9 +15,7 @@ SHAPE = {"tokens": 256, "experts": 64, "topk": 8, "hidden": 2048, "inter": 1408,
 def test_a_kernel_that_may_change_gains_no_less_than_one_that_may_not() -> None:
     more = {"shared_memory_KiB": 2, "cache_MiB": 2, "bandwidth_GBps": 2, "cores": 1.5}
     found = gains("fused_moe", SHAPE, "h100", more)
-    assert list(found["change"]) == [
-        "2x shared memory", "2x cache", "2x bandwidth", "1.5x cores"
-    ]  # fmt: skip
+    assert list(found["change"]) == ["2x shared memory", "2x cache", "2x bandwidth", "1.5x cores"]
     assert (found["chosen"] >= found["kept"] - 1e-12).all()
     assert (found["chosen"] >= 1.0 - 1e-12).all()
     assert found["chosen"].max() <= 2.0 + 1e-12
@@ -34,9 +32,7 @@ def test_levels_are_the_terms_at_nominal_bandwidths() -> None:
     table = levels(found, 1e12)
     assert len(table) == len(LEVELS) * 5
     first = table[table["level"] == "memory"].iloc[0]
-    moved = (
-        found.tuned.ranked[0].terms["memory"] * 1e9 * found.tuned.machine.value("bandwidth_GBps")
-    )
+    moved = found.tuned.ranked[0].terms["memory"] * 1e9 * found.tuned.machine.value("bandwidth_GBps")
     assert first["op_per_byte"] == pytest.approx(1e12 / moved)
     assert (table["achieved_flops"] <= table["roof_flops"] * (1 + 1e-9)).all()
     with pytest.raises(InputError, match="none of memory, cache"):

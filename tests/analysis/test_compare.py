@@ -43,9 +43,7 @@ def test_an_encoder_on_every_kind(ask: Ask) -> None:
     data = ask("compare", "m3vit-pascal", "--systems", ALL, "--json").json()
     assert {"model", "rows", "item", "images", "mean_queue"} <= set(data)
     rows = {row["system"]: row for row in data["rows"]}
-    assert [row["kinds"] for row in rows.values()] == [
-        ["xpu"], ["xpu", "logic-pim"], ["logic-pim"], ["fpga"],
-    ]  # fmt: skip
+    assert [row["kinds"] for row in rows.values()] == [["xpu"], ["xpu", "logic-pim"], ["logic-pim"], ["fpga"]]
     assert data["mean_queue"] == pytest.approx(4 * 1025 / 16)
     for row in rows.values():
         assert row["fits"]
@@ -149,15 +147,14 @@ def test_several_images_and_boards() -> None:
         (("m3vit-pascal", "--systems", "zcu104-x1", "--images", 0), "--images: must be"),
         (("m3vit-pascal", "--systems", "zcu104-x1", "--schedule", "x"), "unknown schedule"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
     assert message in ask("compare", *arguments).refused()
 
 
 def test_files_and_the_figure(ask: Ask, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1",
-               "--out", out).code == 0  # fmt: skip
+    assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1", "--out", out).code == 0
     assert {"compare.png", "compare.json"} <= {path.name for path in out.iterdir()}
 
 
@@ -165,11 +162,11 @@ def test_what_the_figure_shows() -> None:
     rows = pd.DataFrame(
         [("a", "xpu", True, 1e-3, 0.1), ("b", "fpga", True, 1e-1, 0.2), ("c", "fpga", False, None, None)],
         columns=["system", "kinds", "fits", "latency_s", "joules_per_item"],
-    )  # fmt: skip
+    )
     layers = pd.DataFrame(
         [("a", "moe", 1e-3, "memory"), ("b", "attention", 3e-2, "compute"), ("b", "moe", 7e-2, "compute")],
         columns=["system", "layer", "seconds", "bound"],
-    )  # fmt: skip
+    )
     figure = comparison(rows, layers, "title", "image")
     time, energy, share = figure.axes[:3]
     for axes in (time, energy):

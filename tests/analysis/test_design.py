@@ -34,9 +34,7 @@ SPACES = Path(__file__).parent / "spaces"
 
 def missed(goals: Goals, truth: list[Design], found: list[Design]) -> float:
     """By how much, of a goal, the front found falls short of the true one at worst."""
-    true, mine = (
-        costs_of(goals, [d.metrics or {} for d in each], np.inf) for each in (truth, found)
-    )
+    true, mine = (costs_of(goals, [d.metrics or {} for d in each], np.inf) for each in (truth, found))
     return max(min(float(((f - t) / np.abs(t)).max()) for f in mine) for t in true)
 
 
@@ -111,18 +109,12 @@ def test_duplexs_own_design_is_found_within_its_area() -> None:
     """Of 108 designs no larger than the paper's none is faster, and it is simulated few times to know."""
     found = design("duplex", goal="output_tokens_per_s", budget="area_mm2<=920")
     data = found.to_dict()
-    assert data["front"][0]["parameters"] == {
-        "modules": 32,
-        "tsv_multiple": 4,
-        "placement": "co-process",
-    }
+    assert data["front"][0]["parameters"] == {"modules": 32, "tsv_multiple": 4, "placement": "co-process"}
     assert (data["evaluated"], len(data["front"])) == (108, 1)
     assert data["simulated"] <= 11
     assert "it is the reference itself" in data["headline"]
     assert data["no_larger_than_reference"] == data["front"][0] | {"why": ""}
-    assert (
-        "experts at 7.97" in data["front"][0]["why"]
-    )  # 32 x 2 / 8 tokens an expert, less its inputs
+    assert "experts at 7.97" in data["front"][0]["why"]  # 32 x 2 / 8 tokens an expert, less its inputs
     prices = {p["of"]: p for p in data["shadow_prices"]}
     assert prices["area_mm2"]["change"] > 0
     assert prices["memory bandwidth"]["change"] > 0
@@ -131,16 +123,9 @@ def test_duplexs_own_design_is_found_within_its_area() -> None:
     assert low < data["front"][0]["area_mm2"] < high
 
 
-def test_equal_seeds_equal_bytes_and_kept_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_seeds_equal_bytes_and_kept_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = SPACES / "designs_24.yaml"
-    asked = {
-        "goal": "output_tokens_per_s,area_mm2",
-        "method": "random",
-        "simulations": 3,
-        "seed": 5,
-    }
+    asked = {"goal": "output_tokens_per_s,area_mm2", "method": "random", "simulations": 3, "seed": 5}
     first = design(space, folder=tmp_path / "kept", **asked).to_dict()
     ran: list[Any] = []
     monkeypatch.setattr(running, "evaluate", lambda *given: ran.append(given))
@@ -236,9 +221,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     raw["design"]["search"] = {"modules": [8, 16]}
     raw["device"]["silicon"] = None
     text = refusal(written(raw, tmp_path), goal="area_mm2", budget="area_mm2<=900")
-    assert text == (
-        "area_mm2: of bench-design-24 has no value: no `silicon:` block says what is on its dies"
-    )
+    assert text == ("area_mm2: of bench-design-24 has no value: no `silicon:` block says what is on its dies")
 
 
 DEVICES = sorted(n for n, path in spaces().items() if engine_space(path) is None)
@@ -275,12 +258,7 @@ def test_llmcompass_latency_design_against_ga100() -> None:
         [0.92, 0.95, 0.97, 0.98, 0.98, 0.98, 0.99, 0.99],
         [0.95, 0.97, 0.98, 0.99, 0.99, 0.99, 0.99, 0.99],
     ]
-    sizes = {
-        "num_hidden_layers": 48,
-        "hidden_size": 12288,
-        "ffn_dim": 49152,
-        "num_attention_heads": 96,
-    }
+    sizes = {"num_hidden_layers": 48, "hidden_size": 12288, "ffn_dim": 49152, "num_attention_heads": 96}
     model = changed_model("opt-66b", tuple(sizes.items()))
     systems = [describe_system(space_path("xpu-memory"), {"cores": n})[0] for n in (128, 64)]
     found, firsts = [], []
@@ -288,9 +266,7 @@ def test_llmcompass_latency_design_against_ga100() -> None:
         took = []
         for system in systems:
             first = 16 * step_of(model, system, 0, 0, prompt, COSTS)[1].seconds
-            steps = [
-                step_of(model, system, 16, prompt + at, 0, COSTS)[1].seconds for at in (0, 2048)
-            ]
+            steps = [step_of(model, system, 16, prompt + at, 0, COSTS)[1].seconds for at in (0, 2048)]
             outs = 256.0 * np.arange(1, 9)
             took.append(first + outs * (steps[0] + (steps[1] - steps[0]) * outs / 2 / 2048))
             firsts.append(first)
@@ -313,9 +289,7 @@ def test_tiles_follow_the_local_memory() -> None:
         assert design.tuned is not None
         found[kib] = design
         xpu = design.device.processors["xpu"]
-        assert (xpu.compute_efficiency, xpu.memory_efficiency) == (
-            design.tuned.compute, design.tuned.memory,
-        )  # fmt: skip
+        assert (xpu.compute_efficiency, xpu.memory_efficiency) == (design.tuned.compute, design.tuned.memory)
         assert set(design.tuned.settings.values()) == {design.tuned.compute, design.tuned.memory}
     compute = {kib: d.tuned.compute for kib, d in found.items() if d.tuned is not None}
     assert 1.08 < compute[192] / compute[64] < 1.25
@@ -350,6 +324,4 @@ def test_fpga_engines_are_spaces() -> None:
     assert 0 < len(few) < len(data["front"])
     assert max(e["metrics"]["dsp"] for e in few) <= 3000
     assert "runs on the engines of fpga-streams" in refusal("fpga-arrays", models="llama-3-8b")
-    assert "no engine is within the limits: dsp<=1: dsp is from" in refusal(
-        "fpga-streams", budget="dsp<=1"
-    )
+    assert "no engine is within the limits: dsp<=1: dsp is from" in refusal("fpga-streams", budget="dsp<=1")

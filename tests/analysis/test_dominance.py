@@ -11,26 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.validate.dominance import (
-    BATCHES,
-    DTYPES,
-    MODELS,
-    OTHER,
-    Step,
-    Sweep,
-    products,
-    sweep,
-)
+from opbyte.analysis.validate.dominance import BATCHES, DTYPES, MODELS, OTHER, Step, Sweep, products, sweep
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import H_BANDWIDTH, hardware
-from opbyte.devices.calibrated.kernel_sets import (
-    BEST,
-    FRAMEWORKS,
-    LABELS,
-    MEASURED,
-    TYPICAL,
-    shared_parameters,
-)
+from opbyte.devices.calibrated.kernel_sets import BEST, FRAMEWORKS, LABELS, MEASURED, TYPICAL, shared_parameters
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.order import at_least_as_good, has_unit
 from opbyte.devices.catalog import load_device
@@ -107,13 +91,8 @@ def violations(over: Sweep, framework: str, tolerance: float) -> tuple[int, list
     return count, sorted(out, key=lambda v: -v.ratio)
 
 
-def _over(
-    one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float
-) -> list[Violation]:
-    return [
-        Violation(one, other, over.steps[at[i]], float(ratio[i]))
-        for i in np.flatnonzero(ratio > 1.0 + tolerance)
-    ]
+def _over(one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float) -> list[Violation]:
+    return [Violation(one, other, over.steps[at[i]], float(ratio[i])) for i in np.flatnonzero(ratio > 1.0 + tolerance)]
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +118,7 @@ def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
         for name, probes in ((n, p) for n, p in some.probes.items() if n != OTHER):
             family = families()[name]
             found, *each = (
-                Model(family, shared_parameters(spec, family, key), h).seconds(probes.x)
-                for key in (BEST, *LABELS)
+                Model(family, shared_parameters(spec, family, key), h).seconds(probes.x) for key in (BEST, *LABELS)
             )
             assert found.tolist() == np.min(each, axis=0).tolist(), (spec.name, name)
 
@@ -149,9 +127,7 @@ def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
 def test_four_bits_are_quicker_than_eight_in_large_steps(some: Sweep, framework: str) -> None:
     """On Blackwell, one device, from 256 tokens on: below, and in shares of eight devices, rows say otherwise."""
     at = {step: i for i, step in enumerate(some.steps)}
-    large = [
-        s for s in at if s.dtype == "nvfp4" and s.degree == 1 and max(s.decodes, s.prompt) >= 256
-    ]
+    large = [s for s in at if s.dtype == "nvfp4" and s.degree == 1 and max(s.decodes, s.prompt) >= 256]
     narrow, wide = np.array([(at[s], at[replace(s, dtype="fp8")]) for s in large]).T
     for name in ("b200", "b300", "gb200", "gb300", "rtx-pro-6000", "rtx-5090"):
         seconds = seconds_of(some, products()[name], framework)
@@ -187,9 +163,7 @@ def test_the_rows_alone_would_break_that(some: Sweep) -> None:
     context=st.integers(1, 32768),
     prompt=st.sampled_from([0, 1, 100, 3000]),
 )
-def test_at_any_batch(
-    model: str, dtype: str | None, decodes: int, context: int, prompt: int
-) -> None:
+def test_at_any_batch(model: str, dtype: str | None, decodes: int, context: int, prompt: int) -> None:
     one = sweep([model], [dtype], (1,), [(decodes, context, prompt)])
     assert violations(one, TYPICAL, TOLERANCE)[1] == []
 
@@ -198,9 +172,7 @@ def test_at_any_batch(
     ("part", "key", "unit"),
     [("memory", "bandwidth_GBps", 1e9), ("memory", "cache_MiB", 2**20), ("xpu", "clock_MHz", 1e6)],
 )
-def test_more_of_a_device_never_hurts(
-    some: Sweep, tmp_path: Path, part: str, key: str, unit: float
-) -> None:
+def test_more_of_a_device_never_hurts(some: Sweep, tmp_path: Path, part: str, key: str, unit: float) -> None:
     """What is changed under `extends` keeps the kernels of the device it was."""
     for name, spec in products().items():
         given_value = {

@@ -58,9 +58,7 @@ def test_rows_without_results_are_simulated(ask: Ask, tmp_path: Path) -> None:
     row = "ramulator2.1,hbm2-2000,seq_read,nch=1;out_cpu_s=3;map=bgi;requests=6000"
     answer = ask("validate", "dram", table(tmp_path, row, header=header), "--json")
     found = answer.json()
-    assert [r["id"] for r in found["rows"]] == [
-        "ramulator2.1/hbm2-2000/seq_read/nch=1;map=bgi;requests=6000"
-    ]
+    assert [r["id"] for r in found["rows"]] == ["ramulator2.1/hbm2-2000/seq_read/nch=1;map=bgi;requests=6000"]
     assert found["rows"][0]["measured"] is None
     assert 0.8 < found["rows"][0]["simulated"] < 1
     assert found["requests"] >= 6000
@@ -182,9 +180,7 @@ def test_a_layout_of_few_pieces_leaves_channels_idle() -> None:
 
 
 def test_the_best_layout_is_a_device(ask: Ask, tmp_path: Path) -> None:
-    told = ask(
-        "layout", "mixtral-8x7b", "--system", "duplex-gpu-x4", "--out", tmp_path, "--json"
-    ).json()
+    told = ask("layout", "mixtral-8x7b", "--system", "duplex-gpu-x4", "--out", tmp_path, "--json").json()
     assert told["gain"] > 0.0
     assert told["layouts"][0]["tokens_per_s"] > told["usual"]["tokens_per_s"]
     device, _ = load_device(tmp_path / "device.yaml")
@@ -217,9 +213,7 @@ def test_an_answer_names_what_its_dram_gives(ask: Ask, command: str) -> None:
 
 def test_compare_takes_the_dram_of_each(ask: Ask) -> None:
     arguments = ["compare", "llama-3-8b", "--systems", "h100-x1,duplex-x1,duplex-gpu-x1"]
-    told, flat = (
-        ask(*arguments, "--memory", kind, "--json").json() for kind in ("derived", "flat")
-    )
+    told, flat = (ask(*arguments, "--memory", kind, "--json").json() for kind in ("derived", "flat"))
     rows = {row["system"]: row for row in told["rows"]}
     before = {row["system"]: row for row in flat["rows"]}
     assert rows["h100-x1"] == before["h100-x1"]  # fitted: its efficiency was measured

@@ -17,14 +17,7 @@ from opbyte.analysis.papers.dsmoe_step import (
     parameters,
     system_name,
 )
-from opbyte.analysis.papers.z_code_step import (
-    LAST,
-    STRATEGIES,
-    device_states,
-    on_device,
-    scaled_step,
-    with_experts,
-)
+from opbyte.analysis.papers.z_code_step import LAST, STRATEGIES, device_states, on_device, scaled_step, with_experts
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
 
@@ -77,8 +70,7 @@ def test_fewest_devices_hold_the_model_and_half_of_them_do_not() -> None:
 def test_z_codes_states_are_sixteen_bytes_a_parameter() -> None:
     """Experts have no copies; the dense part has 512 or, sliced eight ways, 64."""
     model = load_model("z-code-3.5t")
-    experts = sum(w.total for la in model.layers for p in la.parts for w in p.weights()
-                  if w.group == "experts")  # fmt: skip
+    experts = sum(w.total for la in model.layers for p in la.parts for w in p.weights() if w.group == "experts")
     assert model.total_params == pytest.approx(3.5e12, rel=0.01)
     for strategy in STRATEGIES:
         held = device_states(strategy)

@@ -7,9 +7,7 @@ import pytest
 from opbyte import Scenario, compare, roofline, simulate
 from opbyte.workloads.errors import CapacityError, InputError
 
-BASE = Scenario.of(
-    "mixtral-8x7b", "h100-x2", closed_loop=4, requests=12, input_len=32, output_len=8
-)
+BASE = Scenario.of("mixtral-8x7b", "h100-x2", closed_loop=4, requests=12, input_len=32, output_len=8)
 
 
 def test_without_the_option_nothing_is_said() -> None:

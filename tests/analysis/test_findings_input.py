@@ -125,14 +125,10 @@ HEADER = "source,device,kernel,dtype,m,n,k,timing,measured_s\n"
         ("a/b-1,rtx-409,gemm,bf16,64,4096,4096,event,1e-4", "did you mean 'rtx-4090'"),
     ],
 )
-def test_kernel_tables_of_times_that_cannot_be(
-    ask: Ask, write: Write, row: str, wrong: str
-) -> None:
+def test_kernel_tables_of_times_that_cannot_be(ask: Ask, write: Write, row: str, wrong: str) -> None:
     write("gemm.csv", HEADER + row + "\n")
     norm = "source,device,kernel,dtype,rows,cols,timing,measured_s\n"
-    folder = write(
-        "norm.csv", norm + "a/b-1,rtx-4090,fused_add_rmsnorm,bf16,64,4096,event,1e-5\n"
-    ).parent
+    folder = write("norm.csv", norm + "a/b-1,rtx-4090,fused_add_rmsnorm,bf16,64,4096,event,1e-5\n").parent
     line = "simulate llama-3-8b --system rtx-4090-x1 --rate 2 --requests 2 --kernels"
     refused = ask(*line.split(), folder).refused()
     assert "gemm.csv" in refused
@@ -163,8 +159,7 @@ def test_an_encoding_without_a_name_s_letters(tmp_path: Path) -> None:
         '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
         '"intermediate_size": 64, "vocab_size": 64}'
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-           "PYTHONIOENCODING": "ascii"}  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-m", "opbyte", "inspect", folder], env=env,
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert "Llam\\xe4" in done.stdout
@@ -178,9 +173,7 @@ def test_too_little_memory_is_one_line(ask: Ask, monkeypatch: pytest.MonkeyPatch
     assert "too little memory (Unable to allocate 640 GiB)" in ask("inspect", "grok-1").refused()
 
 
-def test_a_full_disk_is_not_blamed_on_standard_output(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_not_blamed_on_standard_output(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -200,9 +193,7 @@ def test_stamps_out_of_order_are_refused(write: Write) -> None:
 
     head = "request_id,input_tokens,output_tokens,queued_s,first_token_s,last_token_s\n"
     path = write("requests.csv", f"{head}0,8,2,0,1,2\n1,8,2,0,1e6,3\n")
-    with pytest.raises(
-        InputError, match=r"requests.csv:3: first_token_s '1e6' lies after last_token_s"
-    ):
+    with pytest.raises(InputError, match=r"requests.csv:3: first_token_s '1e6' lies after last_token_s"):
         _requests(path)
 
 

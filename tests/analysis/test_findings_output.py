@@ -32,10 +32,7 @@ S = "simulate llama-3-8b --system h100-x1"
 @pytest.fixture(scope="module")
 def overloaded() -> Simulation:
     """100 requests a second at a device that serves some 20 of this size."""
-    found = simulate(
-        "llama-3-8b", "h100-x1", rate=100.0, requests=400, input_len=2000, output_len=200,
-        max_seqs=16,
-    )  # fmt: skip
+    found = simulate("llama-3-8b", "h100-x1", rate=100.0, requests=400, input_len=2000, output_len=200, max_seqs=16)
     assert isinstance(found, Simulation)
     return found
 
@@ -44,9 +41,7 @@ def test_overload_is_said_in_words(overloaded: Simulation) -> None:
     (text,) = overloaded.warnings
     assert "requests come faster than they are served" in text
     light = simulate("llama-3-8b", "h100-x1", rate=1.0, requests=20, input_len=64, output_len=8)
-    closed = simulate(
-        "llama-3-8b", "h100-x1", closed_loop=40, requests=40, input_len=64, output_len=8, max_seqs=2
-    )
+    closed = simulate("llama-3-8b", "h100-x1", closed_loop=40, requests=40, input_len=64, output_len=8, max_seqs=2)
     assert light.warnings == closed.warnings == ()
 
 
@@ -72,8 +67,7 @@ def test_capacity_of_a_trace_whose_stamps_are_spread(tmp_path: Path) -> None:
     rows = "".join(f"{3 * (i // 3)},64,8\n" for i in range(60))
     trace = tmp_path / "requests.csv"
     trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
-    found = capacity("llama-3-8b", ["h100-x1"], "ttft_p99=1", trace=trace, spread=3.0,
-                     requests=60, tolerance=0.5)  # fmt: skip
+    found = capacity("llama-3-8b", ["h100-x1"], "ttft_p99=1", trace=trace, spread=3.0, requests=60, tolerance=0.5)
     assert found.found[0].tried
 
 
@@ -106,7 +100,7 @@ def test_absurd_magnitudes_are_warned_of(tmp_path: Path, text: str, said: str) -
         ("memory:\n  bandwidth_GBps: {value: 5, source: assumed}\n", 'or "assumed: why"'),
         ("memory:\n  bandwidth_GBps: {value: 5, source: mine}\n", 'or "assumed: why"'),
     ],
-)  # fmt: skip
+)
 def test_wrong_descriptions_say_what_would_be_right(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"extends: duplex\nname: mine\n{text}")
@@ -183,15 +177,11 @@ def test_names_are_whole_in_narrow_tables(width: int) -> None:
 
 
 def test_whole_settings_are_labelled_exactly() -> None:
-    assert [_cell(x) for x in (1024, 2048.0, 12345.678, "co-process")] == [
-        "1,024", "2,048", "12,345.678", "co-process",
-    ]  # fmt: skip
+    assert [_cell(x) for x in (1024, 2048.0, 12345.678, "co-process")] == ["1,024", "2,048", "12,345.678", "co-process"]
 
 
 def test_labels_leave_out_what_follows_from_others() -> None:
-    table = pd.DataFrame(
-        {"macs": [1, 1, 2, 2], "area": [10, 10, 20, 20], "batch": [8, 64, 8, 64], "same": [1] * 4}
-    )
+    table = pd.DataFrame({"macs": [1, 1, 2, 2], "area": [10, 10, 20, 20], "batch": [8, 64, 8, 64], "same": [1] * 4})
     assert _telling(table, ["macs", "area", "batch", "same"]) == ["macs", "batch"]
 
 
@@ -251,8 +241,7 @@ def test_hub_identifiers(hub: str, name: str) -> None:
 def test_a_sweep_resumed_has_the_same_summary(ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text(
-        "base: {model: llama-3-8b, system: h100-x1, requests: 4, input_len: 8, output_len: 2}\n"
-        "axes: {rate: [1]}\n"
+        "base: {model: llama-3-8b, system: h100-x1, requests: 4, input_len: 8, output_len: 2}\naxes: {rate: [1]}\n"
     )
     found = []
     for _ in range(2):

@@ -53,8 +53,7 @@ def test_no_framework_is_quicker_than_the_best(system: str, step: dict[str, int]
 
 def test_a_name_alone_is_the_default() -> None:
     named, default = (
-        roofline("llama-3-8b", "h100-x1", batch=8, framework=name).step_seconds
-        for name in ("typical", None)
+        roofline("llama-3-8b", "h100-x1", batch=8, framework=name).step_seconds for name in ("typical", None)
     )
     assert named == default
 

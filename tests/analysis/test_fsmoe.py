@@ -56,9 +56,7 @@ def test_every_prediction_that_is_asked_for_is_there(rows: dict[str, Row]) -> No
     assert 0.0 <= rows["fsmoe.B.degree_differs"].simulated <= 1.0  # type: ignore[operator]
 
 
-def test_nothing_simulated_reads_what_is_published(
-    rows: dict[str, Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_simulated_reads_what_is_published(rows: dict[str, Row], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: Any) -> Any:
         raise AssertionError("published values were read")
 

@@ -221,7 +221,7 @@ COMPLETE: dict[str, tuple[str, ...]] = {
     "simulate": ("llama-3.2-1b", "--system", "h100-x1", "--rate", "5", *LOAD),
     "train": ("llama-3.2-1b", "--system", "h100-x1", "--batch", "1"),
     "tune": ("fused_moe", "--device", "h100", "--shape", "tokens=1,experts=8,topk=2,hidden=512,inter=512"),
-}  # fmt: skip
+}
 """Commands that are answered as they stand."""
 FREE = {"--out": "any folder", "--dask": "an address", "--served-model-name": "any name"}
 """Options that take any text, and why."""
@@ -247,18 +247,12 @@ def test_spoilt_options(ask: Ask, tmp_home: Path, case: int) -> None:
     known = dict(commands())
     for _ in range(70):
         command = rng.choice([c for c in COMPLETE if c not in ("measure", "plan", "capacity")])
-        options = [
-            o for o in known[command].params if o.param_type_name != "argument" and not o.is_flag
-        ]
+        options = [o for o in known[command].params if o.param_type_name != "argument" and not o.is_flag]
         option = rng.choice([o.opts[0] for o in options if o.opts[0] not in FREE])
         value = str(rng.choice(SCALARS))
         line = [*command.split(), *COMPLETE[command], option, value]
         try:
-            check(
-                ask,
-                line,
-                (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))),
-            )
+            check(ask, line, (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))))
         except BaseException as error:
             error.add_note(f"opbyte {line}")
             raise

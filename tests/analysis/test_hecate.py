@@ -44,8 +44,7 @@ def test_rows_figures_and_tables() -> None:
     for cluster in ("A32", "B32"):
         assert rows[f"hecate.{cluster}.gain.low"].status == "prediction"
         assert (
-            rows[f"hecate.{cluster}.gain.low"].simulated
-            <= rows[f"hecate.{cluster}.gain.high"].simulated  # type: ignore[operator]
+            rows[f"hecate.{cluster}.gain.low"].simulated <= rows[f"hecate.{cluster}.gain.high"].simulated  # type: ignore[operator]
         )
     assert rows["hecate.memory.rematerialised_over_ep"].published is None
     assert set(figures_of(result)) == {"given", "skew", "iteration"}
@@ -102,9 +101,7 @@ def test_without_copies_tasks_are_one_after_another() -> None:
     assert run(tasks([one, one], 4.0, 8.0).graph()).makespan == 2 * (1 + 2 + 3 + 6 + 4 * 0.5) + 12
     copied = LayerTimes(1.0, 2.0, 3.0, 6.0, 0.5, gather=0.75, scatter=0.75)
     hidden = run(tasks([copied, copied], 4.0, 8.0).graph()).makespan
-    assert (
-        hidden <= 2 * (1 + 2 + 3 + 6 + 4 * 0.5) + 12 + 0.75
-    )  # the last scatter alone can stand out
+    assert hidden <= 2 * (1 + 2 + 3 + 6 + 4 * 0.5) + 12 + 0.75  # the last scatter alone can stand out
 
 
 def test_maps_of_a_layer_serve_every_token() -> None:

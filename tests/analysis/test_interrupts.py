@@ -45,10 +45,8 @@ def begin(start: Start) -> Begin:
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile the loop first, so that signals meet a running simulation."""
-    short = [*LONG[:4], "--closed-loop", "2", "--requests", "4", "--input-len", "8",
-             "--output-len", "2"]  # fmt: skip
-    subprocess.run([*COMMAND, *short], cwd=tmp_path_factory.mktemp("short"), env=ENV, check=True,
-                   capture_output=True)  # fmt: skip
+    short = [*LONG[:4], "--closed-loop", "2", "--requests", "4", "--input-len", "8", "--output-len", "2"]
+    subprocess.run([*COMMAND, *short], cwd=tmp_path_factory.mktemp("short"), env=ENV, check=True, capture_output=True)
 
 
 PAPER = ["reproduce", "duplex", "--fresh"]
@@ -61,23 +59,15 @@ def test_whoever_runs_the_tests_what_they_start_takes_signals() -> None:
     try:
         usual_signals()
         for n in numbers:
-            line = [
-                sys.executable,
-                "-c",
-                f"import os, time; os.kill(os.getpid(), {int(n)}); time.sleep(60)",
-            ]
-            assert subprocess.run(line, check=False, stderr=subprocess.DEVNULL).returncode in (
-                -n,
-                130,
-            )
+            line = [sys.executable, "-c", f"import os, time; os.kill(os.getpid(), {int(n)}); time.sleep(60)"]
+            assert subprocess.run(line, check=False, stderr=subprocess.DEVNULL).returncode in (-n, 130)
     finally:
         for n, handler in before.items():
             signal.signal(n, handler)
 
 
 @pytest.mark.parametrize(
-    ("command", "name", "code"),
-    [(LONG, "SIGINT", 130), (LONG, "SIGTERM", 143), (PAPER, "SIGTERM", 143)],
+    ("command", "name", "code"), [(LONG, "SIGINT", 130), (LONG, "SIGTERM", 143), (PAPER, "SIGTERM", 143)]
 )
 def test_a_signal_ends_a_long_run_in_a_pipe(
     tmp_path: Path, begin: Begin, command: list[str], name: str, code: int
@@ -151,9 +141,7 @@ def until_begun(mark: Path) -> None:
     assert mark.exists()
 
 
-def test_what_compiled_code_holds_up_is_ended_from_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_compiled_code_holds_up_is_ended_from_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A main thread that never comes back to Python: its files go, its exit code stays."""
     ended: list[int] = []
     left = threading.Event()

@@ -67,13 +67,10 @@ def test_nothing_is_said_where_little_is_known() -> None:
 
 
 @given(
-    seconds=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=6),
-    low=st.floats(-1.0, 0.0), high=st.floats(0.0, 1.0),
-)  # fmt: skip
+    seconds=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=6), low=st.floats(-1.0, 0.0), high=st.floats(0.0, 1.0)
+)
 def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -> None:
-    parts = [
-        Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)
-    ]
+    parts = [Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)]
     drawn = slowdowns(parts)
     assert drawn is not None
     found = interval_of(drawn)
@@ -129,9 +126,7 @@ def test_near_saturation_both_ends_are_runs() -> None:
         late = simulate("llama-3-8b", "h100-x1", rate=rate * r, **work).run
         if sizes[-1] > 1.5:
             longer = (late.tpot_s.mean or 0.0) * r / (found.run.tpot_s.mean or 1.0)
-            assert sure.tpot.high == (
-                np.inf if late.window.overloaded else pytest.approx(longer, rel=1e-9)
-            )
+            assert sure.tpot.high == (np.inf if late.window.overloaded else pytest.approx(longer, rel=1e-9))
     assert max(sizes) > 1.5
 
 
@@ -197,9 +192,7 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
         ("h100-x2", 2, 1, None),
     ],
 )
-def test_what_has_no_price_widens_the_interval(
-    system: str, tp: int, pp: int, name: str | None
-) -> None:
+def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, name: str | None) -> None:
     """Upwards in seconds, and the evidence says what it is."""
     d = deploy(load_model("llama-3.2-1b"), load_system(system), tp=tp, pp=pp)
     stage = explicit_stage(d, [Batch.of([512] * 8)], expected=True)

@@ -65,9 +65,7 @@ def test_none_is_a_part_too(kept: Kept) -> None:
     assert kept.find("a") == (None,)
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"x" + b[1:]]
-)
+@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b[:20], lambda b: b"", lambda b: b"x" + b[1:]])
 def test_a_spoilt_part_is_made_anew(kept: Kept, spoil: Callable[[bytes], bytes]) -> None:
     kept.keep("a", [1.5])
     assert kept.folder is not None
@@ -113,7 +111,7 @@ PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(PLAIN)
@@ -155,8 +153,7 @@ def test_a_plug_ins_code_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 CAPACITY = ("capacity", "llama-3-8b", "--systems", "h100-x1,a100-80gb-x1", "--slo", "ttft_p99=1",
             "--requests", "60", "--input-len", "256", "--output-len", "16", "--workers", "1")  # fmt: skip
-CALIBRATE = ("calibrate", str(ROOT / "kernels" / "measured"), "--device", "h100",
-             "--date", "2026-01-31")  # fmt: skip
+CALIBRATE = ("calibrate", str(ROOT / "kernels" / "measured"), "--device", "h100", "--date", "2026-01-31")
 
 
 def few_points(data: Path, folder: Path) -> Path:
@@ -186,9 +183,7 @@ def test_an_ended_validation_of_points_goes_on(
     goes_on_here(ask, monkeypatch, tmp_path, ("validate", "points", points))
 
 
-def goes_on_here(
-    ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, command: Sequence[str]
-) -> None:
+def goes_on_here(ask: Ask, monkeypatch: pytest.MonkeyPatch, folder: Path, command: Sequence[str]) -> None:
     """As `goes_on`, in this process: the signal comes as the first part has been kept."""
     monkeypatch.setenv("OPBYTE_CACHE", str(folder / "cache"))
     keep = Kept.keep
@@ -226,8 +221,7 @@ def goes_on(start: Start, folder: Path, command: Sequence[str], number: signal.S
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
     def run(out: str) -> subprocess.CompletedProcess[str]:
-        found = subprocess.run([*line, "--out", out], cwd=folder, env=env, check=False,
-                               capture_output=True, text=True)  # fmt: skip
+        found = subprocess.run([*line, "--out", out], cwd=folder, env=env, check=False, capture_output=True, text=True)
         assert found.returncode == 0, found.stderr
         return found
 

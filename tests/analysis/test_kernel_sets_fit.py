@@ -28,14 +28,6 @@ def test_one_command_fits_what_the_catalog_holds(data_set: Callable[[str], Path]
                 if family != "mla":  # without tables: as they were
                     assert entry == known
                     continue
-                assert (entry.basis, entry.rows, entry.sources) == (
-                    known.basis,
-                    known.rows,
-                    known.sources,
-                )
+                assert (entry.basis, entry.rows, entry.sources) == (known.basis, known.rows, known.sources)
                 for key, value in entry.parameters.items():
-                    assert value == pytest.approx(known.parameters[key], rel=1e-3), (
-                        name,
-                        family,
-                        key,
-                    )
+                    assert value == pytest.approx(known.parameters[key], rel=1e-3), (name, family, key)

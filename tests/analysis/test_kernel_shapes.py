@@ -40,16 +40,7 @@ COMPARED = {
     "attention_decode": ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes"),
     "attention_prefill": ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim"),
     "mla": ("prefill", "batch", "q", "keys", "kv", "heads"),
-    "moe": (
-        "slots",
-        "routed",
-        "hidden",
-        "inter",
-        "matrices",
-        "local_experts",
-        "active_experts",
-        "format",
-    ),
+    "moe": ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts", "format"),
     "norm": ("rows", "cols", "class"),
 }
 """Quantities of each family that tell of the shape; the others of how a time came about."""
@@ -57,10 +48,7 @@ COMPARED = {
 
 def table_of(family: str, row: dict[str, Any]) -> Table:
     given = {"source": "torch-2", "measured_s": 1.0, **row}
-    columns = {
-        name: np.array([value], dtype=object if name in TEXT else np.float64)
-        for name, value in given.items()
-    }
+    columns = {name: np.array([value], dtype=object if name in TEXT else np.float64) for name, value in given.items()}
     return Table(family, columns, np.array(["-"], dtype=object), np.array([2]))
 
 
@@ -145,16 +133,13 @@ class Clock:
         return np.matmul(a, b)
 
     def attend(
-        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, is_causal: bool = False,
-        enable_gqa: bool = False,
-    ) -> None:  # fmt: skip
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, is_causal: bool = False, enable_gqa: bool = False
+    ) -> None:
         assert k.shape == v.shape
         assert enable_gqa
         assert q.shape[1] % k.shape[1] == 0
         share = 0.5 if is_causal else 1.0
-        self.now += (
-            share * 4.0 * q.shape[0] * q.shape[1] * q.shape[2] * q.shape[3] * k.shape[2] / RATE
-        )
+        self.now += share * 4.0 * q.shape[0] * q.shape[1] * q.shape[2] * q.shape[3] * k.shape[2] / RATE
 
     def norm(self, x: np.ndarray, shape: tuple[int, ...], scale: np.ndarray, *_: float) -> None:
         assert shape == (x.shape[-1],) == scale.shape
@@ -230,15 +215,7 @@ FILLED = {
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     for family, rows in ROWS.items():
-        head = [
-            "source",
-            "device",
-            "kernel",
-            "dtype",
-            *SCHEMAS[family].shape,
-            "timing",
-            "measured_s",
-        ]
+        head = ["source", "device", "kernel", "dtype", *SCHEMAS[family].shape, "timing", "measured_s"]
         (tmp_path / f"{family}.csv").write_text("\n".join([",".join(head), *rows]) + "\n")
     return tmp_path
 
@@ -261,13 +238,9 @@ def test_the_script_fills_what_torch_can(
         rows = read(out / f"{family}.csv")
         times = [float(r["measured_s"]) if r["measured_s"] else None for r in rows]
         assert times == [None if w is None else pytest.approx(w / RATE, rel=1e-5) for w in work]
-        assert {(r["source"], r["device"]) for r in rows if r["measured_s"]} <= {
-            ("torch-2.9.0", "A100-SXM-80GB")
-        }
+        assert {(r["source"], r["device"]) for r in rows if r["measured_s"]} <= {("torch-2.9.0", "A100-SXM-80GB")}
     (moe,) = read(out / "moe.csv")
-    assert (moe["kernel"], moe["active_experts"], moe["distribution"]) == (
-        "moe_experts", "4", "balanced",
-    )  # fmt: skip
+    assert (moe["kernel"], moe["active_experts"], moe["distribution"]) == ("moe_experts", "4", "balanced")
     found, skipped = read_tables([out])
     assert {name: len(t) for name, t in found.items()} == {
         name: sum(w is not None for w in work) for name, work in FILLED.items()
@@ -288,9 +261,7 @@ def test_the_script_goes_on_and_leaves_its_input(script: types.ModuleType, shape
     assert not list(shapes.rglob("*.part"))
 
 
-def test_the_script_says_what_it_lacks(
-    script: types.ModuleType, shapes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_says_what_it_lacks(script: types.ModuleType, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = [str(shapes / "gemm.csv"), "--out", str(shapes / "out")]
     monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device"):
@@ -310,9 +281,7 @@ def test_the_script_is_printed_alone(ask: Ask) -> None:
 # Tables that are filled in part, or have any name
 
 HEAD = "source,device,kernel,dtype,m,n,k,batch,timing,measured_s"
-FULL = [
-    f"me,h100,gemm,bf16,{m},4096,4096,1,event,{4e-5 + m * 4e-8:.4g}" for m in range(16, 256, 16)
-]
+FULL = [f"me,h100,gemm,bf16,{m},4096,4096,1,event,{4e-5 + m * 4e-8:.4g}" for m in range(16, 256, 16)]
 
 
 def test_a_table_filled_in_part_is_one_line(ask: Ask, write: Callable[[str, str], Path]) -> None:

@@ -75,10 +75,7 @@ def engine(folder: Path, **keys: Any) -> Path:
     return path
 
 
-OWN = {
-    "kv_connector": "OffloadingConnector",
-    "kv_connector_extra_config": {"cpu_bytes_to_use": 2**33},
-}
+OWN = {"kv_connector": "OffloadingConnector", "kv_connector_extra_config": {"cpu_bytes_to_use": 2**33}}
 
 
 def test_keys_of_vllm(tmp_path: Path) -> None:
@@ -86,11 +83,7 @@ def test_keys_of_vllm(tmp_path: Path) -> None:
     for keys in ({"kv_offloading_size": 8}, {"kv_transfer_config": OWN}):
         tiers = read_engine(engine(tmp_path, **keys)).cache.tiers
         assert tiers is not None
-        assert (tiers.write, tiers.load, tiers.tiers[0].capacity_bytes) == (
-            "through",
-            "always",
-            2**33,
-        )
+        assert (tiers.write, tiers.load, tiers.tiers[0].capacity_bytes) == ("through", "always", 2**33)
     assert read_engine(engine(tmp_path, max_num_seqs=8)).cache.tiers is None
 
 
@@ -103,7 +96,7 @@ def test_keys_of_vllm(tmp_path: Path) -> None:
         ({"kv_transfer_config": {"kv_connector": "OffloadingConnector"}}, "cpu_bytes_to_use: is missing"),
         ({"engine": "sglang", "enable_hierarchical_cache": True}, "enable_hierarchical_cache.*--kv-tiers"),
     ],
-)  # fmt: skip
+)
 def test_keys_that_are_not_simulated(tmp_path: Path, keys: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         read_engine(engine(tmp_path, **keys))
@@ -113,17 +106,14 @@ def test_figures_add_up() -> None:
     """Sessions of two clients in memory for little more than two of them: hits are those of memory and tiers;
     tokens asked for are found or computed; rows of sweeps say the same."""
     result = simulate(
-        "llama-3-8b", "h100-x1", **HASHED, engine=None, kv_tiers="host:8GiB,disk:8GiB", kv_write="back",
-        kv_dtype=None,
-    )  # fmt: skip
+        "llama-3-8b", "h100-x1", **HASHED, engine=None, kv_tiers="host:8GiB,disk:8GiB", kv_write="back", kv_dtype=None
+    )
     found = result.to_dict()["kv_tiers"]
     rates = [found["hbm"]["hit_rate"], *(tier["hit_rate"] for tier in found["tiers"])]
     assert sum(rates) == pytest.approx(found["hit_rate"], rel=1e-12)
     for tier in found["tiers"]:
         assert tier["peak_bytes"] <= tier["capacity_bytes"]
-        assert (
-            tier["loaded_bytes"] == tier["hit_tokens"] * 131_072
-        )  # 2 x 8 x 128 x 2 bytes, 32 layers
+        assert tier["loaded_bytes"] == tier["hit_tokens"] * 131_072  # 2 x 8 x 128 x 2 bytes, 32 layers
     row = metrics_of(result)
     assert set(OF_PARTS["kv_tiers"]) <= set(row)
     assert row["kv_hit_rate"] == found["hit_rate"]

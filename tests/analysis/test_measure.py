@@ -116,8 +116,7 @@ def test_halves_share_no_shape(folder: Path) -> None:
 
 def test_no_half_holds_all_of_one_kind() -> None:
     """Prompts with and without earlier keys take turns in the list of shapes."""
-    shapes = [s for k in measure_module.kernels("numba") if k.name == "attention_prefill"
-              for s in k.shapes(True)]  # fmt: skip
+    shapes = [s for k in measure_module.kernels("numba") if k.name == "attention_prefill" for s in k.shapes(True)]
     columns = {name: np.array([shape[name] for shape in shapes]) for name in shapes[0]}
     columns["kv_dtype"] = np.full(len(shapes), "fp32", dtype=object)
     lines = np.arange(len(shapes))

@@ -140,9 +140,7 @@ def test_a_shape_that_is_none_is_one_line(ask: Ask, shape: str, says: str) -> No
     assert "no configurations here" in ask("tune", "norm", "--device", "host", "--shape", "m=1").err
 
 
-def test_a_gpus_search_is_written_by_kernel(
-    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpus_search_is_written_by_kernel(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shapes of two kernels, as `search_gpu` gives them; tests/kernels/test_gpu.py makes such."""
 
     def searched(kernel: str, name: str, times: list[float], drift: float) -> GpuSearched:
@@ -151,8 +149,7 @@ def test_a_gpus_search_is_written_by_kernel(
         configs = [{name: i} for i in range(len(times))]
         return GpuSearched(kernel, columns, configs, samples, 0, 3e12, drift)
 
-    found = [searched("gemm", "stages", [2e-5, 1e-5, 3e-5], 0.01),
-             searched("experts", "tiles", [1e-5, 4e-5], 0.2)]  # fmt: skip
+    found = [searched("gemm", "stages", [2e-5, 1e-5, 3e-5], 0.01), searched("experts", "tiles", [1e-5, 4e-5], 0.2)]
     monkeypatch.setattr(gpu_configs, "open_device", lambda: SimpleNamespace(cupy=None))
     monkeypatch.setattr(gpu_configs, "search_gpu", lambda *a, **k: found)
     monkeypatch.setattr(gpu_configs, "Timer", lambda cupy: None)
@@ -164,13 +161,8 @@ def test_a_gpus_search_is_written_by_kernel(
     lines = (tmp_path / "tables" / "configs_gpu_gemm.csv").read_text().splitlines()
     assert lines[0] == "# GPU: A GPU"
     head = lines[2].split(",")
-    assert head[1:] == ["kernel", "dtype", "m", "stages", "seconds", "p10_s", "p90_s", "default",
-                        "copy_Bps", "steady"]  # fmt: skip
-    assert [line.split(",")[head.index("seconds")] for line in lines[3:]] == [
-        "2e-05",
-        "1e-05",
-        "3e-05",
-    ]
+    assert head[1:] == ["kernel", "dtype", "m", "stages", "seconds", "p10_s", "p90_s", "default", "copy_Bps", "steady"]
+    assert [line.split(",")[head.index("seconds")] for line in lines[3:]] == ["2e-05", "1e-05", "3e-05"]
     assert (tmp_path / "tables" / "configs_gpu_experts.csv").is_file()
 
 

@@ -31,8 +31,6 @@ def test_caches() -> None:
 def test_copies_and_their_figure() -> None:
     found = copy_gains(CASES, (16,), ("measured", "power_law:0.8"))
     own = {"tp": 1, "batch": 128, "context": 512, "routing": "power_law:0.8"}
-    assert found["gain"].iloc[1] == pytest.approx(
-        seconds(**own) / seconds(**own, redundant_experts=8)
-    )
+    assert found["gain"].iloc[1] == pytest.approx(seconds(**own) / seconds(**own, redundant_experts=8))
     figure = pays(found, "sequences", "gain", "Copies", ("sequences", "gain"), "routing")
     assert [axes.get_title("left") for axes in figure.axes] == ["measured", "power_law:0.8"]

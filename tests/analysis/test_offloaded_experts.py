@@ -51,9 +51,7 @@ def test_given_rows_hold_and_every_given_value_has_a_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_what_is_simulated_does_not_depend_on_what_is_published(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_simulated_does_not_depend_on_what_is_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: Any) -> Any:
         raise AssertionError("published values were read")
 

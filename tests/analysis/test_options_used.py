@@ -34,13 +34,7 @@ MODEL = json.dumps({
     "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 4096, "num_local_experts": 8,
     "num_experts_per_tok": 2, "torch_dtype": "bfloat16",
 })  # fmt: skip
-FILES = {
-    "t.csv": TRACE,
-    "p.csv": PROFILE,
-    "engine.json": ENGINE,
-    "gemm.csv": GEMM,
-    "moe.json": MODEL,
-}
+FILES = {"t.csv": TRACE, "p.csv": PROFILE, "engine.json": ENGINE, "gemm.csv": GEMM, "moe.json": MODEL}
 VALUES: dict[str, str | None] = {
     "trace": "t.csv", "rate": "7", "closed_loop": "3", "requests": "4", "input_len": "33", "output_len": "7",
     "lengths": "lognormal", "turns": "3", "think": "2", "cv": "3", "rate_scale": "2", "spread": "0.3",
@@ -66,9 +60,7 @@ VALUES: dict[str, str | None] = {
 """Of a scenario's options; None where it takes none. Those of two pools take what the option alone does."""
 
 LIMIT = "a limit: it refuses what breaks it, and leaves the rest as it is"
-ALIKE = (
-    "a rule that leaves no choice where there is one, asked of all systems of a comparison alike"
-)
+ALIKE = "a rule that leaves no choice where there is one, asked of all systems of a comparison alike"
 FINE: dict[str, str] = {
     "strict": LIMIT, "max_model_len": LIMIT, "placement": ALIKE, "router": ALIKE,
     "memory": "of ops without a fitted kernel, of which an H100 has none",
@@ -141,11 +133,7 @@ def without_echo(answer: Answer) -> Any:
     return {key: x for key, x in found.items() if key not in ("made_by", "wall_s")}
 
 
-CASES = [
-    (command, base, names)
-    for command in PLAIN
-    for base, names in [(PLAIN[command], ""), *NEEDED[command]]
-]
+CASES = [(command, base, names) for command in PLAIN for base, names in [(PLAIN[command], ""), *NEEDED[command]]]
 
 
 @pytest.mark.parametrize(("command", "base", "names"), CASES)
@@ -155,9 +143,7 @@ def test_every_option_has_a_part_or_is_refused(
     for name, text in FILES.items():
         Path(name).write_text(text, encoding="utf-8")
     parser = dict(commands())[command]
-    known = {
-        o.name: o for o in parser.params if o.name in KNOWN and o.param_type_name != "argument"
-    }
+    known = {o.name: o for o in parser.params if o.name in KNOWN and o.param_type_name != "argument"}
     before, unused = without_echo(ask(*command.split(), *base, "--json")), []
     for word in names.split() or [n for n in known if n not in ("model", "system")]:
         name, given, value = word.partition("=")

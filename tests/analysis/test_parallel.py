@@ -20,9 +20,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(("workers", "apart"), [(1, False), (1, True), (3, False)])
-def test_every_task_has_the_result_of_its_call(
-    tasks: ModuleType, workers: int, apart: bool
-) -> None:
+def test_every_task_has_the_result_of_its_call(tasks: ModuleType, workers: int, apart: bool) -> None:
     with Crew(workers, apart) as crew:
         for size in (0, 1, 7):  # workers stay from call to call
             found = dict(crew.run(tasks.square, range(size)))
@@ -33,12 +31,8 @@ def test_a_death_is_told_in_a_line_and_costs_one_task(tasks: ModuleType) -> None
     with Crew(2) as crew:
         found = dict(crew.run(tasks.die_over_three, range(6), len))
         assert {i: n for i, n in found.items() if i != 3} == {i: i for i in range(6) if i != 3}
-        assert found[3] == len(
-            f"its worker died {TRIES} times (signal SIGKILL); too little memory?"
-        )
-        with pytest.raises(
-            InputError, match=r"^a simulation: its worker died 2 times \(signal SIG"
-        ):
+        assert found[3] == len(f"its worker died {TRIES} times (signal SIGKILL); too little memory?")
+        with pytest.raises(InputError, match=r"^a simulation: its worker died 2 times \(signal SIG"):
             list(crew.run(tasks.die_over_three, range(6)))
         assert dict(crew.run(tasks.square, [4])) == {0: 16}
 
@@ -54,11 +48,7 @@ def test_what_a_call_raises_reaches_the_caller(tasks: ModuleType, workers: int) 
     with Crew(workers) as crew:
         with pytest.raises(CapacityError, match="needs 2 GiB, has 1"):
             dict(crew.run(tasks.refuse, range(6)))
-        assert dict(crew.run(tasks.square, range(3))) == {
-            0: 0,
-            1: 1,
-            2: 4,
-        }  # nothing of before is left
+        assert dict(crew.run(tasks.square, range(3))) == {0: 0, 1: 1, 2: 4}  # nothing of before is left
 
 
 def test_a_result_that_cannot_be_sent_is_an_error_of_its_task(tasks: ModuleType) -> None:

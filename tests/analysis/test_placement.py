@@ -40,8 +40,7 @@ def test_the_answers_keys_and_files(ask: Ask, tmp_path: Path) -> None:
         assert sum(row["after"] for row in own) == pytest.approx(8)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"map.csv", "loads.csv", "placement.png", "report.html", "placement.json"} <= written
-    again = ask("roofline", *LINE[1:], "--expert-placement", f"file:{tmp_path / 'out' / 'map.csv'}",
-                "--json").json()  # fmt: skip
+    again = ask("roofline", *LINE[1:], "--expert-placement", f"file:{tmp_path / 'out' / 'map.csv'}", "--json").json()
     chosen = next(row for row in found["placements"] if row["placement"] == found["chosen"])
     assert again["step_seconds"] == pytest.approx(chosen["step_s"], rel=1e-9)
     assert [*again["made_by"]["files"]] == [str(tmp_path / "out" / "map.csv")]

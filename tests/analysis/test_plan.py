@@ -94,8 +94,7 @@ def test_few_requests_make_no_plan_smaller() -> None:
     """Finding 6: of 200 requests a burst was judged, which three copies held that took four."""
     given: dict[str, Any] = {"load": 60.0, "most_devices": MOST, "workers": 1, "tp": 1}
     few, many = (
-        plan("llama-3-8b", "a100-80gb-x1", LEVEL, **given, **WORK | {"requests": n}).rows()[0]
-        for n in (60, 2000)
+        plan("llama-3-8b", "a100-80gb-x1", LEVEL, **given, **WORK | {"requests": n}).rows()[0] for n in (60, 2000)
     )
     assert few == many
 
@@ -134,8 +133,7 @@ def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
 
 def test_what_nobody_has_measured_stands_apart() -> None:
     """Finding 3 of a trial: a device without a measurement wins over none that has."""
-    found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1,
-                 workers=1, **WORK)  # fmt: skip
+    found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1, workers=1, **WORK)
     assert found.winner is not None
     assert found.winner.system == "h100-x1"
     assert "NOT MEASURED" in str(found.blocks())
@@ -154,9 +152,7 @@ def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:
     assert any("cap 450 W" in c.layout for c in tried)
     first, second = (p.searched[0].bar(p.task) for p in (plain, wide))
     assert second <= first
-    drafting = next(
-        c for c in tried if c.extra == (("acceptance", "0.6"), ("speculative", "ngram:1"))
-    )
+    drafting = next(c for c in tried if c.extra == (("acceptance", "0.6"), ("speculative", "ngram:1")))
     line = drafting.command("llama-3-8b", Room())
     assert '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 1}\'' in str(line)
     assert "1 to prefill, 2 to decode" in str(wide.to_dict()["rows"])
@@ -173,9 +169,7 @@ def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
     path.write_text(json.dumps(found.winner.candidate.engine))
     given = WORK | {"requests": found.winner.requests}
-    alone = simulate(
-        "llama-3-8b", "h100-x1", engine=path, rate=90.0, replicas=found.winner.copies, **given
-    )
+    alone = simulate("llama-3-8b", "h100-x1", engine=path, rate=90.0, replicas=found.winner.copies, **given)
     assert replace(alone, emit="compose").manifest() == text
 
 
@@ -230,9 +224,7 @@ def test_no_bound_rules_out_what_a_simulation_serves(
 
 def test_bounds_bind(tmp_path: Path) -> None:
     """A load beyond the nominal peaks, and steps shorter than reading the weights takes."""
-    base = Scenario.of(
-        "llama-3-8b", "h100-x1", rate=400.0, requests=4000, input_len=2000, output_len=2
-    )
+    base = Scenario.of("llama-3-8b", "h100-x1", rate=400.0, requests=4000, input_len=2000, output_len=2)
     deployment, settings = deployment_of(base)
     block = base.workload.open(0).read()
     # 4,000 prompts of 2,000 tokens, 14e9 FLOP a token and 989e12 FLOP/s: 113 s of 10 + 1 s.
@@ -243,9 +235,7 @@ def test_bounds_bind(tmp_path: Path) -> None:
     short = bound_of(deployment, settings, block, {"tpot_p50": 0.0039})
     assert short.copies is None
     assert "at nominal rates, of one request at a time" in short.why
-    large = Scenario.of(
-        "llama-3-70b", "h100-x2", tp=1, dp=2, rate=1.0, requests=2, input_len=8, output_len=8
-    )
+    large = Scenario.of("llama-3-70b", "h100-x2", tp=1, dp=2, rate=1.0, requests=2, input_len=8, output_len=8)
     made, how = deployment_of(large)
     assert "memory" in bound_of(made, how, block, {"ttft_p99": 1.0}).why
 
@@ -290,9 +280,7 @@ def test_command_lines() -> None:
         "--quantization fp8"
     )
     apart = line("tensorrt-llm", Start(1, dp=8, ep=8, kv_dtype="fp8"))
-    assert apart.startswith(
-        "trtllm-serve org/m --tp_size 8 --ep_size 8 --extra_llm_api_options FILE"
-    )
+    assert apart.startswith("trtllm-serve org/m --tp_size 8 --ep_size 8 --extra_llm_api_options FILE")
     assert "enable_attention_dp: true" in apart
     with pytest.raises(InputError, match="ranks have one device each"):
         engine_values("tensorrt-llm", start)
@@ -302,9 +290,7 @@ def test_command_lines() -> None:
 
 @pytest.mark.parametrize("policy", ["vllm", "sglang", "tensorrt-llm"])
 @pytest.mark.parametrize("dtype", [None, "fp8", "fp8_block", "nvfp4"])
-def test_the_engine_file_gives_the_plan_again(
-    policy: str, dtype: str | None, tmp_path: Path
-) -> None:
+def test_the_engine_file_gives_the_plan_again(policy: str, dtype: str | None, tmp_path: Path) -> None:
     """Finding 2: of every framework and format, kernels and weights among them."""
     axes = {"policy": (policy,), "dtype": (dtype or "own",), "tp": (2,), "pp": (1,)}
     system, work = load_system("b200-x2"), WORK | {"requests": 40}
@@ -340,8 +326,7 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
 
 
 def test_systems_of_other_bases_are_not_ranked() -> None:
-    found = plan("mixtral-8x7b", "h100-x4,duplex-x4", "ttft_p99=2", load=2, tp=4, workers=1,
-                 **{**WORK, "requests": 40})  # fmt: skip
+    found = plan("mixtral-8x7b", "h100-x4,duplex-x4", "ttft_p99=2", load=2, tp=4, workers=1, **{**WORK, "requests": 40})
     assert found.winner is None
     assert len(found.groups) == 2
     text = "\n".join(block for block in found.blocks() if isinstance(block, str))
@@ -353,9 +338,7 @@ def test_systems_of_other_bases_are_not_ranked() -> None:
 
 
 def test_what_nothing_serves() -> None:
-    found = plan(
-        "llama-3-8b", "h100-x1", "tpot_p99=0.0056", load=5, most_devices=2, workers=1, **WORK
-    )
+    found = plan("llama-3-8b", "h100-x1", "tpot_p99=0.0056", load=5, most_devices=2, workers=1, **WORK)
     assert found.winner is None
     text = "\n".join(block for block in found.blocks() if isinstance(block, str))
     assert "Nothing of this serves the load. Nearest:" in text
@@ -368,9 +351,7 @@ def test_what_nothing_serves() -> None:
 
 
 def test_a_device_is_copies_of_its_systems() -> None:
-    assert [name for name, _ in systems_of("h100")] == [
-        "h100-x1", "h100-x2", "h100-x4", "h100-x8", "h100-2x8"
-    ]  # fmt: skip
+    assert [name for name, _ in systems_of("h100")] == ["h100-x1", "h100-x2", "h100-x4", "h100-x8", "h100-2x8"]
     assert systems_of("duplex-hetero")[0][0] == "duplex-hetero-x2"
     assert [name for name, _ in systems_of("h100-x8")] == ["h100-x8"]
 

@@ -35,9 +35,7 @@ class World:
         self.usd = float(rng.uniform(1.0, 5.0))
         self.devices = rng.choice([1, 2, 4, 8], count)
         self.serves = rng.uniform(0.2, 3.0, count) * self.devices
-        self.needs = rng.uniform(
-            0.0, 2.0, count
-        )  # looseness below which no number of copies meets it
+        self.needs = rng.uniform(0.0, 2.0, count)  # looseness below which no number of copies meets it
         self.joules = rng.uniform(1.0, 4.0, count)
         self.bound = rng.uniform(0.0, 1.0, count)  # how near bounds come
 
@@ -51,15 +49,7 @@ class World:
             known = int(np.ceil(self.bound[i] * n)) if np.isfinite(n) else 1
             candidate: Any = SimpleNamespace(devices=int(d), place=i)
             system = system_of(int(d), self.usd)
-            tried.append(
-                Tried(
-                    candidate,
-                    system,
-                    Bound(1, ""),
-                    task.most_copies(system, int(d)),
-                    max(known, 1) - 1,
-                )
-            )
+            tried.append(Tried(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1))
 
         def simulated(t: Tried, copies: int) -> Any:
             i = t.candidate.place  # type: ignore[attr-defined]
@@ -88,9 +78,7 @@ class World:
 
 
 def task_of(goal: str) -> Task:
-    return Task(
-        Scenario.of("llama-3-8b"), {"rate": 1.0}, 1.0, {"ttft_p99": 1.0}, goal, None, MOST, {}
-    )
+    return Task(Scenario.of("llama-3-8b"), {"rate": 1.0}, 1.0, {"ttft_p99": 1.0}, goal, None, MOST, {})
 
 
 def check_drawn(goal: str, draws: int, seed: int) -> None:
@@ -132,10 +120,7 @@ def check_simulated(draws: int, seed: int) -> None:
             "goal": "cost",
         }  # fmt: skip
         load = float(rng.uniform(1.0, 60.0))
-        level = {
-            "ttft_p99": float(rng.uniform(0.1, 2.0)),
-            "tpot_p99": float(rng.uniform(0.01, 0.1)),
-        }
+        level = {"ttft_p99": float(rng.uniform(0.1, 2.0)), "tpot_p99": float(rng.uniform(0.01, 0.1))}
         loose = {name: x * float(rng.uniform(1.0, 3.0)) for name, x in level.items()}
         more = load * float(rng.uniform(1.0, 2.0))
         here = plan("llama-3-8b", "h100-x1", level, load=load, **work)

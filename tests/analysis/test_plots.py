@@ -58,12 +58,11 @@ def processor_table(deployment: Deployment) -> pd.DataFrame:
     spec = deployment.system.device.processors
     return pd.DataFrame(
         [
-            (name, p.peak["fp16"], p.bandwidth, spec[name].compute_efficiency,
-             spec[name].memory_efficiency)
+            (name, p.peak["fp16"], p.bandwidth, spec[name].compute_efficiency, spec[name].memory_efficiency)
             for name, p in deployment.device.processors.items()
         ],
         columns=["name", "peak_flops", "bandwidth", "compute_efficiency", "memory_efficiency"],
-    )  # fmt: skip
+    )
 
 
 def op_table(cost: StageCost, run: str = "run") -> pd.DataFrame:
@@ -178,9 +177,7 @@ def png(figure: Figure, folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_roofline_of_a_real_step(
-    samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str
-) -> None:
+def test_roofline_of_a_real_step(samples: dict[str, tuple[pd.DataFrame, pd.DataFrame]], system: str) -> None:
     processors, ops = samples[system]
     figure = roofline(processors, ops, f"mixtral-8x7b on {system}")
     (axes,) = figure.axes
@@ -210,9 +207,7 @@ def test_roofline_marks_ridge_and_break_even() -> None:
     ridges = processors["peak_flops"] / processors["bandwidth"]
     np.testing.assert_allclose([x for x, _ in at["ridge"]], sorted(ridges))
     # lower attainable peak over lower attainable bandwidth, pair by pair
-    expected = sorted(
-        [(107 / (3.35 * 0.85), 107), (18 / (3.35 * 0.85), 18), (18 / (13.4 * 0.85), 18)]
-    )
+    expected = sorted([(107 / (3.35 * 0.85), 107), (18 / (3.35 * 0.85), 18), (18 / (13.4 * 0.85), 18)])
     np.testing.assert_allclose(at["break-even"], expected)
     said = " ".join(t.get_text() for t in marked(figure, "mark"))
     for value in ("295 Op/B", "7.99 Op/B", "0.5 Op/B", "break-even 37.6 Op/B"):
@@ -447,9 +442,7 @@ def test_op_per_byte_vs_batch() -> None:
     assert_legible(figure)
 
 
-@pytest.mark.parametrize(
-    ("layers", "ridges"), [([], 0), ([], 2), (["moe"], 0), ([*LAYERS, "a", "b", "c"], 2)]
-)
+@pytest.mark.parametrize(("layers", "ridges"), [([], 0), ([], 2), (["moe"], 0), ([*LAYERS, "a", "b", "c"], 2)])
 def test_op_per_byte_vs_batch_of_any_number(layers: list[str], ridges: int) -> None:
     assert_legible(op_per_byte_vs_batch(batch_table(layers), RIDGES[:ridges], "lines"))
 
@@ -471,16 +464,12 @@ def test_styles_differ() -> None:
     units = processor_styles(["xpu", "h100 xpu", "logic-pim", "other"])
     assert units["xpu"] == PROCESSORS["xpu"]
     assert len({(s.color, s.fill) for s in units.values()}) == 4
-    assert processor_styles(["duplex bank-group-pim"]) == {
-        "duplex bank-group-pim": PROCESSORS["bank-group-pim"]
-    }
+    assert processor_styles(["duplex bank-group-pim"]) == {"duplex bank-group-pim": PROCESSORS["bank-group-pim"]}
 
 
 def test_crossing_and_overlap() -> None:
     boxes = np.array([[0.0, 0.0, 2.0, 1.0]])
-    lines = np.array(
-        [[-1.0, -1.0, 3.0, 2.0], [-1.0, 2.0, 3.0, 2.0], [0.5, 0.5, 0.6, 0.6], [3.0, 0.5, 4.0, 0.5]]
-    )
+    lines = np.array([[-1.0, -1.0, 3.0, 2.0], [-1.0, 2.0, 3.0, 2.0], [0.5, 0.5, 0.6, 0.6], [3.0, 0.5, 4.0, 0.5]])
     assert crosses(boxes, lines).tolist() == [[True, False, True, False]]
     others = np.array([[1.0, 0.5, 3.0, 3.0], [2.0, 0.0, 3.0, 1.0]])
     assert overlaps(boxes, others).tolist() == [[True, False]]
@@ -540,9 +529,7 @@ def test_settings_are_left_alone(figures: list[list[Figure]]) -> None:
     assert matplotlib.rcParams["font.size"] == matplotlib.rcParamsDefault["font.size"]
 
 
-def test_save_replaces_the_whole_file_or_leaves_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_replaces_the_whole_file_or_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new folder" / "figure.png"
     figure = latency(request_table(3), "three")
     assert save(figure, path) == path
@@ -669,9 +656,7 @@ def loads(runs: int) -> pd.DataFrame:
 def test_loads_have_a_curve_a_run_and_a_level_a_limit(runs: int, panels: int) -> None:
     names = ("ttft_s_p99", "tbt_s_p99", "e2e_s_p50")[:panels]
     table = loads(runs) if runs else loads(1)[:0]
-    figure = throughput_latency(
-        table, names, "loads", load="load_per_s", limits={"ttft_s_p99": 1.0}
-    )
+    figure = throughput_latency(table, names, "loads", load="load_per_s", limits={"ttft_s_p99": 1.0})
     assert_legible(figure)
     assert len(drawn(figure, "curve")) == runs * panels
     assert len(drawn(figure, "limit")) == (1 if runs else 0)
@@ -765,18 +750,11 @@ def fraction_rows(devices: int, families: int, count: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("devices", "families", "count"), [(5, 3, 1500), (2, 1, 40), (1, 1, 1)])
-def test_fractions_have_a_panel_a_device_and_family(
-    devices: int, families: int, count: int
-) -> None:
+def test_fractions_have_a_panel_a_device_and_family(devices: int, families: int, count: int) -> None:
     rows = fraction_rows(devices, families, count)
     figure = roofline_fractions(rows, "Fraction of the roofline by Op/B")
     assert len(figure.axes) == devices * families
-    drawn = sum(
-        len(line.get_xdata())
-        for axes in figure.axes
-        for line in axes.lines
-        if line.get_marker() == "o"
-    )
+    drawn = sum(len(line.get_xdata()) for axes in figure.axes for line in axes.lines if line.get_marker() == "o")
     assert drawn == count
     assert_legible(figure)
 

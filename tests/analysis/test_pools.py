@@ -82,9 +82,7 @@ def test_pools_have_options_of_their_own() -> None:
 def test_an_answer_tells_of_both_pools_and_the_link() -> None:
     made = simulate(MODEL, prefill="h100-x1x2", decode="duplex-x1", keep_stages=True, **LOAD)
     told, run = made.to_dict(), made.run
-    assert [(p["name"], p["replicas"], p["devices"]) for p in told["pools"]] == [
-        ("prefill", 2, 2), ("decode", 1, 1),
-    ]  # fmt: skip
+    assert [(p["name"], p["replicas"], p["devices"]) for p in told["pools"]] == [("prefill", 2, 2), ("decode", 1, 1)]
     assert sum(p["prompt_tokens"] for p in told["pools"]) == told["prompt_tokens"] == 60 * 512
     assert [p["output_tokens"] for p in told["pools"]] == [60, 60 * 31]
     assert told["kv_link"]["bytes"] == told["moved_kv_bytes"] == 60 * 512 * 131_072
@@ -121,15 +119,13 @@ def test_capacity_tries_every_ratio_and_names_the_pool(ask: Callable[..., Any]) 
     ]  # fmt: skip
     loads = [f.load_per_s or 0.0 for f in found[1:]]
     assert loads == sorted(loads)  # prompts are nearly all of the work
-    assert all(
-        f.limit is not None and f.limit.resource.startswith("prefill pool") for f in found[1:]
-    )
+    assert all(f.limit is not None and f.limit.resource.startswith("prefill pool") for f in found[1:])
     for arguments, line in (
         (("--devices", 4, "--systems", "h100-x1"), "--devices: are those of two pools"),
         (("--devices", 5, "--prefill", "h100-x2", "--decode", "h100-x2"), "are not made of"),
         (("--devices", 4, "--prefill", "h100-x1x2", "--decode", "h100-x1"), "--prefill: is one system"),
         ((), "--systems: needs names by commas"),
-    ):  # fmt: skip
+    ):
         assert line in ask("capacity", MODEL, "--slo", "ttft_p99=1", *arguments).refused()
 
 

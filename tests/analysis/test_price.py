@@ -34,9 +34,7 @@ def test_owned() -> None:
     assert price._power_usd(run(500.0), owned) == pytest.approx(0.15)
     free = Scenario(capex="h100=35064", usd_per_kWh=0.0)
     assert price._power_usd(run(500.0), free) == 0.0
-    assert (
-        price._power_usd(run(500.0), Scenario(capex="h200=1")) == 0.0
-    )  # rent holds that of others
+    assert price._power_usd(run(500.0), Scenario(capex="h200=1")) == 0.0  # rent holds that of others
 
 
 @pytest.mark.parametrize("name", ["years", "usd_per_kWh", "pue"])

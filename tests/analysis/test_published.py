@@ -86,9 +86,7 @@ def test_given_rows_hold_and_every_given_value_has_a_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_what_is_simulated_does_not_depend_on_what_is_published(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_simulated_does_not_depend_on_what_is_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither file nor folder of published values is there while predictions are made."""
 
     def missing(_: Any) -> Any:
@@ -227,9 +225,7 @@ def test_flightllms_steps_are_streams_and_instructions() -> None:
     assert long[2] == short[2]
     other = flightllm.step("flightllm-vhk158-x1", 128)
     assert other[1] / short[1] == pytest.approx(460 / 819)
-    assert (
-        0.7 * short[2] < other[2] < 0.75 * short[2]
-    )  # three quarters, and a tile at twice the rate
+    assert 0.7 * short[2] < other[2] < 0.75 * short[2]  # three quarters, and a tile at twice the rate
 
 
 def test_a_pipeline_of_devices_holds_a_share_of_the_batch_in_each_stage() -> None:

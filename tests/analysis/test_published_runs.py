@@ -14,9 +14,7 @@ from opbyte.simulator.frameworks.upkeep import upkeep_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.errors import InputError
 
-HEADER = (
-    "source,device,count,model,framework,precision,parallelism,isl,osl,load,metric,value,unit,note"
-)
+HEADER = "source,device,count,model,framework,precision,parallelism,isl,osl,load,metric,value,unit,note"
 POINT = "set,NVIDIA H100-SXM-80GB,1,Qwen/Qwen3-8B,vllm 0.30.0,bf16,tp1,128,32,{load},{metric},{value},{unit},{note}"
 
 
@@ -40,9 +38,7 @@ def test_rows_of_one_load_are_one_point(tmp_path: Path) -> None:
         row("rate=2", "ttft_mean", 20).replace("H100-SXM-80GB", "V100-SXM-32GB"),
     )
     runs, left = read_published(path)
-    assert [(r.load.kind, r.load.level, r.load.requests) for r in runs] == [
-        ("closed", 4.0, 50), ("open", 2.0, 9),
-    ]  # fmt: skip
+    assert [(r.load.kind, r.load.level, r.load.requests) for r in runs] == [("closed", 4.0, 50), ("open", 2.0, 9)]
     assert runs[0].measured == {"itl_p50": 0.007, "power_all_gpus": 423.0}
     assert runs[0].layout == {"tp": 1}
     assert (runs[0].framework, runs[0].version) == ("vllm", "0.30.0")
@@ -62,9 +58,8 @@ def test_figures_are_those_of_simulate(tmp_path: Path) -> None:
     found = validate_runs([path]).to_dict()
     metrics = found["runs"][0]["metrics"]
     alone = simulate(
-        "Qwen/Qwen3-8B", "h100-x1", framework="vllm@0.30.0", closed_loop=4, requests=40,
-        input_len=128, output_len=32,
-    )  # fmt: skip
+        "Qwen/Qwen3-8B", "h100-x1", framework="vllm@0.30.0", closed_loop=4, requests=40, input_len=128, output_len=32
+    )
     assert set(metrics) == {"itl_p50", "output_tokens_per_s", "power_all_gpus"}
     assert metrics["itl_p50"]["simulated"] == alone.run.tbt_s.p50
     rows = alone.run.requests
@@ -100,8 +95,7 @@ def test_static_batches_of_an_early_engine_wait_for_its_host(tmp_path: Path) -> 
         for version in ("0.5.1", "0.30.0")
     )
     early, late = (
-        e["metrics"]["batch_latency"]["simulated"]
-        for e in validate_runs([table(tmp_path, old, new)]).to_dict()["runs"]
+        e["metrics"]["batch_latency"]["simulated"] for e in validate_runs([table(tmp_path, old, new)]).to_dict()["runs"]
     )
     row_of = upkeep_of("vllm", (0, 5))
     assert early - late == pytest.approx(32 * (row_of.gap_s + 16 * row_of.sequence_s))

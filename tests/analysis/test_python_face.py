@@ -33,9 +33,7 @@ from opbyte.analysis.show.result import Result
 from opbyte.simulator.scenario.option import options_of
 from opbyte.simulator.scenario.scenario import Scenario
 
-FUNCTIONS = {
-    name: found for name in opbyte.__all__ if inspect.isfunction(found := getattr(opbyte, name))
-}
+FUNCTIONS = {name: found for name in opbyte.__all__ if inspect.isfunction(found := getattr(opbyte, name))}
 COMMANDS = {
     "calibrate tables": "calibrate", "init": "template", "kernels measure-torch": "measuring_script",
     "kernels shapes": "kernel_shapes", "layout": "layouts", "list": "catalog",
@@ -84,9 +82,7 @@ def test_every_result_prints_little_and_shows_a_table() -> None:
     for name in walk():
         importlib.import_module(name)
     # A dataclass with slots is a class made anew: the module has it.
-    found = [
-        cls for cls in set(results()) if getattr(sys.modules[cls.__module__], cls.__name__) is cls
-    ]
+    found = [cls for cls in set(results()) if getattr(sys.modules[cls.__module__], cls.__name__) is cls]
     assert len(found) >= 40
     for cls in found:
         assert cls.__repr__ is Result.__repr__, cls
@@ -105,7 +101,7 @@ CALLS: dict[str, Callable[[], Result]] = {
     "describe": lambda: opbyte.describe("h100"),
     "kernel_shapes": lambda: opbyte.kernel_shapes("llama-3-8b", "h100-x1"),
     "tune": lambda: opbyte.tune("gemm", {"m": 64, "n": 4096, "k": 4096}, device="h100"),
-}  # fmt: skip
+}
 
 
 @cache
@@ -183,7 +179,7 @@ ASKED: dict[str, Callable[[], object]] = {
     "rate": lambda: opbyte.open_requests(rate=-1.0),
     "seeds": lambda: opbyte.simulate_seeds("llama-3-8b", "h100-x1", seeds=0, **WORK),
     "workers": lambda: opbyte.sweep("none.yaml", workers=0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -198,8 +194,7 @@ def test_a_frame_or_rows_are_a_trace(tmp_path: Path) -> None:
     rows = [{"arrival_s": i / 8, "input_tokens": 64 + i, "output_tokens": 4} for i in range(9)]
     file = tmp_path / "requests.csv"
     pd.DataFrame(rows).to_csv(file, index=False)
-    runs = [opbyte.simulate("llama-3-8b", "h100-x1", trace=t).run
-            for t in (file, rows, pd.DataFrame(rows))]  # fmt: skip
+    runs = [opbyte.simulate("llama-3-8b", "h100-x1", trace=t).run for t in (file, rows, pd.DataFrame(rows))]
     for run in runs[1:]:
         np.testing.assert_array_equal(run.requests.last_token_s, runs[0].requests.last_token_s)
     assert opbyte.open_requests(rows).read().input_tokens.tolist() == list(range(64, 73))

@@ -71,8 +71,7 @@ def check_stamps(folder: Path) -> None:
 def test_every_way_to_fail_is_counted(ask: Ask, trace: Path, tmp_path: Path) -> None:
     ways = {1: "500", 2: "die", 3: "hang", 4: "error", 5: "plain"}
     with served(Fake(fails=ways)) as fake:
-        answer = ask("record", fake.url, "--trace", trace, "--timeout", "1.5", "--json",
-                     "--out", tmp_path / "run")  # fmt: skip
+        answer = ask("record", fake.url, "--trace", trace, "--timeout", "1.5", "--json", "--out", tmp_path / "run")
     found = answer.json()
     assert found["failed"] == {
         "HTTP 500": 1, "died mid-stream": 1, "timeout": 1, "error: out of memory": 1,
@@ -91,9 +90,7 @@ def test_every_way_to_fail_is_counted(ask: Ask, trace: Path, tmp_path: Path) -> 
 
 
 def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: Path) -> None:
-    (tmp_path / "engine.json").write_text(
-        '{"engine": "vllm", "max_num_seqs": 8, "tensor_parallel_size": 2}'
-    )
+    (tmp_path / "engine.json").write_text('{"engine": "vllm", "max_num_seqs": 8, "tensor_parallel_size": 2}')
     with served(Fake()) as fake:
         ask("record", fake.url, "--trace", trace, "--model", "llama-3-8b", "--system", "h100-x2",
             "--engine", tmp_path / "engine.json", "--json", "--out", tmp_path / "run").json()  # fmt: skip
@@ -112,9 +109,7 @@ def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_cut_run_is_whole(
-    trace: Path, tmp_path: Path, start: Start, name: str, code: int
-) -> None:
+def test_a_cut_run_is_whole(trace: Path, tmp_path: Path, start: Start, name: str, code: int) -> None:
     trace.write_text(trace.read_text() + "3600,20,5\n")
     with served(Fake(fails={3: "hang"})) as fake:
         command = [sys.executable, "-m", "opbyte", "record", fake.url, "--trace", str(trace),
@@ -209,9 +204,7 @@ def test_bad_input_is_one_line(
 
 def test_a_server_that_takes_nothing_is_refused(ask: Ask, trace: Path) -> None:
     with served(Fake(refuses={"model"})) as fake:
-        assert (
-            "takes no such request: HTTP 400" in ask("record", fake.url, "--trace", trace).refused()
-        )
+        assert "takes no such request: HTTP 400" in ask("record", fake.url, "--trace", trace).refused()
 
 
 def test_a_server_that_always_fails_is_recorded(ask: Ask, trace: Path, tmp_path: Path) -> None:
@@ -223,18 +216,14 @@ def test_a_server_that_always_fails_is_recorded(ask: Ask, trace: Path, tmp_path:
     assert run["recorded"]["failed"] == {"HTTP 500": 8}
 
 
-@pytest.mark.parametrize(
-    "url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/completions"]
-)
+@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/completions"])
 def test_addresses(url: str) -> None:
     assert address(url) == "http://h:1/v1"
 
 
 def test_sessions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text(
-        "request_id,arrival_s,input_tokens,output_tokens,predecessor,think_s\n0,0,9,9,,\n1,0,99,9,0,1\n"
-    )
+    path.write_text("request_id,arrival_s,input_tokens,output_tokens,predecessor,think_s\n0,0,9,9,,\n1,0,99,9,0,1\n")
     with pytest.raises(InputError, match="has requests that follow others"):
         record("http://127.0.0.1:9", trace=str(path))
 
@@ -252,13 +241,9 @@ def test_ids_lie_within_the_vocabulary(trace: Path, ask: Ask, write: Any) -> Non
 
 
 def test_failures_are_counted_by_kind() -> None:
-    assert kind_of("error: Token id 29396 is out of vocabulary") == (
-        "error: Token id N is out of vocabulary"
-    )
+    assert kind_of("error: Token id 29396 is out of vocabulary") == ("error: Token id N is out of vocabulary")
     trace = RequestBlock(np.arange(60), np.zeros(60), np.full(60, 5), np.full(60, 2))
-    ways = [f"error: Token id {i} is out" for i in range(30)] + [
-        f"HTTP {400 + i}" for i in range(30)
-    ]
+    ways = [f"error: Token id {i} is out" for i in range(30)] + [f"HTTP {400 + i}" for i in range(30)]
     found = Recording(
         "run", "load", Target("http://x/v1"), DeployedAs(), trace,
         [Outcome(status=way, sent_s=0.0) for way in ways], None, 1,
@@ -271,16 +256,10 @@ def test_failures_are_counted_by_kind() -> None:
     assert told[-1] == "21 more failed in 21 other ways: run.json"
 
 
-def test_a_system_of_one_s_own_goes_along(
-    ask: Ask, trace: Path, tmp_path: Path, write: Any
-) -> None:
+def test_a_system_of_one_s_own_goes_along(ask: Ask, trace: Path, tmp_path: Path, write: Any) -> None:
     """Its description lies in the folder, whole, so that the run is replayed on it and nothing else."""
-    write(
-        "my/my-h100.yaml",
-        'extends: h100\nname: mine\nmemory: {capacity_GB: {value: 96, source: "assumed: x"}}\n',
-    )
-    system = write("my/my.yaml", "name: my\ndevice: ./my-h100.yaml\n"
-                   'devices_per_node: {value: 1, source: "one card"}\n')  # fmt: skip
+    write("my/my-h100.yaml", 'extends: h100\nname: mine\nmemory: {capacity_GB: {value: 96, source: "assumed: x"}}\n')
+    system = write("my/my.yaml", 'name: my\ndevice: ./my-h100.yaml\ndevices_per_node: {value: 1, source: "one card"}\n')
     with served(Fake()) as fake:
         ask("record", fake.url, "--trace", trace, "--model", "llama-3-8b", "--system", system,
             "--json", "--out", tmp_path / "run").json()  # fmt: skip

@@ -159,8 +159,7 @@ def test_init_writes_a_file_or_a_schema(ask: Ask, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
-    [(("init", "devise"), "did you mean 'device'"), (("init", "kernels", "--schema"), "tables")],
+    ("args", "says"), [(("init", "devise"), "did you mean 'device'"), (("init", "kernels", "--schema"), "tables")]
 )
 def test_what_there_is_not_is_said_in_a_line(ask: Ask, args: tuple[str, ...], says: str) -> None:
     found = ask(*args)

@@ -85,6 +85,5 @@ def test_the_library_records_versions_alone() -> None:
 
 
 def test_every_command_records_itself(ask: Ask, write: Callable[[str, str], Path]) -> None:
-    for line in ("inspect llama-3-8b", "roofline llama-3-8b --system h100-x1",
-                 "compare llama-3-8b --systems h100-x1"):  # fmt: skip
+    for line in ("inspect llama-3-8b", "roofline llama-3-8b --system h100-x1", "compare llama-3-8b --systems h100-x1"):
         assert ask(*line.split(), "--json").json()["made_by"]["command"] == f"opbyte {line}"

@@ -118,9 +118,7 @@ def test_a_simulation_says_everything(run: Simulation, page: str) -> None:
     ):
         assert word in text
     assert figures(page) == 4
-    for row in constant_rows(
-        run.run.deployment.system, used_sources(run.sources, run.run.deployment.model.numerics)
-    ):
+    for row in constant_rows(run.run.deployment.system, used_sources(run.sources, run.run.deployment.model.numerics)):
         assert " ".join(row["source"].split()) in text
     for entry in run.evidence:
         assert entry["cost_model"] in text

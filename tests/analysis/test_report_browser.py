@@ -99,8 +99,7 @@ def test_it_fits_and_is_quiet(browser: Any, path: Path, width: int, scheme: str)
     assert set(page.locator(".modebar-btn").evaluate_all(titles)) == BUTTONS
     opened.quiet()
     faults = axe.Axe().run(page).response["violations"]
-    assert not [(f["id"], f["nodes"][0]["html"]) for f in faults
-                if f["impact"] in ("serious", "critical")]  # fmt: skip
+    assert not [(f["id"], f["nodes"][0]["html"]) for f in faults if f["impact"] in ("serious", "critical")]
     page.close()
 
 

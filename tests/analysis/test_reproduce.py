@@ -20,14 +20,7 @@ from opbyte.analysis.papers.duplex import rows as duplex_rows
 from opbyte.analysis.papers.duplex.cases import ET as FINAL
 from opbyte.analysis.papers.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
 from opbyte.analysis.papers.duplex.rows import HETERO_LENGTHS
-from opbyte.analysis.papers.duplex.static import (
-    EDAP_AREAS,
-    EDAP_DEVICES,
-    area_mm2,
-    edap,
-    edap_rows,
-    near_processor,
-)
+from opbyte.analysis.papers.duplex.static import EDAP_AREAS, EDAP_DEVICES, area_mm2, edap, edap_rows, near_processor
 from opbyte.analysis.papers.figures.duplex import DRAWN, GROUPS, OPS, draw
 from opbyte.analysis.papers.points import Measured, Point, run_point, system_of
 from opbyte.analysis.reproduce import base
@@ -87,9 +80,7 @@ def test_edap_by_three_areas() -> None:
 
 def test_bank_pim_loses_its_edge_as_reuse_grows() -> None:
     """Section IV-B: in-bank units suit 1 Op/B, units on the logic die 1 to 32."""
-    ratio = [
-        edap(EDAP_DEVICES["bank"], n) / edap(EDAP_DEVICES["logic"], n) for n in (1, 2, 4, 8, 16, 32)
-    ]
+    ratio = [edap(EDAP_DEVICES["bank"], n) / edap(EDAP_DEVICES["logic"], n) for n in (1, 2, 4, 8, 16, 32)]
     assert ratio == sorted(ratio)
     assert ratio[0] < 1 < ratio[-1]
 
@@ -97,10 +88,7 @@ def test_bank_pim_loses_its_edge_as_reuse_grows() -> None:
 @pytest.fixture(scope="module")
 def small() -> dict[str, Measured]:
     """Mixtral, batch 32, lengths 256, on the four devices of Fig. 11."""
-    return {
-        d: run_point(closed("mixtral-8x7b", d, 32, 256, 0, "uniform"))
-        for d in (GPU, PLAIN, PE, FINAL)
-    }
+    return {d: run_point(closed("mixtral-8x7b", d, 32, 256, 0, "uniform")) for d in (GPU, PLAIN, PE, FINAL)}
 
 
 def test_each_mechanism_adds_throughput(small: dict[str, Measured]) -> None:
@@ -148,9 +136,7 @@ def test_the_highest_load_is_found_by_bisection(monkeypatch: pytest.MonkeyPatch)
         def run(self, points: Iterable[Point]) -> None:
             asked.extend(1 for _ in points)
 
-    monkeypatch.setattr(
-        queries, "sustained", lambda runner, device, qps, seeds, routing: qps <= limit[device]
-    )
+    monkeypatch.setattr(queries, "sustained", lambda runner, device, qps, seeds, routing: qps <= limit[device])
     found = queries.highest(Fake(), [0], "uniform")  # type: ignore[arg-type]
     assert found == {"gpu": 7, "duplex": 16, "2xgpu": 63}
     assert len(asked) <= 3 * 8
@@ -263,10 +249,7 @@ def test_every_figure_draws() -> None:
 
 def test_a_points_memory_reaches_its_run() -> None:
     """The GPU's KV pages lie in pieces of 256 B, or as Duplex lays them out."""
-    points = {
-        case: next(p for p in memory.varied(case, 0, "uniform") if p.batch == 32)
-        for case in memory.CASES
-    }
+    points = {case: next(p for p in memory.varied(case, 0, "uniform") if p.batch == 32) for case in memory.CASES}
     assert {p.device for p in points.values()} == {GPU}
     layouts = [system_of(p).device.memory.dram for p in points.values()]
     assert [layout.interleave_bytes for layout in layouts if layout] == [256, 256, 32_768]
@@ -280,11 +263,11 @@ def test_the_headline_on_own_dram_reads_pairs_in_order() -> None:
     case = memory.OWN
     results = {
         p: SimpleNamespace(
-            output_tokens_per_s=1.0 + (p.device == FINAL),
-            joules_per_token=1.0 - 0.25 * (p.device == FINAL),
+            output_tokens_per_s=1.0 + (p.device == FINAL), joules_per_token=1.0 - 0.25 * (p.device == FINAL)
         )
-        for case in memory.CASES for p in memory.varied(case, 0, "uniform")
-    }  # fmt: skip
+        for case in memory.CASES
+        for p in memory.varied(case, 0, "uniform")
+    }
     found = memory.headline(results, case, 0, "uniform")  # type: ignore[arg-type]
     assert found["T3"] == found["T4"] == 2.0
     assert {name: value for name, value in found.items() if "T19" in name} == {
@@ -306,9 +289,7 @@ def test_headline_of_variants_reads_pairs_in_order() -> None:
     class Fake(dict[Point, object]):
         pass
 
-    speeds = Fake(
-        {p: SimpleNamespace(output_tokens_per_s=1.0 + (p.device == FINAL)) for p in points}
-    )
+    speeds = Fake({p: SimpleNamespace(output_tokens_per_s=1.0 + (p.device == FINAL)) for p in points})
     found = variants._headline(speeds, points)  # type: ignore[arg-type]
     assert found["T3 (largest)"] == found["T4 (mean)"] == 2.0
 

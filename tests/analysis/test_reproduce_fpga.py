@@ -61,9 +61,7 @@ def test_the_fit_stands_in_the_device() -> None:
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("pascal", 1025), ("nyud", 1201)])
-def test_latencies_against_the_fitted_closed_form(
-    m3vit: Reproduction, name: str, tokens: int
-) -> None:
+def test_latencies_against_the_fitted_closed_form(m3vit: Reproduction, name: str, tokens: int) -> None:
     """T_d = (a N + b N^2) / f, plus 5 cycles a token in each of 6 MoE layers; cache: m = 3.
 
     The form has two more fitted constants than the engine: 1 % apart (the engine's NYUD error).
@@ -135,9 +133,7 @@ def test_edge_moe_against_its_closed_form(edge_moe: dict[str, Row]) -> None:
     assert got("no_reorder_latency_ms") == pytest.approx(ms["in order"], rel=0.005)
     assert got("attention_share") == pytest.approx(ms["attention"] / ms["total"], rel=0.005)
     assert got("linear_share") == pytest.approx(ms["linear"] / ms["total"], rel=0.005)
-    assert got("attention_without_reorder_latency_ms") == pytest.approx(
-        12 * 2 * 129 * 129 * 24 * 2 / 300e3, rel=0.005
-    )
+    assert got("attention_without_reorder_latency_ms") == pytest.approx(12 * 2 * 129 * 129 * 24 * 2 / 300e3, rel=0.005)
     assert got("fps") == pytest.approx(1e3 / got("latency_ms"))
     assert got("energy_j") == pytest.approx(14.54 * got("latency_ms") / 1e3)
 

@@ -80,9 +80,8 @@ def test_preemptions_show() -> None:
     assert len(out) == run.run.preemptions
     for span in out:  # computed again when there is room, as the step before ends
         again = next(
-            s for s in run.steps.spans
-            if s.request == span.request and s.what == PROMPT and s.start_s >= span.end_s
-        )  # fmt: skip
+            s for s in run.steps.spans if s.request == span.request and s.what == PROMPT and s.start_s >= span.end_s
+        )
         assert again.start_s == pytest.approx(span.end_s)
         assert again.tokens > 1  # its prompt and what it had made, but for what the cache still has
 

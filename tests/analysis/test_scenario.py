@@ -87,9 +87,7 @@ assert "speculate : int | None\n        Draft tokens of a step [tokens]." in typ
 
 def test_an_option_is_one_field(root: Path) -> None:
     """One line in one file, and every command, sweep and report has it with its range."""
-    run = subprocess.run(
-        [sys.executable, "-c", ONE_FIELD], capture_output=True, text=True, timeout=100, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", ONE_FIELD], capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stderr
 
 
@@ -100,8 +98,7 @@ def test_every_option_says_what_it_is() -> None:
         assert placed.option.metavar or placed.option.kind is bool
 
 
-@pytest.mark.parametrize("placed", [p for p in OPTIONS if p.option.low is not None],
-                         ids=lambda p: p.name)  # fmt: skip
+@pytest.mark.parametrize("placed", [p for p in OPTIONS if p.option.low is not None], ids=lambda p: p.name)
 def test_ranges_hold_at_both_ends(placed: object) -> None:
     name, option = placed.name, placed.option  # type: ignore[attr-defined]
     for good in (option.low, option.high):
@@ -115,10 +112,8 @@ def test_ranges_hold_at_both_ends(placed: object) -> None:
 
 def test_parts_and_options_are_interchangeable() -> None:
     flat = Scenario.of("llama-3-8b", "h100-x1", **WORK, tp=1, max_seqs=4)
-    parts = Scenario("llama-3-8b", "h100-x1", Workload(**WORK), EngineOptions(max_seqs=4),
-                     DeployOptions(tp=1))  # fmt: skip
-    assert flat == parts == scenario_of({"model": "llama-3-8b", "system": "h100-x1", **WORK,
-                                         "tp": 1, "max_seqs": 4})  # fmt: skip
+    parts = Scenario("llama-3-8b", "h100-x1", Workload(**WORK), EngineOptions(max_seqs=4), DeployOptions(tp=1))
+    assert flat == parts == scenario_of({"model": "llama-3-8b", "system": "h100-x1", **WORK, "tp": 1, "max_seqs": 4})
     assert Scenario.of(flat, workload=Workload(), rate=2.0).workload == Workload(rate=2.0)
     assert pickle.loads(pickle.dumps(flat)) == flat
     with pytest.raises(InputError, match="--max-sqs: unknown option; did you mean 'max_seqs'"):

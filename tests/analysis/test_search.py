@@ -55,10 +55,7 @@ def test_the_front_is_one(found: DesignSearch) -> None:
 def test_pareto_against_its_definition(points: list[tuple[int, int, int]]) -> None:
     designs = [Design(ENGINE, 1, float(a), float(a), float(b), float(c)) for a, b, c in points]
     kept = [design.key for design in pareto(designs)]
-    expected = {
-        p for p in points
-        if not any(q != p and all(x <= y for x, y in zip(q, p, strict=True)) for q in points)
-    }  # fmt: skip
+    expected = {p for p in points if not any(q != p and all(x <= y for x, y in zip(q, p, strict=True)) for q in points)}
     assert set(kept) == expected
     assert kept == sorted(kept)
 

@@ -38,9 +38,7 @@ class Serving:
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "opbyte", "serve", *arguments, "--port", "0"]
-        self.process = subprocess.Popen(
-            command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self.process = subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
         found = re.search(r"serving at (http://127\.0\.0\.1:\d+)/v1", line)
@@ -113,9 +111,7 @@ def test_pages_and_metrics(server: Serving) -> None:
     assert httpx.get(f"{server.url}/health").status_code == 200
     body = {"prompt": [1, 2, 3], "max_tokens": 5}
     before = samples(server)
-    assert (
-        httpx.post(f"{server.url}/v1/completions", json=body).json()["usage"]["total_tokens"] == 8
-    )
+    assert httpx.post(f"{server.url}/v1/completions", json=body).json()["usage"]["total_tokens"] == 8
     after = samples(server)
     label = 'engine="0",model_name="org/model"'
     grew = {name: after[name] - before[name] for name in after}
@@ -175,10 +171,7 @@ def test_a_large_body_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyP
         raise AssertionError
 
     monkeypatch.setattr(asked, "_object", parse)
-    for body in (
-        b'{"prompt": [' + b"1," * 30_000_000 + b"1]}",
-        b'{"prompt": "' + b"a " * 30_000_000,
-    ):
+    for body in (b'{"prompt": [' + b"1," * 30_000_000 + b"1]}", b'{"prompt": "' + b"a " * 30_000_000):
         with pytest.raises(asked.Refused, match="maximum context length"):
             asked.read_asked(body, False, "m", 131_072, 16)
 
@@ -187,9 +180,7 @@ def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:
     body = {"prompt": "a", "max_tokens": 4000, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
         next(answer.iter_lines())
-    until(lambda: not any(
-        value for name, value in samples(server).items() if name.startswith("vllm:num_requests")
-    ))  # fmt: skip
+    until(lambda: not any(value for name, value in samples(server).items() if name.startswith("vllm:num_requests")))
     label = 'engine="0",model_name="org/model"'
     assert samples(server)[f'vllm:request_success_total{{{label},finished_reason="abort"}}'] == 1
 
@@ -207,8 +198,7 @@ def test_sigterm_ends_it_in_order(tmp_path: Path, start: Start) -> None:
     trace = tmp_path / "t.csv"
     trace.write_text("arrival_s,input_tokens,output_tokens\n0,10,2\n0,10,8000\n")
     with serving(*MODEL, "--json") as own:
-        command = [sys.executable, "-m", "opbyte", "record", own.url, "--trace", str(trace),
-                   "--json"]  # fmt: skip
+        command = [sys.executable, "-m", "opbyte", "record", own.url, "--trace", str(trace), "--json"]
         client = start(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         running = 'vllm:num_requests_running{engine="0",model_name="llama-3-8b"}'
         until(lambda: samples(own)[running] == 1.0 and samples(own)[
@@ -258,12 +248,11 @@ def test_a_recorded_run_is_the_simulated_one(tmp_path: Path) -> None:
         (("llama-3-8b",), "--system: is needed"),
         (("llama-3-8b", "--system", "h100-x1", "--time-scale", "0"), "--time-scale: must be in"),
         (("llama-3-8b", "--system", "h100-x1", "--port", "70000"), "--port: must be in [0, 65535]"),
-        (("llama-3-8b", "--system", "h100-x1", "--host", "999.1.1.1", "--port", "0"),
-         "cannot be listened at"),
+        (("llama-3-8b", "--system", "h100-x1", "--host", "999.1.1.1", "--port", "0"), "cannot be listened at"),
         (("vit-small-nyud", "--system", "h100-x1", "--port", "0"), "takes images, not tokens"),
         (("mixtral-8x7b", "--system", "duplex-split-x4", "--port", "0"), "in two pools"),
         (("llama-3-8b", "--system", "h100-x1", "--rate", "1"), "no such option"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(ask: Ask, arguments: tuple[str, ...], said: str) -> None:
     assert said in ask("serve", *arguments).refused()

@@ -71,8 +71,7 @@ def test_an_answer_says_what_speculation_did(ask: Ask) -> None:
 
 
 def test_one_step_is_its_parts() -> None:
-    found = roofline("llama-3-8b", "h100-x1", batch=4, context=500, speculative="eagle:3",
-                     acceptance="0.9,0.8,0.7")  # fmt: skip
+    found = roofline("llama-3-8b", "h100-x1", batch=4, context=500, speculative="eagle:3", acceptance="0.9,0.8,0.7")
     d = found.deployment
     assert d.draft is not None
     batch = Batch.of([500] * 4, new=4)
@@ -100,9 +99,7 @@ def test_one_step_is_its_parts() -> None:
 )  # fmt: skip
 def test_memory_holds_both_models(model: str, system: str, method: str) -> None:
     plain = deployment_of(Scenario.of(model, system))[0]
-    d = deployment_of(Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5"))[
-        0
-    ]
+    d = deployment_of(Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5"))[0]
     draft = 0.0 if d.draft is None else d.draft.memory(1e15).weights
     assert (draft > 0) == (method != "ngram")
     assert d.memory().weights == plain.memory().weights + draft
@@ -142,7 +139,7 @@ BAD = {
     "method": (("--speculative", "medusa:2"), "unknown speculator; known: draft, eagle, mtp, ngram"),
     "no heads": (("--speculative", "mtp:1", "--acceptance", "0.5"), "has no multi-token-prediction heads"),
     "no column": (("--speculative", "eagle:2", "--trace", "requests.csv"), "request 1 has no acceptance"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

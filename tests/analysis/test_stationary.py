@@ -21,15 +21,12 @@ from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.steady import trend_share
 
 MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
-WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal",
-                        "framework": "vllm"}  # fmt: skip
+WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal", "framework": "vllm"}
 NOISE = 0.03
 
 
 def found(requests: int | None) -> Found:
-    (each,) = capacity(
-        MODEL, SYSTEM, "ttft_p99=2,tpot_p99=0.2", requests=requests, workers=1, **WORK
-    ).found
+    (each,) = capacity(MODEL, SYSTEM, "ttft_p99=2,tpot_p99=0.2", requests=requests, workers=1, **WORK).found
     return each
 
 
@@ -115,9 +112,7 @@ def run(rate: float, count: int) -> Run:
     ttft=st.floats(0.01, 30.0), tpot=st.floats(0.005, 0.1), looser=st.floats(1.0, 3.0),
     share=st.sampled_from(["p50", "p90", "p99", "mean"]),
 )  # fmt: skip
-def test_a_looser_level_is_never_held_less(
-    rate: float, ttft: float, tpot: float, looser: float, share: str
-) -> None:
+def test_a_looser_level_is_never_held_less(rate: float, ttft: float, tpot: float, looser: float, share: str) -> None:
     """Of one run, and so of the runs that grow until they can tell."""
 
     def verdict(times: float, count: int | None) -> int:

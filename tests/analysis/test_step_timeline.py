@@ -29,7 +29,7 @@ CASES = (
     ("mixtral-8x7b", "h100-x4", {"tp": 1}),
     ("mixtral-8x7b", "h100-x4", {"pp": 2}),
     ("deepseek-v3", "h200-x8", {}),
-)  # fmt: skip
+)
 WAYS = ("none", "two-batch", "pipelined:2", "auto")
 
 

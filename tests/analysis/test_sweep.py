@@ -89,9 +89,7 @@ def test_random_axes_draw_the_same_each_time_and_together(write: Write) -> None:
 
 def test_constraints_on_parameters_leave_points_out(write: Write) -> None:
     found = study(write, 'axes: {rate: [1, 2, 4], tp: [1, 2]}\nconstraints: ["rate * tp <= 4"]\n')
-    assert [(p.columns["rate"], p.columns["tp"]) for p in found.points()] == [
-        (1, 1), (1, 2), (2, 1), (2, 2), (4, 1),
-    ]  # fmt: skip
+    assert [(p.columns["rate"], p.columns["tp"]) for p in found.points()] == [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1)]
 
 
 def test_equal_points_run_once(write: Write) -> None:
@@ -126,9 +124,7 @@ def test_equal_points_run_once(write: Write) -> None:
         ("axes: {rate: [.nan]}", "must be finite"),
     ],
 )
-def test_bad_files_are_refused_in_one_line(
-    write: Write, tmp_path: Path, text: str, message: str
-) -> None:
+def test_bad_files_are_refused_in_one_line(write: Write, tmp_path: Path, text: str, message: str) -> None:
     path = write("study.yaml", BASE + text)
     with pytest.raises(InputError, match=r"study\.yaml: ") as caught:
         sweep(path, tmp_path / "out")
@@ -141,13 +137,7 @@ def test_conditions_are_arithmetic_only() -> None:
     assert parse("1 < a < 3 and not b == 2", "c", {"a", "b"}).holds({"a": 2, "b": 3})
     assert not parse("a / b > 1", "c", {"a", "b"}).holds({"a": 2, "b": 0})
     assert not parse("a < 3", "c", {"a"}).holds({"a": None})
-    for text in (
-        "__import__('os')",
-        "a.real < 1",
-        "[a][0] < 1",
-        "(lambda: 1)() < 2",
-        "a if a else",
-    ):
+    for text in ("__import__('os')", "a.real < 1", "[a][0] < 1", "(lambda: 1)() < 2", "a if a else"):
         with pytest.raises(InputError, match="is not a condition"):
             parse(text, "c", {"a"})
 
@@ -178,9 +168,7 @@ def test_replicas_multiply_devices_and_price() -> None:
     assert isinstance(rate, float)
     assert metrics["tokens_per_s_per_device"] == pytest.approx(rate / 3)
     assert metrics["tokens_per_s_per_user"] == pytest.approx(1 / float(metrics["tpot_s_mean"] or 0))
-    assert metrics["usd_per_million_tokens"] == pytest.approx(
-        3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6
-    )
+    assert metrics["usd_per_million_tokens"] == pytest.approx(3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6)
 
 
 @pytest.mark.parametrize(
@@ -231,19 +219,9 @@ def test_rows_are_those_of_simulate(small: tuple[Path, Path]) -> None:
     from opbyte.analysis.answers.simulate import simulate
 
     table = pd.read_csv(small[1] / TABLE)
-    assert list(table.columns) == [
-        "point",
-        "rate",
-        "tp",
-        "seed",
-        *METRICS,
-        *BASES,
-        "feasible",
-        "error",
-    ]
+    assert list(table.columns) == ["point", "rate", "tp", "seed", *METRICS, *BASES, "feasible", "error"]
     row = table[(table.rate == 2) & (table.tp == 1) & (table.seed == 1)].iloc[0]
-    alone = simulate("llama-3-8b", "h100-x1", rate=2, requests=20, input_len=64, output_len=8,
-                     tp=1, seed=1)  # fmt: skip
+    alone = simulate("llama-3-8b", "h100-x1", rate=2, requests=20, input_len=64, output_len=8, tp=1, seed=1)
     data = alone.to_dict()
     assert row.output_tokens_per_s == data["output_tokens_per_s"]
     assert row.ttft_s_p99 == data["ttft_s"]["p99"]
@@ -302,9 +280,7 @@ def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
         Dataset(tmp_path)
 
 
-def test_killed_at_random_moments_the_table_is_the_same(
-    small: tuple[Path, Path], tmp_path: Path, start: Start
-) -> None:
+def test_killed_at_random_moments_the_table_is_the_same(small: tuple[Path, Path], tmp_path: Path, start: Start) -> None:
     """`kill -9` of the sweep alone: its workers end with it, what is stored stays whole."""
     file, plain = small
     out = tmp_path / "killed"
@@ -342,9 +318,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
 def test_a_cluster_gives_the_same_table(small: tuple[Path, Path], tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
     file, plain = small
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
         sweep(file, tmp_path / "out", dask=address)
     assert lines(tmp_path / "out") == lines(plain)
@@ -356,9 +330,7 @@ def test_a_cluster_gives_the_same_table(small: tuple[Path, Path], tmp_path: Path
 def test_fronts_hold_what_none_beats() -> None:
     """Against the definition, row by row."""
     rng = np.random.default_rng(3)
-    rows = [
-        {"a": float(a), "b": float(b), "c": float(c)} for a, b, c in rng.integers(0, 8, (200, 3))
-    ]
+    rows = [{"a": float(a), "b": float(b), "c": float(c)} for a, b, c in rng.integers(0, 8, (200, 3))]
     found = front(rows, {"a": "max", "b": "min", "c": "max"})
 
     def beats(x: dict[str, float], y: dict[str, float]) -> bool:
@@ -393,9 +365,7 @@ def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_er
     limits = 'constraints: ["watts_per_device >= 60", "run.dynamic_joules < 1e9", "run.tp == 1"]\n'
     found = sweep(write("a.yaml", BASE + axes + limits), tmp_path / "a", workers=1)
     assert [row["feasible"] for row in found.table] == [True, True]
-    assert all(
-        row["watts_per_device"] > 60 and row["run.dynamic_joules"] > 0 for row in found.table
-    )
+    assert all(row["watts_per_device"] > 60 and row["run.dynamic_joules"] > 0 for row in found.table)
     for limit, line in (
         ("processor_area_mm2 <= 800", "no processor of h100 gives area_mm2"),
         ("run.dynamic_watts <= 1", "simulate gives no such number"),
@@ -426,8 +396,6 @@ def test_the_documented_file_is_one(write: Write, root: Path) -> None:
     whole = r"^<!-- file: \S+ -->\n```yaml\n.*?^```"  # a file of its own, which its commands run
     text = re.sub(whole, "", text, flags=re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    found = study(
-        write, "".join(blocks), BASE.replace("input_len: 64, output_len: 8", "tp: 1, dp: 1")
-    )
+    found = study(write, "".join(blocks), BASE.replace("input_len: 64, output_len: 8", "tp: 1, dp: 1"))
     assert found.size == 3 * 2 * 5 * 2 * 20
     assert all(metric in METRICS for metric in found.objectives)

@@ -45,8 +45,7 @@ def test_points_of_files_that_cannot_be_read_are_never_taken_from_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "s.yaml"
-    file.write_text(BASE.replace("input_len: 64, output_len: 8", "trace: gone.csv")
-                    + "axes: {rate: [1]}\n")  # fmt: skip
+    file.write_text(BASE.replace("input_len: 64, output_len: 8", "trace: gone.csv") + "axes: {rate: [1]}\n")
     for _ in range(2):
         result = sweep(file, tmp_path / "out", workers=1)
         assert (result.ran, result.failed) == (1, 1)

@@ -98,10 +98,7 @@ def test_a_search_is_never_slower_than_what_it_may_choose(ask: Ask) -> None:
     """Every candidate fits and is of a way of its own; what is given stays."""
     found = fastest_training("llama-3-8b", "h100-x8", batch=16, seq=2048)
     for tp in (2, 4, 8):
-        assert (
-            found.step.seconds
-            <= train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=tp).step.seconds
-        )
+        assert found.step.seconds <= train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=tp).step.seconds
     ways = [tuple(list(row.values())[:6]) for row in found.tried]
     assert len(set(ways)) == len(ways) == min(5, found.candidates)
     fixed = ask(*LINE, "--search", "--tp", 4, "--micro-batch", 2, "--json").json()
@@ -124,7 +121,5 @@ def test_a_search_recomputes_where_nothing_else_fits() -> None:
         (("--system", "h100-x8", "--tp", "3"), "must be the 8 devices"),
     ],
 )
-def test_a_search_without_a_candidate_says_why(
-    ask: Ask, options: tuple[str, ...], line: str
-) -> None:
+def test_a_search_without_a_candidate_says_why(ask: Ask, options: tuple[str, ...], line: str) -> None:
     assert line in ask(*LINE, *options, "--search").refused()

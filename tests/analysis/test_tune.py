@@ -91,9 +91,7 @@ def test_figures_are_drawn(tmp_path: Path, ask: Ask) -> None:
 
 
 def test_a_default_that_cannot_run_is_not_said_to_be_faster(ask: Ask) -> None:
-    told = ask(
-        *f"tune fused_moe --shape {TEXT} --device h100 --set shared_memory_KiB=8".split()
-    ).out
+    told = ask(*f"tune fused_moe --shape {TEXT} --device h100 --set shared_memory_KiB=8".split()).out
     assert "cannot run: " in told
     assert "times as long" not in told
 
@@ -126,7 +124,7 @@ BAD = {
     f"tune fused_moe --shape {TEXT} --device h100 --top 0": ("--top",),
     "tune fused_moe --shapes absent.csv": ("absent.csv",),
     "validate configs absent": ("absent", "no such file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("line", BAD)
@@ -202,8 +200,7 @@ def test_bad_studies_of_kernels_are_told(tmp_path: Path, text: str, part: str) -
 
 def test_a_variant_that_fails_says_why(tmp_path: Path) -> None:
     path = study(
-        tmp_path,
-        "base: {kernel: best, model: mixtral-8x7b, system: h100-x2}\naxes: {device.cores: [0.5, 132]}\n",
+        tmp_path, "base: {kernel: best, model: mixtral-8x7b, system: h100-x2}\naxes: {device.cores: [0.5, 132]}\n"
     )
     first, second = sweep_kernels(path).to_dict()["rows"]
     assert "whole number" in first["error"]

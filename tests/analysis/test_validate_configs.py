@@ -23,10 +23,7 @@ from opbyte.devices.tiles.tables import read_configs
 from opbyte.kernels.configs import SPACES
 from opbyte.workloads.errors import InputError
 
-FLOOR = {
-    "A100-SXM-80GB": (0.50, 0.60), "A40-48GB": (0.40, 0.70), "H20-96GB": (0.58, 0.75),
-    "L40-48GB": (0.40, 0.65),
-}  # fmt: skip
+FLOOR = {"A100-SXM-80GB": (0.50, 0.60), "A40-48GB": (0.40, 0.70), "H20-96GB": (0.58, 0.75), "L40-48GB": (0.40, 0.65)}
 """Least hits at 5 and 10 of a model worth having: above chance, the default and a look-up."""
 SEARCHED = {"A100-SXM-80GB": 1068, "A40-48GB": 734, "H20-96GB": 1078, "L40-48GB": 734}
 DEFAULT_HITS = {"A100-SXM-80GB": 0.01, "A40-48GB": 0.00, "H20-96GB": 0.28, "L40-48GB": 0.02}
@@ -34,9 +31,7 @@ RANDOM_HITS = {"A100-SXM-80GB": 0.06, "A40-48GB": 0.13, "H20-96GB": 0.08, "L40-4
 
 
 @pytest.mark.parametrize("constants", ["stored", "none"])
-def test_near_best_configurations_are_found(
-    data_set: Callable[[str], Path], constants: str
-) -> None:
+def test_near_best_configurations_are_found(data_set: Callable[[str], Path], constants: str) -> None:
     result = validate_configs([data_set("kernel_configs")], constants)
     assert result.passed
     rows = {row["device"]: row for row in result.to_dict()["rows"]}
@@ -105,8 +100,7 @@ def test_evolution_finds_a_minimum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "part"),
-    [("device,tokens\n", "needs fused_moe_shapes.csv"), ("", "needs fused_moe_shapes.csv")],
+    ("lines", "part"), [("device,tokens\n", "needs fused_moe_shapes.csv"), ("", "needs fused_moe_shapes.csv")]
 )
 def test_missing_tables_are_named(tmp_path: Path, lines: str, part: str) -> None:
     (tmp_path / "fused_moe_near_best.csv").write_text(lines)
@@ -127,14 +121,7 @@ def test_tables_of_measure_configs_tell_regrets(tmp_path: Path) -> None:
     core = Core(16, 32, 48e3, 1e6, 32e6, 1e11, 1e10, 5e10, 3e10)
     form, lines = CPU_FORMS["attention_decode"], []
     for keys in (512, 1024, 2048, 4096):
-        shape = {
-            "batch": 1,
-            "kv_len": keys,
-            "heads_q": 8,
-            "heads_kv": 2,
-            "head_dim": 128,
-            "window": 0,
-        }
+        shape = {"batch": 1, "kv_len": keys, "heads_q": 8, "heads_kv": 2, "head_dim": 128, "window": 0}
         for config in map(asdict, space.configs()):
             row = {"device": "host", "kernel": "attention_decode", **shape, **config,
                    "seconds": form.seconds(form.start, core, shape, config), "steady": 1,

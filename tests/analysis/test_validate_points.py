@@ -15,15 +15,7 @@ import pytest
 from opbyte.analysis.validate.deployments import PointsValidation, Scored, constants
 from opbyte.analysis.validate.points.cold import FIRST_USE_S
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
-from opbyte.analysis.validate.points.predict import (
-    MEAN,
-    REQUESTS,
-    Prediction,
-    _exchange,
-    deployed,
-    predict,
-    requests,
-)
+from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, _exchange, deployed, predict, requests
 from opbyte.analysis.validate.points.table import Workers, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
@@ -185,8 +177,7 @@ def test_whose_expert_kernels_a_run_calls(
 def test_how_ranks_share_experts(
     table: Callable[..., Path], device: str, framework: str, ranks: int, expected: str
 ) -> None:
-    change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks,
-              "ep": ranks}  # fmt: skip
+    change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks, "ep": ranks}
     (point,), _ = read_points(table(change))
     assert _exchange(point, point.workers) == expected
 
@@ -201,8 +192,7 @@ def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> 
     lengths = requests(point, 0).read()
     inputs, outputs = lengths.input_tokens.tolist(), lengths.output_tokens.tolist()
     step = cache(lambda context: explicit_stage(d, [Batch.of([context])]).seconds)
-    tpot = [np.mean([step(i + k) for k in range(o - 1)])
-            for i, o in zip(inputs, outputs, strict=True)]  # fmt: skip
+    tpot = [np.mean([step(i + k) for k in range(o - 1)]) for i, o in zip(inputs, outputs, strict=True)]
     prompt = np.mean([explicit_stage(d, [Batch.of([], [(i, 0)])]).seconds for i in inputs])
     assert 0.8 * 256 / MEAN - 1 <= min(inputs) <= max(inputs) <= 256 / MEAN
     assert np.mean(inputs) == pytest.approx(256, rel=0.05)  # as asked for, on average
@@ -213,12 +203,8 @@ def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> 
     assert got.ttft_s == got.engine_ttft_s + got.request_s
 
 
-def test_the_public_benchmark_draws_shorter_lengths_than_it_names(
-    table: Callable[..., Path],
-) -> None:
-    points, _ = read_points(
-        table(*({"source": s, "batch_or_concurrency": 64} for s in ("InferenceX-db", "AIC-runs")))
-    )
+def test_the_public_benchmark_draws_shorter_lengths_than_it_names(table: Callable[..., Path]) -> None:
+    points, _ = read_points(table(*({"source": s, "batch_or_concurrency": 64} for s in ("InferenceX-db", "AIC-runs"))))
     for point, mean in zip(points, (0.9, 1.0), strict=True):
         drawn = requests(point, 0).read()
         for lengths, nominal in ((drawn.input_tokens, 256), (drawn.output_tokens, 32)):
@@ -233,11 +219,7 @@ def test_first_requests_wait_where_there_are_experts(table: Callable[..., Path])
     own = [Prediction(p.ttft_s - 0.207, 7e-3, 0.01, 1, 0, None, 0.5) for p in points]
     assert own[0].ttft_s == pytest.approx(own[0].engine_ttft_s + 7e-3 + 0.5 / REQUESTS)
     found = constants(list(map(Scored, points, own)))
-    assert found == {
-        "request_s": 7e-3,
-        "first_use_s": 0.5,
-        "first_use_fitted_s": pytest.approx(2.0),
-    }
+    assert found == {"request_s": 7e-3, "first_use_s": 0.5, "first_use_fitted_s": pytest.approx(2.0)}
     dense = [Prediction(0.1, 7e-3, 0.01, 1, 0) for _ in points]
     assert dense[0].ttft_s == 0.1 + 7e-3
     assert constants(list(map(Scored, points, dense)))["first_use_fitted_s"] is None

@@ -78,9 +78,7 @@ def test_same_seeds_same_answer(tmp_path: Path) -> None:
     assert second == {"ttft_mean"}
     again = validate_runs([tmp_path], seeds=2)
     assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
-    assert found.entries[0].simulated["itl_p50"] == pytest.approx(
-        found.entries[0].simulated["tpot_mean"], rel=0.2
-    )
+    assert found.entries[0].simulated["itl_p50"] == pytest.approx(found.entries[0].simulated["tpot_mean"], rel=0.2)
 
 
 def test_mean_over_seeds_of_each_seeds_metric(tmp_path: Path) -> None:
@@ -90,8 +88,7 @@ def test_mean_over_seeds_of_each_seeds_metric(tmp_path: Path) -> None:
     alone = []
     for seed in range(2):
         drawn = draw(run, seed, cache.block_tokens)
-        served = serve(deployment, settings.policy, drawn.stream, cache=cache, seed=seed,
-                       keep_stages=True)  # fmt: skip
+        served = serve(deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True)
         alone.append(stage_metrics(served, drawn.stage)[0]["ttft_mean"])
         # All but a prompt's first sending find its whole blocks, the last token's block left out.
         count, lengths = len(drawn.stage), drawn.stream.read().input_tokens
@@ -140,8 +137,7 @@ def test_lengths_have_their_mean(least: int, width: int, share: float, seed: int
 def test_static_batches(tmp_path: Path) -> None:
     path = tmp_path / "static.csv"
     path.write_text(
-        STATIC + "a,h100,1,some,bf16,3,0.1,0.01,0.12,100 200\nb,nobodys,1,some,bf16,3,1,1,1,5\n",
-        encoding="utf-8",
+        STATIC + "a,h100,1,some,bf16,3,0.1,0.01,0.12,100 200\nb,nobodys,1,some,bf16,3,1,1,1,5\n", encoding="utf-8"
     )
     (tmp_path / "models" / "some").mkdir(parents=True)
     (tmp_path / "models" / "some" / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -205,9 +201,7 @@ def test_bad_static_cell(row: str, said: str, tmp_path: Path) -> None:
 
 def test_every_request_known(tmp_path: Path) -> None:
     """A run in the form of ``validate serving`` is one stage, with the same errors."""
-    folder = made_up.write_run(
-        tmp_path / "deep" / "run", made_up.DENSE, {"tensor_parallel_size": 2}
-    )
+    folder = made_up.write_run(tmp_path / "deep" / "run", made_up.DENSE, {"tensor_parallel_size": 2})
     (entry,) = validate_runs([tmp_path]).entries
     (run,) = validate_serving([folder]).runs
     errors = {name.replace("latency", "e2e"): v["error"] for name, v in run.metrics().items()}

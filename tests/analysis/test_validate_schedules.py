@@ -35,7 +35,7 @@ STAGES = {
     "requests": [{"arrival": 0.0, "input": 4, "output": 3}],
     "plans": [[0.0, [[0, 4, 0]], [], 8], [0.0, [[0, 1, 4]], [], 7], [2.0, [[0, 1, 5]], [], 7]],
     "done": [[0, 2.0, 6.0]],
-}  # fmt: skip
+}
 """Two stages, asynchronous: the decode is in both batches, which run one after the other, 2 each."""
 
 
@@ -77,16 +77,12 @@ def test_bad_lines(tmp_path: Path, line: str) -> None:
 
 def test_plans_of_vllm(data_set: Callable[[str], Path], tmp_path: Path) -> None:
     """Every kind of workload, and all that can be followed by hand."""
-    lines = (
-        (data_set("vllm_schedules") / "schedules.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+    lines = (data_set("vllm_schedules") / "schedules.jsonl").read_text(encoding="utf-8").splitlines()
     cases = sorted(map(json.loads, lines), key=lambda case: len(case["plans"]))
     kinds: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for case in cases:
         key = (case["name"].split("-")[0], case["engine"]["pipeline_parallel_size"])
         kinds.setdefault(key, []).append(case)
-    chosen = [
-        case for of in kinds.values() for case in (of if of[0]["name"][:5] == "small" else of[-2:])
-    ]
+    chosen = [case for of in kinds.values() for case in (of if of[0]["name"][:5] == "small" else of[-2:])]
     assert len(chosen) > 25
     assert validate_schedules(file_of(tmp_path, *chosen)).differences == ()

@@ -103,9 +103,7 @@ def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
     assert (run.simulated.latency >= run.simulated.ttft).all()
     # Every op is inside the tables, and the answer says so.
     (told,) = (each["kernel_tables"] for each in found.to_dict()["runs"])
-    assert [(row["family"], row["outside"]) for row in told] == [
-        ("attention", 0), ("matmul", 0), ("vector", 0),
-    ]  # fmt: skip
+    assert [(row["family"], row["outside"]) for row in told] == [("attention", 0), ("matmul", 0), ("vector", 0)]
     assert any("Outside the kernel tables" in block for block in found.blocks() if block)
 
 

@@ -46,7 +46,7 @@ def table(tmp_path: Path, *rows: str) -> Path:
         ("x,h100,bf16,32,8,128,0,0,4,1,128,512,224,1e-5,1e-5,1e-5", "no model"),
         ("x,rtx-4090,bf16,32,8,128,0,0,4,1,128,512,224,0,1e-5,1e-5", "uniform_mean_s is '0'"),
     ],
-)  # fmt: skip
+)
 def test_bad_rows_are_named(tmp_path: Path, row: str, reason: str) -> None:
     """A table of nothing else leaves nothing to compare."""
     with pytest.raises(InputError, match=rf"hold no row that can be compared; .*:2: .*{reason}"):

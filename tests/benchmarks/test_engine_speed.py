@@ -65,9 +65,7 @@ def made(model: str, system: str, degrees: dict[str, int]) -> Deployment:
     return deploy(load_model(model), load_system(system), **degrees)
 
 
-@pytest.mark.parametrize(
-    ("model", "system", "policy", "degrees", "work", "requests", "most_us"), TABLE
-)
+@pytest.mark.parametrize(("model", "system", "policy", "degrees", "work", "requests", "most_us"), TABLE)
 def test_speed(
     model: str, system: str, policy: str, degrees: dict[str, int], work: dict[str, Any],
     requests: int, most_us: float, capsys: pytest.CaptureFixture[str],
@@ -113,9 +111,7 @@ def test_speculation_is_quick(method: str, capsys: pytest.CaptureFixture[str]) -
         ("round-robin", {"rate": 200.0}, "host:64GiB,shared:1TiB"),
     ],
 )
-def test_replicas_are_quick(
-    router: str, load: dict[str, Any], tiers: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_replicas_are_quick(router: str, load: dict[str, Any], tiers: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Bar: 30,000 requests a CPU second on four replicas."""
     d, rules = made("llama-3-8b", "h100-x1", {}), make_policy("vllm")
     own = TierSettings(read_tiers(tiers, d.system)) if tiers else None
@@ -137,16 +133,12 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     requests; the ratio with that is printed too.
     """
     deployment, policy = made("llama-3-8b", "h100-x1", {}), make_policy("chunked")
-    stream = open_requests(
-        rate=50.0, input_len=512, output_len=128, lengths="lognormal", limit=2000
-    )
+    stream = open_requests(rate=50.0, input_len=512, output_len=128, lengths="lognormal", limit=2000)
     block = stream.read()
     reference = load_reference()
     rows = [
         reference.Request(i, float(a), int(n), int(m))
-        for i, (a, n, m) in enumerate(
-            zip(block.arrival_s, block.input_tokens, block.output_tokens, strict=True)
-        )
+        for i, (a, n, m) in enumerate(zip(block.arrival_s, block.input_tokens, block.output_tokens, strict=True))
     ]
     run(deployment, policy, open_requests(rate=5.0, input_len=9, output_len=9, limit=3))
     began = time.process_time()
@@ -155,13 +147,9 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     engine.submit(block)
     engine.advance(math.inf)
     fast, setup = time.process_time() - ready, ready - began
-    memory = reference.Bytes(
-        engine.kv.capacity, lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0])
-    )
+    memory = reference.Bytes(engine.kv.capacity, lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0]))
     slow = reference.Reference(
-        policy,
-        [memory],
-        lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+        policy, [memory], lambda batches, step: explicit_stage(deployment, batches, step=step).seconds
     )
     began = time.process_time()
     slow.serve(rows)

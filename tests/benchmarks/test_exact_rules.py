@@ -65,9 +65,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 
 
 @pytest.mark.parametrize("load", ["open", "sessions", "tight", "stages"])
-def test_exact_rules(
-    load: str, servers: dict[str, Server], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exact_rules(load: str, servers: dict[str, Server], capsys: pytest.CaptureFixture[str]) -> None:
     least = dict.fromkeys(servers, (float("inf"), float("inf")))
     for _ in range(TURNS):
         for rules, server in servers.items():
@@ -82,9 +80,7 @@ def test_exact_rules(
 
 
 @pytest.mark.parametrize("load", ["open", "sessions", "tight"])
-def test_other_engines(
-    load: str, servers: dict[str, Server], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_engines(load: str, servers: dict[str, Server], capsys: pytest.CaptureFixture[str]) -> None:
     policies = ["vllm", "sglang", "sglang-fields", "tensorrt-llm", "tensorrt-llm-fields"]
     least = dict.fromkeys(policies, (float("inf"), float("inf")))
     for _ in range(TURNS):

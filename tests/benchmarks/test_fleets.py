@@ -51,9 +51,8 @@ print(took, most, found.iterations, len(found.requests))
 
 @pytest.mark.parametrize(("replicas", "requests", "router", "most_s", "most_GB"), TABLE)
 def test_fleets(
-    replicas: int, requests: int, router: str, most_s: float, most_GB: float,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    replicas: int, requests: int, router: str, most_s: float, most_GB: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = [sys.executable, "-c", ONE, str(replicas), str(requests), router]
     out = subprocess.run(told, capture_output=True, text=True, check=True, env=dict(os.environ))
     took, most, steps, count = map(float, out.stdout.split())

@@ -52,9 +52,7 @@ def serving() -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [sys.executable, "-m", "opbyte", "serve", "llama-3-8b", "--system", "h100-x1",
                "--policy", "vllm", "--max-seqs", "1024", "--port", "0", "--json"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen(
-        command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as server:
+    with subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         assert server.stderr is not None
         found = re.search(r":(\d+)/v1", server.stderr.readline())
         assert found
@@ -93,9 +91,7 @@ async def _large(port: int) -> bytes:
     """How a prompt of 60 MiB of token ids is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = b'{"prompt": [' + b"1," * (BODY // 2) + b"1]}"
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
-    )
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
     try:
         writer.write(body)
         await writer.drain()
@@ -138,6 +134,4 @@ def test_streams_that_are_cut_and_bodies_that_are_refused_hurt_no_other() -> Non
 
         late = asyncio.run(ended())
         assert server.returncode in (0, 143)
-    print(
-        f"{CUT} streams, half cut, beside 60 MiB bodies: {took:.1f} s; SIGTERM answered in {late:.1f} s"
-    )
+    print(f"{CUT} streams, half cut, beside 60 MiB bodies: {took:.1f} s; SIGTERM answered in {late:.1f} s")

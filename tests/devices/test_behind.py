@@ -87,7 +87,7 @@ def test_farther_from_the_rows_is_never_surer(m: int) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [("title: the same", ""), ("memory: {bandwidth_GBps: {value: 8000, source: 'assumed: more'}}", "h100")],
-)  # fmt: skip
+)
 def test_a_changed_device_is_transferred(tmp_path: Path, change: str, told: str) -> None:
     """Finding 9: a hypothetical H100 does not rest on the H100's error."""
     path = tmp_path / "own.yaml"

@@ -34,8 +34,7 @@ def model(device: str) -> Model:
 
 def row(m: float, n: float, k: float, tile: float, quantised: float = 0.0) -> F8:
     code = C_FP8_BLOCK
-    return np.array([m, n, k, 1, code, WEIGHT_BYTES[code], INPUT_BYTES[code], quantised, COLD, 0,
-                     tile])  # fmt: skip
+    return np.array([m, n, k, 1, code, WEIGHT_BYTES[code], INPUT_BYTES[code], quantised, COLD, 0, tile])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -61,9 +60,7 @@ def test_a_choice_of_tiles_is_never_slower_than_one(device: str) -> None:
     rng = np.random.default_rng(0)
     sizes = np.floor(2.0 ** rng.uniform([0, 6, 7], [14, 14, 14], (300, 3)))
     found = model(device)
-    one, several = (
-        found.seconds(np.array([row(*s, tile) for s in sizes])) for tile in (128.0, 0.0)
-    )
+    one, several = (found.seconds(np.array([row(*s, tile) for s in sizes])) for tile in (128.0, 0.0))
     assert (several <= one * (1 + 1e-9)).all()
 
 

@@ -30,9 +30,7 @@ def products(dtype: str, count: int = 80) -> np.ndarray:
     rng, code = np.random.default_rng(1), CODES[dtype]
     m, n, k = np.floor(2.0 ** rng.uniform(5, 13, (3, count)))
     w = WEIGHT_BYTES[code]
-    return np.array(
-        [[a, b, c, 1, code, w, w, 0, COLD, 0, 0] for a, b, c in zip(m, n, k, strict=True)]
-    )
+    return np.array([[a, b, c, 1, code, w, w, 0, COLD, 0, 0] for a, b, c in zip(m, n, k, strict=True)])
 
 
 def test_each_kernel_of_a_framework_is_told_by_its_own_rows() -> None:
@@ -40,9 +38,7 @@ def test_each_kernel_of_a_framework_is_told_by_its_own_rows() -> None:
     x = np.concatenate([products("bf16"), products("fp8")])
     slow = family.vector({"peak_8": 0.25, "launch_s": 2e-5})
     fast = family.vector({"peak_16": 0.9, "launch_s": 1e-6})
-    measured = np.where(
-        x[:, 4] == CODES["fp8"], family.seconds(slow, h, x), family.seconds(fast, h, x)
-    )
+    measured = np.where(x[:, 4] == CODES["fp8"], family.seconds(slow, h, x), family.seconds(fast, h, x))
     labels = np.full(len(x), LABELS["vllm"], dtype=object)
     base = fit(family, h, x, measured, labels, starts=1)
     own = with_kernels(family, base, h, x, measured, labels)

@@ -57,9 +57,7 @@ size = st.floats(1, 20000).map(np.ceil)
 
 
 @given(m=size, n=size, k=size, grow=st.floats(1, 4), which=st.integers(0, 2))
-def test_a_larger_gemm_is_never_faster(
-    m: float, n: float, k: float, grow: float, which: int
-) -> None:
+def test_a_larger_gemm_is_never_faster(m: float, n: float, k: float, grow: float, which: int) -> None:
     larger = [m, n, k]
     larger[which] = np.ceil(larger[which] * grow)
     for device in ("h100", "l40s", "mi300x"):
@@ -90,9 +88,7 @@ def test_far_outside_the_tables_a_vector_kernel_stays_near_the_roofline(device: 
 def test_waves_make_steps() -> None:
     # 132 cores: one more row of 128x128 tiles than a full wave costs more than the row is worth.
     family, values, h = fitted("h100", "gemm")
-    full, over = family.seconds(
-        values, h, gemms((12 * 128, 11 * 128, 8192), (13 * 128, 11 * 128, 8192))
-    )
+    full, over = family.seconds(values, h, gemms((12 * 128, 11 * 128, 8192), (13 * 128, 11 * 128, 8192)))
     assert over > full
 
 
@@ -115,8 +111,7 @@ def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
 
 
 def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> Table:
-    text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype,
-            "timing": "graph"}  # fmt: skip
+    text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype, "timing": "graph"}
     columns = {name: np.array([value], dtype=object) for name, value in text.items()}
     columns |= {name: np.array([16.0]) for name in ("m", "n", "k", "batch", "measured_s")}
     return Table("gemm", columns, np.array(["t.csv"], dtype=object), np.array([2]))
@@ -311,9 +306,7 @@ def test_a_window_saves_no_time_where_it_is_a_mask() -> None:
     hidden = [*skips[:-2], 8192, -1]
     x = np.array([full, skips, hidden], dtype=float)
     for device in ("l40s", "rtx-pro-6000", "h100", "mi300x"):
-        every, skipped, masked = family.seconds(
-            family.defaults, hardware(load_device(device)[0]), x
-        )
+        every, skipped, masked = family.seconds(family.defaults, hardware(load_device(device)[0]), x)
         assert skipped < 0.2 * every
         masks = device in ("l40s", "rtx-pro-6000")
         assert masked == pytest.approx(every if masks else skipped)

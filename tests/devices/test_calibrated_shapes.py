@@ -129,14 +129,9 @@ GROWTH = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    ("family", "draw", "grown"), GROWTH, ids=lambda v: v if isinstance(v, str) else ""
-)
+@pytest.mark.parametrize(("family", "draw", "grown"), GROWTH, ids=lambda v: v if isinstance(v, str) else "")
 def test_more_work_is_never_faster(
-    family: str,
-    draw: Callable[[np.random.Generator, int], F8],
-    grown: list[tuple[int, ...]],
-    device: str,
+    family: str, draw: Callable[[np.random.Generator, int], F8], grown: list[tuple[int, ...]], device: str
 ) -> None:
     rng = np.random.default_rng(0)
     known = model(device, family)
@@ -165,9 +160,7 @@ FAR = {
 @pytest.mark.parametrize("family", FAR)
 def test_far_outside_the_tables_the_model_stays_near_the_roofline(family: str, device: str) -> None:
     if (family, device) == ("mla", "a100-80gb"):
-        pytest.skip(
-            "its measured kernels do not split the keys: their longest are 2.6 to 13.7 rooflines"
-        )
+        pytest.skip("its measured kernels do not split the keys: their longest are 2.6 to 13.7 rooflines")
     known = model(device, family)
     x = np.array(FAR[family], dtype=float)
     ratio = known.seconds(x) / known.family.roofline(known.h, x)
@@ -179,11 +172,7 @@ def test_vector_units_compute_only_the_rows_of_a_prompt_that_there_are() -> None
     """A matrix unit's tile of 128 rows costs the same for 16 queries as for 32."""
     h100 = model("h100", "attention_prefill")
     x = np.array(
-        [
-            [1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0, 0, -1]
-            for q in (16, 32)
-        ],
-        dtype=np.float64,
+        [[1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0, 0, -1] for q in (16, 32)], dtype=np.float64
     )
     values, vector = h100.known.fit.values.copy(), h100.h.copy()
     values[attention_prefill.P_WAVES] = 0.05

@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from opbyte.devices.catalog import (
-    device_aliases,
-    index_aliases,
-    list_devices,
-    list_systems,
-    load_device,
-    load_system,
-)
+from opbyte.devices.catalog import device_aliases, index_aliases, list_devices, list_systems, load_device, load_system
 from opbyte.workloads.errors import SpecError
 
 # Dense vendor peaks as published beside the measured kernel tables (device column of the tables;
@@ -173,9 +166,7 @@ def test_every_listed_system_loads_under_its_own_name(name: str) -> None:
         ("rtx-4090-4096x4096", "rtx-4090-4096x4096", 4096, 4096),
     ],
 )
-def test_a_system_name_says_nodes_and_devices(
-    text: str, name: str, nodes: int, devices: int
-) -> None:
+def test_a_system_name_says_nodes_and_devices(text: str, name: str, nodes: int, devices: int) -> None:
     system = load_system(text)
     assert (system.name, system.nodes, system.devices_per_node) == (name, nodes, devices)
 

@@ -11,16 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.devices.collectives.model import PlannedLink
-from opbyte.devices.collectives.plans import (
-    ALGORITHMS,
-    BY_NAME,
-    Level,
-    Topology,
-    algorithms_of,
-    cheapest,
-    plan,
-    usual,
-)
+from opbyte.devices.collectives.plans import ALGORITHMS, BY_NAME, Level, Topology, algorithms_of, cheapest, plan, usual
 from opbyte.devices.link import collective
 from opbyte.devices.prices import P_BYTES, P_FIXED
 from opbyte.devices.spec import LinkSpec
@@ -40,9 +31,7 @@ def nodes(inside: int, outside: int, slices: int = 1) -> Topology:
 
 def test_deepspeed_moes_counts() -> None:
     """128 devices in nodes of 8 with 8-way slicing: 128 participants, 8 + 16, 16; bytes x 2, / 8."""
-    plans = {
-        name: plan("all_to_all", name, nodes(8, 16, 8)) for name in algorithms_of("all_to_all")
-    }
+    plans = {name: plan("all_to_all", name, nodes(8, 16, 8)) for name in algorithms_of("all_to_all")}
     assert plans["flat"].participants == 128
     assert plans["hierarchical"].participants == 8 + 16
     assert plans["coordinated"].participants == 16
@@ -140,9 +129,7 @@ def test_deepeps_modes(inside: int, outside: int, copies: int, message: float) -
 
 
 @given(inside=SIZES, outside=SIZES, slices=st.sampled_from((1, 2)), message=st.floats(1.0, 1e9))
-def test_a_link_by_cost_is_the_cheapest_of_all(
-    inside: int, outside: int, slices: int, message: float
-) -> None:
+def test_a_link_by_cost_is_the_cheapest_of_all(inside: int, outside: int, slices: int, message: float) -> None:
     topology = nodes(2 * inside, outside, slices)
     plans = tuple(plan("all_to_all", name, topology) for name in usual("all_to_all"))
     op = collective_op("all_to_all", message, topology.ranks)
@@ -152,9 +139,7 @@ def test_a_link_by_cost_is_the_cheapest_of_all(
 
 
 def test_bad_input_is_one_clear_line() -> None:
-    with pytest.raises(
-        InputError, match=r"must be auto or an algorithm of all_to_all, not 'rings'"
-    ):
+    with pytest.raises(InputError, match=r"must be auto or an algorithm of all_to_all, not 'rings'"):
         plan("all_to_all", "rings", nodes(8, 2))
     with pytest.raises(InputError, match="3 slices: do not fill the nodes evenly"):
         plan("all_to_all", "coordinated", nodes(8, 2, 3))
@@ -170,9 +155,7 @@ def over(kind: str, name: str, topology: Topology, link: LinkSpec) -> tuple[floa
     return sum(hop.messages for hop in hops), sum(hop.traffic for hop in hops)
 
 
-@pytest.mark.parametrize(
-    ("kind", "rounds"), [("all_gather", 1), ("reduce_scatter", 1), ("all_reduce", 2)]
-)
+@pytest.mark.parametrize(("kind", "rounds"), [("all_gather", 1), ("reduce_scatter", 1), ("all_reduce", 2)])
 def test_outer_levels_carry_what_inner_ones_leave(kind: str, rounds: int) -> None:
     """Of 8 x 2: 7/8 of the message inside, and half of an eighth between the nodes, a round."""
     assert over(kind, "hierarchical", nodes(8, 2), FAST) == (7 * rounds, 7 / 8 * rounds)
@@ -183,14 +166,8 @@ def test_outer_levels_carry_what_inner_ones_leave(kind: str, rounds: int) -> Non
 def test_a_flat_exchange_sends_all_that_is_not_its_own(inside: int, outside: int) -> None:
     """(n - 1)/n of the buffer, that of the node's peers inside and all else between nodes."""
     n = inside * outside
-    assert over("all_to_all", "flat", nodes(inside, outside), FAST) == (
-        inside - 1,
-        (inside - 1) / n,
-    )
-    assert over("all_to_all", "flat", nodes(inside, outside), SLOW) == (
-        n - inside,
-        (n - inside) / n,
-    )
+    assert over("all_to_all", "flat", nodes(inside, outside), FAST) == (inside - 1, (inside - 1) / n)
+    assert over("all_to_all", "flat", nodes(inside, outside), SLOW) == (n - inside, (n - inside) / n)
 
 
 @pytest.mark.parametrize(("n", "steps"), [(2, 2), (8, 6), (9, 8), (64, 12)])

@@ -38,9 +38,7 @@ def test_roofline(flops: float, weights: float, act: float, busy: float, bound: 
     cost = MODEL.cost(op(flops, weights, act))
     assert cost.seconds == pytest.approx(busy + 1e-6)
     assert cost.bound == bound
-    assert (cost.compute_s, cost.memory_s) == pytest.approx(
-        (flops / 50e12, (weights + act) / 1.6e12)
-    )
+    assert (cost.compute_s, cost.memory_s) == pytest.approx((flops / 50e12, (weights + act) / 1.6e12))
     assert cost.joules["dram"] == pytest.approx(weights * 3e-12 + act * 5e-12)
     assert cost.joules["compute"] == pytest.approx(flops * 2e-13)
 
@@ -49,9 +47,7 @@ def test_roofline(flops: float, weights: float, act: float, busy: float, bound: 
     st.lists(st.integers(0, 5000), min_size=1, max_size=20).filter(any),
     st.floats(1.0, 1e9), st.floats(1.0, 1e9), st.floats(1.0, 1e6),
 )  # fmt: skip
-def test_experts_run_one_after_another(
-    tokens: list[int], flop: float, weights: float, act: float
-) -> None:
+def test_experts_run_one_after_another(tokens: list[int], flop: float, weights: float, act: float) -> None:
     loads = Loads.drawn(np.array(tokens))
     whole = op(flop * loads.routed, weights * loads.active, act * loads.routed, loads)
     one_by_one = sum(max(n * flop / 50e12, (weights + n * act) / 1.6e12) for n in tokens if n > 0)
@@ -62,9 +58,7 @@ def test_experts_run_one_after_another(
 def test_lowering_says_the_same() -> None:
     some = op(7e9, 3e6, 2e6)
     cost, params = MODEL.cost(some), MODEL.row(some, ALONE).params
-    assert cost.seconds == pytest.approx(
-        max(7e9 / params[P_FLOPS], 5e6 / params[P_BYTES]) + params[P_FIXED]
-    )
+    assert cost.seconds == pytest.approx(max(7e9 / params[P_FLOPS], 5e6 / params[P_BYTES]) + params[P_FIXED])
     joules = 3e6 * params[P_J_STREAM] + 2e6 * params[P_J_ACT] + 7e9 * params[P_J_FLOP]
     assert cost.total_joules == pytest.approx(joules)
 
@@ -79,9 +73,7 @@ def test_lowering_says_the_same() -> None:
         (0.0, 0.0, 0.0, 0.0, "memory"),
     ],
 )
-def test_the_bound_of_a_price(
-    seconds: float, compute: float, memory: float, fixed: float, bound: str
-) -> None:
+def test_the_bound_of_a_price(seconds: float, compute: float, memory: float, fixed: float, bound: str) -> None:
     assert BOUNDS[bound_code(seconds, compute, memory, fixed)] == bound
     columns = (np.array([x, x]) for x in (seconds, compute, memory, fixed))
     assert bound_code(*columns).tolist() == [BOUNDS.index(bound)] * 2

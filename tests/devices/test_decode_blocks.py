@@ -82,8 +82,7 @@ def obvious_seconds(p: F8, contexts: list[float], batch: int, tiles: int) -> flo
     else:
         for c in contexts:
             each = math.ceil(math.ceil(c / p[P_TILE]) / n) * p[P_TILE]
-            queue += [min(each, c - at) for _ in range(int(p[P_HEADS]))
-                      for at in np.arange(0.0, c, each)]  # fmt: skip
+            queue += [min(each, c - at) for _ in range(int(p[P_HEADS])) for at in np.arange(0.0, c, each)]
     return float(p[P_START]) + played(p, queue, int(p[P_PLACES]), float(p[P_SHARED]))
 
 
@@ -140,15 +139,9 @@ def obvious_joint(p: F8, contexts: list[float], prompts: list[tuple[int, int]]) 
     prompts=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 2000)), min_size=1, max_size=3),
     cores=st.integers(1, 40), heads=st.integers(1, 4),
 )  # fmt: skip
-def test_calls_with_prompts(
-    contexts: list[int], prompts: list[tuple[int, int]], cores: int, heads: int
-) -> None:
+def test_calls_with_prompts(contexts: list[int], prompts: list[tuple[int, int]], cores: int, heads: int) -> None:
     p = parameters(cores, heads)
-    keys, chunks, heap = (
-        np.array(contexts, float),
-        np.array(prompts, float).T.copy(),
-        np.empty(cores),
-    )
+    keys, chunks, heap = (np.array(contexts, float), np.array(prompts, float).T.copy(), np.empty(cores))
     found = joint(p, keys, 0.0, chunks, heap)
     assert found == pytest.approx(obvious_joint(p, keys.tolist(), prompts), rel=1e-9)
     mean = float(keys.mean())
@@ -199,9 +192,7 @@ def test_a_fit_gives_back_what_made_the_table() -> None:
 
 def test_no_fit_without_its_rows() -> None:
     spec = load_device("rtx-pro-6000")[0]
-    points, seconds = table(
-        np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
-    )
+    points, seconds = table(np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0]))
     decodes = points[:, 0] == 0
     assert fit_blocks(spec, SHAPE, points[decodes], seconds[decodes]) is None
     assert fit_blocks(spec, SHAPE, points[~decodes], seconds[~decodes]) is None
@@ -210,9 +201,8 @@ def test_no_fit_without_its_rows() -> None:
 
 @pytest.mark.parametrize(
     ("run", "device", "alone_ns", "rate_GBps"),
-    [("rtx4090--llama-3.1-8b", "rtx-4090", 31.2, 926),
-     ("rtxpro6000--llama-3.1-8b", "rtx-pro-6000", 22.2, 1496)],
-)  # fmt: skip
+    [("rtx4090--llama-3.1-8b", "rtx-4090", 31.2, 926), ("rtxpro6000--llama-3.1-8b", "rtx-pro-6000", 22.2, 1496)],
+)
 def test_measured_tables(
     run: str, device: str, alone_ns: float, rate_GBps: float, data_set: Callable[[str], Path]
 ) -> None:

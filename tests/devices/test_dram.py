@@ -191,8 +191,7 @@ def legal(memory: str, commands: list[Command]) -> None:
 
 
 @pytest.mark.parametrize("memory", NAMES)
-@pytest.mark.parametrize("pattern", ["rand_read:S=64", "rand_rw:S=256,rw=2:1", "seq_rw:rw=1:1",
-                                     "stride_read:S=8256"])  # fmt: skip
+@pytest.mark.parametrize("pattern", ["rand_read:S=64", "rand_rw:S=256,rw=2:1", "seq_rw:rw=1:1", "stride_read:S=8256"])
 def test_commands_keep_the_timings(memory: str, pattern: str) -> None:
     commands = timeline(load_memory(memory), read_pattern(pattern), 20_000)
     assert len(commands) == 20_000
@@ -274,9 +273,7 @@ def test_skipping_ticks_changes_nothing(run: Run, name: str) -> None:
 def test_repetition_is_exact(
     kind: str, size: int, mapping: str, name: str, pair: tuple[int, int], in_place: bool
 ) -> None:
-    pattern = Pattern(
-        kind=kind, S=size, X=64, K=3, G=1024, reads=pair[0], writes=pair[1], in_place=in_place
-    )
+    pattern = Pattern(kind=kind, S=size, X=64, K=3, G=1024, reads=pair[0], writes=pair[1], in_place=in_place)
     memory = load_memory(name)
     run = Run(pattern=pattern, mapping=mapping, requests=300_000)
     found = simulate(memory, run)
@@ -308,15 +305,11 @@ def test_long_strides_repeat() -> None:
     assert found.simulated < 0.5 * found.requests
 
 
-visits = st.lists(
-    st.builds(Visit, st.integers(0, 3), st.integers(1, 64), st.integers(2, 6)), max_size=20
-)
+visits = st.lists(st.builds(Visit, st.integers(0, 3), st.integers(1, 64), st.integers(2, 6)), max_size=20)
 
 
 @given(first=visits, second=visits)
-def test_two_masters_lie_between_the_longer_and_the_sum(
-    first: list[Visit], second: list[Visit]
-) -> None:
+def test_two_masters_lie_between_the_longer_and_the_sum(first: list[Visit], second: list[Visit]) -> None:
     memory = load_memory("hbm3-5200-8hi")
     assert bundles_of(memory) == 4
     alone = [sum(v.columns * v.clocks for v in side) for side in (first, second)]
@@ -330,9 +323,7 @@ def test_two_masters_lie_between_the_longer_and_the_sum(
 
 @given(order=st.permutations(["pc", "bg", "ba", "sid", "ro", "co"]), xor=st.booleans(),
        blocks=st.lists(st.integers(0, (1 << 25) - 1), unique=True, max_size=50))  # fmt: skip
-def test_mappings_give_every_block_a_place_of_its_own(
-    order: list[str], xor: bool, blocks: list[int]
-) -> None:
+def test_mappings_give_every_block_a_place_of_its_own(order: list[str], xor: bool, blocks: list[int]) -> None:
     mapping = read_mapping(",".join(order) + ("+xor" if xor else ""), HBM3)
     places = set()
     for block in blocks:

@@ -97,9 +97,7 @@ def test_no_pattern_beats_the_pins_or_the_units(
         found = share_of_pins(MEMORY, layout, access, 80)
     else:
         multiple = 16.0 if near == "bank-pim" else 4.0
-        found = share_near(
-            MEMORY, layout, access, 80, kind=near, multiple=multiple, spaces=spaces
-        )  # fmt: skip
+        found = share_near(MEMORY, layout, access, 80, kind=near, multiple=multiple, spaces=spaces)
         assert found.fraction <= REFRESH + 0.01
     assert 0.0 < found.fraction < 1.0
 
@@ -109,12 +107,8 @@ def test_units_read_rows_of_one_bundle_or_of_several_in_turn() -> None:
     row = 31 * t.CCD_L + t.RTP + t.RP + t.RCD_RD
     for kind, multiple in (("logic-pim", 4.0), ("bank-group-pim", 4.0), ("bank-pim", 16.0)):
 
-        def gets(
-            access: Access, spaces: int, kind: str = kind, multiple: float = multiple
-        ) -> float:
-            return share_near(
-                MEMORY, ROWS, access, 80, kind=kind, multiple=multiple, spaces=spaces
-            ).fraction
+        def gets(access: Access, spaces: int, kind: str = kind, multiple: float = multiple) -> float:
+            return share_near(MEMORY, ROWS, access, 80, kind=kind, multiple=multiple, spaces=spaces).fraction
 
         # An expert lies in one memory space, the cache in the three others.
         expert = gets(Access("slices", 1e8, 8), 4)
@@ -235,31 +229,22 @@ def test_fitted_processors_keep_their_fits() -> None:
 @pytest.mark.parametrize(
     ("memory", "change", "says"),
     [
-        (
-            "hbm3-6400-8hi",
-            {},
-            "5 stacks of hbm3-6400-8hi carry 4,096 GB/s, the description says 3,352",
-        ),
+        ("hbm3-6400-8hi", {}, "5 stacks of hbm3-6400-8hi carry 4,096 GB/s, the description says 3,352"),
         ("hbm3-5200-8hi", {"spaces": 8}, "spaces: 8 are more than the 4 bank bundles"),
         ("hbm3-5200-8hi", {"dram": None}, "names no DRAM"),
         ("hbm3-5200-8hi", {"mapping": "zigzag"}, "unknown name"),
         ("hbm3-5200-8hi", {"interleave_bytes": 100}, "100 is no multiple of the 32 B"),
     ],
 )
-def test_a_dram_that_is_not_the_devices_gets_one_line(
-    memory: str, change: dict[str, object], says: str
-) -> None:
+def test_a_dram_that_is_not_the_devices_gets_one_line(memory: str, change: dict[str, object], says: str) -> None:
     spec = load_device("duplex-plain")[0]
     layout = spec.memory.dram
     assert layout is not None
     named = layout.model_copy(
-        update={"standard": memory}
-        | {k: v for k, v in change.items() if k in DataLayout.model_fields}
+        update={"standard": memory} | {k: v for k, v in change.items() if k in DataLayout.model_fields}
     )
     own = {k: v for k, v in change.items() if k not in DataLayout.model_fields}
-    device = build_device(
-        spec.model_copy(update={"memory": spec.memory.model_copy(update={"dram": named} | own)})
-    )
+    device = build_device(spec.model_copy(update={"memory": spec.memory.model_copy(update={"dram": named} | own)}))
     with pytest.raises(InputError, match=says) as raised:
         with_dram(device)
     assert "\n" not in str(raised.value)
@@ -277,12 +262,9 @@ def test_units_faster_than_their_commands_are_refused(tmp_path: Path) -> None:
 
 def test_a_standard_of_ones_own_lies_beside_the_device(tmp_path: Path) -> None:
     (tmp_path / "slow.yaml").write_text(
-        "extends: hbm3-5200-8hi\nname: slow\ntitle: slow\n"
-        'timings: {RFC: {value: 900, source: "assumed: a test"}}\n'
+        'extends: hbm3-5200-8hi\nname: slow\ntitle: slow\ntimings: {RFC: {value: 900, source: "assumed: a test"}}\n'
     )
-    (tmp_path / "own.yaml").write_text(
-        "extends: duplex-gpu\nname: own\nmemory: {dram: {standard: ./slow.yaml}}\n"
-    )
+    (tmp_path / "own.yaml").write_text("extends: duplex-gpu\nname: own\nmemory: {dram: {standard: ./slow.yaml}}\n")
     spec, _ = load_device(tmp_path / "own.yaml")
     device = with_dram(build_device(spec))
     model = device.processors["xpu"].model

@@ -95,9 +95,7 @@ def test_bank_group_pim_has_logic_pims_rates() -> None:
         ("duplex-bankpim", "bank-pim", 0.73),
     ],
 )
-def test_energy_is_column_access_plus_row_activation(
-    name: str, processor: str, column: float
-) -> None:
+def test_energy_is_column_access_plus_row_activation(name: str, processor: str, column: float) -> None:
     spec = device(name).processors[processor]
     assert spec.memory_J_per_byte / PJ_PER_BIT == pytest.approx(column + ACTIVATION, rel=1e-3)
     assert spec.compute_J_per_flop["fp16"] == pytest.approx(0.23e-12)
@@ -122,9 +120,7 @@ def test_energy_is_column_access_plus_row_activation(
         ("duplex-split", "co-process", "tensor-parallel", {"xpu", "logic-pim"}),
     ],
 )
-def test_each_variant_adds_one_mechanism(
-    name: str, placement: str, experts: str, processors: set[str]
-) -> None:
+def test_each_variant_adds_one_mechanism(name: str, placement: str, experts: str, processors: set[str]) -> None:
     spec, mapped = of_device(name)[0].device, mapping(name)
     assert (mapped.placement, mapped.experts, mapped.attention) == (placement, experts, "unfused")
     assert set(spec.processors) == processors

@@ -101,8 +101,7 @@ def design(tmp_path: Path) -> Callable[[str], Path]:
     def write(engine: str) -> Path:
         path = tmp_path / "mine.yaml"
         path.write_text(
-            "extends: zcu102\nname: mine\ntitle: a test\nprocessors:\n  fabric:\n    engine:\n"
-            f"      {engine}\n"
+            f"extends: zcu102\nname: mine\ntitle: a test\nprocessors:\n  fabric:\n    engine:\n      {engine}\n"
         )
         return path
 

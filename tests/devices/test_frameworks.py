@@ -77,10 +77,7 @@ def test_a_device_alike_says_more_than_one_unlike() -> None:
     family, h = families()["moe"], constants("h100")
     slow, fast = vector(family, launch_s=4.0), vector(family, launch_s=0.5)
     here = donor(h, vector(family, memory=0.9), TRTLLM)
-    others = {
-        "alike": donor(constants("h200"), fast, VLLM),
-        "unlike": donor(constants("l40s"), slow, VLLM),
-    }
+    others = {"alike": donor(constants("h200"), fast, VLLM), "unlike": donor(constants("l40s"), slow, VLLM)}
     parts = known_elsewhere(h, family, here, others).blends[VLLM]
     share = {part.origin: part.weight for part in parts}
     assert sum(share.values()) == pytest.approx(1.0)
@@ -101,9 +98,7 @@ def test_another_framework_with_the_same_library_says_more_than_the_same_with_an
 
 def test_a_blend_lies_between_its_parts() -> None:
     family, h = families()["attention_decode"], constants("l40s")
-    x = np.array(
-        [[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0, -1, 1] for b in (1, 64) for k in (512.0, 32768.0)]
-    )
+    x = np.array([[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0, -1, 1] for b in (1, 64) for k in (512.0, 32768.0)])
     known = parameters(load_device("l40s")[0], family)
     parts = known.fit.blends[TRTLLM]
     times = np.array([family.seconds(part.values, h, x) * part.time for part in parts])

@@ -45,8 +45,7 @@ GQA = Attention(hidden=8, heads=4, kv_heads=2, head_dim=2)
 MLA = LatentAttention(hidden=8, heads=2, q_rank=0, kv_rank=4, nope_dim=3, rope_dim=2, v_dim=3)
 WIDE = Batch.of([10, 20], [(4, 6)]).moments((-8, 0, 8))
 SPARSE = SparseLatentAttention(
-    LatentAttention(hidden=8, heads=2, q_rank=3, kv_rank=4, nope_dim=3, rope_dim=2, v_dim=3),
-    Indexer(2, 4, 8),
+    LatentAttention(hidden=8, heads=2, q_rank=3, kv_rank=4, nope_dim=3, rope_dim=2, v_dim=3), Indexer(2, 4, 8)
 )
 NET = GatedDeltaNet(8, key_heads=1, value_heads=2, key_dim=2, value_dim=2, d_conv=4)
 KDA = KimiDelta(8, heads=2, head_dim=2, d_conv=4, state_format="bf16")
@@ -65,11 +64,7 @@ OPS: dict[str, Op] = {
     **{op.name: op for op in MLA.ops(MOMENTS, FLASH, None) if op.kind.startswith("mla")},
     **{op.name: op for op in MOE.ops(MOMENTS, FLASH, LOADS)},
     **{op.name: op for op in _scan("mamba", MOMENTS, FLASH, 10, 6, 12)},
-    **{
-        op.name: op
-        for op in SPARSE.ops(WIDE, FLASH, None)
-        if op.kind.startswith(("index", "sparse"))
-    },
+    **{op.name: op for op in SPARSE.ops(WIDE, FLASH, None) if op.kind.startswith(("index", "sparse"))},
     **{
         op.name: op
         for net in (KDA, SCAN, NET)
@@ -157,9 +152,7 @@ COUNTED = [
 
 
 @pytest.mark.parametrize(("name", "flops", "weights", "read", "written", "act"), COUNTED)
-def test_flop_bytes_and_joules(
-    name: str, flops: int, weights: int, read: int, written: int, act: int
-) -> None:
+def test_flop_bytes_and_joules(name: str, flops: int, weights: int, read: int, written: int, act: int) -> None:
     op = OPS[name]
     assert op.flops == flops
     assert (op.weight_bytes, op.kv_read_bytes, op.kv_write_bytes) == (weights, read, written)
@@ -179,9 +172,7 @@ def test_stored_formats_by_hand() -> None:
     for dtype, bits in (("mxfp4", (32 * 4 + 8) / 32), ("nvfp4", (16 * 4 + 8) / 16),
                         ("fp8_block", (128 * 128 * 8 + 32) / 128**2), ("fp8", 8)):  # fmt: skip
         run = Run(Numerics(weights=(("experts", dtype),)))
-        assert MOE.expert_op(LOADS, run).weight_bytes == pytest.approx(
-            3 * 144 * bits / 8, rel=1e-12
-        )
+        assert MOE.expert_op(LOADS, run).weight_bytes == pytest.approx(3 * 144 * bits / 8, rel=1e-12)
 
 
 def test_collective_by_hand() -> None:

@@ -32,11 +32,7 @@ from opbyte.workloads.ops import Op
 
 CLASSES = ("pcie-peer", "pcie-host", "pcie-sockets")
 """From the quickest to the slowest."""
-CALIBRATED = [
-    name
-    for name in list_devices()
-    if any(map(can_calibrate, load_device(name)[0].processors.values()))
-]
+CALIBRATED = [name for name in list_devices() if any(map(can_calibrate, load_device(name)[0].processors.values()))]
 ON_PCIE = [name for name in CALIBRATED if load_device(name)[0].link.name.startswith("pcie")]
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 RUN = Run(load_model("llama-3-8b").numerics, "flash")
@@ -77,10 +73,7 @@ def test_a_bridge_joins_two_cards_and_no_more(name: str) -> None:
     assert link_of(four).name == "pcie4"
     assert host_of(four) == load_host("pcie-host")[0]
     message = collective("all_reduce", 2.0**24, 2)
-    assert (
-        3.0 * links(name, None, 2).cost(message).seconds
-        < links("l40s", None, 2).cost(message).seconds
-    )
+    assert 3.0 * links(name, None, 2).cost(message).seconds < links("l40s", None, 2).cost(message).seconds
     assert link_of(placed_in(two, "pcie-host")).name == "pcie4"
 
 
@@ -110,23 +103,13 @@ SIZES = st.floats(2.0, 1e9)
 RANKS = st.sampled_from([2, 3, 4, 8, 16])
 
 
-@given(
-    st.sampled_from(ON_PCIE),
-    st.sampled_from(KINDS),
-    SIZES,
-    RANKS,
-    st.sampled_from(["auto", "roofline"]),
-)
-def test_no_class_beats_the_one_above(
-    device: str, kind: str, message: float, ranks: int, costs: str
-) -> None:
+@given(st.sampled_from(ON_PCIE), st.sampled_from(KINDS), SIZES, RANKS, st.sampled_from(["auto", "roofline"]))
+def test_no_class_beats_the_one_above(device: str, kind: str, message: float, ranks: int, costs: str) -> None:
     """Through host memory is never faster than between peers on the same PCIe, nor across sockets."""
     op = collective(kind, message, ranks)
     took = [links(device, host, ranks, costs).cost(op).seconds for host in CLASSES]
     assert took == sorted(took)
-    assert (
-        took[0] >= message * (ranks - 1) / ranks / load_device(device)[0].link.bandwidth_bytes_per_s
-    )
+    assert took[0] >= message * (ranks - 1) / ranks / load_device(device)[0].link.bandwidth_bytes_per_s
 
 
 @given(
@@ -139,20 +122,11 @@ def test_more_bytes_are_never_faster(
     base = "pcie-host" if device in ON_PCIE else "nvlink"
     for host in (base, fitted(base, link_multiple=multiple, link_latency_s=hop)):
         model = links(device, host, ranks)
-        small, large = (
-            model.cost(collective(kind, b, ranks)).seconds for b in (message, message * factor)
-        )
+        small, large = (model.cost(collective(kind, b, ranks)).seconds for b in (message, message * factor))
         assert large >= small * (1 - 1e-12)
 
 
-@given(
-    st.sampled_from(ON_PCIE),
-    st.sampled_from(KINDS),
-    SIZES,
-    RANKS,
-    st.floats(0.05, 1.0),
-    st.floats(0.05, 1.0),
-)
+@given(st.sampled_from(ON_PCIE), st.sampled_from(KINDS), SIZES, RANKS, st.floats(0.05, 1.0), st.floats(0.05, 1.0))
 def test_a_slower_link_never_takes_less(
     device: str, kind: str, message: float, ranks: int, one: float, other: float
 ) -> None:
@@ -169,21 +143,11 @@ def test_a_slower_link_never_takes_less(
     wide, narrow = (took(bandwidth_bytes_per_s=x * 1e11) for x in (high, low))
     assert narrow >= wide * less
     for name, unit in (("link_multiple", 10.0), ("link_latency_s", 1e-4)):
-        pair = [
-            links(device, fitted("pcie-host", **{name: x * unit}), ranks).cost(op).seconds
-            for x in (low, high)
-        ]
+        pair = [links(device, fitted("pcie-host", **{name: x * unit}), ranks).cost(op).seconds for x in (low, high)]
         assert pair == sorted(pair)
 
 
-@given(
-    st.sampled_from(CALIBRATED),
-    st.sampled_from(KINDS),
-    SIZES,
-    RANKS,
-    st.floats(0.5, 4.0),
-    st.floats(0.0, 1e-5),
-)
+@given(st.sampled_from(CALIBRATED), st.sampled_from(KINDS), SIZES, RANKS, st.floats(0.5, 4.0), st.floats(0.0, 1e-5))
 def test_readable_price_and_row_agree(
     device: str, kind: str, message: float, ranks: int, multiple: float, hop: float
 ) -> None:
@@ -196,9 +160,7 @@ def test_readable_price_and_row_agree(
         assert row.curve.seconds[1] == pytest.approx(cost.seconds, rel=1e-12)
         roofline = links(device, host, ranks, "roofline")
         plain = roofline.row(op, ALONE).params
-        assert roofline.cost(op).seconds == pytest.approx(
-            op.act_bytes / plain[1] + plain[2], rel=1e-12
-        )
+        assert roofline.cost(op).seconds == pytest.approx(op.act_bytes / plain[1] + plain[2], rel=1e-12)
 
 
 def test_a_fitted_host_multiplies_and_adds() -> None:
@@ -219,18 +181,14 @@ def test_tables_of_the_host_come_first(tmp_path: Path) -> None:
     rows = [(1e4, 2e-5), (1e6, 1e-4), (1e8, 5e-3)]
     text = "".join(f"me,l40s,nccl:all_reduce,bf16,{b:.0f},2,nccl-tests,{s}\n" for b, s in rows)
     (tmp_path / "allreduce.csv").write_text(HEAD + text)
-    (tmp_path / "mine.yaml").write_text(
-        "kind: host\nname: mine\nextends: pcie-host\nlink: {tables: [allreduce.csv]}\n"
-    )
+    (tmp_path / "mine.yaml").write_text("kind: host\nname: mine\nextends: pcie-host\nlink: {tables: [allreduce.csv]}\n")
     host = load_host(tmp_path / "mine.yaml")[0]
     model = links("l40s", host, 2)
     for moved, seconds in [*rows, ((1e4 + 1e6) / 2, (2e-5 + 1e-4) / 2)]:
         assert model.cost(collective("all_reduce", moved, 2)).seconds == pytest.approx(seconds)
     plain = links("l40s", "pcie-host", 2)
     beyond, edge = (plain.cost(collective("all_reduce", b, 2)).seconds for b in (4e8, 1e8))
-    assert model.cost(collective("all_reduce", 4e8, 2)).seconds == pytest.approx(
-        5e-3 * beyond / edge
-    )
+    assert model.cost(collective("all_reduce", 4e8, 2)).seconds == pytest.approx(5e-3 * beyond / edge)
     assert model.evidence([collective("all_reduce", 1e6, 2)])[0].basis == "measured"  # type: ignore[union-attr]
     other = collective("all_reduce", 1e6, 4)
     assert links("l40s", host, 4).cost(other) == links("l40s", "pcie-host", 4).cost(other)
@@ -240,9 +198,7 @@ def test_evidence_says_what_the_link_rests_on() -> None:
     """The class with its spread, wider in large messages than in small; or the run."""
 
     def told(host: HostSpec, assumed: bool, message: float = 1e6) -> tuple[str, str, float, float]:
-        built = build_device(
-            load_device("rtx-pro-6000")[0], calibrated=True, host=host, assumed=assumed
-        )
+        built = build_device(load_device("rtx-pro-6000")[0], calibrated=True, host=host, assumed=assumed)
         assert isinstance(built.collectives, HostedLinks)
         (found,) = built.collectives.evidence([collective("all_reduce", message, 2)])
         assert found.ratios is not None
@@ -251,9 +207,7 @@ def test_evidence_says_what_the_link_rests_on() -> None:
     base = load_host("pcie-host")[0]
     basis, why, low, high = told(base, True)
     assert basis == "transferred"
-    assert why.startswith(
-        "assumed: no host is named, class pcie-host: all-reduces of two RTX 6000 Ada"
-    )
+    assert why.startswith("assumed: no host is named, class pcie-host: all-reduces of two RTX 6000 Ada")
     assert low < 0 < high < told(base, True, 1e8)[3] <= np.log(0.36 / 0.128) + 1e-9
     assert told(base, False)[1].startswith("class pcie-host")
     peers = told(load_host("pcie-peer")[0], False)
@@ -300,15 +254,12 @@ def test_hosts_fit_the_kind_of_link(tmp_path: Path) -> None:
         load_host("pcie-hosts")
     path = tmp_path / "pcie.yaml"
     path.write_text(
-        "name: h100-pcie\nextends: pcie-host\n"
-        "link: {bandwidth_GBps: {value: 64, source: a PCIe 5.0 carrier board}}\n"
+        "name: h100-pcie\nextends: pcie-host\nlink: {bandwidth_GBps: {value: 64, source: a PCIe 5.0 carrier board}}\n"
     )
     moved = links("h100", str(path), 2)
     assert moved.spec.name == "h100-pcie"
     op = collective("all_reduce", 1e8, 2)
-    assert (
-        moved.cost(op).seconds > 1e8 / (0.36 * 64e9) > links("h100", "nvlink", 2).cost(op).seconds
-    )
+    assert moved.cost(op).seconds > 1e8 / (0.36 * 64e9) > links("h100", "nvlink", 2).cost(op).seconds
 
 
 def test_a_system_names_its_host(tmp_path: Path) -> None:
@@ -318,8 +269,7 @@ def test_a_system_names_its_host(tmp_path: Path) -> None:
     for given_host, name in (("pcie-peer", "pcie-peer"), ("box.yaml", "box"), (inside, "own")):
         path = tmp_path / "system.yaml"
         path.write_text(
-            f"name: mine\ndevice: l40s\nhost: {given_host}\n"
-            "devices_per_node: {value: 2, source: a test}\n"
+            f"name: mine\ndevice: l40s\nhost: {given_host}\ndevices_per_node: {{value: 2, source: a test}}\n"
         )
         system = load_system(path)
         assert host_of(system) is not None

@@ -24,11 +24,7 @@ from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device, can_calibrate
 from opbyte.workloads.errors import InputError
 
-PRODUCTS = [
-    name
-    for name in list_devices()
-    if any(can_calibrate(p) for p in load_device(name)[0].processors.values())
-]
+PRODUCTS = [name for name in list_devices() if any(can_calibrate(p) for p in load_device(name)[0].processors.values())]
 FAMILIES = [f for f in families().values() if f.kinds]
 
 
@@ -53,8 +49,7 @@ def test_every_product_has_kernels_of_every_framework(device: str) -> None:
 def test_devices_of_one_silicon_share_parameters(framework: str) -> None:
     for family in FAMILIES:
         one, *others = (
-            shared_parameters(load_device(n)[0], family, framework).fit.values
-            for n in ("h100", "h200", "h800")
+            shared_parameters(load_device(n)[0], family, framework).fit.values for n in ("h100", "h200", "h800")
         )
         same = all(other.tolist() == one.tolist() for other in others)
         assert same == (framework != MEASURED)

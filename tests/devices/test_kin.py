@@ -19,14 +19,7 @@ from opbyte.devices.calibrated.calibrate import by_device
 from opbyte.devices.calibrated.collectives import KINDS
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import C_32, C_INT8, INPUT_BYTES, WEIGHT_BYTES, hardware
-from opbyte.devices.calibrated.kernel_sets import (
-    LABELS,
-    LINKS,
-    TYPICAL,
-    kindred,
-    layer_parameters,
-    shared_parameters,
-)
+from opbyte.devices.calibrated.kernel_sets import LABELS, LINKS, TYPICAL, kindred, layer_parameters, shared_parameters
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from opbyte.devices.calibrated.streamed import X_COPIES
 from opbyte.devices.calibrated.terms import COLD, O_SECONDS
@@ -54,9 +47,7 @@ def _prefill() -> Calls:
     lengths = ((16, 16), (512, 512), (4096, 4096), (32768, 32768), (512, 32768))
     return [
         (b, q, kv - (q - 1) / 2, kv, *heads, dim, 0, kv > q, fp8, width, 1, 0, 0, -1)
-        for b, (q, kv), heads, dim, (fp8, width) in product(
-            (1, 8), lengths, GROUPS, DIMS, ((0, 2), (0, 1), (1, 1))
-        )
+        for b, (q, kv), heads, dim, (fp8, width) in product((1, 8), lengths, GROUPS, DIMS, ((0, 2), (0, 1), (1, 1)))
     ]
 
 
@@ -73,7 +64,7 @@ def _mla() -> Calls:
     decodes = [
         (0, b, 1, keys, keys, heads, width, COLD)
         for b, keys, heads, width in product((1, 16, 256), (128, 1024, 8192, 65536), (16, 128), (2, 1))
-    ]  # fmt: skip
+    ]
     prompts = product((1, 8), (128, 1024, 8192, 32768), (16, 128))
     return decodes + [(1, b, q, q / 2, q, heads, 2, COLD) for b, q, heads in prompts]
 
@@ -81,9 +72,7 @@ def _mla() -> Calls:
 def _moe() -> Calls:
     out: Calls = []
     blocks = ((8, 2, 4096, 14336), (128, 8, 4096, 1536), (256, 8, 7168, 2048), (128, 4, 2880, 2880))
-    for tokens, block, code, ranks in product(
-        (1, 4, 16, 64, 256, 1024, 8192), blocks, CODES, (1, 8)
-    ):
+    for tokens, block, code, ranks in product((1, 4, 16, 64, 256, 1024, 8192), blocks, CODES, (1, 8)):
         experts, top_k, hidden, inter = block
         tokens *= ranks  # of all of them
         slots, local = tokens * top_k, experts / ranks
@@ -133,9 +122,7 @@ def test_the_better_of_two_kin_is_not_slower(family: str, framework: str) -> Non
     assert found == []
 
 
-def test_nor_in_a_measured_part_of_a_sparse_or_recurrent_layer(
-    data_set: Callable[[str], Path],
-) -> None:
+def test_nor_in_a_measured_part_of_a_sparse_or_recurrent_layer(data_set: Callable[[str], Path]) -> None:
     folder = data_set("measured_2026")
     read, _ = read_tables([folder / f"{n}.csv" for n in ("indexer", "gdn", "kda", "mhc")])
     split_layers(read)

@@ -35,9 +35,7 @@ take longer than B200's, and towers on B300 (0.16)."""
 CARDS = ("h100", "h200", "b200", "a100-80gb", "mi300x")
 
 
-def test_a_family_of_two_frameworks_is_fitted_from_its_rows(
-    data_set: Callable[[str], Path],
-) -> None:
+def test_a_family_of_two_frameworks_is_fitted_from_its_rows(data_set: Callable[[str], Path]) -> None:
     """As ``python -m opbyte.analysis.validate.layer_sets`` does all of them, the typical set among them."""
     read, _ = read_tables([data_set("measured_2026") / "indexer.csv"])
     split_layers(read)
@@ -61,10 +59,7 @@ def test_each_kind_has_one_family() -> None:
 def test_rows_are_met(data_set: Callable[[str], Path]) -> None:
     folder = data_set("measured_2026")
     found = validate_kernels(
-        [
-            folder / f"{n}.csv"
-            for n in ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")
-        ]
+        [folder / f"{n}.csv" for n in ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")]
     )
     assert found.passed
     rows = found.records()

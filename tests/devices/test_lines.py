@@ -32,9 +32,7 @@ RUN = Run(Numerics("fp32"))
 
 
 def test_rows_and_costs_agree_on_steps_of_small_layers() -> None:
-    check_rows(
-        build_device(load_device("fsmoe-a-times")[0], calibrated=True).processors["xpu"].model
-    )
+    check_rows(build_device(load_device("fsmoe-a-times")[0], calibrated=True).processors["xpu"].model)
 
 
 def test_a_matmul_is_its_line() -> None:
@@ -81,15 +79,9 @@ def test_lines_serve_steps_of_any_model() -> None:
     ("lines", "words"),
     [
         ("gem: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}", "'gem' is no line"),
-        (
-            "gemm: {alpha_ms: 1, beta_ms: 1, per: byte, source: a line made up}",
-            "gemm is per multiply-add or FLOP",
-        ),
+        ("gemm: {alpha_ms: 1, beta_ms: 1, per: byte, source: a line made up}", "gemm is per multiply-add or FLOP"),
         ("gemm: {alpha_ms: 1, beta_ms: 0, per: FLOP, source: a line made up}", "greater than 0"),
-        (
-            "all_reduce: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}",
-            "per element or byte",
-        ),
+        ("all_reduce: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}", "per element or byte"),
     ],
 )
 def test_lines_of_nothing_are_refused(tmp_path: Path, lines: str, words: str) -> None:
@@ -101,7 +93,4 @@ def test_lines_of_nothing_are_refused(tmp_path: Path, lines: str, words: str) ->
 
 def test_a_line_counts_elements() -> None:
     line = LineSpec(alpha_s=0.0, beta_s=1.0, per="element", element_bytes=4)
-    assert (
-        line.count(Op("x", "communication", "all_gather", "both", {}, "fp32", 0.0, act_bytes=8.0))
-        == 2.0
-    )
+    assert line.count(Op("x", "communication", "all_gather", "both", {}, "fp32", 0.0, act_bytes=8.0)) == 2.0

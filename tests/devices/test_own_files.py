@@ -259,10 +259,7 @@ def test_a_loop_of_two_files(tmp_path: Path) -> None:
             "name: pod\ndevice: {extends: h100, name: h200}\ndevices_per_node: 4\nsource: a b\n",
             "device.name: 'h200' is a catalog device",
         ),
-        (
-            "name: pod\nextends: h100-x4\ndevice: h100\ndevices_per_node: 4\nsource: a b\n",
-            "extends: is not possible",
-        ),
+        ("name: pod\nextends: h100-x4\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "extends: is not possible"),
     ],
 )
 def test_mistakes_in_a_system_file(tmp_path: Path, text: str, says: str) -> None:
@@ -280,11 +277,7 @@ SNIPPETS = [
     "source: ", "value: ", "extends: duplex\n", "sources: ", "\x00", "\x85", "é", "\ud7ff", "-",
 ]  # fmt: skip
 EDITS = st.lists(
-    st.tuples(
-        st.integers(0, 2000),
-        st.integers(0, 12),
-        st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=3)),
-    ),
+    st.tuples(st.integers(0, 2000), st.integers(0, 12), st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=3))),
     min_size=1,
     max_size=4,
 )

@@ -89,9 +89,7 @@ def test_a_sweep_goes_from_the_setup_to_the_kernels_own_power() -> None:
      (16, 128, 1, 1.01, 15.33), (256, 64, 8, 1.2, 186.75), (8, 16384, 2, 1.2, 8.0),
      (256, 1, 8, 1.01, 8.0)],
 )  # fmt: skip
-def test_active_experts_of_a_power_law(
-    experts: int, tokens: int, top_k: int, skew: float, mean: float
-) -> None:
+def test_active_experts_of_a_power_law(experts: int, tokens: int, top_k: int, skew: float, mean: float) -> None:
     assert active_experts(experts, tokens, top_k, skew) == pytest.approx(mean, rel=0.03)
 
 
@@ -152,12 +150,8 @@ def test_only_calibrated_products_take_their_energies_from_the_power_model() -> 
 
 def test_more_room_and_an_older_process_carry_over_by_the_rules() -> None:
     """GB200: 1,200 W of limit beside B200's 1,000. A100: N7-class logic takes 1 / 0.7 of the 4N's."""
-    b200, gb200, h100, a100 = (
-        power_model(load_device(n)[0]).model for n in ("b200", "gb200", "h100", "a100-80gb")
-    )
-    assert gb200.busy_W == pytest.approx(
-        b200.busy_W * (gb200.limit_W - gb200.idle_W) / (b200.limit_W - b200.idle_W)
-    )
+    b200, gb200, h100, a100 = (power_model(load_device(n)[0]).model for n in ("b200", "gb200", "h100", "a100-80gb"))
+    assert gb200.busy_W == pytest.approx(b200.busy_W * (gb200.limit_W - gb200.idle_W) / (b200.limit_W - b200.idle_W))
     assert a100.busy_W == pytest.approx(h100.busy_W * (400 - 60) / (700 - 70))
     assert a100.J_per_flop_8 == pytest.approx(h100.J_per_flop_8 / 0.7)
     assert a100.kv_J_per_byte == pytest.approx(h100.kv_J_per_byte / 0.7)
@@ -170,9 +164,7 @@ def test_more_room_and_an_older_process_carry_over_by_the_rules() -> None:
     [(1, 2048, 2048, 429), (4, 128, 1024, 425), (16, 2048, 2048, 504), (64, 128, 1024, 614),
      (256, 128, 1024, 690), (10, 8192, 512, 557)],
 )  # fmt: skip
-def test_a_serving_h100_draws_what_was_measured(
-    clients: int, prompt: int, output: int, watts: float
-) -> None:
+def test_a_serving_h100_draws_what_was_measured(clients: int, prompt: int, output: int, watts: float) -> None:
     """Qwen3-8B in 16 bit under vLLM 0.30 (silybench); among the runs of the fit."""
     found = simulate(
         "qwen3-8b", "h100-x1", framework="vllm", policy="vllm", closed_loop=clients,

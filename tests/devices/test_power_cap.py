@@ -22,9 +22,7 @@ def test_the_clock_draws_its_share_of_the_room_above_idle() -> None:
     found = capped(spec, 385.0)
     clock = capped_clock(0.5)
     assert draw(clock * SUSTAINED) == pytest.approx(0.5 * draw(SUSTAINED))
-    assert found.processors["xpu"].clock_Hz == pytest.approx(
-        spec.processors["xpu"].clock_Hz * clock
-    )  # type: ignore[operator]
+    assert found.processors["xpu"].clock_Hz == pytest.approx(spec.processors["xpu"].clock_Hz * clock)  # type: ignore[operator]
     peaks, nominal = (s.processors["xpu"].peak_flops_per_s for s in (found, spec))
     assert peaks == pytest.approx({name: x * clock for name, x in nominal.items()})  # type: ignore[union-attr]
     assert found.limit_W == 385.0
@@ -48,8 +46,7 @@ def test_a_capped_h200_keeps_what_was_measured(cap: float, low: float, high: flo
     What their stock runs drew was not logged, so that the shares are lower bounds.
     """
     whole, less = (
-        roofline("llama-2-70b", "h200-x1", batch=0, prefill=4096, dtype="fp8", power_cap=watts)
-        for watts in (None, cap)
+        roofline("llama-2-70b", "h200-x1", batch=0, prefill=4096, dtype="fp8", power_cap=watts) for watts in (None, cap)
     )
     assert low < whole.step_seconds / less.step_seconds < high
 
@@ -127,10 +124,7 @@ def test_a_lower_cap_is_never_faster_and_never_draws_more(
 
 def test_a_run_is_slower_and_draws_less() -> None:
     work = {"closed_loop": 64, "requests": 128, "input_len": 512, "output_len": 64}
-    plain, less = (
-        simulate("llama-3-8b", "h100-x1", power_cap=cap, keep_stages=True, **work)
-        for cap in (None, 400.0)
-    )
+    plain, less = (simulate("llama-3-8b", "h100-x1", power_cap=cap, keep_stages=True, **work) for cap in (None, 400.0))
     assert plain.run.output_tokens_per_s > less.run.output_tokens_per_s  # type: ignore[operator]
     assert less.run.watts_per_device < plain.run.watts_per_device  # type: ignore[operator]
     assert less.run.stages["watts"].max() <= 400.0 * (1 + 1e-9)

@@ -69,9 +69,7 @@ def test_rows_take_whole_columns_in_every_bank_group() -> None:
     assert near.row_columns(160, 1) == 8  # 40 B in each of four groups: two columns of 32 B
 
 
-@given(
-    heads=st.integers(1, 600), tokens=st.integers(1, 5000), level=st.sampled_from(sorted(LEVELS))
-)
+@given(heads=st.integers(1, 600), tokens=st.integers(1, 5000), level=st.sampled_from(sorted(LEVELS)))
 def test_attention_never_beats_the_units_and_grows(heads: int, tokens: int, level: str) -> None:
     near = HeadAttention(FREE, level, 5)
     took = near.seconds(heads, tokens, 128, 2)
@@ -85,17 +83,11 @@ def test_attention_never_beats_the_units_and_grows(heads: int, tokens: int, leve
 
 
 def test_the_catalogs_efficiencies_are_the_command_models() -> None:
-    for name, level in (
-        ("attacc", "bank"),
-        ("attacc-bg", "bank-group"),
-        ("attacc-buffer", "buffer"),
-    ):
+    for name, level in (("attacc", "bank"), ("attacc-bg", "bank-group"), ("attacc-buffer", "buffer")):
         device = load_device(name)[0]
         told = device.processors["attacc"]
         near = HeadAttention(LIMITED, level, device.memory.stacks)
-        said = (
-            device.memory.bandwidth_bytes_per_s * told.bandwidth_multiple * told.memory_efficiency
-        )
+        said = device.memory.bandwidth_bytes_per_s * told.bandwidth_multiple * told.memory_efficiency
         assert said == pytest.approx(near.bytes_per_s(), rel=1e-3)
 
 
@@ -131,9 +123,7 @@ def units() -> BankGemv:
 def test_a_product_in_the_banks_by_hand() -> None:
     """4096 x 4096 in 8 channels: 32 outputs a bank, 4 rows each of 64 columns, 4 chunks."""
     u = units()
-    assert u.gemv_s(4096, 4096, 8) == pytest.approx(
-        128 * (u.row_cycle_s + u.row_extra_s + 64e-9) + 4 * u.load_s
-    )
+    assert u.gemv_s(4096, 4096, 8) == pytest.approx(128 * (u.row_cycle_s + u.row_extra_s + 64e-9) + 4 * u.load_s)
     ideal = 2 * 4096**2 / (8 * 512e9)
     assert u.gemv_s(4096, 4096, 8) > ideal
     assert u.gemv_J(4096, 4096, 8) > 4096**2 * (2 * 8 * 0.55e-12 + 0.32e-12)
@@ -173,9 +163,7 @@ def test_more_bandwidth_never_hurts_a_tiled_gpu() -> None:
     assert isinstance(model, TiledGpu)
     faster = replace(model, base=replace(model.base, bandwidth=2 * model.base.bandwidth))
     for m in (1, 54, 117, 500):
-        assert faster.matmul_seconds(m, 4608, 12288, 2, "fp16") <= model.matmul_seconds(
-            m, 4608, 12288, 2, "fp16"
-        )
+        assert faster.matmul_seconds(m, 4608, 12288, 2, "fp16") <= model.matmul_seconds(m, 4608, 12288, 2, "fp16")
 
 
 def tiers() -> Tiers:
@@ -209,9 +197,7 @@ def test_no_order_beats_the_one_by_heat(shares: list[int], heats: list[float], s
     ranks[order] = np.arange(len(size), 0, -1.0)
     starts = np.array([size[ranks > ranks[i]].sum() for i in range(len(size))])
     edges = np.arange(9) / 8
-    inside = np.minimum((starts + size)[:, None], edges[1:]) - np.maximum(
-        starts[:, None], edges[:-1]
-    )
+    inside = np.minimum((starts + size)[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
     took = np.maximum(inside, 0) @ t.slowness
     assert best <= (took * heat).sum() / (size * heat).sum() * (1 + 1e-9)
     assert 1 - 1e-9 <= best <= t.slowness[-1] + 1e-9
@@ -286,8 +272,7 @@ def test_a_stream_engine_against_closed_forms_of_others() -> None:
     half = replace(op, weight_bytes=4096 * 4096 / 2, act_bytes=0.0)
     assert peak.cost(half).seconds == pytest.approx(29.25e-6, rel=1e-3)
     narrow = replace(peak, macs=64.0)
-    layer = [*Attention(4096, 32, 32, 128).ops(ONE, RUN, None), *FeedForward(4096, 11008).ops(
-        ONE, RUN, None)]  # fmt: skip
+    layer = [*Attention(4096, 32, 32, 128).ops(ONE, RUN, None), *FeedForward(4096, 11008).ops(ONE, RUN, None)]
     macs = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 1025 * 4096
     busy = sum(narrow.cost(o).compute_s for o in layer if o.kind != "elementwise")
     assert busy == pytest.approx(macs / 64 / 225e6)

@@ -44,9 +44,9 @@ def test_dies_that_were_never_fitted() -> None:
 def test_changes_of_ga100_as_llmcompass_has_them() -> None:
     """Table of its section on buffers: +5.8 % from 64 to 192 KB, L2 +9.6 % and +11.7 %; two designs."""
     ga100 = constants().dies["ga100"]
-    assert size(replace(ga100, local=192 / 1024)) / size(
-        replace(ga100, local=64 / 1024)
-    ) == pytest.approx(1.058, abs=0.01)
+    assert size(replace(ga100, local=192 / 1024)) / size(replace(ga100, local=64 / 1024)) == pytest.approx(
+        1.058, abs=0.01
+    )
     cache = [size(replace(ga100, cache=mb)) for mb in (10, 40, 80)]
     assert cache[1] / cache[0] == pytest.approx(1.096, abs=0.02)
     assert cache[2] / cache[1] == pytest.approx(1.117, abs=0.02)
@@ -78,9 +78,7 @@ def test_products_listed_with_their_misses() -> None:
     assert found["held"]["watts"] == "17 of 23"
     missed = {row["device"] for row in found["rows"] if abs(row["watts_error"]) > 0.15}
     # One die is sold at 250, 300 and 400 W, another at 300 and 450: a limit is a choice.
-    assert missed == {
-        "a100-40gb", "a100-pcie-40gb", "gb300", "rtx-4090", "rtx-6000-ada", "mi300x",
-    }  # fmt: skip
+    assert missed == {"a100-40gb", "a100-pcie-40gb", "gb300", "rtx-4090", "rtx-6000-ada", "mi300x"}
     assert power_law().spread < 0.25
 
 

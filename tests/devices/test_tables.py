@@ -41,9 +41,7 @@ def test_matrix_products_compute_whole_tiles() -> None:
     at=st.tuples(st.floats(1.0, 16.0), st.floats(1.0, 64.0)),
     hole=st.booleans(),
 )
-def test_a_bilinear_function_is_met_exactly(
-    slopes: list[float], at: tuple[float, float], hole: bool
-) -> None:
+def test_a_bilinear_function_is_met_exactly(slopes: list[float], at: tuple[float, float], hole: bool) -> None:
     """Multilinear interpolation has no error on a + b x + c y + d x y, a hole in the grid or not."""
     b, c, d = slopes
 

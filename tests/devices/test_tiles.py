@@ -94,9 +94,7 @@ def test_matrix_units_do_powers_of_two_in_a_clock(name: str) -> None:
     [((16, 64), 4, (1, 4)), ((64, 64), 4, (2, 2)), ((128, 64), 4, (2, 2)), ((128, 16), 4, (4, 1)), ((16, 16), 4, (2, 2)),
      ((128, 256), 8, (2, 4))],
 )  # fmt: skip
-def test_warps_are_dealt_as_triton_does(
-    tile: tuple[int, int], warps: int, expected: tuple[int, int]
-) -> None:
+def test_warps_are_dealt_as_triton_does(tile: tuple[int, int], warps: int, expected: tuple[int, int]) -> None:
     """By hand from `warpsPerTileV2`: the longer side in instructions of 16 x 8 is halved."""
     plain = getattr(warp_grid, "py_func", warp_grid)
     assert plain(*map(float, tile), float(warps), False) == expected
@@ -112,9 +110,7 @@ def test_warpgroups_need_a_buffer_more() -> None:
         assert price.shared_bytes == buffers * held
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("a100-80gb", 1068), ("a40", 734), ("l40", 734), ("h20", 1078)]
-)
+@pytest.mark.parametrize(("name", "expected"), [("a100-80gb", 1068), ("a40", 734), ("l40", 734), ("h20", 1078)])
 def test_the_space_is_the_published_one(name: str, expected: int) -> None:
     form = FORMS["fused_moe"]
     shape = form.shape({"tokens": 64, "experts": 8, "topk": 2, "hidden": 4096, "inter": 1024})
@@ -125,9 +121,7 @@ def test_the_space_is_the_published_one(name: str, expected: int) -> None:
 
 @given(st.data())
 @pytest.mark.parametrize("kernel", sorted(SHAPES))
-def test_ranked_seconds_rise_and_equal_ones_keep_the_order_of_groups(
-    kernel: str, data: st.DataObject
-) -> None:
+def test_ranked_seconds_rise_and_equal_ones_keep_the_order_of_groups(kernel: str, data: st.DataObject) -> None:
     form = FORMS[kernel]
     machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
     shape = shape_of(form, data.draw)
@@ -184,8 +178,7 @@ def test_units_in_the_memory_stream_weights_once_for_eight_rows() -> None:
     form = FORMS["pim_gemm"]
     machine = RUN_ON["pim_gemm"]["duplex"]
     seconds = [
-        rank(form, machine, form.shape({"m": m, "n": 14336, "k": 4096}), UNFITTED.p).prices[0, 0]
-        for m in (1, 8, 32)
+        rank(form, machine, form.shape({"m": m, "n": 14336, "k": 4096}), UNFITTED.p).prices[0, 0] for m in (1, 8, 32)
     ]
     assert seconds[1] == pytest.approx(seconds[0], rel=0.2)
     assert seconds[2] == pytest.approx(4 * seconds[1], rel=0.25)

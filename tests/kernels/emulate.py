@@ -25,8 +25,7 @@ class Emulated:
         for header in ("cuda_bf16.h", "cuda_fp16.h"):
             text = text.replace(f"#include <{header}>", "")
         text = text.replace(
-            "extern __shared__ __align__(16) unsigned char raw[];",
-            "alignas(16) static unsigned char raw[1 << 17];",
+            "extern __shared__ __align__(16) unsigned char raw[];", "alignas(16) static unsigned char raw[1 << 17];"
         )
         product = (
             "static void mma(float c[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) "

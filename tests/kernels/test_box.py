@@ -86,16 +86,12 @@ def test_the_models_are_within_their_bounds_and_say_that_they_know_them() -> Non
     assert result.passed
     assert result.seen == len(rows())
     assert "of a fit" in str(result.blocks()[-1])
-    assert {check.device for check in result.checks} == {
-        "a100-80gb", "b200", "h100", "h200", "mi300x"
-    }  # fmt: skip
+    assert {check.device for check in result.checks} == {"a100-80gb", "b200", "h100", "h200", "mi300x"}
 
 
 def test_fractions_follow_from_the_rows() -> None:
     """Of one call each by hand: a decode is bound by its cache, a prompt's experts by arithmetic."""
-    checks = [
-        c for c in validate_kernels().checks if isinstance(c, KernelCheck) and c.device == "h100"
-    ]
+    checks = [c for c in validate_kernels().checks if isinstance(c, KernelCheck) and c.device == "h100"]
     found = fractions(checks)
     assert set(found["family"]) == {"attention_decode", "attention_prefill", "moe"}
     assert found["measured"].between(0.0, 4.0).all()

@@ -31,9 +31,7 @@ def random(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def paged(
-    rng: np.random.Generator, lengths: list[int], heads: int, dim: int, page: int
-) -> attention.Cache:
+def paged(rng: np.random.Generator, lengths: list[int], heads: int, dim: int, page: int) -> attention.Cache:
     """A cache of scattered pages; everything that no sequence owns is NaN or a huge index."""
     need = [-(-n // page) for n in lengths]
     keys, values = (np.full((sum(need) + 3, heads, page, dim), np.nan, np.float32) for _ in "kv")
@@ -53,9 +51,7 @@ def run_attention(
     threads: int, config: AttentionConfig = attention.DEFAULT,
 ) -> np.ndarray:  # fmt: skip
     dim = q.shape[3]
-    plan = attention.plan(
-        queries, cache.lengths, heads, cache.keys.shape[1], dim, window, threads, config
-    )
+    plan = attention.plan(queries, cache.lengths, heads, cache.keys.shape[1], dim, window, threads, config)
     out = np.full(q.shape, np.nan, np.float32)
     attention.attend(plan, q, cache, dim**-0.5, out)
     return out
@@ -74,9 +70,8 @@ def run_attention(
     ],
 )
 def test_decode(
-    lengths: list[int], heads: int, heads_kv: int, dim: int, page: int, window: int, chunk: int,
-    threads: int,
-) -> None:  # fmt: skip
+    lengths: list[int], heads: int, heads_kv: int, dim: int, page: int, window: int, chunk: int, threads: int
+) -> None:
     rng = np.random.default_rng(1)
     cache = paged(rng, lengths, heads_kv, dim, page)
     q = random(rng, len(lengths), 1, heads, dim)
@@ -119,9 +114,7 @@ def test_mla_decode() -> None:
     shared = attention.Cache(cache.keys, cache.keys, cache.table, cache.lengths)
     q = random(rng, 3, 1, 10, 64)
     queries = np.ones(3, np.int64)
-    plan = attention.plan(
-        queries, shared.lengths, 10, 1, 48, 0, THREADS[-1], AttentionConfig(64, 32)
-    )
+    plan = attention.plan(queries, shared.lengths, 10, 1, 48, 0, THREADS[-1], AttentionConfig(64, 32))
     out = np.full((3, 1, 10, 48), np.nan, np.float32)
     attention.attend(plan, q, shared, 0.1, out)
     want = attention.reference(q, shared, queries, 0, 0.1, 48)
@@ -143,9 +136,7 @@ def test_equal_inputs_give_equal_bits() -> None:
     cache = paged(rng, [700, 90], 2, 64, 16)
     q = random(rng, 2, 1, 8, 64)
     runs = [
-        run_attention(
-            cache, q, np.ones(2, np.int64), 8, 0, threads, AttentionConfig(64, 64)
-        ).tobytes()
+        run_attention(cache, q, np.ones(2, np.int64), 8, 0, threads, AttentionConfig(64, 64)).tobytes()
         for threads in (THREADS * 10)[:20]
     ]
     assert len(set(runs)) == 1  # on any number of threads

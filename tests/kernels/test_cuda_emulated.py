@@ -17,16 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.kernels import (
-    attention,
-    experts,
-    four_bit,
-    indexer,
-    permute,
-    recurrent,
-    rmsnorm,
-    router,
-)
+from opbyte.kernels import attention, experts, four_bit, indexer, permute, recurrent, rmsnorm, router
 from opbyte.kernels.check import from_bf16, require, to_bf16
 
 
@@ -41,9 +32,7 @@ def _load() -> ModuleType:
 
 
 emulate = _load()
-pytestmark = pytest.mark.skipif(
-    emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU"
-)
+pytestmark = pytest.mark.skipif(emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU")
 Build = Callable[..., Any]
 PLAIN = {"fp16": (), "bf16": ("USE_BF16",)}
 
@@ -164,12 +153,8 @@ def cache_of(
             at = table[b, i] = free.pop()
             rows = min(page, length - i * page)
             for cache in (keys, values):
-                cache[at, :, :rows] = rounded(
-                    rng.standard_normal((heads, rows, dim), dtype=np.float32), dtype
-                )
-    known = attention.Cache(
-        wide(keys, dtype), wide(values, dtype), table, np.array(lengths, dtype=np.int64)
-    )
+                cache[at, :, :rows] = rounded(rng.standard_normal((heads, rows, dim), dtype=np.float32), dtype)
+    known = attention.Cache(wide(keys, dtype), wide(values, dtype), table, np.array(lengths, dtype=np.int64))
     return keys, values, table, known
 
 
@@ -213,9 +198,7 @@ def test_prefill(build: Build, window: int) -> None:
         "prefill", (2, 4, 2), 128, q, keys, values, table, np.array(lengths, np.int32), queries, y,
         70, 4, 2, 4, table.shape[1], window, 0.125,
     )  # fmt: skip
-    want = attention.reference(
-        q.astype(np.float32), known, queries.astype(np.int64), window, 0.125, 64
-    )
+    want = attention.reference(q.astype(np.float32), known, queries.astype(np.int64), window, 0.125, 64)
     require(y, want, "fp16", "prefill")
 
 
@@ -228,9 +211,8 @@ def test_grouped_gemm(build: Build) -> None:
     run = build("gemm")
     run("grouped_gemm", (2, 2, 3), 256, x, offsets, w, y, n, k)
     want = np.concatenate(
-        [x[a:b].astype(float) @ w[e].T.astype(float)
-         for e, (a, b) in enumerate(itertools.pairwise(offsets))]
-    )  # fmt: skip
+        [x[a:b].astype(float) @ w[e].T.astype(float) for e, (a, b) in enumerate(itertools.pairwise(offsets))]
+    )
     require(y, want, "fp16", "grouped GEMM")
     a, b = normal(18, 40).astype(np.float16), normal(19, 40).astype(np.float16)
     h = poison((40,), "fp16")
@@ -287,14 +269,10 @@ def test_indexer(build: Build, dtype: str) -> None:
     weights, out = normal(36, 2, tokens, heads), np.full((2, tokens, 150), np.nan, np.float32)
     chosen = np.full((2, tokens, k), -7, np.int32)
     run = build("indexer", "DIM=64", *PLAIN[dtype])
-    run(
-        "index_scores", (3, tokens, 2), 128, q, weights, keys, table, lengths, out, heads, 5, 5, 150
-    )
+    run("index_scores", (3, tokens, 2), 128, q, weights, keys, table, lengths, out, heads, 5, 5, 150)
     run("index_select", (tokens, 2), 256, out, lengths, chosen, 150, k)
     for n, length in enumerate(lengths):
-        want = indexer.reference(
-            wide(q[n], dtype), weights[n], wide(keys, dtype), table[n], int(length)
-        )
+        want = indexer.reference(wide(q[n], dtype), weights[n], wide(keys, dtype), table[n], int(length))
         require(out[n, :, :length], want, "fp32", f"scores {n}")
     assert chosen.tolist() == indexer.select(out, lengths, k).tolist()
 
@@ -310,8 +288,7 @@ def test_index_select_breaks_ties_to_the_lower_index(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "erase", "dtype"),
-    [(False, True, "fp16"), (False, False, "fp16"), (True, True, "bf16")],
+    ("channels", "erase", "dtype"), [(False, True, "fp16"), (False, False, "fp16"), (True, True, "bf16")]
 )
 def test_recurrences(build: Build, channels: bool, erase: bool, dtype: str) -> None:
     """Prompts of a whole chunk and a part, and their tokens one by one, end in the same states."""
@@ -363,7 +340,5 @@ def test_four_bit_experts(build: Build, dtype: str, format_: str) -> None:
     run("gate_up", (inter // 16, n), 128, x, offsets, w.gate, w.up, h, hidden, inter)
     run("down", (hidden // 16, n), 128, h, offsets, w.down, y, hidden, inter)
     ids = np.repeat(np.arange(n), counts)[:, None]
-    want = experts.reference(
-        wide(x, dtype), ids, np.ones((slots, 1), np.float32), w.exact(range(n))
-    )
+    want = experts.reference(wide(x, dtype), ids, np.ones((slots, 1), np.float32), w.exact(range(n)))
     require(wide(y, dtype), want, dtype, "experts")

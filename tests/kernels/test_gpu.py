@@ -116,12 +116,8 @@ def test_attention_launches(emulated: EmulatedDevice) -> None:
     gpu.decode(emulated, q, keys, values, table, lengths, y, 192, 0, 0.125, "fp16")
     from opbyte.kernels import attention
 
-    cache = attention.Cache(
-        keys.astype(np.float32), values.astype(np.float32), table, lengths.astype(np.int64)
-    )
-    want = attention.reference(
-        q[:, None].astype(np.float32), cache, np.ones(2, np.int64), 0, 0.125, 64
-    )
+    cache = attention.Cache(keys.astype(np.float32), values.astype(np.float32), table, lengths.astype(np.int64))
+    want = attention.reference(q[:, None].astype(np.float32), cache, np.ones(2, np.int64), 0, 0.125, 64)
     require(y[:, None], want, "fp16", "decode")
     new = np.array([70, 5], np.int32)
     prompt = rng.standard_normal((2, 70, 8, 64)).astype("f2")
@@ -170,9 +166,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_cases_check_themselves(
-    emulated: EmulatedDevice, case: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cases_check_themselves(emulated: EmulatedDevice, case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measured cases, in small, on the CPU: a right result passes, a wrong one does not."""
     monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)
     monkeypatch.setattr(emulated, "cupy", NumpyAsCupy(), raising=False)
@@ -217,9 +211,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
-def test_every_configuration_is_right(
-    emulated: EmulatedDevice, space: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_configuration_is_right(emulated: EmulatedDevice, space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search on the CPU: all configurations are checked, and the fastest and the default found."""
     fake = NumpyAsCupy()
     monkeypatch.setattr(fake, "cuda", FakeCuda(), raising=False)
@@ -228,23 +220,17 @@ def test_every_configuration_is_right(
     monkeypatch.setattr(emulated, "cupy", fake, raising=False)
     rates = iter([100.0, 103.0])
     shape = WIDE[space.name]
-    (found,) = search_gpu(
-        emulated, FakeClock(), lambda: next(rates), only=[space.name], shapes={space.name: [shape]}
-    )
+    (found,) = search_gpu(emulated, FakeClock(), lambda: next(rates), only=[space.name], shapes={space.name: [shape]})
     assert len(found.configs) == len(found.samples) > 1
     assert (found.best, found.steady) == (1, True)
     assert found.configs[found.default] == space.choices(shape, 2)[1]
     assert found.gain == abs(found.default - 1.0) + 1.0
     rows = found.rows()
     assert [row["default"] for row in rows].count(1) == 1
-    assert all(
-        {*shape, *config} <= set(row) for row, config in zip(rows, found.configs, strict=True)
-    )
+    assert all({*shape, *config} <= set(row) for row, config in zip(rows, found.configs, strict=True))
 
 
-def test_a_wrong_configuration_is_refused(
-    emulated: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_configuration_is_refused(emulated: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = NumpyAsCupy()
     monkeypatch.setattr(fake, "cuda", FakeCuda(), raising=False)
     monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)

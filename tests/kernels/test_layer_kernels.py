@@ -24,9 +24,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def recurrence(
-    tokens: int, channels: bool, low: float = 0.6
-) -> tuple[recurrent.Tokens, np.ndarray]:
+def recurrence(tokens: int, channels: bool, low: float = 0.6) -> tuple[recurrent.Tokens, np.ndarray]:
     """Queries, keys, values, decays, betas and states of two sequences, four heads on two keys' heads."""
     rng = np.random.default_rng(1)
     q, k = (normal(i, 2, tokens, 2, 64) / np.float32(8.0) for i in (2, 3))
@@ -145,9 +143,7 @@ def test_a_choice_of_all_keys_is_the_whole_attention() -> None:
 def test_four_bit_experts(format_: str, tokens: int) -> None:
     count, hidden, inter = 3, 128, 64
     sizes = ((count, inter, hidden), (count, inter, hidden), (count, hidden, inter))
-    packed = [
-        four_bit.pack(normal(15 + i, *s) * np.float32(0.1), format_) for i, s in enumerate(sizes)
-    ]
+    packed = [four_bit.pack(normal(15 + i, *s) * np.float32(0.1), format_) for i, s in enumerate(sizes)]
     w = four_bit.FourBitWeights(*packed, format_)
     assert w.sizes == (count, inter, hidden)
     x, weights = normal(18, tokens, hidden), np.full((tokens, 2), 0.5, np.float32)
@@ -168,9 +164,7 @@ def test_packing_keeps_what_four_bits_can_say(format_: str) -> None:
     np.testing.assert_allclose(again, exact, rtol=1e-6)
     w = normal(20, 8, 96)
     block = four_bit.BLOCK[format_]
-    error = (
-        np.abs(four_bit.unpack(four_bit.pack(w, format_), format_) - w).reshape(-1, block).max(1)
-    )
+    error = np.abs(four_bit.unpack(four_bit.pack(w, format_), format_) - w).reshape(-1, block).max(1)
     top = np.abs(w).reshape(-1, block).max(1)
     # Steps are 2 at the top of 6; a power of two may leave a block's largest at 8, which 6 stands for.
     assert (error <= (0.26 if format_ == "w4a16_mxfp4" else 0.18) * top).all()

@@ -58,9 +58,7 @@ def test_times_of_another_state_are_scaled_by_their_floor() -> None:
     """1 ms of reading at 31 GB/s where the rate was 55: 0.56 ms, and what is not reading stays."""
     read_s = memory_bound(FAST)
     taken, _ = together([visit(FAST, read_s + 2e-4)], WORK, USUAL)
-    assert taken.median_s == pytest.approx(
-        (read_s + 2e-4) * (1 + (1e-3 - read_s) / (read_s + 2e-4))
-    )
+    assert taken.median_s == pytest.approx((read_s + 2e-4) * (1 + (1e-3 - read_s) / (read_s + 2e-4)))
     assert taken.median_s == pytest.approx(1e-3 + 2e-4)
 
 
@@ -121,8 +119,7 @@ def test_inputs_of_a_case_do_not_share_memory() -> None:
     """The largest experts once took more than the block: gate and up weights were one array."""
     bench = Bench(64 << 20, 1)
     with pytest.raises(ValueError, match="do not fit"):
-        experts.case({"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24,
-                      "topk": 8}, bench)  # fmt: skip
+        experts.case({"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}, bench)
     assert bench.copies(1.0) > 64
 
 

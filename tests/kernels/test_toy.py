@@ -33,9 +33,7 @@ DELTA = DeltaConfig(
 MODELS = {"attention": (ToyModel, SMALL), "delta": (DeltaModel, DELTA)}
 
 
-def attention(
-    model: ToyModel, layer: Layer, cache: Any, state: State, heads: np.ndarray
-) -> np.ndarray:
+def attention(model: ToyModel, layer: Layer, cache: Any, state: State, heads: np.ndarray) -> np.ndarray:
     """Attention to what a cache holds after a step, in fp64."""
     c = model.config
     batch, group = len(heads), c.num_attention_heads // c.num_key_value_heads
@@ -57,9 +55,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1.0 + np.exp(-x))
 
 
-def delta(
-    model: DeltaModel, layer: Layer, cache: Any, state: State, heads: np.ndarray
-) -> np.ndarray:
+def delta(model: DeltaModel, layer: Layer, cache: Any, state: State, heads: np.ndarray) -> np.ndarray:
     """A gated delta net from the states and inputs before a step, in fp64."""
     c, (states, window) = model.config, cache
     taps, rates, biases, weights = (x.astype(np.float64) for x in layer.small)
@@ -78,9 +74,7 @@ def delta(
     return normed.reshape(batch, -1) * silu(gates)
 
 
-def reference_step(
-    model: ToyModel, state: State, tokens: np.ndarray, mix: Any, caches: list[Any]
-) -> np.ndarray:
+def reference_step(model: ToyModel, state: State, tokens: np.ndarray, mix: Any, caches: list[Any]) -> np.ndarray:
     """Logits of one step in fp64, shape (batch, vocabulary), written without any of the kernels."""
     c = model.config
     residual = np.zeros((len(tokens), c.hidden_size))

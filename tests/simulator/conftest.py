@@ -78,13 +78,10 @@ def deployed() -> Callable[..., Deployment | None]:
 
 @compiled
 def one_step(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, captured: int,
-    books: Books,
-) -> float:  # fmt: skip
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, captured: int, books: Books
+) -> float:
     """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(
-        plan, moments, step, decodes, chunks, chunks.shape[1], fresh, captured, books
-    )
+    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, captured, books)
 
 
 @pytest.fixture(scope="session")
@@ -96,10 +93,9 @@ def compiled_step() -> Callable[..., float]:
         step: int = 0, fresh: bool = True, captured: int = 0,
     ) -> float:  # fmt: skip
         prefill = np.concatenate([b.phase == PREFILL for b in batches])
-        chunks = np.stack([
-            np.concatenate([getattr(b, name) for b in batches])[prefill]
-            for name in ("q_len", "seq_id")
-        ])  # fmt: skip
+        chunks = np.stack(
+            [np.concatenate([getattr(b, name) for b in batches])[prefill] for name in ("q_len", "seq_id")]
+        )
         values = np.stack(
             [
                 np.append(m.values, added_seconds(plan.uneven, b, captured))
@@ -143,17 +139,13 @@ def small() -> Callable[..., Deployment]:
     """
 
     @cache
-    def find(
-        name: str, system: str = "h100-x1", routing: str = "uniform", **degrees: int
-    ) -> Deployment:
+    def find(name: str, system: str = "h100-x1", routing: str = "uniform", **degrees: int) -> Deployment:
         name, adapted, _ = name.partition("+")
         tenants = Tenants(5, 16, 5, "power_law:1.0") if adapted else None
         model = load_model({"windowed": "gemma-2-27b"}.get(name, name))
         layers = model.layers[: max(2, degrees.get("pp", 1))]
         if name == "windowed":
-            mixers = [
-                replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)
-            ]
+            mixers = [replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)]
             layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
         model = replace(model, layers=layers)
         return deploy(model, load_system(system), routing=routing, tenants=tenants, **degrees)

@@ -42,9 +42,8 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def check_pieces(
-    new_engine: Callable[[], Engine], load: dict[str, Any],
-    times: Sequence[float], splits: Sequence[int],
-) -> None:  # fmt: skip
+    new_engine: Callable[[], Engine], load: dict[str, Any], times: Sequence[float], splits: Sequence[int]
+) -> None:
     """Submit all at once to one engine, and split at `splits`, with stops at `times`, to another."""
     block = block_of(load)
     whole = new_engine()

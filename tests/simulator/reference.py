@@ -236,8 +236,7 @@ class Reference:
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
-        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
-                               for first in (True, False))  # fmt: skip
+        to_come, self.later = ([r for r in requests if (r.follows is None) == first] for first in (True, False))
         for request in requests:
             request.target = request.input
         for request in to_come[: self.clients or 0]:
@@ -397,9 +396,7 @@ class Reference:
             plan += self.admit(rank, budget)
         return plan or self.plan_running(rank, list(rank.running))[0]
 
-    def plan_running(
-        self, rank: Rank, requests: Sequence[Request]
-    ) -> tuple[list[tuple[Request, int]], int, bool]:
+    def plan_running(self, rank: Rank, requests: Sequence[Request]) -> tuple[list[tuple[Request, int]], int, bool]:
         """Tokens of running sequences, what is left of the budget, whether memory was short."""
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in requests:

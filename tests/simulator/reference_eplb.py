@@ -20,9 +20,7 @@ def pack(loads: Sequence[Fraction], packs: int) -> list[list[int]]:
     for thing in sorted(range(len(loads)), key=lambda thing: (-loads[thing], thing)):
         room = [pack for pack in held if len(pack) < size]
         lightest = min(sum((loads[other] for other in pack), Fraction(0)) for pack in room)
-        next(
-            pack for pack in room if sum((loads[o] for o in pack), Fraction(0)) == lightest
-        ).append(thing)
+        next(pack for pack in room if sum((loads[o] for o in pack), Fraction(0)) == lightest).append(thing)
     return held
 
 
@@ -38,9 +36,7 @@ def copied(experts: Sequence[int], loads: Sequence[int], slots: int) -> list[tup
     return [(e, Fraction(loads[e], copies[e])) for e in line]
 
 
-def rebalance(
-    loads: Sequence[int], replicas: int, groups: int, nodes: int, devices: int
-) -> list[list[int]]:
+def rebalance(loads: Sequence[int], replicas: int, groups: int, nodes: int, devices: int) -> list[list[int]]:
     """Experts of every device, in order of their slots."""
     if groups % nodes:
         groups = nodes = 1

@@ -82,10 +82,7 @@ class Tree:
     def same(self, one: Sequence[Token], other: Sequence[Token]) -> int:
         """Tokens of whole pages that two sequences begin with."""
         count = 0
-        while (
-            count < min(len(one), len(other))
-            and one[count : count + self.page] == other[count : count + self.page]
-        ):
+        while count < min(len(one), len(other)) and one[count : count + self.page] == other[count : count + self.page]:
             count += self.page
         return count
 
@@ -159,9 +156,7 @@ class Adder:
         beside = len(rank.running) if rules.mixed else 0
         self.input = rules.max_prefill_tokens - beside
         self.chunk = rules.chunked_prefill_size - beside if rules.chunked_prefill_size else math.inf
-        self.total_offset = beside + sum(
-            [min(r.output - r.generated, 4096) * rank.ratio for r in rank.running]
-        )
+        self.total_offset = beside + sum([min(r.output - r.generated, 4096) * rank.ratio for r in rank.running])
         self.current_offset = beside
         self.added: list[tuple[Request, int]] = []
         self.preempted: list[Request] = []
@@ -255,9 +250,7 @@ class Adder:
         tokens, answer = extend, min(request.output, 4096)
         if self.ceil(extend) > self.chunk:
             tokens, answer = int(self.chunk) // self.page * self.page, 0
-        if self.rank.rules.mixed and (
-            self.pages * self.page + self.ceil(tokens) > self.rank.available()
-        ):
+        if self.rank.rules.mixed and (self.pages * self.page + self.ceil(tokens) > self.rank.available()):
             tree.lock(request.node, -1)
             return "no token"  # SGLang would stop
         if tokens <= 0:
@@ -383,8 +376,7 @@ class Rank:
         if self.chunked:
             self.keep(self.chunked, self.chunked.committed)
         if self.last is not None:
-            kept = [r for r in self.last
-                    if not r.finished and r not in (self.chunked, self.last_chunked)]  # fmt: skip
+            kept = [r for r in self.last if not r.finished and r not in (self.chunked, self.last_chunked)]
             if len(kept) < len(self.last):
                 self.full = False
             if kept:
@@ -440,10 +432,7 @@ class Rank:
                 key = request.tokens(request.length - 1, self.page)
                 request.protected, request.node = self.tree.walk(key)
             request.target = request.length
-            if self.tree is None:
-                result = adder.add_one_ignoring_eos(request)
-            else:
-                result = adder.add_one(request)
+            result = adder.add_one_ignoring_eos(request) if self.tree is None else adder.add_one(request)
             if result != "continue":
                 if result == "no token":
                     self.full = True
@@ -598,8 +587,7 @@ class Reference:
         self.steps += 1
         start = max(self.host, self.device)
         self.device = start + seconds
-        chunked = [rank.chunked if own else None
-                   for rank, own in zip(self.ranks, prompts, strict=True)]  # fmt: skip
+        chunked = [rank.chunked if own else None for rank, own in zip(self.ranks, prompts, strict=True)]
         return Step(plans, prompts, chunked, start, self.device)
 
     def process(self, step: Step) -> None:

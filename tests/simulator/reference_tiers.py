@@ -270,9 +270,7 @@ class TieredReference(Reference):
                     continue
                 ends = [end for *_, end in self.loading]
                 assert ends, "no sequence can make progress"
-                self.now = self.known = max(
-                    self.now, min([*ends, *(r.arrival for r in to_come[:1])])
-                )
+                self.now = self.known = max(self.now, min([*ends, *(r.arrival for r in to_come[:1])]))
                 continue
             self.landed(plans)
             held = max(self.kv(rank).held for rank in ranks)

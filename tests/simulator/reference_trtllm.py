@@ -381,10 +381,7 @@ class Reference:
         if not rules.even:
             return False
         decoding = all(decodes for _, decodes, _ in choices)
-        places = all(
-            len(decodes) < rank.most
-            for rank, (_, decodes, _) in zip(self.ranks, choices, strict=True)
-        )
+        places = all(len(decodes) < rank.most for rank, (_, decodes, _) in zip(self.ranks, choices, strict=True))
         if places and all(prompts for prompts, _, _ in choices):
             self.waited = 0
             if not decoding:

@@ -69,9 +69,7 @@ def deployed(kind: str, system: str, routing: str = "uniform") -> Deployment:
     return deploy(model, load_system(system), dp=1, routing=routing)
 
 
-def check(
-    compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int, replica: int
-) -> None:
+def check(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int, replica: int) -> None:
     plan, _ = lower(d, replica)
     books = new_books(plan)
     each = [batch] * d.ranks
@@ -97,9 +95,7 @@ def test_any_batch(kind: str, compiled_step: Callable[..., float], data: st.Data
 @given(batch=batches, step=st.integers(0, 99))
 def test_a_requests_tokens_have_one_adapter_in_every_layer(batch: Batch, step: int) -> None:
     """Loads are conserved, and no more adapters are used than there are sequences."""
-    router = make_router(
-        "power_law:0.7", layers=3, experts=50, top_k=1, seed=4, keys=(0, 2, 5), by_request=True
-    )
+    router = make_router("power_law:0.7", layers=3, experts=50, top_k=1, seed=4, keys=(0, 2, 5), by_request=True)
     found = [router.loads(step, layer, batch).tokens for layer in range(3)]
     assert all(np.array_equal(found[0], other) for other in found)
     assert found[0].sum() == batch.tokens
@@ -155,12 +151,11 @@ def test_experts_of_a_model_keep_no_adapters() -> None:
         (lambda: with_adapters(load_model("llama-2-7b"), Tenants(1, 5000, 1)), "at most 4096"),
         (lambda: with_adapters(LATENT, Tenants(1, 8, 1)), "no matrices"),
         (
-            lambda: deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=2, dp=2,
-                           tenants=Tenants(4, 8, 4)),
+            lambda: deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=2, dp=2, tenants=Tenants(4, 8, 4)),
             "cannot go with ranks that share experts",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         make()

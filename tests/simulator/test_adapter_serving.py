@@ -19,14 +19,7 @@ from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.serving.adapters import (
-    AdapterCounts,
-    Choices,
-    Shelf,
-    by_names,
-    load_seconds,
-    popularity,
-)
+from opbyte.simulator.serving.adapters import AdapterCounts, Choices, Shelf, by_names, load_seconds, popularity
 from opbyte.simulator.serving.host_link import HostLink
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.adapters import Tenants
@@ -45,9 +38,7 @@ def run(**options: object) -> Simulation:
 
 @given(
     slots=st.integers(1, 4),
-    jobs=st.lists(
-        st.tuples(st.integers(0, 5), st.floats(0, 3), st.floats(0.01, 4)), min_size=1, max_size=30
-    ),
+    jobs=st.lists(st.tuples(st.integers(0, 5), st.floats(0, 3), st.floats(0.01, 4)), min_size=1, max_size=30),
 )
 @settings(max_examples=100)
 def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
@@ -155,9 +146,7 @@ def test_a_column_of_adapters_changes_nothing_without_them() -> None:
     Path("bare.csv").write_text("\n".join([text, *(f"{a!r},{i},{o}" for a, i, o in rows)]) + "\n")
     named = [f"{a!r},{i},{o},{k % 3}" for k, (a, i, o) in enumerate(rows)]
     Path("named.csv").write_text("\n".join([f"{text},adapter", *named]) + "\n")
-    bare, with_names = (
-        simulate(MODEL, SYSTEM, trace=name).run for name in ("bare.csv", "named.csv")
-    )
+    bare, with_names = (simulate(MODEL, SYSTEM, trace=name).run for name in ("bare.csv", "named.csv"))
     assert np.array_equal(bare.requests.last_token_s, with_names.requests.last_token_s)
     assert bare.joules == with_names.joules
     read = open_requests("named.csv").read()
@@ -191,9 +180,7 @@ def test_steps_use_adapters_as_often_as_requests_name_them() -> None:
         ("0", {"adapters": 4, "experts_resident": "2"}, "experts_resident"),
     ],
 )
-def test_what_cannot_be_served_is_one_clear_line(
-    cell: str, options: dict[str, object], message: str
-) -> None:
+def test_what_cannot_be_served_is_one_clear_line(cell: str, options: dict[str, object], message: str) -> None:
     rows = "".join(f"{i},64,4,{cell if i == 2 else 0}\n" for i in range(5))
     Path("t.csv").write_text(f"arrival_s,input_tokens,output_tokens,adapter\n{rows}")
     with pytest.raises(InputError) as caught:

@@ -35,26 +35,16 @@ def written(path: Path, calls: list[Call]) -> RequestStream:
 
 
 def call(name: str, at_ms: float, prompt: int, output: int, **more: Any) -> Call:
-    return {
-        "request_id": name,
-        "timestamp": at_ms,
-        "input_length": prompt,
-        "output_length": output,
-        **more,
-    }
+    return {"request_id": name, "timestamp": at_ms, "input_length": prompt, "output_length": output, **more}
 
 
-def served(
-    d: Deployment, load: RequestStream, policy: str = "vllm", fleet: Fleet | None = None
-) -> Run:
+def served(d: Deployment, load: RequestStream, policy: str = "vllm", fleet: Fleet | None = None) -> Run:
     return run(d, make_policy(policy), load, fleet=fleet)
 
 
 def same(one: Run, other: Run) -> None:
     for name, column in one.requests.columns().items():
-        np.testing.assert_allclose(
-            other.requests.columns()[name], column, rtol=1e-9, atol=1e-12, err_msg=name
-        )
+        np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 chains = st.lists(
@@ -67,9 +57,8 @@ chains = st.lists(
 @given(drawn=chains)
 @settings(max_examples=5, deadline=None)
 def test_a_graph_that_is_a_chain_is_a_session(
-    small: Small, tmp_path_factory: pytest.TempPathFactory, replicas: int,
-    drawn: list[list[tuple[int, int, float]]],
-) -> None:  # fmt: skip
+    small: Small, tmp_path_factory: pytest.TempPathFactory, replicas: int, drawn: list[list[tuple[int, int, float]]]
+) -> None:
     """Stamp for stamp and cache hit for cache hit, with `predecessor`; with `after` alone, without a cache."""
     rows: list[Call] = []
     for s, turns in enumerate(drawn):
@@ -82,10 +71,7 @@ def test_a_graph_that_is_a_chain_is_a_session(
     kept = [{k: v for k, v in row.items() if k != "before"} for row in rows]
     session = [{**row, "predecessor": old["before"]} for row, old in zip(kept, rows, strict=True)]
     graph = [{**row, "after": []} for row in session]
-    waits = [
-        {**row, "after": [old["before"]] if old["before"] else []}
-        for row, old in zip(kept, rows, strict=True)
-    ]
+    waits = [{**row, "after": [old["before"]] if old["before"] else []} for row, old in zip(kept, rows, strict=True)]
     d, fleet = small("llama-3-8b", "h100-x1"), Fleet("least-loaded", replicas)
     for policy, other in (("vllm", graph), ("chunked", graph), ("chunked", waits)):
         plain = served(d, written(folder / "session.jsonl", session), policy, fleet)
@@ -163,12 +149,7 @@ def test_every_call_is_sent_once_after_all_it_waits_for(
         )
     faults = Faults(at=tuple((r % replicas, t) for r, t in fails), repair_s=0.01) if fails else None
     path = tmp_path_factory.mktemp("dag") / "dag.jsonl"
-    found = served(
-        small("llama-3-8b", "h100-x1"),
-        written(path, rows),
-        "chunked",
-        Fleet("vllm", replicas, faults),
-    )
+    found = served(small("llama-3-8b", "h100-x1"), written(path, rows), "chunked", Fleet("vllm", replicas, faults))
     table = found.requests
     assert table.request_id.tolist() == list(range(len(rows)))
     assert found.output_tokens == table.output_tokens.sum()
@@ -227,10 +208,7 @@ def test_a_rate_is_one_of_tasks(tmp_path: Path) -> None:
     """Given arrivals are those of tasks; a task's own calls come no earlier than its first."""
     rows = []
     for t in range(200):
-        rows += [
-            call(f"{t}a", 0, 10, 1, after=[], session=f"t{t}"),
-            call(f"{t}b", 0, 10, 1, after=[], session=f"t{t}"),
-        ]
+        rows += [call(f"{t}a", 0, 10, 1, after=[], session=f"t{t}"), call(f"{t}b", 0, 10, 1, after=[], session=f"t{t}")]
     written(tmp_path / "t.jsonl", rows)
     block = open_requests(tmp_path / "t.jsonl", rate=10.0, seed=2).read()
     assert (block.arrival_s[::2] == block.arrival_s[1::2]).all()

@@ -32,11 +32,8 @@ from opbyte.workloads.model import ModelSpec
 times = st.floats(1e-6, 1e-3)
 
 
-@given(attention=times, experts=times, link=times, batches=st.integers(1, 6),
-       layers=st.integers(1, 12))  # fmt: skip
-def test_a_step_is_its_closed_form(
-    attention: float, experts: float, link: float, batches: int, layers: int
-) -> None:
+@given(attention=times, experts=times, link=times, batches=st.integers(1, 6), layers=st.integers(1, 12))
+def test_a_step_is_its_closed_form(attention: float, experts: float, link: float, batches: int, layers: int) -> None:
     trip = Trip([attention] * layers + [0.0], [link] * layers, [experts] * layers, [link] * layers)
     found = run(pingpong([trip] * batches)).makespan
     once = attention + experts + 2 * link
@@ -70,9 +67,7 @@ def few(name: str = "deepseek-v3", layers: int = 6) -> ModelSpec:
 
 
 @cache
-def apart(
-    attention: str, experts: str, link: str | None = None, name: str = "deepseek-v3"
-) -> Apart:
+def apart(attention: str, experts: str, link: str | None = None, name: str = "deepseek-v3") -> Apart:
     options = DeployOptions(tp=1, routing="measured")
     return apart_of(few(name), load_system(attention), load_system(experts), options, link)
 
@@ -91,14 +86,11 @@ def test_in_one_piece_it_is_the_explicit_step_without_exchanges(name: str) -> No
 
 
 def test_more_micro_batches_cost_weights_and_links_cost_time() -> None:
-    steps = [apart_step(apart("h200-x8", "h200-x8", link), 960, 4000, 6) for link in
-             ("free", "400", "50", "1")]  # fmt: skip
+    steps = [apart_step(apart("h200-x8", "h200-x8", link), 960, 4000, 6) for link in ("free", "400", "50", "1")]
     assert [s.seconds for s in steps] == sorted(s.seconds for s in steps)
     assert steps[-1].limit == "link"
     assert steps[0].link_s == 0.0
-    joules = [
-        sum(apart_step(apart("h200-x8", "h200-x8", "free"), 960, 4000, m).joules) for m in (1, 6)
-    ]
+    joules = [sum(apart_step(apart("h200-x8", "h200-x8", "free"), 960, 4000, m).joules) for m in (1, 6)]
     assert joules[1] != joules[0]
     uneven = apart_step(apart("h200-x8", "h200-x8"), 97, 4000, 4)
     assert uneven.sizes == (25, 24, 24, 24)
@@ -127,7 +119,7 @@ def test_groups_may_be_different_devices() -> None:
         (("deepseek-v3", "h200-x8", "h200-x8", {"micro_batches": 0}), "--micro-batches"),
         (("deepseek-v3", "duplex-split-x4", "h200-x8", {}), "--attention-on"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_split_is_one_line(asked: tuple, part: str) -> None:  # type: ignore[type-arg]
     model, attention, experts, more = asked
     with pytest.raises((InputError, CapacityError), match=part) as caught:

@@ -40,7 +40,7 @@ CASES = (
     ("mixtral-8x7b", "h100-x2", "duplex-x4", {"tp": 1}),
     ("mixtral-8x7b", "h100-x4", "h100-x4", {"tp": 2, "pp": 2, "routing": "measured"}),
     ("mixtral-8x7b", "h100-x2", "h100-x2", {"tp": 2, "adapters": 5, "adapter_popularity": "power_law:1"}),
-)  # fmt: skip
+)
 LINKS = ("free", "50,5", "2", "400,0")
 
 contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
@@ -77,9 +77,7 @@ def lowered(case: int, link: str, batches: int) -> Plan:
 @pytest.mark.parametrize("case", range(len(CASES)))
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(
-    case: int, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(case: int, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     link, batches = data.draw(st.sampled_from(LINKS)), data.draw(st.integers(1, 5))
     d, plan = deployed(case, link, batches), lowered(case, link, batches)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
@@ -110,33 +108,23 @@ def test_both_paths_agree(
             busy: dict[str, float] = {}
             for name, took in (own for line in stage.timelines for own in line.busy().items()):
                 busy[name] = busy.get(name, 0.0) + took
-            names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back",
-                     W_ATTENTION: "compute"}  # fmt: skip
+            names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back", W_ATTENTION: "compute"}
             for at, name in names.items():
                 assert books.aside.busy[at] == pytest.approx(busy.get(name, 0.0), rel=1e-9)
-    assert books.busy[0, -1] == pytest.approx(
-        joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6
-    )
+    assert books.busy[0, -1] == pytest.approx(joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("case", range(3))
 @given(sequences=st.integers(1, 300), context=st.integers(1, 9000), batches=st.integers(1, 6),
        link=st.sampled_from(LINKS))  # fmt: skip
 @settings(max_examples=6)
-def test_a_step_is_that_of_afd(
-    case: int, sequences: int, context: int, batches: int, link: str
-) -> None:
+def test_a_step_is_that_of_afd(case: int, sequences: int, context: int, batches: int, link: str) -> None:
     a, d = apart(case, link), deployed(case, link, batches)
     found = explicit_stage(d, dealt(d, sequences, context), expected=True)
     step = apart_step(a, sequences, context, batches)
     assert found.seconds == pytest.approx(step.seconds, rel=1e-9)
-    groups = (
-        [p for p in found.ops if p.op.kind != "experts"],
-        [p for p in found.ops if p.op.kind == "experts"],
-    )
-    for own, other, devices, joules in zip(
-        groups, (a.attention, a.experts), a.devices, step.joules, strict=True
-    ):
+    groups = ([p for p in found.ops if p.op.kind != "experts"], [p for p in found.ops if p.op.kind == "experts"])
+    for own, other, devices, joules in zip(groups, (a.attention, a.experts), a.devices, step.joules, strict=True):
         own = [p for p in own if p.processor != "link to experts"]
         busy = sum(p.cost.seconds * p.count * p.devices for p in own)
         worked = sum(p.cost.total_joules * p.count * p.devices for p in own)

@@ -107,9 +107,7 @@ def test_nothing_is_lost_behind_a_pool_that_prefills(more: dict[str, Any]) -> No
 
 
 def test_the_answer_names_both_groups() -> None:
-    found = simulate(
-        few(), "h100-x2", experts_on="h200-x2", tp=1, keep_stages=True, **{**LOAD, "costs": "auto"}
-    )
+    found = simulate(few(), "h100-x2", experts_on="h200-x2", tp=1, keep_stages=True, **{**LOAD, "costs": "auto"})
     told = found.to_dict()
     assert found.run.apart is not None
     board = found.run.apart.deployment.device.board.model  # 700 W, as those of the others
@@ -149,7 +147,7 @@ def test_capacity_and_sweeps_take_it() -> None:
         ({"experts_on": "duplex-split-x4"}, "--experts-on"),
         ({"experts_on": "zcu102-x1"}, "zcu102"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_one_line(options: dict[str, Any], part: str) -> None:
     with pytest.raises((InputError, CapacityError), match=part) as caught:
         run_scenario(Scenario.of(few(), "h100-x1", **{**LOAD, **options}))

@@ -42,9 +42,7 @@ RATE = 400.0
 
 
 def stream(rate: float = RATE, count: int = 120, turns: float | None = None) -> RequestStream:
-    return open_requests(
-        rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns
-    )
+    return open_requests(rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns)
 
 
 def run_of(d: Deployment, load: RequestStream, fleet: Fleet) -> Run:
@@ -65,9 +63,7 @@ def same(one: Run, other: Run, exact: bool = False) -> None:
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded", "sticky"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(
-    small: Small, router: str, count: int
-) -> None:
+def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(small: Small, router: str, count: int) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     fixed = run_of(d, stream(), Fleet(router, count))
     found = run_of(d, stream(), scaled(Autoscale(count, count, slo=0.01), router))
@@ -81,9 +77,7 @@ def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(
 
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
-def test_a_rule_that_changes_nothing_is_a_fixed_fleet(
-    small: Small, always: str, router: str
-) -> None:
+def test_a_rule_that_changes_nothing_is_a_fixed_fleet(small: Small, always: str, router: str) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
     spec = Autoscale(1, 5, always, 2.0, begin=2, start=0.05, every=0.1)
     same(run_of(d, stream(), Fleet(router, 2)), run_of(d, stream(), scaled(spec, router)))
@@ -113,7 +107,7 @@ def served_by(d: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served,
     )  # fmt: skip
     return served, collect(
         served, d, policy, "", seed=0, warmup=0, copies=fleet.replicas, clients=None, stop=False, wall_s=0.0
-    )  # fmt: skip
+    )
 
 
 def check_spans(served: Served, found: Run) -> None:
@@ -158,9 +152,7 @@ def test_nothing_is_lost_whatever_comes_and_goes(
     least, more = bounds
     spec = Autoscale(least, least + more, *rule, start=start, every=0.1, hold=hold, window=0.3)
     faults = Faults(at=tuple(fails), repair_s=0.02) if fails else None
-    served, found = served_by(
-        small("llama-3-8b", system), stream(150.0, 90, turns), scaled(spec, router, faults)
-    )
+    served, found = served_by(small("llama-3-8b", system), stream(150.0, 90, turns), scaled(spec, router, faults))
     rows = found.requests
     assert found.output_tokens == rows.output_tokens.sum()
     assert sorted(rows.request_id) == list(range(90))
@@ -171,20 +163,14 @@ def test_nothing_is_lost_whatever_comes_and_goes(
     check_spans(served, found)
 
 
-def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(
-    small: Small, always: str
-) -> None:
+def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(small: Small, always: str) -> None:
     """Two at first; one is let go at the first decision with requests on it, and not asked for again."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     spec = Autoscale(1, 2, always, 1.0, begin=2, start=0.0, every=0.1, hold=0.0)
     served, found = served_by(d, stream(2000.0, 300), scaled(spec))
     scaling = found.scaling
     assert scaling is not None
-    assert [(s.replica, s.phase) for s in scaling.spans] == [
-        (0, "ready"),
-        (1, "ready"),
-        (1, "draining"),
-    ]
+    assert [(s.replica, s.phase) for s in scaling.spans] == [(0, "ready"), (1, "ready"), (1, "draining")]
     drained = scaling.spans[-1]
     assert drained.start_s == pytest.approx(0.1)
     log = np.concatenate(served.engines[1].logs)

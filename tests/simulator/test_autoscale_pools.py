@@ -34,9 +34,7 @@ LINK = KvLink("link", 50e9, 5e-6)
 
 
 def stream(rate: float = 400.0, count: int = 100, turns: float | None = None) -> RequestStream:
-    return open_requests(
-        rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns
-    )
+    return open_requests(rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns)
 
 
 def ran(
@@ -50,9 +48,7 @@ def ran(
     pools = Pools(entry, decode, LINK, scales=scales)
     served = serve(pools, policy, load, router=router, faults=faults, keep_log=True)
     whole = replace(d, pools=(d, d))
-    return served, collect(
-        served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0
-    )
+    return served, collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
 
 
 def spans_of(found: Run) -> list[Scaling]:
@@ -99,9 +95,7 @@ def check_spans(served: Served, found: Run) -> None:
     first = len(served.pools.entry)
     moves = served.moves
     assert moves is not None
-    for scaling, nodes in zip(
-        spans_of(found), (served.nodes[:first], served.nodes[first:]), strict=True
-    ):
+    for scaling, nodes in zip(spans_of(found), (served.nodes[:first], served.nodes[first:]), strict=True):
         times, counts = scaling.counts()
         assert (counts >= 0).all()
         assert (counts.sum(axis=1) <= scaling.spec.most).all()
@@ -164,9 +158,7 @@ def test_nothing_is_lost_whatever_comes_and_goes(
     check_spans(served, found)
 
 
-def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(
-    small: Small, always: str
-) -> None:
+def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(small: Small, always: str) -> None:
     """Prefill goes from two to one at 0.1 s, while all caches wait for a decode pool that starts at 0.5 s."""
     d = small("llama-3-8b", "duplex-gpu-x1")
     scales = (
@@ -176,7 +168,7 @@ def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(
     scales = (replace(scales[0], start=0.0), scales[1])
     served, found = ran(d, stream(2000.0, 60), (2, 1), scales)
     prefill, decode = spans_of(found)
-    assert [(s.replica, s.phase) for s in prefill.spans] == [(0, "ready"), (1, "ready"), (1, "draining")]  # fmt: skip
+    assert [(s.replica, s.phase) for s in prefill.spans] == [(0, "ready"), (1, "ready"), (1, "draining")]
     assert [(s.phase, s.start_s) for s in decode.spans] == [
         ("starting", pytest.approx(0.1)), ("ready", pytest.approx(0.5))
     ]  # fmt: skip
@@ -193,9 +185,7 @@ def test_devices_that_are_held_draw_power_and_cost(small: Small, always: str) ->
     scales = tuple(Autoscale(1, n, always, float(n), start=0.05, every=0.1) for n in (2, 4))
     _, found = ran(d, stream(), (2, 4), scales)  # type: ignore[arg-type]
     held = sum(s.held_s(None, found.window.start_s, found.window.end_s) for s in spans_of(found))
-    assert found.interval_static_joules == pytest.approx(
-        d.device.board.idle_joules(held), rel=1e-12
-    )
+    assert found.interval_static_joules == pytest.approx(d.device.board.idle_joules(held), rel=1e-12)
     assert found.mean_devices == pytest.approx(held / found.interval_s, rel=1e-12)
 
 
@@ -210,7 +200,7 @@ LOAD = {"rate": 20.0, "requests": 40, "input_len": 64, "output_len": 8}
         ({"decode": "h100-x1x2", "decode_autoscale": "1:2,by=kv:0.5"}, "cannot go with decode SYSTEMxN"),
         ({"autoscale": "1:2,by=kv:0.5"}, "two pools have prefill_autoscale and decode_autoscale"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_one_line(options: dict[str, str], says: str) -> None:
     base = {"prefill": "h100-x1", "decode": "h100-x1"}
     with pytest.raises(InputError, match=says) as caught:

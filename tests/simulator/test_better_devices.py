@@ -44,11 +44,7 @@ class Case(NamedTuple):
 def shared() -> list[str]:
     """Systems of few devices with two processors each."""
     found = {name: load_system(name) for name in list_systems()}
-    return [
-        n
-        for n, s in found.items()
-        if len(s.device.processors) > 1 and s.nodes * s.devices_per_node <= LARGEST
-    ]
+    return [n for n, s in found.items() if len(s.device.processors) > 1 and s.nodes * s.devices_per_node <= LARGEST]
 
 
 CASES = [Case(*c) for c in product(shared(), ("auto", "roofline"), MODELS, BUILT_IN, WHATS)]
@@ -59,11 +55,7 @@ def better(system: SystemSpec, what: str, times: float) -> SystemSpec:
     device = system.device
     update: dict[str, Any]
     if what in ("bandwidth", "cache"):
-        names = (
-            ("bandwidth_bytes_per_s",)
-            if what == "bandwidth"
-            else ("cache_bytes", "cache_bandwidth_bytes_per_s")
-        )
+        names = ("bandwidth_bytes_per_s",) if what == "bandwidth" else ("cache_bytes", "cache_bandwidth_bytes_per_s")
         known = {n: x * times for n in names if (x := getattr(device.memory, n))}
         update = {"memory": device.memory.model_copy(update=known)}
     elif what == "link":

@@ -56,9 +56,7 @@ def touched(routes: B1, second: B1) -> int:
 
 
 @given(experts=waiting, limit=st.integers(1, 12))
-def test_a_batch_takes_each_token_once_and_as_many_as_it_may(
-    experts: list[int], limit: int
-) -> None:
+def test_a_batch_takes_each_token_once_and_as_many_as_it_may(experts: list[int], limit: int) -> None:
     for former in (first_come, longest_queues):
         taken = former(experts, limit)
         assert len(taken) == len(set(taken)) == min(limit, len(experts))
@@ -79,13 +77,8 @@ def test_read_mes_algorithm_by_hand() -> None:
     assert first_come([1, 2, 2], 2) == [0, 1]
 
 
-@given(
-    seed=st.integers(0, 1000), tokens=st.integers(2, 24),
-    shape=st.tuples(st.integers(1, 4), st.integers(2, 8)),
-)  # fmt: skip
-def test_regrouping_keeps_sizes_and_never_touches_more(
-    seed: int, tokens: int, shape: tuple[int, int]
-) -> None:
+@given(seed=st.integers(0, 1000), tokens=st.integers(2, 24), shape=st.tuples(st.integers(1, 4), st.integers(2, 8)))
+def test_regrouping_keeps_sizes_and_never_touches_more(seed: int, tokens: int, shape: tuple[int, int]) -> None:
     layers, experts = shape
     routes = np.zeros((tokens, layers, experts), dtype=np.bool_)
     drawn = np.random.default_rng(seed).integers(0, experts, (tokens, layers))

@@ -21,14 +21,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.lanes import M_SPREAD, LaneRules
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.state import (
-    C_HITS,
-    C_PREEMPTIONS,
-    C_STEPS,
-    F_LAST,
-    F_SCHEDULED,
-    I_PREEMPTED,
-)
+from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_STEPS, F_LAST, F_SCHEDULED, I_PREEMPTED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
@@ -101,9 +94,7 @@ def slow(reference: ModuleType, kind: str, engine: Engine, load: dict[str, Any])
     def memory() -> Any:
         if kv.cached:
             return reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
-        return reference.Bytes(
-            kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
-        )
+        return reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
     block = block_of(load)
     columns = (block.arrival_s, block.input_tokens, block.output_tokens, load["priority"])
@@ -137,9 +128,7 @@ def rare(
 ) -> dict[str, Any]:  # fmt: skip
     """A workload in which one that the step in flight ends gives way, and the next is passed over."""
     longest = max(i + o - 1 for i, o in zip(inputs, outputs, strict=True))
-    policy = Policy(
-        "rare", budget, 6, chunked=True, reserve=False, lazy=True, ahead=True, caching=caching
-    )
+    policy = Policy("rare", budget, 6, chunked=True, reserve=False, lazy=True, ahead=True, caching=caching)
     return {
         "inputs": inputs, "outputs": outputs, "priority": priority, "gaps": gaps, "clients": None,
         "hashes": None, "block": 4, "policy": policy, "room": (blocks + 0.01) / -(-longest // 4),
@@ -147,24 +136,12 @@ def rare(
 
 
 @given(load=workloads())
-@example(
-    rare(
-        [2, 11, 11, 6, 2, 8],
-        [7, 2, 11, 7, 8, 13],
-        [2, 0, 1, 0, 0, 0],
-        [0, 5, 3, 1, 0, 1],
-        59,
-        True,
-        7,
-    )
-)
+@example(rare([2, 11, 11, 6, 2, 8], [7, 2, 11, 7, 8, 13], [2, 0, 1, 0, 0, 0], [0, 5, 3, 1, 0, 1], 59, True, 7))
 @example(rare([3, 6, 3, 4, 5], [5, 7, 13, 12, 14], [2, 0, 1, 1, 1], [0, 3, 1, 5, 0], 58, True, 9))
 @example(rare([8, 5, 4, 11], [7, 13, 6, 13], [2, 1, 1, 1], [0, 5, 5, 9], 48, False, 11))
 @example(rare([4, 1, 3, 4, 3], [1, 8, 10, 12, 9], [2, 2, 0, 0, 0], [0, 1, 5, 9, 9], 49, False, 7))
 @settings(max_examples=25)
-def test_priorities_as_vllm(
-    small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]
-) -> None:
+def test_priorities_as_vllm(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
     """The running request of the largest (priority, arrival) gives way, its tokens taken back."""
     engine = served(small("llama-3-8b"), load, "priority")
     check_same(engine, *slow(reference, "ByPriority", engine, load))
@@ -172,18 +149,14 @@ def test_priorities_as_vllm(
 
 @given(load=workloads())
 @settings(max_examples=6)
-def test_priorities_on_two_ranks(
-    small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]
-) -> None:
+def test_priorities_on_two_ranks(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
     engine = served(small("mixtral-8x7b", "h100-2x2"), load, "priority")
     check_same(engine, *slow(reference, "ByPriority", engine, load))
 
 
 @given(load=workloads())
 @settings(max_examples=20)
-def test_counters_as_the_paper(
-    small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]
-) -> None:
+def test_counters_as_the_paper(small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]) -> None:
     engine = served(small("llama-3-8b"), load, "vtc")
     made, requests = slow(reference, "ByService", engine, load)
     check_same(engine, made, requests)
@@ -227,18 +200,14 @@ def test_the_urgent_wait_for_one_other_at_most(
     without = served(small("llama-3-8b"), alone, "priority")
     took = engine.state.floats[:n, F_LAST] - engine.state.floats[:n, F_SCHEDULED]
     longest = max((took[i] for i in range(n) if not urgent[i]), default=0.0)
-    later = (
-        engine.state.floats[first, F_SCHEDULED] - without.state.floats[: len(first), F_SCHEDULED]
-    )
+    later = engine.state.floats[first, F_SCHEDULED] - without.state.floats[: len(first), F_SCHEDULED]
     assert (later >= -1e-12).all()
     assert (later <= longest + 1e-12).all()
 
 
 @given(load=workloads(), weights=st.integers(1, 4))
 @settings(max_examples=12)
-def test_counters_stay_close(
-    small: Callable[..., Deployment], load: dict[str, Any], weights: int
-) -> None:
+def test_counters_stay_close(small: Callable[..., Deployment], load: dict[str, Any], weights: int) -> None:
     """Lemma 4.3 of the paper: counters of tenants in the queue differ by the longest prompt or by the
     weight of a token times those that fit in memory, the larger of the two; without preemption."""
     load = load | {"gaps": [g / weights for g in load["gaps"]]}

@@ -31,9 +31,8 @@ Small = Callable[..., Deployment]
 
 def stream(rate: float | None = 40.0, count: int = 60, clients: int | None = None) -> RequestStream:
     return open_requests(
-        rate=rate, closed_loop=clients, input_len=200, output_len=40, lengths="uniform",
-        limit=count, seed=1,
-    )  # fmt: skip
+        rate=rate, closed_loop=clients, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1
+    )
 
 
 def served(d: Deployment, requests: RequestStream, fleet: Fleet | None, policy: str = "mixed",
@@ -71,8 +70,7 @@ METRICS = (
     "interval_static_joules", "interval_busy_joules", "output_tokens_per_s", "joules_per_token", "kv_peak",
 )  # fmt: skip
 
-WHOLE_RUN = ("iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "joules",
-             "kv_peak")  # fmt: skip
+WHOLE_RUN = ("iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "joules", "kv_peak")
 
 
 def assert_equal_runs(one: Run, other: Run) -> None:
@@ -126,9 +124,7 @@ def test_clients_of_replicas_go_through_the_router(small: Small) -> None:
     """A closed loop of two replicas: the same with the default router by name; eight in flight."""
     d = small("llama-3-8b", "duplex-gpu-2x1")
     assert d.replicas == 2
-    plain, node = (
-        served(d, stream(None, clients=8), f, warmup=20) for f in (None, Fleet("round-robin"))
-    )
+    plain, node = (served(d, stream(None, clients=8), f, warmup=20) for f in (None, Fleet("round-robin")))
     assert_equal_runs(plain, node)
     middle = plain.makespan_s / 2
     rows = plain.requests
@@ -145,9 +141,7 @@ def test_replicas_that_fail_too_often_are_refused(small: Small) -> None:
         served(d, long, Fleet(replicas=2, faults=Faults(mtbf_s=1e-3)), "chunked")
 
 
-@pytest.mark.parametrize(
-    ("router", "chosen"), [("round-robin", 1), ("least-loaded", 2), ("vllm", 1)]
-)
+@pytest.mark.parametrize(("router", "chosen"), [("round-robin", 1), ("least-loaded", 2), ("vllm", 1)])
 def test_routers_choose_by_their_score(router: str, chosen: int) -> None:
     """Loads 9, 8, 7 in requests; 4 x waiting + running of 12, 8 and 13."""
     loads = [Load(1, 8), Load(0, 8), Load(2, 5)]
@@ -160,12 +154,8 @@ def test_ties_go_to_the_first() -> None:
 
 def test_least_loaded_beats_round_robin_where_lengths_differ(small: Small) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
-    requests = open_requests(
-        rate=3000.0, input_len=300, output_len=60, lengths="lognormal", limit=300, seed=2
-    )
-    turn, least = (
-        served(d, requests, Fleet(r, replicas=3)) for r in ("round-robin", "least-loaded")
-    )
+    requests = open_requests(rate=3000.0, input_len=300, output_len=60, lengths="lognormal", limit=300, seed=2)
+    turn, least = (served(d, requests, Fleet(r, replicas=3)) for r in ("round-robin", "least-loaded"))
     assert least.ttft_s.mean is not None
     assert turn.ttft_s.mean is not None
     assert least.ttft_s.mean < turn.ttft_s.mean
@@ -178,9 +168,7 @@ def test_replicas_share_the_load(small: Small) -> None:
     assert four.output_tokens == one.output_tokens
 
 
-def test_first_tokens_come_from_the_prefill_pool_and_the_rest_after_the_link(
-    split: Deployment,
-) -> None:
+def test_first_tokens_come_from_the_prefill_pool_and_the_rest_after_the_link(split: Deployment) -> None:
     """One request: prefill as on two devices alone; then its cache crosses two links at once."""
     one = open_requests(rate=1.0, input_len=500, output_len=3, lengths="fixed", limit=1, seed=0)
     got = served(split, one, None)
@@ -215,9 +203,7 @@ def test_the_decode_pool_holds_what_fits(split: Deployment) -> None:
 def test_prompts_wait_while_finished_caches_fill_the_prefill_pool() -> None:
     """Whole Mixtral: each side has 78.4 GB beside the weights; 2 x 16384 tokens take 4.3 GB."""
     d = deploy(load_model("mixtral-8x7b"), load_system("duplex-split-x4"))
-    requests = open_requests(
-        rate=1e6, input_len=16384, output_len=16384, lengths="fixed", limit=80, seed=0
-    )
+    requests = open_requests(rate=1e6, input_len=16384, output_len=16384, lengths="fixed", limit=80, seed=0)
     got = served(d, requests, None, max_sequences=64)
     room = d.memory().kv * 2
     assert got.stages["decodes"].max() == room // (32767 * 131072)
@@ -296,9 +282,7 @@ def test_fleets_are_read_as_typed() -> None:
 
 def test_bad_fleets_are_refused(small: Small) -> None:
     d = small("llama-3-8b", "duplex-gpu-x1")
-    for fleet, what in (
-        (Fleet("nearest"), "--router"), (Fleet(faults=Faults(at=((3, 1.0),))), "--fail"),
-    ):  # fmt: skip
+    for fleet, what in ((Fleet("nearest"), "--router"), (Fleet(faults=Faults(at=((3, 1.0),))), "--fail")):
         with pytest.raises(InputError, match=what):
             served(d, stream(), fleet)
     with pytest.raises(InputError, match="--replicas"):
@@ -315,9 +299,7 @@ def test_a_run_that_stops_is_measured_while_full(small: Small) -> None:
     """Sixteen clients all the time: tokens of the window over its length, and no draining end."""
     d = small("mixtral-8x7b", "duplex-x4")
     requests = stream(None, count=400, clients=16)
-    got = run(
-        d, make_policy("mixed", max_sequences=16), requests, warmup=32, stop=96, keep_stages=True
-    )
+    got = run(d, make_policy("mixed", max_sequences=16), requests, warmup=32, stop=96, keep_stages=True)
     assert len(got.requests.order) == 96
     late = got.stages["start_s"] >= got.makespan_s - got.interval_s
     batch = (got.stages["decodes"] + got.stages["prompts"])[late]

@@ -23,14 +23,7 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.lanes import LaneRules
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.batching.spec_state import N_VERIFIED, N_WASTED
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_EMITTED,
-    C_HITS,
-    C_STEPS,
-    I_GENERATED,
-    I_PREEMPTED,
-)
+from opbyte.simulator.batching.state import C_COMPLETED, C_EMITTED, C_HITS, C_STEPS, I_GENERATED, I_PREEMPTED
 from opbyte.simulator.batching.tier_state import L_COUNT, N_LOADED, N_STORED, O_LOADS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
@@ -116,9 +109,7 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
 @given(load=loads())
 @example(load=KEPT_WAITING)
 @settings(max_examples=5)
-def test_same_schedule_as_the_reference(
-    small: Callable[..., Deployment], load: dict[str, Any]
-) -> None:
+def test_same_schedule_as_the_reference(small: Callable[..., Deployment], load: dict[str, Any]) -> None:
     """Load by `always`: what computing instead takes is priced without drafts, which the slow one does not know."""
     load = load | {"load": "always"}
     d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
@@ -129,10 +120,9 @@ def test_same_schedule_as_the_reference(
     requests = [
         Request(i, float(a), int(p), int(o), hashes, priority=u)
         for i, (a, p, o, hashes, u) in enumerate(
-            zip(block.arrival_s, block.input_tokens, block.output_tokens, load["hashes"],
-                load["urgent"], strict=True)
+            zip(block.arrival_s, block.input_tokens, block.output_tokens, load["hashes"], load["urgent"], strict=True)
         )
-    ]  # fmt: skip
+    ]
     slow.serve(requests)
     counters, t, spec = engine.state.counters, engine.state.pool.tiers, engine.spec
     assert spec is not None
@@ -181,15 +171,9 @@ FIRST_STAMP = "stamps[F_FIRST] = "
 def test_the_first_token_is_stamped_at_one_place() -> None:
     """Every loop, an engine's own scheduler and pipelines too, stamps by one function."""
     root = Path(opbyte.__file__).parent / "simulator" / "batching"
-    found = [
-        p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))
-    ]
+    found = [p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))]
     assert found == ["stretch.py"]
-    loops = [
-        p.name
-        for p in sorted(root.glob("*.py"))
-        if "counters[C_LOG] >= st.log.shape[0]" in p.read_text()
-    ]
+    loops = [p.name for p in sorted(root.glob("*.py")) if "counters[C_LOG] >= st.log.shape[0]" in p.read_text()]
     assert loops == ["exact.py", "loop.py"]
 
 

@@ -135,8 +135,7 @@ def decoding(reference: ModuleType, pipeline: bool) -> Any:
     return Decoding
 
 
-def slowly(made: Any, d: Deployment, policy: Policy, requests: list[Any], kv: Any,
-           number: int = 0) -> None:  # fmt: skip
+def slowly(made: Any, d: Deployment, policy: Policy, requests: list[Any], kv: Any, number: int = 0) -> None:
     """Serve requests on one engine, of that number, step by step."""
 
     def cost(batches: Sequence[Any], step: int) -> Any:
@@ -152,9 +151,8 @@ def slowly(made: Any, d: Deployment, policy: Policy, requests: list[Any], kv: An
 @given(load=loads(), rate=st.sampled_from([math.inf, 1e7, 1e9]), latency=st.floats(0, 5e-3))
 @settings(max_examples=3)
 def test_two_pools_are_two_queues_in_tandem(
-    pair: Any, small: Small, reference: ModuleType, load: dict[str, Any], rate: float,
-    latency: float,
-) -> None:  # fmt: skip
+    pair: Any, small: Small, reference: ModuleType, load: dict[str, Any], rate: float, latency: float
+) -> None:
     """Memory for all: prompts on the one, then a link with a port a rank, then the other."""
     entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
     load["decode"] = replace(load["decode"], max_sequences=12)  # nobody waits for a place
@@ -167,9 +165,7 @@ def test_two_pools_are_two_queues_in_tandem(
 
     def memory(d: Deployment) -> Callable[[], Any]:
         kv = Engine(d, load["prefill"]).kv
-        return lambda: reference.Bytes(
-            1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
-        )
+        return lambda: reference.Bytes(1e18, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
     plain = reference.Pipeline if entry.layout.pp > 1 else reference.Reference
     ended: list[int] = []
@@ -185,8 +181,7 @@ def test_two_pools_are_two_queues_in_tandem(
     for i in going:
         layers = decode.model.layers
         shard = decode.shard.kv_classes()
-        kept = {w: min(int(block.input_tokens[i]), w) if w else int(block.input_tokens[i])
-                for w in shard}  # fmt: skip
+        kept = {w: min(int(block.input_tokens[i]), w) if w else int(block.input_tokens[i]) for w in shard}
         size = sum(b * 16 * math.ceil(kept[w] / 16) for w, b in shard.items()) * decode.layout.tp
         assert len(layers) == 2
         start = max(firsts[i], min(out), min(into))
@@ -197,9 +192,7 @@ def test_two_pools_are_two_queues_in_tandem(
     made = decoding(reference, decode.layout.pp > 1)
     slowly(made, decode, load["decode"], later, memory(decode), 1)
     lasts = dict(enumerate(firsts)) | {r.index: r.last for r in later}
-    expected = np.array(
-        [[r.arrival, r.first, lasts[r.index]] for r in sorted(requests, key=lambda r: r.index)]
-    )
+    expected = np.array([[r.arrival, r.first, lasts[r.index]] for r in sorted(requests, key=lambda r: r.index)])
     np.testing.assert_allclose(stamps(found), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -295,9 +288,7 @@ def test_a_slower_link_brings_no_cache_earlier(
     for factor, overlap in ((1.0, by_layer), (slower, by_layer), (slower, False)):
         link = KvLink("drawn", 1.0, 0.1 * factor, overlap)
         times = np.zeros((4, ports))
-        between = SimpleNamespace(
-            free_s=times.copy(), last_s=times.copy(), latency=link.latency_s, layers=layers
-        )
+        between = SimpleNamespace(free_s=times.copy(), last_s=times.copy(), latency=link.latency_s, layers=layers)
         own, spans, now = [], [], 0.0
         for gap, ran, wire, i, j in jobs:
             now += gap
@@ -361,9 +352,7 @@ def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> Non
     assert slow.moves.end_s[0] == pytest.approx(4 * size / rate)
 
 
-@pytest.mark.parametrize(
-    "options", [{"policy": "vllm", "decode_max_seqs": 3}, {"adapters": 3, "prefill": "h100-x1x2"}]
-)
+@pytest.mark.parametrize("options", [{"policy": "vllm", "decode_max_seqs": 3}, {"adapters": 3, "prefill": "h100-x1x2"}])
 def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -> None:
     """A failure that never comes lets every event be played."""
     scenario = Scenario.of(

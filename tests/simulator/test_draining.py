@@ -30,18 +30,13 @@ Small = Callable[..., Deployment]
 
 def served(d: Deployment, policy: str, replicas: int, keep: bool = True) -> Run:
     stream = open_requests(
-        rate=30.0 * replicas, input_len=300, output_len=60, lengths="lognormal", limit=3000, seed=3,
-        block_size=128,
-    )  # fmt: skip
-    return run(
-        d, make_policy(policy), stream, fleet=Fleet("round-robin", replicas), keep_stages=keep
+        rate=30.0 * replicas, input_len=300, output_len=60, lengths="lognormal", limit=3000, seed=3, block_size=128
     )
+    return run(d, make_policy(policy), stream, fleet=Fleet("round-robin", replicas), keep_stages=keep)
 
 
 @pytest.mark.parametrize(("policy", "replicas"), [("chunked", 1), ("chunked", 3), ("vllm", 3)])
-def test_a_long_run_is_the_same_run(
-    small: Small, monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int
-) -> None:
+def test_a_long_run_is_the_same_run(small: Small, monkeypatch: pytest.MonkeyPatch, policy: str, replicas: int) -> None:
     deployment = small("llama-3-8b", "h100-x1")
     whole = served(deployment, policy, replicas)
     monkeypatch.setattr(draining, "EXACT", 600)

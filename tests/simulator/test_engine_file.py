@@ -91,9 +91,7 @@ def test_blocks_follow_from_memory(engine_json: Callable[[object], Path], seen: 
     ("model", "system", "version", "tokens"),
     [("qwen3-8b", "h100", "0.30", 377_024), ("llama-3.1-8b", "rtx-4090", "0.19", 41_408)],
 )
-def test_caches_of_two_engines_that_said_how_much_they_hold(
-    model: str, system: str, version: str, tokens: int
-) -> None:
+def test_caches_of_two_engines_that_said_how_much_they_hold(model: str, system: str, version: str, tokens: int) -> None:
     """With the defaults of the version on that device; both numbers are what `LOGIT_BYTES` was fitted to."""
     on = on_system(model, system)
     rules = kv_rules(on, ENGINES["vllm"](on, Launch(version=version)).cache)
@@ -114,8 +112,7 @@ def test_a_servers_limits_go_by_device_and_version(
     on = on_system("llama-3.1-8b", system)
     policy = ENGINES["vllm"](on, Launch(version=version)).policy
     assert (policy.token_budget, policy.max_sequences) == (tokens, places)
-    seen = {"device_total_memory_bytes": int(on.system.device.memory.capacity_bytes),
-            "device_name": system}  # fmt: skip
+    seen = {"device_total_memory_bytes": int(on.system.device.memory.capacity_bytes), "device_name": system}
     read = read_engine(engine_json({"version": f"{version}.0", "hardware": seen}))
     assert (read.policy.token_budget, read.policy.max_sequences) == (tokens, places)
 
@@ -148,9 +145,7 @@ BAD: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("content", "part"), BAD, ids=[part[:30] for _, part in BAD])
-def test_bad_settings_are_refused(
-    engine_json: Callable[[object], Path], content: Any, part: str
-) -> None:
+def test_bad_settings_are_refused(engine_json: Callable[[object], Path], content: Any, part: str) -> None:
     path = engine_json(content)
     with pytest.raises(InputError, match=part) as caught:
         read_engine(path)
@@ -187,9 +182,7 @@ def test_versions_are_rule_sets(
     assert fixed.memory_share == 0.5
 
 
-def test_devices_wait_between_the_steps_of_an_early_vllm(
-    engine_json: Callable[[object], Path],
-) -> None:
+def test_devices_wait_between_the_steps_of_an_early_vllm(engine_json: Callable[[object], Path]) -> None:
     """TPOT of 0.10 is that of 0.11 and the gap, whatever the load; nothing else differs."""
     old, new = ({"version": v} for v in ("0.10.2", "0.11.0"))
     for clients in (1, 12):

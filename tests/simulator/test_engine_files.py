@@ -61,9 +61,7 @@ def test_sglangs_options(read: Read) -> None:
     assert (policy.max_sequences, policy.poll_steps, policy.ahead) == (64, 3, False)
     assert policy.host.step_s == 1e-3
     assert (found.cache.block_tokens, found.cache.blocks, found.memory_share) == (64, 101, 0.8)
-    assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(
-        chunked_prefill_size=0
-    )
+    assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(chunked_prefill_size=0)
 
 
 def test_sglangs_priorities(read: Read) -> None:
@@ -131,9 +129,7 @@ def test_tensorrt_llms_options(read: Read) -> None:
          "max_num_tokens: must be at least tokens_per_block"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_refused(
-    read: Read, engine: str, said: dict[str, Any], part: str
-) -> None:
+def test_what_cannot_be_used_is_refused(read: Read, engine: str, said: dict[str, Any], part: str) -> None:
     with pytest.raises(InputError, match=part) as caught:
         read(engine, **said)
     assert "\n" not in str(caught.value)
@@ -146,7 +142,4 @@ def test_misspelt_keys_and_other_versions_get_a_warning(read: Read) -> None:
     ]  # fmt: skip
     found = read("tensorrt-llm", kv_cache_config={"enable_block_resuse": False})
     (doubt,) = found.doubts
-    assert (
-        "kv_cache_config.enable_block_resuse is not read; did you mean 'enable_block_reuse'"
-        in doubt
-    )
+    assert "kv_cache_config.enable_block_resuse is not read; did you mean 'enable_block_reuse'" in doubt

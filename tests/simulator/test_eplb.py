@@ -36,12 +36,8 @@ def test_the_published_example() -> None:
     sites = Sites(12, 8, 2, node=4, expert_groups=4)
     first = [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86]
     other = [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27]
-    for loads, printed in (
-        (first, "5 6 5 7 8 4 3 4 10 9 10 2 0 1 11 1"), (other, "7 10 6 8 6 11 8 9 2 4 5 1 5 0 3 1"),
-    ):  # fmt: skip
-        assert [e for own in made("eplb", loads, sites) for e in own] == [
-            *map(int, printed.split())
-        ]
+    for loads, printed in ((first, "5 6 5 7 8 4 3 4 10 9 10 2 0 1 11 1"), (other, "7 10 6 8 6 11 8 9 2 4 5 1 5 0 3 1")):
+        assert [e for own in made("eplb", loads, sites) for e in own] == [*map(int, printed.split())]
     assert made("eplb", first, sites) == made("balanced-by-node", first, sites)
 
 
@@ -76,8 +72,7 @@ def test_groups_stay_on_a_node_and_balance_what_they_can() -> None:
     model = load_model("deepseek-v3")
     model = replace(model, layers=model.layers[:5])
     for system, each in (("h800-4x8", 2), ("h800-8x8", 1)):
-        d = deploy(model, load_system(system), tp=1, routing="power_law:0.6",
-                   placing=ExpertPlacing("eplb", 64))  # fmt: skip
+        d = deploy(model, load_system(system), tp=1, routing="power_law:0.6", placing=ExpertPlacing("eplb", 64))
         for part in d.experts:
             assert part.placed is not None
             node = part.placed.map.slots.reshape(d.layout.ep // 8, -1) // 32
@@ -107,9 +102,7 @@ def test_a_model_without_groups_is_not_dealt_to_nodes() -> None:
     with pytest.raises(InputError, match=r"2 nodes divide; the model has 1: say eplb or balanced"):
         deploy(*where, tp=1, placing=ExpertPlacing("balanced-by-node"))
     found = [
-        deploy(*where, tp=1, routing="measured", placing=ExpertPlacing(policy, 16))
-        .experts[0]
-        .placed
+        deploy(*where, tp=1, routing="measured", placing=ExpertPlacing(policy, 16)).experts[0].placed
         for policy in ("eplb", "balanced")
     ]
     assert found[0] is not None

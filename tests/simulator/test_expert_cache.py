@@ -25,9 +25,7 @@ from opbyte.simulator.expert_cache.store import ExpertStore, Tiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
 
 EXPERTS = 6
-steps_of = st.lists(
-    st.sets(st.integers(0, EXPERTS - 1), min_size=1, max_size=4), min_size=1, max_size=25
-)
+steps_of = st.lists(st.sets(st.integers(0, EXPERTS - 1), min_size=1, max_size=4), min_size=1, max_size=25)
 sizes = st.integers(1, EXPERTS)
 
 
@@ -53,9 +51,7 @@ def slow(
         choice = sorted(inside - set(spared))
         used = {e: last(("came", "used", "named"), e) for e in choice}
         if policy == "random":
-            numbers = dict(
-                zip(sorted(inside), one_of(len(history) + 1, sorted(inside)), strict=True)
-            )
+            numbers = dict(zip(sorted(inside), one_of(len(history) + 1, sorted(inside)), strict=True))
             victim = min(choice, key=lambda e: (numbers[e], used[e]))
         else:
             victim = min(choice, key=lambda e: {
@@ -78,9 +74,7 @@ def slow(
             inside.add(e)
         hits = sorted(inside & set(step))
         history += [("used", e) for e in hits]
-        misses = sorted(
-            set(step) - inside, key=lambda e: (-again(e, t), e) if policy == "belady" else e
-        )
+        misses = sorted(set(step) - inside, key=lambda e: (-again(e, t), e) if policy == "belady" else e)
         for e in misses:
             if len(inside) == size:
                 leave(t, ())
@@ -138,9 +132,7 @@ def test_belady_is_never_beaten(steps: list[set[int]], size: int, seed: int) -> 
 
 
 @given(steps=st.lists(st.integers(0, EXPERTS - 1).map(lambda e: (e,)), max_size=60), size=sizes)
-def test_belady_is_never_beaten_where_all_that_comes_has_a_slot(
-    steps: list[tuple[int]], size: int
-) -> None:
+def test_belady_is_never_beaten_where_all_that_comes_has_a_slot(steps: list[tuple[int]], size: int) -> None:
     best = replay(steps, size, "belady").misses
     assert replay(steps, size, "belady", staging=True).misses <= best
     for policy in OTHERS:
@@ -149,9 +141,7 @@ def test_belady_is_never_beaten_where_all_that_comes_has_a_slot(
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "lfu", "random"])
 @pytest.mark.parametrize("size", [2, 4])
-def test_uniform_independent_accesses_hit_at_the_share_that_is_cached(
-    policy: str, size: int
-) -> None:
+def test_uniform_independent_accesses_hit_at_the_share_that_is_cached(policy: str, size: int) -> None:
     draws = np.random.default_rng(7).integers(0, EXPERTS, 20_000)
     rate = hit_rate([(int(e),) for e in draws], size, policy)
     assert rate == pytest.approx(size / EXPERTS, abs=0.015)

@@ -104,10 +104,7 @@ def test_a_local_copy_serves_its_own_tokens() -> None:
 
 def test_what_moves() -> None:
     sites = Sites(4, 2, 2)
-    old, new = (
-        ExpertMap(sites, np.array([[0, 1], [2, 3]])),
-        ExpertMap(sites, np.array([[1, 2], [0, 3]])),
-    )
+    old, new = (ExpertMap(sites, np.array([[0, 1], [2, 3]])), ExpertMap(sites, np.array([[1, 2], [0, 3]])))
     assert new.moved(old).tolist() == [1, 1]
     assert old.moved(old).tolist() == [0, 0]
 
@@ -133,9 +130,8 @@ batches_of = st.builds(
 @given(data=st.data())
 @settings(max_examples=6)
 def test_both_paths_agree(
-    model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float],
-    data: st.DataObject,
-) -> None:  # fmt: skip
+    model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
     given_ = {
         "routing": data.draw(st.sampled_from(ROUTINGS)),
         "draws": data.draw(st.sampled_from(("layer", "step"))), **degrees,
@@ -143,9 +139,7 @@ def test_both_paths_agree(
     bare = deploy(load_model(model), load_system(system), **given_)  # type: ignore[arg-type]
     if bare.lockstep and data.draw(st.booleans()):
         given_["all_to_all"] = "deepep-auto"
-    overlap = (
-        data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
-    )
+    overlap = data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
     placing = ExpertPlacing(
         data.draw(st.sampled_from([p for p in POLICIES if p != BY_NODE])), bare.layout.ep * data.draw(st.integers(0, 2)),
         data.draw(st.sampled_from(DISPATCHES)),
@@ -170,9 +164,7 @@ def test_both_paths_agree(
 
 
 @pytest.mark.parametrize(("system", "ep"), [("h200-9x8", 72), ("h200-18x8", 144)])
-def test_copies_even_out_what_groups_do_not_divide(
-    system: str, ep: int, compiled_step: Callable[..., float]
-) -> None:
+def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compiled_step: Callable[..., float]) -> None:
     """256 experts and 32 copies: four a device on 72, two on 144; batches of ranks differ, one is empty."""
     model = load_model("deepseek-v3")
     model = replace(model, layers=model.layers[-1:])
@@ -199,9 +191,7 @@ def step_of(d: Deployment, expected: bool = True) -> float:
     return explicit_stage(d, [Batch.of([1024] * 64)] * d.ranks, expected=expected).seconds
 
 
-def placed(
-    policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8"
-) -> Deployment:
+def placed(policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8") -> Deployment:
     return deploy(
         load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, routing=routing,
         placing=ExpertPlacing(policy, redundant, rule),
@@ -237,9 +227,7 @@ def test_files(tmp_path: Path, skew: str) -> None:
     rows = ["layer,expert,device"]
     for layer, part in enumerate(d.experts):
         assert part.placed is not None
-        rows += [
-            f"{layer},{e},{g}" for g, own in enumerate(part.placed.map.slots) for e in sorted(own)
-        ]
+        rows += [f"{layer},{e},{g}" for g, own in enumerate(part.placed.map.slots) for e in sorted(own)]
     path = tmp_path / "map.csv"
     path.write_text("\n".join(rows) + "\n")
     again = deploy(d.model, d.system, tp=1, routing=f"power_law:{skew}",
@@ -259,16 +247,11 @@ def refused(text: str, tmp_path: Path) -> str:
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     head = "layer,expert,device\n"
-    assert (
-        refused(head + "0,0,0\n0,1,1\n", tmp_path)
-        == "/map.csv: layer 0: expert 2 lies on no device"
-    )
+    assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 lies on no device"
     assert "has no row of layer 0" in refused(head + "1,0,0\n", tmp_path)
     assert "device '1.5' must be a whole number" in refused(head + "0,0,1.5\n", tmp_path)
     every = "".join(f"0,{e},{e % 2}\n" for e in range(8))
-    assert "names devices 0 to 3; experts of h100-x4 go to 2 groups" in refused(
-        head + every + "0,0,3\n", tmp_path
-    )
+    assert "names devices 0 to 3; experts of h100-x4 go to 2 groups" in refused(head + every + "0,0,3\n", tmp_path)
     assert "names expert 8; there are 0 to 7" in refused(head + every + "0,8,1\n", tmp_path)
     assert "missing column 'device'" in refused("layer,expert\n0,1\n", tmp_path)
 
@@ -285,12 +268,9 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
         (("sorted:3", None, None), "write file:PATH"),
     ],
 )
-def test_bad_options_are_refused(
-    options: tuple[str | None, int | None, str | None], says: str
-) -> None:
+def test_bad_options_are_refused(options: tuple[str | None, int | None, str | None], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1,
-               placing=expert_placing(*options))  # fmt: skip
+        deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, placing=expert_placing(*options))
 
 
 def test_copies_that_do_not_fit_are_refused() -> None:
@@ -303,9 +283,7 @@ def test_nothing_to_place_is_refused() -> None:
     with pytest.raises(InputError, match="has no experts that spread"):
         deploy(load_model("llama-3-8b"), load_system("h100-x4"), placing=ExpertPlacing("even"))
     with pytest.raises(InputError, match="has no choice: all experts lie on one group"):
-        deploy(
-            load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even")
-        )
+        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even"))
 
 
 def test_expected_loads_are_the_mean_of_draws() -> None:

@@ -64,9 +64,7 @@ def touched(deployment: Deployment, steps: list[list[Batch]], step: int, replica
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
         seconds = compiled_step(plan, books, batches, moments, step + i, True, 0)
-        stage = explicit_stage(
-            deployment, batches, step=step + i, replica=replica, caches=caches
-        )  # fmt: skip
+        stage = explicit_stage(deployment, batches, step=step + i, replica=replica, caches=caches)
         fetch = stage.fetch
         assert fetch is not None
         found = books.shelf.totals.sum(axis=0)
@@ -98,20 +96,15 @@ batches_of = st.builds(
         ("mixtral-8x7b", "h100-x4", {"pp": 2, "tp": 2}),
         ("deepseek-v2-lite", "h100-2x8", {}),
         ("gpt-oss-20b", "duplex-x4", {}),
-        (
-            "mixtral-8x7b",
-            "h100-x4",
-            {"tp": 1, "ep": 4, "placing": expert_placing("balanced", 4, None)},
-        ),
+        ("mixtral-8x7b", "h100-x4", {"tp": 1, "ep": 4, "placing": expert_placing("balanced", 4, None)}),
         ("mixtral-8x7b", "h100-x2", {"tp": 2, "tenants": Tenants(6, 16, 6)}),
     ],
 )
 @given(data=st.data())
 @settings(max_examples=7)
 def test_both_paths_agree(
-    model: str, system: str, degrees: dict[str, Any], compiled_step: Callable[..., float],
-    data: st.DataObject,
-) -> None:  # fmt: skip
+    model: str, system: str, degrees: dict[str, Any], compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
     policy = data.draw(st.sampled_from(BUILT_IN))
     rule, share = CACHE_POLICIES[policy], data.draw(st.sampled_from((0.1, 0.3, 0.6, 1.0)))
     predicts = rule.predicts or data.draw(st.booleans())
@@ -125,10 +118,7 @@ def test_both_paths_agree(
         routing=data.draw(st.sampled_from(("uniform", "measured", "power_law:1.0"))),
         draws=data.draw(st.sampled_from(("layer", "step"))),
     )  # fmt: skip
-    steps = [
-        [data.draw(batches_of) for _ in range(deployment.ranks)]
-        for _ in range(data.draw(st.integers(1, 3)))
-    ]
+    steps = [[data.draw(batches_of) for _ in range(deployment.ranks)] for _ in range(data.draw(st.integers(1, 3)))]
     for batches in steps:
         if not any(len(b.q_len) for b in batches):
             batches[0] = Batch.of([7])
@@ -137,9 +127,7 @@ def test_both_paths_agree(
 
 
 @pytest.mark.parametrize("policy", ["lru", "random", "belady"])
-def test_a_cache_that_holds_everything_changes_nothing(
-    policy: str, compiled_step: Callable[..., float]
-) -> None:
+def test_a_cache_that_holds_everything_changes_nothing(policy: str, compiled_step: Callable[..., float]) -> None:
     model, system, batch = load_model("mixtral-8x7b"), with_tiers("h100-x2"), Batch.of([9] * 5)
     seconds = []
     for store in (None, ExpertStore(1.0, True, policy, look_ahead=2 if policy == "belady" else 0)):
@@ -156,10 +144,7 @@ def test_more_slots_never_cost_more_time_or_less_memory() -> None:
     model, system = load_model("mixtral-8x7b"), with_tiers("h100-x2")
     deployments = [deploy(model, system, store=ExpertStore(n)) for n in (1, 2, 3, 4)]
     weights = [d.memory().weights for d in deployments]
-    took = [
-        explicit_stage(d, [Batch.of([99] * 4)], step=500, expected=True).seconds
-        for d in deployments
-    ]
+    took = [explicit_stage(d, [Batch.of([99] * 4)], step=500, expected=True).seconds for d in deployments]
     whole = deploy(model, system)
     assert weights == sorted(weights)
     assert weights[-1] == whole.memory().weights
@@ -197,10 +182,7 @@ def test_what_is_wanting_is_said_in_one_line() -> None:
 times = st.floats(0.0, 5.0)
 
 
-@given(
-    layers=st.lists(st.tuples(times, times, times), min_size=1, max_size=12), dense=times,
-    step_ahead=st.booleans(),
-)  # fmt: skip
+@given(layers=st.lists(st.tuples(times, times, times), min_size=1, max_size=12), dense=times, step_ahead=st.booleans())
 def test_what_layers_wait_lies_between_nothing_and_all_of_the_link(
     layers: list[tuple[float, float, float]], dense: float, step_ahead: bool
 ) -> None:

@@ -246,8 +246,7 @@ def test_speculation_on_an_expert_nobody_visits_is_given_back():
     gate, load = 1000.0, load_cycles(1600.0, spec)
     for expert, expected in ((0, gate + 40), (2, gate + load + 40)):
         sequence = np.full((4, 1), expert)
-        run = run_frame((Work("gate", "moe", "gate", gate), block), spec, PLENTY,
-                        routes=lambda _, s=sequence: s)  # fmt: skip
+        run = run_frame((Work("gate", "moe", "gate", gate), block), spec, PLENTY, routes=lambda _, s=sequence: s)
         assert run.cycles == expected
 
 
@@ -272,10 +271,9 @@ def test_caches_of_layers_come_back_as_they_were():
     caches = Caches(4, "lru")
     sequence = np.tile(np.array([[0, 1], [2, 3]]), (65, 1))[:129]
     runs = [
-        run_frame(image_program(d), d.engine, PLENTY, schedule="cache", caches=caches,
-                  routes=lambda _: sequence)
+        run_frame(image_program(d), d.engine, PLENTY, schedule="cache", caches=caches, routes=lambda _: sequence)
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     assert [run.misses for run in runs] == [6 * 4, 0]
     size = 2 * 192 * 384 * 2  # both matrices of an expert at 16 bit
     assert runs[0].memory_bytes == pytest.approx(runs[1].memory_bytes)
@@ -283,9 +281,7 @@ def test_caches_of_layers_come_back_as_they_were():
 
 
 @pytest.mark.parametrize("schedule", ["reordered", "cache", "on-chip"])
-@pytest.mark.parametrize(
-    ("model", "device"), [("m3vit-pascal", "zcu104"), ("edge-moe-cityscapes", "zcu102")]
-)
+@pytest.mark.parametrize(("model", "device"), [("m3vit-pascal", "zcu104"), ("edge-moe-cityscapes", "zcu102")])
 def test_every_schedule_does_the_model_s_work(schedule: str, model: str, device: str):
     """Multiply-accumulates are conserved, and no array does more a cycle than it has."""
     d = deploy_fpga(load_model(model), load_device(device)[0])

@@ -31,17 +31,13 @@ def cached(edge: FpgaDeployment) -> FpgaDeployment:
     assert processor.engine is not None
     engine = processor.engine
     assert engine.cache is not None
-    engine = engine.model_copy(
-        update={"cache": engine.cache.model_copy(update={"experts": 4})}
-    )  # fmt: skip
+    engine = engine.model_copy(update={"cache": engine.cache.model_copy(update={"experts": 4})})
     processor = processor.model_copy(update={"engine": engine})
     return deploy_fpga(edge.model, device.model_copy(update={"processors": {"fabric": processor}}))
 
 
 @settings(max_examples=15)
-@given(
-    st.lists(st.integers(0, 1), min_size=1, max_size=6), st.sampled_from(["uniform", "power_law:1"])
-)
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=6), st.sampled_from(["uniform", "power_law:1"]))
 def test_switching_tasks_is_free_when_reordered(tasks: list[int], routing: str) -> None:
     """Images in any order of tasks take exactly what each takes alone on an idle engine."""
     d = deploy_fpga(load_model("edge-moe-cityscapes"), load_device("zcu102")[0])
@@ -55,9 +51,7 @@ def test_switching_tasks_is_free_when_reordered(tasks: list[int], routing: str) 
 def test_switching_tasks_costs_a_cache(cached: FpgaDeployment, routing: str) -> None:
     def cycles(order: str, forget: bool = True) -> int:
         tasks = task_sequence(order, 6, 2)
-        return serve_images(
-            cached, tasks, schedule="cache", routing=routing, forget=forget
-        ).cycles  # fmt: skip
+        return serve_images(cached, tasks, schedule="cache", routing=routing, forget=forget).cycles
 
     cost = cycles("round-robin") - cycles("round-robin", forget=False)
     load = 64 + 2 * 192 * 384 * 2 / 16
@@ -83,17 +77,13 @@ def test_hit_rate_follows_the_skew(cached: FpgaDeployment) -> None:
 
 def test_reordered_is_never_slower_than_its_cache(cached: FpgaDeployment) -> None:
     for routing in ("uniform", "power_law:1.5"):
-        reordered, cache = (
-            run_image(cached, schedule=s, routing=routing).cycles for s in ("reordered", "cache")
-        )
+        reordered, cache = (run_image(cached, schedule=s, routing=routing).cycles for s in ("reordered", "cache"))
         assert reordered < cache
 
 
 def test_lru_by_hand_and_its_inclusion() -> None:
     cache = ExpertCache(2)
-    assert [cache.ask(e) for e in (0, 1, 0, 2, 1, 0, 0)] == [
-        False, False, True, False, False, False, True,
-    ]  # fmt: skip
+    assert [cache.ask(e) for e in (0, 1, 0, 2, 1, 0, 0)] == [False, False, True, False, False, False, True]
     fifo = ExpertCache(2, "fifo")
     assert [fifo.ask(e) for e in (0, 1, 0, 2, 0)] == [False, False, True, False, False]
     lfu = ExpertCache(2, "lfu")

@@ -28,9 +28,7 @@ def step_seconds(deployment: Deployment, sequences: int = 4, **changes: object) 
     """Mean seconds of a decode step of so many equal sequences under vLLM's policy."""
     engine = Engine(deployment, replace(POLICIES["vllm"], **changes))
     counts = np.full(sequences, 16, dtype=np.int64)
-    engine.submit(
-        RequestBlock(np.arange(sequences), np.zeros(sequences), counts, np.full(sequences, TOKENS))
-    )
+    engine.submit(RequestBlock(np.arange(sequences), np.zeros(sequences), counts, np.full(sequences, TOKENS)))
     engine.advance(math.inf)
     stamps = engine.state.floats[:sequences]
     return float((stamps[0, F_LAST] - stamps[0, F_FIRST]) / (TOKENS - 1))

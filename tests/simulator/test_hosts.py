@@ -39,9 +39,7 @@ def test_simulation_and_step_agree(costs: str) -> None:
     simulated = np.array([steps(host, costs=costs, tp=2) for host in CLASSES])
     alone = np.array(
         [
-            roofline(
-                "llama-3.1-8b", "rtx-pro-6000-x2", batch=8, context=72, host=host, costs=costs, tp=2
-            ).step_seconds
+            roofline("llama-3.1-8b", "rtx-pro-6000-x2", batch=8, context=72, host=host, costs=costs, tp=2).step_seconds
             for host in CLASSES
         ]
     )
@@ -52,9 +50,7 @@ def test_simulation_and_step_agree(costs: str) -> None:
 
 def test_one_gpu_has_no_links() -> None:
     """Replicas on single GPUs exchange nothing: every class gives the same run."""
-    runs = [
-        simulate("llama-3.1-8b", "l40s-x2", host=host, tp=1, dp=2, **LOAD).run for host in CLASSES
-    ]
+    runs = [simulate("llama-3.1-8b", "l40s-x2", host=host, tp=1, dp=2, **LOAD).run for host in CLASSES]
     for one in runs[1:]:
         assert (one.requests.last_token_s == runs[0].requests.last_token_s).all()
 
@@ -75,9 +71,7 @@ def test_nothing_named_is_the_devices_class() -> None:
     named, bare = (deployment_of(s)[0] for s in (base.changed(host="pcie-host"), base))
     op = next(o for o in _collectives(bare))
     assert named.link(op).cost(op) == bare.link(op).cost(op)
-    told = [
-        next(e for e in evidence(d, {}) if e["cost_model"] == "host's links") for d in (named, bare)
-    ]
+    told = [next(e for e in evidence(d, {}) if e["cost_model"] == "host's links") for d in (named, bare)]
     assert told[0]["why"].startswith("class pcie-host")
     assert told[1]["why"].startswith("assumed: no host is named, class pcie-host")
 
@@ -110,10 +104,7 @@ def test_a_gap_lengthens_every_step(tmp_path: Path) -> None:
         "fitted: {run: made up, step_gap_us: {value: 500, low: 400, high: 600, source: a test}}\n"
     )
     for policy in ("vllm", "chunked"):
-        runs = [
-            simulate("llama-3.1-8b", "h100-x1", policy=policy, host=host, **LOAD)
-            for host in (None, path)
-        ]
+        runs = [simulate("llama-3.1-8b", "h100-x1", policy=policy, host=host, **LOAD) for host in (None, path)]
         plain, slow = (found.run for found in runs)
         longer = slow.makespan_s - plain.makespan_s
         assert slow.iterations == plain.iterations

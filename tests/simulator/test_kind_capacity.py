@@ -45,9 +45,7 @@ def test_slices_keep_their_share_and_states_do_not_grow() -> None:
 
 
 @given(st.integers(64, 16_384), st.integers(1, 16_384))
-def test_spans_keep_no_more_than_all_keys_and_no_less_than_shorter_sequences(
-    longest: int, tokens: int
-) -> None:
+def test_spans_keep_no_more_than_all_keys_and_no_less_than_shorter_sequences(longest: int, tokens: int) -> None:
     tokens = min(tokens, longest)
     spans = load_model("vicuna-13b-moa").within(longest)
     kept = spans.cache_bytes(tokens)

@@ -33,8 +33,7 @@ from .test_sparse_paths import FILES, deployed
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 FFN = {"kind": "ffn", "width": 1024}
 MAMBA = {"kind": "mamba", "inner": 1024, "d_state": 16, "d_conv": 4, "dt_rank": 32}
-NET = {"kind": "delta_net", "key_heads": 4, "value_heads": 4, "key_dim": 64, "value_dim": 64,
-       "d_conv": 4}  # fmt: skip
+NET = {"kind": "delta_net", "key_heads": 4, "value_heads": 4, "key_dim": 64, "value_dim": 64, "d_conv": 4}
 MIXERS: dict[str, dict[str, Any]] = {
     "spans": {"kind": "attention_spans", "base": ATTENTION, "length": 4096,
               "spans": [[4, 0, 0.125], [2, -1024, 1], [2, 0, 1]]},
@@ -55,23 +54,10 @@ MIXERS: dict[str, dict[str, Any]] = {
     "taps": {"kind": "short_conv", "width": 512, "taps": 3},
 }  # fmt: skip
 EXPERTS = {"kind": "moe", "experts": 4, "top_k": 1, "width": 512}
-LATENT = {
-    **EXPERTS,
-    "latent": 128,
-    "matrices": 2,
-    "shared_width": 256,
-    "shared_matrices": 2,
-    "empty_experts": 2,
-}
+LATENT = {**EXPERTS, "latent": 128, "matrices": 2, "shared_width": 256, "shared_matrices": 2, "empty_experts": 2}
 FFNS = {
     "latent experts": LATENT,
-    "side inputs": {
-        "kind": "ffn_side_inputs",
-        "inner": FFN,
-        "inputs": 64,
-        "rank": 16,
-        "streams": 4,
-    },
+    "side inputs": {"kind": "ffn_side_inputs", "inner": FFN, "inputs": 64, "rank": 16, "streams": 4},
     "mixture": EXPERTS,
     "states": {**EXPERTS, "kind": "rmoe", "router_width": 64, "owns_cell": True},
     "decay": {"kind": "merged_experts", "experts": 4, "top_k": 2, "width": 256},
@@ -84,12 +70,8 @@ DEGREES: dict[str, tuple[dict[str, int], ...]] = {
 ELSEWHERE = {
     "attention_moe": "jetmoe in test_paths_agree.py, where its file is",
     "fusion": "drafts in test_speculation.py",
-    **dict.fromkeys(
-        ("lora", "mixlora", "mos", "smora"), "test_adapter_paths.py and tests/analysis"
-    ),
-    **dict.fromkeys(
-        ("patch_embedding", "vit_attention", "vit_moe"), "no engine serves images alone"
-    ),
+    **dict.fromkeys(("lora", "mixlora", "mos", "smora"), "test_adapter_paths.py and tests/analysis"),
+    **dict.fromkeys(("patch_embedding", "vit_attention", "vit_moe"), "no engine serves images alone"),
 }
 """Kinds that no list below draws, and where they are held."""
 ROUTINGS = ("uniform", "power_law:1.0")
@@ -98,12 +80,7 @@ ROUTINGS = ("uniform", "power_law:1.0")
 def model(name: str) -> Any:
     layer = {"times": 2, "mixer": MIXERS[name], "ffn": FFNS.get(name, FFN)}
     layer["parallel"] = name == "mixture"
-    keys = {
-        "architectures": ["LayerList"],
-        "hidden_size": 512,
-        "vocab_size": 1000,
-        "layers": [layer],
-    }
+    keys = {"architectures": ["LayerList"], "hidden_size": 512, "vocab_size": 1000, "layers": [layer]}
     return model_from_keys(keys, name=name, where="f.json")
 
 
@@ -142,9 +119,7 @@ def agree(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step
 @pytest.mark.parametrize("name", MIXERS)
 @given(data=st.data())
 @settings(max_examples=8)
-def test_both_paths_agree(
-    name: str, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     system = data.draw(st.sampled_from(("h100-x2", "a100-80gb-x2", "duplex-plain-x2")))
     degrees = data.draw(st.sampled_from(DEGREES.get(name, ({"tp": 2},))))
     routings = (*ROUTINGS, "modality:0.9,0.1", "modality:0,1") if name == "modal" else ROUTINGS
@@ -158,13 +133,10 @@ def test_both_paths_agree(
 @pytest.mark.parametrize("name", MIXERS)
 @given(data=st.data())
 @settings(max_examples=3)
-def test_halves_and_derived_memory_agree(
-    name: str, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_halves_and_derived_memory_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     memory = data.draw(st.sampled_from(MEMORIES))
     overlap = data.draw(st.sampled_from(("two-batch", "pipelined:2")))
-    d = deploy(model(name), load_system("h100-x2"), tp=2, memory=memory, costs="roofline",
-               overlap=overlap)  # fmt: skip
+    d = deploy(model(name), load_system("h100-x2"), tp=2, memory=memory, costs="roofline", overlap=overlap)
     plan, _ = lower(d)
     batch, step = data.draw(batches), data.draw(st.integers(0, 99))
     moments = [batch.moments(d.shard.windows)]
@@ -190,16 +162,11 @@ def test_a_modality_is_the_same_in_all_layers() -> None:
     drawn = [found.experts[0].router.loads(i, 0, batch).tokens[0] for i in range(200)]
     assert sum(drawn) / 200 == pytest.approx(30, rel=0.03)
     chosen = deploy(model("modal"), load_system("h100-x1"), routing="uniform").experts
-    assert any(
-        len({part.router.loads(i, part.row, batch).tokens[0] for part in chosen}) > 1
-        for i in range(5)
-    )
+    assert any(len({part.router.loads(i, part.row, batch).tokens[0] for part in chosen}) > 1 for i in range(5))
 
 
 def test_degrees_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="tp=8: does not divide the 4 shared heads"):
         deploy(model("heads"), load_system("h100-x8"), tp=8)
-    with pytest.raises(
-        InputError, match="tp=8: leaves a device 1 heads, which 2 slices do not divide"
-    ):
+    with pytest.raises(InputError, match="tp=8: leaves a device 1 heads, which 2 slices do not divide"):
         deploy(model("slices"), load_system("h100-x8"), tp=8)

@@ -20,14 +20,7 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, make_policy
-from opbyte.simulator.batching.state import (
-    C_COMPLETED,
-    C_HITS,
-    C_PREEMPTIONS,
-    C_PROMPT,
-    C_STEPS,
-    I_PREEMPTED,
-)
+from opbyte.simulator.batching.state import C_COMPLETED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS, I_PREEMPTED
 from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
 from opbyte.simulator.batching.tier_state import (
     H_HELD,
@@ -76,9 +69,7 @@ def tiered(draw: st.DrawFn) -> dict[str, Any]:
     load, n = draw(workloads()), draw(st.integers(5, 12))
     times = {"min_size": n, "max_size": n}
     texts, pieces = (draw(st.lists(st.integers(low, 2 + low), **times)) for low in (0, 1))
-    load["hashes"] = tuple(
-        tuple(8 * text + j for j in range(many)) for text, many in zip(texts, pieces, strict=True)
-    )
+    load["hashes"] = tuple(tuple(8 * text + j for j in range(many)) for text, many in zip(texts, pieces, strict=True))
     short = draw(st.lists(st.sampled_from([0, 0, 1, 70]), **times))
     load["inputs"] = [512 * many - less for many, less in zip(pieces, short, strict=True)]
     load["outputs"] = draw(st.lists(st.integers(1, 70), **times))
@@ -96,9 +87,7 @@ def tiered(draw: st.DrawFn) -> dict[str, Any]:
     load["load"] = draw(st.sampled_from(["always", "cheaper"]))
     load["prefetch"] = len(names) > 1 and draw(st.sampled_from([True, True, False]))
     if load["prefetch"]:  # something to bring nearer
-        load["tiers"][:2] = [
-            (x[0], most, *x[2:]) for x, most in zip(load["tiers"], (9, 99), strict=False)
-        ]
+        load["tiers"][:2] = [(x[0], most, *x[2:]) for x, most in zip(load["tiers"], (9, 99), strict=False)]
     return load
 
 
@@ -106,10 +95,9 @@ def settings_of(d: Deployment, load: dict[str, Any], cache: CacheSettings) -> Ti
     """Tiers of so many blocks a rank (a shared one in all), each so many seconds of its link."""
     whole, each = block_bytes(d, cache), Engine(d, load["policy"], cache=cache).kv.block_bytes[0]
     tiers = tuple(
-        KvTier(name, blocks * whole * (1 if name == "shared" else d.ranks),
-               each / pace if pace else math.inf, latency)
+        KvTier(name, blocks * whole * (1 if name == "shared" else d.ranks), each / pace if pace else math.inf, latency)
         for name, blocks, pace, latency in load["tiers"]
-    )  # fmt: skip
+    )
     return TierSettings(tiers, load["write"], load["load"], load["prefetch"])
 
 
@@ -138,17 +126,13 @@ def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
         for tiers in own
     ]  # fmt: skip
     how = {"cheaper": load["load"] == "cheaper", "ahead_of": load["prefetch"]}
-    cost = lambda batches, step: explicit_stage(
-        d, batches, step=step, captured=load["policy"].captured
-    )
+    cost = lambda batches, step: explicit_stage(d, batches, step=step, captured=load["policy"].captured)
     given = load["policy"], memories
     if d.layout.pp > 1:
         stages = lambda *of: cost(*of).stages
         behind = load["clients"], ops_of(engine.plan)
         return TieredPipeline(*given, stages, *behind, stages=d.layout.pp, **how)
-    return TieredReference(
-        *given, lambda *of: cost(*of).seconds, load["clients"], ops_of(engine.plan), **how
-    )
+    return TieredReference(*given, lambda *of: cost(*of).seconds, load["clients"], ops_of(engine.plan), **how)
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
@@ -169,10 +153,9 @@ def test_same_schedule_as_the_reference(
     requests = [
         Request(i, float(a), int(p), int(o), hashes)
         for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens,
-                block.hash_ids or [()] * len(block), strict=True)
+            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
         )
-    ]  # fmt: skip
+    ]
     slow.serve(requests)
     counters, t = engine.state.counters, engine.state.pool.tiers
     assert counters[C_STEPS] == slow.steps
@@ -183,10 +166,7 @@ def test_same_schedule_as_the_reference(
     assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
     for level in range(len(load["tiers"])):
         tiers = [kv.tiers[level] for kv in slow.memories]
-        told = [
-            sum(getattr(x, name) for x in tiers)
-            for name in ("loaded", "stored", "evicted", "prefetched")
-        ]
+        told = [sum(getattr(x, name) for x in tiers) for name in ("loaded", "stored", "evicted", "prefetched")]
         assert t.counts[level, [N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED]].tolist() == told
     assert t.totals[O_LOADS] == slow.loads
     assert t.seconds[Z_WAITED] == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
@@ -195,9 +175,7 @@ def test_same_schedule_as_the_reference(
 
 @given(load=tiered(), data=st.data())
 @settings(max_examples=8)
-def test_what_every_schedule_owes(
-    small: Callable[..., Deployment], load: dict[str, Any], data: st.DataObject
-) -> None:
+def test_what_every_schedule_owes(small: Callable[..., Deployment], load: dict[str, Any], data: st.DataObject) -> None:
     """Blocks of the pool and of tiers are conserved at any time, and in pieces nothing is another."""
     d = small(*SETUPS[1][:3])
     engine, block = engine_for(d, load), block_of(load)
@@ -229,13 +207,10 @@ def turns(seed: int, n: int = 40) -> RequestBlock:
     """Sixteen texts asked again and again, in prompts of one to three pieces."""
     rng = np.random.default_rng(seed)
     which, pieces = rng.integers(0, 16, n), rng.integers(1, 4, n)
-    hashes = tuple(
-        tuple(int(w) * 8 + j for j in range(p)) for w, p in zip(which, pieces, strict=True)
-    )
+    hashes = tuple(tuple(int(w) * 8 + j for j in range(p)) for w, p in zip(which, pieces, strict=True))
     return RequestBlock(
-        np.arange(n), np.cumsum(rng.exponential(30 * GAP_S, n)), pieces * 512,
-        rng.integers(1, 30, n), hashes,
-    )  # fmt: skip
+        np.arange(n), np.cumsum(rng.exponential(30 * GAP_S, n)), pieces * 512, rng.integers(1, 30, n), hashes
+    )
 
 
 def served(d: Deployment, tiers: TierSettings | None, blocks: int, seed: int = 0) -> Engine:
@@ -254,17 +229,11 @@ def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], 
     """Memory for three running prompts, and all that ever was in tiers of no time: all is found."""
     d = small("llama-3-8b")
     settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
-    endless, found, short = (
-        served(d, None, 100_000),
-        served(d, settings_, 320),
-        served(d, None, 320),
-    )
+    endless, found, short = (served(d, None, 100_000), served(d, settings_, 320), served(d, None, 320))
     assert np.array_equal(stamps(endless, 40), stamps(found, 40))
     for counter in (C_HITS, C_PROMPT, C_STEPS):
         assert endless.state.counters[counter] == found.state.counters[counter]
-    assert (
-        short.state.counters[C_HITS] < found.state.counters[C_HITS]
-    )  # there was something to find
+    assert short.state.counters[C_HITS] < found.state.counters[C_HITS]  # there was something to find
     assert (found.state.pool.tiers.counts[:, N_LOADED] > 0).all() or write == "through"
 
 

@@ -42,9 +42,7 @@ GIB = 2**30
         ("glam-143b", "duplex-pe-2x8", {}, (8, 2, 16, 1)),
     ],
 )
-def test_degrees(
-    model: str, system: str, degrees: dict[str, int], expected: tuple[int, ...]
-) -> None:
+def test_degrees(model: str, system: str, degrees: dict[str, int], expected: tuple[int, ...]) -> None:
     layout = make_layout(load_model(model), load_system(system), **degrees)
     assert (layout.tp, layout.dp, layout.ep, layout.expert_tp) == expected
     assert layout.tp * layout.dp == layout.ep * layout.expert_tp == layout.devices
@@ -91,9 +89,7 @@ def test_weights_that_do_not_fit_are_refused_with_sizes() -> None:
 
 
 def test_a_request_that_does_not_fit_is_refused_with_sizes() -> None:
-    engine = Engine(
-        deploy(load_model("llama-2-7b"), load_system("h100-x1")), make_policy("chunked")
-    )
+    engine = Engine(deploy(load_model("llama-2-7b"), load_system("h100-x1")), make_policy("chunked"))
     tokens = np.array([200_000])
     block = RequestBlock(np.array([17]), np.zeros(1), tokens, tokens)
     with pytest.raises(CapacityError, match=r"request 17 .* needs \d+\.\d+ GiB .* available"):
@@ -123,10 +119,9 @@ def test_state_is_constant() -> None:
 
 def test_tensor_parallel_splits_kv_until_one_head_is_left() -> None:
     one, four, many = (
-        deploy(load_model("llama-3-8b"), load_system("h100-x1" if tp == 1 else f"h100-x{tp}"))
-        .shard.kv_bytes_per_token
+        deploy(load_model("llama-3-8b"), load_system("h100-x1" if tp == 1 else f"h100-x{tp}")).shard.kv_bytes_per_token
         for tp in (1, 4, 16)
-    )  # fmt: skip
+    )
     assert four == one / 4
     assert many == one / 8  # 8 KV heads: from there on they are copied
 
@@ -142,9 +137,7 @@ def test_collectives_between_parts() -> None:
     """Two all-reduces a layer within a rank of 4; two all-to-alls a MoE layer between 2 ranks."""
     found = deploy(load_model("mixtral-8x7b"), load_system("h100-2x4"))
     stage = explicit_stage(found, [Batch.of([100, 200]), Batch.of([50])])
-    rows = {
-        (p.op.name, p.critical): p.count for p in stage.ops if p.op.layer == "communication"
-    }  # fmt: skip
+    rows = {(p.op.name, p.critical): p.count for p in stage.ops if p.op.layer == "communication"}
     for name in ("mixer_all_reduce", "ffn_all_reduce", "dispatch_all_to_all", "collect_all_to_all"):
         assert rows[name, True] == 32
     reduce = next(p for p in stage.ops if p.op.name == "mixer_all_reduce")

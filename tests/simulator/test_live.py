@@ -52,14 +52,9 @@ def played(live: Live, block: RequestBlock) -> list[list[float]]:
     policy=st.sampled_from(["chunked", "mixed", "vllm", "vllm+shortest-prompt"]),
     router=st.sampled_from(["round-robin", "least-loaded", "vllm"]),
     replicas=st.integers(1, 2),
-    rows=st.lists(
-        st.tuples(st.integers(0, 40), st.integers(1, 300), st.integers(1, 20)),
-        min_size=1, max_size=12,
-    ),
-)  # fmt: skip
-def test_stamps_are_those_of_a_run(
-    policy: str, router: str, replicas: int, rows: list[tuple[int, int, int]]
-) -> None:
+    rows=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 300), st.integers(1, 20)), min_size=1, max_size=12),
+)
+def test_stamps_are_those_of_a_run(policy: str, router: str, replicas: int, rows: list[tuple[int, int, int]]) -> None:
     gaps, inputs, outputs = np.array(rows).T
     block = RequestBlock(np.arange(len(rows)), np.cumsum(gaps) * 1e-3, inputs, outputs)
     pools = Pools((DEPLOYMENT,) * replicas)
@@ -76,9 +71,7 @@ def test_stamps_are_those_of_a_run(
     np.testing.assert_allclose([own[-1] for own in times], seen[1], rtol=1e-9, atol=1e-12)
 
 
-def followed(
-    live: Live, block: RequestBlock, clients: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def followed(live: Live, block: RequestBlock, clients: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """First and last tokens of requests that follow others, or each other in a closed loop: events in plain Python."""
     turns, n = block.turns, len(block)
     assert turns is not None
@@ -95,19 +88,12 @@ def followed(
     while come or live.next_s < np.inf:
         if come and come[0][0] <= live.next_s:
             now, row = heapq.heappop(come)
-            numbers[
-                live.submit(now, *(int(x[row]) for x in (block.input_tokens, block.output_tokens)))
-            ] = row
+            numbers[live.submit(now, *(int(x[row]) for x in (block.input_tokens, block.output_tokens)))] = row
         else:
             live.advance(until := float(np.nextafter(live.next_s, np.inf)))
             for tokens in live.due(until):
-                for row, count in zip(
-                    (numbers[i] for i in tokens.requests), tokens.counts, strict=True
-                ):
-                    stamps[row] = (
-                        tokens.due_s if np.isnan(stamps[row, 0]) else stamps[row, 0],
-                        tokens.due_s,
-                    )
+                for row, count in zip((numbers[i] for i in tokens.requests), tokens.counts, strict=True):
+                    stamps[row] = (tokens.due_s if np.isnan(stamps[row, 0]) else stamps[row, 0], tokens.due_s)
                     left[row] -= count
                     if left[row]:
                         continue
@@ -138,9 +124,7 @@ def test_sessions_and_clients_are_those_of_a_run(
     session = np.cumsum(follows < 0) - 1
     arrival = np.where(follows < 0, 0.0 if clients else np.cumsum(gaps) * 1.37e-3, 0.0)
     arrival = np.maximum.accumulate(arrival)
-    block = RequestBlock(
-        n, arrival, inputs, outputs, None, Turns(follows, session, gaps * 0.71e-3)
-    )  # fmt: skip
+    block = RequestBlock(n, arrival, inputs, outputs, None, Turns(follows, session, gaps * 0.71e-3))
     pools, rules = Pools((DEPLOYMENT,) * replicas), make_policy("chunked", 256, 8)
     expected = followed(Live(pools, rules, CACHE, router), block, clients)
     stream = RequestStream("drawn", not clients, clients or None, lambda: iter([block]))

@@ -101,9 +101,7 @@ def test_llm_d() -> None:
         ("llm-d", "vllm", Start(8, pp=2), 1, "one node of 8 devices"),
     ],
 )
-def test_what_cannot_be_started_so(
-    kind: str, engine: str, start: Start, copies: int, reason: str
-) -> None:
+def test_what_cannot_be_started_so(kind: str, engine: str, start: Start, copies: int, reason: str) -> None:
     assert kind in WRITERS
     with pytest.raises(InputError, match=reason):
         manifest(kind, copies_of(engine, start, copies))

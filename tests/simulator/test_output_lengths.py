@@ -12,7 +12,7 @@ import pytest
 
 from opbyte import simulate
 
-ROWS = [(0.0, 400, 30), (0.05, 900, 60), (0.1, 300, 10), (0.2, 700, 80), (0.3, 200, 5), (0.4, 500, 40)]  # fmt: skip
+ROWS = [(0.0, 400, 30), (0.05, 900, 60), (0.1, 300, 10), (0.2, 700, 80), (0.3, 200, 5), (0.4, 500, 40)]
 
 
 def stamps(policy: str, longer: int, by: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,9 +21,7 @@ def stamps(policy: str, longer: int, by: int) -> tuple[np.ndarray, np.ndarray]:
         {"arrival_s": t, "input_tokens": n, "output_tokens": out + by * (i == longer)}
         for i, (t, n, out) in enumerate(ROWS)
     ]
-    table = simulate(
-        "llama-3-8b", "h100-x1", trace=rows, policy=policy, token_budget=512
-    ).run.requests
+    table = simulate("llama-3-8b", "h100-x1", trace=rows, policy=policy, token_budget=512).run.requests
     order = np.argsort(table.request_id)
     return table.first_token_s[order], table.last_token_s[order]
 
@@ -36,7 +34,5 @@ def test_runs_are_one_until_the_shorter_answer_ends(policy: str, longer: int) ->
     until = last[longer]
     for found, other in ((first, other_first), (last, other_last)):
         others = np.arange(len(ROWS)) != longer
-        np.testing.assert_array_equal(
-            found[others & (found < until)], other[others & (found < until)]
-        )
+        np.testing.assert_array_equal(found[others & (found < until)], other[others & (found < until)])
         assert (other[others & (found >= until)] >= until).all()

@@ -62,9 +62,7 @@ class Patient(Reference):
         plan: list[tuple[Request, int]] = []
         while rank.waiting and budget > 0:
             head, rest = rank.waiting[0], rank.waiting[1:]
-            means = [
-                (r.last - r.first) / (r.generated - 1) for r in rank.running if r.generated > 1
-            ]
+            means = [(r.last - r.first) / (r.generated - 1) for r in rank.running if r.generated > 1]
             long_ = head.generated == 0 and head.target - head.cached > self.length
             if rank.running and long_ and max(means, default=0.0) > self.late:
                 break
@@ -94,22 +92,9 @@ def test_same_schedule_as_the_slow_one(
     engine.advance(math.inf)
     hashes = block.hash_ids or [()] * len(block)
     columns = block.arrival_s, block.input_tokens, block.output_tokens, hashes
-    requests = [
-        Request(i, float(a), int(p), int(o), h)
-        for i, (a, p, o, h) in enumerate(zip(*columns, strict=True))
-    ]
-    cost = lambda batches, step: (
-        explicit_stage(d, batches, step=step, captured=policy.captured).seconds
-    )
-    slow = Patient(
-        policy,
-        [memory_of(engine, reference)],
-        cost,
-        None,
-        ops_of(engine.plan),
-        length=length,
-        late=late,
-    )
+    requests = [Request(i, float(a), int(p), int(o), h) for i, (a, p, o, h) in enumerate(zip(*columns, strict=True))]
+    cost = lambda batches, step: explicit_stage(d, batches, step=step, captured=policy.captured).seconds
+    slow = Patient(policy, [memory_of(engine, reference)], cost, None, ops_of(engine.plan), length=length, late=late)
     slow.serve(requests)
     assert engine.state.counters[C_COMPLETED] == len(block)
     assert engine.state.counters[C_STEPS] == slow.steps

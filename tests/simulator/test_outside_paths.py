@@ -38,9 +38,7 @@ def outside(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     folder = tmp_path_factory.mktemp("outside")
     text = (root / "docs" / "extending-models.md").read_text(encoding="utf-8")
     text += (root / "docs" / "extending.md").read_text(encoding="utf-8")
-    files = dict(
-        re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    )
+    files = dict(re.findall(r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     for name, body in files.items():
         (folder / name).write_text(body)
     kept = [(r, dict(r._items), dict(r._titles)) for r in REGISTRIES]
@@ -75,9 +73,8 @@ batches = st.builds(
     ],
 )
 def test_both_paths_agree(
-    model: str, system: str, options: dict[str, Any], outside: Path,
-    compiled_step: Callable[..., float],
-) -> None:  # fmt: skip
+    model: str, system: str, options: dict[str, Any], outside: Path, compiled_step: Callable[..., float]
+) -> None:
     if model.endswith(".json"):
         model = str(outside / model)
     if system.endswith(".yaml"):

@@ -44,7 +44,7 @@ CASES = (
     ("mixtral-8x7b", "h100-x4", {"draws": "step"}),
     ("llama-3-8b", "h100-2x8", {"tp": 8, "pp": 2}),
     ("deepseek-v2-lite", "h100-x4", {"tp": 1}),
-)  # fmt: skip
+)
 SHORT = (*range(7), 9)
 DEEP = ((0, 32), (7, 10), (8, 20))
 """Cases with so many layers alike that the compiled path runs the first ones alone (`step.alike`)."""
@@ -62,12 +62,7 @@ def deployed(case: int, overlap: str, layers: int = 3) -> Deployment:
     """One of the cases, cut to few layers so that the explicit path is quick."""
     name, system, options = CASES[case]
     model = load_model(name)
-    return deploy(
-        replace(model, layers=model.layers[:layers]),
-        load_system(system),
-        overlap=overlap,
-        **options,
-    )  # type: ignore[arg-type]
+    return deploy(replace(model, layers=model.layers[:layers]), load_system(system), overlap=overlap, **options)  # type: ignore[arg-type]
 
 
 def step_of(d: Deployment, data: st.DataObject) -> list[Batch]:
@@ -78,9 +73,7 @@ def step_of(d: Deployment, data: st.DataObject) -> list[Batch]:
 @pytest.mark.parametrize(("case", "layers"), [*((case, 3) for case in SHORT), *DEEP])
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(
-    case: int, layers: int, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(case: int, layers: int, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     d = deployed(case, data.draw(st.sampled_from(WAYS + GATED)), layers)
     plan, _ = lower(d, 1)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
@@ -135,23 +128,17 @@ def test_steps_keep_to_physics(case: int, data: st.DataObject) -> None:
         sums = [
             {
                 "flops": sum(p.op.flops * p.count * p.devices for p in cost.ops),
-                "sent": sum(
-                    p.op.act_bytes * p.count * p.devices
-                    for p in cost.ops if p.op.layer == "communication"
-                ),
+                "sent": sum(p.op.act_bytes * p.count * p.devices for p in cost.ops if p.op.layer == "communication"),
                 "weights": sum(p.op.weight_bytes * p.count * p.devices for p in cost.ops),
             }
             for cost in (plain, stage)
-        ]  # fmt: skip
+        ]
         assert sums[1]["flops"] == pytest.approx(sums[0]["flops"], rel=1e-9)
         assert sums[1]["sent"] == pytest.approx(sums[0]["sent"], rel=1e-9)
         assert sums[1]["weights"] >= sums[0]["weights"] * (1 - 1e-12)
 
 
-@given(
-    st.lists(st.integers(0, 900), min_size=8, max_size=8), st.sampled_from((2, 4, 8, 16)),
-    st.integers(0, 10**6),
-)  # fmt: skip
+@given(st.lists(st.integers(0, 900), min_size=8, max_size=8), st.sampled_from((2, 4, 8, 16)), st.integers(0, 10**6))
 def test_expert_loads_are_split_whole(tokens: list[int], chunks: int, step: int) -> None:
     """Every token of every expert is in one chunk, and every chunk has the tokens it exchanges."""
     part = deployed(2, "two-batch").experts[0]
@@ -188,9 +175,7 @@ def test_one_token_cannot_be_halved() -> None:
     batches = [Batch.of([100]), *[Batch.of()] * 3]
     for case in (1, 2):
         plain, halved = (
-            explicit_stage(
-                deployed(case, way), batches[: deployed(case, way).ranks], step=3
-            ).seconds
+            explicit_stage(deployed(case, way), batches[: deployed(case, way).ranks], step=3).seconds
             for way in ("none", "two-batch")
         )
         assert halved == pytest.approx(plain, rel=1e-12)
@@ -228,9 +213,7 @@ def test_links_of_one_medium_are_one_stream() -> None:
 
 @pytest.mark.parametrize("way", ["two-batch", "auto"])
 def test_a_device_is_busy_at_most_all_of_the_time_and_below_its_limit(way: str) -> None:
-    scenario = Scenario.of(
-        "llama-3-70b", "h100-x8", rate=4.0, requests=60, input_len=2000, output_len=60, overlap=way
-    )
+    scenario = Scenario.of("llama-3-70b", "h100-x8", rate=4.0, requests=60, input_len=2000, output_len=60, overlap=way)
     run = run_scenario(scenario, keep_stages=True)
     device = run.deployment.system.device
     length = 8 * (run.stages["end_s"] - run.stages["start_s"])

@@ -67,9 +67,8 @@ def test_one_request_at_a_time_is_one_engine(
 )  # fmt: skip
 @settings(max_examples=12)
 def test_what_comes_with_its_cache_runs_to_its_end(
-    policy: str, small: Callable[..., Deployment], load: list[tuple[int, int]], room: float,
-    most: int, gap: float,
-) -> None:  # fmt: skip
+    policy: str, small: Callable[..., Deployment], load: list[tuple[int, int]], room: float, most: int, gap: float
+) -> None:
     """On the pool that decodes, with little memory: nothing is prefilled unless it was retracted."""
     d, rules = small("llama-3-8b"), POLICIES[policy].rules
     assert rules is not None

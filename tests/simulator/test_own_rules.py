@@ -144,11 +144,7 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 hosts = st.one_of(
     st.just(Host()),
     st.builds(
-        Host,
-        st.floats(0, 3 * GAP_S),
-        st.floats(0, GAP_S),
-        st.floats(0, 0.2 * GAP_S),
-        prompts_s=st.floats(0, 3 * GAP_S),
+        Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S), prompts_s=st.floats(0, 3 * GAP_S)
     ),
 )
 
@@ -161,9 +157,7 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)
-    return Engine(
-        deployment, policy, clients=load["clients"], keep_log=True, cache=cache, seed=SEED
-    )
+    return Engine(deployment, policy, clients=load["clients"], keep_log=True, cache=cache, seed=SEED)
 
 
 def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -172,14 +166,12 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
     requests = [
         reference.Request(
-            i, float(a), int(p), int(o), hashes,
-            **({} if load["urgent"] is None else {"priority": load["urgent"][i]}),
+            i, float(a), int(p), int(o), hashes, **({} if load["urgent"] is None else {"priority": load["urgent"][i]})
         )
         for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens,
-                block.hash_ids or [()] * len(block), strict=True)
+            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
         )
-    ]  # fmt: skip
+    ]
 
     drafts, ops = deployment.several - 1, ops_of(engine.plan)
     if engine.spec is not None and engine.spec.draft is not None:
@@ -200,9 +192,7 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         return max(devices, own) if policy.ahead else devices + own
 
     ranks = [
-        reference.Rank(
-            policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block, drafts
-        )
+        reference.Rank(policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block, drafts)
         for _ in range(deployment.ranks)
     ]
     more: dict[str, Any] = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
@@ -273,9 +263,7 @@ def test_same_schedule_as_the_reference(
     check_schedule(kind, small(model, system, routing), references, data.draw(workloads(kind)))
 
 
-def check_schedule(
-    kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]
-) -> None:
+def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
     """Run a workload on the engine and on the slow one, and compare all that they did."""
     engine, block = engine_for(d, load), block_of(load)
     assert engine.exact is not None
@@ -331,9 +319,7 @@ def test_one_priority_is_first_come_first_served(
 
 
 @pytest.mark.parametrize(("low_first", "threshold"), [(True, 0), (True, 5), (False, 0), (False, 4)])
-def test_who_makes_way_for_whom(
-    low_first: bool, threshold: int, small: Callable[..., Deployment]
-) -> None:
+def test_who_makes_way_for_whom(low_first: bool, threshold: int, small: Callable[..., Deployment]) -> None:
     """One place: requests of priorities 0, 5 and 9 that come while one of priority 4 runs.
 
     By hand: the place is given up at once if the best is better than 4 by more than the threshold; the first one
@@ -363,9 +349,7 @@ def test_who_makes_way_for_whom(
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_a_prompt_waits_for_what_another_computes(
-    reuse: bool, small: Callable[..., Deployment]
-) -> None:
+def test_a_prompt_waits_for_what_another_computes(reuse: bool, small: Callable[..., Deployment]) -> None:
     """Two equal prompts of two whole pieces and a bit, with room for both in one step: the second takes both pieces
     over a step later, or computes all of its own at once where nothing is reused."""
     rules = TrtllmRules(max_num_tokens=4000, chunked=False, reuse=reuse, overlap=False)
@@ -396,9 +380,8 @@ cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(
 @given(data=st.data())
 @settings(max_examples=10)
 def test_pieces_equal_one_go(
-    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
-    data: st.DataObject,
-) -> None:  # fmt: skip
+    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment], data: st.DataObject
+) -> None:
     load = data.draw(workloads(kind)) | {"clients": None}
     deployment = small(model, system, routing)
     splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)

@@ -19,32 +19,21 @@ LOAD: dict[str, Any] = {"rate": 12.0, "requests": 40, "input_len": 160, "output_
 ADAPTERS: dict[str, Any] = {"adapters": 12, "adapters_resident": 2}
 LLAMA = ("llama-3-8b", "h100-x2")
 MIXTRAL = ("mixtral-8x7b", "h100-x4")
-TIERS: dict[str, Any] = {
-    "policy": "vllm", "kv_tiers": "host:8GiB", "turns": 4, "think": 0.2, "rate": 3.0,
-}  # fmt: skip
+TIERS: dict[str, Any] = {"policy": "vllm", "kv_tiers": "host:8GiB", "turns": 4, "think": 0.2, "rate": 3.0}
 PAIRS: dict[str, tuple[tuple[str, str | None], dict[str, Any]]] = {
     "resident-adapters+replicas": (LLAMA, ADAPTERS | {"tp": 1, "dp": 2, "replicas": 2}),
-    "resident-adapters+two-pools": (
-        ("llama-3-8b", None), ADAPTERS | {"prefill": "h100-x1", "decode": "h100-x1"},
-    ),
-    "resident-adapters+autoscale": (
-        LLAMA, ADAPTERS | {"autoscale": "1:3,by=requests:3,start=0.1,every=0.2,hold=0.3"},
-    ),
-    "resident-adapters+failures": (
-        LLAMA, ADAPTERS | {"replicas": 2, "fail": ("0@0.8", "1@1.9"), "repair": 0.4},
-    ),
+    "resident-adapters+two-pools": (("llama-3-8b", None), ADAPTERS | {"prefill": "h100-x1", "decode": "h100-x1"}),
+    "resident-adapters+autoscale": (LLAMA, ADAPTERS | {"autoscale": "1:3,by=requests:3,start=0.1,every=0.2,hold=0.3"}),
+    "resident-adapters+failures": (LLAMA, ADAPTERS | {"replicas": 2, "fail": ("0@0.8", "1@1.9"), "repair": 0.4}),
     "resident-adapters+drafts": (LLAMA, ADAPTERS | {"speculative": "ngram:2", "acceptance": "0.5,0.5"}),
     "resident-adapters+kv-tiers": (LLAMA, ADAPTERS | TIERS),
-    "kv-tiers+resident-experts+resident-adapters": (
-        MIXTRAL, ADAPTERS | TIERS | {"tp": 4, "experts_resident": "0.5"},
-    ),
-    "kv-tiers+pipeline+drafts": (
-        LLAMA, TIERS | {"pp": 2, "speculative": "ngram:2", "acceptance": "0.5,0.5"},
-    ),
+    "kv-tiers+resident-experts+resident-adapters": (MIXTRAL, ADAPTERS | TIERS | {"tp": 4, "experts_resident": "0.5"}),
+    "kv-tiers+pipeline+drafts": (LLAMA, TIERS | {"pp": 2, "speculative": "ngram:2", "acceptance": "0.5,0.5"}),
     "experts-apart+autoscale": (
-        MIXTRAL, {"experts_on": "h100-x4", "autoscale": "1:3,by=requests:3,start=0.1,every=0.2"},
+        MIXTRAL,
+        {"experts_on": "h100-x4", "autoscale": "1:3,by=requests:3,start=0.1,every=0.2"},
     ),
-}  # fmt: skip
+}
 
 
 def run_of(where: tuple[str, str | None], **options: Any) -> Run:
@@ -83,14 +72,8 @@ def test_what_never_happens_changes_no_byte() -> None:
 
 def test_a_failed_replica_comes_back_without_adapters() -> None:
     """One adapter is brought once, and once more after each failure."""
-    one: dict[str, Any] = {
-        "adapters": 2,
-        "adapters_resident": 1,
-        "adapter_popularity": "power_law:10",
-    }
-    whole, failed = (
-        run_of(LLAMA, **one, **more) for more in ({}, {"fail": ("0@1.5",), "repair": 0.1})
-    )
+    one: dict[str, Any] = {"adapters": 2, "adapters_resident": 1, "adapter_popularity": "power_law:10"}
+    whole, failed = (run_of(LLAMA, **one, **more) for more in ({}, {"fail": ("0@1.5",), "repair": 0.1}))
     assert whole.adapters is not None
     assert failed.adapters is not None
     assert failed.adapters.loads == whole.adapters.loads + 1

@@ -65,9 +65,7 @@ def check(
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
         seconds = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
-        stage = explicit_stage(
-            deployment, batches, step=step + i, replica=replica, captured=captured
-        )
+        stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
         assert joules - before == pytest.approx(stage.joules, rel=1e-8)
@@ -83,9 +81,8 @@ def check(
 @given(data=st.data())
 @settings(max_examples=20)
 def test_any_batch(
-    model: str, deployed: Callable[..., Deployment | None], compiled_step: Callable[..., float],
-    data: st.DataObject,
-) -> None:  # fmt: skip
+    model: str, deployed: Callable[..., Deployment | None], compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
     system = data.draw(st.sampled_from(SYSTEMS))
     deployment = deployed(
         model, system, data.draw(st.sampled_from(BUILT_IN)),
@@ -94,8 +91,7 @@ def test_any_batch(
     )  # fmt: skip
     if deployment is None:  # the weights need more devices
         return
-    run = replace(deployment.run, sampling=data.draw(st.sampled_from(SAMPLING)),
-                  joint=data.draw(st.booleans()))  # fmt: skip
+    run = replace(deployment.run, sampling=data.draw(st.sampled_from(SAMPLING)), joint=data.draw(st.booleans()))
     deployment = replace(deployment, run=run)
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
     plan, _ = lower(deployment, replica)
@@ -116,9 +112,7 @@ def test_any_stretch(
 ) -> None:  # fmt: skip
     deployment = deployed(model, system, data.draw(st.sampled_from(BUILT_IN)))
     assert deployment is not None
-    starts = [
-        data.draw(st.lists(contexts, min_size=1, max_size=5)) for _ in range(deployment.ranks)
-    ]
+    starts = [data.draw(st.lists(contexts, min_size=1, max_size=5)) for _ in range(deployment.ranks)]
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
     plan, _ = lower(deployment)
     check(compiled_step, deployment, plan, steps, 5, 0)
@@ -127,13 +121,10 @@ def test_any_stretch(
 @pytest.mark.parametrize("algorithm", ["auto", *algorithms_of("all_to_all")])
 @given(data=st.data())
 @settings(max_examples=4)
-def test_exchanges_by_algorithm(
-    algorithm: str, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_exchanges_by_algorithm(algorithm: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     deployment = deploy(
-        load_model("mixtral-8x7b"), load_system("h100-2x8"), tp=data.draw(st.sampled_from((1, 4))),
-        all_to_all=algorithm,
-    )  # fmt: skip
+        load_model("mixtral-8x7b"), load_system("h100-2x8"), tp=data.draw(st.sampled_from((1, 4))), all_to_all=algorithm
+    )
     plan, _ = lower(deployment)
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     batches[0] = Batch.of([7])
@@ -142,13 +133,9 @@ def test_exchanges_by_algorithm(
 
 @given(data=st.data())
 @settings(max_examples=12)
-def test_the_quickest_of_three_kernels(
-    compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_the_quickest_of_three_kernels(compiled_step: Callable[..., float], data: st.DataObject) -> None:
     """Which of them it is differs from op to op and from batch to batch."""
-    model = data.draw(
-        st.sampled_from(("llama-3-8b", "mixtral-8x7b", "deepseek-v3.2-exp", "jamba-mini"))
-    )
+    model = data.draw(st.sampled_from(("llama-3-8b", "mixtral-8x7b", "deepseek-v3.2-exp", "jamba-mini")))
     system = data.draw(st.sampled_from(("h200-x8", "b200-x8", "mi300x-x8")))
     d = deploy(load_model(model), load_system(system), frameworks=everywhere("best"))
     batches, step = [data.draw(batches_of) for _ in range(d.ranks)], data.draw(st.integers(0, 99))
@@ -160,9 +147,7 @@ def test_the_quickest_of_three_kernels(
 @settings(max_examples=8)
 def test_layers_that_share_a_draw(compiled_step: Callable[..., float], data: st.DataObject) -> None:
     model = load_model("mixtral-8x7b")
-    each, shared = (
-        deploy(model, load_system("duplex-2x8"), draws=draws) for draws in ("layer", "step")
-    )
+    each, shared = (deploy(model, load_system("duplex-2x8"), draws=draws) for draws in ("layer", "step"))
     assert [part.layers for part in each.experts] == [1] * 32
     assert [part.layers for part in shared.experts] == [32]
     plan, _ = lower(shared)

@@ -104,9 +104,8 @@ def test_no_stage_is_overdrawn() -> None:
 @given(data=st.data())
 @settings(max_examples=5)
 def test_both_paths_agree_stage_by_stage(
-    model: str, system: str, degrees: dict[str, int], data: st.DataObject,
-    compiled_step: Callable[..., float],
-) -> None:  # fmt: skip
+    model: str, system: str, degrees: dict[str, int], data: st.DataObject, compiled_step: Callable[..., float]
+) -> None:
     d = made(model, system, degrees)
     batches = [
         Batch.of(

@@ -21,14 +21,10 @@ from opbyte.workloads.errors import SpecError
 from opbyte.workloads.ops import Loads, Op
 
 
-def processor(
-    name: str, peak: float, bandwidth: float, fixed: float, runs: frozenset[str] | None
-) -> Processor:
+def processor(name: str, peak: float, bandwidth: float, fixed: float, runs: frozenset[str] | None) -> Processor:
     rates = {"bf16": peak}
     model = Roofline(rates, bandwidth, 1.0, 1.0, fixed, 0.0, 0.0, {"bf16": 0.0})
-    return Processor(
-        name, "xpu" if runs is None else "logic-pim", runs, rates, bandwidth, model, model
-    )
+    return Processor(name, "xpu" if runs is None else "logic-pim", runs, rates, bandwidth, model, model)
 
 
 NEAR_RUNS = frozenset({"attention_decode", "experts", "gemm"})
@@ -138,9 +134,7 @@ def test_the_split_is_the_best_prefix(
 
     def side(experts: list[int], p: Processor, launch: float) -> float:
         busy = [
-            max(n * flop / p.peak["bf16"], (weights + n * act) / p.bandwidth)
-            for n in (tokens[e] for e in experts)
-            if n
+            max(n * flop / p.peak["bf16"], (weights + n * act) / p.bandwidth) for n in (tokens[e] for e in experts) if n
         ]
         return sum(busy) + launch if busy else 0.0
 

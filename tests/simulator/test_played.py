@@ -92,9 +92,7 @@ Turn = tuple[int, int, int, int]
 STEP_S = 1e-3
 
 
-def stream_of(
-    drawn: list[Turn], hashed: bool, block: int, step: float = STEP_S
-) -> RequestStream:  # fmt: skip
+def stream_of(drawn: list[Turn], hashed: bool, block: int, step: float = STEP_S) -> RequestStream:
     """Requests in blocks; a session's prompt starts with what was said before."""
     rows: list[tuple[float, int, int, int, int, float]] = []
     last = dict[int, int]()
@@ -107,9 +105,7 @@ def stream_of(
         think = 0.0 if before < 0 else gap * step
         rows.append((now, said + new, out, before, session, think))
         last[session] = i
-    arrival, inputs, outputs, follows, session, think = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
+    arrival, inputs, outputs, follows, session, think = (np.array(column) for column in zip(*rows, strict=True))
     turns = Turns(follows, session, think.astype(np.float64))
 
     def blocks() -> Iterator[RequestBlock]:
@@ -128,9 +124,8 @@ def stream_of(
 
 
 drawn_requests = st.lists(
-    st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(1, 60), st.integers(1, 12)),
-    min_size=1, max_size=20,
-)  # fmt: skip
+    st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=20
+)
 
 
 def outcome(served: Served) -> list[Any]:
@@ -163,9 +158,7 @@ CACHE = CacheSettings(blocks=96, block_tokens=16)
 """Room for a few requests of the draws: they wait and are preempted."""
 
 
-@pytest.mark.parametrize(
-    ("hashed", "caching", "examples"), [(False, True, 8), (True, True, 6), (False, False, 3)]
-)
+@pytest.mark.parametrize(("hashed", "caching", "examples"), [(False, True, 8), (True, True, 6), (False, False, 3)])
 def test_what_is_compiled_is_what_python_does(
     small: Small, monkeypatch: pytest.MonkeyPatch, hashed: bool, caching: bool, examples: int
 ) -> None:
@@ -176,9 +169,7 @@ def test_what_is_compiled_is_what_python_does(
         st.sampled_from([(0, None), (3, None), (2, 6), (0, 4)]),
     )  # fmt: skip
     @settings(deadline=None, max_examples=examples)
-    def check(
-        drawn: list[Turn], router: str, count: int, block: int, ends: tuple[int, int | None]
-    ) -> None:
+    def check(drawn: list[Turn], router: str, count: int, block: int, ends: tuple[int, int | None]) -> None:
         warmup, stop = ends
         if router == "round-robin" and hashed and not warmup and stop is None:
             router = "kv-aware"  # else it is dealt whole
@@ -195,12 +186,9 @@ def test_what_is_compiled_is_what_python_does(
 
 
 @pytest.mark.parametrize(
-    "how",
-    ["tiers", "tiers in turn", "failures", "autoscaler", "own router", "pools", "tight pools"],
+    "how", ["tiers", "tiers in turn", "failures", "autoscaler", "own router", "pools", "tight pools"]
 )
-def test_engines_run_together_as_one_by_one(
-    small: Small, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_engines_run_together_as_one_by_one(small: Small, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     d = small("llama-3-8b")
     tiers = TierSettings((KvTier("host", 4e6, 2e9, 1e-5), KvTier("shared", 4e8, 1e9, 1e-5)))
     cache = replace(CACHE, tiers=tiers) if "tiers" in how else CACHE

@@ -72,8 +72,7 @@ def test_prompts_run_alone_and_before_decodes(small: Callable[..., Deployment]) 
 
 def test_prompts_gather_beside_decodes(small: Callable[..., Deployment]) -> None:
     """A prompt waits until the steps are over, or until with others and the decode it is enough."""
-    policy = Policy("gather", 100, 9, chunked=False, reserve=True, gather_steps=4,
-                    gather_tokens=90)  # fmt: skip
+    policy = Policy("gather", 100, 9, chunked=False, reserve=True, gather_steps=4, gather_tokens=90)
     assert late(small("llama-3-8b"), policy, [40]) == [[0, 60], *[[1, 0]] * 4, [1, 40]]
     assert late(small("llama-3-8b"), policy, [40, 49]) == [[0, 60], [1, 89]]
 

@@ -33,18 +33,13 @@ Turn = tuple[float, int, int, tuple[int, ...]]
 
 
 def served(
-    deployment: Deployment, turns: Sequence[Turn], blocks: int = 10_000, block: int = 16,
-    budget: int = 8192,
-) -> Engine:  # fmt: skip
+    deployment: Deployment, turns: Sequence[Turn], blocks: int = 10_000, block: int = 16, budget: int = 8192
+) -> Engine:
     """Run requests under policy ``vllm``."""
     policy = make_policy("vllm", token_budget=budget)
     engine = Engine(deployment, policy, keep_log=True, cache=CacheSettings(block, blocks))
     arrival, inputs, outputs, hashes = zip(*turns, strict=True)
-    engine.submit(
-        RequestBlock(
-            np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes
-        )
-    )
+    engine.submit(RequestBlock(np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes))
     engine.advance(math.inf)
     return engine
 
@@ -161,9 +156,7 @@ def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[st
     assert reused / total == pytest.approx(0.353, abs=5e-4)
     stream = open_requests(path)
     # Enough memory for all that ever comes, so that nothing is evicted or preempted.
-    result = run(
-        small("llama-3-8b"), make_policy("vllm"), stream, cache=CacheSettings(PROMPT, 400_000)
-    )
+    result = run(small("llama-3-8b"), make_policy("vllm"), stream, cache=CacheSettings(PROMPT, 400_000))
     assert result.preemptions == 0
     assert result.cached_tokens % PROMPT == 0
     found = result.cached_tokens // PROMPT

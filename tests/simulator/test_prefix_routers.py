@@ -80,17 +80,12 @@ class Slow:
 def test_what_is_remembered_equals_a_slow_list(
     capacities: list[int], session: bool, asked: list[tuple[int, int, int]]
 ) -> None:
-    names = [
-        (f"s{family}",) if session else tuple((family, i) for i in range(pieces))
-        for family, pieces, _ in asked
-    ]
+    names = [(f"s{family}",) if session else tuple((family, i) for i in range(pieces)) for family, pieces, _ in asked]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(x for own in names for x in own))}
     recall = new_recall(capacities, 0 if session else PIECE)
     slots = np.full((sum(map(len, names)), NUM_SLOT), -1)
     slots[:, P_PIECE] = [numbers[x] for own in names for x in own]
-    recall = recall._replace(
-        starts=np.cumsum([0, *map(len, names)]), slots=slots, first=np.full(len(numbers), -1)
-    )
+    recall = recall._replace(starts=np.cumsum([0, *map(len, names)]), slots=slots, first=np.full(len(numbers), -1))
     slow = [Slow(capacity) for capacity in capacities]
     for row, (family, pieces, where) in enumerate(asked):
         n, tokens = where % len(capacities), PIECE * pieces + family
@@ -101,10 +96,7 @@ def test_what_is_remembered_equals_a_slow_list(
 
 
 def test_kv_aware_weighs_what_is_missing_against_what_is_held() -> None:
-    loads = [
-        Load(0, 1, held=900, found=0, missing=500),
-        Load(0, 3, held=1000, found=450, missing=50),
-    ]
+    loads = [Load(0, 1, held=900, found=0, missing=500), Load(0, 3, held=1000, found=450, missing=50)]
     assert ROUTERS["kv-aware"](0, loads) == 1
     loads[1] = Load(0, 3, held=1400, found=450, missing=50)
     assert ROUTERS["kv-aware"](0, loads) == 0
@@ -120,9 +112,8 @@ def test_cache_aware_follows_the_prompt_unless_loads_are_uneven() -> None:
 
 def served(d: Deployment, router: str, replicas: int = 3) -> Run:
     requests = open_requests(
-        rate=60.0, input_len=200, output_len=40, lengths="uniform", limit=240, seed=1, turns=5.0,
-        think=0.05,
-    )  # fmt: skip
+        rate=60.0, input_len=200, output_len=40, lengths="uniform", limit=240, seed=1, turns=5.0, think=0.05
+    )
     rules = make_policy("vllm", max_sequences=16)
     return run(d, rules, requests, fleet=Fleet(router, replicas=replicas))
 

@@ -90,9 +90,7 @@ def system_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 
 
 @pytest.fixture(scope="session")
-def renamed_tables(
-    tmp_path_factory: pytest.TempPathFactory, data_set: Callable[[str], Path]
-) -> Path:
+def renamed_tables(tmp_path_factory: pytest.TempPathFactory, data_set: Callable[[str], Path]) -> Path:
     """Tables of an RTX 4090 as if they were measured on the device of `PIM`."""
     folder = tmp_path_factory.mktemp("tables")
     for table in (data_set("serving_runs") / "rtx4090--llama-3.1-8b" / "kernels").glob("*.csv"):
@@ -148,12 +146,8 @@ def agree(
         for bound, took in sums.items():
             into[bound] = into.get(bound, 0.0) + took
     explicit = {k: {b: t for b, t in v.items() if t > 0} for k, v in explicit.items()}
-    assert {k: v for k, v in explicit.items() if v} == {
-        k: pytest.approx(v, rel=1e-9) for k, v in compiled.items() if v
-    }
-    return [
-        (name, *key) for name, key in ((k[0], (k[1], max(v))) for k, v in compiled.items() if v)
-    ]
+    assert {k: v for k, v in explicit.items() if v} == {k: pytest.approx(v, rel=1e-9) for k, v in compiled.items() if v}
+    return [(name, *key) for name, key in ((k[0], (k[1], max(v))) for k, v in compiled.items() if v)]
 
 
 @pytest.mark.parametrize("device", ["two-gpus", "pim", "tables"])
@@ -177,17 +171,13 @@ def test_processors_of_different_models(
 
 
 @cache
-def deployed(
-    path: str, model: str, rule: str | None = None, kernels: tuple[str, ...] = ()
-) -> Deployment:
+def deployed(path: str, model: str, rule: str | None = None, kernels: tuple[str, ...] = ()) -> Deployment:
     return deploy(load_model(model), load_system(path), placement=rule, kernels=kernels)
 
 
 @pytest.mark.parametrize("rule", ["op-per-byte", "fastest", "co-process", "paper", "xpu-only"])
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "llama-3-8b"])
-def test_a_pim_of_no_throughput_changes_nothing(
-    rule: str, model: str, system_of: Callable[[str, str], Path]
-) -> None:
+def test_a_pim_of_no_throughput_changes_nothing(rule: str, model: str, system_of: Callable[[str, str], Path]) -> None:
     plain = deployed("h100-x1", model)
     beside = deployed(str(system_of("zero", pim("h100", 0.0))), model, rule)
     for batch in (Batch.of([700] * 40), Batch.of([20, 9000], [(512, 0)])):
@@ -199,9 +189,7 @@ def test_a_pim_of_no_throughput_changes_nothing(
 @pytest.mark.parametrize("product", ["h100", "h200", "b200"])
 @given(batch=batches, model=st.sampled_from(["mixtral-8x7b", "qwen3-30b-a3b", "llama-3-8b"]))
 @settings(max_examples=10)
-def test_a_pim_beside_a_product_never_makes_it_slower(
-    product: str, batch: Batch, model: str
-) -> None:
+def test_a_pim_beside_a_product_never_makes_it_slower(product: str, batch: Batch, model: str) -> None:
     plain = deployed(f"{product}-x4", model)
     beside = deployed(f"{product}-logic-pim-x4", model, "fastest")
     found, expected = (explicit_stage(d, [batch], expected=True) for d in (beside, plain))
@@ -219,25 +207,19 @@ def test_a_pim_keeps_the_fits_of_the_product() -> None:
     known = {f"{name} on xpu": found for name, found in fitted(plain).items()}
     mine = fitted(beside)
     assert mine
-    assert all(
-        known.get(name, known.get(f"{name} on xpu")) == found for name, found in mine.items()
-    )
+    assert all(known.get(name, known.get(f"{name} on xpu")) == found for name, found in mine.items())
     rows = evidence(beside, {"device.processors.logic-pim.launch_us": "assumed: a guess"})
     (near,) = (r for r in rows if r["applies_to"] == "logic-pim")
     assert (near["cost_model"], near["basis"]) == ("roofline", "assumed")
     assert {r["applies_to"] for r in evidence(plain, {})} >= {"MoE experts", "GEMM"}
 
 
-ALL_SYSTEMS = [
-    name for name in list_systems() if not name.startswith(("u280", "u55c", "vck", "zcu"))
-]
+ALL_SYSTEMS = [name for name in list_systems() if not name.startswith(("u280", "u55c", "vck", "zcu"))]
 
 
 @given(data=st.data())
 @settings(max_examples=30)
-def test_roofline_and_simulation_name_the_same_bounds(
-    data: st.DataObject, compiled_step: Callable[..., float]
-) -> None:
+def test_roofline_and_simulation_name_the_same_bounds(data: st.DataObject, compiled_step: Callable[..., float]) -> None:
     """W4: processor and bound of every op, on all systems of the catalog."""
     name = data.draw(st.sampled_from(ALL_SYSTEMS))
     model = data.draw(st.sampled_from(["llama-3-8b", "mixtral-8x7b", "deepseek-v2-lite"]))
@@ -251,15 +233,7 @@ def test_roofline_and_simulation_name_the_same_bounds(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "attacc-x8",
-        "attacc-bg-x8",
-        "attacc-buffer-x8",
-        "cent-x8",
-        "stratum-x2",
-        "flightllm-vhk158-x1",
-    ],
+    "name", ["attacc-x8", "attacc-bg-x8", "attacc-buffer-x8", "cent-x8", "stratum-x2", "flightllm-vhk158-x1"]
 )
 @given(data=st.data())
 @settings(max_examples=6)
@@ -285,16 +259,12 @@ def least_energy() -> Iterator[str]:
     del PLACEMENTS._items[name]
 
 
-def test_a_rule_from_outside_runs_in_both_paths(
-    least_energy: str, compiled_step: Callable[..., float]
-) -> None:
+def test_a_rule_from_outside_runs_in_both_paths(least_energy: str, compiled_step: Callable[..., float]) -> None:
     name = least_energy
     d = deployed("duplex-plain-x4", "mixtral-8x7b", name)
     agree(d, Batch.of([500] * 30), compiled_step)
     joules = {
-        rule: explicit_stage(
-            deployed("duplex-plain-x4", "mixtral-8x7b", rule), [Batch.of([500] * 30)]
-        ).joules
+        rule: explicit_stage(deployed("duplex-plain-x4", "mixtral-8x7b", rule), [Batch.of([500] * 30)]).joules
         for rule in (name, "fastest", "xpu-only")
     }
     assert joules[name] == min(joules.values())
@@ -321,9 +291,7 @@ def by_op_per_byte() -> Iterator[str]:
     del PLACEMENTS._items[name]
 
 
-def test_a_rule_by_op_per_byte_kind_phase_and_batch(
-    by_op_per_byte: str, compiled_step: Callable[..., float]
-) -> None:
+def test_a_rule_by_op_per_byte_kind_phase_and_batch(by_op_per_byte: str, compiled_step: Callable[..., float]) -> None:
     """Both paths tell a rule the same: at 90 decodes 180 tokens are sent to experts, which stay."""
     d = deployed("duplex-plain-x4", "mixtral-8x7b", by_op_per_byte)
     chosen = set()

@@ -32,13 +32,9 @@ CASES = (
 cases = pytest.mark.parametrize(("model", "system", "policy", "rate"), CASES)
 
 
-def simulated(
-    model: str, system: str, policy: str, rate: float, seed: int = 0, warmup: int = 0
-) -> Run:
+def simulated(model: str, system: str, policy: str, rate: float, seed: int = 0, warmup: int = 0) -> Run:
     found = deploy(load_model(model), load_system(system), seed=seed)
-    stream = open_requests(
-        rate=rate, input_len=300, output_len=60, lengths="lognormal", limit=150, seed=3
-    )
+    stream = open_requests(rate=rate, input_len=300, output_len=60, lengths="lognormal", limit=150, seed=3)
     return run(found, make_policy(policy), stream, seed=seed, warmup=warmup)
 
 
@@ -57,9 +53,7 @@ def test_tokens_and_time_add_up(model: str, system: str, policy: str, rate: floa
     gaps = (rows.output_tokens - 1).sum()
     assert result.tbt_s.mean == pytest.approx(decode.sum() / gaps, rel=1e-9)
     window = result.window
-    assert result.output_tokens_per_s == pytest.approx(
-        result.interval_output_tokens / (window.end_s - window.start_s)
-    )
+    assert result.output_tokens_per_s == pytest.approx(result.interval_output_tokens / (window.end_s - window.start_s))
     if window.kind == "whole":
         assert result.interval_output_tokens == result.output_tokens
         assert (window.start_s, window.end_s) == (0.0, result.makespan_s)
@@ -114,9 +108,7 @@ def columns(result: Run) -> bytes:
     return b"".join(values.tobytes() for values in result.requests.columns().values())
 
 
-@pytest.mark.parametrize(
-    ("model", "system"), [("mixtral-8x7b", "duplex-x4"), ("llama-3-8b", "h100-x1")]
-)
+@pytest.mark.parametrize(("model", "system"), [("mixtral-8x7b", "duplex-x4"), ("llama-3-8b", "h100-x1")])
 def test_same_seed_same_bytes(model: str, system: str) -> None:
     one, two = (simulated(model, system, "chunked", 20.0, seed=5) for _ in range(2))
     assert columns(one) == columns(two)

@@ -119,11 +119,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
 hosts = st.one_of(
     st.just(Host()),
     st.builds(
-        Host,
-        st.floats(0, 3 * GAP_S),
-        st.floats(0, GAP_S),
-        st.floats(0, 0.2 * GAP_S),
-        prompts_s=st.floats(0, 3 * GAP_S),
+        Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S), prompts_s=st.floats(0, 3 * GAP_S)
     ),
 )
 """Times of the host about as long as the devices'."""
@@ -169,9 +165,7 @@ def memory_of(engine: Engine, reference: ModuleType) -> Any:
     kv = engine.kv
     if kv.cached:
         return reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
-    return reference.Bytes(
-        kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
-    )
+    return reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
@@ -191,10 +185,9 @@ def test_same_schedule_as_the_reference(
     requests = [
         reference.Request(i, float(a), int(p), int(o), hashes)
         for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens,
-                block.hash_ids or [()] * len(block), strict=True)
+            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
         )
-    ]  # fmt: skip
+    ]
     memories = [memory_of(engine, reference) for _ in range(deployment.ranks)]
     pp = deployment.layout.pp
     if pp == 1:

@@ -31,11 +31,11 @@ tokens, and earliest arrival."""
 
 sessions = st.lists(
     st.lists(
-        st.tuples(st.floats(0.0, 2e-3), st.integers(1, 60), st.integers(1, 30), st.just(0.0)),
-        min_size=1, max_size=4,
+        st.tuples(st.floats(0.0, 2e-3), st.integers(1, 60), st.integers(1, 30), st.just(0.0)), min_size=1, max_size=4
     ),
-    min_size=1, max_size=5,
-)  # fmt: skip
+    min_size=1,
+    max_size=5,
+)
 
 
 def stream_of(drawn: list[list[Turn]], clients: int | None = None) -> RequestStream:
@@ -57,9 +57,7 @@ def stream_of(drawn: list[list[Turn]], clients: int | None = None) -> RequestStr
     return RequestStream("sessions", True, clients, lambda: iter([block]))
 
 
-@pytest.mark.parametrize(("policy", "degrees"), [
-    ("chunked", {}), ("vllm", {}), ("mixed", {}), ("vllm", {"pp": 2}),
-])  # fmt: skip
+@pytest.mark.parametrize(("policy", "degrees"), [("chunked", {}), ("vllm", {}), ("mixed", {}), ("vllm", {"pp": 2})])
 @given(drawn=sessions, blocks=st.integers(30, 80), budget=st.integers(16, 300))
 @settings(max_examples=15)
 def test_same_schedule_as_the_reference(
@@ -85,23 +83,20 @@ def test_same_schedule_as_the_reference(
     if kv.cached:
         memory = reference.Blocks(kv.block, list(range(kv.blocks)))
     else:
-        memory = reference.Bytes(
-            kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
-        )
+        memory = reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
     if degrees:
         slow = reference.Pipeline(
-            rules, [memory],
-            lambda batches, step: explicit_stage(
-                deployment, batches, step=step, captured=rules.captured
-            ).stages, stages=2,
-        )  # fmt: skip
+            rules,
+            [memory],
+            lambda batches, step: explicit_stage(deployment, batches, step=step, captured=rules.captured).stages,
+            stages=2,
+        )
     else:
         slow = reference.Reference(
-            rules, [memory],
-            lambda batches, step: explicit_stage(
-                deployment, batches, step=step, captured=rules.captured
-            ).seconds,
-        )  # fmt: skip
+            rules,
+            [memory],
+            lambda batches, step: explicit_stage(deployment, batches, step=step, captured=rules.captured).seconds,
+        )
     slow.serve(requests)
     assert found.iterations == slow.steps
     assert found.cached_tokens == memory.hits
@@ -151,13 +146,10 @@ def test_an_engine_plays_sessions_as_the_driver_does(
 ) -> None:
     """One engine opens the next turns itself; beside a failure to come, the driver does."""
     stream = open_requests(
-        **load, input_len=100, output_len=20, lengths="lognormal", turns=3.0, think=2e-3,
-        limit=150, seed=2,
-    )  # fmt: skip
-    rules, late = make_policy(policy), Fleet(faults=Faults(at=((0, 1e6),)))
-    alone, driven = (
-        run(small("llama-3-8b"), rules, stream, warmup=40, fleet=f) for f in (None, late)
+        **load, input_len=100, output_len=20, lengths="lognormal", turns=3.0, think=2e-3, limit=150, seed=2
     )
+    rules, late = make_policy(policy), Fleet(faults=Faults(at=((0, 1e6),)))
+    alone, driven = (run(small("llama-3-8b"), rules, stream, warmup=40, fleet=f) for f in (None, late))
     for name, column in alone.requests.columns().items():
         np.testing.assert_allclose(driven.requests.columns()[name], column, rtol=1e-9, atol=1e-12)
     assert driven.cached_tokens == alone.cached_tokens
@@ -169,9 +161,8 @@ def test_an_engine_plays_sessions_as_the_driver_does(
 def test_a_session_goes_on_over_blocks_of_a_stream(small: Callable[..., Deployment]) -> None:
     """The same requests as one block and as blocks of seven, which cut sessions."""
     whole = open_requests(
-        rate=300.0, input_len=60, output_len=15, lengths="lognormal", turns=4.0, think=3e-3,
-        limit=100, seed=5,
-    )  # fmt: skip
+        rate=300.0, input_len=60, output_len=15, lengths="lognormal", turns=4.0, think=3e-3, limit=100, seed=5
+    )
     block = whole.read()
     turns = block.turns
     assert turns is not None
@@ -192,9 +183,7 @@ def test_a_session_goes_on_over_blocks_of_a_stream(small: Callable[..., Deployme
 
 def test_a_sticky_router_finds_more(small: Callable[..., Deployment]) -> None:
     """On four replicas, what a session said before lies on one of them."""
-    stream = open_requests(
-        rate=2000.0, input_len=200, output_len=20, turns=4.0, think=1e-3, limit=200, seed=3
-    )
+    stream = open_requests(rate=2000.0, input_len=200, output_len=20, turns=4.0, think=1e-3, limit=200, seed=3)
     deployment = small("llama-3-8b")
     found = {
         router: run(deployment, make_policy("vllm"), stream, fleet=Fleet(router, 4))

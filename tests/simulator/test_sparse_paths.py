@@ -26,8 +26,7 @@ EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_si
            "n_shared_experts": 1, "first_k_dense_replace": 1, "intermediate_size": 512}  # fmt: skip
 SIZES = {"hidden_size": 512, "vocab_size": 1000, "num_hidden_layers": 4, "num_attention_heads": 8,
          "num_key_value_heads": 8}  # fmt: skip
-LATENT = {"kv_lora_rank": 512, "q_lora_rank": 256, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
-          "v_head_dim": 128}  # fmt: skip
+LATENT = {"kv_lora_rank": 512, "q_lora_rank": 256, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 INDEX = {"index_n_heads": 8, "index_head_dim": 128, "index_topk": 256}
 FILES: dict[str, dict[str, Any]] = {
     "DeepseekV32ForCausalLM": {**SIZES, **LATENT, **INDEX, **EXPERTS},
@@ -90,9 +89,7 @@ batches = st.builds(
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=6)
-def test_both_paths_agree(
-    name: str, compiled_step: Callable[..., float], data: st.DataObject
-) -> None:
+def test_both_paths_agree(name: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     system, costs = data.draw(
         st.sampled_from((("h200-x2", "auto"), ("duplex-plain-x2", "auto"), ("h200-x2", "roofline")))
     )

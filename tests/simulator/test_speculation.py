@@ -150,9 +150,7 @@ def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
     spare = d.speculation.spare(load["policy"].ahead)
     lengths = block.input_tokens + block.output_tokens - 1 + spare
     cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
-    engine = Engine(
-        d, load["policy"], clients=load["clients"], keep_log=True, cache=cache, seed=SEED
-    )
+    engine = Engine(d, load["policy"], clients=load["clients"], keep_log=True, cache=cache, seed=SEED)
     if not engine.kv.cached:  # bytes need not be whole blocks
         most = sequence_bytes(engine.kv, lengths).max()
         engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
@@ -179,16 +177,13 @@ def test_same_schedule_as_the_reference(
     requests = [
         reference.Request(i, float(a), int(p), int(o), hashes)
         for i, (a, p, o, hashes) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens,
-                block.hash_ids or [()] * len(block), strict=True)
+            zip(arrivals, block.input_tokens, block.output_tokens, block.hash_ids or [()] * len(block), strict=True)
         )
-    ]  # fmt: skip
+    ]
     memory = lambda: (
         reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
         if kv.cached
-        else reference.Bytes(
-            kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
-        )
+        else reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
     )
     ops = ops_of(engine.plan)
     ops += 0 if spec.draft is None else len(rates) * ops_of(spec.draft)
@@ -263,26 +258,21 @@ def test_what_every_schedule_owes(
 @given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
 @settings(max_examples=15)
 def test_pieces_change_nothing(
-    small: Callable[..., Deployment], load: dict[str, Any], times: list[float],
-    data: st.DataObject,
-) -> None:  # fmt: skip
+    small: Callable[..., Deployment], load: dict[str, Any], times: list[float], data: st.DataObject
+) -> None:
     """Requests that come in pieces, and stops in between, give the same stamps and draws."""
     load = load | {"clients": None}
     rates: tuple[float, ...] = load["rates"]
     d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", rates, len(rates))
     n = len(load["inputs"])
-    splits = data.draw(st.lists(st.integers(1, n - 1), unique=True, max_size=2).map(sorted)) if (
-        n > 1
-    ) else []  # fmt: skip
+    splits = data.draw(st.lists(st.integers(1, n - 1), unique=True, max_size=2).map(sorted)) if (n > 1) else []
     check_pieces(lambda: engine_for(d, load), load, times, splits)
 
 
 def run_of(d: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Engine:
     """An engine that has served requests of 20 + 33 tokens."""
     engine = Engine(d, policy, seed=SEED)
-    block = RequestBlock(
-        np.arange(n), np.zeros(n), np.full(n, 20), np.full(n, 33), acceptance=rates
-    )
+    block = RequestBlock(np.arange(n), np.zeros(n), np.full(n, 20), np.full(n, 33), acceptance=rates)
     engine.submit(block)
     engine.advance(math.inf)
     return engine
@@ -290,9 +280,7 @@ def run_of(d: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Eng
 
 @pytest.mark.parametrize("method", ["eagle", "ngram"])
 @pytest.mark.parametrize("policy", ["vllm", "chunked", "mixed"])
-def test_chances_of_one_and_none(
-    small: Callable[..., Deployment], method: str, policy: str
-) -> None:
+def test_chances_of_one_and_none(small: Callable[..., Deployment], method: str, policy: str) -> None:
     """Of 33 tokens the prompt brings one: 8 verifications of K + 1 = 4, or 32 of one, dearer steps."""
     plain = small("llama-3-8b", "h100-x1", "uniform")
     sure = run_of(speculative(plain, method, (1.0,) * 3, 3), POLICIES[policy])
@@ -321,9 +309,7 @@ def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> N
 
 
 @pytest.mark.parametrize("outputs", [4, 5])
-def test_a_next_turn_finds_no_rejected_draft(
-    outputs: int, small: Callable[..., Deployment]
-) -> None:
+def test_a_next_turn_finds_no_rejected_draft(outputs: int, small: Callable[..., Deployment]) -> None:
     """Of 20 tokens and an answer all but its last one are in memory, in blocks of four; its drafts are not."""
     d = speculative(small("llama-3-8b"), "ngram", (0.0,) * 3, 3)
     asked = np.array([20, 20 + outputs + 10])

@@ -19,13 +19,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import Region, SharedMemoryDevice, build_device
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.deploy.placement import (
-    added_sums,
-    processors_of,
-    regions,
-    split_experts,
-    sum_bytes,
-)
+from opbyte.simulator.deploy.placement import added_sums, processors_of, regions, split_experts, sum_bytes
 from opbyte.simulator.step.books import T_ACT, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
@@ -58,8 +52,7 @@ def side(tokens: list[int], mask: tuple[int, ...], near: bool) -> float:
     flop, weights = 2 * 3 * 4096 * 3584, 2 * 3 * 4096 * 3584
     act = 2 * (2 * 4096 + 3 * 3584)
     rate, width = p.peak["fp16"], p.bandwidth * 0.85
-    return sum(max(n * flop / rate, (weights + n * act) / width)
-               for n in (tokens[e] for e in mask) if n)  # fmt: skip
+    return sum(max(n * flop / rate, (weights + n * act) / width) for n in (tokens[e] for e in mask) if n)
 
 
 def best_subset(tokens: list[int], spaces: int) -> float:
@@ -111,9 +104,7 @@ def test_the_gap_of_the_papers_splitter_is_bounded_on_uniform_draws() -> None:
         for _ in range(200):
             picks = [rng.choice(8, 2, replace=False) for _ in range(batch)]
             op = experts(np.bincount(np.concatenate(picks), minlength=8).tolist())
-            paper, best = (
-                seconds(op, split_experts(op, XPU, PIM, 4, s)) for s in ("paper", "optimal")
-            )
+            paper, best = (seconds(op, split_experts(op, XPU, PIM, 4, s)) for s in ("paper", "optimal"))
             gaps.append(paper / best - 1)
         worst[batch] = max(gaps)
         print(f"batch {batch}: gap mean {np.mean(gaps):.2%}, largest {worst[batch]:.2%}")
@@ -191,9 +182,7 @@ def changed(**update: object) -> Deployment:
 @pytest.mark.parametrize("splitter", ["paper", "optimal"])
 @pytest.mark.parametrize("spaces", [1, 2, 4])
 @pytest.mark.parametrize("batch", [Batch.of([700] * 40), Batch.of([900] * 9, [(400, 0)])])
-def test_both_paths_agree(
-    splitter: str, spaces: int, batch: Batch, compiled_step: Callable[..., float]
-) -> None:
+def test_both_paths_agree(splitter: str, spaces: int, batch: Batch, compiled_step: Callable[..., float]) -> None:
     deployment = changed(splitter=splitter, spaces=spaces)
     plan, _ = lower(deployment)
     books = new_books(plan)

@@ -193,9 +193,7 @@ def test_stretches_carry_all_tokens_and_energy(served: Any) -> None:
     assert power.max() <= device.limit_W
     np.testing.assert_allclose(stages["watts"], power, rtol=1e-9)
     mean = (stages["watts"] * length).sum() + board.idle_W * (found.makespan_s - length.sum())
-    assert found.window.kind == "steady" or mean / found.makespan_s == pytest.approx(
-        found.watts_per_device, rel=1e-6
-    )
+    assert found.window.kind == "steady" or mean / found.makespan_s == pytest.approx(found.watts_per_device, rel=1e-6)
     assert (stages["output_tokens"] >= stages["decodes"] * stages["steps"]).all()
 
 

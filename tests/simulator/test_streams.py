@@ -116,9 +116,7 @@ def test_a_medium_of_no_rate_is_refused() -> None:
         Medium("pcie", frozenset({"a", "b"}), 0.0)
 
 
-@pytest.mark.parametrize(
-    "text", ["twobatch", "pipelined", "pipelined:3", "pipelined:0", "", "none:2"]
-)
+@pytest.mark.parametrize("text", ["twobatch", "pipelined", "pipelined:3", "pipelined:0", "", "none:2"])
 def test_unknown_ways_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--overlap"):
         ways(text)

@@ -27,14 +27,7 @@ from opbyte.devices.catalog import load_device, load_system
 from opbyte.simulator.batching.clients import release
 from opbyte.simulator.batching.kv import KvRules
 from opbyte.simulator.batching.policies import POLICIES, Limits
-from opbyte.simulator.batching.state import (
-    C_SUBMITTED,
-    R_RUNNING,
-    R_WAITING,
-    State,
-    grown,
-    new_state,
-)
+from opbyte.simulator.batching.state import C_SUBMITTED, R_RUNNING, R_WAITING, State, grown, new_state
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch

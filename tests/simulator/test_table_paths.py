@@ -80,9 +80,7 @@ def test_what_lies_outside_is_counted(
         assert found - never == outside
 
 
-def test_a_run_counts_by_family(
-    tabled: Callable[[Path], Deployment], data_set: Callable[[str], Path]
-) -> None:
+def test_a_run_counts_by_family(tabled: Callable[[Path], Deployment], data_set: Callable[[str], Path]) -> None:
     """Prompts of 4,000 tokens in steps of 8,192: beyond the tables; decodes are inside."""
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     policy = make_policy("vllm")

@@ -94,10 +94,7 @@ def test_towers_of_real_files(name: str, billions: float, tokens: int, data_set:
 
 
 def test_the_tower_is_no_part_of_the_text_models_counts_but_of_a_devices_memory() -> None:
-    spec, plain = (
-        model(),
-        model_from_keys({**TEXT, "architectures": ["Qwen3ForCausalLM"]}, name="m", where="m"),
-    )
+    spec, plain = (model(), model_from_keys({**TEXT, "architectures": ["Qwen3ForCausalLM"]}, name="m", where="m"))
     assert spec.total_params == plain.total_params
     assert spec.tower is not None
     assert with_tower(spec, None).total_params == plain.total_params + spec.tower.params
@@ -115,13 +112,9 @@ def test_a_step_does_the_work_of_its_images() -> None:
     own = [op for op in ops if op["layer"] == "vision"]
     dense = part.depth * part.block + part.width * part.inputs
     merged = sum(n * k for n, k in part.per_token)
-    wanted = 2 * (
-        2.0 * dense * patches + 2.0 * merged * tokens + 4.0 * part.width * part.depth * patches**2
-    )
+    wanted = 2 * (2.0 * dense * patches + 2.0 * merged * tokens + 4.0 * part.width * part.depth * patches**2)
     vector = ("vision_norm", "vision_activation")
-    assert sum(
-        op["flops"] * op["count"] for op in own if op["name"] not in vector
-    ) == pytest.approx(wanted)
+    assert sum(op["flops"] * op["count"] for op in own if op["name"] not in vector) == pytest.approx(wanted)
 
 
 def test_prompts_grow_and_wait_for_their_images() -> None:
@@ -129,16 +122,11 @@ def test_prompts_grow_and_wait_for_their_images() -> None:
     spec = model()
     ask = {**COMMON, "images": 1, "image_size": SIZE}
     plain = simulate(spec, SYSTEM, **{**COMMON, "input_len": 64 + 300})
-    same, apart = (
-        simulate(spec, SYSTEM, **ask),
-        simulate(spec, SYSTEM, **ask, encoder_system=SYSTEM),
-    )
+    same, apart = (simulate(spec, SYSTEM, **ask), simulate(spec, SYSTEM, **ask, encoder_system=SYSTEM))
     cached = simulate(spec, SYSTEM, **ask, encoder_cache_hits=1.0)
     runs = (plain, same, apart, cached)
     assert {int(run.run.requests.input_tokens.sum()) for run in runs} == {30 * 364}
-    first = [
-        float(np.mean(run.run.requests.first_token_s - run.run.requests.arrival_s)) for run in runs
-    ]
+    first = [float(np.mean(run.run.requests.first_token_s - run.run.requests.arrival_s)) for run in runs]
     assert first[0] < first[1]
     assert first[0] < first[2]
     assert first[3] == pytest.approx(first[0], rel=0.05)
@@ -194,11 +182,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The text model alone, and with its tower, as files that every command takes."""
     folder = tmp_path_factory.mktemp("towers")
     text = {"architectures": ["Qwen3ForCausalLM"], **TEXT}
-    whole = {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
-        "text_config": TEXT,
-        "vision_config": VISION,
-    }
+    whole = {"architectures": ["Qwen3VLForConditionalGeneration"], "text_config": TEXT, "vision_config": VISION}
     for name, keys in (("text", text), ("whole", whole)):
         (folder / f"{name}.json").write_text(json.dumps(keys))
     return {name: str(folder / f"{name}.json") for name in ("text", "whole")}
@@ -226,9 +210,7 @@ def test_capacity_and_plan_count_images(files: dict[str, str]) -> None:
     ask = {"input_len": 64, "output_len": 4, "requests": 40}
     shown = {"images": 1, "image_size": "1280x960"}
     loads = [
-        capacity(files["whole"], SYSTEM, "ttft_p99=0.2", tolerance=0.1, workers=1, **ask, **more)
-        .found[0]
-        .load_per_s
+        capacity(files["whole"], SYSTEM, "ttft_p99=0.2", tolerance=0.1, workers=1, **ask, **more).found[0].load_per_s
         for more in ({}, shown)
     ]
     assert loads[1] < 0.5 * loads[0]

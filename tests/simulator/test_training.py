@@ -36,9 +36,7 @@ S, V = 2048, 51200
 
 
 @given(st.floats(1, 1e12), st.floats(0, 1e12), st.integers(1, 1024), st.integers(1, 64))
-def test_states_are_the_papers_closed_forms(
-    dense: float, experts: float, dp: int, copies: int
-) -> None:
+def test_states_are_the_papers_closed_forms(dense: float, experts: float, dp: int, copies: int) -> None:
     """16 bytes a parameter; 4 + 12/n, 2 + 14/n and 16/n for stages 1 to 3."""
     each, p = BytesPerWeight.adam(2.0), Parameters(dense, experts)
     fixed, shared = (16, 4, 2, 0), (0, 12, 14, 16)
@@ -48,12 +46,8 @@ def test_states_are_the_papers_closed_forms(
         assert states(p, each, zero, dp, copies).total == pytest.approx(expected)
 
 
-@given(
-    st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.floats(0.1, 9), st.floats(0.1, 9)
-)
-def test_equal_stages_take_the_closed_form(
-    stages: int, rounds: int, parts: int, f: float, b: float
-) -> None:
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.floats(0.1, 9), st.floats(0.1, 9))
+def test_equal_stages_take_the_closed_form(stages: int, rounds: int, parts: int, f: float, b: float) -> None:
     """(m + (p - 1) / v) (F + B): the bubble of arXiv 2104.04473, section 2.2."""
     micro = stages * rounds
     parts = parts if stages > 1 else 1
@@ -65,9 +59,7 @@ def test_equal_stages_take_the_closed_form(
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.integers(1, 9), st.floats(0, 1))
-def test_a_schedule_is_never_shorter_than_its_work(
-    times: list[float], micro: int, send: float
-) -> None:
+def test_a_schedule_is_never_shorter_than_its_work(times: list[float], micro: int, send: float) -> None:
     done = schedule(times, [2 * t for t in times], micro, send_s=send)
     assert max(done.ends) >= max(done.busy) - 1e-9
     assert max(done.ends) <= 3 * sum(times) * micro + 2 * send * len(times) * micro + 1e-9
@@ -75,9 +67,7 @@ def test_a_schedule_is_never_shorter_than_its_work(
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
-def test_every_pass_runs_once_and_forward_before_backward(
-    stages: int, rounds: int, parts: int
-) -> None:
+def test_every_pass_runs_once_and_forward_before_backward(stages: int, rounds: int, parts: int) -> None:
     micro = stages * rounds
     for stage in range(stages):
         tasks = order(stage, stages, micro, parts)
@@ -87,12 +77,8 @@ def test_every_pass_runs_once_and_forward_before_backward(
                 assert tasks.index(task._replace(backward=False)) < place
 
 
-@given(
-    st.lists(st.tuples(*[st.floats(0, 5)] * 3), min_size=1, max_size=8)
-)  # fmt: skip
-def test_exchanges_beside_a_pass_take_between_the_longest_and_the_sum(
-    layers: list[tuple[float, float, float]],
-) -> None:
+@given(st.lists(st.tuples(*[st.floats(0, 5)] * 3), min_size=1, max_size=8))
+def test_exchanges_beside_a_pass_take_between_the_longest_and_the_sum(layers: list[tuple[float, float, float]]) -> None:
     work, gathers, scatters = (list(column) for column in zip(*layers, strict=True))
     took = beside(work, gathers, scatters)
     assert took >= max(sum(work), sum(gathers) + sum(scatters)) - 1e-9
@@ -114,9 +100,7 @@ def test_one_device_takes_the_sum_of_its_ops(name: str, recompute: str) -> None:
     found = train(name, roomy("h100-x1"), batch=6, micro_batch=2, seq=512, recompute=recompute)
     d, step = found.deployment, found.step
     run, m = d.run, whole_sequences(2, 512, d.shard.windows)
-    layers = [
-        op for layer in d.shard.layers for part in layer_ops(layer, m, run, None) for op in part
-    ]
+    layers = [op for layer in d.shard.layers for part in layer_ops(layer, m, run, None) for op in part]
     ends = [*embedding_ops(d.shard, m, run), *loss_ops(d.shard, m, run, 1)]
     cost, gradient = d.device.processors["xpu"].model.cost, BytesPerWeight.adam(2.0).gradients
 
@@ -143,12 +127,9 @@ def gpt(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", KORTHIKANTI)
 @pytest.mark.parametrize(
-    ("split", "recompute"),
-    [(False, "none"), (True, "none"), (False, "selective"), (True, "selective"), (True, "full")],
+    ("split", "recompute"), [(False, "none"), (True, "none"), (False, "selective"), (True, "selective"), (True, "full")]
 )
-def test_activations_of_korthikantis_models(
-    name: str, split: bool, recompute: str, tmp_path: Path
-) -> None:
+def test_activations_of_korthikantis_models(name: str, split: bool, recompute: str, tmp_path: Path) -> None:
     """Table 2 of the paper with 1F1B or interleaving, within 5 %.
 
     s b h L (10 + 24/t + 5 a s/(h t)); all over t with sequence parallel; without the scores when they
@@ -183,17 +164,14 @@ def test_parts_side_by_side_keep_their_input_once() -> None:
     model = load_model("falcon-180b")
     apart = model.map_layers(lambda layer: replace(layer, parallel=False))
     both, each = (
-        train(spec, roomy("h100-x8"), batch=8, seq=1024, tp=1, costs="roofline").step.memory
-        for spec in (model, apart)
+        train(spec, roomy("h100-x8"), batch=8, seq=1024, tp=1, costs="roofline").step.memory for spec in (model, apart)
     )
     saved = each.activations - both.activations
     assert saved == pytest.approx(2 * 1024 * model.hidden * len(model.layers))
 
 
 def test_streams_add_up_to_the_step() -> None:
-    for options in (
-        {"tp": 2, "pp": 2}, {"tp": 1, "zero": 3}, {"tp": 1, "zero": 2}, {"tp": 8, "zero": 0},
-    ):  # fmt: skip
+    for options in ({"tp": 2, "pp": 2}, {"tp": 1, "zero": 3}, {"tp": 1, "zero": 2}, {"tp": 8, "zero": 0}):
         found = train("llama-3-8b", roomy("h100-2x8"), batch=32, costs="roofline", **options).step
         assert sum(found.by_stream.values()) == pytest.approx(found.seconds)
         assert all(took >= 0 for took in found.by_stream.values())
@@ -202,10 +180,7 @@ def test_streams_add_up_to_the_step() -> None:
 
 def test_zero_costs_links_and_saves_memory() -> None:
     """Stages 0 to 2 send the same with one micro-batch; each stage holds less."""
-    found = [
-        train("llama-3-8b", roomy("h100-2x8"), batch=16, tp=1, zero=z, costs="roofline").step
-        for z in range(4)
-    ]
+    found = [train("llama-3-8b", roomy("h100-2x8"), batch=16, tp=1, zero=z, costs="roofline").step for z in range(4)]
     totals = [step.memory.total - step.memory.gathered for step in found]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 4
@@ -257,7 +232,5 @@ def test_bad_input_is_one_clear_line(options: dict[str, object], message: str) -
 
 
 def test_what_does_not_fit_says_what_takes_most() -> None:
-    with pytest.raises(
-        CapacityError, match=r"needs \d+\.\d GiB per device \(\w+ .*--recompute full"
-    ):
+    with pytest.raises(CapacityError, match=r"needs \d+\.\d GiB per device \(\w+ .*--recompute full"):
         train("llama-3-70b", "h100-x8", batch=8, costs="roofline")

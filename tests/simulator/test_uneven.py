@@ -63,9 +63,7 @@ def test_paths_agree(measured: Deployment, compiled_step: Callable[..., float]) 
     for batch in batches():
         m = batch.moments(measured.shard.windows)
         found = compiled_step(plan, new_books(plan), [batch], [m], captured=256)
-        assert found == pytest.approx(
-            explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9
-        )
+        assert found == pytest.approx(explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9)
 
 
 def test_only_unequal_decodes_change(measured: Deployment) -> None:
@@ -83,9 +81,7 @@ def slower_with_a_long_context(d: Deployment) -> float:
     for inputs in ([1200] * 40, [1100] * 39 + [5100]):
         engine = Engine(d, make_policy("vllm", 100_000, 64))
         count = len(inputs)
-        engine.submit(RequestBlock(
-            np.arange(count), np.zeros(count), np.array(inputs), np.full(count, 100),
-        ))  # fmt: skip
+        engine.submit(RequestBlock(np.arange(count), np.zeros(count), np.array(inputs), np.full(count, 100)))
         engine.advance(math.inf)
         stamps = engine.state.floats[:count]
         ends.append(float((stamps[:, F_LAST] - stamps[:, F_FIRST]).max()))

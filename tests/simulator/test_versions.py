@@ -43,9 +43,7 @@ def test_hosts_never_take_longer_in_a_newer_version(framework: str) -> None:
 def test_early_tensorrt_llm_does_not_overlap() -> None:
     early, late = policy("trtllm", "0.11"), policy("trtllm", "1.0")
     assert early.host.gap_s > 0.0 == late.host.gap_s
-    assert (
-        0.0 < early.host.sequence_s < late.host.sequence_s
-    )  # a host in Python, behind the devices
+    assert 0.0 < early.host.sequence_s < late.host.sequence_s  # a host in Python, behind the devices
     assert (early.ahead, late.ahead) == (False, True)
 
 
@@ -60,15 +58,9 @@ def test_a_version_that_was_not_read_says_which_stands_for_it(asked: str, taken:
     assert taken in told
     run = simulate("llama-3.2-1b", "h100-x1", framework=asked, requests=2, rate=1.0)
     assert told in run.warnings
-    assert not [
-        w
-        for w in simulate("llama-3.2-1b", "h100-x1", requests=2, rate=1.0).warnings
-        if "nearest version" in w
-    ]
+    assert not [w for w in simulate("llama-3.2-1b", "h100-x1", requests=2, rate=1.0).warnings if "nearest version" in w]
 
 
-@pytest.mark.parametrize(
-    "known", ["vllm", "vllm@0.4", "vllm@0.30.1", "sglang@0.5.14", "typical", ""]
-)
+@pytest.mark.parametrize("known", ["vllm", "vllm@0.4", "vllm@0.30.1", "sglang@0.5.14", "typical", ""])
 def test_versions_that_were_read_say_nothing(known: str) -> None:
     assert not far_version(known)

@@ -87,10 +87,7 @@ def test_a_place_is_free_one_plan_later(small: Callable[..., Deployment]) -> Non
 def test_an_idle_engine_plans_at_once(small: Callable[..., Deployment]) -> None:
     """One place: nothing can be planned beside the last step, so its end is waited for."""
     load = [(0.0, 10, 3), (0.0, 20, 1)]
-    ahead, sync = (
-        served(small("llama-3-8b"), vllm(max_sequences=1, ahead=flag), load)
-        for flag in (True, False)
-    )
+    ahead, sync = (served(small("llama-3-8b"), vllm(max_sequences=1, ahead=flag), load) for flag in (True, False))
     assert log(ahead, L_START, L_DECODES, L_PREFILL) == log(sync, L_START, L_DECODES, L_PREFILL)
     late = served(small("llama-3-8b"), vllm(), [(0.0, 10, 1), (9.0, 20, 1)])
     assert log(late, L_START)[1] == [9.0]

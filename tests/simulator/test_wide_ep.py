@@ -67,10 +67,9 @@ def grouped(name: str, layers: int) -> ModelSpec:
     """The same with its experts in groups that two nodes divide, as DeepSeek-V3's are."""
     model = few(name, layers)
     made = [
-        replace(layer, ffn=replace(layer.ffn, expert_groups=8))
-        if isinstance(layer.ffn, MixtureOfExperts) else layer
+        replace(layer, ffn=replace(layer.ffn, expert_groups=8)) if isinstance(layer.ffn, MixtureOfExperts) else layer
         for layer in model.layers
-    ]  # fmt: skip
+    ]
     return replace(model, layers=tuple(made))
 
 
@@ -98,9 +97,7 @@ works = st.lists(
 
 
 @given(ranks=works, decodes=st.integers(0, 30), prompts=st.integers(0, 30))
-def test_halves_follow_the_engines_rules(
-    ranks: list[tuple[int, int]], decodes: int, prompts: int
-) -> None:
+def test_halves_follow_the_engines_rules(ranks: list[tuple[int, int]], decodes: int, prompts: int) -> None:
     batches = [Batch.of([9] * d, [(p, 0)] if p else []) for d, p in ranks]
     moments = np.array([b.moments((0,)).values for b in batches])
     assert halved(AT_LEAST, decodes, prompts, 1, moments) == vllm_halves(ranks, decodes, prompts)
@@ -130,10 +127,8 @@ def test_a_gated_step_is_one_of_the_two() -> None:
 
 # --- keys and options -----------------------------------------------------------------------------
 
-VLLM = {"engine": "vllm", "tensor_parallel_size": 1, "data_parallel_size": 16,
-        "enable_expert_parallel": True}  # fmt: skip
-SGLANG = {"engine": "sglang", "tp_size": 16, "dp_size": 16, "ep_size": 16,
-          "enable_dp_attention": True}  # fmt: skip
+VLLM = {"engine": "vllm", "tensor_parallel_size": 1, "data_parallel_size": 16, "enable_expert_parallel": True}
+SGLANG = {"engine": "sglang", "tp_size": 16, "dp_size": 16, "ep_size": 16, "enable_dp_attention": True}
 
 
 @st.composite
@@ -245,9 +240,9 @@ def test_a_run_of_the_keys_is_a_run_of_the_options(tmp_path: Path) -> None:
 
 def test_options_come_before_keys(tmp_path: Path) -> None:
     path = written(tmp_path, VLLM | {"all2all_backend": "deepep_low_latency", "enable_dbo": True})
-    found, _ = deployment_of(Scenario.of(
-        few("deepseek-v2-lite"), "h100-2x8", engine=path, overlap="none", all_to_all="flat"
-    ))  # fmt: skip
+    found, _ = deployment_of(
+        Scenario.of(few("deepseek-v2-lite"), "h100-2x8", engine=path, overlap="none", all_to_all="flat")
+    )
     assert (found.overlap, found.all_to_all, found.layout.gather) == ("none", "flat", False)
 
 
@@ -316,9 +311,7 @@ def test_what_has_no_effect_is_said(read: Read, said: Mapping[str, Any], part: s
 def test_errors_of_a_deployment_name_the_key(tmp_path: Path) -> None:
     said = VLLM | {"enable_eplb": True, "eplb_config": {"num_redundant_experts": 3}}
     scenario = Scenario.of("deepseek-v2-lite", "h100-2x8", engine=written(tmp_path, said))
-    with pytest.raises(
-        InputError, match=r"engine.json: eplb_config.num_redundant_experts .*multiple"
-    ):
+    with pytest.raises(InputError, match=r"engine.json: eplb_config.num_redundant_experts .*multiple"):
         deployment_of(scenario)
 
 
@@ -327,8 +320,7 @@ def test_the_normal_kernels_run_without_graphs(read: Read) -> None:
     for backend, graphs in (("deepep_high_throughput", False), ("deepep_low_latency", True)):
         assert read(**VLLM, all2all_backend=backend).policy.graphs is graphs
     launches = [
-        read(**SGLANG, moe_a2a_backend="deepep", deepep_mode=mode).policy.host.launch_s
-        for mode in ("normal", "auto")
+        read(**SGLANG, moe_a2a_backend="deepep", deepep_mode=mode).policy.host.launch_s for mode in ("normal", "auto")
     ]
     assert launches[0] > launches[1] == 0.0
 
@@ -336,8 +328,7 @@ def test_the_normal_kernels_run_without_graphs(read: Read) -> None:
 # --- a start is read back ---------------------------------------------------------------------------
 
 
-@given(said=st.one_of(vllm_said().map(lambda x: ("vllm", x[1])),
-                      sglang_said().map(lambda x: ("sglang", x[1]))))  # fmt: skip
+@given(said=st.one_of(vllm_said().map(lambda x: ("vllm", x[1])), sglang_said().map(lambda x: ("sglang", x[1]))))
 @settings(max_examples=40, suppress_health_check=FOLDERS)
 def test_a_start_is_read_back(tmp_path: Path, said: tuple[str, dict[str, Any]]) -> None:
     engine, options = said
@@ -358,9 +349,7 @@ def test_a_command_line_says_copies_and_halves() -> None:
     assert "--all2all-backend deepep_low_latency --enable-dbo" in line
     assert """--enable-eplb --eplb-config '{"num_redundant_experts": 32}'""" in line
     for placed, left in (("eplb", []), ("balanced", ["--expert-placement balanced"])):
-        start = Start(
-            1, dp=32, ep=32, sharing=Sharing(expert_placement=placed, redundant_experts=32)
-        )
+        start = Start(1, dp=32, ep=32, sharing=Sharing(expert_placement=placed, redundant_experts=32))
         assert start.unsaid("vllm") == left  # vLLM chooses between the two by itself
         assert start.unsaid("sglang") == []
     other = Start(1, dp=32, ep=32, sharing=Sharing(overlap="auto", redundant_experts=32))
@@ -408,9 +397,7 @@ def test_halves_hide_no_more_than_there_is(case: int, each: int) -> None:
     mode = "deepep-low-latency"
     batches = dealt(large(case), each * large(case).ranks, 1000)
     plain = explicit_stage(large(case, all_to_all=mode), batches, expected=True)
-    found = explicit_stage(
-        large(case, all_to_all=mode, overlap="two-batch:32,512"), batches, expected=True
-    )
+    found = explicit_stage(large(case, all_to_all=mode, overlap="two-batch:32,512"), batches, expected=True)
     if each < 32:
         assert found.seconds == plain.seconds
         return

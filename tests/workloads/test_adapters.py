@@ -82,9 +82,7 @@ def test_lora_on_llama_2_7b_has_2_4986_million_weights_a_rank() -> None:
     ],
 )
 @given(batch=batches)
-def test_the_plain_layer_is_a_case_of_each_kind(
-    kind: LayerKind, plain: LayerKind, batch: Batch
-) -> None:
+def test_the_plain_layer_is_a_case_of_each_kind(kind: LayerKind, plain: LayerKind, batch: Batch) -> None:
     """Rank 0, every rank, nothing shared, one expert, no state: ops and weights to the last bit."""
     m = batch.moments((0,))
     loads = None if plain.routed is None else even(m.tokens, 8, 2)
@@ -106,9 +104,7 @@ def test_several_adapters_do_the_work_of_one_and_read_what_is_used() -> None:
 
 
 @given(tokens=st.integers(1, 500), top_k=st.integers(1, 4))
-def test_mixloras_optimised_block_saves_gate_and_up_of_all_but_one_expert(
-    tokens: int, top_k: int
-) -> None:
+def test_mixloras_optimised_block_saves_gate_and_up_of_all_but_one_expert(tokens: int, top_k: int) -> None:
     m = Batch.of([5] * tokens).moments((0,))
     loads, one = even(tokens, 8, top_k), 2.0 * tokens * SMALL.hidden * SMALL.width
     for once, matrices in ((True, 2 + top_k), (False, 3 * top_k)):
@@ -165,9 +161,7 @@ def test_tensor_parallel_splits_the_base_and_one_side_of_a_pair(tp: int) -> None
 
 
 def test_a_kind_without_matrices_of_its_own_takes_no_adapter() -> None:
-    mamba = next(
-        layer.mixer for layer in load_model("jamba-mini").layers if isinstance(layer.mixer, Mamba)
-    )
+    mamba = next(layer.mixer for layer in load_model("jamba-mini").layers if isinstance(layer.mixer, Mamba))
     with pytest.raises(InputError, match="layer kind mamba: has no linear layers"):
         LowRank(mamba, 8).weights()  # type: ignore[arg-type]
 

@@ -141,15 +141,11 @@ def test_paths_and_wrong_names(tmp_path):
 def test_importing_the_reader_stays_light():
     code = "import sys, opbyte.workloads.hf; print(*sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert not {"pandas", "numba", "matplotlib", "pydantic", "yaml"} & set(run.stdout.split())
 
 
-def test_a_folder_is_the_users_model_whatever_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_the_users_model_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path whose last part is a catalog name must not be taken for a hub's identifier."""
     config = {
         "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512,

@@ -22,9 +22,7 @@ def test_a_line_and_a_file_say_the_same(tmp_path: Path) -> None:
     )
     chat, batch = read_classes(TWO)
     assert (chat, batch) == read_classes(str(path))
-    assert [(p.latency, p.most_s, p.share) for p in chat.promises] == [
-        ("ttft", 0.5, 0.99), ("tpot", 0.05, None),
-    ]  # fmt: skip
+    assert [(p.latency, p.most_s, p.share) for p in chat.promises] == [("ttft", 0.5, 0.99), ("tpot", 0.05, None)]
     assert (batch.priority, batch.tenants, batch.max_waiting, batch.max_wait) == (2, 3, 4, 9.0)
     free = read_classes(without_bounds(TWO))
     assert free[0] == chat
@@ -85,9 +83,8 @@ def test_drawn_by_their_shares() -> None:
 
 def test_lengths_of_a_class() -> None:
     load = Workload(
-        rate=1.0, requests=50, input_len=5, output_len=6,
-        classes="a:share=0.5;b:share=0.5,input_len=70,output_len=80",
-    )  # fmt: skip
+        rate=1.0, requests=50, input_len=5, output_len=6, classes="a:share=0.5;b:share=0.5,input_len=70,output_len=80"
+    )
     block = load.open(0).read()
     assert block.labels is not None
     kind = block.labels.kind

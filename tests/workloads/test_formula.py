@@ -22,12 +22,8 @@ def device(folder: Path, multiple: str = "= tsv", **parameters: object) -> Path:
     """A Duplex whose Logic-PIM follows parameters."""
     own: dict[str, object] = {"modules": 32, "tsv": 4, "clock_MHz": 650, "sram_MiB": 1}
     own |= parameters
-    array = {"modules_per_stack": "= modules", "clock_MHz": "= clock_MHz",
-             "input_buffer_KiB": "= sram_MiB"}  # fmt: skip
-    unit = {
-        "mac_array": {**array, "source": SOURCE},
-        "bandwidth_multiple": {"value": multiple, "source": SOURCE},
-    }
+    array = {"modules_per_stack": "= modules", "clock_MHz": "= clock_MHz", "input_buffer_KiB": "= sram_MiB"}
+    unit = {"mac_array": {**array, "source": SOURCE}, "bandwidth_multiple": {"value": multiple, "source": SOURCE}}
     path = folder / "mine.yaml"
     tree = {"extends": "duplex", "name": "mine", "parameters": {**own, "source": SOURCE},
             "processors": {"logic-pim": unit}}  # fmt: skip
@@ -39,11 +35,7 @@ def test_a_device_is_a_function_of_its_parameters(tmp_path: Path) -> None:
     path = device(tmp_path)
     spec, sources = load_device(path)
     assert spec == load_device(path, {"modules": 32})[0]
-    array = (
-        load_device(path, {"modules": 8, "clock_MHz": 1000, "sram_MiB": 2})[0]
-        .processors["logic-pim"]
-        .mac_array
-    )
+    array = load_device(path, {"modules": 8, "clock_MHz": 1000, "sram_MiB": 2})[0].processors["logic-pim"].mac_array
     assert array is not None
     assert (array.modules_per_stack, array.clock_Hz, array.input_buffer_bytes) == (8, 1e9, 2**21)
     assert sources["processors.logic-pim.bandwidth_multiple"] == f"{SOURCE}; = tsv"

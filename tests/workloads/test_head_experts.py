@@ -52,9 +52,7 @@ def test_half_of_the_heads_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("shared", "top_k", "kv"), [(0, 3, 4), (2, 2, 4), (4, 1, 4), (1, 5, 2)])
-def test_keys_that_a_decode_reads_are_counted_over_all_choices(
-    shared: int, top_k: int, kv: int
-) -> None:
+def test_keys_that_a_decode_reads_are_counted_over_all_choices(shared: int, top_k: int, kv: int) -> None:
     """Shared heads go around the KV heads; a KV head is read where one of its query heads is used."""
     ours = HeadExperts(Attention(64, 8, kv, 8), top_k, shared)
     group = 8 // kv
@@ -63,10 +61,7 @@ def test_keys_that_a_decode_reads_are_counted_over_all_choices(
         free[i % kv] -= 1
     owners = [k for k in range(kv) for _ in range(free[k])]
     served = {i % kv for i in range(shared)}
-    counts = [
-        len(served | {owners[i] for i in chosen})
-        for chosen in combinations(range(len(owners)), top_k)
-    ]
+    counts = [len(served | {owners[i] for i in chosen}) for chosen in combinations(range(len(owners)), top_k)]
     assert ours.kv_read_share == pytest.approx(sum(counts) / len(counts) / kv)
 
 

@@ -76,11 +76,7 @@ def test_weights_of_real_files(name, data_set):
 
 @pytest.mark.parametrize(
     ("engine", "known"),
-    [
-        ("vllm 0.33.0, text generation", 110),
-        ("vllm 0.33.0, multimodal", 102),
-        ("sglang 0.5.23", 176),
-    ],
+    [("vllm 0.33.0, text generation", 110), ("vllm 0.33.0, multimodal", 102), ("sglang 0.5.23", 176)],
 )
 def test_classes_of_the_engines_that_are_known(engine, known):
     here = set(known_architectures())
@@ -94,9 +90,7 @@ def test_gemma_4_layers_share_caches_and_write_none():
     own = [layer.mixer for layer in shared.layers]
     assert [m.shares for m in own] == [False] * 20 + [True] * 10
     gone = [layer.mixer for layer in plain.layers[20:]]
-    assert plain.kv_bytes_per_token - shared.kv_bytes_per_token == sum(
-        4 * m.kv_heads * m.head_dim for m in gone
-    )
+    assert plain.kv_bytes_per_token - shared.kv_bytes_per_token == sum(4 * m.kv_heads * m.head_dim for m in gone)
     hidden = keys["hidden_size"]
     weights = sum(2 * hidden * m.kv_heads * m.head_dim + m.head_dim for m in gone)
     assert plain.total_params - shared.total_params == weights
@@ -130,8 +124,7 @@ def test_a_class_whose_keys_are_all_understood_is_read_with_a_note():
 
 
 @pytest.mark.parametrize(
-    "more",
-    [{"mystery_dim": 8}, {"hidden_act": "relu2"}, {"num_memory_layers": 3}, {"ssm_state_size": 16}],
+    "more", [{"mystery_dim": 8}, {"hidden_act": "relu2"}, {"num_memory_layers": 3}, {"ssm_state_size": 16}]
 )
 def test_a_class_with_a_key_that_no_family_reads_is_refused_by_what_it_shares(more):
     with pytest.raises(InputError) as error:
@@ -143,10 +136,7 @@ def test_a_class_with_a_key_that_no_family_reads_is_refused_by_what_it_shares(mo
 
 
 def test_text_sections_that_name_themselves_need_no_entry():
-    inner = {k: v for k, v in UNKNOWN.items() if k != "architectures"} | {
-        "model_type": "qwen3",
-        "head_dim": 16,
-    }
+    inner = {k: v for k, v in UNKNOWN.items() if k != "architectures"} | {"model_type": "qwen3", "head_dim": 16}
     for key in ("text_config", "llm_config", "language_config"):
         spec = model_from_keys({"architectures": ["NewVLModel"], key: inner}, name="m", where="m")
         assert (spec.hidden, spec.notes) == (64, ())
@@ -157,37 +147,13 @@ def test_text_sections_that_name_themselves_need_no_entry():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        (
-            "gemma4_text",
-            {"num_kv_shared_layers": 30},
-            "num_kv_shared_layers: must be below the 30 layers",
-        ),
-        (
-            "gemma4_text",
-            {"num_kv_shared_layers": 27},
-            "leaves layer 5 (without a window) no cache of its kind",
-        ),
-        (
-            "laguna",
-            {"num_attention_heads_per_layer": [48] * 39 + [7]},
-            "num_attention_heads_per_layer[39]: must be a",
-        ),
+        ("gemma4_text", {"num_kv_shared_layers": 30}, "num_kv_shared_layers: must be below the 30 layers"),
+        ("gemma4_text", {"num_kv_shared_layers": 27}, "leaves layer 5 (without a window) no cache of its kind"),
+        ("laguna", {"num_attention_heads_per_layer": [48] * 39 + [7]}, "num_attention_heads_per_layer[39]: must be a"),
         ("laguna", {"gating": "sometimes"}, "gating: must be true, false, per-head or per-element"),
-        (
-            "mimo_v2_flash",
-            {"layer_types": None, "hybrid_layer_pattern": [2]},
-            "hybrid_layer_pattern: must hold 0 or 1",
-        ),
-        (
-            "exaone4",
-            {"layer_types": None, "sliding_window_pattern": "LLX"},
-            "must be of L and G, not 'LLX'",
-        ),
-        (
-            "hy_v3",
-            {"num_experts_per_tok": 500},
-            "num_experts_per_tok: must be at most the 192 experts",
-        ),
+        ("mimo_v2_flash", {"layer_types": None, "hybrid_layer_pattern": [2]}, "hybrid_layer_pattern: must hold 0 or 1"),
+        ("exaone4", {"layer_types": None, "sliding_window_pattern": "LLX"}, "must be of L and G, not 'LLX'"),
+        ("hy_v3", {"num_experts_per_tok": 500}, "num_experts_per_tok: must be at most the 192 experts"),
     ],
 )
 def test_impossible_combinations_name_their_key(name, changes, message):
@@ -217,10 +183,7 @@ def test_kimi_k3_keeps_what_was_published():
     spec = load_model("kimi-k3")
     assert spec.kv_bytes_per_token == 27_648
     states = sum(
-        part.state().fixed[0].bytes(spec.numerics)
-        for la in spec.layers
-        for part in la.parts
-        if part.state().fixed
+        part.state().fixed[0].bytes(spec.numerics) for la in spec.layers for part in la.parts if part.state().fixed
     )
     assert states / 2**20 == 414
 
@@ -269,14 +232,8 @@ def test_tokens_go_to_latent_experts_at_their_width():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"layers_block_type": ["moe", "linear_attention"]},
-            "layer 0 has experts and must follow a mixer",
-        ),
-        (
-            {"layers_block_type": None, "hybrid_override_pattern": "MXM"},
-            "must be of M E * -, not 'X' at 1",
-        ),
+        ({"layers_block_type": ["moe", "linear_attention"]}, "layer 0 has experts and must follow a mixer"),
+        ({"layers_block_type": None, "hybrid_override_pattern": "MXM"}, "must be of M E * -, not 'X' at 1"),
         ({"num_hidden_layers": 7}, "num_hidden_layers: must be the 4 layers of the pattern, not 7"),
         ({"mamba_ssm_cache_dtype": "int3"}, "mamba_ssm_cache_dtype: must be one of"),
     ],

@@ -11,12 +11,7 @@ LLAMA = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
 }  # fmt: skip
-MIXTRAL = {
-    **LLAMA,
-    "architectures": ["MixtralForCausalLM"],
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-}
+MIXTRAL = {**LLAMA, "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2}
 QWEN = {**LLAMA, "architectures": ["Qwen2ForCausalLM"]}
 
 
@@ -88,14 +83,8 @@ def test_values_that_do_not_fit(keys, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"architectures": ["Zzz"]},
-            "architectures: unknown architecture 'Zzz'; families that share its keys: ",
-        ),
-        (
-            {"architectures": ["ZzzForCausalLM"], "own_dim": 3},
-            "not understood by the first: own_dim",
-        ),
+        ({"architectures": ["Zzz"]}, "architectures: unknown architecture 'Zzz'; families that share its keys: "),
+        ({"architectures": ["ZzzForCausalLM"], "own_dim": 3}, "not understood by the first: own_dim"),
         ({"architectures": ["Zzz"], "model_type": "llama"}, "unknown architecture 'Zzz'"),
         ({"architectures": ["LlamaForCausalLM"] * 2}, "must name one class, not 2"),
         ({"architectures": "LlamaForCausalLM"}, "architectures: must be a list"),
@@ -120,9 +109,7 @@ def test_sections():
     text = {k: v for k, v in LLAMA.items() if k not in ("architectures", "vocab_size")}
     assert "f.json: text_config.vocab_size: is missing" in refused(wrapper, text_config=text)
     nested = {**text, "model_type": "clip"}
-    assert "text_config.model_type: unknown model type 'clip'" in refused(
-        wrapper, text_config=nested
-    )
+    assert "text_config.model_type: unknown model type 'clip'" in refused(wrapper, text_config=nested)
 
 
 @pytest.mark.parametrize(

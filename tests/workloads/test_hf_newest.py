@@ -58,9 +58,7 @@ TEXT_01 = {
 def spec(keys, **changes):
     if "text_config" in keys and changes:
         keys = {**keys, "text_config": {**keys["text_config"], **changes}}
-    return model_from_keys(
-        {**keys, **({} if "text_config" in keys else changes)}, name="m", where="m"
-    )
+    return model_from_keys({**keys, **({} if "text_config" in keys else changes)}, name="m", where="m")
 
 
 def total(*shapes):
@@ -88,12 +86,8 @@ def mistral_tensors():
     h, count = 6144, 0
     for i in range(72):
         rope, nope = (64, 64) if (i + 1) % 4 else (0, 128)
-        count += total(
-            (h, 64 * 128), (h, 512 + rope), (512,), (512, 64 * (nope + 128)), (64 * 128, h)
-        )
-        count += (
-            total((h, 32 * 128), (h, 128), (128,), (128,), (h, 32), (h,), (h,)) + 2 * 64 + 2 * h
-        )
+        count += total((h, 64 * 128), (h, 512 + rope), (512,), (512, 64 * (nope + 128)), (64 * 128, h))
+        count += total((h, 32 * 128), (h, 128), (128,), (128,), (h, 32), (h,), (h,)) + 2 * 64 + 2 * h
     experts = total((128, 2 * h, 6144), (128, h, 6144), (128, h), (3, h, 6144))
     return count + 71 * experts + 3 * h * 24576 + h + 2 * 204800 * h
 
@@ -101,9 +95,7 @@ def mistral_tensors():
 def qwen_tensors():
     h, wide = 2048, 8192
     mixer = total((wide,), (wide, 320), (320, wide))
-    delta = total(
-        (h, 8192), (8192, 4), (h, 4096), (h, 32), (h, 32), (32,), (32,), (128,), (4096, h)
-    )
+    delta = total((h, 8192), (8192, 4), (h, 4096), (h, 32), (h, 32), (32,), (32,), (128,), (4096, h))
     attention = total((h, 2 * 4096), (h, 512), (h, 512), (4096, h), (256,), (256,))
     attention += total((h, 9 * 128), (128,), (128,))
     block = total((512, 1024, h), (512, h, 512), (512, h), (3, h, 512), (h,))
@@ -113,8 +105,7 @@ def qwen_tensors():
 
 
 @pytest.mark.parametrize(
-    ("keys", "tensors"),
-    [(DOTS, dots_tensors()), (MISTRAL, mistral_tensors()), (QWEN, qwen_tensors())],
+    ("keys", "tensors"), [(DOTS, dots_tensors()), (MISTRAL, mistral_tensors()), (QWEN, qwen_tensors())]
 )
 def test_weights_are_the_sum_of_the_tensors(keys, tensors):
     assert spec(keys).total_params == tensors

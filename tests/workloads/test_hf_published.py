@@ -76,9 +76,7 @@ def test_qwen_layers_without_experts():
 
 def test_deepseek_layers_without_experts():
     assert model("DeepSeek-V2", first_k_dense_replace=0).moe_layers == 60
-    assert (
-        model("DeepSeek-V2", n_shared_experts=None).total_params < model("DeepSeek-V2").total_params
-    )
+    assert model("DeepSeek-V2", n_shared_experts=None).total_params < model("DeepSeek-V2").total_params
     assert model("DeepSeek-V2", n_routed_experts=None).moe_layers == 0
     kinds = ["dense"] * 10 + ["sparse"] * 68
     assert model("GLM-5", mlp_layer_types=kinds).moe_layers == 68

@@ -154,14 +154,8 @@ def test_a_glob_without_a_dot_covers_every_layer_that_begins_so():
 def test_exclusions_of_every_layer_in_two_spellings_add_up():
     """GLM-5.1 and Kimi-K2.6 leave layer 0 out as a whole and the attention of all others."""
     names = ["model.layers.0*"]
-    names += [
-        f"model.layers.{n}.{part}*"
-        for n in range(1, 12)
-        for part in ("self_attn", "mlp.shared_experts")
-    ]
-    own = stored(
-        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE
-    )
+    names += [f"model.layers.{n}.{part}*" for n in range(1, 12) for part in ("self_attn", "mlp.shared_experts")]
+    own = stored({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE)
     assert own == {"attention": {"bf16": 1.0}, "ffn": {"bf16": 1.0}, "experts": {"nvfp4": 1.0}}
 
 
@@ -169,9 +163,7 @@ def test_projections_that_are_left_out_count_by_their_weights():
     """DeepSeek-V3.1-NVFP4 converts the output projection of its latent attention alone."""
     latent = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
     names = [f"model.layers.{n}.self_attn.{p}" for n in range(12) for p in latent]
-    own = stored(
-        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE
-    )
+    own = stored({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE)
     out = 4 * 16 * 64
     whole = 64 * 16 + 16 * 4 * 24 + 64 * 24 + 16 * 4 * 32 + out
     assert own["attention"] == pytest.approx({"nvfp4": out / whole, "bf16": 1 - out / whole})
@@ -193,9 +185,7 @@ def test_projections_that_are_left_out_count_by_their_weights():
     ],
 )  # fmt: skip
 def test_bits(quantization, name, bits):
-    numerics = model_from_keys(
-        {**DENSE, "quantization_config": quantization}, name="m", where="m"
-    ).numerics
+    numerics = model_from_keys({**DENSE, "quantization_config": quantization}, name="m", where="m").numerics
     assert numerics.weight_format("ffn") == name
     assert numerics.weight_bytes("ffn") == bits / 8
 
@@ -204,9 +194,7 @@ def test_compressed_float_of_four_bits_is_told_by_its_groups():
     def of(size, inputs):
         weights = {"num_bits": 4, "type": "float", "group_size": size}
         group = {"weights": weights, "targets": ["Linear"], "input_activations": inputs}
-        return formats({"quant_method": "compressed-tensors", "config_groups": {"group_0": group}})[
-            "ffn"
-        ]
+        return formats({"quant_method": "compressed-tensors", "config_groups": {"group_0": group}})["ffn"]
 
     assert of(32, None) == "mxfp4"  # Kimi-K3's: 4.25 bits, 16-bit products
     assert of(16, {"num_bits": 4, "type": "float"}) == "nvfp4"
@@ -214,20 +202,9 @@ def test_compressed_float_of_four_bits_is_told_by_its_groups():
 
 
 def test_mixed_precision_takes_the_modules_it_names():
-    layers = {
-        f"model.layers.{n}.self_attn.{p}_proj": {"quant_algo": "FP8"}
-        for n in range(2)
-        for p in "qkvo"
-    }
-    layers |= {
-        "model.layers.1.mlp.down_proj": {"quant_algo": "W4A16_NVFP4"},
-        "lm_head": {"quant_algo": "FP8"},
-    }
-    mixed = {
-        "quant_method": "modelopt",
-        "quant_algo": "MIXED_PRECISION",
-        "quantized_layers": layers,
-    }
+    layers = {f"model.layers.{n}.self_attn.{p}_proj": {"quant_algo": "FP8"} for n in range(2) for p in "qkvo"}
+    layers |= {"model.layers.1.mlp.down_proj": {"quant_algo": "W4A16_NVFP4"}, "lm_head": {"quant_algo": "FP8"}}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
     own = stored(mixed)
     assert own["attention"] == {"fp8": 1.0}
     assert own["ffn"] == pytest.approx({"bf16": 5 / 6, "nvfp4_bf16": 1 / 6})
@@ -244,33 +221,24 @@ def test_mixed_precision_takes_the_modules_it_names():
     ],
 )
 def test_the_cache_has_the_format_that_the_file_asks_for(more, kv):
-    keys = {
-        **DENSE,
-        "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", **more},
-    }
+    keys = {**DENSE, "quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4", **more}}
     assert model_from_keys(keys, name="m", where="m").numerics.kv == kv
 
 
 def test_the_file_beside_is_read_and_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(DENSE))
     side = tmp_path / "hf_quant_config.json"
-    side.write_text(
-        json.dumps({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}})
-    )
+    side.write_text(json.dumps({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}))
     numerics = read_config(tmp_path).numerics
     assert (dict(numerics.weights)["ffn"], numerics.kv) == ("fp8", "fp8")
     side.write_text(json.dumps({"quantization": {"quant_algo": "FP7"}}))
-    with pytest.raises(
-        SpecError, match=r"hf_quant_config.json: quantization.quant_algo: unknown algorithm 'FP7'"
-    ):
+    with pytest.raises(SpecError, match=r"hf_quant_config.json: quantization.quant_algo: unknown algorithm 'FP7'"):
         read_config(tmp_path)
 
 
 def test_expert_dtype_beside_fp8():
     """DeepSeek-V4: MXFP4 experts in a file whose method is fp8."""
-    own = formats(
-        {"quant_method": "fp8", "weight_block_size": [128, 128]}, **MOE, expert_dtype="fp4"
-    )
+    own = formats({"quant_method": "fp8", "weight_block_size": [128, 128]}, **MOE, expert_dtype="fp4")
     assert own == {"attention": "fp8_block", "ffn": "fp8_block", "experts": "mxfp4_mxfp8"}
 
 
@@ -278,9 +246,7 @@ def test_bytes_by_group_and_format_are_all_bytes():
     keys = {**DENSE, "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64}}
     spec = model_from_keys(keys, name="m", where="m")
     sizes = spec.stored_bytes
-    assert sum(size for own in sizes.values() for size in own.values()) == pytest.approx(
-        spec.weight_bytes
-    )
+    assert sum(size for own in sizes.values() for size in own.values()) == pytest.approx(spec.weight_bytes)
     assert set(sizes["ffn"]) == {"int4"}
     assert set(sizes["embedding"]) == {"bf16"}
 
@@ -293,9 +259,7 @@ def test_quark_says_what_the_cache_is():
         "global_quant_config": {"weight": weights, "input_tensors": {"dtype": "fp4"}},
         "kv_cache_quant_config": {"*k_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}},
     }  # fmt: skip
-    numerics = model_from_keys(
-        {**DENSE, **MOE, "quantization_config": quark}, name="m", where="m"
-    ).numerics
+    numerics = model_from_keys({**DENSE, **MOE, "quantization_config": quark}, name="m", where="m").numerics
     assert dict(numerics.weights) == {"ffn": "mxfp4_fp4", "experts": "mxfp4_fp4"}
     assert numerics.kv == "fp8"
 
@@ -304,10 +268,6 @@ def test_projections_of_sparse_attention_have_their_names():
     keys = {**MOE, "architectures": ["DeepseekV32ForCausalLM"], "index_n_heads": 4, "index_head_dim": 16,
             "index_topk": 64}  # fmt: skip
     names = [f"model.layers.{n}.self_attn.o_proj" for n in range(12)]
-    own = stored(
-        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **keys
-    )
-    plain = stored(
-        {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE
-    )
+    own = stored({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **keys)
+    plain = stored({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": names}, **MOE)
     assert own["attention"]["bf16"] == pytest.approx(plain["attention"]["bf16"], rel=0.2)

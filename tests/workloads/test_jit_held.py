@@ -104,9 +104,7 @@ def test_types_are_told_apart_by_their_symbols() -> None:
     """Two variants of one part are linked into one program: their names must differ."""
     names = set()
     for more in (None, Inner(np.zeros(1), 1.0)):
-        type_: Any = typeof(
-            Outer(np.zeros((1, 2), dtype=int), np.zeros(1), Inner(np.zeros(1), 1.0), True, more)
-        )
+        type_: Any = typeof(Outer(np.zeros((1, 2), dtype=int), np.zeros(1), Inner(np.zeros(1), 1.0), True, more))
         assert isinstance(type_, Held)
         names.add(type_.mangling_args)
     assert len(names) == 2

@@ -70,9 +70,7 @@ def test_linked_code_is_found_again(tmp_path: Path) -> None:
     env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
 
     def run() -> list[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", RUN], env=env, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-c", RUN], env=env, check=True, capture_output=True, text=True)
         return done.stdout.split()
 
     first, again = run(), run()

@@ -23,9 +23,7 @@ from opbyte.workloads.ops import Loads
 
 ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
 LAYER: dict[str, Any] = {"times": 3, "mixer": ATTENTION, "ffn": {"kind": "ffn", "width": 1024}}
-KEYS: dict[str, Any] = {
-    "architectures": ["LayerList"], "hidden_size": 512, "vocab_size": 1000, "layers": [LAYER],
-}  # fmt: skip
+KEYS: dict[str, Any] = {"architectures": ["LayerList"], "hidden_size": 512, "vocab_size": 1000, "layers": [LAYER]}
 
 
 def read(layer: dict[str, Any], **changes: Any) -> Any:

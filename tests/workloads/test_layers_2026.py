@@ -57,9 +57,7 @@ def test_state_is_in_the_format_of_the_file(model: Read) -> None:
     """Qwen3.5-35B: 30 layers of 32 x 128 x 128 in fp32, and 3 inputs of 8,192 channels in 16 bit."""
     spec = model("Qwen3.5-35B-A3B")
     assert spec.state_bytes_per_sequence == 30 * (4 * 32 * 128 * 128 + 2 * 3 * 8192)
-    assert model("Kimi-Linear-48B-A3B-Instruct").state_bytes_per_sequence == pytest.approx(
-        40 * 2**20, rel=0.04
-    )
+    assert model("Kimi-Linear-48B-A3B-Instruct").state_bytes_per_sequence == pytest.approx(40 * 2**20, rel=0.04)
 
 
 def flops(spec: ModelSpec, context: int) -> float:
@@ -70,20 +68,14 @@ def flops(spec: ModelSpec, context: int) -> float:
     for layer, count in spec.groups:
         for ops in layer_ops(layer, m, run, _one(layer)):
             total += count * sum(
-                op.flops
-                for op in ops
-                if op.kind not in ("elementwise", "hyper_pre", "hyper_post", "index_select")
+                op.flops for op in ops if op.kind not in ("elementwise", "hyper_pre", "hyper_post", "index_select")
             )
     return total
 
 
 def _one(layer: object) -> Loads | None:
     parts = layer.expert_parts  # type: ignore[attr-defined]
-    return (
-        Loads.expected(1, parts[0].routed.top_k, parts[0].routed.experts, parts[0].routed.experts)
-        if parts
-        else None
-    )
+    return Loads.expected(1, parts[0].routed.top_k, parts[0].routed.experts, parts[0].routed.experts) if parts else None
 
 
 def test_sparse_attention_stops_growing(model: Read) -> None:
@@ -191,9 +183,7 @@ def decode_ops(mixer: LayerKind, tokens: int) -> dict[str, Op]:
 def test_keys_that_nsa_reads(tokens: int, keys: int) -> None:
     """Pools every 16 tokens, 16 blocks of 64, a window of 512: 11.6 times fewer than all at 64k (arXiv 2502.11089)."""
     base = Attention(2560, 64, 4, 128)
-    mixer = BlockSparseAttention(
-        base, 64, 16, 64, 128, 16, learned=False, near=512, attends_pools=True
-    )
+    mixer = BlockSparseAttention(base, 64, 16, 64, 128, 16, learned=False, near=512, attends_pools=True)
     ops = decode_ops(mixer, tokens)
     assert ops["sparse_decode"].shape["pairs"] == keys
     assert ops["sparse_decode"].flops == 4.0 * 64 * 128 * keys
@@ -202,9 +192,7 @@ def test_keys_that_nsa_reads(tokens: int, keys: int) -> None:
 
 def test_keys_that_moba_reads() -> None:
     """Of a million tokens the means of 256 blocks are scored, and 12 blocks of 4,096 read whole (arXiv 2502.13189)."""
-    mixer = BlockSparseAttention(
-        Attention(4096, 32, 8, 128), 4096, 12, 32, 128, 4096, learned=False
-    )
+    mixer = BlockSparseAttention(Attention(4096, 32, 8, 128), 4096, 12, 32, 128, 4096, learned=False)
     ops = decode_ops(mixer, 1 << 20)
     assert ops["index_decode"].shape["pairs"] == 256
     assert ops["sparse_decode"].flops == 4.0 * 32 * 128 * 12 * 4096

@@ -30,10 +30,7 @@ def test_two_modalities_by_hand() -> None:
     """FLOPs and activations of the plain projections; weights of the modalities that are there."""
     ours = ModalMamba(BASE, 2)
     plain = [op for op in BASE.ops(M, RUN, None) if op.kind == "gemm"]
-    for loads in (
-        Loads(np.array([32.0]), np.array([1.0])),
-        Loads(np.array([16.0]), np.array([2.0])),
-    ):
+    for loads in (Loads(np.array([32.0]), np.array([1.0])), Loads(np.array([16.0]), np.array([2.0]))):
         ops = ours.ops(M, RUN, loads)
         rest = [op for op in ops[1:] if not op.name.endswith("_permute")]
         assert rest == [op for op in BASE.ops(M, RUN, None) if op.kind != "gemm"]
@@ -62,9 +59,7 @@ def test_one_modality_alone_loads_one_expert(shares: str) -> None:
             loads = router.loads(0, layer, Batch.of([9] * tokens))
             assert loads.tokens.tolist() == [tokens * share for share in only]
             expected = router.expected(layer, float(tokens))
-            assert (expected.tokens * expected.experts).tolist() == pytest.approx(
-                [tokens * share for share in only]
-            )
+            assert (expected.tokens * expected.experts).tolist() == pytest.approx([tokens * share for share in only])
 
 
 @pytest.mark.parametrize(

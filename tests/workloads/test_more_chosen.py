@@ -55,8 +55,7 @@ def costs(part: LayerKind, batch: Batch) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("name", MADE)
-@given(n=st.integers(1, 6), decodes=st.lists(st.integers(0, 4000), min_size=1, max_size=5),
-       chunk=st.integers(1, 500))  # fmt: skip
+@given(n=st.integers(1, 6), decodes=st.lists(st.integers(0, 4000), min_size=1, max_size=5), chunk=st.integers(1, 500))
 def test_more_chosen_costs_no_less(name: str, n: int, decodes: list[int], chunk: int) -> None:
     batch = Batch.of(decodes, [(chunk, 100)])
     for less, more in zip(*(costs(MADE[name](k), batch) for k in (n, n + 1)), strict=True):

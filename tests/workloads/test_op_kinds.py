@@ -14,9 +14,7 @@ kinds, and parts of a program found by name. A new one is a property of `OpKind`
 
 def is_op(node: ast.expr) -> bool:
     """Whether an expression is an op: ``op``, or ``x.op``."""
-    return (isinstance(node, ast.Name) and node.id == "op") or (
-        isinstance(node, ast.Attribute) and node.attr == "op"
-    )
+    return (isinstance(node, ast.Name) and node.id == "op") or (isinstance(node, ast.Attribute) and node.attr == "op")
 
 
 def asked(node: ast.expr) -> bool:

@@ -56,9 +56,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_levels_are_made_for_the_caller_alone(tmp_path: Path) -> None:
     path = own_folder(tmp_path / "cache", "opbyte", "parts")
     assert path == tmp_path / "cache/opbyte/parts"
-    assert [p.stat().st_mode & 0o777 for p in (path, path.parent, path.parent.parent)] == [
-        0o700
-    ] * 3
+    assert [p.stat().st_mode & 0o777 for p in (path, path.parent, path.parent.parent)] == [0o700] * 3
     assert own_folder(tmp_path / "cache", "opbyte", "parts") == path
 
 
@@ -94,9 +92,7 @@ def test_a_user_s_own_group_is_the_user(tmp_path: Path) -> None:
 
 
 @WAYS
-def test_no_compiled_code_of_another_is_loaded(
-    tmp_path: Path, temporary: Path, given: Callable[[Path], None]
-) -> None:
+def test_no_compiled_code_of_another_is_loaded(tmp_path: Path, temporary: Path, given: Callable[[Path], None]) -> None:
     """Index files of Numba are pickles: what the second user put there must not be read."""
     (tmp_path / "coded.py").write_text(
         "from opbyte.workloads.jit import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n"
@@ -176,9 +172,7 @@ def test_a_table_is_what_was_handed_over(temporary: Path, given: Callable[[Path]
     assert elsewhere.read_text() == whole
 
 
-@pytest.mark.parametrize(
-    "key", ["extends: {}\nname: a", "name: a\ndevice: {}\ndevices_per_node: 1"]
-)
+@pytest.mark.parametrize("key", ["extends: {}\nname: a", "name: a\ndevice: {}\ndevices_per_node: 1"])
 def test_a_description_shows_no_other_file(tmp_path: Path, key: str) -> None:
     (tmp_path / "shadow").write_text("root:secret: 1\n")
     file = tmp_path / "mine.yaml"

@@ -16,11 +16,7 @@ from opbyte.workloads.ops import Loads
 from opbyte.workloads.passes import Denoising, Shares
 
 
-@given(
-    top_k=st.lists(st.integers(1, 8), min_size=1, max_size=3),
-    rows=st.integers(1, 500),
-    experts=st.integers(8, 64),
-)
+@given(top_k=st.lists(st.integers(1, 8), min_size=1, max_size=3), rows=st.integers(1, 500), experts=st.integers(8, 64))
 def test_loads_are_conserved_and_bounded(top_k: list[int], rows: int, experts: int) -> None:
     shares = Shares.of_passes(top_k)
     loads = shares.expected(rows * len(top_k), experts)

@@ -60,10 +60,7 @@ BAD_FILES: dict[str, tuple[str | bytes, int, str]] = {
     "short prompt": (SESSIONS + "a,0,9,9,,0\nb,0,17,9,a,0\n", 3, "fewer than the 18"),
     "thinks back": (SESSIONS + "a,0,9,9,,-1\n", 2, "think_s '-1' must be seconds"),
     "thinks words": (SESSIONS + "a,0,9,9,,soon\n", 2, "think_s 'soon' is not a number"),
-    "JSON session": (
-        '{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n' * 2,
-        2, "fewer than",
-    ),
+    "JSON session": ('{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n' * 2, 2, "fewer than"),
     "invalid JSON": (MOONCAKE + '{"timestamp": 1,\n', 2, "not valid JSON"),
     "JSON list": (MOONCAKE + "[1, 2]\n", 2, "must be a JSON object"),
     "JSON key": ('{"timestamp": 0, "input_lenght": 1, "output_length": 1}', 1, "'input_lenght'?"),
@@ -79,7 +76,7 @@ BAD_FILES: dict[str, tuple[str | bytes, int, str]] = {
     "hash too many": (MOONCAKE.replace("[1, 2]", "[1, 2, 3]"), 1, "3 hash_ids"),
     "binary": (OWN.encode() + b"0,0,1,1\n\xff\xfe\x00", 3, "UTF-8"),
     "long line": ("a" * (3 << 20), 1, "longer than"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -103,8 +100,7 @@ def test_a_bad_line_far_into_a_file_is_named(write: Callable[..., Path]) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [("", "is empty"), ("\n\n", "is empty"), (OWN, "no rows"), (OWN + "\n", "no rows")],
+    ("content", "reason"), [("", "is empty"), ("\n\n", "is empty"), (OWN, "no rows"), (OWN + "\n", "no rows")]
 )
 def test_a_file_without_requests(write: Callable[..., Path], content: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
@@ -222,11 +218,7 @@ def test_arbitrary_bytes(content: bytes) -> None:
 @given(
     st.sampled_from(sorted(VALID)),
     st.lists(
-        st.tuples(
-            st.floats(0, 1),
-            st.integers(0, 4),
-            st.lists(st.sampled_from(list(ALPHABET)), max_size=4).map(bytes),
-        ),
+        st.tuples(st.floats(0, 1), st.integers(0, 4), st.lists(st.sampled_from(list(ALPHABET)), max_size=4).map(bytes)),
         min_size=1,
         max_size=4,
     ),

@@ -35,9 +35,7 @@ WORKLOADS: list[dict[str, Any]] = [
 def test_seed_block_size_and_prefix(options: dict[str, Any]) -> None:
     whole = open_requests(**options, limit=2000, seed=7).read()
     assert whole.arrival_s[0] == 0
-    assert bytes_of(open_requests(**options, limit=2000, seed=7, block_size=33).read()) == bytes_of(
-        whole
-    )
+    assert bytes_of(open_requests(**options, limit=2000, seed=7, block_size=33).read()) == bytes_of(whole)
     short = open_requests(**options, limit=500, seed=7).read()
     assert bytes_of(short)[1] == whole.arrival_s[:500].tobytes()
     assert bytes_of(short)[2] == whole.input_tokens[:500].tobytes()
@@ -63,9 +61,7 @@ def test_gamma_gaps_have_the_variation_asked_for() -> None:
 
 
 def lengths_of(name: str, mean_in: int, mean_out: int, n: int = 200_000) -> RequestBlock:
-    stream = open_requests(
-        rate=1.0, input_len=mean_in, output_len=mean_out, lengths=name, limit=n, seed=3
-    )
+    stream = open_requests(rate=1.0, input_len=mean_in, output_len=mean_out, lengths=name, limit=n, seed=3)
     return stream.read()
 
 
@@ -122,9 +118,7 @@ def test_duration_bounds_a_generated_stream() -> None:
 def test_a_million_requests_are_never_held() -> None:
     tracemalloc.start()
     try:
-        stream = open_requests(
-            rate=9.0, input_len=900, output_len=80, lengths="lognormal", limit=1_000_000
-        )
+        stream = open_requests(rate=9.0, input_len=900, output_len=80, lengths="lognormal", limit=1_000_000)
         assert sum(len(block) for block in stream) == 1_000_000
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -134,10 +128,7 @@ def test_a_million_requests_are_never_held() -> None:
 
 @pytest.mark.parametrize(
     ("column", "summary"),
-    [
-        ("input_tokens", (1199, 1015, 4074, 4122, 14050)),
-        ("output_tokens", (201, 115, 421, 598, 1000)),
-    ],
+    [("input_tokens", (1199, 1015, 4074, 4122, 14050)), ("output_tokens", (201, 115, 421, 598, 1000))],
 )
 def test_sample_matches_the_published_summary(column: str, summary: tuple[int, ...]) -> None:
     """Azure 2023 conversation trace: mean, p50, p90, p99 and maximum of the lengths."""

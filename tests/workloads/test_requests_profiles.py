@@ -33,9 +33,7 @@ def test_a_flat_profile_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "flat.csv"
     path.write_text("start_s,rate\n0,7\n60,7\n")
     plain = arrivals(generated(rate=5.0, limit=2000))
-    np.testing.assert_allclose(
-        arrivals(generated(rate=5.0, limit=2000, rate_profile=path)), plain, rtol=1e-12
-    )
+    np.testing.assert_allclose(arrivals(generated(rate=5.0, limit=2000, rate_profile=path)), plain, rtol=1e-12)
     even = arrivals(generated(rate=5.0, limit=2000, rate_profile="diurnal:0"))
     np.testing.assert_allclose(even, plain, rtol=1e-9)
 
@@ -44,7 +42,7 @@ def test_a_flat_profile_changes_nothing(tmp_path: Path) -> None:
     rates=st.lists(st.floats(0.0, 10.0), min_size=2, max_size=6).filter(lambda r: max(r) > 0.1),
     lengths=st.lists(st.floats(0.5, 50.0), min_size=6, max_size=6),
     work=st.lists(st.floats(0.0, 500.0), min_size=1, max_size=20),
-)  # fmt: skip
+)
 @settings(max_examples=60, deadline=None)
 def test_what_has_come_by_a_time_is_the_integral_of_the_rate(
     rates: list[float], lengths: list[float], work: list[float]
@@ -82,9 +80,7 @@ def test_bursts_stay_bursts() -> None:
 
 
 def client(folder: Path, name: str, rates: list[float]) -> None:
-    rows = [
-        f"{600 * i},{rate},1.0,Gamma,1.0,{1 / rate if rate else 0}" for i, rate in enumerate(rates)
-    ]
+    rows = [f"{600 * i},{rate},1.0,Gamma,1.0,{1 / rate if rate else 0}" for i, rate in enumerate(rates)]
     (folder / f"{name}-trace.csv").write_text("\n".join(rows) + "\n")
     table = '{"0": {"input_tokens": "{100: 1.0}", "output_tokens": "{10: 1.0}"}}'
     (folder / f"{name}-dataset.json").write_text(table)

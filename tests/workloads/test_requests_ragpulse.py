@@ -14,13 +14,7 @@ from opbyte.workloads.requests import open_requests
 
 
 def row(at: str, prompt: int, output: int, system: Any, **more: Any) -> dict[str, Any]:
-    parts = {
-        "sys_prompt": system,
-        "passages_ids": [7, 8],
-        "history": [9],
-        "web_search": [],
-        "user_input": [10],
-    }
+    parts = {"sys_prompt": system, "passages_ids": [7, 8], "history": [9], "web_search": [], "user_input": [10]}
     return {
         "timestamp": at,
         "input_length": prompt,
@@ -49,13 +43,7 @@ def test_stamps_lengths_and_what_prompts_share(tmp_path: Path) -> None:
 
 
 def test_mooncake_with_a_session_id_is_still_mooncake(tmp_path: Path) -> None:
-    line = {
-        "timestamp": 3000,
-        "input_length": 600,
-        "output_length": 3,
-        "hash_ids": [1, 2],
-        "session_id": "x",
-    }
+    line = {"timestamp": 3000, "input_length": 600, "output_length": 3, "hash_ids": [1, 2], "session_id": "x"}
     block = open_requests(written(tmp_path / "m.jsonl", [line, {**line, "timestamp": 6000}])).read()
     assert block.hash_ids == ((1, 2), (1, 2))
     assert block.arrival_s.tolist() == [0.0, 3.0]

@@ -185,9 +185,7 @@ def test_missing_dataset(client: Client) -> None:
         open_requests(path)
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated_clients(client: Client, data: st.DataObject) -> None:
     texts = [TRACE, json.dumps(DATASET)]

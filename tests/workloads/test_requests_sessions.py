@@ -45,20 +45,17 @@ def test_json_lines(tmp_path: Path) -> None:
         '{"timestamp": 0, "input_length": 10, "output_length": 5, "request_id": 7, "predecessor": null}\n'
         '{"timestamp": 5, "input_length": 20, "output_length": 5, "request_id": 8, "predecessor": 7,'
         ' "think_s": 3}\n'
-    )  # fmt: skip
+    )
     with pytest.raises(InputError, match=r":2: has 'think_s', which the first line has not"):
         open_requests(path).read()
-    path.write_text(
-        path.read_text().replace('"predecessor": null', '"predecessor": null, "think_s": 0')
-    )
+    path.write_text(path.read_text().replace('"predecessor": null', '"predecessor": null, "think_s": 0'))
     found = turns_of(path)
     assert (found.follows.tolist(), found.think_s.tolist()) == ([-1, 0], [0.0, 3.0])
 
 
-@pytest.mark.parametrize(("header", "part"), [
-    ("session,predecessor", "give one of them"),
-    ("think_s", "neither session nor predecessor"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("header", "part"), [("session,predecessor", "give one of them"), ("think_s", "neither session nor predecessor")]
+)
 def test_columns_that_contradict(tmp_path: Path, header: str, part: str) -> None:
     path = tmp_path / "requests.csv"
     cells = [",".join(["0"] * (header.count(",") + 1))] * 4
@@ -82,9 +79,8 @@ def test_a_rate_is_of_sessions(tmp_path: Path) -> None:
 def test_generated_sessions() -> None:
     """Geometric turns and exponential pauses with the means asked for; prompts hold all before."""
     block = open_requests(
-        rate=2.0, input_len=100, output_len=40, lengths="uniform", turns=3.0, think=5.0,
-        limit=60_000, seed=5,
-    ).read()  # fmt: skip
+        rate=2.0, input_len=100, output_len=40, lengths="uniform", turns=3.0, think=5.0, limit=60_000, seed=5
+    ).read()
     turns = block.turns
     assert turns is not None
     first = turns.follows < 0

@@ -83,9 +83,7 @@ def test_burstgpt_leaves_failed_requests_out(write: Callable[..., Path]) -> None
         ("4,m,3,1,2,log", r":3: Timestamp '4' is earlier"),
     ],
 )
-def test_burstgpt_names_the_line_of_a_bad_cell(
-    write: Callable[..., Path], row: str, said: str
-) -> None:
+def test_burstgpt_names_the_line_of_a_bad_cell(write: Callable[..., Path], row: str, said: str) -> None:
     path = write(BURSTGPT + f"5,m,1,2,3,log\n{row}\n")
     with pytest.raises(InputError, match=said):
         open_requests(path).read()
@@ -135,9 +133,7 @@ def test_spread_keeps_bins_and_order(data: Path) -> None:
     assert np.diff(first) == pytest.approx(3 / len(first))
 
 
-def test_spread_does_not_depend_on_chunks(
-    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spread_does_not_depend_on_chunks(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(f"{i},{i // 7},5,5\n" for i in range(500))
     path = write("request_id,arrival_s,input_tokens,output_tokens\n" + rows)
     whole = open_requests(path, spread=1.0).read()

@@ -25,10 +25,7 @@ from opbyte.workloads.sampling import (
 LOAD = {"closed_loop": 32, "requests": 64, "input_len": 64, "output_len": 16, "policy": "vllm"}
 
 
-@given(
-    kind=st.sampled_from(SAMPLING),
-    extras=st.lists(st.sampled_from(sorted(EXTRAS)), unique=True, max_size=3),
-)
+@given(kind=st.sampled_from(SAMPLING), extras=st.lists(st.sampled_from(sorted(EXTRAS)), unique=True, max_size=3))
 def test_more_asked_never_costs_less(kind: str, extras: list[str]) -> None:
     name = "+".join((kind, *extras))
     assert parse_sampling(name) == name
@@ -67,8 +64,7 @@ def test_penalties_are_traffic_of_every_logit() -> None:
     """By hand: 900 bytes a logit more at 3.352 TB/s, in a run as in one step."""
     asked = asked_sampling({"temperature": 0.8, "repetition_penalty": 1.1})
     plain, slow = (
-        simulate("llama-3.2-1b", "h100-x1", sampling=name, framework="vllm", **LOAD)
-        for name in ("random", asked)
+        simulate("llama-3.2-1b", "h100-x1", sampling=name, framework="vllm", **LOAD) for name in ("random", asked)
     )
     assert plain.run.tbt_s.p50 is not None
     assert slow.run.tbt_s.p50 is not None

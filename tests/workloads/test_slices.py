@@ -41,9 +41,7 @@ def test_half_of_the_slices_by_hand() -> None:
     assert found["slices"].flops == 2 * 102 * 4 * 512 * 512 / 2
     assert ours.state().keeps[0].values == BASE.state().keeps[0].values / 2
     block = SlicedFeedForward(FFN, 4, 2)
-    assert (
-        block.expert_op(Loads(np.array([51.0]), np.array([4.0])), RUN).flops == 102 * 3 * 512 * 2048
-    )
+    assert block.expert_op(Loads(np.array([51.0]), np.array([4.0])), RUN).flops == 102 * 3 * 512 * 2048
     assert block.weights()[0].total == FFN.weights()[0].total == 2 * block.weights()[0].active
 
 

@@ -63,19 +63,10 @@ def test_spans_of_the_whole_context_are_the_plain_layer_exactly(contexts: list[i
 
 def test_groups_keep_their_longest_span_by_hand() -> None:
     """Of 4,096 tokens: groups of two heads keep 1,024, 2,048, all, 512."""
-    spans = (
-        (1, 0.0, 0.125),
-        (1, 0.0, 0.25),
-        (2, 0.0, 0.5),
-        (1, 0.0, 0.25),
-        (1, 0.0, 1.0),
-        (2, 512.0, 0.0),
-    )
+    spans = ((1, 0.0, 0.125), (1, 0.0, 0.25), (2, 0.0, 0.5), (1, 0.0, 0.25), (1, 0.0, 1.0), (2, 512.0, 0.0))
     ours = SpanAttention(BASE, spans, 4096)
     assert ours.windows == (1024, 2048, 0, 512)
-    assert [(k.values, k.window) for k in ours.state().keeps] == [
-        (128, 0), (128, 512), (128, 1024), (128, 2048)
-    ]  # fmt: skip
+    assert [(k.values, k.window) for k in ours.state().keeps] == [(128, 0), (128, 512), (128, 1024), (128, 2048)]
     m = Batch.of([3999], [(10, 600)]).moments((0, 512, 1024, 2048))
     decode, prefill = (op for op in ours.ops(m, RUN, None)[3:1:-1])
     kept = 4000 + 512 + 1024 + 2048

@@ -75,9 +75,9 @@ def test_published_size_of_a_head() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("deepseek-v3", "DeepSeek-V3"), ("glm-4.5", "GLM-4.5"),
-                         ("qwen3-next-80b-a3b", "Qwen3-Next-80B-A3B")],
-)  # fmt: skip
+    ("name", "folder"),
+    [("deepseek-v3", "DeepSeek-V3"), ("glm-4.5", "GLM-4.5"), ("qwen3-next-80b-a3b", "Qwen3-Next-80B-A3B")],
+)
 def test_published_files_have_the_catalogs_heads(data: Path, name: str, folder: str) -> None:
     published = load_model(data / "model_configs" / folder)
     ours = load_model(name)
@@ -111,12 +111,7 @@ def test_a_join_reads_two_rows() -> None:
         ("deepseek-v3", "mtp", "x", "mtp takes a number alone"),
         ("mixtral-8x7b", "eagle", "", "is no dense decoder"),
         ("llama-3-8b", "draft", "", "draft needs a model"),
-        (
-            "llama-3-8b",
-            "draft",
-            "llama-2-7b",
-            "a vocabulary of 32,000 words, llama-3-8b of 128,256",
-        ),
+        ("llama-3-8b", "draft", "llama-2-7b", "a vocabulary of 32,000 words, llama-3-8b of 128,256"),
         ("llama-3-8b", "draft", "llama-3-8x", "did you mean"),
         ("llama-3-8b", "ngram", "5", "ngram takes a number alone"),
     ],
@@ -149,9 +144,7 @@ def test_chances_are_one_a_draft() -> None:
 
 def test_traces_tell_the_chances_of_requests(tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
-    path.write_text(
-        "arrival_s,input_tokens,output_tokens,acceptance\n0,5,5,0.75\n1,5,5,\n2,5,5,1\n"
-    )
+    path.write_text("arrival_s,input_tokens,output_tokens,acceptance\n0,5,5,0.75\n1,5,5,\n2,5,5,1\n")
     own = open_requests(str(path)).read().acceptance
     assert own is not None
     assert own[[0, 2]].tolist() == [0.75, 1.0]

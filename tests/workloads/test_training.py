@@ -22,9 +22,7 @@ RUN = Run(Numerics("fp16", kv="fp16"))
 
 
 @given(st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 8))
-def test_a_matmuls_gradients_are_two_matmuls_that_move_its_operands(
-    m: int, n: int, k: int, batch: int
-) -> None:
+def test_a_matmuls_gradients_are_two_matmuls_that_move_its_operands(m: int, n: int, k: int, batch: int) -> None:
     op = gemm("up", "ffn", "ffn", m, n, k, RUN, batch=batch)
     by_input, by_weight = backward(op, RUN, 2.0)
     for work in (by_input, by_weight):
@@ -67,18 +65,13 @@ def gpt_layer(hidden: int, heads: int) -> Layer:
 
 
 @given(st.sampled_from((64, 128)), st.sampled_from((1, 2, 4)), st.integers(1, 4), st.booleans())
-def test_a_gpt_layer_keeps_what_the_paper_counts(
-    hidden: int, heads: int, b: int, dropout: bool
-) -> None:
+def test_a_gpt_layer_keeps_what_the_paper_counts(hidden: int, heads: int, b: int, dropout: bool) -> None:
     """34 s b h + 5 a s^2 b with dropout; its masks are 2 s b h and a s^2 b, one copy 2 a s^2 b."""
     s = 96
     run = Run(RUN.numerics, "unfused")
     m = whole_sequences(b, s, (0,))
     parts = layer_ops(gpt_layer(hidden, heads), m, run, None)
-    found = [
-        k for ops in parts
-        for k in {k.name: k for op in ops for k in kept(op, run, hidden, dropout)}.values()
-    ]  # fmt: skip
+    found = [k for ops in parts for k in {k.name: k for op in ops for k in kept(op, run, hidden, dropout)}.values()]
     scores = sum(k.bytes for k in found if k.again)
     assert scores == (5 if dropout else 2) * heads * s**2 * b
     assert sum(k.bytes for k in found) - scores == 32 * s * b * hidden  # 34 with both masks

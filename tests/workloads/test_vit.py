@@ -23,9 +23,8 @@ KEYS = {
 
 @pytest.mark.parametrize(
     ("name", "tokens", "gmac"),
-    [("vit-small-pascal", 1025, 31.75), ("vit-small-nyud", 1201, 39.15),
-     ("edge-moe-cityscapes", 129, 0.783)],
-)  # fmt: skip
+    [("vit-small-pascal", 1025, 31.75), ("vit-small-nyud", 1201, 39.15), ("edge-moe-cityscapes", 129, 0.783)],
+)
 def test_encoder_work(name: str, tokens: int, gmac: float) -> None:
     model = load_model(name)
     assert model.front is not None
@@ -58,10 +57,7 @@ def test_vit_tiny_has_its_published_size() -> None:
 
 
 def test_one_gate_a_task() -> None:
-    one, five = (
-        MultiTaskExperts(hidden=384, experts=16, top_k=4, width=384, matrices=2, tasks=t)
-        for t in (1, 5)
-    )
+    one, five = (MultiTaskExperts(hidden=384, experts=16, top_k=4, width=384, matrices=2, tasks=t) for t in (1, 5))
     totals = [sum(w.total for w in moe.weights()) for moe in (one, five)]
     actives = [sum(w.active for w in moe.weights()) for moe in (one, five)]
     assert totals[1] - totals[0] == 4 * 16 * 384

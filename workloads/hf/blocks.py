@@ -9,38 +9,20 @@ from ..layers import FeedForward, MixtureOfExperts
 from .config import Config, shown
 from .parts import read_ffn
 
-EXPERTS = (
-    "n_routed_experts",
-    "num_experts",
-    "num_local_experts",
-    "moe_num_experts",
-    "num_moe_experts",
-)
+EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_moe_experts")
 TOP_K = (
     "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_topk", "moe_k",
     "experts_per_token",
 )  # fmt: skip
-WIDTH = (
-    "moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "intermediate_size",
-)  # fmt: skip
-SHARED_COUNT = (
-    "n_shared_experts",
-    "num_shared_experts",
-    "moe_num_shared_experts",
-    "num_shared_expert",
-)
+WIDTH = ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "intermediate_size")
+SHARED_COUNT = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
 SHARED_WIDTH = (
     "moe_shared_expert_intermediate_size", "shared_expert_intermediate_size", "share_expert_dim",
     "shared_expert_dim", "shared_intermediate_size",
 )  # fmt: skip
 """Keys that hold the width of one shared expert, or of all where there is no count."""
 FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers")
-PERIOD = (
-    "moe_layer_freq",
-    "decoder_sparse_step",
-    "interleave_moe_layer_step",
-    "moe_every_n_layers",
-)
+PERIOD = ("moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "moe_every_n_layers")
 LISTS = ("moe_layer_freq", "is_moe_layer")
 """Keys that may hold 0 or 1 for each layer."""
 
@@ -67,19 +49,14 @@ def sparse_layers(c: Config, layers: int, first: int = 0) -> list[bool]:
             return _switches(c, key, layers)
     if c.has("moe_layers_enum"):
         return _enumerated(c, layers)
-    named = (
-        c.indices("moe_layers", layers) if isinstance(c.values.get("moe_layers"), list) else None
-    )
+    named = c.indices("moe_layers", layers) if isinstance(c.values.get("moe_layers"), list) else None
     if named is not None:
         return [i in named for i in range(layers)]
     every = c.size(*(key for key in PERIOD), default=1)
     dense = c.count(*FIRST_DENSE, default=first)
     only = c.indices("mlp_only_layers", layers) or frozenset()
     from_zero = not c.has("decoder_sparse_step")  # Qwen counts from one, DeepSeek from zero
-    return [
-        i >= dense and i not in only and (i if from_zero else i + 1) % every == 0
-        for i in range(layers)
-    ]
+    return [i >= dense and i not in only and (i if from_zero else i + 1) % every == 0 for i in range(layers)]
 
 
 def _switches(c: Config, key: str, layers: int) -> list[bool]:
@@ -92,9 +69,7 @@ def _switches(c: Config, key: str, layers: int) -> list[bool]:
 def _enumerated(c: Config, layers: int) -> list[bool]:
     """Step's list of layers, as text with commas."""
     value = c.values["moe_layers_enum"]
-    parts = (
-        value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [""]
-    )
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [""]
     numbers = {int(p) for p in parts if str(p).strip().isdigit() and len(str(p)) < 9}
     if len(numbers) != len(parts):
         raise c.error("moe_layers_enum", f"must hold layers by commas, not {shown(value)}")

@@ -26,13 +26,7 @@ def opt(c: Config) -> ModelSpec:
     final = c.flag("do_layer_norm_before", True) and not c.flag("_remove_final_layer_norm", False)
     mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
     ffn = read_ffn(c, hidden, key="ffn_dim", matrices=2, bias=bias)
-    return assemble(
-        c,
-        stack(mixers, ffn, norm_width=norm),
-        tied=True,
-        extra=extra,
-        final_norm=norm if final else 0,
-    )
+    return assemble(c, stack(mixers, ffn, norm_width=norm), tied=True, extra=extra, final_norm=norm if final else 0)
 
 
 @family("FalconForCausalLM", "RWForCausalLM", types=("falcon", "RefinedWeb", "RefinedWebModel"))
@@ -52,9 +46,7 @@ def falcon(c: Config) -> ModelSpec:
     # The new layout norms both parts' inputs apart unless told otherwise (Falcon 2).
     norms = c.size("num_ln_in_parallel_attn", default=2) if new else 2 - parallel
     bias = c.flag("bias", False)
-    mixers = shape.attention(
-        [0] * c.layers("num_hidden_layers", "n_layer"), qkv_bias=bias, out_bias=bias
-    )
+    mixers = shape.attention([0] * c.layers("num_hidden_layers", "n_layer"), qkv_bias=bias, out_bias=bias)
     ffn = FeedForward(hidden, c.size("ffn_hidden_size", default=4 * hidden), 2, bias)
     layers = stack(mixers, ffn, norms=norms, norm_width=2 * hidden, parallel=parallel)
     return assemble(c, layers, tied=True, final_norm=2 * hidden)
@@ -96,13 +88,7 @@ def bloom(c: Config) -> ModelSpec:
     layers = c.layers("num_hidden_layers", "n_layer")
     mixers = shape.attention([0] * layers, qkv_bias=True, out_bias=True)
     ffn = FeedForward(hidden, 4 * hidden, matrices=2, bias=True)
-    return assemble(
-        c,
-        stack(mixers, ffn, norm_width=2 * hidden),
-        tied=True,
-        extra=2 * hidden,
-        final_norm=2 * hidden,
-    )
+    return assemble(c, stack(mixers, ffn, norm_width=2 * hidden), tied=True, extra=2 * hidden, final_norm=2 * hidden)
 
 
 @family("GPTNeoXForCausalLM", types=("gpt_neox",))

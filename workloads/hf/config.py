@@ -148,9 +148,7 @@ class Config:
             return None
         for i, value in enumerate(found):
             if type(value) is not int or not 0 <= value < layers:
-                raise self.error(
-                    f"{key}[{i}]", f"must be a layer from 0 to {layers - 1}, not {shown(value)}"
-                )
+                raise self.error(f"{key}[{i}]", f"must be a layer from 0 to {layers - 1}, not {shown(value)}")
         return frozenset(found)
 
     def section(self, key: str) -> Config:

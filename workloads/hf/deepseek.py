@@ -21,9 +21,7 @@ EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys that hold the number of routed experts; the first is DeepSeek's."""
 
 
-def first_dense(
-    c: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0
-) -> list[Block]:
+def first_dense(c: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0) -> list[Block]:
     """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often.
 
     `default` holds where the file does not say how many.
@@ -57,9 +55,7 @@ def glm4_moe(c: Config) -> ModelSpec:
     # dots.llm1 always norms queries and keys and its class has no such key.
     norm = c.flag("use_qk_norm", c.architecture.lower().startswith("dots1"))
     mixers = shape.attention(
-        [0] * layers,
-        qkv_bias=c.flag("attention_bias", False),
-        qk_norm=shape.head_norm if norm else 0,
+        [0] * layers, qkv_bias=c.flag("attention_bias", False), qk_norm=shape.head_norm if norm else 0
     )
     experts = routed_and_shared(c, shape.hidden, router_bias=True)
     blocks = first_dense(c, shape.hidden, layers, experts)
@@ -86,8 +82,7 @@ def ernie(c: Config) -> ModelSpec:
     if c.values.get("moe_layer_end_index") != -1:  # -1 stands for the last layer
         last = c.count("moe_layer_end_index", default=last)
     dense = read_ffn(c, shape.hidden, bias=bias)
-    blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense
-              for i in range(layers)]  # fmt: skip
+    blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense for i in range(layers)]
     mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
     return assemble(c, stack(mixers, blocks), tied=True, heads=c.count(MTP))
 
@@ -147,9 +142,7 @@ def indexing(c: Config) -> tuple[bool, ...]:
     return tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
 
 
-def _blocks(
-    c: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0
-) -> list[Block]:
+def _blocks(c: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0) -> list[Block]:
     """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
     if not c.count(*EXPERTS, default=0 if EXPERTS[0] in c.values else None):
         return [read_ffn(c, hidden)] * layers
@@ -171,9 +164,7 @@ def attention_of(c: Config, gate_dim: int = 0) -> LatentAttention:
     )  # fmt: skip
 
 
-def latent_model(
-    c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0
-) -> ModelSpec:
+def latent_model(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = (), gate_dim: int = 0) -> ModelSpec:
     """DeepSeek's latent attention and experts; `indexer` says in which layers one runs, or none at all."""
     layers, attention = c.layers(), attention_of(c, gate_dim)
     hidden = attention.hidden

@@ -54,9 +54,7 @@ def _as_published(c: Config, layers: int) -> Config:
     if blocks is not None:
         own["num_hash_layers"] = blocks.count("hash_moe")
     if not c.has("qk_rope_head_dim"):
-        own["qk_rope_head_dim"] = (
-            c.size("head_dim") // 8
-        )  # `partial_rotary_factor` of all its checkpoints
+        own["qk_rope_head_dim"] = c.size("head_dim") // 8  # `partial_rotary_factor` of all its checkpoints
     return c.but(**own)
 
 

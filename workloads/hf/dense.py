@@ -59,9 +59,7 @@ def qwen3(c: Config) -> ModelSpec:
     """Qwen3: query and key norms per head, no biases."""
     shape = read_heads(c, head_dim=128)
     bias = c.flag("attention_bias", False)
-    mixers = shape.attention(
-        qwen_windows(c, c.layers()), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm
-    )
+    mixers = shape.attention(qwen_windows(c, c.layers()), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
 
 
@@ -74,9 +72,7 @@ def gemma3(c: Config) -> ModelSpec:
     """
     shape = read_heads(c, head_dim=256, heads=8, kv_heads=4)
     period = c.size("sliding_window_pattern", "_sliding_window_pattern", default=6)
-    windows = read_windows(
-        c, c.layers(), slides=lambda layer: (layer + 1) % period != 0, default=4096
-    )
+    windows = read_windows(c, c.layers(), slides=lambda layer: (layer + 1) % period != 0, default=4096)
     bias = c.flag("attention_bias", False)
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
     layers = stack(mixers, read_ffn(c, shape.hidden), norms=4)

@@ -35,13 +35,7 @@ def family(*architectures: str, types: Sequence[str] = ()) -> Callable[[Family],
     return add
 
 
-TEXT_SECTIONS = (
-    "text_config",
-    "llm_config",
-    "language_config",
-    "thinker_config",
-    "text_model_config",
-)
+TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config", "text_model_config")
 """Sections that hold the language model of a file with towers."""
 
 
@@ -72,9 +66,7 @@ def build(config: Config) -> ModelSpec:
 
 def _whole(config: Config) -> bool:
     """Whether the text model's sizes stand at the top; some files repeat its width alone there."""
-    return config.has("hidden_size") and any(
-        map(config.has, ("num_hidden_layers", "num_layers", "n_layer"))
-    )
+    return config.has("hidden_size") and any(map(config.has, ("num_hidden_layers", "num_layers", "n_layer")))
 
 
 USUAL = ("dense", "moe", "deepseek", "decoders")

@@ -64,10 +64,9 @@ def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool])
         norm = dim if shared[i] else 2 * dim
         out.append(
             Attention(
-                hidden, heads, kv, dim, 0 if full else window, bias, bias, norm, k_is_v=same and full,
-                shares=shared[i],
+                hidden, heads, kv, dim, 0 if full else window, bias, bias, norm, k_is_v=same and full, shares=shared[i]
             )
-        )  # fmt: skip
+        )
     return out
 
 
@@ -101,9 +100,7 @@ def gemma4(c: Config) -> ModelSpec:
         made.append(Layer(mixer, ffn, 8 if moe else 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)
-    return assemble(
-        c, stacked, tied=True, vocab=262_144, extra=_side_table(c, layers, inputs), final_norm=hidden
-    )  # fmt: skip
+    return assemble(c, stacked, tied=True, vocab=262_144, extra=_side_table(c, layers, inputs), final_norm=hidden)
 
 
 def _side_table(c: Config, layers: int, inputs: int) -> int:
@@ -125,26 +122,17 @@ def gemma3n(c: Config) -> ModelSpec:
     window, bias = c.window("sliding_window", 512), c.flag("attention_bias", False)
     streams = c.size("altup_num_inputs", default=4)
     widths = c.values.get("intermediate_size")
-    each = (
-        widths
-        if isinstance(widths, list)
-        else [c.size("intermediate_size", default=16_384)] * layers
-    )
+    each = widths if isinstance(widths, list) else [c.size("intermediate_size", default=16_384)] * layers
     if len(each) != layers or any(type(w) is not int or w < 1 for w in each):
-        raise c.error(
-            "intermediate_size", f"must be a width, or one for each of the {layers} layers"
-        )
+        raise c.error("intermediate_size", f"must be a width, or one for each of the {layers} layers")
     inputs = c.size("hidden_size_per_layer_input", default=256)
     made: list[Layer] = []
     for i in range(layers):
         norm = shape.head_dim if shared[i] else 2 * shape.head_dim
         mixer = Attention(
-            hidden, heads, kv, shape.head_dim, window if windowed[i] else 0, bias, bias, norm,
-            shares=shared[i],
-        )  # fmt: skip
-        ffn = SideInputs(
-            FeedForward(hidden, each[i]), inputs, c.count("laurel_rank", default=64), streams
+            hidden, heads, kv, shape.head_dim, window if windowed[i] else 0, bias, bias, norm, shares=shared[i]
         )
+        ffn = SideInputs(FeedForward(hidden, each[i]), inputs, c.count("laurel_rank", default=64), streams)
         made.append(Layer(mixer, ffn, 4, hidden))
     unique: dict[Layer, Layer] = {}
     stacked = tuple(unique.setdefault(layer, layer) for layer in made)

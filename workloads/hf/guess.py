@@ -33,10 +33,7 @@ SIZES = re.compile(
     r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
 )
 """Keys that say something all the same."""
-GATED = (
-    "silu", "swish", "gelu", "swiglu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh",
-    "gelu_fast",
-)  # fmt: skip
+GATED = ("silu", "swish", "gelu", "swiglu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 """Activations of the usual gated blocks; another (squared ReLU) tells of two matrices, which is not guessed."""
 USUAL = (
     "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM",
@@ -93,9 +90,7 @@ class _Try:
 
 def meaningful(values: Mapping[str, Any]) -> set[str]:
     """Keys that may say something of a model's structure: switches that are off and nulls do not."""
-    strange = {
-        k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in GATED
-    }
+    strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in GATED}
     return strange | {
         key for key, value in values.items()
         if value not in (None, False, "") and value != [] and value != {}
@@ -103,9 +98,7 @@ def meaningful(values: Mapping[str, Any]) -> set[str]:
     }  # fmt: skip
 
 
-def guess(
-    c: Config, file: Config, known: Registry[Family], key: str = "architectures"
-) -> ModelSpec:
+def guess(c: Config, file: Config, known: Registry[Family], key: str = "architectures") -> ModelSpec:
     """Read a file of an unknown class as a family that understands all its keys, with a note that says so.
 
     `c` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
@@ -121,8 +114,7 @@ def guess(
     wanted = meaningful(c.values)
     usual = {name: i for i, name in enumerate(USUAL)}
     tries = sorted(
-        _tries(c, known),
-        key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name),
+        _tries(c, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
     )
     whole = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
@@ -143,9 +135,7 @@ def guess(
         if strange:
             reason += f"; not understood by the first: {', '.join(strange)}"
     reason += "; write its layers out as architecture LayerList (docs/layer-lists.md)"
-    raise (
-        file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}")
-    )
+    raise (file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}"))
 
 
 def _tries(c: Config, known: Registry[Family]) -> list[_Try]:

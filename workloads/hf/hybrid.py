@@ -66,9 +66,7 @@ def qwen3_next(c: Config) -> ModelSpec:
     else:
         attends = [kind == "full_attention" for kind in kinds]
     bias = c.flag("attention_bias", False)
-    attention = shape.attention(
-        [0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True
-    )[0]
+    attention = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
     delta = delta_net(c, shape.hidden)
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
     # Qwen3.5 has dense models too, under a class of their own.

@@ -47,9 +47,8 @@ def mimo_v2(c: Config) -> ModelSpec:
     bias = c.flag("attention_bias", False)
     check_heads(c, hidden, heads, kv, head_dim)
     full = Attention(
-        hidden, heads, kv, head_dim, qkv_bias=bias, v_dim=v_dim,
-        sinks=c.flag("add_full_attention_sink_bias", False),
-    )  # fmt: skip
+        hidden, heads, kv, head_dim, qkv_bias=bias, v_dim=v_dim, sinks=c.flag("add_full_attention_sink_bias", False)
+    )
     local = Attention(
         hidden, c.size("swa_num_attention_heads", default=heads),
         c.size("swa_num_key_value_heads", default=2 * kv), c.size("swa_head_dim", default=head_dim),
@@ -76,32 +75,22 @@ def step3p5(c: Config) -> ModelSpec:
     own = c.section("attention_other_setting") if c.has("attention_other_setting") else c
     groups = own.size("num_attention_groups", "num_key_value_heads", default=kv)
     local = check_heads(
-        own,
-        hidden,
-        own.size("num_attention_heads"),
-        groups,
-        own.optional("head_dim") or shape.head_dim,
+        own, hidden, own.size("num_attention_heads"), groups, own.optional("head_dim") or shape.head_dim
     )
     gate = c.flag("use_head_wise_attn_gate", True)
     made = [
-        replace(
-            Attention(h.hidden, h.heads, h.kv_heads, h.head_dim, w, qk_norm=h.head_norm),
-            head_gate=gate,
-        )
+        replace(Attention(h.hidden, h.heads, h.kv_heads, h.head_dim, w, qk_norm=h.head_norm), head_gate=gate)
         for h, w in ((shape, 0), (local, c.size("sliding_window", default=512)))
     ]
     windowed = windowed_layers(c, layers, [i % 4 != 0 for i in range(layers)])
-    blocks = read_blocks(
-        c, hidden, layers, router_bias=c.flag("use_moe_router_bias", True), first=3
-    )
+    blocks = read_blocks(c, hidden, layers, router_bias=c.flag("use_moe_router_bias", True), first=3)
     dense: FeedForward = dense_of(c, hidden)
     return assemble(
-        c, stack([made[w] for w in windowed], blocks), head=stack([made[1]], [dense])[0], heads=mtp_heads(c),
-    )  # fmt: skip
+        c, stack([made[w] for w in windowed], blocks), head=stack([made[1]], [dense])[0], heads=mtp_heads(c)
+    )
 
 
-@family("Step3TextForCausalLM", "Step3VLForConditionalGeneration",
-        types=("step3_text", "step3_vl"))  # fmt: skip
+@family("Step3TextForCausalLM", "Step3VLForConditionalGeneration", types=("step3_text", "step3_vl"))
 def step3(c: Config) -> ModelSpec:
     """Step-3: queries from a latent, one key and value head for all (arXiv 2507.19427)."""
     hidden, heads, dim = c.size("hidden_size"), c.size("num_attention_heads"), c.size("head_dim")
@@ -117,23 +106,17 @@ def laguna(c: Config) -> ModelSpec:
     shape, layers = read_heads(c, head_dim=128), c.layers()
     counts = c.items("num_attention_heads_per_layer") or [shape.heads] * layers
     if len(counts) != layers:
-        raise c.error(
-            "num_attention_heads_per_layer", f"must hold {layers} numbers, not {len(counts)}"
-        )
+        raise c.error("num_attention_heads_per_layer", f"must hold {layers} numbers, not {len(counts)}")
     gating = c.values.get("gating", True)
     if gating not in (True, False, None, "per-head", "per-element"):
-        raise c.error(
-            "gating", f"must be true, false, per-head or per-element, not {shown(gating)}"
-        )
+        raise c.error("gating", f"must be true, false, per-head or per-element, not {shown(gating)}")
     window = c.window("sliding_window", 512)
     windowed = windowed_layers(c, layers, [False] * layers)
     bias = c.flag("attention_bias", False)
     made: dict[tuple[int, bool], Attention] = {}
     for i, (count, w) in enumerate(zip(counts, windowed, strict=True)):
         if type(count) is not int or count < 1 or count % shape.kv_heads:
-            reason = (
-                f"must be a multiple of the {shape.kv_heads} key/value heads, not {shown(count)}"
-            )
+            reason = f"must be a multiple of the {shape.kv_heads} key/value heads, not {shown(count)}"
             raise c.error(f"num_attention_heads_per_layer[{i}]", reason)
         own = Heads(shape.hidden, count, shape.kv_heads, shape.head_dim)
         made[count, w] = Attention(
@@ -141,16 +124,10 @@ def laguna(c: Config) -> ModelSpec:
             gated=gating == "per-element", head_gate=gating in (True, "per-head"),
         )  # fmt: skip
     mixers = [made[pair] for pair in zip(counts, windowed, strict=True)]
-    return assemble(
-        c, stack(mixers, read_blocks(c, shape.hidden, layers, router_bias=True, first=1))
-    )
+    return assemble(c, stack(mixers, read_blocks(c, shape.hidden, layers, router_bias=True, first=1)))
 
 
-@family(
-    "InklingForCausalLM",
-    "InklingForConditionalGeneration",
-    types=("inkling_text", "inkling_mm_model"),
-)
+@family("InklingForCausalLM", "InklingForConditionalGeneration", types=("inkling_text", "inkling_mm_model"))
 def inkling(c: Config) -> ModelSpec:
     """Inkling: other head counts in layers with a window, relative positions, short convolutions on four streams.
 
@@ -160,15 +137,8 @@ def inkling(c: Config) -> ModelSpec:
     heads, kv = c.size("num_attention_heads"), c.size("num_key_value_heads")
     dim, rel, taps = c.size("head_dim"), c.count("d_rel"), c.size("conv_kernel_size", default=4)
     words = c.words("layer_types", layers, ("hybrid", "hybrid_sliding"))
-    windowed = (
-        [word == "hybrid_sliding" for word in words]
-        if words
-        else [i % 6 != 5 for i in range(layers)]
-    )
-    window, extent = (
-        c.size("sliding_window_size", "sliding_window"),
-        c.size("rel_extent", default=1024),
-    )
+    windowed = [word == "hybrid_sliding" for word in words] if words else [i % 6 != 5 for i in range(layers)]
+    window, extent = (c.size("sliding_window_size", "sliding_window"), c.size("rel_extent", default=1024))
     own = (
         (heads, kv, dim, 0, extent),
         (c.size("swa_num_attention_heads", default=heads), c.size("swa_num_key_value_heads", default=kv),
@@ -181,9 +151,5 @@ def inkling(c: Config) -> ModelSpec:
         small = 2 * width + rel * reach + 2 * groups * width * taps + hidden * count * rel
         made.append(Attention(hidden, count, groups, width, seen, qk_norm=small))
     blocks = read_blocks(c, hidden, layers)
-    extra = layers * 2 * hidden * taps + hidden * c.count("n_shared_experts") * blocks.count(
-        blocks[-1]
-    )
-    return assemble(
-        c, stack([made[w] for w in windowed], blocks), extra=extra, heads=mtp_heads(c), tied=False,
-    )  # fmt: skip
+    extra = layers * 2 * hidden * taps + hidden * c.count("n_shared_experts") * blocks.count(blocks[-1])
+    return assemble(c, stack([made[w] for w in windowed], blocks), extra=extra, heads=mtp_heads(c), tied=False)

@@ -35,9 +35,7 @@ def _reader(first: int, norms: int, tied: bool, title: str) -> Family:
     def read(c: Config) -> ModelSpec:
         layers, attention = c.layers(), attention_of(c)
         blocks = read_blocks(c, attention.hidden, layers, router_bias=True, first=first)
-        return assemble(
-            c, stack([attention] * layers, blocks, norms=norms), tied=tied, heads=mtp_heads(c)
-        )
+        return assemble(c, stack([attention] * layers, blocks, norms=norms), tied=tied, heads=mtp_heads(c))
 
     read.__doc__ = title
     return read
@@ -60,9 +58,7 @@ def hy_v4(c: Config) -> ModelSpec:
         return spec
     wide = streams * streams * spec.hidden
     extra = 2 * (2 * wide + 2 * streams + 2) * len(spec.layers) + wide + streams + 1
-    return replace(
-        spec, extra_weights=spec.extra_weights + extra, notes=(*spec.notes, mixed(c, streams))
-    )
+    return replace(spec, extra_weights=spec.extra_weights + extra, notes=(*spec.notes, mixed(c, streams)))
 
 
 def mixed(c: Config, streams: int) -> str:
@@ -78,8 +74,7 @@ NARROW = {
 """Keys of dots3-note's layers with a window (``swa_`` in front of each) and what they are without one."""
 
 
-@family("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration",
-        types=("dots3_note_text", "dots3_note"))  # fmt: skip
+@family("Dots3NoteForCausalLM", "Dots3NoteForConditionalGeneration", types=("dots3_note_text", "dots3_note"))
 def dots3_note(c: Config) -> ModelSpec:
     """dots3-note: DeepSeek's sparse attention, in three layers of four a window and other widths; a gate a head."""
     layers = c.layers()

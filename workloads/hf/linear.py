@@ -75,8 +75,7 @@ def kimi_linear(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, blocks), extra=extra, heads=c.count(MTP))
 
 
-@family("BailingHybridForCausalLM", "BailingMoeV3ForCausalLM",
-        types=("bailing_hybrid", "bailing_moe_v3"))  # fmt: skip
+@family("BailingHybridForCausalLM", "BailingMoeV3ForCausalLM", types=("bailing_hybrid", "bailing_moe_v3"))
 def bailing_hybrid(c: Config) -> ModelSpec:
     """Ling-3.0: KDA, latent attention at the end of each group of layers, many small experts.
 
@@ -113,9 +112,7 @@ def glm5_next(c: Config) -> ModelSpec:
     )  # fmt: skip
     if c.size("index_topk") % pool:
         raise c.error("index_topk", f"must be a multiple of index_kpool, {pool}")
-    index = Indexer(
-        c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool
-    )
+    index = Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk") // pool, pool)
     sparse = [SparseLatentAttention(attention_of(c), index, not runs) for runs in indexing(c)]
     mixers: list[LayerKind] = [delta if one else sparse[i] for i, one in enumerate(linear)]
     made = stack(mixers, _blocks(c, delta.hidden, layers, dense=3))
@@ -130,9 +127,7 @@ def olmo_hybrid(c: Config) -> ModelSpec:
     kinds = c.words("layer_types", layers, KINDS)
     if kinds is None:
         kinds = tuple(KINDS[(i + 1) % 4 == 0] for i in range(layers))
-    attention = shape.attention(
-        [0], qkv_bias=c.flag("attention_bias", False), qk_norm=shape.full_norm
-    )[0]
+    attention = shape.attention([0], qkv_bias=c.flag("attention_bias", False), qk_norm=shape.full_norm)[0]
     delta = delta_net(c, shape.hidden)
     mixers: list[LayerKind] = [attention if kind == KINDS[1] else delta for kind in kinds]
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))

@@ -30,18 +30,14 @@ def _kinds(c: Config, pattern: str, words: str) -> list[str]:
         return [PATTERN[letter] for letter in text]
     found = c.items(words)
     if not found:
-        raise c.error(
-            pattern, f"is missing, and so is {words}; one of them must say what each layer is"
-        )
+        raise c.error(pattern, f"is missing, and so is {words}; one of them must say what each layer is")
     for i, word in enumerate(found):
         if word not in BLOCKS:
             raise c.error(f"{words}[{i}]", f"must be one of {', '.join(BLOCKS)}, not {shown(word)}")
     return [BLOCKS[word] for word in found]
 
 
-def _paired(
-    kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, c: Config, key: str
-) -> list[Layer]:
+def _paired(kinds: Sequence[str], parts: dict[str, LayerKind], norm: int, c: Config, key: str) -> list[Layer]:
     """Layers of one part as layers of two, a mixer with the block behind it: the same parts in the same order."""
     out: list[Layer] = []
     for i, kind in enumerate(kinds):
@@ -106,9 +102,7 @@ def _mamba2(c: Config, hidden: int) -> Mamba2:
     heads = c.size("mamba_n_heads")
     each = c.size("mamba_d_head") if type(c.values.get("mamba_d_head")) is int else inner // heads
     if heads * each != inner:
-        raise c.error(
-            "mamba_n_heads", f"times mamba_d_head must be the {inner} channels, not {heads * each}"
-        )
+        raise c.error("mamba_n_heads", f"times mamba_d_head must be the {inner} channels, not {heads * each}")
     return Mamba2(
         hidden, heads, each, c.size("mamba_n_groups", default=1), c.size("mamba_d_state", default=256),
         c.size("mamba_d_conv", default=4), c.flag("mamba_conv_bias", True), c.flag("mamba_proj_bias", False),
@@ -135,10 +129,7 @@ def bamba(c: Config) -> ModelSpec:
     shape, layers = read_heads(c), c.layers()
     attends = c.indices("attn_layer_indices", layers) or frozenset()
     bias = c.flag("attention_bias", False)
-    attention, mamba = (
-        shape.attention([0], qkv_bias=bias, out_bias=bias)[0],
-        _mamba2(c, shape.hidden),
-    )
+    attention, mamba = (shape.attention([0], qkv_bias=bias, out_bias=bias)[0], _mamba2(c, shape.hidden))
     mixers: list[LayerKind] = [attention if i in attends else mamba for i in range(layers)]
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden, bias=c.flag("mlp_bias", False))))
 
@@ -148,15 +139,10 @@ def granite_hybrid(c: Config) -> ModelSpec:
     """Granite 4: Mamba-2 and attention, experts with a shared one, or that one alone."""
     shape, layers = read_heads(c), c.layers()
     words = c.items("layer_types") or c.items("layers_block_type") or ["mamba"] * layers
-    if len(words) != layers or any(
-        BLOCKS.get(str(word)) not in ("mamba", "attention") for word in words
-    ):
+    if len(words) != layers or any(BLOCKS.get(str(word)) not in ("mamba", "attention") for word in words):
         raise c.error("layer_types", f"must say mamba or attention for each of the {layers} layers")
     bias = c.flag("attention_bias", False)
-    attention, kinds = (
-        shape.attention([0], qkv_bias=bias, out_bias=bias)[0],
-        [BLOCKS[word] for word in words],
-    )
+    attention, kinds = (shape.attention([0], qkv_bias=bias, out_bias=bias)[0], [BLOCKS[word] for word in words])
     mamba: LayerKind = _mamba2(c, shape.hidden) if "mamba" in kinds else attention
     shared = c.count("shared_intermediate_size")
     if c.count("num_local_experts"):
@@ -185,17 +171,8 @@ def mamba(c: Config) -> ModelSpec:
     inner = c.size("intermediate_size", "d_inner", default=c.size("expand", default=2) * hidden)
     rank = c.values.get("time_step_rank", "auto")
     dt_rank = -(-hidden // 16) if rank == "auto" else c.size("time_step_rank")
-    part = Mamba(
-        hidden,
-        inner,
-        c.size("state_size", default=16),
-        c.size("conv_kernel", default=4),
-        dt_rank,
-        False,
-    )
-    return assemble(
-        c, (Layer(part, None, 1, hidden),) * c.layers("num_hidden_layers", "n_layer"), tied=True
-    )
+    part = Mamba(hidden, inner, c.size("state_size", default=16), c.size("conv_kernel", default=4), dt_rank, False)
+    return assemble(c, (Layer(part, None, 1, hidden),) * c.layers("num_hidden_layers", "n_layer"), tied=True)
 
 
 @family("Lfm2ForCausalLM", "Lfm2MoeForCausalLM", "Lfm3ForCausalLM", "Lfm2VlForConditionalGeneration",
@@ -207,27 +184,17 @@ def lfm2(c: Config) -> ModelSpec:
     words = c.words("layer_types", layers, ("conv", "full_attention", "sliding_attention"))
     if words is None:
         full = c.indices("full_attn_idxs", layers)
-        words = tuple(
-            "full_attention" if full is None or i in full else "conv" for i in range(layers)
-        )
+        words = tuple("full_attention" if full is None or i in full else "conv" for i in range(layers))
     if "sliding_attention" in words and not window:
         raise c.error("sliding_window", "is required: layer_types has layers with a window")
     gate = c.flag("use_attention_gate", False)
-    full_part, local = (
-        replace(a, head_gate=gate) for a in shape.attention([0, window], qk_norm=shape.head_norm)
-    )
+    full_part, local = (replace(a, head_gate=gate) for a in shape.attention([0, window], qk_norm=shape.head_norm))
     conv = ShortConv(hidden, c.size("conv_dim", default=hidden), c.size("conv_L_cache", default=3),
                      c.flag("conv_bias", False))  # fmt: skip
-    made: dict[str, LayerKind] = {
-        "conv": conv,
-        "full_attention": full_part,
-        "sliding_attention": local,
-    }
+    made: dict[str, LayerKind] = {"conv": conv, "full_attention": full_part, "sliding_attention": local}
     mixers = [made[word] for word in words]
     if c.count("num_experts"):
-        blocks = read_blocks(
-            c, hidden, layers, router_bias=c.flag("use_expert_bias", True), first=2
-        )
+        blocks = read_blocks(c, hidden, layers, router_bias=c.flag("use_expert_bias", True), first=2)
     else:
         blocks = [FeedForward(hidden, _adjusted(c))] * layers
     norms = 4 if c.flag("use_sandwich_norm", False) else 2
@@ -242,10 +209,7 @@ def _adjusted(c: Config) -> int:
     factor = c.values.get("block_ffn_dim_multiplier", 1.0)
     if factor is not None and (not isinstance(factor, (int, float)) or not 0 < factor < 100):
         raise c.error("block_ffn_dim_multiplier", f"must be a number above 0, not {shown(factor)}")
-    width, unit = (
-        int(int(2 * width / 3) * (factor or 1.0)),
-        c.size("block_multiple_of", default=256),
-    )
+    width, unit = (int(int(2 * width / 3) * (factor or 1.0)), c.size("block_multiple_of", default=256))
     return -(-width // unit) * unit
 
 
@@ -260,9 +224,7 @@ def bailing_v2_5(c: Config) -> ModelSpec:
         full: LayerKind = attention_of(c)
     else:
         groups = c.size("num_key_value_heads", default=heads)
-        full = Attention(
-            hidden, heads, check_heads(c, hidden, heads, groups, dim).kv_heads, dim, qk_norm=2 * dim
-        )
+        full = Attention(hidden, heads, check_heads(c, hidden, heads, groups, dim).kv_heads, dim, qk_norm=2 * dim)
     mixers: list[LayerKind] = [full if (i + 1) % every == 0 else light for i in range(layers)]
     blocks = read_blocks(c, hidden, layers, router_bias=True, first=1)
     return assemble(c, stack(mixers, blocks), heads=mtp_heads(c))
@@ -274,9 +236,7 @@ def minimax_text(c: Config) -> ModelSpec:
     """MiniMax-Text-01 and M1: lightning attention, grouped attention in some layers, experts."""
     shape, layers = read_heads(c), c.layers()
     words = c.words("layer_types", layers, ("linear_attention", "full_attention"))
-    found = (
-        [int(word == "full_attention") for word in words] if words else c.items("attn_type_list")
-    )
+    found = [int(word == "full_attention") for word in words] if words else c.items("attn_type_list")
     if found is None or len(found) != layers or any(one not in (0, 1) for one in found):
         raise c.error("attn_type_list", f"must hold 0 or 1 for each of the {layers} layers")
     light = Lightning(shape.hidden, shape.heads, shape.head_dim)
@@ -286,11 +246,7 @@ def minimax_text(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, blocks), heads=mtp_heads(c))
 
 
-@family(
-    "LongcatFlashForCausalLM",
-    "LongcatFlashNgramForCausalLM",
-    types=("longcat_flash", "longcat_flash_ngram"),
-)
+@family("LongcatFlashForCausalLM", "LongcatFlashNgramForCausalLM", types=("longcat_flash", "longcat_flash_ngram"))
 def longcat(c: Config) -> ModelSpec:
     """LongCat-Flash: two latent attentions and two dense blocks a layer, experts beside the first, some of them empty.
 
@@ -304,10 +260,7 @@ def longcat(c: Config) -> ModelSpec:
     real = max(1, round(chosen * experts / (experts + empty)))
     moe = read_experts_of(c.but(moe_topk=real), hidden, router_bias=True, shared=0)
     moe = replace(moe, residual_width=width, empty_experts=empty)
-    pair = (
-        Layer(attention, moe, 2, hidden),
-        Layer(attention, FeedForward(hidden, width), 2, hidden),
-    )
+    pair = (Layer(attention, moe, 2, hidden), Layer(attention, FeedForward(hidden, width), 2, hidden))
     extra = 0
     if c.has("ngram_vocab_size_ratio"):  # hashed n-grams: as many rows as that many vocabularies
         ratio = c.values["ngram_vocab_size_ratio"]

@@ -12,9 +12,8 @@ SPARSE = "sparse_attention_config"
 
 
 @family(
-    "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM",
-    types=("minimax_m3", "minimax_m3_text", "minimax_m3_sparse"),
-)  # fmt: skip
+    "MiniMaxM3ForCausalLM", "MiniMaxM3SparseForCausalLM", types=("minimax_m3", "minimax_m3_text", "minimax_m3_sparse")
+)
 def minimax_m3(c: Config) -> ModelSpec:
     """MiniMax-M3: block-sparse attention with index keys, a shared expert, dense layers first."""
     shape, layers = read_heads(c), c.layers()

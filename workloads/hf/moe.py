@@ -71,9 +71,7 @@ def qwen3_moe(c: Config) -> ModelSpec:
     """Qwen3-MoE: query and key norms per head, no shared expert."""
     shape, layers = read_heads(c), c.layers()
     bias = c.flag("attention_bias", False)
-    mixers = shape.attention(
-        qwen_windows(c, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm
-    )
+    mixers = shape.attention(qwen_windows(c, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
     return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
 
 
@@ -126,9 +124,7 @@ def llama4(c: Config) -> ModelSpec:
     ]
     if len(rope) < layers or any(entry not in (0, 1) for entry in rope):
         raise c.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
-    windows = read_windows(
-        c, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192
-    )
+    windows = read_windows(c, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192)
     bias = c.flag("attention_bias", False)
     mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
     step = c.size("interleave_moe_layer_step", default=1)
@@ -150,15 +146,11 @@ def dbrx(c: Config) -> ModelSpec:
     groups = attn.size("kv_n_heads")
     shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
     mixers = shape.attention([0] * c.layers("n_layers"))
-    experts = read_experts(
-        ffn, hidden, ffn.size("ffn_hidden_size"), experts=("moe_num_experts",), top_k=("moe_top_k",)
-    )
+    experts = read_experts(ffn, hidden, ffn.size("ffn_hidden_size"), experts=("moe_num_experts",), top_k=("moe_top_k",))
     return assemble(c, stack(mixers, experts))
 
 
-@family(
-    "Grok1ForCausalLM", "Grok1ModelForCausalLM", "Grok2ForCausalLM", types=("grok-1", "git"),
-)  # fmt: skip
+@family("Grok1ForCausalLM", "Grok1ModelForCausalLM", "Grok2ForCausalLM", types=("grok-1", "git"))
 def grok(c: Config) -> ModelSpec:
     """Grok-1, and Grok-2 whose dense block runs beside its narrower experts."""
     shape = read_heads(c)
@@ -166,10 +158,7 @@ def grok(c: Config) -> ModelSpec:
     width = c.size("intermediate_size")
     residual = c.flag("residual_moe", False)
     experts = read_experts(
-        c,
-        shape.hidden,
-        c.size("moe_intermediate_size", default=width),
-        residual_width=width if residual else 0,
+        c, shape.hidden, c.size("moe_intermediate_size", default=width), residual_width=width if residual else 0
     )
     return assemble(c, stack(mixers, experts, norms=4), tied=not residual)
 
@@ -199,9 +188,7 @@ def arctic(c: Config) -> ModelSpec:
     shape, layers = read_heads(c, mha=True), c.layers()
     every = c.size("moe_layer_frequency", default=2)
     residual = c.flag("parallel_attn_mlp_res", False)
-    experts = read_experts(
-        c, shape.hidden, c.size("intermediate_size"), residual_width=shape.hidden if residual else 0
-    )
+    experts = read_experts(c, shape.hidden, c.size("intermediate_size"), residual_width=shape.hidden if residual else 0)
     dense = read_ffn(c, shape.hidden)
     blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
     extra = shape.hidden * residual * blocks.count(experts)  # the residual block's norm
@@ -227,19 +214,13 @@ def deepspeed_moe(c: Config) -> ModelSpec:
     blocks: list[Block] = [dense] * layers
     for i, count in zip(sparse, counts, strict=True):
         if top_k > count:
-            raise c.error(
-                "num_experts_per_tok", f"must be at most the {count} experts, not {top_k}"
-            )
+            raise c.error("num_experts_per_tok", f"must be at most the {count} experts, not {top_k}")
         blocks[i] = MixtureOfExperts(
-            hidden, count, top_k, width, matrices=2, expert_bias=True,
-            residual_width=width if residual else 0,
-        )  # fmt: skip
+            hidden, count, top_k, width, matrices=2, expert_bias=True, residual_width=width if residual else 0
+        )
     mixers = shape.attention([0] * layers, qkv_bias=True, out_bias=True)
     extra = c.size("max_position_embeddings") * hidden
-    return assemble(
-        c, stack(mixers, blocks, norm_width=2 * hidden), tied=True, extra=extra,
-        final_norm=2 * hidden,
-    )  # fmt: skip
+    return assemble(c, stack(mixers, blocks, norm_width=2 * hidden), tied=True, extra=extra, final_norm=2 * hidden)
 
 
 def _pyramid(c: Config, layers: int) -> list[int]:
@@ -248,7 +229,5 @@ def _pyramid(c: Config, layers: int) -> list[int]:
     if not isinstance(found, list):
         return [c.experts("num_experts")] * layers
     if len(found) != layers or any(type(n) is not int or n < 1 for n in found):
-        raise c.error(
-            "num_experts", f"must hold a count for each of the {layers} layers with experts"
-        )
+        raise c.error("num_experts", f"must hold a count for each of the {layers} layers with experts")
     return found

@@ -16,24 +16,14 @@ from .parts import assemble, check_heads, read_ffn, read_heads, stack
 def chatglm(c: Config) -> ModelSpec:
     """ChatGLM 2 and 3, GLM-4-9B as first published: few key/value heads, biases on query, key and value."""
     hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
-    groups = (
-        c.size("multi_query_group_num", default=1)
-        if c.flag("multi_query_attention", False)
-        else heads
-    )
+    groups = c.size("multi_query_group_num", default=1) if c.flag("multi_query_attention", False) else heads
     shape = check_heads(
-        c,
-        hidden,
-        heads,
-        groups,
-        c.optional("kv_channels"),
-        ("num_attention_heads", "multi_query_group_num"),
+        c, hidden, heads, groups, c.optional("kv_channels"), ("num_attention_heads", "multi_query_group_num")
     )
     bias = c.flag("add_bias_linear", False)
     mixers = shape.attention(
-        [0] * c.layers("num_layers", "num_hidden_layers"), qkv_bias=bias or c.flag("add_qkv_bias", False),
-        out_bias=bias,
-    )  # fmt: skip
+        [0] * c.layers("num_layers", "num_hidden_layers"), qkv_bias=bias or c.flag("add_qkv_bias", False), out_bias=bias
+    )
     ffn = read_ffn(c, hidden, key="ffn_hidden_size", bias=bias)
     vocab = c.size("padded_vocab_size", "vocab_size")
     return assemble(c.but(vocab_size=vocab), stack(mixers, ffn))
@@ -45,9 +35,7 @@ def qwen1(c: Config) -> ModelSpec:
     shape = read_heads(c, mha=True)
     width = c.size("intermediate_size")
     if width % 2:
-        raise c.error(
-            "intermediate_size", f"must be even, of gate and up projection together, not {width}"
-        )
+        raise c.error("intermediate_size", f"must be even, of gate and up projection together, not {width}")
     mixers = shape.attention([0] * c.layers(), qkv_bias=True, out_bias=not c.flag("no_bias", True))
     return assemble(c, stack(mixers, FeedForward(shape.hidden, width // 2)))
 
@@ -69,13 +57,7 @@ def gptj(c: Config) -> ModelSpec:
     hidden, heads = c.size("n_embd"), c.size("n_head")
     shape = check_heads(c, hidden, heads, heads, keys=("n_head", "n_head"))
     ffn = FeedForward(hidden, c.size("n_inner", default=4 * hidden), matrices=2, bias=True)
-    layers = stack(
-        shape.attention([0] * c.layers("n_layer")),
-        ffn,
-        norms=1,
-        norm_width=2 * hidden,
-        parallel=True,
-    )
+    layers = stack(shape.attention([0] * c.layers("n_layer")), ffn, norms=1, norm_width=2 * hidden, parallel=True)
     return assemble(c, layers, extra=c.size("vocab_size"), final_norm=2 * hidden)
 
 
@@ -84,9 +66,7 @@ def mpt(c: Config) -> ModelSpec:
     """MPT: ALiBi, no biases, tied."""
     hidden, heads = c.size("d_model"), c.size("n_heads")
     attn = c.section("attn_config") if c.has("attn_config") else c
-    groups = attn.size(
-        "kv_n_heads", default=1 if attn.text("attn_type") == "multiquery_attention" else heads
-    )
+    groups = attn.size("kv_n_heads", default=1 if attn.text("attn_type") == "multiquery_attention" else heads)
     shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
     bias = not c.flag("no_bias", True)
     mixers = shape.attention([0] * c.layers("n_layers"), qkv_bias=bias, out_bias=bias)
@@ -101,16 +81,10 @@ def deci(c: Config) -> ModelSpec:
     blocks = c.items("block_configs")
     if blocks is None:
         groups = c.items("num_key_value_heads_per_layer") or [shape.kv_heads] * c.layers()
-        blocks = [
-            {"attention": {"n_heads_in_group": shape.heads // int(g)}, "ffn": {}} for g in groups
-        ]
+        blocks = [{"attention": {"n_heads_in_group": shape.heads // int(g)}, "ffn": {}} for g in groups]
     layers: list[Layer] = []
     for i, block in enumerate(blocks):
-        parts = [
-            part
-            for part in (_attention(c, shape.heads, shape.head_dim, i, block), _ffn(c, i, block))
-            if part
-        ]
+        parts = [part for part in (_attention(c, shape.heads, shape.head_dim, i, block), _ffn(c, i, block)) if part]
         if parts:
             second = parts[1] if len(parts) == 2 else None
             layers.append(Layer(parts[0], second, len(parts), shape.hidden))
@@ -124,10 +98,7 @@ def _part(c: Config, i: int, block: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise c.error(f"block_configs[{i}].{key}", f"is {shown(found)}; an object is required")
     if found.get("replace_with_linear"):
-        raise c.error(
-            f"block_configs[{i}].{key}.replace_with_linear",
-            "is not known; only left out or whole parts are",
-        )
+        raise c.error(f"block_configs[{i}].{key}.replace_with_linear", "is not known; only left out or whole parts are")
     return found
 
 
@@ -153,10 +124,6 @@ def _ffn(c: Config, i: int, block: Any) -> LayerKind | None:
     if factor is None:
         return FeedForward(hidden, c.size("intermediate_size"))
     if not isinstance(factor, (int, float)) or not 0 < factor < 100:
-        raise c.error(
-            f"block_configs[{i}].ffn.ffn_mult", f"must be a number above 0, not {shown(factor)}"
-        )
-    width = int(
-        2 * factor * hidden / 3
-    )  # rounded up to a multiple of 256, as its authors' code does
+        raise c.error(f"block_configs[{i}].ffn.ffn_mult", f"must be a number above 0, not {shown(factor)}")
+    width = int(2 * factor * hidden / 3)  # rounded up to a multiple of 256, as its authors' code does
     return FeedForward(hidden, -(-width // 256) * 256)

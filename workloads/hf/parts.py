@@ -63,12 +63,7 @@ class Heads:
 
 
 def read_heads(
-    c: Config,
-    *,
-    head_dim: int | None = None,
-    heads: int | None = None,
-    kv_heads: int | None = None,
-    mha: bool = False,
+    c: Config, *, head_dim: int | None = None, heads: int | None = None, kv_heads: int | None = None, mha: bool = False
 ) -> Heads:
     """Read the shape of attention in the keys most families use.
 
@@ -102,9 +97,7 @@ def check_heads(
     if head_dim is None:
         if hidden % heads:
             raise c.error(
-                keys[0],
-                f"must divide the hidden size {hidden} where head_dim is not given, "
-                f"{heads} does not",
+                keys[0], f"must divide the hidden size {hidden} where head_dim is not given, {heads} does not"
             )
         head_dim = hidden // heads
     return Heads(hidden, heads, kv_heads, head_dim)
@@ -227,9 +220,7 @@ def assemble(
         Multi-token-prediction heads of the checkpoint.
     """
     hidden = layers[0].mixer.hidden
-    positions = (
-        "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length",
-    )  # fmt: skip
+    positions = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
     longest = c.optional(*positions)
     reads = {r for layer in layers for part in layer.parts for r in part.state().reads if r.chosen}
     most = max((r.most * r.pool for r in reads), default=0)

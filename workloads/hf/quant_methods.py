@@ -149,9 +149,7 @@ def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
     if (bits, kind) == (4, "float"):
         names = {16: "nvfp4_bf16", 8: "nvfp4_fp8"}
         if size == 32 or w.text("scale_dtype").endswith("uint8"):
-            return as_it_is(
-                {16: "mxfp4", 8: "mxfp4_mxfp8"}.get(acts, "mxfp4_fp4" if acts else "mxfp4")
-            )
+            return as_it_is({16: "mxfp4", 8: "mxfp4_mxfp8"}.get(acts, "mxfp4_fp4" if acts else "mxfp4"))
         return as_it_is(names.get(acts, "nvfp4"))
     if (bits, kind) == (4, "int"):
         stored = grouped(w, 4, zeros=not w.flag("symmetric", True))
@@ -196,9 +194,7 @@ QUARK = {"fp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "int8": "int8", "
 def _quark_tensors(q: Config) -> Stored | None:
     """One configuration of Quark; None without weights."""
     w: Config | None = None
-    if isinstance(
-        listed := q.values.get("weight"), list
-    ):  # weights scaled twice: the first is stored
+    if isinstance(listed := q.values.get("weight"), list):  # weights scaled twice: the first is stored
         if not listed or not isinstance(listed[0], Mapping):
             raise q.error("weight", "must hold an object for each scale")
         w = _in(q, "weight[0]", listed[0])
@@ -230,9 +226,7 @@ def _quark(q: Config) -> Recipe:
     kv = ""
     if q.has("kv_cache_quant_config"):
         own = q.section("kv_cache_quant_config")
-        named = [
-            own.section(name) for name, value in own.values.items() if isinstance(value, Mapping)
-        ]
+        named = [own.section(name) for name, value in own.values.items() if isinstance(value, Mapping)]
         for outputs in [own, *named]:
             at = outputs.section("output_tensors") if outputs.has("output_tensors") else outputs
             dtype = at.text("dtype")
@@ -320,9 +314,7 @@ def recipe_of(q: Config, c: Config) -> Recipe:
     if not method:
         raise q.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
     if method not in METHODS:
-        raise q.error(
-            "quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}"
-        )
+        raise q.error("quant_method", f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}")
     # A file of modelopt's without an algorithm has the groups of compressed-tensors.
     groups = method.startswith("modelopt") and not q.has("quant_algo") and q.has("config_groups")
     recipe = _compressed_tensors(q) if groups else METHODS[method](q)
@@ -330,13 +322,9 @@ def recipe_of(q: Config, c: Config) -> Recipe:
     if outer.has("expert_dtype"):
         name = outer.text("expert_dtype")
         if name not in EXPERTS:
-            raise outer.error(
-                "expert_dtype", f"unknown format {shown(name)}{nearest(name, EXPERTS)}"
-            )
+            raise outer.error("expert_dtype", f"unknown format {shown(name)}{nearest(name, EXPERTS)}")
         experts = as_it_is(EXPERTS[name]) if EXPERTS[name] else experts
-    return replace(
-        recipe, exempt=_names(q, EXEMPT), experts=experts, kv=recipe.kv or cache_format(q)
-    )
+    return replace(recipe, exempt=_names(q, EXEMPT), experts=experts, kv=recipe.kv or cache_format(q))
 
 
 def _names(q: Config, keys: Iterable[str]) -> tuple[str, ...]:
@@ -355,9 +343,7 @@ def cache_format(q: Config) -> str:
     name = q.text("kv_cache_quant_algo")
     if name:
         if name not in CACHE:
-            raise q.error(
-                "kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}"
-            )
+            raise q.error("kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}")
         return CACHE[name]
     if not q.has("kv_cache_scheme"):
         return ""

@@ -28,9 +28,7 @@ OWNERS = {
     "experts": ("mlp", "feed_forward", "block_sparse_moe", "moe", "mixer", "ffn"),
 }  # fmt: skip
 """What the part of a layer is called."""
-OTHER_MODELS = re.compile(
-    r"vision|visual|audio|projector|mtp\b|mtp\.|draft|image|\bvit\b|patch_embed"
-)
+OTHER_MODELS = re.compile(r"vision|visual|audio|projector|mtp\b|mtp\.|draft|image|\bvit\b|patch_embed")
 """Parts of a file's model that are no decoder layers."""
 SHARED = ("shared_experts", "shared_expert", "shared_mlp", "share_expert", "shared_experts.0")
 
@@ -60,26 +58,16 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
     if totals["ffn"]:
         owners = SHARED if others else ("",)
         gated = getattr(part, "matrices", 3) == 3 or others
-        columns: dict[tuple[str, ...], float] = (
-            {("gate_proj", "gate_up_proj", "w1", "gate"): 1.0} if gated else {}
-        )
-        columns |= {
-            ("up_proj", "gate_up_proj", "w3", "fc1", "up"): 1.0,
-            ("down_proj", "w2", "fc2", "down"): 1.0,
-        }
-        spelled = {
-            tuple(f"{o}.{n}".lstrip(".") for o in owners for n in names): w
-            for names, w in columns.items()
-        }
+        columns: dict[tuple[str, ...], float] = {("gate_proj", "gate_up_proj", "w1", "gate"): 1.0} if gated else {}
+        columns |= {("up_proj", "gate_up_proj", "w3", "fc1", "up"): 1.0, ("down_proj", "w2", "fc2", "down"): 1.0}
+        spelled = {tuple(f"{o}.{n}".lstrip(".") for o in owners for n in names): w for names, w in columns.items()}
         out += _scaled("ffn", spelled, totals["ffn"])
     return out
 
 
 def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
     """Projections of a mixer and their weights, as far as they can be told apart."""
-    part = getattr(
-        part, "base", part
-    )  # sparse attention has the projections of what it chooses for
+    part = getattr(part, "base", part)  # sparse attention has the projections of what it chooses for
     linears = getattr(part, "linears", None)
     if linears is not None:
         names = {"q": ("q_proj", "qkv_proj"), "k": ("k_proj", "qkv_proj"), "v": ("v_proj", "qkv_proj"),
@@ -87,20 +75,13 @@ def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
         found = {names.get(li.name, (li.name,)): float(li.inputs * li.outputs) for li in linears()}
         if found:
             return found
-    latent = all(
-        hasattr(part, key) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
-    )
+    latent = all(hasattr(part, key) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim"))
     if latent:
         p: object = part
-        g = {
-            k: int(getattr(p, k))
-            for k in ("hidden", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
-        }
+        g = {k: int(getattr(p, k)) for k in ("hidden", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")}
         q = g["heads"] * (g["nope_dim"] + g["rope_dim"])
         made: dict[tuple[str, ...], float] = {
-            ("kv_a_proj_with_mqa", "fused_qkv_a_proj"): float(
-                g["hidden"] * (g["kv_rank"] + g["rope_dim"])
-            ),
+            ("kv_a_proj_with_mqa", "fused_qkv_a_proj"): float(g["hidden"] * (g["kv_rank"] + g["rope_dim"])),
             ("kv_b_proj",): float(g["kv_rank"] * g["heads"] * (g["nope_dim"] + g["v_dim"])),
             ("o_proj",): float(g["heads"] * g["v_dim"] * g["hidden"]),
         }
@@ -111,20 +92,13 @@ def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
             made[("q_proj",)] = float(g["hidden"] * q)
         return made
     # Recurrent and other mixers: what goes in, about twice as large as what comes out.
-    return {
-        ("in_proj", "in_proj_qkv", "in_proj_qkvz", "q_proj", "qkv_proj"): 2.0,
-        ("out_proj", "o_proj"): 1.0,
-    }
+    return {("in_proj", "in_proj_qkv", "in_proj_qkvz", "q_proj", "qkv_proj"): 2.0, ("out_proj", "o_proj"): 1.0}
 
 
 def _scaled(group: str, found: Mapping[tuple[str, ...], float], total: float) -> list[_Module]:
     whole = sum(found.values())
     return [
-        _Module(
-            group,
-            tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names),
-            total * w / whole,
-        )
+        _Module(group, tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names), total * w / whole)
         for names, w in found.items()
     ]
 
@@ -193,9 +167,7 @@ def _is(name: str, text: str) -> bool:
     return bool(text) and f".{text}." in f".{name}."
 
 
-def group_formats(
-    recipe: Recipe, q: Config, layers: Sequence[Layer], default: str
-) -> list[tuple[str, Parts]]:
+def group_formats(recipe: Recipe, q: Config, layers: Sequence[Layer], default: str) -> list[tuple[str, Parts]]:
     """Of every weight group its formats, bits and shares, the largest first; and of a named output head."""
     exempt = _Patterns(recipe.exempt, len(layers))
     rules = [(_Patterns(texts, len(layers)), stored) for texts, stored in recipe.rules]

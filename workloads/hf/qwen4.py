@@ -16,8 +16,7 @@ from .parts import assemble, read_heads, stack
 KINDS = ("linear_attention", "full_attention", "indexed_attention")
 
 
-@family("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration",
-        types=("qwen4_exp_text", "qwen4_exp"))  # fmt: skip
+@family("Qwen4ExpForCausalLM", "Qwen4ExpForConditionalGeneration", types=("qwen4_exp_text", "qwen4_exp"))
 def qwen4_exp(c: Config) -> ModelSpec:
     """Qwen4-Exp: Qwen3.5's layers, every fourth reads the best pools; low-rank mixers of the residual streams.
 
@@ -30,9 +29,7 @@ def qwen4_exp(c: Config) -> ModelSpec:
         every = c.size("full_attention_interval", default=4)
         kinds = tuple(KINDS[2 * ((i + 1) % every == 0)] for i in range(layers))
     bias = c.flag("attention_bias", False)
-    attention: LayerKind = shape.attention(
-        [0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True
-    )[0]
+    attention: LayerKind = shape.attention([0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True)[0]
     if c.has("indexer_n_heads"):
         pool, budget = c.size("indexer_compress_ratio"), c.size("indexer_budget")
         if c.size("indexer_kv_heads", default=1) != 1:

@@ -51,9 +51,7 @@ def _keys(file: Path) -> dict[str, Any]:
     return read_yaml(file)
 
 
-def model_from_keys(
-    keys: Mapping[str, Any], *, name: str, where: str, source: str = ""
-) -> ModelSpec:
+def model_from_keys(keys: Mapping[str, Any], *, name: str, where: str, source: str = "") -> ModelSpec:
     """Build a model from configuration keys that are already in memory.
 
     Parameters
@@ -78,11 +76,7 @@ AUDIO = ("audio_config", "audio_encoder_config", "speech_config", "sound_config"
 
 def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
     """The model with its image tower; a tower for sounds is refused by name, the text part stands."""
-    inner = (
-        config.section("thinker_config")
-        if isinstance(config.values.get("thinker_config"), dict)
-        else config
-    )
+    inner = config.section("thinker_config") if isinstance(config.values.get("thinker_config"), dict) else config
     notes = spec.notes
     sounds = next((key for key in AUDIO if isinstance(inner.values.get(key), dict)), None)
     if sounds is not None:
@@ -93,9 +87,7 @@ def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
         from .towers import read_tower  # of files that have one
 
         tower = read_tower(config, spec.hidden)
-    return (
-        spec if tower is None and notes == spec.notes else replace(spec, tower=tower, notes=notes)
-    )
+    return spec if tower is None and notes == spec.notes else replace(spec, tower=tower, notes=notes)
 
 
 def known_architectures() -> tuple[str, ...]:

@@ -50,8 +50,7 @@ def _spans(c: Config, layers: int, heads: int, length: int) -> list[tuple[Span, 
         return [((heads, 0.0, float(value)),)] * layers
     if not isinstance(value, list):
         state = "is missing" if value is None else f"is {shown(value)}"
-        raise c.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans "
-                      "is required")  # fmt: skip
+        raise c.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans is required")
     if len(value) != layers:
         raise c.error(KEY, f"must have one entry per layer: {layers}, not {len(value)}")
     return [_classes(c, f"{KEY}[{i}]", own, heads, length) for i, own in enumerate(value)]
@@ -102,9 +101,7 @@ def _checked(path: str, key: str, alpha: Any, beta: Any, length: int) -> tuple[f
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SpecError(where, f"{name} must be a number, not {shown(value)}")
     if not abs(alpha) <= length:
-        raise SpecError(
-            where, f"a span of {alpha:g} tokens lies beyond the {length} positions of the model"
-        )
+        raise SpecError(where, f"a span of {alpha:g} tokens lies beyond the {length} positions of the model")
     if not 0.0 <= beta <= 1.0:
         raise SpecError(where, f"beta must lie from 0 to 1, not {beta:g}")
     return float(alpha), float(beta)

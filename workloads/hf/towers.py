@@ -108,18 +108,12 @@ def read_tower(file: Config, hidden: int) -> Tower | None:
     SpecError
         Sizes that cannot be.
     """
-    at = (
-        file.section("thinker_config")
-        if isinstance(file.values.get("thinker_config"), dict)
-        else file
-    )
+    at = file.section("thinker_config") if isinstance(file.values.get("thinker_config"), dict) else file
     if not isinstance(at.values.get("vision_config"), dict):
         return None
     v = at.section("vision_config")
     patch_key = v.values.get("patch_size", at.values.get("encoder_patch_size"))
-    if not (
-        any(map(v.has, WIDTH)) and any(map(v.has, DEPTH)) and any(map(v.has, HEADS)) and patch_key
-    ):
+    if not (any(map(v.has, WIDTH)) and any(map(v.has, DEPTH)) and any(map(v.has, HEADS)) and patch_key):
         return None
     traits = KINDS.get(v.text("model_type"), SIGLIP)
     return _tower(at, v, traits, hidden)
@@ -163,9 +157,7 @@ def _tower(at: Config, v: Config, t: Traits, hidden: int) -> Tower:
             raise v.error("mlp_ratio", f"must be a number above 0, not {shown(ratio)}")
         inner = int(width * ratio)
     inner = inner or 4 * width
-    if (
-        t.projector == "glm"
-    ):  # its blocks are as wide inside as the language model; `intermediate_size` is the merger's
+    if t.projector == "glm":  # its blocks are as wide inside as the language model; `intermediate_size` is the merger's
         inner = v.size("out_hidden_size", default=hidden)
     patch, merge = _side(v, "patch_size", 14), _merge(at, v, t)
     channels = v.size("in_channels", "num_channels", "in_chans", default=3)
@@ -182,26 +174,17 @@ def _tower(at: Config, v: Config, t: Traits, hidden: int) -> Tower:
     return Tower(v.text("model_type") or "vision", part, patch, merge, side, fixed, tiles)
 
 
-def _small(
-    v: Config, t: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int
-) -> int:
+def _small(v: Config, t: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int) -> int:
     """Norms, biases and positions."""
     block = t.norms * t.norm * width + t.scales * width + t.head_norms * head_dim
     block += 3 * heads * t.qkv_bias + width * t.out_bias
     block += ((t.matrices - 1) * inner + width) * t.ffn_bias
     if t.head and v.flag("vision_use_head", True) and v.text("model_type").startswith("siglip"):
         block_weights = 4 * width * width + 2 * width * inner
-        depth_extra = (
-            block_weights + 4 * width + inner + width + 3 * width
-        )  # biases, the query, a norm
+        depth_extra = block_weights + 4 * width + inner + width + 3 * width  # biases, the query, a norm
     else:
         depth_extra = 0
-    small = (
-        depth_extra
-        + depth * block
-        + t.ends * t.norm * width
-        + width * (t.patch_bias + t.class_token)
-    )
+    small = depth_extra + depth * block + t.ends * t.norm * width + width * (t.patch_bias + t.class_token)
     if t.positions == "grid":
         side = _side(v, "image_size", 0) // patch
         small += (side * side + t.class_token) * width
@@ -216,11 +199,7 @@ def _small(
 
 def _seen(at: Config, v: Config, t: Traits, patch: int, merge: int) -> tuple[int, int, int]:
     """Side, fixed tokens and tiles of what the tower sees."""
-    for c, key in (
-        (at, "mm_tokens_per_image"),
-        (at, "vision_soft_tokens_per_image"),
-        (v, "default_output_length"),
-    ):
+    for c, key in ((at, "mm_tokens_per_image"), (at, "vision_soft_tokens_per_image"), (v, "default_output_length")):
         if c.has(key):
             return _side(v, "image_size"), c.size(key), 0
     side = _side(v, "image_size", _side(at, "force_image_size"))
@@ -252,9 +231,7 @@ def _linear(at: Config, v: Config, width: int, merge: int, hidden: int) -> Proje
 
 def _merger(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
     """Qwen's and Kimi's: a norm and two matrices; one more of each for every layer that is fed apart."""
-    own = (
-        v.size("hidden_size") if v.has("embed_dim") else hidden
-    )  # Qwen2-VL's is the language model's
+    own = v.size("hidden_size") if v.has("embed_dim") else hidden  # Qwen2-VL's is the language model's
     wide, out = width * merge**2, v.size("out_hidden_size", default=own)
     each = ((wide, wide), (out, wide))
     deep = len(v.items("deepstack_visual_indexes") or ())
@@ -270,10 +247,7 @@ def _pixtral(at: Config, v: Config, width: int, merge: int, hidden: int) -> Proj
 
 def _glm(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
     """A strided convolution, a matrix and a gated block."""
-    out, inner = (
-        v.size("out_hidden_size", default=hidden),
-        v.size("intermediate_size", default=4 * hidden),
-    )
+    out, inner = (v.size("out_hidden_size", default=hidden), v.size("intermediate_size", default=4 * hidden))
     return (), ((out, width * merge**2), (out, out), (2 * inner, out), (out, inner)), 3 * out
 
 
@@ -281,11 +255,7 @@ def _llama4(at: Config, v: Config, width: int, merge: int, hidden: int) -> Proje
     middle = v.size("projector_input_dim", default=4096)
     out = v.size("projector_output_dim", default=4096)
     wide = v.size("intermediate_size")
-    return (
-        (),
-        ((middle, wide), (out, middle), (hidden, v.size("vision_output_dim", default=out))),
-        0,
-    )
+    return ((), ((middle, wide), (out, middle), (hidden, v.size("vision_output_dim", default=out))), 0)
 
 
 PROJECTORS: dict[str, Callable[[Config, Config, int, int, int], Projected]] = {

@@ -28,9 +28,8 @@ def vision_transformer(c: Config) -> ModelSpec:
     layers = [plain] * c.layers()
     if c.has("num_experts"):
         found = read_experts(
-            c, hidden, c.size("moe_intermediate_size"), experts=("num_experts",), matrices=2,
-            expert_bias=True,
-        )  # fmt: skip
+            c, hidden, c.size("moe_intermediate_size"), experts=("num_experts",), matrices=2, expert_bias=True
+        )
         experts = MultiTaskExperts(
             hidden=hidden, experts=found.experts, top_k=found.top_k, width=found.width, matrices=2,
             expert_bias=True, tasks=c.size("num_tasks", default=1),

@@ -33,9 +33,7 @@ def _wrapper(default: str) -> Family:
             raise c.error("text_config", "is missing; an object is required")
         inner = c.items("architectures") if c.prefix else None
         if inner and isinstance(inner[0], str) and inner[0] in ARCHITECTURES:
-            return ARCHITECTURES[inner[0]](
-                c
-            )  # a section that names its own class (InternVL's llm_config)
+            return ARCHITECTURES[inner[0]](c)  # a section that names its own class (InternVL's llm_config)
         kind = c.text("model_type", default)
         kind = default if kind in _WRAPPER_TYPES else SAME_TEXT.get(kind, kind)
         # The class of the whole file stays the architecture; the text section's own is ignored.
@@ -80,18 +78,10 @@ def ernie_vl(c: Config) -> ModelSpec:
     if not isinstance(widths, list):
         return MODEL_TYPES["ernie4_5_moe"](c)
     if len(widths) != 2 or any(type(w) is not int or w < 1 for w in widths):
-        raise c.error(
-            "moe_intermediate_size", f"must be two widths, of text and images, not {shown(widths)}"
-        )
+        raise c.error("moe_intermediate_size", f"must be two widths, of text and images, not {shown(widths)}")
     first = evened(c, ("moe_num_experts",)).values["moe_num_experts"]
     first = first[0] if isinstance(first, list) and first else first
-    text = MODEL_TYPES["ernie4_5_moe"](
-        c.but(moe_intermediate_size=widths[0], moe_num_experts=first)
-    )
-    images = (
-        counts[1]
-        if isinstance(counts, list) and len(counts) == 2 and type(counts[1]) is int
-        else first
-    )
+    text = MODEL_TYPES["ernie4_5_moe"](c.but(moe_intermediate_size=widths[0], moe_num_experts=first))
+    images = counts[1] if isinstance(counts, list) and len(counts) == 2 and type(counts[1]) is int else first
     held = text.moe_layers * int(images) * (3 * text.hidden * widths[1] + text.hidden)
     return replace(text, extra_weights=text.extra_weights + held)

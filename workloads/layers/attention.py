@@ -159,9 +159,7 @@ def keys_within(m: Moments, window: int) -> Keys:
     )  # fmt: skip
 
 
-def attention_core(
-    spec: Attention, m: Moments, run: Run, keys: Keys | None = None, read: float = 1.0
-) -> list[Op]:
+def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = None, read: float = 1.0) -> list[Op]:
     """Scores, softmax and weighted sum, prefill and decode apart.
 
     ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
@@ -205,8 +203,5 @@ def attention_core(
 
     return [
         op("prefill", m.prefill_tokens, seen.pairs, seen.kv, seen.rect, m.prefills),
-        op(
-            "decode", m.decode_tokens, seen.decode_pairs, seen.decode_kv, seen.decode_pairs,
-            m.decodes,
-        ),
-    ]  # fmt: skip
+        op("decode", m.decode_tokens, seen.decode_pairs, seen.decode_kv, seen.decode_pairs, m.decodes),
+    ]

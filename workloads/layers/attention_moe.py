@@ -79,14 +79,10 @@ class ExpertAttention:
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """Query and output projections of the routed experts."""
-        return projections(
-            "attention_experts", self.hidden, self._width, self.held, self.top_k, loads, run
-        )
+        return projections("attention_experts", self.hidden, self._width, self.held, self.top_k, loads, run)
 
 
-def projections(
-    name: str, hidden: int, width: int, held: int, top_k: int, loads: Loads, run: Run
-) -> Op:
+def projections(name: str, hidden: int, width: int, held: int, top_k: int, loads: Loads, run: Run) -> Op:
     """Query and output projections that tokens are routed to: matrices of `hidden` x `width`, `held` of each."""
     num, routed = run.numerics, loads.routed
     one = 2 * hidden * width
@@ -95,14 +91,11 @@ def projections(
         layer="attention",
         kind="experts",
         phase="both",
-        shape={
-            "hidden": hidden, "inter": width, "matrices": 2, "experts": held, "top_k": top_k,
-            "routed": routed,
-        },
+        shape={"hidden": hidden, "inter": width, "matrices": 2, "experts": held, "top_k": top_k, "routed": routed},
         dtype=num.compute("experts"),
         flops=2.0 * routed * one,
         weight_bytes=num.weight_bytes("experts") * one * loads.active,
         act_bytes=num.act_bytes * routed * 2.0 * (hidden + width),
         loads=loads,
         access=Access("slices", num.weight_bytes("experts") * one, held),
-    )  # fmt: skip
+    )

@@ -282,9 +282,7 @@ def _complete(kind: type[LayerKind]) -> None:
 
 
 K = TypeVar("K", bound=type[Any])
-LAYER_KINDS: Registry[type[LayerKind]] = Registry(
-    "layer kind", described=True, check=_complete, home=__package__
-)
+LAYER_KINDS: Registry[type[LayerKind]] = Registry("layer kind", described=True, check=_complete, home=__package__)
 
 
 def layer_kind(name: str) -> Callable[[K], K]:
@@ -314,9 +312,8 @@ def split(count: int, tp: int, what: str) -> int:
 
 
 def gemm(
-    name: str, layer: str, group: str, m: float, n: int, k: int, run: Run, *, batch: int = 1,
-    phase: str = "both",
-) -> Op:  # fmt: skip
+    name: str, layer: str, group: str, m: float, n: int, k: int, run: Run, *, batch: int = 1, phase: str = "both"
+) -> Op:
     """C[m, n] = A[m, k] B[k, n], `batch` times with different weights."""
     num = run.numerics
     return Op(

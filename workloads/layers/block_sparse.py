@@ -74,10 +74,7 @@ class BlockSparseAttention:
 
     def weights(self) -> tuple[Weights, ...]:
         big = self.hidden * self._index_width
-        small = (
-            2 * self.index_dim * self.learned
-            + 3 * self.hidden * self.base.heads * self.attends_pools
-        )
+        small = 2 * self.index_dim * self.learned + 3 * self.hidden * self.base.heads * self.attends_pools
         return *self.base.weights(), Weights("attention", big, big), Weights("other", small, small)
 
     @property
@@ -100,11 +97,10 @@ class BlockSparseAttention:
         wide, roped = base.heads * base.head_dim, base.kv_heads * base.head_dim
         return [
             gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
-            elementwise("rope", "attention", m.tokens, wide + roped + self._index_width, 2,
-                        run),
+            elementwise("rope", "attention", m.tokens, wide + roped + self._index_width, 2, run),
             *(op for phase in ("prefill", "decode") for op in self._phase(phase, m, run)),
             gemm("out", "attention", "attention", m.tokens, self.hidden, wide, run),
-        ]  # fmt: skip
+        ]
 
     def _phase(self, phase: str, m: Moments, run: Run) -> list[Op]:
         """Scores, choice and attention of prompts or of decodes."""
@@ -125,9 +121,7 @@ class BlockSparseAttention:
         pairs += seen(0) / pool if self.attends_pools else 0.0
         row = base._kv_width * num.kv_bytes
         sums = Sums(batch, tokens, pairs, pairs if decode else kv)
-        rates = replace(
-            sparse_rates(base.heads, 2 * base.head_dim, row, decode), rows=Rates(0).rows
-        )
+        rates = replace(sparse_rates(base.heads, 2 * base.head_dim, row, decode), rows=Rates(0).rows)
         return [
             streamed(f"index_{phase}", "indexer", f"index_{phase}", phase, run, scored, score,
                      act=score.pair_bytes * scored.pairs, written=key / pool * tokens,

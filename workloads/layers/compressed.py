@@ -109,9 +109,8 @@ class CompressedAttention:
     def shard(self, tp: int) -> CompressedAttention:
         """Heads and their output groups are split; keys, compressors and the indexer are copied."""
         return replace(
-            self, heads=split(self.heads, tp, "query heads"),
-            out_groups=split(self.out_groups, tp, "output groups"),
-        )  # fmt: skip
+            self, heads=split(self.heads, tp, "query heads"), out_groups=split(self.out_groups, tp, "output groups")
+        )
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         def linear(name: str, n: int, k: int, **more: int) -> Op:

@@ -23,8 +23,7 @@ def hyper_rates(hidden: Amount, streams: Amount, before: bool) -> Rates:
     if before:
         return Rates(2.0 * wide * (columns + 1.0), token_bytes=2.0 * (wide + hidden),
                      seq_bytes=4.0 * wide * columns, token_units=1.0)  # fmt: skip
-    return Rates(2.0 * wide * (streams + 1.0), token_bytes=2.0 * (2.0 * wide + hidden),
-                 token_units=1.0)  # fmt: skip
+    return Rates(2.0 * wide * (streams + 1.0), token_bytes=2.0 * (2.0 * wide + hidden), token_units=1.0)
 
 
 def mixer_weights(hidden: int, streams: int) -> int:
@@ -39,7 +38,6 @@ def hyper_ops(hidden: int, streams: int, m: Moments, run: Run) -> tuple[Op, Op]:
 
     def op(name: str) -> Op:
         rates = hyper_rates(hidden, streams, name == "hyper_pre")
-        return streamed(name, "residual", name, "both", run, sums, rates,
-                        act=rates.token_bytes * sums.tokens)  # fmt: skip
+        return streamed(name, "residual", name, "both", run, sums, rates, act=rates.token_bytes * sums.tokens)
 
     return op("hyper_pre"), op("hyper_post")

@@ -54,9 +54,7 @@ class Indexer:
     def __post_init__(self) -> None:
         for name in ("heads", "dim", "top_k", "pool"):
             if getattr(self, name) < 1:
-                raise InputError(
-                    f"indexer.{name}", f"must be at least 1, not {getattr(self, name)}"
-                )
+                raise InputError(f"indexer.{name}", f"must be at least 1, not {getattr(self, name)}")
 
     @property
     def span(self) -> int:
@@ -94,21 +92,16 @@ class Indexer:
         """Rotation and quantisation of queries and key, and what engines launch around them."""
         sums = Sums(1.0, m.tokens, m.tokens, 0.0)
         wide = (self.heads + 1) * self.dim
-        rates = Rates(float(wide), token_bytes=1.5 * run.numerics.act_bytes * wide,
-                      seq_units=1e3, walks_keys=True)  # fmt: skip
-        return streamed("index_rest", "indexer", "index_rest", "both", run, sums, rates,
-                        act=rates.bytes(sums))  # fmt: skip
+        rates = Rates(float(wide), token_bytes=1.5 * run.numerics.act_bytes * wide, seq_units=1e3, walks_keys=True)
+        return streamed("index_rest", "indexer", "index_rest", "both", run, sums, rates, act=rates.bytes(sums))
 
     def choice(self, m: Moments, run: Run, short: int = 0) -> list[Op]:
         """Scores and the best of them."""
         key, share = self.kept().entry_bytes(run.numerics), 1.0 / self.pool
         less = short_sums(m, short)
         tokens = m.prefill_tokens - less[0]
-        prompts = Sums(m.prefills, tokens, (m.prefill_pairs(0) - less[1]) * share,
-                       (m.prefill_kv(0) - less[2]) * share)  # fmt: skip
-        decodes = Sums(
-            m.decodes, m.decode_tokens, m.decode_pairs(0) * share, m.decode_kv(0) * share
-        )
+        prompts = Sums(m.prefills, tokens, (m.prefill_pairs(0) - less[1]) * share, (m.prefill_kv(0) - less[2]) * share)
+        decodes = Sums(m.decodes, m.decode_tokens, m.decode_pairs(0) * share, m.decode_kv(0) * share)
 
         def scores(phase: str, sums: Sums) -> Op:
             rates = score_rates(self.heads, self.dim, key, phase == "decode", key * share)
@@ -120,15 +113,10 @@ class Indexer:
             )  # fmt: skip
 
         both = (("prefill", prompts), ("decode", decodes))
-        return [
-            *(scores(*one) for one in both),
-            *(select_op(phase, run, sums, self.top_k) for phase, sums in both),
-        ]
+        return [*(scores(*one) for one in both), *(select_op(phase, run, sums, self.top_k) for phase, sums in both)]
 
 
-def score_rates(
-    heads: Amount, dim: Amount, key: Amount, paged: bool, written: Amount = 0.0
-) -> Rates:
+def score_rates(heads: Amount, dim: Amount, key: Amount, paged: bool, written: Amount = 0.0) -> Rates:
     """Scores of narrow heads over keys of `key` bytes, split over pieces where keys lie in pages.
 
     A tile computes at least `SPLIT` keys. `written` are bytes of keys that a token leaves.
@@ -150,5 +138,4 @@ def select_rates(best: Amount, decode: Amount) -> Rates:
 def select_op(phase: str, run: Run, sums: Sums, best: int) -> Op:
     """The choice of the best scores of prompts or of decodes."""
     rates = select_rates(best, phase == "decode")
-    return streamed("index_select", "indexer", "index_select", phase, run, sums, rates,
-                    act=rates.bytes(sums))  # fmt: skip
+    return streamed("index_select", "indexer", "index_select", phase, run, sums, rates, act=rates.bytes(sums))

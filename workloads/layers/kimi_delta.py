@@ -60,10 +60,7 @@ class KimiDelta:
 
     def state(self) -> State:
         return State(
-            fixed=(
-                Fixed(self._width * self.head_dim, self.state_format),
-                Fixed(3 * self._width * (self.d_conv - 1)),
-            )
+            fixed=(Fixed(self._width * self.head_dim, self.state_format), Fixed(3 * self._width * (self.d_conv - 1)))
         )
 
     def shard(self, tp: int) -> KimiDelta:

@@ -13,9 +13,7 @@ from .base import Fixed, Run, State, Weights, gemm, layer_kind, split
 from .recurrent import conv_ops, delta_rates, state_ops
 
 
-def _scan(
-    name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int
-) -> list[Op]:
+def _scan(name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int) -> list[Op]:
     """State update and read-out: the state is read and written once per sequence and step.
 
     Of a decode of several tokens the state after each is written: that of the last one accepted is
@@ -143,12 +141,7 @@ class GatedDeltaNet:
 
     def states(self, count: int) -> State:
         """What is kept with so many matrix states in each head."""
-        return State(
-            fixed=(
-                Fixed(count * self.matrix, self.state_format),
-                Fixed(self.channels * (self.d_conv - 1)),
-            )
-        )
+        return State(fixed=(Fixed(count * self.matrix, self.state_format), Fixed(self.channels * (self.d_conv - 1))))
 
     def shard(self, tp: int) -> GatedDeltaNet:
         return replace(
@@ -169,9 +162,8 @@ class GatedDeltaNet:
         rates = (delta_rates(heads, *dims, held * each, False, value),
                  delta_rates(heads, *dims, used * each, True, value))  # fmt: skip
         return [
-            gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads,
-                 self.hidden, run),
+            gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads, self.hidden, run),
             *conv_ops(self.channels, self.d_conv, m, run),
             *state_ops("delta", m, run, rates, (held * each, used * each)),
             gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
-        ]  # fmt: skip
+        ]

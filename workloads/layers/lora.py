@@ -108,9 +108,8 @@ def low_rank_ops(linears: tuple[Linear, ...], tokens: float, rank: int, run: Run
 
 
 def pairs_op(
-    name: str, linears: tuple[Linear, ...], rank: int, held: int, loads: Loads, run: Run,
-    top_k: int = 1,
-) -> Op:  # fmt: skip
+    name: str, linears: tuple[Linear, ...], rank: int, held: int, loads: Loads, run: Run, top_k: int = 1
+) -> Op:
     """Pairs of several adapters (or single ranks) in one call, each read once, outputs added in place.
 
     A token's input is read once for all of its `top_k`. Its shape names no inner width: kernel models of whole expert blocks leave it to the roofline.

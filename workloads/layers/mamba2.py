@@ -60,10 +60,7 @@ class Mamba2:
 
     def state(self) -> State:
         return State(
-            fixed=(
-                Fixed(self._inner * self.d_state, self.state_format),
-                Fixed(self._channels * (self.d_conv - 1)),
-            )
+            fixed=(Fixed(self._inner * self.d_state, self.state_format), Fixed(self._channels * (self.d_conv - 1)))
         )
 
     def shard(self, tp: int) -> Mamba2:

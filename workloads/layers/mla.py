@@ -59,12 +59,8 @@ class LatentAttention:
         return self.q_rank + self._latent * (not self.shares)
 
     def weights(self) -> tuple[Weights, ...]:
-        q = (self.hidden + self._q_width) * self.q_rank if self.q_rank else (
-            self.hidden * self._q_width
-        )  # fmt: skip
-        kv = self.hidden * self._latent * (not self.shares) + self.kv_rank * self.heads * (
-            self.nope_dim + self.v_dim
-        )
+        q = (self.hidden + self._q_width) * self.q_rank if self.q_rank else (self.hidden * self._q_width)
+        kv = self.hidden * self._latent * (not self.shares) + self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
         count = q + kv + self.heads * (self.v_dim + self.gate_dim) * self.hidden
         norms = self.q_rank + self.kv_rank * (not self.shares)
         if self.bias:
@@ -99,12 +95,7 @@ class LatentAttention:
             *([linear(down, m.tokens, self.down_width, self.hidden)] if self.down_width else ()),
             linear("q_up", m.tokens, self._q_width, q_in),
             elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
-            linear(
-                "kv_up",
-                m.prefill_kv(self.window),
-                self.heads * (self.nope_dim + self.v_dim),
-                self.kv_rank,
-            ),
+            linear("kv_up", m.prefill_kv(self.window), self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
             self._prefill(m, run),
             absorb("q_absorb", self.kv_rank, self.nope_dim),
             self._decode(m, run),

@@ -89,13 +89,9 @@ class MixtureOfExperts:
     def weights(self) -> tuple[Weights, ...]:
         one = self.matrices * self.sent * self.width
         bias = ((self.matrices - 1) * self.width + self.sent) * self.expert_bias
-        dense = (
-            self.shared_matrices * self.hidden * self.shared_width + 2 * self.hidden * self.latent
-        )
+        dense = self.shared_matrices * self.hidden * self.shared_width + 2 * self.hidden * self.latent
         dense += self.matrices * self.hidden * self.residual_width
-        other = (
-            self.router_weights + self.hidden * self.shared_gate + self.latent * self.latent_norm
-        )
+        other = self.router_weights + self.hidden * self.shared_gate + self.latent * self.latent_norm
         return (
             Weights("experts", one * self.held, one * self.top_k),
             Weights("ffn", dense, dense),
@@ -127,9 +123,7 @@ class MixtureOfExperts:
         if self.experts % ep and not copies:
             raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts")
         return replace(
-            self,
-            experts_held=self.experts // ep + copies,
-            width=split(self.width, tp, "columns of an expert"),
+            self, experts_held=self.experts // ep + copies, width=split(self.width, tp, "columns of an expert")
         )
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
@@ -142,9 +136,7 @@ class MixtureOfExperts:
             *self.router_ops(m.tokens, run),
             *down,
             self.expert_op(loads, run),
-            elementwise(
-                "combine", "moe", m.tokens, self.sent, 1.0 + self.top_k, run, access="gather"
-            ),
+            elementwise("combine", "moe", m.tokens, self.sent, 1.0 + self.top_k, run, access="gather"),
             *up,
         ]
         for name, width, matrices in (

@@ -29,12 +29,7 @@ def conv_rates(cols: Amount, taps: Amount, value_bytes: Amount = 2.0) -> Rates:
 
 
 def delta_rates(
-    heads: Amount,
-    key: Amount,
-    value: Amount,
-    state_bytes: Amount,
-    decode: bool,
-    value_bytes: Amount = 2.0,
+    heads: Amount, key: Amount, value: Amount, state_bytes: Amount, decode: bool, value_bytes: Amount = 2.0
 ) -> Rates:
     """The delta rule of `heads` states of key x value, their bytes together `state_bytes`.
 
@@ -46,8 +41,7 @@ def delta_rates(
         return Rates(8.0 * heads * key * value, token_bytes=act + state_bytes,
                      seq_bytes=state_bytes, seq_units=4.0 * heads)  # fmt: skip
     flops = heads * (6.0 * key * value + 3.0 * key * CHUNK + CHUNK**2)
-    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / CHUNK,
-                 seq_units=heads)  # fmt: skip
+    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / CHUNK, seq_units=heads)
 
 
 def scan_rates(
@@ -69,17 +63,13 @@ def scan_rates(
         return Rates(6.0 * heads * width * state, token_bytes=act + state_bytes,
                      seq_bytes=state_bytes, seq_units=4.0 * heads)  # fmt: skip
     flops = heads * (SCAN_CHUNK * width + 4.0 * width * state) + groups * SCAN_CHUNK * state
-    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / SCAN_CHUNK,
-                 seq_units=heads)  # fmt: skip
+    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / SCAN_CHUNK, seq_units=heads)
 
 
 def phases(m: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
     """Sums of prompts and of decodes, where a token is its only pair."""
     prompt, decode = m.prefill_tokens, m.decode_tokens
-    return (
-        ("prefill", Sums(m.prefills, prompt, prompt, prompt)),
-        ("decode", Sums(m.decodes, decode, decode, decode)),
-    )
+    return (("prefill", Sums(m.prefills, prompt, prompt, prompt)), ("decode", Sums(m.decodes, decode, decode, decode)))
 
 
 def conv_ops(cols: int, taps: int, m: Moments, run: Run) -> list[Op]:

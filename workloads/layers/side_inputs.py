@@ -53,9 +53,7 @@ class SideInputs:
         # Projection from the hidden state, gate, projection back; then the side path.
         big = 3 * h * self.inputs + 2 * h * self.rank
         small = h * bool(self.inputs) + h * bool(self.rank)
-        if (
-            n > 1
-        ):  # router with its norm, scale of the output, coefficients of prediction and correction
+        if n > 1:  # router with its norm, scale of the output, coefficients of prediction and correction
             small += n * h + 2 * h + n * n + n**3
         return (*self.inner.weights(), Weights("ffn", big, big), Weights("other", small, small))
 

@@ -91,12 +91,10 @@ class SparseLatentAttention:
             elementwise("rope", "attention", m.tokens, base.heads * base.rope_dim, 2, run),
         ]  # fmt: skip
         if base.down_width:
-            ops.insert(0, gemm("qkv_down", "attention", "attention", m.tokens, base.down_width,
-                               self.hidden, run))  # fmt: skip
+            ops.insert(0, gemm("qkv_down", "attention", "attention", m.tokens, base.down_width, self.hidden, run))
         if not self.shared:
             if self.indexer.pool > 1:
-                ops.append(gemm("index_gate", "indexer", "attention", m.tokens, self.indexer.dim,
-                                self.hidden, run))  # fmt: skip
+                ops.append(gemm("index_gate", "indexer", "attention", m.tokens, self.indexer.dim, self.hidden, run))
             ops += self.indexer.ops(m, run, self.hidden, self._q_in, short)
         if short:
             kv = m.prefill_kv(-short)
@@ -109,9 +107,8 @@ class SparseLatentAttention:
             self._sparse("prefill", m, run, short),
             self._sparse("decode", m, run, short),
             absorb("v_absorb", base.v_dim, base.kv_rank),
-            gemm("out", "attention", "attention", m.tokens, self.hidden, base.heads * base.v_dim,
-                 run),
-        ]  # fmt: skip
+            gemm("out", "attention", "attention", m.tokens, self.hidden, base.heads * base.v_dim, run),
+        ]
         return ops
 
     def _dense(self, m: Moments, run: Run, short: int) -> Op:

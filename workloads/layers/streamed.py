@@ -70,9 +70,8 @@ class Rates:
     def bytes(self, s: Sums) -> float:
         """Main-memory traffic of a call [B]."""
         return (
-            self.pair_bytes * s.pairs + self.key_bytes * s.kv + self.token_bytes * s.tokens
-            + self.seq_bytes * s.batch
-        )  # fmt: skip
+            self.pair_bytes * s.pairs + self.key_bytes * s.kv + self.token_bytes * s.tokens + self.seq_bytes * s.batch
+        )
 
 
 GATHERS = 128.0
@@ -80,12 +79,7 @@ GATHERS = 128.0
 
 
 def sparse_rates(
-    heads: Amount,
-    width: Amount,
-    row: Amount,
-    decode: bool,
-    least: Amount = 0.0,
-    gathers: Amount = 0.0,
+    heads: Amount, width: Amount, row: Amount, decode: bool, least: Amount = 0.0, gathers: Amount = 0.0
 ) -> Rates:
     """Attention to chosen entries that all heads share.
 
@@ -104,9 +98,7 @@ def sparse_rates(
     """
     act = 2.0 * heads * width + row
     if decode:
-        return Rates(
-            2.0 * heads * width, pair_bytes=row, token_bytes=act, key_units=1 / 64, rows=heads
-        )
+        return Rates(2.0 * heads * width, pair_bytes=row, token_bytes=act, key_units=1 / 64, rows=heads)
     return Rates(2.0 * heads * width, key_bytes=row, token_bytes=act, token_units=1.0,
                  seq_units=gathers, rows=heads, least_pairs=least)  # fmt: skip
 

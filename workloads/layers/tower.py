@@ -75,9 +75,7 @@ class ImageTower:
     def weights(self) -> tuple[Weights, ...]:
         count = self.depth * self.block + self.width * self.inputs + self.small
         count += sum(n * k for n, k in (*self.per_patch, *self.per_token))
-        return (
-            Weights("other", count, count),
-        )  # towers stay in 16 bit, whatever the text model has
+        return (Weights("other", count, count),)  # towers stay in 16 bit, whatever the text model has
 
     def state(self) -> State:
         return State()
@@ -91,9 +89,7 @@ class ImageTower:
         heads = self.heads * self.head_dim
 
         def linear(name: str, n: int, k: int, count: float = rows, batch: int = 1) -> Op:
-            return gemm(
-                f"vision_{name}", "vision", "other", count, n, k, run, batch=batch, phase="prefill"
-            )
+            return gemm(f"vision_{name}", "vision", "other", count, n, k, run, batch=batch, phase="prefill")
 
         def vector(name: str, cols: int, tensors: float) -> Op:
             return elementwise(f"vision_{name}", "vision", rows, cols, tensors, run, "prefill")
@@ -115,25 +111,11 @@ class ImageTower:
         """All blocks' attention: over whole pictures, and over windows where blocks have such."""
         narrow = self.windows if 0 < self.window < self.patches else 0
         parts = ((self.depth - narrow, self.patches), (narrow, self.window))
-        return [
-            self._core(pictures * blocks * self.patches / seen, seen, run)
-            for blocks, seen in parts
-            if blocks
-        ]
+        return [self._core(pictures * blocks * self.patches / seen, seen, run) for blocks, seen in parts if blocks]
 
     def _core(self, sequences: float, length: int, run: Run) -> Op:
         tokens = sequences * length
-        rates, sums = (
-            encoder_rates(self.heads, self.head_dim),
-            Sums(sequences, tokens, tokens * length, tokens),
-        )
+        rates, sums = (encoder_rates(self.heads, self.head_dim), Sums(sequences, tokens, tokens * length, tokens))
         return streamed(
-            "vision_attention",
-            "vision",
-            "encoder_attention",
-            "prefill",
-            run,
-            sums,
-            rates,
-            act=rates.bytes(sums),
+            "vision_attention", "vision", "encoder_attention", "prefill", run, sums, rates, act=rates.bytes(sums)
         )

@@ -81,9 +81,7 @@ class CallReader:
         found = [self._at.get(name, -1) for name in names]
         if -1 in found:
             name = names[found.index(-1)]
-            raise column.error(
-                i, f"names {name!r}, the request_id of no earlier row: unknown, or a cycle"
-            )
+            raise column.error(i, f"names {name!r}, the request_id of no earlier row: unknown, or a cycle")
         return tuple(dict.fromkeys(found))
 
     def _register(self, ids: Column, i: int, row: int) -> None:
@@ -92,9 +90,7 @@ class CallReader:
             raise ids.error(i, "must be there" if not name else "appears twice")
         self._at[name] = row
 
-    def _task_of(
-        self, after: Column, session: Column, i: int, row: int, waits: tuple[int, ...]
-    ) -> int:
+    def _task_of(self, after: Column, session: Column, i: int, row: int, waits: tuple[int, ...]) -> int:
         """First row of a call's task."""
         name = text_of(session.cells[i])
         tasks = {self._task[other] for other in waits}

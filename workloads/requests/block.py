@@ -68,9 +68,7 @@ class Turns:
         if len(known) < len(parts) or not known:
             return None
         names = ("follows", "session", "think_s")
-        follows, session, think_s = (
-            np.concatenate([getattr(part, name) for part in known]) for name in names
-        )
+        follows, session, think_s = (np.concatenate([getattr(part, name) for part in known]) for name in names)
         task = joined([part.task for part in known if part.task is not None])
         if task is None or len(task) < len(follows):
             return cls(follows, session, think_s)
@@ -182,9 +180,7 @@ class RequestStream:
         )
 
 
-def joined_acceptance(
-    parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]],
-) -> npt.NDArray[np.float64] | None:
+def joined_acceptance(parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]]) -> npt.NDArray[np.float64] | None:
     """Chances of several blocks of so many requests; None where none has any."""
     if all(own is None for own, _ in parts):
         return None

@@ -48,9 +48,7 @@ def _own_columns(form: RequestFormat) -> None:
             raise InputError("its columns", f"are those of format {name!r}")
 
 
-FORMATS: Registry[RequestFormat] = Registry(
-    "request format", described=True, check=_own_columns, home=__package__
-)
+FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns, home=__package__)
 
 
 def request_format(

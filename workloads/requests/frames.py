@@ -23,9 +23,7 @@ def is_table(value: object) -> bool:
     """Whether a value is a `Table`, which no path is."""
     if isinstance(value, (str, bytes, os.PathLike)):
         return False
-    rows = (
-        isinstance(value, Sequence) and bool(value) and all(isinstance(r, Mapping) for r in value)
-    )
+    rows = isinstance(value, Sequence) and bool(value) and all(isinstance(r, Mapping) for r in value)
     return rows or (hasattr(value, "to_csv") and hasattr(value, "columns"))
 
 

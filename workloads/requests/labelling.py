@@ -114,9 +114,7 @@ def labelled(
     return replace(stream, blocks=blocks, classes=tuple(classes))
 
 
-def _lengths(
-    c: RequestClass, name: str, seed: int, k: int
-) -> Callable[[int], tuple[I8, I8]] | None:
+def _lengths(c: RequestClass, name: str, seed: int, k: int) -> Callable[[int], tuple[I8, I8]] | None:
     """Draws lengths of requests of the k-th class; None where it has none of its own."""
     if c.input_len is None or c.output_len is None:
         return None
@@ -125,9 +123,7 @@ def _lengths(
     return lambda n: (inputs(rng[0], n), outputs(rng[1], n))
 
 
-def _sized(
-    block: RequestBlock, drawn: Sequence[Callable[[int], tuple[I8, I8]] | None]
-) -> RequestBlock:
+def _sized(block: RequestBlock, drawn: Sequence[Callable[[int], tuple[I8, I8]] | None]) -> RequestBlock:
     """A block whose requests have the lengths of their classes, where these have some."""
     if block.labels is None or not any(drawn):
         return block
@@ -174,9 +170,7 @@ def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generato
         shares = [c.share for c in classes] if len(classes) > 1 else [1.0]
         for c, share in zip(classes, shares, strict=True):
             if share is None:
-                raise InputError(
-                    f"--classes {c.name}", f"needs share=: {name} has requests without class"
-                )
+                raise InputError(f"--classes {c.name}", f"needs share=: {name} has requests without class")
         edges = np.cumsum(np.array(shares, dtype=np.float64))
         kind = np.minimum(np.searchsorted(edges, drawn, side="right"), len(classes) - 1)
     elif not classes:
@@ -199,8 +193,6 @@ def _number_of(name: str, block: RequestBlock, row: int, kind: str, book: _Book)
     if kind not in book.kinds:
         if book.classes:
             known = nearest(kind, book.kinds)
-            raise InputError(
-                f"{name}: row {row + 1}", f"class {kind!r} is none of --classes{known}"
-            )
+            raise InputError(f"{name}: row {row + 1}", f"class {kind!r} is none of --classes{known}")
         book.kinds.append(kind)
     return book.kinds.index(kind)

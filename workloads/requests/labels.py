@@ -44,11 +44,7 @@ class Labels:
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns of `requests.csv`, as they are read."""
         kinds, tenants = np.array(self.kinds, dtype=object), np.array(self.tenants, dtype=object)
-        return {
-            "class": kinds[self.kind],
-            "priority": self.priority,
-            "tenant": tenants[self.tenant],
-        }
+        return {"class": kinds[self.kind], "priority": self.priority, "tenant": tenants[self.tenant]}
 
     @classmethod
     def joined(cls, parts: Sequence[Labels | None]) -> Labels | None:

@@ -51,8 +51,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
         if hashed:
             blocks = -(-inputs // PREFIX_BLOCK_TOKENS)
             ids = tuple(
-                _hash_ids(path, line, item, int(most))
-                for line, item, most in zip(lines, objects, blocks, strict=True)
+                _hash_ids(path, line, item, int(most)) for line, item, most in zip(lines, objects, blocks, strict=True)
             )
         _check_late_keys(path, lines, objects, sessions.names)
         find = partial(_named, path, lines, objects)
@@ -61,9 +60,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
         raise InputError(path, "is empty")
 
 
-def _check_late_keys(
-    path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]
-) -> None:
+def _check_late_keys(path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     """Refuse keys of sessions that the first line did not have: its requests are read already."""
     late = [key for key in ("session", "predecessor", "after", "think_s") if key not in names]
     for line, item in zip(lines, objects, strict=True):

@@ -82,9 +82,7 @@ def profile_of(text: str) -> Profile:
     elif path.is_file():
         starts, rates, period = _steps(path)
     else:
-        reason = (
-            f"must be {DIURNAL}:DEPTH, a CSV with {', '.join(COLUMNS)}, or ServeGen clients, not "
-        )
+        reason = f"must be {DIURNAL}:DEPTH, a CSV with {', '.join(COLUMNS)}, or ServeGen clients, not "
         raise InputError(OPTION, f"{reason}{text!r}")
     if not rates.any():
         raise InputError(path, "has no rate above 0")
@@ -105,9 +103,7 @@ def _diurnal(text: str) -> Profile:
             f"{DIURNAL}:0.6 or {DIURNAL}:0.6:3600, not {text!r}",
         )  # fmt: skip
     edges = np.linspace(0.0, 1.0, STEPS + 1)
-    done = edges - depth * np.sin(2 * np.pi * edges) / (
-        2 * np.pi
-    )  # so that steps hold what the wave does
+    done = edges - depth * np.sin(2 * np.pi * edges) / (2 * np.pi)  # so that steps hold what the wave does
     return Profile.of(edges[:-1] * period, np.maximum(np.diff(done), 0.0), period)
 
 

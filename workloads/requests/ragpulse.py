@@ -48,8 +48,7 @@ def read_ragpulse(path: Path) -> Iterator[Rows]:
         last = check_order(stamp, at_s, last)
         inputs, outputs = (tokens(number_column(path, lines, key, objects)) for key in KEYS[1:3])
         blocks = tuple(
-            _blocks(path, line, item, int(prompt))
-            for line, item, prompt in zip(lines, objects, inputs, strict=True)
+            _blocks(path, line, item, int(prompt)) for line, item, prompt in zip(lines, objects, inputs, strict=True)
         )
         yield Rows(at_s, inputs, outputs, blocks)
 

@@ -55,9 +55,7 @@ def _draw(summary: Summary) -> Draw:
     return draw
 
 
-def quantile(
-    summary: Summary, bend: float, probability: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def quantile(summary: Summary, bend: float, probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Inverse distribution function [tokens].
 
     Between published quantiles a (at p) and b (at q) it is ``a * (b / a) ** (v ** bend)`` with

@@ -62,9 +62,7 @@ def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0
         raise InputError(clients[0].trace, f"no window of {names} has a request")
 
 
-def window_rates(
-    clients: list[ClientFiles],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+def window_rates(clients: list[ClientFiles]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
     """Requests per second of all clients together, window by window.
 
     Returns
@@ -126,9 +124,7 @@ def merged(streams: list[Iterator[Rows]]) -> Iterator[Rows]:
             yield _sorted(ready)
 
 
-def _split(
-    pool: list[tuple[int, Rows]], horizon: float
-) -> tuple[list[tuple[int, Rows]], list[tuple[int, Rows]]]:
+def _split(pool: list[tuple[int, Rows]], horizon: float) -> tuple[list[tuple[int, Rows]], list[tuple[int, Rows]]]:
     """Cut every batch of the pool at `horizon`: (before, from there on)."""
     before, after = [], []
     for index, rows in pool:

@@ -35,6 +35,5 @@ def check_prompt(column: Column, i: int, prompt: int, said: int) -> None:
     """Refuse a prompt that cannot hold what it starts with."""
     if prompt < said:
         raise column.error(
-            i, f"has a prompt of {prompt} tokens, fewer than the {said} of the "
-            "prompt and output that it starts with",
-        )  # fmt: skip
+            i, f"has a prompt of {prompt} tokens, fewer than the {said} of the prompt and output that it starts with"
+        )

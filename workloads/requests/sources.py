@@ -97,9 +97,7 @@ def _has_dataset(path: Path) -> bool:
     return stem != path.name and path.with_name(stem + DATASET).is_file()
 
 
-def generated(
-    name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK
-) -> Source:
+def generated(name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK) -> Source:
     """Draw `limit` pairs of lengths, without end if None; no arrivals."""
 
     def rows() -> Iterator[Rows]:

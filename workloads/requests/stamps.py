@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from ..csvfile import Column
 
-_STAMP = re.compile(
-    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{0,9})?(?:Z|\+00:00)?", re.ASCII
-)  # fmt: skip
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{0,9})?(?:Z|\+00:00)?", re.ASCII)
 
 
 def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -78,9 +78,7 @@ def read_own(path: Path) -> Iterator[Rows]:
     names = session_columns(as_named, str(path))
     more = tuple(name for name in (*NAMED, ACCEPTANCE, *COLUMNS) if name in header)
     sessions, labels, last = turns_reader(names), LabelReader(), -np.inf
-    for columns in read_columns(
-        path, (*OWN, *(as_named[name] for name in names if name in as_named), *more)
-    ):
+    for columns in read_columns(path, (*OWN, *(as_named[name] for name in names if name in as_named), *more)):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))

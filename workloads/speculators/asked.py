@@ -79,9 +79,7 @@ def read_rates(text: str) -> tuple[float, ...]:
         except ValueError:
             rate = math.nan
         if not 0.0 <= rate <= 1.0:
-            raise InputError(
-                f"{RATES} {text!r}", f"must be numbers from 0 to 1 by commas, not {cell.strip()!r}"
-            )
+            raise InputError(f"{RATES} {text!r}", f"must be numbers from 0 to 1 by commas, not {cell.strip()!r}")
         found.append(rate)
     return tuple(found)
 

@@ -22,7 +22,6 @@ def draft(model: ModelSpec, argument: str) -> Drafter:
     if small.vocab != model.vocab:
         raise InputError(
             f"--speculative draft:{argument}",
-            f"has a vocabulary of {small.vocab:,} words, {model.name} of {model.vocab:,}; a draft "
-            "model needs the same",
+            f"has a vocabulary of {small.vocab:,} words, {model.name} of {model.vocab:,}; a draft model needs the same",
         )
     return Drafter(replace(small, numerics=replace(small.numerics, kv=model.numerics.kv)))

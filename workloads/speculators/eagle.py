@@ -20,9 +20,7 @@ def eagle(model: ModelSpec, argument: str) -> Drafter:
     model is in. A chain is drafted, no tree.
     """
     if argument:
-        raise InputError(
-            "--speculative", f"eagle takes a number alone, eagle:K, not {argument!r} too"
-        )
+        raise InputError("--speculative", f"eagle takes a number alone, eagle:K, not {argument!r} too")
     last = model.layers[-1]
     if not (isinstance(last.mixer, Attention) and isinstance(last.ffn, FeedForward)):
         raise InputError(

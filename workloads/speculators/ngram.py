@@ -15,7 +15,5 @@ def ngram(model: ModelSpec, argument: str) -> Drafter:
     draft that is not accepted.
     """
     if argument:
-        raise InputError(
-            "--speculative", f"ngram takes a number alone, ngram:K, not {argument!r} too"
-        )
+        raise InputError("--speculative", f"ngram takes a number alone, ngram:K, not {argument!r} too")
     return Drafter(None, on_host=True)

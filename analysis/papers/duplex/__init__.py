@@ -98,15 +98,15 @@ def duplex(
         *(own.rows(device, get) if device is not None else ()),
     ]
     return Reproduction(
-        "duplex", tuple(table), len(runner.results), time.perf_counter() - began,
-        tables=(
-            *variants.tables(runner, seeds[0], routing), gaps(),
-            *memory.tables(runner, seeds[0], routing),
-        ),
+        "duplex",
+        tuple(table),
+        len(runner.results),
+        time.perf_counter() - began,
+        tables=(*variants.tables(runner, seeds[0], routing), gaps(), *memory.tables(runner, seeds[0], routing)),
         assumptions=ASSUMPTIONS,
         figures=drawn.tables(get) if figures else (),
         plots=f"{PAPERS}.figures.duplex",
-    )  # fmt: skip
+    )
 
 
 def points(seeds: Sequence[int], routing: str) -> list[Point]:

@@ -42,20 +42,13 @@ LABELS = {
 
 
 def closed(
-    model: str,
-    device: str,
-    batch: int,
-    length: int,
-    seed: int,
-    routing: str = "uniform",
-    output_len: int | None = None,
+    model: str, device: str, batch: int, length: int, seed: int, routing: str = "uniform", output_len: int | None = None
 ) -> Point:
     """A closed-loop point; prompt and output have equal means unless `output_len` is given."""
     size = TWICE[model] if device == TWO else SIZES[model]
     return Point(
-        model, device, size, batch, length, output_len or length, seed, routing,
-        warmup=2 * batch, stop=4 * batch,
-    )  # fmt: skip
+        model, device, size, batch, length, output_len or length, seed, routing, warmup=2 * batch, stop=4 * batch
+    )
 
 
 def fixed(device: str, batch: int, input_len: int, output_len: int) -> Point:
@@ -67,9 +60,8 @@ def fixed(device: str, batch: int, input_len: int, output_len: int) -> Point:
 def poisson(device: str, qps: int, seed: int, routing: str) -> Point:
     """A point of Fig. 13: Mixtral, (4096, 512), at most 128 requests at once, 4,000 after 500."""
     return replace(
-        closed(MIXTRAL, device, 128, 4096, seed, routing, output_len=512), rate=float(qps),
-        warmup=500, stop=4500,
-    )  # fmt: skip
+        closed(MIXTRAL, device, 128, 4096, seed, routing, output_len=512), rate=float(qps), warmup=500, stop=4500
+    )
 
 
 def grid(models: Iterable[str]) -> list[tuple[str, int, int]]:
@@ -91,9 +83,7 @@ class Means:
 
     def all(self, model: str, device: str, batch: int, length: int) -> list[Measured]:
         """Results of one closed-loop point, seed by seed."""
-        return [
-            self.runner[closed(model, device, batch, length, s, self.routing)] for s in self.seeds
-        ]
+        return [self.runner[closed(model, device, batch, length, s, self.routing)] for s in self.seeds]
 
     def __call__(self, model: str, device: str, batch: int, length: int, name: str) -> float:
         """Mean of one figure of a closed-loop point."""

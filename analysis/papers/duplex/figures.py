@@ -41,10 +41,7 @@ CONTEXT = 2048
 """Lin of Fig. 4; a decode has half of its output behind it."""
 SHORT = ((256, 256), (2048, 256), (256, 2048), (2048, 2048))
 """(Lin, Lout) of the latencies of Fig. 5b, batch 32."""
-TIMES = {
-    "tbt_p50": "TBT p50", "tbt_p90": "TBT p90", "tbt_p99": "TBT p99", "t2ft_p50": "T2FT p50",
-    "e2e_p50": "E2E p50",
-}  # fmt: skip
+TIMES = {"tbt_p50": "TBT p50", "tbt_p90": "TBT p90", "tbt_p99": "TBT p99", "t2ft_p50": "T2FT p50", "e2e_p50": "E2E p50"}
 
 
 def points(seeds: Sequence[int], routing: str) -> list[Point]:
@@ -146,10 +143,7 @@ def _hetero(get: Means) -> Rows:
 
 def _capacity(get: Means) -> Rows:
     for input_len, output_len in HETERO_LENGTHS:
-        gpu, own = (
-            get.runner[_long(d, input_len, output_len, get.seeds[0], get.routing)]
-            for d in (GPU, HETERO)
-        )
+        gpu, own = (get.runner[_long(d, input_len, output_len, get.seeds[0], get.routing)] for d in (GPU, HETERO))
         yield {"lengths": f"({input_len}, {output_len})", "gpu_batch": gpu.decodes,
                "hetero_batch": own.decodes,
                "ratio": own.output_tokens_per_s / gpu.output_tokens_per_s}  # fmt: skip
@@ -167,8 +161,7 @@ def _over_gpu(get: Means, models: Sequence[str], devices: Sequence[str]) -> Rows
     for model, batch, length in grid(models):
         for device in devices:
             ratio = get(model, device, batch, length, SPEED) / get(model, GPU, batch, length, SPEED)
-            yield {"model": model, "batch": batch, "length": length, "device": LABELS[device],
-                   "ratio": ratio}  # fmt: skip
+            yield {"model": model, "batch": batch, "length": length, "device": LABELS[device], "ratio": ratio}
 
 
 def _throughput(get: Means) -> Rows:

@@ -29,12 +29,10 @@ def varied(case: str, seed: int, routing: str) -> list[Point]:
     """Fig. 11's grid for the GPU and the final Duplex, GPU first."""
     memory, layout = CASES[case]
     return [
-        replace(
-            closed(m, d, b, n, seed, routing), memory=memory,
-            layout_of=layout if d == GPU else None,
-        )
-        for m, b, n in grid(MOE) for d in (GPU, ET)
-    ]  # fmt: skip
+        replace(closed(m, d, b, n, seed, routing), memory=memory, layout_of=layout if d == GPU else None)
+        for m, b, n in grid(MOE)
+        for d in (GPU, ET)
+    ]
 
 
 def points(seed: int, routing: str) -> list[Point]:

@@ -44,15 +44,11 @@ def rows(device: str, get: Means) -> list[Row]:
     label = spec.name
     out = [
         judged("own.peak", f"{label}: peak of {name} per stack", "TFLOPS", None, peak / 1e12),
-        judged("own.area", f"{label}: area added per stack", "mm2", None,
-               sum(area.values()) if area else None),
-        judged("own.throughput.max", f"{label}: throughput over GPU, largest", "1", None,
-               max(speed)),
-        judged("own.throughput.mean", f"{label}: throughput over GPU, mean", "1", None,
-               mean(speed)),
-        judged("own.energy.mean", f"{label}: mean energy saving per token", "1", None,
-               mean(saved)),
-    ]  # fmt: skip
+        judged("own.area", f"{label}: area added per stack", "mm2", None, sum(area.values()) if area else None),
+        judged("own.throughput.max", f"{label}: throughput over GPU, largest", "1", None, max(speed)),
+        judged("own.throughput.mean", f"{label}: throughput over GPU, mean", "1", None, mean(speed)),
+        judged("own.energy.mean", f"{label}: mean energy saving per token", "1", None, mean(saved)),
+    ]
     if area:
         for ops in EDAP_OPS:
             worst = max(edap(d, ops) for d in EDAP_DEVICES.values())

@@ -27,9 +27,7 @@ def sustained(runner: Runner, device: str, qps: int, seeds: Sequence[int], routi
     return kept and mean([g.t2ft_growth for g in got]) <= 1.5
 
 
-def highest(
-    runner: Runner, seeds: Sequence[int], routing: str, start: tuple[int, int] = (4, 16)
-) -> dict[str, int]:
+def highest(runner: Runner, seeds: Sequence[int], routing: str, start: tuple[int, int] = (4, 16)) -> dict[str, int]:
     """Highest integer load that each of Fig. 13's systems sustains; 0 = not even 1 per second.
 
     What is sustained is taken to fall with the load; all systems' next guesses run together.
@@ -55,7 +53,6 @@ def highest(
 def load_rows(found: dict[str, int]) -> list[Row]:
     """Predictions of Fig. 13."""
     return [
-        judged(f"qps.{label}_max", f"Mixtral (4096, 512): highest load {label} sustains", "1/s",
-               None, float(qps))
+        judged(f"qps.{label}_max", f"Mixtral (4096, 512): highest load {label} sustains", "1/s", None, float(qps))
         for label, qps in found.items()
-    ]  # fmt: skip
+    ]

@@ -46,9 +46,8 @@ def throughput(get: Means) -> list[Row]:
         judged("T6", "throughput, +PE over plain, mean", "1", 1.04, mean(pe), "0.04", "VII-A"),
         judged("T7", "throughput, +PE+ET over plain, largest", "1", 1.36, max(et), "8 %", "VII-A"),
         judged("T8", "Grok1 gains least (1 = holds)", "1", 1.0, float(least == GROK), "0", "VII-A"),
-        judged("order.pe", "+PE is nowhere below plain (1 = holds)", "1", 1.0, float(min(pe) >= 1),
-               "0", "VII-A"),
-    ]  # fmt: skip
+        judged("order.pe", "+PE is nowhere below plain (1 = holds)", "1", 1.0, float(min(pe) >= 1), "0", "VII-A"),
+    ]
 
 
 def latency(get: Means) -> list[Row]:
@@ -88,9 +87,7 @@ def energy(get: Means) -> list[Row]:
         for m, values in saving.items()
     ]  # fmt: skip
     every = [v for values in saving.values() for v in values]
-    rows.append(
-        judged("T20", "mean energy saving per token", "1", 0.2819, mean(every), "0.03", "X")
-    )
+    rows.append(judged("T20", "mean energy saving per token", "1", 0.2819, mean(every), "0.03", "X"))
     by_length = [v[i : i + 3] for v in saving.values() for i in range(0, len(v), 3)]
     longer = all(short < middle < long for short, middle, long in by_length)
     rows.append(

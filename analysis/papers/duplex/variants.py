@@ -21,9 +21,7 @@ authors' simulator, 0.775 what their DRAM simulation attains, 0.90 refresh alone
 ROUTINGS = ("uniform", "measured", "power_law:1.0")
 
 
-def varied(
-    seed: int, routing: str, latency_s: float | None = None, efficiency: float | None = None
-) -> list[Point]:
+def varied(seed: int, routing: str, latency_s: float | None = None, efficiency: float | None = None) -> list[Point]:
     """Fig. 11's grid for the GPU and the final Duplex, with one assumption changed."""
     return [
         replace(closed(m, d, b, n, seed, routing), latency_s=latency_s, efficiency=efficiency)
@@ -59,9 +57,8 @@ def _headline(runner: Runner, points: Iterable[Point]) -> dict[str, Any]:
     """Largest and mean throughput of the final Duplex over the GPU, and the mean by model."""
     speeds = [(p.model, runner[p].output_tokens_per_s) for p in points]
     pairs: Sequence[tuple[str, float]] = [
-        (model, et / gpu)
-        for (model, gpu), (_, et) in zip(speeds[::2], speeds[1::2], strict=True)
-    ]  # fmt: skip
+        (model, et / gpu) for (model, gpu), (_, et) in zip(speeds[::2], speeds[1::2], strict=True)
+    ]
     ratios = [ratio for _, ratio in pairs]
     means = {f"mean {m}": mean([r for model, r in pairs if model == m]) for m in MOE}
     return {"T3 (largest)": max(ratios), "T4 (mean)": mean(ratios), **means}

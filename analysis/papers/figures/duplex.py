@@ -54,8 +54,7 @@ ENERGY = {
     ("attention", "dram"): Style(BLUE), ("attention", "compute"): Style(BLUE, hatch="/////"),
     ("moe", "dram"): Style(ORANGE), ("moe", "compute"): Style(ORANGE, hatch="/////"),
 }  # fmt: skip
-NAMES = {"fc": "FC and other", "attention": "attention", "moe": "MoE", "dram": "DRAM",
-         "compute": "compute"}  # fmt: skip
+NAMES = {"fc": "FC and other", "attention": "attention", "moe": "MoE", "dram": "DRAM", "compute": "compute"}
 OPS = {"qkv": ("FC (qkv)", GREEN, "s"), "attention_decode": ("decode attention", BLUE, "o"),
        "experts": ("MoE", ORANGE, "D")}  # fmt: skip
 
@@ -81,14 +80,9 @@ def draw(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
         return {name: DRAWN[name](title, frame) for name, (title, frame) in tables.items()}
 
 
-def _legend(
-    figure: Figure, names: Sequence[K], styles: Mapping[K, Style], columns: int = 4
-) -> None:
+def _legend(figure: Figure, names: Sequence[K], styles: Mapping[K, Style], columns: int = 4) -> None:
     """One legend for the whole figure, below its axes."""
-    handles = [
-        Patch(facecolor=styles[n].color, hatch=styles[n].hatch, edgecolor=BLACK, label=_name(n))
-        for n in names
-    ]
+    handles = [Patch(facecolor=styles[n].color, hatch=styles[n].hatch, edgecolor=BLACK, label=_name(n)) for n in names]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
@@ -144,17 +138,13 @@ def time_shares(title: str, frame: pd.DataFrame) -> Figure:
     keys = list(dict.fromkeys(map(tuple, frame[["stage", "model", "batch"]].to_numpy().tolist())))
     models = list(dict.fromkeys(frame["model"]))
     keys.sort(key=lambda k: (k[0], models.index(k[1])))
-    table = {
-        (s, m, b, g): v
-        for s, m, b, g, v in frame[["stage", "model", "batch", "group", "share"]].to_numpy()
-    }
+    table = {(s, m, b, g): v for s, m, b, g, v in frame[["stage", "model", "batch", "group", "share"]].to_numpy()}
     left = np.zeros(len(keys))
     for name, style in GROUPS.items():
         width = np.array([100 * table.get((*k, name), 0.0) for k in keys])
         axes.barh(
-            range(len(keys)), width, 0.75, left, color=style.color, edgecolor=BLACK, linewidth=0.4,
-            hatch=style.hatch,
-        )  # fmt: skip
+            range(len(keys)), width, 0.75, left, color=style.color, edgecolor=BLACK, linewidth=0.4, hatch=style.hatch
+        )
         left += width
     axes.set_yticks(range(len(keys)), [f"{m}, batch {b}, {s}" for s, m, b in keys])
     axes.tick_params(axis="y", length=0)
@@ -187,8 +177,7 @@ def roofs(title: str, frame: pd.DataFrame) -> Figure:
     axes.set_xlabel(OP_PER_BYTE)
     axes.set_ylabel("Share of peak compute (%)")
     for label, color, marker in OPS.values():
-        axes.plot([], [], marker, color=color, markeredgecolor=BLACK, markeredgewidth=0.6,
-                  label=label)  # fmt: skip
+        axes.plot([], [], marker, color=color, markeredgecolor=BLACK, markeredgewidth=0.6, label=label)
     axes.legend(loc="upper left")
     first, second = dict.fromkeys(frame["model"])
     batches = ", ".join(str(b) for b in sizes)
@@ -236,8 +225,7 @@ def capacity(title: str, frame: pd.DataFrame) -> Figure:
     figure = new_figure(title, height=2.6)
     axes = figure.subplots()
     style = DEVICES["hetero"]
-    axes.bar(range(len(frame)), frame["ratio"], 0.5, color=style.color, edgecolor=BLACK,
-             linewidth=0.4)  # fmt: skip
+    axes.bar(range(len(frame)), frame["ratio"], 0.5, color=style.color, edgecolor=BLACK, linewidth=0.4)
     for i, row in frame.reset_index(drop=True).iterrows():
         axes.annotate(
             f"batch {row['hetero_batch']:.0f}", (float(str(i)), row["ratio"]), (0, 3),
@@ -272,10 +260,7 @@ def load(title: str, frame: pd.DataFrame) -> Figure:
     """Token gaps and time to first token over the load (Fig. 13)."""
     figure = new_figure(title, width=WIDTH, height=3.2)
     gaps, waits = figure.subplots(1, 2)
-    handles = [
-        Line2D([], [], color=BLACK, label="median"),
-        Line2D([], [], color=BLACK, linestyle=":", label="p90"),
-    ]
+    handles = [Line2D([], [], color=BLACK, label="median"), Line2D([], [], color=BLACK, linestyle=":", label="p90")]
     for device, mine in frame.groupby("device", sort=False):
         style = DEVICES[str(device)]
         color = {"2xGPU": SKY}.get(str(device), style.color)

@@ -7,17 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opbyte.extend.figures import (
-    BLACK,
-    COLORS,
-    LIGHT,
-    finish,
-    house_style,
-    new_figure,
-    ratios,
-    require,
-    stacked,
-)
+from opbyte.extend.figures import BLACK, COLORS, LIGHT, finish, house_style, new_figure, ratios, require, stacked
 
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", ":", "-")
@@ -47,9 +37,7 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
         panels = figure.subplots(1, len(clusters), sharey=True, squeeze=False)[0]
         for axes, cluster in zip(panels, clusters, strict=True):
             own = table[table["cluster"] == cluster]
-            for i, (model, row) in enumerate(
-                zip(own["model"], own[exponents].to_numpy(), strict=True)
-            ):
+            for i, (model, row) in enumerate(zip(own["model"], own[exponents].to_numpy(), strict=True)):
                 axes.plot(at, row, color=COLORS[i % 5], marker=MARKERS[i % 5], markersize=4,
                           linestyle=LINES[i % 5], label=model)  # fmt: skip
             axes.axhline(1.0, color=BLACK, linewidth=0.7)

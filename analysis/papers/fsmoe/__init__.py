@@ -38,12 +38,10 @@ class Reading:
 READINGS: Mapping[str, Reading] = {
     "A": Reading("A, printed lines", A),
     "B": Reading("B, printed lines", B),
-    "A.shared": Reading("A, shared medium", replace(A, device="fsmoe-a-times"),
-                        (SHARED,)),
-    "B.shared": Reading("B, shared medium", replace(B, device="fsmoe-b-times"),
-                        (SHARED,)),
+    "A.shared": Reading("A, shared medium", replace(A, device="fsmoe-a-times"), (SHARED,)),
+    "B.shared": Reading("B, shared medium", replace(B, device="fsmoe-b-times"), (SHARED,)),
     "A.free": Reading("A, free links", replace(A, device="fsmoe-a-free")),
-}  # fmt: skip
+}
 
 GPT2 = Size(1, 1024, 1600, 6400, 1.2, SIMPLE, 25)
 MIXTRAL_7B = Size(1, 1024, 4096, 14336, 1.2, MIXTRAL, 32)
@@ -51,21 +49,14 @@ MIXTRAL_22B = Size(1, 1024, 6144, 16384, 1.2, MIXTRAL, 48)
 """Whole models: layers of one size, so that a model's gain is its layer's. The capacity is assumed."""
 
 TITLES = {"tutel": "Tutel", "improved": "Tutel-Improved", "noiio": "No-IIO", "fsmoe": "FSMoE"}
-JUDGED = {
-    "improved": "mean_improved_vs_tutel",
-    "noiio": "mean_noiio_vs_tutel",
-    "fsmoe": "mean_vs_tutel",
-}
+JUDGED = {"improved": "mean_improved_vs_tutel", "noiio": "mean_noiio_vs_tutel", "fsmoe": "mean_vs_tutel"}
 """Schedules that gain over Tutel, and how their rows are called."""
 
 PRINTED = (
     "printed lines: their all-gather is ten times that of Table 2, so that this agrees is partly luck; "
     "with a tenth of it see A.free"
 )
-CHOSEN = (
-    "the medium's 0.6 was chosen with this figure of testbed A in view: a check of consistency, "
-    "no evidence"
-)
+CHOSEN = "the medium's 0.6 was chosen with this figure of testbed A in view: a check of consistency, no evidence"
 ASSUMPTIONS = (
     "chunks: 1 to 8, the number that takes least by the schedule itself; one for both passes with Tutel",
     "computation takes twice as long backward; exchanges move as much",
@@ -77,9 +68,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("fsmoe")
-def fsmoe(
-    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
-) -> Reproduction:
+def fsmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
     """Compare schedules of a MoE layer on one and on three streams over 1,458 layers (FSMoE)."""
     began = time.perf_counter()
     found = list(predictions())
@@ -90,12 +79,7 @@ def fsmoe(
     )  # fmt: skip
     if not figures:
         return result
-    drawn = (
-        *ratio_table(rows, "fsmoe"),
-        _compared(result.tables[0]),
-        _streams("tutel"),
-        _streams("fsmoe"),
-    )
+    drawn = (*ratio_table(rows, "fsmoe"), _compared(result.tables[0]), _streams("tutel"), _streams("fsmoe"))
     return replace(result, figures=drawn, plots=f"{PAPERS}.figures.fsmoe")
 
 
@@ -108,9 +92,7 @@ def predictions() -> Iterator[Prediction]:
     for name in ("A.shared", "B.shared"):
         judged = ("", "6 %", "5 %") if name == "A.shared" else None
         yield from _means(name, found[name], CHOSEN, judged)
-    yield from _means(
-        "A.free", found["A.free"], "printed lines, all-gather a tenth, three free streams"
-    )
+    yield from _means("A.free", found["A.free"], "printed lines, all-gather a tenth, three free streams")
     own = found["B"]["fsmoe"]
     yield Prediction(
         "fsmoe.B.degree_differs", "layers whose best number of chunks differs between passes", "1",
@@ -179,31 +161,25 @@ def _ops() -> Iterator[Prediction]:
 def _models() -> Iterator[Prediction]:
     """Whole models and lengths, shared reading."""
     note = f"shared reading, one sequence a node, capacity 1.2; {CHOSEN}"
-    cases = [
-        ("A.shared", replace(size, length=1024)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)
-    ] + [("B.shared", replace(size, length=256)) for size in (GPT2, MIXTRAL_7B)]
+    cases = [("A.shared", replace(size, length=1024)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)] + [
+        ("B.shared", replace(size, length=256)) for size in (GPT2, MIXTRAL_7B)
+    ]
     found = [_one(reading, size) for reading, size in cases]
     for scheme, label in (("tutel", "tutel"), ("improved", "improved"), ("noiio", "noiio")):
         mean = float(np.mean([own[scheme] / own["fsmoe"] for own in found]))
         yield Prediction(f"fsmoe.model.mean_vs_{label}", f"FSMoE over {TITLES[scheme]}, mean of models",
                          "1", mean, note=note)  # fmt: skip
     for length in A.lengths:
-        own = [
-            _one("A.shared", replace(size, length=length))
-            for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)
-        ]
+        own = [_one("A.shared", replace(size, length=length)) for size in (GPT2, MIXTRAL_7B, MIXTRAL_22B)]
         mean = float(np.mean([one["tutel"] / one["fsmoe"] for one in own]))
-        yield Prediction(f"fsmoe.A.L{length}.vs_tutel", f"FSMoE over Tutel at length {length:,}",
-                         "1", mean, note=note)  # fmt: skip
+        yield Prediction(f"fsmoe.A.L{length}.vs_tutel", f"FSMoE over Tutel at length {length:,}", "1", mean, note=note)
 
 
 def _one(reading: str, size: Size) -> dict[str, float]:
     """Seconds of one layer under every schedule."""
     given = READINGS[reading]
     times = times_of([size], given.testbed)
-    return {
-        name: float(schedule(name, times, given.media).seconds[0]) for name in SCHEMES
-    }  # fmt: skip
+    return {name: float(schedule(name, times, given.media).seconds[0]) for name in SCHEMES}
 
 
 def gains(found: Sequence[Prediction]) -> Table:
@@ -224,10 +200,7 @@ def _compared(table: Table) -> Table:
     """The same with what is published, as the figure draws it."""
     given = published("fsmoe")["rows"]
     ids = [f"fsmoe.{name}.{label}" for name in READINGS for label in JUDGED.values()]
-    rows = [
-        {**row, "published": given.get(id, float("nan"))}
-        for row, id in zip(table.rows, ids, strict=True)
-    ]
+    rows = [{**row, "published": given.get(id, float("nan"))} for row, id in zip(table.rows, ids, strict=True)]
     return replace(table, name="schedules", rows=rows)
 
 
@@ -259,9 +232,8 @@ def _streams(scheme: str) -> Table:
     tasks = tuple(replace(t, seconds=float(s)) for t, s in zip(graph.tasks, seconds, strict=True))
     line = run(replace(graph, tasks=tasks))
     rows = [
-        {"stream": task.resource, "name": task.name, "chunk": task.chunk, "start_s": start,
-         "end_s": end}
+        {"stream": task.resource, "name": task.name, "chunk": task.chunk, "start_s": start, "end_s": end}
         for task, start, end in zip(tasks, line.starts, line.ends, strict=True)
-    ]  # fmt: skip
+    ]
     title = f"{TITLES[scheme]}: forward pass of a GPT2-XL layer on testbed A, {degree} chunks"
     return Table(f"streams-{scheme}", title, rows)

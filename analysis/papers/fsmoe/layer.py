@@ -23,9 +23,7 @@ TOP_K = 2
 SIMPLE, MIXTRAL = 2, 3
 """Matrices of an expert."""
 
-NAMES = (
-    "dispatch", "gather", "experts", "scatter", "attention", "mp_gather", "mp_scatter", "gradient",
-)  # fmt: skip
+NAMES = ("dispatch", "gather", "experts", "scatter", "attention", "mp_gather", "mp_scatter", "gradient")
 """Ops of a layer."""
 
 
@@ -85,10 +83,9 @@ def layers(testbed: Testbed) -> list[Size]:
     return [
         Size(batch, length, hidden, times * hidden, capacity, matrices, heads)
         for batch, heads, length, hidden, times, capacity, matrices in product(
-            (1, 2, 4), (8, 16, 32), testbed.lengths, (1024, 2048, 4096), (2, 3, 4),
-            (1.2, 2.4, 1.0), (SIMPLE, MIXTRAL),
+            (1, 2, 4), (8, 16, 32), testbed.lengths, (1024, 2048, 4096), (2, 3, 4), (1.2, 2.4, 1.0), (SIMPLE, MIXTRAL)
         )
-    ]  # fmt: skip
+    ]
 
 
 def ops_of(size: Size, layout: Layout) -> dict[str, Op]:
@@ -102,9 +99,7 @@ def ops_of(size: Size, layout: Layout) -> dict[str, Op]:
     values = sum(w.total for w in dense.weights()) / tp
     esp, mp = (routed / tp, hidden, tp, RUN), (tokens / tp, hidden, tp, RUN)
     return {
-        "dispatch": all_to_all(
-            "dispatch", size.capacity * tokens, hidden, TOP_K, 1, layout.dp, RUN
-        ),
+        "dispatch": all_to_all("dispatch", size.capacity * tokens, hidden, TOP_K, 1, layout.dp, RUN),
         "gather": gather_tokens("all_gather", "esp", *esp),
         "experts": held.expert_op(Loads(np.array([routed]), np.ones(1)), RUN),
         "scatter": gather_tokens("reduce_scatter", "esp", *esp),
@@ -112,20 +107,15 @@ def ops_of(size: Size, layout: Layout) -> dict[str, Op]:
         "mp_gather": gather_tokens("all_gather", "mp", *mp),
         "mp_scatter": gather_tokens("reduce_scatter", "mp", *mp),
         "gradient": all_reduce("gradient", values / hidden, hidden, layout.dp, RUN),
-    }  # fmt: skip
+    }
 
 
 def _attention(size: Size, tp: int) -> Op:
     """Projections and scores as the one op that is timed, all four projections counted whole."""
     spec = Attention(size.hidden, size.heads, size.heads, size.hidden // size.heads)
     m = Batch.of([], [(size.length, 0)] * size.batch).moments((0,))
-    flops = sum(
-        op.flops for op in spec.ops(m, RUN, None)
-        if op.product or op.kind.startswith("attention")
-    )  # fmt: skip
-    return Op(
-        "attention", "attention", "attention", "prefill", {}, RUN.numerics.default, flops / tp
-    )
+    flops = sum(op.flops for op in spec.ops(m, RUN, None) if op.product or op.kind.startswith("attention"))
+    return Op("attention", "attention", "attention", "prefill", {}, RUN.numerics.default, flops / tp)
 
 
 @cache
@@ -162,10 +152,7 @@ class Times:
 
 def times_of(sizes: Sequence[Size], testbed: Testbed) -> Times:
     """Price the ops of every layer."""
-    costs = [
-        {name: price(op, testbed) for name, op in ops_of(size, testbed.layout).items()}
-        for size in sizes
-    ]
+    costs = [{name: price(op, testbed) for name, op in ops_of(size, testbed.layout).items()} for size in sizes]
     alpha = {name: np.array([own[name].fixed_s for own in costs]) for name in NAMES}
     whole = {name: np.array([own[name].seconds for own in costs]) for name in NAMES}
     return Times(alpha, {name: whole[name] - alpha[name] for name in NAMES})

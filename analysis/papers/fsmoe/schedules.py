@@ -39,9 +39,7 @@ SUMMING = "gradients"
 BESIDE, LATE = "gradient beside the dense part", "gradient at the end"
 """Slices of the all-reduce; `GRADIENT` is the one between the chunks."""
 
-SHARED = Medium(
-    "PCIe", frozenset({DEVICE_LINK, NODE_LINK, COMMUNICATION, SUMMING}), 0.6
-)  # fmt: skip
+SHARED = Medium("PCIe", frozenset({DEVICE_LINK, NODE_LINK, COMMUNICATION, SUMMING}), 0.6)
 """Both links of a node on PCIe. The factor is assumed, with the mean of testbed A in view: at 0.5 an
 overlap of the two is worth nothing, at 1 they are free of each other."""
 
@@ -104,10 +102,7 @@ def schedule(name: str, times: Times, media: Sequence[Medium] = ()) -> Scheduled
         both = ahead + back
         best = both.argmin(axis=0)
         return Scheduled(both.min(axis=0), degrees[best], degrees[best])
-    return Scheduled(
-        ahead.min(axis=0) + back.min(axis=0),
-        degrees[ahead.argmin(axis=0)], degrees[back.argmin(axis=0)],
-    )  # fmt: skip
+    return Scheduled(ahead.min(axis=0) + back.min(axis=0), degrees[ahead.argmin(axis=0)], degrees[back.argmin(axis=0)])
 
 
 def sliced(scheme: Scheme, times: Times) -> dict[str, F8]:
@@ -125,9 +120,7 @@ def sliced(scheme: Scheme, times: Times) -> dict[str, F8]:
     return {BESIDE: part, GRADIENT: rest}
 
 
-def graph_of(
-    order: str, chunks: int, work: int, slices: Mapping[str, F8], media: Sequence[Medium] = ()
-) -> Graph:
+def graph_of(order: str, chunks: int, work: int, slices: Mapping[str, F8], media: Sequence[Medium] = ()) -> Graph:
     """Tasks of one pass, without their seconds."""
     builder = Builder()
     if work == FORWARD:
@@ -167,10 +160,7 @@ def seconds_of(graph: Graph, times: Times, chunks: int, work: int, slices: Mappi
     return np.stack([one(task.name) for task in graph.tasks], axis=1)
 
 
-def spans(
-    order: str, times: Times, chunks: int, work: int, slices: Mapping[str, F8],
-    media: Sequence[Medium],
-) -> F8:  # fmt: skip
+def spans(order: str, times: Times, chunks: int, work: int, slices: Mapping[str, F8], media: Sequence[Medium]) -> F8:
     """Seconds of one pass of every layer in so many chunks."""
     graph = graph_of(order, chunks, work, slices, media)
     return makespans(graph, seconds_of(graph, times, chunks, work, slices))

@@ -118,6 +118,4 @@ for _each in (
         )
     ),
 ):  # fmt: skip
-    BENCHMARKS.register(_each.name, f"{_each.model}, {_each.input_len}+{_each.output_len} tokens")(
-        _each
-    )
+    BENCHMARKS.register(_each.name, f"{_each.model}, {_each.input_len}+{_each.output_len} tokens")(_each)

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 CLIENTS, GENERATIONS = (128, 256, 512, 1024), 6
 """Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and
 requests for each."""
-SET_HERE = (
-    "rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system",
-)  # fmt: skip
+SET_HERE = ("rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system")
 """Options that the benchmark sets."""
 
 
@@ -196,8 +194,7 @@ def benchmark(
     ]
     scored = []
     for done, (scenario, clients) in enumerate(jobs, 1):
-        found = [_score(rules, base, part, count, scenario, clients, tolerance)
-                 for part, count in _splits(whole, base)]  # fmt: skip
+        found = [_score(rules, base, part, count, scenario, clients, tolerance) for part, count in _splits(whole, base)]
         fitting = [s for s in found if s is not None]
         if not fitting:
             reason = f"{base.model} does not fit, however its devices are split"
@@ -212,9 +209,7 @@ def benchmark(
 
 def _ordered(scored: Sequence[Scored]) -> list[Scored]:
     """Scores of which none contradicts another: what Poisson arrivals get, all at once get too."""
-    served = max(
-        (s.output_tokens_per_s or 0.0 for s in scored if s.scenario == SERVER), default=0.0
-    )
+    served = max((s.output_tokens_per_s or 0.0 for s in scored if s.scenario == SERVER), default=0.0)
     return [
         replace(s, output_tokens_per_s=served, clients=None,
                 reason="that of the server scenario, which requests sent all at once can have too")
@@ -262,9 +257,7 @@ def _score(
         return None
 
 
-def _closed(
-    base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None
-) -> Scored:
+def _closed(base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None) -> Scored:
     closed = base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, 40))
     found = simulate(as_usual(closed, [part]))
     run, rate = found.run, found.run.output_tokens_per_s
@@ -275,9 +268,7 @@ def _closed(
     )  # fmt: skip
 
 
-def _server(
-    rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, tolerance: float
-) -> Scored:
+def _server(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, tolerance: float) -> Scored:
     limits = capacity(base, [part.name], dict(rules.slo), tolerance=tolerance, workers=1)
     found = limits.found[0]
     if found.limit is not None and found.limit.resource == "memory capacity":
@@ -295,7 +286,5 @@ def _server(
 
 def _layout(found: Simulation, replicas: int) -> str:
     d = found.run.deployment
-    way = " ".join(
-        f"{n} {getattr(d.layout, n)}" for n in ("tp", "dp", "ep", "pp") if getattr(d.layout, n) > 1
-    )
+    way = " ".join(f"{n} {getattr(d.layout, n)}" for n in ("tp", "dp", "ep", "pp") if getattr(d.layout, n) > 1)
     return f"{replicas} x {d.system.name}" + (f", {way}" if way else "")

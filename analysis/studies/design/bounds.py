@@ -134,12 +134,7 @@ def _merged(ops: Sequence[PlacedOp]) -> Iterator[PlacedOp]:
 
 def _equal(a: PlacedOp, b: PlacedOp) -> bool:
     one, other = a.op, b.op
-    if (one.kind, one.flops, one.bytes, a.devices) != (
-        other.kind,
-        other.flops,
-        other.bytes,
-        b.devices,
-    ):
+    if (one.kind, one.flops, one.bytes, a.devices) != (other.kind, other.flops, other.bytes, b.devices):
         return False
     if one.loads is None or other.loads is None:
         return False  # dense ops come with their count
@@ -178,8 +173,7 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: Step) -> tuple[flo
         roofs = [(p.peak[op.dtype], p.bandwidth, 0.0) for p in able]
     else:
         found = [p.base.roof(op.dtype) for p in able]
-        roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s)
-                 for r in found]  # fmt: skip
+        roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s) for r in found]
     if shared and op.routed and len(able) > 1:
         peak, wide = sum(r[0] for r in roofs), sum(r[1] for r in roofs)
         return max(op.flops / peak, op.bytes / wide) + min(r[2] for r in roofs), joules
@@ -201,9 +195,7 @@ def at_best(found: Reach, step: Step, device: DeviceSpec, price: float | None) -
     return out
 
 
-def forecast(
-    step: Step, built: SharedMemoryDevice, device: DeviceSpec, price: float | None
-) -> dict[str, float]:
+def forecast(step: Step, built: SharedMemoryDevice, device: DeviceSpec, price: float | None) -> dict[str, float]:
     """What a request promises: its decodes at the mean context, and a prompt for each sequence."""
     decode = priced(step.middle, step, built, False)
     prompt = priced(step.prompt, step, built, True)

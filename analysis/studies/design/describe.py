@@ -35,13 +35,7 @@ class DescribedDevice(Result):
         for name, unit in UNITS.items():
             found: Estimate = getattr(self.silicon, name)
             out += [
-                {
-                    "of": name,
-                    "part": part,
-                    "value": value,
-                    "unit": unit,
-                    "share": _share(value, found),
-                }
+                {"of": name, "part": part, "value": value, "unit": unit, "share": _share(value, found)}
                 for part, value in found.parts.items()
             ]
         return out
@@ -82,8 +76,7 @@ class CheckedProducts(Result):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         percent = ("area_error", "watts_error", "usd_error")
         return [
-            {k: (f"{v:+.1%}" if k in percent and v is not None else v) for k, v in row.items()}
-            for row in self.table
+            {k: (f"{v:+.1%}" if k in percent and v is not None else v) for k, v in row.items()} for row in self.table
         ]
 
     def _held(self, name: str) -> str:
@@ -95,7 +88,7 @@ class CheckedProducts(Result):
         return [
             f"Within {WITHIN:.0%} of what is published: {told}. Cost is held against analysts' estimates.",
             self.rows(),
-        ]  # fmt: skip
+        ]
 
 
 def design_describe(device: str | Path | None = None) -> DescribedDevice | CheckedProducts:

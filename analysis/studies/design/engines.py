@@ -24,15 +24,7 @@ from .goals import read_limits
 
 ENGINES = ("arrays", "streams")
 KEYS = ("title", "engine", "board", "models", "limits")
-METRICS = (
-    "latency_s",
-    "joules",
-    "tokens_per_s",
-    "joules_per_token",
-    "dsp",
-    "on_chip_bytes",
-    "watts",
-)
+METRICS = ("latency_s", "joules", "tokens_per_s", "joules_per_token", "dsp", "on_chip_bytes", "watts")
 GOALS = {"latency_s": "min", "dsp": "min", "on_chip_bytes": "min"}
 
 
@@ -92,8 +84,7 @@ class EngineAnswer(Result):
         )
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        return [self.headline(), f"{self.found.tried:,} engines run; {len(self.front):,} on the front",
-                self.rows()]  # fmt: skip
+        return [self.headline(), f"{self.found.tried:,} engines run; {len(self.front):,} on the front", self.rows()]
 
     def drawings(self) -> Sequence[Drawing]:
         return self.found.drawings()
@@ -125,11 +116,7 @@ def engine_space(path: Path) -> EngineSpace | None:
 
 
 def engines(
-    name: str,
-    space: EngineSpace,
-    models: Sequence[str] | None,
-    budget: str | None,
-    told: Told | None,
+    name: str, space: EngineSpace, models: Sequence[str] | None, budget: str | None, told: Told | None
 ) -> EngineAnswer:
     """Search the engines of a space's board for one model.
 

@@ -127,12 +127,7 @@ def read_across(given: Any, models: Sequence[str]) -> tuple[str, tuple[float, ..
         weights = [float(found[name]) for name in models]
     except (KeyError, ValueError):
         weights = []
-    if (
-        len(found) != len(models)
-        or not weights
-        or min(weights) <= 0
-        or not all(map(math.isfinite, weights))
-    ):
+    if len(found) != len(models) or not weights or min(weights) <= 0 or not all(map(math.isfinite, weights)):
         reason = f"must be mean, worst, or a weight above 0 for each model: {'=1,'.join(models)}=1"
         raise InputError("--across", reason)
     total = sum(weights)

@@ -31,9 +31,7 @@ def nothing(plan: Space, found: Found) -> InputError:
             return InputError(f"{where}: {name}", reason)
     forecaster = Forecaster(plan)
     for one in [one for one in found.every if not one.forecast and one.error is None][:JUDGED]:
-        forecaster.judge(
-            one
-        )  # those beyond the area, power or cost: what they would do tells what is lacking
+        forecaster.judge(one)  # those beyond the area, power or cost: what they would do tells what is lacking
     every = [one for one in found.every if one.error is None]
     limits = plan.goals.limits
     alone = [_nearest(plan, each, (), every) for each in limits]
@@ -44,9 +42,7 @@ def nothing(plan: Space, found: Found) -> InputError:
     return InputError("--budget", f"no design is within the limits: {text}")
 
 
-def _nearest(
-    plan: Space, limit: Expression, others: Sequence[Expression], every: Sequence[Design]
-) -> str:
+def _nearest(plan: Space, limit: Expression, others: Sequence[Expression], every: Sequence[Design]) -> str:
     """How near a limit of one metric is met by designs that meet the others; nothing where any meets it."""
     (name, *more) = sorted(limit.names)
     rest = [each for each in others if each is not limit]

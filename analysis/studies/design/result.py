@@ -77,13 +77,9 @@ class DesignAnswer(Result):
             "evaluated": len(self.found.every),
             "simulated": len(self.found.simulated),
             "left_out": self.found.left_out,
-            "front": [
-                self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)
-            ],
+            "front": [self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)],
             "reference": None if self.reference is None else self._entry(self.reference, ()),
-            "no_larger_than_reference": None
-            if self.no_larger is None
-            else self._entry(self.no_larger, ()),
+            "no_larger_than_reference": None if self.no_larger is None else self._entry(self.no_larger, ()),
             "alone": [one.to_dict(space) for one in self.alone],
             "shadow_prices": [price.to_dict() for price in self.prices],
             "headline": self.headline(),
@@ -109,8 +105,7 @@ class DesignAnswer(Result):
     def _flat(self, design: Design) -> dict[str, Any]:
         metrics = design.metrics or {}
         names = dict.fromkeys((*self.space.goals.names, *SILICON, EDAP))
-        return {**self.space.told(design.values), **{n: metrics.get(n) for n in names},
-                "front": design in self.front}  # fmt: skip
+        return {**self.space.told(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         out = []
@@ -125,9 +120,7 @@ class DesignAnswer(Result):
         """The best design in a sentence, what it gains on the reference, and what limits it."""
         told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(self.best.values).items())
         within = " and ".join(limit.text for limit in self.space.goals.limits)
-        text = (
-            f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {told}"
-        )
+        text = f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {told}"
         text += "".join(f"; {part}" for part in self._against())
         if self.limits and self.limits[0]:
             text += f". What limits it: {'; '.join(limit.text() for limit in self.limits[0])}"
@@ -170,8 +163,7 @@ class DesignAnswer(Result):
             self.rows(),
         ]
         if self.alone:
-            out += ["best for each model alone, of those simulated:",
-                    [one.row(self.space) for one in self.alone]]  # fmt: skip
+            out += ["best for each model alone, of those simulated:", [one.row(self.space) for one in self.alone]]
         if self.prices:
             out += ["what one more unit is worth at the first of them:",
                     [{"of": p.of, "unit": p.unit, "changes": f"{p.share:+.3%}", "how": p.how}

@@ -22,18 +22,7 @@ from .infeasible import nothing
 from .result import DesignAnswer
 from .searching import METHODS, Found, front_of, may_hold, search
 from .space import Space, read_space, space_path
-from .why import (
-    NEARBY,
-    RATES,
-    RESOURCES,
-    STEP,
-    Shadow,
-    alone,
-    along,
-    limits_of,
-    price_of,
-    system_of,
-)
+from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of, system_of
 
 LEAST = 12
 """Simulations of a small space, whatever share of it they are."""
@@ -96,9 +85,7 @@ def design(
         single = alone(plan, [every[i] for i in found.simulated])
         prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
     text = Shown(*system_of(plan, front[0])).text()
-    return DesignAnswer(
-        plan, found, front, limits, single, prices, reference, text, method, seed
-    )  # fmt: skip
+    return DesignAnswer(plan, found, front, limits, single, prices, reference, text, method, seed)
 
 
 def _workloads(text: str | None) -> list[dict[str, Value]] | None:

@@ -221,20 +221,13 @@ def _beyond(cost: F8, others: F8) -> F8:
 def _places(space: Space, designs: Sequence[Design]) -> F8:
     """Where designs lie: the rank of each value among its own, from 0 to 1; names are far apart."""
     ranks = [
-        {
-            v: (k / max(len(own) - 1, 1) if not isinstance(v, str) else 3.0 * k)
-            for k, v in enumerate(own)
-        }
+        {v: (k / max(len(own) - 1, 1) if not isinstance(v, str) else 3.0 * k) for k, v in enumerate(own)}
         for own in space.values
     ]
-    return np.array(
-        [[rank[v] for rank, v in zip(ranks, d.values, strict=True)] for d in designs], dtype=float
-    )
+    return np.array([[rank[v] for rank, v in zip(ranks, d.values, strict=True)] for d in designs], dtype=float)
 
 
-def search(
-    space: Space, designs: list[Design], simulate: Simulate, method: str, most: int, seed: int
-) -> Found:
+def search(space: Space, designs: list[Design], simulate: Simulate, method: str, most: int, seed: int) -> Found:
     """Simulate what a method chooses, `most` designs at most; see the module."""
     run = Search(space, designs, simulate, most)
     if method == "exhaustive":

@@ -23,9 +23,7 @@ from ..sweep.parameters import check_parameter
 from .fleet import OWN, PARAMETER, Fleet, read_fleet
 from .goals import Goals, read_across, read_goals, read_limits
 
-KEYS = (
-    "title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel",
-)  # fmt: skip
+KEYS = ("title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel")
 BLOCK, BEST = "design", "best"
 MOST = 200_000
 """Designs of a space; more are not told apart by a search of this kind."""
@@ -100,9 +98,7 @@ class Space:
         """How many systems of the file a fleet has; 1 without a fleet."""
         return 1 if self.fleet is None else int(self.told(design)[OWN] or 0)
 
-    def point(
-        self, design: Sequence[Value], model: str, workload: Mapping[str, Value]
-    ) -> dict[str, Value]:
+    def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
         own = {PARAMETER + name: value for name, value in self.parameters(design).items()}
         whole = {"model": model, "system": str(self.path), **workload, **own}
@@ -161,9 +157,7 @@ def read_space(
             raise InputError(f"{path}: {BLOCK}.{key}", f"unknown key{nearest(str(key), KEYS)}")
     template = system_template(path)
     describe_system(path)
-    names, settings, values = _searched(
-        block.get("search"), template, path, block.get("fleet") is not None
-    )
+    names, settings, values = _searched(block.get("search"), template, path, block.get("fleet") is not None)
     served = tuple(models or _list(block.get("models"), f"{path}: {BLOCK}.models", str))
     if not served:
         raise InputError("--models", "needs names by commas, for example mixtral-8x7b")
@@ -240,15 +234,11 @@ def _known(name: str, template: Template, where: str) -> None:
         raise InputError(where, reason) from None
 
 
-def _reference(
-    given: Any, names: Sequence[str], values: Sequence[Sequence[Value]], path: Path
-) -> tuple[Value, ...]:
+def _reference(given: Any, names: Sequence[str], values: Sequence[Sequence[Value]], path: Path) -> tuple[Value, ...]:
     where = f"{path}: {BLOCK}.reference"
     if not isinstance(given, dict) or set(given) != set(names):
         raise InputError(where, f"must give each of {', '.join(names)}")
     for name, known in zip(names, values, strict=True):
         if given[name] not in known:
-            raise InputError(
-                f"{where}.{name}", f"{given[name]} is none of {', '.join(map(str, known))}"
-            )
+            raise InputError(f"{where}.{name}", f"{given[name]} is none of {', '.join(map(str, known))}")
     return tuple(given[name] for name in names)

@@ -49,10 +49,7 @@ class Tuned:
     def settings(self) -> dict[str, float]:
         """As a point sets them."""
         head = f"system.device.processors.{self.processor}"
-        return {
-            f"{head}.compute_efficiency": self.compute,
-            f"{head}.memory_efficiency": self.memory,
-        }
+        return {f"{head}.compute_efficiency": self.compute, f"{head}.memory_efficiency": self.memory}
 
     def to_dict(self) -> dict[str, Any]:
         tile = None if self.config is None else self.config.to_dict()
@@ -60,8 +57,7 @@ class Tuned:
 
     def text(self) -> str:
         """The same in words."""
-        return (f"tiles such as {self.config} give {self.compute:.0%} of its peak and "
-                f"{self.memory:.0%} of its bandwidth")  # fmt: skip
+        return f"tiles such as {self.config} give {self.compute:.0%} of its peak and {self.memory:.0%} of its bandwidth"
 
     def of(self, device: DeviceSpec) -> DeviceSpec:
         """The device with them."""

@@ -171,8 +171,7 @@ class Shadow:
     how: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {"of": self.of, "unit": self.unit, "change": self.change, "share": self.share,
-                "how": self.how}  # fmt: skip
+        return {"of": self.of, "unit": self.unit, "change": self.change, "share": self.share, "how": self.how}
 
 
 NEARBY = 1.25
@@ -206,9 +205,7 @@ def price_of(space: Space, best: Design, other: Design | None, name: str, unit: 
     assert old is not None
     new = None if other is None or other.metrics is None else other.metrics.get(goal)
     if other is None or new is None:
-        return Shadow(
-            name, unit, 0.0, 0.0, "no design of the space that needs a little more gains by it"
-        )
+        return Shadow(name, unit, 0.0, 0.0, "no design of the space that needs a little more gains by it")
     more = float(other.silicon.values()[name] or 0.0) - float(best.silicon.values()[name] or 0.0)
     told = ", ".join(f"{k} {show(v)}" for k, v in space.told(other.values).items())
     slope = (new - old) / more

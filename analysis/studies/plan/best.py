@@ -223,9 +223,7 @@ def search_on(task: Task, found: Searched, bench: Bench) -> Searched:
     best = found.best(task)
     if best is None or best.best is None:
         return found
-    chosen, sure, more = sure_of(
-        task, best.candidate, best.system, best.best.copies, best.most, bench
-    )
+    chosen, sure, more = sure_of(task, best.candidate, best.system, best.best.copies, best.most, bench)
     count = found.simulations + more
     return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
 
@@ -252,22 +250,17 @@ def _simulated(task: Task, bench: Bench, t: Tried, copies: int) -> Point:
     return point_of(task, t.candidate, t.system, copies, bench, t.slow, glance=glance)
 
 
-def _known(
-    task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: Bench
-) -> Tried:
+def _known(task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: Bench) -> Tried:
     """A candidate with what bounds say of it; of two pools they say nothing."""
     most, bound = task.most_copies(system, candidate.devices), Bound(1, "")
     if candidate.pools:
         return Tried(candidate, system, bound, most)
     try:
-        deployment, settings = bench.deployed(
-            candidate, candidate.scenario(task.scenario, bench.folder)
-        )
+        deployment, settings = bench.deployed(candidate, candidate.scenario(task.scenario, bench.folder))
         bound = bound_of(deployment, settings, block, task.level)
     except CapacityError as error:
         bound = Bound(None, f"memory: {error.reason}")
-    return Tried(candidate, system, bound, most, (bound.copies or 1) - 1,
-                 hopeless=bound.copies is None)  # fmt: skip
+    return Tried(candidate, system, bound, most, (bound.copies or 1) - 1, hopeless=bound.copies is None)
 
 
 def _model(task: Task) -> ModelSpec:

@@ -43,9 +43,7 @@ class Bound:
     why: str
 
 
-def bound_of(
-    d: Deployment, settings: EngineSettings, block: RequestBlock, level: Mapping[str, float]
-) -> Bound:
+def bound_of(d: Deployment, settings: EngineSettings, block: RequestBlock, level: Mapping[str, float]) -> Bound:
     """Fewest copies of a deployment that may serve some requests within a level.
 
     Parameters
@@ -59,8 +57,7 @@ def bound_of(
     try:
         for side in sides:
             rules = kv_rules(side, settings.cache_for(side))
-            check_fits(rules, block.input_tokens, block.output_tokens, block.request_id,
-                       d.system.name)  # fmt: skip
+            check_fits(rules, block.input_tokens, block.output_tokens, block.request_id, d.system.name)
     except CapacityError as error:
         return Bound(None, f"memory: {error.reason}")
     least = least_of(d)
@@ -137,9 +134,7 @@ def _engines(
     return max(most)
 
 
-def _whole(
-    d: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock
-) -> F8:
+def _whole(d: Deployment, settings: EngineSettings, least: Least, rules: KvRules, block: RequestBlock) -> F8:
     """Device time of the requests that take least of it, all of their tokens: of 1, 2, ... of them [s]."""
     gaps = block.output_tokens - 1
     sizes = sequence_bytes(rules, block.input_tokens) / rules.capacity

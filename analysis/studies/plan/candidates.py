@@ -18,14 +18,7 @@ from ....devices.catalog import describe_system, is_path, list_devices, load_dev
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.hub import hub_name
-from ....simulator.frameworks.launch import (
-    FILES,
-    Room,
-    Start,
-    command_line,
-    engine_values,
-    launch_of,
-)
+from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, launch_of
 from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sharing import NOTHING, Sharing
@@ -104,9 +97,7 @@ class Candidate:
 
     def scenario(self, base: Scenario, folder: Path, copies: int = 1) -> Scenario:
         """The scenario of some copies, its engine's file written to a folder."""
-        changes: dict[str, Any] = {
-            "system": self.system, "dtype": self.dtype, "kv_dtype": self.kv_dtype,
-        }  # fmt: skip
+        changes: dict[str, Any] = {"system": self.system, "dtype": self.dtype, "kv_dtype": self.kv_dtype}
         changes["framework"] = self.framework
         changes |= dict(self.extra)
         if self.pools is not None:

@@ -82,10 +82,7 @@ def least_of(d: Deployment) -> Least | None:
         return None
     rate = _Rates(d)
     decode, prompt = (_layer_ops(d, b) for b in (Batch.of([0]), Batch.of([], [(1, 0)])))
-    flop_s = min(
-        sum(rate.flop_s(op) * layers for op, layers in ops if op.product)
-        for ops in (decode, prompt)
-    )
+    flop_s = min(sum(rate.flop_s(op) * layers for op, layers in ops if op.product) for ops in (decode, prompt))
     read_s = sum(rate.read_s(op.weight_bytes) * n for op, n in decode if op.product)
     keys: dict[int, float] = {}
     for op, layers in decode:
@@ -101,9 +98,7 @@ def least_of(d: Deployment) -> Least | None:
         lone += each if routed.spreads else each / d.ranks
         read = rate.read_s(op.weight_bytes) * part.layers / part.ep
         read_s += read if routed.spreads else 0.0
-    return Least(
-        flop_s / d.ranks + dealt, flop_s + lone, read_s, keys, d.ranks, d.layout.pp
-    )  # fmt: skip
+    return Least(flop_s / d.ranks + dealt, flop_s + lone, read_s, keys, d.ranks, d.layout.pp)
 
 
 def _layer_ops(d: Deployment, batch: Batch) -> list[tuple[Op, int]]:

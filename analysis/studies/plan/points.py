@@ -98,16 +98,12 @@ class Task:
     axes: Axes
     sure: float | None = None
 
-    def asked(
-        self, candidate: Candidate, copies: int, bench: Bench, requests: int, slow: float = 1.0
-    ) -> Scenario:
+    def asked(self, candidate: Candidate, copies: int, bench: Bench, requests: int, slow: float = 1.0) -> Scenario:
         """The load, `slow` times as fast, on some copies of a candidate."""
         load = self.load
         if slow != 1.0:
             load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
-        return candidate.scenario(
-            self.scenario.changed(**load, requests=requests), bench.folder, copies
-        )
+        return candidate.scenario(self.scenario.changed(**load, requests=requests), bench.folder, copies)
 
     @property
     def requests(self) -> int:

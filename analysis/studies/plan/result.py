@@ -266,11 +266,7 @@ class Plan(Result):
         word = "" if p.measured else ", which nobody has measured"
         second = self._second(groups[0])
         then = "" if second is None else f" Next: {said(second)}{times(p, second)}."
-        sure = (
-            f"{self._needs(p, self._share)} {self._other}"
-            if self._sure_of(p)
-            else "not known how sure"
-        )
+        sure = f"{self._needs(p, self._share)} {self._other}" if self._sure_of(p) else "not known how sure"
         return f"{said(p)}{word}; {sure}.{then}"
 
     def _limits(self) -> list[str]:
@@ -328,10 +324,7 @@ class Plan(Result):
             raise InputError("--emit", "needs one best: nothing serves the load, or bases differ")
         model = self.task.scenario.model
         node = load_system(p.candidate.system).device.node_size
-        return manifest(
-            self.emit,
-            p.candidate.copies(str(getattr(model, "name", model)), p.room, p.copies, node),
-        )
+        return manifest(self.emit, p.candidate.copies(str(getattr(model, "name", model)), p.room, p.copies, node))
 
     def _emitted(self) -> list[str]:
         try:
@@ -383,11 +376,7 @@ class Plan(Result):
         if table["usd_per_hour"].notna().all():
             goals = {"usd_per_hour": "min", "joules_per_token": "min"}
         return trade_off(
-            table,
-            goals,
-            ("system", "copies", "layout"),
-            f"{self._title()} within the level",
-            named="system",
+            table, goals, ("system", "copies", "layout"), f"{self._title()} within the level", named="system"
         )
 
     def _title(self) -> str:

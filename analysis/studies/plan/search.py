@@ -104,17 +104,13 @@ def plan(
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
     axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
     axes["search"] = read_search(search)
-    scenario, axes["choices"] = choices_of(
-        Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"]
-    )
+    scenario, axes["choices"] = choices_of(Scenario.of(model, **cast("ScenarioKeywords", given)), axes["search"])
     check_prices(scenario)
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")
         if placed.group in TRIED:
-            raise InputError(
-                placed.flag, f"is tried where --search {TRIED[placed.group]} asks for it"
-            )
+            raise InputError(placed.flag, f"is tried where --search {TRIED[placed.group]} asks for it")
     if scenario.model is None:
         raise InputError("MODEL", "is needed too, for example llama-3-70b")
     check_goal(scenario, goal, budget)
@@ -134,9 +130,7 @@ def plan(
     return Plan.of(task, tuple(found))
 
 
-def _searched(
-    task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None
-) -> list[Searched]:
+def _searched(task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None) -> list[Searched]:
     """Search all names side by side, each for its own best: what stands beside it makes no difference."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated

@@ -75,9 +75,7 @@ def sure_of(
 
     for share, r in slow.items():
         guess = round(copies * r / slow[own])
-        found[share] = copies if share == own else _fewest(
-            partial(holds, r), 1 if share < own else copies, guess, most
-        )  # fmt: skip
+        found[share] = copies if share == own else _fewest(partial(holds, r), 1 if share < own else copies, guess, most)
     fast, late = (at(copies, known.slow(q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     ends = {
         n: (min(a, x), None if "load" in late.missed or b is None else max(b, x))

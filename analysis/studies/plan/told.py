@@ -59,8 +59,7 @@ def counted(task: Task, searched: Sequence[Searched]) -> str:
     """How many candidates there were and what became of them."""
     tried = [t for s in searched for t in s.tried]
     memory, roofs = (
-        sum(t.bound.copies is None and t.bound.why.startswith(kind) for t in tried)
-        for kind in ("memory", "roofline")
+        sum(t.bound.copies is None and t.bound.why.startswith(kind) for t in tried) for kind in ("memory", "roofline")
     )
     runs = sum(s.simulations for s in searched)
     return (

@@ -17,9 +17,7 @@ from .study import Point
 UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
 
 
-def refuse_absent(
-    asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[Point], where: str
-) -> None:
+def refuse_absent(asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[Point], where: str) -> None:
     """Refuse a metric that every point lacks that was simulated.
 
     Raises
@@ -33,9 +31,7 @@ def refuse_absent(
     first = next(iter(points))
     for name in sorted(set(asked)):
         if all(name in row and row[name] is None for row in done):
-            raise InputError(
-                f"{where}: {name}", f"has no value: {why_absent(name, first.settings, len(done))}"
-            )
+            raise InputError(f"{where}: {name}", f"has no value: {why_absent(name, first.settings, len(done))}")
 
 
 def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:

@@ -46,9 +46,7 @@ class Dataset:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         os.fsync(self._file)
         if os.fstat(self._file).st_size == 0:  # nothing came: leave no trace
             self.path.unlink(missing_ok=True)
@@ -56,10 +54,7 @@ class Dataset:
 
     def append(self, key: str, point: Mapping[str, Any], version: str, outcome: Outcome) -> None:
         """Store one point's outcome."""
-        line = {
-            "key": key, "code": version, "point": dict(point), "metrics": outcome.metrics,
-            "error": outcome.error,
-        }  # fmt: skip
+        line = {"key": key, "code": version, "point": dict(point), "metrics": outcome.metrics, "error": outcome.error}
         text = (to_json(line) + "\n").encode()
         if os.write(self._file, text) != len(text):
             raise InputError(self.path, "could not be written whole; is the disk full?")

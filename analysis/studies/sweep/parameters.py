@@ -37,8 +37,7 @@ def check_parameter(name: str, where: str) -> None:
     if name not in parameters():
         raise InputError(
             where,
-            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH "
-            "reach into the specs",
+            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH reach into the specs",
         )
 
 
@@ -54,9 +53,7 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
     given = {name: value for name, value in point.items() if name in known and value is not None}
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
-            (name.partition(".")[2], value)
-            for name, value in sorted(point.items())
-            if name.startswith(f"{head}.")
+            (name.partition(".")[2], value) for name, value in sorted(point.items()) if name.startswith(f"{head}.")
         )
         pooled = head == "system" and given.get("prefill") is not None
         if given.get(head) is None and not pooled:

@@ -40,9 +40,7 @@ DERIVED = {
     "watts_per_device": RUN_QUANTITIES["watts_per_device"].meaning,
 }
 """And those that a row makes of them, with what they are."""
-METRICS = (
-    *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
-)  # fmt: skip
+METRICS = (*SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED)
 """Every figure of a row, in the order of the table."""
 BASES = ("basis", "energy_basis")
 """What a row's times and its energy rest on, in words: columns after the figures."""

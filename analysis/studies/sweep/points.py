@@ -54,9 +54,7 @@ class Points:
         """See `key_of`."""
         return key_of(point, self.version, self._files)
 
-    def outcomes(
-        self, points: Sequence[Mapping[str, Any]], told: Told | None = None
-    ) -> list[Outcome]:
+    def outcomes(self, points: Sequence[Mapping[str, Any]], told: Told | None = None) -> list[Outcome]:
         """What became of points, in their order."""
         known = self._known if self.data is None else self.data.stored
         keys = [self.key(point) for point in points]

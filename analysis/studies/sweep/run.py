@@ -96,9 +96,7 @@ class Sweep(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         done = len(self.table) - self.failed
-        text = (
-            f"{self.study.title}: {len(self.table):,} points, {done:,} done, {self.failed:,} failed"
-        )
+        text = f"{self.study.title}: {len(self.table):,} points, {done:,} done, {self.failed:,} failed"
         left_out = self.study.size - len(self.table)
         text += f", {left_out:,} left out by constraints or equal to another" if left_out else ""
         out: list[str | Sequence[Mapping[str, Any]]] = [text]
@@ -133,10 +131,7 @@ class Sweep(Result):
     def _bases(self) -> Iterator[tuple[str, Bases]]:
         """What each row rests on, by its system."""
         for row in self.table:
-            yield (
-                systems_of(self.points[row["point"]].settings),
-                Bases(row["basis"] or "", row["energy_basis"] or ""),
-            )
+            yield (systems_of(self.points[row["point"]].settings), Bases(row["basis"] or "", row["energy_basis"] or ""))
 
 
 def sweep(

@@ -172,8 +172,7 @@ def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
             raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), kind.keys)}")
     base = _mapping(raw, "base", path)
     axes = tuple(
-        read_axis(str(name), given, f"{path}: axes.{name}")
-        for name, given in _mapping(raw, "axes", path).items()
+        read_axis(str(name), given, f"{path}: axes.{name}") for name, given in _mapping(raw, "axes", path).items()
     )
     if not axes:
         raise InputError(f"{path}: axes", "needs at least one axis, for example rate: [1, 2, 4]")
@@ -188,13 +187,9 @@ def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
     given = raw.get("constraints", [])
     if not isinstance(given, list):
         raise InputError(f"{path}: constraints", "must be a list of conditions in quotes")
-    constraints = tuple(
-        parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given)
-    )
+    constraints = tuple(parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given))
     columns = {column for axis in axes for column in axis.columns}
-    objectives = read_objectives(
-        _mapping(raw, "objectives", path), f"{path}: objectives", {*kind.figures, *columns}
-    )
+    objectives = read_objectives(_mapping(raw, "objectives", path), f"{path}: objectives", {*kind.figures, *columns})
     asked = {*objectives, *(name for c in constraints for name in c.names)} & {*PROMISED}
     if asked:
         _check_promised(min(asked), base, axes, path)
@@ -208,9 +203,7 @@ def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
     return study
 
 
-def _check_promised(
-    asked: str, base: Mapping[str, Value], axes: Sequence[Axis], path: Path
-) -> None:
+def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis], path: Path) -> None:
     """Refuse shares of requests in time where a class is promised nothing."""
     known = [base["classes"]] if "classes" in base else []
     for axis in axes:

@@ -96,9 +96,7 @@ class Fitted:
     after: Compared
 
 
-def fit_numbers(
-    simulate: Callable[[F8], Compared], frees: Sequence[Free], start: F8, seed: int
-) -> Fitted:
+def fit_numbers(simulate: Callable[[F8], Compared], frees: Sequence[Free], start: F8, seed: int) -> Fitted:
     """Fit numbers to a run.
 
     Parameters
@@ -146,9 +144,7 @@ class _Points:
     residuals: F8
 
 
-def _steps(
-    simulate: Callable[[F8], Compared], before: Compared, frees: Sequence[Free], start: F8
-) -> F8:
+def _steps(simulate: Callable[[F8], Compared], before: Compared, frees: Sequence[Free], start: F8) -> F8:
     """Changes of the numbers that make the steps longer by about `REACH`; refuses the idle ones."""
     out = []
     for i, free in enumerate(frees):
@@ -157,17 +153,14 @@ def _steps(
         found = simulate(changed).residuals - before.residuals
         effect = abs(float(np.mean(found[before.fitted])))
         if effect < BLIND:
-            raise InputError(
-                f"--free {free.name}", f"nothing in this run depends on it ({free.title})"
-            )
+            raise InputError(f"--free {free.name}", f"nothing in this run depends on it ({free.title})")
         out.append(free.step * min(max(REACH / effect, 0.05), 100.0))
     return np.array(out)
 
 
 def _points(
-    simulate: Callable[[F8], Compared], around: F8, step: F8, bounds: tuple[F8, F8],
-    rng: np.random.Generator,
-) -> _Points:  # fmt: skip
+    simulate: Callable[[F8], Compared], around: F8, step: F8, bounds: tuple[F8, F8], rng: np.random.Generator
+) -> _Points:
     """Simulate at points around some numbers and at their mirror images."""
     half = rng.uniform(-1.0, 1.0, (POINTS[len(around) - 1] // 2, len(around)))
     at = np.clip(around + step * np.concatenate([half, -half]), *bounds)
@@ -177,9 +170,7 @@ def _points(
 def _lines(points: _Points) -> tuple[F8, F8]:
     """Residuals in the middle, shape (n,), and their slopes by steps, shape (n, k)."""
     design = np.column_stack([np.ones(len(points.at)), points.at])
-    found: F8 = np.asarray(
-        np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64
-    )
+    found: F8 = np.asarray(np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64)
     return found[0], found[1:].T
 
 
@@ -220,9 +211,9 @@ def _refuse_alike(slopes: F8, weights: F8, frees: Sequence[Free]) -> None:
     for i, j in combinations(range(len(frees)), 2):
         if cross[i, j] > ALIKE * size[i] * size[j]:
             raise InputError(
-                f"--free {frees[i].name},{frees[j].name}", "do the same to this run: it cannot tell "
-                "them from each other; free one of them",
-            )  # fmt: skip
+                f"--free {frees[i].name},{frees[j].name}",
+                "do the same to this run: it cannot tell them from each other; free one of them",
+            )
 
 
 def _refuse_vague(numbers: Sequence[Number]) -> None:

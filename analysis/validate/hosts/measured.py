@@ -186,9 +186,8 @@ class ByStage:
 
 
 def _requests(
-    sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]],
-    served: Run,
-) -> Compared:  # fmt: skip
+    sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]], served: Run
+) -> Compared:
     """Residuals of requests with more than one token, in stretches of the time they were sent in."""
     there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
     if not there.any():

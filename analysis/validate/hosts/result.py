@@ -90,9 +90,7 @@ class HostCalibration(Result):
         text = f"time per output token, median of |error|: {used['before']:.1%} before, {used['after']:.1%} after"
         out.append(f"{text}, over {used['count']:,} that were fitted")
         if left["count"]:
-            out.append(
-                f"held out: {left['before']:.1%} before, {left['after']:.1%} after, over {left['count']:,}"
-            )
+            out.append(f"held out: {left['before']:.1%} before, {left['after']:.1%} after, over {left['count']:,}")
         return out
 
     def _heading(self) -> str:
@@ -109,10 +107,7 @@ class HostCalibration(Result):
             if n.free.unit:
                 key, scale = f"{key.removesuffix('_s')}_us", 1e-6
             fit[key] = {
-                **{
-                    name: float(f"{getattr(n, name) / scale:.5g}")
-                    for name in ("value", "low", "high")
-                },
+                **{name: float(f"{getattr(n, name) / scale:.5g}") for name in ("value", "low", "high")},
                 "source": source,
             }
         tree = {"kind": "host", "extends": base, "name": _name(path),
@@ -216,9 +211,9 @@ def _refuse_alone(measured: Measured, frees: Sequence[Free]) -> None:
     devices = measured.system.devices_per_node * measured.system.nodes
     if links and devices == 1:
         raise InputError(
-            f"--free {links[0]}", f"{measured.name} ran on one GPU: no collective says how fast its "
-            "links are; free host alone",
-        )  # fmt: skip
+            f"--free {links[0]}",
+            f"{measured.name} ran on one GPU: no collective says how fast its links are; free host alone",
+        )
 
 
 def _start(base: HostSpec, free: Free) -> float:

@@ -19,9 +19,8 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[Point], folder: Path, seed: int = 0, progress: Told | None = None,
-    kept: Kept = NOTHING,
-) -> list[Outcome]:  # fmt: skip
+    points: Sequence[Point], folder: Path, seed: int = 0, progress: Told | None = None, kept: Kept = NOTHING
+) -> list[Outcome]:
     """Simulate points; those of one deployment run one after another in one process.
 
     Returns

@@ -103,9 +103,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     )  # fmt: skip
 
 
-def _intervals(
-    point: Point, serving: Deployment, side: Deployment
-) -> tuple[Interval, Interval] | None:
+def _intervals(point: Point, serving: Deployment, side: Deployment) -> tuple[Interval, Interval] | None:
     """How sure the usual steps are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
@@ -130,9 +128,7 @@ def requests(point: Point, seed: int) -> RequestStream:
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
-    work = Workload(
-        closed_loop=point.clients, requests=limit, input_len=isl, output_len=osl, lengths="uniform",
-    )  # fmt: skip
+    work = Workload(closed_loop=point.clients, requests=limit, input_len=isl, output_len=osl, lengths="uniform")
     return work.open(seed)
 
 

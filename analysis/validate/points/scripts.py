@@ -45,9 +45,7 @@ def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
     """
     short = point.isl == point.osl == 1024
     if point.model.startswith("gpt-oss"):
-        return Launch(
-            20_000, memory=0.85, reuse=False, even_steps=50 if point.workers.dp > 1 else 0
-        )
+        return Launch(20_000, memory=0.85, reuse=False, even_steps=50 if point.workers.dp > 1 else 0)
     if not deployment.experts:
         tokens = 16_384
         if short and point.workers.tp < 8:
@@ -61,9 +59,7 @@ def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
         return Launch(tokens, memory=0.8, reuse=False, even_steps=60, even_batches=0)
     gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
     if short and gathers and point.clients >= 64:
-        return Launch(
-            tokens, memory=0.8, reuse=False, gather_steps=40, gather_tokens=int(0.8 * tokens)
-        )
+        return Launch(tokens, memory=0.8, reuse=False, gather_steps=40, gather_tokens=int(0.8 * tokens))
     return Launch(tokens, memory=0.8, reuse=False)
 
 

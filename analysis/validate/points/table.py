@@ -16,12 +16,9 @@ COUNTS = ("gpus", "tp", "pp", "ep", "attention_dp", "isl", "osl", "batch_or_conc
 TIMES = ("ttft_s", "tpot_s")
 SHORTEST_S = 1e-12
 """A measured time is none below it."""
-TEXTS = ("source", "device", "framework", "framework_version", "model", "weight_dtype",
-         "kv_dtype", "mode", "notes")  # fmt: skip
+TEXTS = ("source", "device", "framework", "framework_version", "model", "weight_dtype", "kv_dtype", "mode", "notes")
 MODES = ("agg", "disagg")
-LAYOUT = re.compile(
-    r"prefill (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\) decode (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\)"
-)
+LAYOUT = re.compile(r"prefill (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\) decode (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\)")
 SUSPECT = "TTFT suspect"
 BENCHMARK = "InferenceX"
 

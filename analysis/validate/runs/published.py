@@ -31,9 +31,7 @@ FORMATS: Mapping[str, str | None] = {
     "int4": "int4",
 }  # fmt: skip
 """Option ``dtype`` of a precision; None as the checkpoint is."""
-FRAMEWORKS: Mapping[str, str] = {
-    "vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang",
-}  # fmt: skip
+FRAMEWORKS: Mapping[str, str] = {"vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang"}
 """A framework by the first word of its name."""
 MLPERF: Mapping[str, tuple[str, float, float]] = {"llama2-70b": ("llama-2-70b", 230.0, 294.45)}
 """Model and mean tokens of prompts and answers of MLPerf's models, by how the name begins. Prompts of OpenOrca have 150 to 300
@@ -145,10 +143,7 @@ class PublishedRun:
         """What tells it from others of its set."""
         ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
         level = f"{self.load.kind} {self.load.level:g}"
-        return (
-            f"{self.model} {self.device}-x{self.devices}{ways} "
-            f"{self.input_len:.0f}+{self.output_len:.0f} {level}"
-        )
+        return f"{self.model} {self.device}-x{self.devices}{ways} {self.input_len:.0f}+{self.output_len:.0f} {level}"
 
 
 def device_of(text: str, names: Mapping[str, str]) -> str | None:
@@ -191,10 +186,7 @@ def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
         No table, a missing column, or a cell that cannot be used.
     """
     columns = read_whole(path, COLUMNS)
-    value, count = (
-        numbers(columns["value"], 0.0, MOST),
-        numbers(columns["count"], 1, 2**20, whole=True),
-    )
+    value, count = (numbers(columns["value"], 0.0, MOST), numbers(columns["count"], 1, 2**20, whole=True))
     names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
     runs: dict[tuple[object, ...], PublishedRun] = {}
     left: dict[tuple[object, ...], str] = {}
@@ -218,9 +210,7 @@ def _si(where: str, unit: str, value: float) -> float:
     return value * UNITS[unit.lower()]
 
 
-def _run(
-    line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
-) -> PublishedRun | str:
+def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]) -> PublishedRun | str:
     """A point without its figures, or why it is left out."""
     device = device_of(row["device"], names)
     if device is None:
@@ -236,17 +226,10 @@ def _run(
     framework = FRAMEWORKS[words[0]]
     usual = VERSIONS.get((row["source"].partition(":")[0], framework), "")
     version = next((w.strip(",") for w in words[1:] if re.match(r"\d", w)), usual)
-    if (
-        words[0] == "tensorrt"
-    ):  # the compiler's; the harness is of C++, without the hosts of early engines
+    if words[0] == "tensorrt":  # the compiler's; the harness is of C++, without the hosts of early engines
         version = ""
     layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
-    model, isl, osl, dtype = (
-        row["model"],
-        _length(row["isl"]),
-        _length(row["osl"]),
-        FORMATS[row["precision"]],
-    )
+    model, isl, osl, dtype = (row["model"], _length(row["isl"]), _length(row["osl"]), FORMATS[row["precision"]])
     if load.kind == "offline":
         rules = next((r for name, r in MLPERF.items() if model.startswith(name)), None)
         if rules is None:

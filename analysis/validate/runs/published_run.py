@@ -131,15 +131,12 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
         seconds, sure = _static(run, host)
         simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
     elif run.load.kind == "offline":
-        rate, sure = _offline(
-            run.device, run.devices, run.model, run.framework, run.version, run.dtype, host
-        )
+        rate, sure = _offline(run.device, run.devices, run.model, run.framework, run.version, run.dtype, host)
         simulated, factors = {"tokens_per_s": rate}, {"tokens_per_s": sure} if sure else {}
     else:
         answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
         figures = {
-            name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name)
-            for name in run.measured
+            name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured
         }
         simulated = {name: x for name, x in figures.items() if x is not None}
         found = {name: _interval(answer, name, run) for name in simulated}
@@ -147,22 +144,14 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
-        return (
-            f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
-        )
+        return f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
     own = {name: simulated[name] for name in measured}
     return Entry(run.name, None, measured, own, costs, run.source, factors)
 
 
 @cache  # submissions of many makers are the same system
 def _offline(
-    device: str,
-    devices: int,
-    model: str,
-    framework: str,
-    version: str,
-    dtype: str | None,
-    host: str | None,
+    device: str, devices: int, model: str, framework: str, version: str, dtype: str | None, host: str | None
 ) -> tuple[float, Interval | None]:
     """Output tokens a second of all devices, split into as many replicas as do most, and factors on it."""
     isl, osl = next((i, o) for name, i, o in MLPERF.values() if name == model)

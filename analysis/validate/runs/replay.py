@@ -58,12 +58,9 @@ class Entry:
     def metrics(self) -> dict[str, dict[str, float]]:
         """Measured, simulated and relative error of every metric."""
         return {
-            name: {
-                "measured": value, "simulated": self.simulated[name],
-                "error": self.simulated[name] / value - 1.0,
-            }
+            name: {"measured": value, "simulated": self.simulated[name], "error": self.simulated[name] / value - 1.0}
             for name, value in self.measured.items()
-        }  # fmt: skip
+        }
 
     def within(self, name: str) -> bool | None:
         """Whether the measured figure lies inside the simulated one's interval; None without one."""
@@ -73,9 +70,7 @@ class Entry:
         return low <= self.measured[name] and (high is None or self.measured[name] <= high)
 
 
-def replay(
-    run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None
-) -> list[Entry]:
+def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None) -> list[Entry]:
     """Serve a run with several draws of its requests; one entry a stage.
 
     Parameters
@@ -111,9 +106,7 @@ def served_draws(
     cache = settings.cache_for(deployment)
     for seed in range(seeds if run.requests is None else 1):
         drawn = draw(run, seed, cache.block_tokens)
-        result = serve(
-            deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True
-        )
+        result = serve(deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True)
         yield stage_metrics(result, drawn.stage), result
 
 
@@ -124,9 +117,7 @@ def deployment_of(
     settings = engine_of(run.folder / RUN, dict(run.engine))
     if "override_generation_config" not in run.engine:  # its client sends no sampling parameters
         settings = replace(settings, sampling=checkpoint_sampling(run.checkpoint))
-    model, system = load(
-        run.model, run.system, settings.dtype, settings.kv_dtype, settings.max_model_len
-    )
+    model, system = load(run.model, run.system, settings.dtype, settings.kv_dtype, settings.max_model_len)
     options, system = replace(DeployOptions(), framework=kernels), placed_in(system, host)
     return deployed(model, system, options, settings), settings.in_host(system)
 

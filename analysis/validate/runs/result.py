@@ -51,10 +51,7 @@ class RunsValidation(Compared):
     def to_dict(self) -> dict[str, Any]:
         return {
             "seeds": self.seeds,
-            "runs": [
-                {"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()}
-                for e in self.entries
-            ],
+            "runs": [{"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()} for e in self.entries],
             "medians": self.medians(),
             "sets": self.sets(),
             "skipped": list(self.skipped),
@@ -75,18 +72,14 @@ class RunsValidation(Compared):
             for name, values in e.metrics().items() if e.group else ():
                 errors = found.setdefault(e.group, {}).setdefault(name, [])
                 errors.append((values["error"], e.within(name)))
-        return {
-            group: {name: _summary(errors) for name, errors in own.items()}
-            for group, own in found.items()
-        }
+        return {group: {name: _summary(errors) for name, errors in own.items()} for group, own in found.items()}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {"run": e.run, "stage": e.stage, "set": e.group, "metric": name, **values,
-             "within": e.within(name)}
+            {"run": e.run, "stage": e.stage, "set": e.group, "metric": name, **values, "within": e.within(name)}
             for e in self.entries
             for name, values in e.metrics().items()
-        ]  # fmt: skip
+        ]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [row for e in self.entries for row in _table(e)]
@@ -101,12 +94,9 @@ class RunsValidation(Compared):
         count = sum(not e.group for e in self.entries)
         if count:
             out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
-            out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"}
-                        for n, v in self.medians().items()])  # fmt: skip
+            out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"} for n, v in self.medians().items()])
         if sets := self.sets():
-            out.append(
-                f"published points by set, {LEVEL:.0%} intervals (every point: --out, --json):"
-            )
+            out.append(f"published points by set, {LEVEL:.0%} intervals (every point: --out, --json):")
             out.append(_set_rows(sets))
         return out
 
@@ -166,9 +156,8 @@ def _every_request(folder: Path, host: str | Path | None) -> Entry:
 
 
 def validate_runs(
-    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None,
-    told: Told | None = None,
-) -> RunsValidation:  # fmt: skip
+    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, told: Told | None = None
+) -> RunsValidation:
     """Replay measured runs and static batches.
 
     Parameters

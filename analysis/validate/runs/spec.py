@@ -125,10 +125,7 @@ def read_run(folder: Path) -> MeasuredRun:
     if arrivals not in (ARRIVALS, RECORDED):
         raise load.wrong("arrivals", f"{ARRIVALS!r} or {RECORDED!r}")
     recorded = arrivals == RECORDED
-    stages = tuple(
-        Stage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9))
-        for s in load.list("stages")
-    )
+    stages = tuple(Stage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9)) for s in load.list("stages"))
     if sum(s.requests for s in stages) > MOST_REQUESTS or any(s.requests < 1 for s in stages):
         raise load.wrong("stages", f"1 request a stage to {MOST_REQUESTS:,} requests in all")
     return MeasuredRun(
@@ -279,9 +276,7 @@ def find_runs(path: Path) -> Found:
             return Found([path.parent], [], [], [])
         return Found([], [], [], [path]) if is_published(path) else Found([], [], [path], [])
     if not path.is_dir():
-        raise InputError(
-            path, "is neither a run's folder nor a table of static batches or published points"
-        )
+        raise InputError(path, "is neither a run's folder nor a table of static batches or published points")
     if (path / RUN).is_file():
         return Found([path], [], [], [])
     found = Found(

@@ -112,15 +112,12 @@ def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> Entry:
 def _deployment(folder: Path, batch: StaticBatch, options: DeployOptions) -> Deployment:
     beside = folder / "models" / batch.model
     model, system = load(
-        beside if beside.is_dir() else batch.model, load_system(f"{batch.device}-x{batch.tp}"),
-        batch.dtype,
-    )  # fmt: skip
+        beside if beside.is_dir() else batch.model, load_system(f"{batch.device}-x{batch.tp}"), batch.dtype
+    )
     return deployed(model, system, replace(options, tp=batch.tp))
 
 
-def static_times(
-    d: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST
-) -> dict[str, float]:
+def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST) -> dict[str, float]:
     """Seconds of the pass over all prompts, of the median decode step, and of everything.
 
     The pass yields every sequence's first token, `output_tokens` - 1 steps the others, of which at most
@@ -131,10 +128,7 @@ def static_times(
     at = every
     if len(every) > contexts:
         at = np.unique(np.linspace(0, output_tokens - 2, contexts).round().astype(int))
-    costed = [
-        explicit_stage(d, [Batch.of([n + i for n in lengths])], expected=True).seconds
-        for i in at.tolist()
-    ]
+    costed = [explicit_stage(d, [Batch.of([n + i for n in lengths])], expected=True).seconds for i in at.tolist()]
     steps = np.interp(every, at, costed).tolist() if costed else []
     median = float(np.median(steps)) if steps else 0.0
     return {"prefill": prefill, "decode": median, "total": prefill + sum(steps)}

@@ -107,8 +107,7 @@ def latent_space(machine: Machine, shape: Shape) -> I8:
 
 def prefill_space(machine: Machine, shape: Shape) -> I8:
     """Rows and keys of a tile, warps and stages."""
-    return grid_of((16, 32, 64, 128, 256), (16, 32, 64, 128, 256), (UNUSED,), (1,), (4, 8),
-                   (2, 3, 4, 5), (1,))  # fmt: skip
+    return grid_of((16, 32, 64, 128, 256), (16, 32, 64, 128, 256), (UNUSED,), (1,), (4, 8), (2, 3, 4, 5), (1,))
 
 
 def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
@@ -118,9 +117,7 @@ def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
     """
     blocks = number(shape, "batch") * number(shape, "heads_kv")
     wide = 128 if number(shape, "head_dim") <= 128 else 64
-    return KernelConfig(
-        64, wide, UNUSED, 1, 4, 2, _splits(machine, blocks, number(shape, "keys"), wide)
-    )
+    return KernelConfig(64, wide, UNUSED, 1, 4, 2, _splits(machine, blocks, number(shape, "keys"), wide))
 
 
 def _splits(machine: Machine, blocks: int, keys: int, wide: int) -> int:

@@ -73,9 +73,7 @@ def price(h: F8, x: F8, c: I8, out: F8) -> None:
     moved = groups * passes * n * k * x[U_WEIGHT] + inputs + again + results
     memory = moved / (h[M_BANDWIDTH] * share)
     out[:] = 0.0
-    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (
-        h[M_LATENCY], multiplied, streamed, memory,
-    )  # fmt: skip
+    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (h[M_LATENCY], multiplied, streamed, memory)
     out[O_SECONDS] = h[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
     used = groups * passes * bm * 2.0 * n * k / (x[U_RATE] * modules * clock)
     out[O_PARTIAL], out[O_BLOCKS] = max(0.0, multiplied - used), 1.0
@@ -105,8 +103,7 @@ def work(machine: Machine, shape: Shape) -> F8:
 def space(machine: Machine, shape: Shape) -> I8:
     """Powers of two of rows, columns and depth, and the splits."""
     tall = [1 << i for i in range(8) if 1 << i < 2 * number(shape, "m")]
-    return grid_of(tall, (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024), (1,), (1,),
-                   (1,), SPLITS)  # fmt: skip
+    return grid_of(tall, (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024), (1,), (1,), (1,), SPLITS)
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:

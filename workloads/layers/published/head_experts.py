@@ -48,9 +48,8 @@ class HeadExperts:
             raise InputError("shared", reason)
         if not 1 <= self.top_k <= self._others:
             raise InputError(
-                "top_k", f"must be from 1 to the {self._others} heads that are not shared, not "
-                f"{self.top_k}",
-            )  # fmt: skip
+                "top_k", f"must be from 1 to the {self._others} heads that are not shared, not {self.top_k}"
+            )
 
     @property
     def hidden(self) -> int:
@@ -153,6 +152,4 @@ class HeadExperts:
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """Query and output projections of the routed heads."""
-        return projections(
-            "head_experts", self.hidden, self._width, self._others, self.top_k, loads, run
-        )
+        return projections("head_experts", self.hidden, self._width, self._others, self.top_k, loads, run)

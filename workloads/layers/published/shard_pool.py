@@ -67,8 +67,7 @@ class PooledAdapter:
     def assembly(self, run: Run) -> list[Op]:
         """What loading the adapter runs once: a gather of rows for A and for B of every matrix."""
         return [
-            elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run,
-                        access="gather")
+            elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run, access="gather")
             for linear in self.linears()
             for side, cols in (("a", linear.inputs), ("b", linear.outputs))
-        ]  # fmt: skip
+        ]

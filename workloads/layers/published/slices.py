@@ -134,9 +134,7 @@ class SlicedAttention(_Sliced):
     def _used(self) -> Attention:
         """Heads of the slices of one token."""
         base, part = self.base, self.slices
-        return replace(
-            base, heads=base.heads // part * self.top_k, kv_heads=base.kv_heads // part * self.top_k
-        )
+        return replace(base, heads=base.heads // part * self.top_k, kv_heads=base.kv_heads // part * self.top_k)
 
     @property
     def _one(self) -> int:

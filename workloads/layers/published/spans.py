@@ -104,9 +104,7 @@ class SpanAttention:
         spans = [span for i in held for span in self._first(groups[i], own)]
         return replace(self, base=base, spans=tuple((1, a, b) for a, b in spans))
 
-    def _first(
-        self, group: tuple[tuple[float, float], ...], count: int
-    ) -> list[tuple[float, float]]:
+    def _first(self, group: tuple[tuple[float, float], ...], count: int) -> list[tuple[float, float]]:
         """The query heads of a group that see furthest, of which a device has so many."""
         spans = [(span_of(a, b, self.length), a, b) for a, b in group]
         spans.sort(key=lambda each: (each[0] > 0, -each[0]))
