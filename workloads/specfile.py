@@ -214,8 +214,7 @@ class Several(SpecError):
 def together(wrong: Sequence[SpecError]) -> SpecError:
     """One error for all: whoever wrote a file mends them at once, not one a run."""
     every = [e for one in wrong for e in (one.errors if isinstance(one, Several) else (one,))]
-    first, *others = {e.subject: e for e in reversed(every)}.values()
-    first, *others = reversed([first, *others])  # one a key, the first that was found
+    first, *others = {(e.subject, e.reason): e for e in every}.values()
     if not others:
         return first
     shown = [f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others[: MOST_TOLD - 1]]
@@ -313,8 +312,11 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
     except ValidationError as error:
         # An unknown key explains a missing one better than the other way round: a typo causes both.
         every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        told = [_complaint(schema, description, each, written) for each in every]
-        raise together([*told, *wrong]) from None
+        told: dict[str, SpecError] = {}
+        for each in every:  # one a key, the first
+            complaint = _complaint(schema, description, each, written)
+            told.setdefault(complaint.subject, complaint)
+        raise together([*told.values(), *wrong]) from None
     if wrong:
         raise together(wrong)
     return spec, sources

@@ -18,7 +18,7 @@ from .published import Prediction, rows_of, with_figures
 LENGTHS = {"4k": 4096, "8k": 8192, "16k": 16384}
 PRINTED = {"4k": {PLAIN: 30, MOA: 50}, "8k": {PLAIN: 15, MOA: 25}, "16k": {PLAIN: 8, MOA: 12}}
 """Batches at which the paper timed the 7B model: inputs of the timed rows."""
-BATCH_TOLERANCE, RATE_TOLERANCE = {PLAIN: "10 %", MOA: "12 %"}, {PLAIN: "18 %", MOA: "25 %"}
+BATCH_TOLERANCE, RATE_TOLERANCE = {PLAIN: "10 %", MOA: "12 %"}, {PLAIN: "19 %", MOA: "25 %"}
 RATIO_TOLERANCE = "20 %"
 CLOSE = 0.05
 """How near the bytes of MoA and StreamingLLM must lie to be called equal."""
