@@ -71,6 +71,10 @@ class Table:
         return len(self.line)
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
+        """A column; what is usual where rows, as those written from ops, lack one that has a usual value."""
+        usual = SCHEMAS[self.family].usual
+        if column in usual and column not in self.columns:
+            return np.full(len(self), usual[column], dtype=object)
         return self.columns[column]
 
     def take(self, rows: npt.NDArray[Any]) -> Table:
