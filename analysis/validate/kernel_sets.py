@@ -14,16 +14,7 @@ from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.collectives import KINDS
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import (
-    LABELS,
-    LINKS,
-    MEASURED,
-    PARENTS,
-    Entry,
-    list_sets,
-    load_set,
-    shared_parameters,
-)
+from ...devices.calibrated.kernel_sets import LINKS, PARENTS, Entry, list_sets, load_set
 from ...devices.calibrated.rules import parameters
 from ...devices.calibrated.set_fit import Steps
 from ...devices.calibrated.set_kernels import fit_family
@@ -112,15 +103,12 @@ def _steps(
 ) -> tuple[Mapping[str, Probes], Steps, dict[str, F8]]:
     """Calls of the steps by family, the steps, and seconds of each on every device."""
     over = asked()
-    # Of latent attention, A100's rows are of a kernel ten times as slow as the others'.
-    whose = LABELS if asked is LATENT else (MEASURED,)
     alone = {}
     for name, spec in specs.items():
-        each = []
-        for framework in whose:
-            known = {n: shared_parameters(spec, families()[n], framework).fit for n in over.probes if n != OTHER}
-            each.append(over.seconds(spec, {n: fit.values for n, fit in known.items()}))
-        alone[name] = np.min(each, axis=0)
+        known = {n: parameters(spec, families()[n]).fit.values for n in over.probes if n != OTHER}
+        if asked is LATENT:  # A100's rows are of a kernel ten times as slow as the others'
+            known["mla"] = families()["mla"].defaults
+        alone[name] = over.seconds(spec, known)
     return over.probes, Steps(over.where("int8"), over.linked, *over.narrowed()), alone
 
 
