@@ -165,7 +165,7 @@ def test_what_every_schedule_owes(
     assert np.array_equal(stamps(whole, n), stamps(engine, n))
 
 
-FIRST_STAMP = "stamps[F_FIRST] = "
+FIRST_STAMP = "stamps[col.F_FIRST] = "
 
 
 def test_the_first_token_is_stamped_at_one_place() -> None:

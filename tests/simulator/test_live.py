@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
@@ -89,9 +89,10 @@ def followed(live: Live, block: RequestBlock, clients: int) -> np.ndarray[Any, n
         if come and come[0][0] <= live.next_s:
             now, row = heapq.heappop(come)
             numbers[live.submit(now, *(int(x[row]) for x in (block.input_tokens, block.output_tokens)))] = row
+        elif not (found := live.due(live.next_s)):  # what completes now is seen before the next step begins
+            live.advance(float(np.nextafter(live.next_s, np.inf)))
         else:
-            live.advance(until := float(np.nextafter(live.next_s, np.inf)))
-            for tokens in live.due(until):
+            for tokens in found:
                 for row, count in zip((numbers[i] for i in tokens.requests), tokens.counts, strict=True):
                     stamps[row] = (tokens.due_s if np.isnan(stamps[row, 0]) else stamps[row, 0], tokens.due_s)
                     left[row] -= count
@@ -106,6 +107,12 @@ def followed(live: Live, block: RequestBlock, clients: int) -> np.ndarray[Any, n
 
 
 @settings(max_examples=25)
+@example(  # a client's next request takes part in the step that begins when the one before has completed
+    router="least-loaded", replicas=2, clients=3, rows=[
+        (2, 31, 147, 6), (2, 14, 2, 8), (0, 25, 4, 9), (2, 28, 8, 6), (1, 29, 200, 1), (3, 12, 16, 10),
+        (3, 38, 90, 5), (0, 34, 185, 4), (2, 35, 43, 6), (0, 20, 83, 4), (0, 23, 10, 9), (1, 18, 183, 11),
+    ],
+)  # fmt: skip
 @given(
     router=st.sampled_from(["round-robin", "least-loaded", "vllm"]), replicas=st.integers(2, 3),
     clients=st.sampled_from([0, 0, 1, 3]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
@@ -58,6 +58,7 @@ def stream_of(drawn: list[list[Turn]], clients: int | None = None) -> RequestStr
 
 
 @pytest.mark.parametrize(("policy", "degrees"), [("chunked", {}), ("vllm", {}), ("mixed", {}), ("vllm", {"pp": 2})])
+@example(drawn=[[(5.3e-223, 1, 1, 0.0)]], blocks=30, budget=16)
 @given(drawn=sessions, blocks=st.integers(30, 80), budget=st.integers(16, 300))
 @settings(max_examples=15)
 def test_same_schedule_as_the_reference(
