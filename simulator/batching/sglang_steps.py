@@ -70,6 +70,16 @@ def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
 
 
 @compiled_part
+def lose_last(st: State, i: int, first_end: float, now: float) -> None:
+    """Let the last step of a stretch bring a retracted request no token; those before have brought theirs."""
+    if st.counters[col.C_STRETCH] > 1:
+        before = st.clocks[col.T_KNOWN]
+        record_gap(st.hist, st.clocks, first_end - st.floats[i, col.F_LAST], 1)
+        record_gap(st.hist, st.clocks, now - before, -1)
+        st.floats[i, col.F_LAST] = before
+
+
+@compiled_part
 def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
@@ -79,8 +89,11 @@ def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed
         prompt = entry < 0
         i = -1 - entry if prompt else entry
         request = st.ints[i]
-        if request[col.I_ORDER] >= 0 or request[col.I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
-            continue  # ended before, retracted, or a prompt that goes on
+        if request[col.I_ORDER] >= 0 or i == own[S_FLIGHT_CHUNK]:
+            continue  # ended before, or a prompt that goes on
+        if request[col.I_ROOM] == 0:
+            lose_last(st, i, first_end, now)
+            continue
         count = tokens_taken(st, x, r, i, prompt)
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)

@@ -292,6 +292,21 @@ def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleT
         check_blocks(engine.exact.trtllm, slow.ranks)
 
 
+def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token(
+    small: Callable[..., Deployment], references: Callable[[str], ModuleType]
+) -> None:
+    """Looking for arrivals every third step: it loses the last of the three, not the tokens of those before."""
+    load = {
+        "urgent": [1, 14], "inputs": [3, 3], "outputs": [12, 5], "gaps": [0.0, 2.0], "clients": None, "hashes": None,
+        "page": 1, "room": 9.0,
+        "policy": Policy(
+            "late", 8192, 1, chunked=True, reserve=False, ahead=True, poll_steps=3, order="priority",
+            rules=SglangRules(priority=True, threshold=1),
+        ),
+    }  # fmt: skip
+    check_schedule("sglang", small("llama-3-8b", "h100-x1", "uniform"), references, load)
+
+
 @given(load=workloads("sglang"), mixed=st.booleans())
 @settings(max_examples=12)
 def test_one_priority_is_first_come_first_served(
