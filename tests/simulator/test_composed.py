@@ -173,7 +173,7 @@ def test_the_first_token_is_stamped_at_one_place() -> None:
     root = Path(opbyte.__file__).parent / "simulator" / "batching"
     found = [p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))]
     assert found == ["stretch.py"]
-    loops = [p.name for p in sorted(root.glob("*.py")) if "counters[C_LOG] >= st.log.shape[0]" in p.read_text()]
+    loops = [p.name for p in sorted(root.glob("*.py")) if "counters[col.C_LOG] >= st.log.shape[0]" in p.read_text()]
     assert loops == ["exact.py", "loop.py"]
 
 
