@@ -251,13 +251,13 @@ def _trend(edges: F8, values: F8) -> tuple[float, float]:
 
     Values that depend on their neighbours count for less.
     """
-    middle, scale = (edges[1:] + edges[:-1]) / 2, 2.0 ** np.frexp(edges[-1] - edges[0])[1]
+    middle, scale = (edges[1:] + edges[:-1]) / 2, 2.0 ** int(np.frexp(edges[-1] - edges[0])[1])
     x, y = (middle - middle.mean()) / scale, values - values.mean()  # the square of a span may be none
     square = float((x**2).sum())
     slope = float((x * y).sum()) / square
     left = y - slope * x
     variance = float((left**2).sum()) * _bound(left) / max(len(y) - 2, 1)
-    return slope / scale, (variance / square) ** 0.5 / scale
+    return slope / scale, (variance / square / scale / scale) ** 0.5
 
 
 def trend_share(arrival: F8, last: F8, edges: F8) -> tuple[float, float]:
