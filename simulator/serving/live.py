@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..deploy.deployment import Deployment
 from .engine import Engine
 from .nodes import Node
 from .pools import Pools
-from .routers import ROUTERS, Load
+from .routers import ROUTERS, Load, asks_prefix
 
 I8 = npt.NDArray[np.int64]
 
@@ -66,12 +66,24 @@ class Gauges(NamedTuple):
 
 @dataclass(slots=True)
 class _Live:
-    """A node with its requests under way: rows of the engine's state, their numbers, tokens seen."""
+    """A node with its requests under way: rows of the engine's state, their numbers, tokens seen.
+
+    `sent` has the blocks that the router sent there, the oldest first, as many as the cache holds.
+    """
 
     node: Node
+    sent: dict[Hashable, None] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     seen: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def keep(self, content: tuple[Hashable, ...], tokens: int) -> None:
+        """A prompt's blocks of so many tokens are the newest; the oldest go."""
+        for block in content:
+            self.sent.pop(block, None)
+            self.sent[block] = None
+        while self.sent and len(self.sent) * tokens > self.node.remembers:
+            del self.sent[next(iter(self.sent))]
 
     def step(self, until: float) -> None:
         """Run the next step, which begins before `until`."""
@@ -154,8 +166,9 @@ class Live:
             A request that could never fit.
         """
         self.advance(now)
-        loads = [self._load(n, now) for n in self.nodes]
+        loads = [self._load(n, now, input_tokens, content) for n in self.nodes]
         live = self.nodes[self.route(self.dealt, loads, None)]
+        live.keep(content, self.block_tokens)
         number, engine = self.dealt, live.node.engine
         one = np.ones(1, dtype=np.int64)
         block = RequestBlock(
@@ -164,6 +177,7 @@ class Live:
             hash_tokens=self.block_tokens,
         )  # fmt: skip
         engine.submit(block)
+        live.node.held_tokens += input_tokens
         self.dealt += 1
         row = engine.submitted - 1
         live.rows.append(row)
@@ -172,8 +186,17 @@ class Live:
         self._where[number] = live, row
         return number
 
-    def _load(self, live: _Live, now: float) -> Load:
-        return live.node.load(now) if len(self.nodes) > 1 else Load(0, 0)
+    def _load(self, live: _Live, now: float, tokens: int, content: tuple[Hashable, ...]) -> Load:
+        """What the router is told of a replica, and of how much of a prompt it was sent before."""
+        if len(self.nodes) == 1:
+            return Load(0, 0)
+        load = live.node.load(now)
+        if not asks_prefix(self.route):
+            return load
+        blocks = sum(1 for _ in takewhile(live.sent.__contains__, content))
+        found = min(blocks * self.block_tokens, tokens - 1)  # the last token is always computed
+        kept = len(live.sent) * self.block_tokens
+        return replace(load, found=found, missing=tokens - found, kept=kept)
 
     def cut(self, number: int) -> None:
         """Let a request end with its next token, whoever asked for it having left."""

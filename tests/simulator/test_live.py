@@ -172,3 +172,20 @@ def test_equal_beginnings_are_found_in_the_cache() -> None:
         live.submit(now, 600, 2, tuple(range(37)))
         live.advance(now + 9.0)
     assert live.gauges()[0].cached_tokens == 37 * 16
+
+
+def test_a_router_hears_what_replicas_hold_and_were_sent() -> None:
+    """Prompt tokens under way, none when all have ended; and where a prompt's start was sent before."""
+    live = Live(Pools((DEPLOYMENT,) * 2), make_policy("vllm"), CacheSettings(16, 40), "kv-aware")
+    live.submit(0.0, 64, 4, ("a", "b", "c"))
+    live.submit(0.0, 64, 4, ("x",))
+    load = [live._load(n, 0.0, 64, ("a", "b", "z")) for n in live.nodes]
+    assert [(x.held, x.found, x.missing, x.kept) for x in load] == [(64, 32, 32, 48), (64, 0, 64, 16)]
+    live.submit(0.0, 64, 4, ("a", "b", "z"))
+    assert live.nodes[0].numbers == [0, 2]  # sent where its start was
+    while live.next_s < np.inf:
+        live.advance(float(np.nextafter(live.next_s, np.inf)))
+        live.due(live.next_s)
+    assert [live._load(n, 1e9, 64, ()).held for n in live.nodes] == [0, 0]
+    live.nodes[0].keep(tuple(range(100)), 16)
+    assert list(live.nodes[0].sent) == list(range(60, 100))  # as many as 40 blocks hold
