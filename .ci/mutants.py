@@ -1,7 +1,7 @@
 """Deliberate faults that the tests must catch: ``python .ci/mutants.py [PART OF A PATH ...]``.
 
-Each of `MUTANTS` is put into an unpacked copy of the tree, and the tests named beside it run there until the
-first that fails; where none does the mutant is alive, and the exit code 1. A text that does not stand in its
+Each of `MUTANTS` is put into an unpacked copy of the tree, and the tests named beside it, which pass without it, run
+there until the first that fails; where none does the mutant is alive, and the exit code 1. A text that does not stand in its
 file exactly once is an error: code that was rewritten needs its mutants anew.
 """
 
@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
@@ -155,6 +156,21 @@ def copy(place: Path) -> Path:
     return place
 
 
+def passes(tree: Path, tests: str) -> bool:
+    """Whether tests pass; what never ends does not."""
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()],
+            cwd=tree, env={**os.environ, "PYTHONPATH": str(tree / "src")}, timeout=LIMIT_S,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return False
+    if run.returncode not in (0, 1):
+        raise SystemExit(f"{tests}: pytest ended with {run.returncode}")
+    return run.returncode == 0
+
+
 def lives(tree: Path, path: str, old: str, new: str, tests: str) -> bool:
     """Whether no test notices a fault."""
     file = tree / path
@@ -163,22 +179,13 @@ def lives(tree: Path, path: str, old: str, new: str, tests: str) -> bool:
         raise SystemExit(f"{path}: {old!r} stands there {whole.count(old)} times, not once")
     file.write_text(whole.replace(old, new), encoding="utf-8")
     try:
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()],
-            cwd=tree, env={**os.environ, "PYTHONPATH": str(tree / "src")}, timeout=LIMIT_S,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return False  # what never ends is noticed
+        return passes(tree, tests)
     finally:
         file.write_text(whole, encoding="utf-8")
-    if run.returncode not in (0, 1):
-        raise SystemExit(f"{tests}: pytest ended with {run.returncode}")
-    return run.returncode == 0
 
 
 def main(wanted: list[str]) -> int:
-    """Try the mutants, one on each of two cores; 1 where one is alive."""
+    """Try the mutants, one on each of two cores, once their tests have passed without; 1 where one is alive."""
     chosen = [m for m in MUTANTS if not wanted or any(part in m[0] for part in wanted)]
     alive, began = 0, time.monotonic()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -186,14 +193,20 @@ def main(wanted: list[str]) -> int:
         for i in range(AT_ONCE):
             trees.put(copy(Path(name) / str(i)))
 
-        def attempt(mutant: tuple[str, str, str, str]) -> tuple[bool, float]:
+        def on_a_tree(act: Callable[..., bool], *given: str) -> tuple[bool, float]:
             tree, start = trees.get(), time.monotonic()
             try:
-                return lives(tree, *mutant), time.monotonic() - start
+                return act(tree, *given), time.monotonic() - start
             finally:
                 trees.put(tree)
 
-        for i, (mutant, (found, took)) in enumerate(zip(chosen, pool.map(attempt, chosen), strict=True), 1):
+        asked = sorted({tests for *_, tests in chosen})
+        for tests, (sound, _) in zip(asked, pool.map(lambda tests: on_a_tree(passes, tests), asked), strict=True):
+            if not sound:
+                raise SystemExit(f"{tests}: fails without a fault")
+        print(f"without a fault {len(asked)} sets of tests pass, {time.monotonic() - began:.0f} s", flush=True)
+        tried = pool.map(lambda mutant: on_a_tree(lives, *mutant), chosen)
+        for i, (mutant, (found, took)) in enumerate(zip(chosen, tried, strict=True), 1):
             alive += found
             state = "ALIVE" if found else "caught"
             print(f"{i}/{len(chosen)} {state} {took:.0f} s  {mutant[0]}: {mutant[2]!r}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Shown(Result):
     def rows(self) -> list[dict[str, Any]]:
         return [{"key": key, "source": source} for key, source in self.sources.items()]
 
-    def blocks(self) -> list[str | list[Mapping[str, Any]]]:  # type: ignore[override]
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [self.text()]
 
 

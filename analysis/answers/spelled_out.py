@@ -74,7 +74,7 @@ def _engine(name: str) -> SpelledOut:
     found = engine_of(Path("engine.json"), {"engine": name})
     keys, only = KEYS[name]
     own = {
-        field: _plain(asdict(value) if is_dataclass(value) else value)  # type: ignore[arg-type]
+        field: _plain(asdict(value) if is_dataclass(value) else value)  # type: ignore[arg-type]  # of no class, but of its object
         for field in found.__dataclass_fields__
         if field not in (*LAYOUT, "given", "doubts", "device_name", "engine")
         and (value := getattr(found, field)) is not None

@@ -111,7 +111,7 @@ def takes(
         for own in inspect.signature(function, eval_str=True).parameters.values():
             made = [_parameter(p) for p in shown] if own.name == "options" else [own]
             parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in made]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command

@@ -46,9 +46,13 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     dp = keys.count("data_parallel_size", 1)
     blocks = cache.count("num_gpu_blocks", None)
     max_model_len = keys.count("max_model_len", None)
+    memory, device = hardware.count("device_total_memory_bytes", None, 1 << 50), hardware.text("device_name", "")
+    base = rules.applied(POLICIES["vllm"])
+    if memory is not None:
+        base = limited(base, *rules.limits_on(memory, device))
     exchange, sharing, doubts = sharing_of(keys, tp, dp)
     return EngineSettings(
-        policy=_policy(keys, cache, host, version, max_model_len),
+        policy=_policy(keys, cache, host, base, version, max_model_len),
         cache=CacheSettings(
             cache.count("block_size", BLOCK_TOKENS),
             None if blocks is None else max(blocks - NULL_BLOCKS, 1),
@@ -63,8 +67,8 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         kv_dtype=keys.format("kv_cache_dtype"),
         memory_share=cache.share("gpu_memory_utilization", rules.memory_share),
         logit_bytes=LOGIT_BYTES,
-        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
-        device_name=hardware.text("device_name", ""),
+        memory_bytes=memory,
+        device_name=device,
         given=True,
         exchange=exchange,
         sharing=sharing,
@@ -81,14 +85,10 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     )
 
 
-def _policy(keys: Keys, cache: Keys, host: Keys, version: tuple[int, int], max_model_len: int | None) -> Policy:
-    """The batching that the file asks for."""
-    rules = rules_of(version)
-    base = rules.applied(POLICIES["vllm"])
-    seen = keys.part("hardware")
-    memory = seen.count("device_total_memory_bytes", None, 1 << 50)
-    if memory is not None:
-        base = limited(base, *rules.limits_on(memory, seen.text("device_name", "")))
+def _policy(
+    keys: Keys, cache: Keys, host: Keys, base: Policy, version: tuple[int, int], max_model_len: int | None
+) -> Policy:
+    """The batching that the file asks for, where it says other than `base`."""
     order = keys.text("scheduling_policy", "fcfs")
     if order not in ("fcfs", "priority"):
         known = nearest(order, ("fcfs", "priority"))

@@ -119,7 +119,7 @@ class Clock:
             node.join(fleet.own[n], self.stale)
             node.given = given_by_hand(node.engine)
         for pool in (self.entry, self.decode):
-            if not found_by_kind(pool) if pool and count > 1 else True:
+            if count == 1 or not found_by_kind(pool):
                 for node in pool:
                     node.by_hand = node.given = 1
         self.stale.update(range(count))

@@ -68,7 +68,8 @@ class Gauges(NamedTuple):
 class _Live:
     """A node with its requests under way: rows of the engine's state, their numbers, tokens seen.
 
-    `sent` has the blocks that the router sent there, the oldest first, as many as the cache holds.
+    `sent` has the blocks that the router sent there, the oldest first, as many as the cache holds: `batching.recall`
+    for requests without end, of which it would keep every piece.
     """
 
     node: Node
@@ -136,6 +137,7 @@ class Live:
         if pools.decode:
             raise InputError(pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one")
         self.route, self.dealt = ROUTERS[router], 0
+        self._recalls = len(pools.entry) > 1 and asks_prefix(self.route)
         self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
         made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
         self.nodes = [_Live(Node(i, engine)) for i, engine in enumerate(made)]
@@ -168,7 +170,8 @@ class Live:
         self.advance(now)
         loads = [self._load(n, now, input_tokens, content) for n in self.nodes]
         live = self.nodes[self.route(self.dealt, loads, None)]
-        live.keep(content, self.block_tokens)
+        if self._recalls:
+            live.keep(content, self.block_tokens)
         number, engine = self.dealt, live.node.engine
         one = np.ones(1, dtype=np.int64)
         block = RequestBlock(
@@ -191,7 +194,7 @@ class Live:
         if len(self.nodes) == 1:
             return Load(0, 0)
         load = live.node.load(now)
-        if not asks_prefix(self.route):
+        if not self._recalls:
             return load
         blocks = sum(1 for _ in takewhile(live.sent.__contains__, content))
         found = min(blocks * self.block_tokens, tokens - 1)  # the last token is always computed

@@ -39,7 +39,8 @@ def played(live: Live, block: RequestBlock) -> list[list[float]]:
             until = min(now, float(np.nextafter(live.next_s, np.inf)))
             live.advance(until)
             take(until)
-        live.submit(now, int(block.input_tokens[row]), int(block.output_tokens[row]))
+        prompt = block.hash_ids[row] if block.hash_ids else ()
+        live.submit(now, int(block.input_tokens[row]), int(block.output_tokens[row]), prompt)
     while live.next_s < np.inf:
         until = float(np.nextafter(live.next_s, np.inf))
         live.advance(until)
@@ -189,3 +190,26 @@ def test_a_router_hears_what_replicas_hold_and_were_sent() -> None:
     assert [live._load(n, 1e9, 64, ()).held for n in live.nodes] == [0, 0]
     live.nodes[0].keep(tuple(range(100)), 16)
     assert list(live.nodes[0].sent) == list(range(60, 100))  # as many as 40 blocks hold
+
+
+@settings(max_examples=20)
+@given(
+    router=st.sampled_from(["kv-aware", "cache-aware"]),
+    rows=st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 5), st.integers(1, 4), st.integers(1, 12)), min_size=1, max_size=16
+    ),
+)
+def test_prompts_are_remembered_as_in_a_run(router: str, rows: list[tuple[int, int, int, int]]) -> None:
+    """What `Live` remembers of prompts and what a run does lead to the same replicas: of caches of few blocks the stamps tell."""
+    gaps, kinds, blocks, outputs = np.array(rows).T
+    content = tuple(tuple(f"{kind}.{i}" for i in range(n)) for kind, n in zip(kinds, blocks, strict=True))
+    block = RequestBlock(
+        np.arange(len(rows)), np.cumsum(gaps) * 1e-3, blocks * 16 + 3, outputs, content, hash_tokens=16
+    )
+    pools, policy, cache = Pools((DEPLOYMENT,) * 3), make_policy("vllm", 256, 8), CacheSettings(16, 12)
+    stamps = played(Live(pools, policy, cache, router), block)
+    stream = RequestStream("drawn", True, None, lambda: iter([block]))
+    table = serve(pools, policy, stream, router=router, cache=cache).table
+    outside = policy.host.request_s
+    for times, first, last in zip(stamps, table.first_s, table.last_s, strict=False):
+        assert (times[0], times[-1]) == pytest.approx((first + outside, last + outside), rel=1e-12)

@@ -123,7 +123,7 @@ def together(space: Space, each: Sequence[Figures], silicon: Figures) -> dict[st
         out[name] = goals.together(name, values, per)
     out |= silicon
     joules, pace, area = (out.get(n) for n in ("joules_per_token", "tpot_s_mean", "area_mm2"))
-    out[EDAP] = None if None in (joules, pace, area) else float(joules * pace * area)  # type: ignore[operator]
+    out[EDAP] = None if joules is None or pace is None or area is None else float(joules * pace * area)
     return out
 
 
