@@ -133,15 +133,11 @@ def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: 
 
 @compiled_part
 def search(cumulative: F8, experts: int, u: float) -> int:
-    """First expert whose running sum reaches `u`."""
-    low, high = 0, experts - 1
-    while low < high:
-        middle = (low + high) // 2
-        if cumulative[middle] < u:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """First expert whose running sum reaches `u`; counting those that do not takes no branch to guess wrong."""
+    below = int64(0)
+    for e in range(experts - 1):
+        below += int64(cumulative[e] < u)
+    return below
 
 
 @compiled_part

@@ -118,10 +118,10 @@ def system_of(point: Point) -> SystemSpec:
 
 
 def run_point(point: Point) -> Measured:
-    """Simulate one point."""
-    from opbyte.extend.answers import simulate
+    """Simulate one point: its run alone, without what an answer says of evidence and intervals."""
+    from opbyte.extend.systems import Scenario, run_scenario
 
-    result = simulate(
+    asked = Scenario.of(
         point.model,
         system_of(point),
         rate=point.rate,
@@ -137,9 +137,8 @@ def run_point(point: Point) -> Measured:
         warmup=point.warmup,
         memory=point.memory,
         seed=point.seed,
-        keep_stages=True,
     )
-    return _measured(result.run, point.warmup)
+    return _measured(run_scenario(asked, keep_stages=True), point.warmup)
 
 
 def _measured(run: Run, warmup: int) -> Measured:

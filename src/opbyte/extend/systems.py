@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from opbyte.simulator.expert_map.dispatch import Dispatch as Dispatch
     from opbyte.simulator.expert_map.dispatch import flows as flows
     from opbyte.simulator.expert_map.placing import ExpertPlacing as ExpertPlacing
+    from opbyte.simulator.scenario import Scenario as Scenario
     from opbyte.simulator.scenario.load import load as load
+    from opbyte.simulator.scenario.play import run_scenario as run_scenario
     from opbyte.simulator.serving.record import Run as Run
     from opbyte.simulator.step.explicit import StageCost as StageCost
     from opbyte.simulator.step.explicit import dealt as dealt
