@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numba.core.caching import IndexDataCacheFile
 
-from . import jit_typing
+from . import jit_quick, jit_typing
 from .errors import InputError
 from .jit_given import Either
 from .jit_parts import PartCompiler
@@ -150,6 +150,7 @@ PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_cla
 
 
 jit_typing.remember_types()
+jit_quick.keep_less_book()
 
 
 def _njit(function: F, **options: Any) -> F:

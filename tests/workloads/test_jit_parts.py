@@ -32,6 +32,8 @@ def outer(n):
     return sum_of_thirds(n) + third(1)
 """
 RUN = "import nested; print(nested.outer(7), len(nested.outer.stats.cache_hits))"
+CODE = "import nested; nested.outer(7); print(*nested.outer.inspect_asm().values())"
+WHOLE = "from opbyte.workloads import jit_quick; jit_quick.keep_less_book = lambda: None; "
 
 
 @compiled_part
@@ -63,17 +65,26 @@ def test_collections_are_as_before() -> None:
     assert gc.get_threshold() == before
 
 
+def _run(folder: Path, script: str) -> str:
+    """What a script of another process says, which compiles into the folder."""
+    (folder / "nested.py").write_text(MODULE)
+    env = {**os.environ, "OPBYTE_CACHE": str(folder)}
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), env.get("PYTHONPATH", "")])
+    return subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True).stdout
+
+
+def test_less_book_is_the_same_code(tmp_path: Path) -> None:
+    """With all that Numba does around a compile, the same instructions come out."""
+    for name in ("less", "whole"):
+        (tmp_path / name).mkdir()
+    less = _run(tmp_path / "less", CODE)
+    assert less.count("\n") > 50
+    assert less == _run(tmp_path / "whole", WHOLE + CODE)
+
+
 def test_linked_code_is_found_again(tmp_path: Path) -> None:
     """(0 + ... + 6) / 3 + 1/3 = 22/3; a second process loads it."""
-    (tmp_path / "nested.py").write_text(MODULE)
-    env = {**os.environ, "OPBYTE_CACHE": str(tmp_path)}
-    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
-
-    def run() -> list[str]:
-        done = subprocess.run([sys.executable, "-c", RUN], env=env, check=True, capture_output=True, text=True)
-        return done.stdout.split()
-
-    first, again = run(), run()
+    first, again = _run(tmp_path, RUN).split(), _run(tmp_path, RUN).split()
     assert abs(float(first[0]) - 22 / 3) < 1e-15
     assert first == [again[0], "0"]
     assert again[1] == "1"
