@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.ops import Op
 from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
+from ..power.cap import held_processor
 from ..prices import P_BYTES, P_FIXED, P_FLOPS, Formula, PriceRow, Probe, affine_sums, by_count
 from ..ratios import Ratios
 from ..spec import DeviceSpec, ProcessorSpec
@@ -278,7 +279,7 @@ _held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str,
 
 def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple[F8, dict[str, Model]]:
     """Constants of a device, and its models by kind of op."""
-    h = hardware(spec, processor)
+    h = hardware(spec, held_processor(spec, processor))
     found: dict[str, Model] = {}
     for family in families().values():
         if family.kinds:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...workloads.errors import InputError
+from ..catalog import list_devices, load_device
 from ..spec import DeviceSpec, ProcessorSpec, SystemSpec
 from .clock import FLOOR, SUSTAINED, capped_clock, draw
 from .model import HELD, PowerModel
@@ -111,6 +112,30 @@ def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str
             "processors": {name: _slower(p, clock) for name, p in spec.processors.items()},
         }
     )
+
+
+def held_processor(spec: DeviceSpec, processor: ProcessorSpec) -> ProcessorSpec:
+    """A processor at the clock that its board's limit leaves to work held at it, where its kernels are another board's.
+
+    Kernels' rates hold what the limit of the board they were timed on left of its clock. With fewer watts for as much
+    silicon, clock and voltage are those of the same work under a cap on that board.
+    """
+    if spec.calibration or spec.limit_W is None or spec.kernels not in list_devices():
+        return processor
+    timed = load_device(spec.kernels)[0]
+    other = next(iter(timed.processors.values()))
+    if timed.limit_W is None or other.clock_Hz is None or processor.clock_Hz is None:
+        return processor
+    rooms = (spec.limit_W - spec.static_W) / (timed.limit_W - timed.static_W)
+    share = min(rooms * _width(other) / _width(processor), 1.0)
+    left = capped_clock(share) * other.clock_Hz / processor.clock_Hz
+    return _slower(processor, left) if left < 1.0 else processor
+
+
+def _width(p: ProcessorSpec) -> float:
+    """16-bit FLOP of a clock."""
+    assert p.clock_Hz is not None
+    return (p.peak_flops_per_s or {}).get("bf16", 0.0) / p.clock_Hz
 
 
 def told_cap(spec: DeviceSpec) -> tuple[str, ...]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from ...devices.hosts.catalog import host_of
 from ...devices.spec import SystemSpec
+from ...workloads.ops import Loads
 from ...workloads.sampling import NONE
 from ...workloads.speculators.asked import Asked
 from ..batching.kv import CacheSettings
@@ -100,7 +103,8 @@ class EngineSettings:
             return self.cache
         if self.left_share is not None:
             weights = deployment.memory(total).weights
-            held = weights + self.left_share * (total - weights)
+            left = total - weights - gathered_bytes(deployment, self.policy.token_budget)
+            held = weights + self.left_share * max(left, 0.0)
         elif self.memory_share is not None or self.memory_kept:
             logits = deployment.model.vocab * min(self.policy.max_sequences, self.policy.token_budget)
             share = (self.memory_share or 1.0) * (total - self.memory_kept)
@@ -108,3 +112,27 @@ class EngineSettings:
         else:
             return self.cache
         return replace(self.cache, memory_bytes=held)
+
+
+WIDE = 2.0
+"""Bytes of a value between products: 16 bits."""
+
+
+def gathered_bytes(d: Deployment, tokens: int) -> float:
+    """What experts need in the largest step of an engine whose ranks gather everybody's tokens [B].
+
+    Kernels that permute tokens have two buffers with a place for every choice of every token that the device sees,
+    whichever experts it holds: one for permuted inputs and the second product's outputs, one for the first product's
+    outputs and the sums to come (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens lie there
+    before and after in 16 bits. Engines that measure a step of `tokens` before they cut the cache leave it free.
+    """
+    seen = tokens * (d.layout.dp if d.layout.gather else 1)
+    most = 0.0
+    for part in d.experts:
+        if part.spec.routed.by_request:
+            continue
+        shape = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).shape
+        outputs = max((shape["matrices"] - 1.0) * shape["inter"], shape["hidden"])
+        row = shape["top_k"] * (shape["hidden"] + outputs) + 2.0 * shape["hidden"]
+        most = max(most, seen * row * WIDE)
+    return most

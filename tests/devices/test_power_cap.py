@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from opbyte import InputError, compare, roofline, simulate
 from opbyte.devices.catalog import load_device
-from opbyte.devices.power.cap import capped, memory_rate
+from opbyte.devices.power.cap import capped, held_processor, memory_rate
 from opbyte.devices.power.clock import FLOOR, SUSTAINED, capped_clock, capped_energy, draw
 from opbyte.devices.power.model import HELD
 from opbyte.devices.power.transfer import power_model
@@ -30,6 +30,20 @@ def test_the_clock_draws_its_share_of_the_room_above_idle() -> None:
     model, known = power_model(found).model, power_model(spec).model
     assert model.busy_W == pytest.approx(known.busy_W / 2)
     assert model.J_per_flop_16 == pytest.approx(known.J_per_flop_16 * capped_energy(clock))
+
+
+@given(watts=st.floats(300.0, 900.0))
+def test_a_board_of_the_same_silicon_with_less_power_is_that_silicon_under_a_cap(watts: float) -> None:
+    """An H100 that no kernel was timed on, by its limit; an H100 PCIe runs below its data sheet's clock."""
+    spec = load_device("h100")[0]
+    assert held_processor(spec, spec.processors["xpu"]) is spec.processors["xpu"]
+    other = spec.model_copy(update={"limit_W": watts, "calibration": {}})
+    found, same = held_processor(other, other.processors["xpu"]), capped(spec, watts).processors["xpu"]
+    assert found.clock_Hz == pytest.approx(same.clock_Hz)
+    card = load_device("h100-pcie")[0]
+    slow, sheet = held_processor(card, card.processors["xpu"]), card.processors["xpu"]
+    left = capped_clock((350 - 50) / (700 - 70) * 132 / 114) * 1830 / 1620
+    assert slow.clock_Hz == pytest.approx((sheet.clock_Hz or 0.0) * left, rel=1e-3)
 
 
 def test_power_follows_the_clock_as_it_was_measured() -> None:

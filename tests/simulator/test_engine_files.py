@@ -44,6 +44,13 @@ def test_what_is_not_said_is_the_engines_default(read: Read) -> None:
     weights = deployment.memory(total).weights
     memory = trtllm.cache_for(deployment).memory_bytes
     assert memory == pytest.approx(weights + 0.9 * (total - weights))
+    experts = deploy(load_model("qwen3-235b-a22b"), load_system("h200-x8"), tp=1, dp=8, ep=8, exchange="gather")
+    held = experts.memory(total := experts.system.device.memory.capacity_bytes).weights
+    places = 8 * 8192 * 8  # tokens of all ranks, eight experts each, in two buffers of 4,096 values; and there and back
+    assert trtllm.cache_for(experts).memory_bytes == pytest.approx(
+        held + 0.9 * (total - held - 2 * places * 2 * 4096 - 2 * 2 * 8 * 8192 * 4096)
+    )
+    total = deployment.system.device.memory.capacity_bytes
     kept = 2**20 * (512 + 1.5 * 8192 + 2 * 256 + 1024 / 8)  # server_args.py
     assert sglang.cache_for(deployment).memory_bytes == pytest.approx(total - kept)
 
