@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .calibrate import calibrate_app
-from .io import folder, parent_of, resumed, show
+from .io import beside, resumed, show
 from .options import Fresh, Json, count, real
 
 
@@ -30,9 +29,8 @@ def calibrate_run_command(
     from ..validate.hosts import calibrate_run
 
     kept = resumed("calibrate-run", fresh)
-    with folder(parent_of(out, "--out")) as files:
+    with beside(out, "--out") as write:
         result = calibrate_run(run, free, host=host, part=part, seed=seed, kept=kept)
-        if files and out:
-            files.text(os.path.basename(out), result.yaml(Path(out)))
+        write("text", lambda: result.yaml(Path(str(out))))
     show(result, as_json)
     kept.forget()

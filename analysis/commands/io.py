@@ -80,15 +80,6 @@ def resumed(command: str, fresh: bool) -> Kept:
     return kept
 
 
-def parent_of(path: str | None, option: str) -> str | None:
-    """Folder of a result file that an option names."""
-    if path is None:
-        return None
-    if os.path.isdir(path) or not os.path.basename(path):
-        raise InputError(f"{option} {path!r}", "is a folder; name a file in it")
-    return os.path.dirname(path) or "."
-
-
 def folder(out: str | None, option: str = "--out") -> AbstractContextManager[OutputFolder | None]:
     """Open the folder of an option, before the work."""
     if out is None:
@@ -96,6 +87,18 @@ def folder(out: str | None, option: str = "--out") -> AbstractContextManager[Out
     from ..show.output import OutputFolder
 
     return OutputFolder(out, option)
+
+
+@contextmanager
+def beside(path: str | None, option: str) -> Iterator[Callable[..., None]]:
+    """What writes the file that an option names, ``write("text", make)``: its folder is opened before the work."""
+    if path is None:
+        yield lambda kind, make, *how: None
+        return
+    if os.path.isdir(path) or not os.path.basename(path):
+        raise InputError(f"{option} {path!r}", "is a folder; name a file in it")
+    with folder(os.path.dirname(path) or ".", option) as files:
+        yield lambda kind, make, *how: getattr(files, kind)(os.path.basename(path), make(), *how)
 
 
 def show(result: Result, as_json: bool) -> None:

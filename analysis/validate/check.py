@@ -1,22 +1,27 @@
-"""What validations share: checks with their verdicts, and one family of kernels on one device."""
+"""What every validation is: rows, what is predicted of them, what was measured, bounds, and what was left out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import Rows
+from ...devices.calibrated.calibrate import MIN_ROWS, Rows
 from ...devices.calibrated.errors import Errors
+from ...devices.calibrated.family import F8
 from ...devices.fits import BoundsSpec
 from ...workloads.kernel_tables import Skipped, Table
+from ..answers.interval import LEVEL, Interval
 from ..show.result import Result, skipped_remarks
-from .unequal import within
+from ..show.text import seconds
 
-WORDS = {"n": "rows", "median_ape": "median error", "p90_ape": "9 of 10 within", "bound": "at most"}
+WORDS = {"median_ape_bound": "median at most", "p90_ape_bound": "9 of 10 at most", "n": "rows",
+         "median_ape": "median error", "p90_ape": "9 of 10 within"}  # fmt: skip
+NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
+"""Units of figures that are no times, by a part of their names."""
 
 
 def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -25,7 +30,7 @@ def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Examples
     --------
     >>> for_people([{"n": 5, "read_median_ape": 0.047, "median_bias": -0.01, "p90_ape_bound": None}])
-    [{'rows': 5, 'read median error': '4.7%', 'median bias': '-1.0%', '9 of 10 within at most': None}]
+    [{'rows': 5, 'read median error': '4.7%', 'median bias': '-1.0%', '9 of 10 at most': None}]
     """
 
     def name(key: str) -> str:
@@ -34,23 +39,45 @@ def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return key.replace("_", " ")
 
     def told(key: str, x: Any) -> Any:
-        return f"{x:{'+' if 'bias' in key else ''}.1%}" if isinstance(x, float) else x
+        return percent(x, "+" if "bias" in key else "") if isinstance(x, float) else x
 
     return [{name(k): told(k, x) for k, x in row.items()} for row in rows]
 
 
+def percent(value: float | None, sign: str = "") -> str:
+    """A fraction for people."""
+    return "-" if value is None else f"{value:{sign}.1%}"
+
+
+def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
+    """Rows and files that were not used, as answers tell of them."""
+    return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
+
+
+def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[str, Any]:
+    """Errors of one predicted figure, and the share of measured ones inside their intervals, of those that have one."""
+    held = [x for x in inside if x is not None]
+    found = Errors.of(np.array(off)).told() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
+    return {"n": len(off), **found, "within": sum(held) / len(held) if held else None}
+
+
 class Compared(Result):
-    """A validation with a field `skipped`: what of its input was left out."""
+    """A validation; where it has a field `skipped`, that is what of its input was left out."""
 
     __slots__ = ()
     skipped: Sequence[Any]
 
+    @property
+    def passed(self) -> bool:
+        """Nothing is past its bounds; of what has none, always."""
+        return True
+
     def remarks(self) -> Sequence[str]:
-        return skipped_remarks(self.skipped)
+        return skipped_remarks(getattr(self, "skipped", ()))
 
 
 class Checked(Compared):
-    """A validation with a field `checks`, each with a verdict `passed`."""
+    """A validation with a field `checks`, each with a `record` and a verdict `passed`."""
 
     __slots__ = ()
     checks: Sequence[Any]
@@ -60,65 +87,135 @@ class Checked(Compared):
         """No check is past its bounds, and something was checked."""
         return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
+    def records(self) -> list[dict[str, Any]]:
+        return [check.record() for check in self.checks]
 
-def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
-    """Rows and files that were not used, as answers tell of them."""
-    return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
-
-
-def percent(value: Any, sign: str = "") -> str:
-    """A fraction for people."""
-    return "-" if value is None else f"{value:{sign}.1%}"
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return for_people(self.records())
 
 
 @dataclass(frozen=True, slots=True)
-class KernelCheck:
-    """One family on one device.
+class Check:
+    """Rows of one family on one device, and what a model says of them.
 
     Attributes
     ----------
     basis : str
         Where the parameters come from: "fitted", "transferred" or "default".
+    predicted, measured : float64 array, shape (n,)
+        Of each row [s], or [W].
     bounds : BoundsSpec or None
-        Errors committed in the device's YAML; None where it has no fit.
-    held : Errors or None
-        Of the rows that the bounds are for; None without any. Collectives tell of the machine as much as
-        of the device: those of other sources than the fit's are compared, and break no bound.
-    interval : tuple of float, optional
-        10th, 50th and 90th percentile of measured over predicted that other devices left out say.
-    held_in : float, optional
-        Share of the rows inside of it.
+        Largest errors accepted; None where nothing was promised.
+    held : bool array, shape (n,), or None
+        The rows that the bounds are for, `MIN_ROWS` at least; all of them without it.
+    seen : int
+        Rows of sources that the model was fitted to.
+    rows : Rows or None
+        The same rows as quantities of a kernel family.
+    more, last : mapping
+        Figures that answers tell besides, by name, before the bounds and at the end.
     """
 
-    rows: Rows
+    family: str
+    title: str
     device: str
-    predicted: npt.NDArray[np.float64]
-    errors: Errors
     basis: str
-    bounds: BoundsSpec | None
-    held: Errors | None
-    seen: int
-    interval: tuple[float, float, float] | None = None
-    held_in: float | None = None
+    table: Table
+    predicted: F8
+    measured: F8
+    bounds: BoundsSpec | None = None
+    held: npt.NDArray[np.bool_] | None = None
+    seen: int = 0
+    rows: Rows | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    last: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def family(self) -> str:
-        return self.rows.family.name
+    def off(self) -> F8:
+        """Relative to what was measured."""
+        return self.predicted / self.measured - 1.0
 
     @property
-    def title(self) -> str:
-        return self.rows.family.title
-
-    @property
-    def table(self) -> Table:
-        return self.rows.table
-
-    @property
-    def measured(self) -> npt.NDArray[np.float64]:
-        """Seconds of each row."""
-        return self.rows.measured
+    def errors(self) -> Errors:
+        return Errors.of(self.off)
 
     @property
     def passed(self) -> bool | None:
-        """Whether the errors are within the bounds; None without bounds."""
-        return None if self.held is None else within(self.held, self.bounds)
+        """Whether the errors are within the bounds; None without bounds, or rows that these are for."""
+        off = self.off if self.held is None else self.off[self.held]
+        if self.bounds is None or (self.held is not None and len(off) < MIN_ROWS):
+            return None
+        found = Errors.of(off)
+        small = found.median_ape <= self.bounds.median_ape and found.p90_ape <= self.bounds.p90_ape
+        return small and abs(found.median_bias) <= self.bounds.median_bias
+
+    def record(self) -> dict[str, Any]:
+        """One row of a table, as numbers."""
+        e, most = self.errors, self.bounds
+        return {
+            "family": self.family, "device": self.device, "n": e.rows, **e.told(), "basis": self.basis, **self.more,
+            "median_ape_bound": most and most.median_ape, "p90_ape_bound": most and most.p90_ape,
+            "passed": self.passed, **self.last,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Figures of one thing that was run, measured and simulated: a stage, a static batch, a published point.
+
+    Attributes
+    ----------
+    run : str
+    stage : int or None
+        None for a static batch and for a published point.
+    measured, simulated : dict of str to float
+        By metric, SI units; the same metrics in both.
+    costs : str
+        System, and what the ops' times came from.
+    group : str
+        Set that a published point is of.
+    factors : mapping of str to Interval
+        Where the simulated figure has an interval: factors on it, by metric.
+    """
+
+    run: str
+    stage: int | None
+    measured: dict[str, float]
+    simulated: dict[str, float]
+    costs: str
+    group: str = ""
+    factors: Mapping[str, Interval] = field(default_factory=dict)
+
+    def metrics(self, sure: bool = False) -> dict[str, dict[str, Any]]:
+        """Measured, simulated and relative error of every metric, and the ends of its interval where one is asked for."""
+        out: dict[str, dict[str, Any]] = {}
+        for name, value in self.measured.items():
+            own = self.simulated[name]
+            out[name] = {"measured": value, "simulated": own, "error": own / value - 1.0}
+            if sure and name in self.factors:
+                out[name]["low"], out[name]["high"] = self.factors[name].of(own)
+        return out
+
+    def within(self, name: str) -> bool | None:
+        """Whether the measured figure lies inside the simulated one's interval; None without one."""
+        if name not in self.factors:
+            return None
+        low, high = self.factors[name].of(self.simulated[name])
+        return low <= self.measured[name] and (high is None or self.measured[name] <= high)
+
+    def table(self, sure: bool = False) -> list[dict[str, Any]]:
+        """Its metrics for people, with their intervals where they are asked for."""
+        out = []
+        for name, v in self.metrics(sure=True).items():
+            row = {"metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),
+                   "simulated": _shown(name, v["simulated"]), "error": percent(v["error"], "+")}  # fmt: skip
+            if sure:
+                high = "overload" if v.get("high") is None else _shown(name, v["high"])
+                row[f"{LEVEL:.0%} interval"] = f"{_shown(name, v['low'])} to {high}" if "low" in v else None
+            out.append(row)
+        return out
+
+
+def _shown(metric: str, value: float) -> str:
+    unit = next((u for name, u in NO_TIMES.items() if name in metric), None)
+    return seconds(value) if unit is None else f"{value:,.4g} {unit}"

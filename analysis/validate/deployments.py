@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...devices.calibrated.errors import Errors
 from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import Told
 from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing
-from .check import Compared, percent
+from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
 from .points.predict import REQUESTS, Prediction
 from .points.table import Point, Skipped, read_points
@@ -133,24 +132,22 @@ class PointsValidation(Compared):
         return [Drawing(figure, "Predicted against measured times of every deployment.")]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            dict(zip(KEYS, key, strict=True)) | _shown(errors(scored)) for key, scored in self.groups(*KEYS).items()
-        ]
+        return for_people(self.to_dict()["rows"])
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         frameworks = [
-            {"framework": key[0]} | _shown(errors(scored)) | _milliseconds(constants(scored))
+            for_people([{"framework": key[0]} | errors(scored)])[0] | _milliseconds(constants(scored))
             for key, scored in self.groups("framework").items()
         ]
         whole = errors(self.scored)
         tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
-        summary = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
+        every = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
         inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
         told = (
             f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
             f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
         )
-        return [self.rows(), frameworks, summary, told]
+        return [self.rows(), frameworks, every, told]
 
 
 FEWEST = 10
@@ -174,18 +171,16 @@ def _with_waiting(scored: Sequence[Scored]) -> list[Scored]:
 
 def errors(scored: Sequence[Scored]) -> dict[str, Any]:
     """Absolute relative errors of a set of points: median, 90th percentile, median with sign."""
-    out: dict[str, Any] = {"n": len(scored)}
-    tpot = np.array([s.tpot_error for s in scored])
-    ttft = np.array([s.ttft_error for s in scored if s.ttft_error is not None])
-    for name, values in (("tpot", tpot), ("ttft", ttft)):
-        found = Errors.of(values) if len(values) else None
-        for key in ("median_ape", "p90_ape", "median_bias"):
-            out[f"{name}_{key}"] = found and getattr(found, key)
-    out["ttft_n"] = len(ttft)
+    found = {}
     for name in ("tpot", "ttft"):
-        inside = [held for s in scored if (held := s.within(name)) is not None]
-        out[f"{name}_within"] = sum(inside) / len(inside) if inside else None
-    return out
+        off = [e for s in scored if (e := getattr(s, f"{name}_error")) is not None]
+        found[name] = summary(off, [s.within(name) for s in scored])
+    out: dict[str, Any] = {"n": len(scored)}
+    out |= {
+        f"{name}_{key}": each[key] for name, each in found.items() for key in ("median_ape", "p90_ape", "median_bias")
+    }
+    out["ttft_n"] = found["ttft"]["n"]
+    return out | {f"{name}_within": each["within"] for name, each in found.items()}
 
 
 def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
@@ -214,17 +209,6 @@ def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
     names = {"request_s": "outside the engine", "first_use_s": "first use of experts",
              "first_use_fitted_s": "best here"}  # fmt: skip
     return {names[k]: "-" if v is None else f"{1e3 * v:.0f} ms" for k, v in values.items()}
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Errors for people."""
-    out: dict[str, Any] = {"n": row["n"]}
-    for name in ("tpot", "ttft"):
-        pair = (row[f"{name}_median_ape"], row[f"{name}_p90_ape"])
-        out[f"{name.upper()} median / p90"] = " / ".join(map(percent, pair))
-        out[f"{name.upper()} bias"] = percent(row[f"{name}_median_bias"], "+")
-        out[f"{name.upper()} inside"] = percent(row[f"{name}_within"])
-    return out
 
 
 def validate_points(

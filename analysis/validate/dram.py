@@ -19,7 +19,7 @@ from ...devices.dram.spec import DramSpec
 from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ...workloads.textfile import at_line
-from ..show.result import Result
+from .check import Compared
 
 COLUMNS = ("simulator", "config", "pattern", "params")
 RESULTS = ("peak_x_ext", "achieved_x_ext")
@@ -64,7 +64,7 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Simulated:
     """A row with what the model says; `cpu_s` and `requests` are of this row."""
 
     row: Reference
@@ -85,10 +85,10 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class DramValidation(Result):
+class DramValidation(Compared):
     """All rows of a file, in its order."""
 
-    compared: tuple[Compared, ...]
+    compared: tuple[Simulated, ...]
 
     @property
     def median_error(self) -> float | None:
@@ -249,7 +249,7 @@ def _prepare(row: Reference) -> Prepared:
     return memory, run_of(row.pattern.removeprefix("ext_"), read, row.where)
 
 
-def _compare(row: Reference, work: Prepared) -> Compared:
+def _compare(row: Reference, work: Prepared) -> Simulated:
     """Simulate one row, timed."""
     memory, what = work
     start = time.process_time()
@@ -261,7 +261,7 @@ def _compare(row: Reference, work: Prepared) -> Compared:
     else:
         outcome = simulate(memory, what)
         fraction, requests = outcome.fraction, outcome.requests
-    return Compared(row, fraction, time.process_time() - start, requests)
+    return Simulated(row, fraction, time.process_time() - start, requests)
 
 
 def _percent(value: float) -> str:

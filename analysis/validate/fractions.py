@@ -12,7 +12,7 @@ from ...devices.calibrated.hardware import C_16, CODES, H_BANDWIDTH, H_PEAK
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .check import KernelCheck
+    from .check import Check
 
 SHOWN = ("attention_decode", "attention_prefill", "moe")
 """Families whose work per byte varies most: what the figure is of."""
@@ -20,7 +20,7 @@ OF_FORMAT = ("gemm", "grouped_gemm", "moe", "attention_prefill")
 """Families whose arithmetic runs in the format that a row names; others widen to 16 bits."""
 
 
-def fractions(checks: Iterable[KernelCheck], shown: tuple[str, ...] = SHOWN) -> pd.DataFrame:
+def fractions(checks: Iterable[Check], shown: tuple[str, ...] = SHOWN) -> pd.DataFrame:
     """Measured and predicted fractions of the roofline, one row a measurement.
 
     Returns
@@ -34,7 +34,7 @@ def fractions(checks: Iterable[KernelCheck], shown: tuple[str, ...] = SHOWN) -> 
 
     parts = []
     for check in checks:
-        if check.family not in shown:
+        if check.family not in shown or check.rows is None:
             continue
         h, table = check.rows.h, check.table
         compute, memory, _ = check.rows.family.floors(h, check.rows.x)

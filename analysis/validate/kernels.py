@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import MIN_ROWS, Rows, by_device
-from ...devices.calibrated.errors import errors
+from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
@@ -27,10 +27,10 @@ from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
 from ..parallel import Told
 from ..show.result import Drawing
-from .check import Checked, KernelCheck, left_out, percent
+from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
 from .transfer import with_intervals
-from .unequal import COMPARED, NAME, SkewCheck, skew_checks
+from .unequal import COMPARED, NAME, skew_checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,13 +52,13 @@ FRACTIONS = (
 class KernelValidation(Checked):
     """Errors by family and device, and the rows that were not used."""
 
-    checks: Sequence[KernelCheck | SkewCheck]
+    checks: Sequence[Check]
     skipped: Sequence[Skipped]
 
     @property
     def seen(self) -> int:
         """Rows of sources that their device's model was fitted to."""
-        return sum(check.seen for check in self.checks if isinstance(check, KernelCheck))
+        return sum(check.seen for check in self.checks)
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = [self.rows(), f"{len(self.skipped)} rows or files skipped"]
@@ -69,30 +69,6 @@ class KernelValidation(Checked):
                 "their errors are of a fit; docs/calibration.md has those on unseen shapes"
             )
         return out
-
-    def records(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "family": c.family, "device": c.device, "n": c.errors.rows, **c.errors.told(),
-                "basis": c.basis, "median_ape_bound": c.bounds and c.bounds.median_ape,
-                "p90_ape_bound": c.bounds and c.bounds.p90_ape, "passed": c.passed, **_left_out(c),
-            }
-            for c in self.checks
-        ]  # fmt: skip
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "family": c.family, "device": c.device, "rows": c.errors.rows,
-                "median error": percent(c.errors.median_ape),
-                "9 of 10 within": percent(c.errors.p90_ape),
-                "median bias": percent(c.errors.median_bias, "+"), "basis": c.basis,
-                "median at most": percent(c.bounds and c.bounds.median_ape),
-                "9 of 10 at most": percent(c.bounds and c.bounds.p90_ape), "passed": c.passed,
-                **_left_out_shown(c),
-            }
-            for c in self.checks
-        ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -146,14 +122,13 @@ class KernelValidation(Checked):
         """Draw the fractions of their roofline that attention and experts reach, by Op/B."""
         from ..plots import roofline_fractions
 
-        own = (check for check in self.checks if isinstance(check, KernelCheck))
-        return roofline_fractions(fractions(own), "Fraction of the roofline by Op/B")
+        return roofline_fractions(fractions(self.checks), "Fraction of the roofline by Op/B")
 
     def found(self) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
         """The rows by device and family, as `calibrate.by_device` gives them."""
         out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
         for check in self.checks:
-            if isinstance(check, SkewCheck):
+            if check.rows is None:
                 continue
             held = out.setdefault(check.device, (load_device(check.device)[0], {}))
             held[1][check.rows.family.name] = check.rows
@@ -212,7 +187,7 @@ def validate_kernels(
     read, skipped = read_tables(list(tables) or [own_tables()], family=family)
     split_layers(read)
     skewed = read.pop(NAME, None)
-    checks: list[KernelCheck | SkewCheck] = []
+    checks: list[Check] = []
     found = by_device(read, skipped)
     total = sum(len(measured) for _, measured in found.values())
     for name, (spec, measured) in sorted(found.items()):
@@ -223,7 +198,7 @@ def validate_kernels(
             if told is not None:
                 told(len(checks), total)
     if transfer:
-        checks = list(with_intervals([c for c in checks if isinstance(c, KernelCheck)]))
+        checks = with_intervals(checks)
     elif skewed is not None:
         checks += skew_checks(skewed, skipped)
     if not checks and skipped:
@@ -239,24 +214,7 @@ def own_tables() -> Path:
     return Path(str(files("opbyte.kernels") / "measured"))
 
 
-def _left_out_shown(check: KernelCheck | SkewCheck) -> dict[str, Any]:
-    """What `_left_out` says, as people read it."""
-    known = _left_out(check)
-    if not known:
-        return {}
-    interval = f"{known['interval_low']:.2f} to {known['interval_high']:.2f}"
-    return {"interval, times": interval, "rows inside": percent(known["held"])}
-
-
-def _left_out(check: KernelCheck | SkewCheck) -> dict[str, Any]:
-    """The interval of a device left out, and the share of its rows that it holds."""
-    if not isinstance(check, KernelCheck) or check.interval is None:
-        return {}
-    low, _, high = check.interval
-    return {"interval_low": low, "interval_high": high, "held": check.held_in}
-
-
-def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = ()) -> KernelCheck:
+def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = ()) -> Check:
     if rows.family.name in LAYER_FAMILIES:
         return _layer_check(name, spec, rows)
     known, own = parameters(spec, rows.family, without), spec.calibration.get(rows.family.name)
@@ -268,18 +226,22 @@ def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = (
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
     seen = np.isin(rows.table["source"].astype(str), [] if own is None else own.tables)
     held = seen if own is not None and rows.family.name in LINKS else np.full(len(predicted), True)
-    return KernelCheck(
-        rows, name, predicted, errors(predicted, rows.measured), basis,
-        None if own is None else own.bounds,
-        errors(predicted[held], rows.measured[held]) if held.sum() >= MIN_ROWS else None, int(seen.sum()),
-    )  # fmt: skip
+    bounds = None if own is None else own.bounds
+    return _checked(name, rows, basis, predicted, bounds, held, int(seen.sum()))
 
 
-def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
+def _checked(
+    name: str, rows: Rows, basis: str, predicted: F8, bounds: BoundsSpec | None, held: npt.NDArray[np.bool_] | None,
+    seen: int,
+) -> Check:  # fmt: skip
+    family = rows.family
+    return Check(family.name, family.title, name, basis, rows.table, predicted, rows.measured, bounds, held, seen, rows)
+
+
+def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> Check:
     """A kernel of sparse or recurrent layers: its bounds follow from the errors of its set's fits."""
     known = layer_parameters(spec, rows.family)
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
-    found = errors(predicted, rows.measured)
     seen = [known.under[label].errors["fit"] for label in set(rows.labels.tolist())
             if "fit" in known.under[label].errors]  # fmt: skip
     bounds = None
@@ -287,7 +249,7 @@ def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
         median, tail = (1.25 * max(getattr(e, what) for e in seen) + 0.02 for what in ("median_ape", "p90_ape"))
         bias = 2.0 * max(abs(e.median_bias) for e in seen) + 0.05
         bounds = BoundsSpec(median_ape=median, p90_ape=tail, median_bias=bias)
-    return KernelCheck(rows, name, predicted, found, known.basis, bounds, found, len(predicted))
+    return _checked(name, rows, known.basis, predicted, bounds, None, len(predicted))
 
 
 def _hosted(spec: DeviceSpec, rows: Rows) -> npt.NDArray[np.float64]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ...devices.calibrated.errors import Errors, errors
 from ...devices.catalog import load_device
+from ...devices.fits import BoundsSpec
 from ...devices.power.fit import FOLDS, PowerFit, PowerRows, fit_power, unpack, unseen
 from ...devices.power.reading import read_while_running
 from ...devices.power.store import REFERENCE, base_model, power_yaml, stored, stored_fit
@@ -25,7 +26,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import Form
 from ...workloads.kernel_tables import Skipped, Table, read_tables
-from .check import Checked, for_people, left_out
+from .check import Check, Checked, left_out
 
 F8 = npt.NDArray[np.float64]
 FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
@@ -37,80 +38,26 @@ MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class PowerCheck:
-    """One family on one device.
-
-    Attributes
-    ----------
-    rows : PowerRows
-    device : str
-    predicted : float64 array
-        Mean of the readings of each row [W].
-    unseen : float64 array or None
-        The same from fits without the row's model shape, where they were asked for.
-    basis : str
-        "fitted" or "transferred".
-    """
-
-    rows: PowerRows
-    device: str
-    predicted: F8
-    unseen: F8 | None
-    basis: str
-
-    @property
-    def errors(self) -> Errors:
-        """Of rows whose model shape was held out where that was asked for, else of the fit."""
-        return errors(self.predicted if self.unseen is None else self.unseen, self.rows.measured)
-
-    @property
-    def reached(self) -> bool:
-        """Whether the errors are those that a power model should reach."""
-        return self.errors.median_ape <= MEDIAN and self.errors.p90_ape <= P90
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Largest median and 90th percentile accepted; None without a committed fit."""
-        known = stored().errors.get(self.rows.table.family)
-        if self.device != REFERENCE or known is None:
-            return None
-        return known.by_shape.median_ape + MARGIN, known.by_shape.p90_ape + MARGIN
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the errors are within the bounds; None without bounds."""
-        if self.bounds is None:
-            return None
-        return self.errors.median_ape <= self.bounds[0] and self.errors.p90_ape <= self.bounds[1]
-
-    def read(self) -> Errors | None:
-        """Errors of the rows that the monitor read at least once while the kernel ran."""
-        running = read_while_running(self.rows.work.seconds)
-        if not running.any():
-            return None
-        told = self.predicted if self.unseen is None else self.unseen
-        return errors(told[running], self.rows.measured[running])
-
-
-@dataclass(frozen=True, slots=True)
 class PowerValidation(Checked):
     """Errors by family and device, and the rows that were not used.
 
     Attributes
     ----------
+    cross_validated : bool
+        Errors are of rows whose model's shape was held out of the fit.
     fitted : str or None
         YAML of a new fit, where one was made.
     """
 
-    checks: Sequence[PowerCheck]
+    checks: Sequence[Check]
     skipped: Sequence[Skipped]
+    cross_validated: bool = False
     fitted: str | None = None
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        held = any(check.unseen is not None for check in self.checks)
         told = (
             f"Errors are of rows whose model's shape was held out of the fit, {FOLDS} folds."
-            if held else "Errors are of the committed fit; --cross-validate holds shapes out of it."
+            if self.cross_validated else "Errors are of the committed fit; --cross-validate holds shapes out of it."
         )  # fmt: skip
         return [
             self.rows(),
@@ -122,26 +69,9 @@ class PowerValidation(Checked):
             f"{len(self.skipped)} rows or files skipped",
         ]
 
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        return for_people(self.records())
-
-    def records(self) -> list[dict[str, Any]]:
-        out = []
-        for c in self.checks:
-            e, read = c.errors, c.read()
-            out.append({
-                "family": c.rows.table.family, "device": c.device, "n": e.rows, **e.told(),
-                "basis": c.basis, "read_n": read.rows if read else 0,
-                "read_median_ape": read and read.median_ape, "read_p90_ape": read and read.p90_ape,
-                "reached": c.reached, "median_ape_bound": c.bounds and c.bounds[0],
-                "p90_ape_bound": c.bounds and c.bounds[1], "passed": c.passed,
-            })  # fmt: skip
-        return out
-
     def to_dict(self) -> dict[str, Any]:
-        held = any(check.unseen is not None for check in self.checks)
-        return {"rows": self.records(), "cross_validated": held, "skipped": left_out(self.skipped),
-                "passed": self.passed}  # fmt: skip
+        return {"rows": self.records(), "cross_validated": self.cross_validated,
+                "skipped": left_out(self.skipped), "passed": self.passed}  # fmt: skip
 
     def report_title(self) -> str:
         return "Power of kernels, predicted and measured"
@@ -167,7 +97,8 @@ def validate_power(
         A path that does not exist, or a file that is no table.
     """
     read, skipped = read_tables(tables, form=FORM)
-    checks, fitted = [], None
+    checks: list[Check] = []
+    fitted = None
     for spec, rows in _by_device(read, skipped):
         if cross_validate or refit is not None:
             own, fitted = _fresh(spec, rows, refit)
@@ -175,12 +106,25 @@ def validate_power(
             continue
         known = _known(spec, float(rows[0].table["power_limit_W"][0]))
         basis = "fitted" if spec.name == REFERENCE else "transferred"
-        checks += [PowerCheck(r, spec.name, known.predict(r), None, basis) for r in rows]
-    return PowerValidation(sorted(checks, key=_order), skipped, fitted)
+        checks += [_check(r, spec.name, known.predict(r), basis) for r in rows]
+    checks.sort(key=lambda c: (c.family, c.device))
+    fresh = bool(checks) and (cross_validate or refit is not None)
+    return PowerValidation(checks, skipped, fresh, fitted)
 
 
-def _order(check: PowerCheck) -> tuple[str, str]:
-    return check.rows.table.family, check.device
+def _check(rows: PowerRows, device: str, predicted: F8, basis: str) -> Check:
+    """The mean of the readings of each row [W]; bounds are those of the committed fit's own device."""
+    name, known, bounds = rows.table.family, stored().errors.get(rows.table.family), None
+    if device == REFERENCE and known is not None:
+        median = known.by_shape.median_ape + MARGIN  # which no bias exceeds
+        bounds = BoundsSpec(median_ape=median, p90_ape=known.by_shape.p90_ape + MARGIN, median_bias=median)
+    off, running = predicted / rows.measured - 1.0, read_while_running(rows.work.seconds)
+    every, read = Errors.of(off), Errors.of(off[running]) if running.any() else None
+    more = {
+        "read_n": read.rows if read else 0, "read_median_ape": read and read.median_ape,
+        "read_p90_ape": read and read.p90_ape, "reached": every.median_ape <= MEDIAN and every.p90_ape <= P90,
+    }  # fmt: skip
+    return Check(name, name, device, basis, rows.table, predicted, rows.measured, bounds, more=more)
 
 
 def _known(spec: DeviceSpec, limit_W: float) -> PowerFit:
@@ -192,18 +136,18 @@ def _known(spec: DeviceSpec, limit_W: float) -> PowerFit:
     return replace(reference, model=model)
 
 
-def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tuple[list[PowerCheck], str | None]:
+def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tuple[list[Check], str | None]:
     """Fit to a device's rows, and predict each from a fit without its model's shape."""
     limit = float(rows[0].table["power_limit_W"][0])
     base = base_model(spec, limit)
     values = fit_power(base, rows)
     done = unpack(base, [r.table.family for r in rows], values)
     held = unseen(base, rows, values)
-    checks = [PowerCheck(r, spec.name, done.predict(r), h, "fitted") for r, h in zip(rows, held, strict=True)]
+    checks = [_check(r, spec.name, h, "fitted") for r, h in zip(rows, held, strict=True)]
     if date is None:
         return checks, None
-    seen = {c.rows.table.family: errors(c.predicted, c.rows.measured) for c in checks}
-    unseen_errors = {c.rows.table.family: c.errors for c in checks}
+    seen = {r.table.family: errors(done.predict(r), r.measured) for r in rows}
+    unseen_errors = {c.family: c.errors for c in checks}
     return checks, power_yaml(spec.name, limit, rows, values, seen, unseen_errors, date)
 
 

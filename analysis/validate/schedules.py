@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...simulator.frameworks.replay import Case, read_cases, replay
 from ...workloads.errors import told_of
 from ..parallel import Told
-from ..show.result import Result
+from .check import Compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class SchedulesValidation(Result):
+class SchedulesValidation(Compared):
     """How many cases were planned alike.
 
     Attributes
@@ -49,6 +49,10 @@ class SchedulesValidation(Result):
     differences: tuple[Difference, ...]
 
     @property
+    def passed(self) -> bool:
+        return not self.differences
+
+    @property
     def equal(self) -> int:
         """Cases without a difference."""
         return len(self.names) - len(self.differences)
@@ -57,18 +61,14 @@ class SchedulesValidation(Result):
         return {"cases": len(self.names), "equal": self.equal, "differences": list(self.records())}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [{"name": d.name, "plan": d.plan, "expected": d.expected, "got": d.got} for d in self.differences]
+        return [asdict(d) for d in self.differences]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {
-                "case": d.name,
-                "plan": "stamps" if d.plan is None else d.plan,
-                "expected": _short(d.expected),
-                "got": _short(d.got),
-            }
+            {"case": d.name, "plan": "stamps" if d.plan is None else d.plan, "expected": _short(d.expected),
+             "got": _short(d.got)}
             for d in self.differences
-        ]
+        ]  # fmt: skip
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         line = f"schedules: {self.equal} of {len(self.names)} cases planned alike"

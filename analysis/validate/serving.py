@@ -30,9 +30,9 @@ from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.cells import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
-from ..answers.interval import LEVEL, RunIntervals, run_intervals
-from ..show.result import Drawing, Result
-from ..show.text import seconds
+from ..answers.interval import RunIntervals, run_intervals
+from ..show.result import Drawing
+from .check import Compared, Entry
 from .statistics import statistics
 
 if TYPE_CHECKING:
@@ -125,27 +125,21 @@ class ServingRun:
         first, last = self.simulated_first_s, self.simulated_last_s
         return Latencies.of(self.table.queued_s, first, last, self.table.output_tokens)
 
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Measured, simulated and relative error of every figure."""
-        simulated = self.simulated.statistics()
-        return {
-            name: {
-                "measured": value, "simulated": simulated[name],
-                "error": simulated[name] / value - 1.0, **self._sure(name, simulated[name]),
-            }
-            for name, value in self.measured.statistics().items()
-        }  # fmt: skip
+    @property
+    def entry(self) -> Entry:
+        """Mean and quantiles of every quantity, with intervals."""
+        measured, sure = self.measured.statistics(), self.intervals
+        factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
+        return Entry(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
 
-    def _sure(self, name: str, simulated: float) -> dict[str, float]:
-        """Ends of a figure's interval; nothing where there is none."""
-        if self.intervals is None:
-            return {}
-        interval = self.intervals.ttft if name.startswith("ttft") else self.intervals.tpot
-        return {"low": interval.low * simulated, "high": interval.high * simulated}
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Measured, simulated, relative error and interval of every figure."""
+        return self.entry.metrics(sure=True)
 
     def within(self) -> float | None:
         """Share of the measured figures that lie inside their intervals."""
-        inside = [m["low"] <= m["measured"] <= m["high"] for m in self.metrics().values() if "low" in m]
+        found = self.entry
+        inside = [held for name in found.measured if (held := found.within(name)) is not None]
         return sum(inside) / len(inside) if inside else None
 
     def requests(self) -> pd.DataFrame:
@@ -161,7 +155,7 @@ class ServingRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ServingValidation(Result):
+class ServingValidation(Compared):
     """Every run's figures against the measured ones."""
 
     runs: tuple[ServingRun, ...]
@@ -171,7 +165,7 @@ class ServingValidation(Result):
             "runs": [
                 {
                     "run": r.name, "requests": len(r.table), "costs": r.costs,
-                    "preemptions": r.preemptions, "metrics": _finite(r.metrics()),
+                    "preemptions": r.preemptions, "metrics": r.metrics(),
                     "within": r.within(),
                     "kernel_tables": r.coverage,
                 }
@@ -191,7 +185,7 @@ class ServingValidation(Result):
         ]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [row for r in self.runs for row in self._table(r)]
+        return [row for r in self.runs for row in r.entry.table(sure=True)]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [{"run": r.name, "metric": name, **values} for r in self.runs for name, values in r.metrics().items()]
@@ -199,36 +193,12 @@ class ServingValidation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for r in self.runs:
-            out += [f"{r.name}: {len(r.table)} requests, {r.costs}", self._table(r)]
+            out += [f"{r.name}: {len(r.table)} requests, {r.costs}", r.entry.table(sure=True)]
             out += coverage_blocks(r.coverage)
             share = r.within()
             if share is not None:
                 out.append(f"{r.name}: {share:.0%} of the figures lie inside their intervals")
         return out
-
-    @staticmethod
-    def _table(r: ServingRun) -> list[dict[str, Any]]:
-        return [
-            {
-                "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
-                "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
-                f"{LEVEL:.0%} interval": _ends(v),
-            }
-            for name, v in r.metrics().items()
-        ]  # fmt: skip
-
-
-def _ends(figure: Mapping[str, float]) -> str | None:
-    """The interval of a figure for people."""
-    if "low" not in figure:
-        return None
-    high = seconds(figure["high"]) if np.isfinite(figure["high"]) else "overload"
-    return f"{seconds(figure['low'])} to {high}"
-
-
-def _finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Figures for JSON, which has no infinity."""
-    return {name: {k: v if np.isfinite(v) else None for k, v in figure.items()} for name, figure in metrics.items()}
 
 
 def validate_serving(

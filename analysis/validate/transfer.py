@@ -12,19 +12,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from .check import KernelCheck
+from .check import Check
 
 LEAST = 20
 """Rows of a device from which it tells of others, each device as much as any."""
 INSIDE = (0.1, 0.5, 0.9)
 
 
-def with_intervals(checks: Sequence[KernelCheck]) -> list[KernelCheck]:
+def with_intervals(checks: Sequence[Check]) -> list[Check]:
     """Checks of devices left out, with the interval that the others' give each, and what of it holds.
 
     Parameters
     ----------
-    checks : sequence of KernelCheck
+    checks : sequence of Check
         Whose predictions no row of their own device was behind.
     """
     out = []
@@ -36,12 +36,13 @@ def with_intervals(checks: Sequence[KernelCheck]) -> list[KernelCheck]:
         if interval is not None:
             ratio = check.measured / check.predicted
             held = float(np.mean((ratio >= interval[0]) & (ratio <= interval[2])))
-            check = replace(check, interval=interval, held_in=held)
+            told = {"interval_low": interval[0], "interval_high": interval[2], "held": held}
+            check = replace(check, last=told)
         out.append(check)
     return out
 
 
-def _interval(others: Iterable[KernelCheck]) -> tuple[float, float, float] | None:
+def _interval(others: Iterable[Check]) -> tuple[float, float, float] | None:
     """Quantiles of measured over predicted, over devices of equal weight; None without any."""
     logs = [np.log(c.measured / c.predicted) for c in others]
     if not logs:

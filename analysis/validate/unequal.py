@@ -15,7 +15,6 @@ compared with it:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ import numpy.typing as npt
 
 from ...devices.calibrated.attention_decode import NO_LIMIT
 from ...devices.calibrated.calibrate import device_named
-from ...devices.calibrated.errors import Errors, errors
 from ...devices.calibrated.family import F8, families
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import shared_parameters
@@ -33,6 +31,7 @@ from ...devices.spec import DeviceSpec
 from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, fit_blocks, joint_seconds
 from ...workloads.jit import compiled
 from ...workloads.kernel_tables import Skipped, Table, framework, joined
+from .check import Check
 
 NAME, TITLE = "attention_skew", "attention of unequal contexts"
 BLOCKS, MEAN, MODELS = "thread blocks", "mean context", "kernel models"
@@ -49,39 +48,7 @@ AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_
 (A_TOKENS, A_SEEN, A_DECODES, A_LONG, A_SHORT_KEYS, A_LONG_KEYS) = range(6)
 
 
-@dataclass(frozen=True, slots=True)
-class SkewCheck:
-    """One prediction of a device's rows; the fields of a `KernelCheck` that both have."""
-
-    table: Table
-    measured: F8
-    device: str
-    predicted: F8
-    errors: Errors
-    basis: str
-    bounds: BoundsSpec | None
-
-    family = NAME
-    title = TITLE
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the errors are within the bounds; None without bounds."""
-        return within(self.errors, self.bounds)
-
-
-def within(found: Errors, bounds: BoundsSpec | None) -> bool | None:
-    """Whether errors are within bounds; None without bounds."""
-    if bounds is None:
-        return None
-    return (
-        found.median_ape <= bounds.median_ape
-        and found.p90_ape <= bounds.p90_ape
-        and abs(found.median_bias) <= bounds.median_bias
-    )
-
-
-def skew_checks(table: Table, skipped: list[Skipped]) -> list[SkewCheck]:
+def skew_checks(table: Table, skipped: list[Skipped]) -> list[Check]:
     """Compare a table of unequal contexts; rows that cannot be used are appended to `skipped`."""
     found: dict[str, list[tuple[Table, F8, dict[str, F8]]]] = {}
     for spec, part in _parts(_consistent(table, skipped), skipped):
@@ -99,9 +66,8 @@ def skew_checks(table: Table, skipped: list[Skipped]) -> list[SkewCheck]:
         measured = np.concatenate([times for _, times, _ in parts])
         for basis in (BLOCKS, MEAN, MODELS):
             predicted = np.concatenate([seconds[basis] for _, _, seconds in parts])
-            told = errors(predicted, measured)
             bounds = BOUNDS if basis == BLOCKS else None
-            out.append(SkewCheck(whole, measured, device, predicted, told, basis, bounds))
+            out.append(Check(NAME, TITLE, device, basis, whole, predicted, measured, bounds))
     return out
 
 

@@ -23,8 +23,8 @@ from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
+from ..check import Entry
 from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, Load, PublishedRun
-from .replay import Entry
 from .static import static_times
 
 PROMPT = 250.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,54 +20,12 @@ from ....simulator.scenario.place import deployed
 from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
-from ...answers.interval import Interval
+from ..check import Entry
 from ..statistics import QUANTILES, STATISTICS, statistics
 from .load import draw
 from .spec import RUN, MeasuredRun
 
 F8 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What was measured and simulated of a stage of a run, of a static batch or a published point.
-
-    Attributes
-    ----------
-    run : str
-    stage : int or None
-        None for a static batch and for a published point.
-    measured, simulated : dict of str to float
-        By metric, SI units; the same metrics in both.
-    costs : str
-        System, and what the ops' times came from.
-    group : str
-        Set that a published point is of.
-    factors : mapping of str to Interval
-        Where the simulated figure has an interval: factors on it, by metric.
-    """
-
-    run: str
-    stage: int | None
-    measured: dict[str, float]
-    simulated: dict[str, float]
-    costs: str
-    group: str = ""
-    factors: Mapping[str, Interval] = field(default_factory=dict)
-
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Measured, simulated and relative error of every metric."""
-        return {
-            name: {"measured": value, "simulated": self.simulated[name], "error": self.simulated[name] / value - 1.0}
-            for name, value in self.measured.items()
-        }
-
-    def within(self, name: str) -> bool | None:
-        """Whether the measured figure lies inside the simulated one's interval; None without one."""
-        if name not in self.factors:
-            return None
-        low, high = self.factors[name].of(self.simulated[name])
-        return low <= self.measured[name] and (high is None or self.measured[name] <= high)
 
 
 def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None) -> list[Entry]:

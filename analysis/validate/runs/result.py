@@ -9,25 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from ....devices.calibrated.errors import Errors
 from ....workloads.errors import InputError
 from ...answers.interval import LEVEL
 from ...parallel import Told
 from ...show.result import Drawing
-from ...show.text import seconds
-from ..check import Compared
+from ..check import Compared, Entry, for_people, summary
 from ..serving import replay_requests
 from .published import read_published
 from .published_run import replay_published
-from .replay import Entry, replay
+from .replay import replay
 from .spec import find_runs, read_run
 from .static import read_static, replay_static
 
 MOST_SEEDS = 100
 KERNELS, STATIC_KERNELS = "vllm", "sglang"
 """Whose kernels cost runs and static batches: those of the engines that served them."""
-NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
-"""Units of metrics that are no times, by a part of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +66,11 @@ class RunsValidation(Compared):
         found: dict[str, dict[str, list[tuple[float, bool | None]]]] = {}
         for e in self.entries:
             for name, values in e.metrics().items() if e.group else ():
-                errors = found.setdefault(e.group, {}).setdefault(name, [])
-                errors.append((values["error"], e.within(name)))
-        return {group: {name: _summary(errors) for name, errors in own.items()} for group, own in found.items()}
+                found.setdefault(e.group, {}).setdefault(name, []).append((values["error"], e.within(name)))
+        return {
+            group: {name: summary(*zip(*errors, strict=True)) for name, errors in own.items()}
+            for group, own in found.items()
+        }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -82,7 +80,7 @@ class RunsValidation(Compared):
         ]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [row for e in self.entries for row in _table(e)]
+        return [row for e in self.entries for row in e.table()]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
@@ -90,14 +88,19 @@ class RunsValidation(Compared):
             if e.group:
                 continue
             stage = "static batch" if e.stage is None else f"stage {e.stage}"
-            out += [f"{e.run}: {stage}, {e.costs}", _table(e)]
+            out += [f"{e.run}: {stage}, {e.costs}", e.table()]
         count = sum(not e.group for e in self.entries)
         if count:
             out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
             out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"} for n, v in self.medians().items()])
         if sets := self.sets():
             out.append(f"published points by set, {LEVEL:.0%} intervals (every point: --out, --json):")
-            out.append(_set_rows(sets))
+            own = (
+                {"set": group, "metric": name.replace("_", " "), **s}
+                for group, m in sets.items()
+                for name, s in m.items()
+            )
+            out.append(for_people(list(own)))
         return out
 
     def report_title(self) -> str:
@@ -110,47 +113,12 @@ class RunsValidation(Compared):
         return [Drawing(replays(self.frame(), self.report_title()), caption)]
 
 
-def _summary(errors: Sequence[tuple[float, bool | None]]) -> dict[str, float | int | None]:
-    """Of one metric of a set."""
-    found = Errors.of(np.array([error for error, _ in errors]))
-    held = [within for _, within in errors if within is not None]
-    return {"n": found.rows, **found.told(), "within": float(np.mean(held)) if held else None}
-
-
-def _set_rows(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "set": group, "metric": name.replace("_", " "), "n": s["n"],
-            "median error": f"{s['median_ape']:.1%}", "90 % below": f"{s['p90_ape']:.1%}",
-            "bias": f"{s['median_bias']:+.1%}",
-            "in interval": "" if s["within"] is None else f"{s['within']:.0%}",
-        }
-        for group, own in sets.items()
-        for name, s in own.items()
-    ]  # fmt: skip
-
-
-def _table(e: Entry) -> list[dict[str, Any]]:
-    return [
-        {
-            "metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),
-            "simulated": _shown(name, v["simulated"]), "error": f"{v['error']:+.1%}",
-        }
-        for name, v in e.metrics().items()
-    ]  # fmt: skip
-
-
-def _shown(metric: str, value: float) -> str:
-    unit = next((u for name, u in NO_TIMES.items() if name in metric), None)
-    return seconds(value) if unit is None else f"{value:,.4g} {unit}"
-
-
 def _every_request(folder: Path, host: str | Path | None) -> Entry:
     """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
     run = replay_requests(folder, (folder / "kernels").is_dir(), host)
+    found = run.entry
     measured, simulated = (
-        {name.replace("latency", "e2e"): x for name, x in one.statistics().items()}
-        for one in (run.measured, run.simulated)
+        {name.replace("latency", "e2e"): x for name, x in one.items()} for one in (found.measured, found.simulated)
     )
     return Entry(run.name, 0, measured, simulated, run.costs)
 

@@ -19,7 +19,7 @@ from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError, told_of
-from .replay import Entry
+from ..check import Entry
 
 TEXTS = ("run", "device", "model", "dtype", "lengths")
 COUNTS = ("tp", "output_tokens")
