@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...devices.doubts import doubts
 from ...devices.power.cap import told_cap
-from ...simulator.frameworks.upkeep import far_version
+from ...simulator.frameworks.keys import far_version
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.serving.record import Run

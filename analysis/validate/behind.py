@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.behind import ANY, SPANS, TRANSFER, formats_of, places
+from ...devices.calibrated.behind import ANY, KIN, SPANS, TRANSFER, formats_of, places
 from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
@@ -48,6 +48,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
     """
     lines: dict[str, dict[tuple[str, str, str, str], list[F8]]] = {}
     moved: dict[str, list[F8]] = {}
+    kin: dict[str, list[tuple[Entry, Rows]]] = {}
     for _, (spec, held) in sorted(measured.items()):
         for name, rows in held.items():
             if name not in families():  # layers' kernels have tables of their own
@@ -60,8 +61,15 @@ def evidence_files(measured: Found) -> dict[str, str]:
                 _enter(lines.setdefault(owner, {}), family, key, rows.x[kept], errors)
             if len(rows.measured) >= FEW and owner not in ALONE:
                 moved.setdefault(name, []).append(_elsewhere(spec, family, rows, owner))
+                kin.setdefault(f"{name} {_silicon(owner, name)}", []).append(
+                    (load_set(owner).families[name][TYPICAL], rows)
+                )
     out = {owner: _csv(cells) for owner, cells in sorted(lines.items())}
     pooled = {(name, TYPICAL, ANY, "0"): errors for name, errors in moved.items()}
+    for alike, devices in kin.items():
+        name = alike.partition(" ")[0]
+        pooled.setdefault((name, KIN, ANY, "0"), []).extend(_between(families()[name], devices))
+    pooled = {key: errors for key, errors in pooled.items() if errors}
     return {**out, TRANSFER: _csv(pooled)}
 
 
@@ -107,6 +115,22 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
         return 1.0
     fit, unseen = own.errors["fit"].median_ape, own.errors["by_shape"].median_ape
     return max(unseen / fit, 1.0) if fit > 0 else 1.0
+
+
+def _silicon(owner: str, family: str) -> str:
+    """The set of the whole chip that a set is of."""
+    parents = LINK_PARENTS if family in LINKS else PARENTS
+    while owner in parents:
+        owner = parents[owner]
+    return owner
+
+
+def _between(family: Family, devices: Sequence[tuple[Entry, Rows]]) -> Iterable[F8]:
+    """How far off the median of each is, with the parameters of each other of its silicon, against that one's own."""
+    for one, (_, rows) in enumerate(devices):
+        for other, (entry, own) in enumerate(devices):
+            if one != other:
+                yield np.atleast_1d(np.median(_logs(family, entry, rows)) - np.median(_logs(family, entry, own)))
 
 
 def _elsewhere(spec: DeviceSpec, family: Family, rows: Rows, owner: str) -> F8:

@@ -5,8 +5,10 @@ cell is a family, a framework, a number format, and the sizes of a call to the n
 `BASE`. An answer quotes the cells around what it asks, not a family's whole table. `opbyte validate
 kernels --out` writes the files anew from the rows (`analysis.validate.behind`).
 
-Where a price rests on something else than rows of its own format and size, its error is that of
-asking another device's parameters, which `TRANSFER` holds for each family.
+Where a price rests on something else than rows of its own device, format and size, its error is that of asking
+another device's parameters, beside that of its cells. `TRANSFER` holds it for each family: the errors of rows by those of
+another silicon, and for one of the same (`KIN`) how far apart the medians of two such devices are, whose rows differ no
+more than a cell's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy.typing as npt
 from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
-from .hardware import FORMATS, hardware
+from .hardware import FORMATS, H_LINK_BANDWIDTH, hardware
 from .kernel_sets import LINK_PARENTS, LINKS, PARENTS, load_set, set_of
 
 I8 = npt.NDArray[np.int64]
@@ -42,7 +44,10 @@ NEAR = 1.0
 APART = "no row is within about a factor of 8 in every size"
 ENOUGH = 20
 """Rows that an error is quoted from at least, where there are so many."""
-TRANSFER = "transfer"
+TRANSFER, KIN = "transfer", "kin"
+ALIKE = 2.0
+"""Factor between constants of two devices of one silicon, within which one stands for the other as those measured do: H100, H200 and
+H20 differ by 1.7 in cores and 1.4 in bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +129,10 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
 
 
 @cache
-def transferred(family: str) -> Ratios:
-    """How far off another device's parameters are."""
-    found = _read(TRANSFER).get((family, "typical"), {})
+def transferred(family: str, kin: bool = False) -> Ratios:
+    """How far off another device's parameters are; those of one of the same silicon, if `kin`."""
+    read = _read(TRANSFER)
+    found = (kin and read.get((family, KIN))) or read.get((family, "typical"), {})
     if ANY not in found:
         return Ratios(-0.5, 0.0, 0.5)
     low, middle, high = found[ANY].ratios[0]
@@ -163,7 +169,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
     if name is None:
         return None
     held, owner = _of(name, family.name, framework)
-    moved = _moved(spec, family.name, framework, owner)
+    moved, kin = _moved(spec, family.name, framework, owner)
     format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
     others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}
     cells = held.get(format_)
@@ -179,7 +185,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
     ratios = cells.pooled(distance <= reach)
     apart = float(BASE ** max(distance.min() - 0.5, 0.0))
     if moved or not near.any():
-        ratios = ratios.wider(transferred(family.name))
+        ratios = ratios.wider(transferred(family.name, kin and bool(near.any())))
     return Behind(
         int(cells.rows.sum()), others, int(cells.rows[near].sum()), apart, ratios, moved,
         _beyond(family, x, at, cells.at) or ("" if near.any() else APART),
@@ -223,18 +229,25 @@ def _of(name: str, family: str, framework: str) -> tuple[dict[str, _Cells], str]
     return read.get((family, framework), read.get((family, "typical"), {})), name
 
 
-def _moved(spec: DeviceSpec, family: str, framework: str, owner: str) -> str:
-    """Why a device's parameters are not those of rows timed on it or its silicon."""
+def _moved(spec: DeviceSpec, family: str, framework: str, owner: str) -> tuple[str, bool]:
+    """Why a device's parameters are not those of rows timed on it, and whether they are of its silicon."""
     entry = load_set(owner).find(family, framework)
     if entry is None or entry.basis == "transferred":
-        return "no rows of these kernels on its silicon"
+        return "no rows of these kernels on its silicon", False
     timed = _timed(owner, family)
     if not timed:
-        return "no measured rows"
+        return "no measured rows", False
     own = hardware(spec)
     if any(np.allclose(own, h, rtol=0.01) for h in timed.values()):
-        return ""
-    return f"timed on {', '.join(timed)}, not on this device"
+        return "", True
+    counted = [i for i in range(len(own)) if family in LINKS or i != H_LINK_BANDWIDTH]
+    near = any(np.all(np.abs(np.log(_positive(own, h)))[counted] <= np.log(ALIKE)) for h in timed.values())
+    return f"timed on {', '.join(timed)}, not on this device", near and spec.kernels is not None
+
+
+def _positive(one: F8, other: F8) -> F8:
+    """Ratios of constants; 1 where one is zero and so is the other."""
+    return np.maximum(one, 1e-9) / np.maximum(other, 1e-9)
 
 
 @cache

@@ -177,10 +177,28 @@ def version_of(keys: Keys, usual: str) -> tuple[int, int]:
     return number
 
 
-def version_doubts(keys: Keys, known: tuple[int, int], read: str) -> list[str]:
-    """A warning where a file's version is another than the one whose rules were read."""
-    if version_of(keys, read) == known:
-        return []
+READ: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
+    "vllm": ((0, 4), (0, 30)), "sglang": ((0, 5), (0, 5)), "trtllm": ((0, 9), (1, 3)),
+}  # fmt: skip
+"""First and last version of which rules, hosts or runs were read; between them those of the last one before."""
+
+
+def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
+    """`far_version` of the version that a file names."""
+    version_of(keys, usual)
     key = "version" if "version" in keys.values else "engine_version"
-    told = keys.text(key, read)
-    return [f"{keys.path}: {key}: {told} is scheduled as {read}, whose rules are known"]
+    told = keys.text(key, usual)
+    return far_version(f"{framework}@{told}", f"{keys.path}: {key}: {told}")
+
+
+def far_version(framework: str, where: str = "") -> list[str]:
+    """A warning where a version of ``vllm@0.9`` lies beyond all that were read; `where` is who asks, if no option."""
+    name, _, version = framework.partition("@")
+    number = number_of(version)
+    if name not in READ or number is None:
+        return []
+    first, last = READ[name]
+    if first <= number <= last:
+        return []
+    nearest = ".".join(map(str, min(max(number, first), last)))
+    return [f"{where or f'--framework {framework}'}: taken as {name} {nearest}, the nearest version that was read"]

@@ -19,9 +19,6 @@ from .sglang_sharing import KEYS as SHARING
 from .sglang_sharing import captures, sends_tokens, sharing_of
 from .sharing import without_effect
 
-VERSION = (0, 5)
-"""Versions (major, minor) whose rules these are; they were read from 0.5.9."""
-
 LISTED = listed("sglang")
 ONLY = LISTED.only
 
@@ -40,7 +37,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    doubts = version_doubts(keys, VERSION, "0.5.9")
+    doubts = version_doubts(keys, "sglang", "0.5.9")
     keys.refuse_unsimulated(ONLY)
     doubts += _without_priorities(keys)
     hardware, host = keys.part("hardware"), keys.part("host")

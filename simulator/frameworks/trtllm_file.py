@@ -13,9 +13,6 @@ from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
 from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings
 
-VERSION = (1, 2)
-"""Version (major, minor) whose rules these are."""
-
 LISTED, OF_CACHE, OF_SCHEDULER = (
     listed(f"tensorrt-llm{part}") for part in ("", " kv_cache_config", " scheduler_config")
 )
@@ -34,7 +31,7 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
     SpecError
         Names the file and key that cannot be used, and what would be right.
     """
-    doubts = version_doubts(keys, VERSION, "1.2")
+    doubts = version_doubts(keys, "trtllm", "1.2")
     cache, scheduler = keys.part("kv_cache_config"), keys.part("scheduler_config")
     even, hardware, host = map(keys.part, ("attention_dp_config", "hardware", "host"))
     keys.refuse_unsimulated(ONLY)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..batching.host import Host
-from .keys import number_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +80,3 @@ of a B200): of 0, 55, 70, 80, 90 and 100 us the most that the rate of a B200 wit
 def upkeep_of(framework: str, version: tuple[int, int]) -> Upkeep:
     """What a version's host adds to a step: that of the last row that is no newer."""
     return max((u for u in UPKEEP[framework] if u.since <= version), key=lambda u: u.since)
-
-
-READ: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "vllm": ((0, 4), (0, 30)), "sglang": ((0, 5), (0, 5)), "trtllm": ((0, 9), (1, 3)),
-}  # fmt: skip
-"""First and last version of which rules, hosts or runs were read; between them those of the last one before."""
-
-
-def far_version(framework: str) -> list[str]:
-    """A warning where a version of ``vllm@0.9`` lies beyond all that were read."""
-    name, _, version = framework.partition("@")
-    number = number_of(version)
-    if name not in READ or number is None:
-        return []
-    first, last = READ[name]
-    if first <= number <= last:
-        return []
-    nearest = ".".join(map(str, min(max(number, first), last)))
-    return [f"--framework {framework}: taken as {name} {nearest}, the nearest version that was read"]

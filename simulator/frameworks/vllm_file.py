@@ -8,7 +8,7 @@ from ...workloads.errors import SpecError, nearest
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
-from .keys import Keys, host_of, listed, sampling_of, version_of
+from .keys import Keys, host_of, listed, sampling_of, version_doubts, version_of
 from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
@@ -51,6 +51,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     if memory is not None:
         base = limited(base, *rules.limits_on(memory, device))
     exchange, sharing, doubts = sharing_of(keys, tp, dp)
+    doubts = (*doubts, *version_doubts(keys, "vllm", DEFAULT_VERSION))
     return EngineSettings(
         policy=_policy(keys, cache, host, base, version, max_model_len),
         cache=CacheSettings(

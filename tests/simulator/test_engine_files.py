@@ -147,6 +147,13 @@ def test_misspelt_keys_and_other_versions_get_a_warning(read: Read) -> None:
     assert [doubt.split(": ", 1)[1].split(" ")[0] for doubt in found.doubts] == [
         "version:", "max_running_request", "enable_mixed_chunks"
     ]  # fmt: skip
+    for engine, version, taken in (
+        ("vllm", "0.99.1", "vllm 0.30"),
+        ("tensorrt-llm", "2.0", "trtllm 1.3"),
+        ("vllm", "0.25", ""),
+    ):
+        told = [doubt for doubt in read(engine, version=version).doubts if "nearest version" in doubt]
+        assert [taken in doubt for doubt in told] == [True] * bool(taken)
     found = read("tensorrt-llm", kv_cache_config={"enable_block_resuse": False})
     (doubt,) = found.doubts
     assert "kv_cache_config.enable_block_resuse is not read; did you mean 'enable_block_reuse'" in doubt

@@ -11,7 +11,8 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engines import ENGINES, Launch
-from opbyte.simulator.frameworks.upkeep import UPKEEP, far_version, upkeep_of
+from opbyte.simulator.frameworks.keys import far_version
+from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
 from opbyte.workloads.catalog import load_model
 
 
