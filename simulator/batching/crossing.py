@@ -16,9 +16,9 @@ from ...workloads.jit import compiled_given, compiled_part, int64
 from .deals import CROSSED, KINDS, Between, How, Play, at_time, chosen, find_able, fits, weigh
 from .holding import kv_bytes
 from .level import face_of
-from .loop import REACHED
 from .rings import drop_first, put_first, put_last
 from .state import C_SUBMITTED
+from .status import REACHED
 
 LOST = 11
 """Why events wait for the caller: a cache went down with its node, the request (`At.row`) is to be put back."""

@@ -15,13 +15,13 @@ from .holding import kv_bytes
 from .kv import KvRules
 from .level import Fleet, Loop, face_of, wake
 from .loading import renew
-from .loop import REACHED
 from .prefix import MOST_PIECES
 from .recall import G_KNOWN, Z_KEPT, Recall, forget_all, look_everywhere, note_sent
 from .records import named
 from .rings import Ring, drop_first
 from .route_rules import V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
 from .state import State, append_request
+from .status import REACHED
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""The inner loop of engines whose rules process a step's results while the next one runs.
+"""Steps of engines whose own rules process a step's results while the next one runs.
 
 SGLang's and TensorRT-LLM's executors plan a step, start it, and then wait for the one before it: its
 tokens, ends and memory count from the plan after the next one on (`event_loop_overlap` in
@@ -13,22 +13,21 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled, compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
-from . import sglang_steps, trtllm_steps
+from . import plain, sglang_steps, trtllm_steps
 from . import state as col
 from .clients import soonest, take
-from .exact_state import Exact
 from .holding import enqueue
 from .kv import KvRules
-from .loop import GOAL, LOG_FULL, REACHED, STUCK, write_log
 from .policies import Limits
 from .sglang_priority import come_back
 from .state import State
+from .status import AGAIN, GO, STUCK
 from .verify import log_draft, run_steps
 
-SGLANG = "exact.sglang"
+SGLANG = "st.exact.sglang"
 """Where it is None the rules are TensorRT-LLM's."""
 
 plan_step = compiled_given(SGLANG, trtllm_steps.plan_ranks)(sglang_steps.plan_ranks)
@@ -36,7 +35,7 @@ start_step = compiled_given(SGLANG, trtllm_steps.start_ranks)(sglang_steps.start
 take_results = compiled_given(SGLANG, trtllm_steps.take_ranks)(sglang_steps.take_ranks)
 most_steps = compiled_given(SGLANG, trtllm_steps.most_steps)(sglang_steps.most_steps)
 rank_for = compiled_given(SGLANG, trtllm_steps.rank_for)(sglang_steps.rank_for)
-fall_idle = compiled_given(SGLANG, lambda exact: None)(sglang_steps.fall_idle)
+fall_idle = compiled_given(SGLANG, lambda st: None)(sglang_steps.fall_idle)
 
 
 @compiled_part
@@ -46,34 +45,29 @@ def next_arrival(st: State, closed_loop: bool) -> float:
     return np.inf if i < 0 else float(st.floats[i, col.F_ARRIVAL])
 
 
-@compiled_part
-def enqueue_one(x: Exact, st: State, r: int, i: int) -> None:
-    """`queue_one` by the key of an order, if the policy has one."""
-    enqueue(st, r, i)
-
-
-@compiled_given("x.sglang.urgent", otherwise=enqueue_one)
-def queue_one(x: Exact, st: State, r: int, i: int) -> None:
+@compiled_given("st.exact.sglang.urgent", otherwise=enqueue)
+def queue_one(st: State, r: int, i: int) -> None:
     """Queue a request that has come."""
-    come_back(st, x.sglang, r, i)
+    come_back(st, st.exact.sglang, r, i)
 
 
 @compiled_part
-def queue_arrivals(x: Exact, st: State, closed_loop: bool, known: float) -> None:
+def queue_arrivals(st: State, closed_loop: bool, known: float) -> None:
     """Queue requests that have arrived by a time."""
     counters = st.counters
     while next_arrival(st, closed_loop) <= known:
         i = soonest(st, closed_loop)
         take(st, i)
-        queue_one(x, st, rank_for(x, st), i)
+        queue_one(st, rank_for(st), i)
         counters[col.C_RELEASED] += 1
 
 
 @compiled_part
-def plan_next(plan: Plan, kv: KvRules, st: State, x: Exact, known: float) -> None:
+def plan_next(plan: Plan, kv: KvRules, st: State) -> None:
     """Plan the next step of all ranks, and note what it is."""
+    step = st.exact.step[0]
     st.counters[col.C_CHUNKS] = 0
-    plan_step(x, st, kv, plan.windows, known)
+    plan_step(st, kv, plan.windows, st.clocks[col.T_KNOWN])
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
     for r in range(st.ranks.shape[0]):
         tokens += st.moments[r, TOKENS]
@@ -81,20 +75,84 @@ def plan_next(plan: Plan, kv: KvRules, st: State, x: Exact, known: float) -> Non
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
         st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
-    x.step[0].prompts, x.step[0].decodes, x.step[0].used = prompts, decodes, used
-    x.step[0].planned = tokens > 0.0
+    step.prompts, step.decodes, step.used = prompts, decodes, used
+    step.planned = tokens > 0.0
 
 
 @compiled_part
-def run_planned(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float, closed_loop: bool
-) -> None:
+def land(kv: KvRules, st: State, closed_loop: bool) -> None:
+    """Process the results of the step that ends now."""
+    step = st.exact.step[0]
+    take_results(st, kv, step.first_end, st.clocks[col.T_NOW], closed_loop)
+    step.flying = 0
+    st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
+
+
+@compiled_given("st.exact", otherwise=lambda st: False)
+def is_planned(st: State) -> bool:
+    """Whether the next step has been planned already."""
+    return bool(st.exact.step[0].planned == 1)
+
+
+@compiled_given("st.exact", otherwise=lambda st: False)
+def flies(st: State) -> bool:
+    """Whether a step has run whose results are not processed."""
+    return bool(st.exact.step[0].flying == 1)
+
+
+@compiled_given("st.exact", otherwise=plain.may_look)
+def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
+    """Whether all has been submitted that the next plan would find."""
+    return bool(st.clocks[col.T_KNOWN] < until)
+
+
+@compiled_given("st.exact", otherwise=plain.let_in)
+def let_in(limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> float:
+    """`plain.let_in`: a plan of nothing counts as a step between two looks."""
+    step, counters = st.exact.step[0], st.counters
+    if step.ran == 0:
+        counters[col.C_POLL] += 1
+    step.ran = 0
+    if counters[col.C_POLL] >= limits.poll_steps:
+        queue_arrivals(st, closed_loop, st.clocks[col.T_KNOWN])
+        counters[col.C_POLL] = 0
+    return next_arrival(st, closed_loop)
+
+
+@compiled_given("st.exact", otherwise=plain.drop_all_late)
+def rest(plan: Plan, kv: KvRules, st: State) -> None:
+    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    plan_next(plan, kv, st)
+    fall_idle(st)
+
+
+@compiled_given("st.exact", otherwise=lambda plan, limits, kv, st, closed_loop: GO)
+def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> int:
+    """Plan the next step, then process the results of the one that has run meanwhile."""
+    step, clocks = st.exact.step[0], st.clocks
+    plan_next(plan, kv, st)
+    if step.flying == 1:
+        land(kv, st, closed_loop)
+        if step.planned == 0:
+            clocks[col.T_KNOWN] = clocks[col.T_NOW]
+    elif step.planned == 0:
+        fall_idle(st)
+        step.tries += 1
+        return STUCK if step.tries > limits.poll_steps + 2 else AGAIN
+    step.tries = 0
+    return AGAIN
+
+
+@compiled_given("st.exact", otherwise=plain.take_step)
+def take_step(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
+) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start = st.counters, st.clocks, st.clocks[col.T_NOW]
-    prompts, decodes, chunks = x.step[0].prompts, x.step[0].decodes, counters[col.C_CHUNKS]
+    counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], st.exact.step[0]
+    prompts, decodes, chunks = step.prompts, step.decodes, counters[col.C_CHUNKS]
     most, cut = int64(1), until
     if chunks == 0:
-        most = most_steps(x, st)
+        most = most_steps(st)
         heeds = most < 0 or st.ranks.shape[0] > 1
         most = abs(most)
         if limits.poll_steps > 1:
@@ -105,72 +163,14 @@ def run_planned(
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    write_log(plan, st, books, start, now, done, decodes, prompts, x.step[0].used)
+    plain.write_log(plan, st, books, start, now, done, decodes, prompts, step.used)
     log_draft(st)
     counters[col.C_PROMPT] += int(prompts)
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
-    start_step(x, st, kv, done)
-    x.step[0].first_end = first_end
-    x.step[0].planned, x.step[0].flying, x.step[0].ran = 0, 1, 1
-    if not x.overlap:
+    start_step(st, kv, done)
+    step.first_end = first_end
+    step.planned, step.flying, step.ran = 0, 1, 1
+    if not st.exact.overlap:
         clocks[col.T_KNOWN] = now
-
-
-@compiled_part
-def land(kv: KvRules, st: State, x: Exact, closed_loop: bool) -> None:
-    """Process the results of the step that ends now."""
-    take_results(x, st, kv, x.step[0].first_end, st.clocks[col.T_NOW], closed_loop)
-    x.step[0].flying = 0
-    st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
-
-
-@compiled
-def advance_exact(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float,
-    closed_loop: bool, goal: int,
-) -> int:  # fmt: skip
-    """`loop.advance` by an engine's own rules."""
-    counters, clocks, step, tries = st.counters, st.clocks, x.step[0], int64(0)
-    while True:
-        if step.planned == 1:
-            if clocks[col.T_NOW] >= until:
-                return REACHED
-            if counters[col.C_LOG] >= st.log.shape[0]:
-                return LOG_FULL
-            run_planned(plan, limits, kv, st, books, x, until, closed_loop)
-        completed = counters[col.C_COMPLETED]
-        if step.flying == 1 and not x.overlap:
-            land(kv, st, x, closed_loop)
-            if completed < goal and counters[col.C_COMPLETED] >= goal:
-                return GOAL
-        if clocks[col.T_KNOWN] >= until:
-            return REACHED
-        if step.ran == 0:
-            counters[col.C_POLL] += 1
-        step.ran = 0
-        if counters[col.C_POLL] >= limits.poll_steps:
-            queue_arrivals(x, st, closed_loop, clocks[col.T_KNOWN])
-            counters[col.C_POLL] = 0
-        if step.flying == 0 and counters[col.C_RELEASED] == counters[col.C_COMPLETED]:
-            plan_next(plan, kv, st, x, clocks[col.T_KNOWN])  # lets go of what has ended
-            fall_idle(x)
-            arrival = next_arrival(st, closed_loop)
-            if not arrival < until:
-                return REACHED
-            clocks[col.T_NOW] = max(clocks[col.T_NOW], arrival)
-            clocks[col.T_KNOWN] = clocks[col.T_NOW]
-            continue
-        plan_next(plan, kv, st, x, clocks[col.T_KNOWN])
-        if step.flying == 1:
-            land(kv, st, x, closed_loop)
-            if step.planned == 0:
-                clocks[col.T_KNOWN] = clocks[col.T_NOW]
-            if completed < goal and counters[col.C_COMPLETED] >= goal:
-                return GOAL
-        elif step.planned == 0:
-            fall_idle(x)
-            tries += 1
-            if tries > limits.poll_steps + 2:
-                return STUCK
-            continue
-        tries = int64(0)
+        land(kv, st, closed_loop)
+    return AGAIN

@@ -11,8 +11,8 @@ from .records import named, records
 from .sglang_state import Sglang
 from .trtllm_state import Trtllm
 
-STEP = named("planned flying ran", "prompts decodes used first_end")
-"""Whether a step is planned, has results to be processed, and ran since arrivals were looked at; prompt tokens and
+STEP = named("planned flying ran tries", "prompts decodes used first_end")
+"""Whether a step is planned, has results to be processed, and ran since arrivals were looked at; plans of nothing in a row; prompt tokens and
 decodes of the planned one, KV bytes in use; when the first one ended."""
 
 

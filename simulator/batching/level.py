@@ -17,10 +17,11 @@ from ..step.lowering import Plan
 from .heap import Heap, drop_first, new_heap, push
 from .kv import KvRules
 from .lanes import M_REFUSED
-from .loop import GOAL, REACHED, STUCK, advance
+from .loop import advance
 from .policies import Limits
 from .records import named, records
 from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW, State
+from .status import GOAL, REACHED, STUCK
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -1,159 +1,22 @@
-"""The engine's inner loop, compiled: plan, cost, advance the clock, stamp, repeat.
+"""The engine's inner loop, compiled: look who has come, plan, cost, advance the clock, stamp, repeat.
 
-Between two changes of the batch (arrival, admission, completion, a block that might not be
-there) decode steps differ only in context. They run as one *stretch*: planned once, costed
-step by step, stamped at the end.
+What is done at each place depends on the types of what it runs on (`jit.compiled_given`): steps one after the other
+(`plain`), an engine's own rules, whose results come a step late (`exact`), or several batches in flight
+(`pipeline`); with drafts, tiers or lanes within them.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled, compiled_given, compiled_inline, compiled_part, int64
-from ..step.books import Books, spent
+from ...workloads.jit import compiled, int64
+from ..step.books import Books
 from ..step.lowering import Plan
 from . import state as col
-from .clients import complete, release
-from .holding import drop_late, hold
+from .exact import is_planned, let_in, may_look, rest
 from .kv import KvRules
-from .lane_queue import count_served, measure_lanes, same_head
-from .loading import held_until, note_end, tell_time, until_full
-from .planning import hold_back, plan_rank
-from .plans import record_plan, records
+from .pipeline import flies, prepare, take_step
 from .policies import Limits
 from .state import State
-from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
-from .tier_loads import land, next_landing
-from .verify import log_draft, record_together, run_steps, tokens_come
-from .waiting_on import while_waits
-
-AGAIN, REACHED, LOG_FULL, STUCK, GOAL = range(-1, 4)
-"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for. It goes on with
-the first."""
-
-
-@compiled_part
-def finish(
-    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool, ahead: bool
-) -> None:
-    """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
-
-    The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
-    previous token. Gaps within the stretch were recorded by the caller.
-    """
-    rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
-    first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
-    for j in range(rank[col.R_RUNNING]):
-        i, q = st.running[r, j], st.fresh[r, j]
-        request = st.ints[i]
-        st.running[r, kept] = i
-        kept += 1
-        count = tokens_come(st, i, q, steps) if q > 0 else 0
-        if count == 0:
-            continue  # not scheduled, or a prompt that goes on
-        if request[col.I_CACHED] > request[col.I_ROOM]:
-            hold(st, kv, r, i, request[col.I_CACHED])
-        count_served(st, r, i, count)
-        together += count - 1
-        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
-        if request[col.I_GENERATED] < request[col.I_OUTPUT]:
-            continue
-        kept -= 1
-        st.running[r, first_late + rank[col.R_LATE]] = i
-        st.running[r, places + rank[col.R_LATE]] = kept
-        rank[col.R_LATE] += 1
-        complete(st, i, now, closed_loop)
-    if gaps > 0:
-        record_gap(st.hist, st.clocks, gap, gaps)
-    record_together(st, together)
-    st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
-    rank[col.R_RUNNING] = kept
-    measure_lanes(st, r)
-    if not ahead:
-        drop_late(st, kv, r)
-
-
-@compiled_inline
-def write_log(
-    plan: Plan, st: State, books: Books, start: float, end: float, steps: int, decodes: float,
-    prefill: float, used: float,
-) -> None:  # fmt: skip
-    """Append a stretch to the log."""
-    busy = books.busy
-    row = st.log[st.counters[col.C_LOG]]
-    row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
-    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (decodes, prefill, st.counters[col.C_CHUNKS])
-    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, used
-    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
-    for r in range(st.ranks.shape[0]):
-        row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
-        row[col.L_WAITING] += st.ranks[r, col.R_WAITING]
-    for p in range(busy.shape[1]):
-        row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
-        busy[1, p] = busy[0, p]
-    st.counters[col.C_LOG] += 1
-
-
-@compiled_inline
-def plan_ranks(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool
-) -> tuple[float, float, float, int]:
-    """Plan the next step of every rank by what is known at a time.
-
-    Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
-    """
-    prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
-    st.counters[col.C_CHUNKS] = 0
-    for r in range(st.ranks.shape[0]):
-        land(st, kv, r)
-        preemptions += plan_rank(st, limits, kv, plan.windows, r, known, closed)
-        record_plan(st, r, known)
-        prompts += st.moments[r, PREFILL_TOKENS]
-        decodes += st.moments[r, DECODES]
-        used += kv.capacity - st.free[r]
-        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
-    st.counters[col.C_PREEMPTIONS] += preemptions
-    return prompts, decodes, used, preemptions
-
-
-@compiled_part
-def planned_tokens(st: State) -> float:
-    """Tokens of the planned step, on all ranks."""
-    tokens = 0.0
-    for r in range(st.moments.shape[0]):
-        tokens += st.moments[r, TOKENS]
-    return tokens
-
-
-@compiled_part
-def alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
-    """`most_alike` without drafts: until the plan may be another."""
-    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
-    k = min(min(k, same_head(st, limits)), until_full(st, kv))
-    return int(min(k, while_waits(st, limits)))
-
-
-@compiled_given("st.spec", otherwise=alike)
-def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
-    """How many steps one plan serves; what a verification brings is drawn."""
-    return 1
-
-
-@compiled_part
-def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
-    """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
-    clocks, soonest = st.clocks, next_landing(st)
-    if changed or clocks[col.T_KNOWN] < start:
-        clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
-        return AGAIN
-    if soonest == np.inf:
-        return STUCK
-    soonest = min(soonest, arrival)
-    if not soonest < until:
-        return REACHED
-    clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(soonest, start)
-    return AGAIN
+from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED
 
 
 @compiled
@@ -164,64 +27,33 @@ def advance(
 
     Every request that arrives before `until` must have been submitted; a step that starts
     before `until` is finished. The step that brings completions up to `goal` is the last one.
-    What runs depends on the types of what it runs on: see `jit.compiled_given`.
 
     Returns
     -------
     int
-        `REACHED`, `LOG_FULL`, `STUCK` or `GOAL`; after the second and fourth the caller comes
-        back.
+        A `status`.
     """
-    counters, clocks, ranks = st.counters, st.clocks, st.ranks
+    counters, clocks, arrival = st.counters, st.clocks, 0.0
     while True:
-        if not limits.ahead:
-            clocks[col.T_KNOWN] = clocks[col.T_NOW]
-        tell_time(st)
-        if limits.poll_steps > 1 and clocks[col.T_NOW] >= until:
-            return REACHED  # not all that a look would find has been submitted
-        idle, arrival = counters[col.C_RELEASED] == counters[col.C_COMPLETED], np.inf
-        if idle or limits.poll_steps <= 1 or counters[col.C_POLL] >= limits.poll_steps:
-            arrival = release(st, limits, kv, closed_loop, clocks[col.T_KNOWN])
-            counters[col.C_POLL] = 0
-        if counters[col.C_RELEASED] == counters[col.C_COMPLETED]:  # idle: nothing is in flight
-            for r in range(ranks.shape[0]):
-                drop_late(st, kv, r)
-            if not arrival < until:
+        completed, status = counters[col.C_COMPLETED], int64(GO)
+        if not is_planned(st):
+            if not may_look(plan, limits, st, until):
                 return REACHED
-            clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
-            continue
-        if clocks[col.T_NOW] >= until:
-            return REACHED
-        if counters[col.C_LOG] >= st.log.shape[0]:
-            return LOG_FULL
-        start = clocks[col.T_NOW]
-        closed, late = hold_back(st, limits, kv), int64(0)
-        prompts, decodes, used, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
-        for r in range(ranks.shape[0]):
-            late += ranks[r, col.R_LATE]
-            drop_late(st, kv, r)
-        if planned_tokens(st) == 0.0:
-            status = wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
-            if status != AGAIN:
-                return status
-            continue
-        chunks, k = counters[col.C_CHUNKS], int64(1)
-        if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
-            k = most_alike(st, limits, kv, closed)
-        clocks[col.T_NOW] = start = held_until(st, start)
-        cut = last_start(st, limits, arrival, until)
-        first_end, now, done = run_steps(plan, limits, st, books, k, cut, decodes, chunks)
-        clocks[col.T_NOW] = now
-        clocks[col.T_BUSY] += now - start
-        counters[col.C_STRETCH] = done
-        note_end(st, books, start)
-        write_log(plan, st, books, start, now, done, decodes, prompts, used)
-        log_draft(st)
-        counters[col.C_PROMPT] += int(prompts)
-        count_steps(st, limits, done, chunks)
-        completed = counters[col.C_COMPLETED]
-        for r in range(ranks.shape[0]):
-            finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
-        st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
+            arrival = let_in(limits, kv, st, closed_loop)
+            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not flies(st):  # idle
+                rest(plan, kv, st)
+                if not arrival < until:
+                    return REACHED
+                clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
+                continue
+            status = prepare(plan, limits, kv, st, closed_loop)
+        if status == GO:
+            if clocks[col.T_NOW] >= until:
+                return REACHED
+            if counters[col.C_LOG] + plan.stages > st.log.shape[0]:
+                return LOG_FULL
+            status = take_step(plan, limits, kv, st, books, arrival, until, closed_loop)
         if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL
+        if status != AGAIN:
+            return status

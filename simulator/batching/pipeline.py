@@ -1,4 +1,4 @@
-"""The inner loop with pipeline parallel: several batches in flight, one behind the other.
+"""Steps with pipeline parallel: several batches in flight, one behind the other.
 
 As in vLLM (``EngineCore.step_with_batch_queue`` in vllm/v1/engine/core.py), the scheduler plans a
 new batch as long as fewer than `pp` are in flight, else it waits for the oldest one. A plan of
@@ -17,20 +17,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from ...workloads.jit_held import held
 from ..step.books import Books
 from ..step.lowering import Plan
+from . import exact
 from . import state as col
-from .clients import complete, release
+from .clients import complete
 from .holding import drop
 from .host import paced, starting
 from .kv import KvRules
 from .lane_queue import count_served, measure_lanes, unqueue
-from .loading import give_way, held_until, note_computed, tell_time
-from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, planned_tokens, write_log
+from .loading import give_way, held_until, note_computed
+from .plain import plan_ranks, planned_tokens, write_log
 from .policies import Limits
 from .state import F8, I8, State
+from .status import AGAIN, GO, STUCK
 from .stretch import record_gap, stamp
 from .tier_loads import next_landing
 from .uneven import set_uneven
@@ -68,11 +70,12 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def send_through(st: State, pipe: Pipe, seconds: F8, now: float, waits: bool) -> float:
+def send_through(st: State, seconds: F8, now: float, waits: bool) -> float:
     """Let a batch planned now run through the stages; when it starts, its end goes to the ring.
 
     It `waits` where the first stage needs the tokens that the last one has yet to bring.
     """
+    pipe = st.pipe
     end = start = held_until(st, max(now, pipe.free[pipe.free.size - 1 if waits else 0]))
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
@@ -84,9 +87,9 @@ def send_through(st: State, pipe: Pipe, seconds: F8, now: float, waits: bool) ->
 
 
 @compiled_part
-def note_work(st: State, pipe: Pipe, place: int, r: int, ahead: bool) -> None:
+def note_work(st: State, place: int, r: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
-    size = int64(0)
+    pipe, size = st.pipe, int64(0)
     for j in range(st.ranks[r, col.R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         if q == 0:
@@ -108,9 +111,9 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 
 @compiled_part
-def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe) -> bool:
+def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
-    counters, clocks = st.counters, st.clocks
+    counters, clocks, pipe = st.counters, st.clocks, st.pipe
     prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
     if planned_tokens(st) == 0.0:
         send_nothing(pipe, clocks[col.T_NOW])
@@ -118,13 +121,13 @@ def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pip
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
         set_uneven(plan, limits, st, books, r, int64(0))
-        note_work(st, pipe, place, r, limits.ahead)
+        note_work(st, place, r, limits.ahead)
     batch_seconds(plan, limits, st, books, decodes)
     sequences = (decodes + counters[col.C_CHUNKS]) / st.ranks.shape[0]
     books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[col.C_CHUNKS])
     for s in range(1, books.stages.size):  # the batch is planned once
         books.stages[s] = max(books.stages[s], starting(limits.pace, counters[col.C_CHUNKS]))
-    start = send_through(st, pipe, books.stages, clocks[col.T_NOW], limits.ahead)
+    start = send_through(st, books.stages, clocks[col.T_NOW], limits.ahead)
     give_way(st, books, start)
     counters[col.C_STEPS] += 1
     counters[col.C_PROMPT] += int(prompts)
@@ -186,8 +189,9 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float,
 
 
 @compiled_part
-def land(st: State, kv: KvRules, pipe: Pipe, closed_loop: bool) -> float:
+def land(st: State, kv: KvRules, closed_loop: bool) -> float:
     """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
+    pipe = st.pipe
     place = pipe.ring[P_FIRST]
     now = max(pipe.ends[place], st.clocks[col.T_NOW])
     completed = st.counters[col.C_COMPLETED]
@@ -219,42 +223,37 @@ def any_in_flight(pipe: Pipe) -> bool:
     return False
 
 
-@compiled
-def advance_pipeline(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe, until: float,
-    closed_loop: bool, goal: int,
-) -> int:  # fmt: skip
-    """`loop.advance` with pipeline parallel: a wait that starts before `until` is waited out."""
-    counters, clocks = st.counters, st.clocks
-    while True:
-        now = clocks[col.T_NOW]
-        clocks[col.T_KNOWN] = now
-        tell_time(st)
-        arrival = release(st, limits, kv, closed_loop, now)
-        if counters[col.C_RELEASED] == counters[col.C_COMPLETED]:  # idle: only what is beyond an end
-            if pipe.ring[P_COUNT] > 0:
-                clocks[col.T_NOW] = land(st, kv, pipe, closed_loop)
-                continue
-            if not arrival < until:
-                return REACHED
-            clocks[col.T_NOW] = max(arrival, now)
-            continue
-        if now >= until:
-            return REACHED
-        if counters[col.C_LOG] + plan.stages > st.log.shape[0]:
-            return LOG_FULL
-        more, preempted = True, counters[col.C_PREEMPTIONS]
-        while more and pipe.ring[P_COUNT] < plan.stages:
-            more = launch(plan, limits, kv, st, books, pipe)
-            more = more and pipe.ends[pipe.ring[P_FIRST]] > now
-        if counters[col.C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
-            soonest = next_landing(st)
-            if soonest == np.inf:
-                return STUCK
-            clocks[col.T_NOW] = max(land(st, kv, pipe, closed_loop), min(soonest, arrival, until))
-            continue
-        completed = counters[col.C_COMPLETED]
-        clocks[col.T_NOW] = land(st, kv, pipe, closed_loop)
-        clocks[col.T_BUSY] += clocks[col.T_NOW] - now
-        if completed < goal and counters[col.C_COMPLETED] >= goal:
-            return GOAL
+@compiled_given("st.pipe", otherwise=exact.flies)
+def flies(st: State) -> bool:
+    """Whether any batch is in flight, be it an empty one."""
+    return bool(st.pipe.ring[P_COUNT] > 0)
+
+
+@compiled_given("st.pipe", otherwise=exact.prepare)
+def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> int:
+    """Wait for what is in flight if all that has come is done: it is beyond an end."""
+    if st.counters[col.C_RELEASED] > st.counters[col.C_COMPLETED]:
+        return GO
+    st.clocks[col.T_NOW] = land(st, kv, closed_loop)
+    return AGAIN
+
+
+@compiled_given("st.pipe", otherwise=exact.take_step)
+def take_step(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
+) -> int:
+    """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
+    counters, clocks, pipe, now = st.counters, st.clocks, st.pipe, st.clocks[col.T_NOW]
+    more, preempted = True, counters[col.C_PREEMPTIONS]
+    while more and pipe.ring[P_COUNT] < plan.stages:
+        more = launch(plan, limits, kv, st, books)
+        more = more and pipe.ends[pipe.ring[P_FIRST]] > now
+    if counters[col.C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
+        soonest = next_landing(st)
+        if soonest == np.inf:
+            return STUCK
+        clocks[col.T_NOW] = max(land(st, kv, closed_loop), min(soonest, arrival, until))
+        return AGAIN
+    clocks[col.T_NOW] = land(st, kv, closed_loop)
+    clocks[col.T_BUSY] += clocks[col.T_NOW] - now
+    return AGAIN

@@ -18,9 +18,9 @@ from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, How, 
 from .heap import drop_first
 from .lanes import M_REFUSED
 from .level import Face, Loop, bring, face_of, is_done, line_up, wake
-from .loop import GOAL, REACHED, STUCK
 from .rings import drop_first as take_first
 from .rings import put_last
+from .status import GOAL, REACHED, STUCK
 
 BLOCK, NOTE, PASS, LEAVE, CALL = 12, 13, 14, 15, 16
 """Why `play` returns, beside the reasons of `level.bring`, `deals` and `crossing`: all requests known have arrived; as

@@ -6,7 +6,6 @@ from ...workloads.jit import compiled_given, compiled_part, int64
 from . import state as col
 from .clients import complete
 from .drafts import drafts_of
-from .exact_state import Exact
 from .kv import KvRules, blocks_of
 from .radix import K_FREE, K_HEAP
 from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
@@ -18,17 +17,17 @@ from .stretch import record_gap, stamp
 from .verify import record_together, verified
 
 
-def plan_ranks(exact: Exact, st: State, kv: KvRules, windows: I8, known: float) -> None:
+def plan_ranks(st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    x = exact.sglang
+    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         plan_step(st, x, windows, r, known)
         count_free(st, kv, x, r)
 
 
-def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
+def start_ranks(st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
-    x = exact.sglang
+    x = st.exact.sglang
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
@@ -108,9 +107,9 @@ def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed
     own[S_FLIGHT] = 0
 
 
-def take_ranks(exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
+def take_ranks(st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of every rank."""
-    x = exact.sglang
+    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now, closed_loop)
         count_free(st, kv, x, r)
@@ -126,13 +125,13 @@ def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
     return int(pages)
 
 
-def most_steps(exact: Exact, st: State) -> int:
+def most_steps(st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, nothing is cut or waits that could run, and there is memory
     for one more, so that nothing is evicted.
     """
-    x = exact.sglang
+    x = st.exact.sglang
     most, heeds = int64(1 << 40), False
     if drafts_of(st) > 0:
         return -1
@@ -163,14 +162,14 @@ def most_steps(exact: Exact, st: State) -> int:
     return int(-most if heeds else most)
 
 
-def fall_idle(exact: Exact) -> None:
+def fall_idle(st: State) -> None:
     """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
-    x = exact.sglang
+    x = st.exact.sglang
     for r in range(x.ratio.size):
         x.ratio[r] = x.rules.init_ratio
 
 
-def rank_for(exact: Exact, st: State) -> int:
+def rank_for(st: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
-    x = exact.sglang
+    x = st.exact.sglang
     return int(st.counters[col.C_RELEASED] % x.ratio.size)

@@ -122,6 +122,8 @@ class State(NamedTuple):
     plans: Plans | Any = None  # None where plans are not recorded
     lanes: Any = None  # of `lanes`; None where requests wait in one queue
     spec: Any = None  # of `spec_state`; None without drafts
+    pipe: Any = None  # of `pipeline`; None with one stage
+    exact: Any = None  # of `exact_state`; None without a scheduler of the engine's own
 
 
 def new_state(

@@ -6,7 +6,6 @@ from ...workloads.jit import compiled_given, compiled_part, int64
 from . import state as col
 from .clients import complete, lightest_rank
 from .drafts import drafts_of
-from .exact_state import Exact
 from .kv import KvRules, blocks_of
 from .state import I8, State
 from .stretch import record_gap, stamp
@@ -16,21 +15,21 @@ from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
 from .verify import record_together, verified
 
 
-def plan_ranks(exact: Exact, st: State, kv: KvRules, windows: I8, known: float) -> None:
+def plan_ranks(st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    x = exact.trtllm
+    x = st.exact.trtllm
     plan_all(st, x, windows, known)
     for r in range(st.ranks.shape[0]):
         count_free(st, kv, x, r)
 
 
-def start_ranks(exact: Exact, st: State, kv: KvRules, steps: int) -> None:
+def start_ranks(st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
 
     Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
     ends in this step and 2 for one that goes on.
     """
-    x = exact.trtllm
+    x = st.exact.trtllm
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         size = int64(0)
@@ -103,9 +102,9 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float, closed
     own[T_FLIGHT] = 0
 
 
-def take_ranks(exact: Exact, st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
+def take_ranks(st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
     """Process the results of every rank."""
-    x = exact.trtllm
+    x = st.exact.trtllm
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now, closed_loop)
         count_free(st, kv, x, r)
@@ -122,13 +121,13 @@ def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
     return int(blocks)
 
 
-def most_steps(exact: Exact, st: State) -> int:
+def most_steps(st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, and no prompt waits that could begin before. What is blocked by
     memory that is kept for others, or by a step's tokens, is so until one ends.
     """
-    x = exact.trtllm
+    x = st.exact.trtllm
     most, heeds = int64(1 << 40), False
     if drafts_of(st) > 0:
         return -1
@@ -162,6 +161,6 @@ def most_steps(exact: Exact, st: State) -> int:
     return int(-most if heeds else most)
 
 
-def rank_for(exact: Exact, st: State) -> int:
+def rank_for(st: State) -> int:
     """The rank with the fewest requests takes the next."""
     return lightest_rank(st, 1)

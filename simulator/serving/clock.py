@@ -60,7 +60,7 @@ def found_by_kind(nodes: Sequence[Node]) -> bool:
     """Whether compiled code can run engines: they take requests as they come, in the plain loop, and are of one kind."""
     engines = [node.engine for node in nodes]
     return all(
-        e.exact is None and e.spec is None and e.pipe is None and not e.keep_plans for e in engines
+        e.exact is None and e.spec is None and e.state.pipe is None and not e.keep_plans for e in engines
     ) and len({kind_of(_loop(e)) for e in engines}) == 1  # fmt: skip
 
 

@@ -136,7 +136,7 @@ class Drain:
     def of(cls, nodes: Clock, table: Table, whole: bool) -> Drain | None:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
-        more = [(e.exact, e.state.spec, e.below, e.lanes, e.pipe) for e in engines]
+        more = [(e.state.exact, e.state.spec, e.below, e.lanes, e.state.pipe) for e in engines]
         plain = not any(e.chained or e.keep_plans for e in engines)
         plain = plain and all(part is None for own in more for part in own)
         return cls(nodes, table, whole) if plain else None

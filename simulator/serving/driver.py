@@ -19,11 +19,11 @@ from ..batching.deals import CHOOSE, GIVE, ROOM, How
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
 from ..batching.level import RUN
-from ..batching.loop import LOG_FULL, REACHED, STUCK
 from ..batching.orders import LANED
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
 from ..batching.state import I_ROW
+from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
 from .adapters import AdapterCounts
 from .admission import Door, bounded, check_bounds, laned

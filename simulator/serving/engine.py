@@ -18,14 +18,15 @@ from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import LOG_FULL, REACHED, STUCK
+from ..batching.loop import advance
 from ..batching.orders import Waiting, queue_keys
-from ..batching.pipeline import Pipe, new_pipe
+from ..batching.pipeline import new_pipe
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
 from ..batching.spec_state import Spec, with_requests
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
+from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
 from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
@@ -34,7 +35,6 @@ from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
 from .beside import Side
 from .contents import Contents, check_hashes
 from .course import Course
-from .loops import advance_engine
 from .parts import check_order, engine_parts
 from .speculation import acceptance_of, speculating_policy, start_speculation
 from .tiers import Below, Common
@@ -93,8 +93,6 @@ class Engine:
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
-    pipe: Pipe | None = field(init=False)
-    exact: Exact | None = field(init=False, default=None)
     draft_slots: Slots | None = field(init=False, default=None)
     below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
@@ -144,13 +142,13 @@ class Engine:
         stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
+        exact = None
         if rules is not None and blocks and stages == 1:  # which number pages themselves
-            self.exact = rules.start(ranks, most, blocks, self.kv.block)
-            blocks = 0
+            exact, blocks = rules.start(ranks, most, blocks, self.kv.block), 0
         self.state = new_state(
             ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained
-        )._replace(spec=self._spec)
-        if self.exact is not None:  # of what is told of content, hashes alone
+        )._replace(spec=self._spec, exact=exact, pipe=new_pipe(stages, ranks, most) if stages > 1 else None)
+        if exact is not None:  # of what is told of content, hashes alone
             ints = np.zeros((0, col.NUM_INTS), dtype=np.int64)
             self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
         if self.keep_plans:
@@ -158,7 +156,6 @@ class Engine:
             self.state = self.state._replace(plans=plans)
         if self.below is not None:
             self.state = self.below.under(self.state, self.kv.blocks, most)
-        self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
         self.contents = Contents() if self.below is None else Contents(self.below.names)
         if self.lanes is not None:
             self.book = LaneBook(self.lanes)
@@ -175,8 +172,12 @@ class Engine:
         self.state = outlasting(old, self.state, now)
         if old.pool is not None:
             self._widen(old.pool.held.shape[2])
-        if self.exact is not None and self.policy.rules is not None:
-            self.exact = self.policy.rules.widen(self.exact, self.width)
+        self._widen_own()
+
+    @property
+    def exact(self) -> Exact | None:
+        """What its own rules keep, where it has some."""
+        return cast("Exact | None", self.state.exact)
 
     @property
     def spec(self) -> Spec | None:
@@ -258,10 +259,14 @@ class Engine:
         """
         if self.exact is not None and self.policy.rules is not None:
             self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
-            self.exact = self.policy.rules.widen(self.exact, self.width)
+            self._widen_own()
         elif self.state.pool is not None:
             tokens += self.plan.stages - 1 + self.limits.spare
             self._widen(-(-tokens // self.kv.block))
+
+    def _widen_own(self) -> None:
+        if self.exact is not None and self.policy.rules is not None:
+            self.state = self.state._replace(exact=self.policy.rules.widen(self.exact, self.width))
 
     def _widen(self, blocks: int) -> None:
         pool = widened(self.state.pool, blocks, self.state.ranks[:, col.R_SLOTS])
@@ -299,7 +304,8 @@ class Engine:
         float
             The time reached [s]: that of the end of a step.
         """
-        while self.take_log(advance_engine(self, until, goal)) == LOG_FULL:
+        what, closed = (self.plan, self.limits, self.kv, self.state, self.books), self.clients is not None
+        while self.take_log(advance(*what, until, closed, goal)) == LOG_FULL:
             pass
         return self.now
 

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.batching.loop import REACHED
 from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.batching.prefix import AFTER, BARE, KEY, NAMED, NEXT, PREVIOUS, UNUSED, USERS
 from opbyte.simulator.batching.state import (
@@ -46,6 +45,7 @@ from opbyte.simulator.batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from opbyte.simulator.batching.status import REACHED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage

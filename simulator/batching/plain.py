@@ -1,0 +1,215 @@
+"""A plain step: planned, costed, stamped as it runs, and finished, one at a time.
+
+Between two changes of the batch (arrival, admission, completion, a block that might not be
+there) decode steps differ only in context. They run as one *stretch*: planned once, costed
+step by step, stamped at the end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ..step.books import Books, spent
+from ..step.lowering import Plan
+from . import state as col
+from .clients import complete, release
+from .holding import drop_late, hold
+from .kv import KvRules
+from .lane_queue import count_served, measure_lanes, same_head
+from .loading import held_until, note_end, tell_time, until_full
+from .planning import hold_back, plan_rank
+from .plans import record_plan, records
+from .policies import Limits
+from .state import State
+from .status import AGAIN, REACHED, STUCK
+from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
+from .tier_loads import land, next_landing
+from .verify import log_draft, record_together, run_steps, tokens_come
+from .waiting_on import while_waits
+
+
+@compiled_part
+def finish(
+    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool, ahead: bool
+) -> None:
+    """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
+
+    The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
+    previous token. Gaps within the stretch were recorded by the caller.
+    """
+    rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
+    first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
+    for j in range(rank[col.R_RUNNING]):
+        i, q = st.running[r, j], st.fresh[r, j]
+        request = st.ints[i]
+        st.running[r, kept] = i
+        kept += 1
+        count = tokens_come(st, i, q, steps) if q > 0 else 0
+        if count == 0:
+            continue  # not scheduled, or a prompt that goes on
+        if request[col.I_CACHED] > request[col.I_ROOM]:
+            hold(st, kv, r, i, request[col.I_CACHED])
+        count_served(st, r, i, count)
+        together += count - 1
+        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
+        if request[col.I_GENERATED] < request[col.I_OUTPUT]:
+            continue
+        kept -= 1
+        st.running[r, first_late + rank[col.R_LATE]] = i
+        st.running[r, places + rank[col.R_LATE]] = kept
+        rank[col.R_LATE] += 1
+        complete(st, i, now, closed_loop)
+    if gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
+    st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    rank[col.R_RUNNING] = kept
+    measure_lanes(st, r)
+    if not ahead:
+        drop_late(st, kv, r)
+
+
+@compiled_inline
+def write_log(
+    plan: Plan, st: State, books: Books, start: float, end: float, steps: int, decodes: float,
+    prefill: float, used: float,
+) -> None:  # fmt: skip
+    """Append a stretch to the log."""
+    busy = books.busy
+    row = st.log[st.counters[col.C_LOG]]
+    row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
+    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (decodes, prefill, st.counters[col.C_CHUNKS])
+    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, used
+    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
+    for r in range(st.ranks.shape[0]):
+        row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
+        row[col.L_WAITING] += st.ranks[r, col.R_WAITING]
+    for p in range(busy.shape[1]):
+        row[col.NUM_LOG + p] = busy[0, p] - busy[1, p]
+        busy[1, p] = busy[0, p]
+    st.counters[col.C_LOG] += 1
+
+
+@compiled_inline
+def plan_ranks(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool
+) -> tuple[float, float, float, int]:
+    """Plan the next step of every rank by what is known at a time.
+
+    Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
+    """
+    prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
+    st.counters[col.C_CHUNKS] = 0
+    for r in range(st.ranks.shape[0]):
+        land(st, kv, r)
+        preemptions += plan_rank(st, limits, kv, plan.windows, r, known, closed)
+        record_plan(st, r, known)
+        prompts += st.moments[r, PREFILL_TOKENS]
+        decodes += st.moments[r, DECODES]
+        used += kv.capacity - st.free[r]
+        st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
+    st.counters[col.C_PREEMPTIONS] += preemptions
+    return prompts, decodes, used, preemptions
+
+
+@compiled_part
+def planned_tokens(st: State) -> float:
+    """Tokens of the planned step, on all ranks."""
+    tokens = 0.0
+    for r in range(st.moments.shape[0]):
+        tokens += st.moments[r, TOKENS]
+    return tokens
+
+
+@compiled_part
+def alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
+    """`most_alike` without drafts: until the plan may be another."""
+    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
+    k = min(min(k, same_head(st, limits)), until_full(st, kv))
+    return int(min(k, while_waits(st, limits)))
+
+
+@compiled_given("st.spec", otherwise=alike)
+def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
+    """How many steps one plan serves; what a verification brings is drawn."""
+    return 1
+
+
+@compiled_part
+def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
+    """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
+    clocks, soonest = st.clocks, next_landing(st)
+    if changed or clocks[col.T_KNOWN] < start:
+        clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+        return AGAIN
+    if soonest == np.inf:
+        return STUCK
+    soonest = min(soonest, arrival)
+    if not soonest < until:
+        return REACHED
+    clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(soonest, start)
+    return AGAIN
+
+
+@compiled_part
+def drop_all_late(plan: Plan, kv: KvRules, st: State) -> None:
+    """Give back what sequences held that had finished unknown to the plan just made, on all ranks."""
+    for r in range(st.ranks.shape[0]):
+        drop_late(st, kv, r)
+
+
+@compiled_part
+def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
+    """Set the time up to which the next plan knows what has come; False if not all has been submitted that it would find."""
+    clocks = st.clocks
+    if not limits.ahead or plan.stages > 1:
+        clocks[col.T_KNOWN] = clocks[col.T_NOW]
+    tell_time(st)
+    return bool(limits.poll_steps <= 1 or clocks[col.T_NOW] < until)
+
+
+@compiled_part
+def let_in(limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> float:
+    """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
+    counters = st.counters
+    idle, poll = counters[col.C_RELEASED] == counters[col.C_COMPLETED], limits.poll_steps
+    if not idle and poll > 1 and counters[col.C_POLL] < poll:
+        return np.inf
+    counters[col.C_POLL] = 0
+    return release(st, limits, kv, closed_loop, st.clocks[col.T_KNOWN])
+
+
+@compiled_part
+def take_step(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
+) -> int:
+    """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
+    counters, clocks, ranks = st.counters, st.clocks, st.ranks
+    start = clocks[col.T_NOW]
+    closed, late = hold_back(st, limits, kv), int64(0)
+    prompts, decodes, used, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
+    for r in range(ranks.shape[0]):
+        late += ranks[r, col.R_LATE]
+        drop_late(st, kv, r)
+    if planned_tokens(st) == 0.0:
+        return wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
+    chunks, k = counters[col.C_CHUNKS], int64(1)
+    if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
+        k = most_alike(st, limits, kv, closed)
+    clocks[col.T_NOW] = start = held_until(st, start)
+    cut = last_start(st, limits, arrival, until)
+    first_end, now, done = run_steps(plan, limits, st, books, k, cut, decodes, chunks)
+    clocks[col.T_NOW] = now
+    clocks[col.T_BUSY] += now - start
+    counters[col.C_STRETCH] = done
+    note_end(st, books, start)
+    write_log(plan, st, books, start, now, done, decodes, prompts, used)
+    log_draft(st)
+    counters[col.C_PROMPT] += int(prompts)
+    count_steps(st, limits, done, chunks)
+    for r in range(ranks.shape[0]):
+        finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
+    st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
+    return AGAIN

@@ -1,0 +1,8 @@
+"""Why compiled steps return."""
+
+AGAIN, REACHED, LOG_FULL, STUCK, GOAL = range(-1, 4)
+"""They do not yet; time reached; log to be emptied; a bug; as many completions as asked for. After the second and
+fourth the caller comes back."""
+
+GO = -2
+"""Of what comes before a step: that step is next."""
