@@ -77,22 +77,6 @@ def kept(cls: C) -> C:
     return cast(C, keeping)
 
 
-class Handle:
-    """A tuple of a class marked `kept` as an argument of which nothing is looked at any more.
-
-    Parameters
-    ----------
-    value : named tuple
-        Which has been an argument before.
-    """
-
-    __slots__ = ("_numba_type_", KEPT, "value")
-
-    def __init__(self, value: Any) -> None:
-        self.value, self._written = value, value._written
-        self._numba_type_ = type_of_value(value)
-
-
 def address_of(value: Any) -> int:
     """Where a tuple of a class marked `kept` is written down, after its first call and as long as it lives."""
     if PLAIN:
@@ -103,6 +87,16 @@ def address_of(value: Any) -> int:
 def kind_of(value: Any) -> bytes:
     """What tells tuples of one type from those of another, found sooner than the type is."""
     return bytes(_dispatcher.compute_fingerprint(value))
+
+
+def code_of(function: Any, *examples: Any) -> int:
+    """Where the code of a `jit.compiled` function is for arguments of the types of examples: see `called_at`."""
+    if PLAIN:
+        return id(function)
+    kinds = tuple(type_of_value(example) for example in examples)
+    function.compile(kinds)
+    made = function.overloads[kinds]
+    return int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
 
 
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
@@ -146,7 +140,7 @@ def _write_to_keep(type_: Held, value: Any, c: Any, buffers: Any, failed: Any) -
 
 
 def _find_or_write(type_: Kept, value: Any, c: Any) -> Any:
-    """Find what is written down of a tuple of Python's, or its `Handle`; write it down the first time."""
+    """Find what is written down of a tuple of Python's; write it down the first time."""
     builder, api = c.builder, c.pyapi
     pointer = c.context.get_value_type(type_)
     where = build.alloca_once(builder, pointer)
@@ -184,6 +178,35 @@ def _found_at(address: int, like: Any) -> Any:
 
 
 held_at = _found_at if PLAIN else numba.intrinsic(_held_at)
+
+
+def _called_at(context: Any, code: Any, first: Any, more: Any) -> Any:
+    """In compiled code: what a function gives, a whole number, whose code is at an address (`code_of`).
+
+    Its first argument is a tuple of a class marked `kept`, by its address. Callers are compiled without it: they
+    call functions of any types.
+    """
+
+    def made(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        convention, kinds = context.call_conv, (types.voidptr, *more)
+        kind = convention.get_function_type(types.int64, kinds)
+        callee = builder.inttoptr(args[0], kind.as_pointer())
+        values = [builder.inttoptr(args[1], api_pointer), *build.unpack_tuple(builder, args[2])]
+        status, result = convention.call_function(builder, callee, types.int64, kinds, values)
+        with builder.if_then(status.is_error, likely=False):
+            convention.return_status_propagate(builder, status)
+        return result
+
+    return types.int64(types.int64, types.int64, more), made
+
+
+def _called(code: int, first: int, more: Any) -> Any:
+    """The same without Numba."""
+    return _found_at(code, None)(_found_at(first, None), *more)
+
+
+api_pointer = ir.IntType(8).as_pointer()
+called_at = _called if PLAIN else numba.intrinsic(_called_at)
 
 
 def _field(context: Any, builder: Any, type_: Held, value: Any, name: str) -> Any:

@@ -7,19 +7,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled_given, compiled_part, int64
-from ...workloads.jit_held import held, held_at
+from ...workloads.jit import compiled, compiled_given, compiled_part, int64
+from ...workloads.jit_held import called_at, held, kept
 from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
 from .kv import KvRules
-from .level import Fleet, Loop, face_of, wake
+from .level import Fleet, face_of, wake
 from .loading import renew
+from .loop import Loop
 from .prefix import MOST_PIECES
 from .recall import G_KNOWN, Z_KEPT, Recall, forget_all, look_everywhere, note_sent
 from .records import named
 from .rings import Ring, drop_first
 from .route_rules import V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
+from .spec_state import NUM_OWN, S_ID
 from .state import State, append_request
 from .status import REACHED
 
@@ -59,6 +61,7 @@ it comes from does; when it leaves and is there."""
 class Rows(NamedTuple):
     """Columns of the table of requests, see `serving.table.Table`."""
 
+    id: I8
     input_tokens: I8
     output_tokens: I8
     generated: I8
@@ -96,7 +99,7 @@ class Between(NamedTuple):
     latency: float
 
 
-@held
+@kept
 class How(NamedTuple):
     """What a run is."""
 
@@ -123,7 +126,7 @@ class Waits(NamedTuple):
     left: I8  # [requests] how many are yet to complete
 
 
-@held
+@kept
 class Play(NamedTuple):
     """Requests and the N engines that serve them."""
 
@@ -228,6 +231,18 @@ def name_content(st: State, x: Rows, row: int, i: int, last: int) -> None:
         request[col.I_HASHED] = x.input_tokens[row] + last
 
 
+@compiled_given("st.spec", otherwise=lambda st, i, number: True)
+def new_drafts(st: State, i: int, number: int) -> bool:
+    """`spec_state.with_requests` of one request by its number, if there is room."""
+    rows = st.spec.rows
+    if i >= rows.shape[0]:
+        return False
+    for c in range(NUM_OWN):
+        rows[i, c] = 0
+    rows[i, S_ID] = number
+    return True
+
+
 @compiled_part
 def carry(st: State, x: Rows, row: int, i: int, cached: int) -> None:
     """`Engine.resume`: note what a request has had elsewhere."""
@@ -243,23 +258,23 @@ def when(p: Play, row: int) -> float:
     return float(max(p.rows.arrival_s[row], p.at[0].then))
 
 
-@compiled_given("like", otherwise=lambda p, like, row, n, last: False)
-def submit(p: Play, like: Loop, row: int, n: int, last: int) -> bool:
+@compiled
+def take_in(loop: Loop, x: Rows, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
-    st, x = held_at(p.fleet.loops[n], like).state, p.rows
-    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0]:
-        return False
-    i = append_request(st, when(p, row), x.input_tokens[row], last)
+    st = loop.state
+    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0] or not new_drafts(st, st.counters[col.C_SUBMITTED], x.id[row]):
+        return 0
+    i = append_request(st, arrival, x.input_tokens[row], last)
     st.ints[i, col.I_ROW] = row
     renew(st, i)
     name_content(st, x, row, i, last)
     if x.generated[row] > 0:
-        carry(st, x, row, i, p.at[0].cached)
-    return True
+        carry(st, x, row, i, cached)
+    return 1
 
 
 @compiled_part
-def give(p: Play, like: Loop, other: Loop, how: How) -> int:
+def give(p: Play, how: How) -> int:
     """Give a request to the engine that it goes to, if there is one; else why the caller must."""
     at = p.at[0]
     n, row = at.into, at.row
@@ -268,13 +283,10 @@ def give(p: Play, like: Loop, other: Loop, how: How) -> int:
     if p.own[n].given:
         return GIVE
     last = p.rows.output_tokens[row]
-    if n < p.fleet.first:
-        if two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
-            last = p.rows.generated[row] + 1
-        there = submit(p, like, row, n, last)
-    else:
-        there = submit(p, other, row, n, last)
-    if not there:
+    if n < p.fleet.first and two_pools(how) and at.cached == 0:  # the first one brings forth the next token only
+        last = p.rows.generated[row] + 1
+    arrival = float(max(p.rows.arrival_s[row], at.then))
+    if called_at(p.fleet.takes[n], p.fleet.loops[n], (p.rows, row, arrival, last, at.cached)) == 0:
         return ROOM
     at.into = -1
     p.own[n].held_tokens += p.rows.input_tokens[row]
@@ -317,11 +329,11 @@ def home_of(p: Play, row: int, found: int) -> int:
 
 
 @compiled_part
-def deal(p: Play, like: Loop, other: Loop, how: How) -> int:
+def deal(p: Play, how: How) -> int:
     """Give waiting requests to engines, in order, while one is up and has room; or why the caller must act."""
     at = p.at[0]
     while True:
-        status = give(p, like, other, how)
+        status = give(p, how)
         if status != REACHED or p.gate.span[1] == 0:
             return status
         row, first = p.gate.kept[p.gate.span[0]], p.fleet.first if two_pools(how) else p.own.size

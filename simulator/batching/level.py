@@ -10,56 +10,36 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_given, compiled_part
-from ...workloads.jit_held import held, held_at, kept
-from ..step.books import Books
-from ..step.lowering import Plan
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit_held import called_at, held, held_at, kept
 from .heap import Heap, drop_first, new_heap, push
-from .kv import KvRules
 from .lanes import M_REFUSED
-from .loop import advance
-from .policies import Limits
+from .loop import Loop
 from .records import named, records
-from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW, State
-from .status import GOAL, REACHED, STUCK
+from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
+from .status import GOAL, REACHED
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
-
-RUN = 7
-"""Why `bring` returns, beside the reasons of `loop.advance`: the caller is to run the engine under way itself, up to
-its limit or its goal, and to come back with that noted."""
 
 ASKED = 2
 """Of an engine that is yet to be put in line for its turn to run."""
 
 OWN = named(
-    "queued halted failing by_hand given up ready life earlier inbound delivered gone held_tokens asked forget",
+    "queued halted failing given up ready life earlier inbound delivered gone held_tokens asked forget",
     "clock promised capacity sent_s busy_s",
 )
 """Of an engine: whether it waits for its turn to run (or `ASKED`); whether a completion on it has yet to have its
-effects, and it stands still until then; whether it fails at the end of the step; whether the caller runs it, and
-gives it its requests. Whether it takes requests, and the router may send it some; failures so far; completions before
+effects, and it stands still until then; whether it fails at the end of the step; whether the caller gives it its
+requests. Whether it takes requests, and the router may send it some; failures so far; completions before
 the latest of them; caches on their way to it; completions that have had their effects, and that a router has seen;
 prompt tokens of requests that it has not seen come back; requests that wait for adapters; whether the router is to
 forget what it sent. Time before which it has nothing left to do [s]; KV bytes of one device kept for requests that
 are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
 caches took on all its ports."""
 
-TURN = named("node goal ran", "until limit")
-"""The engine that is under way (-1: none), at how many completions it stops, and whether the caller has run it; up to
-when it runs, and all of them."""
-
-
-@kept
-class Loop(NamedTuple):
-    """What the steps of one engine run on."""
-
-    plan: Plan
-    limits: Limits
-    kv: KvRules
-    state: State
-    books: Books
+TURN = named("node goal", "until limit")
+"""The engine that is under way (-1: none), and at how many completions it stops; up to when it runs, and all of them."""
 
 
 @kept
@@ -76,27 +56,25 @@ class Face(NamedTuple):
 
 @held
 class Fleet(NamedTuple):
-    """N engines on one clock, the first ones of one kind and the others of another."""
+    """N engines on one clock, each of a kind of its own."""
 
     loops: I8  # [N] address of the `Loop` of each
+    runs: I8  # [N] and of the code of `loop.run` for it
+    takes: I8  # [N] and of `deals.take_in`
     faces: I8  # [N] and of its `Face`
     like: Face  # any of them
     own: npt.NDArray[Any]  # [N] of `OWN`
     busy: Heap  # engines that wait for their turn
     turn: npt.NDArray[Any]  # [1] of `TURN`
-    first: int  # engines of the first kind
+    first: int  # engines that requests arrive at; the others go on with them
 
 
 def new_fleet(engines: int, first: int, like: Face) -> Fleet:
     """So many engines that have nothing to do, at time 0."""
-    own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((2, engines), np.int64)
+    own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
-    return Fleet(where[0], where[1], like, own, new_heap(engines), turn, first)
-
-
-advance_one = compiled_part(getattr(advance, "py_func", advance))
-"""`loop.advance` as compiled code calls it."""
+    return Fleet(*where[:3], where[3], like, own, new_heap(engines), turn, first)
 
 
 @compiled_part
@@ -156,49 +134,34 @@ def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
     return False
 
 
-@compiled_given("like", otherwise=lambda fleet, like, n: STUCK)
-def run_one(fleet: Fleet, like: Loop, n: int) -> int:
-    """Run an engine up to its limit or its goal."""
-    loop, until, goal = held_at(fleet.loops[n], like), fleet.turn[0].until, fleet.turn[0].goal
-    return advance_one(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, False, goal)
-
-
 @compiled_part
-def run_under_way(fleet: Fleet, like: Loop, other: Loop) -> int:
-    """Run the engine under way, or see what came of it where the caller has; why it stopped."""
+def run_under_way(fleet: Fleet) -> int:
+    """Run the engine under way up to its limit or its goal; why it stopped."""
     turn, n = fleet.turn[0], fleet.turn[0].node
-    if not fleet.own[n].by_hand:
-        return run_one(fleet, like, n) if n < fleet.first else run_one(fleet, other, n)
-    if not turn.ran:
-        return RUN
-    turn.ran = 0
-    there = face_of(fleet, n).counters[C_COMPLETED] >= turn.goal
-    return GOAL if turn.goal > 0 and there else REACHED
+    return int(called_at(fleet.runs[n], fleet.loops[n], (turn.until, False, turn.goal)))
 
 
 @compiled_part
-def bring(fleet: Fleet, like: Loop, other: Loop, stops: bool, level: bool) -> int:
+def bring(fleet: Fleet, stops: bool, level: bool) -> int:
     """Run engines up to a limit, or the end of the step in which one has completions that matter.
 
     Of the latter kind, the time up to which the others run is brought forward to that.
 
     Parameters
     ----------
-    like, other : Loop
-        Any engine's of the first kind, and of the other, for their types.
     stops, level : bool
         Whether completions matter to others; whether engines run level with each other besides.
 
     Returns
     -------
     int
-        `REACHED`; `GOAL` where an engine (`turn.goal`) has completions; `RUN`; and what else `loop.advance`
-        returns, after which this is to be called again.
+        `REACHED`; `GOAL` where an engine (`turn.goal`) has completions; and what else `loop.advance` returns,
+        after which this is to be called again.
     """
     turn = fleet.turn[0]
     while turn.node >= 0 or next_under_way(fleet, stops, level):
         n = turn.node
-        status = run_under_way(fleet, like, other)
+        status = run_under_way(fleet)
         if status != REACHED and status != GOAL:
             return status
         turn.node, face, own = -1, face_of(fleet, n), fleet.own[n]

@@ -7,7 +7,10 @@ What is done at each place depends on the types of what it runs on (`jit.compile
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled, int64
+from typing import NamedTuple
+
+from ...workloads.jit import compiled, compiled_part, int64
+from ...workloads.jit_held import kept
 from ..step.books import Books
 from ..step.lowering import Plan
 from . import state as col
@@ -19,7 +22,18 @@ from .state import State
 from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED
 
 
-@compiled
+@kept
+class Loop(NamedTuple):
+    """What the steps of one engine run on."""
+
+    plan: Plan
+    limits: Limits
+    kv: KvRules
+    state: State
+    books: Books
+
+
+@compiled_part
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float, closed_loop: bool, goal: int
 ) -> int:
@@ -57,3 +71,9 @@ def advance(
             return GOAL
         if status != AGAIN:
             return status
+
+
+@compiled
+def run(loop: Loop, until: float, closed_loop: bool, goal: int) -> int:
+    """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
+    return advance(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, closed_loop, goal)

@@ -17,7 +17,7 @@ from .crossing import arrive, goes_on, next_cache
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, How, Play, Rows, at_time, deal, give
 from .heap import drop_first
 from .lanes import M_REFUSED
-from .level import Face, Loop, bring, face_of, is_done, line_up, wake
+from .level import Face, bring, face_of, is_done, line_up, wake
 from .rings import drop_first as take_first
 from .rings import put_last
 from .status import GOAL, REACHED, STUCK
@@ -205,12 +205,12 @@ def send(p: Play, how: How) -> int:
 
 
 @compiled_part
-def follow_up(p: Play, like: Loop, other: Loop, how: How) -> int:
+def follow_up(p: Play, how: How) -> int:
     """Do what follows from an event, phase by phase; `REACHED`, or why the caller must act."""
     at, status = p.at[0], REACHED
     while at.phase < BRINGING and status == REACHED:
         if at.phase == GIVING:
-            status = give(p, like, other, how)
+            status = give(p, how)
         elif at.phase == DELIVERING:
             status = deliver(p, how)
         elif at.phase == COMING:
@@ -220,7 +220,7 @@ def follow_up(p: Play, like: Loop, other: Loop, how: How) -> int:
         elif at.phase == SENDING:
             status = send(p, how)
         else:
-            status = deal(p, like, other, how)
+            status = deal(p, how)
         if status == REACHED:
             at.phase = PASSING if at.phase == DEALING and p.door.span[1] > 0 else at.phase + 1
     return int(status)
@@ -265,13 +265,8 @@ def all_done(p: Play, how: How) -> bool:
 
 
 @compiled
-def play(p: Play, like: Loop, other: Loop, how: How) -> int:
+def play(p: Play, how: How) -> int:
     """Let events happen until all requests have completed, or the caller must act and come back.
-
-    Parameters
-    ----------
-    like, other : Loop
-        See `level.bring`.
 
     Returns
     -------
@@ -282,17 +277,17 @@ def play(p: Play, like: Loop, other: Loop, how: How) -> int:
     line_up(fleet)
     while True:
         if at.phase < BRINGING:
-            status = follow_up(p, like, other, how)
+            status = follow_up(p, how)
             if status != REACHED:
                 return status
             fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
             if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
-        status = bring(fleet, like, other, how.stops, how.level)
+        status = bring(fleet, how.stops, how.level)
         while status == GOAL:
             n = fleet.turn[0].goal
             at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
-            status = bring(fleet, like, other, how.stops, how.level)
+            status = bring(fleet, how.stops, how.level)
         if status != REACHED:
             return status
         if all_done(p, how):

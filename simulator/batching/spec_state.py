@@ -72,6 +72,17 @@ def new_spec(
     )  # fmt: skip
 
 
+def roomier_drafts(x: Spec, have: int, size: int) -> Spec:
+    """The same with room for so many requests; there are `have`."""
+    rows = np.zeros((size, NUM_OWN), dtype=np.int64)
+    rows[:have] = x.rows[:have]
+    if x.each:
+        reach = np.zeros((size, x.tokens))
+        reach[:have] = x.reach[:have]
+        x = x._replace(reach=reach)
+    return x._replace(rows=rows)
+
+
 def with_requests(x: Spec, have: int, ids: I8, rates: F8 | None) -> Spec:
     """Append requests behind `have` others; capacity doubles, so that appending is linear.
 
@@ -82,13 +93,7 @@ def with_requests(x: Spec, have: int, ids: I8, rates: F8 | None) -> Spec:
     """
     new = have + len(ids)
     if new > len(x.rows):
-        rows = np.zeros((max(new, 2 * len(x.rows), 1024), NUM_OWN), dtype=np.int64)
-        rows[:have] = x.rows[:have]
-        x = x._replace(rows=rows)
-        if x.each:
-            reach = np.zeros((len(rows), x.tokens))
-            reach[:have] = x.reach[:have]
-            x = x._replace(reach=reach)
+        x = roomier_drafts(x, have, max(new, 2 * len(x.rows), 1024))
     x.rows[have:new] = 0
     x.rows[have:new, S_ID] = ids
     if rates is not None:

@@ -1,34 +1,35 @@
 """The clock of a run: its nodes and its events, which are played in one compiled call (`batching.play`).
 
 Engines run, compiled, up to the next moment at which another could change what they do: the next event, and where
-completions have effects elsewhere the next completion on any engine. An engine that compiled code cannot find among
-others of its kind is run from here; so are calls that Python has asked for at some time.
+completions have effects elsewhere the next completion on any engine. Calls that Python has asked for at some time are
+done from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
-from ...workloads.jit_held import Handle, address_of, kind_of
+from ...workloads.jit_held import address_of, code_of, kind_of
 from ...workloads.requests import RequestBlock
-from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, How, Play, Rows, Waits
+from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, How, Play, Rows, Waits, take_in
 from ..batching.heap import new_heap, push
 from ..batching.kv import rank_rules
-from ..batching.level import Face, Loop, new_fleet, write_down
+from ..batching.level import Face, new_fleet, write_down
+from ..batching.loop import Loop, run
 from ..batching.recall import NUM_SLOT, P_PIECE, Recall, new_recall
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import NUM_LOAD
+from ..batching.spec_state import roomier_drafts
 from ..batching.state import I8, roomier
 from ..batching.tier_state import roomier_rows
 from .engine import Engine
 from .nodes import Node
 from .pools import KvLink
-from .progress import advance_reporting
 from .table import Table
 
 
@@ -46,28 +47,15 @@ def roomy(have: Any, size: int, fill: float = 0) -> Any:
     return new
 
 
-def _loop(engine: Engine) -> Loop:
-    return Loop(engine.plan, engine.limits, engine.kv, engine.state, engine.books)
-
-
 def _face(engine: Engine) -> Face:
     st, lanes = engine.state, engine.state.lanes
     marks = np.zeros(4, dtype=np.int64) if lanes is None else lanes.marks
     return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks)
 
 
-def found_by_kind(nodes: Sequence[Node]) -> bool:
-    """Whether compiled code can run engines: they take requests as they come, in the plain loop, and are of one kind."""
-    engines = [node.engine for node in nodes]
-    return all(
-        e.exact is None and e.spec is None and e.state.pipe is None and not e.keep_plans for e in engines
-    ) and len({kind_of(_loop(e)) for e in engines}) == 1  # fmt: skip
-
-
 def given_by_hand(engine: Engine) -> bool:
     """Whether requests that an engine gets are more than rows of its arrays."""
-    parts = engine.exact, engine.spec, engine.book
-    return any(part is not None for part in parts) or bool(engine.policy.order)
+    return engine.book is not None or bool(engine.policy.order) or (engine.spec is not None and engine.spec.each)
 
 
 @dataclass(slots=True)
@@ -94,9 +82,9 @@ class Clock:
     play: Play = field(init=False)
     stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
-    likes: tuple[Any, Any] = field(init=False, default=(None, None))
     _number: int = 0  # of calls so far
-    _kept: dict[int, tuple[Loop | None, Face]] = field(default_factory=dict)
+    _kept: dict[int, tuple[Loop, Face]] = field(default_factory=dict)
+    _codes: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of `run` and `take_in`, by kind of engine
     _names: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
     _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     _hashes: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -118,10 +106,6 @@ class Clock:
         for n, node in enumerate(nodes):
             node.join(fleet.own[n], self.stale)
             node.given = given_by_hand(node.engine)
-        for pool in (self.entry, self.decode):
-            if count == 1 or not found_by_kind(pool):
-                for node in pool:
-                    node.by_hand = node.given = 1
         self.stale.update(range(count))
         if self.decode:
             self.how = self.how._replace(between=self._between())
@@ -225,22 +209,26 @@ class Clock:
             engine, (loop, face) = nodes[n].engine, self._kept.get(n, (None, None))
             if not nodes[n].given:
                 self._tell_hashes(engine)
-            if face is not None and engine.state.ints is face.ints and (loop is None or engine.state is loop.state):
+            if engine.loop is loop:
                 continue
-            face = _face(engine)
-            write_down(face)
-            fleet.faces[n], loop = address_of(face), None
-            if not nodes[n].by_hand:
-                loop = _loop(engine)
-                write_down(loop)
-                fleet.loops[n] = address_of(loop)
-                first, other = self.likes
-                if n < len(self.entry):
-                    self.likes = first or Handle(loop), other
-                else:
-                    self.likes = first, other or Handle(loop)
+            loop = engine.loop
+            write_down(loop)
+            fleet.loops[n] = address_of(loop)
+            fleet.runs[n], fleet.takes[n] = self._codes_of(loop)
+            if face is None or engine.state.ints is not face.ints:
+                face = _face(engine)
+                write_down(face)
+                fleet.faces[n] = address_of(face)
             self._kept[n] = loop, face
         self.stale.clear()
+
+    def _codes_of(self, loop: Loop) -> tuple[int, int]:
+        """Where the code that runs engines of one kind is, and what gives them requests."""
+        kind = kind_of(loop)
+        if kind not in self._codes:
+            rows = self.play.rows, 0, 0.0, 0, 0
+            self._codes[kind] = code_of(run, loop, 0.0, False, 0), code_of(take_in, loop, *rows)
+        return self._codes[kind]
 
     def _tell_hashes(self, engine: Engine) -> None:
         """Let an engine find the hashes of all requests."""
@@ -252,16 +240,6 @@ class Clock:
     def call(self) -> None:
         """Do what Python has asked to be called for now."""
         self.calls.pop(int(self.at.call))()
-
-    def run_under_way(self) -> None:
-        """Run the engine under way up to its limit, or to its goal."""
-        turn = self.play.fleet.turn[0]
-        engine, until, goal = self.all[turn.node].engine, float(turn.until), int(turn.goal)
-        if self.report is None:
-            engine.advance(until, goal)
-        else:
-            advance_reporting(engine, until, goal, self.report)
-        turn.ran = 1
 
     def empty_log(self, status: int) -> None:
         """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
@@ -275,6 +253,8 @@ class Clock:
         if state.pool is not None and state.pool.tiers is not None:
             tiers = roomier_rows(state.pool.tiers, have, size)
             state = state._replace(pool=state.pool._replace(tiers=tiers))
+        if state.spec is not None:
+            state = state._replace(spec=roomier_drafts(state.spec, have, size))
         engine.state = state
         self.stale.add(node.index)
 
@@ -290,25 +270,28 @@ class Clock:
         """Columns of the table as they are now."""
         t = self.table
         return Rows(
-            t.input_tokens, t.output_tokens, t.generated, t.preemptions, t.order, t.arrival_s,
+            t.id, t.input_tokens, t.output_tokens, t.generated, t.preemptions, t.order, t.arrival_s,
             t.scheduled_s, t.first_s, t.last_s, t.session, t.think_s,
             self._starts if t.hash_ids else np.zeros(0, dtype=np.int64),
         )  # fmt: skip
 
     def _waits(self, rows: range, block: RequestBlock) -> Waits:
         """Pairs of requests and those that they come after."""
-        assert block.turns is not None
-        w, each = self.play.waits, block.turns.waits()
-        found = [(row, before) for row, own in zip(rows, each, strict=True) for before in own]
+        turns, w = block.turns, self.play.waits
+        assert turns is not None
+        if turns.after is None:
+            counts = (turns.follows >= 0).astype(np.int64)
+            before = turns.follows[turns.follows >= 0]
+        else:
+            counts = np.array([len(own) for own in turns.after], dtype=np.int64)
+            before = np.array([one for own in turns.after for one in own], dtype=np.int64)
         have = int(w.starts[rows.start]) if len(w.starts) else 0
-        last, room = have + len(found), len(self.table.id)
+        last, room = have + len(before), len(self.table.id)
         w = Waits(
             roomy(w.starts, room + 1), roomy(w.before, last), roomy(w.row, last), roomy(w.more, last, -1),
             roomy(w.first, room, -1), roomy(w.left, room),
         )  # fmt: skip
-        if found:
-            w.row[have:last], w.before[have:last] = np.array(found).T
-        counts = np.bincount(np.array([row for row, _ in found], dtype=np.int64) - rows.start, minlength=len(rows))
+        w.row[have:last], w.before[have:last] = np.repeat(np.arange(rows.start, rows.stop), counts), before
         w.starts[rows.start + 1 : rows.stop + 1] = have + np.cumsum(counts)
         return w
 

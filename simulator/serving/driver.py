@@ -18,7 +18,6 @@ from ..batching.crossing import LOST
 from ..batching.deals import CHOOSE, GIVE, ROOM, How
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
-from ..batching.level import RUN
 from ..batching.orders import LANED
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
@@ -288,15 +287,14 @@ class Driver:
                 scaler.start()
         acts: dict[int, Callable[[], object]] = {
             BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,
-            ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give, RUN: clock.run_under_way,
+            ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give,
             LOST: lambda: self.dealer.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
             PASS: lambda: self.dealer.arrive(int(at.row), float(self.table.arrival_s[at.row])),
             LOG_FULL: lambda: clock.empty_log(LOG_FULL), STUCK: lambda: clock.empty_log(STUCK),
         }  # fmt: skip
         while status != REACHED and not self.ended:
-            at.goal = self._goal()
             clock.refresh()
-            status = play(clock.play, *clock.likes, clock.how)
+            status = play(clock.play, clock.how)
             if status != REACHED:
                 acts[status]()
             if clock.report is not None:
@@ -356,3 +354,4 @@ class Driver:
         """Let engines stop where completions are counted or have effects."""
         stops = not self.alone and (self.always or self._goal() > 0)
         self.clock.how = self.clock.how._replace(stops=stops)
+        self.clock.at.goal = self._goal()

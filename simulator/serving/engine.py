@@ -18,7 +18,7 @@ from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import advance
+from ..batching.loop import Loop, run
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import new_pipe
 from ..batching.plan_log import new_plans, taken
@@ -103,6 +103,7 @@ class Engine:
     book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
     _spec: Spec | None = field(init=False, default=None)  # before the first request
+    _loop: Loop | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
         check_parts(engine_parts(self.deployment, self.policy, self.cache))
@@ -173,6 +174,13 @@ class Engine:
         if old.pool is not None:
             self._widen(old.pool.held.shape[2])
         self._widen_own()
+
+    @property
+    def loop(self) -> Loop:
+        """What its steps run on, as compiled code finds it by its address."""
+        if self._loop is None or self._loop.state is not self.state:
+            self._loop = Loop(self.plan, self.limits, self.kv, self.state, self.books)
+        return self._loop
 
     @property
     def exact(self) -> Exact | None:
@@ -286,7 +294,8 @@ class Engine:
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.speculation)
             spec = with_requests(self.spec, have, block.request_id, rates)
-            self.state = self.state._replace(spec=spec)
+            if spec is not self.spec:
+                self.state = self.state._replace(spec=spec)
         if self.below is not None:
             self.state = self.below.with_requests(self.state, have)
         if self.state.pool is not None:
@@ -304,8 +313,7 @@ class Engine:
         float
             The time reached [s]: that of the end of a step.
         """
-        what, closed = (self.plan, self.limits, self.kv, self.state, self.books), self.clients is not None
-        while self.take_log(advance(*what, until, closed, goal)) == LOG_FULL:
+        while self.take_log(run(self.loop, float(until), self.clients is not None, int(goal))) == LOG_FULL:
             pass
         return self.now
 

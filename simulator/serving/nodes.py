@@ -46,7 +46,7 @@ class Node:
 
     up, ready, life, earlier, inbound = map(Known, ("up", "ready", "life", "earlier", "inbound"))
     delivered, gone, held_tokens, forget = map(Known, ("delivered", "gone", "held_tokens", "forget"))
-    queued, halted, failing, by_hand, given = map(Known, ("queued", "halted", "failing", "by_hand", "given"))
+    queued, halted, failing, given = map(Known, ("queued", "halted", "failing", "given"))
     promised, capacity, sent_s, busy_s = map(Known, ("promised", "capacity", "sent_s", "busy_s"))
     clock = Known("clock")
 

@@ -24,7 +24,7 @@ from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving import clock, driver
 from opbyte.simulator.serving.autoscale import parse_autoscale
-from opbyte.simulator.serving.clock import Clock
+from opbyte.simulator.serving.dealing import Dealer
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.pools import KvLink, Pools
@@ -142,13 +142,13 @@ def outcome(served: Served) -> list[Any]:
 
 
 def both(make: Callable[[], Served], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare a run with the same one whose engines, requests and choices Python handles one by one."""
+    """Compare a run with the same one whose requests and choices Python handles one by one."""
     quick, asked = make(), list[object]()
     with monkeypatch.context() as patch:
-        ran = Clock.run_under_way
-        patch.setattr(clock, "found_by_kind", lambda nodes: False)
+        gives = Dealer.give
+        patch.setattr(clock, "given_by_hand", lambda engine: True)
         patch.setattr(driver, "compiled_rule", lambda route: None)
-        patch.setattr(Clock, "run_under_way", lambda self: (asked.append(self), ran(self)))
+        patch.setattr(Dealer, "give", lambda self: (asked.append(self), gives(self)))
         slow = make()
     assert asked
     assert outcome(quick) == outcome(slow)
