@@ -10,15 +10,13 @@ has are compiled.
 
 from __future__ import annotations
 
-import numpy as np
-
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_given, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from . import plain, sglang_steps, trtllm_steps
 from . import state as col
-from .clients import soonest, take
+from .clients import next_arrival, take
 from .holding import enqueue
 from .kv import KvRules
 from .policies import Limits
@@ -38,13 +36,6 @@ rank_for = compiled_given(SGLANG, trtllm_steps.rank_for)(sglang_steps.rank_for)
 fall_idle = compiled_given(SGLANG, lambda st: None)(sglang_steps.fall_idle)
 
 
-@compiled_part
-def next_arrival(st: State, closed_loop: bool) -> float:
-    """When the next request arrives; infinity where none is known to."""
-    i = soonest(st, closed_loop)
-    return np.inf if i < 0 else float(st.floats[i, col.F_ARRIVAL])
-
-
 @compiled_given("st.exact.sglang.urgent", otherwise=enqueue)
 def queue_one(st: State, r: int, i: int) -> None:
     """Queue a request that has come."""
@@ -52,12 +43,11 @@ def queue_one(st: State, r: int, i: int) -> None:
 
 
 @compiled_part
-def queue_arrivals(st: State, closed_loop: bool, known: float) -> None:
+def queue_arrivals(st: State, known: float) -> None:
     """Queue requests that have arrived by a time."""
     counters = st.counters
-    while next_arrival(st, closed_loop) <= known:
-        i = soonest(st, closed_loop)
-        take(st, i)
+    while next_arrival(st) <= known:
+        i = take(st)
         queue_one(st, rank_for(st), i)
         counters[col.C_RELEASED] += 1
 
@@ -80,10 +70,10 @@ def plan_next(plan: Plan, kv: KvRules, st: State) -> None:
 
 
 @compiled_part
-def land(kv: KvRules, st: State, closed_loop: bool) -> None:
+def land(kv: KvRules, st: State) -> None:
     """Process the results of the step that ends now."""
     step = st.exact.step[0]
-    take_results(st, kv, step.first_end, st.clocks[col.T_NOW], closed_loop)
+    take_results(st, kv, step.first_end, st.clocks[col.T_NOW])
     step.flying = 0
     st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
 
@@ -107,16 +97,16 @@ def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
 
 
 @compiled_given("st.exact", otherwise=plain.let_in)
-def let_in(limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> float:
+def let_in(limits: Limits, kv: KvRules, st: State) -> float:
     """`plain.let_in`: a plan of nothing counts as a step between two looks."""
     step, counters = st.exact.step[0], st.counters
     if step.ran == 0:
         counters[col.C_POLL] += 1
     step.ran = 0
     if counters[col.C_POLL] >= limits.poll_steps:
-        queue_arrivals(st, closed_loop, st.clocks[col.T_KNOWN])
+        queue_arrivals(st, st.clocks[col.T_KNOWN])
         counters[col.C_POLL] = 0
-    return next_arrival(st, closed_loop)
+    return next_arrival(st)
 
 
 @compiled_given("st.exact", otherwise=plain.drop_all_late)
@@ -126,13 +116,13 @@ def rest(plan: Plan, kv: KvRules, st: State) -> None:
     fall_idle(st)
 
 
-@compiled_given("st.exact", otherwise=lambda plan, limits, kv, st, closed_loop: GO)
-def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> int:
+@compiled_given("st.exact", otherwise=lambda plan, limits, kv, st: GO)
+def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
     """Plan the next step, then process the results of the one that has run meanwhile."""
     step, clocks = st.exact.step[0], st.clocks
     plan_next(plan, kv, st)
     if step.flying == 1:
-        land(kv, st, closed_loop)
+        land(kv, st)
         if step.planned == 0:
             clocks[col.T_KNOWN] = clocks[col.T_NOW]
     elif step.planned == 0:
@@ -144,9 +134,7 @@ def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State, closed_loop: boo
 
 
 @compiled_given("st.exact", otherwise=plain.take_step)
-def take_step(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
-) -> int:
+def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
     counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], st.exact.step[0]
     prompts, decodes, chunks = step.prompts, step.decodes, counters[col.C_CHUNKS]
@@ -158,7 +146,7 @@ def take_step(
         if limits.poll_steps > 1:
             most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
         elif heeds:
-            cut = min(next_arrival(st, closed_loop), until)
+            cut = min(next_arrival(st), until)
     first_end, now, done = run_steps(plan, limits, st, books, most, cut, decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
@@ -172,5 +160,5 @@ def take_step(
     step.planned, step.flying, step.ran = 0, 1, 1
     if not st.exact.overlap:
         clocks[col.T_KNOWN] = now
-        land(kv, st, closed_loop)
+        land(kv, st)
     return AGAIN

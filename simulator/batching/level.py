@@ -138,7 +138,7 @@ def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
 def run_under_way(fleet: Fleet) -> int:
     """Run the engine under way up to its limit or its goal; why it stopped."""
     turn, n = fleet.turn[0], fleet.turn[0].node
-    return int(called_at(fleet.runs[n], fleet.loops[n], (turn.until, False, turn.goal)))
+    return int(called_at(fleet.runs[n], fleet.loops[n], (turn.until, turn.goal)))
 
 
 @compiled_part

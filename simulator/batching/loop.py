@@ -34,9 +34,7 @@ class Loop(NamedTuple):
 
 
 @compiled_part
-def advance(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float, closed_loop: bool, goal: int
-) -> int:
+def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float, goal: int) -> int:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
@@ -53,20 +51,20 @@ def advance(
         if not is_planned(st):
             if not may_look(plan, limits, st, until):
                 return REACHED
-            arrival = let_in(limits, kv, st, closed_loop)
+            arrival = let_in(limits, kv, st)
             if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not flies(st):  # idle
                 rest(plan, kv, st)
                 if not arrival < until:
                     return REACHED
                 clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
                 continue
-            status = prepare(plan, limits, kv, st, closed_loop)
+            status = prepare(plan, limits, kv, st)
         if status == GO:
             if clocks[col.T_NOW] >= until:
                 return REACHED
             if counters[col.C_LOG] + plan.stages > st.log.shape[0]:
                 return LOG_FULL
-            status = take_step(plan, limits, kv, st, books, arrival, until, closed_loop)
+            status = take_step(plan, limits, kv, st, books, arrival, until)
         if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL
         if status != AGAIN:
@@ -74,6 +72,6 @@ def advance(
 
 
 @compiled
-def run(loop: Loop, until: float, closed_loop: bool, goal: int) -> int:
+def run(loop: Loop, until: float, goal: int) -> int:
     """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
-    return advance(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, closed_loop, goal)
+    return advance(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, goal)

@@ -150,18 +150,18 @@ def tokens_landed(st: State, kv: KvRules, r: int, i: int, count: int) -> None:
 
 
 @compiled_part
-def end_request(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
+def end_request(st: State, kv: KvRules, r: int, i: int) -> None:
     """Free what a request that has its last token holds, or its place in the queue."""
     if st.ints[i, col.I_CACHED] == 0:  # preempted while its token was in flight
         unqueue(st, r, i)
     else:
         drop(st, kv, r, i, known_at_end(st, i))
     st.ints[i, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
-    complete(st, i, now, closed_loop)
+    complete(st, i)
 
 
 @compiled_part
-def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool) -> None:
+def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float) -> None:
     """Stamp the tokens of one rank's part of a batch that ended at `now`."""
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
@@ -181,7 +181,7 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float,
         gap, gaps = stamp(st, i, count, now, now, gap, gaps)
         tokens_landed(st, kv, r, i, count)
         if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
-            end_request(st, kv, r, i, now, closed_loop)
+            end_request(st, kv, r, i)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     record_together(st, together)
@@ -189,14 +189,14 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float,
 
 
 @compiled_part
-def land(st: State, kv: KvRules, closed_loop: bool) -> float:
+def land(st: State, kv: KvRules) -> float:
     """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
     pipe = st.pipe
     place = pipe.ring[P_FIRST]
     now = max(pipe.ends[place], st.clocks[col.T_NOW])
     completed = st.counters[col.C_COMPLETED]
     for r in range(st.ranks.shape[0]):
-        stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
+        stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now)
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
     if st.counters[col.C_COMPLETED] == completed:
@@ -230,18 +230,16 @@ def flies(st: State) -> bool:
 
 
 @compiled_given("st.pipe", otherwise=exact.prepare)
-def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> int:
+def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
     if st.counters[col.C_RELEASED] > st.counters[col.C_COMPLETED]:
         return GO
-    st.clocks[col.T_NOW] = land(st, kv, closed_loop)
+    st.clocks[col.T_NOW] = land(st, kv)
     return AGAIN
 
 
 @compiled_given("st.pipe", otherwise=exact.take_step)
-def take_step(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
-) -> int:
+def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
     counters, clocks, pipe, now = st.counters, st.clocks, st.pipe, st.clocks[col.T_NOW]
     more, preempted = True, counters[col.C_PREEMPTIONS]
@@ -252,8 +250,8 @@ def take_step(
         soonest = next_landing(st)
         if soonest == np.inf:
             return STUCK
-        clocks[col.T_NOW] = max(land(st, kv, closed_loop), min(soonest, arrival, until))
+        clocks[col.T_NOW] = max(land(st, kv), min(soonest, arrival, until))
         return AGAIN
-    clocks[col.T_NOW] = land(st, kv, closed_loop)
+    clocks[col.T_NOW] = land(st, kv)
     clocks[col.T_BUSY] += clocks[col.T_NOW] - now
     return AGAIN

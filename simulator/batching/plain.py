@@ -31,9 +31,7 @@ from .waiting_on import while_waits
 
 
 @compiled_part
-def finish(
-    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool, ahead: bool
-) -> None:
+def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, ahead: bool) -> None:
     """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
 
     The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
@@ -60,7 +58,7 @@ def finish(
         st.running[r, first_late + rank[col.R_LATE]] = i
         st.running[r, places + rank[col.R_LATE]] = kept
         rank[col.R_LATE] += 1
-        complete(st, i, now, closed_loop)
+        complete(st, i)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     record_together(st, together)
@@ -171,20 +169,18 @@ def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
 
 
 @compiled_part
-def let_in(limits: Limits, kv: KvRules, st: State, closed_loop: bool) -> float:
+def let_in(limits: Limits, kv: KvRules, st: State) -> float:
     """Queue what has come, if this is a time to look; when the next request arrives (infinity: none, or no look)."""
     counters = st.counters
     idle, poll = counters[col.C_RELEASED] == counters[col.C_COMPLETED], limits.poll_steps
     if not idle and poll > 1 and counters[col.C_POLL] < poll:
         return np.inf
     counters[col.C_POLL] = 0
-    return release(st, limits, kv, closed_loop, st.clocks[col.T_KNOWN])
+    return release(st, limits, kv, st.clocks[col.T_KNOWN])
 
 
 @compiled_part
-def take_step(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float, closed_loop: bool
-) -> int:
+def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
     counters, clocks, ranks = st.counters, st.clocks, st.ranks
     start = clocks[col.T_NOW]
@@ -210,6 +206,6 @@ def take_step(
     counters[col.C_PROMPT] += int(prompts)
     count_steps(st, limits, done, chunks)
     for r in range(ranks.shape[0]):
-        finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
+        finish(st, kv, r, done, first_end, now, limits.ahead)
     st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
     return AGAIN

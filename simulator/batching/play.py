@@ -171,7 +171,7 @@ def deliver(p: Play, how: How) -> int:
             return LEAVE
         at.left = 0
         own.delivered += 1
-        face.ints[place, col.I_ROW] = -1
+        face.ints[place, col.I_ROW] = -1 - row
         take_over(p.rows, face, place, row)
         if not goes_on(p, how, row, n):
             at.delivered += 1

@@ -79,7 +79,7 @@ def lose_last(st: State, i: int, first_end: float, now: float) -> None:
 
 
 @compiled_part
-def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool) -> None:
+def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
@@ -97,7 +97,7 @@ def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] == request[col.I_OUTPUT]:
-            complete(st, i, now, closed_loop)
+            complete(st, i)
             give_up(st, x, r, i, True)
         elif prompt:
             keep_prompt(st, x, r, i, request[col.I_TARGET])
@@ -107,11 +107,11 @@ def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float, closed
     own[S_FLIGHT] = 0
 
 
-def take_ranks(st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
+def take_ranks(st: State, kv: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
     x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
-        take_rank(st, x, r, first_end, now, closed_loop)
+        take_rank(st, x, r, first_end, now)
         count_free(st, kv, x, r)
 
 

@@ -28,7 +28,7 @@ request was preempted) and how many of its tokens are in the KV cache; tokens ge
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches in flight
 on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the
-row's own request: in row k, the k-th request to complete. Its number in the run's table, -1 once its completion had
+row's own request: in row k, the k-th request to complete. Its number k in the run's table, -1 - k once its completion had
 its effects. Behind `NUM_PLAIN`, there with prefix caching
 only: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in `Pool.hashes` or
 the session (`prefix.named`), and tokens that hashes cover."""
@@ -44,14 +44,13 @@ NUM_RANK = 8
 empty); fewest tokens that any running sequence still has to generate; finished ones that the next plan
 does not know of yet; free blocks and slots of the pool."""
 
-(C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING, C_STRETCH, C_LOW) = range(17)  # fmt: skip
-NUM_COUNTERS = 17
-"""Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
+(C_SUBMITTED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_STRETCH, C_LOW) = range(15)  # fmt: skip
+NUM_COUNTERS = 15
+"""Requests submitted, arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
-waiting prompts wait; row up to which those that arrive by themselves have arrived; entries of
-`Chain.coming`; steps of the latest stretch; rows below which nothing is looked at any more."""
+waiting prompts wait; row up to which they have arrived; steps of the latest stretch; rows below which nothing is looked at any more."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -77,25 +76,6 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
 
 
-(H_BEFORE, H_AFTER) = range(2)
-"""Columns of `Chain.links`: rows that a request follows and that follows it; -1 for none."""
-
-
-@held
-class Chain(NamedTuple):
-    """Requests that follow each other on one engine."""
-
-    links: I8  # [N, 2]
-    think: F8  # [N] seconds from the end of the one before
-    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `chains`
-
-
-def new_chain() -> Chain:
-    """Return a chain of no requests."""
-    none = np.zeros(0, dtype=np.int64)
-    return Chain(none.reshape(0, 2), np.zeros(0), none)
-
-
 @held
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
@@ -118,7 +98,6 @@ class State(NamedTuple):
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
     pool: Pool | Any  # None without prefix caching
-    chain: Chain | Any  # None where requests follow no others here
     plans: Plans | Any = None  # None where plans are not recorded
     lanes: Any = None  # of `lanes`; None where requests wait in one queue
     spec: Any = None  # of `spec_state`; None without drafts
@@ -127,13 +106,7 @@ class State(NamedTuple):
 
 
 def new_state(
-    ranks: int,
-    sequences: int,
-    moments: int,
-    kv_capacity: float,
-    blocks: int = 0,
-    processors: int = 1,
-    chained: bool = False,
+    ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0, processors: int = 1
 ) -> State:
     """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -153,7 +126,6 @@ def new_state(
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
         pool=new_pool(ranks, blocks, sequences) if blocks else None,
-        chain=new_chain() if chained else None,
     )
 
 

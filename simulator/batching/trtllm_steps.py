@@ -73,7 +73,7 @@ def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
 
 
 @compiled_part
-def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float, closed_loop: bool) -> None:
+def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> None:
     """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
     own, place = x.ranks[r], st.running.shape[1] // 3
     gap, gaps, together = 0.0, int64(0), int64(0)
@@ -87,7 +87,7 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float, closed
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] == request[col.I_OUTPUT]:
-            complete(st, i, now, closed_loop)
+            complete(st, i)
             if not paused:
                 known = request[col.I_INPUT] + request[col.I_GENERATED] - 1
                 end(st, x, r, i, min(known, request[col.I_HASHED]))
@@ -102,11 +102,11 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float, closed
     own[T_FLIGHT] = 0
 
 
-def take_ranks(st: State, kv: KvRules, first_end: float, now: float, closed_loop: bool) -> None:
+def take_ranks(st: State, kv: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
     x = st.exact.trtllm
     for r in range(st.ranks.shape[0]):
-        take_rank(st, x, r, first_end, now, closed_loop)
+        take_rank(st, x, r, first_end, now)
         count_free(st, kv, x, r)
 
 

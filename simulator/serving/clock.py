@@ -178,6 +178,8 @@ class Clock:
     def read(self, rows: range, block: RequestBlock) -> None:
         """Let requests be known that the table has taken in."""
         self.at.last, p = rows.stop, self.play
+        if self.how.clients and not len(self.table.session):
+            self.table.arrival_s[rows.start : rows.stop] = np.inf  # until a client sends it
         if self.how.whole:
             self.at.next = rows.stop
             self.play = p._replace(rows=self._rows())
@@ -227,7 +229,7 @@ class Clock:
         kind = kind_of(loop)
         if kind not in self._codes:
             rows = self.play.rows, 0, 0.0, 0, 0
-            self._codes[kind] = code_of(run, loop, 0.0, False, 0), code_of(take_in, loop, *rows)
+            self._codes[kind] = code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows)
         return self._codes[kind]
 
     def _tell_hashes(self, engine: Engine) -> None:

@@ -137,7 +137,7 @@ class Drain:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
         more = [(e.state.exact, e.state.spec, e.below, e.lanes, e.state.pipe) for e in engines]
-        plain = not any(e.chained or e.keep_plans for e in engines)
+        plain = not any(e.keep_plans for e in engines)
         plain = plain and all(part is None for own in more for part in own)
         return cls(nodes, table, whole) if plain else None
 
@@ -166,7 +166,7 @@ class Drain:
         for node in self.nodes.all:
             places = np.array(node.newly_done(), dtype=np.int64)
             rows = node.engine.state.ints[places, I_ROW]
-            table.take_over_all(node.engine, places, rows, arrivals=False)
+            table.take_over_all(node.engine, places, rows)
             node.let_go(places)
         going = table.generated[self._low : table.count] != table.output_tokens[self._low : table.count]
         self._emit(self._low + int(going.argmax()) if going.any() else table.count)

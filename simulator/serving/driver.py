@@ -1,14 +1,13 @@
 """The driver of engines: one replica or a fleet of them.
 
-A single engine without failures, pools or stages before it plays arrivals, the clients of a closed loop and the turns
-of sessions itself (`_alone`). Everything else is an event of one queue that compiled code plays (`clock`): arrivals
-(`arrivals`), sessions, the library's routers, transfers between two pools. What is not the library's, or rare, is
-asked of Python: a router's rule, failures, autoscalers, stages that requests pass on their way (`dealing`).
+Everything is an event of one queue that compiled code plays (`clock`): arrivals (`arrivals`), sessions, closed loops,
+the library's routers, transfers between two pools. What is not the library's, or rare, is asked of Python: a router's
+rule, failures, autoscalers, stages that requests pass on their way (`dealing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -18,7 +17,6 @@ from ..batching.crossing import LOST
 from ..batching.deals import CHOOSE, GIVE, ROOM, How
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
-from ..batching.orders import LANED
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
 from ..batching.state import I_ROW
@@ -38,7 +36,7 @@ from .faults import Faults
 from .nodes import Node
 from .parts import check_run
 from .pools import Moves, Pools
-from .progress import Progress, advance_reporting, now_and_then
+from .progress import Progress, now_and_then
 from .replicas import Scaling
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
 from .scaling import Scaler
@@ -114,10 +112,6 @@ def serve(
     return Driver(*how).run(seed, progress)
 
 
-ARRIVING = ("", *LANED)
-"""Orders whose keys need no arrival, which turns get when they are played."""
-
-
 def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
     """Whether replicas come and go."""
     scales = pools.scales if pools.decode else (autoscale,)
@@ -150,18 +144,18 @@ class Driver:
         self.first = first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         turns = None if first is None else first.turns
-        played = turns is None or (turns.after is None and policy.order in ARRIVING)
         check_bounds(stream, first)
         scaled, swapped = scaled_by(pools, autoscale), _swapped(pools)
         check_run(pools, policy, cache, stream, first, faults is not None, scaled)
         staged = swapped or pools.encoder is not None
         scales = pools.scales if pools.decode else (autoscale, None)
-        one = len(pools.entry) == 1 and not pools.decode
-        self.alone = one and faults is None and played and not staged and not scaled
-        shared = not self.alone and (turns is not None or stream.closed_loop is not None)
-        self.always = bool(pools.decode) or shared or swapped
+        self.one = len(pools.entry) == 1 and not pools.decode
+        follow = turns is not None or stream.closed_loop is not None
+        # An engine by itself turns requests away by the bounds of their class.
+        alone = self.one and faults is None and not staged and not scaled and not follow
+        self.always = bool(pools.decode) or follow or swapped
         self.table = table = Table()
-        entry = self._nodes(pools.entry, 0, policy, cache)
+        entry = self._nodes(pools.entry, 0, policy, cache, alone)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = pools.policy or policy, pools.cache or cache
         rules = decoding.rules and decoding.rules.decoding()
@@ -170,8 +164,8 @@ class Driver:
         decode = self._nodes(pools.decode, len(entry), decoding, there)
         route, rule = ROUTERS[router], compiled_rule(ROUTERS[router])
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
-        doors = bounded(stream) and not self.alone
-        whole = self.alone or not (staged or scaled or self.always or faults or looks or doors)
+        doors = bounded(stream) and not alone
+        whole = not (staged or scaled or self.always or faults or looks or doors)
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
             level=any(node.engine.common is not None for node in (*entry, *decode)), whole=whole,
@@ -182,11 +176,11 @@ class Driver:
         self.clock = clock = Clock(table, entry, decode, how, pools.link, prefixes)
         self.dealer = Dealer(table, clock, route)
         self.adapters: AdapterCounts | None = None
-        lets_go = whole and not (self.warmup or self.stop or stream.closed_loop)
+        lets_go = whole and not (self.warmup or self.stop)
         self.drain = Drain.of(clock, table, keep_log) if lets_go else None
         self.arrivals = Arrivals(
             table, self.dealer, clock, blocks, stream.closed_loop, faults is not None,
-            self._stages(stream, seed), None if self.drain is None else self.drain.step,
+            self._stages(stream, seed, doors), None if self.drain is None else self.drain.step,
         )  # fmt: skip
         self.failures = Failures(clock, table, self.dealer, faults or Faults())
         self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
@@ -194,28 +188,31 @@ class Driver:
             node.given = 1
 
     def _nodes(
-        self, deployments: Sequence[Deployment], start: int, policy: Policy, cache: CacheSettings | None
+        self,
+        deployments: Sequence[Deployment],
+        start: int,
+        policy: Policy,
+        cache: CacheSettings | None,
+        alone: bool = False,
     ) -> list[Node]:
         """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
-        stream, first, alone, out = self.stream, self.first, self.alone, list[Node]()
-        chained = alone and first is not None and first.turns is not None
+        out = list[Node]()
         for index, d in enumerate(deployments, start):
-            rules, lanes = laned(policy, d, first, stream, alone)
+            rules, lanes = laned(policy, d, self.first, self.stream, alone)
             twin = out[0].engine if out and d is deployments[0] else None
             engine = Engine(
-                d, rules, index, stream.closed_loop if alone else None, chained, self.keep_log,
-                cache or CacheSettings(), self.steps > 0, self.seed, self.steps, lanes, self.common,
-                twin, len(deployments),
+                d, rules, index, self.keep_log, cache or CacheSettings(), self.steps > 0, self.seed, self.steps, lanes,
+                self.common, twin, len(deployments),
             )  # fmt: skip
             out.append(Node(index, engine))
         return out
 
-    def _stages(self, stream: RequestStream, seed: int) -> list[Callable[[RequestBlock], None]]:
+    def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
         """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
         pools, dealer, clock = self.pools, self.dealer, self.clock
         readers: list[Callable[[RequestBlock], None]] = []
         self.encoding: EncoderQueue | None = None
-        if bounded(stream) and not self.alone:
+        if doors:
             dealer.door = Door(stream.classes, clock, self.table).admits
         if _swapped(pools):
             choices, self.adapters = dealer.shelve(seed)
@@ -251,32 +248,12 @@ class Driver:
         if progress is not None:
             self.clock.report = now_and_then(lambda: self._tell(progress))
         self._aim()
-        if self.alone:
-            self._alone(nodes[0].engine)
-        else:
-            self._play(seed)
+        self._play(seed)
         if progress is not None:  # the last report may have been left out as too soon
             self._tell(progress)
-        for node in nodes if self.alone or not self.ended else ():  # else: what is cut off
-            places, rows = node.untaken()
-            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
+        for node in nodes if self.one or not self.ended else ():  # else: what is cut off
+            self.table.take_over_all(node.engine, *node.untaken())
         return self._served()
-
-    def _alone(self, engine: Engine) -> None:
-        """Let a single engine play what requests do, block by block, a closed loop's in one."""
-        horizons: Iterable[float] = self.arrivals.deal_blocks()
-        for until in horizons if engine.clients is None else [max(horizons, default=0.0)]:
-            goal = -1
-            while not self.ended and goal != 0:
-                goal = self._goal()
-                if self.clock.report is None:
-                    reached = engine.advance(until, goal)
-                else:
-                    reached = advance_reporting(engine, until, goal, self.clock.report)
-                if goal > engine.completed:
-                    break
-                if goal > 0:
-                    self._note(reached)
 
     def _play(self, seed: int) -> None:
         """Play all events, and do what the clock asks for."""
@@ -310,7 +287,7 @@ class Driver:
         nodes, clock = self.clock.all, self.clock
         for node in nodes:
             node.engine.take_log(REACHED)
-        for node in nodes if self.alone else ():
+        for node in nodes:
             state = node.engine.state
             if state.lanes is not None:
                 places = state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
@@ -352,6 +329,6 @@ class Driver:
 
     def _aim(self) -> None:
         """Let engines stop where completions are counted or have effects."""
-        stops = not self.alone and (self.always or self._goal() > 0)
+        stops = self.always or self._goal() > 0
         self.clock.how = self.clock.how._replace(stops=stops)
         self.clock.at.goal = self._goal()

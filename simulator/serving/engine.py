@@ -14,7 +14,6 @@ import numpy as np
 
 from ...workloads.requests import RequestBlock
 from ..batching import state as col
-from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
@@ -48,11 +47,6 @@ class Engine:
     ----------
     deployment, policy
         What runs, and how it is batched.
-    clients : int or None
-        Closed loop: requests in flight at once, or sessions where requests follow each other.
-    chained : bool
-        Whether requests that follow others arrive here when those have ended; all of them must
-        then be submitted here, in order of their ids from 0. If not, they arrive as submitted.
     keep_log : bool
         Keep the log of stretches (stages.csv).
     cache : CacheSettings
@@ -76,8 +70,6 @@ class Engine:
     deployment: Deployment
     policy: Policy
     replica: int = 0
-    clients: int | None = None
-    chained: bool = False
     keep_log: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
     keep_plans: bool = False
@@ -146,9 +138,9 @@ class Engine:
         exact = None
         if rules is not None and blocks and stages == 1:  # which number pages themselves
             exact, blocks = rules.start(ranks, most, blocks, self.kv.block), 0
-        self.state = new_state(
-            ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained
-        )._replace(spec=self._spec, exact=exact, pipe=new_pipe(stages, ranks, most) if stages > 1 else None)
+        self.state = new_state(ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1)._replace(
+            spec=self._spec, exact=exact, pipe=new_pipe(stages, ranks, most) if stages > 1 else None
+        )
         if exact is not None:  # of what is told of content, hashes alone
             ints = np.zeros((0, col.NUM_INTS), dtype=np.int64)
             self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
@@ -202,7 +194,7 @@ class Engine:
         """Time before which no step can begin [s], as far as that is known."""
         counters = self.state.counters
         idle = counters[col.C_RELEASED] == counters[col.C_COMPLETED]
-        if not idle or self.chained or counters[col.C_WALK] == counters[col.C_SUBMITTED]:
+        if not idle or counters[col.C_WALK] == counters[col.C_SUBMITTED]:
             return self.now
         return max(self.now, float(self.state.floats[counters[col.C_WALK], col.F_ARRIVAL]))
 
@@ -282,13 +274,9 @@ class Engine:
 
     def add(self, block: RequestBlock) -> None:
         """Queue requests that have been checked and made room for."""
-        chained = self.chained and block.turns is not None
-        arrival = block.arrival_s
-        if self.clients is not None and not chained:
-            arrival = np.full(len(block), np.inf)
         lengths = block.input_tokens, block.output_tokens
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
-        self.state = grown(self.state, arrival, *lengths, keys)
+        self.state = grown(self.state, block.arrival_s, *lengths, keys)
         if self.book is not None:
             self.state = self.book.place(block, self.state)
         if self.spec is not None:
@@ -300,10 +288,6 @@ class Engine:
             self.state = self.below.with_requests(self.state, have)
         if self.state.pool is not None:
             self.state = self.contents.name(block, self.state, self.state.pool)
-        if chained:
-            self.state = linked(self.state, block)
-        if self.clients is not None:
-            (open_clients if chained else open_first)(self.state, self.clients)
 
     def advance(self, until: float, goal: int = 0) -> float:
         """Run until `until`, until `goal` requests have completed or nothing is left.
@@ -313,7 +297,7 @@ class Engine:
         float
             The time reached [s]: that of the end of a step.
         """
-        while self.take_log(run(self.loop, float(until), self.clients is not None, int(goal))) == LOG_FULL:
+        while self.take_log(run(self.loop, float(until), int(goal))) == LOG_FULL:
             pass
         return self.now
 

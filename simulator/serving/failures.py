@@ -74,7 +74,7 @@ class Failures:
     def _unfinished(self, node: Node) -> list[int]:
         """Requests that have not completed on a node, their progress kept."""
         places, rows = node.untaken()
-        self.table.take_over_all(node.engine, places, rows, arrivals=False)
+        self.table.take_over_all(node.engine, places, rows)
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
         lost: list[int] = rows[unfinished].tolist()
         return [*lost, *node.asked]

@@ -152,7 +152,7 @@ class Scaler:
                 self._turn(replica, None, max(ended, replica.since))
                 for node in replica.nodes:
                     places, rows = node.untaken()
-                    self.table.take_over_all(node.engine, places, rows, arrivals=False)
+                    self.table.take_over_all(node.engine, places, rows)
                     node.fail(now)
 
     def _empty(self, node: Node, now: float) -> bool:

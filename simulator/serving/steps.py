@@ -12,7 +12,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ..batching.plan_log import E_CACHED, E_REQUEST, E_TOKENS, P_END
 from ..batching.policies import Policy
-from ..batching.state import I_INPUT, L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
+from ..batching.state import I_INPUT, I_ROW, L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
 from ..deploy.deployment import Deployment
 from .engine import Engine
 
@@ -77,6 +77,8 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
     preempted, is in the cache; until then they are chunks of a prompt.
     """
     log = np.concatenate([*engine.logs, np.zeros((0, engine.state.log.shape[1]))])
+    rows_of = engine.state.ints[:, I_ROW]
+    rows_of = np.maximum(rows_of, -1 - rows_of)
     targets: dict[int, int] = {}
     reached: dict[int, int] = {}
     out: list[RunStep] = []
@@ -92,7 +94,7 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
         batch = Batch.of(
             cached[decodes].tolist(), list(zip(tokens[~decodes].tolist(), cached[~decodes].tolist(), strict=True))
         )
-        batch = replace(batch, seq_id=np.concatenate([ids[decodes], ids[~decodes]]))
+        batch = replace(batch, seq_id=rows_of[np.concatenate([ids[decodes], ids[~decodes]])])
         known = decodes.sum(), tokens[~decodes].sum(), 1
         if known != (rows[L_DECODES], rows[L_PREFILL], rows[L_STEPS]):
             raise InputError("--steps", f"cannot tell those of policy {engine.policy.name}")

@@ -123,13 +123,13 @@ class Table:
         """Tokens in a request's KV cache once its latest token has come."""
         return int(self.input_tokens[row] + self.generated[row] - 1)
 
-    def take_over_all(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
-        """Copy progress and stamps of requests from the engine that ran them, and their arrivals where it decided those."""
+    def take_over_all(self, engine: Engine, places: I8, rows: I8) -> None:
+        """Copy progress and stamps of requests from the engine that ran them."""
         for first in range(0, len(rows), AT_ONCE):  # so that copies of columns take little room
             part = slice(first, first + AT_ONCE)
-            self._take_over(engine, places[part], rows[part], arrivals)
+            self._take_over(engine, places[part], rows[part])
 
-    def _take_over(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
+    def _take_over(self, engine: Engine, places: I8, rows: I8) -> None:
         ints, floats = engine.state.ints, engine.state.floats
         self.generated[rows] = ints[places, col.I_GENERATED]
         self.order[rows] = ints[places, col.I_ORDER]
@@ -139,8 +139,6 @@ class Table:
         begun = self.generated[rows] > 0
         rows, places = rows[begun], places[begun]
         self.first_s[rows], self.last_s[rows] = (floats[places, col.F_FIRST], floats[places, col.F_LAST])
-        if arrivals:
-            self.arrival_s[rows] = floats[places, col.F_ARRIVAL]
 
     def stamps(self) -> Stamps:
         """Times of all requests that were read and not turned away."""

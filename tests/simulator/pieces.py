@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
         load["hashes"][part] if load["hashes"] else None,
         labels=labels,
     )
+
+
+def play(engine: Engine, load: dict[str, Any]) -> None:
+    """Run a workload to its end; in a closed loop each client sends its next request when it has its answer."""
+    count, clients = len(load["inputs"]), load["clients"]
+    if clients is None:
+        engine.submit(block_of(load))
+    while engine.completed < count:
+        for i in range(engine.submitted, min(engine.completed + (clients or 0), count)):
+            engine.submit(replace(block_of(load, slice(i, i + 1)), arrival_s=np.array([engine.now])))
+        engine.advance(math.inf, engine.completed + 1)
+    engine.advance(math.inf)
 
 
 def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:

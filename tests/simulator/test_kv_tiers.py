@@ -50,7 +50,7 @@ from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
-from .pieces import GAP_S, block_of, check_pieces, stamps
+from .pieces import GAP_S, block_of, check_pieces, play, stamps
 from .reference import Request
 from .reference_tiers import Piped, Tier, Tiered, TieredPipeline, TieredReference
 from .test_scheduler import check_pool, cuts, workloads
@@ -107,7 +107,7 @@ def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
     cache = replace(cache, tiers=settings_of(d, load, cache))
-    return Engine(d, load["policy"], clients=load["clients"], keep_log=True, cache=cache)
+    return Engine(d, load["policy"], keep_log=True, cache=cache)
 
 
 def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
@@ -147,8 +147,7 @@ def test_same_schedule_as_the_reference(
     load = load if d.layout.pp == 1 else load | {"load": "always"}
     engine, block = engine_for(d, load), block_of(load)
     slow = reference_for(engine, load)
-    engine.submit(block)
-    engine.advance(math.inf)
+    play(engine, load)
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
     requests = [
         Request(i, float(a), int(p), int(o), hashes)

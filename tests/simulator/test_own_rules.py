@@ -57,7 +57,7 @@ from opbyte.simulator.step.speculative import speculative_stage
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 
-from .pieces import GAP_S, block_of, check_pieces, stamps
+from .pieces import GAP_S, block_of, check_pieces, play, stamps
 from .test_speculation import SEED, drawn, speculative
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
@@ -157,7 +157,7 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)
-    return Engine(deployment, policy, clients=load["clients"], keep_log=True, cache=cache, seed=SEED)
+    return Engine(deployment, policy, keep_log=True, cache=cache, seed=SEED)
 
 
 def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -267,8 +267,7 @@ def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleT
     """Run a workload on the engine and on the slow one, and compare all that they did."""
     engine, block = engine_for(d, load), block_of(load)
     assert engine.exact is not None
-    engine.submit(block)
-    engine.advance(math.inf)
+    play(engine, load)
     slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
     expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])

@@ -52,7 +52,7 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.requests import RequestBlock
 
-from .pieces import GAP_S, block_of, check_pieces, stamps
+from .pieces import GAP_S, block_of, check_pieces, play, stamps
 
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", {}),
@@ -152,7 +152,7 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     block, tokens = block_of(load), load["block"]
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
-    engine = Engine(deployment, load["policy"], clients=load["clients"], keep_log=True, cache=cache)
+    engine = Engine(deployment, load["policy"], keep_log=True, cache=cache)
     if not engine.kv.cached:  # bytes need not be whole blocks
         most = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1).max()
         engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
@@ -179,8 +179,7 @@ def test_same_schedule_as_the_reference(
     load = meant_for(deployment, load)
     engine = engine_for(deployment, load)
     block = block_of(load)
-    engine.submit(block)
-    engine.advance(math.inf)
+    play(engine, load)
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
     requests = [
         reference.Request(i, float(a), int(p), int(o), hashes)

@@ -57,7 +57,7 @@ from opbyte.workloads.requests.block import Turns
 from opbyte.workloads.speculators import SPECULATORS
 from opbyte.workloads.speculators.asked import expected_tokens, read_asked
 
-from .pieces import block_of, check_pieces, stamps
+from .pieces import block_of, check_pieces, play, stamps
 from .test_scheduler import check_pool, hosts, workloads
 
 SETUPS = (
@@ -150,7 +150,7 @@ def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
     spare = d.speculation.spare(load["policy"].ahead)
     lengths = block.input_tokens + block.output_tokens - 1 + spare
     cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
-    engine = Engine(d, load["policy"], clients=load["clients"], keep_log=True, cache=cache, seed=SEED)
+    engine = Engine(d, load["policy"], keep_log=True, cache=cache, seed=SEED)
     if not engine.kv.cached:  # bytes need not be whole blocks
         most = sequence_bytes(engine.kv, lengths).max()
         engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
@@ -169,8 +169,7 @@ def test_same_schedule_as_the_reference(
     d = speculative(small(model, system, routing), method, rates, len(rates))
     assert d.speculation is not None
     engine, block = engine_for(d, load), block_of(load)
-    engine.submit(block)
-    engine.advance(math.inf)
+    play(engine, load)
     policy, kv, spec = engine.policy, engine.kv, engine.spec
     assert spec is not None
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
