@@ -185,18 +185,16 @@ def test_what_is_compiled_is_what_python_does(
     check()
 
 
-@pytest.mark.parametrize(
-    "how", ["tiers", "tiers in turn", "failures", "autoscaler", "own router", "pools", "tight pools"]
-)
+@pytest.mark.parametrize("how", ["tiers", "failures", "autoscaler", "own router", "pools", "tight pools"])
 def test_engines_run_together_as_one_by_one(small: Small, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     d = small("llama-3-8b")
     tiers = TierSettings((KvTier("host", 4e6, 2e9, 1e-5), KvTier("shared", 4e8, 1e9, 1e-5)))
-    cache = replace(CACHE, tiers=tiers) if "tiers" in how else CACHE
+    cache = replace(CACHE, tiers=tiers) if how == "tiers" else CACHE
     rng = np.random.default_rng(1)
     drawn = list(zip(*rng.integers([0, 0, 1, 1], [7, 3, 60, 12], (20, 4)).T.tolist(), strict=True))
     if how == "own router":
         monkeypatch.setitem(ROUTERS._items, "mine", lambda count, loads, home: loads[1].running % 2)
-    router = {"own router": "mine", "tiers in turn": "round-robin"}.get(how, "kv-aware")
+    router = "mine" if how == "own router" else "kv-aware"
 
     pools = Pools((d,) * 3)
     if "pools" in how:
@@ -206,7 +204,7 @@ def test_engines_run_together_as_one_by_one(small: Small, monkeypatch: pytest.Mo
 
     def make() -> Served:
         return serve(
-            pools, make_policy("vllm"), stream_of(drawn, how == "tiers in turn", 9),
+            pools, make_policy("vllm"), stream_of(drawn, False, 9),
             router=router, cache=cache, keep_log=True,
             faults=Faults(((0, 0.004), (1, 0.006)), None, 0.005) if how == "failures" else None,
             autoscale=parse_autoscale("1:3,by=requests:2,every=0.1,hold=0.1,start=0.05")
