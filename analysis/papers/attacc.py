@@ -7,14 +7,12 @@ the units are those of the DRAM command model, times of the GPUs those of `Tiled
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
 from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped, step_joules
-from .published import Prediction, published, rows_of, with_figures
+from .published import Prediction, paper, published
 
 ALL = tuple(SYSTEMS)
 ENDS = ("gpu", "bank")
@@ -39,11 +37,6 @@ CASES: dict[Case, tuple[str, ...]] = {
 }
 """Workloads, given ones first, with the systems whose rows are defined."""
 
-STEP, SPEEDUP = "12 %", "8 %"
-TILES = (
-    "the products: the rule of tiles says 64 x 128 where the authors' simulator gets the time of "
-    "smaller tiles; products of GPT-175B are right to 0.1 %"
-)
 ASSUMPTIONS = (
     (
         "products take the tile with the least L2 traffic over occupancy squared, traffic being "
@@ -58,37 +51,20 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("attacc")
-def attacc(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "attacc", rows_of("attacc", found), len(CASES), time.perf_counter() - began,
-        tables=(parts(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the devices' descriptions alone."""
     for case, systems in CASES.items():
         steps = {system: decode_step(case, system) for system in systems}
         for system, step in steps.items():
             yield from _rows(case, system, step)
-        yield Prediction(f"{case.id}.speedup", "decode step, GPUs alone over units per bank", "1",
-                         steps["gpu"].seconds / steps["bank"].seconds, SPEEDUP, TILES)  # fmt: skip
-        yield Prediction(f"{case.id}.bank+opt.step_ms", "decode step, units per bank, overlapped",
-                         "ms", overlapped(case, "bank") * 1e3)  # fmt: skip
+        yield Prediction(f"{case.id}.speedup", steps["gpu"].seconds / steps["bank"].seconds)
+        yield Prediction(f"{case.id}.bank+opt.step_ms", overlapped(case, "bank") * 1e3)
 
 
 def _rows(case: Case, system: str, step: Step) -> Iterator[Prediction]:
     at = f"{case.id}.{system}"
-    one = "three heads on a stack: its channels are not full, and the softmax is in sight"
-    yield Prediction(f"{at}.step_ms", f"decode step, {system}", "ms", step.seconds * 1e3, STEP, TILES)
-    yield Prediction(f"{at}.attention_ms", f"attention of it, {system}", "ms",
-                     step.attention * 1e3, STEP if case.batch > 1 else "",
-                     "" if case.batch > 1 else one)  # fmt: skip
+    yield Prediction(f"{at}.step_ms", step.seconds * 1e3)
+    yield Prediction(f"{at}.attention_ms", step.attention * 1e3)
 
 
 def parts() -> Table:
@@ -124,3 +100,9 @@ def _drawn() -> Table:
             "published": given.get(f"{case.id}.{system}.step_ms", float("nan")),
         })  # fmt: skip
     return Table("steps", "Decode step of GPT-175B, 54 requests of 2,048 + 2,048 tokens (ms)", rows)
+
+
+paper(
+    "attacc", "Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die.", predictions,
+    ASSUMPTIONS, tables=(parts,), drawn=_drawn, runs=len(CASES),
+)  # fmt: skip

@@ -6,14 +6,12 @@ devices a block, which no judged row has; all else is constants. Energy has no f
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
 from .cent_step import Mapping, decode_joules, decode_tokens_s, token
-from .published import Prediction, published, rows_of, with_figures
+from .published import Prediction, paper, published
 
 MODELS = {"llama2-7b": ("llama-2-7b", 8), "llama2-13b": ("llama-2-13b", 20), "llama2-70b": ("llama-2-70b", 32)}
 """Name in row ids -> model, and the devices that it has."""
@@ -21,10 +19,6 @@ STAGES = {"llama2-7b": (32, 8), "llama2-13b": (40, 20), "llama2-70b": (80, 32)}
 CONTEXTS = (128, 1024, 2048, 4096)
 GIVEN = ((32, 1), (8, 1), (4, 2), (2, 4), (1, 8))
 """Stages and devices a block of the given table."""
-FEW = (
-    "blocks on 8 channels take 3 to 5 % more in the authors' simulator: four heads share a channel "
-    "and the products' outputs are more than a bank's registers"
-)
 ASSUMPTIONS = (
     (
         "KV heads are dealt whole over a block's channels, as 7B's times say; where there are more "
@@ -36,36 +30,21 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("cent")
-def cent(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "cent", rows_of("cent", found), len(found), time.perf_counter() - began,
-        tables=(parts(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the device's description alone."""
     for name, (model, devices) in MODELS.items():
         for stages in STAGES[name]:
             at, mapping = f"cent.{name}.pp{stages}", Mapping(model, devices, stages)
-            yield from _latencies(at, mapping, f"{stages} stages", "10 %")
-            yield Prediction(f"{at}.decode_tokens_s", f"decode 512 to 4,096, {stages} stages",
-                             "1/s", decode_tokens_s(mapping), "10 %", FEW)  # fmt: skip
-            yield Prediction(f"{at}.decode_mj_token", f"energy of a token, {stages} stages", "mJ",
-                             decode_joules(mapping) * 1e3, "15 %")  # fmt: skip
+            yield from _latencies(at, mapping)
+            yield Prediction(f"{at}.decode_tokens_s", decode_tokens_s(mapping))
+            yield Prediction(f"{at}.decode_mj_token", decode_joules(mapping) * 1e3)
         whole = Mapping(model, devices, 1)
-        yield from _latencies(f"cent.{name}.tp{devices}", whole, f"{devices} devices a block", "")
+        yield from _latencies(f"cent.{name}.tp{devices}", whole)
 
 
-def _latencies(at: str, mapping: Mapping, how: str, tolerance: str) -> Iterator[Prediction]:
+def _latencies(at: str, mapping: Mapping) -> Iterator[Prediction]:
     for context in CONTEXTS:
-        yield Prediction(f"{at}.l{context}.token_ms", f"a token at context {context}, {how}", "ms",
-                         token(mapping, context).seconds * 1e3, tolerance, FEW)  # fmt: skip
+        yield Prediction(f"{at}.l{context}.token_ms", token(mapping, context).seconds * 1e3)
 
 
 def parts() -> Table:
@@ -98,3 +77,9 @@ def _drawn() -> Table:
             "published": given[f"{stages}x{devices}.l4096"]["block_us"],
         })  # fmt: skip
     return Table("steps", "A block of Llama-2-7B at context 4,096 by stages x devices a block (us)", rows)
+
+
+paper(
+    "cent", "Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL.", predictions,
+    ASSUMPTIONS, tables=(parts,), drawn=_drawn,
+)  # fmt: skip

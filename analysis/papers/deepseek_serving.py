@@ -67,13 +67,13 @@ def deepseek_serving(seeds: Sequence[int], routing: str, told: Told | None, figu
 
 def predictions() -> Iterator[Prediction]:
     """Both rows, from steps."""
-    yield Prediction("deepseek-serving.prefill.tokens_per_s_node", "prompt tokens of a node", "1/s",
-                     prefill(TWO_BATCH, COPIES), note=f"{NOTE}, cache hits included")  # fmt: skip
+    yield Prediction("deepseek-serving.prefill.tokens_per_s_node", prefill(TWO_BATCH, COPIES))
     most = most_sequences()
     yield Prediction(
-        "deepseek-serving.decode.tokens_per_s_node", "output tokens of a node", "1/s",
-        decode(TWO_BATCH, COPIES, most), note=f"{NOTE}; {most} sequences a device, all that fit",
-    )  # fmt: skip
+        "deepseek-serving.decode.tokens_per_s_node",
+        decode(TWO_BATCH, COPIES, most),
+        f"{NOTE}; {most} sequences a device, all that fit",
+    )
 
 
 @cache

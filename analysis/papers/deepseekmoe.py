@@ -6,22 +6,18 @@ not halved for causality. They are counted here op by op from the models, nothin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Run, Table, load_model
-from opbyte.extend.answers import Told
+from opbyte.extend import Run, Table, load_model
 from opbyte.extend.models import is_routed
 from opbyte.extend.training import step_flops, whole_sequences
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 TOKENS = 4096
-MODELS = (
-    ("16b", "deepseek-moe-16b", "3 %"), ("7b", "deepseek-llm-7b", "3 %"),
-    ("llama2_7b", "llama-2-7b", ""), ("145b", "deepseek-moe-145b", ""),
-)  # fmt: skip
-SIZES = (("16b", "deepseek-moe-16b", "3 %"), ("145b", "deepseek-moe-145b", ""))
+MODELS = {
+    "16b": "deepseek-moe-16b", "7b": "deepseek-llm-7b", "llama2_7b": "llama-2-7b", "145b": "deepseek-moe-145b",
+}  # fmt: skip
 ASSUMPTIONS = (
     f"FLOPs of a training step on one sequence of {TOKENS:,} tokens: forward and twice that backward",
     "attention computes whole score matrices, as the printed numbers want; half of it would be causal",
@@ -29,28 +25,14 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("deepseekmoe")
-def deepseekmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "deepseekmoe", rows_of("deepseekmoe", found), len(MODELS), time.perf_counter() - began,
-        tables=(_parts(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the models alone."""
-    for name, model, tolerance in MODELS:
-        yield Prediction(f"deepseekmoe.{name}.tflop_4k", f"training FLOPs of 4k tokens, {model}",
-                         "1e12", training_flops(model) / 1e12, tolerance)  # fmt: skip
-    for name, model, tolerance in SIZES:
-        spec = load_model(model)
+    for name, model in MODELS.items():
+        yield Prediction(f"deepseekmoe.{name}.tflop_4k", training_flops(model) / 1e12)
+    for name in ("16b", "145b"):
+        spec = load_model(MODELS[name])
         for kind, count in (("total", spec.total_params), ("active", spec.active_params)):
-            yield Prediction(f"deepseekmoe.{name}.params.{kind}", f"{kind} parameters, {model}",
-                             "1e9", count / 1e9, tolerance)  # fmt: skip
+            yield Prediction(f"deepseekmoe.{name}.params.{kind}", count / 1e9)
 
 
 def training_flops(model: str) -> float:
@@ -63,7 +45,7 @@ def training_flops(model: str) -> float:
 def _parts() -> Table:
     """What a token uses: weights of a path by part, and what attention's scores add."""
     rows = []
-    for _, model, _ in MODELS:
+    for model in MODELS.values():
         spec = load_model(model)
         flops = training_flops(model)
         weights = spec.active_params - spec.vocab * spec.hidden
@@ -84,3 +66,9 @@ def _drawn() -> Table:
         for row in _parts().rows
     ]  # fmt: skip
     return Table("steps", "Training FLOPs of 4,096 tokens (1e12)", rows)
+
+
+paper(
+    "deepseekmoe", "DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts.", predictions,
+    ASSUMPTIONS, tables=(_parts,), drawn=_drawn, runs=len(MODELS),
+)  # fmt: skip

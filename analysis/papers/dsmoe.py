@@ -47,13 +47,11 @@ ASSUMPTIONS = (
         "give the base size"
     ),
 )
-PARAMS = (
-    ("350M.moe", "dsmoe-350m-moe128", "3 %"), ("350M.pr", "dsmoe-350m-pr", "3 %"),
-    ("350M.pr_mos", "dsmoe-350m-pr-mos", "3 %"), ("1.3B.moe", "dsmoe-1.3b-moe128", "3 %"),
-    ("2.4B.moe", "dsmoe-2.4b-moe128", "3 %"), ("24B.moe", TRILLION, "3 %"),
-    ("1.3B.pr", "dsmoe-1.3b-pr", ""), ("1.3B.pr_mos", "dsmoe-1.3b-pr-mos", ""),
-    ("8B.moe", "dsmoe-8b-moe128", ""), ("47B.moe", "dsmoe-47b-moe128", ""),
-)  # fmt: skip
+PARAMS = {
+    "350M.moe": "dsmoe-350m-moe128", "350M.pr": "dsmoe-350m-pr", "350M.pr_mos": "dsmoe-350m-pr-mos",
+    "1.3B.moe": "dsmoe-1.3b-moe128", "2.4B.moe": "dsmoe-2.4b-moe128", "24B.moe": TRILLION, "1.3B.pr": "dsmoe-1.3b-pr",
+    "1.3B.pr_mos": "dsmoe-1.3b-pr-mos", "8B.moe": "dsmoe-8b-moe128", "47B.moe": "dsmoe-47b-moe128",
+}  # fmt: skip
 
 
 @EXPERIMENTS.register("dsmoe")
@@ -73,53 +71,38 @@ def dsmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool =
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
     """All rows, from models, layouts and devices alone."""
     yield from _exchanges()
-    for name, model, tolerance in PARAMS:
-        yield Prediction(f"dsmoe.params.{name}", f"parameters, {model}", "1e9",
-                         parameters(model) / 1e9, tolerance, "without the embedding")  # fmt: skip
+    for name, model in PARAMS.items():
+        yield Prediction(f"dsmoe.params.{name}", parameters(model) / 1e9)
     ratio = parameters("dsmoe-350m-moe128") / parameters("dsmoe-350m-pr-mos")
-    yield Prediction("dsmoe.pr.size_ratio", "350M+MoE-128 over PR-MoE+MoS", "1", ratio, "3 %")
+    yield Prediction("dsmoe.pr.size_ratio", ratio)
     yield from _timed(seeds, routing)
     for name, model in (("moe", "dsmoe-8b-moe128"), ("pr_mos", "dsmoe-8b-pr-mos")):
-        yield Prediction(f"dsmoe.min_gpus.8B.{name}", f"fewest A100 40 GB, {model}", "1",
-                         float(fewest_devices(model, 4)),
-                         note="power of two whose weights fit in 90 % of the memory")  # fmt: skip
+        yield Prediction(f"dsmoe.min_gpus.8B.{name}", float(fewest_devices(model, 4)))
 
 
 def _exchanges() -> Iterator[Prediction]:
     plans = {name: exchange(name, 128, SLICES) for name in EXCHANGES}
     for name, label in (("flat", "naive"), ("coordinated",) * 2, ("hierarchical",) * 2):
-        yield Prediction(
-            f"dsmoe.hops.{label}", f"participants of a {name} all-to-all of 128, 8-way slicing",
-            "1", float(plans[name].participants), STATEMENT, "a device itself among them",
-        )  # fmt: skip
+        yield Prediction(f"dsmoe.hops.{label}", float(plans[name].participants))
     volume = plans["hierarchical"].passes / plans["flat"].passes
-    yield Prediction("dsmoe.volume.hierarchical", "bytes over a flat exchange's", "1", volume,
-                     STATEMENT, "the buffer passes once on each level")  # fmt: skip
+    yield Prediction("dsmoe.volume.hierarchical", volume)
 
 
 def _timed(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
     step = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds)
     floor = floor_s(TRILLION, DEVICES, SLICES)
-    yield Prediction("dsmoe.1T.latency_ms", "a decoding step of the trillion-parameter model", "ms",
-                     step.seconds * 1e3, "below",
-                     f"weights of a device alone take {floor * 1e3:.1f} ms")  # fmt: skip
-    yield Prediction("dsmoe.1T.above_floor", "not below what its weights take", "1",
-                     float(step.seconds > floor), STATEMENT,
-                     "8 h^2 a layer with experts belong to these, not to the base as well")  # fmt: skip
+    yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"weights of a device alone take {floor * 1e3:.1f} ms")
+    yield Prediction("dsmoe.1T.above_floor", float(step.seconds > floor))
     rates = [each["tokens_per_s_gpu"] for each in _scales(seeds, routing).rows]
     rising = all(a < b for a, b in pairwise(rates))
-    yield Prediction("dsmoe.52B.superlinear", "tokens/s a device rise from 8 to 64 devices", "1",
-                     float(rising), STATEMENT)  # fmt: skip
+    yield Prediction("dsmoe.52B.superlinear", float(rising))
     gain = gating_s(TRILLION, PER_REPLICA, False) / gating_s(TRILLION, PER_REPLICA, True)
-    yield Prediction("dsmoe.gating.over_6x", "gating with a table takes less than a sixth", "1",
-                     float(gain > 6), STATEMENT,
-                     f"{gain:.1f} x at {PER_REPLICA} tokens a device; the batch is not printed")  # fmt: skip
+    note = f"{gain:.1f} x at {PER_REPLICA} tokens a device; the batch is not printed"
+    yield Prediction("dsmoe.gating.over_6x", float(gain > 6), note)
     dense = decode(DENSE, DENSE_SLICES, DENSE_SLICES, None, routing, seeds)
     speed = dense.seconds / step.seconds
     cost = dense.seconds * DENSE_SLICES / (step.seconds * SLICES)
-    yield Prediction("dsmoe.dense175.cost_over_speed", "cost gain over speed gain", "1",
-                     round(cost / speed, 9), STATEMENT,
-                     "devices of a dense replica, 16 against 8, at equal sequences")  # fmt: skip
+    yield Prediction("dsmoe.dense175.cost_over_speed", round(cost / speed, 9))
 
 
 def _batches(seeds: Sequence[int], routing: str) -> Table:

@@ -85,19 +85,10 @@ def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterat
 
 
 def _hits(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
-    for policy, slots, batch, tolerance in (
-        ("lru", 16, 4, "0.08"), ("lru", 16, 16, "0.05"), ("lru", 8, 16, ""),
-        ("predictive", 16, 4, "0.05"), ("predictive", 16, 16, ""), ("predictive", 8, 16, ""),
-    ):  # fmt: skip
-        rates = [_hit_rate(policy, slots, batch, routing, seed) for seed in seeds]
-        note = "asked in the order of tokens" if policy == "lru" else ""
-        if (policy, slots, batch) == ("lru", 16, 16):
-            note += "; the exponent of the routing was chosen with this row in view"
-        yield Prediction(
-            f"expertflow.hit.{policy}.cs{slots}.bs{batch}",
-            f"Switch-32: hit rate, {policy}, {slots} slots, batch {batch}", "1",
-            float(np.mean(rates)), tolerance, note,
-        )  # fmt: skip
+    for policy in ("lru", "predictive"):
+        for slots, batch in ((16, 4), (16, 16), (8, 16)):
+            rates = [_hit_rate(policy, slots, batch, routing, seed) for seed in seeds]
+            yield Prediction(f"expertflow.hit.{policy}.cs{slots}.bs{batch}", float(np.mean(rates)))
 
 
 def _hit_rate(policy: str, slots: int, batch: int, routing: str, seed: int) -> float:
@@ -113,46 +104,23 @@ def gain(experts: int, batch: int, routing: str, seed: int) -> float:
 
 
 def _rates(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
-    note = f"{SLOTS} slots, batch {BATCH}, decoder alone"
     for experts in SWITCHES:
         gains = [gain(experts, BATCH, routing, seed) for seed in seeds]
-        yield Prediction(
-            f"expertflow.switch{experts}.vs_semoe",
-            f"Switch-{experts}: decode rate over SE-MoE", "1", float(np.mean(gains)),
-            "12 %" if experts == 32 else "", note,
-        )  # fmt: skip
+        yield Prediction(f"expertflow.switch{experts}.vs_semoe", float(np.mean(gains)))
     for experts in SWITCHES:
         took = [step(experts, BATCH, expertflow(SLOTS), routing, seed).seconds for seed in seeds]
-        yield Prediction(
-            f"expertflow.switch{experts}.tokens_per_s", f"Switch-{experts}: decode rate", "1/s",
-            BATCH / float(np.mean(took)), "15 %" if experts == 32 else "",
-            f"{note}, without the token scheduler",
-        )  # fmt: skip
+        yield Prediction(f"expertflow.switch{experts}.tokens_per_s", BATCH / float(np.mean(took)))
     full = [gain(32, FULL_BATCH, routing, seed) for seed in seeds]
-    yield Prediction(
-        "expertflow.gain_at_full_batch", f"Switch-32: decode rate over SE-MoE, batch {FULL_BATCH}",
-        "1", float(np.mean(full)), note="where a batch touches every expert, nothing is left to gain",
-    )  # fmt: skip
+    yield Prediction("expertflow.gain_at_full_batch", float(np.mean(full)))
 
 
 def _memory() -> Iterator[Prediction]:
     models = {"qwen": qwen(), "mixtral": mixtral(), "deepseek": deepseek(), "switch128": switch(128, whole=True)}
     for name, model in models.items():
-        slots = SLOTS_OF[name]
-        yield Prediction(
-            f"expertflow.memory.{name}", f"{model.name}: weights in the GPU, {slots} routed experts a layer",
-            "GB", resident_bytes(model, slots) / 1e9, "12 %" if name in ("qwen", "mixtral") else "",
-            "weights alone; slots a layer chosen with the printed peak in view",
-        )  # fmt: skip
+        yield Prediction(f"expertflow.memory.{name}", resident_bytes(model, SLOTS_OF[name]) / 1e9)
     whole = switch(128, whole=True)
-    yield Prediction(
-        "expertflow.memory.switch128.all_in_gpu", f"{whole.name}: all weights in the GPU", "GB",
-        resident_bytes(whole, None) / 1e9,
-    )  # fmt: skip
-    yield Prediction(
-        "expertflow.mixtral.all_in_gpu_fits", "mixtral-8x7b fits the GPU's memory", "1",
-        float(fits(mixtral())), "0", "93 GB of weights, 45 GiB of memory",
-    )  # fmt: skip
+    yield Prediction("expertflow.memory.switch128.all_in_gpu", resident_bytes(whole, None) / 1e9)
+    yield Prediction("expertflow.mixtral.all_in_gpu_fits", float(fits(mixtral())))
 
 
 def hit_table(routing: str, seed: int) -> Table:

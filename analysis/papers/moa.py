@@ -6,20 +6,16 @@ ratio from the same.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
 from .moa_step import MOA, PLAIN, STREAMING, USABLE, batch_that_fits, densities, kv_read_bytes, step_parts, tokens_per_s
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 LENGTHS = {"4k": 4096, "8k": 8192, "16k": 16384}
 PRINTED = {"4k": {PLAIN: 30, MOA: 50}, "8k": {PLAIN: 15, MOA: 25}, "16k": {PLAIN: 8, MOA: 12}}
 """Batches at which the paper timed the 7B model: inputs of the timed rows."""
-BATCH_TOLERANCE, RATE_TOLERANCE = {PLAIN: "10 %", MOA: "12 %"}, {PLAIN: "19 %", MOA: "25 %"}
-RATIO_TOLERANCE = "20 %"
 CLOSE = 0.05
 """How near the bytes of MoA and StreamingLLM must lie to be called equal."""
 ASSUMPTIONS = (
@@ -37,18 +33,6 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("moa")
-def moa(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Reproduce MoA: batches that fit and decoding rates with a span for each head."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "moa", rows_of("moa", found), 6 * len(LENGTHS), time.perf_counter() - began,
-        tables=(_parts(), _layers()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from models, a layout's memory and a device."""
     for size in ("7b", "13b"):
@@ -59,24 +43,17 @@ def predictions() -> Iterator[Prediction]:
 
 
 def _rows(size: str, name: str, fits: dict[str, int], timed: dict[str, int]) -> Iterator[Prediction]:
-    id, length, judged = f"moa.{size}.{name}", LENGTHS[name], size == "7b"
+    id, length = f"moa.{size}.{name}", LENGTHS[name]
     rates = {kind: tokens_per_s(size, kind, length, timed[kind]) for kind in (PLAIN, MOA)}
     for kind in (PLAIN, MOA):
-        yield Prediction(f"{id}.batch.{kind}", f"batch that fits, {size}, {name}, {kind}", "1",
-                         float(fits[kind]), BATCH_TOLERANCE[kind] if judged else "",
-                         "by a capacity rule chosen with this row in view" if judged else "")  # fmt: skip
+        yield Prediction(f"{id}.batch.{kind}", float(fits[kind]))
     for kind in (PLAIN, MOA):
-        yield Prediction(f"{id}.tokens_per_s.{kind}", f"decoding, {size}, {name}, {kind}",
-                         "tokens/s", rates[kind], RATE_TOLERANCE[kind] if judged else "",
-                         f"batch {timed[kind]}")  # fmt: skip
-    yield Prediction(f"{id}.moa_over_vllm", f"rate of MoA over vLLM's, {size}, {name}", "1",
-                     rates[MOA] / rates[PLAIN], RATIO_TOLERANCE if judged else "")  # fmt: skip
-    if judged:
+        yield Prediction(f"{id}.tokens_per_s.{kind}", rates[kind], f"batch {timed[kind]}")
+    yield Prediction(f"{id}.moa_over_vllm", rates[MOA] / rates[PLAIN])
+    if size == "7b":
         ours, theirs = (kv_read_bytes(size, kind, length) for kind in (MOA, STREAMING))
-        yield Prediction(f"{id}.streaming_equals_moa_bytes",
-                         f"StreamingLLM reads the keys that MoA reads, {name}", "1",
-                         float(abs(ours / theirs - 1) <= CLOSE), "0",
-                         f"MoA reads {ours / theirs:.3f} of its bytes")  # fmt: skip
+        same, told = abs(ours / theirs - 1) <= CLOSE, f"MoA reads {ours / theirs:.3f} of its bytes"
+        yield Prediction(f"{id}.streaming_equals_moa_bytes", float(same), told)
 
 
 def _parts() -> Table:
@@ -119,3 +96,9 @@ def _drawn() -> Table:
                 rows.append({"case": f"{size}, {name}, {label}, batch {batch}",
                              **{part: took / batch * 1e3 for part, took in parts.items()}})  # fmt: skip
     return Table("steps", "A decoding step on one A100, per token (ms)", rows)
+
+
+paper(
+    "moa", "Reproduce MoA: batches that fit and decoding rates with a span for each head.", predictions,
+    ASSUMPTIONS, tables=(_parts, _layers), drawn=_drawn, runs=6 * len(LENGTHS),
+)  # fmt: skip

@@ -6,14 +6,12 @@ the experts. Work and times here are those of what runs.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
 from .mode_step import BATCH, BLOCKS, PASSES, SYSTEM, expert_flops, gmac, projections_gmac, seconds, weights_gib
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 BATCHES = (1, 8, 64, 512)
 TIMED = ("merged", "dense")
@@ -28,33 +26,16 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("mode")
-def mode(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """MoDE: work and time of a diffusion policy's pass with merged experts and without."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "mode", rows_of("mode", found), len(TIMED) * len(BATCHES), time.perf_counter() - began,
-        tables=(_batches(), _designs()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the model's ops and the card."""
-    yield Prediction("mode.pass.gmac", "a pass, multiply-accumulates", "1e9", gmac("merged"), "3 %",
-                     "printed for the pass without its cache; merging changes none of it")  # fmt: skip
-    yield Prediction("mode.pass.attention_projections_gmac", "of these attention's projections", "1e9",
-                     projections_gmac(), "1 %", "printed as the whole pass with its cache")  # fmt: skip
+    yield Prediction("mode.pass.gmac", gmac("merged"))
+    yield Prediction("mode.pass.attention_projections_gmac", projections_gmac())
     merged, dense = seconds("merged", BATCH), seconds("dense", BATCH)
-    yield Prediction(
-        "mode.b512.mode_ms", "a pass of 512 samples, merged", "ms", merged * 1e3, note="one pass; an action is ten"
-    )
-    yield Prediction("mode.b512.dense_ms", "a pass of 512 samples, all experts", "ms", dense * 1e3)
-    yield Prediction("mode.b512.ratio", "dense over merged", "1", dense / merged)
+    yield Prediction("mode.b512.mode_ms", merged * 1e3)
+    yield Prediction("mode.b512.dense_ms", dense * 1e3)
+    yield Prediction("mode.b512.ratio", dense / merged)
     same = abs(expert_flops("merged") / expert_flops("top2") - 1) < 1e-9
-    yield Prediction("mode.merged_equals_top2_flops", "a merged layer costs what its two experts cost",
-                     "1", float(same), "0")  # fmt: skip
+    yield Prediction("mode.merged_equals_top2_flops", float(same))
 
 
 def _batches() -> Table:
@@ -78,3 +59,9 @@ def _drawn() -> Table:
     """Milliseconds of a pass of 512 samples, as the figure takes them."""
     rows = [{"case": name, "pass": seconds(name, BATCH) * 1e3} for name in TIMED]
     return Table("steps", f"A pass of {BATCH} samples (ms)", rows)
+
+
+paper(
+    "mode", "MoDE: work and time of a diffusion policy's pass with merged experts and without.", predictions,
+    ASSUMPTIONS, tables=(_batches, _designs), drawn=_drawn, runs=len(TIMED) * len(BATCHES),
+)  # fmt: skip

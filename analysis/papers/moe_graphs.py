@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table
 from opbyte.extend.answers import Told
 
 from .graphs import GRAPHS, Graph
@@ -20,14 +20,15 @@ def moe_graphs(seeds: Sequence[int], routing: str, told: Told | None, figures: b
     """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
     began = time.perf_counter()
     found = graphs()
+    rows = rows_of(NAME, _rows(found))
     return Reproduction(
-        NAME, rows_of(NAME, list(_rows(found))), sum(g.runs for g in found.values()),
+        NAME, rows, sum(g.runs for g in found.values()),
         time.perf_counter() - began,
         tables=tuple(table for graph in found.values() for table in graph.tables),
         assumptions=tuple(
             f"{name}: {text}" for name, graph in found.items() for text in graph.assumptions
         ),
-        figures=(_drawn(found),) if figures else (), plots="published",
+        figures=(_drawn(rows),) if figures else (), plots="published",
     )  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def _rows(found: dict[str, Graph]) -> Iterator[Prediction]:
             yield replace(row, id=f"{NAME}.{row.id}")
 
 
-def _drawn(found: dict[str, Graph]) -> Table:
+def _drawn(found: Sequence[Row]) -> Table:
     """Rows that are ratios, as the figure takes them."""
-    rows = [{"case": row.id, "ratio": row.value} for graph in found.values() for row in graph.rows if row.unit == "1"]
+    rows = [{"case": row.id.removeprefix(f"{NAME}."), "ratio": row.simulated} for row in found if row.unit == "1"]
     return Table("ratios", "Operator graphs: predicted ratios", rows)

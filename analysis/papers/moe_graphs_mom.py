@@ -29,14 +29,10 @@ def mom() -> Graph:
     states, plain = model(), attention_model()
     held = states.state_bytes_per_sequence
     rows = (
-        Prediction("mom.state_MiB", "states of a sequence, 16 bit", "MiB", held / 2**20,
-                   note="4 routed states and a shared one, 24 layers"),
-        Prediction("mom.breakeven_tokens", "context whose KV cache is as large", "tokens",
-                   held / plain.kv_bytes_per_token),
-        Prediction("mom.step_time_over_attention.4k", "decoding step over plain attention's, 4k",
-                   "1", step_s(states, BATCH, 4096) / step_s(plain, BATCH, 4096),
-                   note=f"batch {BATCH}, H100"),
-    )  # fmt: skip
+        Prediction("mom.state_MiB", held / 2**20),
+        Prediction("mom.breakeven_tokens", held / plain.kv_bytes_per_token),
+        Prediction("mom.step_time_over_attention.4k", step_s(states, BATCH, 4096) / step_s(plain, BATCH, 4096)),
+    )
     return Graph(rows, (_steps(),), ASSUMPTIONS, 2 * len(CONTEXTS) * len(BATCHES))
 
 

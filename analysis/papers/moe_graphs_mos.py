@@ -30,11 +30,9 @@ def mos() -> Graph:
     """Adapters put together from a pool as they are loaded."""
     pool, whole = tenant_bytes(pooled), tenant_bytes(plain)
     rows = (
-        Prediction("mos.bytes_per_tenant", "a tenant's pool", "MB", pool / 1e6,
-                   note=f"plain LoRA of the same rank: {whole / 1e6:.1f} MB"),
-        Prediction("mos.tenants_in_80GB", "tenants beside the model on an A100 80 GB", "1",
-                   float(room() // pool), note=f"plain LoRA: {room() // whole:.0f}"),
-    )  # fmt: skip
+        Prediction("mos.bytes_per_tenant", pool / 1e6, f"plain LoRA of the same rank: {whole / 1e6:.1f} MB"),
+        Prediction("mos.tenants_in_80GB", float(room() // pool), f"plain LoRA: {room() // whole:.0f}"),
+    )
     return Graph(rows, (_loading(),), ASSUMPTIONS, 2)
 
 

@@ -25,8 +25,7 @@ def smora() -> Graph:
     """Ranks of an adapter, of which a token uses some."""
     m = _moments(TOKENS[-1])
     chosen, whole = (sum(op.flops for op in ops(m)) for ops in (_chosen, _whole))
-    row = Prediction("smora.flop_share", "FLOPs of the adapter over those of all its ranks", "1",
-                     chosen / whole, note=f"{TOP_K} of {RANK} ranks")  # fmt: skip
+    row = Prediction("smora.flop_share", chosen / whole)
     return Graph((row,), (_by_tokens(),), ASSUMPTIONS, len(TOKENS))
 
 

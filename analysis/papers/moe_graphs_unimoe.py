@@ -62,8 +62,7 @@ def unimoe() -> Graph:
     """Encoders and connectors before a MoE language model."""
     took = {name: encoder_s(name) for name in ENCODERS}
     share = sum(took.values()) / (sum(took.values()) + prompt_s(tuple(ENCODERS)))
-    row = Prediction("unimoe.prefill_share_of_encoders", "encoders' share of the time to the first token",
-                     "1", share, note="an image, speech, sound and 64 tokens of text")  # fmt: skip
+    row = Prediction("unimoe.prefill_share_of_encoders", share)
     return Graph((row,), (_by_media(),), ASSUMPTIONS, 2 * len(ENCODERS))
 
 

@@ -28,13 +28,10 @@ def uoe() -> Graph:
     (layer, _), *_ = spec.groups
     assert layer.ffn is not None
     parts = {"mlp": (layer.ffn,), "attention": (layer.mixer,), "": layer.parts}
-    note = f"{TOKENS} tokens; scores fall by the square of the share"
     rows = tuple(
-        Prediction(f"uoe.flop_share{name and f'.{name}'}",
-                   f"FLOP at half of the slices, {name or 'both'}", "1",
-                   share(spec, chosen, TOKENS), note=note if name != "mlp" else "")
+        Prediction(f"uoe.flop_share{name and f'.{name}'}", share(spec, chosen, TOKENS))
         for name, chosen in parts.items()
-    )  # fmt: skip
+    )
     return Graph(rows, (_lengths(spec),), ASSUMPTIONS)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Batch, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Batch, Table
 
-from .moh_step import HEADS, WIDTH, head_work_share, heads_of, kv_read_share, step_parts
-from .published import Prediction, rows_of, with_figures
+from .moh_step import HEADS, WIDTH, head_work_share, kv_read_share, step_parts
+from .published import Prediction, paper
 
 SHARES = (90, 75, 50)
 CASES = {
@@ -29,30 +27,12 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("moh")
-def moh(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Reproduce MoH: work of some heads against the time that it takes, and keys that are read."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "moh", rows_of("moh", found), 4 * len(CASES), time.perf_counter() - began,
-        tables=(_steps(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from layers alone."""
     for tokens in (256, 512):
         for percent in SHARES:
-            yield Prediction(
-                f"moh.{tokens}.h{percent}.time_share",
-                f"head work at {percent} % of the heads, {tokens} tokens; time over that of all heads",
-                "1", head_work_share(tokens, percent), "below",
-                f"{heads_of(percent)} of {HEADS} heads",
-            )  # fmt: skip
-    yield Prediction("moh.llama3.kv_read_share", "keys and values that a decode reads", "1",
-                     kv_read_share(), note="16 shared heads over 8 KV heads: each is in use")  # fmt: skip
+            yield Prediction(f"moh.{tokens}.h{percent}.time_share", head_work_share(tokens, percent))
+    yield Prediction("moh.llama3.kv_read_share", kv_read_share())
 
 
 def _steps() -> Table:
@@ -80,3 +60,9 @@ def _drawn() -> Table:
             parts = step_parts(routed, batch, "roofline")
             rows.append({"case": f"{case}, {name}", **{k: v / whole for k, v in parts.items()}})
     return Table("steps", "Time of a step over that with all heads, roofline of an H100", rows)
+
+
+paper(
+    "moh", "Reproduce MoH: work of some heads against the time that it takes, and keys that are read.", predictions,
+    ASSUMPTIONS, tables=(_steps,), drawn=_drawn, runs=4 * len(CASES),
+)  # fmt: skip

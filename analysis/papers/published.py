@@ -1,17 +1,19 @@
-"""Published values of the systems that are predicted, and rows that set them beside simulated ones.
+"""Cases of the systems that are predicted, and the one runner of papers that are nothing but cases.
 
-Values stand in ``values/NAME.yaml``, apart from all code that simulates: experiments work their
-predictions out first, and only `rows_of` reads the file.
+Cases stand in ``values/NAME.yaml`` (quantity, unit, published value, tolerance, note), apart from all code that
+simulates: experiments work their predictions out first, and only `rows_of` reads the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opbyte.extend import Reproduction, Row, Table, judged
+from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table, judged
+from opbyte.extend.answers import Told
 from opbyte.extend.models import read_yaml
 
 VALUES = Path(__file__).parent / "values"
@@ -19,34 +21,58 @@ VALUES = Path(__file__).parent / "values"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A simulated value before anything published is looked at.
-
-    Attributes
-    ----------
-    id, quantity, unit : str
-    value : float
-    tolerance : str
-        As in `Row`; empty where the value is only reported.
-    note : str
-    """
+    """A simulated value of a case, before anything published is looked at; a note where that depends on the run."""
 
     id: str
-    quantity: str
-    unit: str
     value: float
-    tolerance: str = ""
     note: str = ""
 
 
 def published(experiment: str) -> Mapping[str, Any]:
     """What is published of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
-    return read_yaml(VALUES / f"{experiment}.yaml")
+    given = read_yaml(VALUES / f"{experiment}.yaml")
+    return {**given, "rows": {id: case["published"] for id, case in given["rows"].items() if "published" in case}}
 
 
-def rows_of(experiment: str, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
-    """Predictions beside what is published of them."""
-    given: Mapping[str, float] = published(experiment)["rows"]
-    return tuple(judged(p.id, p.quantity, p.unit, given.get(p.id), p.value, p.tolerance, p.note) for p in predictions)
+def rows_of(experiment: str, predictions: Iterable[Prediction]) -> tuple[Row, ...]:
+    """Predictions beside their cases: what each is of, in which unit, what is published, and how near it must be."""
+    cases: Mapping[str, Mapping[str, Any]] = read_yaml(VALUES / f"{experiment}.yaml")["rows"]
+    return tuple(
+        judged(p.id, case["quantity"], case["unit"], case.get("published"), p.value, case.get("tolerance", ""),
+               p.note or case.get("note", ""))
+        for p in predictions
+        for case in [cases[p.id]]
+    )  # fmt: skip
+
+
+def paper(
+    name: str, title: str, predictions: Callable[[], Iterable[Prediction]], assumptions: Sequence[str], *,
+    tables: Sequence[Callable[[], Table]] = (), drawn: Callable[[], Table] | None = None, runs: int | None = None,
+) -> None:  # fmt: skip
+    """Register a paper whose cases stand in ``values/NAME.yaml`` and need neither seeds nor a routing.
+
+    Parameters
+    ----------
+    name, title : str
+        Of the experiment, and a line on it.
+    predictions : callable
+        Simulates the cases.
+    tables, drawn : callables
+        Beside the rows, and what the figure of a step's parts draws.
+    runs : int, optional
+        Simulations behind it; one a case without it.
+    """
+
+    def run(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+        began = time.perf_counter()
+        found = list(predictions())
+        made = tuple(table() for table in tables)
+        rows, count = rows_of(name, found), len(found) if runs is None else runs
+        result = Reproduction(name, rows, count, time.perf_counter() - began, made, tuple(assumptions))
+        return with_figures(result, drawn and drawn()) if figures else result
+
+    run.__doc__ = title
+    EXPERIMENTS.register(name)(run)
 
 
 def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:

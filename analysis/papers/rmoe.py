@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 from .rmoe_step import LENGTH, MICRO, RANKS, STATE, SYSTEM, model, router_weights, step
 
 MICRO_BATCHES = (1, 4, 8, 16)
@@ -23,31 +21,15 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("rmoe")
-def rmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """RMoE: weights, training time and memory of a recurrent router over a plain one."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "rmoe", rows_of("rmoe", found), 2 * len(MICRO_BATCHES), time.perf_counter() - began,
-        tables=(_batches(), _models()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the models and training steps."""
-    for name, recurrent, tolerance in (("plain", False, "0.01"), ("rmoe", True, "3 %")):
-        yield Prediction(f"rmoe.small.router_params.{name}", f"router weights of the small model, {name}",
-                         "1e6", router_weights("small", recurrent) / 1e6, tolerance)  # fmt: skip
+    for name, recurrent in (("plain", False), ("rmoe", True)):
+        yield Prediction(f"rmoe.small.router_params.{name}", router_weights("small", recurrent) / 1e6)
     added = model("large", True).total_params - model("large", False).total_params
-    yield Prediction("rmoe.large.added_params", "weights that the recurrent router adds, large model",
-                     "1e6", added / 1e6)  # fmt: skip
+    yield Prediction("rmoe.large.added_params", added / 1e6)
     plain, ours = step(False), step(True)
-    yield Prediction("rmoe.large.step_time_ratio", "training step over the plain router's", "1",
-                     ours.seconds / plain.seconds)  # fmt: skip
-    yield Prediction("rmoe.large.memory_ratio", "memory of a device over the plain router's", "1",
-                     ours.memory.total / plain.memory.total)  # fmt: skip
+    yield Prediction("rmoe.large.step_time_ratio", ours.seconds / plain.seconds)
+    yield Prediction("rmoe.large.memory_ratio", ours.memory.total / plain.memory.total)
 
 
 def _batches() -> Table:
@@ -79,3 +61,9 @@ def _drawn() -> Table:
         for name, recurrent in (("plain router", False), ("recurrent router", True))
     ]
     return Table("steps", "A training step of the large model (ms)", rows)
+
+
+paper(
+    "rmoe", "RMoE: weights, training time and memory of a recurrent router over a plain one.", predictions,
+    ASSUMPTIONS, tables=(_batches, _models), drawn=_drawn, runs=2 * len(MICRO_BATCHES),
+)  # fmt: skip

@@ -6,14 +6,12 @@ read. Times are those of a step's kernels; the paper's take four times as long i
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 from opbyte.extend.models import Shares
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 from .scmoe_step import (
     ANSWER,
     GREEDY,
@@ -50,29 +48,17 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("scmoe")
-def scmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """SCMoE: the time of contrastive decoding over greedy, two passes in one batch."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "scmoe", rows_of("scmoe", found), len(WAYS), time.perf_counter() - began,
-        tables=(_ways(),), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from steps of the model."""
     greedy = answer_s(GREEDY)
-    yield Prediction("scmoe.top3_over_greedy", "time with three experts a token over two", "1",
-                     answer_s(TOP3) / greedy, "25 %",
-                     f"weights read: {weight_bytes(TOP3) / weight_bytes(GREEDY):.2f} times")  # fmt: skip
+    yield Prediction(
+        "scmoe.top3_over_greedy",
+        answer_s(TOP3) / greedy,
+        f"weights read: {weight_bytes(TOP3) / weight_bytes(GREEDY):.2f} times",
+    )
     ours = answer_s(SELF_CONTRAST) / greedy
-    yield Prediction("scmoe.scmoe_over_greedy", "time of self-contrast over greedy", "1", ours,
-                     note=f"{distinct(SELF_CONTRAST):.2f} experts a layer for two")  # fmt: skip
-    yield Prediction("scmoe.passes_share_a_batch", f"two passes take less than {WELL_BELOW} of one", "1",
-                     float(ours < WELL_BELOW), "0")  # fmt: skip
+    yield Prediction("scmoe.scmoe_over_greedy", ours, f"{distinct(SELF_CONTRAST):.2f} experts a layer for two")
+    yield Prediction("scmoe.passes_share_a_batch", float(ours < WELL_BELOW))
 
 
 def _ways() -> Table:
@@ -89,3 +75,9 @@ def _drawn() -> Table:
     """Milliseconds of a step, as the figure takes them."""
     rows = [{"case": row["way"], "step": row["step_ms"]} for row in _ways().rows]
     return Table("steps", f"A decoding step of {MODEL}, one sequence (ms)", rows)
+
+
+paper(
+    "scmoe", "SCMoE: the time of contrastive decoding over greedy, two passes in one batch.", predictions,
+    ASSUMPTIONS, tables=(_ways,), drawn=_drawn, runs=len(WAYS),
+)  # fmt: skip

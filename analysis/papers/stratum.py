@@ -63,19 +63,13 @@ def stratum(seeds: Sequence[int], routing: str, told: Told | None, figures: bool
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
     """All rows, from the device's description alone."""
     popularity = SKEW if routing == "uniform" else routing
-    note = "accesses alone: what compute and links take besides would lessen it"
     for name, model in MODELS.items():
         gains = [tiering(load_model(model), CHIPS[name], popularity, seed) for seed in seeds]
-        yield Prediction(f"stratum.tiering.{name}", f"{name}: decode rate with over without tiers",
-                         "1", float(np.mean(gains)), "8 %", note)  # fmt: skip
+        yield Prediction(f"stratum.tiering.{name}", float(np.mean(gains)))
     for name, systems in GPUS.items():
         rates = [row.items_per_s for row in compare(MODELS[name], systems, batch=BATCH, context=CONTEXT).table]
         ours, theirs = (rate or 0.0 for rate in rates)
-        yield Prediction(
-            f"stratum.over_gpu.{name}", f"{name}: decode rate over {systems[1]}", "1",
-            ours / theirs if theirs else 0.0,
-            note=f"{systems[0]}, one step of {BATCH} decodes at context {CONTEXT:,}",
-        )  # fmt: skip
+        yield Prediction(f"stratum.over_gpu.{name}", ours / theirs if theirs else 0.0)
 
 
 def tiers() -> Tiers:

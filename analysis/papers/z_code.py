@@ -5,13 +5,11 @@ Bytes of states per device by strategy, from a model and layouts; the paper prin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 from .z_code_step import (
     DEVICES,
     LAST,
@@ -43,30 +41,14 @@ ASSUMPTIONS = (
 )
 
 
-@EXPERIMENTS.register("z-code")
-def z_code(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """Predict Z-code's training: states of 3.5 trillion parameters on 512 A100 by strategy."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "z-code", rows_of("z-code", found), len(STRATEGIES), time.perf_counter() - began,
-        tables=(_strategies(), _scaling()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
-
-
 def predictions() -> Iterator[Prediction]:
     """All rows, from the model's layout on the devices."""
     held, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
-    yield Prediction("z-code.3.5T.weights_GiB", "weights of a device", "GiB", held.weights / GIB, note=note)
-    yield Prediction("z-code.3.5T.states_GiB", "weights, gradients and optimiser of a device", "GiB",
-                     held.total / GIB, note=note)  # fmt: skip
+    yield Prediction("z-code.3.5T.weights_GiB", held.weights / GIB, note)
+    yield Prediction("z-code.3.5T.states_GiB", held.total / GIB, note)
     for name, offload in (("fits_with_offload", True), ("fits_without_offload", False)):
-        needed = on_device(LAST, offload)
-        yield Prediction(
-            f"z-code.3.5T.{name}", f"{needed / GIB:.1f} GiB fit a device of 40 GB", "1",
-            float(needed <= usable_bytes()), "0", f"{usable_bytes() / GIB:.0f} GiB are usable",
-        )  # fmt: skip
+        fits, note = on_device(LAST, offload) <= usable_bytes(), f"{usable_bytes() / GIB:.0f} GiB are usable"
+        yield Prediction(f"z-code.3.5T.{name}", float(fits), note)
 
 
 def _strategies() -> Table:
@@ -105,3 +87,9 @@ def _drawn() -> Table:
         for row in _strategies().rows
     ]  # fmt: skip
     return Table("steps", "States of 3.5 T parameters on one of 512 devices (GiB)", rows)
+
+
+paper(
+    "z-code", "Predict Z-code's training: states of 3.5 trillion parameters on 512 A100 by strategy.", predictions,
+    ASSUMPTIONS, tables=(_strategies, _scaling), drawn=_drawn, runs=len(STRATEGIES),
+)  # fmt: skip
