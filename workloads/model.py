@@ -161,7 +161,8 @@ class ModelSpec:
 
         Of what is kept and of what is read: attention windows, and the most that a query reads.
         """
-        return tuple(sorted({0}.union(*(p.state().spans for la in self.layers for p in la.parts))))
+        alike = {id(part): part for layer in self.layers for part in layer.parts}  # most layers are one object
+        return tuple(sorted({0}.union(*(part.state().spans for part in alike.values()))))
 
     def kv_classes(self) -> dict[int, float]:
         """KV bytes per token of all layers, by attention window (0 = unlimited) [B]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -137,10 +137,18 @@ class Loads:
         Tokens of one expert of each class.
     experts : float64 array, shape (n,)
         Experts in each class.
+    routed, active : float
+        Token-expert pairs, and experts with at least one token.
     """
 
     tokens: npt.NDArray[np.float64]
     experts: npt.NDArray[np.float64]
+    routed: float = field(init=False, repr=False, compare=False)
+    active: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "routed", float((self.tokens * self.experts).sum()))
+        object.__setattr__(self, "active", float(self.experts[self.tokens > 0].sum()))
 
     @classmethod
     def drawn(cls, per_expert: npt.NDArray[np.int64]) -> Loads:
@@ -158,16 +166,6 @@ class Loads:
             return cls(np.zeros(1), np.zeros(1))
         active = 1.0 - (1.0 - top_k / experts) ** tokens
         return cls(np.array([tokens * top_k / experts / active]), np.array([local * active]))
-
-    @property
-    def routed(self) -> float:
-        """Token-expert pairs."""
-        return float((self.tokens * self.experts).sum())
-
-    @property
-    def active(self) -> float:
-        """Experts with at least one token."""
-        return float(self.experts[self.tokens > 0].sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,9 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitte
     order = np.argsort(total, kind="stable")
     best, best_s = Region({main.name: [op]}), float("inf")
     for moved in _choices(order[total[order] > 0], splitter):
-        to_near = np.isin(group, moved)
+        near_spaces = np.zeros(len(total), dtype=bool)
+        near_spaces[moved] = True
+        to_near = near_spaces[group]
         tracks = {
             p.name: [part]
             for p, mask in ((main, ~to_near), (near, to_near))

@@ -143,11 +143,10 @@ class Overlapped(Stage):
 
     def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
         """Loads of every chunk."""
+        windows, several = self.d.shard.windows, self.d.several > 1
+        whole = [b.moments(windows, several).values for b in self.batches]
         tokens = [
-            sum(
-                float(_sums(m.values, way, len(m.windows), chunk)[TOKENS])
-                for m in (b.moments(self.d.shard.windows, self.d.several > 1) for b in self.batches)
-            )
+            sum(float(_sums(values, way, len(windows), chunk)[TOKENS]) for values in whole)
             for chunk in range(way.chunks)
         ]
         if self.expected:

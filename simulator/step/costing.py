@@ -166,7 +166,7 @@ class Stage:
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
         self.seconds[stage] += count * per_rank[slowest][0]
         for r, (_, placed) in enumerate(per_rank):
-            self.placed += [replace(p, critical=r == slowest) for p in placed]
+            self.placed += placed if r == slowest else [replace(p, critical=False) for p in placed]
 
     def _place(
         self, ops: Sequence[Op], count: int, devices: int, tokens: float = 0.0, on: Deployment | None = None
@@ -216,8 +216,9 @@ class Stage:
                 known[key] = self._place([op], part.layers, devices // part.ep, on=holder)
             groups.append(known[key])
         slowest = max(range(len(groups)), key=lambda g: groups[g].seconds)
+        hidden = {id(group): [replace(p, critical=False) for p in group.ops] for group in known.values()}
         for g, group in enumerate(groups):
-            self.placed += [replace(p, critical=g == slowest) for p in group.ops]
+            self.placed += group.ops if g == slowest else hidden[id(group)]
         return groups[slowest]
 
     def _slots(self, part: ExpertPart, loads: Loads) -> Loads:
