@@ -78,7 +78,7 @@ def counted(asked: int) -> int:
 
 def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
-    *, grows: bool = True, most: int | None = None, glance: bool = False,
+    *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
 ) -> Held:  # fmt: skip
     """Simulate a load until it is decided whether it is held.
 
@@ -93,22 +93,17 @@ def decide(
     grows : bool
         Whether longer runs are of the same load; those of a trace with its own arrivals are not.
     most : int, optional
-        Of a run.
-    glance : bool
-        Whether a short run goes first, which may tell that a load is far too much and no more.
+        Of a run; `GLANCE` of them may tell that a load is far too much, and no more.
+    enough : callable
+        Whether a run that cannot tell says enough all the same.
     """
     most = most or MOST_REQUESTS
-    if glance and grows:
-        made = make(GLANCE)
-        tried, _ = judge(made, load, level, None, sampled=True)
-        if tried.missed:
-            return Held(tried, made)
-    count, before = counted(asked) if grows else asked, None
+    count, before = min(counted(asked), most) if grows else asked, None
     while True:
         made = make(count)
         short = not grows or _count(made) < count
         tried, need = judge(made, load, level, before, sampled=not short)
-        if not tried.open or short or count >= most:
+        if not tried.open or short or count >= most or enough(made):
             return Held(tried, made)
         before, count = tried, min(max(2 * count, counted(need)), most)
 

@@ -102,12 +102,13 @@ def book_share(plan: Plan, x: int, p: int, tokens: float, active: float, price: 
 @compiled_inline
 def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
-    routed, active = 0.0, 0.0
-    for e in range(first, first + held):
-        routed += loads[e]
-        active += loads[e] > 0
-    if routed == 0.0:
+    own, tokens, used = loads[first : first + held], int64(0), int64(0)
+    for e in range(own.size):  # whole numbers: they add up side by side
+        tokens += own[e]
+        used += own[e] > 0
+    if tokens == 0:
         return 0.0
+    routed, active = float(tokens), float(used)
     row, work = plan.slots.shape[0] + x, plan.expert_work[x]
     can, several = plan.can[row], plan.can[row].sum() > 1
     flops, stream, act = routed * work[V_FLOPS], active * work[V_WEIGHTS], routed * work[V_ACT]
@@ -119,8 +120,8 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
         price = experts_price(plan.kernels, row, p, routed, active)
         if price[0] < 0.0:
             table, busy = plan.expert_table[plan.experts[x, E_CLASS], p], 0.0
-            for e in range(first, first + held):
-                busy += expert_seconds(table, loads[e])
+            for e in range(own.size):
+                busy += expert_seconds(table, own[e])
             price = roofline_price(plan, x, p, routed, active, busy)
         if several:
             joules = energy(params, flops, stream, act)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..deploy.deployment import Deployment
 from .lowering import Plan, Slots, lower
 
-KEPT = 16
+KEPT = 32
 """Deployments whose latest lowering is kept."""
 _lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
 

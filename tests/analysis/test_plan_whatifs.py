@@ -15,7 +15,7 @@ import pytest
 from opbyte import plan
 from opbyte.analysis.studies.plan.best import Searched, Tried, narrowed
 from opbyte.analysis.studies.plan.bounds import Bound
-from opbyte.analysis.studies.plan.points import Task
+from opbyte.analysis.studies.plan.points import BEATEN, Task
 from opbyte.simulator.scenario import Scenario
 
 MOST = 40
@@ -51,14 +51,17 @@ class World:
             system = system_of(int(d), self.usd)
             tried.append(Tried(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1))
 
-        def simulated(t: Tried, copies: int) -> Any:
+        def simulated(t: Tried, copies: int, bar: Any) -> Any:
             i = t.candidate.place  # type: ignore[attr-defined]
             fewest = self.fewest(i, load, loose)
             missed = () if copies >= fewest else ("load",)
+            joules = self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9))
+            here = task.value(copies * t.candidate.devices, self.usd * copies * t.candidate.devices, joules)
+            if task.goal != "energy" and here >= bar:
+                missed = BEATEN  # a run may end once it says that
             return SimpleNamespace(
                 copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * t.candidate.devices,
-                usd_per_hour=self.usd * copies * t.candidate.devices, worst=lambda level: float("inf"),
-                joules_per_token=self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9)),
+                usd_per_hour=self.usd * copies * t.candidate.devices, worst=lambda level: float("inf"), joules_per_token=joules,
             )  # fmt: skip
 
         found = narrowed(task, Searched("drawn", tuple(tried)), simulated)

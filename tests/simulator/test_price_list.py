@@ -19,17 +19,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.analysis.answers.evidence import evidence
+from opbyte.devices.calibrated.formulas import MOE
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, PREFILL, Option, kind_code, placement
 from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
+from opbyte.simulator.step.prices import Kernels, experts_price
 from opbyte.workloads.access import Access
 from opbyte.workloads.batch import Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.jit import compiled
 from opbyte.workloads.ops import Op
+
+
+@compiled
+def priced(kernels: Kernels, row: int, routed: float, active: float) -> tuple[float, int]:
+    """`experts_price`, for a test."""
+    return experts_price(kernels, row, 0, routed, active)
+
 
 TWO_GPUS = """
 device:
@@ -359,3 +369,23 @@ def test_ops_that_no_row_can_price_are_refused(op: Any, says: str) -> None:
 
     with pytest.raises(InputError, match=says):
         _affine(build, Moments((0,), np.ones(9)), 1)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10)
+def test_prices_of_experts_that_are_remembered_are_those_of_others(seed: int) -> None:
+    """Equal rows share a number, others do not; places in the memory are shared by many loads."""
+    rng = np.random.default_rng(seed)
+    kernels = lower(deployed("h100-x1", "mixtral-8x7b"))[0].kernels
+    again = lower(deployed("h100-x1", "mixtral-8x7b"))[0].kernels
+    assert kernels is not None
+    assert again is not None
+    rows = [s for s in range(len(kernels.slots)) if kernels.slots[s, 0, 0] == MOE]
+    for s in rows:
+        for t in rows:
+            same = bool((kernels.formulas[s, 0, 0] == kernels.formulas[t, 0, 0]).all())
+            assert same or kernels.twins[s, 0] != kernels.twins[t, 0]
+    loads = [(float(n), float(min(n, rng.integers(1, 9)))) for n in rng.integers(0, 40_000, 60)]
+    for routed, active in [*loads, *loads[::-1]]:  # those remembered, and those that others drove out
+        again.seen[:] = -1.0
+        assert priced(kernels, rows[0], routed, active) == priced(again, rows[0], routed, active)

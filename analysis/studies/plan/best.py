@@ -30,11 +30,13 @@ from ...answers.pools import pool_limit
 from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import WORST, Bench, Point, Task, Value, point_of, slow_of
+from .points import BEATEN, OPEN, WORST, Bench, Point, Task, Value, point_of, slow_of
 from .sure import Sure, sure_of
 
 MOST_STAGES = 16_000
 """Requests of the run that says what fewer copies fail by, whose stages are kept."""
+STICKS = 2.0
+"""How many times the devices of the best guess one may seem to need that is tried with more copies until it serves."""
 LONGEST = 8.0
 """Limits that a latency counts as at most, where it says how many more copies are needed."""
 
@@ -102,7 +104,7 @@ class Tried:
         Where few enough copies to be better than `bar` fail, nothing of it can be better.
         """
         if self.best is not None:
-            return (self.fails + self.best.copies) // 2
+            return (self.fails + min(self.best.copies, self.most + 1)) // 2
         most = self.within(task, bar)
         if most < self.most:
             return most
@@ -115,19 +117,26 @@ class Tried:
         """
         if self.best is not None or not self.points:
             return self.fails + 1
-        last = self.points[-1]
-        over: float = min(last.worst(task.level), LONGEST) ** (1 / 3)
-        return max(self.fails + 1, math.ceil(last.copies * max(over, 1.0 / max(last.served, 0.1))))
+        return max(self.fails + 1, math.ceil(self._seems(task, LONGEST)))
 
-    def guess(self, task: Task) -> tuple[int, Value]:
+    def _seems(self, task: Task, longest: float) -> float:
+        """Copies by the last that missed, with fractions."""
+        last = self.points[-1]
+        over: float = min(last.worst(task.level), longest) ** (1 / 3)
+        return last.copies * max(over, 1.0 / max(last.served, 0.1))
+
+    def guess(self, task: Task) -> tuple[float, Value]:
         """The devices that it seems to need, and the best that it can be."""
-        return self.paced(task) * self.candidate.devices, self.least(task)
+        few = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0
+        return max(few, self.paced(task)) * self.candidate.devices, self.least(task)
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
         self.points.append(p)
         if not p.missed:
             self.best = p
+        elif p.missed == BEATEN:
+            self.most = p.copies - 1  # of so many nothing more need be known
         elif p.copies == self.most:
             self.hopeless = True
         else:
@@ -228,26 +237,40 @@ def search_on(task: Task, found: Searched, bench: Bench) -> Searched:
     return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
 
 
-def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Point]) -> Searched:
-    """The same once nothing left can be better, `simulated` telling what some copies of a candidate do."""
+def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int, Value], Point]) -> Searched:
+    """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
     count = found.simulations
+    deep: Tried | None = None
     while left := found.left(task, bar := found.bar(task)):
         first = min(left, key=lambda t: t.guess(task))
+        if deep is not None and any(t is deep for t in left) and deep.guess(task)[0] <= STICKS * first.guess(task)[0]:
+            first = deep
+        deep = first if first.points and bar == WORST else deep  # until it serves: others are then tried once
         count += 1
         try:
-            first.learn(simulated(first, first.copies(task, bar)))
+            first.learn(simulated(first, first.copies(task, bar), bar))
         except CapacityError as error:
             first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
     return replace(found, simulations=count)
 
 
-def _simulated(task: Task, bench: Bench, t: Tried, copies: int) -> Point:
+def _simulated(task: Task, bench: Bench, t: Tried, copies: int, bar: Value) -> Point:
     """A candidate with its steps as slow as the plan's chance has them."""
+    at = partial(point_of, task, t.candidate, t.system, copies, bench)
+    far = not t.points or t.points[-1].requests == GLANCE
+    look = far and task.grows and task.scenario.workload.cv is None
+    looked = 0.0
+    if look and t.slow is None and bar != WORST:  # what misses as predicted misses with slower steps too
+        p, looked = at(most=GLANCE), 1.0
+        if p.missed not in ((), OPEN):
+            return p
     if t.slow is None:
         t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
-    far = not t.points or t.points[-1].requests == GLANCE
-    glance = far and task.scenario.workload.cv is None
-    return point_of(task, t.candidate, t.system, copies, bench, t.slow, glance=glance)
+    if look and t.slow != looked:
+        p = at(t.slow, most=GLANCE)
+        if p.missed not in ((), OPEN):
+            return p
+    return at(t.slow, bar=bar)
 
 
 def _known(task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: Bench) -> Tried:

@@ -41,6 +41,8 @@ MOST_REQUESTS = 16_000
 UNMEASURED = 0.5
 """Share of the time out of the range of measurements beyond which a system counts as not measured."""
 WORST: Value = (float("inf"),)
+OPEN, BEATEN = ("open",), ("beaten",)
+"""What is missed where that cannot be told, or need not be: another that is known to serve is better."""
 
 
 @dataclass(slots=True)
@@ -211,36 +213,44 @@ class Point:
 
     def misses(self, level: Mapping[str, float]) -> str:
         """What is exceeded, in words."""
-        if self.missed == ("open",):
+        if self.missed == OPEN:
             return f"cannot be told after {self.requests:,} requests"
         return too_long(self.missed, self.figures, level, "{name} {value}, {over:.0%} too long")
 
 
 def point_of(
     task: Task, candidate: Candidate, system: SystemSpec, copies: int, bench: Bench,
-    slow: float = 1.0, whole: bool = False, glance: bool = False, most: int = MOST_REQUESTS,
+    slow: float = 1.0, whole: bool = False, most: int = MOST_REQUESTS, bar: Value = WORST,
 ) -> Point:  # fmt: skip
-    """Simulate some copies of a candidate under the load until it is decided whether they hold it.
+    """Simulate some copies of a candidate under the load until it is decided whether they hold it and beat `bar`.
 
     Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
     that runs as much slower the same happens under as much more load, within limits as much shorter.
     """
+    devices = copies * candidate.devices
+
+    def beaten(run: Run) -> bool:
+        """Whether it surely takes more energy than what is as small and as cheap."""
+        joules, half = run.joules_per_token, run.joules_half_width
+        known = task.goal in ("devices", "cost") and joules is not None and half is not None
+        return known and task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
+
     held = decide(
         lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow)),
-        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most,
-        glance=glance,
+        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
     )  # fmt: skip
     run, tried = held.run, held.tried
+    open_ = (BEATEN if beaten(run) else OPEN) if tried.open else ()
     asked = task.asked(candidate, copies, bench, tried.requests, slow)
     made = simulation_of(asked, run) if whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked)
     price = costs_of(run, asked, rate)["device_usd_per_hour"]
     return Point(
-        candidate, candidate.unit(system.name), copies, copies * candidate.devices,
-        None if price is None else price * copies * candidate.devices, rate, worth,
+        candidate, candidate.unit(system.name), copies, devices,
+        None if price is None else price * devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
-        tried.missed or (("open",) if tried.open else ()), tried.requests,
+        tried.missed or open_, tried.requests,
         paced(run),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...answers.bases import FITTED
 from ...show.text import show
 from .best import Searched, Tried
-from .points import Point, Task
+from .points import BEATEN, Point, Task
 
 
 def priced(p: Point) -> str:
@@ -43,10 +43,12 @@ def times(p: Point, q: Point) -> str:
 def verdict(task: Task, t: Tried) -> str:
     """What became of a candidate."""
     if t.best is not None:
-        return "meets the level" if t.done else "meets the level; fewer copies may too"
+        return "meets the level" if t.best.copies == t.fails + 1 else "meets the level; fewer copies may too"
     if t.bound.copies is None:
         return t.bound.why
     if t.points:
+        if t.points[-1].missed == BEATEN:
+            return f"not better than what was found: {show(t.points[-1].joules_per_token)} J/token"
         again = "" if t.done else "; more copies cannot be better than what was found"
         return f"misses: {t.points[-1].misses(task.level)}{again}"
     if t.fails >= t.most:
