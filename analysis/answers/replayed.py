@@ -7,6 +7,7 @@ themselves, which `interval` says in a formula; where it says more than `STEEP`,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ...simulator.scenario import Scenario
@@ -23,13 +24,15 @@ FIXED = (
 """Options with times of their own, which no other clock changes."""
 
 
-def replayed(scenario: Scenario, run: Run, found: RunIntervals | None) -> RunIntervals | None:
+def replayed(
+    scenario: Scenario, run: Run, found: RunIntervals | None, play: Callable[[Scenario], Run] = run_scenario
+) -> RunIntervals | None:
     """The same intervals, near saturation with ends that are simulated; of an open loop of one pool."""
     rate = scenario.workload.rate
     if found is None or rate is None or not dilates(scenario, run) or found.tpot.high < STEEP * found.step.high:
         return found
     slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    ends = [run_scenario(scenario.changed(rate=rate * r)) for r in slow]
+    ends = [play(scenario.changed(rate=rate * r)) for r in slow]
     tpot, first, served = (
         Interval(min(1.0, *each), max(1.0, *each), LEVEL)
         for what in ("tpot_s", "ttft_s", "")

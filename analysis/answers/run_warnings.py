@@ -18,7 +18,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         device = r.apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *known]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *known]
     out += far_version(scenario.deployment.framework or "")
     out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
@@ -49,6 +49,15 @@ def _sampled(r: Run) -> list[str]:
         "and stages are those of the run's beginning"
     )
     return [text]
+
+
+def _cut(scenario: Scenario, r: Run) -> list[str]:
+    """What a fleet in groups that does not deal in turn is not."""
+    router = scenario.fleet.router or "round-robin"
+    if r.groups == 1 or router == "round-robin":
+        return []
+    text = f"approximate: {router} chose within {r.groups} groups of replicas, to which requests were dealt in turn"
+    return [f"{text}; without --groups it looks at all replicas"]
 
 
 def _too_long(r: Run) -> list[str]:

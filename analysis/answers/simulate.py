@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
@@ -15,6 +16,7 @@ from ...simulator.scenario.play import run_scenario
 from ...simulator.scenario.pools import counted
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
+from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -26,6 +28,7 @@ from .coverage import coverage, coverage_blocks
 from .evidence import link_evidence
 from .evidence_table import Known, evidence_blocks
 from .facets import facet_blocks, facet_entries
+from .groups import play_groups
 from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
 from .price import check_prices, costs_of
 from .quantities import COUNTS, LENGTHS, RATES, STATE, entries
@@ -256,6 +259,9 @@ def simulate(
     keep_stages: bool = False,
     steps: str | None = None,
     progress: Progress | None = None,
+    groups: int | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Simulation:
     """Serve requests with a model on a system.
@@ -273,6 +279,13 @@ def simulate(
         run one by one, which takes longer. Of one engine of one rank.
     progress : callable, optional
         Called now and then with (requests completed, requests known, simulated seconds).
+    groups : int, optional
+        Simulate the replicas in so many groups, each on its own: the same answer where the router deals in
+        turn, an approximate one where it looks at loads (`Simulation.warnings` says so).
+    workers : int, optional
+        Processes that groups run on; one a core by default.
+    dask : str, optional
+        Address of a Dask scheduler, whose workers groups run on instead.
     **options
         Options of `Scenario` by their names, such as ``rate``, ``policy`` or ``tp``.
 
@@ -284,9 +297,19 @@ def simulate(
     scenario = Scenario.of(model, system, **options)
     check_prices(scenario)
     window = None if steps is None else read_window(steps)
-    made = run_scenario(scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress)
+    if window is not None and groups is not None:
+        raise InputError("--steps", "are those of one engine, without --groups")
+
+    def play(asked: Scenario, keep: bool = False, told: Progress | None = None) -> Run:
+        began = perf_counter()
+        parts = play_groups(asked, groups, workers, dask, keep, told)
+        first = window.stop if window and asked is scenario else 0
+        run = run_scenario(asked, keep_stages=keep, steps=first, progress=told, groups=parts)
+        return replace(run, wall_s=perf_counter() - began) if parts else run
+
+    made = play(scenario, keep_stages, progress)
     found = simulation_of(scenario, made, window)
-    return replace(found, intervals=replayed(scenario, made, found.intervals))
+    return replace(found, intervals=replayed(scenario, made, found.intervals, play))
 
 
 def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:

@@ -23,6 +23,9 @@ def simulate_command(
     steps: Annotated[
         str | None, typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one.")
     ] = None,
+    groups: Annotated[int | None, count("Simulate the replicas in so many groups, each on its own.")] = None,
+    workers: Annotated[int | None, count("Processes that groups run on; one a core by default.")] = None,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster for them.")] = None,
     why: Why = False,
     emit: Emit = None,
     as_json: Json = False,
@@ -37,6 +40,9 @@ def simulate_command(
     check_emit(emit)
     if emit is not None and (seeds is not None or scenario.serving.engine is None):
         raise InputError("--emit", "needs --engine, an engine's own settings, and one run")
+    for option, given in (("--groups", groups), ("--workers", workers), ("--dask", dask)):
+        if given is not None and (seeds is not None or scenario.model is None):
+            raise InputError(option, "is for one run: name a model and system, leave --seeds")
     if steps is not None and (seeds is not None or scenario.model is None):
         raise InputError("--steps", "are those of one run: name a model and system, leave --seeds")
 
@@ -46,7 +52,9 @@ def simulate_command(
                 return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
-            found = simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
+            found = simulate(
+                scenario, keep_stages=keep, steps=steps, progress=watch, groups=groups, workers=workers, dask=dask
+            )
             return replace(found, why=why, emit=emit)
 
     answer(make, out, as_json, waits=False)  # `progress` says how far it is

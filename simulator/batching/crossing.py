@@ -5,7 +5,8 @@ for the request, crosses the link, and the request goes on decoding. Its blocks 
 cache has crossed, and on the other from before it leaves. A node has a port for each of its ranks, made of those of
 the rank's devices, which work together, for one cache at a time; which rank a request comes from or goes to is the
 engine's own matter: the port that is free first takes its cache. A cache takes the earliest of either list of times,
-whichever port it is: so a slower link never brings one earlier.
+whichever port it is: so a slower link never brings one earlier. Over the nodes' network its ports carry other flows of
+the nodes too: blocks for a shared tier, and what steps exchange with experts apart.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_part, int64
+from ..step.beside import W_BACK
 from .deals import CROSSED, KINDS, Between, How, Play, at_time, chosen, find_able, fits, weigh
 from .holding import kv_bytes
-from .level import face_of
+from .level import F8, face_of, is_done
 from .rings import drop_first, put_first, put_last
-from .state import C_SUBMITTED
+from .state import C_SUBMITTED, T_BUSY
 from .status import REACHED
+from .tier_state import DOWN
+
+LEAST = 0.01
+"""Share of a port that caches get in any case."""
 
 LOST = 11
 """Why events wait for the caller: a cache went down with its node, the request (`At.row`) is to be put back."""
@@ -45,6 +51,27 @@ def cross(b: Between, source: int, target: int, now: float, begun: float, wire_s
     b.free_s[source, i] = b.free_s[target, j] = free
     b.last_s[source, k] = b.last_s[target, m] = end
     return start, end
+
+
+@compiled_part
+def wait_for_tier(b: Between, n: int, links: F8) -> None:
+    """What a node has yet to write to a tier over its ports goes before the next cache: first come, first served."""
+    for r in range(links.shape[0] if b.tier >= 0 else 0):
+        b.free_s[n, r] = max(b.free_s[n, r], links[r, b.tier, DOWN])
+        b.last_s[n, r] = max(b.last_s[n, r], links[r, b.tier, DOWN])
+
+
+@compiled_part
+def hold_tier(b: Between, n: int, links: F8) -> None:
+    """What a node writes to a tier from now on goes behind the caches that are on its ports."""
+    for r in range(links.shape[0] if b.tier >= 0 else 0):
+        links[r, b.tier, DOWN] = max(links[r, b.tier, DOWN], b.free_s[n, r])
+
+
+@compiled_part
+def left_over(exchanged_s: float, stepping_s: float) -> float:
+    """Share of a port that steps leave, whose exchanges with experts apart go first: they wait for them."""
+    return max(1.0 - exchanged_s / stepping_s, LEAST) if stepping_s > 0.0 else 1.0
 
 
 @compiled_part
@@ -78,11 +105,16 @@ def leave(p: Play, b: Between, row: int, target: int) -> None:
     """Send a cache on its way."""
     trip, now, begun = b.trips[row], p.at[0].then, p.at[0].then
     source = trip.source
+    links, other = face_of(p.fleet, source).links, face_of(p.fleet, target)
     rate = b.bandwidth * min(b.lanes[source], b.lanes[target])
+    if b.exchanges and not is_done(other):
+        rate *= left_over(other.exchanged[W_BACK], other.clocks[T_BUSY])
     wire_s = whole_bytes(b, cached(p, row)) / rate
     if b.by_layer and now == p.rows.last_s[row] and trip.again == 0:
         begun = p.rows.scheduled_s[row]  # it had room at once
+    wait_for_tier(b, source, links)
     start, end = cross(b, source, target, now, begun, wire_s)
+    hold_tier(b, source, links)
     for n in (source, target):
         p.own[n].busy_s += b.latency + wire_s
         p.own[n].sent_s = max(p.own[n].sent_s, end)

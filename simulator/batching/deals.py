@@ -13,7 +13,7 @@ from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
 from .kv import KvRules
-from .level import Fleet, face_of, wake
+from .level import Face, Fleet, face_of, wake
 from .loading import renew
 from .loop import Loop
 from .prefix import MOST_PIECES
@@ -97,6 +97,10 @@ class Between(NamedTuple):
     by_layer: bool  # whether a layer's cache leaves as soon as the prompt has passed it
     bandwidth: float
     latency: float
+    # what else is on the ports: the tier that nodes of the first pool write to over them (-1: none), and whether those
+    # of the second one exchange with experts apart
+    tier: int
+    exchanges: bool
 
 
 @kept
@@ -181,23 +185,28 @@ def look(p: Play, row: int, found: int) -> None:
 
 
 @compiled_part
+def load_of(face: Face, own: Any, now: float) -> tuple[int, int]:
+    """Requests that wait on an engine, as of the step in progress, and others that have not come back by now."""
+    counters = face.counters
+    while own.gone < counters[col.C_COMPLETED]:
+        place = face.ints[own.gone, col.I_DONE]
+        if face.floats[place, col.F_LAST] > now:
+            break
+        own.held_tokens -= face.ints[place, col.I_INPUT]
+        own.gone += 1
+    submitted = counters[col.C_SUBMITTED] + own.asked
+    waiting = submitted - counters[col.C_RELEASED]
+    for r in range(face.ranks.shape[0]):
+        waiting += face.ranks[r, col.R_WAITING]
+    return waiting, submitted - own.gone - waiting
+
+
+@compiled_part
 def weigh(p: Play, found: int, now: float) -> None:
-    """`Node.load` of engines that the router may choose from."""
+    """Note the loads of engines that the router may choose from."""
     for k in range(found):
-        n = p.able[k]
-        face, own, load = face_of(p.fleet, n), p.own[n], p.loads[k]
-        counters = face.counters
-        while own.gone < counters[col.C_COMPLETED]:
-            place = face.ints[own.gone, col.I_DONE]
-            if face.floats[place, col.F_LAST] > now:
-                break
-            own.held_tokens -= face.ints[place, col.I_INPUT]
-            own.gone += 1
-        submitted = counters[col.C_SUBMITTED] + own.asked
-        waiting = submitted - counters[col.C_RELEASED]
-        for r in range(face.ranks.shape[0]):
-            waiting += face.ranks[r, col.R_WAITING]
-        load[V_WAITING], load[V_RUNNING] = waiting, submitted - own.gone - waiting
+        own, load = p.own[p.able[k]], p.loads[k]
+        load[V_WAITING], load[V_RUNNING] = load_of(face_of(p.fleet, p.able[k]), own, now)
         load[V_HELD] = own.held_tokens
         if p.recall.starts.size > 0:
             load[V_FOUND] = load[V_MISSING] = load[V_KEPT] = 0

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
+from .pages import runs, spare_rows
 from .plan_log import Plans
 from .prefix import Pool, new_pool
 
@@ -141,11 +142,12 @@ def outlasting(old: State, new: State, now: float) -> State:
 
 
 def roomier(st: State, size: int) -> State:
-    """A state with room for so many requests."""
-    have = slice(int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED]))
-    ints = np.empty((size, st.ints.shape[1]), dtype=np.int64)
-    floats = np.empty((size, NUM_FLOATS))
-    ints[have], floats[have] = st.ints[have], st.floats[have]
+    """A state with room for so many requests; rows whose memory was given back (`pages`) stay without."""
+    low, have = int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED])
+    ints, floats = spare_rows((size, st.ints.shape[1]), np.int64), spare_rows((size, NUM_FLOATS), np.float64)
+    for first, last in runs(st.ints[low:have, I_OUTPUT] > 0):
+        kept = slice(low + first, low + last)
+        ints[kept], floats[kept] = st.ints[kept], st.floats[kept]
     return st._replace(ints=ints, floats=floats)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
 from ...workloads.layers import ImageTower
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
+from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
 from ..serving.encoders import with_images
-from ..serving.run import run
+from ..serving.groups import Cut
+from ..serving.run import Groups, run, run_group
+from ..serving.served import Served
 from .build import Made, deployment_of, fleet_of
 from .images import size_of, tower_of
 from .place import refuse_unused
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 
 def run_scenario(
     scenario: Scenario, *, keep_stages: bool = False, steps: int = 0,
-    progress: Progress | None = None, made: Made | None = None,
+    progress: Progress | None = None, made: Made | None = None, groups: Groups | None = None,
 ) -> Run:  # fmt: skip
     """Serve a scenario's requests.
 
@@ -34,12 +38,26 @@ def run_scenario(
     made : (Deployment, EngineSettings), optional
         What `deployment_of` gives for it, where that is known: of another load, or number of copies. Of two
         pools nothing is.
+    groups : Groups, optional
+        What `run_group_of` has given for all groups of its replicas.
 
     Raises
     ------
     InputError
         Anything that cannot be used; the message says what would be right.
     """
+    asked, more = _asked(scenario, made)
+    return run(*asked, **more, keep_stages=keep_stages, progress=progress, steps=steps, groups=groups)
+
+
+def run_group_of(task: tuple[Scenario, Cut, bool]) -> Served:
+    """Serve what a scenario sends to a group of its replicas; with whether stages are kept."""
+    (asked, more), (_, cut, keep) = _asked(task[0], None), task
+    return run_group(*asked, cut, **more, keep_stages=keep)
+
+
+def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Policy, RequestStream], dict[str, Any]]:
+    """What a scenario's run is of, and its options."""
     stream, pools = scenario.workload.open(scenario.seed), None
     if scenario.pools.given:
         pair = pair_of(scenario)
@@ -60,11 +78,10 @@ def run_scenario(
     longest = [s.max_model_len for s in each if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))
-    return run(
-        deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
-        keep_stages=keep_stages, progress=progress, fleet=fleet, pools=pools,
-        cache=settings.cache_for(own), stop=scenario.stop, steps=steps,
-    )  # fmt: skip
+    return (deployment, settings.policy, stream), {
+        "seed": scenario.seed, "warmup": scenario.warmup or 0, "fleet": fleet, "pools": pools,
+        "cache": settings.cache_for(own), "stop": scenario.stop,
+    }  # fmt: skip
 
 
 def _pictured(model: ModelSpec) -> bool:

@@ -12,7 +12,18 @@ from ...workloads.requests import RequestBlock
 from ..batching.deals import ARRIVALS
 from .clock import Clock
 from .dealing import Dealer
+from .groups import Cut
 from .table import Table
+
+MOST_KEPT = 20_000_000
+"""Requests that may all be kept: they take about 0.47 GB a million, so these are what a large machine can hold."""
+
+
+def check_kept(count: int) -> None:
+    """Refuse more requests than can all be kept."""
+    if count > MOST_KEPT:
+        text = f"must be at most {MOST_KEPT:,} where all are kept (what lets go of some: docs/clusters.md)"
+        raise InputError("--requests", text)
 
 
 @dataclass(slots=True)
@@ -28,7 +39,11 @@ class Arrivals:
     again: bool = False
     # take in what blocks say of requests besides
     readers: Sequence[Callable[[RequestBlock], None]] = ()
-    drain: Callable[[], None] | None = None  # lets go of what has completed, before each block
+    # lets go of what has completed, before each block, once so many requests are known
+    drain: Callable[[int], bool] | None = None
+    cut: Cut = field(default_factory=Cut)  # of whose replicas these are, and how many all are
+    replicas: int = 1
+    known: int = 0  # requests of the stream so far, those of other groups too
     _dealt: Iterator[float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,10 +63,17 @@ class Arrivals:
             yield from self._deal(held, np.inf)
 
     def _deal(self, block: RequestBlock, horizon: float) -> Iterator[float]:
-        if self.drain is not None:
-            self.drain()
+        block = self._own(block)
         self.dealer.deal_block(block, self._known(block))
         yield horizon
+
+    def _own(self, block: RequestBlock) -> RequestBlock:
+        """What of the stream's next block arrives here."""
+        if self.drain is None or not self.drain(self.known):
+            check_kept(self.known + len(block))
+        own = self.cut.part(block, self.known, self.replicas)
+        self.known += len(block)
+        return own
 
     def next_block(self) -> None:
         """Let more requests be known."""
@@ -66,7 +88,7 @@ class Arrivals:
         if block is None:
             at.over, at.awake = 1, 0
         else:
-            self._known(block)
+            self._known(self._own(block))
 
     def _known(self, block: RequestBlock) -> range:
         rows = self.read(block)

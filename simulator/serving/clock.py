@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +28,9 @@ from ..batching.spec_state import roomier_drafts
 from ..batching.state import I8, roomier
 from ..batching.tier_state import roomier_rows
 from .engine import Engine
-from .nodes import Node
+from .nodes import Node, plainly
 from .pools import KvLink
 from .table import Table
-
-
-def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled part as Python calls it."""
-    return cast("Callable[..., Any]", getattr(part, "py_func", part))
 
 
 def roomy(have: Any, size: int, fill: float = 0) -> Any:
@@ -45,12 +40,6 @@ def roomy(have: Any, size: int, fill: float = 0) -> Any:
     new = np.full((max(size, 2 * len(have), 1024), *have.shape[1:]), fill, dtype=have.dtype)
     new[: len(have)] = have
     return new
-
-
-def _face(engine: Engine) -> Face:
-    st, lanes = engine.state, engine.state.lanes
-    marks = np.zeros(4, dtype=np.int64) if lanes is None else lanes.marks
-    return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks)
 
 
 def given_by_hand(engine: Engine) -> bool:
@@ -91,7 +80,7 @@ class Clock:
 
     def __post_init__(self) -> None:
         self.all = nodes = [*self.entry, *self.decode]
-        first, face = len(self.entry), _face(nodes[0].engine)
+        first, face = len(self.entry), nodes[0].face
         count, none = len(nodes), np.zeros(0, dtype=np.int64)
         fleet = new_fleet(count, first, face)
         recall = new_recall([node.remembers for node in nodes], 0)
@@ -218,7 +207,7 @@ class Clock:
             fleet.loops[n] = address_of(loop)
             fleet.runs[n], fleet.takes[n] = self._codes_of(loop)
             if face is None or engine.state.ints is not face.ints:
-                face = _face(engine)
+                face = nodes[n].face
                 write_down(face)
                 fleet.faces[n] = address_of(face)
             self._kept[n] = loop, face
@@ -310,8 +299,19 @@ class Clock:
             self.entry[0].engine.kv, second.kv, rank_rules(d, second.cache), d.layout.tp, new_ring(1), free,
             free.copy(), records(0, TRIP), np.zeros((0, 2)), np.array([node.lanes for node in nodes]),
             second.policy.max_sequences * d.ranks, len(self.entry[0].engine.deployment.model.layers),
-            second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s,
+            second.policy.reserve, link.by_layer, link.bandwidth_bytes_per_s, link.latency_s, *self._beside(link),
         )  # fmt: skip
+
+    def _beside(self, link: KvLink) -> tuple[int, bool]:
+        """What else is on the ports of a link between two pools, see `Between`: nothing unless it is the nodes' network."""
+        first, second = self.entry[0].engine, self.decode[0].engine
+        networks = [engine.deployment.system.device.node_link for engine in (first, second)]
+        names, tiers, apart = {own.name for own in networks}, first.cache.tiers, second.deployment.apart
+        if link.name not in names:
+            return -1, False
+        rate = networks[0].bandwidth_bytes_per_s
+        own = [t.shared and t.bandwidth_bytes_per_s == rate for t in (tiers.tiers if tiers else ())]
+        return own.index(True) if True in own else -1, apart is not None and apart.link.name in names
 
     def _name(self, rows: range) -> None:
         """Number a trace's hashes; engines find those of all requests in one array."""

@@ -121,7 +121,7 @@ def collect(
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
         apart=_apart(engines),
-        every=served.every,
+        groups=served.groups, every=served.every,
     )  # fmt: skip
 
 

@@ -117,21 +117,8 @@ class Dealer:
         for i, node in enumerate(entry):
             mine = slice((i - int(at.dealt)) % len(entry), None, len(entry))
             have = node.engine.submitted
-            node.engine.add(_part(block, mine) if len(entry) > 1 else block)
+            node.engine.add(block.part(mine) if len(entry) > 1 else block)
             node.engine.state.ints[have : node.engine.submitted, I_ROW] = number[mine]
             if not node.engine.done:
                 node.wake()
         at.dealt += len(rows)
-
-
-def _part(block: RequestBlock, which: slice) -> RequestBlock:
-    """Return some of the requests of a block."""
-    return RequestBlock(
-        block.request_id[which], block.arrival_s[which], block.input_tokens[which],
-        block.output_tokens[which], None if block.hash_ids is None else block.hash_ids[which],
-        None if block.turns is None else block.turns.take(which), block.hash_tokens,
-        None if block.adapters is None else block.adapters[which],
-        None if block.acceptance is None else block.acceptance[which],
-        None if block.images is None else block.images[which],
-        None if block.labels is None else block.labels.take(which),
-    )  # fmt: skip

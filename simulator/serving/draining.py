@@ -1,55 +1,64 @@
 """Requests of a long run, let go as they complete: what is kept of them does not grow with the run.
 
 Up to `EXACT` requests all stamps are kept, and quantiles are exact. Beyond, what has completed is let go
-whenever a block of requests has been dealt, in order of the stream, as far as no request before it is under way:
-its latencies are counted in histograms (`Sketch`), every k-th request is kept as a sample, all go to a file where
-they are asked for, and the memory that their rows took is given back. Rows keep their numbers, so that nothing
-else knows of it.
+whenever a block of requests has been dealt: its latencies are counted in histograms (`Sketch`), every k-th request of
+the stream is kept as a sample, all go to a file where they are asked for, each to its place, and the memory that
+their rows took is given back. Rows keep their numbers, so that nothing else knows of it. None of this depends on
+the order in which requests are let go, so that parts of a fleet add up to the whole.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import IO
+from itertools import pairwise
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..batching.state import F8, HIST_BINS, HIST_MIN_S, HIST_RATIO, I8, I_ROW
+from ..batching.status import REACHED
 from .clock import Clock
-from .finished import Requests
+from .finished import AT_ONCE, COLUMNS, Requests
 from .metrics import Quantiles, histogram_quantiles
 from .steady import Stamps
 from .table import Table
 
 EXACT = 1_000_000
 """Requests whose stamps are all kept."""
-AT_ONCE = 1 << 16
-"""Requests that are read from the file at once."""
+AT_LEAST, ALL_AT_LEAST = 64, 1 << 18
+"""Completions that are worth letting go: so many of each engine, and so many of all."""
+UNIT, LONGEST_S = 2.0**36, 1e8
+"""Sums are of whole parts of a second, so that they are the same in any order; values beyond three years count as those."""
+RECORD = np.dtype([(name, np.float64 if name.endswith("_s") else np.int64) for name in COLUMNS])
 
 
 @dataclass(slots=True)
 class Sketch:
-    """A latency's distribution in bins of 0.1 %, with its exact sum; two of them add up.
+    """A latency's distribution in bins of 0.1 %, with its sum to 0.01 ns a value; two of them add up.
 
     Attributes
     ----------
     counts : int64 array, shape (HIST_BINS,)
         See `batching.state`.
-    total, count : float
+    total : int
+        In parts of a second, see `UNIT`.
+    count : int
     """
 
     counts: I8 = field(default_factory=lambda: np.zeros(HIST_BINS, dtype=np.int64))
-    total: float = 0.0
+    total: int = 0
     count: int = 0
 
     def add(self, values: F8) -> None:
         """Count values [s]."""
         bins = np.log(np.maximum(values, HIST_MIN_S) / HIST_MIN_S) / np.log(HIST_RATIO)
         self.counts += np.bincount(np.minimum(bins.astype(np.int64), HIST_BINS - 1), minlength=HIST_BINS)
-        self.total += float(values.sum())
+        parts = np.rint(np.minimum(values, LONGEST_S) * UNIT).astype(np.int64)
+        self.total += (int((parts >> 32).sum()) << 32) + int((parts & 0xFFFFFFFF).sum())
         self.count += len(values)
 
     def merge(self, other: Sketch) -> None:
@@ -58,8 +67,8 @@ class Sketch:
         self.total, self.count = self.total + other.total, self.count + other.count
 
     def quantiles(self) -> Quantiles:
-        """Mean, exact, and quantiles to 0.05 %."""
-        return histogram_quantiles(self.counts, self.total, self.count)
+        """Mean, and quantiles to 0.05 %."""
+        return histogram_quantiles(self.counts, self.total / UNIT, self.count)
 
 
 @dataclass(slots=True)
@@ -73,17 +82,19 @@ class Drained:
     e2e: Sketch = field(default_factory=Sketch)
     every: int = 2  # one of so many is in the sample
     sample: list[Requests] = field(default_factory=list)
-    file: IO[bytes] | None = None  # their columns, block by block, where all are asked for
+    file: IO[bytes] | None = None  # a record each, at the place of its number, where all are asked for
 
     def __del__(self) -> None:
         """The file goes with what tells of it."""
         if self.file is not None:
             self.file.close()
 
-    def take(self, found: Requests, first: int) -> None:
-        """Take in completed requests, whose rows begin with `first`."""
-        if not len(found.request_id):
-            return
+    def __getstate__(self) -> Any:
+        """All but the file, to which others may write too."""
+        return None, {name: None if name == "file" else getattr(self, name) for name in self.__slots__}
+
+    def take(self, found: Requests) -> None:
+        """Take in completed requests, in order of their numbers."""
         gaps, decode = found.output_tokens - 1, found.last_token_s - found.first_token_s
         self.ttft.add(found.first_token_s - found.arrival_s)
         self.tpot.add((decode / np.maximum(gaps, 1))[gaps > 0])
@@ -91,16 +102,41 @@ class Drained:
         self.count += len(gaps)
         self.end_s = max(self.end_s, float(found.last_token_s.max()))
         if self.file is not None:
-            for column in found.columns().values():
-                np.save(self.file, column)
-        self.sample.append(found.part(slice(-first % self.every, None, self.every)))
+            self._write(found)
+        self.sample.append(found.part(found.request_id % self.every == 0))
+        self._thin()
+
+    def _write(self, found: Requests) -> None:
+        records = np.empty(len(found.request_id), RECORD)
+        for name, column in found.columns().items():
+            records[name] = column
+        assert self.file is not None
+        ids = found.request_id
+        for first, last in runs_of(ids):
+            os.pwrite(self.file.fileno(), records[first:last].tobytes(), int(ids[first]) * RECORD.itemsize)
+
+    def _thin(self) -> None:
+        """Keep so many in the sample as it may have."""
         while sum(len(each.order) for each in self.sample) > EXACT:
             self.every *= 2
-            self.sample = [self.sampled().part(slice(None, None, 2))]
+            self.sample = [each.part(each.request_id % self.every == 0) for each in self.sample]
+
+    @staticmethod
+    def joined(parts: Sequence[Drained], file: IO[bytes] | None) -> Drained:
+        """What is kept of the requests of all, whose records are in one file."""
+        out = Drained(sum(each.count for each in parts), max(each.end_s for each in parts), file=file)
+        for each in parts:
+            for mine, theirs in zip((out.ttft, out.tpot, out.e2e), (each.ttft, each.tpot, each.e2e), strict=True):
+                mine.merge(theirs)
+        out.every = max(each.every for each in parts)
+        out.sample = [own.part(own.request_id % out.every == 0) for each in parts for own in each.sample]
+        out._thin()
+        return out
 
     def sampled(self) -> Requests:
-        """The sample, with places among its completions."""
+        """The sample in order of its numbers, with places among its completions."""
         whole = Requests.joined(self.sample)
+        whole = whole.part(np.argsort(whole.request_id))
         order = np.empty(len(whole.order), dtype=np.int64)
         order[np.argsort(whole.last_token_s, kind="stable")] = np.arange(len(order))
         return replace(whole, order=order, count=self.count)
@@ -112,14 +148,19 @@ class Drained:
         return Stamps(s.arrival_s, s.scheduled_s, s.last_token_s, done, self.every)
 
     def blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        """Columns of all requests, block by block, as they were let go."""
+        """Columns of all requests, block by block."""
         assert self.file is not None
         self.file.seek(0)
-        names, left = list(self.sample[0].columns()), self.count
-        while left:
-            block = {name: np.load(self.file) for name in names}
-            left -= len(block[names[0]])
-            yield block
+        while data := self.file.read(AT_ONCE * RECORD.itemsize):
+            records = np.frombuffer(data, RECORD)
+            records = records[records["output_tokens"] > 0]  # numbers without a request are zeros
+            yield {name: records[name] for name in COLUMNS}
+
+
+def runs_of(ids: I8) -> Iterable[tuple[int, int]]:
+    """First and behind last place of each run of numbers that follow each other."""
+    edges = [0, *(np.flatnonzero(np.diff(ids) != 1) + 1).tolist(), len(ids)]
+    return pairwise(edges)
 
 
 @dataclass(slots=True)
@@ -128,54 +169,61 @@ class Drain:
 
     nodes: Clock  # those of the driver
     table: Table
-    whole: bool  # whether all requests are asked for, block by block
+    spill: str | None  # see `groups.Cut`
+    looked_at: bool  # whether a router looks at engines
     drained: Drained | None = None  # none while all are kept
-    _low: int = 0  # rows below have been let go
 
     @classmethod
-    def of(cls, nodes: Clock, table: Table, whole: bool) -> Drain | None:
+    def of(cls, nodes: Clock, table: Table, spill: str | None) -> Drain | None:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
         more = [(e.state.exact, e.state.spec, e.below, e.lanes, e.state.pipe) for e in engines]
         plain = not any(e.keep_plans for e in engines)
         plain = plain and all(part is None for own in more for part in own)
-        return cls(nodes, table, whole) if plain else None
+        return cls(nodes, table, spill, nodes.how.looks) if plain else None
 
-    def step(self) -> None:
-        """Let go of what has completed, once there are many."""
+    def step(self, known: int) -> bool:
+        """Let go of what has completed, once so many requests are known that not all are kept; whether they are."""
         table = self.table
         if table.hash_ids or table.labels is not None or len(table.session):
-            return
-        if self.drained is None and table.count > EXACT:
-            file = tempfile.TemporaryFile() if self.whole else None  # noqa: SIM115
+            return False
+        nodes = self.nodes.all
+        if self.drained is None and known > EXACT:
+            file: Any = None
+            if self.spill is not None:
+                file = open(self.spill, "r+b") if self.spill else tempfile.TemporaryFile()  # noqa: SIM115
             self.drained = Drained(file=file)
-            for node in self.nodes.all:  # a log of all stretches is one of the run's beginning
+            for node in nodes:  # a log of all stretches is one of the run's beginning
+                node.engine.take_log(REACHED)
                 node.engine.keep_log = False
         if self.drained is not None:
-            self._go()
+            self._go(self.drained.count)
+        return self.drained is not None
 
-    def end(self) -> Drained | None:
-        """Let go of what is left."""
+    def end(self, rows: Sequence[I8]) -> Drained | None:
+        """Let go of what is left: rows of the table that have been taken over."""
         if self.drained is not None:
-            self._emit(self.table.count)
+            self._emit(rows)
         found, self.drained = self.drained, None
         return found
 
-    def _go(self) -> None:
-        table = self.table
-        for node in self.nodes.all:
+    def _go(self, gone: int) -> None:
+        nodes, taken = self.nodes.all, []
+        if self.nodes.completed - gone < max(AT_LEAST * len(nodes), ALL_AT_LEAST):
+            return
+        for node in nodes:
             places = np.array(node.newly_done(), dtype=np.int64)
             rows = node.engine.state.ints[places, I_ROW]
-            table.take_over_all(node.engine, places, rows)
-            node.let_go(places)
-        going = table.generated[self._low : table.count] != table.output_tokens[self._low : table.count]
-        self._emit(self._low + int(going.argmax()) if going.any() else table.count)
+            self.table.take_over_all(node.engine, places, rows)
+            node.let_go(places, self.looked_at)
+            taken.append(rows)
+        self._emit(taken)
 
-    def _emit(self, low: int) -> None:
-        """Take in all requests below a row that have completed."""
-        assert self.drained is not None
-        while self._low < low:
-            last = min(self._low + AT_ONCE, low)
-            self.drained.take(self.table.finished(False, slice(self._low, last)), self._low)
-            self.table.let_go(self._low, last)
-            self._low = last
+    def _emit(self, taken: Sequence[I8]) -> None:
+        """Take in requests that have completed."""
+        rows = np.sort(np.concatenate([np.zeros(0, np.int64), *taken]))
+        for first in range(0, len(rows), AT_ONCE):
+            part = rows[first : first + AT_ONCE]
+            assert self.drained is not None
+            self.drained.take(self.table.finished(False, part))
+            self.table.let_go(part)

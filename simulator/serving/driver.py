@@ -24,15 +24,17 @@ from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
 from .adapters import AdapterCounts
 from .admission import Door, bounded, check_bounds, laned
-from .arrivals import Arrivals
+from .arrivals import Arrivals, check_kept
 from .autoscale import OPTION, Autoscale
 from .clock import Clock
 from .dealing import Dealer
-from .draining import Drain
+from .draining import Drain, Drained
 from .encoders import EncoderQueue
 from .engine import Engine
 from .failures import Failures
 from .faults import Faults
+from .groups import OPTION as GROUPS
+from .groups import Cut
 from .nodes import Node
 from .parts import check_run
 from .pools import Moves, Pools
@@ -62,6 +64,7 @@ def serve(
     stop: int | None = None,
     steps: int = 0,
     autoscale: Autoscale | None = None,
+    cut: Cut | None = None,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -87,6 +90,8 @@ def serve(
         Keep the plans of so many steps, see `steps.check_steps`.
     autoscale : Autoscale, optional
         How many of the replicas there are when; entry nodes are all that there may be.
+    cut : Cut, optional
+        Of the entry nodes those that run here; all of them if not given.
 
     Raises
     ------
@@ -108,7 +113,8 @@ def serve(
     if autoscale is not None and pools.decode:
         reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
         raise InputError(OPTION, reason)
-    how = (pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale)
+    cut = cut or Cut(spill="" if keep_log else None)
+    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
     return Driver(*how).run(seed, progress)
 
 
@@ -129,14 +135,14 @@ class Driver:
 
     Parameters
     ----------
-    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale
+    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
         See `serve`.
     """
 
     def __init__(
         self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
-        cache: CacheSettings | None, seed: int, steps: int, autoscale: Autoscale | None,
+        cache: CacheSettings | None, seed: int, steps: int, autoscale: Autoscale | None, cut: Cut,
     ) -> None:  # fmt: skip
         self.pools, self.stream, self.seed, self.keep_log = pools, stream, seed, keep_log
         self.steps, self.common = steps, common_of(pools, policy, cache)
@@ -155,17 +161,21 @@ class Driver:
         alone = self.one and faults is None and not staged and not scaled and not follow
         self.always = bool(pools.decode) or follow or swapped
         self.table = table = Table()
-        entry = self._nodes(pools.entry, 0, policy, cache, alone)
+        here = cut.replicas(len(pools.entry))
+        entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = pools.policy or policy, pools.cache or cache
         rules = decoding.rules and decoding.rules.decoding()
         decoding = replace(decoding, rules=rules, caching=False)
         there = None if there is None else replace(there, tiers=None)
-        decode = self._nodes(pools.decode, len(entry), decoding, there)
+        decode = self._nodes(pools.decode, range(len(pools.decode)), decoding, there, len(entry))
         route, rule = ROUTERS[router], compiled_rule(ROUTERS[router])
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
         doors = bounded(stream) and not alone
-        whole = not (staged or scaled or self.always or faults or looks or doors)
+        apart = not (staged or scaled or self.always or faults or doors)
+        whole = apart and not looks
+        if cut.of > 1:
+            self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
             level=any(node.engine.common is not None for node in (*entry, *decode)), whole=whole,
@@ -176,35 +186,46 @@ class Driver:
         self.clock = clock = Clock(table, entry, decode, how, pools.link, prefixes)
         self.dealer = Dealer(table, clock, route)
         self.adapters: AdapterCounts | None = None
-        lets_go = whole and not (self.warmup or self.stop)
-        self.drain = Drain.of(clock, table, keep_log) if lets_go else None
+        lets_go = apart and not (self.warmup or self.stop)
+        self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
+        if self.drain is None:
+            check_kept(stream.limit or 0)
         self.arrivals = Arrivals(
-            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None,
-            self._stages(stream, seed, doors), None if self.drain is None else self.drain.step,
+            table, self.dealer, clock, blocks, stream.closed_loop, faults is not None, self._stages(stream, seed, doors),
+            None if self.drain is None else self.drain.step, cut, len(pools.entry),
         )  # fmt: skip
         self.failures = Failures(clock, table, self.dealer, faults or Faults())
         self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
         for node in clock.all if swapped or self.dealer.told is not None else ():
             node.given = 1
 
+    def _check_apart(self, found: dict[str, object]) -> None:
+        """Refuse what binds replicas to each other, besides what is found: they are not cut apart."""
+        stream, pools, first = self.stream, self.pools, self.first
+        found |= {
+            "two pools": pools.decode, "--encoder": pools.encoder, "sessions": first is not None and first.turns,
+            "--closed-loop": stream.closed_loop, "classes": stream.classes, "--warmup": self.warmup,
+            "--stop": self.stop, "--steps": self.steps, "caches that they share": self.common,
+        }  # fmt: skip
+        for what, there in found.items():
+            if there:
+                raise InputError(GROUPS, f"cannot go with {what}: replicas then wait for each other")
+
     def _nodes(
-        self,
-        deployments: Sequence[Deployment],
-        start: int,
-        policy: Policy,
-        cache: CacheSettings | None,
-        alone: bool = False,
-    ) -> list[Node]:
-        """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
+        self, deployments: Sequence[Deployment], here: range, policy: Policy, cache: CacheSettings | None,
+        before: int = 0, alone: bool = False,
+    ) -> list[Node]:  # fmt: skip
+        """Nodes of one pool that are here, numbered behind those `before`; those of one deployment are lowered once."""
         out = list[Node]()
-        for index, d in enumerate(deployments, start):
+        for number in here:
+            d, index = deployments[number], before + number
             rules, lanes = laned(policy, d, self.first, self.stream, alone)
-            twin = out[0].engine if out and d is deployments[0] else None
+            twin = out[0].engine if out and d is deployments[here.start] else None
             engine = Engine(
                 d, rules, index, self.keep_log, cache or CacheSettings(), self.steps > 0, self.seed, self.steps, lanes,
                 self.common, twin, len(deployments),
             )  # fmt: skip
-            out.append(Node(index, engine))
+            out.append(Node(before + len(out), engine))
         return out
 
     def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
@@ -251,9 +272,12 @@ class Driver:
         self._play(seed)
         if progress is not None:  # the last report may have been left out as too soon
             self._tell(progress)
+        taken = []
         for node in nodes if self.one or not self.ended else ():  # else: what is cut off
-            self.table.take_over_all(node.engine, *node.untaken())
-        return self._served()
+            places, rows = node.untaken()
+            self.table.take_over_all(node.engine, places, rows)
+            taken.append(rows)
+        return self._served(None if self.drain is None else self.drain.end(taken))
 
     def _play(self, seed: int) -> None:
         """Play all events, and do what the clock asks for."""
@@ -283,7 +307,7 @@ class Driver:
         assert node.shelf is not None
         node.shelf.done(int(self.clock.at.row), node.clock)
 
-    def _served(self) -> Served:
+    def _served(self, drained: Drained | None) -> Served:
         nodes, clock = self.clock.all, self.clock
         for node in nodes:
             node.engine.take_log(REACHED)
@@ -296,7 +320,7 @@ class Driver:
             [node.engine for node in nodes], self.table, clock.completed, self.warm_s,
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, self._moves(),
             self.adapters, None if self.encoding is None else self.encoding.counts,
-            *self._scalings(), None if self.drain is None else self.drain.end(),
+            *self._scalings(), drained=drained,
         )  # fmt: skip
 
     def _moves(self) -> Moves | None:

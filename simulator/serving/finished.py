@@ -45,9 +45,9 @@ class Requests:
         """Requests that have finished."""
         return self.count or len(self.request_id)
 
-    def part(self, which: slice) -> Requests:
+    def part(self, which: npt.NDArray[np.bool_] | I8) -> Requests:
         """Some of the rows."""
-        return _of(lambda name: getattr(self, name)[which].copy())
+        return _of(lambda name: getattr(self, name)[which])
 
     @staticmethod
     def joined(parts: Sequence[Requests]) -> Requests:

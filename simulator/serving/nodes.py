@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..batching import state as col
+from ..batching.deals import load_of
 from ..batching.lanes import M_SPREAD
-from ..batching.level import ASKED, OWN
+from ..batching.level import ASKED, OWN, Face
+from ..batching.pages import give_back, runs
+from ..batching.records import records
 from ..batching.state import I8
+from ..step.beside import NUM_STREAMS
 from .adapters import Shelf
 from .engine import Engine
-from .pages import give_back
 from .routers import Load
+
+FEWEST = 64
+"""Rows next to each other that are worth giving back: two pages and more."""
+
+
+def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled part as Python calls it."""
+    return cast("Callable[..., Any]", getattr(part, "py_func", part))
 
 
 class Known:
@@ -40,7 +52,7 @@ class Node:
     asked: dict[int, int] = field(default_factory=dict)  # see `Shelf`
     apart: int = 0  # most that the counters of two tenants differed by before its latest failure
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
-    own: Any = field(default_factory=lambda: np.zeros(1, OWN)[0])
+    own: Any = field(default_factory=lambda: records(1, OWN)[0])
     # nodes whose engine's state may have been replaced, see `clock`
     stale: set[int] = field(default_factory=set)
 
@@ -63,15 +75,19 @@ class Node:
 
     def load(self, now: float) -> Load:
         """Requests that wait, as of the step in progress, and others that have not come back."""
-        state, counters = self.engine.state, self.engine.state.counters
-        ended, gone = self.engine.completed, self.gone
-        while gone < ended and state.floats[state.ints[gone, col.I_DONE], col.F_LAST] <= now:
-            self.held_tokens -= state.ints[state.ints[gone, col.I_DONE], col.I_INPUT]
-            gone += 1
-        self.gone = gone
-        submitted = int(counters[col.C_SUBMITTED]) + len(self.asked)
-        waiting = submitted - int(counters[col.C_RELEASED]) + sum(state.ranks[:, col.R_WAITING].tolist())
-        return Load(waiting, submitted - gone - waiting, self.held_tokens)
+        self.own["asked"] = len(self.asked)
+        waiting, running = plainly(load_of)(self.face, self.own, now)
+        return Load(int(waiting), int(running), self.held_tokens)
+
+    @property
+    def face(self) -> Face:
+        """Its engine as compiled code sees it."""
+        st, lanes = self.engine.state, self.engine.state.lanes
+        marks = np.zeros(4, dtype=np.int64) if lanes is None else lanes.marks
+        tiers, aside = None if st.pool is None else st.pool.tiers, self.engine.books.aside
+        links = np.zeros((1, 1, 2)) if tiers is None else tiers.free_s
+        exchanged = np.zeros(NUM_STREAMS) if aside is None else aside.busy
+        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks, links, exchanged)
 
     def wake(self) -> None:
         """Let it run if it has something to do."""
@@ -112,9 +128,9 @@ class Node:
 
     def untaken(self) -> tuple[I8, I8]:
         """Rows of the engine's state that have not been taken over, and their requests."""
-        rows = self.engine.state.ints[self.low : self.engine.submitted, col.I_ROW].copy()
-        places = np.flatnonzero(rows >= 0)
-        return places + self.low, rows[places]
+        rows = self.engine.state.ints[self.low : self.engine.submitted]
+        places = np.flatnonzero((rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0))
+        return places + self.low, rows[places, col.I_ROW]
 
     def newly_done(self) -> list[int]:
         """Rows of the engine's state that have completed since the last call, in order."""
@@ -123,16 +139,25 @@ class Node:
         self.delivered = ended
         return places
 
-    def let_go(self, places: I8) -> None:
-        """Let go of rows of the engine's state, as far as none before them is under way."""
-        state, count = self.engine.state, self.engine.submitted
+    def let_go(self, places: I8, looked_at: bool) -> None:
+        """Let go of rows of the engine's state that have completed; of those alone that no router will look at.
+
+        A long request holds the page that it stands on, not all that came after it.
+        """
+        state, low = self.engine.state, self.low
+        seen = self.gone if looked_at else self.delivered
         state.ints[places, col.I_ROW] = -1
-        going = state.ints[self.low : count, col.I_ROW] >= 0
-        low = self.low + int(going.argmax()) if going.any() else count
+        rows = state.ints[low:seen]  # the next completions are noted beyond
+        held = (rows[:, col.I_ROW] >= 0) & (rows[:, col.I_OUTPUT] > 0)
         most = state.running.shape[1] // 3
         for rank, late in zip(state.running, state.ranks[:, col.R_LATE], strict=True):
             # What they hold is to be dropped.
-            low = min(low, int(rank[most : most + late].min(initial=low)))
-        for kept in (state.ints, state.floats):
-            give_back(kept, self.low, low)
-        self.low = state.counters[col.C_LOW] = max(low, self.low)
+            held[[i - low for i in rank[most : most + late] if low <= i < seen]] = True
+        held[[i - low for i in state.ints[seen : self.delivered, col.I_DONE] if low <= i < seen]] = True
+        # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
+        rows[~held & (rows[:, col.I_OUTPUT] > 0), col.I_OUTPUT] = -1
+        for first, last in runs(rows[:, col.I_OUTPUT] < 0):
+            if last - first >= FEWEST:
+                for kept in (state.ints, state.floats):
+                    give_back(kept, low + first, low + last)
+        self.low = state.counters[col.C_LOW] = low + int(held.argmax()) if held.any() else max(seen, low)

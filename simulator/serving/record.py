@@ -231,6 +231,8 @@ class Run:
         What KV cache tiers did, where there were some.
     apart : ApartRun or None
         What devices that attend and devices that hold experts did, where these are not the same.
+    groups : int
+        Groups of replicas that were simulated each on its own, where their router would have looked at all.
     every : callable or None
         Of a long run whose requests are a sample: the columns of all of them, block by block.
     """
@@ -278,6 +280,7 @@ class Run:
     classes: Classes | None = None
     tiers: TiersRun | None = None
     apart: ApartRun | None = None
+    groups: int = 1
     every: Blocks | None = None
 
     def __repr__(self) -> str:

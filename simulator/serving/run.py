@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import IO, Any
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestStream
@@ -15,10 +17,15 @@ from .class_runs import classes_of
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
+from .groups import Cut, joined, left_of
 from .pools import Pools
 from .progress import Progress
 from .record import Run
+from .served import Served
 from .steps import steps_of
+
+Groups = tuple[Sequence[Served], IO[bytes] | None]
+"""What groups of a fleet have left, and the file that they wrote their requests to."""
 
 
 def run(
@@ -35,6 +42,7 @@ def run(
     stop: int | None = None,
     pools: Pools | None = None,
     steps: int = 0,
+    groups: Groups | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -57,6 +65,8 @@ def run(
     pools : Pools, optional
         The nodes of a deployment of two pools, where they are more than its own; `policy` and `cache`
         are then those of the nodes that prefill.
+    groups : Groups, optional
+        What the groups of a fleet have left, where it is simulated in such.
 
     Raises
     ------
@@ -66,24 +76,18 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
-    if deployment.model.front is not None:
-        raise InputError(
-            deployment.model.name, "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA"
-        )
-    if deployment.tenants is not None:
-        stream = known(stream, deployment.tenants)
     fleet, clients = fleet or Fleet(), stream.closed_loop
-    if clients is not None and not deployment.pools and clients < deployment.replicas:
-        raise InputError("--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica")
-    pools = pools or pools_of(deployment, fleet)
+    pools, stream = _asked(deployment, stream, fleet, pools)
     if deployment.tenants is not None:
-        pools = by_names(pools, stream)
         deployment = deployment if pools.decode else pools.entry[0]
-    served = serve(
-        pools, policy, stream, router=fleet.router, faults=fleet.faults,
-        seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
-        stop=stop, steps=steps, autoscale=fleet.autoscale,
-    )  # fmt: skip
+    if groups is not None:
+        served = joined(pools, *groups)
+    else:
+        served = serve(
+            pools, policy, stream, router=fleet.router, faults=fleet.faults,
+            seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
+            stop=stop, steps=steps, autoscale=fleet.autoscale,
+        )  # fmt: skip
     if served.completed == 0:
         if served.table.refused:
             raise InputError("--classes", "turns every request away; raise max_waiting or max_wait")
@@ -98,3 +102,31 @@ def run(
     if by_class is not None:
         found = replace(found, classes=by_class)
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found
+
+
+def run_group(
+    deployment: Deployment, policy: Policy, stream: RequestStream, cut: Cut, *, fleet: Fleet | None = None,
+    pools: Pools | None = None, keep_stages: bool = False, **options: Any,
+) -> Served:  # fmt: skip
+    """Serve what a stream sends to a group of a fleet's replicas, for `groups` of `run`; options as there."""
+    fleet = fleet or Fleet()
+    pools, stream = _asked(deployment, stream, fleet, pools)
+    more = {"router": fleet.router, "faults": fleet.faults, "autoscale": fleet.autoscale, **options}
+    return left_of(serve(pools, policy, stream, keep_log=keep_stages, cut=cut, **more), cut)
+
+
+def _asked(
+    deployment: Deployment, stream: RequestStream, fleet: Fleet, pools: Pools | None
+) -> tuple[Pools, RequestStream]:
+    """The engines' places, and the requests as they know them."""
+    if deployment.model.front is not None:
+        raise InputError(
+            deployment.model.name, "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA"
+        )
+    if deployment.tenants is not None:
+        stream = known(stream, deployment.tenants)
+    clients = stream.closed_loop
+    if clients is not None and not deployment.pools and clients < deployment.replicas:
+        raise InputError("--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica")
+    pools = pools or pools_of(deployment, fleet)
+    return (pools if deployment.tenants is None else by_names(pools, stream)), stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +11,10 @@ from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ...workloads.requests.block import joined_acceptance
 from ...workloads.requests.labels import Labels
 from ..batching import state as col
+from ..batching.pages import PAGE_ROWS, give_back, runs, spare_rows
 from ..batching.state import F8, I8
 from .engine import Engine
 from .finished import Requests
-from .pages import give_back
 from .steady import Stamps
 
 WHOLE = ("id", "input_tokens", "output_tokens", "generated", "preemptions", "order")
@@ -34,7 +35,7 @@ class Table:
     """Requests in the order of their stream, a row each; columns have spare rows behind `count`."""
 
     count: int = 0  # requests read from the stream
-    low: int = 0  # rows below have been let go, see `draining`
+    held: I8 = field(default_factory=_none)  # rows that have not been let go, of each page of a column
     id: I8 = field(default_factory=_none)
     input_tokens: I8 = field(default_factory=_none)
     output_tokens: I8 = field(default_factory=_none)
@@ -71,13 +72,18 @@ class Table:
         if turns is not None and turns.task is not None:
             names.append("task")
         if last > len(self.id):  # doubled: appending is linear, and spare rows are not written
+            size = -(-max(last, 2 * len(self.id), 1024) // PAGE_ROWS) * PAGE_ROWS
             # Of one piece: many small ones, let go, leave holes that nothing fills.
-            room = np.empty((len(names), max(last, 2 * len(self.id), 1024)), np.int64)
+            room = spare_rows((len(names), size), np.int64)
             for name, row in zip(names, room, strict=True):
                 column = getattr(self, name)
                 grown = row.view(column.dtype)
-                grown[self.low : first] = column[self.low : first]
+                for begin, end in runs(self.held > 0):
+                    kept = slice(begin * PAGE_ROWS, min(end * PAGE_ROWS, first))
+                    grown[kept] = column[kept]
                 setattr(self, name, grown)
+            more = size // PAGE_ROWS - len(self.held)
+            self.held = np.concatenate([self.held, np.full(more, PAGE_ROWS)])
         self.id[new], self.arrival_s[new] = block.request_id, block.arrival_s
         self.input_tokens[new], self.output_tokens[new] = block.input_tokens, block.output_tokens
         self.generated[new] = self.preemptions[new] = 0
@@ -101,6 +107,17 @@ class Table:
             self.hash_tokens = block.hash_tokens
         self.count = last
         return range(first, last)
+
+    def trimmed(self) -> Table:
+        """The same without spare rows, to be put together with others."""
+        return Table(self.count, **{name: getattr(self, name)[: self.count] for name in (*WHOLE, *REAL)})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Table]) -> Table:
+        """Requests of several groups of a fleet, in the order of their stream."""
+        rows = np.argsort(np.concatenate([part.id for part in parts]))
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in (*WHOLE, *REAL)}
+        return cls(len(rows), **{name: column[rows] for name, column in columns.items()})
 
     def single(self, row: int, arrival_s: float, output_tokens: int) -> RequestBlock:
         """One request as a block for an engine, with an arrival and a length of its own there."""
@@ -150,19 +167,26 @@ class Table:
             self.generated[rows] == self.output_tokens[rows],
         )  # fmt: skip
 
-    def done(self, rows: slice | None = None) -> slice | I8:
-        """Rows of the requests that have completed, of some or of all."""
-        rows = rows or slice(0, self.count)
+    def done(self) -> slice | I8:
+        """Rows of the requests that have completed."""
+        rows = slice(0, self.count)
         complete = self.generated[rows] == self.output_tokens[rows]
-        return rows if complete.all() else rows.start + np.flatnonzero(complete)
+        return rows if complete.all() else np.flatnonzero(complete)
 
-    def let_go(self, first: int, last: int) -> None:
-        """Let go of rows: nothing looks at them any more."""
-        self.low = last
-        for name in (*WHOLE, *REAL):
-            give_back(getattr(self, name), first, last)
+    def let_go(self, rows: I8) -> None:
+        """Let go of rows: nothing looks at them any more. A page goes with the last of its rows."""
+        pages, counts = np.unique(rows // PAGE_ROWS, return_counts=True)
+        self.held[pages] -= counts
+        empty = self.held == 0
+        new = np.zeros(len(empty), dtype=np.bool_)
+        new[pages] = empty[pages]
+        for first, last in runs(new):  # columns begin anywhere on a page
+            first -= int(first > 0 and empty[first - 1])
+            last += int(last < len(empty) and empty[last])
+            for name in (*WHOLE, *REAL):
+                give_back(getattr(self, name), first * PAGE_ROWS, last * PAGE_ROWS)
 
-    def finished(self, several: bool, rows: slice | None = None) -> Requests:
+    def finished(self, several: bool, rows: I8 | None = None) -> Requests:
         """Return completed requests by id, with their places among all completions.
 
         Parameters
@@ -170,10 +194,10 @@ class Table:
         several : bool
             Whether they ended on several engines, or in several lives of one; else the engine has
             told their places.
-        rows : slice, optional
-            Of these rows alone.
+        rows : int64 array, optional
+            Of these rows alone, which have.
         """
-        done = self.done(rows)
+        done = self.done() if rows is None else rows
         order = self.order[done]
         if several:
             by_time = np.lexsort((order, self.last_s[done]))

@@ -36,7 +36,7 @@ Write = Callable[[str, "str | bytes"], Path]
         f"{SMALL} --replicas 2 --mtbf 1e-308": ("--mtbf", "from 0.001"),
         f"{SMALL} --mtbf 0.002 --output-len 400 --requests 4": ("--mtbf", "faster than they serve"),
         f"{S} --rate 8 --requests 2147483647 --input-len 64 --output-len 8":
-            ("--requests", "at most 20,000,000"),
+            ("--requests", "at most 1,000,000,000"),
         "frames edge-moe-cityscapes --system zcu102-x1 --seed -1": ("--seed", "from 0"),
         "compare edge-moe-cityscapes --systems zcu102-x1 --seed -1": ("--seed", "from 0"),
         "frames edge-moe-cityscapes --system zcu102-x1 --rate 1e-308": ("--rate", "1e-09"),

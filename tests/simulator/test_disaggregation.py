@@ -18,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.crossing import cross
+from opbyte.simulator.batching.crossing import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
+from opbyte.simulator.batching.tier_state import DOWN
+from opbyte.simulator.batching.tier_store import moved
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
@@ -364,3 +366,37 @@ def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -
         np.testing.assert_allclose(other.request_columns()[name], column, rtol=1e-9, err_msg=name)
     assert one.output_tokens == one.requests.output_tokens.sum()
     assert other.tbt_s.as_dict() == pytest.approx(one.tbt_s.as_dict(), rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.booleans(), st.floats(0.01, 3.0)), min_size=1, max_size=20))
+@settings(deadline=None)
+def test_caches_and_blocks_on_one_port_wait_for_each_other(jobs: list[tuple[float, bool, float]]) -> None:
+    """No byte is lost or goes twice as fast: none is there before it would be on a port of its own, one has it at a time."""
+    plain = [getattr(part, "py_func", part) for part in (cross, wait_for_tier, hold_tier, moved)]
+    ends: dict[int, list[float]] = {}
+    for tier in (0, -1):
+        send, wait, hold, write = plain
+        free, links, now = np.zeros((2, 1)), np.zeros((1, 1, 2)), 0.0
+        b = SimpleNamespace(free_s=free, last_s=free.copy(), latency=0.1, layers=4, tier=tier)
+        t = SimpleNamespace(pace=np.array([[1.0, 0.1]]), free_s=links, link_s=np.zeros((1, 2)))
+        own = ends[tier] = []
+        for gap, cache, wire in jobs:
+            now += gap
+            if cache:
+                wait(b, 0, links)
+                own.append(send(b, 0, 1, now, now, wire)[1])
+                hold(b, 0, links)
+            else:
+                own.append(write(t, 0, 0, DOWN, now, wire))
+            assert own[-1] >= now + wire + 0.1 - 1e-12
+    assert all(shared >= alone - 1e-12 for shared, alone in zip(ends[0], ends[-1], strict=True))
+    for before, after in pairwise(range(len(jobs))):  # in the order in which they were asked for
+        assert ends[0][after] - ends[0][before] >= jobs[after][2] - 1e-9
+
+
+@given(st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_steps_that_exchange_leave_caches_the_rest_of_a_port(exchanged: float, stepping: float) -> None:
+    share = getattr(left_over, "py_func", left_over)(exchanged, stepping)
+    assert 0.0 < share <= 1.0
+    if 0.0 < exchanged < 0.99 * stepping:  # both together fill the port
+        assert share * stepping + exchanged == pytest.approx(stepping)

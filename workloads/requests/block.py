@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +127,19 @@ class RequestBlock:
     def __len__(self) -> int:
         return len(self.request_id)
 
+    def part(self, which: slice | npt.NDArray[np.bool_]) -> RequestBlock:
+        """Some of the requests."""
+        columns = self.adapters, self.acceptance, self.images
+        adapters, acceptance, images = (None if column is None else column[which] for column in columns)
+        hashes, turns, labels = self.hash_ids, self.turns, self.labels
+        if hashes is not None:
+            hashes = hashes[which] if isinstance(which, slice) else tuple(compress(hashes, which))
+        return RequestBlock(
+            self.request_id[which], self.arrival_s[which], self.input_tokens[which], self.output_tokens[which],
+            hashes, None if turns is None else turns.take(which), self.hash_tokens, adapters, acceptance, images,
+            None if labels is None else labels.take(which),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class RequestStream:
@@ -147,6 +161,8 @@ class RequestStream:
         Starts an iteration.
     classes : tuple of RequestClass
         What is known of its requests' classes, whose numbers are places here.
+    limit : int or None
+        Most requests that were asked for.
     """
 
     name: str
@@ -154,6 +170,7 @@ class RequestStream:
     closed_loop: int | None
     blocks: Callable[[], Iterator[RequestBlock]]
     classes: tuple[RequestClass, ...] = ()
+    limit: int | None = None
 
     def __iter__(self) -> Iterator[RequestBlock]:
         return self.blocks()

@@ -26,8 +26,8 @@ from .sources import Source, generated, own_rate, trace
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
-MAX_REQUESTS = 20_000_000
-"""Requests take about 0.47 GB a million, so these are what a large machine can hold."""
+MAX_REQUESTS = 1_000_000_000
+"""Of which a simulation that keeps all its requests takes fewer, see `serving.arrivals`."""
 
 MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
 MAX_TURNS = 1e6
@@ -154,7 +154,7 @@ def open_requests(
             rows = step(rows)
         return numbered(rows, block_size)
 
-    return RequestStream(origin.name, closed_loop is None, closed_loop, blocks)
+    return RequestStream(origin.name, closed_loop is None, closed_loop, blocks, limit=limit)
 
 
 def _scale(

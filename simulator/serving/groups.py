@@ -1,0 +1,85 @@
+"""A fleet cut into groups of replicas that are simulated each on its own, and put together again.
+
+Where requests arrive by themselves and are dealt in turn, no replica's work depends on another one's: each group reads
+the whole stream and takes its own replicas' requests, and what all leave adds up to what the whole fleet leaves, to the
+bit. A router that looks at loads sees those of its own group alone: the answer is then near that of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import IO
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ...workloads.requests import RequestBlock
+from .contents import Contents
+from .draining import Drained
+from .engine import Engine
+from .pools import Pools
+from .served import Served
+from .table import Table
+
+OPTION = "--groups"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One of several groups of a fleet's replicas.
+
+    Attributes
+    ----------
+    number, of : int
+        Which of how many.
+    spill : str or None
+        File that requests go to where not all are kept, "" one of its own; None: they are not asked for.
+    """
+
+    number: int = 0
+    of: int = 1
+    spill: str | None = None
+
+    def replicas(self, count: int) -> range:
+        """Those of a fleet of so many that are in the group."""
+        if self.of > count:
+            raise InputError(OPTION, f"must be at most the {count} replicas, not {self.of}")
+        return range(self.number * count // self.of, (self.number + 1) * count // self.of)
+
+    def part(self, block: RequestBlock, known: int, count: int) -> RequestBlock:
+        """Those requests of a block, behind so many others, that are dealt to the group."""
+        if self.of == 1:
+            return block
+        turn, own = np.arange(known, known + len(block)) % count, self.replicas(count)
+        return block.part((turn >= own.start) & (turn < own.stop))
+
+
+def left_of(served: Served, cut: Cut) -> Served:
+    """What a group leaves, without what its engines ran on, to be sent elsewhere."""
+    table = Table() if served.drained else served.table
+    return replace(
+        served, engines=[_left(e) for e in served.engines], nodes=[], table=table.trimmed(), pools=Pools(()), group=cut.number
+    )  # fmt: skip
+
+
+def _left(engine: Engine) -> Engine:
+    """An engine as measurements see it: its books, counters and clocks."""
+    out, st = copy(engine), engine.state
+    rows = {name: getattr(st, name)[:0] for name in ("ints", "floats", "running", "fresh", "chunks", "log")}
+    out.state, out.contents, out._loop = st._replace(**rows, pool=None, pipe=None, exact=None), Contents(), None
+    return out
+
+
+def joined(pools: Pools, parts: Sequence[Served], file: IO[bytes] | None) -> Served:
+    """What the whole fleet leaves; of requests that were let go, the file that all groups wrote to."""
+    parts = sorted(parts, key=lambda part: part.group)
+    drained = [part.drained for part in parts if part.drained is not None]
+    if file is not None and not drained:
+        file.close()
+    return replace(
+        parts[0], pools=pools, engines=[engine for part in parts for engine in part.engines],
+        table=Table.joined([part.table for part in parts]), completed=sum(part.completed for part in parts),
+        drained=Drained.joined(drained, file) if drained else None, groups=len(parts),
+    )  # fmt: skip
