@@ -24,18 +24,13 @@ from opbyte.extend.fpga import deploy_fpga, engine_of, num_tasks, on_chip_bytes,
 from opbyte.extend.models import encoder_macs, task_sequence, upsampling_decoder_macs, with_experts
 
 from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
+from .published import Prediction, rows_of
 
 DEVICE = "zcu104"
 CLASSES = {"pascal": 21, "nyud": 40}
 """Outputs of the segmentation decoder (VITA-Group/M3ViT at d448b6f); it has 256 channels."""
 DENSE_MS = {"pascal": 68.931, "nyud": 84.418}
-REORDERED_MS = {"pascal": 69.033, "nyud": 84.538}
-REORDERED_J = {"pascal": 0.690, "nyud": 0.845}
-CACHE_RATIO = {"pascal": 9.234, "nyud": 8.878}
 GPU_J = {"pascal": 7.446, "nyud": 8.189}
-GPU_RATIO = {"pascal": 10.79, "nyud": 9.69}
-OVERHEAD = {"pascal": 0.00148, "nyud": 0.00142}
-GMAC = {"pascal": 83.7, "nyud": 100.5}
 NDDR_CNN_G, CROSS_STITCH_G = 747.0, 647.0
 """Table 1: all tasks of a convolutional multi-task network."""
 TASK_IMAGES = 6
@@ -75,18 +70,18 @@ def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction
         *(row for each in sets for row in _cache(each)),
         *_memory(device),
         *(row for each in sets for row in _latency(each)),
-        judged("T4.back", "dense latency, PASCAL-Context, fitted on NYUD-v2", "ms",
-               DENSE_MS["pascal"],
-               run_images("vit-small-pascal", back, seeds, routing).seconds * 1e3, "2 %"),
+        Prediction("T4.back", run_images("vit-small-pascal", back, seeds, routing).seconds * 1e3),
         *_switch(device, routing, seeds[0]),
         *_experts(device, routing, seeds[0]),
         *_size(),
     ]  # fmt: skip
     runs = sum(len(r.frames) for s in sets for r in (s.dense, s.reordered, s.cached))
-    return Reproduction("m3vit", tuple(rows), runs, time.perf_counter() - began, assumptions=assumptions(DEVICE))
+    return Reproduction(
+        "m3vit", rows_of("m3vit", rows), runs, time.perf_counter() - began, assumptions=assumptions(DEVICE)
+    )
 
 
-def _cache(d: Dataset) -> list[Row]:
+def _cache(d: Dataset) -> list[Row | Prediction]:
     """T1: how much slower token order through a cache is."""
     hits = d.cached.mean(lambda f: f.hits / (f.hits + f.misses))
     note = (
@@ -95,45 +90,28 @@ def _cache(d: Dataset) -> list[Row]:
     )
     ratio = d.cached.seconds / d.reordered.seconds
     joules = d.cached.joules / d.reordered.joules
-    return [
-        judged(f"T1.{d.name}.latency", f"{d.name}: cache-based over reordered latency", "1",
-               CACHE_RATIO[d.name], ratio, "15 %", note),
-        judged(f"T1.{d.name}.energy", f"{d.name}: cache-based over reordered energy", "1",
-               CACHE_RATIO[d.name], joules, "15 %", "constant board power"),
-    ]  # fmt: skip
+    return [Prediction(f"T1.{d.name}.latency", ratio, note), Prediction(f"T1.{d.name}.energy", joules)]
 
 
-def _memory(device: DeviceSpec) -> list[Row]:
+def _memory(device: DeviceSpec) -> list[Row | Prediction]:
     """T2: on-chip memory with all experts of a layer over that of the ping-pong pair."""
     d = deploy_fpga(load_model("m3vit-pascal"), device)
     naive, reordered = (on_chip_bytes(d, s) / 2**20 for s in ("on-chip", "reordered"))
-    note = "activation and embedding buffers inferred from the same table's dense row"
+    return [Prediction("T2", naive / reordered), Prediction("T2.naive", naive), Prediction("T2.reordered", reordered)]
+
+
+def _latency(d: Dataset) -> list[Row | Prediction]:
+    """T3 to T6: overhead, latency and energy."""
     return [
-        judged("T2", "on-chip memory, all experts over reordered", "1", 2.40, naive / reordered, "1 %", note),
-        judged("T2.naive", "on-chip memory, all experts", "MiB", 11.610, naive, "1 %", note),
-        judged("T2.reordered", "on-chip memory, reordered", "MiB", 4.840, reordered, "1 %", note),
+        Prediction(f"T3.{d.name}", d.reordered.seconds / d.dense.seconds - 1),
+        Prediction(f"T4.{d.name}.dense", d.dense.seconds * 1e3),
+        Prediction(f"T4.{d.name}.reordered", d.reordered.seconds * 1e3),
+        Prediction(f"T5.{d.name}", d.reordered.joules),
+        Prediction(f"T6.{d.name}", GPU_J[d.name] / d.reordered.joules),
     ]
 
 
-def _latency(d: Dataset) -> list[Row]:
-    """T3 to T6: overhead, latency and energy."""
-    fit = "the fitted number" if d.name == "pascal" else "predicted from PASCAL-Context"
-    overhead = d.reordered.seconds / d.dense.seconds - 1
-    return [
-        judged(f"T3.{d.name}", f"{d.name}: latency that experts add to the dense model", "1",
-               OVERHEAD[d.name], overhead, "0.001", "gate cycles derived from the same table"),
-        judged(f"T4.{d.name}.dense", f"{d.name}: dense latency", "ms", DENSE_MS[d.name],
-               d.dense.seconds * 1e3, "2 %", fit),
-        judged(f"T4.{d.name}.reordered", f"{d.name}: reordered latency", "ms",
-               REORDERED_MS[d.name], d.reordered.seconds * 1e3, "2 %"),
-        judged(f"T5.{d.name}", f"{d.name}: energy of an image, reordered", "J",
-               REORDERED_J[d.name], d.reordered.joules, "2 %", "10 W is an input"),
-        judged(f"T6.{d.name}", f"{d.name}: energy, GPU over FPGA", "1", GPU_RATIO[d.name],
-               GPU_J[d.name] / d.reordered.joules, "2 %", "GPU energy is the paper's"),
-    ]  # fmt: skip
-
-
-def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
+def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row | Prediction]:
     """T7: what switching tasks adds to images that run alone."""
     d = deploy_fpga(load_model("m3vit-pascal"), device)
     tasks = task_sequence("random", TASK_IMAGES, num_tasks(d), seed)
@@ -148,13 +126,11 @@ def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
     return [
         judged("T7", f"task switches, reordered: cycles added by {switches} switches", "cycles",
                0.0, float(together - alone), "0", f"{TASK_IMAGES} images, random tasks"),
-        judged("T7.cache", "task switch, cache: cycles added by one", "cycles", None,
-               (cached[0] - cached[1]) / max(1, switches),
-               note="other tasks' gates choose others: a switch empties the caches (assumed)"),
+        Prediction("T7.cache", (cached[0] - cached[1]) / max(1, switches)),
     ]  # fmt: skip
 
 
-def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
+def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row | Prediction]:
     """T8: latency as experts multiply, up to where queues no longer hide their loads."""
     model, (processor,) = load_model("m3vit-pascal"), build_device(device).processors.values()
     least = processor.break_even_tokens("fp16", 2.0)
@@ -175,12 +151,9 @@ def _experts(device: DeviceSpec, routing: str, seed: int) -> list[Row]:
     return [
         judged("T8", f"latency at {hidden} experts, all queues past break-even, over 16", "1", 1.0,
                run(hidden)[0] / usual, "1 %", f"break-even queue {least:.1f} tokens"),
-        judged("T8.bend", "experts from which latency is 1 % longer", "experts", None,
-               float(high), note=f"mean queue falls below break-even at {4 * tokens / least:.0f}"),
-        judged("T8.slow", "reordered latency at 84 % of the memory's peak over all of it", "1", None,
-               _slow_memory(device, routing, seed) / usual, note="Hummingbird's range, 84 to 93 %"),
-        judged("T8.far", f"latency at {MOST_EXPERTS} experts over 16", "1", None,
-               run(MOST_EXPERTS)[0] / usual),
+        Prediction("T8.bend", float(high), f"mean queue falls below break-even at {4 * tokens / least:.0f}"),
+        Prediction("T8.slow", _slow_memory(device, routing, seed) / usual),
+        Prediction("T8.far", run(MOST_EXPERTS)[0] / usual),
     ]  # fmt: skip
 
 
@@ -192,29 +165,21 @@ def _slow_memory(device: DeviceSpec, routing: str, seed: int) -> float:
     return run_image(deploy_fpga(load_model("m3vit-pascal"), changed), routing=routing, seed=seed).cycles
 
 
-def _size() -> list[Row]:
+def _size() -> list[Row | Prediction]:
     """T9 and T15: counts."""
-    rows, total = [], {}
+    rows: list[Row | Prediction] = []
+    total = {}
     for name, classes in CLASSES.items():
         dense = load_model(f"vit-small-{name}")
         decoder = upsampling_decoder_macs(dense, 256, classes)
-        rows.append(
-            judged(f"T9.{name}.gmac", f"{name}: encoder and one decoder", "GMAC", GMAC[name],
-                   (encoder_macs(dense) + decoder) / 1e9, "1 %",
-                   "the paper prints it as FLOPS (G): 83 and 84, 100 and 100")
-        )  # fmt: skip
+        rows.append(Prediction(f"T9.{name}.gmac", (encoder_macs(dense) + decoder) / 1e9))
         total[name] = (encoder_macs(load_model(f"m3vit-{name}")) + decoder) / 1e9
-    rows += [
-        judged(
-            "T9.dense", "parameters, dense encoder", "M", 22.0, load_model("vit-small-pascal").total_params / 1e6, "1 %"
-        ),
-        judged("T9.moe", "parameters, MoE encoder", "M", 43.3, load_model("m3vit-pascal").total_params / 1e6, "1 %"),
-    ]
+    for kind, model in (("dense", "vit-small-pascal"), ("moe", "m3vit-pascal")):
+        rows.append(Prediction(f"T9.{kind}", load_model(model).total_params / 1e6))
     ours = round(total["pascal"])
     note = (
         "one task of ours against all tasks of a convolutional network (NDDR-CNN, "
         f"{NDDR_CNN_G:.0f} G); {1 - ours / CROSS_STITCH_G:.1%} against Cross-Stitch; "
         "not a saving of MoE over dense"
     )
-    rows.append(judged("T15", "compute saved, the paper's 88 %", "1", 0.888, 1 - ours / NDDR_CNN_G, "0.001", note))
-    return rows
+    return [*rows, Prediction("T15", 1 - ours / NDDR_CNN_G, note)]

@@ -6,11 +6,9 @@ what both designs have alike: small products of the adapters and passes over vec
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend import Table
 
 from .mixlora_step import (
     DESIGNS,
@@ -26,7 +24,7 @@ from .mixlora_step import (
     memory_gib,
     parts_s,
 )
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, paper
 
 LLAMA, GEMMA = "llama-2-7b", "gemma-2b"
 BATCHES = (1, 2, 4, 8, 16)
@@ -41,18 +39,6 @@ ASSUMPTIONS = (
     ),
     "memory: weights alone, adapters in 32 bit; activations are left out, since their batch is not printed",
 )
-
-
-@EXPERIMENTS.register("mixlora")
-def mixlora(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
-    """MixLoRA: time and memory of adapter experts whose base runs once for a token."""
-    began = time.perf_counter()
-    found = list(predictions())
-    result = Reproduction(
-        "mixlora", rows_of("mixlora", found), len(DESIGNS) * len(BATCHES) + 2,
-        time.perf_counter() - began, tables=(_batches(), _parts()), assumptions=ASSUMPTIONS,
-    )  # fmt: skip
-    return with_figures(result, _drawn()) if figures else result
 
 
 def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> float:
@@ -96,3 +82,9 @@ def _drawn() -> Table:
         {"case": design, **{name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}} for design in DESIGNS
     ]
     return Table("steps", f"A forward pass of {LLAMA} by design (ms)", rows)
+
+
+paper(
+    "mixlora", "MixLoRA: time and memory of adapter experts whose base runs once for a token.", predictions,
+    ASSUMPTIONS, tables=(_batches, _parts), drawn=_drawn, runs=len(DESIGNS) * len(BATCHES) + 2,
+)  # fmt: skip

@@ -34,15 +34,19 @@ def published(experiment: str) -> Mapping[str, Any]:
     return {**given, "rows": {id: case["published"] for id, case in given["rows"].items() if "published" in case}}
 
 
-def rows_of(experiment: str, predictions: Iterable[Prediction]) -> tuple[Row, ...]:
-    """Predictions beside their cases: what each is of, in which unit, what is published, and how near it must be."""
+def rows_of(experiment: str, predictions: Iterable[Prediction | Row]) -> tuple[Row, ...]:
+    """Predictions beside their cases: what each is of, in which unit, what is published, and how near it must be.
+
+    Rows that are made already stay as they are.
+    """
     cases: Mapping[str, Mapping[str, Any]] = read_yaml(VALUES / f"{experiment}.yaml")["rows"]
-    return tuple(
-        judged(p.id, case["quantity"], case["unit"], case.get("published"), p.value, case.get("tolerance", ""),
-               p.note or case.get("note", ""))
-        for p in predictions
-        for case in [cases[p.id]]
-    )  # fmt: skip
+
+    def row(p: Prediction) -> Row:
+        case = cases[p.id]
+        printed, tolerance = case.get("published"), case.get("tolerance", "")
+        return judged(p.id, case["quantity"], case["unit"], printed, p.value, tolerance, p.note or case.get("note", ""))
+
+    return tuple(p if isinstance(p, Row) else row(p) for p in predictions)
 
 
 def paper(

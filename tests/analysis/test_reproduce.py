@@ -23,6 +23,7 @@ from opbyte.analysis.papers.duplex.rows import HETERO_LENGTHS
 from opbyte.analysis.papers.duplex.static import EDAP_AREAS, EDAP_DEVICES, area_mm2, edap, edap_rows, near_processor
 from opbyte.analysis.papers.figures.duplex import DRAWN, GROUPS, OPS, draw
 from opbyte.analysis.papers.points import Measured, Point, run_point, system_of
+from opbyte.analysis.papers.published import rows_of
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
 from opbyte.analysis.reproduce.write import write_reproduction
@@ -302,7 +303,8 @@ def test_the_order_of_energy_is_judged_at_every_batch(growth: float, holds: floa
         def ratios(self, models: Sequence[str], a: str, b: str, name: str) -> list[float]:
             return [0.9 - growth * (i % 3) for i in range(9 * len(models))]
 
-    found = {row.id: row for row in duplex_rows.energy(Fake())}  # type: ignore[arg-type]
+    made = duplex_rows.energy(Fake())  # type: ignore[arg-type]
+    found = {row.id: row for row in rows_of("duplex", made)}
     assert found["order.energy"].simulated == holds
     assert found["order.energy"].status == (PASS if holds else FAIL)
     assert found["T20"].simulated == pytest.approx(0.1 + growth)

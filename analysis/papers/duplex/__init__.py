@@ -15,6 +15,7 @@ from opbyte.extend.answers import NOTHING, Crew, Kept, Told, cores
 
 from .. import PAPERS
 from ..points import Point, Runner
+from ..published import rows_of
 from . import figures as drawn
 from . import memory, own, queries, rows, static, variants
 from .cases import (
@@ -99,7 +100,7 @@ def duplex(
     ]
     return Reproduction(
         "duplex",
-        tuple(table),
+        rows_of("duplex", table),
         len(runner.results),
         time.perf_counter() - began,
         tables=(*variants.tables(runner, seeds[0], routing), gaps(), *memory.tables(runner, seeds[0], routing)),

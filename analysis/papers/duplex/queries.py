@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from opbyte.extend import Row, judged
-
 from ..points import Runner
+from ..published import Prediction
 from .cases import ET, GPU, TWO, mean, poisson
 
 SYSTEMS = {"gpu": GPU, "duplex": ET, "2xgpu": TWO}
@@ -50,9 +49,6 @@ def highest(runner: Runner, seeds: Sequence[int], routing: str, start: tuple[int
     return low
 
 
-def load_rows(found: dict[str, int]) -> list[Row]:
+def load_rows(found: dict[str, int]) -> list[Prediction]:
     """Predictions of Fig. 13."""
-    return [
-        judged(f"qps.{label}_max", f"Mixtral (4096, 512): highest load {label} sustains", "1/s", None, float(qps))
-        for label, qps in found.items()
-    ]
+    return [Prediction(f"qps.{label}_max", float(qps)) for label, qps in found.items()]

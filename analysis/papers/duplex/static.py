@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from opbyte.extend import InputError, Row, judged
 
+from ..published import Prediction
 from .cases import BANK, BANK_GROUP, ET, GPU, MIXTRAL, PLAIN, SIZES
 
 if TYPE_CHECKING:
     from opbyte.extend.devices import DeviceSpec
 
 
-def constants() -> list[Row]:
+def constants() -> list[Prediction]:
     """Peak and area of Logic-PIM against the paper's (T1, T2)."""
     from opbyte.extend import load_device
     from opbyte.extend.devices import build_device
@@ -21,13 +22,7 @@ def constants() -> list[Row]:
     peak = build_device(spec).processors["logic-pim"].peak["fp16"] / spec.memory.stacks
     area = sum((spec.processors["logic-pim"].area_mm2 or {}).values())
     die = spec.memory.logic_die_mm2 or 0.0
-    return [
-        judged("T1", "Logic-PIM peak per stack, 32 x 512 MACs at 650 MHz", "TFLOPS", 21.3,
-               peak / 1e12, "0.5 %", "section VI"),
-        judged("T2.mm2", "area added per stack", "mm2", 17.80, area, "0.1 %", "VII-E"),
-        judged("T2.share", "area added, share of the logic die", "1", 0.1471, area / die, "0.1 %",
-               "VII-E"),
-    ]  # fmt: skip
+    return [Prediction("T1", peak / 1e12), Prediction("T2.mm2", area), Prediction("T2.share", area / die)]
 
 
 EDAP_DEVICES = {"bank": BANK, "bankgroup": BANK_GROUP, "logic": PLAIN}
@@ -117,12 +112,11 @@ def edap_rows() -> list[Row]:
     return rows
 
 
-def utilisation() -> Row:
+def utilisation() -> Prediction:
     """Share of the GPU's peak that Mixtral's experts use in a decoding-only stage, batch 128."""
     from opbyte.extend.answers import roofline
 
     result = roofline(MIXTRAL, f"{GPU}-{SIZES[MIXTRAL]}", batch=128, context=2048)
     peak = result.deployment.device.processors["xpu"].peak["fp16"]
     experts = next(op for op in result.ops if op.name == "experts")
-    return judged("T25", "GPU compute utilisation of MoE, decoding-only, batch 128", "1", 0.11,
-                  experts.flops / experts.seconds / peak, "below", "III-A")  # fmt: skip
+    return Prediction("T25", experts.flops / experts.seconds / peak)
