@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ....workloads.registry import Registry
+from ...answers.mlperf import LLAMA2_70B
 
 MLPERF = (
     "MLPerf is a trademark of MLCommons Association. A simulated score is no MLPerf result and was not verified "
@@ -94,7 +95,7 @@ _LLAMA2 = tuple(
 
 for _each in (
     Benchmark(
-        "mlperf-llama2-70b", "llama-2-70b", 230, 294, "lognormal", (OFFLINE, SERVER), MLPERF,
+        "mlperf-llama2-70b", *LLAMA2_70B, "lognormal", (OFFLINE, SERVER), MLPERF,
         "prompts of OpenOrca are of at most 1,024 tokens, their mean is not printed: 230 is assumed "
         "(150 to 300)", {"ttft_p99": 2.0, "tpot_p99": 0.2}, dtype="fp8", published=_LLAMA2,
     ),

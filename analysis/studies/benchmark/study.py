@@ -12,6 +12,7 @@ from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
 from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import Interval, interval_dict
+from ...answers.mlperf import replica_sizes
 from ...answers.simulate import Simulation, simulate
 from ...parallel import Told
 from ...show.result import Result
@@ -236,8 +237,7 @@ def _splits(whole: SystemSpec, base: Scenario) -> list[tuple[SystemSpec, int]]:
     if base.deployment.tp is not None or base.deployment.dp is not None or whole.nodes > 1:
         return [(whole, 1)]
     devices = whole.devices_per_node
-    sizes = [n for n in (1, 2, 4, 8) if devices % n == 0]
-    return [(load_system(f"{whole.device.name}-x{n}"), devices // n) for n in sizes]
+    return [(load_system(f"{whole.device.name}-x{n}"), devices // n) for n in replica_sizes(devices)]
 
 
 def _score(

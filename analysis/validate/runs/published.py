@@ -15,6 +15,7 @@ from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import list_devices, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
+from ...answers.mlperf import LLAMA2_70B
 
 TEXTS = ("source", "device", "model", "framework", "precision", "parallelism", "isl", "osl",
          "load", "metric", "unit", "note")  # fmt: skip
@@ -33,10 +34,9 @@ FORMATS: Mapping[str, str | None] = {
 """Option ``dtype`` of a precision; None as the checkpoint is."""
 FRAMEWORKS: Mapping[str, str] = {"vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang"}
 """A framework by the first word of its name."""
-MLPERF: Mapping[str, tuple[str, float, float]] = {"llama2-70b": ("llama-2-70b", 230.0, 294.45)}
-"""Model and mean tokens of prompts and answers of MLPerf's models, by how the name begins. Prompts of OpenOrca have 150 to 300
-tokens (README of the data set); checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1), whatever
-the column says of the reference's."""
+MLPERF: Mapping[str, tuple[str, int, int]] = {"llama2-70b": LLAMA2_70B}
+"""MLPerf's models, by how the name begins. Checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1),
+whatever the column says of the reference's."""
 VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
 """Version that a set ran which does not print it, by how its name begins and framework (README of the
 data set)."""

@@ -22,6 +22,7 @@ from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
+from ...answers.mlperf import replica_sizes
 from ...answers.simulate import Simulation, simulate
 from ..check import Entry
 from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, Load, PublishedRun
@@ -34,8 +35,6 @@ LEAST, FOR_EACH, MOST = 40, 14, 8_000
 """Requests of a closed loop: fourteen for each client, so that lengths that spread leave a steady part; at least 40, at most
 what the source sent."""
 
-REPLICAS = (1, 2, 4, 8)
-"""Devices of a replica that are tried in scenario Offline."""
 CONTEXTS = 65
 """Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
@@ -156,7 +155,7 @@ def _offline(
     """Output tokens a second of all devices, split into as many replicas as do most, and factors on it."""
     isl, osl = next((i, o) for name, i, o in MLPERF.values() if name == model)
     found = []
-    for each in (n for n in REPLICAS if devices % n == 0):
+    for each in replica_sizes(devices):
         part = PublishedRun(
             0, "", device, each, model, framework, version, dtype, {}, isl, osl,
             Load("closed", OFFLINE_CLIENTS), None if framework == "vllm" else "fp8", "lognormal",
