@@ -38,23 +38,25 @@ def play_groups(
         return None
     check_count(groups, OPTION, 1, MAX_WORKERS)
     file: Any = tempfile.NamedTemporaryFile() if keep else None  # noqa: SIM115
-    spill, parts = None if file is None else str(file.name), list[Served]()
+    spill, parts = None if file is None else str(file.name), dict[int, Served]()
     tasks = [(scenario, Cut(number, groups, spill), keep) for number in range(groups)]
     with closing(_played(tasks, workers, dask)) as finished:
-        for found in finished:
-            parts.append(found)
+        for number, found in finished:
+            parts[number] = found
             if progress is not None:
-                done = sum(part.completed for part in parts)
+                done = sum(part.completed for part in parts.values())
                 progress(done, done, max(engine.now for engine in found.engines))
-    return parts, file
+    return [parts[number] for number in range(groups)], file
 
 
-def _played(tasks: list[tuple[Scenario, Cut, bool]], workers: int | None, dask: str | None) -> Iterator[Served]:
+def _played(
+    tasks: list[tuple[Scenario, Cut, bool]], workers: int | None, dask: str | None
+) -> Iterator[tuple[int, Served]]:
     if dask is None:
         with Crew(check_count(workers or min(cores(), len(tasks)), "--workers", 1, MAX_WORKERS)) as crew:
-            yield from (found for _, found in crew.run(run_group_of, tasks))
+            yield from crew.run(run_group_of, tasks)
         return
-    for _, found in run_cluster(run_group_of, tasks, str, dask):
+    for number, found in run_cluster(run_group_of, tasks, str, dask):
         if isinstance(found, str):
             raise InputError("--dask", found)
-        yield found
+        yield number, found

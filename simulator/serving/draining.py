@@ -89,10 +89,6 @@ class Drained:
         if self.file is not None:
             self.file.close()
 
-    def __getstate__(self) -> Any:
-        """All but the file, to which others may write too."""
-        return None, {name: None if name == "file" else getattr(self, name) for name in self.__slots__}
-
     def take(self, found: Requests) -> None:
         """Take in completed requests, in order of their numbers."""
         gaps, decode = found.output_tokens - 1, found.last_token_s - found.first_token_s

@@ -56,12 +56,13 @@ class Cut:
         return block.part((turn >= own.start) & (turn < own.stop))
 
 
-def left_of(served: Served, cut: Cut) -> Served:
+def left_of(served: Served) -> Served:
     """What a group leaves, without what its engines ran on, to be sent elsewhere."""
-    table = Table() if served.drained else served.table
-    return replace(
-        served, engines=[_left(e) for e in served.engines], nodes=[], table=table.trimmed(), pools=Pools(()), group=cut.number
-    )  # fmt: skip
+    table, drained = served.table.trimmed(), served.drained
+    if drained is not None:
+        table, drained = Table(), replace(drained, file=None)
+    engines = [_left(engine) for engine in served.engines]
+    return replace(served, engines=engines, nodes=[], table=table, pools=Pools(()), drained=drained)
 
 
 def _left(engine: Engine) -> Engine:
@@ -73,8 +74,7 @@ def _left(engine: Engine) -> Engine:
 
 
 def joined(pools: Pools, parts: Sequence[Served], file: IO[bytes] | None) -> Served:
-    """What the whole fleet leaves; of requests that were let go, the file that all groups wrote to."""
-    parts = sorted(parts, key=lambda part: part.group)
+    """What the whole fleet leaves, group by group; of requests that were let go, the file that all wrote to."""
     drained = [part.drained for part in parts if part.drained is not None]
     if file is not None and not drained:
         file.close()

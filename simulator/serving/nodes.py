@@ -156,8 +156,8 @@ class Node:
         held[[i - low for i in state.ints[seen : self.delivered, col.I_DONE] if low <= i < seen]] = True
         # What is given back reads 0; of a row that lies on two pages, one of which stays, too.
         rows[~held & (rows[:, col.I_OUTPUT] > 0), col.I_OUTPUT] = -1
-        for first, last in runs(rows[:, col.I_OUTPUT] < 0):
-            if last - first >= FEWEST:
-                for kept in (state.ints, state.floats):
-                    give_back(kept, low + first, low + last)
+        gone = [(low + first, low + last) for first, last in runs(rows[:, col.I_OUTPUT] < 0) if last - first >= FEWEST]
         self.low = state.counters[col.C_LOW] = low + int(held.argmax()) if held.any() else max(seen, low)
+        for first, last in (*gone, (max(low - FEWEST, 0), self.low)):  # below, all of them: what was too little, too
+            for kept in (state.ints, state.floats):
+                give_back(kept, first, last)

@@ -112,7 +112,7 @@ def run_group(
     fleet = fleet or Fleet()
     pools, stream = _asked(deployment, stream, fleet, pools)
     more = {"router": fleet.router, "faults": fleet.faults, "autoscale": fleet.autoscale, **options}
-    return left_of(serve(pools, policy, stream, keep_log=keep_stages, cut=cut, **more), cut)
+    return left_of(serve(pools, policy, stream, keep_log=keep_stages, cut=cut, **more))
 
 
 def _asked(

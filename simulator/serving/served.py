@@ -34,8 +34,7 @@ class Served:
     encoder: EncoderCounts | None = None  # what requests with images asked of their encoder
     scaling: Scaling | None = None  # which replicas there were when, where an autoscaler decides
     scalings: tuple[Scaling | None, ...] = (None, None)  # of two pools those of each
-    group: int = 0  # which of a fleet's groups this is of, and of how many it was put together
-    groups: int = 1
+    groups: int = 1  # of a fleet that it was put together of
     drained: Drained | None = None  # what is kept of requests that were let go, of a long run
 
     def end_s(self, requests: Requests) -> float:

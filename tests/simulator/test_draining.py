@@ -62,7 +62,7 @@ def cut(
     """The same in groups of replicas, which are sent to and fro."""
     fleet, rules, stream = Fleet(router, replicas), make_policy(policy), drawn(replicas, turns)
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115
-    cuts = [Cut(number, groups, file.name) for number in reversed(range(groups))]
+    cuts = [Cut(number, groups, file.name) for number in range(groups)]
     parts = [run_group(d, rules, stream, own, fleet=fleet, keep_stages=True) for own in cuts]
     return run(d, rules, stream, fleet=fleet, keep_stages=True, groups=(pickle.loads(pickle.dumps(parts)), file))
 
