@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -51,12 +51,13 @@ def play_groups(
 
 def _played(
     tasks: list[tuple[Scenario, Cut, bool]], workers: int | None, dask: str | None
-) -> Iterator[tuple[int, Served]]:
+) -> Generator[tuple[int, Served], None, None]:
     if dask is None:
         with Crew(check_count(workers or min(cores(), len(tasks)), "--workers", 1, MAX_WORKERS)) as crew:
             yield from crew.run(run_group_of, tasks)
         return
-    for number, found in run_cluster(run_group_of, tasks, str, dask):
+    lost: Callable[[str], Any] = str
+    for number, found in run_cluster(run_group_of, tasks, lost, dask):
         if isinstance(found, str):
             raise InputError("--dask", found)
         yield number, found

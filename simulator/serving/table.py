@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -110,14 +111,17 @@ class Table:
 
     def trimmed(self) -> Table:
         """The same without spare rows, to be put together with others."""
-        return Table(self.count, **{name: getattr(self, name)[: self.count] for name in (*WHOLE, *REAL)})
+        columns: dict[str, Any] = {name: getattr(self, name)[: self.count] for name in (*WHOLE, *REAL)}
+        return Table(self.count, **columns)
 
     @classmethod
     def joined(cls, parts: Sequence[Table]) -> Table:
         """Requests of several groups of a fleet, in the order of their stream."""
         rows = np.argsort(np.concatenate([part.id for part in parts]))
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in (*WHOLE, *REAL)}
-        return cls(len(rows), **{name: column[rows] for name, column in columns.items()})
+        columns: dict[str, Any] = {
+            n: np.concatenate([getattr(part, n) for part in parts])[rows] for n in (*WHOLE, *REAL)
+        }
+        return cls(len(rows), **columns)
 
     def single(self, row: int, arrival_s: float, output_tokens: int) -> RequestBlock:
         """One request as a block for an engine, with an arrival and a length of its own there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,7 +130,7 @@ class RequestBlock:
 
     def part(self, which: slice | npt.NDArray[np.bool_]) -> RequestBlock:
         """Some of the requests."""
-        columns = self.adapters, self.acceptance, self.images
+        columns: list[Any] = [self.adapters, self.acceptance, self.images]
         adapters, acceptance, images = (None if column is None else column[which] for column in columns)
         hashes, turns, labels = self.hash_ids, self.turns, self.labels
         if hashes is not None:
