@@ -53,6 +53,11 @@ def list_systems() -> list[str]:
     return sorted(systems | {of_device(name)[0].name for name in {*list_devices(), *families()}})
 
 
+def device_names() -> dict[str, str]:
+    """Every name and alias of the catalog, as written -> the device's name."""
+    return {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+
+
 def device_aliases() -> dict[str, str]:
     """Every alias of the catalog in lower case -> the device's name."""
     return dict(_aliases())

@@ -66,7 +66,7 @@ def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction
         if told is not None:
             told(2 * len(sets), steps)
     back = with_utilisation(base, fitted["nyud"])
-    rows = [
+    rows: list[Row | Prediction] = [
         *(row for each in sets for row in _cache(each)),
         *_memory(device),
         *(row for each in sets for row in _latency(each)),

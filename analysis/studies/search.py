@@ -10,12 +10,9 @@ useful cycles stay those of the board's own design.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...devices.catalog import describe_system, device_aliases, list_devices
 from ...devices.fpga.resources import engine_of
@@ -24,12 +21,11 @@ from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
-from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
 from ..parallel import Told
 from ..show.result import Rests
 from ..show.text import seconds, show
-from .engine_search import EngineSearch
+from .engine_search import EngineSearch, explored
 from .stream_search import StreamSearch, search_streams
 
 OBJECTIVES = ("latency", "energy")
@@ -141,21 +137,12 @@ def search(
     engine_of(device)
     space = DesignSpace(spec, device, fill)
     published = space.run(space.base)
-    designs, plans = [], list(space.designs())
-    for i, engine in enumerate(plans):
-        try:
-            designs.append(space.run(engine))
-        except CapacityError:
-            continue  # a buffer plan that this model's matrices do not fit
-        finally:
-            if told is not None:
-                told(i + 1, len(plans))
+    designs, front = explored(list(space.designs()), space.run, told)
     if not designs:
         raise CapacityError(
             device.name, f"no design fits: needs at least 1 DSP and one buffer pair of "
             f"{2 * TILE_KIB[0]} KiB, {space.limits['DSP slices']:,.0f} DSPs and "
             f"{space.limits['on-chip bytes']:,.0f} bytes available")  # fmt: skip
-    front = pareto(designs)
     best = min(designs, key=lambda d: (d.joules if objective == "energy" else d.latency_s, d.key))
     return DesignSearch(
         model=spec, device=device, objective=objective, limits=space.limits, tried=len(designs),
@@ -176,13 +163,3 @@ def _board(board: str | Path | SystemSpec) -> Rests:
     if system.devices_per_node * system.nodes > 1:
         raise InputError("--board", f"{system.name} is several devices; name one")
     return found
-
-
-def pareto(designs: Iterable[Design]) -> tuple[Design, ...]:
-    """Designs that no other beats or equals in latency, DSPs and on-chip bytes, fastest first.
-
-    Of designs equal in all three the first is kept.
-    """
-    found = list(designs)
-    costs = np.array([design.key for design in found]).reshape(-1, 3)
-    return tuple(found[i] for i in unbeaten(costs, once=True))

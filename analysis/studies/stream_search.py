@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...devices.spec import DeviceSpec
 from ...simulator.scenario.stream_designs import STEP_MACS, TILE_KIB, StreamDesign, StreamSpace, fitting, stream_board
 from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
-from ...workloads.pareto import unbeaten
 from ..parallel import Told
 from ..show.text import seconds, show
-from .engine_search import EngineSearch
+from .engine_search import EngineSearch, explored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,20 +84,13 @@ def search_streams(
     board = stream_board(device)
     space = StreamSpace(fitting(model, board, batch, context, dtype, kv_dtype), board, batch, context)
     limits = space.limits(fill)
-    plans = space.plans(limits)
-    designs = []
-    for i, (macs, tile) in enumerate(plans):
-        designs.append(space.run(macs, tile))
-        if told is not None:
-            told(i + 1, len(plans))
+    designs, front = explored(space.plans(limits), lambda plan: space.run(*plan), told)
     if not designs:
         least = space.dsp(STEP_MACS * space.slices)
         raise CapacityError(
             board.name, f"no design fits: needs at least {least:,.0f} DSP slices and "
             f"{space.on_chip(TILE_KIB[0] * 1024 * space.slices):,.0f} on-chip bytes, "
             f"{limits['DSP slices']:,.0f} and {limits['on-chip bytes']:,.0f} available")  # fmt: skip
-    costs = np.array([design.key for design in designs])
-    front = tuple(designs[i] for i in unbeaten(costs, once=True))
     own = space.run(int(space.parameters["macs"]), int(space.parameters["tile_bytes"]))
     best = min(designs, key=lambda d: d.key)
     return StreamSearch(

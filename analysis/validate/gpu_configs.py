@@ -11,9 +11,9 @@ from ...kernels.gpu_measure import Timer, copy_rate, gpu_host, open_device
 from ...kernels.gpu_search import SPACES, GpuSearched, search_gpu
 from ...kernels.host import Host
 from ...kernels.tables import table_text
-from ...workloads.errors import InputError, nearest
 from ..parallel import Told
 from ..show.result import Result
+from .measure_configs import check_only
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
@@ -82,10 +82,7 @@ def measure_gpu_configs(*, quick: bool = False, only: Sequence[str] = (), told: 
     InputError
         An unknown kernel, no CuPy or no GPU.
     """
-    known = [space.name for space in SPACES]
-    for name in only:
-        if name not in known:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+    check_only(only, [space.name for space in SPACES])
     device = open_device()
     clock = Timer(device.cupy)
     rate = partial(copy_rate, device.cupy, clock)

@@ -10,11 +10,12 @@ from ...kernels.host import device_yaml
 from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import Measurement, Row, measure
 from ...kernels.tables import table_text
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError
 from ...workloads.requests.options import check_seed
 from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, si
+from .measure_configs import check_only
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
@@ -164,9 +165,7 @@ def measure_machine(
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
     known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
-    for name in only:
-        if name not in known:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+    check_only(only, known)
     if threads is not None and not 1 <= threads <= max_threads():
         raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
     if backend == "cupy":

@@ -83,6 +83,13 @@ def _text(r: Regret) -> str:
     return f"{r.geomean:.3f} ({r.p90:.2f})"
 
 
+def check_only(only: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a kernel that is none."""
+    for name in only:
+        if name not in known:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+
+
 def measure_configs(
     *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Told | None = None
 ) -> ConfigsMeasured:
@@ -105,10 +112,7 @@ def measure_configs(
         An unknown kernel.
     """
     check_seed(seed)
-    known = [space.name for space in SPACES]
-    for name in only:
-        if name not in known:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+    check_only(only, [space.name for space in SPACES])
     run = search(quick=quick, only=only, seed=seed, told=told)
     found = []
     for space in SPACES:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.catalog import list_devices, load_device
+from ...devices.catalog import device_names
 from ...devices.hosts.catalog import placed_in
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import SystemSpec
@@ -296,7 +296,7 @@ def _stream(name: str, table: Requests) -> RequestStream:
 
 def _device(folder: Path) -> str:
     """Catalog device of a run: that of its kernel tables."""
-    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    names = device_names()
     found: list[str] = []
     if (folder / "kernels").is_dir():
         tables, _ = read_tables([folder / "kernels"], every_op=True)

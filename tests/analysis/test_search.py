@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.answers.compare import compare
-from opbyte.analysis.studies.search import DesignSearch, pareto, search
+from opbyte.analysis.studies.engine_search import pareto
+from opbyte.analysis.studies.search import DesignSearch, search
 from opbyte.analysis.studies.stream_search import StreamSearch
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of

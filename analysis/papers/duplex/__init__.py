@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from opbyte.extend import EXPERIMENTS, Reproduction
+from opbyte.extend import EXPERIMENTS, Reproduction, Row
 from opbyte.extend.answers import NOTHING, Crew, Kept, Told, cores
 
 from .. import PAPERS
 from ..points import Point, Runner
-from ..published import rows_of
+from ..published import Prediction, rows_of
 from . import figures as drawn
 from . import memory, own, queries, rows, static, variants
 from .cases import (
@@ -84,7 +84,7 @@ def duplex(
         runner.run(wanted)
         loads = queries.highest(runner, seeds, routing)
     get = Means(runner, seeds, routing)
-    table = [
+    table: list[Prediction | Row] = [
         *static.constants(),
         *rows.throughput(get),
         *rows.latency(get),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import list_devices, load_device
+from ....devices.catalog import device_names
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.requests.options import MAX_SIZE
 
@@ -126,7 +126,7 @@ def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
     cells: dict[str, Sequence[object]] = {name: columns[name].cells for name in TEXTS}
     cells |= {n: numbers(columns[n], 1, MAX_SIZE, whole=True).astype(int).tolist() for n in COUNTS}
     cells |= {n: numbers(columns[n], SHORTEST_S, MAX_SIZE).tolist() for n in TIMES}
-    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    names = device_names()
     points: list[Point] = []
     skipped: list[Skipped] = []
     for line, *row in zip(columns["gpus"].lines, *cells.values(), strict=True):

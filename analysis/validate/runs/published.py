@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
-from ....devices.catalog import list_devices, load_device
+from ....devices.catalog import device_names, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
 from ...answers.mlperf import LLAMA2_70B
@@ -187,7 +187,7 @@ def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
     """
     columns = read_whole(path, COLUMNS)
     value, count = (numbers(columns["value"], 0.0, MOST), numbers(columns["count"], 1, 2**20, whole=True))
-    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    names = device_names()
     runs: dict[tuple[object, ...], PublishedRun] = {}
     left: dict[tuple[object, ...], str] = {}
     for i, line in enumerate(columns["value"].lines):

@@ -68,7 +68,7 @@ class RunsValidation(Compared):
             for name, values in e.metrics().items() if e.group else ():
                 found.setdefault(e.group, {}).setdefault(name, []).append((values["error"], e.within(name)))
         return {
-            group: {name: summary(*zip(*errors, strict=True)) for name, errors in own.items()}
+            group: {name: summary([e for e, _ in errors], [w for _, w in errors]) for name, errors in own.items()}
             for group, own in found.items()
         }
 

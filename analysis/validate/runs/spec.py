@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import list_devices, load_device
+from ....devices.catalog import device_names
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf.json_file import read_json_object
 from ..statistics import STATISTICS, TIMES
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> MeasuredRun:
 
 def _device(top: _Node) -> str:
     name = top.text("device")
-    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    names = device_names()
     if name not in names:
         raise top.wrong("device", f"a device of the catalog{nearest(name, names)}")
     return names[name]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....devices.catalog import list_devices, load_device, load_system
+from ....devices.catalog import device_names, load_system
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
@@ -67,7 +67,7 @@ def read_static(path: Path) -> tuple[list[StaticBatch], list[str]]:
     cells: dict[str, Sequence[Any]] = {name: columns[name].cells for name in TEXTS}
     cells |= {n: numbers(columns[n], 1, MOST, whole=True).astype(int).tolist() for n in COUNTS}
     cells |= {n: numbers(columns[f"{n}_s"], SHORTEST_S, MOST).tolist() for n in METRICS}
-    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    names = device_names()
     batches, left = [], []
     for line, *row in zip(columns["run"].lines, *cells.values(), strict=True):
         named, where = dict(zip(cells, row, strict=True)), f"{path}:{line}"
