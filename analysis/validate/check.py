@@ -207,7 +207,7 @@ class Entry:
         """Its metrics for people, with their intervals where they are asked for."""
         out = []
         for name, v in self.metrics(sure=True).items():
-            row = {"metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),
+            row: dict[str, Any] = {"metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),
                    "simulated": _shown(name, v["simulated"]), "error": percent(v["error"], "+")}  # fmt: skip
             if sure:
                 high = "overload" if v.get("high") is None else _shown(name, v["high"])
