@@ -22,6 +22,7 @@ from ...devices.calibrated.kernel_sets import (
     Entry,
     load_set,
     representative,
+    silicon_of,
     stand_in,
 )
 from ...devices.calibrated.rules import parameters
@@ -61,7 +62,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
                 _enter(lines.setdefault(owner, {}), family, key, rows.x[kept], errors)
             if len(rows.measured) >= FEW and owner not in ALONE:
                 moved.setdefault(name, []).append(_elsewhere(spec, family, rows, owner))
-                kin.setdefault(f"{name} {_silicon(owner, name)}", []).append(
+                kin.setdefault(f"{name} {silicon_of(owner, name)}", []).append(
                     (load_set(owner).families[name][TYPICAL], rows)
                 )
     out = {owner: _csv(cells) for owner, cells in sorted(lines.items())}
@@ -115,14 +116,6 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
         return 1.0
     fit, unseen = own.errors["fit"].median_ape, own.errors["by_shape"].median_ape
     return max(unseen / fit, 1.0) if fit > 0 else 1.0
-
-
-def _silicon(owner: str, family: str) -> str:
-    """The set of the whole chip that a set is of."""
-    parents = LINK_PARENTS if family in LINKS else PARENTS
-    while owner in parents:
-        owner = parents[owner]
-    return owner
 
 
 def _between(family: Family, devices: Sequence[tuple[Entry, Rows]]) -> Iterable[F8]:

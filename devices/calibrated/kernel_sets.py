@@ -103,6 +103,14 @@ def parents_of(family: str) -> Mapping[str, str]:
     return ATTENTION_PARENTS if family in ATTENTION else PARENTS
 
 
+def silicon_of(name: str, family: str = "") -> str:
+    """The set of the whole chip that a set is of, or of the cards whose links are alike."""
+    parents = LINK_PARENTS if family in LINKS else PARENTS
+    while name in parents:
+        name = parents[name]
+    return name
+
+
 LAYERS = "layer_kernels"
 """Folder of the entries of `layer_kernels.LAYER_FAMILIES`."""
 
@@ -233,11 +241,7 @@ def _part(family: Family, entry: Entry) -> tuple[Part, ...]:
 
 def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:
     """Pairs of devices of one silicon, the first at least as good as the other, core by core too."""
-    silicon = {}
-    for name, spec in specs.items():
-        silicon[name] = str(spec.kernels)
-        while silicon[name] in PARENTS:
-            silicon[name] = PARENTS[silicon[name]]
+    silicon = {name: silicon_of(str(spec.kernels)) for name, spec in specs.items()}
     h = {name: hardware(spec) for name, spec in specs.items()}
     core = {name: (*own[: H_CLOCK + 1], own[H_PEAK] / own[H_CORES]) for name, own in h.items()}
     for one, other in permutations(specs, 2):

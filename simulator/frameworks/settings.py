@@ -114,25 +114,17 @@ class EngineSettings:
         return replace(self.cache, memory_bytes=held)
 
 
-WIDE = 2.0
-"""Bytes of a value between products: 16 bits."""
-
-
 def gathered_bytes(d: Deployment, tokens: int) -> float:
     """What experts need in the largest step of an engine whose ranks gather everybody's tokens [B].
 
-    Kernels that permute tokens have two buffers with a place for every choice of every token that the device sees,
-    whichever experts it holds: one for permuted inputs and the second product's outputs, one for the first product's
-    outputs and the sums to come (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens lie there
-    before and after in 16 bits. Engines that measure a step of `tokens` before they cut the cache leave it free.
+    Kernels that permute tokens have two buffers of 16-bit values with a place for every choice of every token that the device
+    sees, whichever experts it holds: permuted inputs and the second product's outputs, the first one's outputs and the sums to come
+    (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens lie there before and after.
     """
-    seen = tokens * (d.layout.dp if d.layout.gather else 1)
-    most = 0.0
+    seen, most = tokens * (d.layout.dp if d.layout.gather else 1), 0.0
     for part in d.experts:
-        if part.spec.routed.by_request:
-            continue
-        shape = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).shape
-        outputs = max((shape["matrices"] - 1.0) * shape["inter"], shape["hidden"])
-        row = shape["top_k"] * (shape["hidden"] + outputs) + 2.0 * shape["hidden"]
-        most = max(most, seen * row * WIDE)
-    return most
+        if not part.spec.routed.by_request:
+            shape = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).shape
+            outputs = max((shape["matrices"] - 1.0) * shape["inter"], shape["hidden"])
+            most = max(most, shape["top_k"] * (shape["hidden"] + outputs) + 2.0 * shape["hidden"])
+    return 2.0 * seen * most
