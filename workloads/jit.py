@@ -103,10 +103,10 @@ def compiled_given(path: str, otherwise: Callable[..., object]) -> Callable[[Cal
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        made = isinstance(otherwise, Either) or hasattr(otherwise, "py_func")
-        absent = otherwise if made else compiled_part(otherwise)
-        either: Any = Either(compiled_part(function), absent, path)
-        return cast(Callable[..., R], either)
+        present, absent = (
+            f if isinstance(f, Either) or hasattr(f, "py_func") else compiled_part(f) for f in (function, otherwise)
+        )
+        return cast(Callable[..., R], Either(present, absent, path))
 
     return decorate
 

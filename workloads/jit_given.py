@@ -18,8 +18,8 @@ class Either:
     def __init__(self, present: Any, absent: Any, path: str) -> None:
         self._present, self._absent = present, absent
         argument, *self._fields = path.split(".")
-        plain = getattr(present, "py_func", present)
-        self._at = list(inspect.signature(plain).parameters).index(argument)
+        self.__signature__ = inspect.signature(getattr(present, "py_func", present))
+        self._at = list(self.__signature__.parameters).index(argument)
         self._numba_type_ = types.Dispatcher(self)  # type: ignore[type-var]
         self.is_compiling = False  # by itself; a part never calls itself
 

@@ -2,7 +2,7 @@
 
 What is done at each place depends on the types of what it runs on (`jit.compiled_given`): steps one after the other
 (`plain`), an engine's own rules, whose results come a step late (`exact`), or several batches in flight
-(`pipeline`); with drafts, tiers or lanes within them.
+(`pipeline`, `own_stages`); with drafts, tiers or lanes within them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ...workloads.jit_held import kept
 from ..step.books import Books
 from ..step.lowering import Plan
 from . import state as col
-from .exact import is_planned, let_in, may_look, rest
+from .exact import is_planned, let_in, may_look
 from .kv import KvRules
-from .pipeline import flies, prepare, take_step
+from .own_stages import flies, prepare, rest, take_step
 from .policies import Limits
 from .state import State
 from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED

@@ -22,7 +22,12 @@ class OwnRules(Protocol):
         """The same of an engine that requests come to with their caches."""
         ...
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
+    @property
+    def in_stages(self) -> bool:
+        """Whether they run pipeline stages."""
+        ...
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
         """The state before the first request, of so many pages of `page` tokens a rank."""
         ...
 

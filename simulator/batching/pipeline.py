@@ -17,11 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_part, int64
 from ...workloads.jit_held import held
 from ..step.books import Books
 from ..step.lowering import Plan
-from . import exact
 from . import state as col
 from .clients import complete
 from .holding import drop
@@ -70,8 +69,20 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def send_through(st: State, seconds: F8, now: float, waits: bool) -> float:
-    """Let a batch planned now run through the stages; when it starts, its end goes to the ring.
+def price_stages(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
+    """Price a planned batch on each stage; the host plans it once."""
+    chunks = st.counters[col.C_CHUNKS]
+    for r in range(st.ranks.shape[0]):
+        set_uneven(plan, limits, st, books, r, int64(0))
+    batch_seconds(plan, limits, st, books, decodes)
+    books.stages[0] = paced(limits.pace, books.stages[0], (decodes + chunks) / st.ranks.shape[0], chunks)
+    for s in range(1, books.stages.size):
+        books.stages[s] = max(books.stages[s], starting(limits.pace, chunks))
+
+
+@compiled_part
+def send_through(st: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
+    """Let a batch planned now run through the stages; when it starts, and when it is through.
 
     It `waits` where the first stage needs the tokens that the last one has yet to bring.
     """
@@ -80,10 +91,7 @@ def send_through(st: State, seconds: F8, now: float, waits: bool) -> float:
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
         pipe.free[s] = end
-    place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
-    pipe.ends[place] = end
-    pipe.ring[P_COUNT] += 1
-    return float(start)
+    return float(start), float(end)
 
 
 @compiled_part
@@ -120,18 +128,14 @@ def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books) -> 
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
-        set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, place, r, limits.ahead)
-    batch_seconds(plan, limits, st, books, decodes)
-    sequences = (decodes + counters[col.C_CHUNKS]) / st.ranks.shape[0]
-    books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[col.C_CHUNKS])
-    for s in range(1, books.stages.size):  # the batch is planned once
-        books.stages[s] = max(books.stages[s], starting(limits.pace, counters[col.C_CHUNKS]))
-    start = send_through(st, books.stages, clocks[col.T_NOW], limits.ahead)
+    price_stages(plan, limits, st, books, decodes)
+    start, end = send_through(st, books.stages, clocks[col.T_NOW], limits.ahead)
+    pipe.ends[place] = end
+    pipe.ring[P_COUNT] += 1
     give_way(st, books, start)
     counters[col.C_STEPS] += 1
     counters[col.C_PROMPT] += int(prompts)
-    end = pipe.ends[place]
     write_log(plan, st, books, start, end, int64(1), decodes, prompts, used)
     log_draft(st)
     return True
@@ -223,13 +227,13 @@ def any_in_flight(pipe: Pipe) -> bool:
     return False
 
 
-@compiled_given("st.pipe", otherwise=exact.flies)
+@compiled_part
 def flies(st: State) -> bool:
     """Whether any batch is in flight, be it an empty one."""
     return bool(st.pipe.ring[P_COUNT] > 0)
 
 
-@compiled_given("st.pipe", otherwise=exact.prepare)
+@compiled_part
 def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
     if st.counters[col.C_RELEASED] > st.counters[col.C_COMPLETED]:
@@ -238,7 +242,7 @@ def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
     return AGAIN
 
 
-@compiled_given("st.pipe", otherwise=exact.take_step)
+@compiled_part
 def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
     counters, clocks, pipe, now = st.counters, st.clocks, st.pipe, st.clocks[col.T_NOW]

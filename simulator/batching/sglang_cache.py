@@ -7,7 +7,7 @@ in the tree (cache_protected_len) and `I_SLOT` their last node.
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_inside, compiled_part
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from .kv import KvRules, blocks_of
 from .radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from .sglang_state import RETRACT_STEPS, Sglang
@@ -73,6 +73,13 @@ def give_up(st: State, x: Sglang, r: int, i: int, keep: bool) -> None:
             top[K_FREE] -= pages - found
         lock(x.tree, r, request[I_SLOT], -1)
     request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
+    count_slots(x, r, 1)
+
+
+@compiled_given("x.turns", otherwise=lambda x, r, more: None)
+def count_slots(x: Sglang, r: int, more: int) -> None:
+    """Give back places of requests, or take some (`req_to_token_pool`)."""
+    x.turns.slots[r] += more
 
 
 @compiled_part

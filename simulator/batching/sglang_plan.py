@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from . import state as col
 from .counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
 from .drafts import drafts_of
@@ -16,7 +16,7 @@ from .kv import blocks_of
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
-from .sglang_cache import keep_prompt, retract, take_tokens
+from .sglang_cache import count_slots, keep_prompt, retract, take_tokens
 from .sglang_priority import come_back, look_again, makes_way, preempts, queue_preempted
 from .sglang_state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 from .state import I8, State
@@ -57,7 +57,7 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
     (`_allocatable_tokens` and `pop_preallocated` of ``DecodePreallocQueue`` in sglang/srt/disaggregation/decode.py.)
     """
     own, rank, page = x.ranks[r], st.ranks[r], x.rules.page
-    while brought(st, r) and own[S_LIST] < x.rules.sequences:
+    while brought(st, r) and own[S_LIST] < x.rules.sequences and slots_of(x, r) > 0:
         i = rank[col.R_HEAD]
         request = st.ints[i]
         need = blocks_of(request[col.I_TARGET], page) * page
@@ -71,6 +71,7 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
         st.floats[i, col.F_SCHEDULED] = known
         request[col.I_BLOCKS] = request[col.I_KEYED] = request[col.I_SLOT] = 0
         take_tokens(st, x, r, i, request[col.I_TARGET])
+        count_slots(x, r, -1)
         st.running[r, own[S_LIST]] = i
         own[S_LIST] += 1
         rank[col.R_RUNNING] = own[S_LIST]
@@ -104,13 +105,25 @@ def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
     st.counters[col.C_CHUNKS] += 1
 
 
+@compiled_given("x.turns", otherwise=lambda x, r: int64(1 << 40))
+def slots_of(x: Sglang, r: int) -> int:
+    """Requests that may have memory yet, beside those of all batches."""
+    return int(x.turns.slots[r])
+
+
+@compiled_given("x.turns", otherwise=lambda x: x.rules.sequences)
+def most_running(x: Sglang) -> int:
+    """Running requests beside which a prompt that is cut goes on: any, where it has begun in another batch."""
+    return int64(1 << 40)
+
+
 @compiled_part
 def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Add waiting requests to a step as long as there is room."""
     own, rank = x.ranks[r], st.ranks[r]
     while rank[col.R_HEAD] >= 0:
         i = rank[col.R_HEAD]
-        if rank[col.R_RUNNING] >= x.rules.sequences:
+        if rank[col.R_RUNNING] >= x.rules.sequences or rank[col.R_RUNNING] - own[S_LIST] >= slots_of(x, r):
             own[S_FULL] = 1
         if own[S_FULL] == 1 and not makes_way(st, x, r, i):
             return
@@ -154,7 +167,7 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     if cut < 0 and (own[S_FULL] == 1 or rank[col.R_WAITING] == 0):
         return 0
     first = own[S_LIST]
-    if cut >= 0 and first >= x.rules.sequences and not preempts(x):
+    if cut >= 0 and first >= most_running(x) and not preempts(x):
         own[S_FULL] = 1
         return 0
     if rank[col.R_WAITING] > 0:
@@ -173,6 +186,7 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     if rank[col.R_RUNNING] == first:
         return 0
     own[S_CHUNKED] = x.adder[A_CUT]
+    count_slots(x, r, first - rank[col.R_RUNNING] + (1 if cut >= 0 else 0))
     hold_prompts(st, x, r, first)
     return int(rank[col.R_RUNNING] - first)
 
@@ -237,6 +251,15 @@ def later_out(st: State, i: int, j: int) -> bool:
     return bool(one[col.I_INPUT] < other[col.I_INPUT])
 
 
+@compiled_given("x.turns", otherwise=lambda x: int64(1))
+def fewest(x: Sglang) -> int:
+    """Requests that no retraction goes below: alone one always has memory, but not beside other batches.
+
+    SGLang would abort it; here it comes back to the queue.
+    """
+    return int64(0)
+
+
 @compiled_part
 def retract_some(st: State, x: Sglang, r: int) -> None:
     """Retract the requests with the shortest answers, of these the longest prompts, until the others fit."""
@@ -247,7 +270,8 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
             st.running[r, at] = st.running[r, at - 1]
             at -= 1
         st.running[r, at] = i
-    more = own[S_LIST] > 1
+    least = fewest(x)
+    more = own[S_LIST] > least
     while more:
         own[S_LIST] -= 1
         i = st.running[r, own[S_LIST]]
@@ -259,7 +283,7 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
         st.counters[col.C_PREEMPTIONS] += 1
         record_preempted(st, i)
         come_back(st, x, r, i)
-        more = not decode_fits(st, x, r) and own[S_LIST] > 1
+        more = not decode_fits(st, x, r) and own[S_LIST] > least
     rank[col.R_RUNNING] = own[S_LIST]
     came, most = int64(0), int64(0)
     for j in range(own[S_LIST]):

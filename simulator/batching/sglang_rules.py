@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .exact_state import Exact, new_exact
-from .sglang_state import Numbers, new_sglang
+from .sglang_state import Numbers, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
 """SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS
@@ -85,15 +85,25 @@ class SglangRules:
         """Those of a server with drafts: results are waited for, and prompts run alone (sglang/srt/server_args.py)."""
         return replace(self, overlap=False, mixed=False)
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
-        """The state before the first request, of so many pages of `page` tokens a rank."""
+    @property
+    def in_stages(self) -> bool:
+        """They run pipeline stages too (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py)."""
+        return True
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+        """The state before the first request, of so many pages of `page` tokens a rank.
+
+        Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
+        waited for.
+        """
         numbers = Numbers(
-            page, sequences, self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
+            page, max(sequences // stages, 1), self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
             self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay,
         )  # fmt: skip
         threshold = self.threshold if self.priority else -1
         sign = 1.0 if self.low_first else -1.0
-        return new_exact(self.overlap, sglang=new_sglang(numbers, ranks, pages, threshold, sign))
+        turns = new_turns(stages, ranks, sequences)
+        return new_exact(self.overlap and stages == 1, sglang=new_sglang(numbers, ranks, pages, threshold, sign, turns))
 
     def widen(self, x: Exact, blocks: int) -> Exact:
         """The same state: pages are counted, not listed."""

@@ -69,6 +69,15 @@ class Urgent(NamedTuple):
 
 
 @held
+class Turns(NamedTuple):
+    """What each of P batches in flight has of its own while another one is looked at, of R ranks."""
+
+    running: I8  # [P, R, 3B] see `State.running`
+    own: I8  # [P, R, NUM_SCHEDULE + 1] see `Sglang.ranks`; then how many run
+    slots: I8  # [R] free places for requests that have memory, of all batches together
+
+
+@held
 class Sglang(NamedTuple):
     """What SGLang's scheduler keeps, beside the engine's state, of R ranks."""
 
@@ -81,9 +90,12 @@ class Sglang(NamedTuple):
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
     urgent: Urgent | Any  # None without priority scheduling
+    turns: Turns | Any  # None with one stage
 
 
-def new_sglang(numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0) -> Sglang:
+def new_sglang(
+    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0, turns: Turns | None = None
+) -> Sglang:
     """The state before the first request; a threshold below 0: without priority scheduling."""
     schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
     schedule[:, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
@@ -100,4 +112,13 @@ def new_sglang(numbers: Numbers, ranks: int, pages: int, threshold: int = -1, si
         None
         if threshold < 0
         else Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
+        turns,
     )
+
+
+def new_turns(stages: int, ranks: int, sequences: int) -> Turns | None:
+    """Of batches that hold nothing; None with one stage."""
+    own = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
+    own[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
+    running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
+    return Turns(running, own, np.full(ranks, sequences)) if stages > 1 else None

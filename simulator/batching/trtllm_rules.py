@@ -62,8 +62,14 @@ class TrtllmRules:
         """Those of a server with drafts, whose results are waited for."""
         return replace(self, overlap=False)
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
+    @property
+    def in_stages(self) -> bool:
+        """With pipeline stages a policy stands for them."""
+        return False
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
         """The state before the first request, of so many blocks of `page` tokens a rank."""
+        assert stages == 1
         numbers = TrtNumbers(
             page, sequences, self.max_num_tokens, self.chunked, self.evicts, self.reuse,
             self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,

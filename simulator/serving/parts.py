@@ -38,8 +38,7 @@ def check_order(policy: Policy) -> None:
     if policy.order in LANED:
         raise InputError(
             f"--policy {policy.name}",
-            "orders by priority only where its own scheduler runs: one pipeline stage, and a model whose "
-            "layers all cache every token",
+            "orders by priority only where its own scheduler runs: a model whose layers all cache every token",
         )
 
 

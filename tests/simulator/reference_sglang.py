@@ -312,6 +312,9 @@ class Rank:
         self.hits = 0
         self.known = 0.0
         self.entries = 0
+        self.fewest = 1  # that a retraction leaves
+        self.stages = 1
+        self.slots = math.inf  # free places of requests, of all stages' batches together
 
     def urgency(self, request: Request) -> int:
         """The smaller, the sooner."""
@@ -369,6 +372,7 @@ class Rank:
                 self.free -= (len(key) - self.tree.insert(key)) // self.page
             self.tree.lock(request.node, -1)
         request.pages, request.protected, request.node = 0, 0, None
+        self.slots += 1
 
     def plan(self, known: float) -> list[tuple[Request, int]]:
         """get_next_batch_to_run"""
@@ -415,7 +419,7 @@ class Rank:
         if (self.full or not self.waiting) and self.chunked is None:
             return None
         crowded = self.sequences <= len(self.running)
-        if crowded and self.chunked is not None and not self.rules.priority:
+        if crowded and self.chunked is not None and not self.rules.priority and self.stages == 1:
             self.full = True
             return None
         self.sort_queue()
@@ -423,7 +427,7 @@ class Rank:
         if self.chunked is not None and not adder.add_chunked(self.chunked):
             return None
         for request in list(self.waiting):
-            if len(adder.added) >= self.sequences - len(self.running):
+            if len(adder.added) >= min(self.sequences - len(self.running), self.slots):
                 self.full = True
             if self.full and not (self.rules.priority and adder.preempt_for(request)):
                 break
@@ -441,8 +445,9 @@ class Rank:
             self.queue(request)
         if not adder.added:
             return None
-        self.chunked = adder.cut
         batch = adder.added
+        self.slots -= len(batch) - (self.chunked is not None)
+        self.chunked = adder.cut
         self.waiting = [w for w in self.waiting if w not in [r for r, _ in batch]]
         overestimate = len(batch) * self.page if self.page > 1 else 0
         self.make_room(sum(tokens for _, tokens in batch) + overestimate)
@@ -506,7 +511,7 @@ class Rank:
         kept = sorted(self.running, key=lambda r: (r.generated, -r.input), reverse=True)
         first = True
         while first or not self.fits(kept):
-            if len(kept) == 1:
+            if len(kept) == self.fewest:
                 break
             first = False
             request = kept.pop()
@@ -635,6 +640,64 @@ class Reference:
             return False
         self.host = max(self.host, self.to_come[0].arrival)
         return True
+
+
+@dataclass
+class Stages(Reference):
+    """The loop over pipeline stages (event_loop_pp): as many batches take turns, each with its running requests.
+
+    `seconds` gives those of each stage. One is planned and sent off, then the next one's results are waited for.
+    """
+
+    def serve(self, requests: list[Request]) -> None:
+        for request in requests[: self.clients or 0]:
+            request.arrival = 0.0
+        self.to_come = list(requests)
+        self.free = [0.0] * self.stages
+        for rank in self.ranks:
+            rank.fewest, rank.stages, rank.slots = 0, self.stages, self.places
+        self.kept: list[list[Any]] = [[([], None, None, False) for _ in self.ranks] for _ in self.free]
+        flying: list[Step | None] = [None] * self.stages
+        turn, nothing = 0, 0
+        while True:
+            self.receive(None)
+            self.take_up(turn)
+            flying[turn] = self.launch([rank.plan(self.host) for rank in self.ranks])
+            self.put_down(turn)
+            nothing = 0 if flying[turn] else nothing + 1
+            turn = (turn + 1) % self.stages
+            step = flying[turn]
+            if step:
+                self.take_up(turn)
+                self.process(step)
+                self.put_down(turn)
+                flying[turn] = None
+            elif nothing == self.stages and not any(flying) and not self.idle():
+                return
+
+    def take_up(self, turn: int) -> None:
+        for rank, own in zip(self.ranks, self.kept[turn], strict=True):
+            rank.running, rank.last, rank.last_chunked, rank.full = own
+
+    def put_down(self, turn: int) -> None:
+        self.kept[turn] = [(r.running, r.last, r.last_chunked, r.full) for r in self.ranks]
+
+    def launch(self, plans: list[list[tuple[Request, int]]]) -> Step | None:
+        """Send a batch through the stages."""
+        self.extended = True  # arrivals are received every time
+        prompts = [rank.last or [] for rank in self.ranks]
+        if not any(plans):
+            return None
+        own: Any = self.seconds([batch_of(plan) for plan in plans], self.steps)
+        self.steps += 1
+        end = start = max(self.host, self.free[0])
+        for s, seconds in enumerate(own):
+            self.free[s] = end = max(end, self.free[s]) + seconds
+        chunked = [rank.chunked if part else None for rank, part in zip(self.ranks, prompts, strict=True)]
+        return Step(plans, prompts, chunked, start, end)
+
+    stages: int = 1
+    places: int = 1  # requests that have memory at most
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

@@ -173,7 +173,7 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         )
     ]
 
-    drafts, ops = deployment.several - 1, ops_of(engine.plan)
+    drafts, ops, pp = deployment.several - 1, ops_of(engine.plan), deployment.layout.pp
     if engine.spec is not None and engine.spec.draft is not None:
         ops += drafts * ops_of(engine.spec.draft)
 
@@ -182,23 +182,33 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         if drafts:
             devices = speculative_stage(deployment, batches, **how).whole.seconds
         else:
-            devices = explicit_stage(deployment, batches, **how).seconds
-        starting = 0.0 if policy.graphs else policy.host.launch_s * ops
+            stage = explicit_stage(deployment, batches, **how)
+            devices = stage.seconds if pp == 1 else stage.stages
+        starting = 0.0 if policy.graphs else policy.host.launch_s * ops / pp
         if any((batch.phase == PREFILL).any() for batch in batches):
-            starting = max(starting, policy.host.prompts_s)
+            starting = max(starting, policy.host.prompts_s / pp)
         count = sum(len(batch.q_len) for batch in batches) / len(batches)
         own = policy.host.step_s + policy.host.sequence_s * count
+        if pp > 1:
+            first, *others = (max(seconds, starting) for seconds in devices)
+            return [max(first, own), *others]
         devices = max(devices, starting)
         return max(devices, own) if policy.ahead else devices + own
 
     ranks = [
-        reference.Rank(policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block, drafts)
+        reference.Rank(policy.rules, max(policy.max_sequences // pp, 1), engine.kv.blocks, engine.kv.block, drafts)
         for _ in range(deployment.ranks)
     ]
-    more: dict[str, Any] = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
+    more: dict[str, Any] = (
+        {"stages": pp, "places": policy.max_sequences}
+        if pp > 1
+        else {"interval": policy.poll_steps}
+        if policy.poll_steps > 1
+        else {}
+    )
     if drafts:
         more["accept"] = lambda request: drawn(request.index, request.generated, load["rates"])
-    slow = reference.Reference(policy.rules, ranks, seconds, load["clients"], **more)
+    slow = (reference.Reference if pp == 1 else reference.Stages)(policy.rules, ranks, seconds, load["clients"], **more)
     slow.serve(requests)
     return slow, requests
 
@@ -261,6 +271,18 @@ def test_same_schedule_as_the_reference(
     references: Callable[[str], ModuleType], data: st.DataObject,
 ) -> None:  # fmt: skip
     check_schedule(kind, small(model, system, routing), references, data.draw(workloads(kind)))
+
+
+@pytest.mark.parametrize("pp", [2, 4])
+@given(data=st.data())
+@settings(max_examples=12)
+def test_sglang_runs_stages_by_its_own_rules(
+    pp: int, small: Callable[..., Deployment], references: Callable[[str], ModuleType], data: st.DataObject
+) -> None:
+    """Batches that take turns, over one queue and one tree; a prompt's chunks may all be in flight."""
+    load = data.draw(workloads("sglang"))
+    load["policy"] = replace(load["policy"], poll_steps=1)
+    check_schedule("sglang", small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), references, load)
 
 
 def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
