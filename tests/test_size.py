@@ -6,6 +6,7 @@ A docstring does not count as lines of its function: it is there for `help()`.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,21 @@ MODULE_LINES, FUNCTION_LINES = 400, 60
 
 LONG: dict[str, str] = {}
 """``path:function`` -> why it is longer: only what would run slower in parts, with the ratio."""
+
+
+CORE = ("deploy", "step", "batching", "serving")
+MOST_PARAMETERS = 8
+MANY: dict[str, int] = {
+    "step/compiled.py:range_seconds": 9, "step/compiled.py:serial_seconds": 9, "step/fetch.py:fetch_part": 11,
+    "step/fetch.py:fetch_step": 9, "step/fetch.py:load_expert": 9, "step/fetch.py:look_ahead": 10,
+    "step/overlapped.py:draw_part": 9, "step/overlapped.py:overlapped_seconds": 11, "step/overlapped.py:price_part": 9,
+    "step/ping_pong.py:ping_pong_seconds": 12, "step/timed.py:_overlapping": 9, "step/timed.py:_step_seconds": 9,
+    "step/timed.py:step_seconds": 9,
+}  # fmt: skip
+"""Functions of the core with more parameters than they should have, and how many: none is added."""
+
+POSITIONS = 54
+"""Lists of the simulator whose columns are numbered one by one (`range(n)`): records (`batching.records`) have names."""
 
 
 def functions(text: str) -> Iterator[tuple[str, int]]:
@@ -60,3 +76,20 @@ def test_what_may_be_longer_is() -> None:
 def test_the_counter_itself() -> None:
     text = 'def f():\n    """One.\n\n    Two.\n    """\n    def g():\n        return 1\n    return g\n'
     assert dict(functions(text)) == {"f": 4, "g": 2}
+
+
+def test_functions_of_the_core_take_few_parameters() -> None:
+    """Those that are given by name alone do not count: a call says what they are."""
+    found = {}
+    for room in CORE:
+        for path in sorted((ROOT / "simulator" / room).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef):
+                    own = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+                    found[f"{room}/{path.name}:{node.name}"] = len(own)
+    assert {name: count for name, count in found.items() if count > MOST_PARAMETERS} == MANY
+
+
+def test_columns_have_names() -> None:
+    text = [path.read_text(encoding="utf-8") for path in (ROOT / "simulator").rglob("*.py")]
+    assert sum(len(re.findall(r"^[^#\n]*\) = range\(\d+\)", own, re.MULTILINE)) for own in text) <= POSITIONS

@@ -17,10 +17,10 @@ from .level import Face, Fleet, face_of, wake
 from .loading import renew
 from .loop import Loop
 from .prefix import MOST_PIECES
-from .recall import G_KNOWN, Z_KEPT, Recall, forget_all, look_everywhere, note_sent
+from .recall import Recall, forget_all, look_everywhere, note_sent
 from .records import named
 from .rings import Ring, drop_first
-from .route_rules import V_FOUND, V_HELD, V_KEPT, V_MISSING, V_RUNNING, V_WAITING, choose
+from .route_rules import choose
 from .spec_state import NUM_OWN, S_ID
 from .state import State, append_request
 from .status import REACHED
@@ -138,7 +138,7 @@ class Play(NamedTuple):
     rows: Rows
     own: npt.NDArray[Any]  # [N] of `level.OWN`
     able: I8  # [N] engines that the router may choose from
-    loads: I8  # [N, NUM_LOAD] as it sees those
+    loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`, as it sees those
     events: Heap
     door: Ring  # requests that have come and pass what is before the router
     gate: Ring  # those that wait to be dealt
@@ -179,9 +179,9 @@ def look(p: Play, row: int, found: int) -> None:
     tokens = p.rows.input_tokens[row]
     look_everywhere(p.recall, row, tokens)
     for k in range(found):
-        known = p.recall.found[p.able[k], G_KNOWN]
-        p.loads[k, V_FOUND], p.loads[k, V_MISSING] = known, tokens - known
-        p.loads[k, V_KEPT] = p.recall.ends[p.able[k], Z_KEPT]
+        load, known = p.loads[k], p.recall.found[p.able[k]].known
+        load.found, load.missing = known, tokens - known
+        load.kept = p.recall.ends[p.able[k]].kept
 
 
 @compiled_part
@@ -206,10 +206,10 @@ def weigh(p: Play, found: int, now: float) -> None:
     """Note the loads of engines that the router may choose from."""
     for k in range(found):
         own, load = p.own[p.able[k]], p.loads[k]
-        load[V_WAITING], load[V_RUNNING] = load_of(face_of(p.fleet, p.able[k]), own, now)
-        load[V_HELD] = own.held_tokens
+        load.waiting, load.running = load_of(face_of(p.fleet, p.able[k]), own, now)
+        load.held = own.held_tokens
         if p.recall.starts.size > 0:
-            load[V_FOUND] = load[V_MISSING] = load[V_KEPT] = 0
+            load.found = load.missing = load.kept = 0
 
 
 @compiled_part

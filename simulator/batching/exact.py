@@ -137,8 +137,7 @@ def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
 def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
     counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], st.exact.step[0]
-    prompts, decodes, chunks = step.prompts, step.decodes, counters[col.C_CHUNKS]
-    most, cut = int64(1), until
+    most, cut, chunks = int64(1), until, counters[col.C_CHUNKS]
     if chunks == 0:
         most = most_steps(st)
         heeds = most < 0 or st.ranks.shape[0] > 1
@@ -147,13 +146,13 @@ def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
             most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
         elif heeds:
             cut = min(next_arrival(st), until)
-    first_end, now, done = run_steps(plan, limits, st, books, most, cut, decodes, chunks)
+    first_end, now, done = run_steps(plan, limits, st, books, most, cut, step.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    plain.write_log(plan, st, books, start, now, done, decodes, prompts, step.used)
+    plain.write_log(plan, st, books, start, now, done, step)
     log_draft(st)
-    counters[col.C_PROMPT] += int(prompts)
+    counters[col.C_PROMPT] += int(step.prompts)
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
     start_step(st, kv, done)
     step.first_end = first_end

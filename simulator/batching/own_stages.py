@@ -69,7 +69,7 @@ def send(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, place
     counters[col.C_STEPS] += 1
     counters[col.C_STRETCH] = 1
     counters[col.C_PROMPT] += int(step.prompts)
-    write_log(plan, st, books, start, end, 1, step.decodes, step.prompts, step.used)
+    write_log(plan, st, books, start, end, 1, step)
     for other in range(plan.stages):
         for r in range(st.ranks.shape[0]):
             if other != place:

@@ -122,21 +122,21 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks, pipe = st.counters, st.clocks, st.pipe
-    prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
+    planned, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
     if planned_tokens(st) == 0.0:
         send_nothing(pipe, clocks[col.T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
         note_work(st, place, r, limits.ahead)
-    price_stages(plan, limits, st, books, decodes)
+    price_stages(plan, limits, st, books, planned.decodes)
     start, end = send_through(st, books.stages, clocks[col.T_NOW], limits.ahead)
     pipe.ends[place] = end
     pipe.ring[P_COUNT] += 1
     give_way(st, books, start)
     counters[col.C_STEPS] += 1
-    counters[col.C_PROMPT] += int(prompts)
-    write_log(plan, st, books, start, end, int64(1), decodes, prompts, used)
+    counters[col.C_PROMPT] += int(planned.prompts)
+    write_log(plan, st, books, start, end, int64(1), planned)
     log_draft(st)
     return True
 

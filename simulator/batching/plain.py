@@ -7,6 +7,8 @@ step by step, stamped at the end.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
@@ -69,17 +71,26 @@ def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: fl
         drop_late(st, kv, r)
 
 
+class Planned(NamedTuple):
+    """A planned step, of all ranks."""
+
+    prompts: float  # tokens of prompts
+    decodes: float
+    used: float  # KV bytes in use
+
+
 @compiled_inline
-def write_log(
-    plan: Plan, st: State, books: Books, start: float, end: float, steps: int, decodes: float,
-    prefill: float, used: float,
-) -> None:  # fmt: skip
+def write_log(plan: Plan, st: State, books: Books, start: float, end: float, steps: int, planned: Planned) -> None:
     """Append a stretch to the log."""
     busy = books.busy
     row = st.log[st.counters[col.C_LOG]]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
-    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (decodes, prefill, st.counters[col.C_CHUNKS])
-    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, used
+    row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
+        planned.decodes,
+        planned.prompts,
+        st.counters[col.C_CHUNKS],
+    )
+    row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, planned.used
     row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
     for r in range(st.ranks.shape[0]):
         row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
@@ -91,13 +102,8 @@ def write_log(
 
 
 @compiled_inline
-def plan_ranks(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool
-) -> tuple[float, float, float, int]:
-    """Plan the next step of every rank by what is known at a time.
-
-    Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
-    """
+def plan_ranks(plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool) -> tuple[Planned, int]:
+    """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
     st.counters[col.C_CHUNKS] = 0
     for r in range(st.ranks.shape[0]):
@@ -109,7 +115,7 @@ def plan_ranks(
         used += kv.capacity - st.free[r]
         st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
     st.counters[col.C_PREEMPTIONS] += preemptions
-    return prompts, decodes, used, preemptions
+    return Planned(prompts, decodes, used), preemptions
 
 
 @compiled_part
@@ -185,7 +191,7 @@ def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
     counters, clocks, ranks = st.counters, st.clocks, st.ranks
     start = clocks[col.T_NOW]
     closed, late = hold_back(st, limits, kv), int64(0)
-    prompts, decodes, used, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
+    planned, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
     for r in range(ranks.shape[0]):
         late += ranks[r, col.R_LATE]
         drop_late(st, kv, r)
@@ -196,14 +202,14 @@ def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
         k = most_alike(st, limits, kv, closed)
     clocks[col.T_NOW] = start = held_until(st, start)
     cut = last_start(st, limits, arrival, until)
-    first_end, now, done = run_steps(plan, limits, st, books, k, cut, decodes, chunks)
+    first_end, now, done = run_steps(plan, limits, st, books, k, cut, planned.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
     note_end(st, books, start)
-    write_log(plan, st, books, start, now, done, decodes, prompts, used)
+    write_log(plan, st, books, start, now, done, planned)
     log_draft(st)
-    counters[col.C_PROMPT] += int(prompts)
+    counters[col.C_PROMPT] += int(planned.prompts)
     count_steps(st, limits, done, chunks)
     for r in range(ranks.shape[0]):
         finish(st, kv, r, done, first_end, now, limits.ahead)

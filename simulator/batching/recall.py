@@ -8,24 +8,24 @@ engine that the request went to, least recent first, until the piece goes there 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
+from .records import named, records
 
 I8 = npt.NDArray[np.int64]
 
-(P_PIECE, P_OWNER, P_TOKENS, P_OLDER, P_NEWER, P_BESIDE) = range(6)
-NUM_SLOT = 6
-"""Columns of `Recall.slots`: content; the engine on whose list it is; its tokens; its neighbours on that list;
-the slot of the same content on another list. -1 where there is none."""
-(Z_OLDEST, Z_NEWEST, Z_KEPT, Z_CAPACITY) = range(4)
-"""Columns of `Recall.ends`: ends of an engine's list; tokens on it, and as many as its cache holds."""
-(G_KNOWN, G_RUN) = range(2)
-"""Columns of `Recall.found`: tokens of the latest prompt's start on an engine's list, and pieces."""
+SLOT = named("piece owner tokens older newer beside", "")
+"""Of a piece of a request: content; the engine on whose list it is; its tokens; its neighbours on that list; the slot
+of the same content on another list. -1 where there is none."""
+LIST = named("oldest newest kept capacity", "")
+"""Of an engine: ends of its list; tokens on it, and as many as its cache holds."""
+FOUND = named("known run", "")
+"""Of an engine: tokens of the latest prompt's start on its list, and pieces."""
 
 
 @held
@@ -33,21 +33,28 @@ class Recall(NamedTuple):
     """Lists of N engines; S pieces of all requests, P different ones."""
 
     starts: I8  # [requests + 1] first piece of each request
-    slots: I8  # [S, NUM_SLOT]
+    slots: npt.NDArray[Any]  # [S] of `SLOT`
     first: I8  # [P] a slot of each content that is on a list, or -1
-    ends: I8  # [N, 4]
-    found: I8  # [N, 2]
+    ends: npt.NDArray[Any]  # [N] of `LIST`
+    found: npt.NDArray[Any]  # [N] of `FOUND`
     # Tokens of each; 0 where the only piece is a session, which is as long as it was sent.
     piece: int
 
 
 def new_recall(capacities: list[int], piece: int) -> Recall:
     """Empty lists for caches of so many tokens."""
-    ends = np.zeros((len(capacities), 4), dtype=np.int64)
-    ends[:, [Z_OLDEST, Z_NEWEST]], ends[:, Z_CAPACITY] = -1, capacities
-    none = np.zeros(0, dtype=np.int64)
-    found = np.zeros((len(capacities), 2), dtype=np.int64)
-    return Recall(none, none.reshape(0, NUM_SLOT), none, ends, found, piece)
+    ends, none = records(len(capacities), LIST), np.zeros(0, dtype=np.int64)
+    ends.oldest = ends.newest = -1
+    ends.capacity = capacities
+    return Recall(none, records(0, SLOT), none, ends, records(len(capacities), FOUND), piece)
+
+
+def with_pieces(recall: Recall, pieces: I8) -> Any:
+    """Slots for the pieces of all requests, of which the first have theirs."""
+    have, slots = len(recall.slots), records(len(pieces), SLOT, recall.slots)
+    for name in SLOT.names or ():
+        slots[name][have:] = pieces[have:] if name == "piece" else -1
+    return slots
 
 
 @compiled_part
@@ -55,29 +62,29 @@ def look_everywhere(recall: Recall, row: int, tokens: int) -> None:
     """Find how much of a request's prompt is on each list; the last token is always computed."""
     found = recall.found
     for n in range(found.shape[0]):
-        found[n, G_KNOWN] = found[n, G_RUN] = 0
+        found[n].known = found[n].run = 0
     start, any_ = recall.starts[row], True
     for s in range(start, recall.starts[row + 1]):
         if not any_:
             break
-        any_, slot = False, recall.first[recall.slots[s, P_PIECE]]
+        any_, slot = False, recall.first[recall.slots[s].piece]
         while slot >= 0:
-            n = recall.slots[slot, P_OWNER]
-            if found[n, G_RUN] == s - start:
-                found[n, G_RUN] += 1
-                found[n, G_KNOWN] += recall.slots[slot, P_TOKENS]
+            n = recall.slots[slot].owner
+            if found[n].run == s - start:
+                found[n].run += 1
+                found[n].known += recall.slots[slot].tokens
                 any_ = True
-            slot = recall.slots[slot, P_BESIDE]
+            slot = recall.slots[slot].beside
     for n in range(found.shape[0]):
-        found[n, G_KNOWN] = max(min(found[n, G_KNOWN], tokens - 1), 0)
+        found[n].known = max(min(found[n].known, tokens - 1), 0)
 
 
 @compiled_part
 def slot_on(recall: Recall, piece: int, n: int) -> int:
     """The slot of a content on an engine's list, or -1."""
     slot = recall.first[piece]
-    while slot >= 0 and recall.slots[slot, P_OWNER] != n:
-        slot = recall.slots[slot, P_BESIDE]
+    while slot >= 0 and recall.slots[slot].owner != n:
+        slot = recall.slots[slot].beside
     return int(slot)
 
 
@@ -85,52 +92,52 @@ def slot_on(recall: Recall, piece: int, n: int) -> int:
 def cross_out(recall: Recall, slot: int) -> None:
     """Take a slot off its list."""
     slots, own = recall.slots, recall.slots[slot]
-    end, older, newer = recall.ends[own[P_OWNER]], own[P_OLDER], own[P_NEWER]
+    end, older, newer = recall.ends[own.owner], own.older, own.newer
     if older >= 0:
-        slots[older, P_NEWER] = newer
+        slots[older].newer = newer
     else:
-        end[Z_OLDEST] = newer
+        end.oldest = newer
     if newer >= 0:
-        slots[newer, P_OLDER] = older
+        slots[newer].older = older
     else:
-        end[Z_NEWEST] = older
-    end[Z_KEPT] -= own[P_TOKENS]
-    before = recall.first[own[P_PIECE]]
+        end.newest = older
+    end.kept -= own.tokens
+    before = recall.first[own.piece]
     if before == slot:
-        recall.first[own[P_PIECE]] = own[P_BESIDE]
+        recall.first[own.piece] = own.beside
     else:
-        while slots[before, P_BESIDE] != slot:
-            before = slots[before, P_BESIDE]
-        slots[before, P_BESIDE] = own[P_BESIDE]
-    own[P_OWNER] = -1
+        while slots[before].beside != slot:
+            before = slots[before].beside
+        slots[before].beside = own.beside
+    own.owner = -1
 
 
 @compiled_part
 def note_sent(recall: Recall, row: int, length: int, n: int) -> None:
     """Put a request on an engine's list: `length` tokens with its output."""
     end = recall.ends[n]
-    if end[Z_CAPACITY] == 0:
+    if end.capacity == 0:
         return
     for s in range(recall.starts[row], recall.starts[row + 1]):
         own = recall.slots[s]
-        known = slot_on(recall, own[P_PIECE], n)
+        known = slot_on(recall, own.piece, n)
         if known >= 0:
             cross_out(recall, known)
-        own[P_OWNER], own[P_TOKENS] = n, recall.piece if recall.piece > 0 else length
-        own[P_OLDER], own[P_NEWER] = end[Z_NEWEST], -1
-        if end[Z_NEWEST] >= 0:
-            recall.slots[end[Z_NEWEST], P_NEWER] = s
+        own.owner, own.tokens = n, recall.piece if recall.piece > 0 else length
+        own.older, own.newer = end.newest, -1
+        if end.newest >= 0:
+            recall.slots[end.newest].newer = s
         else:
-            end[Z_OLDEST] = s
-        end[Z_NEWEST] = s
-        own[P_BESIDE], recall.first[own[P_PIECE]] = recall.first[own[P_PIECE]], s
-        end[Z_KEPT] += own[P_TOKENS]
-    while end[Z_KEPT] > end[Z_CAPACITY]:
-        cross_out(recall, end[Z_OLDEST])
+            end.oldest = s
+        end.newest = s
+        own.beside, recall.first[own.piece] = recall.first[own.piece], s
+        end.kept += own.tokens
+    while end.kept > end.capacity:
+        cross_out(recall, end.oldest)
 
 
 @compiled_part
 def forget_all(recall: Recall, n: int) -> None:
     """Take everything off an engine's list."""
-    while recall.ends[n, Z_OLDEST] >= 0:
-        cross_out(recall, recall.ends[n, Z_OLDEST])
+    while recall.ends[n].oldest >= 0:
+        cross_out(recall, recall.ends[n].oldest)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part, int64
+from .records import named
 
-I8 = npt.NDArray[np.int64]
+Loads = npt.NDArray[Any]
 
-(V_WAITING, V_RUNNING, V_HELD, V_FOUND, V_MISSING, V_KEPT) = range(6)
-NUM_LOAD = 6
-"""Columns of loads, an engine each, in order of the fields of `serving.routers.Load`."""
+LOAD = named("waiting running held found missing kept", "")
+"""Of an engine, in order of the fields of `serving.routers.Load`."""
 
 (BY_TURN, BY_REQUESTS, BY_WAITING, BY_HOME, BY_TOKENS, BY_CACHE) = range(6)
 """Rules: in turn; fewest requests; a waiting one counting four times; where the session was, else fewest
@@ -24,46 +25,46 @@ requests and so many times."""
 
 
 @compiled_part
-def fewest(loads: I8, waiting: int) -> int:
+def fewest(loads: Loads, waiting: int) -> int:
     """The engine with the fewest requests, a waiting one counting so many times."""
     best = int64(0)
     for n in range(1, loads.shape[0]):
-        own = waiting * loads[n, V_WAITING] + loads[n, V_RUNNING]
-        if own < waiting * loads[best, V_WAITING] + loads[best, V_RUNNING]:
+        own = waiting * loads[n].waiting + loads[n].running
+        if own < waiting * loads[best].waiting + loads[best].running:
             best = n
     return int(best)
 
 
 @compiled_part
-def fewest_tokens(loads: I8) -> int:
+def fewest_tokens(loads: Loads) -> int:
     """The engine with the fewest tokens to compute of this prompt and to hold of all."""
     best = int64(0)
     for n in range(1, loads.shape[0]):
-        if loads[n, V_MISSING] + loads[n, V_HELD] < loads[best, V_MISSING] + loads[best, V_HELD]:
+        if loads[n].missing + loads[n].held < loads[best].missing + loads[best].held:
             best = n
     return int(best)
 
 
 @compiled_part
-def most_found(loads: I8) -> int:
+def most_found(loads: Loads) -> int:
     """The engine with most of the prompt; less than `SHARE` of it, the one that keeps least; uneven, the least loaded."""
     best, least, low, high = int64(0), int64(0), int64(1 << 40), int64(0)
     for n in range(loads.shape[0]):
-        own = loads[n, V_WAITING] + loads[n, V_RUNNING]
+        own = loads[n].waiting + loads[n].running
         low, high = min(low, own), max(high, own)
-        if loads[n, V_FOUND] > loads[best, V_FOUND]:
+        if loads[n].found > loads[best].found:
             best = n
-        if loads[n, V_KEPT] < loads[least, V_KEPT]:
+        if loads[n].kept < loads[least].kept:
             least = n
     if high - low > APART and high > TIMES * low:
         return fewest(loads, 1)
-    if loads[best, V_FOUND] > SHARE * (loads[best, V_FOUND] + loads[best, V_MISSING]):
+    if loads[best].found > SHARE * (loads[best].found + loads[best].missing):
         return int(best)
     return int(least)
 
 
 @compiled_part
-def choose(rule: int, dealt: int, loads: I8, home: int) -> int:
+def choose(rule: int, dealt: int, loads: Loads, home: int) -> int:
     """The engine that a rule takes after `dealt` others; `home` is that of the session, or -1."""
     if rule == BY_TURN:
         return int(dealt % loads.shape[0])

@@ -20,10 +20,10 @@ from ..batching.heap import new_heap, push
 from ..batching.kv import rank_rules
 from ..batching.level import Face, new_fleet, write_down
 from ..batching.loop import Loop, run
-from ..batching.recall import NUM_SLOT, P_PIECE, Recall, new_recall
+from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
-from ..batching.route_rules import NUM_LOAD
+from ..batching.route_rules import LOAD
 from ..batching.spec_state import roomier_drafts
 from ..batching.state import I8, roomier
 from ..batching.tier_state import roomier_rows
@@ -87,7 +87,7 @@ class Clock:
         waits = Waits(none, none, none, none, none, none)
         self.play = Play(
             fleet, self._rows(), fleet.own, np.zeros(count, np.int64),
-            np.zeros((count, NUM_LOAD), np.int64), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
+            records(count, LOAD), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
             none, records(1, AT), recall,
         )  # fmt: skip
         self.at.into = self.at.chosen = self.at.node = -1
@@ -332,10 +332,8 @@ class Clock:
             starts, pieces = np.arange(rows.stop + 1), table.session[: rows.stop]
         else:
             starts, pieces = np.zeros(rows.stop + 1, dtype=np.int64), self._hashes
-        have, size = len(recall.slots), len(pieces)
-        slots = np.full((size, NUM_SLOT), -1, dtype=np.int64)
-        slots[:have], slots[have:, P_PIECE] = recall.slots, pieces[have:]
-        known = int(slots[:, P_PIECE].max(initial=-1)) + 1
+        slots = with_pieces(recall, pieces)
+        known = int(slots["piece"].max(initial=-1)) + 1
         return recall._replace(
             starts=starts, slots=slots, first=roomy(recall.first, known, -1),
             piece=table.hash_tokens if table.hash_ids else 0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
@@ -114,8 +115,26 @@ def serve(
         reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
         raise InputError(OPTION, reason)
     cut = cut or Cut(spill="" if keep_log else None)
-    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
-    return Driver(*how).run(seed, progress)
+    asked = Asked(pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut)
+    return Driver(asked).run(seed, progress)
+
+
+class Asked(NamedTuple):
+    """What a run is asked for, see `serve`."""
+
+    pools: Pools
+    policy: Policy
+    stream: RequestStream
+    router: str
+    faults: Faults | None
+    warmup: int
+    stop: int | None
+    keep_log: bool
+    cache: CacheSettings | None
+    seed: int
+    steps: int
+    autoscale: Autoscale | None
+    cut: Cut
 
 
 def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
@@ -131,19 +150,10 @@ def _swapped(pools: Pools) -> bool:
 
 
 class Driver:
-    """One run: puts its parts together and does what the clock asks for.
+    """One run: puts its parts together and does what the clock asks for."""
 
-    Parameters
-    ----------
-    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
-        See `serve`.
-    """
-
-    def __init__(
-        self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
-        faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
-        cache: CacheSettings | None, seed: int, steps: int, autoscale: Autoscale | None, cut: Cut,
-    ) -> None:  # fmt: skip
+    def __init__(self, asked: Asked) -> None:
+        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut = asked
         self.pools, self.stream, self.seed, self.keep_log = pools, stream, seed, keep_log
         self.steps, self.common = steps, common_of(pools, policy, cache)
         self.warmup, self.stop, self.warm_s, self.ended = warmup, stop or 0, 0.0, False

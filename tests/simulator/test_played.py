@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.heap import Heap, drop_first, new_heap, push
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.route_rules import APART, NUM_LOAD, choose
+from opbyte.simulator.batching.route_rules import APART, LOAD, choose
 from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving import clock, driver
@@ -35,18 +35,17 @@ from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 
 Small = Callable[..., Deployment]
 
-I8 = np.ndarray[Any, np.dtype[np.int64]]
 BY_LIBRARY = sorted(name for name in ROUTERS if compiled_rule(ROUTERS[name]) is not None)
 
 
 @compiled
-def chosen(rule: int, dealt: int, loads: I8, home: int) -> int:
+def chosen(rule: int, dealt: int, loads: Any, home: int) -> int:
     return choose(rule, dealt, loads, home)
 
 
 @given(
     st.sampled_from(BY_LIBRARY), st.integers(0, 9), st.integers(-1, 1), st.integers(0, 2 * APART),
-    st.lists(st.tuples(*[st.integers(0, 12)] * NUM_LOAD), min_size=2, max_size=5),
+    st.lists(st.tuples(*[st.integers(0, 12)] * len(LOAD.names or ())), min_size=2, max_size=5),
 )  # fmt: skip
 @settings(deadline=None)
 def test_compiled_rules_choose_as_those_of_python(
@@ -55,7 +54,7 @@ def test_compiled_rules_choose_as_those_of_python(
     rows = [(waiting + more * (k == 0), *rest) for k, (waiting, *rest) in enumerate(drawn)]
     rule, loads = compiled_rule(ROUTERS[name]), [Load(*row) for row in rows]
     assert rule is not None
-    found = chosen(rule, dealt, np.array(rows), home)
+    found = chosen(rule, dealt, np.array(rows, dtype=LOAD).view(np.recarray), home)
     assert found == ROUTERS[name](dealt, loads, None if home < 0 else home)
 
 

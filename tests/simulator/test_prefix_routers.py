@@ -11,16 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.recall import (
-    G_KNOWN,
-    NUM_SLOT,
-    P_PIECE,
-    Z_KEPT,
-    Recall,
-    look_everywhere,
-    new_recall,
-    note_sent,
-)
+from opbyte.simulator.batching.recall import Recall, look_everywhere, new_recall, note_sent, with_pieces
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.record import Run
@@ -36,7 +27,7 @@ PIECE = 16
 @compiled
 def find_and_send(recall: Recall, row: int, tokens: int, n: int) -> int:
     look_everywhere(recall, row, tokens)
-    found = recall.found[n, G_KNOWN]
+    found = recall.found[n].known
     note_sent(recall, row, tokens + 5, n)
     return int(found)
 
@@ -83,8 +74,7 @@ def test_what_is_remembered_equals_a_slow_list(
     names = [(f"s{family}",) if session else tuple((family, i) for i in range(pieces)) for family, pieces, _ in asked]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(x for own in names for x in own))}
     recall = new_recall(capacities, 0 if session else PIECE)
-    slots = np.full((sum(map(len, names)), NUM_SLOT), -1)
-    slots[:, P_PIECE] = [numbers[x] for own in names for x in own]
+    slots = with_pieces(recall, np.array([numbers[x] for own in names for x in own], dtype=np.int64))
     recall = recall._replace(starts=np.cumsum([0, *map(len, names)]), slots=slots, first=np.full(len(numbers), -1))
     slow = [Slow(capacity) for capacity in capacities]
     for row, (family, pieces, where) in enumerate(asked):
@@ -92,7 +82,7 @@ def test_what_is_remembered_equals_a_slow_list(
         prompt = Prompt(tokens, tokens + 5, names[row], 0 if session else PIECE)
         assert find_and_send(recall, row, tokens, n) == slow[n].found(prompt) < tokens
         slow[n].note(prompt)
-        assert recall.ends[n, Z_KEPT] == sum(size for _, size in slow[n].newest) <= capacities[n]
+        assert recall.ends[n].kept == sum(size for _, size in slow[n].newest) <= capacities[n]
 
 
 def test_kv_aware_weighs_what_is_missing_against_what_is_held() -> None:
