@@ -250,7 +250,8 @@ def _parts() -> list[dict[str, Any]]:
     OUTSIDE.load()  # those of packages
     return [
         {"name": name, "options": part.options, "title": part.title,
-         "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items())}
+         "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items()),
+         "page": part.page, "code": " ".join(part.code), "tests": " ".join(part.tests)}
         for name, part in PARTS.items()
     ]  # fmt: skip
 

@@ -5,7 +5,7 @@ Parts compose unless `PAIRS` says not: the table here is what refuses, and what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,13 @@ from ...workloads.yamlfile import read_yaml
 
 
 class Part(NamedTuple):
-    """One feature of a serving engine or a fleet: options that ask for it, and a line on it."""
+    """One feature of a serving engine or a fleet: options that ask for it, and a line on it; where it is."""
 
     options: str
     title: str
+    code: Sequence[str] = ()  # its modules, below `simulator`
+    page: str = ""  # in docs
+    tests: Sequence[str] = ()
 
 
 _LISTED = read_yaml(Path(__file__).parent / "parts.yaml")

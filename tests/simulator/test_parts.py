@@ -7,16 +7,19 @@ Each pair of the table is asked for with real options; the pairs that run are in
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import opbyte
 from opbyte import catalog
 from opbyte.simulator.deploy.parts import PAIRS, PARTS, check_parts, refused_with
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.workloads.errors import InputError
 
+TOP = Path(__file__).resolve().parents[2]
 LOAD: dict[str, Any] = {"rate": 9.0, "requests": 4, "input_len": 40, "output_len": 4}
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "kv-tiers": ("--kv-tiers", {"kv_tiers": "host:1GiB"}),
@@ -69,6 +72,19 @@ def test_the_table_is_what_refuses(pair: tuple[str, str]) -> None:
     assert second in text
     assert PAIRS[pair] in text
     assert "\n" not in text
+
+
+def test_a_part_is_where_the_list_says() -> None:
+    """Its modules, page and tests are there, and they speak of it: of one of its options, or by its name."""
+    root = Path(opbyte.__file__).parent
+    for part in PARTS.values():
+        files = [root / "simulator" / f"{module}.py" for module in part.code]
+        files += [TOP / "docs" / f"{part.page}.md", *(TOP / "tests" / f"{name}.py" for name in part.tests)]
+        assert part.code
+        assert part.tests
+        assert not [file for file in files if not file.is_file()]
+        word = part.options.split(",")[0].split()[0].removeprefix("POLICY+")
+        assert word in (TOP / "docs" / f"{part.page}.md").read_text(encoding="utf-8")
 
 
 def test_the_list_says_it() -> None:
