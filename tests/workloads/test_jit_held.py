@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba import typeof
 
 from opbyte.workloads.jit import compiled, compiled_given, compiled_part, int64
-from opbyte.workloads.jit_held import Held, held
+from opbyte.workloads.jit_held import Held, address_of, called_at, code_of, held, kept
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -71,6 +71,50 @@ def by_hand(t: Outer, times: int) -> float:
                 rows[i, j] += 1
             found += out[i] * (1.0 if t.extra is None else t.extra.weights[i] * t.extra.factor)
     return found
+
+
+@kept
+class Kept(NamedTuple):
+    """What code of any type is called with, by its address."""
+
+    rows: I8
+    extra: F8 | Any
+
+
+@compiled
+def count(t: Kept, times: int, weight: float) -> int:
+    """Add to the rows, and more where there is more."""
+    for i in range(t.rows.size):
+        t.rows[i] += times
+    return int(t.rows.sum() * weight) + weigh_more(t)
+
+
+@compiled_given("t.extra", otherwise=lambda t: int64(0))
+def weigh_more(t: Kept) -> int:
+    """What a tuple of another type has beside."""
+    return int64(t.extra[0])
+
+
+@compiled
+def call_all(codes: I8, where: I8, weight: float) -> int:
+    """Call each of some functions with a tuple of its own; their sum."""
+    found = int64(0)
+    for k in range(codes.size):
+        found += called_at(codes[k], where[k], (k + 1, weight))
+    return found
+
+
+def test_code_of_other_types_is_called_by_its_address() -> None:
+    """The caller is compiled once, for tuples of two types; a second one of a type has the same code."""
+    tuples = [Kept(np.arange(3), None), Kept(np.arange(4), np.array([100.0])), Kept(np.arange(2), None)]
+    codes = np.array([code_of(count, t, 0, 0.0) for t in tuples])
+    assert codes[0] == codes[2] != codes[1]
+    assert [count(t, 0, 1.0) for t in tuples] == [3, 106, 1]  # which writes them down
+    where = np.array([address_of(t) for t in tuples])
+    assert call_all(codes, where, 2.0) == (3 + 3) * 2 + (6 + 8) * 2 + 100 + (1 + 6) * 2
+    assert [t.rows.tolist() for t in tuples] == [[1, 2, 3], [2, 3, 4, 5], [3, 4]]
+    calling: Any = call_all
+    assert len(calling.overloads) == 1
 
 
 @settings(deadline=None, max_examples=30)
