@@ -78,7 +78,7 @@ def new_fleet(engines: int, first: int, like: Face) -> Fleet:
     own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
-    return Fleet(*where[:3], where[3], like, own, new_heap(engines), turn, first)
+    return Fleet(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first)
 
 
 @compiled_part
