@@ -71,7 +71,8 @@ def kept(cls: C) -> C:
     keeping: Any = type(cls)(cls.__name__, (cls,), {**what, KEPT: None})  # with room for attributes
 
     def type_of(value: Any, context: Any) -> Kept:
-        return Kept([numba.typeof_impl(field, context) for field in value], keeping)
+        value._numba_type_ = Kept([numba.typeof_impl(field, context) for field in value], keeping)
+        return cast(Kept, value._numba_type_)  # where Numba looks for it first
 
     numba.typeof_impl.register(keeping)(type_of)
     return cast(C, keeping)

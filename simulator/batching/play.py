@@ -250,6 +250,17 @@ def happen(p: Play, how: How) -> int:
 
 
 @compiled_part
+def comes_next(p: Play) -> bool:
+    """Take an engine's completions for the next event at once, if no other engine or event comes before them."""
+    at, n, events = p.at[0], p.fleet.turn[0].goal, p.events
+    time = at.now + max(p.own[n].clock - at.now, 0.0)
+    if p.fleet.busy.size[0] > 0 or (events.size[0] > 0 and events.time[0] <= time):
+        return False
+    at.now, at.phase, at.node = time, GIVING, n
+    return True
+
+
+@compiled_part
 def all_done(p: Play, how: How) -> bool:
     """Whether every request has arrived and completed, or was turned away."""
     at = p.at[0]
@@ -284,10 +295,12 @@ def play(p: Play, how: How) -> int:
             if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
         status = bring(fleet, how.stops, how.level)
-        while status == GOAL:
+        while status == GOAL and not comes_next(p):
             n = fleet.turn[0].goal
             at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
             status = bring(fleet, how.stops, how.level)
+        if status == GOAL:
+            continue
         if status != REACHED:
             return status
         if all_done(p, how):

@@ -234,7 +234,7 @@ class Clock:
 
     def empty_log(self, status: int) -> None:
         """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
-        self.all[max(int(self.play.fleet.turn[0].node), 0)].engine.take_log(status)
+        self.all[max(int(self.play.fleet.turn["node"][0]), 0)].engine.take_log(status)
 
     def make_room(self, node: Node) -> None:
         """Let an engine have room for more requests, twice as many."""
