@@ -90,14 +90,21 @@ def kind_of(value: Any) -> bytes:
     return bytes(_dispatcher.compute_fingerprint(value))
 
 
+CODES: dict[tuple[Any, ...], int] = {}
+"""What `code_of` has found, by functions and kinds of their arguments."""
+
+
 def code_of(function: Any, *examples: Any) -> int:
     """Where the code of a `jit.compiled` function is for arguments of the types of examples: see `called_at`."""
     if PLAIN:
         return id(function)
-    kinds = tuple(type_of_value(example) for example in examples)
-    function.compile(kinds)
-    made = function.overloads[kinds]
-    return int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
+    key = function, *map(kind_of, examples)
+    if key not in CODES:
+        kinds = tuple(type_of_value(example) for example in examples)
+        function.compile(kinds)
+        made = function.overloads[kinds]
+        CODES[key] = int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
+    return CODES[key]
 
 
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
