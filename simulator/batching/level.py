@@ -52,10 +52,8 @@ class Face(NamedTuple):
     counters: I8
     clocks: F8
     marks: I8  # those of its lanes; zeros without any
-    links: (
-        F8  # `Tiers.free_s`, and seconds that its steps have exchanged with experts apart by stream; zeros without any
-    )
-    exchanged: F8
+    links: F8  # [R, L, 2] `Tiers.free_s`; zeros without any
+    exchanged: F8  # `Aside.busy`; zeros without experts apart
 
 
 @held
