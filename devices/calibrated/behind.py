@@ -173,8 +173,8 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
     others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}
     cells = held.get(format_)
     if cells is None:  # another format's rows say how the kernels run, not how these do
-        kin = held.get(max(others, key=lambda f: others[f])) if others else None
-        whole = None if kin is None else kin.pooled(np.ones(len(kin.rows), dtype=bool))
+        most = held.get(max(others, key=lambda f: others[f])) if others else None
+        whole = None if most is None else most.pooled(np.ones(len(most.rows), dtype=bool))
         far = transferred(family.name)
         return Behind(0, others, 0, np.inf, far if whole is None else whole.wider(far),
                       moved or ("" if others else "no measured rows"), _unmeasured(others))  # fmt: skip

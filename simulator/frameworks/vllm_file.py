@@ -51,7 +51,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     if memory is not None:
         base = limited(base, *rules.limits_on(memory, device))
     exchange, sharing, doubts = sharing_of(keys, tp, dp)
-    doubts = (*doubts, *version_doubts(keys, "vllm", DEFAULT_VERSION))
+    doubts += version_doubts(keys, "vllm", DEFAULT_VERSION)
     return EngineSettings(
         policy=_policy(keys, cache, host, base, version, max_model_len),
         cache=CacheSettings(
