@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from .errors import InputError, nearest
 
 BITS: dict[str, float] = {
-    "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8 + 32 / 128**2, "int8": 8,
+    "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8 + 32 / 128**2, "fp8_channel": 8, "int8": 8,
     "mxfp4": 4.25, "mxfp4_mxfp8": 4.25, "nvfp4": 4.5, "int4": 4.25,
     "mxfp4_fp4": 4.25, "nvfp4_bf16": 4.5, "nvfp4_fp8": 4.5, "int4_fp8": 4.25, "mxfp6": 6.25, "mxfp8": 8.25,
 }  # fmt: skip
@@ -20,7 +20,7 @@ inputs are 8 bits, which some matrix units multiply as they are, ``nvfp4_bf16`` 
 COMPUTE: dict[str, str] = {
     "mxfp4": "bf16", "mxfp4_mxfp8": "fp8", "int4": "bf16", "nvfp4": "fp4",
     "mxfp4_fp4": "fp4", "nvfp4_bf16": "bf16", "nvfp4_fp8": "fp8", "int4_fp8": "fp8", "mxfp6": "fp8",
-    "mxfp8": "fp8",
+    "mxfp8": "fp8", "fp8_channel": "fp8",
 }  # fmt: skip
 """Arithmetic of a weight format where it differs from the format itself (weight-only formats)."""
 

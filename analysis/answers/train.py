@@ -312,4 +312,4 @@ def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> 
         return {}
     from ...simulator.frameworks.kernels import kernels_of
 
-    return kernels_of(how.framework, system.device, apart=layout.dp > 1, mxfp4=False)
+    return kernels_of(how.framework, system.device, apart=layout.dp > 1)

@@ -71,7 +71,7 @@ def rest_rows(path: Path) -> dict[str, Rows]:
 def _of_device(table: Table, device: str) -> tuple[str, Rows] | None:
     spec = load_device(device)[0]
     models = {
-        label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False, mxfp4=False))
+        label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False))
         for name, label in LABELS.items()
     }
     kept, x, rest = [], [], []

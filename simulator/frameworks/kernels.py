@@ -13,18 +13,21 @@ them. The measured tables name the framework that was timed; which of them a run
   apart;
 - for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
   (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (moe_runner_backend in
-  python/sglang/srt/server_args.py).
+  python/sglang/srt/server_args.py);
+- vLLM on Hopper CUTLASS's grouped products where fp8 weights have a scale for each output channel and inputs one
+  for each token (``CompressedTensorsW8A8Fp8MoEMethod`` in compressed_tensors_moe.py), which are TensorRT-LLM's rows:
+  its own rows are of a Triton kernel that nobody has tuned.
 """
 
 from __future__ import annotations
 
 from ...devices.calibrated.choose import everywhere
 from ...devices.calibrated.kernel_sets import LABELS, named
-from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...devices.calibrated.libraries import BLACKWELL, HOPPER, generation
 from ...devices.spec import DeviceSpec
 
 
-def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) -> dict[str, str]:
+def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, stored: str = "") -> dict[str, str]:
     """Kinds of ops -> whose kernels run them, as `devices.device.build_device` takes them.
 
     Parameters
@@ -34,8 +37,8 @@ def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) 
     device : DeviceSpec
     apart : bool
         Whether data-parallel ranks attend apart.
-    mxfp4 : bool
-        Whether experts are stored in MXFP4.
+    stored : str
+        Format that experts are stored in.
 
     Raises
     ------
@@ -44,14 +47,16 @@ def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) 
     """
     found, (name, _) = everywhere(framework), named(framework)
     if name in LABELS and generation(device):
-        other = expert_kernels(name, device, apart=apart, mxfp4=mxfp4)
+        other = expert_kernels(name, device, apart=apart, stored=stored)
         found["experts"] = framework if other == name else other
     return found
 
 
-def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) -> str:
+def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, stored: str) -> str:
     """Whose expert kernels one of the three frameworks calls on a device of NVIDIA's."""
     own = framework == "trtllm" and apart
-    if (generation(device) == BLACKWELL and not own) or mxfp4:
+    if (generation(device) == BLACKWELL and not own) or stored == "mxfp4":
         return "vllm"
+    if framework == "vllm" and stored == "fp8_channel" and generation(device) == HOPPER:
+        return "trtllm"
     return framework

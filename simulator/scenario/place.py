@@ -119,7 +119,7 @@ def _deployed(
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
         frameworks = kernels_of(
-            framework, system.device, apart=layout.dp > 1, mxfp4=model.numerics.weight_format("experts") == "mxfp4"
+            framework, system.device, apart=layout.dp > 1, stored=model.numerics.weight_format("experts")
         )
         model = as_multiplied(model, engine, system.device)
         if engine in ENGINES and (settings is None or not settings.given):

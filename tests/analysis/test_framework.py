@@ -84,15 +84,17 @@ def test_whose_experts_a_framework_calls() -> None:
     """On data-centre Blackwell TensorRT-LLM's generated kernels, vLLM's rows, but for ranks apart."""
     hopper, blackwell = (load_device(name)[0] for name in ("h100", "b200"))
 
-    def experts(framework: str, device: object, **how: bool) -> str:
-        rules = {"apart": False, "mxfp4": False, **how}
+    def experts(framework: str, device: object, **how: object) -> str:
+        rules = {"apart": False, **how}
         return kernels_of(framework, device, **rules)["experts"]  # type: ignore[arg-type]
 
     assert experts("sglang", hopper) == "sglang"
-    assert experts("sglang", hopper, mxfp4=True) == "vllm"
+    assert experts("sglang", hopper, stored="mxfp4") == "vllm"
     assert experts("sglang", blackwell) == experts("trtllm", blackwell) == "vllm"
     assert experts("trtllm", blackwell, apart=True) == "trtllm"
     assert experts("best", blackwell) == "best"
+    assert experts("vllm", hopper, stored="fp8_channel") == "trtllm"  # CUTLASS's
+    assert experts("vllm", hopper, stored="fp8") == experts("vllm", blackwell, stored="fp8_channel") == "vllm"
 
 
 def test_how_ranks_exchange_tokens() -> None:

@@ -113,7 +113,7 @@ def _fp8(q: Config) -> Recipe:
 
 MODELOPT = {
     "FP8": "fp8", "FP8_PB_WO": "fp8", "FP8_PB_REAL": "fp8_block", "FP8_BLOCK_SCALES": "fp8",
-    "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "NVFP4_SVDQUANT": "nvfp4",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8_channel", "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "NVFP4_SVDQUANT": "nvfp4",
     "W4A16_NVFP4": "nvfp4_bf16", "W4A8_NVFP4_FP8": "nvfp4_fp8", "W4A16_AWQ": "int4", "W4A16": "int4",
     "W4A8_AWQ": "int4_fp8", "W8A16": "int8", "INT8_SQ": "int8", "W8A8_SQ_PER_CHANNEL": "int8",
     "MXFP8": "mxfp8", "MXFP4": "mxfp4_fp4", "W4A8_MXFP4_FP8": "mxfp4_mxfp8",
@@ -156,8 +156,8 @@ def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
         floats = inputs is not None and inputs.text("type", "int") == "float" and acts == 8
         return Stored("int4_fp8", stored.bits) if floats else stored
     if (bits, kind) == (8, "float"):
-        block = w.has("block_structure") or w.text("strategy") == "block"
-        return as_it_is("mxfp8" if size == 32 else "fp8_block" if block else "fp8")
+        scaled = {"block": "fp8_block", "channel": "fp8_channel"}.get(w.text("strategy"), "fp8")
+        return as_it_is("mxfp8" if size == 32 else "fp8_block" if w.has("block_structure") else scaled)
     if (bits, kind) == (8, "int"):
         return as_it_is("int8")
     raise w.error("num_bits", f"{bits} bits of type {kind!r} are not known")

@@ -47,6 +47,6 @@ def with_experts(point: Point, deployment: Deployment) -> Deployment:
     spec, framework = deployment.system.device, NAMES.get(point.framework)
     if framework is None or not generation(spec):
         return deployment
-    label = LABELS[expert_kernels(framework, spec, apart=deployment.layout.dp > 1, mxfp4=point.weight_dtype == "mxfp4")]
+    label = LABELS[expert_kernels(framework, spec, apart=deployment.layout.dp > 1, stored=point.weight_dtype)]
     device = build_device(spec, calibrated=True, frameworks={"experts": label})
     return replace(deployment, device=device)
