@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,20 +11,16 @@ from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import transfer
+from .check import KernelCheck
 from .framework_report import donors, held_out, intro, section
+from .transfer import with_intervals
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
-def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
-    """Errors of each family on each device with parameters from the other devices alone.
-
-    Returns
-    -------
-    dict
-        family -> device -> Errors.
-    """
-    out: dict[str, dict[str, Errors]] = {}
+def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, KernelCheck]]:
+    """Family -> device -> what the other devices alone say of its rows."""
+    out: dict[str, dict[str, KernelCheck]] = {}
     for name, family in families().items():
         fitted = donors(name, fits, rows)
         for device, found in rows.items():
@@ -34,9 +29,10 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
                 continue
             r = found[name]
             known = transfer(r.h, family, others)
-            predicted = predict(family, known.fit, r.h, r.x, r.labels)
-            out.setdefault(name, {})[device] = errors(predicted, r.measured)
-    return out
+            told = predict(family, known.fit, r.h, r.x, r.labels)
+            check = KernelCheck(r, device, told, errors(told, r.measured), known.basis, None, None, 0)
+            out.setdefault(name, {})[device] = check
+    return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 
 def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
@@ -57,12 +53,12 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
 
 
 HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "known elsewhere",
-        "from others", "measured / roofline")  # fmt: skip
+        "from others", "inside", "measured / roofline")  # fmt: skip
 
 
 def _row(
     device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
-    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Errors]],
+    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, KernelCheck]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
     r = rows[device][name]
@@ -75,7 +71,9 @@ def _row(
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))
     cells.append(_cell(elsewhere.get(name, {}).get(device)))
-    return [*cells, _cell(others.get(name, {}).get(device)), f"{_over_roofline(r):.1f}"]
+    check = others.get(name, {}).get(device)
+    inside = "-" if check is None or check.held_in is None else f"{100 * check.held_in:.0f} %"
+    return [*cells, _cell(None if check is None else check.errors), inside, f"{_over_roofline(r):.1f}"]
 
 
 def _over_roofline(r: Rows) -> float:

@@ -13,7 +13,7 @@ from ...devices.calibrated.errors import Errors, errors, without_each
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import Fit, Part, predict
 from ...devices.calibrated.frameworks import Donor
-from ...devices.calibrated.rules import known_elsewhere
+from ...devices.calibrated.rules import ALONE, known_elsewhere
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 Measured = Mapping[str, Mapping[str, Rows]]
@@ -56,7 +56,7 @@ def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
     return {
         device: Donor(done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name]))
         for device, done in fits.items()
-        if name in done and not done[name].simple
+        if name in done and not done[name].simple and device not in ALONE
     }
 
 

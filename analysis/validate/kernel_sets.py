@@ -24,15 +24,18 @@ from ..show.kept import NOTHING, Kept
 from .dominance import OTHER, Sweep, products, sweep
 
 FORMATS = (None, "bf16", "fp8", "nvfp4")
+BATCHES = ((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024),
+           (0, 0, 16384))  # fmt: skip
 ASKED = partial(
     sweep,
     ("llama-3.1-8b", "llama-3-70b", "qwen2.5-7b", "gemma-2-27b", "mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite",
      "deepseek-v3", "gpt-oss-120b", "gpt-oss-20b", "llama-4-scout", "falcon-180b", "minimax-m2"),
-    FORMATS,
-    batches=((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024),
-             (0, 0, 16384)),
+    dtypes=FORMATS,
+    batches=BATCHES,
 )  # fmt: skip
 """Steps that the inequalities are asked of: the fewest that hold them on those of `dominance.sweep`."""
+PRODUCTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block", "int8"), batches=((8, 4096, 0), *BATCHES))
+"""The same of products, in all formats."""
 LATENT = partial(sweep, ("deepseek-v2-lite", "deepseek-v3", "kimi-k2"), FORMATS)
 """The same of latent attention, whose few calls a step leave time for every batch."""
 SIZES, LARGE = tuple(2.0 ** np.arange(10, 31, 2)), 4.0 * 2**20
@@ -74,7 +77,8 @@ def fit_sets(
     over = cache(partial(_steps, specs))
 
     def steps(name: str) -> tuple[Probes, Steps, dict[str, F8]]:
-        probes, on, order = over(LATENT if name == "mla" else ASKED)
+        which = LATENT if name == "mla" else PRODUCTS if name == "gemm" else ASKED
+        probes, on, order = over(which)
         return probes[name], on, order
 
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])

@@ -14,7 +14,7 @@ quantises, three nodes of a graph (``invokeComputeScalesAndQuantizeMatrix`` in N
 ``cpp/tensorrt_llm/common/cudaFp8Utils.cu``). vLLM and SGLang quantise fp8 by token, and NVFP4 with a
 tensor scale from the checkpoint.
 
-Inputs scaled by block have kernels of their own on Hopper and later (`block_scaled`).
+Inputs scaled by block have kernels of their own on Hopper and later, 4-bit ones on Blackwell (`block_scaled`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
-from .block_scaled import GROUPED, WIDE, block_tiled, keeps_tiles
+from .block_scaled import GROUPED, WIDE, block_tiled, four_bit_tiled, keeps_tiles
 from .family import F8, Family, Parameter, register
 from .hardware import (
     C_16,
@@ -49,7 +49,7 @@ from .hardware import (
     WEIGHT_BYTES,
     WIDENED,
 )
-from .libraries import HOPPER
+from .libraries import BLACKWELL, HOPPER, WORKSTATION
 from .terms import COLD, GRAPH_COPIES, Parts, Work, attained, ceil_div, host_seconds, put_price, resident, soft_max
 
 (X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST, X_TILE) = range(11)
@@ -75,7 +75,7 @@ PARAMETERS = (
     Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds", 0.88, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.4, 1.0, 0.15),
     Parameter("core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak", 0.02, 0.002, 0.5, 0.5),
-    Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 3e-6, 5e-8, 5e-5, 1.0),
+    Parameter("split_s", "s", "pass over partial sums of a split k; of 2,048 of k, never split", 3e-6, 5e-8, 5e-5, 1.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
 )
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
@@ -176,6 +176,9 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0
     if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
         best = block_tiled(m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE])
+    elif C_NVFP4 <= code <= C_MXFP4 and h[H_CAPABILITY] >= BLACKWELL:
+        best = four_bit_tiled(m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores,
+                              p[P_FILL], p[P_SPLIT], OVERLAP, int(h[H_CAPABILITY] >= WORKSTATION))  # fmt: skip
     else:
         best = tiled(
             m,

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import SpecError
 from ..peaks import peaks_of
+from ..power.process import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 
 (H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_PEAK) = range(6)
@@ -24,12 +25,19 @@ H_FULL = H_CAPABILITY + 1
 """16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate
 with 32-bit accumulation and keep that of 8-bit integers, and the H20's is held to a quarter of what its
 cores could do; their operand paths, other units and power supply are those of the whole rate."""
+H_ROOM = H_FULL + 1
+"""Watts that a board may draw for a stated 16-bit TFLOP/s, in units of its process's energy at that clock
+(the voltage, whose square energy follows, rises with the clock), at most `ROOM`; that where it is not known."""
+ROOM = 0.22
+"""Watts from which power takes nothing of dense products: boards with less attain the less of their peak for
+milliseconds (L40S 0.15 and 0.51 of it, MI300X 0.13 and 0.5), those with as much 0.8 (RTX PRO 6000) and, with twice as
+much, 0.85 to 0.9 (A100)."""
 HOPPER, HOPPER_FLOP = 9.0, 4096.0
 """Compute capability of Hopper, and 16-bit FLOP of its core in a clock (NVIDIA H100 Tensor Core GPU
 Architecture whitepaper)."""
 HELD = 1.5
 """Built over stated rate from which the stated one counts as held down; clocks of data sheets differ by less."""
-NUM_HARDWARE = H_FULL + 1
+NUM_HARDWARE = H_ROOM + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
 """Peak that applies to each code."""
@@ -80,5 +88,13 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
             float(xpu.matrix_rows),
             xpu.compute_capability or 0.0,
             built,
+            _room(spec, max(peak["bf16"], 0.5 * peak["int8"]), xpu.clock_Hz),
         ]
     )
+
+
+def _room(spec: DeviceSpec, flops_per_s: float, clock_Hz: float) -> float:
+    """`H_ROOM` of a device."""
+    if spec.limit_W is None or spec.process not in PROCESS:
+        return ROOM
+    return min(ROOM, spec.limit_W / (1e-12 * flops_per_s * PROCESS[spec.process][0] * (1e-9 * clock_Hz) ** 2))

@@ -34,7 +34,7 @@ from .family import F8, Family
 from .fit import Fit, Part
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good, peaks
-from .rules import Parameters, distance, parameters
+from .rules import ALONE, Parameters, distance, parameters
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -63,8 +63,6 @@ ATTENTION = ("attention_prefill", "attention_decode")
 """Families of attention to keys and values of each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 """Device that stands for a set of another name."""
-ALONE = ("b60",)
-"""Sets that stand in for no other device: calls of their rows were started one by one, and time the host."""
 Positive = Annotated[float, Field(gt=0)]
 
 

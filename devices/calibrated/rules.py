@@ -3,7 +3,9 @@
 A device without a fit takes the weighted geometric mean of the fitted devices, parameter by
 parameter. The weight of a device is ``rows * exp(-d**2 / 2)`` with `d` the distance between
 the two in three logarithms, in units of `UNITS`: FLOP per clock of one core (the generation of
-its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level cache. All
+its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level cache; makers, whose
+libraries are others, are a unit of their own apart. What products attain of a peak goes
+with the power that the board has for it (`hardware.H_ROOM`). All
 parameters are fractions, multiples and latencies, so that the device's own peaks, bandwidth and
 cores carry the rest. A parameter that no row of a device depends on (it is at the
 family's default) has no weight.
@@ -29,9 +31,13 @@ from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
 from .frameworks import TOLD, Donor, blends
-from .hardware import C_INT8, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK, hardware
+from .hardware import C_INT8, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK, H_ROOM, hardware
 
-UNITS = np.array([0.35, 0.7, 0.7])
+UNITS = np.array([0.35, 0.7, 0.7, 0.35])
+ALONE = ("b60",)
+"""Devices and sets that stand in for no other: calls of their rows were started one by one, and time the host."""
+LIMITED = ("peak", "peak_16", "peak_8")
+"""Parameters of products that power limits."""
 FLOOR = 1e-6
 """Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
 
@@ -113,11 +119,26 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Parameters of a device from other devices' fits, by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
+    donors = {name: _at_power(h, family, donor) for name, donor in donors.items()}
     mean, shares = _mean(h, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
     fit = Fit(mean, {}, blends=blends(h, family, mean, None, donors, distance))
     return Parameters(fit, "transferred", rows, {}, tuple(near))
+
+
+def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
+    """A donor whose products attain what they would with a device's power."""
+    names = [p.name for p in family.parameters]
+    more = np.array([h[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
+    if "sustained" not in names:
+        return donor
+    most = np.array([p.high for p in family.parameters])
+    kernels = {
+        label: {branch: np.minimum(values * more, most) for branch, values in held.items()}
+        for label, held in donor.fit.kernels.items()
+    }
+    return replace(donor, fit=replace(donor.fit, values=np.minimum(donor.fit.values * more, most), kernels=kernels))
 
 
 def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
@@ -140,17 +161,19 @@ def distance(one: F8, other: F8) -> float:
 
 
 def features(h: F8) -> F8:
-    """Three logarithms by which devices are compared."""
+    """Three logarithms by which devices are compared, and whether NVIDIA is the maker."""
     # As stated, not as built: a held H20's grouped products reach 0.54 of its bandwidth, an H800's 0.86.
     peak = max(h[H_PEAK], 0.5 * h[H_PEAK + C_INT8])
-    return np.log([peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)])
+    nvidia = float(h[H_CAPABILITY] > 0.0)
+    return np.append(np.log([peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)]), nvidia)
 
 
 @cache
 def _catalog(family: str) -> dict[str, Donor]:
     """Full fits of one family in the catalog, by device."""
     model = families()[family]
-    found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in fitted_devices()))
+    fitted = (load_device(n)[0] for n in fitted_devices() if n not in ALONE)
+    found = ((s, s.calibration.get(family)) for s in fitted)
     return {s.name: _donor(model, s, own) for s, own in found if own is not None and own.form == "full"}
 
 

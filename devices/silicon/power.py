@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import load_device
-from ..power.transfer import PROCESS
+from ..power.process import PROCESS
 from ..spec import DeviceSpec, ProcessorSpec
 from .area import die_parts
 from .constants import constants

@@ -245,5 +245,5 @@ def test_given_runs(data: Path) -> None:
         assert found[name] <= MISSED.get(name, bar), (name, found[name])
 
 
-MISSED: dict[str, float] = {"tpot_mean": 0.05, "e2e_mean": 0.05, "total": 0.048, "decode": 0.07}
+MISSED: dict[str, float] = {"decode": 0.07}
 """Bars that are not met -> what is."""
