@@ -11,16 +11,16 @@ from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import transfer
-from .check import KernelCheck
+from .check import Check
 from .framework_report import donors, held_out, intro, section
 from .transfer import with_intervals
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
-def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, KernelCheck]]:
+def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Check]]:
     """Family -> device -> what the other devices alone say of its rows."""
-    out: dict[str, dict[str, KernelCheck]] = {}
+    out: dict[str, dict[str, Check]] = {}
     for name, family in families().items():
         fitted = donors(name, fits, rows)
         for device, found in rows.items():
@@ -30,8 +30,7 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
             r = found[name]
             known = transfer(r.h, family, others)
             told = predict(family, known.fit, r.h, r.x, r.labels)
-            check = KernelCheck(r, device, told, errors(told, r.measured), known.basis, None, None, 0)
-            out.setdefault(name, {})[device] = check
+            out.setdefault(name, {})[device] = Check(name, family.title, device, known.basis, r.table, told, r.measured)
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 
@@ -58,7 +57,7 @@ HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "kno
 
 def _row(
     device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
-    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, KernelCheck]],
+    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Check]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
     r = rows[device][name]
@@ -72,7 +71,7 @@ def _row(
         cells.append(_cell(None if done is None else done.errors.get(kind)))
     cells.append(_cell(elsewhere.get(name, {}).get(device)))
     check = others.get(name, {}).get(device)
-    inside = "-" if check is None or check.held_in is None else f"{100 * check.held_in:.0f} %"
+    inside = "-" if check is None or not check.last else f"{100 * check.last['held']:.0f} %"
     return [*cells, _cell(None if check is None else check.errors), inside, f"{_over_roofline(r):.1f}"]
 
 
