@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,19 +58,44 @@ LONG = [
     "doctests",
     "disaggregation",
     "better_devices",
+    "run_steps",
+    "parts_together",
 ]
-"""Files of 20 s and more, by their names without ``test_``."""
+"""Files of 20 s and more, by their names without ``test_``, for who has no durations of an earlier run."""
+DURATIONS = "opbyte/durations"
+"""Seconds of every test file by its path, in pytest's cache: each run writes those that it ran."""
+took: Counter[str] = Counter()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put long files first, so that no worker begins one when the others are done.
 
     What depends on measured data is marked, so that it can be run without them too.
     """
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+    known = config.cache.get(DURATIONS, {}) if config.cache else {}
+    long = {item.path: item.path.stem.removeprefix("test_") in LONG for item in items}
+    items.sort(key=lambda item: -known.get(_file(item.nodeid), 20.0 * long[item.path]))
     for item in items:
         if {"data", "data_set"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("data")
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add a test's phase to its file's seconds."""
+    took[_file(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep what files took for the next run's order; of all workers' tests one process hears."""
+    cache, asked = session.config.cache, session.config
+    whole = not asked.option.keyword and not any("::" in name for name in asked.args)
+    if cache and whole and not hasattr(asked, "workerinput"):
+        known = cache.get(DURATIONS, {})
+        cache.set(DURATIONS, known | {name: round(seconds, 1) for name, seconds in took.items() if seconds})
 
 
 def pytest_collection_finish() -> None:

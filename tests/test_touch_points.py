@@ -10,14 +10,22 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-QUANTITY = (
-    "analysis/answers/quantities.py",
-    "COUNTS = (\n",
-    'COUNTS = (\n    Quantity("toys", "Twice the steps [1].", lambda r: 2 * r.iterations, label="toys", column=True),\n',
-)
+Change = tuple[str, str]
+"""What stands once in a file, and what stands there then; "" for a new file."""
+
+QUANTITY: Mapping[str, Change] = {
+    "analysis/answers/quantities.py": (
+        "COUNTS = (\n",
+        'COUNTS = (\n    Quantity("toys", "Twice the steps [1].", lambda r: 2 * r.iterations, label="toys", column=True),\n',
+    )
+}
 SHOWN = """
 import json
 from opbyte import simulate
@@ -26,37 +34,142 @@ from opbyte.analysis.studies.sweep.point import metrics_of
 run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3)
 print(json.dumps([run.to_dict()["toys"], run.run.iterations, metrics_of(run)["toys"], page().count("`toys`")]))
 """
+ANSWER = '''"""How many letters a word has."""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from ..show.result import Result
+
+@dataclass(frozen=True, slots=True)
+class Letters(Result):
+    """A word's letters."""
+
+    word: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"word": self.word, "letters": len(self.word)}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [self.to_dict()]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        return [f"{self.word}: {len(self.word)} letters", self.rows()]
+'''
+ASKED = '''"""``opbyte toy``."""
+from functools import partial
+import typer
+from .app import app
+from .io import answer
+from .options import Json, Out
+
+@app.command("toy")
+def toy_command(word: str, as_json: Json = False, out: Out = None) -> None:
+    """Count the letters of a word."""
+    from ..answers.toy import Letters
+
+    answer(partial(Letters, word), out, as_json)
+'''
+COMMAND: Mapping[str, Change] = {
+    "analysis/answers/toy.py": ("", ANSWER),
+    "analysis/commands/toy.py": ("", ASKED),
+    "analysis/commands/panels.py": ('"list", "show"', '"toy", "list", "show"'),
+}
+CALLED = """
+import contextlib, io, json, pathlib, sys
+from opbyte.analysis.cli import main
+from opbyte.analysis.manual.page import page
+def said(*words):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main(list(words))
+    return text.getvalue()
+listed = said("--help").partition("Catalog and files")[2].split()[1]
+counted = json.loads(said("toy", "abc", "--json"))["letters"]
+said("toy", "abcd", "--out", sys.argv[1])
+report = (pathlib.Path(sys.argv[1]) / "report.html").read_text()
+print(json.dumps([listed, counted, "4 letters" in report, page().count("### opbyte toy")]))
+"""
+OP_KIND: Mapping[str, Change] = {
+    "workloads/ops.py": ('    "elementwise": OpKind(', '    "toy": OpKind("A toy.", "vector", matrix=False),\n    "elementwise": OpKind('),
+    "workloads/layers/ffn.py": (
+        'elementwise(f"{prefix}activation", layer, tokens, width, matrices, run),',
+        'replace(elementwise(f"{prefix}activation", layer, tokens, width, matrices, run), kind="toy"),',
+    ),
+}  # fmt: skip
+RUN = """
+import json
+from opbyte import roofline, simulate
+from opbyte.analysis.manual.page import page
+told = []
+for costs in ("roofline", "auto"):
+    step = roofline("llama-3-8b", "h100-x1", batch=4, context=100, costs=costs).to_dict()
+    (own,) = [op for op in step["ops"] if op["kind"] == "toy"]
+    run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3, costs=costs, steps="0:2")
+    told.append([own["seconds"], len([bar for bar in run.steps.bars if bar.op == "activation"])])
+print(json.dumps([told, page().count("A toy.")]))
+"""
 
 
-def copied(folder: Path, path: str, old: str, new: str) -> Path:
-    """The package with one file changed; all others are links."""
+def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
+    """What a script says of the package with some files changed; all others are links."""
     package = folder / "opbyte"
     package.mkdir()
     for entry in (ROOT / "src" / "opbyte").iterdir():
         (package / entry.name).symlink_to(entry.resolve())
-    at, source = package, ROOT
-    for part in Path(path).parts[:-1]:
-        at, source = at / part, source / part
-        at.unlink()
-        at.mkdir()
-        for entry in source.iterdir():
-            (at / entry.name).symlink_to(entry)
-    text = (ROOT / path).read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    file = at / Path(path).name
-    file.unlink()
-    file.write_text(text.replace(old, new), encoding="utf-8")
-    return folder
+    for path, (old, new) in changes.items():
+        at, source = package, ROOT
+        for part in Path(path).parts[:-1]:
+            at, source = at / part, source / part
+            if at.is_symlink():
+                at.unlink()
+                at.mkdir()
+                for entry in source.iterdir():
+                    (at / entry.name).symlink_to(entry)
+        file, text = at / Path(path).name, ""
+        if old:
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert text.count(old) == 1
+            file.unlink()
+        file.write_text(text.replace(old, new) if old else new, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", script, str(folder / "out")]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "places"),
+    [
+        (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
+        (COMMAND, "a command", r"in `analysis/`, .* in `analysis/commands/`, its name in `panels.py`"),
+        (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
+    ],
+)
+def test_the_table_says_as_many_places(changes: Mapping[str, Change], row: str, places: str) -> None:
+    """CONTRIBUTING names each file that a toy touches, and no other."""
+    (line,) = [r for r in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if r.startswith(f"| {row}")]
+    found = re.search(places, line)
+    assert found is not None, line
+    assert len(changes) == 1 + found[0].count(",")
 
 
 def test_a_number_of_a_run_is_declared_in_one_file(tmp_path: Path) -> None:
-    """CONTRIBUTING says one: JSON, columns of sweeps and the reference follow."""
-    where = copied(tmp_path, *QUANTITY)
-    env = {**os.environ, "PYTHONPATH": str(where)}
-    run = subprocess.run([sys.executable, "-c", SHOWN], env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    told, steps, column, named = json.loads(run.stdout)
+    """JSON, columns of sweeps and the reference follow."""
+    told, steps, column, named = asked(tmp_path, QUANTITY, SHOWN)
     assert told == column == 2 * steps > 0
     assert named >= 1
-    row = next(r for r in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if "a number of a run" in r)
-    assert re.search(r"one `Quantity` in `analysis/answers/quantities.py`", row)
+
+
+def test_a_command_is_three_files(tmp_path: Path) -> None:
+    """Help, JSON, a report and the reference follow."""
+    assert asked(tmp_path, COMMAND, CALLED) == ["toy", 3, True, 1]
+
+
+def test_a_kind_of_op_is_an_entry_and_who_makes_it(tmp_path: Path) -> None:
+    """Both paths price it, on a roofline and by measured kernels (the rest of a device's), and a run shows it."""
+    told, named = asked(tmp_path, OP_KIND, RUN)
+    for seconds, bars in told:
+        assert seconds > 0.0
+        assert bars >= 1
+    assert named <= 1
