@@ -1,9 +1,8 @@
 """Devices and systems by name: the package's catalog, and a user's own YAML files.
 
-A system is ``<device>-x<N>`` (one node of N devices), ``<device>-<nodes>x<N>``, or a file. Names
-and aliases ignore case. Inside ``extends:`` and ``device:`` a bare name always means the catalog
-and anything with a folder or a ``.yaml`` ending is a path relative to the file it stands in, so
-a file of the user's cannot take a catalog device's place.
+A system is ``<device>-x<N>`` (one node of N devices), ``<device>-<nodes>x<N>``, or a file. Names and aliases ignore
+case. Inside ``extends:`` and ``device:`` a bare name always means the catalog and anything with a folder or a ``.yaml``
+ending is a path relative to the file it stands in, so a file of the user's cannot take a catalog device's place.
 """
 
 from __future__ import annotations

@@ -54,9 +54,8 @@ def own_bandwidths(given: Any) -> Any:
 class CoreSpec(Spec):
     """What one core (SM, CU) of a GPU holds; the tile model (`devices.tiles`) reads it.
 
-    `shared_bytes` is the shared memory (LDS) of the core, `block_bytes` the most that one block may
-    have; `registers` are 32-bit ones, `warps` and `blocks` the most that reside at a time, `lanes`
-    the threads of a warp (wavefront).
+    `shared_bytes` is the shared memory (LDS) of the core, `block_bytes` the most that one block may have; `registers`
+    are 32-bit ones, `warps` and `blocks` the most that reside at a time, `lanes` the threads of a warp (wavefront).
     """
 
     shared_bytes: Positive

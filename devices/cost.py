@@ -39,8 +39,7 @@ class Cost:
     seconds : float
         Duration [s], never below `compute_s`, `memory_s` or their sum per expert.
     compute_s, memory_s, fixed_s : float
-        Arithmetic alone and memory traffic alone at the rates that the model attains; launch or
-        link latency [s].
+        Arithmetic alone and memory traffic alone at the rates that the model attains; launch or link latency [s].
     joules : mapping of str to float
         Dynamic energy by path: "dram", "compute", "link" [J].
     bound : str

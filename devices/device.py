@@ -86,8 +86,7 @@ class Region:
     tracks : mapping of str to sequence of Op
         Processor name -> its ops, one after another.
     spaces : mapping of str to frozenset of int
-        Memory spaces that a track reads; tracks that share one wait for each other. None by
-        default: nothing conflicts.
+        Memory spaces that a track reads; tracks that share one wait for each other. None by default: nothing conflicts.
     """
 
     tracks: Mapping[str, Sequence[Op]]
@@ -117,8 +116,7 @@ class RegionCost:
 class SharedMemoryDevice:
     """xPU, Logic-PIM or both on one memory.
 
-    A region lasts as long as its slowest track, or as all of them where two read one memory
-    space.
+    A region lasts as long as its slowest track, or as all of them where two read one memory space.
 
     Attributes
     ----------
@@ -175,8 +173,7 @@ def build_device(
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
-        Kind of op -> framework whose kernels run it, as `kernel_tables.framework` names it, instead
-        of the base of all.
+        Kind of op -> framework whose kernels run it, as `kernel_tables.framework` names it, instead of the base of all.
     host : HostSpec, optional
         What the links between devices make of collectives; as the device's rows say without one.
     assumed : bool

@@ -39,9 +39,8 @@ def collective(kind: str, ranks: int) -> Collective:
     ----------
     kind : str
         ``all_reduce``: ring, 2(n-1) hops, each moving 1/n of the message (Patarasuk and Yuan,
-        JPDC 2009). ``all_gather`` and ``reduce_scatter``: (n-1) hops. ``all_to_all``: every
-        device sends (n-1)/n of its buffer directly, one hop. ``transfer``: a device sends its
-        whole buffer to another.
+        JPDC 2009). ``all_gather`` and ``reduce_scatter``: (n-1) hops. ``all_to_all``: every device sends (n-1)/n of its
+        buffer directly, one hop. ``transfer``: a device sends its whole buffer to another.
     ranks : int
         Devices taking part.
 

@@ -1,8 +1,7 @@
 """Rows of the price list: what an op costs on a processor, in the form that compiled code reads.
 
-Every cost model prices an op twice: readable, as a `Cost`, and as a `PriceRow` of the same price for
-any batch. The simulator gathers the rows of all ops on all processors and never asks which model
-made them.
+Every cost model prices an op twice: readable, as a `Cost`, and as a `PriceRow` of the same price for any batch. The
+simulator gathers the rows of all ops on all processors and never asks which model made them.
 """
 
 from __future__ import annotations

@@ -57,25 +57,20 @@ Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 class ProcessorSpec(Spec):
     """One compute-unit class of a device.
 
-    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
-    processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
-    exactly one of the four.
-    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth (a description that
-    extends another and changes that changes both), or given by itself as `bandwidth_GBps`. Weights and KV
-    cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    Without any peak or bandwidth it runs nothing.
-    `kind` says where it sits, not what it is called: an NPU or TPU is an "xpu", units beside the
-    banks of a DRAM (AiM, HBM-PIM) are "bank-pim", those on a stack's base die "logic-pim".
-    `runs` names the kinds of op the processor takes (`workloads.ops.OP_KINDS`); without it, all but
-    what `excludes` names.
-    With `partial_sums` its units sit in the memory stacks and split every expert over them: each
-    stack leaves a partial sum of an expert's output, which the main processor reads and adds.
-    `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
-    FlashAttention-2 (`devices.tables.blocks`); `core` is all that a core holds.
-    `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
-    on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
-    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2]. `parameters`
-    are the numbers that a kind from outside needs besides (`devices.kinds`).
+    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the processor's own memory
+    bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`); exactly one of the four. Its memory bandwidth is
+    `bandwidth_multiple` times the external bandwidth (a description that extends another and changes that changes
+    both), or given by itself as `bandwidth_GBps`. Weights and KV cost `memory_J_per_byte`; inputs and outputs
+    `activation_J_per_byte` where that is given. Without any peak or bandwidth it runs nothing. `kind` says where it
+    sits, not what it is called: an NPU or TPU is an "xpu", units beside the banks of a DRAM (AiM, HBM-PIM) are
+    "bank-pim", those on a stack's base die "logic-pim". `runs` names the kinds of op the processor takes
+    (`workloads.ops.OP_KINDS`); without it, all but what `excludes` names. With `partial_sums` its units sit in the
+    memory stacks and split every expert over them: each stack leaves a partial sum of an expert's output, which the
+    main processor reads and adds. `shared_memory_bytes` is what a core's thread blocks share, given where serving
+    engines run FlashAttention-2 (`devices.tables.blocks`); `core` is all that a core holds. `matrix_rows` are the rows
+    that a matrix instruction computes at least: 16 on tensor cores, 1 on vector units. `compute_capability` is that of
+    NVIDIA's products: which kernels a framework calls depends on it. `area_mm2` is what its parts add to one memory
+    stack [mm2]. `parameters` are the numbers that a kind from outside needs besides (`devices.kinds`).
     """
 
     kind: Annotated[str, AfterValidator(_known_kind)]
@@ -122,11 +117,10 @@ class ProcessorSpec(Spec):
 class MemorySpec(Spec):
     """Main memory of one device, shared by its processors.
 
-    Of `spaces` memory spaces, two processors can read two different ones at full rate each;
-    reads of one space wait for each other. Kernels can have `data_fraction` of the bandwidth, which
-    ECC within the chips or a lower clock than that of the product's name leaves. `dram` says what
-    it is made of, where that is known. The last-level cache's bandwidth, and the latencies of loads
-    from it and from memory on a busy device, are the tile model's (`devices.tiles`).
+    Of `spaces` memory spaces, two processors can read two different ones at full rate each; reads of one space wait for
+    each other. Kernels can have `data_fraction` of the bandwidth, which ECC within the chips or a lower clock than that
+    of the product's name leaves. `dram` says what it is made of, where that is known. The last-level cache's bandwidth,
+    and the latencies of loads from it and from memory on a busy device, are the tile model's (`devices.tiles`).
     """
 
     stacks: Count = 1
@@ -166,17 +160,15 @@ class BridgeSpec(LinkSpec):
 class MappingSpec(Spec):
     """How a model is mapped on a system's devices, where a run does not say otherwise.
 
-    `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how
-    co-processing divides experts: "paper" tries the prefixes of the order of increasing load,
-    "optimal" every subset. `experts` are cut over the devices of a node, or dealt to groups, as many
-    for all layers or by layer; `attention` is
-    one pass over K and V, or scores through main memory.
+    `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how co-processing divides
+    experts: "paper" tries the prefixes of the order of increasing load, "optimal" every subset. `experts` are cut over
+    the devices of a node, or dealt to groups, as many for all layers or by layer; `attention` is one pass over K and V,
+    or scores through main memory.
 
-    With `separate` every processor is a device of its own, with a memory of the device's size and a
-    place on the link: what the first one `excludes` runs on another, where the weights of experts
-    and the KV cache then lie. With `pipeline` layers are dealt over the devices, as many stages as
-    divide them and the model has layers for. Of a system's devices, `prefill_share` only prefill and the others
-    only decode; without it every device does both.
+    With `separate` every processor is a device of its own, with a memory of the device's size and a place on the link:
+    what the first one `excludes` runs on another, where the weights of experts and the KV cache then lie. With
+    `pipeline` layers are dealt over the devices, as many stages as divide them and the model has layers for. Of a
+    system's devices, `prefill_share` only prefill and the others only decode; without it every device does both.
     """
 
     placement: str = "op-per-byte"
@@ -212,11 +204,10 @@ class DeviceSpec(Spec):
     `link` and `host` in nodes of no more devices than it joins; in larger ones, where some pairs are
     bridged and a ring is as slow as its slowest hop, it counts for nothing.
 
-    What it has of its host's, `host_memory`, keeps experts that its own does not hold
-    (`simulator.expert_cache`). A `disk` keeps those that the host's does not hold either.
-    `lines` are fitted lines of kinds of op, which come before any other price (`devices.lines`).
-    `silicon` says what is on its dies, of which its area and cost follow (`devices.silicon`);
-    `parameters` are what expressions of the description are put into (`workloads.parameters`).
+    What it has of its host's, `host_memory`, keeps experts that its own does not hold (`simulator.expert_cache`). A
+    `disk` keeps those that the host's does not hold either. `lines` are fitted lines of kinds of op, which come before
+    any other price (`devices.lines`). `silicon` says what is on its dies, of which its area and cost follow
+    (`devices.silicon`); `parameters` are what expressions of the description are put into (`workloads.parameters`).
     """
 
     name: Name

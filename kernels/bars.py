@@ -1,9 +1,8 @@
 """What the CPU kernels promise, as ratios taken within one run, and how to take them.
 
-Kernel and NumPy's way take turns, round by round, on cold buffers, each between two readings of
-the read rate. A round counts if our kernel's turn was left alone and its two rates agree
-within 5 %, and for a ratio of times the other's turn likewise; the figure is the median over the
-rounds that count, or over all where none does.
+Kernel and NumPy's way take turns, round by round, on cold buffers, each between two readings of the read rate. A round
+counts if our kernel's turn was left alone and its two rates agree within 5 %, and for a ratio of times the other's turn
+likewise; the figure is the median over the rounds that count, or over all where none does.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ class Figure:
     ----------
     at_least : bool
         Whether the figure must reach the bar, or stay below it.
-    counted, rounds : int
     """
 
     what: str

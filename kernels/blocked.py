@@ -1,9 +1,8 @@
 """Blocked matrix products: a tile of sums in registers, rows of `x` in L1, rows of weights in L2.
 
 ``y = x w^T`` walks `block_n` rows of weights at a time, which stay in the second cache while `block_m`
-rows of `x` pass them; within, a tile of `register_m` x `register_n` sums stays in vector registers over
-the whole depth. What a tile leaves over, rows of `x` fewer than it has or rows of weights, is taken
-by smaller ones.
+rows of `x` pass them; within, a tile of `register_m` x `register_n` sums stays in vector registers over the whole
+depth. What a tile leaves over, rows of `x` fewer than it has or rows of weights, is taken by smaller ones.
 """
 
 from __future__ import annotations

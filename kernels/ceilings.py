@@ -1,8 +1,7 @@
 """What this CPU can do at most, measured beside the kernels: reading, copying, arithmetic.
 
-A kernel's share is taken of the *read* rate of the same minute: kernels of a decode step read, and
-write next to nothing. The rate of a shared machine changes within minutes, so it is taken right
-before and after each kernel.
+A kernel's share is taken of the *read* rate of the same minute: kernels of a decode step read, and write next to
+nothing. The rate of a shared machine changes within minutes, so it is taken right before and after each kernel.
 """
 
 from __future__ import annotations

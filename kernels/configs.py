@@ -46,7 +46,6 @@ class Space:
 
     Attributes
     ----------
-    name : str
     shape : tuple of str
         Columns of a shape.
     shapes : callable

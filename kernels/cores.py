@@ -24,10 +24,9 @@ def _threads() -> list[int]:
 def pinned() -> Iterator[None]:
     """Hold every thread to one core: the caller to the first, the others in turn to the rest.
 
-    The scheduler likes to start a thread that slept on the core of the one that wakes it, most of
-    all while the other core has work: two threads of a kernel then take turns on one core
-    (products of few rows took 1.7 to 2.4 times as long). Threads that come to be inside stay on
-    the caller's core: let each pool start its own before.
+    The scheduler likes to start a thread that slept on the core of the one that wakes it, most of all while the other
+    core has work: two threads of a kernel then take turns on one core (products of few rows took 1.7 to 2.4 times as
+    long). Threads that come to be inside stay on the caller's core: let each pool start its own before.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     own = threading.get_native_id()

@@ -1,12 +1,11 @@
 """Attention on the CPU, one pass over keys and values: decode, prefill and MLA share it.
 
-The work is cut into *units*: some query positions of one sequence, all query heads of one
-key/value head, and a range of keys. A unit walks its keys tile by tile; four query vectors at
-a time take scores, a step of the online softmax and the weighted sum of values, all in
-registers (`tiles`). While scores are taken the next tile's values are fetched, while values are
-added the keys after next: attention in a decode step is bound by memory, and its rows are
-too short for the hardware to run ahead. Units of the same queries are merged at the end, in
-a fixed order, so that equal inputs give equal bits on any number of threads.
+The work is cut into *units*: some query positions of one sequence, all query heads of one key/value head, and a range
+of keys. A unit walks its keys tile by tile; four query vectors at a time take scores, a step of the online softmax and
+the weighted sum of values, all in registers (`tiles`). While scores are taken the next tile's values are fetched, while
+values are added the keys after next: attention in a decode step is bound by memory, and its rows are too short for the
+hardware to run ahead. Units of the same queries are merged at the end, in a fixed order, so that equal inputs give
+equal bits on any number of threads.
 """
 
 from __future__ import annotations

@@ -88,11 +88,10 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
 def use_threads(count: int) -> None:
     """Let parallel kernels run on `count` threads of this process.
 
-    Threads of OpenMP where Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER``
-    says otherwise. Numba's own sleep between calls and take 100 us to start; those of GNU's OpenMP
-    wait awake for the next call and take 2 us, and 25 us where it comes later than `SPINS` allow.
-    Without that bound they hold a core that another process wants: decode attention then ran at
-    7 instead of 30 GB/s on two cores that a third thread shared.
+    Threads of OpenMP where Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER`` says otherwise.
+    Numba's own sleep between calls and take 100 us to start; those of GNU's OpenMP wait awake for the next call and
+    take 2 us, and 25 us where it comes later than `SPINS` allow. Without that bound they hold a core that another
+    process wants: decode attention then ran at 7 instead of 30 GB/s on two cores that a third thread shared.
     """
     config: Any = numba.config
     if "NUMBA_THREADING_LAYER" not in os.environ:

@@ -127,16 +127,13 @@ def kernels(backend: str) -> list[Kernel]:
 class Bench:
     """Where a CPU case gets its inputs: views of one large block of random numbers.
 
-    Filling gigabytes with fresh numbers for each shape would take longer than the timing. Views
-    start at cache lines and follow one another around the block, so that the copies of a
-    case, and the cases after it, meet cold caches.
+    Filling gigabytes with fresh numbers for each shape would take longer than the timing. Views start at cache lines
+    and follow one another around the block, so that the copies of a case, and the cases after it, meet cold caches.
 
     Parameters
     ----------
     block_bytes : int
         Size of the block; more than the last-level cache several times over.
-    threads : int
-    seed : int
     """
 
     def __init__(self, block_bytes: int, threads: int, seed: int = 0) -> None:

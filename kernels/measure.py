@@ -1,9 +1,8 @@
 """Measure the kernels on this machine: check each shape, then time all of them in rounds.
 
-A row is what its shape took in the state that the machine was in most of the run (`rounds`). It is
-rejected, with the reason, if too few repetitions were left alone in that state, or if the read rate
-drifted while they ran. On a machine that is never quiet `lenient` keeps such rows and says so in
-their columns.
+A row is what its shape took in the state that the machine was in most of the run (`rounds`). It is rejected, with the
+reason, if too few repetitions were left alone in that state, or if the read rate drifted while they ran. On a machine
+that is never quiet `lenient` keeps such rows and says so in their columns.
 """
 
 from __future__ import annotations

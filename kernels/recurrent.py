@@ -5,10 +5,9 @@ scan does not), adds the outer product of its value and key, and reads it out wi
 
     ``S = S diag(a)``, ``w = b (v - S k)`` or ``b v``, ``S = S + w k^T``, ``o = S q``.
 
-`step` does this for one token of each sequence, in one pass over the states. `chunks` takes prompts
-`CHUNK` tokens at a time, as matrix products between them and the state (arXiv 2412.06464, section 3.3;
-arXiv 2405.21060, section 6). With a decay a channel, keys are divided by the decays of their chunk, which
-must stay above `LEAST`.
+`step` does this for one token of each sequence, in one pass over the states. `chunks` takes prompts `CHUNK` tokens at a
+time, as matrix products between them and the state (arXiv 2412.06464, section 3.3; arXiv 2405.21060, section 6). With a
+decay a channel, keys are divided by the decays of their chunk, which must stay above `LEAST`.
 """
 
 from __future__ import annotations

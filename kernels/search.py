@@ -1,10 +1,9 @@
 """Exhaustive search over a CPU kernel's configurations: every time, none left out.
 
-Within a round all configurations of a shape take their turns in a drawn order, on inputs that rotate
-over several times the last-level cache. The time of a turn is what the thread had of its core, so
-that another process that takes the core costs nothing; what it costs in caches is left to the lower
-quartile over the rounds. A configuration counts if the quartiles of its lower half lie close
-together, a shape if the machine's rates are the same before and after.
+Within a round all configurations of a shape take their turns in a drawn order, on inputs that rotate over several times
+the last-level cache. The time of a turn is what the thread had of its core, so that another process that takes the core
+costs nothing; what it costs in caches is left to the lower quartile over the rounds. A configuration counts if the
+quartiles of its lower half lie close together, a shape if the machine's rates are the same before and after.
 """
 
 from __future__ import annotations
@@ -42,15 +41,12 @@ class Searched:
 
     Attributes
     ----------
-    kernel : str
-    shape : Shape
     configs : sequence
         Configurations, in the order of `seconds`.
     seconds : float64 array, shape (configs,)
         Lower quartile over the rounds.
     spread : float64 array, shape (configs,)
         Of that over the least time, less 1.
-    before, after : Rates
     """
 
     kernel: str
@@ -85,10 +81,8 @@ class Search:
 
     Attributes
     ----------
-    host : Host
     core : dict of str to float
         What a core is: see `this_core`.
-    found : sequence of Searched
     """
 
     host: Host

@@ -25,11 +25,10 @@ def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, 
     """Scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
 
     ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the
-    address of int64 byte offsets of the tile's rows from `k` (`tile` of them, the last one
-    repeated). The rows at `next_rows` and `later_rows` from `ahead` are fetched meanwhile, and those
-    `SOON` rows on: each row three times in its turn, as a core drops fetches when its miss
-    registers are full (decode attention at 0.70 of the read rate with two, 0.79 with three).
-    `dim` and `tile` are literal; `count` is the number of rows.
+    address of int64 byte offsets of the tile's rows from `k` (`tile` of them, the last one repeated). The rows at
+    `next_rows` and `later_rows` from `ahead` are fetched meanwhile, and those `SOON` rows on: each row three times in
+    its turn, as a core drops fetches when its miss registers are full (decode attention at 0.70 of the read rate with
+    two, 0.79 with three). `dim` and `tile` are literal; `count` is the number of rows.
     """
     sizes = literals(dim, tile)
     if sizes is None:
@@ -78,10 +77,9 @@ def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, 
 def softmax_tile(typingctx, s, low, high, scale, state, tile):
     """One step of the online softmax for `GROUP` rows of scores, in place.
 
-    Scores outside ``[low[i], high[i])`` count as minus infinity. `state` holds, for each row,
-    the running maximum, the running sum and the factor that earlier outputs shrink by (written
-    here): 3 x `GROUP` floats. `s` then holds the weights ``exp(scale * s - maximum)``.
-    `low` and `high` are addresses of int32.
+    Scores outside ``[low[i], high[i])`` count as minus infinity. `state` holds, for each row, the running maximum, the
+    running sum and the factor that earlier outputs shrink by (written here): 3 x `GROUP` floats. `s` then holds the
+    weights ``exp(scale * s - maximum)``. `low` and `high` are addresses of int32.
     """
     sizes = literals(tile)
     if sizes is None:

@@ -1,10 +1,9 @@
 """Times that can be believed on a machine that others use too.
 
-A repetition counts if nothing took a core from it: hardly any time passed in which a thread was
-ready to run and had none. (Where the system does not tell that: no thread was switched out against
-its will or, for long ones of several threads, the process had the CPU for as long as it should.)
-The result is the median of those that count, with its 10th and 90th percentiles and how many
-counted.
+A repetition counts if nothing took a core from it: hardly any time passed in which a thread was ready to run and had
+none. (Where the system does not tell that: no thread was switched out against its will or, for long ones of several
+threads, the process had the CPU for as long as it should.) The result is the median of those that count, with its 10th
+and 90th percentiles and how many counted.
 """
 
 from __future__ import annotations

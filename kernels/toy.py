@@ -1,9 +1,8 @@
 """A small MoE transformer put together from the CPU kernels: it decodes tokens for real.
 
-Random weights in fp32, grouped-query attention with rotary embedding on a paged cache, experts
-with SwiGLU chosen by a softmax router, a head over the vocabulary. What it computes is what
-`workloads` counts for the same `config.json`; what it is for is to compare its step times
-with the simulator's.
+Random weights in fp32, grouped-query attention with rotary embedding on a paged cache, experts with SwiGLU chosen by a
+softmax router, a head over the vocabulary. What it computes is what `workloads` counts for the same `config.json`; what
+it is for is to compare its step times with the simulator's.
 """
 
 from __future__ import annotations

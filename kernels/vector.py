@@ -1,10 +1,9 @@
 """LLVM instructions on vector registers, for micro-kernels that Numba's code calls.
 
-Numba's loops leave to LLVM which values stay in registers and how wide the vectors are. The inner
-loops of attention (`tiles`) and of matrix products (`dots`) need both fixed, so each is a
-`micro_kernel` that emits the instructions for sizes known when it is compiled (literal integers).
-Addresses are plain integers (``array.ctypes.data`` plus bytes): the callers check shapes before
-they call.
+Numba's loops leave to LLVM which values stay in registers and how wide the vectors are. The inner loops of attention
+(`tiles`) and of matrix products (`dots`) need both fixed, so each is a `micro_kernel` that emits the instructions for
+sizes known when it is compiled (literal integers). Addresses are plain integers (``array.ctypes.data`` plus bytes): the
+callers check shapes before they call.
 
 All arithmetic is in fp32. Weights may be bf16 stored as uint16; they are widened in registers.
 """

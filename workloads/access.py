@@ -23,8 +23,7 @@ class Access:
         What lies in one piece [B]: an expert's weights, a row that is gathered, the state of a
         sequence; of pages, keys and values of one token. As one device holds it.
     items : int
-        Of slices: experts that lie beside each other. Of pages: tensors that hold a token, two for
-        keys and values.
+        Of slices: experts that lie beside each other. Of pages: tensors that hold a token, two for keys and values.
     """
 
     kind: str = "sequence"

@@ -23,7 +23,6 @@ class Tenants:
     ----------
     adapters : int
         Of all tenants.
-    rank : int
     resident : int
         Slots in a device's memory, at most `adapters`.
     popularity : str

@@ -49,8 +49,7 @@ class Batch:
     seq_id : int64 array, shape (n,)
         Request of each sequence (routing may depend on it).
     every : bool
-        Whether each new token of a decode has a row of logits, as verification needs; if not, its
-        last one alone.
+        Whether each new token of a decode has a row of logits, as verification needs; if not, its last one alone.
     """
 
     q_len: npt.NDArray[np.int64]

@@ -81,8 +81,7 @@ def _is_number(cell: object) -> bool:
 def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
     """Yield the columns `names`, in that order, chunk by chunk; other columns are ignored.
 
-    A row with more or fewer cells than the header, a missing column and a file without rows are
-    errors.
+    A row with more or fewer cells than the header, a missing column and a file without rows are errors.
     """
     empty = True
     for lines, columns in _chunks(path, names):

@@ -270,11 +270,10 @@ def draw_loads(
 ) -> None:  # fmt: skip
     """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
-    Decodes come from different sequences, so they are independent draws from the layer's
-    distribution. With `tilt` > 0 each prompt chunk has its own distribution, drawn once for
-    (sequence, layer) from a Dirichlet of total concentration `tilt` around the layer's. With
-    `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence, and so have the -`tilt` tokens of
-    a decode; what is left over of the latter are those of one more.
+    Decodes come from different sequences, so they are independent draws from the layer's distribution. With `tilt` > 0
+    each prompt chunk has its own distribution, drawn once for (sequence, layer) from a Dirichlet of total concentration
+    `tilt` around the layer's. With `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence, and so
+    have the -`tilt` tokens of a decode; what is left over of the latter are those of one more.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numba.core.caching import IndexDataCacheFile
 
-from . import jit_quick, jit_typing
+from . import jit_quick
 from .errors import InputError
 from .jit_given import Either
 from .jit_parts import PartCompiler
@@ -149,7 +149,6 @@ def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...])
 PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
 
 
-jit_typing.remember_types()
 jit_quick.keep_less_book()
 
 

@@ -1,9 +1,8 @@
 """Named tuples that compiled functions hand on by where they are, not field by field.
 
-Numba passes a tuple as one argument per field, and an array as seven or more: a call with the state
-of an engine took some two hundred, taken apart and put together again in every function. The tuples
-of classes marked `held` are written down once, where Python calls; from there on a call passes one
-address, and a field is read where it is used.
+Numba passes a tuple as one argument per field, and an array as seven or more: a call with the state of an engine took
+some two hundred, taken apart and put together again in every function. The tuples of classes marked `held` are written
+down once, where Python calls; from there on a call passes one address, and a field is read where it is used.
 
 Those of classes marked `kept` stay written down from their first call on, where compiled code can find many of
 them by their addresses.

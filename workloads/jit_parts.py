@@ -1,9 +1,8 @@
 """How functions are compiled that only compiled functions call: as code to be linked, not to be run.
 
-Numba makes machine code of every function by itself, of all that it calls too, and optimises each
-level of calls again within the one above. Of functions without callers in Python none of that is
-ever run: it took a third of a cold start. Here they stay as they were lowered, and are optimised
-once, within the function that Python calls.
+Numba makes machine code of every function by itself, of all that it calls too, and optimises each level of calls again
+within the one above. Of functions without callers in Python none of that is ever run: it took a third of a cold start.
+Here they stay as they were lowered, and are optimised once, within the function that Python calls.
 """
 
 from __future__ import annotations

@@ -3,15 +3,13 @@
 A table is a CSV file whose stem names the kernel family. Two forms are read:
 
 - one row a call, ``source, device, kernel, dtype, <shape>, timing, measured_s``
-  (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm, allreduce,
-  collectives);
+  (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm, allreduce, collectives);
 - the layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing``
   (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
   read as ``timing = kernel``. Of the same profiler is attention_skew: decodes of two contexts, with the
   times of the same batch at their mean and at the longer one.
 
-Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one
-call.
+Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one call.
 """
 
 from __future__ import annotations

@@ -159,10 +159,9 @@ def read_tables(
     tables : dict of str to Table
         All usable rows, by family.
     skipped : list of Skipped
-        What was left out: files without rows or without the columns of their family, rows
-        with a missing, wrong or non-positive number, an unknown kernel, number format or timing,
-        and rows that repeat an earlier one. Rows without a time wait to be measured: one entry
-        a file stands for all of them.
+        What was left out: files without rows or without the columns of their family, rows with a missing, wrong or
+        non-positive number, an unknown kernel, number format or timing, and rows that repeat an earlier one. Rows
+        without a time wait to be measured: one entry a file stands for all of them.
     """
     parts: dict[str, list[Table]] = {}
     skipped: list[Skipped] = []

@@ -45,7 +45,6 @@ class Shares:
 
     Attributes
     ----------
-    top_k : tuple of int
     weights : tuple of float
         Add up to 1.
     passes : int

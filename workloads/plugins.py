@@ -2,8 +2,7 @@
 
 A package says in its ``pyproject.toml`` which of its modules register something::
 
-    [project.entry-points."opbyte.plugins"]
-    my-rules = "my_package.rules"
+    [project.entry-points."opbyte.plugins"] my-rules = "my_package.rules"
 
 Importing such a module runs the decorators of the registries in it.
 """

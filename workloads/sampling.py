@@ -6,11 +6,10 @@ tensor read or written once a kernel, logits in 32 bits:
 - any: cast from 16 to 32 bits (6 bytes), largest value of a row (4);
 - random: divide by the temperature (8), softmax (8), exponential noise (4), divide by it (12);
 - nucleus (top-p or top-k): every row is sorted (``apply_top_k_top_p_pytorch`` in
-  vllm/v1/sample/ops/topk_topp_sampler.py). PyTorch sorts up to 127 rows as one array of 32-bit keys
-  with 8 bytes beside them and then by row (``segmented_sort_pairs_by_full_sort`` in
-  aten/src/ATen/native/cuda/SortStable.cu): positions (8), a radix sort's histogram (4) and four passes
-  of 8 bits (4 x 24), one of 8-byte keys with its histogram (24), values and positions (24). Then
-  softmax (8), sum (8), compare (5), mask (9) and scatter back (24);
+  vllm/v1/sample/ops/topk_topp_sampler.py). PyTorch sorts up to 127 rows as one array of 32-bit keys with 8 bytes beside
+  them and then by row (``segmented_sort_pairs_by_full_sort`` in aten/src/ATen/native/cuda/SortStable.cu): positions
+  (8), a radix sort's histogram (4) and four passes of 8 bits (4 x 24), one of 8-byte keys with its histogram (24),
+  values and positions (24). Then softmax (8), sum (8), compare (5), mask (9) and scatter back (24);
 - min-p: softmax (8), largest (4), compare (5), mask (9);
 - penalties (repetition, frequency, presence; vllm/model_executor/layers/utils.py): tables of counts in 64 bits
   for prompts and answers, scattered into, compared, and subtracted in several passes. Their kernels name 85
@@ -86,7 +85,6 @@ class Defaults:
         Parts of the checkpoint's name on the hub, in lower case.
     sampling : str
         One of `SAMPLING`.
-    source : str
     """
 
     names: tuple[str, ...]

@@ -1,12 +1,10 @@
 """Strict YAML descriptions: every number has a unit in its key and a source.
 
-A number is written either ``{value: 989.4, source: datasheet}`` or plain inside a block
-that has a ``source:`` key, which then covers every plain number of that block. A source is
-a key of the file's ``sources:`` table or a sentence. Units stand in the key
-(``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``).
-A value that begins with ``=`` is an expression of the description's `parameters`
-(`workloads.parameters`). ``extends: NAME`` starts from another description and replaces only the keys given; a key set
-to ``null`` drops the inherited one.
+A number is written either ``{value: 989.4, source: datasheet}`` or plain inside a block that has a ``source:`` key,
+which then covers every plain number of that block. A source is a key of the file's ``sources:`` table or a sentence.
+Units stand in the key (``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``). A value that
+begins with ``=`` is an expression of the description's `parameters` (`workloads.parameters`). ``extends: NAME`` starts
+from another description and replaces only the keys given; a key set to ``null`` drops the inherited one.
 """
 
 from __future__ import annotations

@@ -77,10 +77,9 @@ def loss_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
 def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
     """Kernels of the backward pass of one op.
 
-    A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads
-    the weights, and that of its weights, which is added to what is there. Experts are two such layers
-    of experts, at the same loads. A vector op moves every value and its gradient. Fused attention
-    computes its scores once more.
+    A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads the weights, and
+    that of its weights, which is added to what is there. Experts are two such layers of experts, at the same loads. A
+    vector op moves every value and its gradient. Fused attention computes its scores once more.
 
     Parameters
     ----------
@@ -142,7 +141,6 @@ class Flops:
 
     Attributes
     ----------
-    forward : float
     model : float
         Three times those: what the model's size says, whatever is computed again.
     hardware : float
@@ -207,7 +205,6 @@ class Kept:
     ----------
     name : str
         Tensors of equal names in one part of a layer are the same one.
-    bytes : float
     again : bool
         Whether selective recomputation makes it anew instead (scores of attention).
     whole : bool
@@ -224,10 +221,9 @@ class Kept:
 def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[Kept]:
     """What one op of a forward pass keeps for its backward pass.
 
-    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every
-    matmul and activation function, queries, keys, values and output of attention, and of attention
-    that is not fused the softmax's output. A layer of experts keeps the tokens sent to it, and what
-    comes back for the gates' gradient.
+    The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every matmul and activation
+    function, queries, keys, values and output of attention, and of attention that is not fused the softmax's output. A
+    layer of experts keeps the tokens sent to it, and what comes back for the gates' gradient.
 
     Parameters
     ----------

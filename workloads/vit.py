@@ -37,9 +37,8 @@ def encoder_macs(model: ModelSpec) -> float:
 def upsampling_decoder_macs(model: ModelSpec, channels: int, classes: int) -> int:
     """Multiply-accumulates of one task's decoder for one image.
 
-    Four 3 x 3 convolutions of `channels`, each at twice the side of the last (the first on the
-    patch grid), then a 1 x 1 convolution to `classes` on the fourth's grid (VITA-Group/M3ViT at
-    d448b6f, models/vit_up_head.py).
+    Four 3 x 3 convolutions of `channels`, each at twice the side of the last (the first on the patch grid), then a 1 x
+    1 convolution to `classes` on the fourth's grid (VITA-Group/M3ViT at d448b6f, models/vit_up_head.py).
     """
     if model.front is None:
         raise InputError(model.name, "takes tokens, not images")

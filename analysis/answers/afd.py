@@ -51,16 +51,12 @@ class Row:
 
     Attributes
     ----------
-    layout : str
-    devices : int
     batches : int or None
         Micro-batches; None where attention and experts share devices.
-    sequences : int
     seconds, joules : float
         Of the step [s], [J].
     usd_per_hour : float or None
         Of all devices.
-    step : ApartStep or None
     """
 
     layout: str

@@ -64,7 +64,6 @@ def levels(found: Tune, flops: float, names: Sequence[str] = tuple(LEVELS)) -> p
 
     Parameters
     ----------
-    found : Tune
     flops : float
         Useful FLOP of a call.
     names : sequence of str

@@ -28,10 +28,8 @@ class SystemRow:
 
     Attributes
     ----------
-    system : str
     kinds : tuple of str
         Of its processors: "xpu", "logic-pim", "fpga", ...
-    devices : int
     reason : str
         Why it does not fit, with needed and available; empty where it does.
     latency_s : float or None
@@ -42,8 +40,6 @@ class SystemRow:
         Of the step, all devices; the part that is static or board power.
     memory_bytes, memory_available_bytes : float
         Weights and KV cache of all devices, and their usable memory [B].
-    layers : tuple of LayerTime
-    break_even : tuple of BreakEven
     bases : Bases
         What its times and its energy rest on.
     interval : Interval or None

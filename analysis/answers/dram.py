@@ -37,11 +37,8 @@ class DramAnswer(Result):
 
     Attributes
     ----------
-    memory : DramSpec
     pattern : str
         As given.
-    run : Run
-    outcome : Outcome
     limits : tuple of Limit
         What would be gained without each constraint, most first.
     """

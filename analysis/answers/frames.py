@@ -157,7 +157,6 @@ def frames(
 
     Parameters
     ----------
-    images : int
     rate : float, optional
         Images per second; without it `in_flight` images are always waiting or served.
     tasks : str

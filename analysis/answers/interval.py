@@ -164,7 +164,6 @@ class RunIntervals:
     ----------
     step : Interval
         On the seconds of a step, and so on what the system could serve at most, inverted.
-    throughput, tpot, ttft : Interval
     slowdowns : tuple of float
         Quantiles of how many times as long a step is as it is said to be, from 0 to 1 in even parts.
     """

@@ -1,8 +1,7 @@
 """The shapes of kernels that a model runs on a device, as tables to measure (``opbyte kernels shapes``).
 
-Each function below is the other way round of a family's ``from_op``: an op of a step as the row of a
-table that `workloads.kernel_tables` reads, so that ``from_table`` finds in the row what ``from_op`` finds in
-the op.
+Each function below is the other way round of a family's ``from_op``: an op of a step as the row of a table that
+`workloads.kernel_tables` reads, so that ``from_table`` finds in the row what ``from_op`` finds in the op.
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class KernelShapes(Result):
 
     Attributes
     ----------
-    deployment : Deployment
     tables : mapping of str to list of dict
         Family -> distinct rows, without source and time.
     left_out : tuple of str
@@ -152,8 +150,7 @@ def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
     Parameters
     ----------
     keys : int
-        Tokens that each decoding sequence reads, its own among them: what a window hides of them
-        stands in no op.
+        Tokens that each decoding sequence reads, its own among them: what a window hides of them stands in no op.
     """
     make = ROWS.get(op.kind)
     found = None if make is None else make(op, keys)

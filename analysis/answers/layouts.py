@@ -50,7 +50,6 @@ class RankedLayout:
 
     Attributes
     ----------
-    layout : DataLayout
     step_s : float
         A step [s].
     tokens_per_s : float
@@ -80,9 +79,6 @@ class Layouts(Result):
 
     Attributes
     ----------
-    model : str
-    system : SystemSpec
-    batch, context : int
     tried : int
         Layouts that were ranked.
     usual : RankedLayout

@@ -1,7 +1,6 @@
 """When systems for mixtures of experts pay: overlap, experts in host memory, copies; tables for figures.
 
-Each row is a ratio of two answers of `roofline` about one step, so that 1 is where a mechanism is worth
-nothing.
+Each row is a ratio of two answers of `roofline` about one step, so that 1 is where a mechanism is worth nothing.
 """
 
 from __future__ import annotations

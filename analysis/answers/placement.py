@@ -53,10 +53,8 @@ class Placed:
 
     Attributes
     ----------
-    policy : str
     redundant : int
         Copies of a layer's experts over all devices.
-    deployment : Deployment
     long_run, drawn : float
         Load of the most loaded device over the mean, mean over layers: by popularity, in a step.
     copy_bytes, weights_bytes : float

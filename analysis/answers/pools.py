@@ -97,12 +97,11 @@ def _spoken(name: str) -> str:
 def limiting_pool(r: Run, missed: Sequence[str] = ()) -> str:
     """Which part of a run of two pools limits it: "prefill", "decode" or "link".
 
-    A port of the link that is nearly always busy does. Otherwise latencies that are missed tell:
-    those between tokens are the decode pool's, or the link's where caches are longer on it than
-    between all later tokens. First tokens are late because of prompts, unless caches wait longer for
-    room in the decode pool than prompts do for a step, while prompts have steps to spare. Without a
-    latency it is what has the least to spare: of its steps' time, of places and memory, or of the
-    time of a port.
+    A port of the link that is nearly always busy does. Otherwise latencies that are missed tell: those between tokens
+    are the decode pool's, or the link's where caches are longer on it than between all later tokens. First tokens are
+    late because of prompts, unless caches wait longer for room in the decode pool than prompts do for a step, while
+    prompts have steps to spare. Without a latency it is what has the least to spare: of its steps' time, of places and
+    memory, or of the time of a port.
     """
     m, (prefill, decode) = r.moves, r.pools
     assert m is not None

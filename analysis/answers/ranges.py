@@ -35,7 +35,6 @@ class Outside:
 
     Attributes
     ----------
-    op, processor : str
     kernels : str
         Whose range it leaves: a kernel family and the number format.
     calls : float
@@ -75,7 +74,6 @@ class Ranges:
 
     Attributes
     ----------
-    system : str
     calls : float
         Of all ops.
     outside : tuple of Outside

@@ -67,7 +67,6 @@ class Steps:
 
     Attributes
     ----------
-    steps : tuple of RunStep
     bars : tuple of Bar
         Their ops, each step's up to its end; on `HOST` what they wait for beside.
     spans : tuple of Span

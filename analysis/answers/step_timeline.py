@@ -34,7 +34,6 @@ class Bar:
         Of the batch; -1 where it is of all of it.
     bound : str
         What bounds it.
-    start_s, end_s : float
     step : int
         Of a run.
     """

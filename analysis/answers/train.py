@@ -237,8 +237,7 @@ def train(
     model, system : str, Path or spec
         Catalog name or file.
     batch, seq : int
-        Sequences of a step over all devices, and tokens of each: the model's longest if not given,
-        4,096 at most.
+        Sequences of a step over all devices, and tokens of each: the model's longest if not given, 4,096 at most.
     micro_batch : int
         Sequences that a data-parallel rank works on at once.
     zero : int

@@ -42,11 +42,6 @@ class Tuned:
 
     Attributes
     ----------
-    form : Form
-    machine : Machine
-    shape : dict
-    known : Constants
-    ranking : Ranking
     ranked : list of Priced
         The first ones, those that differ in an irrelevant group once.
     default : Priced
@@ -97,9 +92,6 @@ class Sensitive:
 
     Attributes
     ----------
-    parameter : str
-    factor : float
-    best : Priced
     changed : bool
         Whether another configuration is best than on the device as it is.
     kept_s : float

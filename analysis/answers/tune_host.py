@@ -110,7 +110,6 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
         A kernel of `kernels.configs.SPACES`.
     shape : mapping
         Its shape columns.
-    top : int
 
     Raises
     ------

@@ -35,8 +35,7 @@ def answer(
 ) -> R:
     """Work out an answer, write its files, and print it: what a command does.
 
-    The folder is opened before the work, and gets all files or none. Parts that were kept go when
-    the answer is out.
+    The folder is opened before the work, and gets all files or none. Parts that were kept go when the answer is out.
 
     Parameters
     ----------

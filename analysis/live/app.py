@@ -31,8 +31,6 @@ class Streamed(Response):
 
     Parameters
     ----------
-    answer : Answer
-    events : Events
     pacer : Pacer
         Told if the client leaves.
     """
@@ -74,7 +72,6 @@ class Pages:
 
     Parameters
     ----------
-    pacer : Pacer
     model : str
         Name of the model.
     longest : int or None

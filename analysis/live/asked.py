@@ -45,7 +45,6 @@ class Asked:
     ----------
     chat, stream, usage : bool
         Chat completion or completion; whether chunks are wanted, and the usage after them.
-    input_tokens, output_tokens : int
     content : tuple
         Names of the prompt's leading whole blocks, each of which stands for all up to its end.
     """

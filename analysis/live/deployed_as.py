@@ -28,7 +28,6 @@ class DeployedAs:
         Name in the catalog, or in `description`.
     description : str or None
         File that describes the system, where it is of a device of one's own.
-    devices : int or None
     engine : mapping
         Keys of an ``engine.json``; without one, all devices are one tensor-parallel group.
     vocab : int or None

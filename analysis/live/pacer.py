@@ -58,7 +58,6 @@ class Pacer:
 
     Parameters
     ----------
-    live : Live
     scale : float
         Simulated seconds a second of the clock.
     meters : Meters

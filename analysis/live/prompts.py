@@ -33,7 +33,6 @@ class Prompts:
     ----------
     trace : RequestBlock
         Lengths, and where it says so which blocks of prompts are equal; all else is different.
-    seed : int
     vocab : int, optional
         Entries of the server's vocabulary: no id lies beyond it.
     """

@@ -40,8 +40,6 @@ class Service(Result):
 
     Attributes
     ----------
-    model, system : str
-    meters : Meters
     lasted_s : float
         Seconds of the clock.
     """

@@ -53,8 +53,7 @@ AGAINST = {"batch": "Batch (sequences decoded together)", "context": "Context (t
 def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, against: str = "batch") -> Figure:
     """Draw Op/B of layers against batch size or context, with the ridge points of processors as levels.
 
-    A layer below a processor's ridge is bound by that processor's memory, above it by its
-    arithmetic.
+    A layer below a processor's ridge is bound by that processor's memory, above it by its arithmetic.
 
     Parameters
     ----------
@@ -62,7 +61,6 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, 
         Columns layer, `against` and op_per_byte [FLOP/B]; rows without Op/B are left out.
     ridges : DataFrame
         Columns name and op_per_byte [FLOP/B].
-    title : str
     against : str
         ``batch`` [sequences] or ``context`` [tokens].
     """

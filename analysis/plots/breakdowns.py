@@ -60,7 +60,6 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
         Columns run, layer, name, kind, processor, wall_s and busy_s [s], flops, bytes,
         dram_joules, compute_joules and link_joules [J]. Runs are drawn in order of appearance.
         Only wall_s is drawn as time: the clock time that an op accounts for.
-    title : str
     """
     require(ops, OP_COLUMNS, "ops")
     table = ops[["run", "layer", "processor"]].astype(str)

@@ -24,7 +24,6 @@ def pareto_front(front: pd.DataFrame, published: Mapping[str, Any], best: Mappin
         Columns latency_s [s], dsp and on_chip_bytes [B], a row a design.
     published, best : mapping
         The same keys, of the board's own design (cross) and of the best one (ring).
-    title : str
     """
     require(front, ("latency_s", "dsp", "on_chip_bytes"), "front")
     size = front["on_chip_bytes"].to_numpy(dtype=np.float64) / MIB

@@ -43,7 +43,6 @@ def hits(table: pd.DataFrame, title: str) -> Figure:
     ----------
     table : DataFrame
         Columns batch and slots, and one a policy.
-    title : str
     """
     require(table, ("batch", "slots"), "hits")
     policies = [name for name in table.columns if name not in ("batch", "slots")]
@@ -74,7 +73,6 @@ def times(table: pd.DataFrame, title: str) -> Figure:
     ----------
     table : DataFrame
         Column batch, and one a way [ms]; other columns follow ``distinct experts a layer``.
-    title : str
     """
     require(table, ("batch",), "times")
     names = list(table.columns)

@@ -18,7 +18,6 @@ def device_loads(table: pd.DataFrame, title: str) -> Figure:
     ----------
     table : DataFrame
         Columns layer, device, and before and after: load over the mean.
-    title : str
     """
     require(table, COLUMNS, "device_loads")
     worst = table.groupby("layer")[["before", "after"]].max()

@@ -31,7 +31,6 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Parameters
     ----------
-    figure : Figure
     path : path-like
         Target; an existing file is replaced. Its folder is made if absent.
 

@@ -18,11 +18,9 @@ def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str)
     Parameters
     ----------
     replicas : DataFrame
-        Columns from_s [s], ready, starting, draining: counts from that time on, the last row being
-        the end of the run.
+        Columns from_s [s], ready, starting, draining: counts from that time on, the last row being the end of the run.
     arrival_s : Series
         Of all requests [s].
-    title : str
     """
     require(replicas, ("from_s", *(name for name, _, _ in LINES)), "replicas")
     times = replicas["from_s"].to_numpy(dtype=float)

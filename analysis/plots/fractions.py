@@ -32,7 +32,6 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
     ----------
     rows : DataFrame
         As `validate.fractions.fractions` gives it.
-    title : str
     """
     require(rows, COLUMNS, "rows")
     devices = sorted(rows["device"].unique())

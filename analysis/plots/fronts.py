@@ -32,7 +32,6 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         a number of `X` or `Y` are left out.
     columns : sequence of str
         What tells the designs of a run apart.
-    title : str
 
     Raises
     ------

@@ -49,7 +49,6 @@ def gantt(
         bound, start_s and end_s [s].
     window : (float, float)
         The time that is shown [s]; the interactive figure holds all of it.
-    title, note : str
     since : str
         What times count from.
     """

@@ -138,7 +138,6 @@ def place(
 
     Parameters
     ----------
-    axes : Axes
     points : sequence of Point
         What to label, most important first.
     markers : sequence of Point

@@ -42,7 +42,6 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
     spans : DataFrame
         Columns request, what ("queued", "prompt", "decodes", "preempted" or "passed over"), start_s and
         end_s [s], and tokens.
-    title : str
     """
     require(spans, COLUMNS, "spans")
     requests = list(dict.fromkeys(spans["request"]))

@@ -48,10 +48,9 @@ Array = npt.NDArray[np.float64]
 def latency(requests: pd.DataFrame, title: str) -> Figure:
     """Draw latency distributions of a run's requests, its throughput and its arrivals.
 
-    Left: cumulative share of requests by latency, with the 50th, 90th and 99th percentile (p50,
-    p90, p99; interpolated linearly between requests). Right: output tokens and arrivals per
-    second in bins. A request's first token counts at its time; the others are spread evenly up
-    to its last.
+    Left: cumulative share of requests by latency, with the 50th, 90th and 99th percentile (p50, p90, p99; interpolated
+    linearly between requests). Right: output tokens and arrivals per second in bins. A request's first token counts at
+    its time; the others are spread evenly up to its last.
 
     Parameters
     ----------
@@ -59,7 +58,6 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
         One row a request: request_id, arrival_s, input_tokens, output_tokens, scheduled_s,
         first_token_s, last_token_s [s] and preemptions. Requests without a last token are
         counted as arrivals and in the note, and left out of the rest.
-    title : str
     """
     require(requests, REQUEST_COLUMNS, "requests")
     stamps = [

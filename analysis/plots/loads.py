@@ -59,7 +59,6 @@ def throughput_latency(
         Columns run, `load` and `latencies` [s]; rows without a number are left out.
     latencies : tuple of str
         One to three columns.
-    title : str
     load : str
         Column of the x axis.
     limits : mapping of str to float, optional

@@ -18,7 +18,6 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
     ----------
     table : DataFrame
         Columns kind (stride, rand), bytes, fraction.
-    title, note : str
 
     Raises
     ------
@@ -56,7 +55,6 @@ def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str
     ----------
     table : DataFrame
         Columns label and fraction.
-    title, note : str
     flat : float, optional
         An assumed share, drawn as a line.
     """
@@ -90,7 +88,6 @@ def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
     ----------
     table : DataFrame
         Columns share, longer_s, sum_s, together_s, as `answers.two_masters` gives them.
-    title, note : str
     """
     require(table, ("share", "longer_s", "sum_s", "together_s"), "table")
     with house_style():

@@ -20,7 +20,6 @@ def pays(table: pd.DataFrame, x: str, y: str, title: str, labels: tuple[str, str
         Columns case, `x`, `y` and, where there is one, `panel`.
     x, y : str
         Sequences, drawn on a logarithmic axis, or a share from 0 to 1; and the ratio.
-    title : str
     labels : pair of str
         Of both axes.
     panel : str

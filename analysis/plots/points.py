@@ -35,7 +35,6 @@ def points(predictions: pd.DataFrame, title: str) -> Figure:
     predictions : pandas.DataFrame
         Columns framework, and ``<quantity>_measured_s``, ``<quantity>_simulated_s`` and
         ``<quantity>_error`` of tpot and ttft [s]; rows without an error are left out.
-    title : str
     """
     columns = [f"{q}_{w}" for q in PANELS for w in ("measured_s", "simulated_s", "error")]
     require(predictions, ["framework", *columns], "predictions")

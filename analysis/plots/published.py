@@ -48,7 +48,6 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
     ----------
     table : DataFrame
         Columns id, ratio, and tolerance (a fraction; NaN where nothing is judged).
-    title : str
     """
     require(table, ("id", "ratio", "tolerance"), "given")
     places = np.arange(len(table))[::-1]

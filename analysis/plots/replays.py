@@ -36,7 +36,6 @@ def replays(table: pd.DataFrame, title: str) -> Figure:
     ----------
     table : pandas.DataFrame
         Columns metric, measured, simulated [s] and error.
-    title : str
     """
     require(table, ("metric", "measured", "simulated", "error"), "table")
     quantity = table["metric"].str.partition("_")[0]

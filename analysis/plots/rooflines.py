@@ -95,20 +95,16 @@ def roofline(processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_s
     Parameters
     ----------
     processors : DataFrame
-        Columns name, peak_flops [FLOP/s], bandwidth [B/s], compute_efficiency and
-        memory_efficiency [fractions].
+        Columns name, peak_flops [FLOP/s], bandwidth [B/s], compute_efficiency and memory_efficiency [fractions].
     ops : DataFrame
-        Columns name, layer, processor, op_per_byte [FLOP/B or None], achieved_flops [FLOP/s],
-        seconds_total [s] and bound. Rows of one op (name, layer, processor) with equal
-        coordinates are added up.
-    title : str
+        Columns name, layer, processor, op_per_byte [FLOP/B or None], achieved_flops [FLOP/s], seconds_total [s] and
+        bound. Rows of one op (name, layer, processor) with equal coordinates are added up.
     label_share : float
         Ops below this share of the time get a marker but no label.
 
     References
     ----------
-    S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009,
-    https://doi.org/10.1145/1498765.1498785
+    S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52(4), 2009, https://doi.org/10.1145/1498765.1498785
     """
     require(processors, PROCESSOR_COLUMNS, "processors")
     require(ops, OP_COLUMNS, "ops")

@@ -20,7 +20,6 @@ def serving(requests: pd.DataFrame, title: str) -> Figure:
     ----------
     requests : pandas.DataFrame
         Columns ``<quantity>_measured_s`` and ``<quantity>_simulated_s`` of ttft, tpot, latency.
-    title : str
     """
     columns = [f"{q}_{w}_s" for q in PANELS for w in ("measured", "simulated")]
     require(requests, columns, "requests")

@@ -35,7 +35,6 @@ def streams(tasks: pd.DataFrame, title: str, note: str = "") -> Figure:
     ----------
     tasks : DataFrame
         Columns stream, name, chunk (from 0; -1 = all of the batch), start_s and end_s [s].
-    title : str
     note : str
         Under the figure.
     """

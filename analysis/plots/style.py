@@ -53,7 +53,6 @@ class Style:
 
     Attributes
     ----------
-    color : str
     marker : str
         Of a layer's points.
     fill : str
@@ -161,18 +160,14 @@ def renderer(figure: Figure) -> RendererAgg:
 def wrapped(text: str, width_pt: float, render: RendererAgg, size: float, bold: bool = False) -> str:
     """Break a text at spaces so that no line is wider than `width_pt`.
 
-    A word that is longer breaks after a hyphen if it can, else anywhere; a non-breaking space
-    is part of a word.
+    A word that is longer breaks after a hyphen if it can, else anywhere; a non-breaking space is part of a word.
 
     Parameters
     ----------
-    text : str
     width_pt : float
         Room for a line [pt].
-    render : RendererAgg
     size : float
         Type size [pt].
-    bold : bool
     """
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     limit = width_pt * render.dpi / 72

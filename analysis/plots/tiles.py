@@ -108,8 +108,7 @@ def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figur
     Parameters
     ----------
     frame : DataFrame
-        Columns value, best_s, kept_s (NaN where the kept configuration cannot run) and config,
-        by rising value.
+        Columns value, best_s, kept_s (NaN where the kept configuration cannot run) and config, by rising value.
     label : str
         What `value` is, with its unit.
     here : float

@@ -41,11 +41,9 @@ def timeline(
     Parameters
     ----------
     stages : DataFrame
-        Columns of stages.csv: stretches of equal batches, times in seconds, kv_bytes held on
-        the fullest device.
+        Columns of stages.csv: stretches of equal batches, times in seconds, kv_bytes held on the fullest device.
     kv_capacity_bytes : float or None
         Most a device can hold [B]; None leaves the axis in bytes.
-    title : str
     idle_W : float
         What a device draws where no stretch is.
     engines : int

@@ -72,7 +72,6 @@ def trade_off(
         Column -> "max" or "min"; the first goes along x, the second along y.
     columns : sequence of str
         What labels of the best rows say.
-    title : str
     facets : sequence of str
         Columns whose values are no choice, such as a workload's: a panel each, with a front of its own;
         the first `MAX_PANELS` of them.

@@ -52,16 +52,14 @@ Array = npt.NDArray[np.float64]
 def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
     """Draw predicted against measured times, and the error by size and by source.
 
-    Left: one point a row on logarithmic axes; on the diagonal a prediction is exact, in the grey
-    band it is within a factor 1.5. Top right: median error of groups of equally many rows ordered
-    by their measured time, by device. Bottom right: error of each source, median and the middle
-    80 % of the rows. An error is predicted / measured - 1.
+    Left: one point a row on logarithmic axes; on the diagonal a prediction is exact, in the grey band it is within a
+    factor 1.5. Top right: median error of groups of equally many rows ordered by their measured time, by device. Bottom
+    right: error of each source, median and the middle 80 % of the rows. An error is predicted / measured - 1.
 
     Parameters
     ----------
     rows : DataFrame
         device, source, measured_s, predicted_s [s], one row a measurement.
-    title : str
     """
     require(rows, COLUMNS, "rows")
     measured = rows["measured_s"].to_numpy(dtype=float)

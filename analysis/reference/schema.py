@@ -1,8 +1,7 @@
 """JSON schemas of the YAML files, for editors: keys as they are written, with their units.
 
-The specs are written in SI units (`bandwidth_bytes_per_s`); files say `bandwidth_GBps`, a number with a
-source. So every property of pydantic's schema becomes one for each unit, and every number may be
-`{value, source}`.
+The specs are written in SI units (`bandwidth_bytes_per_s`); files say `bandwidth_GBps`, a number with a source. So
+every property of pydantic's schema becomes one for each unit, and every number may be `{value, source}`.
 """
 
 from __future__ import annotations

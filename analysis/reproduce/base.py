@@ -31,7 +31,6 @@ class Row:
         Short name, what it is, and its unit ("1" for a ratio).
     published : float or None
         None where no value is given; the row is then a prediction.
-    simulated : float or None
     tolerance : str
         How far apart they may be: "5 %" (of the published value), "0.04" (absolute),
         "below" or "holds" (a statement that must be true); empty where nothing is judged.
@@ -86,7 +85,6 @@ class Table:
     ----------
     name : str
         File name without ending.
-    title : str
     rows : sequence of mapping
         Column -> value; every row has the same columns.
     note : str
@@ -105,11 +103,8 @@ class Reproduction(Result):
 
     Attributes
     ----------
-    experiment : str
-    table : tuple of Row
     runs : int
         Simulations behind it.
-    wall_s : float
     tables : tuple of Table
         Shown below the rows.
     assumptions : tuple of str

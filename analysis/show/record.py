@@ -1,8 +1,7 @@
 """What made an answer: the command, its options, the files it read, and the versions.
 
-The command line notes it here before a command runs; answers of the library have the versions
-alone. Where results go and how many processes compute them is left out, since it changes no
-result: equal commands write equal bytes.
+The command line notes it here before a command runs; answers of the library have the versions alone. Where results go
+and how many processes compute them is left out, since it changes no result: equal commands write equal bytes.
 """
 
 from __future__ import annotations

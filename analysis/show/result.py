@@ -51,7 +51,6 @@ class Section:
 
     Attributes
     ----------
-    title : str
     blocks : sequence of str, rows or Drawing
         Paragraphs, tables (rows of equal keys) and figures, in order.
     folded : int
@@ -69,7 +68,6 @@ class Rests:
 
     Attributes
     ----------
-    system : SystemSpec
     sources : mapping of str to str
         Key path of its description -> source of that number; empty where it was given as an object.
     deployment : Deployment or None

@@ -29,8 +29,6 @@ class Shown:
 
     Attributes
     ----------
-    name : str
-    devices : int
     lanes : int
         Batches in flight at once (pipeline parallel); each has a track of its own.
     """

@@ -1,9 +1,8 @@
 """`opbyte capacity`: the highest load within a service level, and what stands in the way of more.
 
-Load is requests per second. A trace keeps its own arrivals, played faster or slower; lengths
-alone get Poisson (or gamma) arrivals. The search runs whole simulations, each as long as it takes to
-tell whether the load is held (`stationary`): it doubles the load until the level is missed, then bisects
-on the logarithm down to the tolerance.
+Load is requests per second. A trace keeps its own arrivals, played faster or slower; lengths alone get Poisson (or
+gamma) arrivals. The search runs whole simulations, each as long as it takes to tell whether the load is held
+(`stationary`): it doubles the load until the level is missed, then bisects on the logarithm down to the tolerance.
 """
 
 from __future__ import annotations
@@ -83,9 +82,8 @@ def capacity(
         Names or files; one text may hold several, parted by commas. With ``prefill`` and ``decode``
         among the options their pools are one more, behind the others.
     slo : str or mapping of str to float
-        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or
-        p99, and the most seconds allowed; or attainment, the least share of requests that keep what their
-        classes are promised.
+        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or p99, and the most
+        seconds allowed; or attainment, the least share of requests that keep what their classes are promised.
     devices : int, optional
         Of both pools together: every number of their systems that makes so many is tried.
     tolerance : float

@@ -46,7 +46,6 @@ class EngineSearch(Result):
     ----------
     limits : mapping of str to float
         What designs may take of the board.
-    tried : int
     published, best : Design or StreamDesign
         The board's own design, run the same way, and the best one.
     front : tuple of these

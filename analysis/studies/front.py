@@ -17,9 +17,8 @@ def front(
 ) -> list[dict[str, Any]]:
     """Rows that no other row beats: at least as good in all objectives and better in one.
 
-    Rows with an undefined objective are left out; of equal rows all stay. In order of the first
-    objective, the best first. Only rows that are equal in the columns `within` are held against
-    each other.
+    Rows with an undefined objective are left out; of equal rows all stay. In order of the first objective, the best
+    first. Only rows that are equal in the columns `within` are held against each other.
 
     Examples
     --------

@@ -42,12 +42,8 @@ class Chosen:
 
     Attributes
     ----------
-    op : str
-    kernel : str
-    shape : mapping
     count : int
         Launches in a step.
-    best, default : Priced
     kept : Priced or None
         The configuration that is best on the device as it is; None where it cannot run.
     """

@@ -22,7 +22,6 @@ class Tried:
     ----------
     load_per_s : float
         Requests per second.
-    output_tokens_per_s : float or None
     figures : dict of str to float
         The latencies of the service level, by name [s].
     worth : Worth or None

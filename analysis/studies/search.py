@@ -2,10 +2,9 @@
 
 For language models see `stream_search`.
 
-Array shapes are enumerated where a size more saves a pass over some matrix (all others waste
-multipliers), thinned to the Pareto front of multipliers and cycles, combined with attention units
-and buffer plans, and run through the event engine. Clock, ports, number formats and the share of
-useful cycles stay those of the board's own design.
+Array shapes are enumerated where a size more saves a pass over some matrix (all others waste multipliers), thinned to
+the Pareto front of multipliers and cycles, combined with attention units and buffer plans, and run through the event
+engine. Clock, ports, number formats and the share of useful cycles stay those of the board's own design.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Whether a system holds a load: runs that grow until they can tell, the same for every study.
 
-A load is held where the queue is stationary over the run: what comes goes, at the rate it came. A run
-says so by means of batches of a generation or more (`serving.steady`): the trend of the requests in the
-system, with its confidence interval, must lie below `GROWS` of the arrivals. Each latency of the service
-level has an interval from the same batches; a run that is too short for either, or whose interval holds
-the limit and is wider than `NARROW`, tells nothing yet, and the next one has twice the requests or as
-many as it takes. After `MOST_REQUESTS` the load is not decided.
+A load is held where the queue is stationary over the run: what comes goes, at the rate it came. A run says so by means
+of batches of a generation or more (`serving.steady`): the trend of the requests in the system, with its confidence
+interval, must lie below `GROWS` of the arrivals. Each latency of the service level has an interval from the same
+batches; a run that is too short for either, or whose interval holds the limit and is wider than `NARROW`, tells nothing
+yet, and the next one has twice the requests or as many as it takes. After `MOST_REQUESTS` the load is not decided.
 
 A run from an empty system has no longer latencies than a longer one at the same load, so that what
 surely misses a limit misses it at any length. Counts of requests are `FIRST` times powers of two: studies
@@ -53,7 +52,6 @@ class Held:
 
     Attributes
     ----------
-    tried : Tried
     run : Run
         The last one, of the most requests.
     """

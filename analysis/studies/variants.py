@@ -27,8 +27,7 @@ class Variant:
     Attributes
     ----------
     name : str
-        Of two pools; empty for a system, which has its own. Replicas are those of systems: pools
-        say how many they are.
+        Of two pools; empty for a system, which has its own. Replicas are those of systems: pools say how many they are.
     systems : tuple of str or Path
         The system, or those of both pools.
     counts : tuple of int

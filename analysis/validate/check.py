@@ -165,7 +165,6 @@ class Entry:
 
     Attributes
     ----------
-    run : str
     stage : int or None
         None for a static batch and for a published point.
     measured, simulated : dict of str to float

@@ -37,7 +37,6 @@ class ConfigCheck:
 
     Attributes
     ----------
-    measured : Measured
     seconds : float64 array, shape (shapes, configurations)
     default_s : float64 array, shape (shapes,)
         Predicted seconds of the defaults.

@@ -30,9 +30,6 @@ class Timed:
 
     Attributes
     ----------
-    shape : mapping of str to int
-    configs : sequence of mappings
-    core : Core
     seconds : float64 array, shape (configs,)
     default : int
         Which configuration is the kernel's default.
@@ -70,7 +67,6 @@ class Choice:
 
     Attributes
     ----------
-    kernel : str
     shapes, configs, left_out : int
         Shapes and configurations judged, and shapes that the machine disturbed.
     fitted, unfitted, default, random : Regret

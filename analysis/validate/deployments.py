@@ -88,7 +88,6 @@ class PointsValidation(Compared):
     ----------
     scored : tuple of Scored
         In the order of the table.
-    skipped : tuple of Skipped
     """
 
     scored: tuple[Scored, ...]

@@ -66,7 +66,6 @@ class Sweep:
 
     Attributes
     ----------
-    steps : tuple of Step
     probes : mapping of str to Probes
         Family -> calls; `OTHER` -> bytes moved.
     """

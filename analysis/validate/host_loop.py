@@ -63,8 +63,6 @@ class Step:
     ----------
     model : str
         "toy" or "toy-delta", whose layers are delta nets.
-    batch, context : int
-    measured_s, p10_s, p90_s, simulated_s : float
     read_Bps : float
         Read rate of the machine around its steps, which the simulation is told [B/s].
     active : float
@@ -94,8 +92,6 @@ class Loop(Result):
 
     Attributes
     ----------
-    unseen : sequence of Unseen
-    steps : sequence of Step
     serving : Simulation
         The small model serving a small load on this machine, simulated.
     device : str
@@ -272,7 +268,6 @@ class SmallModel:
 
     Attributes
     ----------
-    name : str
     points : sequence of (int, int)
         Batch and first context of each state.
     """

@@ -31,7 +31,6 @@ class ConfigsMeasured(Result):
 
     Attributes
     ----------
-    run : Search
     choices : tuple of Choice
         By kernel; those of which too few shapes count are left out.
     """

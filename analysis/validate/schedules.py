@@ -20,7 +20,6 @@ class Difference:
 
     Attributes
     ----------
-    name : str
     plan : int or None
         Its position; None where all plans are equal and a request's stamps are not.
     expected, got

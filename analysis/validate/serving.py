@@ -94,7 +94,6 @@ class ServingRun:
     ----------
     name : str
         Folder of the run.
-    table : Requests
     simulated_first_s, simulated_last_s : float64 array, shape (n,)
     preemptions : int
         In the simulation.
@@ -234,14 +233,8 @@ class Replayed:
 
     Attributes
     ----------
-    folder : Path
     kernels : bool
         By its own kernel tables.
-    scenario : Scenario
-    engine : EngineSettings
-    table : Requests
-    system : SystemSpec
-    model : ModelSpec
     """
 
     folder: Path

@@ -6,12 +6,11 @@ what pipelining the message in chunks leaves between the two: chunks of the best
 attainable part of the link is told apart by the number of ranks, because on PCIe it falls when
 the ranks span two host bridges.
 
-A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank
-reads all messages whole, or its part of them and then the sums of the others, after a second
-barrier. Frameworks take it for messages up to `OWN_BYTES`, and where peers have links of their own:
-over PCIe vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in
-vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's). Otherwise they
-call the library. Beyond `OWN_BYTES` a message takes no less than the largest of the own kernel's.
+A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank reads all messages
+whole, or its part of them and then the sums of the others, after a second barrier. Frameworks take it for messages up
+to `OWN_BYTES`, and where peers have links of their own: over PCIe vLLM and SGLang only between two ranks (conditions of
+vLLM's `CustomAllreduce`, quoted in vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's).
+Otherwise they call the library. Beyond `OWN_BYTES` a message takes no less than the largest of the own kernel's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Decode attention: one query token per sequence against its cached keys and values.
 
-The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits
-the last level. Thread blocks, one per sequence and key/value head, cost time of their own: a
-start, and work per key that the query heads of a group share or repeat (`apart` lies between
-the kernels that pack a group into one tile and those that give every query head a block). Few
-blocks draw less than the full bandwidth, and long caches are split over blocks whose partial
-results are merged.
+The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits the last level.
+Thread blocks, one per sequence and key/value head, cost time of their own: a start, and work per key that the query
+heads of a group share or repeat (`apart` lies between the kernels that pack a group into one tile and those that give
+every query head a block). Few blocks draw less than the full bandwidth, and long caches are split over blocks whose
+partial results are merged.
 
 Two kernels are known to give every query head a block of its own, whatever `apart` says:
 
@@ -35,12 +34,11 @@ from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, put_price, re
  X_FA2, X_BESIDE, X_QUERIES) = range(12)  # fmt: skip
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window", "beside", "queries")  # fmt: skip
-"""`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group
-that a tile holds at most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below
-Hopper; `beside`: prompts that the same call serves, -1 where they have one of their own; `queries`:
-query tokens that see a key on average, 1 but where drafts are verified: kernels pack a sequence's query
-tokens into the rows of a tile as they pack the query heads of a group (``pack_gqa`` in
-Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
+"""`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group that a tile holds at
+most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below Hopper; `beside`: prompts that the same
+call serves, -1 where they have one of their own; `queries`: query tokens that see a key on average, 1 but where drafts
+are verified: kernels pack a sequence's query tokens into the rows of a tile as they pack the query heads of a group
+(``pack_gqa`` in Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -73,8 +71,7 @@ XQA_HEADS = 32.0
 NO_LIMIT = 1e9
 """Query heads that a kernel packs which takes groups of any width."""
 HOPPER = 3000.0
-"""16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada
-(1024)."""
+"""16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada (1024)."""
 JOINT_ROWS, JOINT_SHARE = 64.0, 0.67
 """Query rows of a block of FlashAttention 2 beside prompts, all computed for the one there is, and the
 share of the 16-bit peak at which: short prompts after long prefixes, a block a core, say 0.81 on RTX

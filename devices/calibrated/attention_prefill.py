@@ -1,11 +1,10 @@
 """Prefill attention: tiles of query rows in waves over the cores, against the memory traffic.
 
-A thread block takes 128 query rows of one head through all keys they see, in time proportional to
-the keys its mask touches; so a tile on the diagonal works for half of its width in vain, and a
-sliding window costs one tile more than its length. Kernels differ in whether they pack the query
-heads of one key/value head into a tile, which matters for short prompts: `packing` lies between
-the two. Softmax adds work per key that does not shrink with the head dimension, and heads wider
-than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
+A thread block takes 128 query rows of one head through all keys they see, in time proportional to the keys its mask
+touches; so a tile on the diagonal works for half of its width in vain, and a sliding window costs one tile more than
+its length. Kernels differ in whether they pack the query heads of one key/value head into a tile, which matters for
+short prompts: `packing` lies between the two. Softmax adds work per key that does not shrink with the head dimension,
+and heads wider than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
 
 TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
 the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,

@@ -1,11 +1,10 @@
 """One set of parameters for each silicon, fitted so that the better device is never slower.
 
-Unknown are the parameters of every set together. Each set is drawn to its own measured rows, as
-`fit` draws them, and to a centre. Beside the rows stand inequalities: where every peak of a device
-is at least another's, its time for a family's part of a step may not be above the other's. Each
-excess, as a share of the other device's whole step, is a residual of its own, so that a
-microsecond more counts in a short step and not in a long one. The weight of the inequalities
-rises until the largest excess is small; a set moves the less, the more rows speak for it.
+Unknown are the parameters of every set together. Each set is drawn to its own measured rows, as `fit` draws them, and
+to a centre. Beside the rows stand inequalities: where every peak of a device is at least another's, its time for a
+family's part of a step may not be above the other's. Each excess, as a share of the other device's whole step, is a
+residual of its own, so that a microsecond more counts in a short step and not in a long one. The weight of the
+inequalities rises until the largest excess is small; a set moves the less, the more rows speak for it.
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ class ParameterSet:
         Logarithms that the parameters are drawn to where no row speaks.
     pull : float
         Weight of that, in units of `fit.PRIOR`.
-    samples : sequence of Sample
     start : float64 array, optional
         Logarithms to start from; the centre without it.
     """
@@ -240,12 +238,8 @@ def solve(
 
     Parameters
     ----------
-    family : Family
     devices : mapping of str to (float64 array, str)
         Device -> its constants and the set it uses.
-    sets : mapping of str to ParameterSet
-    probes : Probes
-    orders : sequence of Order
     fixed : mapping of str to float64 array
         Parameters of sets that are not to move.
     weights, steps : sequence of float, int

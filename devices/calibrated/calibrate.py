@@ -126,9 +126,8 @@ def by_device(
 ) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
     """Usable rows of all tables: device -> (its spec, family -> rows).
 
-    Devices are of the catalog; `own` is one more, known by its name and aliases.
-    Rows of unknown devices, of devices without cores, and of families without a model are
-    appended to `skipped`.
+    Devices are of the catalog; `own` is one more, known by its name and aliases. Rows of unknown devices, of devices
+    without cores, and of families without a model are appended to `skipped`.
     """
     out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
     for name, table in tables.items():

@@ -22,9 +22,8 @@ SLOWEST, LONGEST_S = 100.0, 1e-2
 def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.object_]:
     """Reason for each row that cannot be a time of that device, else "".
 
-    Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other.
-    Traffic may come from the last-level cache as far as it fits there several times over;
-    arithmetic and traffic over the link may not.
+    Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other. Traffic may come
+    from the last-level cache as far as it fits there several times over; arithmetic and traffic over the link may not.
     """
     compute, memory, link = family.floors(h, x)
     cached = np.where(memory * h[H_BANDWIDTH] < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)

@@ -34,8 +34,7 @@ class Parameter:
     meaning : str
         What it stands for.
     default : float
-        Value a fit is drawn to where the rows do not say: the rounded geometric mean of the
-        devices with many rows.
+        Value a fit is drawn to where the rows do not say: the rounded geometric mean of the devices with many rows.
     low, high : float
         Bounds of the fit.
     spread : float
@@ -112,8 +111,7 @@ class Family:
         Parameters that each serving framework may scale (its own auxiliary kernel), besides
         the factor on the whole time. Every such set of scales has geometric mean 1.
     silicon : tuple of str
-        Parameters that the device sets whichever framework's kernels run on it; the others come
-        with the kernels.
+        Parameters that the device sets whichever framework's kernels run on it; the others come with the kernels.
     rates : tuple of str
         Parameters that stand under all that is not a latency, so that a call takes `t` times as long
         with latencies times and these over `t`; empty where no such set was named.

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from .family import F8, Family
 
 PRIOR = 0.007
-"""A parameter one standard deviation from its default weighs as much as a row that is off by
-this."""
+"""A parameter one standard deviation from its default weighs as much as a row that is off by this."""
 LOSS_SCALE = 0.01
 """Log error beyond which a row counts linearly: close to a median fit."""
 FACTOR_SPREAD = 0.15
@@ -166,7 +165,6 @@ def fit(
 
     Parameters
     ----------
-    family : Family
     h : float64 array
         Device constants (see `hardware`).
     x, measured, labels : arrays of n rows

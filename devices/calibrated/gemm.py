@@ -1,11 +1,10 @@
 """GEMM: the cheapest of a few tilings, in waves over the cores, against the memory traffic.
 
-A kernel library picks the output tile and the number of splits along k; so does the model. The
-tiles of a choice run in waves over the cores. A tile takes the longer of its arithmetic and its
-operand loads at the rate one core can draw, then stores its result, plus a fixed pipeline fill; a
-split of k adds a pass over the partial sums. Several tiles on a core even out half of the last,
-partly filled wave. All waves together overlap with the traffic to main memory (soft maximum),
-where weights that a benchmark re-reads often enough come from the last-level cache instead.
+A kernel library picks the output tile and the number of splits along k; so does the model. The tiles of a choice run in
+waves over the cores. A tile takes the longer of its arithmetic and its operand loads at the rate one core can draw,
+then stores its result, plus a fixed pipeline fill; a split of k adds a pass over the partial sums. Several tiles on a
+core even out half of the last, partly filled wave. All waves together overlap with the traffic to main memory (soft
+maximum), where weights that a benchmark re-reads often enough come from the last-level cache instead.
 
 Activations that arrive in 16 bits are quantised before, by one kernel where every token or block
 has a scale of its own. One scale for the whole tensor, which fp8 has and NVFP4 beside those of its
@@ -251,10 +250,9 @@ def from_op(op: Op) -> F8 | None:
     attention before: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
     vllm-project/vllm, ``vllm/compilation/passes/fusion/rms_quant_fusion.py``, beside
     ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know no int8. Of 4-bit inputs only an
-    activation's do: no norm is fused with their quantisation, and attention is not by default
-    (``enable_act_fusion`` and ``OPTIMIZATION_LEVEL_02`` in ``vllm/config/vllm.py``). TensorRT-LLM
-    fuses other two of the four.
-    Block-scaled inputs have a kernel of their own before the matmul: ``QuantFP8`` in
+    activation's do: no norm is fused with their quantisation, and attention is not by default (``enable_act_fusion``
+    and ``OPTIMIZATION_LEVEL_02`` in ``vllm/config/vllm.py``). TensorRT-LLM fuses other two of the four. Block-scaled
+    inputs have a kernel of their own before the matmul: ``QuantFP8`` in
     ``vllm/model_executor/layers/quantization/utils/fp8_utils.py``, ``per_token_group_quant_fp8``
     in sgl-project/sglang, ``python/sglang/srt/layers/quantization/fp8_utils.py``. (vLLM releases
     with ``rms_norm_per_block_quant`` fuse that one after a norm too; the tables time it apart.)

@@ -5,10 +5,9 @@ keeps that: what is asked of other clocks, caches and bandwidths is asked of the
 H200 and H800 are one set, as are the variants of A100, of B200 and of MI300X. A set with a parent
 holds only families that its own devices were timed in; the rest is the parent's.
 
-Every set has parameters for each of `FRAMEWORKS`, fitted together with all other sets so that no
-device is slower than one with lower peaks (`bounded`). They are what answers use. The fits of each
-device alone (`rules`) follow its rows wherever these lead; they are what ``measured-blend`` uses, and
-what ``opbyte validate kernels`` compares with rows.
+Every set has parameters for each of `FRAMEWORKS`, fitted together with all other sets so that no device is slower than
+one with lower peaks (`bounded`). They are what answers use. The fits of each device alone (`rules`) follow its rows
+wherever these lead; they are what ``measured-blend`` uses, and what ``opbyte validate kernels`` compares with rows.
 """
 
 from __future__ import annotations
@@ -284,8 +283,7 @@ def stand_in(spec: DeviceSpec, known: Mapping[str, DeviceSpec]) -> str:
 def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
     """Parameters of a family on a device under a framework; others by their name and label.
 
-    A family that no set knows, and a device whose own fit is not the catalog's (a user's tables),
-    have that fit.
+    A family that no set knows, and a device whose own fit is not the catalog's (a user's tables), have that fit.
     """
     framework, version = named(framework)
     measured = parameters(spec, family)

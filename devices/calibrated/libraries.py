@@ -7,8 +7,7 @@ does. The rules are the frameworks' own defaults:
 - attention, SGLang: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels on data-centre
   Blackwell, FlashInfer elsewhere (docs.sglang.io, advanced features, attention backend);
 - attention, vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels through FlashInfer
-  on data-centre Blackwell, FlashAttention 2 elsewhere (docs/design/attention_backends.md in
-  vllm-project/vllm);
+  on data-centre Blackwell, FlashAttention 2 elsewhere (docs/design/attention_backends.md in vllm-project/vllm);
 - attention, TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
   fused multi-head attention);
 - experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls TensorRT-LLM's
@@ -16,10 +15,9 @@ does. The rules are the frameworks' own defaults:
   TensorRT-LLM's own rows are of CUTLASS kernels, on data-centre Blackwell of DeepGEMM where fp8 has
   block scales (``collector/trtllm/collect_moe_v3.py`` in ai-dynamo/aiconfigurator);
 - latent attention, TensorRT-LLM: FlashMLA on Hopper alone (``mUseGenFlashMLA`` in
-  NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on data-centre
-  Blackwell, XQA on that of workstations, its masked multi-head kernel before; SGLang and vLLM:
-  FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels on data-centre Blackwell, Triton
-  elsewhere (the pages above);
+  NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on data-centre Blackwell, XQA on
+  that of workstations, its masked multi-head kernel before; SGLang and vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's
+  generated kernels on data-centre Blackwell, Triton elsewhere (the pages above);
 - Frontier timed FlashInfer's attention and vLLM's experts on Hopper (NetX-lab/Frontier).
 
 In all else a framework stands for itself. So does a source that is not one of these, and every
@@ -72,7 +70,6 @@ def library(family: str, label: str, capability: float) -> str:
 
     Parameters
     ----------
-    family : str
     label : str
         As `workloads.kernel_tables.framework` gives it.
     capability : float

@@ -28,8 +28,7 @@ INCLUDED = {"combine": "experts"}
 the bare time of their traffic."""
 
 LARGE = 8192.0
-"""Sides of the matrix product, and of the matrix of one product with a vector, that tell attainable
-rates."""
+"""Sides of the matrix product, and of the matrix of one product with a vector, that tell attainable rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,6 @@ class Model:
 
     Attributes
     ----------
-    family : Family
     known : Parameters
         Parameters, where they come from and how well they predict.
     h : float64 array
@@ -258,9 +256,6 @@ def calibrated_model(
 
     Parameters
     ----------
-    spec : DeviceSpec
-    processor : ProcessorSpec
-    base : Roofline
     framework : str
         Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
     """

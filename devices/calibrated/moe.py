@@ -1,12 +1,11 @@
 """Experts of a MoE layer: a chain of permute, two grouped GEMMs, activation and combine.
 
-The weights of the active experts stream once; arithmetic runs over each expert's tokens and the
-rows that fill its last tile; the two overlap (soft maximum). Permute, activation and combine move the
-vectors of every routed slot a few times, and to a degree (`foreign`) those of slots whose expert
-another device holds, which some kernels zero and sum like the rest. The chain's launches, a
-dependent walk along the hidden and inner dimensions in short kernels, and bookkeeping per local
-expert come on top. Where the matrix unit computes in 4 bit, such weights are bytes like any others;
-where a kernel widens them first, they take a multiple of that (`low_bit`).
+The weights of the active experts stream once; arithmetic runs over each expert's tokens and the rows that fill its last
+tile; the two overlap (soft maximum). Permute, activation and combine move the vectors of every routed slot a few times,
+and to a degree (`foreign`) those of slots whose expert another device holds, which some kernels zero and sum like the
+rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short kernels, and bookkeeping per
+local expert come on top. Where the matrix unit computes in 4 bit, such weights are bytes like any others; where a
+kernel widens them first, they take a multiple of that (`low_bit`).
 """
 
 from __future__ import annotations

@@ -48,7 +48,6 @@ class Parameters:
 
     Attributes
     ----------
-    fit : Fit
     basis : str
         "fitted", "transferred" (from other devices' fits) or "default".
     errors : mapping of str to Errors
@@ -89,8 +88,6 @@ def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) 
 
     Parameters
     ----------
-    spec : DeviceSpec
-    family : Family
     without : collection of str
         Devices whose fits are not used, for leave-one-device-out; the device's own fit too.
     """

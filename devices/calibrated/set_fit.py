@@ -78,13 +78,10 @@ class SetFit:
 
     Parameters
     ----------
-    family : Family
     specs : mapping of str to DeviceSpec
         Devices that the inequalities are asked of.
     measured : mapping of str to Rows
         Rows of the family, by device.
-    probes : Probes
-    steps : Steps
     whole : mapping of str to float64 array
         Device -> seconds of each whole step, which an excess is a share of.
     base : mapping of str to mapping of str to Entry

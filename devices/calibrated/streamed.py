@@ -1,9 +1,8 @@
 """The formula of kernels that stream: indexers, sparse attention, recurrences, scans, convolutions.
 
-Pieces of work run side by side, as many at once as there are cores. A piece computes in tiles of at
-least so many rows, moves its bytes at what one core can move, and walks its sequence step by step,
-a core's sequences one after another; all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has
-parameters of its own.
+Pieces of work run side by side, as many at once as there are cores. A piece computes in tiles of at least so many rows,
+moves its bytes at what one core can move, and walks its sequence step by step, a core's sequences one after another;
+all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has parameters of its own.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ class PlannedLink:
 
     Attributes
     ----------
-    plans : tuple of Plan
     spec : LinkSpec
         The link by whose name the ops go: the outermost.
     scale : float

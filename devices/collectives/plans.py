@@ -41,7 +41,6 @@ class Topology:
 
     Attributes
     ----------
-    levels : tuple of Level
     slices : int
         Neighbouring devices that hold the same tokens (tensor slicing).
     copies : int
@@ -89,7 +88,6 @@ class Hop:
 
     Attributes
     ----------
-    link : LinkSpec
     messages : float
         Sent one after another, so as many latencies.
     traffic : float
@@ -107,7 +105,6 @@ class Plan:
 
     Attributes
     ----------
-    algorithm : str
     hops : tuple of Hop
         One after another.
     participants : int

@@ -1,8 +1,7 @@
 """Sparse gathers and scatters: chunks go to the devices that want them, or their sums back to the owners.
 
-As FSSDP moves experts (arXiv 2502.02581, section 3.1). The message is what the device with most chunks
-gets, or sends: how many that are follows from a map of chunks, which is the caller's. Owners are taken
-to lie evenly on all devices.
+As FSSDP moves experts (arXiv 2502.02581, section 3.1). The message is what the device with most chunks gets, or sends:
+how many that are follows from a map of chunks, which is the caller's. Owners are taken to lie evenly on all devices.
 """
 
 from __future__ import annotations

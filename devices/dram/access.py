@@ -80,10 +80,9 @@ def share_near(
 ) -> Share:
     """What a processor near memory gets of `multiple` times the pins' rate.
 
-    Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened
-    meanwhile, where the data lie in several: weights in all; of a device with several memory
-    spaces an expert in one, and the KV cache in all but one (Duplex, section V-C). A piece that
-    ends within a row leaves the rest of it unread.
+    Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened meanwhile, where the
+    data lie in several: weights in all; of a device with several memory spaces an expert in one, and the KV cache in
+    all but one (Duplex, section V-C). A piece that ends within a row leaves the rest of it unread.
 
     Parameters
     ----------

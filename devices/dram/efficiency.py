@@ -1,8 +1,7 @@
 """The share of a memory's bandwidth that an access pattern gets, derived and kept on disk.
 
-The command-level model turns a pattern into one number. Those of catalog devices come with the
-library (`shipped`), so that their first use compiles nothing; others are computed once for each
-memory, pattern and version of the library.
+The command-level model turns a pattern into one number. Those of catalog devices come with the library (`shipped`), so
+that their first use compiles nothing; others are computed once for each memory, pattern and version of the library.
 """
 
 from __future__ import annotations

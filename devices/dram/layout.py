@@ -18,9 +18,8 @@ class DataLayout(Spec):
     mapping : str
         Address bits of a channel; see :mod:`.mapping`.
     interleave_bytes : int
-        Bytes in sequence on one channel before the next one follows. 256 is the width of a
-        partition of NVIDIA's GPUs ("Optimizing Matrix Transpose in CUDA", 2009, section on partition
-        camping).
+        Bytes in sequence on one channel before the next one follows. 256 is the width of a partition of NVIDIA's GPUs
+        ("Optimizing Matrix Transpose in CUDA", 2009, section on partition camping).
     kv_block_tokens : int
         Tokens of a KV block; 16 is vLLM's default.
     kv_pieces : int

@@ -113,7 +113,6 @@ def with_dram(
 
     Parameters
     ----------
-    device : SharedMemoryDevice
     memory : DramSpec, optional
         The DRAM of its stacks; that of its description if not given.
     layout : DataLayout, optional

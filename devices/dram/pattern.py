@@ -65,7 +65,6 @@ class Run:
 
     Attributes
     ----------
-    pattern : Pattern
     mapping : str
         See :mod:`.mapping`.
     channels : int

@@ -1,8 +1,7 @@
 """Exact repetition: a regular stream's run is followed until the channel's state comes back.
 
-The state is written down relative to the clock and to the stream's row. If it is the same at two
-refresh boundaries, everything between them repeats, row by row further on, and whole periods are
-added without being simulated.
+The state is written down relative to the clock and to the stream's row. If it is the same at two refresh boundaries,
+everything between them repeats, row by row further on, and whole periods are added without being simulated.
 """
 
 from __future__ import annotations
@@ -125,8 +124,7 @@ class Position:
     block : int
         Block that the rows are counted by.
     horizon : int
-        Requests that follow, at least, until the addresses break (a wrap of the stride, a carry
-        out of the row bits).
+        Requests that follow, at least, until the addresses break (a wrap of the stride, a carry out of the row bits).
     """
 
     row: int

@@ -1,10 +1,9 @@
 """Commands that read many banks at once: in-bank units (AttAcc) and bank bundles (Logic-PIM).
 
-A stream of such commands runs in order. One command reads an atom in every bank of a *set*: all
-banks of a channel, one bank of every bank group, stack id and pseudo channel, one bank in both
-pseudo channels, or a bundle. Rows of a set are opened together; while a set is read, the next one
-can be opened. Activation current (tFAW) is ignored unless asked for, as simulators of in-bank
-units do.
+A stream of such commands runs in order. One command reads an atom in every bank of a *set*: all banks of a channel, one
+bank of every bank group, stack id and pseudo channel, one bank in both pseudo channels, or a bundle. Rows of a set are
+opened together; while a set is read, the next one can be opened. Activation current (tFAW) is ignored unless asked for,
+as simulators of in-bank units do.
 """
 
 from __future__ import annotations
@@ -65,9 +64,8 @@ def opening_clocks(memory: DramSpec, acts: int) -> int:
 def run_stream(memory: DramSpec, stream: PimStream) -> int:
     """Clock cycles from the first command of a stream up to its last one.
 
-    Row by row: an ACT waits for tRP after the PRE and tRC after the ACT of its set, a PRE for
-    tRTP after the last column and tRAS after the ACT. A refresh closes all sets first; the row
-    that it cut is opened again.
+    Row by row: an ACT waits for tRP after the PRE and tRC after the ACT of its set, a PRE for tRTP after the last
+    column and tRAS after the ACT. A refresh closes all sets first; the row that it cut is opened again.
     """
     t = memory.timings
     spread = opening_clocks(memory, stream.acts)

@@ -26,7 +26,6 @@ class Derived:
         Of the pins' rate.
     read_latency_s : float or None
         Mean time of a read [s].
-    row_hits : float
     """
 
     memory: str

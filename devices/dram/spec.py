@@ -68,9 +68,8 @@ class Organisation(Spec):
 class Timings(Spec):
     """Timings in clock cycles (JEDEC's names without the t).
 
-    BL is the clocks that one atom occupies its data bus. RTW is left out where it follows from
-    CL + BL + 2 - CWL; PPD 0 means that two PREs of a pseudo channel need no distance. CCD_R is
-    the distance of reads of two stack ids.
+    BL is the clocks that one atom occupies its data bus. RTW is left out where it follows from CL + BL + 2 - CWL; PPD 0
+    means that two PREs of a pseudo channel need no distance. CCD_R is the distance of reads of two stack ids.
     """
 
     BL: Cycles

@@ -1,9 +1,8 @@
 """Hosts by name or file, and the one that a system stands in.
 
-A host's file has ``kind: host``, a ``name`` and a ``link:`` block (`spec.HostLinkSpec`), units in the
-keys and a source for every number as in a device's; ``extends: NAME`` starts from a class of the
-catalog. A device whose description names a class under ``host:`` is taken to stand in one where nobody
-says otherwise.
+A host's file has ``kind: host``, a ``name`` and a ``link:`` block (`spec.HostLinkSpec`), units in the keys and a source
+for every number as in a device's; ``extends: NAME`` starts from a class of the catalog. A device whose description
+names a class under ``host:`` is taken to stand in one where nobody says otherwise.
 """
 
 from __future__ import annotations

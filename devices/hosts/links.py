@@ -71,7 +71,6 @@ class HostedLinks:
     ----------
     base : CalibratedModel
         The device's own model.
-    host : HostSpec
     assumed : bool
         Nobody named the host: it is the class that the device's description names.
     timed : mapping of (str, int) to Timed

@@ -40,18 +40,16 @@ class HostLinkSpec(Spec):
     Where `bandwidth_bytes_per_s` is given, one way of one device, it replaces what the device's
     description says, and the medium may be another.
 
-    Without `peer_access` devices do not read each other's memory: all goes through buffers of the
-    host, and frameworks' own kernels, which need it, give way to the library. A library's ring then
-    gets at most `rate` of the link, and pays at least `chunks` for pipelining through the buffers
-    (parameters ``link_2`` to ``link_8`` and ``chunks`` of `calibrated.allreduce`); a device whose own
-    rows are slower keeps those.
+    Without `peer_access` devices do not read each other's memory: all goes through buffers of the host, and frameworks'
+    own kernels, which need it, give way to the library. A library's ring then gets at most `rate` of the link, and pays
+    at least `chunks` for pipelining through the buffers (parameters ``link_2`` to ``link_8`` and ``chunks`` of
+    `calibrated.allreduce`); a device whose own rows are slower keeps those.
 
     Of more than two devices a ring gets `shared` of the link, since they share the host's bridges: where a
     device's own rows do not say how much less.
 
-    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the
-    class lie apart. `tables` are kernel tables of collectives timed on this very host, relative to
-    the file; they come first.
+    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the class lie apart.
+    `tables` are kernel tables of collectives timed on this very host, relative to the file; they come first.
     """
 
     medium: Literal["nvlink", "pcie"]

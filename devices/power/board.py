@@ -1,11 +1,10 @@
 """A board's energy over a time: its work, what it draws beside it, and its limit.
 
-Cost models add up the energy of work, linear in FLOPs and bytes. What a board draws beside goes
-with time: idle power always, and the power of running cores while kernels run. Where the sum would
-be above the limit the clock falls, here over the whole time at once (a board holds the mean of tens
-of milliseconds below its limit, several steps of decoding). Times do not get longer by it: fitted
-kernel times were measured under the limit, so they are those of the lower clock already, and what
-is above the limit is energy that the lower clock and voltage save.
+Cost models add up the energy of work, linear in FLOPs and bytes. What a board draws beside goes with time: idle power
+always, and the power of running cores while kernels run. Where the sum would be above the limit the clock falls, here
+over the whole time at once (a board holds the mean of tens of milliseconds below its limit, several steps of decoding).
+Times do not get longer by it: fitted kernel times were measured under the limit, so they are those of the lower clock
+already, and what is above the limit is energy that the lower clock and voltage save.
 """
 
 from __future__ import annotations
@@ -89,7 +88,6 @@ def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
 
     Parameters
     ----------
-    model : PowerModel
     formats : iterable of str
         Arithmetic formats that the roofline has.
 

@@ -70,8 +70,6 @@ class PowerRows:
 
     Attributes
     ----------
-    table : Table
-    work : Work
     ran : Before
         What ran before each row.
     measured : float64 array, shape (n,)
@@ -108,7 +106,6 @@ class PowerFit:
 
     Attributes
     ----------
-    model : PowerModel
     starts : mapping of str to Start
         By family.
     memory_s : float

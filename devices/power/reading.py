@@ -1,17 +1,15 @@
 """What a power monitor reads beside a kernel, which is not what the kernel draws.
 
-The measured tables come from one collector (``benchmark_with_power`` and ``PowerMonitor`` in
-ai-dynamo/aiconfigurator, ``collector/helper.py``). It replays a kernel's graph for a second, but at
-most 3,000 times, and averages readings of the board's sensor taken every 100 ms, **the first before
-the loop**. The sensor itself is a moving average. So a
-kernel of under 33 us has ended before the second reading, and its row tells what ran before it: the
-preparation of its inputs and the shapes measured earlier. Longer loops mix the two.
+The measured tables come from one collector (``benchmark_with_power`` and ``PowerMonitor`` in ai-dynamo/aiconfigurator,
+``collector/helper.py``). It replays a kernel's graph for a second, but at most 3,000 times, and averages readings of
+the board's sensor taken every 100 ms, **the first before the loop**. The sensor itself is a moving average. So a kernel
+of under 33 us has ended before the second reading, and its row tells what ran before it: the preparation of its inputs
+and the shapes measured earlier. Longer loops mix the two.
 
-Three things are therefore modelled beside the kernel's power, and fitted with it: how long the
-sensor remembers, what it shows at the start of a loop, and (of MoE layers, whose shapes are
-measured from few to many tokens in one process) how that goes from the setup of the weights to
-the kernels' own power along the sweep. What happened before an attention kernel depends on the
-order of the runs, which the tables do not tell; a mean over shapes is all that can be predicted.
+Three things are therefore modelled beside the kernel's power, and fitted with it: how long the sensor remembers, what
+it shows at the start of a loop, and (of MoE layers, whose shapes are measured from few to many tokens in one process)
+how that goes from the setup of the weights to the kernels' own power along the sweep. What happened before an attention
+kernel depends on the order of the runs, which the tables do not tell; a mean over shapes is all that can be predicted.
 """
 
 from __future__ import annotations
@@ -104,10 +102,8 @@ def reading(start: Start, memory_s: float, before: Before, seconds: F8, power: F
 
     Parameters
     ----------
-    start : Start
     memory_s : float
         Time constant of the sensor.
-    before : Before
     seconds, power : float64 array
         Of the kernel, shape (n,).
     """

@@ -43,7 +43,6 @@ class Carried:
 
     Attributes
     ----------
-    model : PowerModel
     basis : str
         "fitted" on its own rows, or "transferred".
     rows : int
@@ -98,9 +97,8 @@ def _fitted(name: str) -> tuple[int, float]:
 def served_model(spec: DeviceSpec) -> PowerModel:
     """The power model fitted to a device's serving runs.
 
-    What the runs do not tell is carried over from the kernels' fit. A byte from memory has the
-    memory's own energy: weights stream at one rate in all runs, so that it is not told apart from
-    `beside_W`.
+    What the runs do not tell is carried over from the kernels' fit. A byte from memory has the memory's own energy:
+    weights stream at one rate in all runs, so that it is not told apart from `beside_W`.
     """
     found, reference = served(), load_device(REFERENCE)[0]
     assert spec.process is not None

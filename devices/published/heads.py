@@ -31,7 +31,6 @@ class HeadAttention:
         DRAM of a stack, with its in-bank commands.
     level : str
         A key of `LEVELS`.
-    stacks : int
 
     Raises
     ------

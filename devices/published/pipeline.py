@@ -32,7 +32,6 @@ class PipelineEngine:
     ----------
     base : Roofline
         Energies.
-    clock_Hz : float
     tokens : float
         Tokens that every operator takes at once.
     inputs, outputs : float

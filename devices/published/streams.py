@@ -26,7 +26,6 @@ class StreamEngine:
     ----------
     base : Roofline
         Memory and its attainable share; rates of arithmetic follow from `macs`.
-    clock_Hz : float
     slices, macs : float
         Slices that work side by side, and multiply-accumulates a cycle of all of them.
     tile_bytes : float

@@ -1,9 +1,8 @@
 """A GPU whose matrix products are thread blocks of one tile each: occupancy as the only loss.
 
-Products run in waves of one block a core, so FLOP/s and bandwidth shrink by blocks over the blocks
-that whole waves would hold. The tile is the one with the least traffic to the L2 cache over
-occupancy squared. Vector operations cost a fixed time and a time per byte; both are the model of
-AttAcc's authors (ASPLOS 2024, doi 10.1145/3620665.3640422).
+Products run in waves of one block a core, so FLOP/s and bandwidth shrink by blocks over the blocks that whole waves
+would hold. The tile is the one with the least traffic to the L2 cache over occupancy squared. Vector operations cost a
+fixed time and a time per byte; both are the model of AttAcc's authors (ASPLOS 2024, doi 10.1145/3620665.3640422).
 """
 
 from __future__ import annotations
@@ -68,7 +67,6 @@ class TiledGpu:
     ----------
     base : Roofline
         Peaks, bandwidth and the share of them that full waves attain.
-    cores : int
     norm_fixed_s, norm_s_per_byte, activation_fixed_s, activation_s_per_byte : float
         Of norms and activations: [s], and [s/B] over inputs and outputs.
     """

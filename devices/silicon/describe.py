@@ -26,7 +26,6 @@ class Estimate:
         None where the description does not say enough.
     interval : tuple of float or None
         What 80 % of the known devices left out of its model stay within.
-    parts : mapping of str to float
     why : str
         What is lacking where the value is None, else what it rests on.
     """

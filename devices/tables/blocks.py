@@ -11,9 +11,8 @@ module restates how the kernel deals its blocks and plays them through:
   head, sequence.
 - Running blocks share the memory evenly, but none is faster than a block alone.
 - A call that serves prompts beside decodes packs no heads: each query head of each sequence is a block
-  for every 64 new tokens, and none is split. Head after head starts, so the heads of a group find
-  their keys in the last-level cache if it holds those of one head of all sequences, else they read them
-  from the memory again.
+  for every 64 new tokens, and none is split. Head after head starts, so the heads of a group find their keys in the
+  last-level cache if it holds those of one head of all sequences, else they read them from the memory again.
 
 Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and
 `set_params_splitkv` (flash_api.cpp), `run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch`

@@ -16,9 +16,8 @@ I8 = npt.NDArray[np.int64]
 def filled_grid(points: F8, seconds: F8) -> Grid:
     """Make a full grid of measured points, shape (n, axes), `n` of at least 1.
 
-    An axis has the values that were measured at the smallest (non-zero) values of all other
-    axes. Missing cells are interpolated along a line of the grid that has cells around them,
-    else they continue one.
+    An axis has the values that were measured at the smallest (non-zero) values of all other axes. Missing cells are
+    interpolated along a line of the grid that has cells around them, else they continue one.
     """
     axes = _axes(points)
     inside = np.all([np.isin(c, a) for c, a in zip(points.T, axes, strict=True)], axis=0)

@@ -66,8 +66,7 @@ class Curve:
 def whole_tiles(rows: F8, most: float) -> F8:
     """Rows that a matrix product of `rows` computes: whole tiles beyond the first, up to `most`.
 
-    Its time is a step function of the rows: a line between two measured ones would be too short
-    just above a step.
+    Its time is a step function of the rows: a line between two measured ones would be too short just above a step.
     """
     tiles = np.ceil(rows / TILE_ROWS) * TILE_ROWS
     return np.where(rows > TILE_ROWS, np.maximum(np.minimum(tiles, most), rows), rows)

@@ -1,10 +1,9 @@
 """How long the CPU kernels take with a configuration, from the core's numbers: no run needed.
 
-The same reasoning as for a GPU's tiles with other names: sums live in vector registers, operands in
-L1, what passes them repeatedly in L2 or L3, and each part of a kernel takes a smooth maximum of its
-arithmetic and of its traffic. Times are in *slots*, those of one vector FMA at full rate; a core loads
-as many vectors a cycle as it multiplies. The loops are those of `kernels/blocked.py`, `kernels/dots.py`,
-`kernels/flash.py` and `kernels/tiles.py`.
+The same reasoning as for a GPU's tiles with other names: sums live in vector registers, operands in L1, what passes
+them repeatedly in L2 or L3, and each part of a kernel takes a smooth maximum of its arithmetic and of its traffic.
+Times are in *slots*, those of one vector FMA at full rate; a core loads as many vectors a cycle as it multiplies. The
+loops are those of `kernels/blocked.py`, `kernels/dots.py`, `kernels/flash.py` and `kernels/tiles.py`.
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ class Parameter:
 
     Attributes
     ----------
-    start : float
     factor : float
         A fit pays for going away from `start` by this factor as much as for an error of `NOISE`.
-    what : str
     """
 
     start: float
@@ -48,8 +45,6 @@ class CpuForm:
 
     Attributes
     ----------
-    name : str
-    parameters : dict of str to Parameter
     terms : callable
         ``terms(parameters, core, shape, config)``: seconds by what they are spent on.
     """

@@ -32,8 +32,6 @@ class Key:
 
     Attributes
     ----------
-    name : str
-    meaning : str
     default : int or str, optional
         What it is where it is not given; without one it must be.
     low, high : int
@@ -53,7 +51,6 @@ class Form:
 
     Attributes
     ----------
-    name, title : str
     keys : tuple of Key
         What a shape is made of.
     used : tuple of str

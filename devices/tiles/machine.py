@@ -93,7 +93,6 @@ class Machine:
 
     Attributes
     ----------
-    name : str
     vector : tuple of float
         Values in the order of the ``M_`` constants.
     derived : tuple of str

@@ -31,11 +31,9 @@ SHARED_BYTES_PER_CLOCK, PORT = 128.0, 64.0
 """Bytes a clock of a core's shared memory, and of its port to the last-level cache (NVIDIA whitepapers
 of A100 and H100: 32 banks of 4 bytes; 64 bytes a clock and core)."""
 COPY_BYTES, COPY_CLOCKS, SCHEDULERS = 16.0, 0.5, 4.0
-"""Bytes that a thread copies at once (`cp.async`), clocks that this takes one of a core's four
-schedulers: assumed."""
+"""Bytes that a thread copies at once (`cp.async`), clocks that this takes one of a core's four schedulers: assumed."""
 COPY_REGISTERS = 2.6
-"""Registers of a thread for each of its copies: a 64-bit address and part of a mask; assumed, fits
-give 2.5 to 2.7."""
+"""Registers of a thread for each of its copies: a 64-bit address and part of a mask; assumed, fits give 2.5 to 2.7."""
 BESIDE = 0.3
 """Share of a step's barrier and addresses that other blocks on the core cannot hide: assumed."""
 SPILL = 4.0

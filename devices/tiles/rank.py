@@ -54,8 +54,6 @@ class Priced:
 
     Attributes
     ----------
-    config : KernelConfig
-    seconds : float
     terms : dict of str to float
         What each term would take alone [s]; they overlap.
     bound : str

@@ -54,13 +54,10 @@ class Constants:
 
     Attributes
     ----------
-    name : str
     values : mapping of str to float
         In SI units; absent ones take the default of `PARAMETERS`.
-    fitted_to : str
     rows : int
         How many measured rows that were.
-    date : str
     """
 
     name: str

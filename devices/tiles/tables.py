@@ -31,9 +31,6 @@ class Measured:
     ----------
     device : str
         As the tables call it.
-    machine : Machine
-    form : Form
-    shapes : tuple of Shape
     configs : int64 array, shape (n, fields)
         The space that was searched; configurations that do not fit are left out.
     times : float64 array, shape (shapes, n)
@@ -86,7 +83,6 @@ class FixedTile:
     ----------
     device, machine, form
         As in `Measured`.
-    shapes : tuple of Shape
     measured_s : float64 array, shape (n,)
     """
 

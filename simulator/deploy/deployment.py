@@ -81,14 +81,9 @@ class Deployment:
     Attributes
     ----------
     model, shard : ModelSpec
-        The whole model, and what one device holds of it (with pipeline parallel, those of all
-        stages together).
+        The whole model, and what one device holds of it (with pipeline parallel, those of all stages together).
     stages : tuple of ModelSpec
         What one device of each pipeline stage holds.
-    system : SystemSpec
-    device : SharedMemoryDevice
-    layout : Layout
-    placement : str
     run : Run
         Number formats and attention algorithm.
     experts : tuple of ExpertPart
@@ -115,8 +110,7 @@ class Deployment:
     several : int
         Most tokens of a decode in a step, of those two: captured graphs hold multiples of it.
     apart : ExpertsApart, optional
-        Devices that hold the routed experts; all else, `system` and `layout` too, speaks of those that
-        attend.
+        Devices that hold the routed experts; all else, `system` and `layout` too, speaks of those that attend.
     """
 
     model: ModelSpec

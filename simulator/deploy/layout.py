@@ -1,13 +1,11 @@
 """Parallel layout: how a model is cut over the devices of a system, and what they exchange.
 
-Devices form `dp` data-parallel ranks of `tp` devices. A rank's devices split every non-expert
-layer (tensor parallel). Experts go to `ep` groups of `devices / ep` devices, which split each
-expert's columns. Ranks of a MoE model run in lock-step because experts serve all of them;
-ranks of a dense model are independent replicas.
+Devices form `dp` data-parallel ranks of `tp` devices. A rank's devices split every non-expert layer (tensor parallel).
+Experts go to `ep` groups of `devices / ep` devices, which split each expert's columns. Ranks of a MoE model run in
+lock-step because experts serve all of them; ranks of a dense model are independent replicas.
 
-With pipeline parallel the layers are cut into `pp` stages. All of the above then speaks of the
-devices of one stage; a rank has `tp` devices in every stage, and activations go from one to the
-next.
+With pipeline parallel the layers are cut into `pp` stages. All of the above then speaks of the devices of one stage; a
+rank has `tp` devices in every stage, and activations go from one to the next.
 """
 
 from __future__ import annotations
@@ -47,9 +45,8 @@ class Layout:
     expert_tp : int
         Devices one expert is split over.
     gather : bool
-        Ranks share experts by gathering everybody's tokens before them and scattering the sums
-        after them, instead of sending each token to its experts' ranks; and a rank's devices gather
-        the logits of the whole vocabulary.
+        Ranks share experts by gathering everybody's tokens before them and scattering the sums after them, instead of
+        sending each token to its experts' ranks; and a rank's devices gather the logits of the whole vocabulary.
     away : frozenset of str
         Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     pp : int
@@ -267,9 +264,8 @@ def shard_model(model: ModelSpec, layout: Layout, copies: Callable[[int], int] |
 def stage_models(shard: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
     """Cut a model's layers into pipeline stages; what lies outside the layers goes to the last.
 
-    Stages have equally many layers; those left over go to one stage each, from the last but one
-    backwards, since the last has the head as well: vLLM's rule (``get_pp_indices`` in
-    vllm/distributed/utils.py).
+    Stages have equally many layers; those left over go to one stage each, from the last but one backwards, since the
+    last has the head as well: vLLM's rule (``get_pp_indices`` in vllm/distributed/utils.py).
 
     Examples
     --------

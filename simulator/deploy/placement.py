@@ -1,9 +1,8 @@
 """Which processor runs an op, and what runs side by side: the placement rules.
 
-A rule scores every processor that can run an op, by what the op costs there, and the lowest score
-runs it. The rules of the Duplex paper go by the kind of op instead; `co-process` (section V-B) also
-runs prefill attention beside decode attention and splits experts between both processors by
-increasing load.
+A rule scores every processor that can run an op, by what the op costs there, and the lowest score runs it. The rules of
+the Duplex paper go by the kind of op instead; `co-process` (section V-B) also runs prefill attention beside decode
+attention and splits experts between both processors by increasing load.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ class Option(NamedTuple):
     place : int
         Of the processor among those of its device; 0 is the main one.
     near : bool
-        Whether the Duplex paper runs the op near memory in this stage: decode attention, whose Op/B
-        is low, and experts in decoding-only stages (section IV). Attention on a latent cache
-        (MLA) has as many operations a byte as two for each head, and stays on the main processor
-        where that is no slower, by the price that is then paid.
+        Whether the Duplex paper runs the op near memory in this stage: decode attention, whose Op/B is low, and experts
+        in decoding-only stages (section IV). Attention on a latent cache (MLA) has as many operations a byte as two for
+        each head, and stays on the main processor where that is no slower, by the price that is then paid.
     seconds, joules : float
         Price of the op there; 0 for rules that do not ask (`Rule.priced`).
     attained : float
@@ -284,9 +282,8 @@ def sum_bytes(op: Op, processor: Processor) -> float:
 def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
     """What follows a device's experts (Duplex, section V-A); nothing where no sums were left.
 
-    Once all experts are done the main processor reads and adds the partial sums of all stacks,
-    which lie in the buffers of temporaries on the logic dies (VII-E): an expert's own output is
-    written once, whatever adds it up.
+    Once all experts are done the main processor reads and adds the partial sums of all stacks, which lie in the buffers
+    of temporaries on the logic dies (VII-E): an expert's own output is written once, whatever adds it up.
     """
     total, named = 0.0, {p.name: p for p in processors}
     for name, (op,) in region.tracks.items():
@@ -311,10 +308,9 @@ def _is_pair(tracks: object, op: Op) -> bool:
 def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper") -> Region:
     """Co-process one device's experts (Duplex, section V-B).
 
-    Starting from all experts on the main processor, experts move to the near-memory one in
-    increasing load; the prefix with the smallest maximum of both sums wins. With the "optimal"
-    splitter every subset is tried, not prefixes alone. Experts of one memory space move
-    together: with more experts than `spaces`, expert e lies in space ``e mod spaces``
+    Starting from all experts on the main processor, experts move to the near-memory one in increasing load; the prefix
+    with the smallest maximum of both sums wins. With the "optimal" splitter every subset is tried, not prefixes alone.
+    Experts of one memory space move together: with more experts than `spaces`, expert e lies in space ``e mod spaces``
     (round-robin, section V-C), so the two processors never read one space.
     """
     loads = op.loads

@@ -125,10 +125,9 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
 def layer_program(layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float) -> list[Op]:
     """Join the ops of a layer's parts and insert the collectives between them.
 
-    An all-reduce follows each part's output projection (one for both parts of a parallel
-    layer); experts sit between two all-to-alls, or an all-gather and a
-    reduce-scatter, when several ranks share them, and between two transfers where they lie on
-    devices of their own.
+    An all-reduce follows each part's output projection (one for both parts of a parallel layer); experts sit between
+    two all-to-alls, or an all-gather and a reduce-scatter, when several ranks share them, and between two transfers
+    where they lie on devices of their own.
     """
     out: list[Op] = []
     hidden = layer.mixer.hidden

@@ -34,8 +34,7 @@ def speculating(d: Deployment, asked: Asked, rates: tuple[float, ...] | None, ro
     Raises
     ------
     InputError
-        A speculator that the model has not, chances that do not fit the drafts, or what speculation
-        is not built for.
+        A speculator that the model has not, chances that do not fit the drafts, or what speculation is not built for.
     """
     if rates is not None:
         check_rates(asked, rates)

@@ -54,9 +54,8 @@ class ExpertCache:
     experts : iterable of int
         What it holds at first.
     staging : bool
-        Whether there is a buffer besides, from which an expert can be used without taking a slot: a
-        policy that looks ahead then lets one pass that is used again later than all others. Without
-        it what was fetched last has a slot.
+        Whether there is a buffer besides, from which an expert can be used without taking a slot: a policy that looks
+        ahead then lets one pass that is used again later than all others. Without it what was fetched last has a slot.
 
     Raises
     ------

@@ -12,8 +12,7 @@ class StepFetch:
     Attributes
     ----------
     needed, hits, misses, ahead : float
-        Experts that devices needed, that were there, that were fetched when they were needed, and
-        before.
+        Experts that devices needed, that were there, that were fetched when they were needed, and before.
     bytes : float
         Fetched [B].
     link_s : float

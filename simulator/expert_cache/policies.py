@@ -1,8 +1,7 @@
 """Cache policies: which expert leaves when another needs its slot.
 
-A policy is one function of numbers that scores an entry: the lowest score leaves, of equal ones the
-entry that was not used for longest. `cache.ExpertCache` calls it as it stands, simulations call it
-compiled (`simulator.step.fetch`).
+A policy is one function of numbers that scores an entry: the lowest score leaves, of equal ones the entry that was not
+used for longest. `cache.ExpertCache` calls it as it stands, simulations call it compiled (`simulator.step.fetch`).
 """
 
 from __future__ import annotations

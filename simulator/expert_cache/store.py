@@ -24,7 +24,6 @@ class ExpertStore:
     ----------
     resident : float
         Experts of a layer that a device keeps; below 1 or `fraction`, a share of those it would hold.
-    fraction : bool
     policy : str
         A name of `CACHE_POLICIES`.
     look_ahead : int

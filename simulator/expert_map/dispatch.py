@@ -40,7 +40,6 @@ class Dispatch:
 
     Attributes
     ----------
-    map : ExpertMap
     rule : str
         One of `DISPATCHES`.
     share : float64 array, shape (groups, slots)

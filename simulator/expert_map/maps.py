@@ -97,7 +97,6 @@ class ExpertMap:
 
     Attributes
     ----------
-    sites : Sites
     slots : int64 array, shape (groups, slots)
         Experts; `EMPTY` where a slot holds none.
 

@@ -81,8 +81,7 @@ class ExpertPlacing:
         Raises
         ------
         InputError
-            A map that names an expert that there is not, or none for some expert; a policy that needs
-            other nodes.
+            A map that names an expert that there is not, or none for some expert; a policy that needs other nodes.
         """
         if self.read:
             found = self.read[layer % len(self.read)]

@@ -27,8 +27,6 @@ class FpgaDeployment:
 
     Attributes
     ----------
-    model : ModelSpec
-    device : DeviceSpec
     target : Target
         Design, utilisation and options of the lowering.
     warnings : tuple of str

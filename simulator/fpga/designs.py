@@ -40,12 +40,10 @@ class Design:
 
     Attributes
     ----------
-    engine : EngineSpec
     cycles : int
         Of one image or step.
     latency_s, joules : float
         At the design's clock and the board's power [s, J].
-    dsp, on_chip_bytes : float
     """
 
     engine: EngineSpec

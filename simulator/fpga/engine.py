@@ -64,7 +64,6 @@ class FrameResult:
     ----------
     cycles : int
         Whole cycles from start to end.
-    parts : dict of (layer, unit) to Share
     memory_bytes : float
         Moved through external memory [B].
     hits, misses : int
@@ -90,10 +89,9 @@ class FrameResult:
 class Caches:
     """Expert caches, one for each MoE layer, kept from image to image.
 
-    The slots are shared by all layers. What a layer left behind is put back while its attention
-    runs, so the next image of the same task finds the layer's cache as it was; an image of
-    another task finds it empty, because other tasks' gates choose other experts (assumed: up to
-    min(cache, experts) cold misses per layer after a switch).
+    The slots are shared by all layers. What a layer left behind is put back while its attention runs, so the next image
+    of the same task finds the layer's cache as it was; an image of another task finds it empty, because other tasks'
+    gates choose other experts (assumed: up to min(cache, experts) cold misses per layer after a switch).
     """
 
     size: int
@@ -128,8 +126,6 @@ def run_frame(
 
     Parameters
     ----------
-    program : tuple of Work, Tile and ExpertBlock
-    engine : EngineSpec
     memory_bytes_per_s : float
         What external memory delivers to all ports together [B/s].
     schedule : str

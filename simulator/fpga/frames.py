@@ -31,8 +31,6 @@ class Frames:
     ----------
     task : int64 array, shape (images,)
     arrival_s, start_s, end_s : float64 arrays, shape (images,)
-    runs : tuple of FrameResult
-    clock_Hz, board_W : float
     """
 
     task: I8
@@ -84,7 +82,6 @@ def serve_images(
         Task of each image.
     arrivals : float64 array, shape (images,), optional
         When each arrives [s]; without them `in_flight` images are kept in the system.
-    schedule, routing : str
     seed : int
         Of the routing; image i, its task and layer give the same draw in every run.
     forget : bool

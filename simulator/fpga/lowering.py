@@ -19,7 +19,6 @@ class Target:
 
     Attributes
     ----------
-    engine : EngineSpec
     utilisation : float
         Share of cycles in which the arrays do useful work.
     biases : bool

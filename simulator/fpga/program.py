@@ -50,7 +50,6 @@ class ExpertPart:
 
     Attributes
     ----------
-    weight_bytes : float
     cycles, macs : float
         Per token of the expert's queue.
     streams : tuple of float
@@ -71,7 +70,6 @@ class ExpertBlock:
     ----------
     index : int
         Number of the MoE layer.
-    experts, top_k, tokens : int
     parts : tuple of ExpertPart
         Loads of one expert, in order.
     loads : Loads or None

@@ -35,8 +35,7 @@ class Launch:
     tokens, sequences : int or None
         Of a step; running at once.
     memory : float or None
-        Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the
-        cache (TensorRT-LLM).
+        Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the cache (TensorRT-LLM).
     prefill : int or None
         Prompt tokens of a step that are not cut (SGLang's max_prefill_tokens).
     reuse : bool
@@ -75,8 +74,7 @@ ENGINES: Registry[Limits] = Registry("serving framework")
 def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
-    Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of
-    memory.
+    Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of memory.
     """
     rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
     device = deployment.system.device
@@ -100,13 +98,11 @@ TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32
 def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
 
-    Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences
-    (max_batch_size), chunked prefill off, capacity policy GUARANTEED_NO_EVICT, KV 0.9 of the
-    memory that weights leave, no waiting to batch prompts. What a step may let wait
-    (PyExecutor._waiting_requests and _balance_adp_requests): prompts until there are
-    batch_wait_max_tokens_ratio x max_num_tokens tokens or batch_wait_timeout_iters steps have
-    passed; with attention_dp_config.enable_balance until every rank has one or timeout_iters
-    steps have passed.
+    Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences (max_batch_size), chunked
+    prefill off, capacity policy GUARANTEED_NO_EVICT, KV 0.9 of the memory that weights leave, no waiting to batch
+    prompts. What a step may let wait (PyExecutor._waiting_requests and _balance_adp_requests): prompts until there are
+    batch_wait_max_tokens_ratio x max_num_tokens tokens or batch_wait_timeout_iters steps have passed; with
+    attention_dp_config.enable_balance until every rank has one or timeout_iters steps have passed.
     """
     layout, tokens = deployment.layout, launch.tokens or TRTLLM.token_budget
     upkeep = launch.upkeep("trtllm")
@@ -176,10 +172,9 @@ many experts as there are groups of them."""
 def exchange_of(framework: str, device: DeviceSpec, dp: int, ep: int) -> str:
     """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
 
-    Devices of one rank gather their logits under all three.
-    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
-    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
-    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
+    Devices of one rank gather their logits under all three. vLLM gathers (all2all_backend allgather_reducescatter),
+    SGLang too (moe_a2a_backend none; recipes for more than a node set deepep). TensorRT-LLM gathers unless devices of
+    all nodes share one NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
     fused_moe), or, with DeepEP, for no more groups than experts of a token.
     """
     if framework == "trtllm" and device.node_size > HGX:

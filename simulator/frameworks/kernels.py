@@ -5,12 +5,11 @@ them. The measured tables name the framework that was timed; which of them a run
 
 - by default its own framework's;
 - on data-centre Blackwell TensorRT-LLM's generated kernels, which are vLLM's rows in the tables
-  (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle),
-  and the launch scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks, dsr1_fp4_b200,
-  dsr1_fp8_b200, gptoss_fp4_b200 and their _trt twins) and the recipes of its split deployments
-  (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml, recipes/trtllm/kimi-k25-nvfp4/b200-fp4) ask SGLang
-  and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM, its own rows, where ranks attend
-  apart;
+  (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle), and the launch
+  scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks, dsr1_fp4_b200, dsr1_fp8_b200, gptoss_fp4_b200
+  and their _trt twins) and the recipes of its split deployments (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml,
+  recipes/trtllm/kimi-k25-nvfp4/b200-fp4) ask SGLang and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM,
+  its own rows, where ranks attend apart;
 - for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
   (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (moe_runner_backend in
   python/sglang/srt/server_args.py);
@@ -34,7 +33,6 @@ def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, stored: str =
     ----------
     framework : str
         Of `devices.calibrated.kernel_sets.FRAMEWORKS`.
-    device : DeviceSpec
     apart : bool
         Whether data-parallel ranks attend apart.
     stored : str

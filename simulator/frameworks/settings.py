@@ -23,8 +23,6 @@ class EngineSettings:
 
     Attributes
     ----------
-    policy : Policy
-    cache : CacheSettings
     tp, dp, pp : int or None
         Tensor- and data-parallel degrees and pipeline stages; None = the system's default.
     ep : int or None

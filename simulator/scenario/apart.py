@@ -107,7 +107,6 @@ class ApartStep:
         Sequences of each micro-batch.
     attention_s, experts_s, link_s : float
         Mean of a micro-batch in a layer with experts; of the link, one way [s].
-    timeline : Timeline
     joules : tuple of (float, float)
         Of each group, static power among them [J].
     """
@@ -336,8 +335,7 @@ def apart_of(
     Parameters
     ----------
     options : DeployOptions
-        Degrees are those of the devices that attend; placement of experts and copies of those that hold
-        them.
+        Degrees are those of the devices that attend; placement of experts and copies of those that hold them.
     link : str, optional
         As ``--kv-link`` of two pools; see `links.kv_link`.
     seed : int

@@ -71,7 +71,6 @@ class StepCost:
         Of the step, or of all images.
     joules, static_joules : float
         Of all devices; the part that is static or board power.
-    layers : tuple of LayerTime
     deployment : Deployment or None
         None on an FPGA.
     stage : StageCost or None

@@ -27,15 +27,13 @@ class Option:
     Attributes
     ----------
     kind : type
-        int, float, bool, str, tuple (of texts, given as often as wanted), or object: a name, a file or a
-        description.
+        int, float, bool, str, tuple (of texts, given as often as wanted), or object: a name, a file or a description.
     help : str
         A sentence; its unit is added where it is shown.
     unit : str
         Of numbers: s, 1/s, tokens. Counts have none.
     low, high : float or None
-        Smallest and largest value; without `low` the range is another's matter: it depends on the
-        model or system.
+        Smallest and largest value; without `low` the range is another's matter: it depends on the model or system.
     metavar : str
         What stands for the value in ``--help``.
     file : bool
@@ -133,8 +131,6 @@ class Placed:
 
     Attributes
     ----------
-    name : str
-    option : Option
     default : object
     group : str
         Field that holds it; empty where it stands at the top.

@@ -31,7 +31,6 @@ class Side:
     ----------
     deployment : Deployment
         Of one replica.
-    settings : EngineSettings
     count : int
         Replicas; all that there may be where they come and go.
     scale : Autoscale or None

@@ -1,10 +1,9 @@
 """Streaming engines of an FPGA board worth trying for decoding, and what each of them costs.
 
-Every op of the decode step is priced by `StreamEngine`. More multipliers help until streams decide;
-small tiles shorten the wait for an op's first product and, lying anywhere in the memory, read at less
-of its bandwidth: how much less says the DRAM command model. Clock, slices, instructions and the
-attainable share of the bandwidth stay those of the board's design, or of FlightLLM's on a U280 where
-the board has none of this kind.
+Every op of the decode step is priced by `StreamEngine`. More multipliers help until streams decide; small tiles shorten
+the wait for an op's first product and, lying anywhere in the memory, read at less of its bandwidth: how much less says
+the DRAM command model. Clock, slices, instructions and the attainable share of the bandwidth stay those of the board's
+design, or of FlightLLM's on a U280 where the board has none of this kind.
 """
 
 from __future__ import annotations

@@ -81,9 +81,8 @@ def laned(
 class Door:
     """What a router knows of all replicas' queues, class by class.
 
-    A class is full where as many of its requests wait as may, on all replicas together, or where on every
-    replica that is up the first of them has waited too long. Requests that failures put back have been let
-    in already.
+    A class is full where as many of its requests wait as may, on all replicas together, or where on every replica that
+    is up the first of them has waited too long. Requests that failures put back have been let in already.
     """
 
     classes: Sequence[RequestClass]

@@ -16,7 +16,6 @@ class Kept:
 
     Attributes
     ----------
-    promise : Promise
     share : float or None
         Of the class's requests that kept it; those turned away did not.
     """
@@ -38,7 +37,6 @@ class ClassRun:
 
     Attributes
     ----------
-    name : str
     sent, refused, finished : int
         Of the whole run.
     preemptions : int
@@ -72,7 +70,6 @@ class Tenants:
 
     Attributes
     ----------
-    names : list of str
     sent, refused : int64 array
         Requests of each.
     served : int64 array
@@ -98,8 +95,6 @@ class Classes:
 
     Attributes
     ----------
-    kinds : tuple of ClassRun
-    tenants : Tenants
     labels : Labels
         Of each finished request, as rows of `Run.requests`.
     refused_id : int64 array

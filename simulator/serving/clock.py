@@ -53,7 +53,6 @@ class Clock:
 
     Attributes
     ----------
-    table : Table
     entry, decode : list of Node
         Nodes that requests arrive at, and those that go on after the first token.
     report : callable or None

@@ -29,8 +29,7 @@ class Course:
     # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
     # long as a board's controller averages over; see `devices.power.board`)
     board: Board
-    # how many they are, where they may run two things at once: all that they run counts as busy
-    # once
+    # how many they are, where they may run two things at once: all that they run counts as busy once
     devices: float | None = None
     among: int = 1  # engines that share the room for `ALL_ROWS`
     _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals

@@ -46,7 +46,6 @@ class Sketch:
         See `batching.state`.
     total : int
         In parts of a second, see `UNIT`.
-    count : int
     """
 
     counts: I8 = field(default_factory=lambda: np.zeros(HIST_BINS, dtype=np.int64))

@@ -97,8 +97,7 @@ def serve(
     Raises
     ------
     InputError
-        Unknown router, a failure of a node that there is none of, or so many failures that the
-        run would hardly end.
+        Unknown router, a failure of a node that there is none of, or so many failures that the run would hardly end.
     CapacityError
         A request that could never fit.
     """

@@ -44,7 +44,6 @@ class Encoder:
 
     Attributes
     ----------
-    deployment : Deployment
     tokens : int
         Of an image in a prompt: its patches without the class token, or what a tower merges them to.
     length : int

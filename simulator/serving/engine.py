@@ -1,8 +1,7 @@
 """A serving engine: one lock-step group of ranks.
 
-It is the compiled loop of `batching.loop` behind three calls: `submit` requests, `advance` to a time
-or to so many completions, read its stamps. What engines share (arrivals, routers, links, faults) is
-the driver's, see `driver`.
+It is the compiled loop of `batching.loop` behind three calls: `submit` requests, `advance` to a time or to so many
+completions, read its stamps. What engines share (arrivals, routers, links, faults) is the driver's, see `driver`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What happens when a node fails: its caches are gone, its requests begin again elsewhere.
 
-Nothing is lost: requests go back to the router with the tokens that they have, and their caches are
-computed again.
+Nothing is lost: requests go back to the router with the tokens that they have, and their caches are computed again.
 """
 
 from __future__ import annotations

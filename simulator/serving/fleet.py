@@ -25,7 +25,6 @@ class Fleet:
         See `routers`.
     replicas : int
         Copies of the whole system.
-    faults : Faults or None
     encoder : Encoder or None
         Of the images that come with requests; one for all replicas.
     autoscale : Autoscale or None

@@ -1,9 +1,8 @@
 """Engines that are given requests while they run: for clients who live outside the simulation.
 
-Time is the caller's. Requests come at the present, engines run the steps that have begun by then, and
-a step's tokens are known, with their time, when it begins. Times are those of `driver.serve` with
-the same arrivals, and what a request spends outside all steps (`Host.request_s`) on top: those that
-clients see.
+Time is the caller's. Requests come at the present, engines run the steps that have begun by then, and a step's tokens
+are known, with their time, when it begins. Times are those of `driver.serve` with the same arrivals, and what a request
+spends outside all steps (`Host.request_s`) on top: those that clients see.
 """
 
 from __future__ import annotations
@@ -159,8 +158,7 @@ class Live:
         now : float
             The present [s]; never before that of an earlier call.
         content : tuple
-            Names of the prompt's leading blocks of `block_tokens`, equal where it begins like
-            another one.
+            Names of the prompt's leading blocks of `block_tokens`, equal where it begins like another one.
 
         Raises
         ------

@@ -30,8 +30,6 @@ class Boards:
 
     Attributes
     ----------
-    board : Board
-    devices : int
     curves : list
         See `Course.curve`.
     fixed : int

@@ -20,7 +20,6 @@ class KvLink:
 
     Attributes
     ----------
-    name : str
     bandwidth_bytes_per_s : float
         One way of one device, which sends and receives over a port of its own.
     latency_s : float

@@ -36,7 +36,6 @@ class OpTotal:
 
     Attributes
     ----------
-    layer, name, kind, processor : str
     wall_s : float
         Seconds it contributed to the clock (critical path), on all its processors together. With
         pipeline parallel, to that of its stage; the stages work side by side.
@@ -95,8 +94,6 @@ class PoolRun:
         "prefill" or "decode".
     deployment : Deployment
         Of one replica.
-    policy : Policy
-    replicas : int
     devices : int
         Of all replicas.
     stepping : float
@@ -105,8 +102,6 @@ class PoolRun:
         Share of the run that a port of the link is busy.
     kv_peak : float
         See `Run.kv_peak`.
-    kv_capacity : float
-    iterations, preemptions, output_tokens, prompt_tokens : int
     scaling : Scaling or None
         Which replicas there were when, where an autoscaler decides.
     """
@@ -137,10 +132,8 @@ class KvMoves:
 
     Attributes
     ----------
-    link : KvLink
     count : int
         Caches sent; those sent again after a failure count again.
-    total_bytes : float
     wait_s : Quantiles
         From the first token until its cache leaves; 0 where layers left before.
     transfer_s : Quantiles
@@ -167,14 +160,10 @@ class Run:
 
     Attributes
     ----------
-    deployment, policy
     workload : str
         Name of the request stream.
-    seed : int
-    requests : Requests
     stages : dict of str to array
         Stretches of equal batches in order of start (empty unless kept).
-    ops : tuple of OpTotal
     iterations, preemptions, output_tokens, prompt_tokens : int
         Over the whole run; prompt tokens are those computed, recomputed ones included.
     cached_tokens : int
@@ -201,8 +190,7 @@ class Run:
     kv_peak : float
         Most of the KV capacity in use on any device, as a fraction.
     kv_capacity : float
-        Bytes of KV cache that a device may hold, the engine's settings counted (of two pools, one
-        that decodes).
+        Bytes of KV cache that a device may hold, the engine's settings counted (of two pools, one that decodes).
     failures, restarts : int
         Replicas that failed, and requests that had to be computed again because of it.
     pools : tuple of PoolRun

@@ -31,7 +31,6 @@ class Scaling:
 
     Attributes
     ----------
-    spec : Autoscale
     start_s : float
         Seconds that a replica took to start.
     devices : int

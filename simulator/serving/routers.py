@@ -1,9 +1,8 @@
 """Which replica takes a request: rules over the replicas' queues, by name.
 
-Loads are those a router can know when a request arrives: requests that wait, and requests whose
-last token has not come back yet. A rule also gets where the request's session has run so far, which
-is where its prompt's start may still be in the prefix cache; rules decorated with `by_prefix` get how
-much of the prompt each replica was sent before.
+Loads are those a router can know when a request arrives: requests that wait, and requests whose last token has not come
+back yet. A rule also gets where the request's session has run so far, which is where its prompt's start may still be in
+the prefix cache; rules decorated with `by_prefix` get how much of the prompt each replica was sent before.
 """
 
 from __future__ import annotations

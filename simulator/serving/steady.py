@@ -7,9 +7,8 @@ rates depends on how long it is. So rates are those of a window in between:
 - It begins where the mean of what follows is best known: MSER (White 1997) over the output rate of
   bins, and never before a generation of requests has come and gone, nor before the warm-up.
 - It is at least `FEWEST` generations long, the time that a request is in service: rates further
-  apart than that hardly depend on each other. Means of batches of a generation or more, with what
-  still binds neighbours, give the interval (batch means; Law, Simulation Modeling and Analysis,
-  section 9.5).
+  apart than that hardly depend on each other. Means of batches of a generation or more, with what still binds
+  neighbours, give the interval (batch means; Law, Simulation Modeling and Analysis, section 9.5).
 
 A closed loop comes in rounds of as many completions as there are clients, which begin with their
 prompts; the window is made of whole rounds. A run without such a window is measured whole.
@@ -53,8 +52,7 @@ class Window:
     start_s, end_s : float
         From the first arrival.
     kind : str
-        "steady"; "asked", between a warm-up and a stop that were asked for; "whole", everything
-        after the warm-up.
+        "steady"; "asked", between a warm-up and a stop that were asked for; "whole", everything after the warm-up.
     why : str
         Why there is no steady window, else empty.
     edges : tuple of float
@@ -116,7 +114,6 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
     ----------
     tokens : callable
         Output tokens that had come by each of some times.
-    stamps : Stamps
     begin, end : float
         End of the warm-up, 0 without one; end of the run [s].
     clients : int or None

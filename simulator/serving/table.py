@@ -196,8 +196,7 @@ class Table:
         Parameters
         ----------
         several : bool
-            Whether they ended on several engines, or in several lives of one; else the engine has
-            told their places.
+            Whether they ended on several engines, or in several lives of one; else the engine has told their places.
         rows : int64 array, optional
             Of these rows alone, which have.
         """

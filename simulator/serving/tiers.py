@@ -236,7 +236,6 @@ class TierRun:
 
     Attributes
     ----------
-    tier : KvTier
     capacity_bytes, peak_bytes : float
         Whole blocks that it can keep and most that it kept, of all replicas [B].
     hit_tokens : int
@@ -265,8 +264,6 @@ class TiersRun:
 
     Attributes
     ----------
-    settings : TierSettings
-    tiers : tuple of TierRun
     near_tokens, declined_tokens : int
         Prompt tokens found in the devices' own memory; those that lay in a tier and were computed.
     loads : int

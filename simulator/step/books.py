@@ -22,16 +22,14 @@ T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5
 NUM_TALLIES = len(BOUNDS) + 5
 T_BUSY, T_J_DRAM, T_J_COMPUTE, T_J_LINK = range(NUM_TALLIES, NUM_TALLIES + 4)
 NUM_TOTALS = NUM_TALLIES + 4
-"""Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds
-by what bounds them (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran
-there, how many of them outside the kernel tables in use; of totals also all busy seconds, and joules
-by path."""
+"""Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds by what bounds them
+(in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran there, how many of them outside the
+kernel tables in use; of totals also all busy seconds, and joules by path."""
 
 (K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
 NUM_CELL = 8
-"""Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
-beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables;
-code of the bound."""
+"""Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs beside another op; the
+processor is -1 where the op has nothing to do; 1 outside the kernel tables; code of the bound."""
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4

@@ -61,9 +61,8 @@ class PlacedOp:
 class StageCost:
     """One step: duration, dynamic energy of all devices, and every op.
 
-    With pipeline parallel the duration is that of one batch on its way through all stages, of
-    which `stages` gives each one's part, what it sends on included. A step that overlaps says in
-    which `way`, and has a timeline of every stage.
+    With pipeline parallel the duration is that of one batch on its way through all stages, of which `stages` gives each
+    one's part, what it sends on included. A step that overlaps says in which `way`, and has a timeline of every stage.
     """
 
     seconds: float

@@ -60,8 +60,7 @@ EXPERTS = kind_code("experts")
 def expert_seconds(table: F8, tokens: int) -> float:
     """Busy seconds of one expert: a row of ``Plan.expert_table`` for few tokens, else its terms.
 
-    The last three entries are seconds per token of arithmetic, of the weights, and per token of
-    traffic.
+    The last three entries are seconds per token of arithmetic, of the weights, and per token of traffic.
     """
     if tokens < TABLE_SIZE:
         return float(table[tokens])

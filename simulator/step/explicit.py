@@ -70,9 +70,8 @@ def explicit_stage(
         Largest batch with a captured graph (`Policy.captured`): smaller ones run padded to the
         next that has one. Attention, experts and the head know the padding and leave it out.
     caches : StepCaches, optional
-        The engine's expert caches, which remember earlier steps. By default those of a deployment with
-        a `store` have seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the
-        mean of as many more.
+        The engine's expert caches, which remember earlier steps. By default those of a deployment with a `store` have
+        seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the mean of as many more.
 
     Returns
     -------

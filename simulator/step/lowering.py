@@ -47,19 +47,17 @@ ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
 FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 
 (G_START, G_STOP, G_LAYERS, G_STAGE) = range(4)
-"""Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage
-that holds those."""
+"""Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage that holds those."""
 
 (S_ROLE, S_VARIES, S_SEVERAL, S_KIND, S_PHASE) = range(5)
 """Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, whether more
 than one processor can run it, and its kind and phase as placement rules know them."""
 
 (E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD) = range(10)
-"""Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
-of a token, whether the router is uniform, the processor that shares the experts with the main
-one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
-draw, their pipeline stage, the counter of their draws, and what each group holds of them, copies
-among it."""
+"""Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts of a token, whether the
+router is uniform, the processor that shares the experts with the main one (0 = none), which table of
+`Plan.expert_table` holds their seconds, layers that share a draw, their pipeline stage, the counter of their draws, and
+what each group holds of them, copies among it."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation

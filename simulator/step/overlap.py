@@ -27,7 +27,6 @@ class Piece(NamedTuple):
     ----------
     name, kind : str
         Of the op, and the part of the model that it is of.
-    seconds : float
     parts : tuple of Part
         What each processor does in it, or the link.
     """

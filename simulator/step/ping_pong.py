@@ -1,10 +1,9 @@
 """The compiled path of a step whose experts lie on devices of their own.
 
-Micro-batches go to and fro in one fixed order (`streams.pingpong`), which `maxplus` runs: attention is
-what computes there, experts and both directions of the link are streams like those of exchanges. What
-differs from `overlapped` is that there is one way, with any number of micro-batches, that experts are
-priced and booked on the other devices, and that a message lasts as long as the busiest device of either
-side takes for it.
+Micro-batches go to and fro in one fixed order (`streams.pingpong`), which `maxplus` runs: attention is what computes
+there, experts and both directions of the link are streams like those of exchanges. What differs from `overlapped` is
+that there is one way, with any number of micro-batches, that experts are priced and booked on the other devices, and
+that a message lasts as long as the busiest device of either side takes for it.
 """
 
 from __future__ import annotations

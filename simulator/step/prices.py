@@ -91,7 +91,6 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
 
     Parameters
     ----------
-    rows : mapping of (int, int) to PriceRow
     shape : (int, int)
         Rows and processors.
     moments : int

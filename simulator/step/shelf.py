@@ -171,11 +171,10 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
 def layer_wait(clock: F8, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
     """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
 
-    The link to the host carries one fetch after another. What is known ahead is fetched as soon as it
-    is known and the link is free: before the first layer of the step, or as the layer before begins. It
-    hides behind whatever computes until this layer's experts are needed. What is not known is fetched
-    when the gate has spoken, and is waited for. Compute is the layer's dense part, an equal share of the
-    stage's, then its experts.
+    The link to the host carries one fetch after another. What is known ahead is fetched as soon as it is known and the
+    link is free: before the first layer of the step, or as the layer before begins. It hides behind whatever computes
+    until this layer's experts are needed. What is not known is fetched when the gate has spoken, and is waited for.
+    Compute is the layer's dense part, an equal share of the stage's, then its experts.
 
     Parameters
     ----------

@@ -59,7 +59,6 @@ class Visit(NamedTuple):
 
     Attributes
     ----------
-    section : int
     part : int
         Its layer's first expert part.
     stage : int

@@ -1,9 +1,8 @@
 """What unequal contexts add to decode attention, for the explicit and the compiled path.
 
-Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a
-device tell how the kernel's thread blocks run (`devices.tables.blocks`), the difference to equal
-contexts is one more number of a step, behind the sums: with prompts beside the decodes, of the call that
-serves both.
+Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a device tell how the
+kernel's thread blocks run (`devices.tables.blocks`), the difference to equal contexts is one more number of a step,
+behind the sums: with prompts beside the decodes, of the call that serves both.
 """
 
 from __future__ import annotations
@@ -100,8 +99,7 @@ def graph_batch(decodes: int, captured: int) -> int:
 def graph_of_several(tokens: int, captured: int, several: int) -> int:
     """`graph_batch` where decodes have up to `several` tokens: sizes are rounded up to multiples of it.
 
-    Those above the largest are none (``adjust_cudagraph_sizes_for_spec_decode`` in
-    vllm/config/compilation.py).
+    Those above the largest are none (``adjust_cudagraph_sizes_for_spec_decode`` in vllm/config/compilation.py).
     """
     if tokens <= 0:
         return tokens
@@ -120,8 +118,7 @@ def padded_batch(tokens: int, captured: int, several: int) -> int:
 def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
     """Seconds beyond those of equal contexts, one layer: the table's, of decodes alone.
 
-    Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
-    added.
+    Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is added.
 
     Parameters
     ----------

@@ -29,16 +29,14 @@ class Gate:
     """Which steps run as two halves.
 
     ``ALWAYS``: all. ``AT_LEAST``: those in which every rank has so many tokens, and the one with fewest
-    more than half of what the one with most runs with, padding included: vLLM's
-    (``check_ubatch_thresholds`` in vllm/v1/worker/ubatch_utils.py, ``_post_process_ubatch`` in
-    vllm/v1/worker/dp_utils.py). ``ALIKE``: those in which all ranks that have anything decode, or all
-    have prompts, and ``DECODING``: those without prompts: SGLang's
-    (``TboDPAttentionPreparer`` in sglang/srt/batch_overlap/two_batch_overlap.py), with normal kernels of
-    DeepEP and with low-latency ones alone.
+    more than half of what the one with most runs with, padding included: vLLM's (``check_ubatch_thresholds`` in
+    vllm/v1/worker/ubatch_utils.py, ``_post_process_ubatch`` in vllm/v1/worker/dp_utils.py). ``ALIKE``: those in which
+    all ranks that have anything decode, or all have prompts, and ``DECODING``: those without prompts: SGLang's
+    (``TboDPAttentionPreparer`` in sglang/srt/batch_overlap/two_batch_overlap.py), with normal kernels of DeepEP and
+    with low-latency ones alone.
 
     Attributes
     ----------
-    rule : int
     decodes, prompts : int
         Least tokens of a rank that decodes alone, and of one with prompts.
     """

@@ -82,8 +82,6 @@ class Medium:
 
     Attributes
     ----------
-    name : str
-    resources : frozenset of str
     factor : float
         Share of its rate at which each of them runs while another does: 0.5 where the medium's
         rate is simply divided, 1 where nothing is shared.

@@ -1,12 +1,11 @@
 """Ways to overlap a step's exchanges with its computation, by name.
 
 ``none``: one op after another. ``pipelined:N``: in every layer, what depends on tokens alone around
-its exchanges is cut into N chunks along the tokens; while one is exchanged another is computed
-(Tutel, PipeMoE, FSMoE). ``two-batch``: the batch is two halves that go through all layers together,
-the exchanges of one beside the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: so do steps
-of at least D tokens a rank, with prompts P (vLLM), ``two-batch:alike`` and ``two-batch:decodes`` steps that
-SGLang does it in (`gates`), and all others run whole. ``auto``: in every step whichever of these takes
-least, the first of equal ones.
+its exchanges is cut into N chunks along the tokens; while one is exchanged another is computed (Tutel, PipeMoE, FSMoE).
+``two-batch``: the batch is two halves that go through all layers together, the exchanges of one beside the computation
+of the other (DeepSeek, SGLang). ``two-batch:D,P``: so do steps of at least D tokens a rank, with prompts P (vLLM),
+``two-batch:alike`` and ``two-batch:decodes`` steps that SGLang does it in (`gates`), and all others run whole.
+``auto``: in every step whichever of these takes least, the first of equal ones.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ def pingpong(trips: Sequence[Trip]) -> Graph:
 def step_seconds(attention_s: float, experts_s: float, link_s: float, batches: int, layers: int) -> float:
     """Seconds of a step of equal layers and micro-batches, where those are enough (`enough`).
 
-    The first micro-batch's way through a layer, and the slower group's work on all others:
-    MegaScale-Infer, equation 5.
+    The first micro-batch's way through a layer, and the slower group's work on all others: MegaScale-Infer, equation 5.
 
     Parameters
     ----------

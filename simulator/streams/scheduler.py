@@ -24,7 +24,6 @@ class Timeline:
 
     Attributes
     ----------
-    graph : Graph
     starts, ends : tuple of float
         Of each task [s], from the start of the first.
     """
@@ -48,9 +47,8 @@ class Timeline:
     def exposed(self, first: str = COMPUTE) -> tuple[float, ...]:
         """Seconds of each task that count towards the makespan; together they are the makespan.
 
-        An instant counts for the task of the resource `first` where that runs one, else for the
-        task that began last of those that the graph lists before the next one on `first`. A task's
-        other seconds are hidden behind those.
+        An instant counts for the task of the resource `first` where that runs one, else for the task that began last of
+        those that the graph lists before the next one on `first`. A task's other seconds are hidden behind those.
         """
         out = [0.0] * len(self.starts)
         end = self.makespan

@@ -71,7 +71,6 @@ class Bench:
     layout, options : TrainingLayout, TrainingOptions
     m : Moments
         Of a micro-batch.
-    bytes_each : BytesPerWeight
     """
 
     deployment: Deployment

@@ -35,9 +35,7 @@ class Stage:
     parameters : Parameters
         Of one device.
     gathers, scatters : tuple of float
-        Seconds of each layer's weights and gradients on the links, embedding and head with the
-        layer beside them [s].
-    memory : TrainingMemory
+        Seconds of each layer's weights and gradients on the links, embedding and head with the layer beside them [s].
     """
 
     layers: tuple[Passes, ...]
@@ -54,7 +52,6 @@ class TrainingStep:
 
     Attributes
     ----------
-    seconds : float
     by_stream : dict of str to float
         The same by what the busiest stage does or waits for; sums to `seconds`. What gradients and
         weights add is the difference from a step without their exchange [s].
@@ -64,8 +61,6 @@ class TrainingStep:
         Of a device of the stage that needs most.
     flops : Flops
         Of all devices.
-    stages : tuple of Stage
-    schedule : Schedule
     """
 
     seconds: float

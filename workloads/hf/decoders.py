@@ -47,15 +47,10 @@ class Habits:
         An output gate as wide as the values.
     head_gate : str
         Key that switches a gate of one column a head on, ``true`` always.
-    sinks : bool
     windows : str
-        Which layers have the window where a file has no ``layer_types``: ``all``, ``none``, ``N`` (all but
-        every N-th).
+        Which layers have the window where a file has no ``layer_types``: ``all``, ``none``, ``N`` (all but every N-th).
     window : int
         Default of the window.
-    parallel : bool
-    tied : bool
-    router_bias, shared_gate : bool
     first : int
         Dense layers before those with experts, where the file does not say.
     mtp : int

@@ -1,8 +1,7 @@
 """Which reader understands which architecture class.
 
-A family is one function from the keys of a ``config.json`` to a model, registered under the
-architecture classes it covers and under their ``model_type``. A new family is one function in
-any module of this folder, or outside it.
+A family is one function from the keys of a ``config.json`` to a model, registered under the architecture classes it
+covers and under their ``model_type``. A new family is one function in any module of this folder, or outside it.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from ..model import Layer
 
 SERVED_IN = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "bf16", "float": "bf16", "auto": "bf16"}
-"""Serving format of a stored one. Checkpoints saved in 32 bit (OLMo-2, OLMoE, Gemma-2) are cast
-to 16 bit by every inference server (vLLM: ``dtype="auto"`` maps float32 to 16 bit), so weights
-and KV cache are counted at 16 bit."""
+"""Serving format of a stored one. Checkpoints saved in 32 bit (OLMo-2, OLMoE, Gemma-2) are cast to 16 bit by every
+inference server (vLLM: ``dtype="auto"`` maps float32 to 16 bit), so weights and KV cache are counted at 16 bit."""
 
 SIDE_FILE = "hf_quant_config.json"
 """File of modelopt's checkpoints that says how weights are stored; it stands beside ``config.json``."""

@@ -27,7 +27,6 @@ class Traits:
         Of a feed-forward block.
     norms, norm : int
         Norms of a block, and weights of a norm by unit of width.
-    qkv_bias, out_bias, ffn_bias, patch_bias : bool
     positions : str
         ``grid``: one for each patch of ``image_size``; a key that holds their number; empty: none.
     ends : int

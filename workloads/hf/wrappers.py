@@ -1,8 +1,7 @@
 """Multimodal models: their text model, which is what a language model server repeats per token.
 
 A class whose text section names itself needs no entry here (`families.build`); these are those whose files do not, or
-whose text model has a name of its own for what is known. Audio towers are not counted, image towers are
-(`tower`).
+whose text model has a name of its own for what is known. Audio towers are not counted, image towers are (`tower`).
 """
 
 from __future__ import annotations

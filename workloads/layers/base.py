@@ -151,7 +151,6 @@ class Run:
 
     Attributes
     ----------
-    numerics : Numerics
     attention : str
         Algorithm.
     sampling : str

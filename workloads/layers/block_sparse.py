@@ -36,8 +36,7 @@ class BlockSparseAttention:
     index_pool : int
         Tokens of a scored key (means of learned ones: Qwen4-Exp).
     learned : bool
-        Whether scores have projections, and one key, of their own; else the keys are those of the KV
-        heads, pooled.
+        Whether scores have projections, and one key, of their own; else the keys are those of the KV heads, pooled.
     near : int
         Latest tokens that are read besides; 0 = none.
     attends_pools : bool

@@ -1,10 +1,9 @@
 """What recurrent layers cost, and their ops: short convolutions, the delta rule, scans.
 
-A prompt is computed in chunks, as matrix products between them and a state that goes from one to
-the next; a decode reads its sequence's state and writes it. Of several new tokens of a decode the
-state after each is written, as the last accepted one is gone on from (`num_speculative_blocks` of
-vllm-project/vllm, vllm/v1/kv_cache_interface.py). Tables of measured kernels are read with the same
-rates (`devices.calibrated.layer_kernels`).
+A prompt is computed in chunks, as matrix products between them and a state that goes from one to the next; a decode
+reads its sequence's state and writes it. Of several new tokens of a decode the state after each is written, as the last
+accepted one is gone on from (`num_speculative_blocks` of vllm-project/vllm, vllm/v1/kv_cache_interface.py). Tables of
+measured kernels are read with the same rates (`devices.calibrated.layer_kernels`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ class SideInputs:
 
     Attributes
     ----------
-    inner : FeedForward
     inputs : int
         Width of the layer's own input of a token; 0 = none.
     rank : int

@@ -30,8 +30,6 @@ class SparseLatentAttention:
 
     Attributes
     ----------
-    base : LatentAttention
-    indexer : Indexer
     shared : bool
         The choice is that of a layer before: no indexer runs, and none is kept.
     """

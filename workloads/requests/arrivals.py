@@ -42,9 +42,8 @@ def gamma(rate: float, cv: float | None) -> Gaps:
 def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator) -> Iterator[Rows]:
     """Give rows new arrival times: the first at 0, then one gap each.
 
-    Of sessions only the first requests have gaps; the others arrive no earlier than what comes
-    before them. The sum runs in order from the last arrival, so that the result does not depend on how
-    rows are batched, to the last bit.
+    Of sessions only the first requests have gaps; the others arrive no earlier than what comes before them. The sum
+    runs in order from the last arrival, so that the result does not depend on how rows are batched, to the last bit.
     """
     now = latest = 0.0
     done = 0

@@ -29,9 +29,8 @@ class Turns:
     Attributes
     ----------
     follows : int64 array, shape (n,)
-        Request that each one follows; -1 for the first of a session. It arrives `think_s` after
-        that one's end, but not before its own `arrival_s`, and its prompt starts with that one's
-        prompt and output.
+        Request that each one follows; -1 for the first of a session. It arrives `think_s` after that one's end, but not
+        before its own `arrival_s`, and its prompt starts with that one's prompt and output.
     session : int64 array, shape (n,)
         First request of the session.
     think_s : float64 array, shape (n,)

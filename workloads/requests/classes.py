@@ -26,8 +26,6 @@ class Promise:
     ----------
     name : str
         As it is written: one of `LATENCIES`, with or without a quantile.
-    latency : str
-    most_s : float
     share : float or None
         Of the class's requests that must keep it; None where nobody says.
     """
@@ -44,7 +42,6 @@ class RequestClass:
 
     Attributes
     ----------
-    name : str
     share : float or None
         Of all requests, where these do not say of which class they are.
     priority : int

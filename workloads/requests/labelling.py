@@ -87,8 +87,7 @@ def labelled(
 ) -> RequestStream:
     """The same stream, each request with its class, priority and tenant.
 
-    A trace's own class is one of the classes where there are any; of requests that have none it is
-    drawn by the shares.
+    A trace's own class is one of the classes where there are any; of requests that have none it is drawn by the shares.
 
     Parameters
     ----------

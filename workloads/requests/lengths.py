@@ -1,8 +1,7 @@
 """Distributions of prompt and output lengths around a given mean [tokens].
 
-Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one draw
-function for each. A draw function consumes the generator value by value, so the lengths do not
-depend on how many are drawn at a time.
+Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one draw function for each. A draw
+function consumes the generator value by value, so the lengths do not depend on how many are drawn at a time.
 """
 
 from __future__ import annotations
@@ -106,8 +105,7 @@ def _normal_tail(x: float) -> float:
 def _rounded_mean(mu: float, exact: int = 64) -> float:
     """Mean of ``max(1, round(X))``, X log-normal: 1 + the sum over k of P(X > k + 0.5).
 
-    The sum is exact for k < `exact`; beyond, it is the integral E[max(X - exact, 0)], of which
-    it is the midpoint rule.
+    The sum is exact for k < `exact`; beyond, it is the integral E[max(X - exact, 0)], of which it is the midpoint rule.
     """
     head = sum(_normal_tail((math.log(k + 0.5) - mu) / LOG_SIGMA) for k in range(1, exact))
     d = (math.log(exact) - mu) / LOG_SIGMA

@@ -39,7 +39,6 @@ class Profile:
         Of the steps in which anything arrives [s].
     done_s : float64 array, shape (n,)
         What is expected before each, as seconds at the mean rate.
-    period_s : float
     """
 
     starts_s: F8

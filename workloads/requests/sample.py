@@ -5,11 +5,10 @@ Arrivals and lengths follow published summary statistics of the Azure 2023 conve
 5.92 requests/s with a gap coefficient of variation of 1.08, and the quantiles below. No row of
 the trace is stored.
 
-Matched: rate and gap variation (gamma gaps, exactly in expectation); p50, p90, p99 and maximum
-of both lengths (exactly, to rounding); both means (exactly in expectation, to 0.1 %).
-Assumed: the shape between two quantiles (log-linear, bent by one exponent per length so that
-the mean holds), a minimum of 1 token, independence of input, output and gaps. Not matched: the
-trace's correlations and its slow drift.
+Matched: rate and gap variation (gamma gaps, exactly in expectation); p50, p90, p99 and maximum of both lengths
+(exactly, to rounding); both means (exactly in expectation, to 0.1 %). Assumed: the shape between two quantiles
+(log-linear, bent by one exponent per length so that the mean holds), a minimum of 1 token, independence of input,
+output and gaps. Not matched: the trace's correlations and its slow drift.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One ServeGen client: request counts and gap shapes per window, length tables per period.
 
-`*-trace.csv`, no header: window start [s], rate [1/s], gap coefficient of variation, pattern
-(Gamma, Weibull or empty = no activity), the pattern's shape and scale. `*-dataset.json`:
-period start [s] -> texts ``{tokens: probability}`` for `input_tokens` and `output_tokens`
-(`reason_ratio` splits the output of reasoning models; the total is what is served).
+`*-trace.csv`, no header: window start [s], rate [1/s], gap coefficient of variation, pattern (Gamma, Weibull or empty =
+no activity), the pattern's shape and scale. `*-dataset.json`: period start [s] -> texts ``{tokens: probability}`` for
+`input_tokens` and `output_tokens` (`reason_ratio` splits the output of reasoning models; the total is what is served).
 
 The rate is a count of observed requests over the window: rate x 600 s is a whole number in
 every row. So a window holds exactly that many, placed by gaps of the fitted shape, stretched to

@@ -1,9 +1,8 @@
 """Sessions: requests that follow each other, each prompt holding all that was said before.
 
-In a trace, optional columns (or keys) say so: `session`, the same text for all requests of one
-session, in order; or `predecessor`, the `request_id` of the row before it in its session. With
-either, `think_s` may give the time from the end of the one to the arrival of the next [s]. Where calls
-wait for several others, `after` says so, see `agents`.
+In a trace, optional columns (or keys) say so: `session`, the same text for all requests of one session, in order; or
+`predecessor`, the `request_id` of the row before it in its session. With either, `think_s` may give the time from the
+end of the one to the arrival of the next [s]. Where calls wait for several others, `after` says so, see `agents`.
 """
 
 from __future__ import annotations

@@ -45,7 +45,6 @@ class Benchmark:
         Mean tokens.
     lengths : str
         How they spread, an option of ``opbyte simulate``.
-    scenarios : tuple of str
     slo : mapping of str to float
         Of scenario "server" [s].
     clients : tuple of int
@@ -56,7 +55,6 @@ class Benchmark:
         What its owners want said beside a score.
     assumed : str
         What of the above the rules do not print.
-    published : tuple of Published
     """
 
     name: str

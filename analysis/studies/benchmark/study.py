@@ -37,7 +37,6 @@ class Scored:
 
     Attributes
     ----------
-    scenario : str
     clients : int or None
         Of a closed loop, a replica's.
     layout : str
@@ -46,7 +45,6 @@ class Scored:
         The score, of the whole system; None where no load is within the level.
     requests_per_s : float or None
         Load of scenario "server".
-    ttft_p99_s, tpot_p99_s, tpot_mean_s : float or None
     interval : Interval or None
         Factors on the score.
     reason : str
@@ -174,8 +172,7 @@ def benchmark(
     told : callable, optional
         Told (scores done, scores in all).
     **options
-        Other options of `Scenario`; the workload is the benchmark's. Policy and kernels are
-        vLLM's on GPUs unless said.
+        Other options of `Scenario`; the workload is the benchmark's. Policy and kernels are vLLM's on GPUs unless said.
 
     Raises
     ------

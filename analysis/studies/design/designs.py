@@ -31,7 +31,6 @@ class Design:
     ----------
     values : tuple
         Of the searched parameters.
-    silicon : Silicon
     bound, forecast : mapping of str to float
         Metrics over all models at best, and as a step of each promises.
     each : sequence of mappings

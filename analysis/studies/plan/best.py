@@ -1,11 +1,10 @@
 """The best of one system: candidates in the order of the least that they can cost.
 
-Every candidate has a number of copies below which bounds or simulations say that it misses the level. The
-one that seems to need the fewest devices is simulated next, until nothing left can be better than what
-was found: then first with the most copies that would still be better, so that one simulation rules it out. Of
-one candidate more copies are assumed never to serve worse: one that fails is tried with as many as keep
-pace with the load, or with half as many more, and bisected once it holds. No
-system's search knows of another's.
+Every candidate has a number of copies below which bounds or simulations say that it misses the level. The one that
+seems to need the fewest devices is simulated next, until nothing left can be better than what was found: then first
+with the most copies that would still be better, so that one simulation rules it out. Of one candidate more copies are
+assumed never to serve worse: one that fails is tried with as many as keep pace with the load, or with half as many
+more, and bisected once it holds. No system's search knows of another's.
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ class Tried:
 
     Attributes
     ----------
-    candidate, system, bound
     fails : int
         Most copies known to miss the level.
     points : list of Point
@@ -152,7 +150,6 @@ class Searched:
     name : str or Path
     tried : tuple of Tried
         Every candidate.
-    simulations : int
     limit : str
         What keeps fewer devices, or any, from serving.
     refused : InputError or None

@@ -44,11 +44,8 @@ class Candidate:
     Attributes
     ----------
     system : str or Path
-    devices : int
-    policy : str
     start : Start or None
         Layout, budget and formats; None where the system's own mapping lays the model out.
-    token_budget : int or None
     dtype, kv_dtype : str or None
         None = the model's own.
     framework : str or None

@@ -1,9 +1,8 @@
 """The least that a deployment's work takes at nominal rates: what no price of its ops goes below.
 
-Every cost model that is bounded here takes at least an op's FLOPs over the nominal peak and its bytes
-over the nominal bandwidth. Of a step's ops only some are counted, those that every step has: matrix
-products, experts, and the keys and values that decodes read. Exchanges, launches, norms, the head and
-unequal ranks come on top.
+Every cost model that is bounded here takes at least an op's FLOPs over the nominal peak and its bytes over the nominal
+bandwidth. Of a step's ops only some are counted, those that every step has: matrix products, experts, and the keys and
+values that decodes read. Exchanges, launches, norms, the head and unequal ranks come on top.
 """
 
 from __future__ import annotations

@@ -78,14 +78,10 @@ class Task:
         Without system, layout and load.
     load : mapping of str to float
         The option that sets the load, empty where the trace's own is kept.
-    load_per_s : float
-    level : mapping of str to float
     goal : str
         One of `GOALS`.
     budget : float or None
         Most dollars an hour.
-    most_devices : int
-    axes : Axes
     sure : float or None
         Chance with which the level is to hold; the middle of the evidence without.
     """
@@ -151,10 +147,6 @@ class Point:
 
     Attributes
     ----------
-    candidate : Candidate
-    system : str
-    copies, devices : int
-    usd_per_hour, output_tokens_per_s : float or None
     worth : Worth
         What deployments are judged by, dollars and joules a token among it.
     gco2_per_token : float or None
@@ -169,7 +161,6 @@ class Point:
         Requests that are served in the time that they come in, as a share of them.
     sure : RunIntervals or None
         Factors on the figures, see `answers.interval`.
-    bases : Bases
     evidence : sequence of dict
         What the figures rest on, see `answers.evidence`.
     ranges : Ranges or None

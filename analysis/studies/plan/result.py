@@ -33,10 +33,8 @@ class Group:
 
     Attributes
     ----------
-    basis : str
     measured : bool
         Whether they are priced in the range of measurements, or of none at all.
-    ranked : tuple of Searched
     """
 
     basis: str
@@ -60,8 +58,6 @@ class Plan(Result):
 
     Attributes
     ----------
-    model, workload : str
-    task : Task
     searched : tuple of Searched
         One a name of the systems asked for.
     why : bool

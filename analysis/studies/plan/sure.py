@@ -29,8 +29,7 @@ class Sure:
     Attributes
     ----------
     copies : mapping of float to (int or None)
-        Fewest copies with which the level holds, by the chance of it; None where no number that may be
-        had is enough.
+        Fewest copies with which the level holds, by the chance of it; None where no number that may be had is enough.
     slow : mapping of float to float
         How many times as long steps are at most, by the same chance.
     ends : mapping of str to (float, float or None)

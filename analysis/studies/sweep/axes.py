@@ -50,7 +50,6 @@ class Axis:
         What they set, one each.
     values : tuple of tuples
         One row per position of the axis; empty for a random one.
-    random : Range or None
     """
 
     columns: tuple[str, ...]

@@ -23,8 +23,7 @@ from .expression import OF_RUN
 from .parameters import scenario_of
 
 SCALARS = columns((*COUNTS, *LENGTHS, *RATES, *STATE))
-"""Figures of `simulate` that a row holds as they are. Real time is left out: rows of equal
-points are equal bytes."""
+"""Figures of `simulate` that a row holds as they are. Real time is left out: rows of equal points are equal bytes."""
 DERIVED = {
     "steady": "1 where rates are of a steady window, 0 where a run is too short for one.",
     "stationary": "1 where the queue of arrivals is stationary, as `capacity` and `plan` ask; 0 where it grows; "

@@ -36,7 +36,6 @@ class Sweep(Result):
 
     Attributes
     ----------
-    study : Study
     table : list of dict
         One row a point, in the order of the study: ``point`` (its key), the axes' columns, the
         metrics, ``feasible`` and ``error``.
@@ -46,7 +45,6 @@ class Sweep(Result):
         Version of the code that computed it.
     ran : int
         Points computed now; the others were there.
-    folder : Path
     """
 
     study: Study
@@ -159,8 +157,7 @@ def sweep(
     told : callable, optional
         Told (points done, points in all) as they finish.
     also : callable, optional
-        Given the result and the folder before it is closed, to write more into it: the command
-        line's report.
+        Given the result and the folder before it is closed, to write more into it: the command line's report.
 
     Raises
     ------

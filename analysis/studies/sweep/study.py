@@ -70,20 +70,16 @@ class Study:
 
     Attributes
     ----------
-    title : str
     base : dict of str to value
         Parameters that all points share.
-    axes : tuple of Axis
     samples : int
         Draws of the random axes, taken together; 1 where there are none.
-    seed : int
     constraints : tuple of Expression
         On columns, parameters and metrics. Those without a metric leave points out beforehand.
     objectives : dict of str to str
         Metric or column -> "max" or "min".
     folder : Path
         Where relative paths of the parameters start: the sweep file's folder.
-    kind : Kind
     """
 
     title: str

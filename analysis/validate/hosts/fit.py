@@ -103,7 +103,6 @@ def fit_numbers(simulate: Callable[[F8], Compared], frees: Sequence[Free], start
     ----------
     simulate : callable
         The run with given numbers, shape (k,).
-    frees : sequence of Free, k of them
     start : float64 array, shape (k,)
     seed : int
         Of the points and draws.

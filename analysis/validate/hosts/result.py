@@ -34,12 +34,10 @@ class HostCalibration(Result):
 
     Attributes
     ----------
-    run : str
     host : HostSpec
         With the fitted numbers.
     base : str
         The class or file that it starts from.
-    fitted : Fitted
     """
 
     run: str

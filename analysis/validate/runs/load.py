@@ -19,7 +19,6 @@ class Load:
 
     Attributes
     ----------
-    stream : RequestStream
     stage : int64 array, shape (n,)
         In which each was sent.
     """

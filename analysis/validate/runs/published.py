@@ -110,10 +110,8 @@ class PublishedRun:
         Format of weights; None as the checkpoint is.
     layout : mapping of str to int
         tp, pp, dp, ep as far as they are told.
-    devices : int
     input_len, output_len : float
         Mean tokens of a prompt and an answer; 0 where they are not published.
-    load : Load
     kv_dtype : str or None
         Format of the KV cache, where it is not the checkpoint's.
     lengths : str

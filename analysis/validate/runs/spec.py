@@ -66,19 +66,14 @@ class MeasuredRun:
 
     Attributes
     ----------
-    folder : Path
-    name, checkpoint : str
     device : str
         Name in the catalog, or in the file `described`.
-    devices : int
     model : Path
         Its ``config.json``.
     engine : mapping
         Keys of an ``engine.json``.
-    stages : tuple of Stage
     pause_s : float
         From the last arrival of a stage to the start of the next [s].
-    prompts : Prompts
     output_tokens : int or None
         Of every request, where they are drawn.
     requests : Path or None

@@ -35,10 +35,8 @@ class StaticBatch:
 
     Attributes
     ----------
-    name, model, dtype : str
     device : str
         Name in the catalog.
-    tp, output_tokens : int
     lengths : tuple of int
         Tokens of each prompt.
     measured : dict of str to float

@@ -24,7 +24,6 @@ class AttentionMixture:
     ----------
     base : Attention
         One expert.
-    experts : int
     shared_kv : bool
         Whether all experts attend to the same keys and values, those of one.
     """

@@ -17,10 +17,9 @@ from ..linear_state import GatedDeltaNet
 class Memories:
     """Gated DeltaNet with several states: a router picks some for each token, one may serve all.
 
-    Keys and values are projected once, whatever states they go to. A decode touches the states of
-    its token; a prompt's chunk touches all of them, as some token of it does unless it is very
-    short. So costs are affine in the moments and no draw of loads matters: every token has equally
-    many states.
+    Keys and values are projected once, whatever states they go to. A decode touches the states of its token; a prompt's
+    chunk touches all of them, as some token of it does unless it is very short. So costs are affine in the moments and
+    no draw of loads matters: every token has equally many states.
 
     Attributes
     ----------

@@ -27,8 +27,7 @@ class MergedExperts:
     width : int
         Inner width of one expert.
     levels : int
-        Merged blocks kept in memory beside the experts, one for each noise level or task; 0 = they are
-        used in place.
+        Merged blocks kept in memory beside the experts, one for each noise level or task; 0 = they are used in place.
     """
 
     kind: ClassVar[str]
