@@ -64,7 +64,7 @@ class Cache:
 
 
 @dataclass(slots=True)
-class Plan:
+class AttentionUnits:
     """Units and room for partial results of a batch of one shape; serves every layer of a step."""
 
     units: Units
@@ -81,7 +81,7 @@ class Plan:
 def plan(
     queries: I8, lengths: I8, heads_q: int, heads_kv: int, dim_v: int, window: int, threads: int,
     config: AttentionConfig = DEFAULT,
-) -> Plan:  # fmt: skip
+) -> AttentionUnits:  # fmt: skip
     """Cut a batch and make room.
 
     Parameters
@@ -113,14 +113,14 @@ def plan(
     units = cut(queries, lengths, heads_kv, window, block, keys, group, config.tile)
     most = -(-block * group // GROUP) * GROUP
     count = len(units.rows)
-    return Plan(
+    return AttentionUnits(
         units, units.shares(threads), lengths - queries, window, group, config.tile,
         np.empty((count, most), np.float32), np.empty((count, most), np.float32),
         np.empty((count, most, dim_v), np.float32),
     )  # fmt: skip
 
 
-def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
+def attend(p: AttentionUnits, q: F4, cache: Cache, scale: float, out: F4) -> None:
     """Attention of `q`, shape (sequences, new positions, heads_q, head_dim), into `out`.
 
     Positions beyond a sequence's own count, and sequences without keys, are set to 0.

@@ -16,11 +16,11 @@ import numpy as np
 
 from . import attention_decode, blocked, delta_rule, experts, gathered_attention, gemm, rmsnorm
 from .ceilings import BLAS_SIZE, copy_once, read_rate
-from .cores import Waits
+from .cores import CoreWaits
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
-from .timing import Watch, settle
+from .timing import Stopwatch, settle
 
 DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128, "window": 0}
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
@@ -108,7 +108,7 @@ def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float
     read_rate(bench, least=WAKING, budget_s=0.03)  # threads that slept start on one core
     before = read_rate(bench, least=1, budget_s=0.0)
     way(2 * i)  # so that its code is at hand, which in a run of layers it is; the data is not
-    with Waits() as waits, Watch(bench.threads, waits) as watch:
+    with CoreWaits() as waits, Stopwatch(bench.threads, waits) as watch:
         way(2 * i + 1)
     after = read_rate(bench, least=1, budget_s=0.0)
     return (watch.seconds, 0.5 * (before + after), watch.alone and abs(after / before - 1.0) <= MAX_DRIFT)

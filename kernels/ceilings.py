@@ -17,7 +17,7 @@ from numba import types
 
 from .jit import parallel, serial
 from .lab import Bench
-from .timing import Sample, sample, settle
+from .timing import CallSeconds, sample, settle
 from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
 
 READ_BYTES = 48 << 20
@@ -186,26 +186,26 @@ def cache_rate(bench: Bench, held: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class MachineRates:
     """What the machine does at a moment: bytes read a second, and FLOP/s in registers."""
 
     read_Bps: float
     fma_flops_per_s: float
 
     @classmethod
-    def average(cls, rates: Sequence[Rates]) -> Rates:
+    def average(cls, rates: Sequence[MachineRates]) -> MachineRates:
         return cls(sum(r.read_Bps for r in rates) / len(rates), sum(r.fma_flops_per_s for r in rates) / len(rates))
 
-    def close_to(self, other: Rates, share: float) -> bool:
+    def close_to(self, other: MachineRates, share: float) -> bool:
         return (
             abs(self.read_Bps / other.read_Bps - 1.0) <= share
             and abs(self.fma_flops_per_s / other.fma_flops_per_s - 1.0) <= share
         )
 
 
-def rates(bench: Bench) -> Rates:
+def rates(bench: Bench) -> MachineRates:
     """Both rates, in some 8 ms."""
-    return Rates(read_rate(bench, budget_s=0.005), fma_rate(bench, least=2, budget_s=0.002))
+    return MachineRates(read_rate(bench, budget_s=0.005), fma_rate(bench, least=2, budget_s=0.002))
 
 
 def fma_rate(bench: Bench, *, least: int = 5, budget_s: float = 0.03) -> float:
@@ -229,5 +229,5 @@ def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
     )
 
 
-def _time(run: Any, threads: int, least: int, budget_s: float) -> Sample:
+def _time(run: Any, threads: int, least: int, budget_s: float) -> CallSeconds:
     return sample(run, threads=threads, least=least, most=200, budget_s=budget_s)

@@ -41,7 +41,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class ConfigSpace:
     """What can be chosen for a kernel.
 
     Attributes
@@ -156,10 +156,10 @@ def _attention_ready(shape: Shape, bench: Bench) -> Ready:
 
 
 SPACES = (
-    Space("gemm", ("m", "n", "k"), _gemm_shapes, _gemm_configs, GEMM_DEFAULT, _gemm_ready),
-    Space("attention_decode", ("batch", "kv_len", "heads_q", "heads_kv", "head_dim", "window"),
+    ConfigSpace("gemm", ("m", "n", "k"), _gemm_shapes, _gemm_configs, GEMM_DEFAULT, _gemm_ready),
+    ConfigSpace("attention_decode", ("batch", "kv_len", "heads_q", "heads_kv", "head_dim", "window"),
           _decode_shapes, _decode_configs, AttentionConfig(), _attention_ready),
-    Space("attention_prefill", ("batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim",
+    ConfigSpace("attention_prefill", ("batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim",
                                 "window"),
           _prefill_shapes, _prefill_configs, AttentionConfig(), _attention_ready),
 )  # fmt: skip

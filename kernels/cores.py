@@ -48,7 +48,7 @@ def _hold(tid: int, cores: set[int]) -> None:
         os.sched_setaffinity(tid, cores)
 
 
-class Waits:
+class CoreWaits:
     """How long the threads of this process were ready to run but had no core.
 
     It knows the threads that there are when it is entered.

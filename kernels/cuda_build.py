@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CudaSource:
     """One CUDA file and the variants it is used in.
 
     Attributes
@@ -36,17 +36,17 @@ class Source:
 
 
 SOURCES = {
-    "rmsnorm": Source(("rmsnorm",), (("COLS=1024",), ("COLS=4096",), ("COLS=8192",))),
-    "router": Source(("route",), (("EXPERTS=8",), ("EXPERTS=128",), ("EXPERTS=256",))),
-    "permute": Source(("sort_slots", "gather_rows", "combine_rows")),
-    "experts": Source(
+    "rmsnorm": CudaSource(("rmsnorm",), (("COLS=1024",), ("COLS=4096",), ("COLS=8192",))),
+    "router": CudaSource(("route",), (("EXPERTS=8",), ("EXPERTS=128",), ("EXPERTS=256",))),
+    "permute": CudaSource(("sort_slots", "gather_rows", "combine_rows")),
+    "experts": CudaSource(
         ("gate_up", "down"), (("NT=1",), ("NT=2",), ("NT=4",), ("NT=2", "FOUR=32"), ("NT=2", "FOUR=16")), True
     ),
-    "attention": Source(("decode", "merge", "prefill"), (("DIM=64",), ("DIM=128",)), True),
-    "gemm": Source(("grouped_gemm", "swiglu"), (("STAGES=2",), ("STAGES=3",), ("STAGES=4",), ("STAGES=5",)), True),
-    "mla": Source(("mla_decode", "mla_merge"), ((),), True),
-    "indexer": Source(("index_scores", "index_select"), (("DIM=64",), ("DIM=128",)), True),
-    "recurrent": Source(("recurrent_step", "recurrent_chunks"), (("KEYS=64",), ("KEYS=128",))),
+    "attention": CudaSource(("decode", "merge", "prefill"), (("DIM=64",), ("DIM=128",)), True),
+    "gemm": CudaSource(("grouped_gemm", "swiglu"), (("STAGES=2",), ("STAGES=3",), ("STAGES=4",), ("STAGES=5",)), True),
+    "mla": CudaSource(("mla_decode", "mla_merge"), ((),), True),
+    "indexer": CudaSource(("index_scores", "index_select"), (("DIM=64",), ("DIM=128",)), True),
+    "recurrent": CudaSource(("recurrent_step", "recurrent_chunks"), (("KEYS=64",), ("KEYS=128",))),
 }
 ARCHITECTURES = ("sm_80", "sm_90a")
 FORMATS = {"fp16": (), "bf16": ("USE_BF16",)}

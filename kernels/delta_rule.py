@@ -22,15 +22,15 @@ FEW = slice(0, 2)
 
 def tokens_of(
     bench: Bench, lead: tuple[int, int], heads: tuple[int, int], dims: tuple[int, int], decays: int
-) -> recurrent.Tokens:
+) -> recurrent.TokenInputs:
     """Tokens of prompts: heads of keys and of values, their dimensions; keys about one long."""
     q, k = (bench.take((*lead, heads[0], dims[0])) * np.float32(dims[0] ** -0.5) for _ in range(2))
     decay = bench.rng.uniform(0.7, 1.0, (*lead, heads[1], decays)).astype(np.float32)
     beta = bench.rng.uniform(0.0, 1.0, (*lead, heads[1])).astype(np.float32)
-    return recurrent.Tokens(q, k, bench.take((*lead, heads[1], dims[1])), decay, beta)
+    return recurrent.TokenInputs(q, k, bench.take((*lead, heads[1], dims[1])), decay, beta)
 
 
-def case_of(name: str, shape: Shape, x: recurrent.Tokens, bench: Bench, erase: bool = True) -> Case:
+def case_of(name: str, shape: Shape, x: recurrent.TokenInputs, bench: Bench, erase: bool = True) -> Case:
     """A decode or prompts of these tokens; only the states have copies."""
     decode = shape["phase"] == DECODE
     columns = {"kernel": f"opbyte_{'recurrent' if decode else 'chunk'}_{name}", **shape}
@@ -38,7 +38,7 @@ def case_of(name: str, shape: Shape, x: recurrent.Tokens, bench: Bench, erase: b
     once, entries = 4.0 * np.prod(state), float(state[2] * state[3])
     copies = bench.rooms(once)
     states = [bench.room(state) for _ in range(copies)]
-    first = recurrent.Tokens(*(np.ascontiguousarray(a[:, 0]) for a in x))
+    first = recurrent.TokenInputs(*(np.ascontiguousarray(a[:, 0]) for a in x))
     out = np.empty(first.v.shape if decode else x.v.shape, np.float32)
     kernel = recurrent.step if decode else recurrent.chunks
 
@@ -48,7 +48,7 @@ def case_of(name: str, shape: Shape, x: recurrent.Tokens, bench: Bench, erase: b
     def check() -> None:
         out[:] = np.nan
         states[0][:] = bench.take(state)
-        few = recurrent.Tokens(*(a[FEW] for a in x))
+        few = recurrent.TokenInputs(*(a[FEW] for a in x))
         want, after = recurrent.reference(few, states[0][FEW].copy(), erase)
         run(0)
         require(out[FEW], want[:, 0] if decode else want, "fp32", str(columns))

@@ -22,7 +22,7 @@ from .check import from_bf16, require
 from .gemm import check_weights
 from .jit import inner, parallel
 from .lab import Bench, Case, Kernel, Shape, add
-from .permute import Order, combine, gather, sort_slots
+from .permute import SlotOrder, combine, gather, sort_slots
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
@@ -205,7 +205,7 @@ def _step(size: int, config: GemmConfig) -> int:
 
 
 @dataclass(slots=True)
-class Room:
+class ExpertBuffers:
     """Buffers of a MoE layer for some number of slots."""
 
     x: F4
@@ -213,11 +213,13 @@ class Room:
     y: F4
 
     @classmethod
-    def of(cls, slots: int, hidden: int, inter: int) -> Room:
+    def of(cls, slots: int, hidden: int, inter: int) -> ExpertBuffers:
         return cls(*(np.empty((slots, n), np.float32) for n in (hidden, inter, hidden)))
 
 
-def moe_layer(x: F4, ids: I4, weights: F4, w: ExpertWeights, room: Room, out: F4, threads: int = 1) -> Order:
+def moe_layer(
+    x: F4, ids: I4, weights: F4, w: ExpertWeights, room: ExpertBuffers, out: F4, threads: int = 1
+) -> SlotOrder:
     """Sort, gather, experts and combine: the layer after the router.
 
     Parameters
@@ -287,7 +289,7 @@ def case(shape: Shape, bench: Bench, make: Callable[[Shape, Bench], list[ExpertW
     # Gates of about one: larger ones would only see the flat ends of SwiGLU.
     x = bench.take((tokens, hidden)) * np.float32(hidden**-0.5)
     share_of = np.full((tokens, k), 1 / k, np.float32)
-    room, out = Room.of(tokens * k, hidden, inter), np.empty((tokens, hidden), np.float32)
+    room, out = ExpertBuffers.of(tokens * k, hidden, inter), np.empty((tokens, hidden), np.float32)
 
     def run(i: int) -> None:
         ids, w = choices[i % CHOICES], weights[i % copies]

@@ -108,7 +108,7 @@ def route(
 
 
 def sort_slots(device: Device, ids: Any, experts: int, offsets: Any, slots: Any, position: Any) -> None:
-    """Sort the choices, shape (tokens, k), by expert; see `permute.Order` for the outputs."""
+    """Sort the choices, shape (tokens, k), by expert; see `permute.SlotOrder` for the outputs."""
     device.run("permute", (), "sort_slots", (experts // 4 + 1,), 128,
                (ids, offsets, slots, position, int(ids.size), experts))  # fmt: skip
 
@@ -278,7 +278,7 @@ def index(
 def recur(device: Device, x: Sequence[Any], states: Any, y: Any, worst: Any, erase: bool, format_: str) -> None:
     """One token of each sequence, or prompts (a second axis), in place on `states`.
 
-    `x` are `recurrent.Tokens`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
+    `x` are `recurrent.TokenInputs`; `worst` gets 1 where decays of channels come too low, see `recurrent.LEAST`.
     """
     _, k, v, decay, _ = x
     *lead, heads, values = v.shape

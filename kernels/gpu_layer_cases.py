@@ -77,7 +77,7 @@ def _states(device: gpu.CupyDevice, shape: Shape, name: str, channels: bool, era
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         few = [cp.asnumpy(a[delta_rule.FEW]).astype(np.float32) for a in x]
-        tokens = recurrent.Tokens(*(a[:, None] if decode else a for a in few))
+        tokens = recurrent.TokenInputs(*(a[:, None] if decode else a for a in few))
         want, _ = recurrent.reference(tokens, cp.asnumpy(before[delta_rule.FEW]), erase)
         return cp.asnumpy(y[delta_rule.FEW]), want[:, 0] if decode else want
 

@@ -14,9 +14,9 @@ from .ceilings import Ceilings
 from .check import require
 from .gpu_cases import Prepared
 from .gpu_layer_cases import CASES
-from .host import Host, this_host
-from .measure import LEAST, MAX_DRIFT, Measurement, Row
-from .timing import Sample
+from .host import HostInfo, this_host
+from .measure import LEAST, MAX_DRIFT, MeasuredShape, Measurement
+from .timing import CallSeconds
 
 PRODUCTS = {
     "H100 80GB HBM3": "H100-SXM-80GB", "H200": "H200-SXM-141GB", "A100-SXM4-80GB": "A100-SXM-80GB",
@@ -55,7 +55,7 @@ class Timer:
         self.cupy = cupy
         self.stream = cupy.cuda.Stream(non_blocking=True)
 
-    def sample(self, run: Callable[[int], object], repeats: int) -> Sample:
+    def sample(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
         """Time `CALLS` calls in one graph, `repeats` times; the buffers take turns."""
         cp = self.cupy
         with self.stream:
@@ -75,9 +75,9 @@ class Timer:
                 stop.record(self.stream)
                 stop.synchronize()
                 times.append(cp.cuda.get_elapsed_time(start, stop) * 1e-3 / CALLS)
-        return Sample.of(times, [True] * len(times))
+        return CallSeconds.of(times, [True] * len(times))
 
-    def eager(self, run: Callable[[int], object], repeats: int) -> Sample:
+    def eager(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
         """The same without a graph, for libraries that allocate: launches included."""
         cp = self.cupy
         times = []
@@ -91,7 +91,7 @@ class Timer:
                 stop.record(self.stream)
                 stop.synchronize()
                 times.append(cp.cuda.get_elapsed_time(start, stop) * 1e-3 / CALLS)
-        return Sample.of(times, [True] * len(times))
+        return CallSeconds.of(times, [True] * len(times))
 
 
 def copy_rate(cupy: Any, timer: Timer) -> float:
@@ -120,8 +120,8 @@ def measure_gpu(
     copy = copy_rate(cp, timer)
     gemm = matmul_rate(cp, timer, 4096 if quick else 8192)
     work = [(case, shape) for case in CASES if not only or case.name in only for shape in case.shapes(quick)]
-    rows: list[Row] = []
-    rejected: list[Row] = []
+    rows: list[MeasuredShape] = []
+    rejected: list[MeasuredShape] = []
     for done, (case, shape) in enumerate(work):
         if progress:
             progress(done, len(work))
@@ -133,7 +133,7 @@ def measure_gpu(
         after = copy_rate(cp, timer)
         drift = after / before - 1.0
         reason = f"copy rate changed by {drift:+.0%}" if abs(drift) > MAX_DRIFT else ""
-        row = Row(case.name, case.family, ready.columns, taken, other, ready.flops, ready.bytes,
+        row = MeasuredShape(case.name, case.family, ready.columns, taken, other, ready.flops, ready.bytes,
                   0.5 * (before + after), drift, reason)  # fmt: skip
         assert taken.taken >= LEAST
         (rows if lenient or not reason else rejected).append(row)
@@ -141,7 +141,7 @@ def measure_gpu(
     return Measurement(host, Ceilings(copy, copy, gemm, gemm), rows, rejected)
 
 
-def gpu_host(device: gpu.CupyDevice) -> Host:
+def gpu_host(device: gpu.CupyDevice) -> HostInfo:
     """The machine with its GPU in the processor's place."""
     cp = device.cupy
     properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)

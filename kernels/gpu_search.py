@@ -16,7 +16,7 @@ from .gpu_cases import GpuCase, Prepared
 from .gpu_layer_cases import CASES
 from .gpu_measure import check
 from .lab import Shape
-from .timing import Sample
+from .timing import CallSeconds
 
 Config = Mapping[str, int]
 STAGES = (2, 3, 4, 5)
@@ -24,10 +24,10 @@ DRIFT = 0.05
 """Largest change of the copy rate over a shape that counts."""
 
 
-class Clock(Protocol):
+class DeviceTimer(Protocol):
     """What times calls on a device."""
 
-    def sample(self, run: Callable[[int], object], repeats: int) -> Sample:
+    def sample(self, run: Callable[[int], object], repeats: int) -> CallSeconds:
         """Seconds of ``run(i)``."""
         ...
 
@@ -55,7 +55,7 @@ class GpuSearched:
     kernel: str
     columns: Mapping[str, Any]
     configs: Sequence[Config]
-    samples: Sequence[Sample]
+    samples: Sequence[CallSeconds]
     default: int
     copy_Bps: float
     drift: float
@@ -122,7 +122,7 @@ SPACES = (
 
 def search_gpu(
     device: gpu.CupyDevice,
-    clock: Clock,
+    clock: DeviceTimer,
     copy_rate: Callable[[], float],
     *,
     quick: bool = False,
@@ -166,6 +166,6 @@ def search_gpu(
     return found
 
 
-def _timed(device: gpu.CupyDevice, clock: Clock, ready: Prepared, config: Config, repeats: int) -> Sample:
+def _timed(device: gpu.CupyDevice, clock: DeviceTimer, ready: Prepared, config: Config, repeats: int) -> CallSeconds:
     check(device.cupy, ready, **config)
     return clock.sample(lambda i: ready.run(i, **config), repeats)

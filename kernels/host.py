@@ -17,7 +17,7 @@ LIBRARIES = ("numpy", "numba", "llvmlite", "cupy", "cupy-cuda12x", "cupy-cuda13x
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostInfo:
     """What a machine says of itself.
 
     Attributes
@@ -70,7 +70,7 @@ class Host:
         ]
 
 
-def this_host(threads: int) -> Host:
+def this_host(threads: int) -> HostInfo:
     """Look at the machine this runs on."""
     info = _text("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
@@ -81,7 +81,7 @@ def this_host(threads: int) -> Host:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    return Host(
+    return HostInfo(
         name[1].strip() if name else platform.processor() or platform.machine() or "unknown",
         os.cpu_count() or 1,
         threads,
@@ -118,7 +118,7 @@ def _memory_bytes() -> float:
         return 0.0
 
 
-def device_yaml(host: Host, ceilings: Ceilings, memory_share: float, launch_s: float) -> str:
+def device_yaml(host: HostInfo, ceilings: Ceilings, memory_share: float, launch_s: float) -> str:
     """Description of the host as a device (schema: ``devices/spec.py``).
 
     Parameters

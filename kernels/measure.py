@@ -14,26 +14,26 @@ from typing import Any
 import numpy as np
 
 from ..workloads.kernel_schemas import SCHEMAS
-from .ceilings import Ceilings, Rates, measure_ceilings
+from .ceilings import Ceilings, MachineRates, measure_ceilings
 from .cores import pinned
-from .host import Host, this_host
+from .host import HostInfo, this_host
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
-from .rounds import CLOSE, Plan, Visit, Work, together, visit_all
-from .timing import Sample, sample, settle
+from .rounds import CLOSE, MeasuringPlan, RoundTimes, TimedCase, together, visit_all
+from .timing import CallSeconds, sample, settle
 
 MAX_DRIFT = 0.05
 """Largest change of the read rate across a row (kernels.md, C5)."""
 LEAST = 5
 """Repetitions that must count."""
-QUICK = Plan(rounds=5, most_rounds=15, enough=15, visit_s=0.012, budget_s=40.0)
-THOROUGH = Plan(rounds=6, most_rounds=20, enough=30, visit_s=0.03, budget_s=300.0)
+QUICK = MeasuringPlan(rounds=5, most_rounds=15, enough=15, visit_s=0.012, budget_s=40.0)
+THOROUGH = MeasuringPlan(rounds=6, most_rounds=20, enough=30, visit_s=0.03, budget_s=300.0)
 TRIES = 5
 """Times that the ceilings are taken, until the machine is in its usual state."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredShape:
     """One shape, measured.
 
     Attributes
@@ -42,7 +42,7 @@ class Row:
         Kernel module, and the table it goes to.
     columns : mapping
         ``kernel``, ``dtype`` and the shape.
-    sample, other : Sample, Sample or None
+    sample, other : Sample, CallSeconds or None
         Times of the kernel and of the same by NumPy.
     flops, bytes : float
         Of one call.
@@ -55,8 +55,8 @@ class Row:
     name: str
     family: str | None
     columns: Mapping[str, Any]
-    sample: Sample
-    other: Sample | None
+    sample: CallSeconds
+    other: CallSeconds | None
     flops: float
     bytes: float
     read_Bps: float
@@ -79,11 +79,11 @@ class Measurement:
         What else was timed in the same rounds, and the mean rates around it.
     """
 
-    host: Host
+    host: HostInfo
     ceilings: Ceilings
-    rows: Sequence[Row]
-    rejected: Sequence[Row]
-    besides: Sequence[tuple[Sample, Rates]] = ()
+    rows: Sequence[MeasuredShape]
+    rejected: Sequence[MeasuredShape]
+    besides: Sequence[tuple[CallSeconds, MachineRates]] = ()
 
     @property
     def source(self) -> str:
@@ -127,7 +127,7 @@ class Measurement:
 def measure(
     *, quick: bool = False, threads: int | None = None, only: Sequence[str] = (),
     lenient: bool = False, compare: bool = False, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None, besides: Sequence[Work] = (),
+    progress: Callable[[int, int], None] | None = None, besides: Sequence[TimedCase] = (),
 ) -> Measurement:  # fmt: skip
     """Measure the CPU kernels.
 
@@ -145,7 +145,7 @@ def measure(
         Also time the same by NumPy where a kernel has it.
     progress : callable, optional
         Told how many visits are done, of how many.
-    besides : sequence of Work
+    besides : sequence of TimedCase
         More to time in the same rounds.
 
     Raises
@@ -161,7 +161,7 @@ def measure(
 
 def _measure(
     quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
-    progress: Callable[[int, int], None] | None, besides: Sequence[Work],
+    progress: Callable[[int, int], None] | None, besides: Sequence[TimedCase],
 ) -> Measurement:  # fmt: skip
     """Check every case, then time them all, then take the ceilings in the same state."""
     bench = Bench((512 if quick else 640) << 20, threads, seed)
@@ -174,7 +174,7 @@ def _measure(
     settle()
     work = [_work(case) for _, case in cases]
     plan = QUICK if quick else THOROUGH
-    rows: list[Row] = []
+    rows: list[MeasuredShape] = []
     with pinned():
         visits, state = visit_all([*work, *besides], bench, plan, progress)
         for (kernel, case), done, seen in zip(cases, work, visits[: len(work)], strict=True):
@@ -190,19 +190,26 @@ def _measure(
     return Measurement(this_host(threads), ceilings, kept, rejected, also)
 
 
-def _besides(work: Work, visits: Sequence[Visit], state: Rates) -> tuple[Sample, Rates]:
+def _besides(work: TimedCase, visits: Sequence[RoundTimes], state: MachineRates) -> tuple[CallSeconds, MachineRates]:
     taken, counted = together(visits, work, state)
-    return taken, Rates.average([v.rates for v in counted])
+    return taken, MachineRates.average([v.rates for v in counted])
 
 
-def _work(case: Case) -> Work:
-    def floor(rates: Rates) -> float:
+def _work(case: Case) -> TimedCase:
+    def floor(rates: MachineRates) -> float:
         return max(case.bytes / rates.read_Bps, case.flops / rates.fma_flops_per_s)
 
-    return Work(case.run, floor)
+    return TimedCase(case.run, floor)
 
 
-def _row(kernel: Kernel, case: Case, work: Work, visits: Sequence[Visit], state: Rates, other: Sample | None) -> Row:
+def _row(
+    kernel: Kernel,
+    case: Case,
+    work: TimedCase,
+    visits: Sequence[RoundTimes],
+    state: MachineRates,
+    other: CallSeconds | None,
+) -> MeasuredShape:
     """What the visits of a case come to."""
     taken, counted = together(visits, work, state)
     before, after = (
@@ -217,19 +224,19 @@ def _row(kernel: Kernel, case: Case, work: Work, visits: Sequence[Visit], state:
         reason = f"{taken.accepted} of {taken.taken} repetitions undisturbed"
     elif abs(drift) > MAX_DRIFT:
         reason = f"read rate changed by {drift:+.0%}"
-    return Row(
+    return MeasuredShape(
         kernel.name, kernel.family, case.columns, taken, other, case.flops, case.bytes, state.read_Bps, drift, reason
     )
 
 
-def _ceilings(bench: Bench, state: Rates, budget_s: float) -> Ceilings:
+def _ceilings(bench: Bench, state: MachineRates, budget_s: float) -> Ceilings:
     """The ceilings of the usual state; reading and arithmetic as the rounds saw them.
 
     Where the machine is not in it for `TRIES`, copying is taken to keep its ratio to reading.
     """
     for _ in range(TRIES):
         found = measure_ceilings(bench, budget_s=budget_s)
-        if Rates(found.read_Bps, found.fma_flops_per_s).close_to(state, CLOSE):
+        if MachineRates(found.read_Bps, found.fma_flops_per_s).close_to(state, CLOSE):
             break
     return replace(
         found,

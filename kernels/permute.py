@@ -23,7 +23,7 @@ I4 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SlotOrder:
     """Slots sorted by expert.
 
     Attributes
@@ -64,10 +64,10 @@ def _sort(ids, offsets, slots, position):
     return -1
 
 
-def sort_slots(ids: I4, experts: int) -> Order:
+def sort_slots(ids: I4, experts: int) -> SlotOrder:
     """Sort the choices `ids`, shape (tokens, k), by expert."""
     flat = np.ascontiguousarray(ids, dtype=np.int32).reshape(-1)
-    order = Order(*(np.empty(n, np.int32) for n in (experts + 1, len(flat), len(flat))))
+    order = SlotOrder(*(np.empty(n, np.int32) for n in (experts + 1, len(flat), len(flat))))
     bad = _sort(flat, order.offsets, order.slots, order.position)
     if bad >= 0:
         raise ValueError(f"slot {bad} has expert {flat[bad]}: must lie between 0 and {experts - 1}")
@@ -97,14 +97,14 @@ def _combine(y, position, weights, out, threads):
                     out[t, h] += weight * y[row, h]
 
 
-def gather(x: F4, order: Order, k: int, out: F4, threads: int = 1) -> None:
+def gather(x: F4, order: SlotOrder, k: int, out: F4, threads: int = 1) -> None:
     """Copy each slot's token row, shape (tokens, hidden), to its sorted position."""
     if len(order.slots) != len(x) * k or out.shape != (len(x) * k, x.shape[1]):
         raise ValueError(f"{len(order.slots)} slots, {len(x)} tokens of {k}, output {out.shape}")
     _gather(x, order.slots, k, out, threads_for(2.0 * out.nbytes, threads))
 
 
-def combine(y: F4, order: Order, weights: F4, out: F4, threads: int = 1) -> None:
+def combine(y: F4, order: SlotOrder, weights: F4, out: F4, threads: int = 1) -> None:
     """Weighted sum of each token's k rows of `y`, shape (tokens * k, hidden)."""
     tokens, k = weights.shape
     if y.shape[0] != tokens * k or out.shape != (tokens, y.shape[1]):

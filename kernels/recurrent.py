@@ -32,7 +32,7 @@ _tiles = tiles_of(DEFAULT.register_m, DEFAULT.register_n, True)
 _outer = outer_product()
 
 
-class Tokens(NamedTuple):
+class TokenInputs(NamedTuple):
     """What tokens bring: float32 arrays that begin with sequences, and in prompts tokens.
 
     Attributes
@@ -152,7 +152,7 @@ def _chunks(x, states, out, erase, chunk, worst, threads):
             states[n, h] = state.T
 
 
-def _fit(x: Tokens, states: F4, out: F4) -> None:
+def _fit(x: TokenInputs, states: F4, out: F4) -> None:
     """Refuse shapes that do not belong together, and sizes that the vector code cannot walk."""
     *lead, heads, width = x.v.shape
     shared, keys = x.k.shape[-2:]
@@ -167,7 +167,7 @@ def _fit(x: Tokens, states: F4, out: F4) -> None:
         raise ValueError(f"states are {width} x {keys}: need multiples of {COLUMNS} and {LANES}")
 
 
-def step(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+def step(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
     """One token of each sequence, in place on its states.
 
     Parameters
@@ -186,7 +186,7 @@ def step(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True) -
     _step(x, states, out, erase, threads)
 
 
-def chunks(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
+def chunks(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
     """Prompts: as `step`, with an axis of tokens behind that of sequences.
 
     Raises
@@ -201,7 +201,7 @@ def chunks(x: Tokens, states: F4, out: F4, threads: int = 1, erase: bool = True)
         raise ValueError(f"decays of {CHUNK} tokens come to {worst.min():.1e}, below {LEAST:.0e}")
 
 
-def reference(x: Tokens, states: F4, erase: bool = True) -> tuple[Any, Any]:
+def reference(x: TokenInputs, states: F4, erase: bool = True) -> tuple[Any, Any]:
     """Read-outs and last states of prompts (with an axis of tokens) by the definition, in fp64."""
     q, k, v, decay, beta = (a.astype(np.float64) for a in x)
     s, out = states.astype(np.float64), np.empty(v.shape)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .ceilings import Rates, rates
+from .ceilings import MachineRates, rates
 from .lab import Bench
-from .timing import Sample, Times, repeat
+from .timing import CallSeconds, TimedRuns, repeat
 
 CLOSE = 0.12
 """How far the rates of one state lie from their median."""
@@ -30,24 +30,24 @@ WARM_UP_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class RoundTimes:
     """Times of a case in one round, and the machine's rates before and after."""
 
-    times: Times
-    before: Rates
-    after: Rates
+    times: TimedRuns
+    before: MachineRates
+    after: MachineRates
 
     @property
-    def rates(self) -> Rates:
-        return Rates.average([self.before, self.after])
+    def rates(self) -> MachineRates:
+        return MachineRates.average([self.before, self.after])
 
-    def within(self, usual: Rates) -> bool:
+    def within(self, usual: MachineRates) -> bool:
         """Whether the machine was in that state before and after."""
         return all(r.close_to(usual, CLOSE) for r in (self.before, self.after))
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TimedCase:
     """A case to visit.
 
     Attributes
@@ -59,11 +59,11 @@ class Work:
     """
 
     run: Callable[[int], object]
-    floor: Callable[[Rates], float]
+    floor: Callable[[MachineRates], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MeasuringPlan:
     """How long to measure.
 
     Attributes
@@ -86,21 +86,21 @@ class Plan:
     least: int = 3
 
 
-def usual(readings: Sequence[Rates]) -> Rates:
+def usual(readings: Sequence[MachineRates]) -> MachineRates:
     """The state that the machine was in most often: median rates of the readings close to it."""
     values = np.array([(r.read_Bps, r.fma_flops_per_s) for r in readings])
     near = (np.abs(values[:, None] / values[None] - 1.0) <= CLOSE).all(2)
     middle = np.median(values[near[:, near.sum(0).argmax()]], axis=0)
-    return Rates(float(middle[0]), float(middle[1]))
+    return MachineRates(float(middle[0]), float(middle[1]))
 
 
 def visit_all(
-    work: Sequence[Work], bench: Bench, plan: Plan, progress: Callable[[int, int], None] | None = None
-) -> tuple[list[list[Visit]], Rates]:
+    work: Sequence[TimedCase], bench: Bench, plan: MeasuringPlan, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[list[RoundTimes]], MachineRates]:
     """Visits of each case, and the usual state."""
-    visits: list[list[Visit]] = [[] for _ in work]
+    visits: list[list[RoundTimes]] = [[] for _ in work]
     calls = [0] * len(work)
-    readings: list[Rates] = []
+    readings: list[MachineRates] = []
     began = time.perf_counter()
     todo = list(range(len(work)))
     for number in range(plan.most_rounds):
@@ -116,7 +116,7 @@ def visit_all(
             calls[i] += len(times.seconds) + 1
             now = rates(bench)
             readings.append(now)
-            visits[i].append(Visit(times, before, now))
+            visits[i].append(RoundTimes(times, before, now))
         state = usual(readings)
         if number + 1 >= plan.rounds:
             todo = [i for i in todo if counted(visits[i], state) < plan.enough]
@@ -125,12 +125,14 @@ def visit_all(
     return visits, state
 
 
-def counted(visits: Sequence[Visit], state: Rates) -> int:
+def counted(visits: Sequence[RoundTimes], state: MachineRates) -> int:
     """Undisturbed repetitions in that state."""
     return sum(sum(v.times.counts) for v in visits if v.within(state))
 
 
-def together(visits: Sequence[Visit], work: Work, state: Rates) -> tuple[Sample, list[Visit]]:
+def together(
+    visits: Sequence[RoundTimes], work: TimedCase, state: MachineRates
+) -> tuple[CallSeconds, list[RoundTimes]]:
     """The repetitions of the visits in that state as one sample, and those visits.
 
     The least time of each is scaled from the rates around it to those of the state. Where no
@@ -139,7 +141,7 @@ def together(visits: Sequence[Visit], work: Work, state: Rates) -> tuple[Sample,
     alone = [v for v in visits if any(v.times.counts)]
     inside = [v for v in visits if v.within(state)]
     chosen = [v for v in alone if v.within(state)] or inside or alone or list(visits)
-    out = Times([], [], [])
+    out = TimedRuns([], [], [])
     for v in chosen:
         here, there = work.floor(v.rates), work.floor(state)
         # A floor above the time itself (data in a cache) cannot be all of it.

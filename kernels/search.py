@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .blocked import REGISTERS
-from .ceilings import Rates, cache_rate, rates
-from .configs import SPACES, Space
-from .host import Host, cache_bytes, this_host
+from .ceilings import MachineRates, cache_rate, rates
+from .configs import SPACES, ConfigSpace
+from .host import HostInfo, cache_bytes, this_host
 from .jit import blas_threads, use_threads
 from .lab import Bench, Shape
 from .vector import LANES
@@ -36,7 +36,7 @@ some hundred nanoseconds, and a call of Python costs a few microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class SearchedShape:
     """One shape of one kernel.
 
     Attributes
@@ -54,8 +54,8 @@ class Searched:
     configs: Sequence[Any]
     seconds: F8
     spread: F8
-    before: Rates
-    after: Rates
+    before: MachineRates
+    after: MachineRates
 
     @property
     def steady(self) -> bool:
@@ -64,7 +64,7 @@ class Searched:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row a configuration, as the table has them."""
-        rates = Rates.average([self.before, self.after])
+        rates = MachineRates.average([self.before, self.after])
         return [
             {
                 "kernel": self.kernel, **self.shape, **asdict(config), "seconds": float(seconds),
@@ -76,7 +76,7 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class KernelSearch:
     """All shapes, and the machine.
 
     Attributes
@@ -85,9 +85,9 @@ class Search:
         What a core is: see `this_core`.
     """
 
-    host: Host
+    host: HostInfo
     core: dict[str, float]
-    found: Sequence[Searched]
+    found: Sequence[SearchedShape]
 
     def tables(self) -> dict[str, dict[str, list[Any]]]:
         """Columns of each kernel's table: device, core, shape, configuration, time, ceilings."""
@@ -124,7 +124,7 @@ def this_core(bench: Bench) -> dict[str, float]:
 
 def search(
     *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Callable[[int, int], None] | None = None
-) -> Search:
+) -> KernelSearch:
     """Time every configuration of every shape on one thread.
 
     Parameters
@@ -152,10 +152,10 @@ def search(
                 told(number, len(work))
             found.append(_one(space, shape, bench, QUICK_ROUNDS if quick else ROUNDS, rng))
         core = this_core(bench)
-    return Search(this_host(1), core, found)
+    return KernelSearch(this_host(1), core, found)
 
 
-def _one(space: Space, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator) -> Searched:
+def _one(space: ConfigSpace, shape: Shape, bench: Bench, rounds: int, rng: np.random.Generator) -> SearchedShape:
     """Every configuration of a shape."""
     ready, configs = space.ready(shape, bench), list(space.configs())
     for config in configs:
@@ -173,7 +173,7 @@ def _one(space: Space, shape: Shape, bench: Bench, rounds: int, rng: np.random.G
                 turn += 1
             taken[r, c] = (time.thread_time() - began) / repeats[c]
     seconds = np.quantile(taken, 0.25, axis=0)
-    return Searched(space.name, shape, configs, seconds, seconds / taken.min(0) - 1.0, before, rates(bench))
+    return SearchedShape(space.name, shape, configs, seconds, seconds / taken.min(0) - 1.0, before, rates(bench))
 
 
 def _repeats(call: Callable[[int], object]) -> int:

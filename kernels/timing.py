@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from .cores import Waits
+from .cores import CoreWaits
 
 WAITING, WAKING_S = 0.03, 5e-5
 """Longest time without a core of a repetition that counts: a share of it, beside what the waking
@@ -28,7 +28,7 @@ SHORT_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CallSeconds:
     """Seconds of one call.
 
     Attributes
@@ -46,7 +46,7 @@ class Sample:
     taken: int
 
     @classmethod
-    def of(cls, seconds: list[float], counts: list[bool]) -> Sample:
+    def of(cls, seconds: list[float], counts: list[bool]) -> CallSeconds:
         kept = [s for s, good in zip(seconds, counts, strict=True) if good]
         # Where nothing was left alone, the fastest quarter was disturbed least.
         kept = kept or sorted(seconds)[: -(-len(seconds) // 4)]
@@ -54,7 +54,7 @@ class Sample:
         return cls(float(median), float(p10), float(p90), sum(counts), len(seconds))
 
 
-class Watch:
+class Stopwatch:
     """Times blocks of code, one right after another, and says whether each was left alone.
 
     It takes some 8 us between them: OpenMP's threads wait awake for about 25 (`jit.use_threads`),
@@ -64,7 +64,7 @@ class Watch:
     ----------
     threads : int
         Threads that should be busy all the time.
-    waits : Waits
+    waits : CoreWaits
         Entered when all of them had started.
     """
 
@@ -72,7 +72,7 @@ class Watch:
     alone: bool
     own_s: float
 
-    def __init__(self, threads: int, waits: Waits) -> None:
+    def __init__(self, threads: int, waits: CoreWaits) -> None:
         self.threads, self.waits = threads, waits
         self._waited = waits.seconds()
 
@@ -118,26 +118,26 @@ def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class TimedRuns:
     """Seconds of each repetition, which of them count, and the caller's time on a core in each."""
 
     seconds: list[float]
     counts: list[bool]
     own_s: list[float]
 
-    def sample(self) -> Sample:
+    def sample(self) -> CallSeconds:
         """One sample; where no repetition counts, of the caller's own time in the best quarter.
 
         Threads share each loop evenly, and the caller sleeps while it waits for one that lost
         its core: its own time is about what the call would have taken.
         """
         if any(self.counts) or not self.own_s:
-            return Sample.of(self.seconds, self.counts)
+            return CallSeconds.of(self.seconds, self.counts)
         pairs = sorted(zip(self.seconds, self.own_s, strict=True), key=lambda p: -p[1] / p[0])
         best = [own for _, own in pairs[: -(-len(pairs) // 4)]]
-        return replace(Sample.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
+        return replace(CallSeconds.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
 
-    def add(self, other: Times, factor: float) -> None:
+    def add(self, other: TimedRuns, factor: float) -> None:
         """Take over another's repetitions, their times multiplied."""
         self.seconds.extend(s * factor for s in other.seconds)
         self.counts.extend(other.counts)
@@ -147,7 +147,7 @@ class Times:
 def sample(
     run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
     warm_up: int = 1, at_most: int = 100_000,
-) -> Sample:  # fmt: skip
+) -> CallSeconds:  # fmt: skip
     """Time ``run(i)`` for i = 0, 1, ...; see `repeat`."""
     return repeat(
         run, threads=threads, least=least, most=most, budget_s=budget_s, warm_up=warm_up, at_most=at_most
@@ -157,7 +157,7 @@ def sample(
 def repeat(
     run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
     warm_up: int = 1, warm_up_s: float = 0.0, at_most: int = 100_000, first: int = 0,
-) -> Times:  # fmt: skip
+) -> TimedRuns:  # fmt: skip
     """Time ``run(i)`` for i = first, first + 1, ...
 
     Parameters
@@ -176,10 +176,10 @@ def repeat(
     while first < warm or time.perf_counter() - began < warm_up_s:
         run(first)
         first += 1
-    out = Times([], [], [])
+    out = TimedRuns([], [], [])
     began = time.perf_counter()
-    with Waits() as waits:
-        watch = Watch(threads, waits)
+    with CoreWaits() as waits:
+        watch = Stopwatch(threads, waits)
         for i in range(first, first + at_most):
             with watch:
                 run(i)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .attention import Cache, Plan, attend, plan
-from .experts import ExpertWeights, Room, moe_layer
+from .attention import AttentionUnits, Cache, attend, plan
+from .experts import ExpertBuffers, ExpertWeights, moe_layer
 from .gemm import gemm
 from .jit import serial
 from .memory import aligned
@@ -64,7 +64,7 @@ class ToyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class ToyLayer:
     """Weights of one layer."""
 
     norm_1: F4
@@ -87,7 +87,7 @@ class ToyModel:
         rows, inner = c.mixed
         grouped = (c.num_local_experts, c.intermediate_size, c.hidden_size)
         self.layers = [
-            Layer(
+            ToyLayer(
                 np.ones(c.hidden_size, np.float32),
                 self._weights(rows, c.hidden_size),
                 self._weights(c.hidden_size, inner),
@@ -117,11 +117,11 @@ class ToyModel:
         values *= np.float32(shape[-1] ** -0.5)
         return values
 
-    def start(self, contexts: list[int], more: int) -> State:
+    def start(self, contexts: list[int], more: int) -> ToyState:
         """A batch whose caches hold `contexts` tokens each, random, with room for `more`."""
-        return State(self, contexts, more)
+        return ToyState(self, contexts, more)
 
-    def step(self, state: State) -> npt.NDArray[np.int64]:
+    def step(self, state: ToyState) -> npt.NDArray[np.int64]:
         """Decode one token of every sequence; returns the tokens, shape (batch,)."""
         batch = len(state.tokens)
         ready = state.advance()
@@ -144,7 +144,7 @@ class ToyModel:
         assert len(state.tokens) == batch
         return state.tokens
 
-    def _mix(self, layer: Layer, cache: Any, state: State, ready: Plan | None) -> None:
+    def _mix(self, layer: ToyLayer, cache: Any, state: ToyState, ready: AttentionUnits | None) -> None:
         """Rotary embedding, cache and attention; the result is in `state.attended`."""
         assert ready is not None
         c = self.config
@@ -155,7 +155,7 @@ class ToyModel:
         attend(ready, state.q, cache, c.head_dim**-0.5, state.attended)
 
 
-class State:
+class ToyState:
     """Caches and buffers of a batch."""
 
     def __init__(self, model: ToyModel, contexts: list[int], more: int) -> None:
@@ -175,7 +175,7 @@ class State:
         self.attended = np.empty((batch, 1, inner // c.head_dim, c.head_dim), np.float32)
         self.scores = np.empty((batch, c.num_local_experts), np.float32)
         self.logits = np.empty((batch, c.vocab_size), np.float32)
-        self.room = Room.of(batch * c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
+        self.room = ExpertBuffers.of(batch * c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
         self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
         self.active: list[int] = []
 
@@ -198,7 +198,7 @@ class State:
         """Go back to the first contexts."""
         self.lengths[:] = self.first
 
-    def advance(self) -> Plan | None:
+    def advance(self) -> AttentionUnits | None:
         """Make room for one more token of each sequence; the plan serves all layers."""
         c = self.model.config
         half = np.arange(c.head_dim // 2) / (c.head_dim // 2)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from . import recurrent
-from .attention import Plan
-from .toy import F4, Layer, State, ToyConfig, ToyModel
+from .attention import AttentionUnits
+from .toy import F4, ToyConfig, ToyLayer, ToyModel, ToyState
 
 EPS = np.float32(1e-6)
 
@@ -62,10 +62,10 @@ class DeltaModel(ToyModel):
         ones = np.ones(c.linear_value_head_dim, np.float32)
         return taps, rates, np.full(heads, -3.0, np.float32), ones
 
-    def start(self, contexts: list[int], more: int) -> State:
+    def start(self, contexts: list[int], more: int) -> ToyState:
         return DeltaState(self, contexts, more)
 
-    def _mix(self, layer: Layer, cache: Any, state: State, ready: Plan | None) -> None:
+    def _mix(self, layer: ToyLayer, cache: Any, state: ToyState, ready: AttentionUnits | None) -> None:
         """Convolution, gates, the delta rule and its norm; the result is in `state.attended`."""
         states, window = cache
         x = prepare(state.qkv, window, layer.small, self.config)
@@ -77,7 +77,7 @@ class DeltaModel(ToyModel):
         out *= (gates / (np.float32(1.0) + np.exp(-gates))).reshape(out.shape)
 
 
-class DeltaState(State):
+class DeltaState(ToyState):
     """States and last inputs of the convolutions of a batch, and its buffers."""
 
     def _caches(self, longest: int) -> list[Any]:
@@ -88,13 +88,13 @@ class DeltaState(State):
         return [tuple(rng.standard_normal(shape, dtype=np.float32) for shape in (state, window))
                 for _ in range(c.num_hidden_layers)]  # fmt: skip
 
-    def advance(self) -> Plan | None:
+    def advance(self) -> AttentionUnits | None:
         """One more token of each sequence: nothing grows."""
         self.lengths += 1
         return None
 
 
-def prepare(projected: F4, window: F4, small: tuple[F4, ...], config: DeltaConfig) -> recurrent.Tokens:
+def prepare(projected: F4, window: F4, small: tuple[F4, ...], config: DeltaConfig) -> recurrent.TokenInputs:
     """Convolve a projection, shape (batch, columns), and cut it into what the delta rule takes.
 
     Its columns are queries, keys, values, gates, and of each head the logits of beta and of its step.
@@ -116,4 +116,4 @@ def prepare(projected: F4, window: F4, small: tuple[F4, ...], config: DeltaConfi
     v = np.ascontiguousarray(mixed[:, 2 * keys :]).reshape(batch, heads, -1)
     beta = np.float32(1.0) / (np.float32(1.0) + np.exp(-projected[:, -2 * heads : -heads]))
     decay = np.exp(-np.exp(rates) * np.log1p(np.exp(projected[:, -heads:] + biases)))
-    return recurrent.Tokens(q, k, v, decay[..., None], beta)
+    return recurrent.TokenInputs(q, k, v, decay[..., None], beta)

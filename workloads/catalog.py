@@ -12,7 +12,7 @@ from .errors import InputError, SpecError, nearest
 from .hf import model_from_keys, read_config
 from .hf.read import YAML
 from .model import ModelSpec
-from .specfile import Quantity, load_description
+from .specfile import SourcedNumber, load_description
 
 MODELS = Path(__file__).parent / "models"
 VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
@@ -129,7 +129,7 @@ def _read(path: Path) -> CatalogModel:
     tree = load_description(path).tree
     if set(tree) != KEYS or tree["name"] != path.stem or not isinstance(tree["config"], dict):
         raise SpecError(path, f"must have the file's name and the keys {', '.join(sorted(KEYS))}")
-    numbers = [leaf for leaf in _leaves(tree["config"]) if isinstance(leaf, Quantity)]
+    numbers = [leaf for leaf in _leaves(tree["config"]) if isinstance(leaf, SourcedNumber)]
     return CatalogModel(
         name=tree["name"],
         title=tree["title"],
@@ -152,4 +152,4 @@ def _plain(node: Any) -> Any:
         return {key: _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(value) for value in node]
-    return node.value if isinstance(node, Quantity) else node
+    return node.value if isinstance(node, SourcedNumber) else node

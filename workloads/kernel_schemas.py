@@ -151,7 +151,7 @@ PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class TableForm:
     """How tables differ from those of kernel times.
 
     Attributes
@@ -169,7 +169,7 @@ class Form:
     known_kernels: bool = True
 
 
-USUAL = Form()
+USUAL = TableForm()
 
 
 def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:

@@ -26,8 +26,8 @@ from .kernel_schemas import (
     TEXT,
     TIMINGS,
     USUAL,
-    Form,
     Schema,
+    TableForm,
     fill,
 )
 
@@ -140,7 +140,7 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
 
 
 def read_tables(
-    paths: Iterable[str | Path], every_op: bool = False, form: Form = USUAL, family: str | None = None
+    paths: Iterable[str | Path], every_op: bool = False, form: TableForm = USUAL, family: str | None = None
 ) -> tuple[dict[str, Table], list[Skipped]]:
     """Read kernel tables.
 
@@ -149,7 +149,7 @@ def read_tables(
     every_op : bool
         Keep ops of layer profiles that no kernel model covers (embedding, sampler), as kernels
         of their own names, and equal rows: they make no difference to an interpolation.
-    form : Form
+    form : TableForm
         How the tables differ from those of kernel times.
     family : str, optional
         What all files are tables of, whatever their names.
@@ -173,7 +173,7 @@ def read_tables(
 
 
 def read_table(
-    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL, family: str | None = None
+    path: Path, skipped: list[Skipped], every_op: bool = False, form: TableForm = USUAL, family: str | None = None
 ) -> Table | None:
     """Read one file; what cannot be used is appended to `skipped`."""
     family = family or _family(path)

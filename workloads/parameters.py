@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import SpecError, nearest
 from .formula import NONE, SI, Amount, Dims, Formula, as_number, evaluate, solved
-from .specfile import UNITS, Description, Quantity, to_si
+from .specfile import UNITS, Description, SourcedNumber, to_si
 
 PARAMETERS = "parameters"
 """Key of a description under which they are named, with their values."""
@@ -68,7 +68,7 @@ class Template:
             if name not in own:
                 where, close = f"{path}: {PARAMETERS}", nearest(name, own)
                 raise SpecError(where, f"has no parameter {name!r}{close}")
-            own[name] = Quantity(value, SET)
+            own[name] = SourcedNumber(value, SET)
         amounts = solved({name: _open(name, v, path) for name, v in own.items()}, UNIT_NAMES)
         known = {**UNIT_NAMES, **amounts}
         out = {k: _closed(v, (k,), known) for k, v in tree.items() if k != PARAMETERS}
@@ -82,18 +82,18 @@ def _open(name: str, value: Any, path: Path) -> Formula | Amount:
     if NAME.fullmatch(name) is None or name in UNIT_NAMES:
         raise SpecError(where, "must be named by a word that is no unit")
     dims, factor = unit_of((name,))
-    if isinstance(value, Quantity):
+    if isinstance(value, SourcedNumber):
         return Amount(float(value.value) * factor, dims)
     if isinstance(value, Formula):
         return value
     raise SpecError(where, f"must be a number or an expression, not {value!r:.40}")
 
 
-def _shown(name: str, given: Any, amount: Amount, path: Path) -> Quantity:
+def _shown(name: str, given: Any, amount: Amount, path: Path) -> SourcedNumber:
     wanted, factor = unit_of((name,))
     text = given.text if isinstance(given, Formula) else f"{given.value}"
     where = f"{path}: {PARAMETERS}.{name}"
-    return Quantity(as_number(amount, factor, wanted, where, text), given.source)
+    return SourcedNumber(as_number(amount, factor, wanted, where, text), given.source)
 
 
 def _closed(node: Any, path: tuple[str, ...], known: Mapping[str, Amount]) -> Any:
@@ -106,4 +106,4 @@ def _closed(node: Any, path: tuple[str, ...], known: Mapping[str, Amount]) -> An
         return node
     wanted, factor = unit_of(path)
     value = as_number(evaluate(node, known), factor, wanted, node.where, node.text)
-    return Quantity(value, f"{node.source}; = {node.text}")
+    return SourcedNumber(value, f"{node.source}; = {node.text}")

@@ -52,7 +52,7 @@ UNITS: dict[str, tuple[str, float]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class SourcedNumber:
     """One number of a description with where it comes from; `wrong` where that is not said, for `build` to tell."""
 
     value: float | int
@@ -62,7 +62,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A parsed description: the tree with :class:`Quantity` leaves, and its file."""
+    """A parsed description: the tree with :class:`SourcedNumber` leaves, and its file."""
 
     tree: dict[str, Any]
     path: Path
@@ -195,15 +195,15 @@ def _attach(node: Any, key: str, source: str | SpecError | None, table: dict[str
         raise SpecError(f"{path}: {key}", f"must be a finite number below {MAX_NUMBER:g}")
     if not isinstance(source, str):
         reason = f"{node} has no source; write {{value: {node}, source: ...}}"
-        return Quantity(node, "", source or SpecError(f"{path}: {key}", reason))
-    return Quantity(node, source)
+        return SourcedNumber(node, "", source or SpecError(f"{path}: {key}", reason))
+    return SourcedNumber(node, source)
 
 
 MOST_TOLD = 12
 """Errors of one file that one line lists."""
 
 
-class Several(SpecError):
+class SeveralErrors(SpecError):
     """Errors of one file, the first in full."""
 
     errors: tuple[SpecError, ...] = ()
@@ -211,14 +211,14 @@ class Several(SpecError):
 
 def together(wrong: Sequence[SpecError]) -> SpecError:
     """One error for all: whoever wrote a file mends them at once, not one a run."""
-    every = [e for one in wrong for e in (one.errors if isinstance(one, Several) else (one,))]
+    every = [e for one in wrong for e in (one.errors if isinstance(one, SeveralErrors) else (one,))]
     first, *others = {(e.subject, e.reason): e for e in every}.values()
     if not others:
         return first
     shown = [f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others[: MOST_TOLD - 1]]
     left = len(others) - len(shown)
     more = f" and {left} more" if left else ""
-    found = Several(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
+    found = SeveralErrors(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
     found.errors = tuple(every)
     return found
 
@@ -297,7 +297,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
         if isinstance(node, Formula):
             reason = f"'= {node.text}': expressions are for devices and what is inside of them"
             raise SpecError(node.where, reason)
-        if isinstance(node, Quantity):
+        if isinstance(node, SourcedNumber):
             sources[label] = node.source
             if node.wrong is not None:
                 wrong.append(node.wrong)
@@ -339,7 +339,7 @@ def _complaint(
     typed: Any = description.tree  # the number in the file's unit, not in SI
     for part in label.split("."):
         typed = typed.get(part) if isinstance(typed, dict) else None
-    got = typed.value if isinstance(typed, Quantity) else first["input"]
+    got = typed.value if isinstance(typed, SourcedNumber) else first["input"]
     return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
 
 

@@ -198,7 +198,7 @@ _NOTHING = Loads(np.zeros(1), np.zeros(1))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SavedTensor:
     """One tensor that the forward pass keeps for the backward pass.
 
     Attributes
@@ -218,7 +218,7 @@ class Kept:
     whole: bool = False
 
 
-def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[Kept]:
+def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[SavedTensor]:
     """What one op of a forward pass keeps for its backward pass.
 
     The count of Korthikanti et al. (arXiv 2205.05198, section 4), op by op: the input of every matmul and activation
@@ -244,16 +244,16 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[Kept]:
         return _kept_by_vector(op, value, hidden)
     if needs == "experts":
         rows = s["hidden"] + s["matrices"] * s["inter"]
-        return [Kept(op.name, s["routed"] * rows * value)]
+        return [SavedTensor(op.name, s["routed"] * rows * value)]
     if needs == "state":
-        return [Kept(op.name, op.bytes)]
+        return [SavedTensor(op.name, op.bytes)]
     scores = _scores(op) if run.attention == "unfused" else 0.0
     operands = op.act_bytes - 4 * value * scores  # scores are written and read twice
-    out = [Kept(op.name, operands + op.kv_write_bytes * (op.kind == "attention_prefill"))]
+    out = [SavedTensor(op.name, operands + op.kv_write_bytes * (op.kind == "attention_prefill"))]
     if scores:
-        out.append(Kept("softmax", value * scores, again=True))
+        out.append(SavedTensor("softmax", value * scores, again=True))
         if dropout:
-            out.append(Kept("dropped", (value + 1) * scores, again=True))
+            out.append(SavedTensor("dropped", (value + 1) * scores, again=True))
     return out
 
 
@@ -266,20 +266,20 @@ def _scores(op: Op) -> float:
     return heads * s["tokens"] * s["kv"] / s["batch"] if s["batch"] else 0.0
 
 
-def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[Kept]:
+def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     s = op.shape
     size = s["m"] * s["k"] * s.get("batch", 1) * value
     first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
-    out = [Kept("input" if first else op.name, size, whole=first or op.name == "logits")]
+    out = [SavedTensor("input" if first else op.name, size, whole=first or op.name == "logits")]
     if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
-        out.append(Kept("probabilities", 4.0 * s["m"] * s["n"], whole=True))
+        out.append(SavedTensor("probabilities", 4.0 * s["m"] * s["n"], whole=True))
     return out
 
 
-def _kept_by_vector(op: Op, value: float, hidden: int) -> list[Kept]:
+def _kept_by_vector(op: Op, value: float, hidden: int) -> list[SavedTensor]:
     """Inputs of a vector op; a norm moves four tensors and keeps one of them."""
     rows, cols, tensors = (op.shape[name] for name in ("rows", "cols", "tensors"))
     if op.name == "loss":  # the logits, in 32 bit
-        return [Kept("logits_32", 4.0 * rows * cols)]
+        return [SavedTensor("logits_32", 4.0 * rows * cols)]
     held = tensors / 4 if op.name in ("norm", "final_norm") else tensors - 1
-    return [Kept(op.name, held * rows * cols * value, whole=cols == hidden)]
+    return [SavedTensor(op.name, held * rows * cols * value, whole=cols == hidden)]

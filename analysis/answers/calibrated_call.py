@@ -9,12 +9,12 @@ from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.rules import parameters
 from ...devices.device import can_calibrate
 from ...devices.spec import DeviceSpec
-from ...devices.tiles.form import Form, Shape
+from ...devices.tiles.form import Shape, TiledKernel
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Table
 
 
-def calibrated_seconds(spec: DeviceSpec, form: Form, shape: Shape) -> float | None:
+def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> float | None:
     """Seconds of the same call, or None where no family covers it."""
     call = form.calibrated(shape)
     if call is None or not any(map(can_calibrate, spec.processors.values())):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...devices.dram.catalog import load_memory
-from ...devices.dram.limits import Limit, limits_of
-from ...devices.dram.pattern import Run, read_pattern
+from ...devices.dram.limits import NamedLimit, limits_of
+from ...devices.dram.pattern import PatternRun, read_pattern
 from ...devices.dram.pim import PimOutcome, PimStream, measure, stream_of
-from ...devices.dram.run import Outcome, simulate
+from ...devices.dram.run import DramResult, simulate
 from ...devices.dram.spec import DramSpec
 from ...devices.dram.timeline import Command, timeline
 from ...workloads.errors import InputError
@@ -39,15 +39,15 @@ class DramAnswer(Result):
     ----------
     pattern : str
         As given.
-    limits : tuple of Limit
+    limits : tuple of NamedLimit
         What would be gained without each constraint, most first.
     """
 
     memory: DramSpec
     pattern: str
-    run: Run
-    outcome: Outcome
-    limits: tuple[Limit, ...]
+    run: PatternRun
+    outcome: DramResult
+    limits: tuple[NamedLimit, ...]
 
     @property
     def limited_by(self) -> str:

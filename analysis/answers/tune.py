@@ -10,10 +10,10 @@ from typing import Any
 from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
 from ...devices.tiles.config import I8, KernelConfig
-from ...devices.tiles.form import FORMS, Form, Shape
+from ...devices.tiles.form import FORMS, Shape, TiledKernel
 from ...devices.tiles.machine import SETTINGS, Machine
 from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
-from ...devices.tiles.store import Constants, constants
+from ...devices.tiles.store import ConstantSet, constants
 from ...devices.tiles.tables import read_grid
 from ...devices.tiles.why import why
 from ...workloads.errors import InputError, nearest
@@ -50,10 +50,10 @@ class Tuned:
         A configuration that was asked for.
     """
 
-    form: Form
+    form: TiledKernel
     machine: Machine
     shape: Shape
-    known: Constants
+    known: ConstantSet
     ranking: Ranking
     ranked: list[Priced]
     default: Priced
@@ -250,7 +250,7 @@ def tune(
     return Tune(tuned, changed, _evidence(tuned, set_ or {}), swings, configs)
 
 
-def form_of(kernel: str) -> Form:
+def form_of(kernel: str) -> TiledKernel:
     """A kernel form by name.
 
     Raises
@@ -263,7 +263,7 @@ def form_of(kernel: str) -> Form:
     return FORMS[kernel]
 
 
-def searched(form: Form, machine: Machine, grid: Path) -> I8:
+def searched(form: TiledKernel, machine: Machine, grid: Path) -> I8:
     """Configurations of a file of tiles and groups, with the warps and stages that a tuner tries."""
     from ...devices.tiles.forms.fused_moe import expanded
 
@@ -271,7 +271,7 @@ def searched(form: Form, machine: Machine, grid: Path) -> I8:
 
 
 def tuned_of(
-    form: Form, machine: Machine, shape: Shape, top: int, configs: I8 | None, given: KernelConfig | None
+    form: TiledKernel, machine: Machine, shape: Shape, top: int, configs: I8 | None, given: KernelConfig | None
 ) -> Tuned:
     """Rank one shape on one machine.
 

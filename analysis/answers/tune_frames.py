@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...devices.tiles.config import C_M, C_N, I8
-from ...devices.tiles.form import F8, Form, Shape
+from ...devices.tiles.form import F8, Shape, TiledKernel
 from ...devices.tiles.machine import SETTINGS, Machine
 from ...devices.tiles.price import O_SECONDS
 from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
@@ -46,7 +46,7 @@ def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str
 
 
 def over_frame(
-    form: Form, machine: Machine, shape: Shape, p: F8, parameter: str, configs: I8 | None = None
+    form: TiledKernel, machine: Machine, shape: Shape, p: F8, parameter: str, configs: I8 | None = None
 ) -> pd.DataFrame:
     """Best time over one number of a device, with its own best configuration kept and re-chosen.
 

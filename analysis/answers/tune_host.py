@@ -12,7 +12,7 @@ from typing import Any
 from ...devices.tiles.core import Core
 from ...devices.tiles.cpu import FORMS
 from ...kernels.ceilings import rates
-from ...kernels.configs import SPACES, Space
+from ...kernels.configs import SPACES, ConfigSpace
 from ...kernels.host import this_host
 from ...kernels.jit import use_threads
 from ...kernels.lab import Bench
@@ -135,7 +135,7 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
     return HostTune(kernel, this_host(1).device, sizes, priced(space.default), tuple(found), top)
 
 
-def _checked(space: Space, shape: Mapping[str, object]) -> dict[str, int]:
+def _checked(space: ConfigSpace, shape: Mapping[str, object]) -> dict[str, int]:
     """The shape's numbers in the order of its columns; `window` is 0 where it is not given."""
     for name in shape:
         if name not in space.shape:

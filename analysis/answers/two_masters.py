@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...devices.dram.catalog import load_memory
-from ...devices.dram.masters import Visit, bundles_of, meet
+from ...devices.dram.masters import BundleRead, bundles_of, meet
 from ...devices.dram.spec import DramSpec
 from ...workloads.errors import InputError
 
@@ -43,13 +43,13 @@ def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float
     if any(not 0.0 <= share <= 1.0 for share in shares):
         raise InputError("shares", "must be from 0 to 1")
     columns, t, others = spec.organisation.columns, spec.timings, bundles_of(spec) - 1
-    near = [Visit(0, columns, t.CCD_L)] * ROWS
+    near = [BundleRead(0, columns, t.CCD_L)] * ROWS
     visits = ROWS * t.CCD_L // t.CCD_S
     rows = []
     for share in shares:
         # Spread evenly: visit k is a shared one where k x share passes a whole number.
         shared = [int((k + 1) * share) > int(k * share) for k in range(visits)]
-        xpu = [Visit(0 if hit else 1 + k % others, columns, t.CCD_S) for k, hit in enumerate(shared)]
+        xpu = [BundleRead(0 if hit else 1 + k % others, columns, t.CCD_S) for k, hit in enumerate(shared)]
         alone = [sum(v.columns * v.clocks for v in side) for side in (near, xpu)]
         both = meet(spec, near, xpu)
         rows.append(

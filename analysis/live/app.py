@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from ..._version import __version__
 from ...workloads.errors import InputError
-from .asked import Asked, Refused, read_asked
+from .asked import LiveRequest, Refused, read_asked
 from .events import Events
 from .meters import PAGE, page
 from .pacer import Answer, Pacer
@@ -109,7 +109,7 @@ class Pages:
             return JSONResponse(Refused(ENDING, status=503).body(), 503)
         return JSONResponse(events.whole())
 
-    def _submit(self, asked: Asked) -> Answer:
+    def _submit(self, asked: LiveRequest) -> Answer:
         if self.pacer.closed:
             raise Refused(ENDING, status=503)
         try:

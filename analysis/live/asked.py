@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LiveRequest:
     """A request.
 
     Attributes
@@ -57,7 +57,7 @@ class Asked:
     content: tuple[Hashable, ...]
 
 
-def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: int) -> Asked:
+def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: int) -> LiveRequest:
     """Read a request.
 
     Parameters
@@ -96,7 +96,7 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
         )  # fmt: skip
     options = body.get("stream_options") or {}
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    return Asked(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens, block))
+    return LiveRequest(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens, block))
 
 
 def _check_size(raw: bytes, longest: int | None) -> None:

@@ -27,7 +27,7 @@ def _stamps() -> array[float]:
 
 
 @dataclass(slots=True)
-class Outcome:
+class RequestOutcome:
     """What came of one request; times from the start of the run [s], NaN until they happen.
 
     Attributes
@@ -54,7 +54,7 @@ class Outcome:
 class _Stream:
     """Events of one answer as they are read."""
 
-    outcome: Outcome
+    outcome: RequestOutcome
     rest: bytes = b""
     finished: bool = False  # the last part of the answer is there
     done: bool = False
@@ -112,7 +112,9 @@ def _message(error: object) -> str:
     return " ".join(str(text).split())[:80]
 
 
-async def ask(client: httpx.AsyncClient, url: str, body: bytes, outcome: Outcome, clock: Clock, limit_s: float) -> None:
+async def ask(
+    client: httpx.AsyncClient, url: str, body: bytes, outcome: RequestOutcome, clock: Clock, limit_s: float
+) -> None:
     """Send a request and stamp its chunks; whatever happens is noted in its outcome.
 
     A cancelled one is noted as `CUT`: what has come of it stays.

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from .asked import Asked
+from .asked import LiveRequest
 from .prompts import WORDS
 
 DONE = b"data: [DONE]\n\n"
@@ -21,7 +21,7 @@ class Events:
         Of the request.
     """
 
-    def __init__(self, number: int, asked: Asked, model: str) -> None:
+    def __init__(self, number: int, asked: LiveRequest, model: str) -> None:
         self.asked, self.sent = asked, 0
         kind = "chat.completion" if asked.chat else "text_completion"
         self.base = {

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .client import Clock, Outcome, ask
+from .client import Clock, RequestOutcome, ask
 
 if TYPE_CHECKING:
     import httpx
 
-    from .prompts import Prompts
-    from .target import Target
+    from .prompts import PromptSource
+    from .target import ServerTarget
 
 NAP_S = 0.02
 """How often the player looks how late it is itself [s]."""
@@ -46,13 +46,13 @@ class Player:
     """
 
     def __init__(
-        self, clients: Sequence[httpx.AsyncClient], target: Target, prompts: Prompts,
+        self, clients: Sequence[httpx.AsyncClient], target: ServerTarget, prompts: PromptSource,
         outputs: npt.NDArray[np.int64], due_s: npt.NDArray[np.float64] | None, places: int,
         limit_s: float, told: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
         self.clients, self.target, self.prompts = clients, target, prompts
         self.outputs, self.due_s, self.limit_s, self.told = outputs, due_s, limit_s, told
-        self.outcomes = [Outcome() for _ in outputs]
+        self.outcomes = [RequestOutcome() for _ in outputs]
         self.places = asyncio.Semaphore(places)
         self.ended = 0
         self.stalls = array("d")
@@ -90,7 +90,7 @@ class Player:
             await asyncio.sleep(NAP_S)
             self.stalls.append(max(time.perf_counter() - began - NAP_S, 0.0))
 
-    async def _one(self, client: httpx.AsyncClient, outcome: Outcome, body: bytes) -> None:
+    async def _one(self, client: httpx.AsyncClient, outcome: RequestOutcome, body: bytes) -> None:
         try:
             await ask(client, self.target.url, body, outcome, self.clock, self.limit_s)
         finally:

@@ -26,7 +26,7 @@ PROBE, PROBE_TOKENS = -1, 7
 """Row of the prompt that is sent before the run: its blocks must not be in a prefix cache afterwards."""
 
 
-class Prompts:
+class PromptSource:
     """Prompts of a trace; same seed, same prompts, in any order of asking.
 
     Parameters

@@ -17,9 +17,9 @@ from ..show.interrupt import heard
 from .deployed_as import DeployedAs, deployed_as
 from .extra import more_files, needs
 from .play import Player
-from .prompts import Prompts
+from .prompts import PromptSource
 from .recording import Recording
-from .target import PROMPTS, Target, address, find_out, open_clients
+from .target import PROMPTS, ServerTarget, address, find_out, open_clients
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import WorkloadKeywords
@@ -74,7 +74,7 @@ def record(
         raise InputError("--prompts ids", "cannot go with --chat, whose prompts are text")
     if in_flight < 1 or not timeout > 0:
         raise InputError("--in-flight and --timeout", "must be above 0")
-    target, server = (Target(address(url), served_model_name, chat), deployed_as(model, system, engine))
+    target, server = (ServerTarget(address(url), served_model_name, chat), deployed_as(model, system, engine))
     load = chosen(Workload, workload)
     stream = load.open(seed)
     trace = stream.read()
@@ -82,7 +82,7 @@ def record(
         raise InputError(stream.name, "has no requests")
     if trace.turns is not None:
         raise InputError(stream.name, "has requests that follow others; record plays single ones")
-    play = _Play(target, server, trace, Prompts(trace, seed, server.vocab), timeout, told)
+    play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, told)
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None
     if due is None and stream.closed_loop is None:
@@ -94,7 +94,7 @@ class _Play:
     """One run with its event loop."""
 
     def __init__(
-        self, target: Target, server: DeployedAs, trace: RequestBlock, prompts: Prompts,
+        self, target: ServerTarget, server: DeployedAs, trace: RequestBlock, prompts: PromptSource,
         limit_s: float, told: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
         self.target, self.server, self.trace, self.prompts = target, server, trace, prompts
@@ -113,7 +113,7 @@ class _Play:
             self.server, self.trace, player.outcomes, due, places, self.cut, np.array(player.stalls),
         )  # fmt: skip
 
-    async def _play(self, due: Any, places: int, form: str) -> tuple[Target, Player]:
+    async def _play(self, due: Any, places: int, form: str) -> tuple[ServerTarget, Player]:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 

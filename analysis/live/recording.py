@@ -15,9 +15,9 @@ from ...workloads.requests import RequestBlock
 from ..show.result import Result
 from ..show.text import seconds
 from ..validate.statistics import TIMES, statistics
-from .client import NOT_SENT, OK, Outcome
+from .client import NOT_SENT, OK, RequestOutcome
 from .deployed_as import DeployedAs
-from .target import Target
+from .target import ServerTarget
 
 F8 = npt.NDArray[np.float64]
 LATE_S = 0.05
@@ -49,13 +49,13 @@ class Recording(Result):
     ----------
     name, workload : str
         Of the run and of its trace.
-    target : Target
+    target : ServerTarget
         What was asked, and how.
     server : DeployedAs
         What is known of it.
     trace : RequestBlock
         Every request that was to be sent.
-    outcomes : sequence of Outcome
+    outcomes : sequence of RequestOutcome
         What has come of each, in the same order.
     due_s : float64 array, shape (n,), or None
         When each was due [s]; None in a closed loop.
@@ -69,10 +69,10 @@ class Recording(Result):
 
     name: str
     workload: str
-    target: Target
+    target: ServerTarget
     server: DeployedAs
     trace: RequestBlock
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[RequestOutcome]
     due_s: F8 | None
     places: int
     cut: str = ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...workloads.errors import InputError
-from .prompts import PROBE, Prompts
+from .prompts import PROBE, PromptSource
 
 if TYPE_CHECKING:
     import httpx
@@ -28,7 +28,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """What is asked, and how.
 
     Attributes
@@ -61,7 +61,7 @@ class Target:
     def url(self) -> str:
         return f"{self.base}/{'chat/completions' if self.chat else 'completions'}"
 
-    def body(self, prompts: Prompts, row: int, output_tokens: int) -> bytes:
+    def body(self, prompts: PromptSource, row: int, output_tokens: int) -> bytes:
         """A request as it is sent."""
         asked: dict[str, Any] = {"model": self.model, "stream": True, "max_tokens": output_tokens}
         prompt = prompts.ids(row) if self.ids else prompts.words(row)
@@ -133,7 +133,9 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
         yield [await stack.enter_async_context(client) for client in clients]
 
 
-async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts) -> tuple[Target, Prompts]:
+async def find_out(
+    client: httpx.AsyncClient, wanted: ServerTarget, prompts: str, own: PromptSource
+) -> tuple[ServerTarget, PromptSource]:
     """Complete what is known of a server by asking it: its model, and what requests may hold.
 
     One short request is sent for each form of prompt until one is taken. vLLM answers an id beyond its
@@ -153,7 +155,7 @@ async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own:
         form = replace(target, ids=ids, extras=extras, usage=usage)
         status, refused = await _try(client, form, own)
         while ids and own.high > 2 and _OUT_OF_VOCABULARY.search(refused):
-            own = Prompts(own.trace, own.seed, own.high // 2)
+            own = PromptSource(own.trace, own.seed, own.high // 2)
             status, refused = await _try(client, form, own)
         if status not in (400, 404, 422):
             return form, own  # a server that fails is recorded as such
@@ -205,7 +207,7 @@ async def _version(client: httpx.AsyncClient, base: str) -> str | None:
     return version if status == 200 and isinstance(version, str) else None
 
 
-async def _try(client: httpx.AsyncClient, form: Target, own: Prompts) -> tuple[int, str]:
+async def _try(client: httpx.AsyncClient, form: ServerTarget, own: PromptSource) -> tuple[int, str]:
     """Status of a request for one token, and what was said of it."""
     import httpx
 

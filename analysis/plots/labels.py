@@ -37,7 +37,7 @@ LABEL = "op-label"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LabelledPoint:
     """What to label: a position in data coordinates, its radius [pt], text and colour.
 
     A point of radius 0 gets no leader line.
@@ -78,7 +78,9 @@ def crosses(boxes: Array, segments: Array) -> npt.NDArray[np.bool_]:
 class _Placer:
     """State of one placement, in display coordinates."""
 
-    def __init__(self, axes: Axes, points: Sequence[Point], boxes: Array, segments: Array, texts: list[Text]) -> None:
+    def __init__(
+        self, axes: Axes, points: Sequence[LabelledPoint], boxes: Array, segments: Array, texts: list[Text]
+    ) -> None:
         figure = axes.get_figure()
         assert figure is not None
         self.pt = figure.dpi / 72
@@ -128,8 +130,8 @@ class _Placer:
 
 def place(
     axes: Axes,
-    points: Sequence[Point],
-    markers: Sequence[Point] = (),
+    points: Sequence[LabelledPoint],
+    markers: Sequence[LabelledPoint] = (),
     texts: Sequence[Text] = (),
     lines: Sequence[npt.ArrayLike] = (),
     gid: str = LABEL,
@@ -138,9 +140,9 @@ def place(
 
     Parameters
     ----------
-    points : sequence of Point
+    points : sequence of LabelledPoint
         What to label, most important first.
-    markers : sequence of Point
+    markers : sequence of LabelledPoint
         All drawn markers, labelled or not.
     texts : sequence of Text
         Texts already there.
@@ -194,7 +196,7 @@ def place(
     return kept
 
 
-def _leader(axes: Axes, point: Point, begin: Array, end: Array) -> None:
+def _leader(axes: Axes, point: LabelledPoint, begin: Array, end: Array) -> None:
     """Thin line from a point's edge to its label, both given from the point's centre [pt]."""
     length = float(np.hypot(*begin))
     axes.annotate(

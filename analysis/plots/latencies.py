@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .labels import Point, place
+from .labels import LabelledPoint, place
 from .style import (
     BLUE,
     GREEN,
@@ -89,14 +89,14 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[Point], list[Array]]:
+def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledPoint], list[Array]]:
     """Draw the curves; returns the percentiles to label and the polylines."""
     axes.set_xlabel("Latency (s)")
     axes.set_ylabel("Requests at or below this latency (%)")
     axes.set_ylim(0, 104)
     axes.set_yticks([0, 25, 50, 75, 90, 99])
     axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
-    points: list[Point] = []
+    points: list[LabelledPoint] = []
     lines: list[Array] = []
     if not all(len(values) for values in curves.values()):
         log_axis(axes, "x", 0.1, 10.0)
@@ -119,7 +119,7 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[Point], l
             )  # fmt: skip
             text = f"p{100 * q:.0f} {quantity(x, 's', 1.0)}"
             told(dot, texts=[f"{name}\n{text}"])
-            points.append(Point(x, 100 * q, 2.3, text, style.color))
+            points.append(LabelledPoint(x, 100 * q, 2.3, text, style.color))
     ends = [x for line in lines for x in (line[0, 0], line[-1, 0])]
     low, high = min(ends), max(ends)
     room = max((high / low) ** 0.12, 1.5)

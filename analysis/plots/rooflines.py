@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from .labels import Point, place
+from .labels import LabelledPoint, place
 from .roofline_words import note, op_text
 from .style import (
     BLACK,
@@ -209,7 +209,7 @@ def _diameter(share: float) -> float:
     return max(3.5, 24.0 * float(np.sqrt(share)))
 
 
-def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list[Point]:
+def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list[LabelledPoint]:
     """Draw a marker an op, small ones on top; returns them with their radius."""
     styles = layer_styles(layer_order(shown["layer"]))
     points = []
@@ -221,7 +221,7 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
         )
         told(marker, f"{row['layer']} on {row['processor']}", [op_text(row)])
         radius = size / 2 * REACH.get(style.marker, 1.0)
-        points.append(Point(x, y, radius, row["name"]))
+        points.append(LabelledPoint(x, y, radius, row["name"]))
     return points
 
 
@@ -244,18 +244,18 @@ def _marks(
     roofs: Sequence[_Roof],
     colors: dict[str, Style],
     lines: Sequence[npt.NDArray[np.float64]],
-    ops: Sequence[Point],
+    ops: Sequence[LabelledPoint],
 ) -> list[Text]:
     """Name the roofs, mark ridge and break-even points with their values; returns the texts."""
     points, order = [], []
     right = axes.get_xlim()[1]
     for roof in roofs:
         y = roof.peak / TERA
-        order.append(Point(right, y, 0.0, roof.name, colors[roof.name].color))
+        order.append(LabelledPoint(right, y, 0.0, roof.name, colors[roof.name].color))
         (dot,) = axes.plot([roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge")
         text = f"ridge {number(roof.ridge)} Op/B"
         told(dot, texts=[f"{text} of {roof.name}"])
-        points.append(Point(roof.ridge, y, 2.0, text, colors[roof.name].color))
+        points.append(LabelledPoint(roof.ridge, y, 2.0, text, colors[roof.name].color))
     for a, b in combinations(roofs, 2):
         cross = _break_even(a.attainable, b.attainable)
         if cross is None:
@@ -266,7 +266,7 @@ def _marks(
         if len(roofs) > 2:
             text += f"\n{a.name} / {b.name}"
         told(dot, "break-even", [f"{a.name} and {b.name} are equally fast at {number(x)} Op/B"])
-        order.append(Point(x, y / TERA, 2.3, text))
+        order.append(LabelledPoint(x, y / TERA, 2.3, text))
     points += order
     return [*place(axes, points, [*points, *ops], (), lines, gid="mark")]
 
@@ -282,7 +282,9 @@ def _break_even(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, 
     return peak / bandwidth, peak
 
 
-def _labels(axes: Axes, shown: pd.DataFrame, markers: Sequence[Point], label_share: float) -> list[Point]:
+def _labels(
+    axes: Axes, shown: pd.DataFrame, markers: Sequence[LabelledPoint], label_share: float
+) -> list[LabelledPoint]:
     """One label for each cluster of markers of a processor that lie together."""
     figure = axes.get_figure()
     assert figure is not None
@@ -304,7 +306,7 @@ def _labels(axes: Axes, shown: pd.DataFrame, markers: Sequence[Point], label_sha
             text += f" and {len(names) - LABEL_NAMES} more"
         first = markers[members[0]]
         text = wrapped(text, LABEL_WIDTH, renderer(figure.figure), NORMAL)
-        points.append(Point(first.x, first.y, first.radius, text))
+        points.append(LabelledPoint(first.x, first.y, first.radius, text))
     return points
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .style import BLACK, BLUE, SMALL, VERMILLION, finish, house_style, new_figure
 
 
-class StepTimes(Protocol):
+class MeasuredStep(Protocol):
     """Measured and simulated seconds of a step at one batch and context."""
 
     @property
@@ -30,7 +30,7 @@ class StepTimes(Protocol):
     def simulated_s(self) -> float: ...
 
 
-def step_times(steps: Sequence[StepTimes], device: str) -> Figure:
+def step_times(steps: Sequence[MeasuredStep], device: str) -> Figure:
     """Draw measured step times with their spread, and simulated ones, by batch and context."""
     with house_style():
         figure = new_figure(f"Small MoE models on {device}: steps run here and simulated")

@@ -9,7 +9,7 @@ KEY = "opbyte_told"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ArtistText:
     """Of an artist.
 
     Attributes
@@ -25,11 +25,11 @@ class Told:
 
 
 def told(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
-    """Say of an artist, or a container of artists, what it means; see `Told`."""
-    vars(artist)[KEY] = Told(name, tuple(texts))
+    """Say of an artist, or a container of artists, what it means; see `ArtistText`."""
+    vars(artist)[KEY] = ArtistText(name, tuple(texts))
 
 
-def told_of(artist: object) -> Told:
+def told_of(artist: object) -> ArtistText:
     """What was told of an artist."""
     found = vars(artist).get(KEY)
-    return found if isinstance(found, Told) else Told()
+    return found if isinstance(found, ArtistText) else ArtistText()

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle, StepPatch
 
 from ...workloads.errors import visible
 from .looks import Looks, ink, symbol
-from .told import Told, told_of
+from .told import ArtistText, told_of
 
 MOST_NAME = 80
 """Characters of a name; the tables have it whole."""
@@ -42,7 +42,7 @@ def lines(text: str) -> str:
     return "<br>".join(clean(line) for line in text.split("\n"))
 
 
-def _base(artist: Artist | BarContainer, name: str) -> tuple[Trace, Told]:
+def _base(artist: Artist | BarContainer, name: str) -> tuple[Trace, ArtistText]:
     """What every trace says, and what was told of its artist."""
     told = told_of(artist)
     called = clean(told.name or name)
@@ -178,7 +178,7 @@ def _shades(points: PathCollection, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hover(trace: Trace, told: Told, silent: bool) -> None:
+def _hover(trace: Trace, told: ArtistText, silent: bool) -> None:
     """What a trace says when pointed at: what was told of it, else its name and where it is."""
     if told.texts:
         trace["hovertext"] = [lines(text) for text in told.texts]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...workloads.pareto import unbeaten
 from ...workloads.yamlfile import read_yaml
-from .labels import Point, place
+from .labels import LabelledPoint, place
 from .style import (
     BLUE,
     GREY,
@@ -192,8 +192,8 @@ def _labels(
         shown += [first[name] for name in sorted(without)]
     texts = {i: ", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in shown}
     places = {i: (float(at[i, 0]), float(at[i, 1])) for i in texts}
-    dots = [Point(*places[i], 2.5, text, BLUE) for i, text in texts.items() if text]
-    markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
+    dots = [LabelledPoint(*places[i], 2.5, text, BLUE) for i, text in texts.items() if text]
+    markers = [LabelledPoint(float(x), float(y), 2.5, "") for x, y in line]
     place(axes, dots, markers, (), [line] if len(line) > 1 else ())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ...devices.catalog import describe_system, device_aliases, list_devices
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import SystemSpec
-from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
+from ...simulator.fpga.designs import TILE_KIB, DesignSpace, FpgaDesign
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
@@ -61,7 +61,7 @@ class DesignSearch(EngineSearch):
         excess = f", which breaks them: {'; '.join(self.published_excess)}"
         return verdict + (excess if self.published_excess else "") + "."
 
-    def row(self, name: str, design: Design) -> dict[str, Any]:
+    def row(self, name: str, design: FpgaDesign) -> dict[str, Any]:
         e, a = design.engine, design.engine.attention
         return {
             "design": name,

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ...devices.tiles import score
 from ...devices.tiles.config import NAMES
 from ...devices.tiles.fit import fit, fit_fixed
-from ...devices.tiles.store import Bounds, Constants, bounds, constants, constants_yaml
-from ...devices.tiles.tables import FixedTile, Measured, read_configs
+from ...devices.tiles.store import Bounds, ConstantSet, bounds, constants, constants_yaml
+from ...devices.tiles.tables import FixedTile, MeasuredKernel, read_configs
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
 from .check import Checked, for_people
@@ -48,7 +48,7 @@ class ConfigCheck:
         What the committed constants must reach; None with others, and on other devices.
     """
 
-    measured: Measured
+    measured: MeasuredKernel
     seconds: F8
     default_s: F8
     chosen: score.Picks
@@ -270,7 +270,7 @@ def validate_configs(
     return ConfigValidation(checks, skipped, which, text)
 
 
-def _check(m: Measured, every: Sequence[Measured], which: str) -> ConfigCheck:
+def _check(m: MeasuredKernel, every: Sequence[MeasuredKernel], which: str) -> ConfigCheck:
     others = [o for o in every if o is not m and o.form is m.form]
     if which == OTHERS:
         p = fit(others)
@@ -294,15 +294,15 @@ def _fixed_check(fixed: FixedTile, which: str) -> FixedCheck:
     return FixedCheck(fixed, fixed.predicted(p), held)
 
 
-def _fitted(measured: Sequence[Measured], fixed: Sequence[FixedTile], date: str | None) -> str:
+def _fitted(measured: Sequence[MeasuredKernel], fixed: Sequence[FixedTile], date: str | None) -> str:
     """YAML of constants fitted to all tables; sets that they say nothing of stay as they are."""
     stamp = date or Date.today().isoformat()  # a date for people
-    new: list[Constants] = []
+    new: list[ConstantSet] = []
     if measured:
         rows = sum(int((~np.isnan(m.times)).sum()) + len(m.shapes) for m in measured)
         devices = ", ".join(m.device for m in measured)
-        new.append(Constants.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp))
+        new.append(ConstantSet.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp))
     for f in fixed:
         told = f"gemm fp8_block on {f.device}, every second (n, k)"
-        new.append(Constants.fitted("fp8_block", fit_fixed(f), told, len(f.halves()[0]), stamp))
+        new.append(ConstantSet.fitted("fp8_block", fit_fixed(f), told, len(f.halves()[0]), stamp))
     return constants_yaml(new)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...devices.dram.catalog import load_memory
-from ...devices.dram.pattern import Run, run_of
+from ...devices.dram.pattern import PatternRun, run_of
 from ...devices.dram.pim import measure, stream_of
 from ...devices.dram.run import drain_fraction, simulate
 from ...devices.dram.spec import DramSpec
@@ -185,7 +185,7 @@ def validate_dram(path: str | Path) -> DramValidation:
     """
     rows = read_references(Path(path))
     prepared = [_prepare(row) for row in rows]
-    warm = next((work for work in prepared if isinstance(work[1], Run)), None)
+    warm = next((work for work in prepared if isinstance(work[1], PatternRun)), None)
     if warm is not None:  # compiles, or loads what an earlier process has compiled
         simulate(warm[0], run_of("stride_read", {"S": "4096", "requests": "2000"}, "warm-up"))
     return DramValidation(tuple(_compare(*pair) for pair in zip(rows, prepared, strict=True)))
@@ -225,7 +225,7 @@ def _reference(cells: Mapping[str, str], where: str) -> Reference:
     return Reference(simulator, config, pattern, params, measured, where)
 
 
-Prepared = tuple[DramSpec, Run | int]
+Prepared = tuple[DramSpec, PatternRun | int]
 """A memory with a run of requests, or with so many commands of a stream over many banks."""
 
 
@@ -253,7 +253,7 @@ def _compare(row: Reference, work: Prepared) -> Simulated:
     """Simulate one row, timed."""
     memory, what = work
     start = time.process_time()
-    if not isinstance(what, Run):
+    if not isinstance(what, PatternRun):
         stream = stream_of(memory, row.pattern, what, row.params.get("refresh", "all") != "none")
         fraction, requests = measure(memory, stream).fraction, what
     elif row.simulator == ATTACC:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...kernels.gpu_measure import Timer, copy_rate, gpu_host, open_device
 from ...kernels.gpu_search import SPACES, GpuSearched, search_gpu
-from ...kernels.host import Host
+from ...kernels.host import HostInfo
 from ...kernels.tables import table_text
 from ..parallel import Told
 from ..show.result import Result
@@ -25,7 +25,7 @@ TABLE = "tables/configs_gpu_{}.csv"
 class GpuConfigs(Result):
     """Every configuration's time on a GPU."""
 
-    host: Host
+    host: HostInfo
     found: Sequence[GpuSearched]
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from ...devices.calibrated.store import device_yaml
 from ...devices.catalog import load_device, load_system
 from ...devices.spec import SystemSpec
 from ...kernels.measure import Measurement
-from ...kernels.rounds import Work
+from ...kernels.rounds import TimedCase
 from ...kernels.tables import table_text
-from ...kernels.toy import State, ToyConfig, ToyModel
+from ...kernels.toy import ToyConfig, ToyModel, ToyState
 from ...kernels.toy_delta import DeltaConfig, DeltaModel
 from ...simulator.deploy.deployment import deploy
 from ...simulator.step.explicit import explicit_stage
@@ -276,14 +276,14 @@ class SmallModel:
     config: ToyConfig
     model: ToyModel
     points: Sequence[tuple[int, int]]
-    states: Sequence[State]
+    states: Sequence[ToyState]
 
     @property
-    def work(self) -> list[Work]:
+    def work(self) -> list[TimedCase]:
         """Steps to be timed in the rounds of the kernels, in the same states of the machine."""
-        return [Work(partial(self._step, state), lambda _: 0.0) for state in self.states]
+        return [TimedCase(partial(self._step, state), lambda _: 0.0) for state in self.states]
 
-    def _step(self, state: State, _: int) -> None:
+    def _step(self, state: ToyState, _: int) -> None:
         """One step; from the first context again where the caches are full."""
         if state.steps == ROOM:
             state.restart()

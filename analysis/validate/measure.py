@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...kernels.host import device_yaml
 from ...kernels.lab import MODULES, kernels
-from ...kernels.measure import Measurement, Row, measure
+from ...kernels.measure import MeasuredShape, Measurement, measure
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError
 from ...workloads.requests.options import check_seed
@@ -119,7 +119,7 @@ class Measured(Result):
         files.answer("measure.json", self)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: MeasuredShape) -> dict[str, Any]:
     s, other = row.sample, row.other
     return {
         "name": row.name, **row.columns, "measured_s": s.median_s, "p10_s": s.p10_s,
@@ -129,7 +129,7 @@ def _record(row: Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shape(row: Row) -> str:
+def _shape(row: MeasuredShape) -> str:
     hidden = ("kernel", "kv_dtype", "tp", "ep", "gated", "distribution", "batch", "causal")
     shown = {k: v for k, v in row.columns.items() if k not in hidden or (k == "batch" and v != 1)}
     return " ".join(f"{k}={v}" for k, v in shown.items() if v != 0)

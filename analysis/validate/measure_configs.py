@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.configs import SPACES
-from ...kernels.search import Search, search
+from ...kernels.search import KernelSearch, search
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_seed
@@ -35,7 +35,7 @@ class ConfigsMeasured(Result):
         By kernel; those of which too few shapes count are left out.
     """
 
-    run: Search
+    run: KernelSearch
     choices: tuple[Choice, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,12 +24,12 @@ from ...devices.power.transfer import can_model, power_model
 from ...devices.power.work import FROM_TABLE
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
-from ...workloads.kernel_schemas import Form
+from ...workloads.kernel_schemas import TableForm
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from .check import Check, Checked, left_out
 
 F8 = npt.NDArray[np.float64]
-FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
+FORM = TableForm(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
 """Tables of power: kernels by the framework's names, and the board's power beside the time."""
 MEDIAN, P90 = 0.15, 0.35
 """Errors that a model of power should reach on kernels it has not seen."""

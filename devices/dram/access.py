@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ...workloads.access import Access
 from .efficiency import efficiency, in_words
 from .layout import DataLayout
-from .pattern import Pattern, Run
+from .pattern import Pattern, PatternRun
 from .pim import PimStream, measure, stream_of
 from .spec import DramSpec
 
@@ -36,7 +36,7 @@ def usual(memory: DramSpec, size_bytes: float) -> int:
     return min(size, LONGEST, memory.organisation.channel_bytes)
 
 
-def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> Run:
+def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> PatternRun:
     """What one channel is asked for while an op with this access pattern runs.
 
     Parameters
@@ -58,26 +58,26 @@ def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) 
     elif access.kind == "slices" and access.items > 1:
         many = 1 << (min(access.items, STREAMS).bit_length() - 1)
         pattern = Pattern("multistream", K=many, G=piece)
-    return Run(pattern=pattern, mapping=layout.mapping)
+    return PatternRun(pattern=pattern, mapping=layout.mapping)
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class AccessRate:
     """What a pattern gets: in words, and of the rate of the processor's path to memory."""
 
     words: str
     fraction: float
 
 
-def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> Share:
+def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> AccessRate:
     """What a processor gets of the pins' rate."""
     run = run_of(memory, layout, access, channels)
-    return Share(in_words(run), efficiency(memory, run).fraction)
+    return AccessRate(in_words(run), efficiency(memory, run).fraction)
 
 
 def share_near(
     memory: DramSpec, layout: DataLayout, access: Access, channels: int, *, kind: str, multiple: float, spaces: int
-) -> Share:
+) -> AccessRate:
     """What a processor near memory gets of `multiple` times the pins' rate.
 
     Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened meanwhile, where the
@@ -107,7 +107,7 @@ def share_near(
     )  # fmt: skip
     if columns < stream.columns:
         words += f", {columns} of {stream.columns} columns"
-    return Share(words, min(1.0, used * found.over_pins / multiple))
+    return AccessRate(words, min(1.0, used * found.over_pins / multiple))
 
 
 def best_multiple(memory: DramSpec, kind: str) -> float:

@@ -13,17 +13,17 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from .pattern import Run
+from .pattern import PatternRun
 from .shipped import Derived, shipped
 from .spec import DramSpec
 
 
-def weights(queue: int = 32) -> Run:
+def weights(queue: int = 32) -> PatternRun:
     """Weights streamed in sequence from all channels."""
-    return Run(read_queue=queue, write_queue=queue)
+    return PatternRun(read_queue=queue, write_queue=queue)
 
 
-def efficiency(memory: DramSpec, run: Run) -> Derived:
+def efficiency(memory: DramSpec, run: PatternRun) -> Derived:
     """Derive the efficiency of a pattern, or return what was derived before.
 
     Examples
@@ -36,7 +36,7 @@ def efficiency(memory: DramSpec, run: Run) -> Derived:
 
 
 @lru_cache(maxsize=4096)
-def _remembered(memory: DramSpec, run: Run) -> Derived:
+def _remembered(memory: DramSpec, run: PatternRun) -> Derived:
     key = key_of(memory, run)
     if key in shipped():
         return shipped()[key]
@@ -48,7 +48,7 @@ def _remembered(memory: DramSpec, run: Run) -> Derived:
     return found
 
 
-def derive(memory: DramSpec, run: Run) -> Derived:
+def derive(memory: DramSpec, run: PatternRun) -> Derived:
     """Run a pattern, whatever is known of it."""
     from .run import simulate  # compiled code, which known numbers do without
 
@@ -56,13 +56,13 @@ def derive(memory: DramSpec, run: Run) -> Derived:
     return Derived(memory.name, in_words(run), outcome.fraction, outcome.read_latency_s, outcome.row_hits)
 
 
-def key_of(memory: DramSpec, run: Run) -> str:
+def key_of(memory: DramSpec, run: PatternRun) -> str:
     """What a derived number depends on, in short."""
     text = f"{memory.model_dump_json(exclude={'title', 'aliases', 'pim'})}{run!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def in_words(run: Run) -> str:
+def in_words(run: PatternRun) -> str:
     """A run's pattern as answers show it; mapping and queue only where they are not the usual."""
     p = run.pattern
     texts = {
@@ -75,7 +75,7 @@ def in_words(run: Run) -> str:
     mixed = f", reads to writes {p.reads}:{p.writes}" if p.writes else ""
     if p.in_place:
         mixed = f", {p.X:,} B read and written back in turn"
-    usual = Run()
+    usual = PatternRun()
     mapped = f", mapping {run.mapping}" if run.mapping != usual.mapping else ""
     queue = f", {run.read_queue} entries" if run.read_queue != usual.read_queue else ""
     return texts[p.kind] + mixed + mapped + queue

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .pattern import MAX_QUEUE, Run
+from .pattern import MAX_QUEUE, PatternRun
 from .run import simulate
 from .spec import DramSpec, Timings
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class NamedLimit:
     """A constraint: its name, a title, and the fraction of peak without it.
 
     `gain` is that fraction relative to the one with it, less one.
@@ -33,7 +33,7 @@ LIFTED = {
 """Name -> title and the timings that are set to the least possible."""
 
 
-def limits_of(memory: DramSpec, run: Run, fraction: float) -> tuple[Limit, ...]:
+def limits_of(memory: DramSpec, run: PatternRun, fraction: float) -> tuple[NamedLimit, ...]:
     """Lift one constraint after the other; most gained first.
 
     Constraints hide each other, so gains do not add up.
@@ -59,7 +59,7 @@ def limits_of(memory: DramSpec, run: Run, fraction: float) -> tuple[Limit, ...]:
     out = []
     for name, title, spec, work in tried:
         found = simulate(spec, work).fraction
-        out.append(Limit(name, title, found, found / fraction - 1.0))
+        out.append(NamedLimit(name, title, found, found / fraction - 1.0))
     return tuple(sorted(out, key=lambda limit: -limit.gain))
 
 

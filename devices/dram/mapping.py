@@ -37,7 +37,7 @@ Tables = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Mapping:
+class AddressMapping:
     """A mapping fitted to an organisation.
 
     Attributes
@@ -66,8 +66,8 @@ def widths(org: Organisation) -> dict[str, int]:
     return {f: size.bit_length() - 1 for f, size in zip(FIELDS, sizes, strict=True)}
 
 
-def read_mapping(text: str, memory: DramSpec) -> Mapping:
-    """Turn ``col64``, ``bgi+xor`` or ``co0,pc,bg,co4..1,ba,sid,ro`` into a :class:`Mapping`.
+def read_mapping(text: str, memory: DramSpec) -> AddressMapping:
+    """Turn ``col64``, ``bgi+xor`` or ``co0,pc,bg,co4..1,ba,sid,ro`` into a :class:`AddressMapping`.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_mapping(text: str, memory: DramSpec) -> Mapping:
 
 
 @lru_cache(maxsize=256)
-def _read(text: str, organisation: Organisation) -> Mapping:
+def _read(text: str, organisation: Organisation) -> AddressMapping:
     base, plus, folding = text.partition("+")
     if plus and folding != "xor":
         raise InputError(f"mapping {text!r}", f"+{folding} is unknown; known: +xor")
@@ -105,7 +105,7 @@ def _read(text: str, organisation: Organisation) -> Mapping:
     rows = sorted(at for field, _, at in segments if field == "ro")
     whole = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
     span = (rows[0], rows[-1] + 1) if whole else (0, 0)
-    return Mapping(text, _tables(segments, folds, width), *span, len(folds))
+    return AddressMapping(text, _tables(segments, folds, width), *span, len(folds))
 
 
 def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:

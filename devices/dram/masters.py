@@ -15,7 +15,7 @@ from .spec import DramSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class BundleRead:
     """Columns read from one bundle in one go, `clocks` of the clock each [clock cycles]."""
 
     bundle: int
@@ -59,7 +59,7 @@ def switch_clocks(memory: DramSpec) -> int:
     return t.RTP + t.RP + t.RCD_RD
 
 
-def meet(memory: DramSpec, first: Sequence[Visit], second: Sequence[Visit]) -> Meeting:
+def meet(memory: DramSpec, first: Sequence[BundleRead], second: Sequence[BundleRead]) -> Meeting:
     """Let two masters work on one pseudo channel's bundles at the same time.
 
     Returns
@@ -86,7 +86,7 @@ def meet(memory: DramSpec, first: Sequence[Visit], second: Sequence[Visit]) -> M
     last: list[int | None] = [None] * count
     price = switch_clocks(memory)
 
-    def side(number: int, visits: Sequence[Visit]) -> Generator[Any, Any, None]:
+    def side(number: int, visits: Sequence[BundleRead]) -> Generator[Any, Any, None]:
         for visit in visits:
             with bundles[visit.bundle].request() as turn:
                 yield turn

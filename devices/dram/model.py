@@ -11,7 +11,7 @@ from ...workloads.ops import Op
 from ..cost import Cost, Evidence, Roof, Roofline
 from ..device import Processor, SharedMemoryDevice
 from ..prices import PriceRow, Probe
-from .access import NEAR, Share, best_multiple, share_near, share_of_pins
+from .access import NEAR, AccessRate, best_multiple, share_near, share_of_pins
 from .catalog import load_memory
 from .layout import DataLayout
 from .mapping import read_mapping
@@ -51,21 +51,21 @@ class DerivedRoofline:
     near: str = ""
     multiple: float = 1.0
     spaces: int = 1
-    _known: dict[Access, tuple[Share, Roofline]] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[Access, tuple[AccessRate, Roofline]] = field(default_factory=dict, compare=False, repr=False)
 
-    def _of(self, access: Access) -> tuple[Share, Roofline]:
+    def _of(self, access: Access) -> tuple[AccessRate, Roofline]:
         if access not in self._known:
             share = self._derive(access)
             self._known[access] = share, replace(self.base, memory_efficiency=share.fraction)
         return self._known[access]
 
-    def _derive(self, access: Access) -> Share:
+    def _derive(self, access: Access) -> AccessRate:
         where = self.memory, self.layout, access, self.channels
         if self.near:
             return share_near(*where, kind=self.near, multiple=self.multiple, spaces=self.spaces)
         return share_of_pins(*where)
 
-    def share_of(self, access: Access) -> Share:
+    def share_of(self, access: Access) -> AccessRate:
         """What an access pattern reads, in words, and the share of the bandwidth that it gets."""
         return self._of(access)[0]
 
@@ -86,9 +86,9 @@ class DerivedRoofline:
             for share, kinds in self.shares(ops).items()
         ] + self.base.evidence(ops)
 
-    def shares(self, ops: Sequence[Op]) -> dict[Share, list[str]]:
+    def shares(self, ops: Sequence[Op]) -> dict[AccessRate, list[str]]:
         """What ops read and get, with the kinds of op that do."""
-        out: dict[Share, list[str]] = {}
+        out: dict[AccessRate, list[str]] = {}
         for op in ops:
             kinds = out.setdefault(self.share_of(op.access), [])
             if op.kind not in kinds:

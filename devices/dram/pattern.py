@@ -60,7 +60,7 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PatternRun:
     """How a pattern meets the memory.
 
     Attributes
@@ -107,7 +107,7 @@ class Run:
         return 40_000 if max(self.read_queue, self.write_queue) >= 128 else 60_000
 
 
-def read_pattern(text: str) -> Run:
+def read_pattern(text: str) -> PatternRun:
     """Read ``KIND`` or ``KIND:KEY=VALUE,...`` (also with ``;`` between) as a run.
 
     Examples
@@ -132,7 +132,7 @@ KEYS = ("nch", "map", "S", "X", "K", "G", "rw", "inplace", "ab", "rate", "window
         "refresh", "sched", "page", "transq", "bankq", "requests")  # fmt: skip
 
 
-def run_of(name: str, params: dict[str, str], where: str) -> Run:
+def run_of(name: str, params: dict[str, str], where: str) -> PatternRun:
     """A run from a pattern's name and its parameters as text.
 
     Raises
@@ -160,7 +160,7 @@ def run_of(name: str, params: dict[str, str], where: str) -> Run:
         in_place=_one_of(params.get("inplace", "no"), ("yes", "no"), "inplace", where) == "yes",
     )  # fmt: skip
     queue = number.whole("transq", 32)
-    return Run(
+    return PatternRun(
         pattern=pattern,
         mapping=params.get("map", "col64"),
         channels=number.whole("nch", 1),
@@ -236,7 +236,7 @@ def _one_of(text: str, known: tuple[str, ...], key: str, where: str) -> str:
     return text
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: PatternRun) -> dict[str, Any]:
     """A run as plain data."""
     p = run.pattern
     return {

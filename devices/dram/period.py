@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
-from .mapping import Mapping
+from .mapping import AddressMapping
 from .state import I8, MAX_KEPT, Channel
 from .streams import MULTI, SEQ, STRIDE
 
@@ -134,7 +134,7 @@ class Position:
     horizon: int
 
 
-def position(st: Channel, mapping: Mapping) -> Position:
+def position(st: Channel, mapping: AddressMapping) -> Position:
     """Where a channel's stream stands; for streams of one half (only reads, or only writes)."""
     t = {name: int(st.streams[name][0]) for name in st.streams.dtype.names or ()}
     other = t["first"] == 0 and t["second"] > 0
@@ -165,18 +165,18 @@ def position(st: Channel, mapping: Mapping) -> Position:
     return Position(row, phase, read, at, horizon)
 
 
-def repeats(st: Channel, mapping: Mapping, regular: bool) -> bool:
+def repeats(st: Channel, mapping: AddressMapping, regular: bool) -> bool:
     """Whether a channel's run can be extended by periods at all."""
     halves = int(st.streams["first"][0]), int(st.streams["second"][0])
     return regular and min(halves) == 0 and mapping.row_high > mapping.row_low
 
 
 @dataclass(slots=True)
-class Watch:
+class PeriodWatch:
     """Looks out for a repetition at the boundaries of one channel's run."""
 
     st: Channel
-    mapping: Mapping
+    mapping: AddressMapping
     rows: int
     seen: dict[tuple[bytes, tuple[int, ...]], tuple[int, Position, dict[str, int]]] = field(default_factory=dict)
     buffer: I8 = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
@@ -218,7 +218,7 @@ class Period:
         return min((requests - 1) // max(self.added["accepted"], 1), self.room // self.read)
 
 
-def skip(st: Channel, mapping: Mapping, rows: int, period: Period, times: int) -> None:
+def skip(st: Channel, mapping: AddressMapping, rows: int, period: Period, times: int) -> None:
     """Move a channel `times` periods on, as if they had been simulated."""
     ticks, blocks = times * period.ticks, times * period.blocks
     delta = blocks >> mapping.row_low

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ...workloads.errors import InputError
 from .controller import advance
 from .mapping import read_mapping
-from .pattern import Run
-from .period import ADDED, Watch, repeats, skip
+from .pattern import PatternRun
+from .period import ADDED, PeriodWatch, repeats, skip
 from .spec import DramSpec
 from .state import Channel, new_channel
 
@@ -17,7 +17,7 @@ MOST_REQUESTS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DramResult:
     """What a run gives.
 
     Attributes
@@ -60,7 +60,7 @@ class _Track:
     simulated: int
 
 
-def check(memory: DramSpec, run: Run) -> None:
+def check(memory: DramSpec, run: PatternRun) -> None:
     """Refuse a run that this memory cannot do.
 
     Raises
@@ -77,7 +77,7 @@ def check(memory: DramSpec, run: Run) -> None:
         raise InputError(f"requests={run.length}", "must be at least 10 and below 2^40")
 
 
-def simulate(memory: DramSpec, run: Run) -> Outcome:
+def simulate(memory: DramSpec, run: PatternRun) -> DramResult:
     """Run `run` on `memory`.
 
     The measuring window starts at the first multiple of tREFI after every channel has accepted a
@@ -115,13 +115,13 @@ def _first(accepted: list[int], wanted: int) -> int:
     return next(k for k, n in enumerate(accepted) if n >= wanted)
 
 
-def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
+def _follow(memory: DramSpec, run: PatternRun, channel: int) -> _Track:
     """Run one channel, boundary by boundary, until it has accepted its requests."""
     st = new_channel(memory, run, channel)
     step = int(st.config["refi"][0])
     track = _Track(st, step, [], 0)
     mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
-    watch = Watch(st, mapping, rows) if repeats(st, mapping, run.pattern.regular) else None
+    watch = PeriodWatch(st, mapping, rows) if repeats(st, mapping, run.pattern.regular) else None
     idle = 0
     tenth = run.length // 10
     # At least one whole interval lies between the boundaries of the measuring window.
@@ -145,16 +145,16 @@ def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
                     skip(st, mapping, rows, period, times)
                     for k in range(times):
                         track.accepted += [now + k * period.added["accepted"] + g for g in cycle]
-                watch = Watch(st, mapping, rows) if times > 0 else watch
+                watch = PeriodWatch(st, mapping, rows) if times > 0 else watch
     return track
 
 
-def _run_to(memory: DramSpec, run: Run, st: Channel, requests: int) -> int:
+def _run_to(memory: DramSpec, run: PatternRun, st: Channel, requests: int) -> int:
     """Run a channel until it has accepted so many requests; those simulated one by one."""
     mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
     step, simulated = int(st.config["refi"][0]), 0
     looking = repeats(st, mapping, run.pattern.regular)
-    watch = Watch(st, mapping, rows)
+    watch = PeriodWatch(st, mapping, rows)
     while int(st.s["accepted"][0]) < requests:
         before = int(st.s["accepted"][0])
         until = (int(st.s["clock"][0]) // step + 1) * step if looking else FOREVER
@@ -165,11 +165,11 @@ def _run_to(memory: DramSpec, run: Run, st: Channel, requests: int) -> int:
         times = period.times(requests - now) if period else 0
         if period and times > 0:
             skip(st, mapping, rows, period, times)
-            watch = Watch(st, mapping, rows)
+            watch = PeriodWatch(st, mapping, rows)
     return simulated
 
 
-def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track], list[int], int]:
+def _unaligned(memory: DramSpec, run: PatternRun, numbers: range) -> tuple[list[_Track], list[int], int]:
     """Run all channels from where each has accepted a tenth to where one has accepted all."""
     tracks, starts, ends = [], [], []
     for n in numbers:
@@ -195,14 +195,14 @@ def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track]
     return tracks, spans, end - start
 
 
-def _outcome(memory: DramSpec, run: Run, tracks: list[_Track], accepted: float, ticks: int) -> Outcome:
+def _outcome(memory: DramSpec, run: PatternRun, tracks: list[_Track], accepted: float, ticks: int) -> DramResult:
     """Turn counts into rates; `accepted` requests of a channel in `ticks` of the window."""
     total = {name: sum(int(t.st.s[name][0]) for t in tracks) for name in ADDED}
     served = total["reads_done"] + total["writes_done"]
     latency = total["latency"] / total["reads_done"] if total["reads_done"] else None
     copies = run.channels / len(tracks)
     rate = accepted * memory.organisation.atom_bytes / (ticks * memory.tick_s)
-    return Outcome(
+    return DramResult(
         fraction=rate / memory.channel_bytes_per_s,
         bytes_per_s=rate * run.channels,
         requests=round(copies * total["accepted"]),
@@ -214,7 +214,7 @@ def _outcome(memory: DramSpec, run: Run, tracks: list[_Track], accepted: float, 
     )
 
 
-def drain_fraction(memory: DramSpec, run: Run) -> float:
+def drain_fraction(memory: DramSpec, run: PatternRun) -> float:
     """Fraction of the pins' rate over a whole run, from its first tick until it has all entered."""
     check(memory, run)
     st = new_channel(memory, run)

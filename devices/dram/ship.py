@@ -13,7 +13,7 @@ from ..catalog import list_devices, load_device
 from .access import LONG, LONGEST, STREAMS, UPDATED
 from .catalog import load_memory
 from .efficiency import derive, key_of, weights
-from .pattern import Pattern, Run
+from .pattern import Pattern, PatternRun
 from .shipped import TABLE
 from .spec import DramSpec
 
@@ -32,7 +32,7 @@ def patterns() -> Iterator[Pattern]:
     yield Pattern("seq", X=UPDATED, reads=1, writes=1, in_place=True)
 
 
-def runs() -> dict[str, tuple[DramSpec, Run]]:
+def runs() -> dict[str, tuple[DramSpec, PatternRun]]:
     """What is shipped, by key."""
     out = {}
     for name in list_devices():

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...workloads.jit_held import held
-from .mapping import Mapping, read_mapping
-from .pattern import Run
+from .mapping import AddressMapping, read_mapping
+from .pattern import PatternRun
 from .spec import DramSpec
 from .streams import STREAM, new_streams
 
@@ -97,7 +97,7 @@ class Channel(NamedTuple):
     log: I8  # [L, 4] tick, command, bank, row
 
 
-def new_config(memory: DramSpec, run: Run) -> Records:
+def new_config(memory: DramSpec, run: PatternRun) -> Records:
     """Timings in ticks: latency + (ticks of the first command - 1) - (of the second - 1)."""
     t, org, m = memory.timings, memory.organisation, memory.ticks_per_clock
     half = m == 2
@@ -133,7 +133,7 @@ def new_config(memory: DramSpec, run: Run) -> Records:
     return out
 
 
-def _settings(out: Records, memory: DramSpec, run: Run) -> None:
+def _settings(out: Records, memory: DramSpec, run: PatternRun) -> None:
     """Queues, refresh and rate of a run; the write watermarks are 0.8 and 0.2 in single precision."""
     out["refresh"] = REFRESHES.index(run.refresh)
     out["read_queue"], out["write_queue"] = run.read_queue, run.write_queue
@@ -149,13 +149,13 @@ def _settings(out: Records, memory: DramSpec, run: Run) -> None:
         out["rate"], out["rate_one"] = step.numerator, step.denominator
 
 
-def new_channel(memory: DramSpec, run: Run, channel: int = 0, log: int = 0) -> Channel:
+def new_channel(memory: DramSpec, run: PatternRun, channel: int = 0, log: int = 0) -> Channel:
     """An idle channel before its first tick, all banks closed; `log` commands are kept."""
     config = new_config(memory, run)
     org = memory.organisation
     pcs, count = org.pseudo_channels, org.banks_per_channel
     sids, groups = pcs * org.sids, pcs * org.sids * org.bank_groups
-    mapping: Mapping = read_mapping(run.mapping, memory)
+    mapping: AddressMapping = read_mapping(run.mapping, memory)
     entries = run.read_queue + run.write_queue + count + 2
     out = Channel(
         config=config, s=np.zeros(1, CHANNEL), pcs=np.zeros(pcs, PSEUDO),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...workloads.jit import compiled_inside, compiled_part
 
 if TYPE_CHECKING:
-    from .pattern import Run
+    from .pattern import PatternRun
     from .spec import DramSpec
 
 SEQ, RAND, STRIDE, MULTI = range(4)
@@ -59,7 +59,7 @@ def _key(salt: int, channel: int, seed: int = 1) -> int:
     return key - (1 << 64) if key >> 63 else key
 
 
-def new_streams(memory: DramSpec, run: Run, channel: int) -> NDArray[Any]:
+def new_streams(memory: DramSpec, run: PatternRun, channel: int) -> NDArray[Any]:
     """The streams of one channel before its first request."""
     from ...workloads.errors import InputError
 

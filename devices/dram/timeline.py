@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .controller import advance
-from .pattern import Run
+from .pattern import PatternRun
 from .run import FOREVER, check
 from .spec import DramSpec
 from .state import new_channel
@@ -27,7 +27,7 @@ class Command:
     row: int
 
 
-def timeline(memory: DramSpec, run: Run, most: int) -> list[Command]:
+def timeline(memory: DramSpec, run: PatternRun, most: int) -> list[Command]:
     """The first `most` commands of a run's first channel."""
     check(memory, run)
     st = new_channel(memory, run, log=most)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...workloads.ops import Op
 from ..calibrated.hardware import CODES
-from .form import FORMS, Form, Shape, Value
+from .form import FORMS, Shape, TiledKernel, Value
 
-Call = tuple[Form, Shape]
+Call = tuple[TiledKernel, Shape]
 
 
 def calls_of(op: Op) -> list[Call]:

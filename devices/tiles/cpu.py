@@ -25,7 +25,7 @@ STRIP = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter:
+class FormConstant:
     """A constant of a form: its value from the code and the data sheet, and how sure that is.
 
     Attributes
@@ -50,7 +50,7 @@ class CpuForm:
     """
 
     name: str
-    parameters: dict[str, Parameter]
+    parameters: dict[str, FormConstant]
     terms: Callable[[Parameters, Core, Shape, Config], dict[str, float]]
 
     @property
@@ -62,9 +62,9 @@ class CpuForm:
         return sum(self.terms(p, core, shape, config).values())
 
 
-CALL = Parameter(2e-6, 1.5, "a call from Python [s]")
-SHARP = Parameter(3.0, 1.5, "exponent of the smooth maximum of arithmetic and traffic")
-DRAWN = Parameter(0.85, 1.2, "share of the read rate that a kernel draws")
+CALL = FormConstant(2e-6, 1.5, "a call from Python [s]")
+SHARP = FormConstant(3.0, 1.5, "exponent of the smooth maximum of arithmetic and traffic")
+DRAWN = FormConstant(0.85, 1.2, "share of the read rate that a kernel draws")
 
 
 def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
@@ -170,8 +170,8 @@ FORMS = {
         CpuForm(
             "gemm",
             {
-                "flight": Parameter(8.0, 1.1, "FMA in flight: 4 cycles, two a cycle"),
-                "tile": Parameter(30.0, 1.5, "slots to begin a register tile and add up its sums"),
+                "flight": FormConstant(8.0, 1.1, "FMA in flight: 4 cycles, two a cycle"),
+                "tile": FormConstant(30.0, 1.5, "slots to begin a register tile and add up its sums"),
                 "drawn": DRAWN, "sharp": SHARP, "call": CALL,
             },
             _gemm,
@@ -180,12 +180,12 @@ FORMS = {
             CpuForm(
                 name,
                 {
-                    "sums": Parameter(45.0, 1.3, "slots to add up 16 vectors: 15 sums, 30 shuffles"),
-                    "exp": Parameter(20.0, 1.3, "slots a vector of scores: mask, maximum, exp, store"),
-                    "tile": Parameter(150.0, 1.5, "slots a tile: its rows placed, its bounds"),
-                    "unit": Parameter(1000.0, 1.5, "slots a unit: queries copied, states"),
-                    "merge": Parameter(6.0, 1.5, "slots a vector of partial output"),
-                    "spill": Parameter(0.1, 1.5, "exponent of a tile's size over L1"),
+                    "sums": FormConstant(45.0, 1.3, "slots to add up 16 vectors: 15 sums, 30 shuffles"),
+                    "exp": FormConstant(20.0, 1.3, "slots a vector of scores: mask, maximum, exp, store"),
+                    "tile": FormConstant(150.0, 1.5, "slots a tile: its rows placed, its bounds"),
+                    "unit": FormConstant(1000.0, 1.5, "slots a unit: queries copied, states"),
+                    "merge": FormConstant(6.0, 1.5, "slots a vector of partial output"),
+                    "spill": FormConstant(0.1, 1.5, "exponent of a tile's size over L1"),
                     "drawn": DRAWN, "sharp": SHARP, "call": CALL,
                 },
                 _attention,

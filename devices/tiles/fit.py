@@ -13,7 +13,7 @@ import numpy as np
 
 from .form import F8
 from .parameters import PARAMETERS
-from .tables import FixedTile, Measured
+from .tables import FixedTile, MeasuredKernel
 
 TEMPERATURES = (0.004, 0.015)
 RANK, MEDIAN, PRIOR = 0.5, 0.5, 0.02
@@ -36,7 +36,7 @@ def at(z: F8) -> F8:
     return np.asarray(np.clip(_DEFAULTS * np.exp(z * _SPREAD), _LOW, _HIGH))
 
 
-def loss(p: F8, measured: Sequence[Measured]) -> float:
+def loss(p: F8, measured: Sequence[MeasuredKernel]) -> float:
     """What a fit makes small: the mean over devices."""
     total = 0.0
     for m in measured:
@@ -58,7 +58,7 @@ def loss(p: F8, measured: Sequence[Measured]) -> float:
     return total / len(measured)
 
 
-def fit(measured: Sequence[Measured], rounds: int = ROUNDS) -> F8:
+def fit(measured: Sequence[MeasuredKernel], rounds: int = ROUNDS) -> F8:
     """Constants of the kernels whose near-best configurations are known."""
     some = [m.every(STRIDE, 1) for m in measured]
 

@@ -27,7 +27,7 @@ LARGEST = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ShapeKey:
     """One number of a shape.
 
     Attributes
@@ -46,12 +46,12 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class TiledKernel:
     """A kernel as the tile model knows it.
 
     Attributes
     ----------
-    keys : tuple of Key
+    keys : tuple of ShapeKey
         What a shape is made of.
     used : tuple of str
         Fields of a configuration that it looks at; the others must be 1 or their default.
@@ -76,7 +76,7 @@ class Form:
 
     name: str
     title: str
-    keys: tuple[Key, ...]
+    keys: tuple[ShapeKey, ...]
     used: tuple[str, ...]
     work: Callable[[Machine, Shape], F8]
     rows: Callable[[F8, F8, F8, I8, F8], None]
@@ -101,7 +101,7 @@ class Form:
                 raise InputError(f"{self.name}: {name}", f"is no key of its shapes{nearest(name, known)}")
         return {key.name: self._value(key, given.get(key.name, key.default)) for key in self.keys}
 
-    def _value(self, key: Key, value: object) -> Value:
+    def _value(self, key: ShapeKey, value: object) -> Value:
         where = f"{self.name}: {key.name}"
         if value is None:
             raise InputError(where, f"is missing: {key.meaning}")
@@ -133,10 +133,10 @@ class Form:
         return out
 
 
-FORMS: Registry[Form] = Registry("kernel", home=f"{__package__}.forms")
+FORMS: Registry[TiledKernel] = Registry("kernel", home=f"{__package__}.forms")
 
 
-def kernel_form(form: Form) -> Form:
+def kernel_form(form: TiledKernel) -> TiledKernel:
     """Register a form under its name."""
     return FORMS.register(form.name, form.title)(form)
 

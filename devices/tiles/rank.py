@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import C_GROUP, C_K, C_M, C_N, C_WARPS, I8, KernelConfig
-from .form import F8, Form, Shape
+from .form import F8, Shape, TiledKernel
 from .layout import most_registers_of
 from .machine import M_LANES, M_SHARED_BLOCK, Machine
 from .price import (
@@ -142,7 +142,7 @@ def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) ->
     )  # fmt: skip
 
 
-def reasons(form: Form, machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
+def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
     """Why each configuration cannot run; empty where it can."""
     h = machine.vector
     sides = configs[:, [C_M, C_N, C_K]]
@@ -164,13 +164,13 @@ def reasons(form: Form, machine: Machine, configs: I8, prices: F8) -> npt.NDArra
     return out
 
 
-def rank(form: Form, machine: Machine, shape: Shape, p: F8, configs: I8 | None = None) -> Ranking:
+def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 | None = None) -> Ranking:
     """Price a space of configurations, and order what can run.
 
     Parameters
     ----------
     shape : mapping
-        Checked, of `Form.shape`.
+        Checked, of `TiledKernel.shape`.
     p : float64 array
         Constants (`store`).
     configs : int64 array, optional
@@ -186,13 +186,13 @@ def rank(form: Form, machine: Machine, shape: Shape, p: F8, configs: I8 | None =
     return Ranking(kept[order], costs[order], len(every), invalid)
 
 
-def price_one(form: Form, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:
+def price_one(form: TiledKernel, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:
     """The price of one configuration, whether it can run or not."""
     row = config.row[None]
     return priced(row[0], form.prices(p, machine, shape, row)[0])
 
 
-def reason_of(form: Form, machine: Machine, shape: Shape, config: KernelConfig) -> str:
+def reason_of(form: TiledKernel, machine: Machine, shape: Shape, config: KernelConfig) -> str:
     """Why a configuration cannot run; empty where it can."""
     from .store import UNFITTED
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .config import C_GROUP, C_K, C_M, C_N, I8
 from .form import F8
-from .tables import Measured
+from .tables import MeasuredKernel
 
 DEPTHS = (1, 5, 10, 20)
 GAINS = (1, 5, 10)
@@ -47,13 +47,13 @@ def picks(seconds: F8, configs: I8, depth: int) -> Picks:
     return out
 
 
-def hits(measured: Measured, chosen: Picks, depth: int) -> float:
+def hits(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
     """Share of shapes with a near-best configuration among the first picks."""
     near = ~np.isnan(measured.times)
     return float(np.mean([near[i, row[:depth]].any() for i, row in enumerate(chosen)]))
 
 
-def random_hits(measured: Measured, depth: int) -> float:
+def random_hits(measured: MeasuredKernel, depth: int) -> float:
     """The same of picks at random."""
     n = len(measured.configs)
     depth = min(depth, n)
@@ -61,7 +61,7 @@ def random_hits(measured: Measured, depth: int) -> float:
     return float(np.mean([1.0 - comb(n - int(m), depth) / comb(n, depth) for m in good]))
 
 
-def tile_hits(measured: Measured, chosen: Picks) -> float:
+def tile_hits(measured: MeasuredKernel, chosen: Picks) -> float:
     """Share of shapes whose first pick has the tile of a near-best configuration."""
     tiles = measured.configs[:, [C_M, C_N, C_K]]
     near = ~np.isnan(measured.times)
@@ -69,7 +69,7 @@ def tile_hits(measured: Measured, chosen: Picks) -> float:
     return float(np.mean(found))
 
 
-def gain(measured: Measured, chosen: Picks, depth: int) -> float:
+def gain(measured: MeasuredKernel, chosen: Picks, depth: int) -> float:
     """Least share of the default's loss that measuring the first picks would win back."""
     known = ~np.isnan(measured.default_s)
     won = 0.0
@@ -81,14 +81,14 @@ def gain(measured: Measured, chosen: Picks, depth: int) -> float:
     return won / float(there) if there > 0 else 0.0
 
 
-def default_hits(measured: Measured) -> float:
+def default_hits(measured: MeasuredKernel) -> float:
     """Share of shapes whose default is near-best."""
     known = ~np.isnan(measured.default_s)
     good = measured.default_s[known] <= measured.best_s[known] / SLOWER
     return float(good.mean()) if known.any() else 0.0
 
 
-def look_up(measured: Measured, other: Measured) -> dict[int, float]:
+def look_up(measured: MeasuredKernel, other: MeasuredKernel) -> dict[int, float]:
     """Hits of another device's near-best lists at the same shapes, the fastest first."""
     at = {tuple(sorted(s.items())): i for i, s in enumerate(other.shapes)}
     place = {tuple(c): j for j, c in enumerate(measured.configs.tolist())}
@@ -105,7 +105,7 @@ def look_up(measured: Measured, other: Measured) -> dict[int, float]:
     return {depth: hits(measured, chosen, depth) for depth in LOOK_UPS}
 
 
-def _listed(measured: Measured, shape: int | None) -> npt.NDArray[np.intp]:
+def _listed(measured: MeasuredKernel, shape: int | None) -> npt.NDArray[np.intp]:
     """Near-best configurations of a shape, the fastest first."""
     if shape is None:
         return np.zeros(0, dtype=np.intp)

@@ -49,7 +49,7 @@ class ConstantsSpec(Spec):
 
 
 @dataclass(frozen=True, slots=True)
-class Constants:
+class ConstantSet:
     """One set of constants.
 
     Attributes
@@ -72,13 +72,13 @@ class Constants:
         return np.array([self.values.get(q.name, q.default) for q in PARAMETERS])
 
     @classmethod
-    def fitted(cls, name: str, p: F8, fitted_to: str, rows: int, date: str) -> Constants:
+    def fitted(cls, name: str, p: F8, fitted_to: str, rows: int, date: str) -> ConstantSet:
         """From a vector of a fit."""
         values = {q.name: float(f"{v:.{DIGITS}g}") for q, v in zip(PARAMETERS, p, strict=True)}
         return cls(name, values, fitted_to, rows, date)
 
 
-UNFITTED = Constants("none", {}, "nothing: defaults", 0, "")
+UNFITTED = ConstantSet("none", {}, "nothing: defaults", 0, "")
 
 
 @lru_cache(maxsize=1)
@@ -87,12 +87,12 @@ def _file() -> ConstantsSpec:
     return build(ConstantsSpec, load_description(path))[0]
 
 
-def stored() -> dict[str, Constants]:
+def stored() -> dict[str, ConstantSet]:
     """Committed sets by name."""
-    return {name: Constants(name, s.values, s.fitted_to, s.rows, s.date) for name, s in _file().sets.items()}
+    return {name: ConstantSet(name, s.values, s.fitted_to, s.rows, s.date) for name, s in _file().sets.items()}
 
 
-def constants(name: str) -> Constants:
+def constants(name: str) -> ConstantSet:
     """A committed set, or the defaults where `name` is "none".
 
     Raises
@@ -120,7 +120,7 @@ sets:
 """
 
 
-def constants_yaml(new: Sequence[Constants]) -> str:
+def constants_yaml(new: Sequence[ConstantSet]) -> str:
     """The file with some sets replaced; bounds stay."""
     sets = {**stored(), **{c.name: c for c in new}}
     lines = [HEAD.rstrip("\n")]

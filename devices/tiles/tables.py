@@ -14,7 +14,7 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
 from ..catalog import load_device
 from .config import I8, NAMES
-from .form import F8, FORMS, Form, Shape
+from .form import F8, FORMS, Shape, TiledKernel
 from .machine import M_SHARED_BLOCK, Machine, machine_of
 from .price import O_SHARED_BYTES
 from .store import UNFITTED
@@ -24,7 +24,7 @@ NEAR = "near_best"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredKernel:
     """What was measured of one kernel on one device.
 
     Attributes
@@ -42,7 +42,7 @@ class Measured:
 
     device: str
     machine: Machine
-    form: Form
+    form: TiledKernel
     shapes: tuple[Shape, ...]
     configs: I8
     times: F8
@@ -51,7 +51,7 @@ class Measured:
     median_s: F8
     defaults: I8
 
-    def every(self, stride: int, first: int = 0) -> Measured:
+    def every(self, stride: int, first: int = 0) -> MeasuredKernel:
         """Every `stride`-th shape from `first` on."""
         at = slice(first, None, stride)
         return replace(
@@ -82,13 +82,13 @@ class FixedTile:
     Attributes
     ----------
     device, machine, form
-        As in `Measured`.
+        As in `MeasuredKernel`.
     measured_s : float64 array, shape (n,)
     """
 
     device: str
     machine: Machine
-    form: Form
+    form: TiledKernel
     shapes: tuple[Shape, ...]
     measured_s: F8
 
@@ -110,7 +110,7 @@ class FixedTile:
         return np.flatnonzero(mask), np.flatnonzero(~mask)
 
 
-def fits(form: Form, machine: Machine, shape: Shape, configs: I8) -> npt.NDArray[np.bool_]:
+def fits(form: TiledKernel, machine: Machine, shape: Shape, configs: I8) -> npt.NDArray[np.bool_]:
     """Which configurations' shared memory a block can have."""
     prices = form.prices(UNFITTED.p, machine, shape, configs)
     return np.asarray(prices[:, O_SHARED_BYTES] <= machine.vector[M_SHARED_BLOCK])
@@ -135,7 +135,7 @@ def _whole(column: Column) -> F8:
 
 def read_configs(
     paths: Iterable[str | Path], needed: bool = True
-) -> tuple[list[Measured], list[FixedTile], list[Skipped]]:
+) -> tuple[list[MeasuredKernel], list[FixedTile], list[Skipped]]:
     """Tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
 
     Where none is `needed`, there may be none of these.
@@ -151,7 +151,7 @@ def read_configs(
             raise InputError(path, "no such file or folder")
         inside = sorted(path.glob("*.csv")) if path.is_dir() else [path]
         found |= {file.stem: file for file in inside}
-    measured: list[Measured] = []
+    measured: list[MeasuredKernel] = []
     fixed: list[FixedTile] = []
     skipped: list[Skipped] = []
     used: set[str] = set()
@@ -179,7 +179,7 @@ def read_configs(
     return measured, fixed, skipped
 
 
-def _near_best(form: Form, near: Path, shapes: Path, grid: Path) -> tuple[list[Measured], list[Skipped]]:
+def _near_best(form: TiledKernel, near: Path, shapes: Path, grid: Path) -> tuple[list[MeasuredKernel], list[Skipped]]:
     """One entry for each device of a kernel's three tables."""
     keys = tuple(key.name for key in form.keys if key.default is None)
     quadruples = read_grid(grid)
@@ -204,9 +204,9 @@ def _near_best(form: Form, near: Path, shapes: Path, grid: Path) -> tuple[list[M
 
 
 def _device(
-    form: Form, device: str, machine: Machine, keys: Sequence[str],
+    form: TiledKernel, device: str, machine: Machine, keys: Sequence[str],
     quadruples: list[tuple[int, ...]], rows: Mapping[str, Column], totals: Mapping[str, Column],
-) -> Measured:  # fmt: skip
+) -> MeasuredKernel:  # fmt: skip
     from .forms.fused_moe import expanded
 
     mine = [i for i, name in enumerate(totals["device"].cells) if name == device]
@@ -227,7 +227,7 @@ def _device(
             times[i, j] = seconds
     defaults = np.array([form.default(machine, s).row for s in shapes])
     kept = ~np.isnan(times).all(axis=1)
-    measured = Measured(
+    measured = MeasuredKernel(
         device, machine, form, shapes, configs, times,
         numbers(totals["best_s"], 0)[mine], _optional(totals["default_s"])[mine],
         numbers(totals["grid_median_s"], 0)[mine], _defaults(totals, mine, defaults),
@@ -235,7 +235,7 @@ def _device(
     return measured if kept.all() else _only(measured, kept)
 
 
-def _only(all_: Measured, kept: npt.NDArray[np.bool_]) -> Measured:
+def _only(all_: MeasuredKernel, kept: npt.NDArray[np.bool_]) -> MeasuredKernel:
     """The shapes of which a configuration in the space was timed."""
     return replace(
         all_, shapes=tuple(s for s, k in zip(all_.shapes, kept, strict=True) if k),

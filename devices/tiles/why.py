@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .form import F8, Form, Shape
+from .form import F8, Shape, TiledKernel
 from .layout import most_registers_of
 from .machine import M_BANDWIDTH, M_CACHE_BANDWIDTH, Machine
 from .rank import Priced, price_one, reason_of
@@ -12,7 +12,7 @@ from .rank import Priced, price_one, reason_of
 KIB, US = 1024.0, 1e6
 
 
-def why(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
+def why(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
     """Say what bounds a configuration."""
     terms, config = of.terms, of.config
     said = {
@@ -53,7 +53,7 @@ def why(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
     return text
 
 
-def _fewer(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
+def _fewer(form: TiledKernel, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
     """What one stage less, or one more, would do."""
     for change, word in ((-1, "would wait"), (1, "would wait")):
         other = replace(of.config, stages=of.config.stages + change) if of.config.stages + change >= 2 else None

@@ -20,7 +20,7 @@ from .clients import next_arrival, take
 from .holding import enqueue
 from .kv import KvRules
 from .policies import Limits
-from .sglang_priority import come_back
+from .sglang_priority import queue_by_priority
 from .state import State
 from .status import AGAIN, GO, STUCK
 from .verify import log_draft, run_steps
@@ -39,7 +39,7 @@ fall_idle = compiled_given(SGLANG, lambda st: None)(sglang_steps.fall_idle)
 @compiled_given("st.exact.sglang.urgent", otherwise=enqueue)
 def queue_one(st: State, r: int, i: int) -> None:
     """Queue a request that has come."""
-    come_back(st, st.exact.sglang, r, i)
+    queue_by_priority(st, st.exact.sglang, r, i)
 
 
 @compiled_part

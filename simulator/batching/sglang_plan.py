@@ -17,7 +17,7 @@ from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
 from .sglang_cache import count_slots, keep_prompt, retract, take_tokens
-from .sglang_priority import come_back, look_again, makes_way, preempts, queue_preempted
+from .sglang_priority import queue_by_priority, look_again, preempt_for, preempts, queue_preempted
 from .sglang_state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 from .state import I8, State
 
@@ -125,7 +125,7 @@ def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> No
         i = rank[col.R_HEAD]
         if rank[col.R_RUNNING] >= x.rules.sequences or rank[col.R_RUNNING] - own[S_LIST] >= slots_of(x, r):
             own[S_FULL] = 1
-        if own[S_FULL] == 1 and not makes_way(st, x, r, i):
+        if own[S_FULL] == 1 and not preempt_for(st, x, r, i):
             return
         tokens, after = try_next(st, x, r, own[S_LIST])
         if tokens > 0:
@@ -282,7 +282,7 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
         request[col.I_PREEMPTED] += 1
         st.counters[col.C_PREEMPTIONS] += 1
         record_preempted(st, i)
-        come_back(st, x, r, i)
+        queue_by_priority(st, x, r, i)
         more = not decode_fits(st, x, r) and own[S_LIST] > least
     rank[col.R_RUNNING] = own[S_LIST]
     came, most = int64(0), int64(0)

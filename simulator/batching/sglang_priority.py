@@ -35,7 +35,7 @@ def key_of(st: State, x: Sglang, i: int) -> float:
 
 
 @compiled_given("x.urgent", otherwise=append)
-def come_back(st: State, x: Sglang, r: int, i: int) -> None:
+def queue_by_priority(st: State, x: Sglang, r: int, i: int) -> None:
     """Queue a request behind all that go before it."""
     rank, key = st.ranks[r], key_of(st, x, i)
     st.ints[i, I_CAME] = x.urgent.marks[U_CAME]
@@ -128,7 +128,7 @@ def give_way(st: State, x: Sglang, r: int, i: int, others: int) -> None:
 
 
 @compiled_given("x.urgent", otherwise=lambda st, x, r, i: False)
-def makes_way(st: State, x: Sglang, r: int, i: int) -> bool:
+def preempt_for(st: State, x: Sglang, r: int, i: int) -> bool:
     """Preempt running requests for a waiting one that has no room, if that can make enough."""
     if not choose(st, x, r, i):
         return False
@@ -156,5 +156,5 @@ def makes_way(st: State, x: Sglang, r: int, i: int) -> bool:
 def queue_preempted(st: State, x: Sglang, r: int) -> None:
     """Queue the requests that made way in this step, those chosen first before the others."""
     for k in range(x.urgent.marks[U_OUT]):
-        come_back(st, x, r, x.urgent.out[k])
+        queue_by_priority(st, x, r, x.urgent.out[k])
     x.urgent.marks[U_OUT] = 0

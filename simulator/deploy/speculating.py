@@ -10,7 +10,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.routing import BY_REQUEST
 from ...workloads.speculators import SPECULATORS
-from ...workloads.speculators.asked import OPTION, RATES, Asked, check_rates
+from ...workloads.speculators.asked import OPTION, RATES, DraftChoice, check_rates
 from .deployment import Deployment
 from .expert_parts import expert_parts
 from .layout import make_layout, shard_model
@@ -21,7 +21,9 @@ DRAFT_SEED = 0xD2AF7
 """Sets the draws of a draft's experts apart from those of the model's."""
 
 
-def speculating(d: Deployment, asked: Asked, rates: tuple[float, ...] | None, routing: str, seed: int) -> Deployment:
+def speculating(
+    d: Deployment, asked: DraftChoice, rates: tuple[float, ...] | None, routing: str, seed: int
+) -> Deployment:
     """The same deployment with something that drafts for it; itself for no drafts.
 
     Parameters
@@ -58,7 +60,7 @@ def speculating(d: Deployment, asked: Asked, rates: tuple[float, ...] | None, ro
     return replace(d, speculation=speculation, draft=draft, several=several, experts=experts)
 
 
-def _check(d: Deployment, asked: Asked) -> None:
+def _check(d: Deployment, asked: DraftChoice) -> None:
     """Refuse what speculation is not built for."""
     where = f"{OPTION} {asked}"
     if d.model.front is not None:
@@ -71,7 +73,7 @@ def _check(d: Deployment, asked: Asked) -> None:
             raise InputError(where, f"is not simulated with {what}")
 
 
-def _beside(d: Deployment, model: ModelSpec, asked: Asked, routing: str, seed: int) -> Deployment:
+def _beside(d: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
     """A draft model on the devices of a deployment, split as its model is."""
     ep = d.layout.ep if model.moe_layers and d.experts else None
     whole = d.system if d.layout.pp == 1 else _stage_system(d)
@@ -103,7 +105,7 @@ def _stage_system(d: Deployment) -> SystemSpec:
     return d.system.model_copy(update=size)
 
 
-def rates_needed(asked: Asked) -> InputError:
+def rates_needed(asked: DraftChoice) -> InputError:
     """The error of a speculation without any chance of acceptance."""
     return InputError(
         RATES,

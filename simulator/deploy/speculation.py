@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...workloads.speculators.asked import Asked
+from ...workloads.speculators.asked import DraftChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class Speculation:
 
     Attributes
     ----------
-    asked : Asked
+    asked : DraftChoice
         Who drafts, and how much.
     rates : tuple of float, optional
         Chance that each draft is accepted once those before it are; None where requests alone say.
@@ -23,7 +23,7 @@ class Speculation:
         Whether the host drafts: then nothing is scheduled ahead.
     """
 
-    asked: Asked
+    asked: DraftChoice
     rates: tuple[float, ...] | None
     copies: int
     on_host: bool

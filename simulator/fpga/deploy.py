@@ -16,7 +16,7 @@ from ...workloads.layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_r
 from ...workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from ...workloads.ops import Loads
 from ...workloads.routing import make_router
-from .lowering import Target, lower_ops
+from .lowering import FpgaTarget, lower_ops
 from .program import ExpertBlock, Item, Program
 from .schedules import SCHEDULES
 
@@ -27,7 +27,7 @@ class FpgaDeployment:
 
     Attributes
     ----------
-    target : Target
+    target : FpgaTarget
         Design, utilisation and options of the lowering.
     warnings : tuple of str
         Of the resource check.
@@ -35,7 +35,7 @@ class FpgaDeployment:
 
     model: ModelSpec
     device: DeviceSpec
-    target: Target
+    target: FpgaTarget
     warnings: tuple[str, ...]
 
     @property
@@ -97,7 +97,7 @@ def deploy_fpga(
             device.name,
             f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights, {usable / 2**30:.2f} GiB available",
         )
-    target = Target(
+    target = FpgaTarget(
         engine=engine,
         utilisation=device.processors[name].compute_efficiency,
         # Where biases have buffers of their own they load beside the weights, too small to see.

@@ -35,7 +35,7 @@ MOST_RUNS = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class FpgaDesign:
     """One point of the search.
 
     Attributes
@@ -109,11 +109,11 @@ class DesignSpace:
     def program(self, d: FpgaDeployment) -> Program:
         return image_program(d)
 
-    def run(self, engine: EngineSpec) -> Design:
+    def run(self, engine: EngineSpec) -> FpgaDesign:
         """Cost of a design, by the event engine."""
         cycles = run_image(self.deploy(engine)).cycles
         took = cycles / engine.clock_Hz
-        return Design(engine, cycles, took, took * self.device.static_W, engine.dsp, engine.buffer_bytes)
+        return FpgaDesign(engine, cycles, took, took * self.device.static_W, engine.dsp, engine.buffer_bytes)
 
     def designs(self) -> Iterable[EngineSpec]:
         """Designs worth running, every one within the limits."""

@@ -22,7 +22,7 @@ from ...workloads.vit_routing import queue_lengths
 from ..expert_cache.cache import ExpertCache
 from ..expert_cache.policies import CACHE_POLICIES
 from .memory import ExternalMemory
-from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertPart, Program, Tile, Work
+from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLoad, Program, Tile, UnitPass
 from .schedules import SCHEDULES, Steps
 
 Sequence_ = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ Routes = Callable[[ExpertBlock], "Sequence_ | None"]
 
 
 @dataclass(slots=True)
-class Share:
+class CycleShare:
     """Where a part of the cycles went.
 
     Attributes
@@ -73,7 +73,7 @@ class FrameResult:
     """
 
     cycles: int
-    parts: dict[tuple[str, str], Share]
+    parts: dict[tuple[str, str], CycleShare]
     memory_bytes: float
     hits: int
     misses: int
@@ -158,7 +158,7 @@ class Frame:
         self.env = simpy.Environment()
         self.schedule = SCHEDULES[schedule]
         self.memory = ExternalMemory(self.env, memory_bytes_per_s / engine.clock_Hz)
-        self.parts: dict[tuple[str, str], Share] = {}
+        self.parts: dict[tuple[str, str], CycleShare] = {}
         self._routes = routes
         self._drawn: dict[int, Sequence_ | None] = {}
         self._events: dict[Any, simpy.Event] = {}
@@ -198,7 +198,7 @@ class Frame:
 
     def _compute(self, program: Program) -> Steps:
         for i, item in enumerate(program):
-            if isinstance(item, Work):
+            if isinstance(item, UnitPass):
                 yield from self._pass(item)
             elif isinstance(item, Tile):
                 yield from self.wait_loaded(i, item.work.layer, item.work.unit)
@@ -281,14 +281,14 @@ class Frame:
         if not keep:
             del self._events[key]
 
-    def serve(self, block: ExpertBlock, part: ExpertPart, tokens: float) -> Steps:
+    def serve(self, block: ExpertBlock, part: ExpertLoad, tokens: float) -> Steps:
         """Compute one part of an expert for `tokens` of its queue."""
         streams = tuple(size * tokens for size in part.streams)
         yield from self._pass(
-            Work(block.name, block.layer, "linear", part.cycles * tokens, streams, part.macs * tokens)
+            UnitPass(block.name, block.layer, "linear", part.cycles * tokens, streams, part.macs * tokens)
         )
 
-    def _pass(self, work: Work) -> Steps:
+    def _pass(self, work: UnitPass) -> Steps:
         began = self.env.now
         if work.streams:
             streams = [self.memory.move(size, self._data_rate) for size in work.streams]
@@ -302,8 +302,8 @@ class Frame:
         if took > work.cycles * (1 + 1e-9):
             share.memory_bound += took
 
-    def _share(self, layer: str, unit: str) -> Share:
-        return self.parts.setdefault((layer, unit), Share())
+    def _share(self, layer: str, unit: str) -> CycleShare:
+        return self.parts.setdefault((layer, unit), CycleShare())
 
     @staticmethod
     def _amount(region: str, size: float) -> float:

@@ -10,11 +10,11 @@ from ...devices.fpga.spec import EngineSpec
 from ...workloads.errors import CapacityError
 from ...workloads.ops import Op
 from ...workloads.registry import Registry
-from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertPart, Item, Tile, Work
+from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLoad, Item, Tile, UnitPass
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FpgaTarget:
     """A design with its utilisation, and how the model uses it.
 
     Attributes
@@ -59,14 +59,14 @@ class Target:
         return default if bits is None else bits / 8
 
 
-Lower = Callable[[Op, Target], list[Item]]
+Lower = Callable[[Op, FpgaTarget], list[Item]]
 LOWER: Registry[Lower] = Registry("op kind of the FPGA engine")
 FUSED = ("positions", "activation", "combine", "rope", "shared_activation", "residual_activation")
 """Vector ops that run inside the matrix unit's streams (HLS source of Edge-MoE: GELU, biases and
 the score-weighted sum are options of its linear unit; rotary embedding assumed alike)."""
 
 
-def lower_ops(ops: Sequence[Op], target: Target) -> list[Item]:
+def lower_ops(ops: Sequence[Op], target: FpgaTarget) -> list[Item]:
     """Items of all ops in order; kinds without a rule of their own stream their bytes."""
     out: list[Item] = []
     for op in ops:
@@ -80,7 +80,7 @@ def lower_ops(ops: Sequence[Op], target: Target) -> list[Item]:
 
 
 @LOWER.register("gemm")
-def _gemm(op: Op, target: Target) -> list[Item]:
+def _gemm(op: Op, target: FpgaTarget) -> list[Item]:
     """A matrix, or several of one shape; cut where a buffer takes only part of it."""
     m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
     batch = int(op.shape.get("batch", 1))
@@ -93,14 +93,14 @@ def _gemm(op: Op, target: Target) -> list[Item]:
     reads, written = [m * k * batch * (1.0 if pixels else act)], m * n * batch * act
     if op.name in ("out", "down"):
         reads.append(written)  # the residual stream is read and written back
-    work = Work(op.name, op.layer, "embedding" if pixels else "linear",
+    work = UnitPass(op.name, op.layer, "embedding" if pixels else "linear",
                 batch * target.cycles(m, n, k), target.traffic(reads, [written]),
                 m * n * k * batch)  # fmt: skip
     whole = 3 if op.name == "qkv" and target.engine.load_unit == "matrix" else 1
     return cut(Tile(work, size, _region(op, target)), target, whole)
 
 
-def _region(op: Op, target: Target) -> str:
+def _region(op: Op, target: FpgaTarget) -> str:
     """Where the weights of a matrix go: a buffer of their own where the design has one."""
     buffers = target.engine.buffers
     if op.layer == "attention" and buffers.attention_bytes is not None:
@@ -120,7 +120,7 @@ def region_bytes(region: str, engine: EngineSpec) -> float:
     return buffers.weights_bytes
 
 
-def cut(tile: Tile, target: Target, whole: int = 1) -> list[Item]:
+def cut(tile: Tile, target: FpgaTarget, whole: int = 1) -> list[Item]:
     """Split a tile into `whole` matrices, then into pieces that a buffer takes.
 
     Raises
@@ -145,17 +145,17 @@ def _per_piece(streams: tuple[float, ...], pieces: int) -> tuple[float, ...]:
     return tuple(size if i == 0 else size / pieces for i, size in enumerate(streams))
 
 
-def _gate(op: Op, target: Target) -> list[Item]:
+def _gate(op: Op, target: FpgaTarget) -> list[Item]:
     """Gate and queues, tokens in series; the router table of the task is read every time."""
     m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
     size = target.stored(n * k, op.weight_bytes)
     cycles = m * target.engine.gate_cycles_per_token
-    work = Work("gate", op.layer, "gate", cycles, target.traffic([m * k * target.act_bytes(2.0)], []), m * n * k)
+    work = UnitPass("gate", op.layer, "gate", cycles, target.traffic([m * k * target.act_bytes(2.0)], []), m * n * k)
     return [Tile(work, size, ROUTER)]
 
 
 @LOWER.register("elementwise")
-def _elementwise(op: Op, target: Target) -> list[Item]:
+def _elementwise(op: Op, target: FpgaTarget) -> list[Item]:
     """Norms have a unit; the rest is fused into the streams of others."""
     if op.name in FUSED or op.name == "embedding":
         return []
@@ -163,11 +163,11 @@ def _elementwise(op: Op, target: Target) -> list[Item]:
     norms = max(1.0, op.shape["tensors"] / 4)
     cycles = rows * cols * norms * target.engine.norm_cycles_per_value
     size = rows * cols * norms * target.act_bytes(2.0)
-    return [Work(op.name, op.layer, "norm", cycles, target.traffic([size], [size]))]
+    return [UnitPass(op.name, op.layer, "norm", cycles, target.traffic([size], [size]))]
 
 
 @LOWER.register("attention_image")
-def _attention_image(op: Op, target: Target) -> list[Item]:
+def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
     """Scores, then weighted values; the running softmax goes on beside the scores."""
     tokens, images = op.shape["tokens"], op.shape["images"]
     n, width, heads = tokens / images, op.shape["heads"] * op.shape["head_dim"], op.shape["heads"]
@@ -187,13 +187,13 @@ def _attention_image(op: Op, target: Target) -> list[Item]:
     keys = images * groups * n * width * act
     rows, scores = tokens * width * act, images * n * n * heads * act
     return [
-        Work("qk", op.layer, "qk", max(cycles, softmax), target.traffic([keys, rows], [scores]), macs),
-        Work("pv", op.layer, "pv", cycles, target.traffic([keys, scores], [rows]), macs),
+        UnitPass("qk", op.layer, "qk", max(cycles, softmax), target.traffic([keys, rows], [scores]), macs),
+        UnitPass("pv", op.layer, "pv", cycles, target.traffic([keys, scores], [rows]), macs),
     ]
 
 
 @LOWER.register("experts")
-def _experts(op: Op, target: Target) -> list[Item]:
+def _experts(op: Op, target: FpgaTarget) -> list[Item]:
     """One block; its parts are what a buffer takes of an expert at a time."""
     hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
     matrices, experts = int(op.shape["matrices"]), int(op.shape["experts"])
@@ -204,7 +204,7 @@ def _experts(op: Op, target: Target) -> list[Item]:
     first = (matrices - 1) * width
     shapes = ((first, hidden, [hidden], [width]), (hidden, width, [width, hidden], [hidden]))
     parts = [
-        ExpertPart(
+        ExpertLoad(
             weight_bytes=target.stored(n * k, per_weight * n * k) + target.stored(n, 2.0 * n) * target.biases,
             cycles=target.cycles(1, n, k),
             macs=n * k,
@@ -217,7 +217,7 @@ def _experts(op: Op, target: Target) -> list[Item]:
                         fit_expert(parts, target.engine), loads)]  # fmt: skip
 
 
-def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertPart, ...]:
+def fit_expert(parts: Sequence[ExpertLoad], engine: EngineSpec) -> tuple[ExpertLoad, ...]:
     """Loads of one expert as the design's buffers take them.
 
     Raises
@@ -228,9 +228,9 @@ def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertP
     room = engine.buffers.weights_bytes
     if engine.load_unit == "expert":
         streams = tuple(sum(s) for s in zip(*(p.streams for p in parts), strict=False))
-        parts = [ExpertPart(sum(p.weight_bytes for p in parts), sum(p.cycles for p in parts),
+        parts = [ExpertLoad(sum(p.weight_bytes for p in parts), sum(p.cycles for p in parts),
                             sum(p.macs for p in parts), streams)]  # fmt: skip
-    out: list[ExpertPart] = []
+    out: list[ExpertLoad] = []
     for part in parts:
         pieces = math.ceil(part.weight_bytes / room * (1 - 1e-9))
         if pieces > 1 and engine.load_unit != "tile":
@@ -239,13 +239,13 @@ def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertP
                 f"buffers.weights of {room:,.0f} bytes",
                 f"{what} is larger than its buffer: needs {part.weight_bytes:,.0f} bytes, {room:,.0f} available",
             )
-        piece = ExpertPart(part.weight_bytes / pieces, part.cycles / pieces, part.macs / pieces,
+        piece = ExpertLoad(part.weight_bytes / pieces, part.cycles / pieces, part.macs / pieces,
                            _per_piece(part.streams, pieces))  # fmt: skip
         out += [piece] * pieces
     return tuple(out)
 
 
-def _streamed(op: Op, target: Target) -> list[Item]:
+def _streamed(op: Op, target: FpgaTarget) -> list[Item]:
     """Attention over a cache, state spaces: weights and cache stream past the arrays."""
     unit = target.engine.attention
     macs = op.flops / 2
@@ -253,4 +253,4 @@ def _streamed(op: Op, target: Target) -> list[Item]:
     size = op.kv_read_bytes + op.kv_write_bytes + op.act_bytes + op.weight_bytes
     # Caches lie in external memory whatever a design does with activations.
     ports = target.engine.ports.data
-    return [Work(op.name, op.layer, "attention", cycles, (size / ports,) * ports, macs)]
+    return [UnitPass(op.name, op.layer, "attention", cycles, (size / ports,) * ports, macs)]

@@ -11,7 +11,7 @@ PAIR, ATTENTION, EMBEDDING, ROUTER = "pair", "attention", "embedding", "router"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class UnitPass:
     """One pass of one unit.
 
     Attributes
@@ -39,13 +39,13 @@ class Work:
 class Tile:
     """Work that needs weights on chip first: `weight_bytes` into a buffer of `region`."""
 
-    work: Work
+    work: UnitPass
     weight_bytes: float
     region: str = PAIR
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertPart:
+class ExpertLoad:
     """One buffer load of an expert: a matrix, a piece of one, or all of it.
 
     Attributes
@@ -70,7 +70,7 @@ class ExpertBlock:
     ----------
     index : int
         Number of the MoE layer.
-    parts : tuple of ExpertPart
+    parts : tuple of ExpertLoad
         Loads of one expert, in order.
     loads : Loads or None
         Queue lengths where they are given (language models); else the sequence decides.
@@ -82,7 +82,7 @@ class ExpertBlock:
     experts: int
     top_k: int
     tokens: int
-    parts: tuple[ExpertPart, ...]
+    parts: tuple[ExpertLoad, ...]
     loads: Loads | None = None
 
     @property
@@ -91,5 +91,5 @@ class ExpertBlock:
         return sum(part.weight_bytes for part in self.parts)
 
 
-Item = Work | Tile | ExpertBlock
+Item = UnitPass | Tile | ExpertBlock
 Program = tuple[Item, ...]

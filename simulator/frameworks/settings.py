@@ -10,7 +10,7 @@ from ...devices.hosts.catalog import host_of
 from ...devices.spec import SystemSpec
 from ...workloads.ops import Loads
 from ...workloads.sampling import NONE
-from ...workloads.speculators.asked import Asked
+from ...workloads.speculators.asked import DraftChoice
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
@@ -53,7 +53,7 @@ class EngineSettings:
         Whether an engine's file says all this.
     engine : str
         Whose settings they are.
-    speculative : Asked, optional
+    speculative : DraftChoice, optional
         Who drafts how much.
     framework : str, optional
         Whose kernels run, where no option says so; a key of this project's own.
@@ -81,7 +81,7 @@ class EngineSettings:
     device_name: str = ""
     given: bool = False
     engine: str = "vllm"
-    speculative: Asked | None = None
+    speculative: DraftChoice | None = None
     framework: str | None = None
     doubts: tuple[str, ...] = ()
 

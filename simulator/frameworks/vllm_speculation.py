@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...workloads.errors import SpecError, nearest
-from ...workloads.speculators.asked import MOST_DRAFTS, Asked
+from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
 from .keys import Keys
 
 METHODS: Mapping[str, str] = {
@@ -24,7 +24,7 @@ DRAFTS = "speculative_config"
 KEYS = ("method", "model", "num_speculative_tokens", "draft_tensor_parallel_size", *ONLY)
 
 
-def speculation_of(keys: Keys, tp: int) -> Asked | None:
+def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
     """What a file asks for; None without `speculative_config`.
 
     Raises
@@ -54,10 +54,10 @@ def speculation_of(keys: Keys, tp: int) -> Asked | None:
             keys.path, "speculative_config.draft_tensor_parallel_size: must be "
             f"tensor_parallel_size ({tp}), as the model is split, not {split}",
         )  # fmt: skip
-    return Asked(METHODS[method], model if METHODS[method] == "draft" else "", tokens)
+    return DraftChoice(METHODS[method], model if METHODS[method] == "draft" else "", tokens)
 
 
-def drafts_written(asked: Asked) -> dict[str, Any]:
+def drafts_written(asked: DraftChoice) -> dict[str, Any]:
     """The same key of drafts that need no other checkpoint; none of those that do."""
     if asked.method not in ("mtp", "ngram") or not asked.tokens:
         return {}

@@ -17,7 +17,7 @@ from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.hf import model_from_keys
 from ...workloads.hf.json_file import config_file, read_json_object
 from ...workloads.model import ModelSpec
-from ...workloads.specfile import Description, Quantity, build, merge, to_si
+from ...workloads.specfile import Description, SourcedNumber, build, merge, to_si
 
 CHANGED = "assumed: set by the sweep"
 """Source of a replaced number."""
@@ -96,4 +96,4 @@ def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any
             raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
         return {head: _nested(rest, value, below, where)}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {head: Quantity(value, CHANGED) if number else value}
+    return {head: SourcedNumber(value, CHANGED) if number else value}

@@ -19,7 +19,7 @@ from ...workloads.model import ModelSpec
 from ..batching.kv import kv_rules, sequence_bytes
 from ..deploy.deployment import Deployment
 from ..fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
-from ..fpga.engine import FrameResult, Share, run_frame
+from ..fpga.engine import CycleShare, FrameResult, run_frame
 from ..fpga.frames import serve_images
 from ..step.explicit import StageCost, dealt, explicit_stage
 from .parts import DeployOptions
@@ -198,10 +198,10 @@ def _on_board(model: ModelSpec, system: SystemSpec, load: Load, routing: str) ->
 
 def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, ...]:
     """Time of every part over all runs of a board's engine."""
-    times: dict[str, Share] = {}
+    times: dict[str, CycleShare] = {}
     for run in runs:
         for (layer, _), share in run.parts.items():
-            total = times.setdefault(layer, Share())
+            total = times.setdefault(layer, CycleShare())
             total.busy += share.busy
             total.stalled += share.stalled
             total.memory_bound += share.memory_bound

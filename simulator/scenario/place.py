@@ -22,12 +22,17 @@ from ..expert_map.placing import expert_placing
 from .parts import DeployOptions, SpeculationOptions
 
 if TYPE_CHECKING:
-    from ...workloads.speculators.asked import Asked
+    from ...workloads.speculators.asked import DraftChoice
     from ..frameworks.settings import EngineSettings
 
 
 def drafted(
-    d: Deployment, options: SpeculationOptions, routing: str, seed: int, own: Asked | None = None, traced: bool = False
+    d: Deployment,
+    options: SpeculationOptions,
+    routing: str,
+    seed: int,
+    own: DraftChoice | None = None,
+    traced: bool = False,
 ) -> Deployment:
     """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
 

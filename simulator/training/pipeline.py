@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Task(NamedTuple):
+class MicroBatchPass(NamedTuple):
     """One pass of a micro-batch through one part of a stage."""
 
     backward: bool
@@ -35,7 +35,7 @@ class Schedule:
     busy: tuple[float, ...]
 
 
-def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[Task]:
+def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[MicroBatchPass]:
     """Passes of one stage in their order.
 
     Parameters
@@ -54,14 +54,16 @@ def in_flight(stages: int, micro: int, parts: int = 1) -> tuple[float, ...]:
     return tuple(_peak(_interleaved(s, stages, parts, *passes)) / parts for s in range(stages))
 
 
-def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[Task], list[Task]]:
+def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[MicroBatchPass], list[MicroBatchPass]]:
     """Forward and backward passes of any stage, each in the order it runs them."""
     numbers = range(micro * parts)
     forward = [_numbered(k, stages, parts, False) for k in numbers]
     return forward, [_numbered(k, stages, parts, True) for k in numbers]
 
 
-def _interleaved(stage: int, stages: int, parts: int, forward: list[Task], backward: list[Task]) -> list[Task]:
+def _interleaved(
+    stage: int, stages: int, parts: int, forward: list[MicroBatchPass], backward: list[MicroBatchPass]
+) -> list[MicroBatchPass]:
     """Some forward passes first, then one of each, then what is left."""
     total = len(forward)
     warm = stages - stage - 1
@@ -72,13 +74,13 @@ def _interleaved(stage: int, stages: int, parts: int, forward: list[Task], backw
     return out + backward[total - warm :]
 
 
-def _numbered(k: int, stages: int, parts: int, backward: bool) -> Task:
+def _numbered(k: int, stages: int, parts: int, backward: bool) -> MicroBatchPass:
     """The k-th forward or backward pass of a stage: `stages` micro-batches through each part."""
     if parts == 1:
-        return Task(backward, k, 0)
+        return MicroBatchPass(backward, k, 0)
     round_, place = divmod(k, stages * parts)
     part = place // stages
-    return Task(backward, round_ * stages + place % stages, parts - 1 - part if backward else part)
+    return MicroBatchPass(backward, round_ * stages + place % stages, parts - 1 - part if backward else part)
 
 
 def schedule(
@@ -106,7 +108,7 @@ def schedule(
     stages = len(forward)
     passes = _numbered_passes(stages, micro, parts)
     orders = [_interleaved(s, stages, parts, *passes) for s in range(stages)]
-    done: dict[tuple[int, Task], float] = {}
+    done: dict[tuple[int, MicroBatchPass], float] = {}
     clock = [before[s] if before else 0.0 for s in range(stages)]
     at = [0] * stages
     left = sum(map(len, orders))
@@ -131,7 +133,7 @@ def schedule(
     return Schedule(tuple(clock), busy)
 
 
-def _needed(stage: int, task: Task, stages: int, parts: int) -> tuple[int, Task] | None:
+def _needed(stage: int, task: MicroBatchPass, stages: int, parts: int) -> tuple[int, MicroBatchPass] | None:
     """The pass whose output a pass reads; None for a micro-batch's first."""
     last = stages - 1
     if not task.backward:
@@ -145,7 +147,7 @@ def _needed(stage: int, task: Task, stages: int, parts: int) -> tuple[int, Task]
     return stage, task._replace(backward=False)
 
 
-def _peak(tasks: Sequence[Task]) -> int:
+def _peak(tasks: Sequence[MicroBatchPass]) -> int:
     """Most passes forward that have not yet come back."""
     most = now = 0
     for task in tasks:

@@ -29,14 +29,14 @@ class BytesPerWeight:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
+class ParameterCounts:
     """Parameters of one device before ZeRO: those of experts have other copies than all else."""
 
     dense: float
     experts: float
 
-    def __add__(self, other: Parameters) -> Parameters:
-        return Parameters(self.dense + other.dense, self.experts + other.experts)
+    def __add__(self, other: ParameterCounts) -> ParameterCounts:
+        return ParameterCounts(self.dense + other.dense, self.experts + other.experts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class States:
         return self.weights + self.gradients + self.optimizer
 
 
-def states(parameters: Parameters, each: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
+def states(parameters: ParameterCounts, each: BytesPerWeight, zero: int, dp: int, expert_dp: int) -> States:
     """Bytes that one device holds.
 
-    Parameters
+    ParameterCounts
     ----------
-    parameters : Parameters
+    parameters : ParameterCounts
         Of the device's shard.
     zero : int
         Stage, 0 to 3.
@@ -73,7 +73,7 @@ def states(parameters: Parameters, each: BytesPerWeight, zero: int, dp: int, exp
     return States(held(each.weights, 3), held(each.gradients, 2), held(each.optimizer, 1))
 
 
-def layer_parameters(layer: Layer) -> Parameters:
+def layer_parameters(layer: Layer) -> ParameterCounts:
     """Parameters of one layer of a device's shard."""
     dense = float(layer.norms * layer.norm_width)
     experts = 0.0
@@ -83,20 +83,20 @@ def layer_parameters(layer: Layer) -> Parameters:
                 experts += w.total
             else:
                 dense += w.total
-    return Parameters(dense, experts)
+    return ParameterCounts(dense, experts)
 
 
-def stage_parameters(stages: Sequence[ModelSpec], index: int, tp: int) -> Parameters:
+def stage_parameters(stages: Sequence[ModelSpec], index: int, tp: int) -> ParameterCounts:
     """Parameters of one device of a pipeline stage, its share of embedding and head among them."""
     stage = stages[index]
-    total = Parameters(float(stage.extra_weights), 0.0)
+    total = ParameterCounts(float(stage.extra_weights), 0.0)
     if stage.front is not None and index == 0:
-        total += Parameters(float(sum(w.total for w in stage.front.weights())), 0.0)
+        total += ParameterCounts(float(sum(w.total for w in stage.front.weights())), 0.0)
     table = stage.vocab * stage.hidden / tp
     first, last = index == 0, index == len(stages) - 1
     copies = (first or last) if stage.tied else first + last
-    total += Parameters(table * copies, 0.0)
+    total += ParameterCounts(table * copies, 0.0)
     for layer, count in stage.groups:
         own = layer_parameters(layer)
-        total += Parameters(own.dense * count, own.experts * count)
+        total += ParameterCounts(own.dense * count, own.experts * count)
     return total

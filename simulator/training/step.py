@@ -17,7 +17,7 @@ from .layers import EXPERT, TENSOR, Bench, Passes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import TrainingMemory, check_fits, stage_memory
 from .pipeline import Schedule, in_flight, schedule
-from .states import BytesPerWeight, Parameters, layer_parameters, stage_parameters, states
+from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
 from .sync import beside
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
@@ -25,14 +25,14 @@ DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """One pipeline stage of a step.
 
     Attributes
     ----------
     layers, ends : tuple of Passes
         Of its layers in order; of embedding and head where it has them.
-    parameters : Parameters
+    parameters : ParameterCounts
         Of one device.
     gathers, scatters : tuple of float
         Seconds of each layer's weights and gradients on the links, embedding and head with the layer beside them [s].
@@ -40,7 +40,7 @@ class Stage:
 
     layers: tuple[Passes, ...]
     ends: tuple[Passes, ...]
-    parameters: Parameters
+    parameters: ParameterCounts
     gathers: tuple[float, ...]
     scatters: tuple[float, ...]
     memory: TrainingMemory
@@ -68,14 +68,14 @@ class TrainingStep:
     hidden_s: float
     memory: TrainingMemory
     flops: Flops
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     schedule: Schedule
 
 
 def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOptions) -> TrainingStep:
     """Cost one step.
 
-    Parameters
+    ParameterCounts
     ----------
     d : Deployment
         As `deploy.training_deployment` makes it.
@@ -115,7 +115,9 @@ def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]
     return out
 
 
-def _stage(bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float) -> Stage:
+def _stage(
+    bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
+) -> TrainingStage:
     """A stage's passes with its exchanges and memory; `on_way` micro-batches wait to come back."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
@@ -123,14 +125,14 @@ def _stage(bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Pas
     rest = parameters.dense - sum(p.dense for p in own)
     # Embedding and head, which no layer has, come with the first or last one.
     place = 0 if index == 0 else len(own) - 1
-    own[place] = Parameters(own[place].dense + rest, own[place].experts)
+    own[place] = ParameterCounts(own[place].dense + rest, own[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(own)}
     gathers, scatters = zip(*(known[p] for p in own), strict=True)
     memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, ends, on_way)
-    return Stage(layers, ends, parameters, gathers, scatters, memory)
+    return TrainingStage(layers, ends, parameters, gathers, scatters, memory)
 
 
-def _exchanges(bench: Bench, p: Parameters) -> tuple[float, float]:
+def _exchanges(bench: Bench, p: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
     layout, each, system = bench.layout, bench.bytes_each, bench.deployment.system
     groups = (
@@ -145,7 +147,7 @@ def _exchanges(bench: Bench, p: Parameters) -> tuple[float, float]:
     return (gather if zero else 0.0), scatter
 
 
-def _timed(bench: Bench, stages: tuple[Stage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
+def _timed(bench: Bench, stages: tuple[TrainingStage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
@@ -174,28 +176,28 @@ def _timed(bench: Bench, stages: tuple[Stage, ...], memory: TrainingMemory, flop
     return TrainingStep(whole, by_stream, max(hidden, 0.0), memory, flops, stages, done)
 
 
-def _label(stage: Stage, name: str) -> float:
+def _label(stage: TrainingStage, name: str) -> float:
     """Seconds of one label in both passes of a micro-batch."""
     return sum(p.forward.get(name, 0.0) + p.backward.get(name, 0.0) for p in (*stage.layers, *stage.ends))
 
 
-def _usual(stage: Stage, zero: int) -> tuple[float, float]:
+def _usual(stage: TrainingStage, zero: int) -> tuple[float, float]:
     """Passes of a micro-batch in the middle of a step: ZeRO 2 scatters in each, 3 gathers too."""
     forward = _pass(stage, False, gather=zero == 3)
     return forward, _pass(stage, True, gather=zero == 3, scatter=zero >= 2)
 
 
-def _first(stage: Stage, zero: int) -> float:
+def _first(stage: TrainingStage, zero: int) -> float:
     """The first forward pass, while weights that others updated arrive."""
     return _pass(stage, False, gather=zero >= 1)
 
 
-def _last(stage: Stage, zero: int) -> float:
+def _last(stage: TrainingStage, zero: int) -> float:
     """The last backward pass, while gradients leave."""
     return _pass(stage, True, gather=zero == 3, scatter=True)
 
 
-def _pass(stage: Stage, backward: bool, gather: bool = False, scatter: bool = False) -> float:
+def _pass(stage: TrainingStage, backward: bool, gather: bool = False, scatter: bool = False) -> float:
     """Seconds of one pass with its exchanges; embedding and head run without any."""
     order = -1 if backward else 1
     work = [p.backward_s if backward else p.forward_s for p in stage.layers][::order]
@@ -204,7 +206,7 @@ def _pass(stage: Stage, backward: bool, gather: bool = False, scatter: bool = Fa
     return ends + beside(work, gathers, stage.scatters[::order] if scatter else ())
 
 
-def _exchanged(stage: Stage, zero: int, micro: int) -> float:
+def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
     """Seconds of gradients and weights on the links in a step."""
     gathers, scatters = sum(stage.gathers), sum(stage.scatters)
     if zero == 3:
@@ -212,7 +214,7 @@ def _exchanged(stage: Stage, zero: int, micro: int) -> float:
     return gathers + scatters * (micro if zero >= 2 else 1)
 
 
-def _update(bench: Bench, parameters: Parameters) -> float:
+def _update(bench: Bench, parameters: ParameterCounts) -> float:
     """Adam on the device's own parameters: everything of them read, all but the gradient written."""
     layout, each = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone

@@ -23,7 +23,7 @@ from opbyte.devices.catalog import load_device
 from opbyte.kernels import measure as measure_module
 from opbyte.kernels.check import WrongResult
 from opbyte.kernels.lab import MODULES, Kernel, Shape
-from opbyte.kernels.timing import Sample, sample
+from opbyte.kernels.timing import CallSeconds, sample
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import Table, read_tables
 
@@ -158,9 +158,9 @@ def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_without_an_undisturbed_repetition_say_so() -> None:
     """Then the fastest quarter stands for the rest; else only those that count do."""
     times = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
-    lost = Sample.of(times, [False] * 8)
+    lost = CallSeconds.of(times, [False] * 8)
     assert (lost.median_s, lost.accepted, lost.taken) == (1.5, 0, 8)
-    assert Sample.of(times, [t > 6 for t in times]).median_s == 7.5
+    assert CallSeconds.of(times, [t > 6 for t in times]).median_s == 7.5
 
 
 def test_sampling_ends() -> None:

@@ -23,7 +23,7 @@ from opbyte.kernels.blocked import GemmConfig
 from opbyte.kernels.configs import SPACES
 from opbyte.kernels.gpu_search import GpuSearched
 from opbyte.kernels.host import this_host
-from opbyte.kernels.timing import Sample
+from opbyte.kernels.timing import CallSeconds
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -145,7 +145,7 @@ def test_a_gpus_search_is_written_by_kernel(ask: Ask, tmp_path: Path, monkeypatc
 
     def searched(kernel: str, name: str, times: list[float], drift: float) -> GpuSearched:
         columns = {"kernel": kernel, "dtype": "fp16", "m": 16}
-        samples = [Sample(t, t, t, 10, 10) for t in times]
+        samples = [CallSeconds(t, t, t, 10, 10) for t in times]
         configs = [{name: i} for i in range(len(times))]
         return GpuSearched(kernel, columns, configs, samples, 0, 3e12, drift)
 

@@ -33,7 +33,7 @@ from opbyte.analysis.plots import (
     timeline,
     trade_off,
 )
-from opbyte.analysis.plots.labels import Point, crosses, overlaps, place, spread
+from opbyte.analysis.plots.labels import LabelledPoint, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
@@ -490,7 +490,7 @@ def test_labels_that_find_no_room_are_left_out() -> None:
     figure = Figure(figsize=(1.2, 0.8), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    points = [Point(0.5, 0.5, 2.0, f"a wide label {i}") for i in range(9)]
+    points = [LabelledPoint(0.5, 0.5, 2.0, f"a wide label {i}") for i in range(9)]
     kept = place(axes, points, points[:1])
     assert 0 < len(kept) < 9
     assert kept[0].get_text() == "a wide label 0", "the most important first"

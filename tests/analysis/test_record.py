@@ -20,12 +20,12 @@ import pytest
 
 pytest.importorskip("httpx")
 
-from opbyte.analysis.live.client import Outcome
+from opbyte.analysis.live.client import RequestOutcome
 from opbyte.analysis.live.deployed_as import DeployedAs
-from opbyte.analysis.live.prompts import Prompts
+from opbyte.analysis.live.prompts import PromptSource
 from opbyte.analysis.live.record import record
 from opbyte.analysis.live.recording import Recording, kind_of
-from opbyte.analysis.live.target import Target, address
+from opbyte.analysis.live.target import ServerTarget, address
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
@@ -158,7 +158,7 @@ def test_prompts_have_the_asked_length_in_each_form(trace: Path) -> None:
 def test_equal_blocks_of_a_trace_are_equal_prompts() -> None:
     whole = np.array([1024, 700])
     trace = RequestBlock(np.arange(2), np.zeros(2), whole, whole, ((5, 6), (5,)))
-    own = Prompts(trace, seed=1)
+    own = PromptSource(trace, seed=1)
     first, second = own.ids(0), own.ids(1)
     assert first[:512] == second[:512]
     assert first[512:700] != second[512:]
@@ -245,8 +245,8 @@ def test_failures_are_counted_by_kind() -> None:
     trace = RequestBlock(np.arange(60), np.zeros(60), np.full(60, 5), np.full(60, 2))
     ways = [f"error: Token id {i} is out" for i in range(30)] + [f"HTTP {400 + i}" for i in range(30)]
     found = Recording(
-        "run", "load", Target("http://x/v1"), DeployedAs(), trace,
-        [Outcome(status=way, sent_s=0.0) for way in ways], None, 1,
+        "run", "load", ServerTarget("http://x/v1"), DeployedAs(), trace,
+        [RequestOutcome(status=way, sent_s=0.0) for way in ways], None, 1,
     )  # fmt: skip
     assert found.failed["error: Token id N is out"] == 30
     assert found.examples == {"error: Token id N is out": "error: Token id 0 is out"}

@@ -15,7 +15,7 @@ from opbyte.analysis.studies.search import DesignSearch, search
 from opbyte.analysis.studies.stream_search import StreamSearch
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
-from opbyte.simulator.fpga.designs import Design
+from opbyte.simulator.fpga.designs import FpgaDesign
 from opbyte.simulator.scenario.stream_designs import tile_share
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_the_front_is_one(found: DesignSearch) -> None:
 
 @given(st.lists(st.tuples(*[st.integers(1, 6)] * 3), max_size=30))
 def test_pareto_against_its_definition(points: list[tuple[int, int, int]]) -> None:
-    designs = [Design(ENGINE, 1, float(a), float(a), float(b), float(c)) for a, b, c in points]
+    designs = [FpgaDesign(ENGINE, 1, float(a), float(a), float(b), float(c)) for a, b, c in points]
     kept = [design.key for design in pareto(designs)]
     expected = {p for p in points if not any(q != p and all(x <= y for x, y in zip(q, p, strict=True)) for q in points)}
     assert set(kept) == expected

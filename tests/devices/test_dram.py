@@ -21,8 +21,8 @@ from opbyte.devices.dram import timing
 from opbyte.devices.dram.catalog import describe_memory, list_memories, load_memory
 from opbyte.devices.dram.controller import advance
 from opbyte.devices.dram.mapping import COL_SHIFT, FIELDS, ROW_SHIFT, read_mapping
-from opbyte.devices.dram.masters import Visit, bundles_of, meet, switch_clocks
-from opbyte.devices.dram.pattern import Pattern, Run, read_pattern
+from opbyte.devices.dram.masters import BundleRead, bundles_of, meet, switch_clocks
+from opbyte.devices.dram.pattern import Pattern, PatternRun, read_pattern
 from opbyte.devices.dram.pim import PimStream, measure, run_stream, stream_of
 from opbyte.devices.dram.run import simulate
 from opbyte.devices.dram.spec import DramSpec
@@ -211,7 +211,7 @@ def test_refresh_comes_every_interval() -> None:
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> Run:
+def runs(draw: st.DrawFn) -> PatternRun:
     kind = draw(st.sampled_from(["seq", "rand", "stride", "multistream", "mix"]))
     size = 64 * draw(st.integers(1, 300))
     pair = (1, 0) if kind == "mix" else draw(st.sampled_from([(1, 0), (2, 1), (1, 1), (0, 1)]))
@@ -220,7 +220,7 @@ def runs(draw: st.DrawFn) -> Run:
         reads=pair[0], writes=pair[1], a=draw(st.integers(1, 3)), b=draw(st.integers(0, 2)),
         in_place=draw(st.booleans()),
     )  # fmt: skip
-    return Run(
+    return PatternRun(
         pattern=pattern,
         mapping=draw(st.sampled_from(["col64", "bgi", "rowlin", "banklin", "col64+xor"])),
         rate=draw(st.sampled_from([None, Fraction(1, 4), Fraction(9, 10)])),
@@ -236,7 +236,7 @@ def runs(draw: st.DrawFn) -> Run:
 
 @given(run=runs(), name=st.sampled_from(NAMES))
 @settings(max_examples=60)
-def test_bytes_are_conserved_and_pins_not_beaten(run: Run, name: str) -> None:
+def test_bytes_are_conserved_and_pins_not_beaten(run: PatternRun, name: str) -> None:
     memory = load_memory(name)
     channel = new_channel(memory, run)
     advance(channel, 1 << 40, 2000)
@@ -250,7 +250,7 @@ def test_bytes_are_conserved_and_pins_not_beaten(run: Run, name: str) -> None:
 
 @given(run=runs(), name=st.sampled_from(NAMES))
 @settings(max_examples=40)
-def test_skipping_ticks_changes_nothing(run: Run, name: str) -> None:
+def test_skipping_ticks_changes_nothing(run: PatternRun, name: str) -> None:
     memory = load_memory(name)
     fast, slow = new_channel(memory, run), new_channel(memory, run)
     ticks = 4000
@@ -275,7 +275,7 @@ def test_repetition_is_exact(
 ) -> None:
     pattern = Pattern(kind=kind, S=size, X=64, K=3, G=1024, reads=pair[0], writes=pair[1], in_place=in_place)
     memory = load_memory(name)
-    run = Run(pattern=pattern, mapping=mapping, requests=300_000)
+    run = PatternRun(pattern=pattern, mapping=mapping, requests=300_000)
     found = simulate(memory, run)
     channel = new_channel(memory, run)
     refi, accepted = int(channel.config["refi"][0]), [0]
@@ -305,11 +305,11 @@ def test_long_strides_repeat() -> None:
     assert found.simulated < 0.5 * found.requests
 
 
-visits = st.lists(st.builds(Visit, st.integers(0, 3), st.integers(1, 64), st.integers(2, 6)), max_size=20)
+visits = st.lists(st.builds(BundleRead, st.integers(0, 3), st.integers(1, 64), st.integers(2, 6)), max_size=20)
 
 
 @given(first=visits, second=visits)
-def test_two_masters_lie_between_the_longer_and_the_sum(first: list[Visit], second: list[Visit]) -> None:
+def test_two_masters_lie_between_the_longer_and_the_sum(first: list[BundleRead], second: list[BundleRead]) -> None:
     memory = load_memory("hbm3-5200-8hi")
     assert bundles_of(memory) == 4
     alone = [sum(v.columns * v.clocks for v in side) for side in (first, second)]

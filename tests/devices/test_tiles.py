@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.tiles.config import KernelConfig
-from opbyte.devices.tiles.form import FORMS, Form
+from opbyte.devices.tiles.form import FORMS, TiledKernel
 from opbyte.devices.tiles.layout import warp_grid
 from opbyte.devices.tiles.machine import BETTER_LESS, M_RATE, SETTINGS, Machine, machine_of
 from opbyte.devices.tiles.price import O_SECONDS
@@ -29,7 +29,7 @@ from opbyte.workloads.errors import InputError, SpecError
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def machines(form: Form | None = None) -> dict[str, Machine]:
+def machines(form: TiledKernel | None = None) -> dict[str, Machine]:
     """Every device of the catalog that has cores, or the units that a form runs on."""
     out = {}
     for name in list_devices():
@@ -57,7 +57,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Ranges from which shapes of each form are drawn."""
 
 
-def shape_of(form: Form, draw: Any) -> dict[str, Any]:
+def shape_of(form: TiledKernel, draw: Any) -> dict[str, Any]:
     """A shape of a form, round numbers as layers have them half of the time."""
     out = {}
     for key, (low, high) in SHAPES[form.name].items():

@@ -223,7 +223,7 @@ def test_moe_layer(kind: str, tokens: int, count: int, k: int, bf16: bool) -> No
     w = experts.ExpertWeights(*(to_bf16(m) if bf16 else m for m in made))
     x, weights = random(rng, tokens, hidden), rng.random((tokens, k), dtype=np.float32)
     ids = loads(kind, tokens, count, k, rng)
-    room = experts.Room.of(tokens * k, hidden, inter)
+    room = experts.ExpertBuffers.of(tokens * k, hidden, inter)
     for buffer in (room.x, room.h, room.y):
         buffer[:] = np.nan
     out = np.full((tokens, hidden), np.nan, np.float32)
@@ -240,7 +240,7 @@ def test_moe_layer_gives_equal_bits() -> None:
     runs = set()
     for threads in (THREADS * 10)[:20]:
         out = np.full((9, 128), np.nan, np.float32)
-        experts.moe_layer(x, ids, weights, w, experts.Room.of(18, 128, 64), out, threads)
+        experts.moe_layer(x, ids, weights, w, experts.ExpertBuffers.of(18, 128, 64), out, threads)
         runs.add(out.tobytes())
     assert len(runs) == 1
 

@@ -298,7 +298,7 @@ def test_recurrences(build: Build, channels: bool, erase: bool, dtype: str) -> N
     decay = rng.uniform(0.6, 1.0, (*shape[:3], 64 if channels else 1)).astype(np.float32)
     decay[0, 5] *= 1.0 if channels else 0.0  # a head may forget everything
     beta, before = rng.random(shape[:3], np.float32), normal(42, 2, 4, 64, 64)
-    x = recurrent.Tokens(*(wide(a, dtype) for a in (q, k, v)), decay, beta)
+    x = recurrent.TokenInputs(*(wide(a, dtype) for a in (q, k, v)), decay, beta)
     want, last = recurrent.reference(x, before, erase)
     run, worst = build("recurrent", "KEYS=64", *PLAIN[dtype]), np.zeros(1, np.int32)
     states, y = before.copy(), poison(shape, dtype)

@@ -19,7 +19,7 @@ from opbyte.kernels import experts, gpu, gpu_cases
 from opbyte.kernels.check import WrongResult, require
 from opbyte.kernels.gpu_layer_cases import CASES
 from opbyte.kernels.gpu_search import SPACES, search_gpu
-from opbyte.kernels.timing import Sample
+from opbyte.kernels.timing import CallSeconds
 
 
 def cupy_device() -> gpu.CupyDevice:
@@ -187,10 +187,10 @@ class FakeClock:
     def __init__(self) -> None:
         self.count = 0
 
-    def sample(self, run: Any, repeats: int) -> Sample:
+    def sample(self, run: Any, repeats: int) -> CallSeconds:
         run(0)
         self.count += 1
-        return Sample(abs(self.count - 2.0) + 1.0, 0.0, 0.0, repeats, repeats)
+        return CallSeconds(abs(self.count - 2.0) + 1.0, 0.0, 0.0, repeats, repeats)
 
 
 class FakeCuda:

@@ -24,13 +24,13 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def recurrence(tokens: int, channels: bool, low: float = 0.6) -> tuple[recurrent.Tokens, np.ndarray]:
+def recurrence(tokens: int, channels: bool, low: float = 0.6) -> tuple[recurrent.TokenInputs, np.ndarray]:
     """Queries, keys, values, decays, betas and states of two sequences, four heads on two keys' heads."""
     rng = np.random.default_rng(1)
     q, k = (normal(i, 2, tokens, 2, 64) / np.float32(8.0) for i in (2, 3))
     decay = rng.uniform(low, 1.0, (2, tokens, 4, 64 if channels else 1)).astype(np.float32)
     beta = rng.uniform(0.0, 1.0, (2, tokens, 4)).astype(np.float32)
-    x = recurrent.Tokens(q, k, normal(4, 2, tokens, 4, 64), decay, beta)
+    x = recurrent.TokenInputs(q, k, normal(4, 2, tokens, 4, 64), decay, beta)
     return x, normal(5, 2, 4, 64, 64)
 
 
@@ -48,7 +48,7 @@ def test_chunks_and_steps_are_the_recurrence(tokens: int, channels: bool, erase:
     states = before.copy()
     for t in range(tokens):
         row = np.full(want[:, 0].shape, np.nan, np.float32)
-        one = recurrent.Tokens(*(np.ascontiguousarray(a[:, t]) for a in x))
+        one = recurrent.TokenInputs(*(np.ascontiguousarray(a[:, t]) for a in x))
         recurrent.step(one, states, row, THREADS, erase)
         require(row, want[:, t], "fp32", f"step {t}")
     require(states, last, "fp32", "states after steps")
@@ -148,7 +148,7 @@ def test_four_bit_experts(format_: str, tokens: int) -> None:
     assert w.sizes == (count, inter, hidden)
     x, weights = normal(18, tokens, hidden), np.full((tokens, 2), 0.5, np.float32)
     ids = np.tile(np.array([[2, 0]], np.int32), (tokens, 1))
-    room, out = experts.Room.of(2 * tokens, hidden, inter), np.full(x.shape, np.nan, np.float32)
+    room, out = experts.ExpertBuffers.of(2 * tokens, hidden, inter), np.full(x.shape, np.nan, np.float32)
     experts.moe_layer(x, ids, weights, w, room, out, THREADS)
     want = experts.reference(x, ids, weights, w.exact(range(count)))
     require(out, want, "fp32", f"experts in {format_}")

@@ -12,31 +12,31 @@ import numpy as np
 import pytest
 
 from opbyte.kernels import experts, rmsnorm
-from opbyte.kernels.ceilings import Rates, rates
-from opbyte.kernels.cores import TASKS, Waits, pinned
+from opbyte.kernels.ceilings import MachineRates, rates
+from opbyte.kernels.cores import TASKS, CoreWaits, pinned
 from opbyte.kernels.lab import Bench, kernels
 from opbyte.kernels.measure import QUICK
-from opbyte.kernels.rounds import Plan, Visit, Work, counted, together, usual, visit_all
-from opbyte.kernels.timing import Times, repeat
+from opbyte.kernels.rounds import MeasuringPlan, RoundTimes, TimedCase, counted, together, usual, visit_all
+from opbyte.kernels.timing import TimedRuns, repeat
 
-SLOW, USUAL, FAST = Rates(27e9, 118e9), Rates(31e9, 235e9), Rates(55e9, 235e9)
+SLOW, USUAL, FAST = MachineRates(27e9, 118e9), MachineRates(31e9, 235e9), MachineRates(55e9, 235e9)
 
 
-def visit(state: Rates, *seconds: float, alone: bool = True) -> Visit:
+def visit(state: MachineRates, *seconds: float, alone: bool = True) -> RoundTimes:
     count = len(seconds)
-    return Visit(Times([*seconds], [alone] * count, [*seconds]), state, state)
+    return RoundTimes(TimedRuns([*seconds], [alone] * count, [*seconds]), state, state)
 
 
-def memory_bound(rates: Rates) -> float:
+def memory_bound(rates: MachineRates) -> float:
     """Least seconds of reading 31 MB."""
     return 31e6 / rates.read_Bps
 
 
-WORK = Work(lambda i: None, memory_bound)
+WORK = TimedCase(lambda i: None, memory_bound)
 
 
 def test_the_usual_state_is_the_most_frequent() -> None:
-    near = Rates(32e9, 230e9)
+    near = MachineRates(32e9, 230e9)
     assert usual([FAST, USUAL, SLOW, near, FAST, USUAL, SLOW]) == USUAL
 
 
@@ -50,7 +50,7 @@ def test_only_visits_in_the_usual_state_count() -> None:
 
 
 def test_a_state_that_ended_halfway_does_not_count() -> None:
-    changed = Visit(Times([1e-3], [True], [1e-3]), USUAL, FAST)
+    changed = RoundTimes(TimedRuns([1e-3], [True], [1e-3]), USUAL, FAST)
     assert not changed.within(USUAL)
 
 
@@ -63,7 +63,7 @@ def test_times_of_another_state_are_scaled_by_their_floor() -> None:
 
 
 def test_where_none_was_left_alone_the_callers_time_stands() -> None:
-    times = Times([5e-3, 4e-3, 9e-3, 9e-3], [False] * 4, [2e-3, 3e-3, 2e-3, 3e-3])
+    times = TimedRuns([5e-3, 4e-3, 9e-3, 9e-3], [False] * 4, [2e-3, 3e-3, 2e-3, 3e-3])
     taken = times.sample()
     assert taken.median_s == pytest.approx(3e-3)  # the quarter that had a core for most of it
     assert (taken.accepted, taken.taken) == (0, 4)
@@ -71,8 +71,8 @@ def test_where_none_was_left_alone_the_callers_time_stands() -> None:
 
 def test_rounds_end_and_go_on_for_those_that_lack() -> None:
     calls: list[list[int]] = [[], []]
-    work = [Work(seen.append, lambda _: 0.0) for seen in calls]
-    plan = Plan(rounds=2, most_rounds=4, enough=1, visit_s=1e-4, budget_s=0.0, least=1)
+    work = [TimedCase(seen.append, lambda _: 0.0) for seen in calls]
+    plan = MeasuringPlan(rounds=2, most_rounds=4, enough=1, visit_s=1e-4, budget_s=0.0, least=1)
     visits, state = visit_all(work, Bench(64 << 20, 1), plan)
     assert state.read_Bps > 0
     assert state.fma_flops_per_s > 0
@@ -101,7 +101,7 @@ def test_threads_are_held_and_let_go() -> None:
 
 
 def test_waiting_is_known_or_said_to_be_unknown() -> None:
-    with Waits() as waits:
+    with CoreWaits() as waits:
         first, second = waits.seconds(), waits.seconds()
     assert len(first) == len(second)
     assert all(0 <= a <= b for a, b in zip(first, second, strict=True))

@@ -16,7 +16,7 @@ import pytest
 from opbyte.kernels import recurrent
 from opbyte.kernels.check import require
 from opbyte.kernels.jit import max_threads, use_threads
-from opbyte.kernels.toy import Layer, State, ToyConfig, ToyModel
+from opbyte.kernels.toy import ToyConfig, ToyLayer, ToyModel, ToyState
 from opbyte.kernels.toy_delta import DeltaConfig, DeltaModel
 from opbyte.workloads.catalog import load_model
 
@@ -33,7 +33,7 @@ DELTA = DeltaConfig(
 MODELS = {"attention": (ToyModel, SMALL), "delta": (DeltaModel, DELTA)}
 
 
-def attention(model: ToyModel, layer: Layer, cache: Any, state: State, heads: np.ndarray) -> np.ndarray:
+def attention(model: ToyModel, layer: ToyLayer, cache: Any, state: ToyState, heads: np.ndarray) -> np.ndarray:
     """Attention to what a cache holds after a step, in fp64."""
     c = model.config
     batch, group = len(heads), c.num_attention_heads // c.num_key_value_heads
@@ -55,7 +55,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1.0 + np.exp(-x))
 
 
-def delta(model: DeltaModel, layer: Layer, cache: Any, state: State, heads: np.ndarray) -> np.ndarray:
+def delta(model: DeltaModel, layer: ToyLayer, cache: Any, state: ToyState, heads: np.ndarray) -> np.ndarray:
     """A gated delta net from the states and inputs before a step, in fp64."""
     c, (states, window) = model.config, cache
     taps, rates, biases, weights = (x.astype(np.float64) for x in layer.small)
@@ -69,12 +69,12 @@ def delta(model: DeltaModel, layer: Layer, cache: Any, state: State, heads: np.n
     v = mixed[:, 2 * keys :].reshape(batch, 1, values, -1)
     decay = np.exp(-np.exp(rates) * np.log1p(np.exp(a + biases)))[:, None, :, None]
     beta = 1.0 / (1.0 + np.exp(-b))[:, None]
-    read, _ = recurrent.reference(recurrent.Tokens(q * dim**-0.5, k, v, decay, beta), states)
+    read, _ = recurrent.reference(recurrent.TokenInputs(q * dim**-0.5, k, v, decay, beta), states)
     normed = read[:, 0] / np.sqrt((read[:, 0] ** 2).mean(2, keepdims=True) + 1e-6) * weights
     return normed.reshape(batch, -1) * silu(gates)
 
 
-def reference_step(model: ToyModel, state: State, tokens: np.ndarray, mix: Any, caches: list[Any]) -> np.ndarray:
+def reference_step(model: ToyModel, state: ToyState, tokens: np.ndarray, mix: Any, caches: list[Any]) -> np.ndarray:
     """Logits of one step in fp64, shape (batch, vocabulary), written without any of the kernels."""
     c = model.config
     residual = np.zeros((len(tokens), c.hidden_size))

@@ -22,9 +22,9 @@ from opbyte.simulator.expert_cache.cache import ExpertCache
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
 from opbyte.simulator.fpga.engine import Caches, run_frame
 from opbyte.simulator.fpga.frames import run_image
-from opbyte.simulator.fpga.lowering import Target
+from opbyte.simulator.fpga.lowering import FpgaTarget
 from opbyte.simulator.fpga.memory import ExternalMemory
-from opbyte.simulator.fpga.program import ExpertBlock, ExpertPart, Tile, Work
+from opbyte.simulator.fpga.program import ExpertBlock, ExpertLoad, Tile, UnitPass
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys
@@ -55,7 +55,7 @@ def blocks(draw: st.DrawFn) -> tuple[ExpertBlock, np.ndarray, float]:
     top_k = draw(st.integers(1, min(4, experts)))
     tokens = draw(st.integers(1, 40))
     parts = tuple(
-        ExpertPart(16.0 * draw(st.integers(1, 500)), float(draw(st.integers(1, 300))), 1.0)
+        ExpertLoad(16.0 * draw(st.integers(1, 500)), float(draw(st.integers(1, 300))), 1.0)
         for _ in range(draw(st.integers(1, 2)))
     )
     block = ExpertBlock("experts", "moe", 0, experts, top_k, tokens, parts)
@@ -76,7 +76,7 @@ def test_reordered_layer(drawn: tuple[ExpertBlock, np.ndarray, float], port: int
     """T = gate + load(1) + sum of max(compute(j), load(j + 1)) + compute(J) over non-empty queues."""
     block, sequence, gate = drawn
     spec = engine(ports={"kernel_bits": 128, "port_bits": port, "latency_cycles": wait})
-    program = (Work("gate", "moe", "gate", gate), block)
+    program = (UnitPass("gate", "moe", "gate", gate), block)
     run = run_frame(program, spec, PLENTY, routes=lambda _: sequence)
     visits = [
         (load_cycles(part.weight_bytes, spec), part.cycles * n)
@@ -96,7 +96,7 @@ def test_cached_layer(drawn: tuple[ExpertBlock, np.ndarray, float], size: int, p
     """T = gate + visits x compute + misses x load, in series; misses counted by replay."""
     block, sequence, gate = drawn
     spec = engine(cache={"experts": size, "policy": policy})
-    program = (Work("gate", "moe", "gate", gate), block)
+    program = (UnitPass("gate", "moe", "gate", gate), block)
     run = run_frame(program, spec, PLENTY, schedule="cache", routes=lambda _: sequence)
     cache = ExpertCache(size, policy)
     misses = sum(not cache.ask(int(e)) for e in sequence.ravel())
@@ -113,7 +113,7 @@ def test_layer_with_all_experts_on_chip(drawn: tuple[ExpertBlock, np.ndarray, fl
     block, sequence, _ = drawn
     spec = engine()
     every = block.experts * load_cycles(block.weight_bytes, spec)
-    program = (Work("attention", "attention", "qk", every), block)
+    program = (UnitPass("attention", "attention", "qk", every), block)
     run = run_frame(program, spec, PLENTY, schedule="on-chip", routes=lambda _: sequence)
     assert run.cycles == every + sequence.size * sum(p.cycles for p in block.parts)
 
@@ -144,7 +144,7 @@ def encoders(draw: st.DrawFn) -> FpgaDeployment:
     )  # fmt: skip
     model = model_from_keys(keys, name="small", where="test")
     device = load_device("zcu102")[0]
-    return FpgaDeployment(model, device, Target(spec, draw(st.sampled_from([1.0, 0.8]))), ())
+    return FpgaDeployment(model, device, FpgaTarget(spec, draw(st.sampled_from([1.0, 0.8]))), ())
 
 
 def pass_cycles(cycles: float, streams: tuple[float, ...], spec: EngineSpec) -> float:
@@ -165,7 +165,7 @@ def chain_cycles(d: FpgaDeployment, sequences: list[np.ndarray]) -> float:
         freed[region].append(done)
 
     for item in image_program(d):
-        if isinstance(item, Work):
+        if isinstance(item, UnitPass):
             done += pass_cycles(item.cycles, item.streams, spec)
         elif isinstance(item, Tile):
             took = pass_cycles(item.work.cycles, item.work.streams, spec)
@@ -241,24 +241,24 @@ def test_break_even_queue_hides_the_load():
 
 def test_speculation_on_an_expert_nobody_visits_is_given_back():
     spec = engine(first_expert="speculative")
-    part = ExpertPart(1600.0, 10.0, 1.0)
+    part = ExpertLoad(1600.0, 10.0, 1.0)
     block = ExpertBlock("experts", "moe", 0, 3, 1, 4, (part,))
     gate, load = 1000.0, load_cycles(1600.0, spec)
     for expert, expected in ((0, gate + 40), (2, gate + load + 40)):
         sequence = np.full((4, 1), expert)
-        run = run_frame((Work("gate", "moe", "gate", gate), block), spec, PLENTY, routes=lambda _, s=sequence: s)
+        run = run_frame((UnitPass("gate", "moe", "gate", gate), block), spec, PLENTY, routes=lambda _, s=sequence: s)
         assert run.cycles == expected
 
 
 def test_a_load_larger_than_its_buffer_is_refused():
     spec = engine(buffers={"weights_bytes": 100.0})
-    work = Work("w", "ffn", "linear", 1.0)
+    work = UnitPass("w", "ffn", "linear", 1.0)
     with pytest.raises(CapacityError, match=r"needs 200 bytes, 100 available"):
         run_frame((Tile(work, 200.0),), spec, PLENTY)
 
 
 def test_token_order_needs_a_sequence():
-    block = ExpertBlock("experts", "moe", 0, 2, 1, 3, (ExpertPart(16.0, 1.0, 1.0),),
+    block = ExpertBlock("experts", "moe", 0, 2, 1, 3, (ExpertLoad(16.0, 1.0, 1.0),),
                         Loads(np.array([1.0, 2.0]), np.ones(2)))  # fmt: skip
     assert run_frame((block,), engine(), PLENTY).cycles == 2 + max(1, 2) + 2
     with pytest.raises(InputError, match="token order needs a sequence of experts"):

@@ -18,7 +18,7 @@ from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.pipeline import in_flight, order, schedule
-from opbyte.simulator.training.states import BytesPerWeight, Parameters, states
+from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
 from opbyte.simulator.training.sync import beside
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -38,7 +38,7 @@ S, V = 2048, 51200
 @given(st.floats(1, 1e12), st.floats(0, 1e12), st.integers(1, 1024), st.integers(1, 64))
 def test_states_are_the_papers_closed_forms(dense: float, experts: float, dp: int, copies: int) -> None:
     """16 bytes a parameter; 4 + 12/n, 2 + 14/n and 16/n for stages 1 to 3."""
-    each, p = BytesPerWeight.adam(2.0), Parameters(dense, experts)
+    each, p = BytesPerWeight.adam(2.0), ParameterCounts(dense, experts)
     fixed, shared = (16, 4, 2, 0), (0, 12, 14, 16)
     for zero in range(4):
         expected = fixed[zero] * (dense + experts)

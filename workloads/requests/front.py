@@ -21,7 +21,7 @@ from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
 from .rows import since as later
 from .sample import GAP_CV, RATE_PER_S, sample_lengths
 from .sessions import with_turns
-from .sources import Source, generated, own_rate, trace
+from .sources import RowSource, generated, own_rate, trace
 
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
@@ -171,7 +171,7 @@ def _scale(
 
 
 def _over_time(
-    origin: Source, closed_loop: int | None, rate_profile: str | Path | None, since: float | None
+    origin: RowSource, closed_loop: int | None, rate_profile: str | Path | None, since: float | None
 ) -> list[Step]:
     """Steps by which rates change over time, and by which what is before a time is left out."""
     steps: list[Step] = []
@@ -245,7 +245,7 @@ def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -
 
 
 def _timing(
-    origin: Source,
+    origin: RowSource,
     gaps: Gaps | None,
     closed_loop: int | None,
     seed: int,

@@ -53,7 +53,7 @@ class ClientFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class ActiveWindow:
     """One window with activity: its line, start [s], mean count, gap pattern and shape."""
 
     line: int
@@ -80,7 +80,7 @@ def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[R
         yield Rows(arrival_s, inputs(rng, count), outputs(rng, count))
 
 
-def _places(rng: np.random.Generator, window: Window, count: int) -> npt.NDArray[np.float64]:
+def _places(rng: np.random.Generator, window: ActiveWindow, count: int) -> npt.NDArray[np.float64]:
     """Place `count` requests in (0, 1): `count` + 1 gaps of the window's shape, stretched."""
     if window.pattern == "Gamma":
         gaps = rng.standard_gamma(window.shape, count + 1)
@@ -92,7 +92,7 @@ def _places(rng: np.random.Generator, window: Window, count: int) -> npt.NDArray
     return np.minimum(edges[:-1] / total, 1.0) if total > 0 else np.zeros(count)
 
 
-def windows(path: Path) -> Iterator[Window]:
+def windows(path: Path) -> Iterator[ActiveWindow]:
     """Read the windows with activity, checking every row."""
     end = 0.0
     empty = True
@@ -112,7 +112,7 @@ def windows(path: Path) -> Iterator[Window]:
         raise InputError(path, "is empty")
 
 
-def _window(path: Path, line: int, row: list[str]) -> Window:
+def _window(path: Path, line: int, row: list[str]) -> ActiveWindow:
     if len(row) != len(_FIELDS):
         reason = f"row has {len(row)} cells, not {len(_FIELDS)}: {', '.join(_FIELDS)}"
         raise InputError(at_line(path, line), reason)
@@ -122,9 +122,9 @@ def _window(path: Path, line: int, row: list[str]) -> Window:
     start_s = _number(path, line, "window start", start, 0, MAX_TIME)
     count = _number(path, line, "rate", rate, 0, MAX_SIZE) * WINDOW_S
     if not pattern or not count:
-        return Window(line, start_s, 0.0, pattern, 1.0)
+        return ActiveWindow(line, start_s, 0.0, pattern, 1.0)
     in_range = _number(path, line, "shape", shape, MIN_SHAPE, MAX_SHAPE)
-    return Window(line, start_s, count, pattern, in_range)
+    return ActiveWindow(line, start_s, count, pattern, in_range)
 
 
 def _number(path: Path, line: int, name: str, cell: str, low: float, high: float) -> float:

@@ -19,7 +19,7 @@ from .servegen_client import DATASET, TRACE
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowSource:
     """Rows that can be read again and again.
 
     Attributes
@@ -59,7 +59,7 @@ def own_rate(path: Path, seed: int) -> float:
     return count / last
 
 
-def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
+def trace(path: Path, seed: int, rate_scale: float = 1.0) -> RowSource:
     """Open a trace file, or ServeGen clients if `path` is a folder or a prefix of theirs.
 
     A file's arrivals are divided by `rate_scale`; ServeGen's windows stay in place and hold
@@ -72,18 +72,18 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
     name = visible(path.name)
     clients = find_clients(path) if not is_file or _has_dataset(path) else []
     if clients:
-        return Source(name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
+        return RowSource(name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
     if is_folder:
         reason = "is a folder without ServeGen clients (*-trace.csv with *-dataset.json)"
         raise InputError(path, reason)
     found = detect(path)
     if not found.has_arrivals:
-        return Source(name, False, lambda: checked(found.read(path), path))
+        return RowSource(name, False, lambda: checked(found.read(path), path))
 
     def rows() -> Iterator[Rows]:
         return compressed(from_zero(checked(found.read(path), path)), rate_scale)
 
-    return Source(name, True, rows)
+    return RowSource(name, True, rows)
 
 
 def trace_files(path: Path) -> list[Path]:
@@ -97,7 +97,9 @@ def _has_dataset(path: Path) -> bool:
     return stem != path.name and path.with_name(stem + DATASET).is_file()
 
 
-def generated(name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK) -> Source:
+def generated(
+    name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK
+) -> RowSource:
     """Draw `limit` pairs of lengths, without end if None; no arrivals."""
 
     def rows() -> Iterator[Rows]:
@@ -108,4 +110,4 @@ def generated(name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None,
             left -= n
             yield Rows(np.zeros(n), draws[0](rng_in, n), draws[1](rng_out, n))
 
-    return Source(name, False, rows)
+    return RowSource(name, False, rows)

@@ -15,7 +15,7 @@ MOST_DRAFTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DraftChoice:
     """One choice of who drafts how much.
 
     Attributes
@@ -36,7 +36,7 @@ class Asked:
         return ":".join(filter(None, (self.method, self.argument, str(self.tokens))))
 
 
-def read_asked(text: str) -> Asked:
+def read_asked(text: str) -> DraftChoice:
     """Read ``mtp:K``, ``eagle:K``, ``ngram:K`` or ``draft:MODEL:K``.
 
     Raises
@@ -61,7 +61,7 @@ def read_asked(text: str) -> Asked:
             f"needs a number of drafts from 0 to {MOST_DRAFTS} at its end, such as "
             f"{'draft:MODEL:4' if method == 'draft' else f'{method}:2'}",
         )
-    return Asked(method, argument, int(number))
+    return DraftChoice(method, argument, int(number))
 
 
 def read_rates(text: str) -> tuple[float, ...]:
@@ -84,7 +84,7 @@ def read_rates(text: str) -> tuple[float, ...]:
     return tuple(found)
 
 
-def check_rates(asked: Asked, rates: Sequence[float]) -> None:
+def check_rates(asked: DraftChoice, rates: Sequence[float]) -> None:
     """Refuse another number of chances than there are drafts.
 
     Raises

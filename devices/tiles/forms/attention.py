@@ -26,11 +26,11 @@ from ..attention import (
     attend,
 )
 from ..config import I8, KernelConfig
-from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..form import Shape, ShapeKey, TiledKernel, grid_of, kernel_form, number
 from ..machine import M_CAPABILITY, M_CORES, M_RATE, Machine
 
-COLD = Key("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
-DTYPE = Key("dtype", "number format of the KV cache", "bf16")
+COLD = ShapeKey("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
+DTYPE = ShapeKey("dtype", "number format of the KV cache", "bf16")
 LATENT, POSITION = 512, 64
 """Values of a token's latent and of its position (DeepSeek-V2 and V3)."""
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -42,7 +42,7 @@ UNUSED = 16
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `Form.rows`."""
+    """Price many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         attend(p, h, x, configs[i], out[i])
 
@@ -150,28 +150,28 @@ def _triton(machine: Machine, shape: Shape) -> str:
     return "triton"
 
 
-SEQUENCES = Key("batch", "sequences", low=1, high=1024)
-KEYS = Key("keys", "cached tokens of a sequence", low=1, high=131072)
+SEQUENCES = ShapeKey("batch", "sequences", low=1, high=1024)
+KEYS = ShapeKey("keys", "cached tokens of a sequence", low=1, high=131072)
 HEADS = (
-    Key("heads_q", "query heads on this device", low=1, high=128),
-    Key("heads_kv", "key/value heads on this device", low=1, high=128),
-    Key("head_dim", "width of a head", 128, 64, 256),
+    ShapeKey("heads_q", "query heads on this device", low=1, high=128),
+    ShapeKey("heads_kv", "key/value heads on this device", low=1, high=128),
+    ShapeKey("head_dim", "width of a head", 128, 64, 256),
 )
 
 DECODE = kernel_form(
-    Form("attention_decode", "decode attention of grouped heads, keys split over blocks",
+    TiledKernel("attention_decode", "decode attention of grouped heads, keys split over blocks",
          (SEQUENCES, KEYS, *HEADS, DTYPE, COLD), SPLITTING, decode_work, rows, decode_space,
          decode_default, _triton)
 )  # fmt: skip
 LATENT_DECODE = kernel_form(
-    Form("mla_decode", "decode attention on latent keys, split over blocks",
-         (SEQUENCES, KEYS, Key("heads", "query heads on this device", low=8, high=128), DTYPE, COLD),
+    TiledKernel("mla_decode", "decode attention on latent keys, split over blocks",
+         (SEQUENCES, KEYS, ShapeKey("heads", "query heads on this device", low=8, high=128), DTYPE, COLD),
          SPLITTING, latent_work, rows, latent_space, latent_default, _triton)
 )  # fmt: skip
 PREFILL = kernel_form(
-    Form("attention_prefill", "causal attention of new tokens after a context",
-         (SEQUENCES, Key("tokens", "new tokens of a sequence", low=1, high=32768),
-          Key("context", "cached tokens before them", 0, 0, 131072), *HEADS, DTYPE, COLD),
+    TiledKernel("attention_prefill", "causal attention of new tokens after a context",
+         (SEQUENCES, ShapeKey("tokens", "new tokens of a sequence", low=1, high=32768),
+          ShapeKey("context", "cached tokens before them", 0, 0, 131072), *HEADS, DTYPE, COLD),
          ("block_m", "block_n", "warps", "stages"), prefill_work, rows, prefill_space,
          prefill_default, _triton)
 )  # fmt: skip

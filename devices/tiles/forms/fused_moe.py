@@ -16,7 +16,7 @@ from ....workloads.yamlfile import read_yaml
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import I8, KernelConfig
-from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
+from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
 from ..machine import M_RATE, M_SHARED, Machine
 from ..product import (
     NUM_WORK,
@@ -36,13 +36,13 @@ from ..product import (
 )
 
 KEYS = (
-    Key("tokens", "tokens before routing", low=1, high=4096),
-    Key("experts", "experts of the layer on this device", low=8, high=128),
-    Key("topk", "experts of a token", low=2, high=8),
-    Key("hidden", "width of the model", low=1024, high=4096),
-    Key("inter", "width of one of the two matrices", low=512, high=3072),
-    Key("dtype", "number format", "bf16"),
-    Key("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
+    ShapeKey("tokens", "tokens before routing", low=1, high=4096),
+    ShapeKey("experts", "experts of the layer on this device", low=8, high=128),
+    ShapeKey("topk", "experts of a token", low=2, high=8),
+    ShapeKey("hidden", "width of the model", low=1024, high=4096),
+    ShapeKey("inter", "width of one of the two matrices", low=512, high=3072),
+    ShapeKey("dtype", "number format", "bf16"),
+    ShapeKey("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
 )
 LARGE_SHARED = 128 * 1024
 """Shared bytes of a core from which a tuner also tries five stages."""
@@ -50,7 +50,7 @@ LARGE_SHARED = 128 * 1024
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `Form.rows`."""
+    """Price many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(p, h, x, configs[i], out[i])
 
@@ -112,7 +112,7 @@ def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
 
 
 FUSED_MOE = kernel_form(
-    Form(
+    TiledKernel(
         "fused_moe",
         "first grouped product of a gated MoE layer (Triton)",
         KEYS,

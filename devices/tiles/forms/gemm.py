@@ -8,7 +8,7 @@ from ....workloads.jit import compiled
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, C_FP8_BLOCK, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
-from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
+from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
 from ..machine import M_RATE, Machine
 from ..product import (
     NUM_WORK,
@@ -27,11 +27,11 @@ from ..product import (
 from .fused_moe import stages_of
 
 KEYS = (
-    Key("m", "rows of the input", low=4, high=131072),
-    Key("n", "columns of the result", low=384, high=32768),
-    Key("k", "length of the sums", low=512, high=32768),
-    Key("dtype", "number format", "bf16"),
-    Key("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
+    ShapeKey("m", "rows of the input", low=4, high=131072),
+    ShapeKey("n", "columns of the result", low=384, high=32768),
+    ShapeKey("k", "length of the sums", low=512, high=32768),
+    ShapeKey("dtype", "number format", "bf16"),
+    ShapeKey("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
 )
 SPLITS = (1, 2, 4, 8, 16)
 LEAST_STEPS = 4
@@ -40,7 +40,7 @@ LEAST_STEPS = 4
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `Form.rows`."""
+    """Price many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(p, h, x, configs[i], out[i])
 
@@ -98,7 +98,7 @@ def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
 
 
 GEMM = kernel_form(
-    Form(
+    TiledKernel(
         "gemm",
         "dense matrix product",
         KEYS,

@@ -16,7 +16,7 @@ from ....workloads.jit import compiled, compiled_part
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
-from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..form import Shape, ShapeKey, TiledKernel, grid_of, kernel_form, number
 from ..machine import M_BANDWIDTH, M_CACHE, M_CLOCK, M_CORES, M_LATENCY, M_RATE, Machine
 from ..price import (
     O_BLOCKS,
@@ -46,11 +46,11 @@ SPLITS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 40)
 """Parts of k; columns go to the modules that each part has, so that a remainder idles."""
 
 KEYS = (
-    Key("m", "rows of each group (tokens of an expert)", low=1, high=1024),
-    Key("n", "columns of the result", low=64, high=65536),
-    Key("k", "length of the sums", low=64, high=65536),
-    Key("groups", "groups with weights of their own (active experts)", 1, 1, 256),
-    Key("dtype", "number format", "bf16"),
+    ShapeKey("m", "rows of each group (tokens of an expert)", low=1, high=1024),
+    ShapeKey("n", "columns of the result", low=64, high=65536),
+    ShapeKey("k", "length of the sums", low=64, high=65536),
+    ShapeKey("groups", "groups with weights of their own (active experts)", 1, 1, 256),
+    ShapeKey("dtype", "number format", "bf16"),
 )
 
 
@@ -84,7 +84,7 @@ def price(h: F8, x: F8, c: I8, out: F8) -> None:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many mappings; see `Form.rows`."""
+    """Price many mappings; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(h, x, configs[i], out[i])
 
@@ -113,7 +113,7 @@ def default(machine: Machine, shape: Shape) -> KernelConfig:
 
 
 PIM_GEMM = kernel_form(
-    Form("pim_gemm", "matrix products on units in the memory stacks", KEYS,
+    TiledKernel("pim_gemm", "matrix products on units in the memory stacks", KEYS,
          ("block_m", "block_n", "block_k", "split"), work, rows, space, default,
          lambda machine, shape: "none", machine=units_of, threads=False)
 )  # fmt: skip
