@@ -27,8 +27,7 @@ def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
     Returns
     -------
     list of int
-        Positions of the tokens taken; of equally long queues, that of the token that has waited
-        longest comes first.
+        Positions of the tokens taken; of equally long queues, that of the token that has waited longest comes first.
 
     Examples
     --------

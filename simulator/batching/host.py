@@ -1,13 +1,11 @@
 """The host beside the devices: what it does for every step, and how it starts their kernels.
 
-While the devices compute a step, a serving engine's processes schedule the next one, prepare its
-inputs, and hand out tokens. With asynchronous scheduling only what takes longer than the devices is
-seen; otherwise the devices wait for all of it. Without captured graphs kernels are started one by
-one, and a step takes at least as long as that.
+While the devices compute a step, a serving engine's processes schedule the next one, prepare its inputs, and hand out
+tokens. With asynchronous scheduling only what takes longer than the devices is seen; otherwise the devices wait for all
+of it. Without captured graphs kernels are started one by one, and a step takes at least as long as that.
 
-A request also spends time outside all steps: connection and HTTP, tokens of its prompt, the queues
-between processes, text of its tokens, and the way of each chunk back. It delays what the client sees,
-not the engine.
+A request also spends time outside all steps: connection and HTTP, tokens of its prompt, the queues between processes,
+text of its tokens, and the way of each chunk back. It delays what the client sees, not the engine.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ pair says: a decode step of Llama-3.1-8B on an H100 of 8.4 ms started op by op, 
 
 
 PROMPTS_S = 61e-3
-"""Seconds to start a step with prompts in vLLM where its compiled model is one flattened graph: 56 ms to
-launch the model and 5 ms of checks before (profile of a mixed step, github.com/vllm-project/vllm/pull/20059,
-which does not say of which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs such
-steps so."""
+"""Seconds to start a step with prompts in vLLM where its compiled model is one flattened graph: 56 ms to launch the
+model and 5 ms of checks before (profile of a mixed step, github.com/vllm-project/vllm/pull/20059, which does not say of
+which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs such steps so."""
 
 
 OUTSIDE_S = 7.4e-3

@@ -76,10 +76,9 @@ class KvRules(NamedTuple):
 def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False) -> KvRules:
     """KV bytes and capacity of one device's shard.
 
-    Prefix caching works on one kind of block, so models with windows or constant state go without.
-    Windowed layers keep at most their window; every class is rounded up to whole blocks. With
-    pipeline parallel the stage that fills up first decides (vLLM's workers all have the fewest
-    blocks that any of them can hold).
+    Prefix caching works on one kind of block, so models with windows or constant state go without. Windowed layers keep
+    at most their window; every class is rounded up to whole blocks. With pipeline parallel the stage that fills up
+    first decides (vLLM's workers all have the fewest blocks that any of them can hold).
 
     Raises
     ------
@@ -135,9 +134,8 @@ def _stage_rules(
 def _of_all(stages: list[KvRules]) -> KvRules:
     """Rules that hold on every pipeline stage: those of the stage that fills up first.
 
-    Everything is counted in bytes of that stage. Where the stages have their windows or constant
-    states in different shares, each share counts as on the stage where it takes most, so that no
-    stage is ever overdrawn.
+    Everything is counted in bytes of that stage. Where the stages have their windows or constant states in different
+    shares, each share counts as on the stage where it takes most, so that no stage is ever overdrawn.
     """
     if len(stages) == 1:
         return stages[0]

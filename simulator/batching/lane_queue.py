@@ -1,10 +1,9 @@
 """What compiled code does with lanes: queue a request, choose the next one, count what a tenant gets.
 
-Virtual token counters are those of Sheng et al. (Fairness in serving large language models, OSDI 2024,
-algorithm 2): a tenant's counter grows by its prompts as they are admitted and by its tokens as they
-come, the waiting request of the smallest counter goes first, and a tenant that comes back after a
-pause starts no lower than those that wait, or, if none does, than the one served last. A request that
-was preempted has been counted already.
+Virtual token counters are those of Sheng et al. (Fairness in serving large language models, OSDI 2024, algorithm 2): a
+tenant's counter grows by its prompts as they are admitted and by its tokens as they come, the waiting request of the
+smallest counter goes first, and a tenant that comes back after a pause starts no lower than those that wait, or, if
+none does, than the one served last. A request that was preempted has been counted already.
 """
 
 from __future__ import annotations

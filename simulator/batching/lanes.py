@@ -29,8 +29,7 @@ et al., Fairness in serving large language models, OSDI 2024)."""
 tenant, its virtual token counter."""
 
 (O_LANE, O_PLACE, O_KIND, O_REFUSED) = range(4)
-"""Columns of `Lanes.of`: a request's lane, its place among arrivals, its class, and whether it was
-turned away."""
+"""Columns of `Lanes.of`: a request's lane, its place among arrivals, its class, and whether it was turned away."""
 
 (K_WAITING, K_MOST) = range(2)
 """Columns of `Lanes.kinds`: requests of a class that wait on all ranks, and how many may."""

@@ -233,8 +233,7 @@ SGLANG = Policy(
     "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
     host=Host(request_s=REQUEST_S["sglang"]), rules=SglangRules(),
 )  # fmt: skip
-"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB
-(sglang/srt/server_args.py)."""
+"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
 
 POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(SGLANG)
 

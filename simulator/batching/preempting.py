@@ -2,10 +2,9 @@
 
 The second is vLLM's priority scheduling (``Scheduler.schedule`` in vllm/v1/core/sched/scheduler.py,
 0.19): the running request of the largest (priority, arrival) goes back into the queue, wherever it stands
-among the running ones; if the step had tokens for it already they go back to the budget. A request that
-is itself the last in order ends the plan of running ones. The scheduler's place in its list moves back by
-one for a request that the step had planned, and for no other: who stands next is then passed over in
-this step.
+among the running ones; if the step had tokens for it already they go back to the budget. A request that is itself the
+last in order ends the plan of running ones. The scheduler's place in its list moves back by one for a request that the
+step had planned, and for no other: who stands next is then passed over in this step.
 """
 
 from __future__ import annotations

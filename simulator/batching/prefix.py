@@ -1,11 +1,10 @@
 """Identity of KV blocks: the free list, and what content a block still holds (prefix caching).
 
-As in vLLM, a freed block keeps its content until it is handed out again: the free list is a
-queue, least recently freed first, and a sequence frees its last block first, so that the start of
-a prompt stays longest. A prompt whose leading blocks are still there, in use or free, does not
-compute them again. Content is told by keys: of a trace's prefix hashes, shared by all requests with
-the same hash, and of a preempted request's own blocks. Every block of a content can be found, the one
-that got it first before the others (vLLM's BlockHashToBlockMap).
+As in vLLM, a freed block keeps its content until it is handed out again: the free list is a queue, least recently freed
+first, and a sequence frees its last block first, so that the start of a prompt stays longest. A prompt whose leading
+blocks are still there, in use or free, does not compute them again. Content is told by keys: of a trace's prefix
+hashes, shared by all requests with the same hash, and of a preempted request's own blocks. Every block of a content can
+be found, the one that got it first before the others (vLLM's BlockHashToBlockMap).
 """
 
 from __future__ import annotations

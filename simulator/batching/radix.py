@@ -53,8 +53,7 @@ class Tree(NamedTuple):
 def new_tree(ranks: int, pages: int) -> Tree:
     """Return empty trees over so many free pages a rank.
 
-    A node has a page at least, so there are never more nodes; memory that no node has used is not
-    taken.
+    A node has a page at least, so there are never more nodes; memory that no node has used is not taken.
     """
     size = pages + 2
     tops = np.zeros((ranks, NUM_TOP), dtype=np.int64)

@@ -17,7 +17,7 @@ from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
 from .sglang_cache import count_slots, keep_prompt, retract, take_tokens
-from .sglang_priority import queue_by_priority, look_again, preempt_for, preempts, queue_preempted
+from .sglang_priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
 from .sglang_state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 from .state import I8, State
 

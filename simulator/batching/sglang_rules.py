@@ -12,8 +12,7 @@ from .exact_state import Exact, new_exact
 from .sglang_state import Numbers, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
-"""SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS
-(sglang/srt/environ.py)."""
+"""SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""
 THRESHOLD = 10
 """Default of `priority_scheduling_preemption_threshold` (sglang/srt/server_args.py)."""
 

@@ -239,8 +239,7 @@ def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
 def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """Begin the load of the request at the head of a rank's queue, if it has something to load.
 
-    What takes no time is no load: `Tiers.rows` says how many blocks the request then takes over as it is
-    admitted.
+    What takes no time is no load: `Tiers.rows` says how many blocks the request then takes over as it is admitted.
     """
     t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
     request, blocks = st.ints[i], look(st, kv, r, i)

@@ -1,11 +1,10 @@
 """TensorRT-LLM's KV blocks: a queue of free ones, and a tree of those that can be found again.
 
-(`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in
-evictionPolicy.cpp.) A freed block goes to the end of the queue, a sequence's last block first; the
-block at its start is handed out next, and what follows it in the tree cannot be found any more. A
-prompt takes over the leading full blocks that are there, but for its last token; parts of a block are
-not reused here (`enable_partial_reuse`). Content that no trace tells is a request's own: only after a pause can it
-be found, by that request, so it is put into the tree then.
+(`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp.)
+A freed block goes to the end of the queue, a sequence's last block first; the block at its start is handed out next,
+and what follows it in the tree cannot be found any more. A prompt takes over the leading full blocks that are there,
+but for its last token; parts of a block are not reused here (`enable_partial_reuse`). Content that no trace tells is a
+request's own: only after a pause can it be found, by that request, so it is put into the tree then.
 
 Of a request's columns `I_ROOM` counts the tokens of its sequence (0: it has none), `I_BLOCKS` its blocks,
 `I_KEYED` the leading ones that are in the tree behind one another, which none can leave while it holds them,

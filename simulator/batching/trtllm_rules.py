@@ -22,8 +22,7 @@ class TrtllmRules:
     max_num_tokens : int
         Tokens of a step.
     chunked : bool
-        `enable_chunked_prefill`: prompts are cut to what is left of a step, at whole blocks, first come,
-        first served.
+        `enable_chunked_prefill`: prompts are cut to what is left of a step, at whole blocks, first come, first served.
     evicts : bool
         `capacity_scheduler_policy` MAX_UTILIZATION; if not, GUARANTEED_NO_EVICT.
     reuse : bool

@@ -40,8 +40,7 @@ prompts on every rank."""
 
 (T_FREE, T_SLOTS, T_FLIGHT) = range(3)
 NUM_RANK = 3
-"""Columns of `Trtllm.ranks`: free blocks; free rows of `held`; requests of the step whose results are not
-processed."""
+"""Columns of `Trtllm.ranks`: free blocks; free rows of `held`; requests of the step whose results are not processed."""
 
 
 @held
