@@ -76,7 +76,7 @@ def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
     if times:
         told.append(
             f"NOT LIKE FOR LIKE: times rest for {times}. A part of the differences is one of models, "
-            "not of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
+            "not of devices; `--costs roofline` (`costs: roofline` of a sweep) puts GPUs on rooflines too."
         )
     if energy:
         told.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...devices.catalog import load_system
 from ...simulator.frameworks.engine_file import ENGINES, KEYS
 from ...simulator.frameworks.hub import hub_name
 from ...simulator.frameworks.launch import Room, launch_of
@@ -34,22 +35,23 @@ def room_of(asked: Scenario, run: Run) -> Room:
                 run.policy.max_sequences, share)  # fmt: skip
 
 
-def started(emit: str, scenario: Scenario, run: Run) -> str:
-    """A manifest that starts all replicas of what an engine's file says.
+def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
+    """A manifest that starts all replicas of what an engine's file says; before a run, whether there can be one.
 
     Raises
     ------
     InputError
         No such file, or what the manifest cannot start.
     """
-    if scenario.serving.engine is None or run.pools:
-        raise InputError("--emit", "needs --engine, an engine's own settings, and one pool")
-    path = Path(scenario.serving.engine)
+    file, where = scenario.serving.engine, scenario.system
+    if file is None or where is None or scenario.pools.given or (run is not None and run.pools):
+        raise InputError("--emit", "needs --engine, an engine's own settings, --system and one pool")
+    path = Path(file)
     told = read_json_object(path / "engine.json" if path.is_dir() else path)
     engine = str(told.get("engine", next(iter(ENGINES))))
     own = {key: x for key, x in told.items() if key in (*KEYS[engine][0], "dtype")}
     model = str(getattr(scenario.model, "name", scenario.model))
-    launch = launch_of(engine, hub_name(model), own, room_of(scenario, run))
-    copies, system = scenario.fleet.replicas or 1, run.deployment.system
+    launch = launch_of(engine, hub_name(model), own, Room() if run is None else room_of(scenario, run))
+    copies, system = scenario.fleet.replicas or 1, load_system(where)
     devices, node = system.nodes * system.devices_per_node, system.device.node_size
     return manifest(emit, Copies(engine, launch, copies, devices, node))

@@ -35,11 +35,14 @@ def simulate_command(
     from ..answers.demo import Comparison, compare_demo
     from ..answers.seeds import Seeds, simulate_seeds
     from ..answers.simulate import Simulation, simulate
+    from ..answers.started import started
 
     scenario, keep = Scenario.of(**options), out is not None
     check_emit(emit)
-    if emit is not None and (seeds is not None or scenario.serving.engine is None):
-        raise InputError("--emit", "needs --engine, an engine's own settings, and one run")
+    if emit is not None:
+        if seeds is not None:
+            raise InputError("--emit", "needs one run: leave --seeds")
+        started(emit, scenario)  # what it cannot start is refused before it is served
     for option, given in (("--groups", groups), ("--workers", workers), ("--dask", dask)):
         if given is not None and (seeds is not None or scenario.model is None):
             raise InputError(option, "is for one run: name a model and system, leave --seeds")

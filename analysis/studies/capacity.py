@@ -233,14 +233,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     probe = task.probe(system)
     several = "pools" in system.options or task.scenario.pools.given
     made = None if several else deployment_of(task.asked(system))
-    start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
-    low, high = _bracket(passes, start)
-    while low is not None and high is not None and high / low > 1 + task.tolerance:
-        middle = float(f"{(low * high) ** 0.5:.6g}")
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if passes(middle) else (low, middle)
-    high = _surely(tried, low, high, task.tolerance)
+    low, high = highest(passes, tried, len(probe.run.requests.request_id) / probe.run.makespan_s / 4, task.tolerance)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
         best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))
@@ -337,6 +330,24 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
             return load / 2, load
         load /= 2
     return None, load
+
+
+def highest(
+    passes: Callable[[float], bool], tried: Mapping[float, Tried], start: float, tolerance: float
+) -> tuple[float | None, float | None]:
+    """The highest load that passes and the least above it that does not, of what `passes` leaves in `tried`.
+
+    Of a looser level it is never less: loads are the same until one passes, and what follows lies above it.
+    """
+    low, high = _bracket(passes, start)
+    while low is not None and high is not None and high / low > 1 + tolerance:
+        middle = float(f"{(low * high) ** 0.5:.6g}")
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    if low is not None and high is not None and tried[high].open:
+        passes(float(f"{low * (1 + tolerance) ** 2 * (1 - 1e-6):.6g}"))  # a load that may surely miss, near enough
+    return low, _surely(tried, low, high, tolerance)
 
 
 def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float) -> float | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import opbyte.analysis.answers.simulate as simulate_module
+
 if TYPE_CHECKING:
     from conftest import Ask
 
@@ -259,3 +261,19 @@ def test_pipeline_parallel(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
         own = [e for e in events if e["ph"] == "X" and e["tid"] == lane]
         ends = [e["ts"] + e["dur"] for e in own]
         assert all(b["ts"] >= a - 2e-3 for a, b in zip(ends, own[1:], strict=False))  # [us]
+
+
+def test_what_no_manifest_starts_is_refused_before_the_run(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pools, more devices than a host has, several seeds, no engine's settings: each in one line."""
+    monkeypatch.setattr(simulate_module, "run_scenario", lambda *a, **k: pytest.fail("served"))
+    engine = tmp_path / "engine.json"
+    engine.write_text('{"tensor_parallel_size": 1}', encoding="utf-8")
+    asked = ("simulate", "llama-3.1-8b", "--rate", "1", "--requests", "5", *FIXED, "--emit", "compose")
+    alone = (*asked, "--engine", engine)
+    pools = ("--prefill", "h100-x1x1", "--decode", "h100-x1x1")
+    assert "one pool" in ask(*alone, *pools).refused()
+    assert "one host of 8 devices, not 9" in ask(*alone, "--system", "h100-x1", "--replicas", "9").refused()
+    assert "leave --seeds" in ask(*alone, "--system", "h100-x1", "--seeds", "2").refused()
+    assert "needs --engine" in ask(*asked, "--system", "h100-x1").refused()

@@ -20,6 +20,7 @@ from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import candidates, systems_of
+from opbyte.analysis.studies.plan.choices import WORDS
 from opbyte.analysis.studies.plan.points import Bench, Task, point_of, slow_of
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.hub import hub_name
@@ -156,6 +157,24 @@ def test_what_is_searched_beside_never_makes_a_plan_dearer() -> None:
     line = drafting.command("llama-3-8b", Room())
     assert '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 1}\'' in str(line)
     assert "1 to prefill, 2 to decode" in str(wide.to_dict()["rows"])
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "search", "how"),
+    [("llama-3-8b", "h100-x1", "tiers", {"kv_tiers": "host:16GiB", "tp": 1}),
+     ("deepseek-v2-lite", "h100-x2", "copies", {"redundant_experts": 2, "tp": 1, "dp": 2, "ep": 2})],
+)  # fmt: skip
+def test_tiers_and_copies_are_tried_beside_none(model: str, system: str, search: str, how: dict[str, Any]) -> None:
+    asked = {"load": 4.0, "most_devices": 2, "workers": 1, **WORK}
+    plain = plan(model, system, "ttft_p99=2", **asked, **{n: x for n, x in how.items() if n in ("tp", "dp", "ep")})
+    wide = plan(model, system, "ttft_p99=2", search=search, **asked, **how)
+    first, second = (p.searched[0].bar(p.task) for p in (plain, wide))
+    assert second <= first
+    (name,) = set(how) - {"tp", "dp", "ep"}
+    tried = {dict(t.candidate.extra).get(name): t for t in wide.searched[0].tried}
+    assert set(tried) == {None, how[name]}
+    assert tried[how[name]].points
+    assert WORDS[name].format(how[name]) in str(wide.to_dict()["rows"])
 
 
 def test_a_manifest_starts_the_winner(tmp_path: Path) -> None:
