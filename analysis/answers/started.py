@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...devices.catalog import load_system
+from ...devices.spec import SystemSpec
 from ...simulator.frameworks.engine_file import ENGINES, KEYS
 from ...simulator.frameworks.hub import hub_name
 from ...simulator.frameworks.launch import Room, launch_of
@@ -52,6 +53,6 @@ def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
     own = {key: x for key, x in told.items() if key in (*KEYS[engine][0], "dtype")}
     model = str(getattr(scenario.model, "name", scenario.model))
     launch = launch_of(engine, hub_name(model), own, Room() if run is None else room_of(scenario, run))
-    copies, system = scenario.fleet.replicas or 1, load_system(where)
+    copies, system = scenario.fleet.replicas or 1, where if isinstance(where, SystemSpec) else load_system(where)
     devices, node = system.nodes * system.devices_per_node, system.device.node_size
     return manifest(emit, Copies(engine, launch, copies, devices, node))

@@ -33,7 +33,7 @@ REQUEST_COLUMNS = (
     "last_token_s", "preemptions",
 )  # fmt: skip
 QUANTILES = (0.5, 0.9, 0.99)
-MAX_POINTS = 2000
+MAX_POINTS = 400
 MAX_BINS = 120
 SHORTEST = 1e-6
 """Latencies below this are drawn at this [s]: the axis is logarithmic."""

@@ -44,7 +44,7 @@ from ...devices.calibrated.terms import bound
 from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, P_BYTES, P_FIXED, P_FLOPS, Grid, PriceRow
 from ...devices.tables.edge import attention_outside, decode_beyond, experts_outside, moe_beyond, prefill_beyond
 from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
-from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part
 from ...workloads.jit_held import held
 
 F8 = npt.NDArray[np.float64]
@@ -277,7 +277,7 @@ def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: flo
     code, twin = kernels.slots[row, p, K_CODE], kernels.twins[row, p]
     if code != MOE and code != MOE_GRID:
         return -1.0, 0
-    seen = kernels.seen[(int64(routed) * 67 + int64(active) + twin * 509) % SEEN]
+    seen = kernels.seen[(int(routed) * 67 + int(active) + twin * 509) % SEEN]
     if seen[0] == twin and seen[1] == routed and seen[2] == active:
         return seen[3], int(seen[4])
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]

@@ -54,7 +54,7 @@ class World:
         def simulated(t: Tried, copies: int, bar: Any) -> Any:
             i = t.candidate.place  # type: ignore[attr-defined]
             fewest = self.fewest(i, load, loose)
-            missed = () if copies >= fewest else ("load",)
+            missed: tuple[str, ...] = () if copies >= fewest else ("load",)
             joules = self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9))
             here = task.value(copies * t.candidate.devices, self.usd * copies * t.candidate.devices, joules)
             if task.goal != "energy" and here >= bar:

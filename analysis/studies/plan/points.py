@@ -223,15 +223,16 @@ def point_of(
     def beaten(run: Run) -> bool:
         """Whether it surely takes more energy than what is as small and as cheap."""
         joules, half = run.joules_per_token, run.joules_half_width
-        known = task.goal in ("devices", "cost") and joules is not None and half is not None
-        return known and task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
+        if joules is None or half is None or task.goal not in ("devices", "cost"):
+            return False
+        return task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
 
     held = decide(
         lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow)),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
     )  # fmt: skip
     run, tried = held.run, held.tried
-    open_ = (BEATEN if beaten(run) else OPEN) if tried.open else ()
+    told = (BEATEN if beaten(run) else OPEN) if tried.open else ()
     asked = task.asked(candidate, copies, bench, tried.requests, slow)
     made = simulation_of(asked, run) if whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked)
@@ -241,7 +242,7 @@ def point_of(
         None if price is None else price * devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
-        tried.missed or open_, tried.requests,
+        tried.missed or told, tried.requests,
         paced(run),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),
