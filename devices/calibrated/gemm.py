@@ -179,19 +179,9 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         best = four_bit_tiled(m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores,
                               p[P_FILL], p[P_SPLIT], OVERLAP, int(h[H_CAPABILITY] >= WORKSTATION))  # fmt: skip
     else:
+        least = max(h[H_ROWS], GROUP_ROWS) if hopper else h[H_ROWS]
         best = tiled(
-            m,
-            n,
-            k,
-            batch,
-            x[X_WEIGHT],
-            x[X_INPUT],
-            cores,
-            rate / cores,
-            draw / cores,
-            p[P_FILL],
-            p[P_SPLIT],
-            max(h[H_ROWS], GROUP_ROWS) if hopper else h[H_ROWS],
+            m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL], p[P_SPLIT], least
         )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
