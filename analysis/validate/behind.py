@@ -12,7 +12,6 @@ from ...devices.calibrated.calibrate import Rows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import (
-    ALONE,
     LABELS,
     LINK_PARENTS,
     LINKS,
@@ -25,7 +24,7 @@ from ...devices.calibrated.kernel_sets import (
     silicon_of,
     stand_in,
 )
-from ...devices.calibrated.rules import parameters
+from ...devices.calibrated.rules import ALONE, parameters
 from ...devices.spec import DeviceSpec
 
 HEAD = "family,framework,format,sizes,rows,low,middle,high"

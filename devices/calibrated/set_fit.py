@@ -29,9 +29,10 @@ from .errors import errors
 from .family import F8, Family
 from .fit import fit
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
-from .kernel_sets import ALONE, LABELS, LINKS, TYPICAL, Entry, kindred, parents_of, representative, stand_in
+from .kernel_sets import LABELS, LINKS, TYPICAL, Entry, kindred, parents_of, representative, stand_in
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
+from .rules import ALONE
 from .set_rows import FEWEST, Told, formats, told_by, told_of_all
 from .terms import COLD
 
