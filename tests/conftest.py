@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     What depends on measured data is marked, so that it can be run without them too.
     """
-    known = config.cache.get(DURATIONS, {}) if config.cache else {}
+    cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
+    known = cache.get(DURATIONS, {}) if cache else {}
     long = {item.path: item.path.stem.removeprefix("test_") in LONG for item in items}
     items.sort(key=lambda item: -known.get(_file(item.nodeid), 20.0 * long[item.path]))
     for item in items:
@@ -91,7 +92,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Keep what files took for the next run's order; of all workers' tests one process hears."""
-    cache, asked = session.config.cache, session.config
+    cache, asked = getattr(session.config, "cache", None), session.config
     whole = not asked.option.keyword and not any("::" in name for name in asked.args)
     if cache and whole and not hasattr(asked, "workerinput"):
         known = cache.get(DURATIONS, {})
