@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.loop import advance
+from opbyte.simulator.batching.loop import run
 from opbyte.workloads.jit import cache_dir, forgiving
 
 
@@ -52,7 +52,7 @@ def test_a_full_disk_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_code_lies_by_its_place_in_the_library() -> None:
     """Not by the path of its file: a wheel loads what its checkout compiled."""
     folder = cache_dir()
-    function: Any = advance
+    function: Any = run
     assert folder
     assert function.stats.cache_path == str(folder / "simulator" / "batching")
     assert not function._cache._cache_file._source_stamp  # the folder's name tells the sources
