@@ -120,8 +120,6 @@ class SharedMemoryDevice:
 
     Attributes
     ----------
-    spec : DeviceSpec
-    processors : mapping of str to Processor
     collectives : KernelModel, optional
         Measured collectives of the link inside a node.
     board : Board
@@ -165,7 +163,6 @@ def build_device(
 
     Parameters
     ----------
-    spec : DeviceSpec
     calibrated : bool
         Cost the ops of GPU-class processors with the fitted kernel models where their cores and
         clock are known; other processors by the cost model of their kind (`devices.kinds`), which for

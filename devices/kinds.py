@@ -29,8 +29,6 @@ class Described:
         What the kind needs besides (`Kind.parameters`), in SI units.
     stacks : int
         Memory stacks of the device.
-    cores : int, optional
-    clock_Hz : float, optional
     """
 
     name: str

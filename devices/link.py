@@ -69,7 +69,6 @@ class LinkModel:
 
     Attributes
     ----------
-    spec : LinkSpec
     ranks : int
         Devices taking part.
     measured : KernelModel, optional

@@ -130,8 +130,6 @@ class PriceRow:
     ----------
     params : float64 array, shape (NUM_PARAMS,)
         Terms of the roofline; energy always follows from them.
-    curve : ByCount, optional
-    formula : Formula, optional
     hardware : float64 array, optional
         Constants of the device that the formula reads; see `calibrated.hardware`.
     grid : Grid, optional

@@ -185,9 +185,8 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
 def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
     """What requests of a framework wait beside its engine: as used, and as fitted to these points.
 
-    The fit is of what the first requests wait where there are experts, the value at which the
-    median error of TTFT is least [s], over deployments that are not split: what else delays a
-    request between the pools is not simulated.
+    The fit is of what the first requests wait where there are experts, the value at which the median error of TTFT is
+    least [s], over deployments that are not split: what else delays a request between the pools is not simulated.
     """
     waiting = [s for s in scored if s.predicted.first_use_s is not None]
     known = [s for s in waiting if not s.point.suspect and s.point.prefill is None]

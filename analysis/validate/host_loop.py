@@ -66,8 +66,7 @@ class Step:
     read_Bps : float
         Read rate of the machine around its steps, which the simulation is told [B/s].
     active : float
-        Experts with a token, mean over layers and steps; the simulator expects
-        `expected_active` of them.
+        Experts with a token, mean over layers and steps; the simulator expects `expected_active` of them.
     """
 
     model: str

@@ -1,9 +1,8 @@
 """Attention of unequal contexts against measured calls (``opbyte validate kernels``, attention_skew.csv).
 
-Each row has three times: of its batch, and of batches whose decodes are all at the mean and all at the
-longest context. The last two are a table of equal contexts, as kernel tables are; the first is what the
-models of unequal contexts must say from it. Nothing is fitted to that one. Three predictions are
-compared with it:
+Each row has three times: of its batch, and of batches whose decodes are all at the mean and all at the longest context.
+The last two are a table of equal contexts, as kernel tables are; the first is what the models of unequal contexts must
+say from it. Nothing is fitted to that one. Three predictions are compared with it:
 
 - ``thread blocks``: the blocks of the kernel (`devices.tables.blocks`), as in steps of an engine with
   kernel tables: beside a prompt the time of the mean context and what unequal ones add;

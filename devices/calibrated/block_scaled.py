@@ -1,12 +1,11 @@
 """Products of values with a scale for each block, of 8 bits or 4: tiles that are never split along k.
 
-A scale for every 128 values of an input and every 128 x 128 of the weights is applied between the
-steps along k, so a block of the kernel keeps its tile from the first step to the last. DeepGEMM (in
-TensorRT-LLM, SGLang and vLLM) takes 64 rows where there are no more, else 128, and the width that
-leaves the cores least idle (``get_best_configs`` in deepseek-ai/DeepGEMM, ``deep_gemm/jit_kernels/gemm.py``).
-CUTLASS's kernel for Hopper has one tile of 128 x 128 whatever the shape. One tile has a core at a
-time, so a wave takes as long as a tile: whole steps of 128 along k, then the tile is stored, with
-nothing to hide it.
+A scale for every 128 values of an input and every 128 x 128 of the weights is applied between the steps along k, so a
+block of the kernel keeps its tile from the first step to the last. DeepGEMM (in TensorRT-LLM, SGLang and vLLM) takes 64
+rows where there are no more, else 128, and the width that leaves the cores least idle (``get_best_configs`` in
+deepseek-ai/DeepGEMM, ``deep_gemm/jit_kernels/gemm.py``). CUTLASS's kernel for Hopper has one tile of 128 x 128 whatever
+the shape. One tile has a core at a time, so a wave takes as long as a tile: whole steps of 128 along k, then the tile
+is stored, with nothing to hide it.
 
 Blackwell's 4-bit products compute tiles of 128 rows whole, whatever the rows there are. Of one to 128 rows and 65,536
 values along k a tile takes as long under every framework as its walk along k does: 0.65 ns a value in vLLM's and

@@ -1,13 +1,11 @@
 """Parameters of a family on any device: fitted, or from the devices most like it.
 
-A device without a fit takes the weighted geometric mean of the fitted devices, parameter by
-parameter. The weight of a device is ``rows * exp(-d**2 / 2)`` with `d` the distance between
-the two in three logarithms, in units of `UNITS`: FLOP per clock of one core (the generation of
-its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level cache; makers, whose
-libraries are others, are a unit of their own apart. What products attain of a peak goes
-with the power that the board has for it (`hardware.H_ROOM`). All
-parameters are fractions, multiples and latencies, so that the device's own peaks, bandwidth and
-cores carry the rest. A parameter that no row of a device depends on (it is at the
+A device without a fit takes the weighted geometric mean of the fitted devices, parameter by parameter. The weight of a
+device is ``rows * exp(-d**2 / 2)`` with `d` the distance between the two in three logarithms, in units of `UNITS`: FLOP
+per clock of one core (the generation of its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level
+cache; makers, whose libraries are others, are a unit of their own apart. What products attain of a peak goes with the
+power that the board has for it (`hardware.H_ROOM`). All parameters are fractions, multiples and latencies, so that the
+device's own peaks, bandwidth and cores carry the rest. A parameter that no row of a device depends on (it is at the
 family's default) has no weight.
 
 A framework that a device has no rows of, but other devices have, is predicted as `frameworks` says;

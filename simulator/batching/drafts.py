@@ -1,10 +1,9 @@
 """What drafts change in the plan of a step: every decode runs with K of them behind its token.
 
-Rules of vLLM's scheduler (``Scheduler.schedule`` and ``AsyncScheduler`` in vllm/v1/core/sched), beside
-those of `planning`: drafts take tokens of the budget, which may cut them; a sequence holds slots for
-them and for those that drafting will fill; only tokens that are known can be found by their content.
-Planned ahead, a sequence holds what it would take were all drafts in flight accepted, and one whose end
-is not known runs in one more step.
+Rules of vLLM's scheduler (``Scheduler.schedule`` and ``AsyncScheduler`` in vllm/v1/core/sched), beside those of
+`planning`: drafts take tokens of the budget, which may cut them; a sequence holds slots for them and for those that
+drafting will fill; only tokens that are known can be found by their content. Planned ahead, a sequence holds what it
+would take were all drafts in flight accepted, and one whose end is not known runs in one more step.
 """
 
 from __future__ import annotations

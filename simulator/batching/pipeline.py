@@ -1,14 +1,13 @@
 """Steps with pipeline parallel: several batches in flight, one behind the other.
 
-As in vLLM (``EngineCore.step_with_batch_queue`` in vllm/v1/engine/core.py), the scheduler plans a
-new batch as long as fewer than `pp` are in flight, else it waits for the oldest one. A plan of
-nothing takes a place among them, and the oldest is waited for at once. Without asynchronous
-scheduling a decode is in one batch at a time, because its next input is the token that comes of it;
-the next chunk of a prompt may follow the one before it. With it a decode is in every batch, but the
-first stage waits for the last one's tokens before its next batch (``sample_tokens`` in
-vllm/v1/worker/gpu_model_runner.py), so that batches do not overlap. There are no more than `pp`
-batches either way (``max_concurrent_batches`` in vllm/v1/executor/multiproc_executor.py). Each stage
-runs one batch at a time, in order, and sends its activations before it takes the next.
+As in vLLM (``EngineCore.step_with_batch_queue`` in vllm/v1/engine/core.py), the scheduler plans a new batch as long as
+fewer than `pp` are in flight, else it waits for the oldest one. A plan of nothing takes a place among them, and the
+oldest is waited for at once. Without asynchronous scheduling a decode is in one batch at a time, because its next input
+is the token that comes of it; the next chunk of a prompt may follow the one before it. With it a decode is in every
+batch, but the first stage waits for the last one's tokens before its next batch (``sample_tokens`` in
+vllm/v1/worker/gpu_model_runner.py), so that batches do not overlap. There are no more than `pp` batches either way
+(``max_concurrent_batches`` in vllm/v1/executor/multiproc_executor.py). Each stage runs one batch at a time, in order,
+and sends its activations before it takes the next.
 """
 
 from __future__ import annotations

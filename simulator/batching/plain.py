@@ -1,8 +1,7 @@
 """A plain step: planned, costed, stamped as it runs, and finished, one at a time.
 
-Between two changes of the batch (arrival, admission, completion, a block that might not be
-there) decode steps differ only in context. They run as one *stretch*: planned once, costed
-step by step, stamped at the end.
+Between two changes of the batch (arrival, admission, completion, a block that might not be there) decode steps differ
+only in context. They run as one *stretch*: planned once, costed step by step, stamped at the end.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ PREEMPTED = -1
 """Entries of `Plans.counts`."""
 
 (P_TIME, P_FREE, P_END) = range(3)
-"""Columns of `Plans.plans`: when it was made [s], free KV bytes of one device after it, and where its
-entries end."""
+"""Columns of `Plans.plans`: when it was made [s], free KV bytes of one device after it, and where its entries end."""
 
 
 @held

@@ -1,7 +1,6 @@
 """The plan of a step: which sequences run, and how many tokens of each.
 
-One compiled function, :func:`plan_rank`, reads the data of a policy (`policies.Limits`) and the
-engine's state arrays.
+One compiled function, :func:`plan_rank`, reads the data of a policy (`policies.Limits`) and the engine's state arrays.
 """
 
 from __future__ import annotations

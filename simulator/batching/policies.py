@@ -57,7 +57,6 @@ class Policy:
 
     Attributes
     ----------
-    name : str
     token_budget : int
         Tokens of one step (decodes count one each).
     max_sequences : int

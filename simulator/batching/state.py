@@ -1,8 +1,7 @@
 """State of one engine as arrays: requests, queues and running sets of its ranks.
 
-What belongs together lies together, one row a request: the inner loop then touches one or two
-cache lines of a request, and compiled functions take few arrays (each one more costs compile
-time in every function that it passes through).
+What belongs together lies together, one row a request: the inner loop then touches one or two cache lines of a request,
+and compiled functions take few arrays (each one more costs compile time in every function that it passes through).
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ I8 = npt.NDArray[np.int64]
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_FLIGHT,
  I_NOTED, I_DONE, I_ROW, I_SLOT, I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(18)  # fmt: skip
 NUM_PLAIN, NUM_INTS = 13, 18
-"""Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
-request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
-generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
-completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches in flight
-on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the
-row's own request: in row k, the k-th request to complete. Its number k in the run's table, -1 - k once its completion had
-its effects. Behind `NUM_PLAIN`, there with prefix caching
-only: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in `Pool.hashes` or
-the session (`prefix.named`), and tokens that hashes cover."""
+"""Columns of `State.ints`: prompt to process (the input, plus what had been generated when the request was preempted)
+and how many of its tokens are in the KV cache; tokens generated, and to generate; longest sequence that the held KV
+bytes cover; next in its queue; input; place among completions (-1 before); preemptions. With asynchronous scheduling:
+tokens that its batches in flight on several stages will bring; tokens of it whose content was known at its latest plan.
+Then, not of the row's own request: in row k, the k-th request to complete. Its number k in the run's table, -1 - k once
+its completion had its effects. Behind `NUM_PLAIN`, there with prefix caching only: row of `Pool.held`, blocks in it,
+leading ones whose content is noted; start in `Pool.hashes` or the session (`prefix.named`), and tokens that hashes
+cover."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
 NUM_FLOATS = 6
@@ -81,8 +79,7 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
 
-    A request is in prefill while fewer than its target tokens are cached. Queues are linked
-    lists through `I_NEXT`.
+    A request is in prefill while fewer than its target tokens are cached. Queues are linked lists through `I_NEXT`.
     """
 
     ints: I8  # [N, NUM_INTS or NUM_PLAIN]

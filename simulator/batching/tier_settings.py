@@ -52,7 +52,6 @@ class TierSettings:
 
     Attributes
     ----------
-    tiers : tuple of KvTier
     write : str
         One of `WRITES`.
     load : str

@@ -1,11 +1,10 @@
 """What a run's first requests wait for kernels that their server has not used before.
 
-Servers with experts compile or choose kernels at first use: DeepGEMM is compiled for every shape when it is
-first called (github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM), TensorRT-LLM loads the
-kernels of its experts and tries them. All clients of a closed loop start at once, so that the first
-request of each waits; the two warm-up requests a client of later runs all have one prompt's length.
-How the seconds divide is not known. They are no part of a step: TPOT shows none of them. A server
-that has served for a while has none, and `simulate` adds none.
+Servers with experts compile or choose kernels at first use: DeepGEMM is compiled for every shape when it is first
+called (github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM), TensorRT-LLM loads the kernels of its
+experts and tries them. All clients of a closed loop start at once, so that the first request of each waits; the two
+warm-up requests a client of later runs all have one prompt's length. How the seconds divide is not known. They are no
+part of a step: TPOT shows none of them. A server that has served for a while has none, and `simulate` adds none.
 """
 
 from __future__ import annotations

@@ -118,11 +118,10 @@ def _intervals(point: Point, serving: Deployment, side: Deployment) -> tuple[Int
 def requests(point: Point, seed: int) -> RequestStream:
     """Draw a point's closed loop.
 
-    The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none
-    (README of ../shared/serving_points); their tool asks for the nominal ones without a spread
-    (ai-dynamo/aiconfigurator, eval/benchmarks: stddev 0, random-range-ratio 1). Equal ones would
-    keep all clients in step for a whole run, which their TPOT contradicts, so they are drawn as
-    widely, around the nominal ones.
+    The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none (README of
+    ../shared/serving_points); their tool asks for the nominal ones without a spread (ai-dynamo/aiconfigurator,
+    eval/benchmarks: stddev 0, random-range-ratio 1). Equal ones would keep all clients in step for a whole run, which
+    their TPOT contradicts, so they are drawn as widely, around the nominal ones.
     """
     isl, osl = longest(point)
     limit = REQUESTS * point.clients

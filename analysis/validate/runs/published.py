@@ -38,8 +38,7 @@ MLPERF: Mapping[str, tuple[str, int, int]] = {"llama2-70b": LLAMA2_70B}
 """MLPerf's models, by how the name begins. Checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1),
 whatever the column says of the reference's."""
 VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
-"""Version that a set ran which does not print it, by how its name begins and framework (README of the
-data set)."""
+"""Version that a set ran which does not print it, by how its name begins and framework (README of the data set)."""
 MAKERS = {"nvidia", "amd", "instinct", "geforce", "gpu", "superchip", "sxm", "cts"}
 """Words of a device's name that tell no device from another."""
 FORMS = {"pcie", "nvl", "d", "ti", "ada"}

@@ -131,9 +131,8 @@ def validate_runs(
     Parameters
     ----------
     paths : iterable of path-like
-        A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a
-        table of static batches or of published points, or a folder that holds such at any depth; see
-        `spec.find_runs`.
+        A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a table of static
+        batches or of published points, or a folder that holds such at any depth; see `spec.find_runs`.
     seeds : int
         Draws of each run's requests; every figure is the mean of theirs.
     host : str or Path, optional
