@@ -77,7 +77,7 @@ class ModelSpec:
     front : PatchEmbedding or None
         Turns an image into tokens; the model is then an encoder, with neither vocabulary nor head.
     mtp : tuple of Layer
-        Layers of one multi-token-prediction head of the checkpoint; see `speculators.mtp`. They are
+        Layers of one multi-token-prediction head of the checkpoint; see `speculators.methods.mtp`. They are
         no part of the model's own weights and ops.
     mtp_heads : int
         How many such heads there are.

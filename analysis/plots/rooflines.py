@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,13 +16,13 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from .labels import LabelledPoint, place
-from .roofline_words import note, op_text
 from .style import (
     BLACK,
     GREY,
     HEIGHT,
     NORMAL,
     OP_PER_BYTE,
+    PERCENT,
     Style,
     finish,
     house_style,
@@ -338,3 +338,31 @@ def _legend(roofs: Sequence[_Roof], colors: dict[str, Style], layers: Sequence[s
         props = _marker(Style(LEGEND_GREY), FULL, _diameter(share))
         entries.append((Line2D([], [], linestyle="none", **props), f"{100 * share:.0f} %"))
     return entries
+
+
+def op_text(row: Mapping[Hashable, Any]) -> str:
+    """What an op's marker says."""
+    return (
+        f"{row['name']} on {row['processor']}\n{quantity(row['seconds_total'], 's', 1.0)}, "
+        f"{number(100 * row['share'])}{PERCENT} of the time\n{number(row['op_per_byte'])} Op/B, "
+        f"{quantity(row['achieved_flops'], 'FLOP/s')}"
+    )
+
+
+def note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float, crowded: int) -> str:
+    """What the figure leaves out."""
+    parts = []
+    absent = merged[~drawable].groupby("name", sort=False)["share"].sum()
+    if len(absent):
+        listed = [
+            f"{str(name).replace('_', ' ')} {number(100 * share)}{PERCENT}" for name, share in absent.head(5).items()
+        ]
+        if len(absent) > 5:
+            listed.append(f"{len(absent) - 5} more, {number(100 * float(absent[5:].sum()))}{PERCENT}")
+        parts.append(f"Not on the plot, no FLOP or no memory traffic (share of step time): {'; '.join(listed)}.")
+    small = drawable & (merged["share"] < label_share)
+    if small.any():
+        parts.append(f"Ops below {number(100 * label_share)}{PERCENT} of step time have no label.")
+    if crowded:
+        parts.append(f"{crowded} labels found no room.")
+    return " ".join(parts)

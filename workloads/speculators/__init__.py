@@ -1,4 +1,4 @@
-"""Speculative decoding: who drafts tokens, and what of it runs; one module each, by name in `SPECULATORS`."""
+"""Speculative decoding: who drafts tokens, and what of it runs, by name in `SPECULATORS`."""
 
 from .base import SPECULATORS, Drafter, speculator
 
