@@ -21,8 +21,7 @@ from numba.core.caching import IndexDataCacheFile
 
 from . import jit_quick
 from .errors import InputError
-from .jit_given import Either
-from .jit_parts import PartCompiler
+from .jit_parts import Either, PartCompiler
 from .own_folder import cache_folder
 
 F = TypeVar("F", bound=Callable[..., object])

@@ -338,3 +338,11 @@ def joined(tables: Sequence[Table]) -> Table:
         np.concatenate([table.file for table in tables]),
         np.concatenate([table.line for table in tables]),
     )
+
+
+def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
+    """A kernel table with its provenance on top."""
+    import pandas as pd
+
+    body = pd.DataFrame(dict(columns)).to_csv(index=False, float_format="%.6g")
+    return "".join(f"# {line}\n" for line in header) + body

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...kernels.gpu_measure import Timer, copy_rate, gpu_host, open_device
 from ...kernels.gpu_search import SPACES, GpuSearched, search_gpu
 from ...kernels.host import HostInfo
-from ...kernels.tables import table_text
+from ...workloads.kernel_tables import table_text
 from ..parallel import Told
 from ..show.result import Result
 from .measure_configs import check_only

@@ -23,7 +23,6 @@ from ...devices.catalog import load_device, load_system
 from ...devices.spec import SystemSpec
 from ...kernels.measure import Measurement
 from ...kernels.rounds import TimedCase
-from ...kernels.tables import table_text
 from ...kernels.toy import ToyConfig, ToyModel, ToyState
 from ...kernels.toy_delta import DeltaConfig, DeltaModel
 from ...simulator.deploy.deployment import deploy
@@ -31,7 +30,7 @@ from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Skipped, Table, read_tables
+from ...workloads.kernel_tables import Skipped, Table, read_tables, table_text
 from ..answers.simulate import Simulation, simulate
 from ..show.result import Drawing, Result
 from ..show.text import seconds

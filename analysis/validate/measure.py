@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...kernels.host import device_yaml
 from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import MeasuredShape, Measurement, measure
-from ...kernels.tables import table_text
 from ...workloads.errors import InputError
+from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
 from ..parallel import Told
 from ..show.result import Result

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...kernels.configs import SPACES
 from ...kernels.search import KernelSearch, search
-from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
+from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
 from ..parallel import Told
 from ..show.result import Result
