@@ -140,7 +140,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/own_folder.py", "and all(_is_kept(p) for p in own[-1].parents)", "", OWN),
     ("workloads/requests/frames.py", "if not path.exists() or path.read_bytes() != data:", "if not path.exists():", OWN),
     # live
-    ("analysis/live/record.py", "Prompts(trace, seed, server.vocab)", "Prompts(trace, seed)",
+    ("analysis/live/record.py", "PromptSource(trace, seed, server.vocab)", "Prompts(trace, seed)",
      "tests/analysis/test_record.py::test_ids_lie_within_the_vocabulary"),
     ("analysis/live/asked.py", "raw.count(b\",\") > longest + ROOM_COMMAS", "False",
      "tests/analysis/test_serve.py::test_a_large_body_is_refused_before_it_is_parsed"),

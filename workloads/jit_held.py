@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from collections.abc import Hashable
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -84,9 +85,12 @@ def address_of(value: Any) -> int:
     return int(np.frombuffer(value._written[-1], dtype=np.uint8).ctypes.data)
 
 
-def kind_of(value: Any) -> bytes:
-    """What tells tuples of one type from those of another, found sooner than the type is."""
-    return bytes(_dispatcher.compute_fingerprint(value))
+def kind_of(value: Any) -> Hashable:
+    """What tells tuples of one type from those of another, mostly found sooner than the type is."""
+    try:
+        return bytes(_dispatcher.compute_fingerprint(value))
+    except NotImplementedError:  # functions are in it, a policy's from outside
+        return cast(Hashable, type_of_value(value))
 
 
 CODES: dict[tuple[Any, ...], int] = {}

@@ -58,7 +58,7 @@ def derive(memory: DramSpec, run: PatternRun) -> Derived:
 
 def key_of(memory: DramSpec, run: PatternRun) -> str:
     """What a derived number depends on, in short."""
-    text = f"{memory.model_dump_json(exclude={'title', 'aliases', 'pim'})}{run!r}"
+    text = f"{memory.model_dump_json(exclude={'title', 'aliases', 'pim'})}{asdict(run)!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -71,7 +71,7 @@ def meet(memory: DramSpec, first: Sequence[BundleRead], second: Sequence[BundleR
     --------
     >>> from .catalog import load_memory
     >>> memory = load_memory("hbm3-5200-8hi")
-    >>> meet(memory, [Visit(0, 32, 4)], [Visit(1, 32, 2)]).clocks
+    >>> meet(memory, [BundleRead(0, 32, 4)], [BundleRead(1, 32, 2)]).clocks
     128
     """
     import simpy

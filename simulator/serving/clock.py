@@ -72,7 +72,7 @@ class Clock:
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     _number: int = 0  # of calls so far
     _kept: dict[int, tuple[Loop, Face]] = field(default_factory=dict)
-    _codes: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # of `run` and `take_in`, by kind of engine
+    _codes: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # of `run` and `take_in`, by kind of engine
     _names: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
     _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     _hashes: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))

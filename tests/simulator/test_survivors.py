@@ -37,9 +37,9 @@ from opbyte.workloads.ops import Op
 
 
 @compiled
-def one_release(state: State, limits: Limits, kv: KvRules, closed: bool, now: float) -> None:
+def one_release(state: State, limits: Limits, kv: KvRules, now: float) -> None:
     """`release` for a caller outside compiled code."""
-    release(state, limits, kv, closed, now)
+    release(state, limits, kv, now)
 
 
 def test_embedding_and_head_are_split_by_vocabulary() -> None:
@@ -69,7 +69,7 @@ def test_a_waiting_request_counts_four_times_for_vllm() -> None:
         state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))
         assert state.counters[C_SUBMITTED] == 1
         state.ranks[0, R_RUNNING], state.ranks[1, R_WAITING] = running, 1
-        one_release(state, limits, kv, False, 0.0)
+        one_release(state, limits, kv, 0.0)
         assert state.ranks[:, R_WAITING].tolist() == [chosen == 0, 1 + (chosen == 1)]
 
 

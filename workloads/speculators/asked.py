@@ -47,7 +47,7 @@ def read_asked(text: str) -> DraftChoice:
     Examples
     --------
     >>> read_asked("draft:llama-3-8b:3")
-    Asked(method='draft', argument='llama-3-8b', tokens=3)
+    DraftChoice(method='draft', argument='llama-3-8b', tokens=3)
     """
     method, colon, rest = text.partition(":")
     try:
