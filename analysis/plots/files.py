@@ -19,10 +19,18 @@ class Picture:
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
 
+    def __repr__(self) -> str:
+        width, height = self._size()
+        return f"Picture of {width} x {height}"
+
+    def _size(self) -> tuple[int, int]:
+        width, height = (round(96 * float(inches)) for inches in self.figure.get_size_inches())
+        return width, height
+
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
         _write(self.figure, buffer)
-        width, height = (round(96 * float(inches)) for inches in self.figure.get_size_inches())
+        width, height = self._size()
         return buffer.getvalue(), {"width": width, "height": height}
 
 
