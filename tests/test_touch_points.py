@@ -89,6 +89,20 @@ said("toy", "abcd", "--out", sys.argv[1])
 report = (pathlib.Path(sys.argv[1]) / "report.html").read_text()
 print(json.dumps([listed, counted, "4 letters" in report, page().count("### opbyte toy")]))
 """
+POLICY: Mapping[str, Change] = {
+    "simulator/batching/policies.py": (
+        "\nSGLANG = Policy(\n",
+        '\nPOLICIES.register("toy", "eight tokens a step")(Policy("toy", 8, 4, chunked=True, reserve=False))\nSGLANG = Policy(\n',
+    )
+}
+SCHEDULED = """
+import json
+from opbyte import simulate
+from opbyte.analysis.manual.page import page
+asked = dict(rate=50.0, requests=5, input_len=20, output_len=3)
+own, usual = (simulate("llama-3-8b", "h100-x1", policy=p, **asked).run for p in ("toy", "chunked"))
+print(json.dumps([own.policy.name, own.iterations > usual.iterations, page().count("eight tokens a step")]))
+"""
 OP_KIND: Mapping[str, Change] = {
     "workloads/ops.py": ('    "elementwise": OpKind(', '    "toy": OpKind("A toy.", "vector", matrix=False),\n    "elementwise": OpKind('),
     "workloads/layers/ffn.py": (
@@ -143,6 +157,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
     [
         (QUANTITY, "a number of a run", r"one `Quantity` in `analysis/answers/quantities.py`"),
         (COMMAND, "a command", r"in `analysis/`, .* in `analysis/commands/`, its name in `panels.py`"),
+        (POLICY, "a batching policy", r"one entry or one function in `simulator/batching/policies.py`"),
         (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
     ],
 )
@@ -164,6 +179,13 @@ def test_a_number_of_a_run_is_declared_in_one_file(tmp_path: Path) -> None:
 def test_a_command_is_three_files(tmp_path: Path) -> None:
     """Help, JSON, a report and the reference follow."""
     assert asked(tmp_path, COMMAND, CALLED) == ["toy", 3, True, 1]
+
+
+def test_a_policy_is_one_file(tmp_path: Path) -> None:
+    """Runs and the reference follow."""
+    name, more, named = asked(tmp_path, POLICY, SCHEDULED)
+    assert (name, more) == ("toy", True)
+    assert named >= 1
 
 
 def test_a_kind_of_op_is_an_entry_and_who_makes_it(tmp_path: Path) -> None:
