@@ -41,6 +41,16 @@ def bases_of(deployment: Deployment | None) -> Bases:
     return Bases(_each(map(_times, sides)), _each(map(_energy, sides)))
 
 
+def in_short(bases: Bases, measured: bool) -> str:
+    """What times rest on, in a few words; `measured` as `Ranges.measured` says."""
+    if not measured:
+        return "not measured"
+    first, _, others = bases.times.partition(", ")
+    if first.startswith(FITTED):
+        return "fitted kernels and rooflines" if others else "fitted kernels"
+    return first.partition(" ")[0] if first != ENGINE else "simulated engine"
+
+
 def _each(bases: Iterable[str]) -> str:
     """One basis, or those of both pools where they differ."""
     return " beside ".join(dict.fromkeys(bases))

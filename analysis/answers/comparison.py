@@ -11,7 +11,7 @@ from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
-from .bases import NONE, Bases, not_like_for_like
+from .bases import NONE, Bases, in_short, not_like_for_like
 from .evidence import evidence
 from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
@@ -162,6 +162,7 @@ class SystemComparison(Result):
                     f"{self.item}s/s": show(row.items_per_s), f"J/{self.item}": show(joules),
                     "memory GiB": memory, "longest part": _longest(row),
                     "break-even queue": _queue(first),
+                    "priced by": in_short(row.bases, row.ranges is None or row.ranges.measured),
                 }
             )  # fmt: skip
         return out

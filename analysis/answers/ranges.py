@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 """Ops that a sentence names."""
+UNMEASURED = 0.5
+"""Share of the time out of the range of measurements beyond which a system counts as not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,11 @@ class Ranges:
     def share(self) -> float:
         """Share of the time."""
         return sum(each.share for each in self.outside)
+
+    @property
+    def measured(self) -> bool:
+        """Whether most of the time is priced in the range of measurements."""
+        return self.share <= UNMEASURED
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -38,8 +38,6 @@ MEDIAN = 0.5
 """Chance with which a plan holds where no other is asked for."""
 MOST_REQUESTS = 16_000
 """Of a simulation; one that cannot tell by then counts as one that misses."""
-UNMEASURED = 0.5
-"""Share of the time out of the range of measurements beyond which a system counts as not measured."""
 WORST: Value = (float("inf"),)
 OPEN, BEATEN = ("open",), ("beaten",)
 """What is missed where that cannot be told, or need not be: another that is known to serve is better."""
@@ -194,7 +192,7 @@ class Point:
     @property
     def measured(self) -> bool:
         """Whether most of its time is priced in the range of measurements, or of none at all."""
-        return self.ranges is None or self.ranges.share <= UNMEASURED
+        return self.ranges is None or self.ranges.measured
 
     def worst(self, level: Mapping[str, float]) -> float:
         """Largest quotient of a latency and its limit; infinite where the queue grows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...answers.bases import FITTED
+from ...answers.bases import in_short
 from ...show.text import show
 from .best import Searched, Tried
 from .points import BEATEN, Point, Task
@@ -12,9 +12,7 @@ from .points import BEATEN, Point, Task
 
 def priced(p: Point) -> str:
     """What its times rest on, in two words."""
-    if not p.measured:
-        return "not measured"
-    return "fitted kernels" if p.bases.times.startswith(FITTED) else p.bases.times.partition(" ")[0]
+    return in_short(p.bases, p.measured)
 
 
 def said(p: Point) -> str:
