@@ -37,6 +37,7 @@ DOCUMENTS = [
     if path.exists()
 ]
 BIN = Path(os.environ.get("OPBYTE_BIN", Path(sys.executable).parent))
+BLOCKS = re.DOTALL | re.MULTILINE
 TIMEOUT_S = 300
 
 
@@ -120,12 +121,17 @@ def _heads(text: str) -> set[str]:
 def files(text: str) -> dict[str, str]:
     """Files that a document shows, by name."""
     pattern = r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```"
-    return dict(re.findall(pattern, text, re.DOTALL | re.MULTILINE))
+    return dict(re.findall(pattern, text, BLOCKS))
 
 
 def scripts(text: str) -> list[str]:
     """Python blocks of a document."""
-    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```", text, BLOCKS)
+
+
+def printed(text: str) -> list[str]:
+    """Blocks of a document that its commands print, with runs of white space as one."""
+    return [" ".join(block.split()) for block in re.findall(r"^<!-- as printed -->\n+```text\n(.*?)^```", text, BLOCKS)]
 
 
 def _skipped(command: str) -> str:
@@ -188,6 +194,7 @@ def test_commands_run(document: Path, tmp_home: Path, request: pytest.FixtureReq
         env["PATH"] = f"{request.getfixturevalue('forked')}{os.pathsep}{env['PATH']}"
     for name, body in files(text).items():
         (tmp_home / name).write_text(body, encoding="utf-8")
+    told = ""
     for command in (c for c in found if not c.reason):
         where = f"{document.name}:{command.line}: {command.text}"
         run = subprocess.run(
@@ -199,6 +206,9 @@ def test_commands_run(document: Path, tmp_home: Path, request: pytest.FixtureReq
         promised = first_line(command.output)
         if promised and not promised.startswith("..."):
             assert first_line(run.stdout.splitlines()) == promised, where
+        told += " ".join(run.stdout.split()) + " "
+    if os.environ.get("OPBYTE_DOCS") != "files":
+        assert [block for block in printed(text) if block not in told] == []
     for script in scripts(text):
         (tmp_home / "script.py").write_text(script, encoding="utf-8")
         run = subprocess.run(
