@@ -121,6 +121,13 @@ def tracked() -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
+def test_no_other_folder(tracked: list[Path]) -> None:
+    """What a command leaves in a checkout (`opbyte sweep` a folder by the study's name) is not committed."""
+    top = {path.relative_to(ROOT).parts[0] for path in tracked if path.parent != ROOT}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert not [name for name in sorted(top) if f"`{name}/" not in text]
+
+
 def test_no_large_file(tracked: list[Path]) -> None:
     assert not [path for path in tracked if path.stat().st_size > 2**20]
 

@@ -90,7 +90,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
         {"e.json": json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 6, 7]] * 32})},
     ),
     "sweep": (("sweep", "{s.yaml}", "--workers", "1", "--out", "{}"), {"s.yaml": SWEEP}),
-    "sweep of kernels": (("sweep", "{s.yaml}"), {"s.yaml": KERNELS}),
+    "sweep of kernels": (("sweep", "{s.yaml}", "--out", "{}"), {"s.yaml": KERNELS}),
     "pareto": (("pareto", "{}"), {"points.csv": POINTS, "sweep.json": json.dumps(SUMMARY)}),
     "tuned shapes": (
         ("tune", "fused_moe", "--device", "h100", "--shapes", "{s.csv}"),
