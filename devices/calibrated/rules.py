@@ -125,9 +125,9 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
 def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
     """A donor whose products attain what they would with a device's power."""
     names = [p.name for p in family.parameters]
-    more = np.array([h[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
     if "sustained" not in names:
         return donor
+    more = np.array([h[H_ROOM] / donor.h[H_ROOM] if name in LIMITED else 1.0 for name in names])
     most = np.array([p.high for p in family.parameters])
     kernels = {
         label: {branch: np.minimum(values * more, most) for branch, values in held.items()}
