@@ -42,7 +42,7 @@ def bases_of(deployment: Deployment | None) -> Bases:
 
 
 def in_short(bases: Bases, measured: bool) -> str:
-    """What times rest on, in a few words; `measured` as `Ranges.measured` says."""
+    """What times rest on, in a few words; `measured` as `ranges.is_measured` says."""
     if not measured:
         return "not measured"
     first, _, others = bases.times.partition(", ")

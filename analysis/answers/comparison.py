@@ -15,7 +15,7 @@ from .bases import NONE, Bases, in_short, not_like_for_like
 from .evidence import evidence
 from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
-from .ranges import Ranges
+from .ranges import Ranges, is_measured
 from .summary import degrees
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class SystemComparison(Result):
                     f"{self.item}s/s": show(row.items_per_s), f"J/{self.item}": show(joules),
                     "memory GiB": memory, "longest part": _longest(row),
                     "break-even queue": _queue(first),
-                    "priced by": in_short(row.bases, row.ranges is None or row.ranges.measured),
+                    "priced by": in_short(row.bases, is_measured(row.ranges)),
                 }
             )  # fmt: skip
         return out

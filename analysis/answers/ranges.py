@@ -91,11 +91,6 @@ class Ranges:
         """Share of the time."""
         return sum(each.share for each in self.outside)
 
-    @property
-    def measured(self) -> bool:
-        """Whether most of the time is priced in the range of measurements."""
-        return self.share <= UNMEASURED
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "calls": self.calls, "outside_calls": sum(each.calls for each in self.outside),
@@ -127,6 +122,11 @@ class Ranges:
                 "--strict", f"{first.op} on {first.processor} of {self.system} is out of the range "
                 f"of {first.kernels}: {first.beyond}",
             )  # fmt: skip
+
+
+def is_measured(ranges: Ranges | None) -> bool:
+    """Whether most of an answer's time is priced in the range of measurements, or of none at all."""
+    return ranges is None or ranges.share <= UNMEASURED
 
 
 Key = tuple[str, str]

@@ -22,7 +22,7 @@ from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
 from ...answers.interval import RunIntervals
 from ...answers.price import Worth, costs_of, price_of, worth_of
-from ...answers.ranges import Ranges
+from ...answers.ranges import Ranges, is_measured
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
 from ..loads import too_long
@@ -192,7 +192,7 @@ class Point:
     @property
     def measured(self) -> bool:
         """Whether most of its time is priced in the range of measurements, or of none at all."""
-        return self.ranges is None or self.ranges.measured
+        return is_measured(self.ranges)
 
     def worst(self, level: Mapping[str, float]) -> float:
         """Largest quotient of a latency and its limit; infinite where the queue grows."""
