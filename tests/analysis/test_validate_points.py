@@ -107,7 +107,7 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         trt | script | experts | b200 | {"framework_version": "1.2.0"},
         trt | script | experts | ranks, trt | experts | ranks,
         script | experts | b200 | {"framework": "SGLang", "gpus": 8, "tp": 8}, script | {"framework": "SGLang"},
-        script | experts | split | {"framework": "SGLang"},
+        script | experts | split | {"framework": "SGLang"}, trt | script | experts | split | {"framework_version": "0.8.1"},
         script, script | b200, b200, script | b200 | experts,
     ]  # fmt: skip
     points, skipped = read_points(table(*rows))
@@ -121,14 +121,17 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
     assert rules == [
         (20, 14_745, 0, 1), (0, 0, 0, 1), (0, 0, 0, 1), (0, 0, 0, 1), (40, 6553, 0, 1),
         (0, 0, 60, 1), (0, 0, 0, 1), (0, 0, 0, 30), (0, 0, 0, 1), (0, 0, 0, 1),
-        *[(0, 0, 0, 1)] * 4,
+        *[(0, 0, 0, 1)] * 5,
     ]  # fmt: skip
     assert [p.token_budget for p in found] == [
-        16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192, *[8192] * 4
+        16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192, *[8192] * 5
     ]  # fmt: skip
-    assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3 + [False] * 4
+    assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3 + [False] * 5
+    # A split run's version is its container's: Dynamo 0.8.1 is no TensorRT-LLM 0.8, whose host adds 1.2 ms a step.
+    assert points[10].version == ()
+    assert found[10].host == found[0].host
     # Dense models for Blackwell under vLLM: graphs for decodes only, of one flattened model.
-    assert [p.host.prompts_s for p in found] == [0.0] * 11 + [PROMPTS_S, 0.0, 0.0]
+    assert [p.host.prompts_s for p in found] == [0.0] * 12 + [PROMPTS_S, 0.0, 0.0]
 
 
 def test_what_other_sources_launched_is_not_guessed(table: Callable[..., Path]) -> None:

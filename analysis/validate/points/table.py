@@ -52,7 +52,8 @@ class Point:
     device, device_name : str
         Name in the catalog, and in the table.
     version : tuple of int
-        Of the framework, its leading numbers; empty if not recorded.
+        Of the framework, its leading numbers; empty if not recorded: the public benchmark's split runs give their
+        container's (Dynamo 0.8.1, not TensorRT-LLM 0.8).
     framework, model, weight_dtype, kv_dtype, mode : str
         As in the table; a mode is "agg" or "disagg".
     workers : Workers
@@ -181,10 +182,11 @@ def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
         sides = _layout(row)
         assert sides is not None
         prefill, workers = sides
+    contained = prefill is not None and row["source"].startswith(BENCHMARK)
     return Point(
         line=line, source=row["source"], device=names[row["device"]], device_name=row["device"],
         framework=row["framework"],
-        version=_version(row["framework_version"]), model=row["model"], weight_dtype=row["weight_dtype"],
+        version=() if contained else _version(row["framework_version"]), model=row["model"], weight_dtype=row["weight_dtype"],
         kv_dtype=row["kv_dtype"], mode=row["mode"], workers=workers, prefill=prefill,
         isl=row["isl"], osl=row["osl"], clients=row["batch_or_concurrency"],
         ttft_s=row["ttft_s"], tpot_s=row["tpot_s"], suspect=SUSPECT in row["notes"],
