@@ -22,9 +22,8 @@ class OwnRules(Protocol):
         """The same of an engine that requests come to with their caches."""
         ...
 
-    @property
-    def in_stages(self) -> bool:
-        """Whether they run pipeline stages."""
+    def most(self, sequences: int, stages: int) -> int:
+        """Requests that run at once where a policy has so many sequences."""
         ...
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:

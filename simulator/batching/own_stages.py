@@ -1,9 +1,11 @@
-"""Steps of SGLang's own scheduler with pipeline parallel, and which hooks of `loop.advance` are whose.
+"""Steps of an engine's own scheduler with pipeline parallel, and which hooks of `loop.advance` are whose.
 
-As in ``event_loop_pp`` (sglang/srt/managers/scheduler_pp_mixin.py, 0.5.9) there are as many batches as stages, each with
-its running requests, over one queue and one tree. They take turns: one is planned by what has come and sent off, then the
-results of the next one, if it is in flight, are waited for. A batch that has nothing to run is passed over. A
-prompt that is cut goes on in the next batch, while its chunks before are in flight.
+As in SGLang's ``event_loop_pp`` (sglang/srt/managers/scheduler_pp_mixin.py, 0.5.9) and TensorRT-LLM's
+``_executor_loop_pp`` (tensorrt_llm/_torch/pyexecutor/py_executor.py, 1.2) there are as many batches as stages, which take
+turns: one is planned by what has come and sent off, then the results of the next one, if it is in flight, are waited for.
+A batch that has nothing to run is passed over. A prompt that is cut goes on in the next batch, while its chunks before are
+in flight. SGLang's batches have running requests of their own, over one queue and one tree; TensorRT-LLM plans each batch
+from all active requests but those whose last token is in flight, and takes no memory from what is.
 """
 
 from __future__ import annotations
@@ -11,57 +13,26 @@ from __future__ import annotations
 from ...workloads.jit import compiled_given, compiled_part
 from ..step.books import Books
 from ..step.lowering import Plan
-from . import exact, pipeline
+from . import exact, pipeline, sglang_steps, trtllm_steps
 from . import state as col
 from .kv import KvRules
 from .pipeline import P_COUNT, P_FIRST
 from .plain import write_log
 from .policies import Limits
-from .sglang_state import NUM_SCHEDULE, S_CHUNKED, S_FLIGHT
 from .state import State
 from .status import AGAIN, GO, STUCK
 from .verify import log_draft
 
-
-@compiled_part
-def take_up(st: State, place: int) -> None:
-    """Look at one of the batches: what is its own comes to where plans find it."""
-    x = st.exact.sglang
-    for r in range(st.ranks.shape[0]):
-        own = x.turns.own[place, r]
-        for c in range(NUM_SCHEDULE):
-            if c != S_CHUNKED:  # of all of them
-                x.ranks[r, c] = own[c]
-        st.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
-        copy(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
-
-
-@compiled_part
-def put_down(st: State, place: int) -> None:
-    """`take_up` the other way round."""
-    x = st.exact.sglang
-    for r in range(st.ranks.shape[0]):
-        own = x.turns.own[place, r]
-        for c in range(NUM_SCHEDULE):
-            own[c] = x.ranks[r, c]
-        own[NUM_SCHEDULE] = st.ranks[r, col.R_RUNNING]
-        copy(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
-
-
-@compiled_part
-def copy(source: col.I8, target: col.I8, running: int, flight: int) -> None:
-    """Copy those that run, and those whose results are waited for."""
-    first = source.size // 3
-    for j in range(running):
-        target[j] = source[j]
-    for j in range(first, first + flight):
-        target[j] = source[j]
+take_up = compiled_given(exact.SGLANG, trtllm_steps.take_up)(sglang_steps.take_up)
+put_down = compiled_given(exact.SGLANG, trtllm_steps.put_down)(sglang_steps.put_down)
+elsewhere = compiled_given(exact.SGLANG, trtllm_steps.elsewhere)(sglang_steps.elsewhere)
+seen = compiled_given(exact.SGLANG, trtllm_steps.seen)(sglang_steps.seen)
 
 
 @compiled_part
 def send(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, place: int) -> None:
     """Send the planned batch through the stages."""
-    counters, step, pipe, turns = st.counters, st.exact.step[0], st.pipe, st.exact.sglang.turns
+    counters, step, pipe = st.counters, st.exact.step[0], st.pipe
     pipeline.price_stages(plan, limits, st, books, step.decodes)
     start, end = pipeline.send_through(st, books.stages, st.clocks[col.T_NOW], False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
@@ -70,10 +41,7 @@ def send(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, place
     counters[col.C_STRETCH] = 1
     counters[col.C_PROMPT] += int(step.prompts)
     write_log(plan, st, books, start, end, 1, step)
-    for other in range(plan.stages):
-        for r in range(st.ranks.shape[0]):
-            if other != place:
-                st.log[counters[col.C_LOG] - 1, col.L_RUNNING] += turns.own[other, r, NUM_SCHEDULE]
+    st.log[counters[col.C_LOG] - 1, col.L_RUNNING] += elsewhere(st, place)
     log_draft(st)
     exact.start_step(st, kv, 1)
     step.planned = step.tries = 0
@@ -83,7 +51,7 @@ def send(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, place
 def take_turn(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
     clocks, step, pipe = st.clocks, st.exact.step[0], st.pipe
-    place, now = pipe.ring[P_FIRST], st.clocks[col.T_NOW]
+    place, now, before = pipe.ring[P_FIRST], st.clocks[col.T_NOW], pipe.free[0]
     take_up(st, place)
     exact.plan_next(plan, kv, st)
     step.tries += 1
@@ -91,9 +59,9 @@ def take_turn(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
         send(plan, limits, kv, st, books, place)
     put_down(st, place)
     pipe.ring[P_FIRST] = place = (place + 1) % plan.stages
+    clocks[col.T_NOW] = seen(st, before)
     if pipe.sizes[place, 0] == 1:
-        clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(pipe.ends[place], now)
-        clocks[col.T_BUSY] += clocks[col.T_NOW] - now
+        clocks[col.T_NOW] = max(pipe.ends[place], clocks[col.T_NOW])
         take_up(st, place)
         exact.take_results(st, kv, clocks[col.T_NOW], clocks[col.T_NOW])
         put_down(st, place)
@@ -101,6 +69,8 @@ def take_turn(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
         pipe.ring[P_COUNT] -= 1
     elif pipe.ring[P_COUNT] == 0 and step.tries == plan.stages:
         exact.fall_idle(st)
+    clocks[col.T_KNOWN] = clocks[col.T_NOW]
+    clocks[col.T_BUSY] += clocks[col.T_NOW] - now
     return STUCK if step.tries > 2 * plan.stages + 2 and pipe.ring[P_COUNT] == 0 else AGAIN
 
 

@@ -107,8 +107,8 @@ class Policy:
         that came first. A preempted request goes before all others.
     rules : OwnRules, optional
         An engine's own scheduler, which then decides instead of all above but `max_sequences`,
-        `poll_steps`, `graphs`, `host` and `order`. With pipeline stages, where it does not run in those, and for
-        models with attention windows or constant state the fields above stand for it.
+        `poll_steps`, `graphs`, `host` and `order`. For models with attention windows or constant state the fields
+        above stand for it.
     part : AskedPart, optional
         A part from outside, which lets prompts wait.
     host : Host

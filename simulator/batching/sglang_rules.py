@@ -84,10 +84,9 @@ class SglangRules:
         """Those of a server with drafts: results are waited for, and prompts run alone (sglang/srt/server_args.py)."""
         return replace(self, overlap=False, mixed=False)
 
-    @property
-    def in_stages(self) -> bool:
-        """They run pipeline stages too (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py)."""
-        return True
+    def most(self, sequences: int, stages: int) -> int:
+        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) one that is cut goes on beside."""
+        return sequences + (stages > 1)
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
         """The state before the first request, of so many pages of `page` tokens a rank.

@@ -11,7 +11,17 @@ from .radix import K_FREE, K_HEAP
 from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
 from .sglang_plan import plan_step
 from .sglang_priority import preempts
-from .sglang_state import S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
+from .sglang_state import (
+    NUM_SCHEDULE,
+    S_CHUNKED,
+    S_EXTENDED,
+    S_FLIGHT,
+    S_FLIGHT_CHUNK,
+    S_FULL,
+    S_LAST_CHUNK,
+    S_LIST,
+    Sglang,
+)
 from .state import I8, State
 from .stretch import record_gap, stamp
 from .verify import record_together, verified
@@ -173,3 +183,51 @@ def rank_for(st: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
     x = st.exact.sglang
     return int(st.counters[col.C_RELEASED] % x.ratio.size)
+
+
+@compiled_part
+def copy(source: col.I8, target: col.I8, running: int, flight: int) -> None:
+    """Copy those that run, and those whose results are waited for."""
+    first = source.size // 3
+    for j in range(running):
+        target[j] = source[j]
+    for j in range(first, first + flight):
+        target[j] = source[j]
+
+
+def take_up(st: State, place: int) -> None:
+    """Look at one of the batches: what is its own comes to where plans find it."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        own = x.turns.own[place, r]
+        for c in range(NUM_SCHEDULE):
+            if c != S_CHUNKED:  # of all of them
+                x.ranks[r, c] = own[c]
+        st.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
+        copy(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
+
+
+def put_down(st: State, place: int) -> None:
+    """`take_up` the other way round."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        own = x.turns.own[place, r]
+        for c in range(NUM_SCHEDULE):
+            own[c] = x.ranks[r, c]
+        own[NUM_SCHEDULE] = st.ranks[r, col.R_RUNNING]
+        copy(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
+
+
+def seen(st: State, before: float) -> float:
+    """Results are waited for as soon as a batch has been sent."""
+    return float(st.clocks[col.T_NOW])
+
+
+def elsewhere(st: State, place: int) -> int:
+    """Requests that run in the other batches."""
+    turns, more = st.exact.sglang.turns, int64(0)
+    for other in range(turns.own.shape[0]):
+        for r in range(st.ranks.shape[0]):
+            if other != place:
+                more += turns.own[other, r, NUM_SCHEDULE]
+    return int(more)

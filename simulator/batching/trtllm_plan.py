@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from . import state as col
 from .counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
 from .drafts import drafts_of
@@ -31,6 +31,12 @@ def brought(request: I8) -> bool:
     return bool(request[col.I_ROOM] == 0 and request[col.I_CACHED] > 0)
 
 
+@compiled_given("x.flights", otherwise=lambda x, request: False)
+def flies(x: Trtllm, request: I8) -> bool:
+    """Whether a batch in flight has a request."""
+    return bool(request[col.I_FLIGHT] > 0)
+
+
 @compiled_part
 def take_active(st: State, x: Trtllm, r: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
@@ -40,7 +46,7 @@ def take_active(st: State, x: Trtllm, r: int) -> None:
         if st.ints[i, col.I_ORDER] < 0:
             st.running[r, kept] = i
             kept += 1
-    while rank[col.R_HEAD] >= 0 and kept < x.rules.requests:
+    while rank[col.R_HEAD] >= 0 and kept < x.rules.active:
         i = rank[col.R_HEAD]
         st.running[r, kept] = i
         kept += 1
@@ -116,15 +122,21 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
 
 
 @compiled_inside
-def next_blocks(request: I8, block: int, drafts: int) -> int:
-    """Blocks that a request's next step takes (`getNeededBlocksOneStep`)."""
+def next_blocks(request: I8, block: int, drafts: int, steps: int) -> int:
+    """Blocks that a request's next steps take (`getNeededBlocksOneStep`)."""
     if request[col.I_ROOM] == 0:
         return blocks_of(request[col.I_TARGET] + brought(request) * (1 + drafts), block)
     if not decodes(request):
         return 0
     room = request[col.I_ROOM]
     most = request[col.I_INPUT] + request[col.I_OUTPUT] - room
-    return blocks_of(room + min(1, most) + drafts, block) - blocks_of(room, block)
+    return blocks_of(room + min(steps * (1 + drafts), most + drafts), block) - blocks_of(room, block)
+
+
+@compiled_inside
+def keeps(x: Trtllm, request: I8) -> bool:
+    """Whether no memory can be taken from a request."""
+    return bool(request[col.I_ROOM] == 0 or flies(x, request))
 
 
 @compiled_part
@@ -138,7 +150,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
     while j < stop:
         i = st.running[r, j]
         later, told = better_later(st, x, r, i, told)  # asked again after each pause
-        need = next_blocks(st.ints[i], block, drafts_of(st))
+        need = next_blocks(st.ints[i], block, drafts_of(st), x.rules.looks)
         if later:
             j += 1
         elif taken + need <= free:
@@ -147,7 +159,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
             j += 1
         else:
             k = stop - 1
-            while k >= j and st.ints[st.running[r, k], col.I_ROOM] == 0:
+            while k >= j and keeps(x, st.ints[st.running[r, k]]):
                 k -= 1
             if k < j:
                 return
@@ -181,8 +193,8 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         fresh[j] = 0
     for j in range(size):
         request = st.ints[st.running[r, j]]
-        if wanted[j] != 1:
-            continue
+        if wanted[j] != 1 or (flies(x, request) and decodes(request)):
+            continue  # its last token is waited for
         if decodes(request) or brought(request):
             if tokens + more > rules.tokens:
                 break

@@ -61,20 +61,22 @@ class TrtllmRules:
         """Those of a server with drafts, whose results are waited for."""
         return replace(self, overlap=False)
 
-    @property
-    def in_stages(self) -> bool:
-        """With pipeline stages a policy stands for them."""
-        return False
+    def most(self, sequences: int, stages: int) -> int:
+        """Active requests: of every batch in flight (`max_num_active_requests`)."""
+        return sequences * stages
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
-        """The state before the first request, of so many blocks of `page` tokens a rank."""
-        assert stages == 1
+        """The state before the first request, of so many blocks of `page` tokens a rank.
+
+        Of several stages results are waited for, and memory is looked for two steps ahead (`two_step_lookahead`).
+        """
         numbers = TrtNumbers(
-            page, sequences, self.max_num_tokens, self.chunked, self.evicts, self.reuse,
+            page, sequences, self.most(sequences, stages), min(stages, 2),
+            self.max_num_tokens, self.chunked, self.evicts, self.reuse,
             self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,
             self.even_steps, self.even_batches,
         )  # fmt: skip
-        return new_exact(self.overlap, trtllm=new_trtllm(numbers, ranks, pages))
+        return new_exact(self.overlap and stages == 1, trtllm=new_trtllm(numbers, ranks, pages, stages))
 
     def widen(self, x: Exact, blocks: int) -> Exact:
         """The same state with room for requests of so many blocks."""

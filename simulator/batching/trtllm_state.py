@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,12 @@ I8 = npt.NDArray[np.int64]
 
 
 class TrtNumbers(NamedTuple):
-    """`TrtllmRules` and what they run with, for the compiled path."""
+    """`TrtllmRules` and what they run with: requests of a step and active ones, and steps whose memory is looked for."""
 
     block: int
     requests: int
+    active: int
+    looks: int
     tokens: int
     chunked: bool
     evicts: bool
@@ -44,6 +46,14 @@ NUM_RANK = 3
 
 
 @held
+class Flights(NamedTuple):
+    """Each of P batches in flight while another one is looked at, of R ranks."""
+
+    running: I8  # [P, R, 2B] the last two lists of `State.running`
+    sizes: I8  # [P, R] requests of each
+
+
+@held
 class Trtllm(NamedTuple):
     """R ranks of N blocks, B requests of at most W blocks each."""
 
@@ -56,11 +66,13 @@ class Trtllm(NamedTuple):
     told: I8  # [2, B] scratch: what prompts of the plan being made will let others find
     wanted: I8  # [R, B] scratch: whether memory suffices for each request
     waited: I8  # [2]
+    flights: Flights | Any  # None with one stage
 
 
-def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int) -> Trtllm:
+def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trtllm:
     """The state before the first request."""
-    rows, ring = numbers.requests, np.arange(blocks + 1)
+    rows, ring = numbers.active, np.arange(blocks + 1)
+    running, sizes = np.zeros((stages, ranks, 2 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
     links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
     links[:, :, 0], links[:, :, 1] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
     own = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -73,6 +85,7 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int) -> Trtllm:
     return Trtllm(
         numbers, content, links, table, held, own, np.zeros((2, rows + 1), dtype=np.int64),
         np.zeros((ranks, rows), dtype=np.int64), np.zeros(2, dtype=np.int64),
+        Flights(running, sizes) if stages > 1 else None,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from .kv import KvRules, blocks_of
 from .state import I8, State
 from .stretch import record_gap, stamp
 from .trtllm_blocks import count_free, end, give_back, store, take_block
-from .trtllm_plan import decodes, plan_all
+from .trtllm_plan import decodes, flies, plan_all
 from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
 from .verify import record_together, verified
 
@@ -46,6 +46,7 @@ def start_ranks(st: State, kv: KvRules, steps: int) -> None:
                 kind = int64(1 if request[col.I_CACHED] >= request[col.I_TARGET] else 2)
             st.running[r, place + size], st.running[r, 2 * place + size] = i, kind
             size += 1
+            request[col.I_FLIGHT] += 1
             if more > 0:
                 request[col.I_ROOM] += more
                 while request[col.I_BLOCKS] * x.rules.block < request[col.I_ROOM]:
@@ -81,6 +82,7 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> Non
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
         paused = request[col.I_ROOM] == 0
+        request[col.I_FLIGHT] -= 1
         if request[col.I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
         count = tokens_taken(st, x, r, i, kind > 0)
@@ -97,7 +99,7 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> Non
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
-        if kind > 0 and decodes(request):
+        if kind > 0 and decodes(request) and not (kind == 2 and flies(x, request)):
             store(st, x, r, i, min(request[col.I_INPUT] + request[col.I_GENERATED] - 1, request[col.I_HASHED]))
     own[T_FLIGHT] = 0
 
@@ -164,3 +166,35 @@ def most_steps(st: State) -> int:
 def rank_for(st: State) -> int:
     """The rank with the fewest requests takes the next."""
     return lightest_rank(st, 1)
+
+
+def take_up(st: State, place: int) -> None:
+    """Look at one of the batches in flight: what it holds comes to where results are taken from."""
+    x = st.exact.trtllm
+    first = st.running.shape[1] // 3
+    for r in range(st.ranks.shape[0]):
+        size = x.ranks[r, T_FLIGHT] = x.flights.sizes[place, r]
+        for j in range(size):
+            st.running[r, first + j] = x.flights.running[place, r, j]
+            st.running[r, 2 * first + j] = x.flights.running[place, r, first + j]
+
+
+def put_down(st: State, place: int) -> None:
+    """`take_up` the other way round."""
+    x = st.exact.trtllm
+    first = st.running.shape[1] // 3
+    for r in range(st.ranks.shape[0]):
+        size = x.flights.sizes[place, r] = x.ranks[r, T_FLIGHT]
+        for j in range(size):
+            x.flights.running[place, r, j] = st.running[r, first + j]
+            x.flights.running[place, r, first + j] = st.running[r, 2 * first + j]
+
+
+def seen(st: State, before: float) -> float:
+    """Before it takes results the executor waits for the first stage's work on the batch before (`sampler_event`)."""
+    return float(max(before, st.clocks[col.T_NOW]))
+
+
+def elsewhere(st: State, place: int) -> int:
+    """All that run are in one list."""
+    return 0

@@ -105,7 +105,7 @@ class Engine:
         else:
             self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
         rules = self.policy.rules
-        caching = self.policy.caching or (rules is not None and (self.plan.stages == 1 or rules.in_stages))
+        caching = self.policy.caching or rules is not None
         self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
@@ -136,9 +136,9 @@ class Engine:
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
         exact = None
-        if rules is not None and blocks and (stages == 1 or rules.in_stages):  # which number pages themselves
+        if rules is not None and blocks:  # which number pages themselves
             exact, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
-            most += stages > 1  # a prompt that is cut goes on beside as many as there may be
+            most = rules.most(most, stages)
         self.state = new_state(ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1)._replace(
             spec=self._spec, exact=exact, pipe=new_pipe(stages, ranks, most) if stages > 1 else None
         )

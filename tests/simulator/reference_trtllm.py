@@ -47,6 +47,7 @@ class Request:
     first: float = math.nan
     last: float = math.nan
     preemptions: int = 0
+    flying: int = 0  # batches on stages that have it
     gaps: list[float] = field(default_factory=list)
 
     @property
@@ -149,13 +150,14 @@ class Rank:
 
     def __init__(self, rules: Any, requests: int, blocks: int, size: int, drafts: int = 0) -> None:
         self.rules, self.most, self.drafts = rules, requests, drafts
+        self.stages = 1
         self.memory = Memory(blocks, size, rules.reuse)
         self.waiting: list[Request] = []
         self.active: list[Request] = []
 
     def fetch(self) -> None:
         self.active = [r for r in self.active if not r.finished]
-        while self.waiting and len(self.active) < self.most:
+        while self.waiting and len(self.active) < self.most * self.stages:
             request = self.waiting.pop(0)
             request.prompt = request.prompt or request.tokens
             self.active.append(request)
@@ -201,7 +203,8 @@ class Rank:
             return ceil(request.prompt)
         if not request.generating:
             return 0
-        more = min(1, request.input + request.output - request.kv) + self.drafts
+        left = request.input + request.output - request.kv + self.drafts
+        more = min((1 if self.stages == 1 else 2) * (1 + self.drafts), left)
         return ceil(request.kv + more) - ceil(request.kv)
 
     def utilized(self) -> tuple[list[Request], list[Request]]:
@@ -218,7 +221,7 @@ class Rank:
                 taken += self.one_step(request)
                 chosen.append(line.pop(0))
                 continue
-            started = [r for r in line if r.kv]
+            started = [r for r in line if r.kv and not r.flying]
             if not started:
                 break
             victim = started[-1]
@@ -237,6 +240,8 @@ class Rank:
         prompts: list[tuple[Request, int]] = []
         decodes: list[tuple[Request, int]] = []
         for request in chosen:
+            if request.generating and request.flying:
+                continue
             if request.generating:
                 if tokens + 1 + self.drafts > most:
                     break
@@ -352,9 +357,8 @@ class Reference:
             plans.append(rank.prepare([] if waits else prompts, decodes, self.host))
         if not any(plans):
             return None
-        seconds = self.seconds([batch_of(plan) for plan in plans], self.steps)
+        end = self.run(self.seconds([batch_of(plan) for plan in plans], self.steps))
         self.steps += 1
-        self.device = max(self.host, self.device) + seconds
         kinds: list[dict[Request, str]] = []
         for plan in plans:
             kinds.append({})
@@ -363,7 +367,12 @@ class Reference:
                 request.position += tokens if prompt or tokens == 1 else 0
                 whole = "prompt" if request.generating else "part"
                 kinds[-1][request] = whole if prompt else "decode"
-        return Step(plans, kinds, self.device)
+        return Step(plans, kinds, end)
+
+    def run(self, seconds: Any) -> float:
+        """When a step is through that is launched now."""
+        self.device = max(self.host, self.device) + seconds
+        return self.device
 
     def waits(self, choices: Sequence[Any]) -> bool:
         """_waiting_requests and _balance_adp_requests"""
@@ -419,7 +428,7 @@ class Reference:
                     if request.kv:
                         rank.memory.end(request, request.tokens - 1)
             for request, _ in plan:
-                if kinds[request] != "decode" and request.generating:
+                if kinds[request] != "decode" and request.generating and not request.flying:
                     rank.memory.store(request, request.tokens - 1)
 
     def token(self, request: Request) -> None:
@@ -434,6 +443,57 @@ class Reference:
         """A client's next request comes when it has been answered."""
         for following in [r for r in self.to_come if r.arrival == math.inf][:1]:
             following.arrival = self.host
+
+
+@dataclass
+class Stages(Reference):
+    """The loop over pipeline stages (_executor_loop_pp): as many batches take turns, planned from the same requests.
+
+    `seconds` gives those of each stage. A request whose last token is in flight is in no other batch, and none in flight
+    is paused. One is planned and sent off; then the host waits for the first stage's work on the one before it, and for
+    the results of the next one.
+    """
+
+    stages: int = 1
+    places: int = 1
+
+    def serve(self, requests: list[Request]) -> None:
+        for request in requests[: self.clients or 0]:
+            request.arrival = 0.0
+        self.to_come = list(requests)
+        self.free = [0.0] * self.stages
+        for rank in self.ranks:
+            rank.stages, rank.most = self.stages, self.places
+        flying: list[Step | None] = [None] * self.stages
+        turn = 0
+        while True:
+            while self.to_come and self.to_come[0].arrival <= self.host:
+                min(self.ranks, key=self.load).waiting.append(self.to_come.pop(0))
+            before = self.free[0]
+            flying[turn] = step = self.launch()
+            self.count(step, 1)
+            self.host = max(self.host, before)
+            turn = (turn + 1) % self.stages
+            step = flying[turn]
+            if step:
+                self.count(step, -1)
+                self.process(step)
+                flying[turn] = None
+            if not any(flying) and not any(r.waiting or r.active for r in self.ranks):
+                if not self.to_come:
+                    return
+                self.host = max(self.host, self.to_come[0].arrival)
+
+    def count(self, step: Step | None, more: int) -> None:
+        for plan in step.plans if step else ():
+            for request, _ in plan:
+                request.flying += more
+
+    def run(self, seconds: Any) -> float:
+        end = self.host
+        for s, own in enumerate(seconds):
+            self.free[s] = end = max(end, self.free[s]) + own
+        return end
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

@@ -273,16 +273,17 @@ def test_same_schedule_as_the_reference(
     check_schedule(kind, small(model, system, routing), references, data.draw(workloads(kind)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pp", [2, 4])
 @given(data=st.data())
 @settings(max_examples=12)
-def test_sglang_runs_stages_by_its_own_rules(
-    pp: int, small: Callable[..., Deployment], references: Callable[[str], ModuleType], data: st.DataObject
+def test_stages_run_by_the_own_rules(
+    kind: str, pp: int, small: Callable[..., Deployment], references: Callable[[str], ModuleType], data: st.DataObject
 ) -> None:
     """Batches that take turns, over one queue and one tree; a prompt's chunks may all be in flight."""
-    load = data.draw(workloads("sglang"))
+    load = data.draw(workloads(kind))
     load["policy"] = replace(load["policy"], poll_steps=1)
-    check_schedule("sglang", small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), references, load)
+    check_schedule(kind, small("llama-3-8b", f"h100-x{pp}", "uniform", pp=pp), references, load)
 
 
 def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
