@@ -149,6 +149,7 @@ PART: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_cla
 
 
 jit_quick.keep_less_book()
+jit_quick.link_as(PART)
 
 
 def _njit(function: F, **options: Any) -> F:

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite.binding import ffi
 from numba.core import base, compiler_lock, ir, postproc, transforms, types
 from numba.core.targetconfig import ConfigStack
-from numba.core.typing import context
+from numba.core.typing import context, templates
 
 VARIABLE, INSTRUCTION, SEVERAL, NAMED, OTHER = range(5)
 kinds: dict[type, int] = {}
@@ -35,6 +35,18 @@ def keep_less_book() -> None:
     type(lock).acquire = lambda self: own.acquire()
     type(lock).release = lambda self: own.release()
     ffi.lib._lock._cblist.clear()  # who listens to LLVM's lock
+
+
+def link_as(options: dict[str, Any]) -> None:
+    """Compile what Numba has written in Python (`max`, `int`) with our options: nothing but its callers calls it."""
+    kind: Any = templates._OverloadFunctionTemplate
+    decorator_of = kind._get_jit_decorator
+
+    def decorator(template: Any) -> Any:
+        jit = decorator_of(template)
+        return lambda **own: jit(**own if own.get("parallel") else own | options)
+
+    kind._get_jit_decorator = decorator
 
 
 def _typed_once(type_call: Any) -> Any:

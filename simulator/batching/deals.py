@@ -112,6 +112,7 @@ class How(NamedTuple):
     stops: bool  # see `level.bring`
     level: bool
     whole: bool  # whether blocks of requests are dealt by the caller
+    more: bool | None  # whether anything but that ever happens; None: no
     passes: bool  # whether requests pass something on their way to the router, which is the caller's
     shelved: bool  # whether the caller is told of completions
     clients: int  # of a closed loop; 0: none

@@ -14,7 +14,6 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.jit_held import called_at, held, held_at, kept
 from .heap import Heap, drop_first, new_heap, push
 from .lanes import M_REFUSED
-from .loop import Loop
 from .records import named, records
 from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
 from .status import GOAL, REACHED
@@ -188,6 +187,6 @@ def line_up(fleet: Fleet) -> None:
 
 
 @compiled
-def write_down(what: Loop | Face) -> bool:
-    """Let a tuple be written down, as any call with it does."""
+def write_down(face: Face) -> bool:
+    """Let it be written down, as any call with it does."""
     return True

@@ -21,6 +21,9 @@ from .policies import Limits
 from .state import State
 from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED
 
+WRITE_DOWN = -1
+"""Instead of a goal: let the engine be written down, as any call does, and no more."""
+
 
 @kept
 class Loop(NamedTuple):
@@ -74,4 +77,6 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
 @compiled
 def run(loop: Loop, until: float, goal: int) -> int:
     """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
+    if goal == WRITE_DOWN:
+        return REACHED
     return advance(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, goal)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled, compiled_given, compiled_part
 from . import state as col
 from .crossing import arrive, goes_on, next_cache
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, How, Play, Rows, at_time, deal, give
@@ -205,6 +205,15 @@ def send(p: Play, how: How) -> int:
 
 
 @compiled_part
+def ask_for_block(p: Play, how: How) -> int:
+    """`follow_up` where the caller deals: it does so now."""
+    if p.at[0].awake:
+        return BLOCK
+    p.at[0].phase = BRINGING
+    return REACHED
+
+
+@compiled_given("how.more", otherwise=ask_for_block)
 def follow_up(p: Play, how: How) -> int:
     """Do what follows from an event, phase by phase; `REACHED`, or why the caller must act."""
     at, status = p.at[0], REACHED
@@ -227,6 +236,15 @@ def follow_up(p: Play, how: How) -> int:
 
 
 @compiled_part
+def next_arrivals(p: Play, how: How) -> int:
+    """`happen` where nothing else does."""
+    at = p.at[0]
+    at.now, at.phase, at.awake = p.events.time[0], GIVING, 1
+    drop_first(p.events)
+    return REACHED
+
+
+@compiled_given("how.more", otherwise=next_arrivals)
 def happen(p: Play, how: How) -> int:
     """Take the next event; `REACHED`, or why the caller must act."""
     at, what = p.at[0], p.events.tags[0, 1]
@@ -258,6 +276,17 @@ def comes_next(p: Play) -> bool:
         return False
     at.now, at.phase, at.node = time, GIVING, n
     return True
+
+
+@compiled_given("how.more", otherwise=lambda p, how: bring(p.fleet, False, how.level))
+def run_engines(p: Play, how: How) -> int:
+    """Bring the engines up to the next event, which what completes may be (`GOAL`)."""
+    status = bring(p.fleet, how.stops, how.level)
+    while status == GOAL and not comes_next(p):
+        n = p.fleet.turn[0].goal
+        at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
+        status = bring(p.fleet, how.stops, how.level)
+    return int(status)
 
 
 @compiled_part
@@ -294,11 +323,7 @@ def play(p: Play, how: How) -> int:
             fleet.turn[0].limit = events.time[0] if events.size[0] > 0 else np.inf
             if how.stops and 0 < at.goal <= at.delivered:
                 return NOTE
-        status = bring(fleet, how.stops, how.level)
-        while status == GOAL and not comes_next(p):
-            n = fleet.turn[0].goal
-            at_time(p, p.own[n].clock, COMPLETIONS + KINDS * n)
-            status = bring(fleet, how.stops, how.level)
+        status = run_engines(p, how)
         if status == GOAL:
             continue
         if status != REACHED:

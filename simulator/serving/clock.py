@@ -19,7 +19,7 @@ from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, How, Play, Rows, 
 from ..batching.heap import new_heap, push
 from ..batching.kv import rank_rules
 from ..batching.level import Face, new_fleet, write_down
-from ..batching.loop import Loop, run
+from ..batching.loop import WRITE_DOWN, Loop, run
 from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
@@ -202,7 +202,7 @@ class Clock:
             if engine.loop is loop:
                 continue
             loop = engine.loop
-            write_down(loop)
+            run(loop, -np.inf, WRITE_DOWN)
             fleet.loops[n] = address_of(loop)
             fleet.runs[n], fleet.takes[n] = self._codes_of(loop)
             if face is None or engine.state.ints is not face.ints:
@@ -217,7 +217,8 @@ class Clock:
         kind = kind_of(loop)
         if kind not in self._codes:
             rows = self.play.rows, 0, 0.0, 0, 0
-            self._codes[kind] = code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows)
+            takes = code_of(take_in, loop, *rows) if self.how.more else 0
+            self._codes[kind] = code_of(run, loop, 0.0, 0), takes
         return self._codes[kind]
 
     def _tell_hashes(self, engine: Engine) -> None:

@@ -188,6 +188,7 @@ class Driver:
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
             level=any(node.engine.common is not None for node in (*entry, *decode)), whole=whole,
+            more=True if warmup or stop or not whole else None,
             passes=doors or pools.encoder is not None, shelved=swapped,
             clients=0 if whole else stream.closed_loop or 0, between=None,
         )  # fmt: skip
