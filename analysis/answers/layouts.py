@@ -25,6 +25,7 @@ from ...workloads.access import Access
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..parallel.study import Study
 from ..show.result import Rests, Result
 from ..show.text import seconds
 from .rests import rests_of
@@ -198,8 +199,8 @@ def layouts(
             "--batch, --context",
             "are too small for a layout to matter: some of the channels would hold no part of the KV cache",
         )
-    best = sorted(tried, key=search.memory_s)[:FINALISTS]
-    ranked = sorted(map(search.whole, best), key=lambda each: each.step_s)
+    steps = Study(search.whole, lambda each: (each.step_s,))
+    ranked = steps.ranked(steps.results(sorted(tried, key=search.memory_s)[:FINALISTS]))
     usual = search.whole(search.usual)
     return Layouts(
         spec.name, where, batch, context, len(tried), usual, tuple(ranked), (rests_of(system, where, search.flat),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,6 +13,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.scenario.load import load
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
+from ..parallel.study import Study
 from .train import Training, train
 
 if TYPE_CHECKING:
@@ -58,20 +60,16 @@ def fastest_training(
     asked: dict[str, Any] = dict(options)
     given = {name: asked[name] for name in CHOICES if asked.get(name) is not None}
     rest = {name: value for name, value in asked.items() if name not in CHOICES}
-    found: list[Training] = []
-    refused: InputError | None = None
-    too_large: list[CapacityError] = []
-    for candidate in _candidates(spec, where, given):
-        try:
-            found.append(_fitting(spec, system, candidate, rest, "recompute" in given))
-        except CapacityError as error:
-            too_large.append(error)
-        except InputError as error:
-            refused = refused or error
+    study = Study(
+        partial(_fitting, spec, system, rest=rest, fixed="recompute" in given),
+        lambda each: (each.step.seconds,), refusals=(InputError,),
+    )  # fmt: skip
+    found, refused = study.fitting(_candidates(spec, where, given))
     if not found:
-        raise too_large[-1] if too_large else refused or InputError("--search", "has no candidates")
+        too_large = [error for error in refused if isinstance(error, CapacityError)]
+        raise (too_large[-1:] or refused or [InputError("--search", "has no candidates")])[0]
     ways = {(each.layout, each.options): each for each in found}
-    found = sorted(ways.values(), key=lambda each: each.step.seconds)
+    found = study.ranked(ways.values())
     return replace(found[0], tried=tuple(map(_row, found[:SHOWN])), candidates=len(found))
 
 

@@ -16,7 +16,7 @@ PER_THREAD = 4
 
 
 def run_cluster(
-    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R], address: str, timeout_s: float = 30.0
+    call: Callable[[T], R], tasks: Sequence[T], lost: Callable[[str], R] | None, address: str, timeout_s: float = 30.0
 ) -> Iterator[tuple[int, R]]:
     """As `local.Crew.run`, on the cluster whose scheduler has that address.
 
@@ -26,7 +26,7 @@ def run_cluster(
     Raises
     ------
     InputError
-        Dask is not installed, or no scheduler answers.
+        Dask is not installed, no scheduler answers, or a task was lost without `lost`.
     """
     try:
         distributed: Any = import_module("distributed")  # its types are partial
@@ -53,7 +53,7 @@ def run_cluster(
         for future in finished:
             number = running.pop(future.key)
             failure = future.exception()
-            outcome = future.result() if failure is None else lost(_line(failure))
+            outcome = future.result() if failure is None else _given_up(failure, lost)
             following = next(left, None)
             if following is not None:
                 finished.add(submit(*following))
@@ -62,5 +62,9 @@ def run_cluster(
         client.close()
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(f"the cluster gave up: {type(error).__name__}: {error}".split())
+def _given_up(error: BaseException, lost: Callable[[str], R] | None) -> R:
+    """The result of a task that the cluster gave up."""
+    line = " ".join(f"the cluster gave up: {type(error).__name__}: {error}".split())
+    if lost is None:
+        raise InputError("--dask", line)
+    return lost(line)

@@ -31,7 +31,8 @@ from ..answers.price import costs_of, worth_of
 from ..answers.replayed import dilates
 from ..answers.simulate import Simulation, simulate, simulation_of
 from ..parallel import Told
-from ..parallel.local import MAX_WORKERS, Crew, cores
+from ..parallel.study import Study
+from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
 from .capacity_result import Capacity, Found
@@ -121,16 +122,8 @@ def capacity(
     requests = scenario.workload.requests or (MOST_OF_TRACE if whole else DEFAULT_REQUESTS)
     check_count(requests, "--requests", 2)
     task = _Task(scenario.changed(requests=requests), level, tolerance, kept)
-    if workers is None:
-        workers = min(cores(), len(names))
-    check_count(workers, "--workers", 1, MAX_WORKERS)
-    found: dict[int, Answer] = {}
-    with Crew(min(workers, len(names))) as crew:
-        for i, answer in crew.run(partial(_search, task), names):
-            found[i] = answer
-            if told is not None:
-                told(len(found), len(names))
-    ordered = tuple(found[i][0] for i in range(len(names)))
+    found = Study(partial(_search, task), workers=Workers(workers)).results(names, told)
+    ordered = tuple(each[0] for each in found)
     if search is not None:
         ordered = best_of_each(ordered)
     return Capacity(found[0][1], found[0][2], level, ordered, tolerance)

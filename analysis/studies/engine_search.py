@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
-from ...workloads.pareto import unbeaten
 from ..parallel import Told
+from ..parallel.study import Study
 from ..show.result import Drawing, Rests, Result
 
 
-def explored(plans: Sequence[Any], run: Callable[..., Any], told: Told | None) -> tuple[list[Any], tuple[Any, ...]]:
+def explored(plans: Sequence[Any], run: Callable[[Any], Any], told: Told | None) -> tuple[list[Any], tuple[Any, ...]]:
     """Designs of the plans that fit, and those of them that no other beats or equals, fastest first.
 
-    A design's `key` is what it costs; of designs equal in all of it the first is kept.
+    A design's `key` is what it costs.
     """
-    designs = []
-    for i, plan in enumerate(plans):
-        with suppress(CapacityError):  # a buffer plan that this model's matrices do not fit
-            designs.append(run(plan))
-        if told is not None:
-            told(i + 1, len(plans))
-    return designs, pareto(designs)
-
-
-def pareto(designs: Sequence[Any]) -> tuple[Any, ...]:
-    """Designs that no other beats or equals in any of what they cost; see `explored`."""
-    width = len(designs[0].key) if designs else 1
-    costs = np.array([design.key for design in designs], dtype=float).reshape(-1, width)
-    return tuple(designs[i] for i in unbeaten(costs, once=True))
+    study: Study[Any, Any] = Study(run, lambda design: design.key, refusals=(CapacityError,))
+    designs, _ = study.fitting(plans, told)  # a buffer plan may not fit this model's matrices
+    return designs, tuple(study.front(designs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_count
 from ..answers.price import added_area_mm2
 from ..answers.step import step_of, work_joules
+from ..parallel.study import Study
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from .front import front
 from .kernel_file import KERNEL
-from .sweep.study import Kind, Point, Study, read_study
+from .sweep.file import FileKind, SweepFile, SweepPoint, read_sweep
 
 KEYS = ("title", "base", "axes", "constraints", "objectives")
 BEST, DEVICE = "best", "device."
@@ -163,11 +165,11 @@ def sweep_kernels(path: str | Path) -> KernelSweep:
         Whatever is wrong with the file; the message names the key. A variant that cannot be costed
         does not raise: its row says why.
     """
-    study = read_study(path, OF_KERNELS)
-    if study.base[KERNEL] != BEST:
-        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {study.base[KERNEL]!r}")
-    points = tuple(_point(point, study) for point in study.points())
-    return KernelSweep(study.title, points, study.objectives)
+    file = read_sweep(path, OF_KERNELS)
+    if file.base[KERNEL] != BEST:
+        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {file.base[KERNEL]!r}")
+    variants = Study(partial(_variant, file=file))
+    return KernelSweep(file.title, tuple(variants.results(file.points())), file.objectives)
 
 
 def _check(name: str, where: str) -> None:
@@ -179,17 +181,17 @@ def _check(name: str, where: str) -> None:
         raise InputError(where, "has no part in sweeps of kernels; device.KEY changes the device")
 
 
-OF_KERNELS = Kind(KEYS, _check, frozenset(METRICS))
+OF_KERNELS = FileKind(KEYS, _check, frozenset(METRICS))
 
 
-def _point(point: Point, study: Study) -> KernelPoint:
+def _variant(point: SweepPoint, file: SweepFile) -> KernelPoint:
     try:
         values = {name: value for name, value in point.settings.items() if name != KERNEL}
         metrics, kernels = _evaluate(values)
     except InputError as error:
         return KernelPoint(point.columns, dict.fromkeys(METRICS), (), False, str(error))
     held = {**point.settings, **point.columns, **metrics}
-    return KernelPoint(point.columns, metrics, kernels, study.feasible(held))
+    return KernelPoint(point.columns, metrics, kernels, file.feasible(held))
 
 
 def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:

@@ -85,8 +85,8 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     """
     import pandas as pd
 
+    from .sweep.file import read_objectives
     from .sweep.run import SUMMARY, TABLE
-    from .sweep.study import read_objectives
 
     summary, table = _read(Path(folder))
     numeric = [str(name) for name in table.columns if table[name].dtype.kind in "if"]

@@ -16,7 +16,7 @@ from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.loads import judged
 from opbyte.analysis.studies.plan.search import plan
 from opbyte.analysis.studies.service_level import read_level
-from opbyte.analysis.studies.sweep.study import read_study
+from opbyte.analysis.studies.sweep.file import read_sweep
 from opbyte.workloads.errors import InputError
 
 CLASSES = "chat:share=0.7,ttft_p90=0.06,tpot=0.02;batch:share=0.3,priority=1,max_waiting=3,e2e=2"
@@ -116,9 +116,9 @@ def test_goodput_needs_promises(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(study.format("a:priority=1") + "objectives: {goodput_per_s: max}\n")
     with pytest.raises(InputError, match="class 'a' has no latency"):
-        read_study(path)
+        read_sweep(path)
     path.write_text(study.format("a:ttft=1") + "constraints: ['attainment > 0.9']\n")
-    assert read_study(path).size == 2
+    assert read_sweep(path).size == 2
 
 
 def test_capacity_by_attainment() -> None:

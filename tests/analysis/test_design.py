@@ -24,7 +24,7 @@ from opbyte.analysis.studies.design.run import Runner, judged
 from opbyte.analysis.studies.design.searching import costs_of, front_of, search
 from opbyte.analysis.studies.design.space import Space, read_space, space_path, spaces
 from opbyte.analysis.studies.search import search as search_engines
-from opbyte.analysis.studies.sweep import points as running
+from opbyte.analysis.studies.sweep import outcomes as running
 from opbyte.devices.catalog import describe_system
 from opbyte.simulator.scenario.changes import changed_model
 from opbyte.workloads.errors import InputError

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 
 from opbyte.analysis.parallel.local import TRIES, Crew
+from opbyte.analysis.parallel.study import Store, Study
+from opbyte.analysis.parallel.workers import Workers
 from opbyte.workloads.errors import CapacityError, InputError
 
 
@@ -54,3 +56,38 @@ def test_what_a_call_raises_reaches_the_caller(tasks: ModuleType, workers: int) 
 def test_a_result_that_cannot_be_sent_is_an_error_of_its_task(tasks: ModuleType) -> None:
     with Crew(2) as crew, pytest.raises(Exception, match="pickle"):
         dict(crew.run(tasks.whole, range(3)))
+
+
+class Evens(Store[int, int]):
+    """Numbers are known by themselves, and results of even ones alone stand."""
+
+    def key(self, point: int) -> str:
+        return str(point)
+
+    def holds(self, key: str, point: int) -> bool:
+        return super().holds(key, point) and point % 2 == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_study_evaluates_what_its_store_lacks_in_the_order_of_its_points(tasks: ModuleType, workers: int) -> None:
+    study = Study(tasks.square, workers=Workers(workers), store=Evens())
+    told: list[tuple[int, int]] = []
+    assert study.results([3, 2, 3, 5]) == [9, 4, 9, 25]
+    assert study.ran == 3  # a point asked for twice runs once
+    assert study.results([2, 3, 4], lambda *done: told.append(done)) == [4, 9, 16]
+    assert study.ran == 5
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_study_says_what_cannot_be_and_what_is_best(tasks: ModuleType) -> None:
+    study = Study(tasks.refuse, lambda each: (each % 3, -each), refusals=(CapacityError,))
+    found, refused = study.fitting(range(6))
+    assert len(found) + len(refused) == 6
+    assert {type(error) for error in refused} == {CapacityError}
+    costs = [(each % 3, -each) for each in found]
+    assert [(each % 3, -each) for each in study.ranked(found)] == sorted(costs)
+    best = {a for a in costs if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in costs)}
+    assert {(each % 3, -each) for each in study.front(found)} == best
+    assert study.front([]) == []
+    with pytest.raises(InputError, match="--workers: cannot go with --dask"):
+        Workers(2, "tcp://localhost:1")

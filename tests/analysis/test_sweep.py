@@ -27,12 +27,12 @@ from opbyte.analysis.show.provenance import code_version
 from opbyte.analysis.studies.front import front
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
-from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
 from opbyte.analysis.studies.sweep.expression import parse
+from opbyte.analysis.studies.sweep.file import SweepFile, read_sweep
+from opbyte.analysis.studies.sweep.outcomes import FILE, OutcomeFile
 from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.analysis.studies.sweep.point import BASES, METRICS, Outcome, evaluate
 from opbyte.analysis.studies.sweep.run import TABLE
-from opbyte.analysis.studies.sweep.study import Study, read_study
 from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
@@ -43,8 +43,8 @@ BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, 
 Write = Callable[[str, str], Path]
 
 
-def study(write: Write, text: str, base: str = BASE) -> Study:
-    return read_study(write("study.yaml", base + text))
+def study(write: Write, text: str, base: str = BASE) -> SweepFile:
+    return read_sweep(write("study.yaml", base + text))
 
 
 def lines(folder: Path) -> list[str]:
@@ -266,18 +266,18 @@ def test_an_edited_file_is_another_point(tmp_path: Path) -> None:
 
 
 def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
-    with Dataset(tmp_path) as data:
-        data.append("a", {"x": 1}, "v", Outcome({"y": 2}, None))
+    with OutcomeFile(tmp_path) as data:
+        data.keep("a", {"x": 1}, Outcome({"y": 2}, None))
         with pytest.raises(InputError, match="in use by another sweep"):
-            Dataset(tmp_path)
+            OutcomeFile(tmp_path)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole + whole[:20])
-    with Dataset(tmp_path) as data:
+    with OutcomeFile(tmp_path) as data:
         assert data.stored == {"a": Outcome({"y": 2}, None)}
     assert (tmp_path / FILE).read_bytes() == whole
     (tmp_path / FILE).write_bytes(whole + b"nonsense\n")
     with pytest.raises(InputError, match=r"points\.jsonl:2: is not a result"):
-        Dataset(tmp_path)
+        OutcomeFile(tmp_path)
 
 
 def test_killed_at_random_moments_the_table_is_the_same(small: tuple[Path, Path], tmp_path: Path, start: Start) -> None:

@@ -14,10 +14,10 @@ from opbyte.analysis.show.provenance import code_version
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
+from opbyte.analysis.studies.sweep.file import read_sweep
+from opbyte.analysis.studies.sweep.outcomes import key_of
 from opbyte.analysis.studies.sweep.parameters import scenario_of
-from opbyte.analysis.studies.sweep.points import key_of
 from opbyte.analysis.studies.sweep.run import TABLE
-from opbyte.analysis.studies.sweep.study import read_study
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.scenario.changes import changed_system
 from opbyte.workloads.errors import InputError
@@ -74,7 +74,7 @@ def test_changed_code_computes_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         changed.setattr(Path, "read_bytes", lambda p: text(p) + b"#" * (p.resolve() == source))
         other = code_version.__wrapped__()
     assert other != code_version()
-    study = read_study(_small_file(tmp_path))
+    study = read_sweep(_small_file(tmp_path))
     (point,) = study.points()
     assert key_of(point.settings, other, {}) != key_of(point.settings, code_version(), {})
 
@@ -108,13 +108,13 @@ def test_paths_start_at_the_sweep_file(tmp_path: Path, monkeypatch: pytest.Monke
     file = below / "s.yaml"
     file.write_text(BASE.replace("h100-x1", "../mine.yaml") + "axes: {rate: [1]}\n")
     monkeypatch.chdir(tmp_path)
-    (point,) = read_study("studies/s.yaml").points()
+    (point,) = read_sweep("studies/s.yaml").points()
     assert Path(str(point.settings["system"])) == below / ".." / "mine.yaml"
     assert scenario_of(point.settings).system == str(point.settings["system"])
     assert point.settings["model"] == "llama-3-8b"
     key = key_of(point.settings, "1", {})
     monkeypatch.chdir(below)
-    (again,) = read_study("s.yaml").points()
+    (again,) = read_sweep("s.yaml").points()
     assert key_of(again.settings, "1", {}) == key  # wherever it is started from
 
 
@@ -138,7 +138,7 @@ def test_a_study_without_model_or_system_is_refused_at_once(tmp_path: Path) -> N
     file = tmp_path / "s.yaml"
     file.write_text("base: {model: llama-3-8b}\naxes: {rate: [1]}\n")
     with pytest.raises(InputError, match=r"base.system: is needed, here or as an axis"):
-        read_study(file)
+        read_sweep(file)
 
 
 def test_objectives_that_no_point_has(tmp_path: Path) -> None:

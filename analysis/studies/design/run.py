@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...answers.description import Shown
 from ...parallel import Told
+from ...parallel.study import Study
+from ...parallel.workers import Workers
 from ..sweep.axes import Value
-from ..sweep.dataset import Dataset
-from ..sweep.points import Points
+from ..sweep.outcomes import OutcomeFile, Outcomes, Settings
+from ..sweep.point import Outcome
 from .designs import Design, Forecaster, needed, together
 from .engines import EngineAnswer, engine_space, engines
 from .infeasible import nothing
@@ -74,8 +75,9 @@ def design(
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
     every = judged(plan, told)
-    runner = Runner(plan, workers, dask)
-    with _kept(folder) as runner.data:
+    where = Workers(workers or (None if dask else 1), dask)
+    with _stored(folder) as stored:
+        runner = Runner(plan, stored.study(where))
         found = search(plan, every, runner.run, method, most, seed)
         front = tuple(every[i] for i in front_of(plan.goals, every, found.simulated))
         if not front:
@@ -133,15 +135,16 @@ def judged(plan: Space, told: Told | None) -> list[Design]:
     return every
 
 
-def _kept(folder: str | Path | None) -> Any:
+def _stored(folder: str | Path | None) -> AbstractContextManager[Outcomes]:
+    """Where outcomes are kept: in memory, or in a folder too."""
     if folder is None:
-        return nullcontext(None)
+        return nullcontext(Outcomes())
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(path, f"cannot be written ({error.strerror})") from None
-    return Dataset(path)
+    return OutcomeFile(path)
 
 
 def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
@@ -151,17 +154,17 @@ def points_of(plan: Space, design: Design) -> list[dict[str, Value]]:
     return [{**plan.point(design.values, model, load), **own} for model, load in loads]
 
 
-class Runner(Points):
+@dataclass(frozen=True, slots=True)
+class Runner:
     """Simulates designs, each model under each workload."""
 
-    def __init__(self, plan: Space, workers: int | None = None, dask: str | None = None) -> None:
-        super().__init__(workers, dask, here=workers in (None, 1))
-        self.plan = plan
+    plan: Space
+    study: Study[Settings, Outcome]
 
     def run(self, designs: Sequence[Design]) -> None:
         """Fill in the metrics of designs, or the error of one that cannot be simulated."""
         points = [points_of(self.plan, design) for design in designs]
-        results = iter(self.outcomes([p for each in points for p in each]))
+        results = iter(self.study.results([p for each in points for p in each]))
         for one, each in zip(designs, points, strict=True):
             got = [next(results) for _ in each]
             errors = [o.error for o in got if o.error is not None]
@@ -212,7 +215,7 @@ def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
         changed = replace(best, metrics=None, error=None)
         setting = f"system.device.{block}.{key}"
         points = [{**each, setting: value * (1 + STEP)} for each in points_of(plan, best)]
-        got = runner.outcomes(points)
+        got = runner.study.results(points)
         if any(o.error is not None for o in got) or not old:
             continue
         metrics = [o.metrics or {} for o in got]

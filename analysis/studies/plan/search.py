@@ -14,7 +14,8 @@ from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate, check_real
 from ...answers.price import check_prices
 from ...parallel import Told
-from ...parallel.local import MAX_WORKERS, Crew, cores
+from ...parallel.study import Study
+from ...parallel.workers import Workers
 from ..loads import knob_of, names_of
 from ..service_level import ATTAINMENT, read_level
 from .best import Searched, searched_on
@@ -122,28 +123,19 @@ def plan(
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
     task = Task(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
-    if workers is None:
-        workers = min(cores(), len(names))
-    check_count(workers, "--workers", 1, MAX_WORKERS)
-    with Crew(min(workers, len(names))) as crew:
-        found = _searched(task, names, crew, told)
-    return Plan.of(task, tuple(found))
+    return Plan.of(task, tuple(_searched(task, names, Workers(workers), told)))
 
 
-def _searched(task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None) -> list[Searched]:
+def _searched(task: Task, names: Sequence[str | Path], workers: Workers, told: Told | None) -> list[Searched]:
     """Search all names side by side, each for its own best: what stands beside it makes no difference."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated
-    found: dict[int, Searched] = {}
-    for i, answer in crew.run(partial(searched_on, task), names):
-        found[i] = answer
-        if told is not None:
-            told(len(found), len(names))
-    if not any(s.tried for s in found.values()):
-        refused = next((s.refused for s in found.values() if s.refused is not None), None)
+    found = Study(partial(searched_on, task), workers=workers).results(names, told)
+    if not any(s.tried for s in found):
+        refused = next((s.refused for s in found if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}
         raise refused or InputError("--systems", f"leave no layout with {degrees}")
-    return [found[i] for i in range(len(names))]
+    return found
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:

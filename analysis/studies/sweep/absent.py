@@ -11,13 +11,15 @@ from ....workloads.errors import InputError
 from ...answers.facets import COLUMNS
 from ...answers.quantities import columns
 from .expression import OF_RUN
+from .file import SweepPoint
 from .parameters import scenario_of
-from .study import Point
 
 UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
 
 
-def refuse_absent(asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[Point], where: str) -> None:
+def refuse_absent(
+    asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[SweepPoint], where: str
+) -> None:
     """Refuse a metric that every point lacks that was simulated.
 
     Raises

@@ -13,17 +13,17 @@ import numpy as np
 from ....workloads.errors import InputError
 from ...answers.bases import Bases, not_like_for_like
 from ...parallel import Told
+from ...parallel.workers import Workers
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import show
 from ..front import apart, front
 from ..front_figure import trade_off_of
 from .absent import refuse_absent
-from .dataset import Dataset
+from .file import SweepFile, SweepPoint, read_sweep
+from .outcomes import OutcomeFile
 from .parameters import systems_of
 from .point import BASES, METRICS, OF_PARTS, Outcome
-from .points import Points
-from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
 MOST_BEST = 20
@@ -39,7 +39,7 @@ class Sweep(Result):
     table : list of dict
         One row a point, in the order of the study: ``point`` (its key), the axes' columns, the
         metrics, ``feasible`` and ``error``.
-    points : dict of str to Point
+    points : dict of str to SweepPoint
         By key.
     code : str
         Version of the code that computed it.
@@ -47,9 +47,9 @@ class Sweep(Result):
         Points computed now; the others were there.
     """
 
-    study: Study
+    study: SweepFile
     table: list[dict[str, Any]]
-    points: dict[str, Point]
+    points: dict[str, SweepPoint]
     code: str
     ran: int
     folder: Path
@@ -164,19 +164,20 @@ def sweep(
     InputError
         A wrong study, folder or cluster. A point that fails does not raise: its row says why.
     """
-    path, runner = Path(study), Points(workers, dask)
-    plan = read_study(path)
+    path, where = Path(study), Workers(workers, dask, apart=True)
+    plan = read_sweep(path)
     folder = Path(out) if out is not None else Path(path.stem)
-    points = {runner.key(point.settings): point for point in plan.points()}
-    if not points:
+    every = list(plan.points())
+    if not every:
         raise InputError(f"{path}: constraints", "leave no point")
     with OutputFolder(folder) as files:
-        with Dataset(folder) as runner.data:
-            found = runner.outcomes([p.settings for p in points.values()], told)
+        with OutcomeFile(folder) as stored:
+            points, runs = {stored.key(point.settings): point for point in every}, stored.study(where)
+            found = runs.results([p.settings for p in points.values()], told)
         each = zip(points.items(), found, strict=True)
         rows = [_row(plan, key, point, outcome) for (key, point), outcome in each]
         refuse_absent(plan.asked, rows, points.values(), str(path))
-        result = Sweep(plan, rows, points, runner.version, runner.ran, folder)
+        result = Sweep(plan, rows, points, stored.version, runs.ran, folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
         if also is not None:
@@ -185,7 +186,7 @@ def sweep(
     return result
 
 
-def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
+def _row(study: SweepFile, key: str, point: SweepPoint, outcome: Outcome) -> dict[str, Any]:
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
     parts = (n for setting, names in OF_PARTS.items() for n in names if setting in point.settings)

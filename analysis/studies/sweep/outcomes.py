@@ -1,4 +1,4 @@
-"""The results of a sweep on disk: one line a point, appended whole, safe against a kill."""
+"""The results of a sweep, each point's once; on disk one line a point, appended whole, safe against a kill."""
 
 from __future__ import annotations
 
@@ -6,18 +6,51 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
+from ...answers.identity import UNREADABLE, identity
+from ...parallel.study import Store, Study
+from ...parallel.workers import Workers
 from ...show.output import to_json
-from .point import Outcome
+from ...show.provenance import code_version
+from .point import Outcome, evaluate
 
 FILE = "points.jsonl"
+Settings = Mapping[str, Any]
+"""Of a point, by `parameters` names."""
 
 
-class Dataset:
+class Outcomes(Store[Settings, Outcome]):
+    """Outcomes of points by what they depend on: their settings, what the files hold, and the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version = code_version()
+        self._files: dict[str, str] = {}
+
+    def key(self, point: Settings) -> str:
+        return key_of(point, self.version, self._files)
+
+    def holds(self, key: str, point: Settings) -> bool:
+        digests = identity(point, self._files).values()
+        return key in self.stored and not any(d.startswith(UNREADABLE) for d in digests)
+
+    def study(self, workers: Workers) -> Study[Settings, Outcome]:
+        """Simulations of points."""
+        return Study(partial(evaluate, version=self.version), workers=workers, store=self, lost=partial(Outcome, None))
+
+
+def key_of(point: Settings, version: str, known: dict[str, str]) -> str:
+    """Digest of everything a point's outcome depends on; of files, what they hold."""
+    return digest_of({"point": {**point, **identity(point, known)}, "code": version})
+
+
+class OutcomeFile(Outcomes):
     """`points.jsonl` of a folder, opened for one sweep at a time.
 
     A line is appended by one write; a kill leaves at most a line without its end, which is cut
@@ -30,8 +63,8 @@ class Dataset:
     """
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.path = folder / FILE
-        self.stored: dict[str, Outcome] = {}
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
@@ -52,13 +85,13 @@ class Dataset:
             self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def append(self, key: str, point: Mapping[str, Any], version: str, outcome: Outcome) -> None:
-        """Store one point's outcome."""
-        line = {"key": key, "code": version, "point": dict(point), "metrics": outcome.metrics, "error": outcome.error}
+    def keep(self, key: str, point: Settings, outcome: Outcome) -> None:
+        metrics, error = outcome.metrics, outcome.error
+        line = {"key": key, "code": self.version, "point": dict(point), "metrics": metrics, "error": error}
         text = (to_json(line) + "\n").encode()
         if os.write(self._file, text) != len(text):
             raise InputError(self.path, "could not be written whole; is the disk full?")
-        self.stored[key] = outcome
+        super().keep(key, point, outcome)
 
     def _lock(self) -> None:
         try:

@@ -33,7 +33,7 @@ SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FileKind:
     """What a kind of study may name: keys of its file, parameters (`check` refuses others), and figures."""
 
     keys: tuple[str, ...]
@@ -45,11 +45,11 @@ class Kind:
         return name in self.figures or name.startswith(OF_RUN)
 
 
-OF_RUNS = Kind(KEYS, check_parameter, FIGURES)
+OF_RUNS = FileKind(KEYS, check_parameter, FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One simulation of a sweep.
 
     Attributes
@@ -65,7 +65,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class SweepFile:
     """A checked sweep file.
 
     Attributes
@@ -90,13 +90,13 @@ class Study:
     constraints: tuple[Expression, ...]
     objectives: dict[str, str]
     folder: Path = Path()
-    kind: Kind = OF_RUNS
+    kind: FileKind = OF_RUNS
 
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(column for axis in self.axes for column in axis.columns)
 
-    def points(self) -> Iterator[Point]:
+    def points(self) -> Iterator[SweepPoint]:
         """Every distinct point that the constraints on parameters allow, in order."""
         seen = set()
         rng = np.random.default_rng(self.seed)
@@ -115,14 +115,14 @@ class Study:
                 if all(c.holds(values) for c in before):
                     yield point
 
-    def _point(self, grid: Iterator[Any], sample: Iterator[Any]) -> Point:
+    def _point(self, grid: Iterator[Any], sample: Iterator[Any]) -> SweepPoint:
         columns: dict[str, Value] = {}
         chosen: dict[str, Value] = {}
         for axis in self.axes:
             row = next(sample if axis.random else grid)
             columns |= dict(zip(axis.columns, row, strict=True))
             chosen |= dict(zip(axis.parameters, row, strict=True))
-        return Point(columns, located({**self.base, **chosen}, self.folder))
+        return SweepPoint(columns, located({**self.base, **chosen}, self.folder))
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Study:
         return all(c.holds({**self.base, **row}) for c in self.constraints)
 
 
-def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
+def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
     """Read a sweep file.
 
     Raises
@@ -193,7 +193,7 @@ def read_study(path: str | Path, kind: Kind = OF_RUNS) -> Study:
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
     folder = path.absolute().parent  # a resumed sweep may be started elsewhere
-    study = Study(title, base, axes, samples, seed, constraints, objectives, folder, kind)
+    study = SweepFile(title, base, axes, samples, seed, constraints, objectives, folder, kind)
     if study.size > MAX_POINTS:
         raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
     return study
@@ -241,7 +241,7 @@ def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: Kind) -> None:
+def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path, kind: FileKind) -> None:
     for name, value in base.items():
         kind.check(name, f"{path}: base.{name}")
         if not isinstance(value, (str, int, float, bool, type(None))):

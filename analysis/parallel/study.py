@@ -1,0 +1,119 @@
+"""A study: points of a space, what is made of each, kept and computed where; and which results are best.
+
+Sweeps, capacity, plan, design, kernel sweeps, engine searches, training searches and layouts are studies: each has its
+space, its `evaluate` and its costs, and chooses what to evaluate by a method of its own or takes all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ...workloads.pareto import unbeaten
+from . import Told
+from .workers import HERE, Workers
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Store(Generic[P, R]):
+    """Results by what they depend on; in memory, and longer in a subclass."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, R] = {}
+
+    def key(self, point: P) -> str:
+        """Digest of everything that a point's result depends on."""
+        raise NotImplementedError
+
+    def holds(self, key: str, point: P) -> bool:
+        """Whether a point's result is there and still stands."""
+        return key in self.stored
+
+    def keep(self, key: str, point: P, result: R) -> None:
+        """Store a result."""
+        self.stored[key] = result
+
+
+@dataclass(slots=True)
+class Study(Generic[P, R]):
+    """Points and their results.
+
+    Attributes
+    ----------
+    evaluate : callable
+        A point's result; with other processes it and its points must be picklable.
+    costs : callable, optional
+        What is to be small of a result: numbers, the first of which ranks.
+    workers : Workers
+        Where points are evaluated.
+    store : Store, optional
+        What it holds is not evaluated again.
+    lost : callable, optional
+        The result of a point whose workers died, from a line that says so; an error without it.
+    refusals : tuple of exception types
+        What `fitting` takes for the answer that a point cannot be.
+    ran : int
+        Points evaluated so far.
+    """
+
+    evaluate: Callable[[P], R]
+    costs: Callable[[R], Sequence[float]] = lambda result: ()
+    workers: Workers = HERE
+    store: Store[P, R] | None = None
+    lost: Callable[[str], R] | None = None
+    refusals: tuple[type[InputError], ...] = ()
+    ran: int = 0
+
+    def results(self, points: Iterable[P], told: Told | None = None) -> list[R]:
+        """Results of points, in their order."""
+        points, store = list(points), self.store
+        keys: list[Any] = list(range(len(points))) if store is None else [store.key(p) for p in points]
+        known: dict[Any, R] = {} if store is None else store.stored
+        new = {k: p for k, p in zip(keys, points, strict=True) if store is None or not store.holds(k, p)}
+        before, todo = len(points) - len(new), list(new.items())
+        if told is not None:
+            told(before, len(points))
+        with closing(self.workers.each(self.evaluate, list(new.values()), self.lost)) as finished:
+            for i, (number, result) in enumerate(finished, 1):
+                key, point = todo[number]
+                known[key] = result
+                if store is not None:
+                    store.keep(key, point, result)
+                if told is not None:
+                    told(before + i, len(points))
+        self.ran += len(todo)
+        return [known[key] for key in keys]
+
+    def fitting(self, points: Iterable[P], told: Told | None = None) -> tuple[list[R], list[InputError]]:
+        """Results of the points that can be, and why the others cannot."""
+        attempts: Study[P, Any] = replace(self, evaluate=partial(_attempt, self.evaluate, self.refusals))
+        every = attempts.results(points, told)
+        refused = [each for each in every if isinstance(each, InputError)]
+        return [each for each in every if not isinstance(each, InputError)], refused
+
+    def ranked(self, results: Iterable[R]) -> list[R]:
+        """Results, the least cost first."""
+        return sorted(results, key=lambda each: tuple(self.costs(each)))
+
+    def front(self, results: Sequence[R]) -> list[R]:
+        """Results that no other beats or equals in any cost, by the first; of equals the first is kept."""
+        if not results:
+            return []
+        costs = np.array([self.costs(each) for each in results], dtype=float)
+        return [results[i] for i in unbeaten(costs, once=True)]
+
+
+def _attempt(evaluate: Callable[[P], R], refusals: tuple[type[InputError], ...], point: P) -> R | InputError:
+    """A point's result, or the error that says that it has none."""
+    try:
+        return evaluate(point)
+    except refusals as error:
+        return error
