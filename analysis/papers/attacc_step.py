@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from opbyte.extend import load_device
-from opbyte.extend.devices import HeadAttention, TiledGpu, best_tile, build_device, load_memory, occupancy
+from opbyte.extend.devices import TiledGpu, best_tile, build_device, load_memory, occupancy
+
+from .attacc_heads import HeadAttention
 
 DEVICES = 8
 GPU = "attacc-gpu"

@@ -17,6 +17,7 @@ from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import Told
 from opbyte.extend.systems import ExpertStore
 
+from . import PAPERS
 from .expertflow_step import (
     ACCURACY,
     ALL,
@@ -67,7 +68,7 @@ def reproduce_expertflow(seeds: Sequence[int], routing: str, told: Told | None, 
     return Reproduction(
         "expertflow", rows_of("expertflow", found), len(found), time.perf_counter() - began,
         tables=(hits, times), assumptions=ASSUMPTIONS,
-        figures=drawn(hits, times) if figures else (), plots="expert_caches",
+        figures=drawn(hits, times) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip
 
 

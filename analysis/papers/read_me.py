@@ -16,6 +16,7 @@ import numpy as np
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import Told
 
+from . import PAPERS
 from .published import Prediction, rows_of
 from .read_me_step import EXPERTS, FORMERS, LIMIT, LOOK_AHEAD, STREAMS, StepTimes, rate, served
 
@@ -47,7 +48,7 @@ def reproduce_read_me(seeds: Sequence[int], routing: str, told: Told | None, fig
     return Reproduction(
         "read-me", rows_of("read-me", found), len(found), time.perf_counter() - began,
         tables=(table, batches), assumptions=ASSUMPTIONS,
-        figures=(replace(table, name="hit_rates"),) if figures else (), plots="expert_caches",
+        figures=(replace(table, name="hit_rates"),) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip
 
 

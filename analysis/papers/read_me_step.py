@@ -16,7 +16,10 @@ import numpy.typing as npt
 
 from opbyte.extend import Batch, Deployment, Loads, ModelSpec, deploy, load_model, load_system, open_requests
 from opbyte.extend.models import MixtureOfExperts
-from opbyte.extend.systems import explicit_stage, first_come, hit_rate, longest_queues, processors_of
+from opbyte.extend.systems import explicit_stage, processors_of
+
+from .expert_sequences import hit_rate
+from .read_me_batches import first_come, longest_queues
 
 EXPERTS, WIDTH, SHARED_WIDTH = 6, 5504, 320
 """Half of Llama-2-7B's MLP each, and the small part that always runs: 4.7 billion active weights."""

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers.attacc_heads import LEVELS, HeadAttention
 from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
 from opbyte.devices.doubts import doubts
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.published.gemv import BankGemv, GemvModel
-from opbyte.devices.published.heads import LEVELS, HeadAttention
 from opbyte.devices.published.pipeline import PipelineEngine, stream_s
 from opbyte.devices.published.streams import StreamEngine
 from opbyte.devices.published.tiers import Tiers, tiers_of

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers.expert_sequences import hit_rate, next_uses, replay
 from opbyte.devices.tier import TierSpec
 from opbyte.simulator.expert_cache.cache import ExpertCache, one_of
 from opbyte.simulator.expert_cache.compiled import chances_of, named_by
 from opbyte.simulator.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.expert_cache.sequences import hit_rate, next_uses, replay
 from opbyte.simulator.expert_cache.store import ExpertStore, Tiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers.fsmoe.orders import add_chunks
 from opbyte.simulator.streams.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
 from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task
-from opbyte.simulator.streams.orders import add_chunks
 from opbyte.simulator.streams.overlap import ways
 from opbyte.simulator.streams.scheduler import makespans, run
 from opbyte.workloads.batch import (

@@ -12,23 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opbyte.extend.streams import (
-    COMMUNICATION,
-    COMPUTE,
-    DEVICE_LINK,
-    EXPERTS,
-    GRADIENT,
-    NODE_LINK,
-    RETURN,
-    Builder,
-    Graph,
-    Medium,
-    add_chunks,
-    makespans,
-    streams_of_order,
-)
+from opbyte.extend.streams import COMPUTE, DEVICE_LINK, NODE_LINK, Builder, Graph, Medium, makespans
 
 from .layer import F8, Times
+from .orders import COMMUNICATION, EXPERTS, GRADIENT, RETURN, add_chunks, streams_of_order
 
 DEGREES = tuple(range(1, 9))
 """Numbers of chunks that are tried."""

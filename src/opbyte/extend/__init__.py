@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from opbyte.workloads.batch import Moments as Moments
     from opbyte.workloads.catalog import load_model as load_model
     from opbyte.workloads.errors import InputError as InputError
+    from opbyte.workloads.errors import nearest as nearest
     from opbyte.workloads.hf.config import Config as Config
     from opbyte.workloads.hf.dense import llama as llama
     from opbyte.workloads.hf.families import family as family

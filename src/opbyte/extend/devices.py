@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from opbyte.devices.device import SharedMemoryDevice as SharedMemoryDevice
     from opbyte.devices.device import build_device as build_device
     from opbyte.devices.dram.catalog import load_memory as load_memory
+    from opbyte.devices.dram.pim import PimStream as PimStream
+    from opbyte.devices.dram.pim import run_stream as run_stream
+    from opbyte.devices.dram.pim import stream_of as stream_of
+    from opbyte.devices.dram.spec import DramSpec as DramSpec
     from opbyte.devices.link import LinkModel as LinkModel
     from opbyte.devices.published.gemv import BankGemv as BankGemv
     from opbyte.devices.published.gemv import GemvModel as GemvModel
-    from opbyte.devices.published.heads import HeadAttention as HeadAttention
     from opbyte.devices.published.pipeline import PipelineEngine as PipelineEngine
     from opbyte.devices.published.pipeline import stream_s as stream_s
     from opbyte.devices.published.streams import StreamEngine as StreamEngine

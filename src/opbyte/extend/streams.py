@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.streams.graph import Builder as Builder
     from opbyte.simulator.streams.graph import Graph as Graph
     from opbyte.simulator.streams.graph import Medium as Medium
-    from opbyte.simulator.streams.orders import COMMUNICATION as COMMUNICATION
-    from opbyte.simulator.streams.orders import EXPERTS as EXPERTS
-    from opbyte.simulator.streams.orders import GRADIENT as GRADIENT
-    from opbyte.simulator.streams.orders import RETURN as RETURN
-    from opbyte.simulator.streams.orders import add_chunks as add_chunks
-    from opbyte.simulator.streams.orders import streams_of_order as streams_of_order
     from opbyte.simulator.streams.scheduler import Timeline as Timeline
     from opbyte.simulator.streams.scheduler import makespans as makespans
     from opbyte.simulator.streams.scheduler import run as run

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.batching.by_expert import first_come as first_come
-    from opbyte.simulator.batching.by_expert import longest_queues as longest_queues
     from opbyte.simulator.batching.kv import CacheSettings as CacheSettings
     from opbyte.simulator.batching.kv import kv_rules as kv_rules
     from opbyte.simulator.batching.kv import sequence_bytes as sequence_bytes
@@ -23,9 +21,10 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.programs import all_reduce as all_reduce
     from opbyte.simulator.deploy.programs import all_to_all as all_to_all
     from opbyte.simulator.deploy.programs import gather_tokens as gather_tokens
+    from opbyte.simulator.expert_cache.cache import Chances as Chances
     from opbyte.simulator.expert_cache.cache import ExpertCache as ExpertCache
     from opbyte.simulator.expert_cache.counts import StepFetch as StepFetch
-    from opbyte.simulator.expert_cache.sequences import hit_rate as hit_rate
+    from opbyte.simulator.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
     from opbyte.simulator.expert_cache.store import ExpertStore as ExpertStore
     from opbyte.simulator.expert_map.dispatch import Dispatch as Dispatch
     from opbyte.simulator.expert_map.dispatch import flows as flows

@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from ...workloads.errors import InputError, nearest
-from ..dram.pim import PimStream, run_stream, stream_of
-from ..dram.spec import DramSpec
+from opbyte.extend import InputError, nearest
+from opbyte.extend.devices import DramSpec, PimStream, run_stream, stream_of
 
 LEVELS = {"bank": "pim_mac_ab", "bank-group": "pim_mac_sb_rot", "buffer": "pim_mac_pb_bgint"}
 """Where the units sit -> the command stream that feeds them: one command reads all banks of a

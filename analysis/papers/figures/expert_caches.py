@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import (
+from opbyte.extend.figures import (
     BLACK,
     BLUE,
     GREEN,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...workloads.errors import InputError, nearest
-from .graph import COMPUTE, DEVICE_LINK, NODE_LINK, Builder
+from opbyte.extend import InputError, nearest
+from opbyte.extend.streams import COMPUTE, DEVICE_LINK, NODE_LINK, Builder
 
 COMMUNICATION = "communication"
 """One stream of all exchanges, within nodes and between them."""

@@ -7,8 +7,7 @@ from math import inf
 
 import numpy as np
 
-from .cache import Chances, ExpertCache
-from .policies import CACHE_POLICIES
+from opbyte.extend.systems import CACHE_POLICIES, Chances, ExpertCache
 
 
 def next_uses(steps: Sequence[Collection[int]], look_ahead: float = inf) -> list[dict[int, float]]:
