@@ -16,11 +16,10 @@ from .style import (
     NORMAL,
     OP_PER_BYTE,
     finish,
-    house_style,
+    house_figure,
     layer_order,
     layer_styles,
     log_axis,
-    new_figure,
     number,
     processor_styles,
     renderer,
@@ -77,8 +76,7 @@ def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, 
     layers = layer_order(shown["layer"])
     levels = {str(n): float(v) for n, v in zip(ridges["name"], ridges["op_per_byte"], strict=True)}
     count = len(layers) + len(levels)
-    with house_style():
-        figure = new_figure(title, height=max(HEIGHT, 1.2 + count * 2 * LINE / 72))
+    with house_figure(title, height=max(HEIGHT, 1.2 + count * 2 * LINE / 72)) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel(AGAINST[against])
         axes.set_ylabel(OP_PER_BYTE)

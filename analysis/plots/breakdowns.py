@@ -20,10 +20,9 @@ from .style import (
     NORMAL,
     PATHS,
     finish,
-    house_style,
+    house_figure,
     layer_order,
     layer_styles,
-    new_figure,
     processor_styles,
     quantity,
     renderer,
@@ -69,8 +68,7 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
     layers = layer_order(table["layer"])
     units = [p for p in dict.fromkeys(table["processor"]) if _computes(table, p)]
     rows = max(-(-len(layers) // 2) + len(units) + 1, 4)
-    with house_style():
-        figure = new_figure(title, height=1.1 + 0.17 * rows + max(0.5 * len(runs), 0.7))
+    with house_figure(title, height=1.1 + 0.17 * rows + max(0.5 * len(runs), 0.7)) as figure:
         time, energy = figure.subplots(1, 2, sharey=True, width_ratios=[1.75, 1.0])
         time.set_xlabel("Share of clock time (%)")
         bars = _time(time, table, runs, layers, units) + _energy(energy, table, runs)

@@ -13,11 +13,10 @@ from .style import (
     GREY,
     LIGHT,
     finish,
-    house_style,
+    house_figure,
     layer_order,
     layer_styles,
     log_axis,
-    new_figure,
     processor_styles,
     quantity,
     require,
@@ -45,8 +44,7 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
     require(rows, COLUMNS, "rows")
     require(layers, ("system", "layer", "seconds", "bound"), "layers")
     names = [str(name) for name in rows["system"]]
-    with house_style():
-        figure = new_figure(title, height=1.75 + 0.34 * max(len(names), 2))
+    with house_figure(title, height=1.75 + 0.34 * max(len(names), 2)) as figure:
         time, energy, share = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 1.25])
         kinds = [str(kind) for kind in rows["kinds"]]
         styles = processor_styles(kinds)

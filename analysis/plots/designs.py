@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLACK, LIGHT, VERMILLION, finish, house_style, log_axis, new_figure, require
+from .style import BLACK, LIGHT, VERMILLION, finish, house_figure, log_axis, require
 
 MIB = 2.0**20
 
@@ -27,8 +27,7 @@ def pareto_front(front: pd.DataFrame, published: Mapping[str, Any], best: Mappin
     """
     require(front, ("latency_s", "dsp", "on_chip_bytes"), "front")
     size = front["on_chip_bytes"].to_numpy(dtype=np.float64) / MIB
-    with house_style():
-        figure = new_figure(title)
+    with house_figure(title) as figure:
         axes = figure.add_subplot()
         points = axes.scatter(
             front["dsp"], front["latency_s"] * 1e3, c=size, s=26, edgecolors=BLACK,

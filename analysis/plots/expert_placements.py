@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLACK, BLUE, LIGHT, VERMILLION, finish, house_style, new_figure, require
+from .style import BLACK, BLUE, LIGHT, VERMILLION, house_figure, require
 
 COLUMNS = ("layer", "device", "before", "after")
 
@@ -23,8 +23,7 @@ def device_loads(table: pd.DataFrame, title: str) -> Figure:
     worst = table.groupby("layer")[["before", "after"]].max()
     skewed = int(worst.index[int(worst["before"].to_numpy().argmax())])
     one = table[table["layer"] == skewed]
-    with house_style():
-        figure = new_figure(title, height=3.2)
+    with house_figure(title, height=3.2) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.axhline(1.0, color=BLACK, linewidth=0.7)
         for name, color, marker, line in (("before", VERMILLION, "o", "-"), ("after", BLUE, "s", "--")):
@@ -43,5 +42,4 @@ def device_loads(table: pd.DataFrame, title: str) -> Figure:
             axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
             axes.set_ylim(bottom=0.0)
         right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREEN, GREY, LIGHT, ORANGE, finish, house_style, new_figure, number, require
+from .style import BLUE, GREEN, GREY, LIGHT, ORANGE, finish, house_figure, number, require
 
 BINS = 96
 LINES = (("ready", BLUE, "-"), ("starting", ORANGE, "--"), ("draining", GREEN, ":"))
@@ -24,8 +24,7 @@ def replicas_over_time(replicas: pd.DataFrame, arrival_s: pd.Series, title: str)
     """
     require(replicas, ("from_s", *(name for name, _, _ in LINES)), "replicas")
     times = replicas["from_s"].to_numpy(dtype=float)
-    with house_style():
-        figure = new_figure(title, height=4.2)
+    with house_figure(title, height=4.2) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.0, 1.4])
         edges = np.linspace(0.0, max(times[-1], 1e-9), BINS + 1)
         counts = np.histogram(arrival_s.to_numpy(dtype=float), edges)[0]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .style import BLUE, GREY, LIGHT, OP_PER_BYTE, VERMILLION, finish, house_style, new_figure, require, say_empty
+from .style import BLUE, GREY, LIGHT, OP_PER_BYTE, VERMILLION, house_figure, require, say_empty
 
 COLUMNS = ("device", "family", "title", "op_per_byte", "roofline_s", "measured", "predicted")
 SHORT_S = 1e-5
@@ -36,11 +36,9 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
     require(rows, COLUMNS, "rows")
     devices = sorted(rows["device"].unique())
     titles = dict(zip(rows["family"], rows["title"], strict=True))
-    with house_style():
-        figure = new_figure(title, height=1.1 + 1.35 * max(len(titles), 1))
+    with house_figure(title, height=1.1 + 1.35 * max(len(titles), 1)) as figure:
         if not titles:
             say_empty(figure.add_subplot(), "no rows")
-            finish(figure)
             return figure
         grid = figure.subplots(len(titles), len(devices), sharex=True, sharey=True, squeeze=False)
         for i, family in enumerate(titles):
@@ -52,7 +50,6 @@ def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
             grid[i, 0].set_ylabel(titles[family])
         grid[-1, len(devices) // 2].set_xlabel(OP_PER_BYTE)
         _legend(figure)
-        finish(figure)
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from ...workloads.pareto import unbeaten
 from .loads import run_look
-from .style import BLACK, GREY, LIGHT, finish, house_style, new_figure, number, require, say_empty
+from .style import BLACK, GREY, LIGHT, house_figure, number, require, say_empty
 from .told import told
 from .tradeoffs import design_of, metric_label
 
@@ -41,8 +41,7 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
     require(table, ("run", X, Y, *COSTS, "within", *columns), "table")
     runs = list(dict.fromkeys(table["run"].astype(str)))
     rows = table.dropna(subset=[X, Y])
-    with house_style():
-        figure = new_figure(title, height=3.8 + 0.2 * -(-len(runs) // 3))
+    with house_figure(title, height=3.8 + 0.2 * -(-len(runs) // 3)) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel(f"{metric_label(X)}, more is better")
         axes.set_ylabel(f"{metric_label(Y)}, more is better")
@@ -67,7 +66,6 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
                 handles += [_mark("misses the service level", GREY, 5)]
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
-        finish(figure)
     return figure
 
 

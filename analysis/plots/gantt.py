@@ -14,10 +14,9 @@ from .style import (
     LIGHT,
     SMALL,
     finish,
-    house_style,
+    house_figure,
     layer_order,
     layer_styles,
-    new_figure,
     number,
     quantity,
     renderer,
@@ -55,8 +54,7 @@ def gantt(
     require(bars, COLUMNS, "bars")
     lanes = list(dict.fromkeys(bars["lane"]))
     kinds = layer_order(bars["kind"])
-    with house_style():
-        figure = new_figure(title, height=1.75 + 0.5 * max(len(lanes), 2))
+    with house_figure(title, height=1.75 + 0.5 * max(len(lanes), 2)) as figure:
         axes = figure.add_subplot()
         low, high = window
         factor, prefix = scale(high - low, 1.0)

@@ -14,8 +14,7 @@ from .style import (
     ORANGE,
     VERMILLION,
     finish,
-    house_style,
-    new_figure,
+    house_figure,
     number,
     quantity,
     require,
@@ -46,8 +45,7 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
     require(spans, COLUMNS, "spans")
     requests = list(dict.fromkeys(spans["request"]))
     kept = requests[:MOST_ROWS]
-    with house_style():
-        figure = new_figure(title, height=1.5 + ROW_INCHES * max(len(kept), 6))
+    with house_figure(title, height=1.5 + ROW_INCHES * max(len(kept), 6)) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel("Time since the first arrival (s)")
         axes.set_ylabel("Request")
@@ -58,7 +56,6 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         if not kept:
             say_empty(axes, "No request in this window")
-            finish(figure)
             return figure
         shown = spans[spans["request"].isin(kept)]
         row_of = {name: row for row, name in enumerate(kept)}

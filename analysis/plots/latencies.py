@@ -18,9 +18,8 @@ from .style import (
     VERMILLION,
     Style,
     finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     number,
     quantity,
     require,
@@ -67,8 +66,7 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
     done = np.isfinite(np.array(stamps)).all(axis=0)
     arrivals = stamps[0][np.isfinite(stamps[0])]
     arrival, first, last, tokens = (column[done] for column in stamps)
-    with house_style():
-        figure = new_figure(title)
+    with house_figure(title) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=[1.15, 1.0])
         cdf = figure.add_subplot(grid[:, 0])
         output = figure.add_subplot(grid[0, 1])

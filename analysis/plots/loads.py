@@ -21,10 +21,8 @@ from .style import (
     SKY,
     VERMILLION,
     Style,
-    finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     number,
     quantity,
     renderer,
@@ -73,9 +71,8 @@ def throughput_latency(
     if not 1 <= len(latencies) <= PANELS:
         raise ValueError(f"one to {PANELS} latencies fit a figure, not {len(latencies)}")
     runs = list(dict.fromkeys(table["run"].astype(str)))
-    with house_style():
-        rows = -(-len(runs) // 3)
-        figure = new_figure(title, height=3.1 + 0.2 * rows)
+    rows = -(-len(runs) // 3)
+    with house_figure(title, height=3.1 + 0.2 * rows) as figure:
         panels = figure.subplots(1, len(latencies), sharex=True, squeeze=False)[0]
         for axes, name in zip(panels, latencies, strict=True):
             _panel(axes, table, runs, load, name, (limits or {}).get(name), len(latencies))
@@ -86,7 +83,6 @@ def throughput_latency(
         ]
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
-        finish(figure)
     return figure
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREY, LIGHT, VERMILLION, finish, house_style, new_figure, require, say_empty
+from .style import BLUE, GREY, LIGHT, VERMILLION, finish, house_figure, require, say_empty
 
 KINDS = {"stride": ("Stride of accesses", BLUE, "o"), "rand": ("Block at random", VERMILLION, "s")}
 
@@ -25,8 +25,7 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
         A column is missing.
     """
     require(table, ("kind", "bytes", "fraction"), "table")
-    with house_style():
-        figure = new_figure(title)
+    with house_figure(title) as figure:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, (kind, (label, color, marker)) in zip(panels, KINDS.items(), strict=True):
             rows = table[table["kind"] == kind].sort_values("bytes")
@@ -59,8 +58,7 @@ def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str
         An assumed share, drawn as a line.
     """
     require(table, ("label", "fraction"), "table")
-    with house_style():
-        figure = new_figure(title, height=max(1.8, 0.9 + 0.28 * len(table)))
+    with house_figure(title, height=max(1.8, 0.9 + 0.28 * len(table))) as figure:
         axes = figure.subplots()
         values = 100 * table["fraction"].to_numpy(dtype=np.float64)
         at = np.arange(len(table))[::-1]
@@ -90,8 +88,7 @@ def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
         Columns share, longer_s, sum_s, together_s, as `answers.two_masters` gives them.
     """
     require(table, ("share", "longer_s", "sum_s", "together_s"), "table")
-    with house_style():
-        figure = new_figure(title, height=3.2)
+    with house_figure(title, height=3.2) as figure:
         axes = figure.subplots()
         at = 100 * table["share"]
         for column, label, style, color in (

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .published import COLORS
-from .style import BLACK, LIGHT, finish, house_style, log_axis, new_figure, require
+from .style import BLACK, LIGHT, house_figure, log_axis, require
 
 MARKERS, LINES = "osD^v", ("-", "--", "-.", ":", "-")
 
@@ -28,8 +28,7 @@ def pays(table: pd.DataFrame, x: str, y: str, title: str, labels: tuple[str, str
     require(table, ("case", x, y, *([panel] if panel else [])), "pays")
     names = list(dict.fromkeys(table[panel])) if panel else [""]
     shares = float(table[x].max()) <= 1.0
-    with house_style():
-        figure = new_figure(title, height=3.2)
+    with house_figure(title, height=3.2) as figure:
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             own = table[table[panel] == name] if panel else table
@@ -48,5 +47,4 @@ def pays(table: pd.DataFrame, x: str, y: str, title: str, labels: tuple[str, str
             axes.grid(True, color=LIGHT, linewidth=0.5)
         panels[0].set_ylabel(labels[1])
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure

@@ -16,9 +16,8 @@ from .style import (
     VERMILLION,
     Style,
     finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     require,
     say_empty,
 )
@@ -38,8 +37,7 @@ def points(predictions: pd.DataFrame, title: str) -> Figure:
     """
     columns = [f"{q}_{w}" for q in PANELS for w in ("measured_s", "simulated_s", "error")]
     require(predictions, ["framework", *columns], "predictions")
-    with house_style():
-        figure = new_figure(title, height=4.4)
+    with house_figure(title, height=4.4) as figure:
         for axes, (quantity, (label, scale)) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             known = predictions[predictions[f"{quantity}_error"].notna()]
             axes.set(xlabel=f"{label}, measured", ylabel="Simulated")

@@ -10,22 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    LIGHT,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    finish,
-    house_style,
-    new_figure,
-    number,
-    require,
-)
+from .style import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, SKY, VERMILLION, house_figure, number, require
 from .told import told
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
@@ -53,8 +38,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
     places = np.arange(len(table))[::-1]
     off = table["ratio"].to_numpy(dtype=np.float64) - 1
     allowed = table["tolerance"].to_numpy(dtype=np.float64)
-    with house_style():
-        figure = new_figure(title, height=_height(len(table)))
+    with house_figure(title, height=_height(len(table))) as figure:
         axes = figure.add_subplot()
         axes.barh(places, 200 * np.nan_to_num(allowed), left=-100 * np.nan_to_num(allowed),
                   height=0.7, color=LIGHT, label="allowed")  # fmt: skip
@@ -73,7 +57,6 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
         axes.set_ylim(-0.8, len(table) - 0.2)
         axes.set_xlabel("Simulated against published (%)")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure
 
 
@@ -90,8 +73,7 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
     require(table, ("case",), "parts")
     parts = [name for name in table.columns if name not in ("case", "published")]
     places = np.arange(len(table))[::-1]
-    with house_style():
-        figure = new_figure(title, height=_height(len(table)))
+    with house_figure(title, height=_height(len(table))) as figure:
         axes = figure.add_subplot()
         left = np.zeros(len(table))
         handles: list[Artist] = []
@@ -116,7 +98,6 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
         if len(handles) > 1:
             axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
-        finish(figure)
     return figure
 
 

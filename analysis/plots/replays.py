@@ -7,20 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import (
-    BLUE,
-    GREY,
-    LIGHT,
-    ORANGE,
-    PERCENT,
-    finish,
-    house_style,
-    log_axis,
-    new_figure,
-    number,
-    require,
-    say_empty,
-)
+from .style import BLUE, GREY, LIGHT, ORANGE, PERCENT, finish, house_figure, log_axis, number, require, say_empty
 
 PANELS = {"ttft": "Time to first token", "tpot": "Time per output token", "e2e": "End to end",
           "prefill": "Prefill", "decode": "Decode step", "total": "Whole batch"}  # fmt: skip
@@ -40,10 +27,9 @@ def replays(table: pd.DataFrame, title: str) -> Figure:
     require(table, ("metric", "measured", "simulated", "error"), "table")
     quantity = table["metric"].str.partition("_")[0]
     shown = [name for name in PANELS if (quantity == name).any()]
-    with house_style():
-        wide = min(len(shown), MOST_WIDE) or 1
-        deep = -(-len(shown) // wide) or 1
-        figure = new_figure(title, height=1.0 + 2.7 * deep)
+    wide = min(len(shown), MOST_WIDE) or 1
+    deep = -(-len(shown) // wide) or 1
+    with house_figure(title, height=1.0 + 2.7 * deep) as figure:
         panels = np.atleast_1d(figure.subplots(deep, wide)).ravel()
         if not shown:
             say_empty(panels[0], "no metrics")

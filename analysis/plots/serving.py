@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREY, ORANGE, finish, house_style, new_figure, require, say_empty
+from .style import BLUE, GREY, ORANGE, finish, house_figure, require, say_empty
 
 PANELS = {"ttft": "Time to first token (s)", "tpot": "Time per output token (ms)", "latency": "End to end (s)"}
 SCALES = {"ttft": 1.0, "tpot": 1e3, "latency": 1.0}
@@ -23,8 +23,7 @@ def serving(requests: pd.DataFrame, title: str) -> Figure:
     """
     columns = [f"{q}_{w}_s" for q in PANELS for w in ("measured", "simulated")]
     require(requests, columns, "requests")
-    with house_style():
-        figure = new_figure(title, height=5.6)
+    with house_figure(title, height=5.6) as figure:
         axes = figure.subplots(2, 3)
         for i, (quantity, label) in enumerate(PANELS.items()):
             pair = [

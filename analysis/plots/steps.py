@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import BLACK, BLUE, SMALL, VERMILLION, finish, house_style, new_figure
+from .style import BLACK, BLUE, SMALL, VERMILLION, finish, house_figure
 
 
 class MeasuredStep(Protocol):
@@ -32,8 +32,7 @@ class MeasuredStep(Protocol):
 
 def step_times(steps: Sequence[MeasuredStep], device: str) -> Figure:
     """Draw measured step times with their spread, and simulated ones, by batch and context."""
-    with house_style():
-        figure = new_figure(f"Small MoE models on {device}: steps run here and simulated")
+    with house_figure(f"Small MoE models on {device}: steps run here and simulated") as figure:
         axes = figure.add_subplot()
         at = np.arange(len(steps))
         measured = np.array([s.measured_s for s in steps]) * 1e3

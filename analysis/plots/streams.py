@@ -17,8 +17,7 @@ from .style import (
     VERMILLION,
     YELLOW,
     finish,
-    house_style,
-    new_figure,
+    house_figure,
     number,
     require,
 )
@@ -40,8 +39,7 @@ def streams(tasks: pd.DataFrame, title: str, note: str = "") -> Figure:
     """
     require(tasks, COLUMNS, "tasks")
     names = list(dict.fromkeys(tasks["stream"]))
-    with house_style():
-        figure = new_figure(title, height=1.3 + 0.5 * len(names))
+    with house_figure(title, height=1.3 + 0.5 * len(names)) as figure:
         axes = figure.add_subplot()
         low = float(tasks["start_s"].min()) if len(tasks) else 0.0
         high = float(tasks["end_s"].max()) if len(tasks) else 1.0

@@ -20,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 DPI = 200
 WIDTH, HEIGHT = 6.5, 4.2
@@ -130,6 +131,16 @@ def house_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         cast(dict[str, Any], matplotlib.rcParams).update(RC)
         yield
+
+
+@contextmanager
+def house_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
+    """Open a figure in the house's style; where the block does not `finish` it, leaving does."""
+    with house_style():
+        figure = new_figure(title, width, height)
+        yield figure
+        if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+            finish(figure)
 
 
 def new_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Figure:

@@ -23,10 +23,8 @@ from .style import (
     SMALL,
     VERMILLION,
     YELLOW,
-    finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     quantity,
     require,
 )
@@ -51,8 +49,7 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
     """
     require(frame, ["label", "seconds", *(f"{t}_s" for t in TERMS)], "the ranking")
     frame = frame.head(MOST_ROWS)
-    with house_style():
-        figure = new_figure(title, height=1.3 + 0.42 * len(frame))
+    with house_figure(title, height=1.3 + 0.42 * len(frame)) as figure:
         axes = figure.add_subplot()
         thin = 0.8 / len(TERMS)
         for i, (_, row) in enumerate(frame.iterrows()):
@@ -69,7 +66,6 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
         handles = [Patch(color=LIGHT, label="time"), *(Patch(color=c, label=t) for t, c in TERMS.items())]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=SMALL,
                       handlelength=1.0, columnspacing=1.0)  # fmt: skip
-        finish(figure)
     return figure
 
 
@@ -85,8 +81,7 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
     tiles = list(dict.fromkeys(frame["tile"]))
     values = sorted(set(frame[along]))
     table = frame.groupby(["tile", along])["ratio"].min().unstack().reindex(tiles)[values].to_numpy()
-    with house_style():
-        figure = new_figure(title, height=1.5 + 0.22 * len(tiles))
+    with house_figure(title, height=1.5 + 0.22 * len(tiles)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(table, aspect="auto", cmap="cividis_r", vmin=1.0, vmax=LARGEST_RATIO)
         axes.set_xticks(range(len(values)), [f"{v:,}" for v in values], rotation=45, ha="right")
@@ -98,7 +93,6 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
         axes.set_ylabel("Tile, rows x columns")
         bar = figure.colorbar(image, ax=axes, extend="max")
         bar.set_label("Time over the best (dot: the best)")
-        finish(figure)
     return figure
 
 
@@ -115,8 +109,7 @@ def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figur
         The device's own value.
     """
     require(frame, ["value", "best_s", "kept_s", "config"], "the curve")
-    with house_style():
-        figure = new_figure(title)
+    with house_figure(title) as figure:
         axes = figure.add_subplot()
         axes.plot(frame["value"], frame["kept_s"] * 1e6, color=VERMILLION, linestyle="--")
         axes.plot(frame["value"], frame["best_s"] * 1e6, color=BLUE)
@@ -131,7 +124,6 @@ def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figur
                    Line2D([], [], color=VERMILLION, linestyle="--", label="kernel kept"),
                    Line2D([], [], color=GREY, linestyle=":", label="the device as it is")]  # fmt: skip
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        finish(figure)
     return figure
 
 
@@ -159,8 +151,7 @@ def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """
     for frame in frames.values():
         require(frame, ["change", "kept", "chosen"], "the gains")
-    with house_style():
-        figure = new_figure(title, height=1.6 + 0.32 * max(map(len, frames.values())))
+    with house_figure(title, height=1.6 + 0.32 * max(map(len, frames.values()))) as figure:
         panels = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
         most = max(float(f[["kept", "chosen"]].max().max()) for f in frames.values())
         for axes, (name, frame) in zip(panels, frames.items(), strict=True):
@@ -179,7 +170,6 @@ def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
         panels[0].invert_yaxis()
         handles = [Patch(color=SKY, label="kernel kept"), Patch(color=BLUE, label="kernel re-chosen")]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
-        finish(figure)
     return figure
 
 
@@ -195,8 +185,7 @@ def level_roofs(frame: pd.DataFrame, peak: float, title: str) -> Figure:
     """
     require(frame, ["label", "level", "op_per_byte", "roof_flops", "achieved_flops"], "the levels")
     colors = {"memory": BLUE, "cache": ORANGE}
-    with house_style():
-        figure = new_figure(title)
+    with house_figure(title) as figure:
         axes = figure.add_subplot()
         low, high = float(frame["op_per_byte"].min()) / 2, float(frame["op_per_byte"].max()) * 4
         grid = np.geomspace(low, high, 50)
@@ -212,5 +201,4 @@ def level_roofs(frame: pd.DataFrame, peak: float, title: str) -> Figure:
         axes.set_ylabel("FLOP/s")
         handles = [Line2D([], [], color=c, marker="o", markersize=4, label=n) for n, c in colors.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
-        finish(figure)
     return figure

@@ -8,20 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import (
-    BLUE,
-    GREEN,
-    LIGHT,
-    ORANGE,
-    VERMILLION,
-    finish,
-    house_style,
-    new_figure,
-    number,
-    quantity,
-    require,
-    say_empty,
-)
+from .style import BLUE, GREEN, LIGHT, ORANGE, VERMILLION, finish, house_figure, number, quantity, require, say_empty
 
 COLUMNS = ("start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes", "watts")
 BINS = 240
@@ -51,8 +38,7 @@ def timeline(
     """
     require(stages, COLUMNS, "stages")
     table = {name: stages[name].to_numpy(dtype=float) for name in COLUMNS}
-    with house_style():
-        figure = new_figure(title, height=5.8)
+    with house_figure(title, height=5.8) as figure:
         counts, tokens, kv, power = figure.subplots(4, 1, sharex=True)
         counts.set_ylabel("Sequences")
         tokens.set_yscale("symlog", linthresh=1.0)  # prompts outnumber decodes by far
@@ -68,7 +54,6 @@ def timeline(
             for axes in (counts, tokens, kv, power):
                 axes.set_yticks([])
                 say_empty(axes, "No stages were kept")
-            finish(figure)
             return figure
         edges = np.linspace(0.0, float(table["end_s"].max()), BINS + 1)
         steps = np.maximum(table["steps"], 1.0)

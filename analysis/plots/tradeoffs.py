@@ -23,8 +23,7 @@ from .style import (
     NORMAL,
     VERMILLION,
     finish,
-    house_style,
-    new_figure,
+    house_figure,
     number,
     renderer,
     require,
@@ -92,10 +91,9 @@ def trade_off(
     told_columns = [name for name in columns if name not in facets]
     varying = _telling(rows, told_columns)
     shown = parts[:MAX_PANELS]
-    with house_style():
-        across = min(len(shown), 2)
-        down = -(-len(shown) // 2)
-        figure = new_figure(title, height=HEIGHT if down == 1 else 1.0 + 2.7 * down)
+    across = min(len(shown), 2)
+    down = -(-len(shown) // 2)
+    with house_figure(title, height=HEIGHT if down == 1 else 1.0 + 2.7 * down) as figure:
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         panels = list(grid.flat)
         for axes in panels[len(shown) :]:

@@ -24,9 +24,8 @@ from .style import (
     VERMILLION,
     Style,
     finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     number,
     require,
     say_empty,
@@ -66,15 +65,13 @@ def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
     predicted = rows["predicted_s"].to_numpy(dtype=float)
     devices = _grouped(rows["device"])
     sources = _grouped(rows["source"])
-    with house_style():
-        figure = new_figure(title, height=4.6)
+    with house_figure(title, height=4.6) as figure:
         grid = figure.add_gridspec(2, 2, width_ratios=[1.15, 1.0])
         scatter = figure.add_subplot(grid[:, 0])
         size, source = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
         if len(rows) == 0:
             for axes in (scatter, size, source):
                 say_empty(axes, "no rows")
-            finish(figure)
             return figure
         looks = dict(zip(_names(devices), LOOKS, strict=False))
         _scatter(scatter, measured, predicted, devices, looks)

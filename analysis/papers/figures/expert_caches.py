@@ -17,10 +17,8 @@ from opbyte.extend.figures import (
     PURPLE,
     SKY,
     VERMILLION,
-    finish,
-    house_style,
+    house_figure,
     log_axis,
-    new_figure,
     require,
 )
 
@@ -47,8 +45,7 @@ def hits(table: pd.DataFrame, title: str) -> Figure:
     require(table, ("batch", "slots"), "hits")
     policies = [name for name in table.columns if name not in ("batch", "slots")]
     batches = list(dict.fromkeys(table["batch"]))
-    with house_style():
-        figure = new_figure(title, height=3.2)
+    with house_figure(title, height=3.2) as figure:
         panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
         for axes, batch in zip(panels, batches, strict=True):
             own = table[table["batch"] == batch]
@@ -62,7 +59,6 @@ def hits(table: pd.DataFrame, title: str) -> Figure:
             axes.grid(True, color=LIGHT, linewidth=0.5)
         panels[0].set_ylabel("Hit rate (%)")
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure
 
 
@@ -77,8 +73,7 @@ def times(table: pd.DataFrame, title: str) -> Figure:
     require(table, ("batch",), "times")
     names = list(table.columns)
     ways = names[1 : names.index("distinct experts a layer")]
-    with house_style():
-        figure = new_figure(title, height=3.4)
+    with house_figure(title, height=3.4) as figure:
         axes = figure.add_subplot()
         for way, (color, line, marker) in zip(ways, LINES, strict=False):
             axes.plot(table["batch"], table[way], color=color, linestyle=line, marker=marker, markersize=4, label=way)
@@ -89,5 +84,4 @@ def times(table: pd.DataFrame, title: str) -> Figure:
         axes.set_ylabel("Time per token (ms)")
         axes.grid(True, color=LIGHT, linewidth=0.5)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure

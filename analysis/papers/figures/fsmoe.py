@@ -8,18 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opbyte.extend.figures import (
-    BLACK,
-    COLORS,
-    HATCHES,
-    SMALL,
-    finish,
-    house_style,
-    new_figure,
-    ratios,
-    require,
-    streams,
-)
+from opbyte.extend.figures import BLACK, COLORS, HATCHES, SMALL, house_figure, ratios, require, streams
 
 
 def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
@@ -48,8 +37,7 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
     readings = list(dict.fromkeys(table["reading"]))
     names = list(dict.fromkeys(table["schedule"]))
     width = 0.8 / len(names)
-    with house_style():
-        figure = new_figure(title, height=3.4)
+    with house_figure(title, height=3.4) as figure:
         axes = figure.add_subplot()
         marked = False
         for i, name in enumerate(names):
@@ -71,5 +59,4 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
         axes.set_ylabel("Gain over Tutel, mean of 1,458 layers")
         axes.set_ylim(1.0, float(table["gain"].max()) + 0.05)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        finish(figure)
     return figure

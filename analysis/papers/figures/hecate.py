@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opbyte.extend.figures import BLACK, COLORS, LIGHT, finish, house_style, new_figure, ratios, require, stacked
+from opbyte.extend.figures import BLACK, COLORS, LIGHT, house_figure, ratios, require, stacked
 
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", ":", "-")
@@ -32,8 +32,7 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
     exponents = [name for name in table.columns if name not in ("cluster", "model")]
     clusters = list(dict.fromkeys(table["cluster"]))
     at = [float(name) for name in exponents]
-    with house_style():
-        figure = new_figure(title, height=3.0)
+    with house_figure(title, height=3.0) as figure:
         panels = figure.subplots(1, len(clusters), sharey=True, squeeze=False)[0]
         for axes, cluster in zip(panels, clusters, strict=True):
             own = table[table["cluster"] == cluster]
@@ -46,5 +45,4 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
             axes.grid(True, color=LIGHT, linewidth=0.5)
         panels[0].set_ylabel("Gain over expert parallelism")
         panels[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        finish(figure)
     return figure

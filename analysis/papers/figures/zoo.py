@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opbyte.extend.figures import BLACK, COLORS, LIGHT, finish, house_style, new_figure, require
+from opbyte.extend.figures import BLACK, COLORS, LIGHT, house_figure, require
 
 RATIOS = {"FLOPs": "o", "bytes": "s", "time": "D"}
 """Columns of a table of ratios, and their markers."""
@@ -22,8 +22,7 @@ def bought(table: pd.DataFrame, title: str) -> Figure:
     require(table, ("design", "beside", "step", *RATIOS), "bought")
     steps, names = list(dict.fromkeys(table["step"])), list(dict.fromkeys(table["design"]))
     beside = dict(zip(table["design"], table["beside"], strict=True))
-    with house_style():
-        figure = new_figure(title, height=0.6 + 0.3 * len(names), width=9.5)
+    with house_figure(title, height=0.6 + 0.3 * len(names), width=9.5) as figure:
         panels = figure.subplots(1, len(steps), sharey=True, sharex=True, squeeze=False)[0]
         for axes, step in zip(panels, steps, strict=True):
             own = table[table["step"] == step].set_index("design")
@@ -42,5 +41,4 @@ def bought(table: pd.DataFrame, title: str) -> Figure:
         panels[0].tick_params(axis="y", labelsize="x-small")
         panels[0].invert_yaxis()
         panels[0].legend(loc="lower left", fontsize="small")
-        finish(figure)
     return figure

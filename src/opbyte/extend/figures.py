@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.plots.style import YELLOW as YELLOW
     from opbyte.analysis.plots.style import Style as Style
     from opbyte.analysis.plots.style import finish as finish
+    from opbyte.analysis.plots.style import house_figure as house_figure
     from opbyte.analysis.plots.style import house_style as house_style
     from opbyte.analysis.plots.style import log_axis as log_axis
     from opbyte.analysis.plots.style import new_figure as new_figure
