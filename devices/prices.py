@@ -77,7 +77,7 @@ EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
 
 
 @dataclass(frozen=True, slots=True)
-class Formula:
+class KernelFormula:
     """A kernel model of several sums; see `devices.calibrated.formulas` for the codes.
 
     Attributes
@@ -142,7 +142,7 @@ class PriceRow:
 
     params: F8
     curve: ByCount | None = None
-    formula: Formula | None = None
+    formula: KernelFormula | None = None
     hardware: F8 | None = None
     grid: Grid | None = None
     blocks: F8 | None = None

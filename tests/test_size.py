@@ -74,11 +74,16 @@ def test_what_may_be_longer_is() -> None:
     assert not [name for name in LONG if every().get(name, 0) < FUNCTION_LINES]
 
 
-SHARED = 56
-"""Names that several classes have, in rooms of their own, papers left out; it may only fall."""
+SHARED = {
+    "Plan": "a deployment as arrays, and the answer to `plan`, whose class names its file",
+    "Roofline": "a cost model, and the answer to `roofline`, whose class names its file",
+    "Run": "how a layer's ops are run, a name of the extension's face, and what a simulation leaves",
+    "State": "what a layer keeps per sequence, a name of the extension's face, and the arrays of an engine",
+}
+"""Names that two classes have, in rooms of their own, papers left out, and why they stay."""
 
 
-def test_few_class_names_mean_several_things() -> None:
+def test_class_names_mean_one_thing() -> None:
     """A name says what a class is wherever one reads it: 90 and more were shared before."""
     where: dict[str, set[Path]] = defaultdict(set)
     for module in MODULES:
@@ -87,7 +92,7 @@ def test_few_class_names_mean_several_things() -> None:
                 if isinstance(node, ast.ClassDef):
                     where[node.name].add(module)
     shared = {name: sorted(map(str, found)) for name, found in where.items() if len(found) > 1}
-    assert len(shared) <= SHARED, shared
+    assert set(shared) == set(SHARED), shared
 
 
 def test_the_counter_itself() -> None:

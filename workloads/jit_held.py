@@ -32,7 +32,7 @@ PLAIN: bool = settings.DISABLE_JIT
 """Whether everything runs as plain Python."""
 
 
-class Held(types.NamedTuple):
+class HeldType(types.NamedTuple):
     """Type of a named tuple that is known by its address."""
 
     def __init__(self, fields: list[Any], cls: type) -> None:
@@ -49,14 +49,14 @@ class Held(types.NamedTuple):
 def held(cls: C) -> C:
     """Mark a class of named tuples, whose fields never change while compiled code runs."""
 
-    def type_of(value: Any, context: Any) -> Held:
-        return Held([numba.typeof_impl(field, context) for field in value], cls)
+    def type_of(value: Any, context: Any) -> HeldType:
+        return HeldType([numba.typeof_impl(field, context) for field in value], cls)
 
     numba.typeof_impl.register(cls)(type_of)
     return cls
 
 
-class Kept(Held):
+class KeptType(HeldType):
     """Type of a named tuple that stays written down."""
 
 
@@ -70,9 +70,9 @@ def kept(cls: C) -> C:
     what = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     keeping: Any = type(cls)(cls.__name__, (cls,), {**what, KEPT: None})  # with room for attributes
 
-    def type_of(value: Any, context: Any) -> Kept:
-        value._numba_type_ = Kept([numba.typeof_impl(field, context) for field in value], keeping)
-        return cast(Kept, value._numba_type_)  # where Numba looks for it first
+    def type_of(value: Any, context: Any) -> KeptType:
+        value._numba_type_ = KeptType([numba.typeof_impl(field, context) for field in value], keeping)
+        return cast(KeptType, value._numba_type_)  # where Numba looks for it first
 
     numba.typeof_impl.register(keeping)(type_of)
     return cast(C, keeping)
@@ -111,11 +111,11 @@ def code_of(function: Any, *examples: Any) -> int:
 
 
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, type_: Held) -> None:
+    def __init__(self, manager: Any, type_: HeldType) -> None:
         super().__init__(manager, type_, manager[type_.plain].get_value_type().as_pointer())
 
 
-def _write_down(type_: Held, value: Any, c: Any) -> Any:
+def _write_down(type_: HeldType, value: Any, c: Any) -> Any:
     """Write the fields of a tuple of Python's where compiled code reads them."""
     fields = unbox_tuple(type_.plain, value, c)
     written = build.alloca_once_value(c.builder, fields.value)
@@ -129,12 +129,12 @@ def _hidden(c: Any, written: Any) -> Any:
     return c.builder.asm(hide, "", "=r,0,~{memory}", [written], side_effect=True)
 
 
-def _write_to_keep(type_: Held, value: Any, c: Any, buffers: Any, failed: Any) -> Any:
+def _write_to_keep(type_: HeldType, value: Any, c: Any, buffers: Any, failed: Any) -> Any:
     """Write a tuple, and those in it before, to new buffers of Python's; where it is."""
     builder, api, values = c.builder, c.pyapi, []
     for i, field in enumerate(type_.plain):
         own = api.tuple_getitem(value, i)
-        if isinstance(field, Held):
+        if isinstance(field, HeldType):
             values.append(_write_to_keep(field, own, c, buffers, failed))
             continue
         native = c.unbox(field, own)
@@ -150,7 +150,7 @@ def _write_to_keep(type_: Held, value: Any, c: Any, buffers: Any, failed: Any) -
     return builder.bitcast(api.bytes_as_string(copy), fields.type.as_pointer())
 
 
-def _find_or_write(type_: Kept, value: Any, c: Any) -> Any:
+def _find_or_write(type_: KeptType, value: Any, c: Any) -> Any:
     """Find what is written down of a tuple of Python's; write it down the first time."""
     builder, api = c.builder, c.pyapi
     pointer = c.context.get_value_type(type_)
@@ -220,7 +220,7 @@ api_pointer = ir.IntType(8).as_pointer()
 called_at = _called if PLAIN else numba.intrinsic(_called_at)
 
 
-def _field(context: Any, builder: Any, type_: Held, value: Any, name: str) -> Any:
+def _field(context: Any, builder: Any, type_: HeldType, value: Any, name: str) -> Any:
     at = build.gep_inbounds(builder, value, 0, type_.fields.index(name))
     return _read(builder, at, at.type.pointee)
 
@@ -238,8 +238,8 @@ def _read(builder: Any, at: Any, what: Any) -> Any:
     return result
 
 
-numba.register_model(Held)(_Address)
-numba.register_model(Kept)(_Address)
-numba.unbox(Held)(_write_down)
-numba.unbox(Kept)(_find_or_write)
-numba.lower_getattr_generic(Held)(_field)
+numba.register_model(HeldType)(_Address)
+numba.register_model(KeptType)(_Address)
+numba.unbox(HeldType)(_write_down)
+numba.unbox(KeptType)(_find_or_write)
+numba.lower_getattr_generic(HeldType)(_field)

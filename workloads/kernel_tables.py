@@ -48,7 +48,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class KernelTable:
     """Rows of one family.
 
     Attributes
@@ -77,7 +77,7 @@ class Table:
             return np.full(len(self), usual[column], dtype=object)
         return self.columns[column]
 
-    def take(self, rows: npt.NDArray[Any]) -> Table:
+    def take(self, rows: npt.NDArray[Any]) -> KernelTable:
         """The rows of a mask or of indices."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return replace(self, columns=columns, file=self.file[rows], line=self.line[rows])
@@ -141,7 +141,7 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
 
 def read_tables(
     paths: Iterable[str | Path], every_op: bool = False, form: TableForm = USUAL, family: str | None = None
-) -> tuple[dict[str, Table], list[Skipped]]:
+) -> tuple[dict[str, KernelTable], list[Skipped]]:
     """Read kernel tables.
 
     Parameters
@@ -156,14 +156,14 @@ def read_tables(
 
     Returns
     -------
-    tables : dict of str to Table
+    tables : dict of str to KernelTable
         All usable rows, by family.
     skipped : list of Skipped
         What was left out: files without rows or without the columns of their family, rows with a missing, wrong or
         non-positive number, an unknown kernel, number format or timing, and rows that repeat an earlier one. Rows
         without a time wait to be measured: one entry a file stands for all of them.
     """
-    parts: dict[str, list[Table]] = {}
+    parts: dict[str, list[KernelTable]] = {}
     skipped: list[Skipped] = []
     for path in table_files(paths, family):
         table = read_table(path, skipped, every_op, form, family)
@@ -174,7 +174,7 @@ def read_tables(
 
 def read_table(
     path: Path, skipped: list[Skipped], every_op: bool = False, form: TableForm = USUAL, family: str | None = None
-) -> Table | None:
+) -> KernelTable | None:
     """Read one file; what cannot be used is appended to `skipped`."""
     family = family or _family(path)
     if family is None:
@@ -217,7 +217,7 @@ def read_table(
     wrong_rows = [*zip(line[told].tolist(), bad[told].tolist(), strict=True), *unread, *waiting]
     skipped += [Skipped(str(path), number, reason) for number, reason in sorted(wrong_rows)]
     file = np.full(len(line), str(path), dtype=object)
-    return Table(family, columns, file, line).take(good)
+    return KernelTable(family, columns, file, line).take(good)
 
 
 def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows: int) -> str:
@@ -328,11 +328,11 @@ def _mark(bad: npt.NDArray[Any], row: int, reason: str) -> None:
         bad[row] = reason
 
 
-def joined(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[KernelTable]) -> KernelTable:
     """Rows of tables of one family as one table."""
     first = tables[0]
     columns = {name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns}
-    return Table(
+    return KernelTable(
         first.family,
         columns,
         np.concatenate([table.file for table in tables]),

@@ -39,7 +39,7 @@ counts as the attention's output."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RepeatedOp:
     """Kernels like an op: each FLOP, byte and second of it `times` over."""
 
     op: Op
@@ -74,7 +74,7 @@ def loss_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
     return [*ops, elementwise("loss", "head", m.tokens, columns, LOSS_TENSORS, run)]
 
 
-def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
+def backward(op: Op, run: Run, gradient_bytes: float) -> list[RepeatedOp]:
     """Kernels of the backward pass of one op.
 
     A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads the weights, and
@@ -95,8 +95,8 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
     if op.kind == "elementwise":
         doubled = {**op.shape, "tensors": 2 * op.shape["tensors"]}
         both = replace(op, shape=doubled, flops=2 * op.flops, act_bytes=2 * op.act_bytes)
-        return [Work(replace(both, name=f"{op.name}_grad"))]
-    return [Work(replace(op, name=f"{op.name}_grad"), backward_times(op, run))]
+        return [RepeatedOp(replace(both, name=f"{op.name}_grad"))]
+    return [RepeatedOp(replace(op, name=f"{op.name}_grad"), backward_times(op, run))]
 
 
 def idle(op: Op) -> bool:
@@ -110,7 +110,7 @@ def backward_times(op: Op, run: Run) -> float:
     return FUSED_BACKWARD if fused else PLAIN_BACKWARD
 
 
-def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list[Work]:
+def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list[RepeatedOp]:
     s = op.shape
     m, n, k, batch = s["m"], s["n"], s["k"], s.get("batch", 1)
     by_input = replace(op, name=f"{op.name}_dgrad", shape={**s, "m": m, "n": k, "k": n})
@@ -119,7 +119,7 @@ def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list
         weight_bytes=BITS[op.dtype] / 8 * m * k * batch,
         act_bytes=value_bytes * m * n * batch + 2 * gradient_bytes * n * k * batch,
     )  # fmt: skip
-    return [Work(by_input), Work(by_weight)]
+    return [RepeatedOp(by_input), RepeatedOp(by_weight)]
 
 
 def made_anew(op: Op, run: Run, recompute: str) -> bool:

@@ -13,7 +13,7 @@ from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.apart import MOST_BATCHES, Apart, ApartStep, Memories, apart_of, apart_step, memories
+from ...simulator.scenario.apart import MOST_BATCHES, Apart, ApartStep, GroupMemory, apart_of, apart_step, memories
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
 from ...simulator.scenario.option import chosen
@@ -46,7 +46,7 @@ NOTES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayoutStep:
     """A step of one layout.
 
     Attributes
@@ -97,16 +97,16 @@ class Afd(Result):
     """Steps with attention and experts apart; see `afd`."""
 
     apart: Apart
-    memory: Memories
+    memory: GroupMemory
     context: int
     tpot: float | None
-    found: tuple[Row, ...]
-    against: Row | None
+    found: tuple[LayoutStep, ...]
+    against: LayoutStep | None
     missed: str
     sources: tuple[Mapping[str, str], Mapping[str, str]]
 
     @property
-    def best(self) -> Row:
+    def best(self) -> LayoutStep:
         """The row of most tokens a second."""
         return max(self.found, key=lambda row: row.tokens_per_s)
 
@@ -191,7 +191,7 @@ class Afd(Result):
         ]
         return [*out, *([self.missed] if self.missed else []), *NOTES]
 
-    def _headline(self, best: Row) -> str:
+    def _headline(self, best: LayoutStep) -> str:
         """Which is best, and how it stands against the devices that do both."""
         assert best.step is not None
         many = "es" * ((best.batches or 0) > 1)
@@ -304,7 +304,9 @@ def most_of(fits: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _apart_row(a: Apart, memory: Memories, batch: int, context: int, tpot: float | None, n: int) -> Row | None:
+def _apart_row(
+    a: Apart, memory: GroupMemory, batch: int, context: int, tpot: float | None, n: int
+) -> LayoutStep | None:
     """A step of `n` micro-batches; None where no batch keeps the limit."""
     if tpot is not None:
         unit = n * a.attention.layout.dp
@@ -319,12 +321,12 @@ def _apart_row(a: Apart, memory: Memories, batch: int, context: int, tpot: float
     if all(prices):
         usd = sum(float(p or 0.0) * k for p, k in zip(prices, a.devices, strict=True))
     names = f"{a.attention.system.name} + {a.experts.system.name}"
-    return Row(names, sum(a.devices), n, batch, step.seconds, sum(step.joules), usd, step)
+    return LayoutStep(names, sum(a.devices), n, batch, step.seconds, sum(step.joules), usd, step)
 
 
 def _plain_row(
     model: ModelSpec, system: str | Path | SystemSpec, how: DeployOptions, batch: int, context: int, tpot: float | None
-) -> tuple[Row | None, str]:
+) -> tuple[LayoutStep | None, str]:
     """A step of devices that do both; None and why where no batch keeps the limit."""
     _, where = load(model, system)
     d = deployed(model, where, how)
@@ -344,7 +346,7 @@ def _plain_row(
     took, joules = _plain_step(d, batch, context)
     price, devices = where.device.price_USD_per_hour, num_devices(where)
     usd = None if price is None else price * devices
-    return Row(d.system.name, devices, None, batch, took, joules, usd), ""
+    return LayoutStep(d.system.name, devices, None, batch, took, joules, usd), ""
 
 
 def _plain_step(d: Deployment, batch: int, context: int) -> tuple[float, float]:

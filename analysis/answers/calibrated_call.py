@@ -11,7 +11,7 @@ from ...devices.device import can_calibrate
 from ...devices.spec import DeviceSpec
 from ...devices.tiles.form import Shape, TiledKernel
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 
 
 def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> float | None:
@@ -24,7 +24,7 @@ def calibrated_seconds(spec: DeviceSpec, form: TiledKernel, shape: Shape) -> flo
     arrays = {
         key: np.array([value], dtype=object if isinstance(value, str) else np.float64) for key, value in columns.items()
     }
-    table = Table(name, arrays, np.array([""], dtype=object), np.zeros(1, dtype=np.int64))
+    table = KernelTable(name, arrays, np.array([""], dtype=object), np.zeros(1, dtype=np.int64))
     try:
         known = parameters(spec, family)
     except InputError:

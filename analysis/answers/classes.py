@@ -13,7 +13,7 @@ from .facet import Facet
 from .quantities import Figure, Quantity, entries
 
 if TYPE_CHECKING:
-    from ...simulator.serving.classes import Classes, ClassRun, Tenants
+    from ...simulator.serving.classes import Classes, ClassRun, TenantShares
     from ...simulator.serving.record import Run
 
 MOST_TENANTS = 16
@@ -48,7 +48,7 @@ def _class_dict(c: ClassRun) -> dict[str, Any]:
     }
 
 
-def _tenants_dict(t: Tenants) -> dict[str, Any]:
+def _tenants_dict(t: TenantShares) -> dict[str, Any]:
     columns = t.sent.tolist(), t.refused.tolist(), t.served.tolist()
     return {
         "served": [
@@ -109,7 +109,7 @@ def _promises(found: Classes) -> list[str]:
     return [f"Promised: {'; '.join(told)}."] if told else []
 
 
-def _tenant_blocks(t: Tenants) -> list[str | Sequence[Mapping[str, Any]]]:
+def _tenant_blocks(t: TenantShares) -> list[str | Sequence[Mapping[str, Any]]]:
     """What tenants got, where there are several."""
     if len(t.names) < 2:
         return []

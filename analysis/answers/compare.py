@@ -11,7 +11,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.scenario.load import load
-from ...simulator.scenario.one_step import Load, StepCost, available_bytes, needed_bytes, num_devices, step_cost
+from ...simulator.scenario.one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...workloads.errors import CapacityError, InputError
@@ -84,7 +84,7 @@ def compare(
         raise InputError("--images", f"{spec.name} is no encoder of images")
     if seed is not None and not any(system.device.on_engine for _, system in loaded):
         raise InputError("--seed", "is of an FPGA's expert draws, and no system has one")
-    what = Load(batch, context, (images or 1) if spec.front else 0, schedule, seed or 0)
+    what = StepLoad(batch, context, (images or 1) if spec.front else 0, schedule, seed or 0)
     rows = tuple(_row(spec, system, what, how, given) for given, (_, system) in zip(systems, loaded, strict=True))
     moe, mean_queue = routed_part(spec), None
     if moe is not None:
@@ -96,7 +96,7 @@ def compare(
 
 
 def _row(
-    model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions, given: str | Path | SystemSpec
+    model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, given: str | Path | SystemSpec
 ) -> SystemRow:
     """One system's answer, or why it has none."""
     kinds = tuple(p.kind for p in system.device.processors.values())

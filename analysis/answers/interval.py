@@ -51,7 +51,7 @@ DELTA = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TimeShare:
     """Seconds of a step, or a share of it, whose errors go together under one name."""
 
     seconds: float
@@ -84,7 +84,7 @@ class Interval:
         return Interval(1.0 / self.high, 1.0 / self.low if self.low else np.inf, self.level)
 
 
-def parts_of(d: Deployment, stage: StageCost) -> list[Part]:
+def parts_of(d: Deployment, stage: StageCost) -> list[TimeShare]:
     """What a step's time consists of, with what is known of each part's error."""
     seen: dict[tuple[str, str, str], tuple[str, Ratios | None]] = {}
     out = []
@@ -99,9 +99,9 @@ def parts_of(d: Deployment, stage: StageCost) -> list[Part]:
             found = model.evidence([op])
             seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
         counts = placed.count * (1.0 if d.apart is None else placed.exposed)
-        out.append(Part(placed.cost.seconds * counts, *seen[key]))
+        out.append(TimeShare(placed.cost.seconds * counts, *seen[key]))
     if stage.fetch is not None and stage.fetch.waited_s > 0.0:
-        out.append(Part(stage.fetch.waited_s, "", None))  # no measurement tells of the link
+        out.append(TimeShare(stage.fetch.waited_s, "", None))  # no measurement tells of the link
     return out
 
 
@@ -110,7 +110,7 @@ def _kin(found: Evidence) -> str:
     return found.cost_model if found.basis == "measured" else found.applies_to
 
 
-def slowdowns(parts: Sequence[Part]) -> F8 | None:
+def slowdowns(parts: Sequence[TimeShare]) -> F8 | None:
     """Draws of how many times as long a step takes as it is said to; None where little is known."""
     from scipy.special import ndtri
 

@@ -29,7 +29,7 @@ EVIDENCE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class HostChoice:
     """One configuration: its seconds by what they are spent on."""
 
     config: Mapping[str, int]
@@ -52,8 +52,8 @@ class HostTune(Result):
     kernel: str
     device: str
     shape: Mapping[str, int]
-    default: Choice
-    found: tuple[Choice, ...]
+    default: HostChoice
+    found: tuple[HostChoice, ...]
     top: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class HostTune(Result):
             "evidence": [EVIDENCE],
         }  # fmt: skip
 
-    def why(self, choice: Choice) -> str:
+    def why(self, choice: HostChoice) -> str:
         """A sentence from the terms."""
         shares = {name: part / choice.seconds for name, part in choice.terms.items()}
         first, *rest = sorted(shares.items(), key=lambda item: -item[1])
@@ -127,9 +127,9 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
     of = Core.of(asdict(rates(bench)) | this_core(bench))
     form = FORMS[kernel]
 
-    def priced(config: Any) -> Choice:
+    def priced(config: Any) -> HostChoice:
         fields = asdict(config)
-        return Choice(fields, form.terms(form.start, of, sizes, fields))
+        return HostChoice(fields, form.terms(form.start, of, sizes, fields))
 
     found = sorted(map(priced, space.configs()), key=lambda choice: choice.seconds)
     return HostTune(kernel, this_host(1).device, sizes, priced(space.default), tuple(found), top)

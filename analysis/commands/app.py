@@ -8,17 +8,17 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ...workloads.errors import InputError
-from .panels import Grouped, Recorded
+from .panels import Grouped, NotedCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class App(typer.Typer):
-    """An application whose commands are `Recorded`."""
+    """An application whose commands are `NotedCommand`."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
         """Register a command as `typer.Typer.command` does."""
-        return super().command(name, cls=settings.pop("cls", Recorded), **settings)
+        return super().command(name, cls=settings.pop("cls", NotedCommand), **settings)
 
 
 app = App(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...simulator.scenario.option import Placed
+from ...simulator.scenario.option import PlacedOption
 from ...simulator.scenario.scenario import Scenario, placed
 from ...workloads.errors import InputError
 from . import panels
@@ -94,7 +94,7 @@ Routing = Annotated[str, info("routing")]
 
 
 def takes(
-    options: Sequence[Placed], without: Sequence[str] = ()
+    options: Sequence[PlacedOption], without: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: its parameter `options` becomes one option for each of these.
 
@@ -119,7 +119,7 @@ def takes(
     return decorate
 
 
-def _parameter(own: Placed) -> inspect.Parameter:
+def _parameter(own: PlacedOption) -> inspect.Parameter:
     kind = TYPES.get(own.option.kind, str | None)
     default = own.default or None if own.option.kind is tuple else own.default
     return inspect.Parameter(

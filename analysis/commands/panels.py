@@ -27,7 +27,7 @@ ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"
 """Panels of arguments, of a command's own options and of what every command has."""
 
 
-class Recorded(typer.core.TyperCommand):
+class NotedCommand(typer.core.TyperCommand):
     """A command whose options are noted, so that its answer can say what made it."""
 
     def invoke(self, ctx: Any) -> Any:

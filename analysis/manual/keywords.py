@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
-from ...simulator.scenario.option import Placed, options_of
+from ...simulator.scenario.option import PlacedOption, options_of
 from ...simulator.scenario.parts import (
     ApartOptions,
     DeployOptions,
@@ -100,7 +100,7 @@ def _class(name: str, bases: Iterable[str], lines: Iterable[str], text: str) -> 
     return f"{told}\n{body}" if body else told
 
 
-def _lines(options: Iterable[Placed]) -> Iterator[str]:
+def _lines(options: Iterable[PlacedOption]) -> Iterator[str]:
     for p in options:
         kind = "Name" if p.option.file or p.name in FILES else KINDS[p.option.kind]
         if p.option.table:

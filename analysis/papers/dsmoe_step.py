@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 
 from opbyte.extend import Deployment, ModelSpec, Op, Run, deploy, gemm, load_model, load_system
-from opbyte.extend.devices import Plan, usual
+from opbyte.extend.devices import CollectivePlan, usual
 from opbyte.extend.models import CapacityError, elementwise
 from opbyte.extend.systems import Layout, StageCost, dealt, explicit_stage, planned_exchange
-from opbyte.extend.training import Prices, Work
+from opbyte.extend.training import Prices, RepeatedOp
 
 DEVICE, NODE = "a100-40gb", 8
 PER_REPLICA, CONTEXT = 8, 128
@@ -34,7 +34,7 @@ def parameters(model: str) -> float:
     return float(spec.total_params - spec.vocab * spec.hidden)
 
 
-def exchange(algorithm: str, devices: int, tp: int) -> Plan:
+def exchange(algorithm: str, devices: int, tp: int) -> CollectivePlan:
     """The all-to-all that the simulator costs."""
     layout = Layout(tp, devices // tp, devices, 1)
     return planned_exchange(layout, load_system(system_name(devices)), algorithm).plans[0]
@@ -167,4 +167,4 @@ def gating_s(model: str, tokens: int, table: bool) -> float:
     """Seconds of routing and sorting on one device [s]."""
     d = deployed("dsmoe-1.3b-moe128", NODE, 1, None, "uniform")
     prices = Prices(d)
-    return sum(prices.op(Work(op)) for op in gating_ops(load_model(model), tokens, table))
+    return sum(prices.op(RepeatedOp(op)) for op in gating_ops(load_model(model), tokens, table))

@@ -19,10 +19,10 @@ from opbyte.extend.streams import COMPUTE, NODE_LINK, Builder, Timeline, run
 from opbyte.extend.systems import Dispatch, ExpertPart, ExpertPlacing, flows, sites_of
 from opbyte.extend.training import (
     NOTHING,
-    Bench,
     BytesPerWeight,
+    LayerPrices,
+    RepeatedOp,
     TrainingOptions,
-    Work,
     backward,
     training_deployment,
     training_layout,
@@ -130,7 +130,7 @@ class Trained:
         self.deployment: Deployment = training_deployment(model, system, self.layout, routing=routing, costs="roofline")
         self.each = BytesPerWeight.adam(model.numerics.act_bytes)
         m = whole_sequences(shape.sequences, shape.length, model.windows)
-        self.bench = Bench(self.deployment, self.layout, options, m, self.each)
+        self.bench = LayerPrices(self.deployment, self.layout, options, m, self.each)
         self.tokens = m.tokens * devices
         self.nic = system.device.node_link.bandwidth_bytes_per_s * system.groups_per_node
         self.nvlink = system.device.link.bandwidth_bytes_per_s
@@ -139,7 +139,7 @@ class Trained:
         """Seconds of an op's forward and backward pass."""
         price, numerics = self.bench.prices.op, self.deployment.run
         behind = backward(op, numerics, self.each.gradients)
-        return price(Work(op)), sum(price(work) for work in behind)
+        return price(RepeatedOp(op)), sum(price(work) for work in behind)
 
     def dense(self) -> tuple[float, float]:
         """A layer without its experts; all layers are alike."""

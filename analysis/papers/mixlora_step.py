@@ -16,7 +16,7 @@ from opbyte.extend.models import (
     head_ops,
     layer_ops,
 )
-from opbyte.extend.training import Prices, Work, loss_ops, whole_sequences
+from opbyte.extend.training import Prices, RepeatedOp, loss_ops, whole_sequences
 
 SYSTEM = "rtx-4090-x1"
 EXPERTS, TOP_K, RANK = 8, 2, 16
@@ -79,7 +79,7 @@ def _dropout(op: Op, run: Run) -> list[Op]:
 def forward_s(model: str, design: str, sequences: int = SEQUENCES, training: bool = False) -> float:
     """Seconds of a forward pass [s]."""
     prices = Prices(deployed(model))
-    return sum(prices.op(Work(op)) * count for op, count in forward_ops(model, design, sequences, training))
+    return sum(prices.op(RepeatedOp(op)) * count for op, count in forward_ops(model, design, sequences, training))
 
 
 def parts_s(model: str, design: str) -> dict[str, float]:
@@ -90,7 +90,7 @@ def parts_s(model: str, design: str) -> dict[str, float]:
             name = "vectors"
         else:
             name = "adapters" if op.layer == "adapters" else "matrices of the base"
-        out[name] += prices.op(Work(op)) * count
+        out[name] += prices.op(RepeatedOp(op)) * count
     return out
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 from opbyte.extend import LayerKind, Table, deploy, load_model, load_system
 from opbyte.extend.models import LowRank, PooledAdapter, adaptable
-from opbyte.extend.training import Prices, Work
+from opbyte.extend.training import Prices, RepeatedOp
 
 from .graphs import GRAPHS, Graph
 from .published import Prediction
@@ -71,7 +71,7 @@ def _loading() -> Table:
     assemble = 0.0
     for part in (part for layer in d.model.layers for part in layer.parts):
         gathers = PooledAdapter(adaptable(part), RANK, RANK // SHARE).assembly(d.run)
-        assemble += sum(Prices(d).op(Work(op)) for op in gathers)
+        assemble += sum(Prices(d).op(RepeatedOp(op)) for op in gathers)
     rows = []
     for name, adapt, more in (("LoRA", plain, 0.0), ("MoS", pooled, assemble)):
         size = tenant_bytes(adapt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opbyte.extend import Batch, Loads, ModelSpec, Moments, Op, Run, Table, deploy, load_model, load_system
 from opbyte.extend.models import LowRank, RankExperts, adaptable
-from opbyte.extend.training import Prices, Work
+from opbyte.extend.training import Prices, RepeatedOp
 
 from .graphs import GRAPHS, Graph
 from .published import Prediction
@@ -65,7 +65,7 @@ def _by_tokens() -> Table:
     rows = []
     for tokens in TOKENS:
         m = _moments(tokens)
-        took = [sum(prices.op(Work(op)) for op in ops(m)) * 1e6 for ops in (_chosen, _whole)]
+        took = [sum(prices.op(RepeatedOp(op)) for op in ops(m)) * 1e6 for ops in (_chosen, _whole)]
         rows.append({
             "tokens": tokens,
             "gathered_MB": sum(part.gathered_bytes(tokens, run) for part in _parts()) / 1e6,

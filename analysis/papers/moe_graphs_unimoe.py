@@ -8,7 +8,7 @@ from functools import cache
 from opbyte.extend import Batch, ModelSpec, Table, deploy, gemm, load_model, load_system
 from opbyte.extend.models import BidirectionalAttention, FeedForward, Layer, MixtureOfExperts, Numerics, PatchEmbedding
 from opbyte.extend.systems import explicit_stage
-from opbyte.extend.training import Prices, Work
+from opbyte.extend.training import Prices, RepeatedOp
 
 from .graphs import GRAPHS, Graph
 from .published import Prediction
@@ -98,7 +98,7 @@ def connector_s(name: str) -> float:
     """Projection of an encoder's tokens to the language model's width [s]."""
     e, d = ENCODERS[name], deploy(language_model(), load_system(SYSTEM))
     op = gemm("connector", "connector", "other", e.tokens, d.model.hidden, e.hidden, d.run)
-    return Prices(d).op(Work(op))
+    return Prices(d).op(RepeatedOp(op))
 
 
 @cache

@@ -9,11 +9,11 @@ from ...devices.spec import SystemSpec
 from ...workloads.specfile import to_si
 from ..answers.evidence import evidence, used_sources
 from ..answers.evidence_table import evidence_rows
-from ..show.result import Rests, Section
+from ..show.result import ReportSection, Rests
 from ..show.text import show
 
 
-def rests_section(rests: Rests) -> list[Section]:
+def rests_section(rests: Rests) -> list[ReportSection]:
     """Evidence and constants of a system."""
     name, sources, deployment = rests.system.name, rests.sources, rests.deployment
     if deployment is None:
@@ -21,17 +21,17 @@ def rests_section(rests: Rests) -> list[Section]:
     models = evidence(deployment, sources)
     known = used_sources(sources, deployment.model.numerics)
     return [
-        Section(f"{name}: evidence", [evidence_rows(models, name)]),
+        ReportSection(f"{name}: evidence", [evidence_rows(models, name)]),
         constants_section(rests.system, known, f"{name}: constants"),
     ]
 
 
-def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> Section:
+def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> ReportSection:
     """Every constant of a system as a table."""
     rows = constant_rows(system, sources)
     if not rows:
-        return Section(title, ["The system was given as an object, without its sources."])
-    return Section(title, [rows], folded=len(rows))
+        return ReportSection(title, ["The system was given as an object, without its sources."])
+    return ReportSection(title, [rows], folded=len(rows))
 
 
 def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from ..reproduce.base import Reproduction
 from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
-from ..show.timeline import Sent, Shown, write_streams, write_timeline
+from ..show.timeline import EngineProcess, Sent, write_streams, write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.design import DesignAnswer, EngineAnswer
 from ..studies.engine_search import EngineSearch
@@ -259,16 +259,16 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     folder.answer(f"{below}summary.json", each)
 
 
-def _shown(run: Run) -> list[Shown]:
+def _shown(run: Run) -> list[EngineProcess]:
     """Engines of a run's timeline: one for all of a kind, but each of two pools."""
     if not run.pools:
         system = run.deployment.system
         devices = system.devices_per_node * system.nodes // run.deployment.replicas
         if run.apart is not None:
             devices += devices_apart(run.deployment)
-        return [Shown("engine", devices, run.deployment.layout.pp)]
+        return [EngineProcess("engine", devices, run.deployment.layout.pp)]
     return [
-        Shown(f"{p.name} {i}", p.devices // p.replicas, p.deployment.layout.pp)
+        EngineProcess(f"{p.name} {i}", p.devices // p.replicas, p.deployment.layout.pp)
         for p in run.pools
         for i in range(p.replicas)
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...workloads.errors import visible
 from ..show.provenance import code_version
 from ..show.record import made_by
-from ..show.result import Drawing, Result, Section
+from ..show.result import Drawing, ReportSection, Result
 from ..show.text import is_numeric, magnitude, show
 from . import scripts
 from .sections import sections
@@ -44,7 +44,7 @@ def report(result: Result) -> str:
     """
     number, live = 0, False
     shown: list[dict[str, Any]] = []
-    for section in [*sections(result), Section("Made by", _made_by())]:
+    for section in [*sections(result), ReportSection("Made by", _made_by())]:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
             if isinstance(block, Drawing):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import singledispatch
 
-from ..show.result import Result, Section
+from ..show.result import ReportSection, Result
 from .constants import rests_section
 
 
 @singledispatch
-def sections(result: Result) -> Sequence[Section]:
+def sections(result: Result) -> Sequence[ReportSection]:
     """Parts of ``report.html``: the drawings and the printed blocks, unless registered otherwise."""
-    return [Section("Result", [*result.drawings(), *result.blocks()]), *rests_sections(result)]
+    return [ReportSection("Result", [*result.drawings(), *result.blocks()]), *rests_sections(result)]
 
 
-def rests_sections(result: Result) -> list[Section]:
+def rests_sections(result: Result) -> list[ReportSection]:
     """What the systems behind an answer rest on: their cost models and every constant."""
     return [section for each in result.rests() for section in rests_section(each)]

@@ -27,7 +27,7 @@ from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
 from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
-from ..show.result import Drawing, Section
+from ..show.result import Drawing, ReportSection
 from ..show.text import show
 from .constants import constants_section
 from .sections import sections
@@ -42,52 +42,52 @@ WHERE = (
 
 
 @sections.register
-def run_sections(result: Simulation) -> list[Section]:
+def run_sections(result: Simulation) -> list[ReportSection]:
     """All sections of one simulation."""
     run = result.run
     name = f"{run.deployment.model.name} on {run.deployment.system.name}"
     return [
-        Section("Result", [
+        ReportSection("Result", [
             heading(run), *result.warnings, figure_rows(run), window_text(run.window),
             *run_speculation_text(run), *tiers_text(run), result.sure(), latency_rows(run),
             *class_blocks(run),
         ]),
-        Section("Where time and energy go", [
+        ReportSection("Where time and energy go", [
             Drawing(breakdown(ops_by_share([run]), name), SHARES), WHERE, where_rows(run),
             "By layer and processor:", layer_rows(run),
         ]),
-        Section("Roofline", _roofline(run, name)),
-        Section("Requests over time", _over_time(result, name)),
+        ReportSection("Roofline", _roofline(run, name)),
+        ReportSection("Requests over time", _over_time(result, name)),
         *_steps(result, name), *evidence_sections(result),
     ]  # fmt: skip
 
 
 @sections.register
-def comparison_sections(result: Comparison) -> list[Section]:
+def comparison_sections(result: Comparison) -> list[ReportSection]:
     """What differs between systems, then what each rests on."""
     runs = [each.run for each in result.runs]
     model = runs[0].deployment.model.name
     out = [
-        Section("Verdict", [result.verdict(), *result.warnings, result.rows()]),
-        Section("Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]),
+        ReportSection("Verdict", [result.verdict(), *result.warnings, result.rows()]),
+        ReportSection("Where time and energy go", [Drawing(breakdown(ops_by_share(runs), model), SHARES)]),
     ]
     for each in result.runs:
         where = each.run.deployment.system.name
         name = f"{model} on {where}"
-        out.append(Section(f"{where}: ops", [heading(each.run), where_rows(each.run)]))
-        out.append(Section(f"{where}: roofline", _roofline(each.run, name)))
-        out.append(Section(f"{where}: requests over time", _over_time(each, name)))
+        out.append(ReportSection(f"{where}: ops", [heading(each.run), where_rows(each.run)]))
+        out.append(ReportSection(f"{where}: roofline", _roofline(each.run, name)))
+        out.append(ReportSection(f"{where}: requests over time", _over_time(each, name)))
         out += evidence_sections(each, f"{where}: ")
     return out
 
 
 @sections.register
-def seeds_sections(result: Seeds) -> list[Section]:
+def seeds_sections(result: Seeds) -> list[ReportSection]:
     """Means with intervals, then the first seed in full."""
     first = result.runs[0]
-    mean = Section("Means over seeds", [result.blocks()[0], *result.warnings, result.rows()])
+    mean = ReportSection("Means over seeds", [result.blocks()[0], *result.warnings, result.rows()])
     inner = run_sections(first)
-    return [mean, *(Section(f"Seed {first.run.seed}: {s.title}", s.blocks) for s in inner)]
+    return [mean, *(ReportSection(f"Seed {first.run.seed}: {s.title}", s.blocks) for s in inner)]
 
 
 def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
@@ -182,11 +182,11 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
     return out
 
 
-def _steps(result: Simulation, name: str) -> list[Section]:
+def _steps(result: Simulation, name: str) -> list[ReportSection]:
     """Some steps one by one, where they were asked for."""
     if result.steps is None:
         return []
-    return [Section("Steps", [*step_drawings(result.steps, name), result.steps.records()])]
+    return [ReportSection("Steps", [*step_drawings(result.steps, name), result.steps.records()])]
 
 
 def step_drawings(seen: Steps, name: str) -> list[Drawing]:
@@ -216,7 +216,7 @@ def _engines(run: Run) -> int:
     return max(round(run.devices * d.replicas / d.layout.all_devices), 1)
 
 
-def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
+def evidence_sections(result: Simulation, before: str = "") -> list[ReportSection]:
     """What was run, the cost models behind it, and every constant with its source."""
     run = result.run
     d = run.deployment
@@ -236,7 +236,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
     models = evidence_rows(result.evidence, d.system.name, result.ranges)
     constants = constants_section(d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants")
     return [
-        Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
-        Section(f"{before}Evidence", [models, *result.outside_tables()]),
+        ReportSection(f"{before}What was run", [what, given, inspect(d.model).rows()]),
+        ReportSection(f"{before}Evidence", [models, *result.outside_tables()]),
         constants,
     ]

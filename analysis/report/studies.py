@@ -12,7 +12,7 @@ from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.train import Training
 from ..plots import throughput_latency
-from ..show.result import Drawing, Section
+from ..show.result import Drawing, ReportSection
 from ..studies.capacity_result import Capacity
 from ..studies.drafts import drafts_by_load
 from ..studies.pareto import Pareto
@@ -24,25 +24,25 @@ from .sections import sections
 
 
 @sections.register
-def capacity_sections(result: Capacity) -> list[Section]:
+def capacity_sections(result: Capacity) -> list[ReportSection]:
     """The answer, latency against load, the front, every simulated load, and what it rests on."""
     loads, front = result.drawings()
     out = [
-        Section("Result", result.blocks()),
-        Section("Throughput against pace", [front]),
-        Section("Latency against load", [loads, result.curve()]),
+        ReportSection("Result", result.blocks()),
+        ReportSection("Throughput against pace", [front]),
+        ReportSection("Latency against load", [loads, result.curve()]),
     ]
     rests = [row for f in result.found for row in evidence_rows(f.evidence, f.system, f.ranges)]
-    out.append(Section("Evidence", [rests]))
+    out.append(ReportSection("Evidence", [rests]))
     for found in result.found:
         out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
     return out
 
 
 @sections.register
-def plan_sections(result: Plan) -> list[Section]:
+def plan_sections(result: Plan) -> list[ReportSection]:
     """The answer, what candidates take, and every candidate with its verdict."""
-    drawn = [Section("Candidates that serve", result.drawings())] if result.drawings() else []
+    drawn = [ReportSection("Candidates that serve", result.drawings())] if result.drawings() else []
     rests = [row for s in result.searched if (p := s.chosen) for row in evidence_rows(p.evidence, p.system, p.ranges)]
     kinds = {t.system.device.name: t for s in result.searched for t in s.tried}
     constants = [
@@ -50,43 +50,43 @@ def plan_sections(result: Plan) -> list[Section]:
         for name, t in kinds.items()
     ]
     return [
-        Section("Result", result.blocks()), *drawn, Section("Candidates", [result.records()]),
-        Section("Evidence", [rests]), *constants,
+        ReportSection("Result", result.blocks()), *drawn, ReportSection("Candidates", [result.records()]),
+        ReportSection("Evidence", [rests]), *constants,
     ]  # fmt: skip
 
 
 @sections.register
-def roofline_sections(result: Roofline) -> list[Section]:
+def roofline_sections(result: Roofline) -> list[ReportSection]:
     """The ops, the figure of them under their roofs, and what their costs rest on."""
     d = result.deployment
     rests = evidence_rows(evidence(d, result.sources), d.system.name)
     return [
-        Section("Roofline", [*result.warnings, *result.drawings()]),
-        Section("Ops", result.blocks()),
-        Section("Evidence", [rests]),
+        ReportSection("Roofline", [*result.warnings, *result.drawings()]),
+        ReportSection("Ops", result.blocks()),
+        ReportSection("Evidence", [rests]),
         constants_section(d.system, result.sources, "Constants"),
     ]
 
 
 @sections.register
-def training_sections(result: Training) -> list[Section]:
+def training_sections(result: Training) -> list[ReportSection]:
     """The step, where its time goes, and what its costs rest on."""
     d = result.deployment
     return [
-        Section("Result", [*result.drawings(), *result.blocks()]),
-        Section("Evidence", [evidence_rows(result.basis, d.system.name)]),
+        ReportSection("Result", [*result.drawings(), *result.blocks()]),
+        ReportSection("Evidence", [evidence_rows(result.basis, d.system.name)]),
         constants_section(d.system, used_sources(result.sources, d.model.numerics), "Constants"),
     ]
 
 
 @sections.register
-def pareto_sections(result: Pareto) -> list[Section]:
+def pareto_sections(result: Pareto) -> list[ReportSection]:
     """The best points and where they lie among the others."""
-    return [Section("Result", result.blocks()), *_drawn(result)]
+    return [ReportSection("Result", result.blocks()), *_drawn(result)]
 
 
 @sections.register
-def sweep_sections(result: Sweep) -> list[Section]:
+def sweep_sections(result: Sweep) -> list[ReportSection]:
     """The answer, the trade-off, the study, every point, and what the numbers rest on."""
     study = result.study
     feasible = [row for row in result.table if row["feasible"]]
@@ -103,31 +103,31 @@ def sweep_sections(result: Sweep) -> list[Section]:
     if study.samples > 1:
         told.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
     return [
-        Section("Result", result.blocks()),
+        ReportSection("Result", result.blocks()),
         *_drawn(result),
         *_drafts_by_load(result, feasible),
-        Section("Study", told),
-        Section("Points", [[{name: row[name] for name in order} for row in result.table]]),
+        ReportSection("Study", told),
+        ReportSection("Points", [[{name: row[name] for name in order} for row in result.table]]),
         *_evidence(result),
     ]
 
 
-def _drawn(result: Sweep | Pareto) -> list[Section]:
+def _drawn(result: Sweep | Pareto) -> list[ReportSection]:
     drawn = result.drawings()
-    return [Section("Trade-off", drawn)] if drawn else []
+    return [ReportSection("Trade-off", drawn)] if drawn else []
 
 
-def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[ReportSection]:
     """How many drafts pay at which load, where a study varies both."""
     found = drafts_by_load(result.study.columns, rows)
     if found is None:
         return []
     figure = throughput_latency(found.curves, found.figures, result.study.title, load=found.load)
     caption = "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
-    return [Section("Drafts by load", [found.best, Drawing(figure, caption)])]
+    return [ReportSection("Drafts by load", [found.best, Drawing(figure, caption)])]
 
 
-def _evidence(result: Sweep) -> list[Section]:
+def _evidence(result: Sweep) -> list[ReportSection]:
     """What the first point that worked rests on; the others differ in the axes alone."""
     keys = {row["point"] for row in result.table if row["error"] is None}
     first = next((p for key, p in result.points.items() if key in keys), None)
@@ -139,6 +139,6 @@ def _evidence(result: Sweep) -> list[Section]:
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())
     rests = evidence_rows(models, deployment.system.name, made.ranges)
     return [
-        Section("Evidence", [f"Of the point with {columns}.", rests]),
+        ReportSection("Evidence", [f"Of the point with {columns}.", rests]),
         constants_section(deployment.system, sources, "Constants"),
     ]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from ..reproduce.base import Reproduction
-from ..show.result import Section
+from ..show.result import ReportSection
 from ..validate.kernels import KernelValidation
 from .sections import sections
 
 
 @sections.register
-def kernel_sections(result: KernelValidation) -> list[Section]:
+def kernel_sections(result: KernelValidation) -> list[ReportSection]:
     """Errors, a figure for each family, and what was left out."""
-    out = [Section("Result", result.blocks()), Section("By family", result.drawings())]
+    out = [ReportSection("Result", result.blocks()), ReportSection("By family", result.drawings())]
     if result.skipped:
-        out.append(Section("Rows and files left out", [result.to_dict()["skipped"]]))
+        out.append(ReportSection("Rows and files left out", [result.to_dict()["skipped"]]))
     return out
 
 
 @sections.register
-def reproduction_sections(result: Reproduction) -> list[Section]:
+def reproduction_sections(result: Reproduction) -> list[ReportSection]:
     """Every row with its verdict, and the figures where they were asked for."""
-    return [Section("Result", [*result.drawings(), *result.blocks()])]
+    return [ReportSection("Result", [*result.drawings(), *result.blocks()])]

@@ -46,7 +46,7 @@ Block = str | Rows | Drawing
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ReportSection:
     """A headed part of a report.
 
     Attributes

@@ -24,7 +24,7 @@ Event = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class EngineProcess:
     """An engine as a process of its own.
 
     Attributes
@@ -48,7 +48,7 @@ class Sent:
 
 
 def write_timeline(
-    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[Shown], path: Path, sent: Sent | None = None
+    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[EngineProcess], path: Path, sent: Sent | None = None
 ) -> None:
     """Stream stages, processors and links as events; queue, sequences, KV bytes and power as counters.
 
@@ -59,7 +59,7 @@ def write_timeline(
     ----------
     stages : dict of array
         See `simulator.serving.run.Run.stages`; times in seconds.
-    engines : sequence of Shown
+    engines : sequence of EngineProcess
         One that stands for all, or one for each number in the column ``node``.
     path : Path
         File to write; its times are microseconds, as the format demands.
@@ -127,7 +127,7 @@ def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
     path.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{text}\n]}}\n', "utf-8")
 
 
-def _names(tracks: list[str], own: Shown, pid: int) -> list[Event]:
+def _names(tracks: list[str], own: EngineProcess, pid: int) -> list[Event]:
     """Names of an engine's tracks, in the order they are shown."""
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
     lanes = own.lanes if own.lanes > 1 else 0

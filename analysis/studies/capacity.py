@@ -35,10 +35,10 @@ from ..parallel.study import Study
 from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
-from .capacity_result import Capacity, Found
+from .capacity_result import Capacity, SystemCapacity
 from .loads import Tried, knob_of, too_long
 from .service_level import ATTAINMENT, read_level
-from .stationary import Held, decide
+from .stationary import HeldLoad, decide
 from .usual import as_usual, served_by
 from .variants import Variant, laid_out, variants
 
@@ -129,9 +129,9 @@ def capacity(
     return Capacity(found[0][1], found[0][2], level, ordered, tolerance)
 
 
-def best_of_each(found: Sequence[Found]) -> tuple[Found, ...]:
+def best_of_each(found: Sequence[SystemCapacity]) -> tuple[SystemCapacity, ...]:
     """Of every system the layout that serves most."""
-    best: dict[str, Found] = {}
+    best: dict[str, SystemCapacity] = {}
     for each in found:
         known = best.setdefault(each.system, each)
         if (each.load_per_s or 0.0) > (known.load_per_s or 0.0):
@@ -176,7 +176,7 @@ class _Task:
         return self.run(system, closed_loop=PROBE_CLIENTS, requests=few, **timing)
 
 
-Answer = tuple[Found, str, str]
+Answer = tuple[SystemCapacity, str, str]
 """A system's capacity, with the names of model and workload."""
 
 
@@ -188,7 +188,7 @@ def _search(task: _Task, system: Variant) -> Answer:
     except CapacityError as error:  # a load that no system of this size can carry is an answer
         assert task.scenario.model is not None
         model, where = load(task.scenario.model, system.systems[-1])
-        found = Found(
+        found = SystemCapacity(
             system=system.name or where.name, devices=system.devices, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
@@ -205,7 +205,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     def at(rate: float) -> dict[str, Any]:
         return {knob: rate / unit}
 
-    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> Held:
+    def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> HeldLoad:
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made),
             rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
@@ -249,7 +249,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
 
 def _sure(
     level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
-    decided: Callable[[float, Mapping[str, float]], Held],
+    decided: Callable[[float, Mapping[str, float]], HeldLoad],
 ) -> Interval | None:  # fmt: skip
     """Factors on the load of the best; those of a step where another clock changes more than it."""
     if best is None or best.intervals is None:
@@ -271,7 +271,7 @@ def _answer(
         low = None  # what is not decided has no number
     rate = best.run.output_tokens_per_s if best else None
     price = costs_of(shown.run, shown.scenario, rate)
-    found = Found(
+    found = SystemCapacity(
         system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
         next_load_per_s=high, output_tokens_per_s=rate,
         joules_per_token=best.run.joules_per_token if best else None,

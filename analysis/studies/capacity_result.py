@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SystemCapacity:
     """The capacity of one system.
 
     Attributes
@@ -89,7 +89,7 @@ class Capacity(Result):
     model: str
     workload: str
     level: dict[str, float]
-    found: tuple[Found, ...]
+    found: tuple[SystemCapacity, ...]
     tolerance: float
     why: bool = False
 
@@ -212,7 +212,7 @@ _NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")
 """Parts of a row that are no numbers."""
 
 
-def _intervals(f: Found) -> dict[str, Any] | None:
+def _intervals(f: SystemCapacity) -> dict[str, Any] | None:
     """Intervals of a system's figures at its load."""
     if f.held is None:
         return None
@@ -223,5 +223,5 @@ def _intervals(f: Found) -> dict[str, Any] | None:
     }
 
 
-def _best(found: Found) -> Tried | None:
+def _best(found: SystemCapacity) -> Tried | None:
     return next((t for t in found.tried if t.load_per_s == found.load_per_s), None)

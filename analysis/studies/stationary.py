@@ -47,7 +47,7 @@ SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldLoad:
     """What a run says of a load.
 
     Attributes
@@ -77,7 +77,7 @@ def counted(asked: int) -> int:
 def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
     *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
-) -> Held:  # fmt: skip
+) -> HeldLoad:  # fmt: skip
     """Simulate a load until it is decided whether it is held.
 
     Parameters
@@ -102,7 +102,7 @@ def decide(
         short = not grows or _count(made) < count
         tried, need = judge(made, load, level, before, sampled=not short)
         if not tried.open or short or count >= most or enough(made):
-            return Held(tried, made)
+            return HeldLoad(tried, made)
         before, count = tried, min(max(2 * count, counted(need)), most)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated.behind import ANY, KIN, SPANS, TRANSFER, formats_of, places
-from ...devices.calibrated.calibrate import Rows
+from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import (
@@ -18,7 +18,7 @@ from ...devices.calibrated.kernel_sets import (
     MEASURED,
     PARENTS,
     TYPICAL,
-    Entry,
+    SetEntry,
     load_set,
     representative,
     silicon_of,
@@ -31,7 +31,7 @@ HEAD = "family,framework,format,sizes,rows,low,middle,high"
 FEW = 50
 """Rows of a set from which it tells what asking another's parameters costs."""
 
-Found = Mapping[str, tuple[DeviceSpec, Mapping[str, Rows]]]
+Found = Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]]
 
 
 def evidence_files(measured: Found) -> dict[str, str]:
@@ -48,7 +48,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
     """
     lines: dict[str, dict[tuple[str, str, str, str], list[F8]]] = {}
     moved: dict[str, list[F8]] = {}
-    kin: dict[str, list[tuple[Entry, Rows]]] = {}
+    kin: dict[str, list[tuple[SetEntry, FamilyRows]]] = {}
     for _, (spec, held) in sorted(measured.items()):
         for name, rows in held.items():
             if name not in families():  # layers' kernels have tables of their own
@@ -82,7 +82,7 @@ def _owner(name: str, family: str) -> str:
 
 
 def _errors(
-    spec: DeviceSpec, family: Family, rows: Rows, owner: str
+    spec: DeviceSpec, family: Family, rows: FamilyRows, owner: str
 ) -> Iterable[tuple[str, F8, npt.NDArray[np.bool_]]]:
     """Framework, errors of its parameters, and the rows that they are of."""
     stretch = _unseen(spec, family.name)
@@ -101,7 +101,7 @@ def _errors(
     yield MEASURED, stretch * np.log(rows.measured / alone), np.ones(len(rows.x), dtype=bool)
 
 
-def _logs(family: Family, entry: Entry, rows: Rows) -> F8:
+def _logs(family: Family, entry: SetEntry, rows: FamilyRows) -> F8:
     """Logarithm of measured over predicted, by a set's parameters."""
     values = entry.values(family)
     out: F8 = np.log(rows.measured / family.seconds(values, rows.h, rows.x))
@@ -117,7 +117,7 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
     return max(unseen / fit, 1.0) if fit > 0 else 1.0
 
 
-def _between(family: Family, devices: Sequence[tuple[Entry, Rows]]) -> Iterable[F8]:
+def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
     """How far off the median of each is, with the parameters of each other of its silicon, against that one's own."""
     for one, (_, rows) in enumerate(devices):
         for other, (entry, own) in enumerate(devices):
@@ -125,7 +125,7 @@ def _between(family: Family, devices: Sequence[tuple[Entry, Rows]]) -> Iterable[
                 yield np.atleast_1d(np.median(_logs(family, entry, rows)) - np.median(_logs(family, entry, own)))
 
 
-def _elsewhere(spec: DeviceSpec, family: Family, rows: Rows, owner: str) -> F8:
+def _elsewhere(spec: DeviceSpec, family: Family, rows: FamilyRows, owner: str) -> F8:
     """Errors with the parameters of the set that would stand in for a device's own."""
     known = {}
     for name in sorted({*PARENTS.values(), *_sets()} - {owner, *ALONE}):

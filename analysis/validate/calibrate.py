@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...devices.calibrated.calibrate import MIN_ROWS, FamilyFit, Rows, by_device, calibrate_family, device_named
+from ...devices.calibrated.calibrate import MIN_ROWS, FamilyFit, FamilyRows, by_device, calibrate_family, device_named
 from ...devices.calibrated.store import device_yaml
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
@@ -30,7 +30,7 @@ class Calibration(Compared):
     ----------
     fits : mapping of str to mapping of str to FamilyFit
         Device -> family -> fit.
-    measured : mapping of str to mapping of str to Rows
+    measured : mapping of str to mapping of str to FamilyRows
         The rows used, also of families with too few of them to fit.
     skipped : list of Skipped
         Rows not used and why.
@@ -39,7 +39,7 @@ class Calibration(Compared):
     """
 
     fits: Mapping[str, Mapping[str, FamilyFit]]
-    measured: Mapping[str, Mapping[str, Rows]]
+    measured: Mapping[str, Mapping[str, FamilyRows]]
     skipped: Sequence[Skipped]
     own: Path | None = None
 
@@ -142,7 +142,7 @@ def calibrate(
     return Calibration(fits, measured, skipped, None if own is None else Path(device))
 
 
-def _fitted(rows: Rows, day: str, kept: Kept) -> FamilyFit:
+def _fitted(rows: FamilyRows, day: str, kept: Kept) -> FamilyFit:
     """The fit of a family, which but for its stamp does not depend on the day."""
     known = [rows.family.name, rows.h, rows.x, rows.table.columns] if kept else None
     return replace(kept.once(known, partial(calibrate_family, rows, "")), date=day)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...devices.calibrated.calibrate import FamilyFit, Rows
+from ...devices.calibrated.calibrate import FamilyFit, FamilyRows
 from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
@@ -18,7 +18,7 @@ from .transfer import with_intervals
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
-def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, Check]]:
+def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[str, dict[str, Check]]:
     """Family -> device -> what the other devices alone say of its rows."""
     out: dict[str, dict[str, Check]] = {}
     for name, family in families().items():
@@ -34,7 +34,7 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 
-def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
+def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:
     """The page as Markdown."""
     others, (elsewhere, frameworks) = leave_one_device_out(fits, rows), held_out(fits, rows)
     parts = [intro("calibration")]
@@ -56,7 +56,7 @@ HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "kno
 
 
 def _row(
-    device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
+    device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]],
     elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Check]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
@@ -75,7 +75,7 @@ def _row(
     return [*cells, _cell(None if check is None else check.errors), inside, f"{_over_roofline(r):.1f}"]
 
 
-def _over_roofline(r: Rows) -> float:
+def _over_roofline(r: FamilyRows) -> float:
     """Median of measured time over roofline, of the tenth with the longest rooflines."""
     floor = r.family.roofline(r.h, r.x)
     long = floor >= np.quantile(floor, 0.9)

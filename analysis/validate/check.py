@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import MIN_ROWS, Rows
+from ...devices.calibrated.calibrate import MIN_ROWS, FamilyRows
 from ...devices.calibrated.errors import Errors
 from ...devices.calibrated.family import F8
 from ...devices.fits import BoundsSpec
-from ...workloads.kernel_tables import Skipped, Table
+from ...workloads.kernel_tables import KernelTable, Skipped
 from ..answers.interval import LEVEL, Interval
 from ..show.result import Result, skipped_remarks
 from ..show.text import seconds
@@ -110,7 +110,7 @@ class Check:
         The rows that the bounds are for, `MIN_ROWS` at least; all of them without it.
     seen : int
         Rows of sources that the model was fitted to.
-    rows : Rows or None
+    rows : FamilyRows or None
         The same rows as quantities of a kernel family.
     more, last : mapping
         Figures that answers tell besides, by name, before the bounds and at the end.
@@ -120,13 +120,13 @@ class Check:
     title: str
     device: str
     basis: str
-    table: Table
+    table: KernelTable
     predicted: F8
     measured: F8
     bounds: BoundsSpec | None = None
     held: npt.NDArray[np.bool_] | None = None
     seen: int = 0
-    rows: Rows | None = None
+    rows: FamilyRows | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
     last: Mapping[str, Any] = field(default_factory=dict)
 
@@ -160,7 +160,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RunCheck:
     """Figures of one thing that was run, measured and simulated: a stage, a static batch, a published point.
 
     Attributes

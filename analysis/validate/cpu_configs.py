@@ -25,7 +25,7 @@ NOISE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedShape:
     """One shape with all its configurations that count.
 
     Attributes
@@ -117,7 +117,7 @@ def choice(kernel: str, rows: Sequence[Row], default: Mapping[str, int]) -> Choi
     )  # fmt: skip
 
 
-def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[Timed], int]:
+def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[TimedShape], int]:
     """Shapes with the configurations that count, and how many shapes were left out."""
     groups: dict[tuple[int, ...], list[Row]] = defaultdict(list)
     fields = tuple(default)
@@ -133,14 +133,14 @@ def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[Timed],
         core = Core.of(good[0])
         configs = [{n: row[n] for n in fields} for row in good]
         seconds = np.array([row["seconds"] for row in good])
-        out.append(Timed(dict(zip(shape, key, strict=True)), configs, core, seconds, at[0]))
+        out.append(TimedShape(dict(zip(shape, key, strict=True)), configs, core, seconds, at[0]))
     return out, len(groups) - len(out)
 
 
 SHAPE = ("m", "n", "k", "batch", "kv_len", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window")
 
 
-def fit(form: CpuForm, shapes: Sequence[Timed]) -> dict[str, float]:
+def fit(form: CpuForm, shapes: Sequence[TimedShape]) -> dict[str, float]:
     """Constants of a form from timed shapes, each shape with equal weight, held near their starts."""
     from scipy.optimize import least_squares
 

@@ -18,7 +18,7 @@ from ..show.result import Drawing
 from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
 from .points.predict import REQUESTS, Prediction
-from .points.table import Point, Skipped, read_points
+from .points.table import ServingPoint, SkippedPoint, read_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ class Scored:
         Factors on the simulated TTFT: those of its steps, and how far off TTFT is of other models.
     """
 
-    point: Point
+    point: ServingPoint
     predicted: Prediction
     ttft: Interval | None = None
 
@@ -91,7 +91,7 @@ class PointsValidation(Compared):
     """
 
     scored: tuple[Scored, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedPoint, ...]
 
     def groups(self, *keys: str) -> dict[tuple[str, ...], list[Scored]]:
         """Points by some of their attributes, in order of the names."""
@@ -239,7 +239,7 @@ def validate_points(
         if isinstance(outcome, Prediction):
             scored.append(Scored(point, outcome))
         else:
-            skipped.append(Skipped(point.line, outcome))
+            skipped.append(SkippedPoint(point.line, outcome))
     if not scored:
         raise InputError(path, f"has no row that can be simulated; {skipped[0]}")
     scored = _with_waiting(scored)

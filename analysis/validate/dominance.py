@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class StepSweep:
     """Steps, and by family the distinct calls they make.
 
     Attributes
@@ -107,7 +107,7 @@ def sweep(
     dtypes: Sequence[str | None] = DTYPES,
     degrees: Sequence[int] = DEGREES,
     batches: Sequence[tuple[int, int, int]] = BATCHES,
-) -> Sweep:
+) -> StepSweep:
     """Build the steps; combinations that a model refuses are left out."""
     from scipy.sparse import csr_matrix
 
@@ -126,7 +126,7 @@ def sweep(
         row, column, count = np.array(entries[name]).T
         matrix = csr_matrix((count.astype(float), (row, column)), shape=(len(steps), len(known)))
         probes[name] = Probes(np.array(list(known), dtype=float), matrix)
-    return Sweep(tuple(steps), probes)
+    return StepSweep(tuple(steps), probes)
 
 
 def _programs(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...devices.calibrated.calibrate import FamilyFit, Rows
+from ...devices.calibrated.calibrate import FamilyFit, FamilyRows
 from ...devices.calibrated.errors import Errors, errors, without_each
 from ...devices.calibrated.family import families
-from ...devices.calibrated.fit import Fit, Part, predict
+from ...devices.calibrated.fit import BlendPart, Fit, predict
 from ...devices.calibrated.frameworks import Donor
 from ...devices.calibrated.rules import ALONE, known_elsewhere
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
-Measured = Mapping[str, Mapping[str, Rows]]
+Measured = Mapping[str, Mapping[str, FamilyRows]]
 NEAR = 0.5
 """A framework has a near relative in a part of the same library with at least this share."""
 
@@ -34,7 +34,7 @@ class HeldOut:
     ----------
     base, known : Errors
         Without and with what other devices tell.
-    parts : tuple of Part
+    parts : tuple of BlendPart
         What it is predicted from, largest first.
     """
 
@@ -43,7 +43,7 @@ class HeldOut:
     framework: str
     base: Errors
     known: Errors
-    parts: tuple[Part, ...]
+    parts: tuple[BlendPart, ...]
 
     @property
     def near(self) -> bool:
@@ -90,13 +90,13 @@ def held_out(fits: Fits, rows: Measured) -> tuple[dict[str, dict[str, Errors]], 
     return by_device, by_framework
 
 
-def _completed(r: Rows, seen: np.ndarray, own: Fit, others: Mapping[str, Donor]) -> Fit:
+def _completed(r: FamilyRows, seen: np.ndarray, own: Fit, others: Mapping[str, Donor]) -> Fit:
     """A fit to the rows `seen`, with what other devices know of the other frameworks."""
     labels = tuple(dict.fromkeys(r.labels[seen].tolist()))
     return known_elsewhere(r.h, r.family, Donor(int(seen.sum()), own, r.h, labels), others)
 
 
-def _one(device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray) -> Iterable[HeldOut]:
+def _one(device: str, r: FamilyRows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray) -> Iterable[HeldOut]:
     """The framework held out, if other devices have rows of it."""
     label, measured = r.labels[held][0], r.measured[held]
     if label in done.blends:
@@ -105,7 +105,7 @@ def _one(device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np
         yield HeldOut(r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts)
 
 
-def _labels(r: Rows) -> tuple[str, ...]:
+def _labels(r: FamilyRows) -> tuple[str, ...]:
     return tuple(dict.fromkeys(r.labels.tolist()))
 
 
@@ -143,7 +143,7 @@ def _median(e: Errors) -> str:
     return f"{100 * e.median_ape:.1f} %"
 
 
-def _origins(parts: Sequence[Part]) -> str:
+def _origins(parts: Sequence[BlendPart]) -> str:
     return ", ".join(f"{_short(part.origin)} {part.weight:.2f}" for part in parts[:3])
 
 

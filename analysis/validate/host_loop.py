@@ -30,7 +30,7 @@ from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Skipped, Table, read_tables, table_text
+from ...workloads.kernel_tables import KernelTable, Skipped, read_tables, table_text
 from ..answers.simulate import Simulation, simulate
 from ..show.result import Drawing, Result
 from ..show.text import seconds
@@ -55,7 +55,7 @@ class Unseen:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LoopStep:
     """One point of a small model: measured and simulated seconds of a decode step.
 
     Attributes
@@ -101,7 +101,7 @@ class Loop(Result):
     """
 
     unseen: Sequence[Unseen]
-    steps: Sequence[Step]
+    steps: Sequence[LoopStep]
     serving: Simulation
     device: str
     name: str
@@ -166,7 +166,7 @@ class Loop(Result):
         files.text(f"{self.name}-calibrated.yaml", self.device)
         for name, config in self.configs.items():
             files.json(f"{name}/config.json", config)
-        columns = {own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)}
+        columns = {own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(LoopStep)}
         files.csv("steps.csv", columns)
         files.figure("steps.png", self.drawings()[0].figure)
 
@@ -198,7 +198,7 @@ def close_loop(run: Measurement, machine: str, small: Sequence[SmallModel], *, s
         fitted.write_text(text, encoding="utf-8")
         configs = {one.name: one.config.to_hf(POSITIONS) for one in small}
         models = [folder / f"{name}.json" for name in configs]
-        steps: list[Step] = []
+        steps: list[LoopStep] = []
         for one, model in zip(small, models, strict=True):
             model.write_text(json.dumps(configs[one.name]), encoding="utf-8")
             steps += _steps(one, model, fitted, run, len(steps))
@@ -248,7 +248,7 @@ def _fit_half(run: Measurement, folder: Path, base: Path) -> tuple[dict[str, Fam
     return fits, unseen, skipped
 
 
-def halve(table: Table) -> tuple[Table, Table]:
+def halve(table: KernelTable) -> tuple[KernelTable, KernelTable]:
     """Rows of half of the distinct shapes, drawn at random, and the rest.
 
     Every other shape in the table's order is no fair half: shapes are listed by loops, and where
@@ -305,7 +305,7 @@ def _small(name: str, config: ToyConfig, model: ToyModel, contexts: Sequence[int
     return SmallModel(name, config, model, points, [model.start([c] * b, ROOM) for b, c in points])
 
 
-def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first: int) -> list[Step]:
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first: int) -> list[LoopStep]:
     """Simulate the steps that were measured, each at the rates around it; `first` are others'."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
@@ -323,7 +323,7 @@ def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first
         stage = explicit_stage(deployment, [middle], expected=True)
         loads = deployment.experts[0].router.expected(0, float(batch))
         out.append(
-            Step(small.name, batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
+            LoopStep(small.name, batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
                  rates.read_Bps, float(np.mean(state.active)), loads.active)
         )  # fmt: skip
     return out

@@ -10,18 +10,18 @@ import numpy as np
 
 from ...devices.calibrated.allreduce import OWN
 from ...devices.calibrated.bounded import Probes
-from ...devices.calibrated.calibrate import Rows
+from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.collectives import KINDS
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LINKS, PARENTS, Entry, list_sets, load_set
+from ...devices.calibrated.kernel_sets import LINKS, PARENTS, SetEntry, list_sets, load_set
 from ...devices.calibrated.rules import parameters
-from ...devices.calibrated.set_fit import Steps
+from ...devices.calibrated.set_fit import AskedSteps
 from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
 from ...devices.spec import DeviceSpec
 from ..show.kept import NOTHING, Kept
-from .dominance import OTHER, Sweep, products, sweep
+from .dominance import OTHER, StepSweep, products, sweep
 
 FORMATS = (None, "bf16", "fp8", "nvfp4")
 BATCHES = ((1, 512, 0), (1, 4096, 0), (16, 32768, 0), (64, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 1024),
@@ -49,7 +49,7 @@ both cards were timed, the order is asked of large ones."""
 class SharedFit:
     """Sets -> family -> framework -> entry."""
 
-    sets: Mapping[str, Mapping[str, Mapping[str, Entry]]]
+    sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]
     date: str
 
     def files(self) -> dict[str, str]:
@@ -58,7 +58,7 @@ class SharedFit:
 
 
 def fit_sets(
-    measured: Mapping[str, Mapping[str, Rows]], date: str,
+    measured: Mapping[str, Mapping[str, FamilyRows]], date: str,
     progress: Callable[[str], None] | None = None,
     kept: Kept = NOTHING,
 ) -> SharedFit:  # fmt: skip
@@ -66,7 +66,7 @@ def fit_sets(
 
     Parameters
     ----------
-    measured : mapping of str to mapping of str to Rows
+    measured : mapping of str to mapping of str to FamilyRows
         Device -> family -> rows, of every table that the family's parameters are to rest on.
     date : str
         To store.
@@ -76,18 +76,18 @@ def fit_sets(
     specs = products()
     over = cache(partial(_steps, specs))
 
-    def steps(name: str) -> tuple[Probes, Steps, dict[str, F8]]:
+    def steps(name: str) -> tuple[Probes, AskedSteps, dict[str, F8]]:
         which = LATENT if name == "mla" else PRODUCTS if name == "gemm" else ASKED
         probes, on, order = over(which)
         return probes[name], on, order
 
     names = dict.fromkeys([*(str(spec.kernels) for spec in specs.values()), *PARENTS.values()])
-    out: dict[str, dict[str, Mapping[str, Entry]]] = {n: {} for n in names}
+    out: dict[str, dict[str, Mapping[str, SetEntry]]] = {n: {} for n in names}
     for name, family in families().items():
         rows = {device: found[name] for device, found in measured.items() if name in found}
         if not family.kinds:
             continue
-        fitted: Mapping[str, Mapping[str, Entry]]
+        fitted: Mapping[str, Mapping[str, SetEntry]]
         if rows:
             if progress:
                 progress(f"shared {name}")
@@ -103,8 +103,8 @@ def fit_sets(
 
 
 def _steps(
-    specs: Mapping[str, DeviceSpec], asked: Callable[[], Sweep]
-) -> tuple[Mapping[str, Probes], Steps, dict[str, F8]]:
+    specs: Mapping[str, DeviceSpec], asked: Callable[[], StepSweep]
+) -> tuple[Mapping[str, Probes], AskedSteps, dict[str, F8]]:
     """Calls of the steps by family, the steps, and seconds of each on every device."""
     over = asked()
     alone = {}
@@ -113,17 +113,17 @@ def _steps(
         if asked is LATENT:  # A100's rows are of a kernel ten times as slow as the others'
             known["mla"] = families()["mla"].defaults
         alone[name] = over.seconds(spec, known)
-    return over.probes, Steps(over.where("int8"), over.linked, *over.narrowed()), alone
+    return over.probes, AskedSteps(over.where("int8"), over.linked, *over.narrowed()), alone
 
 
-def _collectives(family: Family, specs: Mapping[str, DeviceSpec]) -> tuple[Probes, Steps, dict[str, F8]]:
+def _collectives(family: Family, specs: Mapping[str, DeviceSpec]) -> tuple[Probes, AskedSteps, dict[str, F8]]:
     """Collectives of many sizes, each a step of its own."""
     from scipy.sparse import identity
 
     third = (OWN,) if family.name == "allreduce" else tuple(float(k) for k in KINDS.values())
     x = np.array([(s, n, k) for s in SIZES for n in RANKS for k in third])
     none = np.array([], dtype=np.int64)
-    steps = Steps(np.zeros(len(x), dtype=bool), x[:, 0] >= LARGE, none, none)
+    steps = AskedSteps(np.zeros(len(x), dtype=bool), x[:, 0] >= LARGE, none, none)
     alone = {
         name: family.seconds(parameters(spec, family).fit.values, hardware(spec), x) for name, spec in specs.items()
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
@@ -124,9 +124,9 @@ class KernelValidation(Checked):
 
         return roofline_fractions(fractions(self.checks), "Fraction of the roofline by Op/B")
 
-    def found(self) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
+    def found(self) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
         """The rows by device and family, as `calibrate.by_device` gives them."""
-        out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
+        out: dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]] = {}
         for check in self.checks:
             if check.rows is None:
                 continue
@@ -214,7 +214,7 @@ def own_tables() -> Path:
     return Path(str(files("opbyte.kernels") / "measured"))
 
 
-def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = ()) -> Check:
+def _check(name: str, spec: DeviceSpec, rows: FamilyRows, without: tuple[str, ...] = ()) -> Check:
     if rows.family.name in LAYER_FAMILIES:
         return _layer_check(name, spec, rows)
     known, own = parameters(spec, rows.family, without), spec.calibration.get(rows.family.name)
@@ -231,14 +231,14 @@ def _check(name: str, spec: DeviceSpec, rows: Rows, without: tuple[str, ...] = (
 
 
 def _checked(
-    name: str, rows: Rows, basis: str, predicted: F8, bounds: BoundsSpec | None, held: npt.NDArray[np.bool_] | None,
+    name: str, rows: FamilyRows, basis: str, predicted: F8, bounds: BoundsSpec | None, held: npt.NDArray[np.bool_] | None,
     seen: int,
 ) -> Check:  # fmt: skip
     family = rows.family
     return Check(family.name, family.title, name, basis, rows.table, predicted, rows.measured, bounds, held, seen, rows)
 
 
-def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> Check:
+def _layer_check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
     """A kernel of sparse or recurrent layers: its bounds follow from the errors of its set's fits."""
     known = layer_parameters(spec, rows.family)
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
@@ -252,7 +252,7 @@ def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> Check:
     return _checked(name, rows, known.basis, predicted, bounds, None, len(predicted))
 
 
-def _hosted(spec: DeviceSpec, rows: Rows) -> npt.NDArray[np.float64]:
+def _hosted(spec: DeviceSpec, rows: FamilyRows) -> npt.NDArray[np.float64]:
     """Seconds of collectives on a device without rows of its own, in the class of host that it names."""
     assert spec.host is not None
     host = load_host(spec.host)[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...devices.calibrated.calibrate import Rows
+from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.kernel_sets import LABELS
@@ -23,7 +23,7 @@ from ...devices.device import build_device
 from ...simulator.frameworks.kernels import kernels_of
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Table, framework, read_table
+from ...workloads.kernel_tables import KernelTable, framework, read_table
 from ...workloads.layers import Indexer, LatentAttention, Run, SparseLatentAttention
 from ...workloads.numerics import Numerics
 
@@ -53,7 +53,7 @@ def numerics_of(gemm: str, kv: str) -> Numerics:
     return Numerics("bf16", weights, "fp8" if kv == "fp8" else "bf16")
 
 
-def rest_rows(path: Path) -> dict[str, Rows]:
+def rest_rows(path: Path) -> dict[str, FamilyRows]:
     """Device -> what its short decodes take beyond the sum of their ops, as rows of `REST`."""
     table = read_table(path, [])
     if table is None:
@@ -68,7 +68,7 @@ def rest_rows(path: Path) -> dict[str, Rows]:
     return out
 
 
-def _of_device(table: Table, device: str) -> tuple[str, Rows] | None:
+def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None:
     spec = load_device(device)[0]
     models = {
         label: build_device(spec, calibrated=True, frameworks=kernels_of(name, spec, apart=False))
@@ -96,4 +96,4 @@ def _of_device(table: Table, device: str) -> tuple[str, Rows] | None:
     told: F8 = np.array(rest)
     labels = np.array([framework(str(s)) for s in table["source"][kept]], dtype=object)
     family = LAYER_FAMILIES[REST]
-    return spec.name, Rows(family, table.take(np.array(kept)), hardware(spec), np.array(x), told, labels)
+    return spec.name, FamilyRows(family, table.take(np.array(kept)), hardware(spec), np.array(x), told, labels)

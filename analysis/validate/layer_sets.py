@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ...devices.calibrated.bounded import Probes
-from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import Family
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry, list_sets, load_layer_set, representative
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry, list_sets, load_layer_set, representative
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
-from ...devices.calibrated.set_fit import SetFit, Steps
+from ...devices.calibrated.set_fit import AskedSteps, SetFit
 from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml
 from ...devices.calibrated.streamed import X_COPIES
@@ -40,8 +40,8 @@ class LayerFit(SetFit):
     # Few rows: from far off, the order of devices may lead astray.
     effort = ((0.0, 1.0, 3.0, 10.0), 40)
 
-    def run(self) -> dict[str, dict[str, Entry]]:
-        out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
+    def run(self) -> dict[str, dict[str, SetEntry]]:
+        out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
         found = {}
         for name, label in LABELS.items():
             if any(self._told(s, label).rows >= self.enough and self._told(s, label).basis == "own" for s in self.sets):
@@ -57,8 +57,8 @@ class LayerFit(SetFit):
 
 
 def fit_layers(
-    measured: Mapping[str, tuple[DeviceSpec, Mapping[str, Rows]]], only: tuple[str, ...] = ()
-) -> dict[str, dict[str, dict[str, Entry]]]:
+    measured: Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]], only: tuple[str, ...] = ()
+) -> dict[str, dict[str, dict[str, SetEntry]]]:
     """Set -> family -> framework -> entry.
 
     Parameters
@@ -70,7 +70,7 @@ def fit_layers(
     """
     specs = {spec.name: spec for spec in map(representative, list_sets())}
     specs |= {name: spec for name, (spec, _) in measured.items() if spec.kernels}
-    out: dict[str, dict[str, dict[str, Entry]]] = {}
+    out: dict[str, dict[str, dict[str, SetEntry]]] = {}
     for name, family in LAYER_FAMILIES.items():
         rows = {d: held[name] for d, (_, held) in measured.items() if name in held and d in specs}
         if not rows or (only and name not in only):
@@ -80,7 +80,9 @@ def fit_layers(
     return out
 
 
-def _fit(family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, Rows]) -> dict[str, dict[str, Entry]]:
+def _fit(
+    family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, FamilyRows]
+) -> dict[str, dict[str, SetEntry]]:
     from scipy.sparse import identity
 
     x = np.unique(np.concatenate([held.x for held in rows.values()]), axis=0)
@@ -90,13 +92,13 @@ def _fit(family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, Row
     flags = np.zeros(len(x), dtype=bool)
     whole = {name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()}
     probes = Probes(x, identity(len(x), format="csr"))
-    return fit_family(family, specs, rows, probes, Steps(flags, flags, none, none), whole, LayerFit)
+    return fit_family(family, specs, rows, probes, AskedSteps(flags, flags, none, none), whole, LayerFit)
 
 
 MODULES = "dsa_generation.csv"
 
 
-def _write(found: Mapping[str, Mapping[str, Mapping[str, Entry]]], date: str, out: str) -> None:
+def _write(found: Mapping[str, Mapping[str, Mapping[str, SetEntry]]], date: str, out: str) -> None:
     for name, held in found.items():
         (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, held), encoding="utf-8")
 

@@ -25,7 +25,7 @@ from ...devices.power.work import FROM_TABLE
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import TableForm
-from ...workloads.kernel_tables import Skipped, Table, read_tables
+from ...workloads.kernel_tables import KernelTable, Skipped, read_tables
 from .check import Check, Checked, left_out
 
 F8 = npt.NDArray[np.float64]
@@ -151,7 +151,7 @@ def _fresh(spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None) -> tup
     return checks, power_yaml(spec.name, limit, rows, values, seen, unseen_errors, date)
 
 
-def _by_device(tables: Mapping[str, Table], skipped: list[Skipped]) -> list[tuple[DeviceSpec, list[PowerRows]]]:
+def _by_device(tables: Mapping[str, KernelTable], skipped: list[Skipped]) -> list[tuple[DeviceSpec, list[PowerRows]]]:
     """Usable rows by device and limit, families in the order of `FROM_TABLE`."""
     found: dict[tuple[str, float], tuple[DeviceSpec, list[PowerRows]]] = {}
     for name, table in tables.items():
@@ -182,5 +182,5 @@ def _by_device(tables: Mapping[str, Table], skipped: list[Skipped]) -> list[tupl
     return [found[key] for key in sorted(found)]
 
 
-def _skip(skipped: list[Skipped], table: Table, rows: npt.NDArray[np.bool_], reason: str) -> None:
+def _skip(skipped: list[Skipped], table: KernelTable, rows: npt.NDArray[np.bool_], reason: str) -> None:
     skipped += [Skipped(str(table.file[i]), int(table.line[i]), reason) for i in np.flatnonzero(rows)]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...simulator.frameworks.replay import Case, read_cases, replay
+from ...simulator.frameworks.replay import ScheduleCase, read_cases, replay
 from ...workloads.errors import told_of
 from ..parallel import Told
 from .check import Compared
@@ -107,7 +107,7 @@ def validate_schedules(path: str | Path, *, told: Told | None = None) -> Schedul
     return SchedulesValidation(tuple(case.name for case in cases), tuple(found))
 
 
-def compare(case: Case) -> Difference | None:
+def compare(case: ScheduleCase) -> Difference | None:
     """The first difference between a case and what is planned here, if there is one.
 
     Steps are planned one by one to record them. A second run, in which steps that only decode run

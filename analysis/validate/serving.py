@@ -32,7 +32,7 @@ from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import RunIntervals, run_intervals
 from ..show.result import Drawing
-from .check import Compared, Entry
+from .check import Compared, RunCheck
 from .statistics import statistics
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class MeasuredRequests:
     """Measured requests in order of queueing, shape (n,) each; lengths in tokens, stamps in s."""
 
     request_id: npt.NDArray[np.object_]
@@ -106,7 +106,7 @@ class ServingRun:
     """
 
     name: str
-    table: Requests
+    table: MeasuredRequests
     simulated_first_s: F8
     simulated_last_s: F8
     preemptions: int
@@ -125,11 +125,11 @@ class ServingRun:
         return Latencies.of(self.table.queued_s, first, last, self.table.output_tokens)
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RunCheck:
         """Mean and quantiles of every quantity, with intervals."""
         measured, sure = self.measured.statistics(), self.intervals
         factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
-        return Entry(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
+        return RunCheck(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Measured, simulated, relative error and interval of every figure."""
@@ -241,7 +241,7 @@ class Replayed:
     kernels: bool
     scenario: Scenario
     engine: EngineSettings
-    table: Requests
+    table: MeasuredRequests
     system: SystemSpec
     model: ModelSpec
 
@@ -281,7 +281,7 @@ def replay_requests(folder: Path, kernels: bool, host: str | Path | None = None)
     )  # fmt: skip
 
 
-def _stream(name: str, table: Requests) -> RequestStream:
+def _stream(name: str, table: MeasuredRequests) -> RequestStream:
     """Requests arrive when the engine queued them, between two of its steps."""
     block = RequestBlock(np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens)
     return RequestStream(name, True, None, lambda: iter([block]))
@@ -301,7 +301,7 @@ def _device(folder: Path) -> str:
     return known.pop()
 
 
-def _requests(path: Path) -> Requests:
+def _requests(path: Path) -> MeasuredRequests:
     """The requests of a run, in order of queueing."""
     columns = read_whole(path, ("request_id", *LENGTHS, *STAMPS))
     lengths = [numbers(columns[n], 1, MAX_SIZE, whole=True).astype(np.int64) for n in LENGTHS]
@@ -311,4 +311,4 @@ def _requests(path: Path) -> Requests:
             raise columns[name].error(int(np.argmax(before > after)), f"lies after {later}")
     ids = np.array(columns["request_id"].cells, dtype=object)
     order = np.lexsort((ids.astype(str), stamps[0]))
-    return Requests(*(column[order] for column in (ids, *lengths, *stamps)))
+    return MeasuredRequests(*(column[order] for column in (ids, *lengths, *stamps)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...devices.calibrated.family import families
-from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry
 from .framework_report import intro
 
 
-def set_report(sets: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> str:
+def set_report(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]) -> str:
     """The page as Markdown."""
     parts = [intro("kernel-sets")]
     for name, family in families().items():
@@ -28,7 +28,7 @@ def set_report(sets: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> str:
     return "\n".join(parts)
 
 
-def _cell(entry: Entry | None) -> str:
+def _cell(entry: SetEntry | None) -> str:
     if entry is None:
         return "-"
     if entry.errors is None:

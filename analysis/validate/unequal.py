@@ -29,7 +29,7 @@ from ...devices.fits import BoundsSpec
 from ...devices.spec import DeviceSpec
 from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, fit_blocks, joint_seconds
 from ...workloads.jit import compiled
-from ...workloads.kernel_tables import Skipped, Table, framework, joined
+from ...workloads.kernel_tables import KernelTable, Skipped, framework, joined
 from .check import Check
 
 NAME, TITLE = "attention_skew", "attention of unequal contexts"
@@ -47,9 +47,9 @@ AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_
 (A_TOKENS, A_SEEN, A_DECODES, A_LONG, A_SHORT_KEYS, A_LONG_KEYS) = range(6)
 
 
-def skew_checks(table: Table, skipped: list[Skipped]) -> list[Check]:
+def skew_checks(table: KernelTable, skipped: list[Skipped]) -> list[Check]:
     """Compare a table of unequal contexts; rows that cannot be used are appended to `skipped`."""
-    found: dict[str, list[tuple[Table, F8, dict[str, F8]]]] = {}
+    found: dict[str, list[tuple[KernelTable, F8, dict[str, F8]]]] = {}
     for spec, part in _parts(_consistent(table, skipped), skipped):
         calls = np.array([CALLS.get(framework(source), 1.0) for source in part["source"]])
         times = [part[name] / calls for name in ("measured_s", "uniform_mean_s", "uniform_max_s")]
@@ -70,7 +70,7 @@ def skew_checks(table: Table, skipped: list[Skipped]) -> list[Check]:
     return out
 
 
-def _consistent(table: Table, skipped: list[Skipped]) -> Table:
+def _consistent(table: KernelTable, skipped: list[Skipped]) -> KernelTable:
     """Rows whose counts and contexts agree with their mean."""
     decodes, long = table["decode_seqs"], table["long_seqs"]
     keys = long * table["long_context"] + (decodes - long) * table["short_context"]
@@ -79,12 +79,12 @@ def _consistent(table: Table, skipped: list[Skipped]) -> Table:
     return table.take(good)
 
 
-def _leave_out(table: Table, skipped: list[Skipped], reason: str) -> None:
+def _leave_out(table: KernelTable, skipped: list[Skipped], reason: str) -> None:
     rows = zip(table.file.tolist(), table.line.tolist(), strict=True)
     skipped += [Skipped(file, line, reason) for file, line in rows]
 
 
-def _parts(table: Table, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, Table]]:
+def _parts(table: KernelTable, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, KernelTable]]:
     """Rows of each device, and of each shape of heads on it."""
     for name in dict.fromkeys(table["device"].tolist()):
         own = table.take(table["device"] == name)
@@ -99,7 +99,7 @@ def _parts(table: Table, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, T
             yield spec, own.take((shapes == shape).all(axis=1))
 
 
-def added_seconds(spec: DeviceSpec, table: Table, mean_s: F8, most_s: F8) -> F8 | None:
+def added_seconds(spec: DeviceSpec, table: KernelTable, mean_s: F8, most_s: F8) -> F8 | None:
     """Seconds of each row beyond the mean context's, by the thread blocks.
 
     The blocks are fitted to the calls of equal contexts. None where the device or they do not tell.
@@ -136,7 +136,7 @@ def _added(p: F8, x: F8, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) ->
             out[i] = blocks_seconds(p, keys, count, 0.0, n, tiles, heap) - mean_s[i]
 
 
-def by_models(spec: DeviceSpec, table: Table) -> F8:
+def by_models(spec: DeviceSpec, table: KernelTable) -> F8:
     """Seconds of each row by the fitted families with vLLM's kernels, at the mean context."""
     common: Columns = {name: table[name] for name in SHAPE}
     common |= {"kv_bytes": 2.0, "gap": 1.0}

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table, framework
+from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, H_LINK_BANDWIDTH
@@ -96,7 +96,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     custom = np.array([name.startswith("custom") for name in table["kernel"]])
     linked = np.array([framework(source) in LINKED for source in table["source"]])

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table, framework
+from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
@@ -126,7 +126,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
     keys, window = table["kv_len"], table["window"]
     engine = np.array([framework(source).rpartition("/")[2] for source in table["source"]])

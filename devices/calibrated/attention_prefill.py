@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table, framework
+from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CORES, H_PEAK, H_ROWS
@@ -126,7 +126,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     q, prefix, window = table["q_len"], table["kv_prefix"], table["window"]
     length = q + prefix

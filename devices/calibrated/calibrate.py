@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...workloads.kernel_tables import Skipped, Table, framework
+from ...workloads.kernel_tables import KernelTable, Skipped, framework
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .check import implausible
@@ -26,11 +26,11 @@ UNFITTED = {"attention_skew": "is not fitted to: opbyte validate kernels compare
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FamilyRows:
     """Usable rows of one family on one device."""
 
     family: Family
-    table: Table
+    table: KernelTable
     h: F8
     x: F8
     measured: F8
@@ -69,7 +69,7 @@ class FamilyFit:
         return {"median_ape": median, "p90_ape": tail, "median_bias": bias}
 
 
-def usable_rows(family: Family, spec: DeviceSpec, table: Table, skipped: list[Skipped]) -> Rows | None:
+def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: list[Skipped]) -> FamilyRows | None:
     """Rows that can be a time of that device; the others are appended to `skipped`."""
     h = hardware(spec)
     x = family.from_table(table)
@@ -81,10 +81,10 @@ def usable_rows(family: Family, spec: DeviceSpec, table: Table, skipped: list[Sk
         return None
     kept = table.take(good)
     labels = np.array([framework(source) for source in kept["source"]], dtype=object)
-    return Rows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels)
+    return FamilyRows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels)
 
 
-def calibrate_family(rows: Rows, date: str) -> FamilyFit:
+def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
     """Fit one family and cross-validate it by shape and by framework.
 
     With fewer than `FEW` rows the simple form is taken where it predicts unseen shapes better.
@@ -122,14 +122,14 @@ def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:
 
 
 def by_device(
-    tables: Mapping[str, Table], skipped: list[Skipped], own: DeviceSpec | None = None
-) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
+    tables: Mapping[str, KernelTable], skipped: list[Skipped], own: DeviceSpec | None = None
+) -> dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]]:
     """Usable rows of all tables: device -> (its spec, family -> rows).
 
     Devices are of the catalog; `own` is one more, known by its name and aliases. Rows of unknown devices, of devices
     without cores, and of families without a model are appended to `skipped`.
     """
-    out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
+    out: dict[str, tuple[DeviceSpec, dict[str, FamilyRows]]] = {}
     for name, table in tables.items():
         family = families().get(name) or LAYER_FAMILIES.get(name)
         if family is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_schemas import COLLECTIVE
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, H_LINK_BANDWIDTH
@@ -72,7 +72,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     kind = [COLLECTIVE.index(name.partition(":")[2]) for name in table["kernel"]]
     return np.column_stack([table["bytes"], table["ranks"], kind]).astype(np.float64)

@@ -11,7 +11,7 @@ from importlib import import_module
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from ...workloads.registry import Registry
 from .terms import NUM_PRICE, O_FLOOR_COMPUTE, O_FLOOR_LINK, O_FLOOR_MEMORY, O_FORMULA
@@ -139,7 +139,7 @@ class Family:
     parameters: tuple[Parameter, ...]
     quantities: tuple[str, ...]
     rows: Callable[[F8, F8, F8, F8], None]
-    from_table: Callable[[Table], F8]
+    from_table: Callable[[KernelTable], F8]
     from_op: Callable[[Op], F8 | None]
     by_framework: tuple[str, ...] = ()
     silicon: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ Scales = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlendPart:
     """One set of parameters in a blend.
 
     Attributes
@@ -68,17 +68,17 @@ class Fit:
         never seen gets the base, and one unlike all others does not move that.
     kernels : mapping of str to mapping of str to float64 array
         Framework -> branch of the family -> its parameters, where its rows tell them.
-    blends : mapping of str to tuple of Part
+    blends : mapping of str to tuple of BlendPart
         Framework that the device has no rows of -> what it is predicted from (see `frameworks`):
         the weighted geometric mean of the parts' times.
     """
 
     values: F8
     scales: Scales
-    blends: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    blends: Mapping[str, tuple[BlendPart, ...]] = field(default_factory=dict)
     kernels: Mapping[str, Mapping[str, F8]] = field(default_factory=dict)
 
-    def of(self, family: Family, label: str) -> Part:
+    def of(self, family: Family, label: str) -> BlendPart:
         """Parameters of one of the device's frameworks; the base for any other."""
         values, time = self.values.copy(), 1.0
         for name, factor in self.scales.get(label, {}).items():
@@ -90,9 +90,9 @@ class Fit:
             values = family.per_branch(values)
         for branch, own in self.kernels.get(label, {}).items():
             values[family.branches.index(branch)] = own
-        return Part(1.0, values, time)
+        return BlendPart(1.0, values, time)
 
-    def parts(self, family: Family, label: str) -> tuple[Part, ...]:
+    def parts(self, family: Family, label: str) -> tuple[BlendPart, ...]:
         """What a framework is predicted from: its blend, or its own parameters, or the base."""
         return self.blends.get(label) or (self.of(family, label),)
 

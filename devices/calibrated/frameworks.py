@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import Fit, Part
+from .fit import BlendPart, Fit
 from .hardware import H_CAPABILITY
 from .libraries import library
 
@@ -71,7 +71,7 @@ class Donor:
 def blends(
     h: F8, family: Family, silicon: F8, own: Donor | None, donors: Mapping[str, Donor],
     distance: Callable[[F8, F8], float],
-) -> dict[str, tuple[Part, ...]]:  # fmt: skip
+) -> dict[str, tuple[BlendPart, ...]]:  # fmt: skip
     """What each framework that only other devices know is predicted from.
 
     Parameters
@@ -107,7 +107,7 @@ def blends(
         values = np.exp(np.where(fixed, np.log(silicon), values))
         left = share[share >= LEAST].sum()
         out[label] = tuple(
-            Part(float(s / left), v, part.time, f"{name} {other}", _one_library(family, label, other, h, donor))
+            BlendPart(float(s / left), v, part.time, f"{name} {other}", _one_library(family, label, other, h, donor))
             for s, v, part, (name, donor, other) in zip(share, values, parts, known, strict=True)
             if s >= LEAST
         )

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table, framework
+from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .block_scaled import GROUPED, WIDE, block_tiled, four_bit_tiled, keeps_tiles
 from .family import F8, Family, Parameter, register
@@ -214,7 +214,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     graph = table["timing"] == "graph"

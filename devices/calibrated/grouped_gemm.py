@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .gemm import OVERLAP, cool, tiled, warm_rate
@@ -61,7 +61,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     return np.column_stack(

@@ -30,7 +30,7 @@ from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family
-from .fit import Fit, Part
+from .fit import BlendPart, Fit
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good, peaks
 from .rules import ALONE, Parameters, distance, parameters
@@ -82,7 +82,7 @@ def named(framework: str) -> tuple[str, str]:
     return name, version
 
 
-def versions(entry: Entry, name: str) -> tuple[str, ...]:
+def versions(entry: SetEntry, name: str) -> tuple[str, ...]:
     """Versions of a framework that an entry's rows are of, as ``0.24.0``."""
     label = LABELS.get(name, "?")
     return tuple(s.removeprefix(f"{label}-") for s in entry.sources if s.startswith(f"{label}-"))
@@ -112,7 +112,7 @@ LAYERS = "layer_kernels"
 """Folder of the entries of `layer_kernels.LAYER_FAMILIES`."""
 
 
-class Entry(Spec):
+class SetEntry(Spec):
     """Parameters of one family with one framework's kernels.
 
     Attributes
@@ -153,7 +153,7 @@ class Entry(Spec):
 class _File(Spec):
     name: str
     date: str
-    families: dict[str, dict[str, Entry]]
+    families: dict[str, dict[str, SetEntry]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,9 @@ class KernelSet:
     """All entries of one set: family -> framework -> entry."""
 
     name: str
-    families: Mapping[str, Mapping[str, Entry]]
+    families: Mapping[str, Mapping[str, SetEntry]]
 
-    def find(self, family: str, framework: str) -> Entry | None:
+    def find(self, family: str, framework: str) -> SetEntry | None:
         """The entry of a framework; of the typical one where the family knows no others."""
         held = self.families.get(family)
         if held is None:
@@ -214,7 +214,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     A device without a set of its own has those of the set that `set_of` gives it.
     """
     name = set_of(spec)
-    held: dict[str, Entry] = {}
+    held: dict[str, SetEntry] = {}
     while name is not None and not held:
         held = dict(load_layer_set(name).families.get(family.name, {}))
         name = PARENTS.get(name)
@@ -232,8 +232,8 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     return replace(under[framework], under=under)
 
 
-def _part(family: Family, entry: Entry) -> tuple[Part, ...]:
-    return (Part(1.0, entry.values(family), 1.0),)
+def _part(family: Family, entry: SetEntry) -> tuple[BlendPart, ...]:
+    return (BlendPart(1.0, entry.values(family), 1.0),)
 
 
 def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:
@@ -307,7 +307,7 @@ def _quickest(under: Mapping[str, Parameters]) -> Parameters:
     return replace(first, rivals=tuple(rivals))
 
 
-def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) -> Parameters:
+def _known(spec: DeviceSpec, family: Family, entry: SetEntry, name: str, key: str) -> Parameters:
     seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
     fitted = entry.basis != "transferred" and family.name in spec.calibration
     basis = "fitted" if fitted else "transferred"

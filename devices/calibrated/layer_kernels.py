@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...workloads.kernel_tables import Table, joined
+from ...workloads.kernel_tables import KernelTable, joined
 from ...workloads.layers.hyper import hyper_rates
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
@@ -22,7 +22,7 @@ from .hardware import C_16, C_32, C_FP8
 from .streamed import PARAMETERS, QUANTITIES, WIDE, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows
 
 
-def _x(table: Table, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
+def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
     """Quantities of rows; graph replays read one set of operands again."""
     sums = {"batch": batch, "tokens": tokens, "pairs": pairs, "kv": kv}
     values = {**sums, **asdict(rates), "copies": 1.0, "format": format_}
@@ -30,7 +30,7 @@ def _x(table: Table, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs:
     return np.column_stack(columns).astype(np.float64)
 
 
-def _scores(table: Table) -> F8:
+def _scores(table: KernelTable) -> F8:
     pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
     paged = table.family == "index_decode"
     heads = np.where(table["kernel"] == "glm5_mqa_logits", 32.0, 64.0)
@@ -39,7 +39,7 @@ def _scores(table: Table) -> F8:
     return _x(table, C_FP8, rates, batch, batch * q, pairs, batch * (before + q) / pool)
 
 
-def _select(table: Table) -> F8:
+def _select(table: KernelTable) -> F8:
     pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
     best = np.where(pool > 1.0, np.where(table["heads"] == 128.0, 1024.0, 512.0), WIDEST)
     pairs = batch * q * (before + (q + 1.0) / 2.0) / pool
@@ -63,7 +63,7 @@ def _aligned(x: F8) -> I8:
     return out
 
 
-def _sparse(table: Table) -> F8:
+def _sparse(table: KernelTable) -> F8:
     batch, q, before = table["batch"], table["q_len"], table["kv_prefix"]
     dsa, decode = table["kernel"] == "glm5_dsa_attn", table.family == "sparse_decode"
     tokens, total = batch * q, before + q
@@ -85,37 +85,37 @@ def _below(tokens: F8, most: float) -> F8:
     return out
 
 
-def _tokens(table: Table, rates: Rates) -> F8:
+def _tokens(table: KernelTable, rates: Rates) -> F8:
     """Quantities of recurrent kernels: a token is its only pair."""
     format_ = np.where(table["dtype"] == "fp32", C_32, C_16)
     return _x(table, format_, rates, table["batch"], *(table["tokens"],) * 3)
 
 
-def _encoder(table: Table) -> F8:
+def _encoder(table: KernelTable) -> F8:
     """Attention of an image tower: every patch of a picture sees all of them."""
     batch, q = table["batch"], table["q_len"]
     rates = encoder_rates(table["heads"], table["head_dim"])
     return _x(table, C_16, rates, batch, batch * q, batch * q * q, batch * q)
 
 
-def _conv(table: Table) -> F8:
+def _conv(table: KernelTable) -> F8:
     return _tokens(table, conv_rates(table["channels"], table["conv"]))
 
 
-def _delta(table: Table) -> F8:
+def _delta(table: KernelTable) -> F8:
     heads, key, value = table["heads_v"], table["dim_k"], table["dim_v"]
     decode = table.family.endswith("decode")
     width = np.where(table["dtype"] == "fp32", 4.0, 2.0)  # the lab's own kernels
     return _tokens(table, delta_rates(heads, key, value, 4.0 * heads * key * value, decode, width))
 
 
-def _hyper(table: Table) -> F8:
+def _hyper(table: KernelTable) -> F8:
     rates = hyper_rates(table["hidden"], table["streams"], table.family == "hyper_pre")
     tokens = table["sites"] * table["tokens"]
     return _x(table, C_16, rates, 1.0, tokens, tokens, tokens)
 
 
-def _no_table(table: Table) -> F8:
+def _no_table(table: KernelTable) -> F8:
     """Of what no table times alone: its rows are made of modules' (`analysis.validate.layer_modules`)."""
     raise ValueError(f"{table.family} has no table")
 
@@ -125,7 +125,7 @@ class _Family:
     """What of a family is its own: title, reader, kinds of op, and kernels by the start of their names."""
 
     title: str
-    read: Callable[[Table], F8]
+    read: Callable[[KernelTable], F8]
     kinds: tuple[str, ...]
     kernels: tuple[str, ...]
     phases: tuple[str, ...] = ()
@@ -221,7 +221,7 @@ DRAFTS = 4.0
 """New tokens of a decode up to which rows of paged scores tell of decodes, with drafts or without."""
 
 
-def split_layers(tables: dict[str, Table]) -> None:
+def split_layers(tables: dict[str, KernelTable]) -> None:
     """Put rows of `LAYER_TABLES` under the families that they time, in place of their tables."""
     for stem in LAYER_TABLES:
         table = tables.pop(stem, None)
@@ -240,7 +240,7 @@ ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")
 change with the channels, of which the most would move four times what the memory can."""
 
 
-def _times(own: _Family, table: Table, i: int) -> bool:
+def _times(own: _Family, table: KernelTable, i: int) -> bool:
     source = str(table["source"][i])
     if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] == "event":
         return False
@@ -258,7 +258,7 @@ def _times(own: _Family, table: Table, i: int) -> bool:
     return not own.phases or table["phase"][i] in own.phases
 
 
-def _common(table: Table, name: str, calls: float) -> Table:
+def _common(table: KernelTable, name: str, calls: float) -> KernelTable:
     """The columns that the family reads: tables of several kinds of layers then are one.
 
     `calls` are those in a row of convolutions: KDA's are of queries, keys and values apart.

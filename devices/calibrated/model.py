@@ -11,7 +11,7 @@ import numpy as np
 from ...workloads.ops import Op
 from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
 from ..power.cap import held_processor
-from ..prices import P_BYTES, P_FIXED, P_FLOPS, Formula, PriceRow, Probe, affine_sums, by_count
+from ..prices import P_BYTES, P_FIXED, P_FLOPS, KernelFormula, PriceRow, Probe, affine_sums, by_count
 from ..ratios import Ratios
 from ..spec import DeviceSpec, ProcessorSpec
 from .behind import ANY, behind, formats_of
@@ -169,7 +169,7 @@ class CalibratedModel:
             found = CURVES[key] = out[:, O_SECONDS].copy(), out[:, O_BOUND].copy()
         return found
 
-    def formula(self, op: Op, probe: Probe) -> Formula | None:
+    def formula(self, op: Op, probe: Probe) -> KernelFormula | None:
         """The compiled form of an op that depends on more than a count; None for the others."""
         from .formulas import CODES, SUMS, WIDTH
 
@@ -178,7 +178,7 @@ class CalibratedModel:
         model, x = self.models[op.kind], self._known(op)
         each = (model.family.of_branch(k.fit.values, x) for k in model.known.each)
         own, *rivals = (np.pad(values, (0, WIDTH - len(values))) for values in each)
-        return Formula(
+        return KernelFormula(
             CODES[op.kind], own, np.pad(x, (0, WIDTH - len(x))),
             op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
             op.shape.get("top_k", 1.0), tuple(rivals),

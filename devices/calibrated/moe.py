@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import (
@@ -171,7 +171,7 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
-def from_table(table: Table) -> F8:
+def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows; every timing re-reads one set of weights."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     slots = table["tokens"] * table["topk"]
@@ -193,7 +193,7 @@ def from_table(table: Table) -> F8:
     ).astype(np.float64)  # fmt: skip
 
 
-def _busiest(table: Table) -> F8:
+def _busiest(table: KernelTable) -> F8:
     """Slots of the busiest of `ep` devices over their mean: experts' loads drawn from a power law.
 
     A load lies between 1 and the tokens, with a density that falls as its power of the exponent in the

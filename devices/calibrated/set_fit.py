@@ -24,12 +24,12 @@ import numpy.typing as npt
 
 from ..spec import DeviceSpec
 from .bounded import STEPS, WEIGHTS, Order, ParameterSet, Probes, Sample, solve
-from .calibrate import Rows
+from .calibrate import FamilyRows
 from .errors import errors
 from .family import F8, Family
 from .fit import fit
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
-from .kernel_sets import LABELS, LINKS, TYPICAL, Entry, kindred, parents_of, representative, stand_in
+from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, representative, stand_in
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 from .rules import ALONE
@@ -53,7 +53,7 @@ KIN_SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class AskedSteps:
     """Steps of models that the inequalities are asked of.
 
     Attributes
@@ -70,7 +70,7 @@ class Steps:
     wide: npt.NDArray[np.int64]
 
 
-Entries = Mapping[str, Mapping[str, Entry]]
+Entries = Mapping[str, Mapping[str, SetEntry]]
 """Set -> framework -> entry."""
 
 
@@ -81,11 +81,11 @@ class SetFit:
     ----------
     specs : mapping of str to DeviceSpec
         Devices that the inequalities are asked of.
-    measured : mapping of str to Rows
+    measured : mapping of str to FamilyRows
         Rows of the family, by device.
     whole : mapping of str to float64 array
         Device -> seconds of each whole step, which an excess is a share of.
-    base : mapping of str to mapping of str to Entry
+    base : mapping of str to mapping of str to SetEntry
         Set -> framework -> the entry that a kernel's own parameters are drawn to, where rows, probes and
         the answer are of one kernel of the family alone.
     limits : mapping of str to mapping of str to float64 array
@@ -96,8 +96,8 @@ class SetFit:
     effort: tuple[Sequence[float], int] = (WEIGHTS, STEPS)
 
     def __init__(
-        self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows],
-        probes: Probes, steps: Steps, whole: Mapping[str, F8], base: Entries | None = None,
+        self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows],
+        probes: Probes, steps: AskedSteps, whole: Mapping[str, F8], base: Entries | None = None,
         limits: Mapping[str, Mapping[str, F8]] | None = None,
     ) -> None:  # fmt: skip
         self.base, self.limits, self.steps, self.whole = base, limits or {}, steps, whole
@@ -142,9 +142,9 @@ class SetFit:
         parent = self.parents.get(name)
         return name if timed or parent is None else self._owner(parent)
 
-    def run(self) -> dict[str, dict[str, Entry]]:
+    def run(self) -> dict[str, dict[str, SetEntry]]:
         """Entries of every set and framework."""
-        out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
+        out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
         if not self.family.framework_time or self.family.name == "norm":
             self._enter(out, TYPICAL, *self._framework(None))
             return out
@@ -167,14 +167,14 @@ class SetFit:
         return share
 
     def _enter(
-        self, out: dict[str, dict[str, Entry]], framework: str, values: Mapping[str, F8], told: Mapping[str, Told]
+        self, out: dict[str, dict[str, SetEntry]], framework: str, values: Mapping[str, F8], told: Mapping[str, Told]
     ) -> None:
         names = [p.name for p in self.family.parameters]
         for key in self.sets:
             parameters = dict(zip(names, values[key].tolist(), strict=True))
             seen = self.errors(values[key], told[key].samples)
             self.samples[key, framework] = told[key].samples
-            out[key][framework] = Entry(
+            out[key][framework] = SetEntry(
                 basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters,
                 sources=tuple(sorted(told[key].sources)),
             )  # fmt: skip
@@ -259,7 +259,7 @@ class SetFit:
             ]
         return solve(self.family, devices, sets, self.probes, orders, fixed, *self.effort)
 
-    def _rows(self, name: str) -> list[Rows]:
+    def _rows(self, name: str) -> list[FamilyRows]:
         return [self.measured[d] for d, used in self.set.items() if used == name and d in self.measured]
 
     def _every(self) -> dict[str, Told]:
@@ -330,7 +330,7 @@ class SetFit:
 
 
 def _orders(
-    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8], timed: frozenset[str]
+    family: Family, specs: Mapping[str, DeviceSpec], steps: AskedSteps, whole: Mapping[str, F8], timed: frozenset[str]
 ) -> list[Order]:
     """Who may not be slower than whom; links that were `timed` only in steps that bandwidth decides."""
     links = family.name in LINKS

@@ -15,21 +15,21 @@ import numpy as np
 
 from ..spec import DeviceSpec
 from .bounded import Probes
-from .calibrate import Rows
+from .calibrate import FamilyRows
 from .family import F8, Family
 from .hardware import hardware
-from .kernel_sets import Entry
+from .kernel_sets import SetEntry
 from .order import has_unit
-from .set_fit import ENOUGH_OF_ONE, Entries, SetFit, Steps
+from .set_fit import ENOUGH_OF_ONE, AskedSteps, Entries, SetFit
 
 APART = 150
 """Rows, on all devices, from which a kernel of a format is fitted apart from the format's others."""
 
 
 def fit_family(
-    family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows], probes: Probes,
-    steps: Steps, whole: Mapping[str, F8], of: type[SetFit] = SetFit,
-) -> dict[str, dict[str, Entry]]:  # fmt: skip
+    family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows], probes: Probes,
+    steps: AskedSteps, whole: Mapping[str, F8], of: type[SetFit] = SetFit,
+) -> dict[str, dict[str, SetEntry]]:  # fmt: skip
     """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`, `of` how it is fitted."""
     first = of(family, specs, measured, probes, steps, whole)
     out = first.run()
@@ -49,7 +49,7 @@ def fit_family(
     return {name: {key: _judged(first, name, key, e) for key, e in held.items()} for name, held in out.items()}
 
 
-def _kernels(family: Family, measured: Mapping[str, Rows]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
+def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
     """Branches fitted together: all of a format, then single ones; their indices and names."""
     count = np.zeros(len(family.branches))
     for rows in measured.values():
@@ -66,7 +66,7 @@ def _kernels(family: Family, measured: Mapping[str, Rows]) -> Iterator[tuple[tup
             yield from (((i,), (family.branches[i],)) for i in told)
 
 
-def _of(rows: Rows, wanted: tuple[int, ...]) -> Rows:
+def _of(rows: FamilyRows, wanted: tuple[int, ...]) -> FamilyRows:
     """Rows of some branches."""
     kept = np.isin(rows.family.branch(rows.x), wanted)
     return replace(rows, table=rows.table.take(kept), x=np.ascontiguousarray(rows.x[kept]),
@@ -79,19 +79,19 @@ def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
     return Probes(np.ascontiguousarray(probes.x[kept]), probes.calls[:, kept])
 
 
-def _as_base(entry: Entry, branch: str) -> Entry:
+def _as_base(entry: SetEntry, branch: str) -> SetEntry:
     """An entry with the parameters that a branch, else its format, has so far."""
     first = entry.kernels.get(branch.partition("+")[0], entry.parameters)
     return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 
 
-def replace_kernels(entry: Entry, own: Mapping[str, dict[str, float]]) -> Entry:
+def replace_kernels(entry: SetEntry, own: Mapping[str, dict[str, float]]) -> SetEntry:
     """An entry with some kernels' parameters."""
     return entry.model_copy(update={"kernels": {**entry.kernels, **own}})
 
 
 def _limits(
-    family: Family, specs: Mapping[str, DeviceSpec], probes: Probes, part: Probes, steps: Steps,
+    family: Family, specs: Mapping[str, DeviceSpec], probes: Probes, part: Probes, steps: AskedSteps,
     sets: Mapping[str, str], out: Entries,
 ) -> dict[str, dict[str, F8]]:  # fmt: skip
     """Seconds that some calls of steps in fp8 may take: those of bf16 less what the others take."""
@@ -112,7 +112,7 @@ def _limits(
     return found
 
 
-def _judged(first: SetFit, name: str, key: str, entry: Entry) -> Entry:
+def _judged(first: SetFit, name: str, key: str, entry: SetEntry) -> SetEntry:
     """An entry with the errors of all its kernels on the rows behind it."""
     samples = first.samples[name, key]
     seen = first.errors(entry.values(first.family), samples)

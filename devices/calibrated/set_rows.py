@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .bounded import Sample
-from .calibrate import Rows
+from .calibrate import FamilyRows
 from .family import F8, Family
 from .hardware import H_CAPABILITY
 from .kernel_sets import LABELS
@@ -37,7 +37,7 @@ class Told:
         return sum(len(sample.log) for sample in self.samples)
 
 
-def told_by(family: Family, devices: Sequence[Rows], label: str | None, without: int | None) -> Told:
+def told_by(family: Family, devices: Sequence[FamilyRows], label: str | None, without: int | None) -> Told:
     """Rows of a set's devices that tell a framework's kernels, without those of one format."""
     found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
     for rows in devices:
@@ -63,7 +63,7 @@ def told_by(family: Family, devices: Sequence[Rows], label: str | None, without:
     return Told("transferred", ())
 
 
-def told_of_all(family: Family, devices: Sequence[Rows]) -> Told:
+def told_of_all(family: Family, devices: Sequence[FamilyRows]) -> Told:
     """Rows of the three frameworks on a set's devices, else any."""
     each = (told_by(family, devices, label, None) for label in LABELS.values())
     own = [one for one in each if one.basis == "own"]

@@ -10,7 +10,7 @@ from ...workloads.yaml_text import quoted, scalar
 from .calibrate import FamilyFit
 from .errors import Errors
 from .family import Parameter
-from .kernel_sets import Entry
+from .kernel_sets import SetEntry
 
 DIGITS = 5
 HEAD = """\
@@ -37,7 +37,7 @@ families:
 """
 
 
-def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, Entry]]) -> str:
+def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, SetEntry]]) -> str:
     """YAML of one set of shared parameters."""
     lines = [SET_HEAD.format(name=name, date=date).rstrip("\n")]
     for family, entries in held.items():

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from math import prod
 
-from .plans import ALGORITHMS, Hop, Plan, Topology
+from .plans import ALGORITHMS, CollectivePlan, Hop, Topology
 
 
 @ALGORITHMS.register("all_to_all:deepep-normal")
-def normal(topology: Topology) -> Plan:
+def normal(topology: Topology) -> CollectivePlan:
     """DeepEP's kernels for prompts and training: one copy to a node, then on to its devices."""
     inside, nodes = topology.levels[0], prod(level.ranks for level in topology.levels[1:])
     hops = []
@@ -27,17 +27,17 @@ def normal(topology: Topology) -> Plan:
 
 
 @ALGORITHMS.register("all_to_all:deepep-low-latency")
-def low_latency(topology: Topology) -> Plan:
+def low_latency(topology: Topology) -> CollectivePlan:
     """DeepEP's kernels for decoding: every copy straight to its device, all at once, past the node's links."""
     n = topology.ranks
     link = topology.levels[topology.outermost].link
     return _shared("deepep-low-latency", topology, [Hop(link, 1.0, (n - 1) / n)], 1.0)
 
 
-def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False) -> Plan:
+def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False) -> CollectivePlan:
     """Devices of a rank share the sending of its tokens."""
     slices = topology.slices
     if topology.ranks == 1:
-        return Plan(name, (), 1, 0.0)
+        return CollectivePlan(name, (), 1, 0.0)
     own = tuple(Hop(hop.link, hop.messages, hop.traffic / slices) for hop in hops)
-    return Plan(name, own, topology.ranks, passes / slices, at_once)
+    return CollectivePlan(name, own, topology.ranks, passes / slices, at_once)

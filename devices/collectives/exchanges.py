@@ -8,41 +8,41 @@ sends, which follows from a map of chunks that is the caller's. Owners are taken
 
 from __future__ import annotations
 
-from .plans import ALGORITHMS, Hop, Level, Plan, Topology
+from .plans import ALGORITHMS, CollectivePlan, Hop, Level, Topology
 from .sums import level_hops
 
 
 @ALGORITHMS.register("all_to_all:flat")
-def flat(topology: Topology) -> Plan:
+def flat(topology: Topology) -> CollectivePlan:
     """A message to every device, one after another."""
-    return Plan("flat", _peers(topology), topology.ranks, 1.0)
+    return CollectivePlan("flat", _peers(topology), topology.ranks, 1.0)
 
 
 @ALGORITHMS.register("all_to_all:hierarchical")
-def hierarchical(topology: Topology) -> Plan:
+def hierarchical(topology: Topology) -> CollectivePlan:
     """Level by level from the innermost out: fewer messages, the whole buffer on every level."""
     levels = [level for level in topology.levels if level.ranks > 1]
     hops = tuple(Hop(level.link, level.ranks - 1, _away(level)) for level in levels)
-    return Plan("hierarchical", hops, sum(level.ranks for level in levels), float(len(levels)))
+    return CollectivePlan("hierarchical", hops, sum(level.ranks for level in levels), float(len(levels)))
 
 
 @ALGORITHMS.register("all_to_all:coordinated")
-def coordinated(topology: Topology) -> Plan:
+def coordinated(topology: Topology) -> CollectivePlan:
     """Devices of equal slice among each other, each its part of the slices' common tokens.
 
     What follows, a gather over the slices, is the all-reduce that ends a tensor-parallel layer.
     """
     thin = topology.thinned()
     hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in _peers(thin))
-    return Plan("coordinated", hops, thin.ranks, 1.0 / topology.slices)
+    return CollectivePlan("coordinated", hops, thin.ranks, 1.0 / topology.slices)
 
 
 @ALGORITHMS.register("all_to_all:coordinated-hierarchical")
-def coordinated_hierarchical(topology: Topology) -> Plan:
+def coordinated_hierarchical(topology: Topology) -> CollectivePlan:
     """Devices of equal slice among each other, level by level."""
     inner = hierarchical(topology.thinned())
     hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in inner.hops)
-    return Plan("coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices)
+    return CollectivePlan("coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices)
 
 
 def _away(level: Level) -> float:
@@ -63,30 +63,30 @@ def _peers(topology: Topology) -> tuple[Hop, ...]:
 
 
 @ALGORITHMS.register("sparse_gather:flat")
-def flat_gather(topology: Topology) -> Plan:
+def flat_gather(topology: Topology) -> CollectivePlan:
     """Every chunk straight from its owner, all at once."""
     return _straight(topology)
 
 
 @ALGORITHMS.register("sparse_scatter:flat")
-def flat_scatter(topology: Topology) -> Plan:
+def flat_scatter(topology: Topology) -> CollectivePlan:
     """Every chunk's sums straight to its owner, all at once."""
     return _straight(topology)
 
 
 @ALGORITHMS.register("sparse_gather:hierarchical")
-def hierarchical_gather(topology: Topology) -> Plan:
+def hierarchical_gather(topology: Topology) -> CollectivePlan:
     """Chunks that all devices of a node want cross into it once, shared over its links, and go around."""
-    return Plan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
+    return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
 
 
 @ALGORITHMS.register("sparse_scatter:hierarchical")
-def hierarchical_scatter(topology: Topology) -> Plan:
+def hierarchical_scatter(topology: Topology) -> CollectivePlan:
     """Sums over the devices of a node first, which then cross to the owner once."""
-    return Plan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
+    return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
 
 
-def _straight(topology: Topology) -> Plan:
+def _straight(topology: Topology) -> CollectivePlan:
     """One message time a level; a chunk comes from each of the other devices alike."""
     hops, inside = [], 1
     for level in topology.levels:
@@ -94,4 +94,4 @@ def _straight(topology: Topology) -> Plan:
         if level.ranks > 1:
             hops.append(Hop(level.link, 1.0, (reached - inside) / (topology.ranks - 1)))
         inside = reached
-    return Plan("flat", tuple(hops), topology.ranks, 1.0)
+    return CollectivePlan("flat", tuple(hops), topology.ranks, 1.0)

@@ -12,7 +12,7 @@ from ...workloads.ops import Op
 from ..cost import DESCRIPTION, LATENCY, MEMORY, Cost, Evidence, Roof
 from ..prices import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, PriceRow, Probe, by_count
 from ..spec import LinkSpec
-from .plans import Plan
+from .plans import CollectivePlan
 
 F8 = npt.NDArray[np.float64]
 
@@ -29,20 +29,20 @@ class PlannedLink:
         The link by whose name the ops go: the outermost.
     scale : float
         Message of the plan over the bytes of an op.
-    others : tuple of Plan
+    others : tuple of CollectivePlan
         What the same ops run in other steps: energy is that of whichever of all spends most.
     """
 
-    plans: tuple[Plan, ...]
+    plans: tuple[CollectivePlan, ...]
     spec: LinkSpec
     scale: float = 1.0
-    others: tuple[Plan, ...] = ()
+    others: tuple[CollectivePlan, ...] = ()
 
     @property
     def _J_per_byte(self) -> float:
         return max(plan.J_per_byte for plan in (*self.plans, *self.others)) * self.scale
 
-    def plan(self, op: Op) -> Plan:
+    def plan(self, op: Op) -> CollectivePlan:
         """What an op runs."""
         return min(self.plans, key=lambda plan: plan.seconds(op.act_bytes * self.scale))
 

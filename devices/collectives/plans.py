@@ -100,7 +100,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CollectivePlan:
     """A collective of one algorithm on one topology.
 
     Attributes
@@ -142,7 +142,7 @@ class Plan:
         return self.latency_s + message_bytes * self.s_per_byte
 
 
-Algorithm = Callable[[Topology], Plan]
+Algorithm = Callable[[Topology], CollectivePlan]
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm of a collective", described=True, home=__package__)
 """``KIND:NAME`` -> what makes its plan."""
 
@@ -168,7 +168,7 @@ def usual(kind: str) -> list[str]:
     return [name for name in algorithms_of(kind) if name not in BY_NAME]
 
 
-def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
+def plan(kind: str, algorithm: str, topology: Topology) -> CollectivePlan:
     """The plan of one algorithm.
 
     Raises
@@ -184,7 +184,7 @@ def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
     return ALGORITHMS[f"{kind}:{algorithm}"](topology)
 
 
-def cheapest(kind: str, topology: Topology, message_bytes: float) -> Plan:
+def cheapest(kind: str, topology: Topology, message_bytes: float) -> CollectivePlan:
     """The `usual` plan that takes the least time for a message; the first of equal ones."""
     plans = [plan(kind, name, topology) for name in usual(kind)]
     return min(plans, key=lambda made: made.seconds(message_bytes))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Table, read_tables
+from ...workloads.kernel_tables import KernelTable, read_tables
 from ...workloads.ops import Op
 from ..calibrated.allreduce import ALLREDUCE, LIBRARY, X_OWN
 from ..calibrated.collectives import KINDS
@@ -252,7 +252,7 @@ def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], Timed], int]:
     return {key: _curve(points) for key, points in held.items()}, sum(map(len, own))
 
 
-def _rows(table: Table) -> list[tuple[str, int, float, float]]:
+def _rows(table: KernelTable) -> list[tuple[str, int, float, float]]:
     kinds = [TABLE_KINDS[str(name).partition(":")[2]] for name in table["kernel"]]
     columns = (table[c].tolist() for c in ("ranks", "bytes", "measured_s"))
     return [(k, int(r), float(b), float(s)) for k, r, b, s in zip(kinds, *columns, strict=True)]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from ..calibrated.family import Parameter
 from .model import PowerModel
-from .reading import Before, Start, before, reading
+from .reading import Before, StartPower, before, reading
 from .work import FROM_TABLE, Work
 
 F8 = npt.NDArray[np.float64]
@@ -76,13 +76,13 @@ class PowerRows:
         Mean of the readings [W].
     """
 
-    table: Table
+    table: KernelTable
     work: Work
     ran: Before
     measured: F8
 
     @classmethod
-    def of(cls, table: Table) -> PowerRows:
+    def of(cls, table: KernelTable) -> PowerRows:
         """Rows of a table with ``power_W``."""
         return cls(table, FROM_TABLE[table.family](table), before(table), table["power_W"])
 
@@ -106,14 +106,14 @@ class PowerFit:
 
     Attributes
     ----------
-    starts : mapping of str to Start
+    starts : mapping of str to StartPower
         By family.
     memory_s : float
         Time constant of the sensor.
     """
 
     model: PowerModel
-    starts: Mapping[str, Start]
+    starts: Mapping[str, StartPower]
     memory_s: float
 
     def power(self, rows: PowerRows) -> F8:
@@ -140,7 +140,7 @@ def unpack(base: PowerModel, families: Sequence[str], values: F8) -> PowerFit:
     for family in families:
         own = STARTS[family]
         named = zip(own, values[at : at + len(own)], strict=True)
-        starts[family] = Start(**{p.name: float(v) for p, v in named})
+        starts[family] = StartPower(**{p.name: float(v) for p, v in named})
         at += len(own)
     return PowerFit(model, starts, float(values[len(DEVICE)]))
 

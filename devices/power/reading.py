@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 from .work import WEIGHT_BYTES
 
 F8 = npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ class Before:
     step : float64 array
         Shapes measured before in the same process; -1 where each has a process of its own.
     made : float64 array
-        Size of what was prepared, in its unit (weights or rows of queries), for `Start.half`.
+        Size of what was prepared, in its unit (weights or rows of queries), for `StartPower.half`.
     batch, length : float64 array
         Logarithms (base 2) of sequences and of tokens a sequence.
     """
@@ -56,7 +56,7 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartPower:
     """Power that the sensor shows as a loop starts, of one family.
 
     Attributes
@@ -97,7 +97,7 @@ def read_while_running(seconds: F8) -> npt.NDArray[np.bool_]:
     return loop_seconds(seconds) >= SAMPLE_S
 
 
-def reading(start: Start, memory_s: float, before: Before, seconds: F8, power: F8) -> F8:
+def reading(start: StartPower, memory_s: float, before: Before, seconds: F8, power: F8) -> F8:
     """Mean of the readings of a loop [W].
 
     Parameters
@@ -116,7 +116,7 @@ def reading(start: Start, memory_s: float, before: Before, seconds: F8, power: F
     return out
 
 
-def _sweep_start(start: Start, memory_s: float, before: Before, loop: F8, power: F8) -> F8:
+def _sweep_start(start: StartPower, memory_s: float, before: Before, loop: F8, power: F8) -> F8:
     seen = before.made / (before.made + start.half)
     fades = start.fades_batch * before.batch + start.fades_length * before.length
     near = np.exp(-((2.0**before.length / start.far) ** 2))
@@ -130,7 +130,7 @@ def _sweep_start(start: Start, memory_s: float, before: Before, loop: F8, power:
     return out
 
 
-def before(table: Table) -> Before:
+def before(table: KernelTable) -> Before:
     """What ran before the rows of a table."""
     n = np.zeros(len(table))
     if table.family == "moe":

@@ -40,7 +40,7 @@ class FamilyErrorsSpec(Spec):
 class PowerSpec(Spec):
     """A fitted power model.
 
-    Parameters are in SI units; `start` has them by family (see `reading.Start`).
+    Parameters are in SI units; `start` has them by family (see `reading.StartPower`).
     """
 
     device: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import KernelTable
 
 F8 = npt.NDArray[np.float64]
 
@@ -90,7 +90,7 @@ def active_experts(experts: float, tokens: float, top_k: float, skew: float) -> 
     return min(experts, slots, float((loads > 0).sum()) + left)
 
 
-def _moe(table: Table) -> Work:
+def _moe(table: KernelTable) -> Work:
     """Experts of a MoE layer: every active expert's weights once, its tokens, and the vectors."""
     tokens, top_k, ep = table["tokens"], table["topk"], table["ep"]
     one = (2.0 + table["gated"]) * table["hidden"] * table["inter"] / table["tp"]
@@ -112,7 +112,7 @@ def _moe(table: Table) -> Work:
     )  # fmt: skip
 
 
-def _attention(table: Table, queries: F8, pairs: F8, keys: F8, tiles: F8, split: F8) -> Work:
+def _attention(table: KernelTable, queries: F8, pairs: F8, keys: F8, tiles: F8, split: F8) -> Work:
     batch, heads, width = table["batch"], table["heads_q"], table["head_dim"]
     cached = np.array([WEIGHT_BYTES.get(d, 2.0) for d in table["kv_dtype"]])
     moved = 4.0 * heads * queries + 2.0 * table["heads_kv"] * keys * cached
@@ -123,7 +123,7 @@ def _attention(table: Table, queries: F8, pairs: F8, keys: F8, tiles: F8, split:
     )  # fmt: skip
 
 
-def _prefill(table: Table) -> Work:
+def _prefill(table: KernelTable) -> Work:
     """Prompts: the pairs that the mask leaves, tiles of query rows."""
     q, end = table["q_len"], table["q_len"] + table["kv_prefix"]
     window = np.where(table["window"] > 0, table["window"], np.inf)
@@ -132,7 +132,7 @@ def _prefill(table: Table) -> Work:
     return _attention(table, q, pairs, keys, np.ceil(q / ROWS), table["heads_q"])
 
 
-def _decode(table: Table) -> Work:
+def _decode(table: KernelTable) -> Work:
     """One query a sequence: a thread block a sequence and group of heads."""
     keys = np.where(table["window"] > 0, np.minimum(table["kv_len"], table["window"]), table["kv_len"])
     one = np.ones(len(table))
@@ -150,7 +150,7 @@ def _bits(formats: npt.NDArray[np.object_]) -> F8:
     return np.array([BITS.get(name, 16.0) for name in formats])
 
 
-FROM_TABLE: Mapping[str, Callable[[Table], Work]] = {
+FROM_TABLE: Mapping[str, Callable[[KernelTable], Work]] = {
     "moe": _moe, "attention_prefill": _prefill, "attention_decode": _decode,
 }  # fmt: skip
 """Families whose power is modelled."""

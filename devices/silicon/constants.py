@@ -13,7 +13,7 @@ from ...workloads.yamlfile import read_yaml
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ProcessNode:
     """A process: area of logic and of SRAM relative to N7, and a wafer's price [USD]."""
 
     logic: float
@@ -48,7 +48,7 @@ class Die:
 class Constants:
     """All of them; `area`, `near` and `cost` by the names of the file."""
 
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, ProcessNode]
     links: Mapping[str, tuple[float, float]]
     area: Mapping[str, float]
     near: Mapping[str, float]
@@ -68,7 +68,7 @@ def constants() -> Constants:
     links = area.pop("links")
     per_gb, published = cost.pop("USD_per_GB"), cost.pop("published_USD")
     return Constants(
-        nodes={k: Node(v["logic"], v["sram"], v["wafer_USD"]) for k, v in raw["nodes"].items()},
+        nodes={k: ProcessNode(v["logic"], v["sram"], v["wafer_USD"]) for k, v in raw["nodes"].items()},
         links={k: (v["phy"], v["control"]) for k, v in links.items()},
         area=_values(area), near=_values(raw["near"]), products=tuple(raw["power"]["products"]),
         cost=_values(cost), USD_per_GB=_plain(per_gb), published_USD=_plain(published),

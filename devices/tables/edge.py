@@ -22,7 +22,7 @@ from ..calibrated.formulas import (
     moe_price,
     prefill_price,
 )
-from ..prices import Formula, Grid
+from ..prices import Grid, KernelFormula
 from .grid import equal_chunk
 
 F8 = npt.NDArray[np.float64]
@@ -120,12 +120,12 @@ def _rows(code: int, axes: F8, sizes: I8, p: F8, h: F8, x: F8, rows: F8, top_k: 
             out[i] = moe_beyond(axes, sizes, p, h, x, u[TOKENS], u[ACTIVE], top_k)
 
 
-def beyond_rows(grid: Grid, formula: Formula, h: F8, rows: F8, top_k: float = 1.0) -> F8:
+def beyond_rows(grid: Grid, formula: KernelFormula, h: F8, rows: F8, top_k: float = 1.0) -> F8:
     """Ratios of rows of sums, as `grid.grid_rows` takes them, shape (n,).
 
     Parameters
     ----------
-    formula : Formula
+    formula : KernelFormula
         Code of the grid's op, with parameters and quantities of the device's own model.
     h : float64 array
         Device constants of `calibrated.hardware`.

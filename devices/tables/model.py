@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError, SpecError, nearest
-from ...workloads.kernel_tables import Table, read_tables
+from ...workloads.kernel_tables import KernelTable, read_tables
 from ...workloads.ops import Op
 from ..calibrated.check import SHORTEST_S, implausible
 from ..calibrated.family import families
@@ -321,7 +321,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
     )
 
 
-def _check_own(spec: DeviceSpec, tables: Mapping[str, Table], own: Mapping[str, Table]) -> None:
+def _check_own(spec: DeviceSpec, tables: Mapping[str, KernelTable], own: Mapping[str, KernelTable]) -> None:
     """Refuse a table of an unknown device alone, and times that the device cannot have.
 
     The first would be left out and its ops be costed by the model, unseen.
@@ -349,7 +349,9 @@ def _check_device(name: str, file: str) -> None:
         raise InputError(f"{file}: device {name!r}", error.reason) from None
 
 
-def _curves(table: Table, by: str, shape: tuple[str, ...], kernel: str | None = None) -> dict[tuple[str, ...], Curve]:
+def _curves(
+    table: KernelTable, by: str, shape: tuple[str, ...], kernel: str | None = None
+) -> dict[tuple[str, ...], Curve]:
     """One curve a shape; rows measured more than once count by their median."""
     keys = [
         (kernel or str(name), *(str(int(v)) for v in values))
@@ -364,7 +366,9 @@ def _curves(table: Table, by: str, shape: tuple[str, ...], kernel: str | None = 
     }
 
 
-def _points(table: Table | None, shape: tuple[str, ...], axes: tuple[str, ...]) -> dict[tuple[int, ...], tuple[F8, F8]]:
+def _points(
+    table: KernelTable | None, shape: tuple[str, ...], axes: tuple[str, ...]
+) -> dict[tuple[int, ...], tuple[F8, F8]]:
     """Measured points and their seconds by shape."""
     if table is None:
         return {}

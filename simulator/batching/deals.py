@@ -13,9 +13,9 @@ from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
 from .kv import KvRules
-from .level import Face, Fleet, face_of, wake
+from .level import Engines, Face, face_of, wake
 from .loading import renew
-from .loop import Loop
+from .loop import EngineArrays
 from .prefix import MOST_PIECES
 from .recall import Recall, forget_all, look_everywhere, note_sent
 from .records import named
@@ -58,8 +58,8 @@ it comes from does; when it leaves and is there."""
 
 
 @held
-class Rows(NamedTuple):
-    """Columns of the table of requests, see `serving.table.Table`."""
+class Columns(NamedTuple):
+    """Columns of the table of requests, see `serving.table.RequestTable`."""
 
     id: I8
     input_tokens: I8
@@ -135,8 +135,8 @@ class Waits(NamedTuple):
 class Play(NamedTuple):
     """Requests and the N engines that serve them."""
 
-    fleet: Fleet
-    rows: Rows
+    fleet: Engines
+    rows: Columns
     own: npt.NDArray[Any]  # [N] of `level.OWN`
     able: I8  # [N] engines that the router may choose from
     loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`, as it sees those
@@ -229,7 +229,7 @@ def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
 
 
 @compiled_given("st.pool", otherwise=lambda st, x, row, i, last: None)
-def name_content(st: State, x: Rows, row: int, i: int, last: int) -> None:
+def name_content(st: State, x: Columns, row: int, i: int, last: int) -> None:
     """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
     request = st.ints[i]
     if x.pieces.size > 0:
@@ -254,7 +254,7 @@ def new_drafts(st: State, i: int, number: int) -> bool:
 
 
 @compiled_part
-def carry(st: State, x: Rows, row: int, i: int, cached: int) -> None:
+def carry(st: State, x: Columns, row: int, i: int, cached: int) -> None:
     """`Engine.resume`: note what a request has had elsewhere."""
     request, stamps = st.ints[i], st.floats[i]
     request[col.I_GENERATED], request[col.I_CACHED] = x.generated[row], cached
@@ -269,7 +269,7 @@ def when(p: Play, row: int) -> float:
 
 
 @compiled
-def take_in(loop: Loop, x: Rows, row: int, arrival: float, last: int, cached: int) -> int:
+def take_in(loop: EngineArrays, x: Columns, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
     st = loop.state
     if st.counters[col.C_SUBMITTED] >= st.ints.shape[0] or not new_drafts(st, st.counters[col.C_SUBMITTED], x.id[row]):

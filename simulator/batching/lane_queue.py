@@ -28,7 +28,7 @@ from .lanes import (
     Q_SERVED,
     Q_TAIL,
     Q_WAITING,
-    Lanes,
+    ClassLanes,
 )
 from .links import link_in
 from .policies import Limits
@@ -36,7 +36,7 @@ from .state import I8, State
 
 
 @compiled_part
-def insert(st: State, lanes: Lanes, r: int, i: int) -> None:
+def insert(st: State, lanes: ClassLanes, r: int, i: int) -> None:
     """Put a request into its lane, by its place among arrivals."""
     of = lanes.of[i]
     row, place = lanes.rows[r, of[O_LANE]], of[O_PLACE]
@@ -52,7 +52,7 @@ def insert(st: State, lanes: Lanes, r: int, i: int) -> None:
 
 
 @compiled_part
-def lift(lanes: Lanes, r: int, lane: int) -> None:
+def lift(lanes: ClassLanes, r: int, lane: int) -> None:
     """Raise the counter of a tenant that begins to wait: it has no claim to what it did not ask for."""
     rows, least = lanes.rows[r], int64(-1)
     if rows[lane, Q_HEAD] >= 0:
@@ -66,7 +66,7 @@ def lift(lanes: Lanes, r: int, lane: int) -> None:
 
 
 @compiled_part
-def join_lane(st: State, lanes: Lanes, r: int, i: int) -> None:
+def join_lane(st: State, lanes: ClassLanes, r: int, i: int) -> None:
     """Queue a request that has just come."""
     of = lanes.of[i]
     of[O_PLACE] = lanes.marks[M_CAME]
@@ -79,7 +79,7 @@ def join_lane(st: State, lanes: Lanes, r: int, i: int) -> None:
 
 
 @compiled_part
-def longest_wait(st: State, lanes: Lanes, r: int, kind: int, now: float) -> float:
+def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) -> float:
     """How long the first request of a class in a rank's queue has waited; 0 where none waits.
 
     What a request that comes now is told to expect: the delay of the one at the head of the line
@@ -112,7 +112,7 @@ def turned_away(st: State, r: int, i: int) -> bool:
 
 
 @compiled_part
-def goes_before(lanes: Lanes, r: int, lane: int, other: int) -> bool:
+def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
     """Whether the first request of one lane goes before that of another."""
     rows = lanes.rows[r]
     one, two = lanes.keys[lane], lanes.keys[other]
@@ -249,7 +249,7 @@ def count_served(st: State, r: int, i: int, tokens: int) -> None:
 
 
 @compiled_part
-def measure(lanes: Lanes, r: int) -> None:
+def measure(lanes: ClassLanes, r: int) -> None:
     """Note how far the counters of tenants that wait are apart."""
     least, most = int64(-1), int64(-1)
     for lane in range(lanes.keys.size):

@@ -25,24 +25,24 @@ INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
 et al., Fairness in serving large language models, OSDI 2024)."""
 
 (Q_HEAD, Q_TAIL, Q_WAITING, Q_SERVED) = range(4)
-"""Columns of `Lanes.rows`: first and last request, -1 if empty; how many wait; service of the lane's
+"""Columns of `ClassLanes.rows`: first and last request, -1 if empty; how many wait; service of the lane's
 tenant, its virtual token counter."""
 
 (O_LANE, O_PLACE, O_KIND, O_REFUSED) = range(4)
-"""Columns of `Lanes.of`: a request's lane, its place among arrivals, its class, and whether it was turned away."""
+"""Columns of `ClassLanes.of`: a request's lane, its place among arrivals, its class, and whether it was turned away."""
 
 (K_WAITING, K_MOST) = range(2)
-"""Columns of `Lanes.kinds`: requests of a class that wait on all ranks, and how many may."""
+"""Columns of `ClassLanes.kinds`: requests of a class that wait on all ranks, and how many may."""
 
 (M_CAME, M_REFUSED, M_SPREAD, M_UNDONE) = range(4)
-"""Entries of `Lanes.marks`: requests queued so far and turned away; most that the counters of two
+"""Entries of `ClassLanes.marks`: requests queued so far and turned away; most that the counters of two
 lanes with waiting requests differed by; whether the plan being made took tokens back."""
 
 FREE = np.iinfo(np.int64).max
 
 
 @held
-class Lanes(NamedTuple):
+class ClassLanes(NamedTuple):
     """L lanes of R ranks, of N requests of K classes."""
 
     rows: I8  # [R, L, 4]
@@ -79,13 +79,13 @@ class LaneRules:
         """Whether any request may be turned away."""
         return any(x is not None for x in (*self.most, *self.waits))
 
-    def start(self, ranks: int) -> Lanes:
+    def start(self, ranks: int) -> ClassLanes:
         """Return lanes before the first request."""
         kinds = np.zeros((len(self.most), 2), dtype=np.int64)
         kinds[:, K_MOST] = [FREE if x is None else x for x in self.most]
         waits = np.array([np.inf if x is None else x for x in self.waits], dtype=np.float64)
         none = np.zeros((0, 4), dtype=np.int64)
-        return Lanes(
+        return ClassLanes(
             _empty(ranks, 1), np.zeros(1, dtype=np.int64), none, kinds, waits,
             np.full(ranks, -1), np.zeros(4, dtype=np.int64),
             self.order == "priority", self.order == "vtc",
@@ -139,7 +139,7 @@ class LaneBook:
             return labels.tenant
         return (labels.kind << 32) + labels.priority * (self.rules.order == "priority")
 
-    def _widened(self, lanes: Lanes, labels: Labels) -> Lanes:
+    def _widened(self, lanes: ClassLanes, labels: Labels) -> ClassLanes:
         """Room for all lanes and classes there are by now."""
         count = len(self.numbers)
         if count > MOST_LANES:

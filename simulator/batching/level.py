@@ -51,15 +51,15 @@ class Face(NamedTuple):
     counters: I8
     clocks: F8
     marks: I8  # those of its lanes; zeros without any
-    links: F8  # [R, L, 2] `Tiers.free_s`; zeros without any
+    links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
     exchanged: F8  # `Aside.busy`; zeros without experts apart
 
 
 @held
-class Fleet(NamedTuple):
+class Engines(NamedTuple):
     """N engines on one clock, each of a kind of its own."""
 
-    loops: I8  # [N] address of the `Loop` of each
+    loops: I8  # [N] address of the `EngineArrays` of each
     runs: I8  # [N] and of the code of `loop.run` for it
     takes: I8  # [N] and of `deals.take_in`
     faces: I8  # [N] and of its `Face`
@@ -70,16 +70,16 @@ class Fleet(NamedTuple):
     first: int  # engines that requests arrive at; the others go on with them
 
 
-def new_fleet(engines: int, first: int, like: Face) -> Fleet:
+def new_fleet(engines: int, first: int, like: Face) -> Engines:
     """So many engines that have nothing to do, at time 0."""
     own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
-    return Fleet(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first)
+    return Engines(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first)
 
 
 @compiled_part
-def face_of(fleet: Fleet, n: int) -> Face:
+def face_of(fleet: Engines, n: int) -> Face:
     """What is seen of an engine."""
     face: Face = held_at(fleet.faces[n], fleet.like)
     return face
@@ -103,7 +103,7 @@ def ready_at(face: Face) -> float:
 
 
 @compiled_part
-def wake(fleet: Fleet, n: int) -> None:
+def wake(fleet: Engines, n: int) -> None:
     """Let an engine run that has something to do."""
     own = fleet.own[n]
     if own.queued != 1 and not own.halted:
@@ -113,7 +113,7 @@ def wake(fleet: Fleet, n: int) -> None:
 
 
 @compiled_part
-def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
+def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
     """Choose the engine that runs next, and how far; whether there is any."""
     busy, turn = fleet.busy, fleet.turn[0]
     while busy.size[0] > 0 and busy.time[0] < turn.limit:
@@ -136,14 +136,14 @@ def next_under_way(fleet: Fleet, stops: bool, level: bool) -> bool:
 
 
 @compiled_part
-def run_under_way(fleet: Fleet) -> int:
+def run_under_way(fleet: Engines) -> int:
     """Run the engine under way up to its limit or its goal; why it stopped."""
     turn, n = fleet.turn[0], fleet.turn[0].node
     return int(called_at(fleet.runs[n], fleet.loops[n], (turn.until, turn.goal)))
 
 
 @compiled_part
-def bring(fleet: Fleet, stops: bool, level: bool) -> int:
+def bring(fleet: Engines, stops: bool, level: bool) -> int:
     """Run engines up to a limit, or the end of the step in which one has completions that matter.
 
     Of the latter kind, the time up to which the others run is brought forward to that.
@@ -179,7 +179,7 @@ def bring(fleet: Fleet, stops: bool, level: bool) -> int:
 
 
 @compiled_part
-def line_up(fleet: Fleet) -> None:
+def line_up(fleet: Engines) -> None:
     """Put engines in line that Python has asked to run."""
     for n in range(fleet.own.size):
         if fleet.own[n].queued == ASKED:

@@ -26,7 +26,7 @@ WRITE_DOWN = -1
 
 
 @kept
-class Loop(NamedTuple):
+class EngineArrays(NamedTuple):
     """What the steps of one engine run on."""
 
     plan: Plan
@@ -75,7 +75,7 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
 
 
 @compiled
-def run(loop: Loop, until: float, goal: int) -> int:
+def run(loop: EngineArrays, until: float, goal: int) -> int:
     """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
     if goal == WRITE_DOWN:
         return REACHED

@@ -14,7 +14,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_given, compiled_part
 from . import state as col
 from .crossing import arrive, goes_on, next_cache
-from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, How, Play, Rows, at_time, deal, give
+from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
 from .heap import drop_first
 from .lanes import M_REFUSED
 from .level import Face, bring, face_of, is_done, line_up, wake
@@ -141,8 +141,8 @@ def next_clients(p: Play, how: How, now: float) -> int:
 
 
 @compiled_part
-def take_over(x: Rows, face: Face, place: int, row: int) -> None:
-    """`Table.take_over_all` of one request that has a token."""
+def take_over(x: Columns, face: Face, place: int, row: int) -> None:
+    """`RequestTable.take_over_all` of one request that has a token."""
     request, stamps = face.ints[place], face.floats[place]
     x.generated[row], x.order[row] = request[col.I_GENERATED], request[col.I_ORDER]
     x.preemptions[row] += request[col.I_PREEMPTED]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ...workloads.jit import compiled_given, compiled_part, int64
 from .holding import drop, found_again, give_up, hold, note_content, preempt_last, preempt_late, put_back
 from .kv import KvRules
-from .lanes import M_UNDONE, O_LANE, O_PLACE, Lanes
+from .lanes import M_UNDONE, O_LANE, O_PLACE, ClassLanes
 from .plans import record_preempted, record_undone
 from .spec_state import N_WASTED
 from .state import I_CACHED, I_NOTED, I_PREEMPTED, R_LATE, R_RUNNING, State
@@ -85,7 +85,7 @@ def undo_ended(st: State, r: int, g: int) -> int:
 
 
 @compiled_part
-def worst_of(st: State, lanes: Lanes, r: int) -> tuple[int, bool]:
+def worst_of(st: State, lanes: ClassLanes, r: int) -> tuple[int, bool]:
     """Last in order of a rank's sequences: its place, and whether it is one that the step in flight ends."""
     rank, size = st.ranks[r], st.running.shape[1] // 3
     found, late, key, place = int64(-1), False, int64(0), int64(0)

@@ -48,7 +48,7 @@ class Pool(NamedTuple):
     slots: I8  # [R, B] stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
     piece: int  # tokens behind each of them
-    tiers: Any = None  # `tier_state.Tiers`: what keeps contents that are lost here
+    tiers: Any = None  # `tier_state.TierState`: what keeps contents that are lost here
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:

@@ -69,7 +69,7 @@ class Urgent(NamedTuple):
 
 
 @held
-class Turns(NamedTuple):
+class BatchTurns(NamedTuple):
     """What each of P batches in flight has of its own while another one is looked at, of R ranks."""
 
     running: I8  # [P, R, 3B] see `State.running`
@@ -90,11 +90,11 @@ class Sglang(NamedTuple):
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
     urgent: Urgent | Any  # None without priority scheduling
-    turns: Turns | Any  # None with one stage
+    turns: BatchTurns | Any  # None with one stage
 
 
 def new_sglang(
-    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0, turns: Turns | None = None
+    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0, turns: BatchTurns | None = None
 ) -> Sglang:
     """The state before the first request; a threshold below 0: without priority scheduling."""
     schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
@@ -116,9 +116,9 @@ def new_sglang(
     )
 
 
-def new_turns(stages: int, ranks: int, sequences: int) -> Turns | None:
+def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns | None:
     """Of batches that hold nothing; None with one stage."""
     own = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
     own[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
-    return Turns(running, own, np.full(ranks, sequences)) if stages > 1 else None
+    return BatchTurns(running, own, np.full(ranks, sequences)) if stages > 1 else None

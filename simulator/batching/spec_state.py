@@ -16,20 +16,20 @@ I8 = npt.NDArray[np.int64]
 
 (S_ID, S_CAME, S_FAR) = range(3)
 NUM_OWN = 3
-"""Columns of `Spec.rows`: the request's number in its stream; tokens that its latest step brought;
+"""Columns of `DraftState.rows`: the request's number in its stream; tokens that its latest step brought;
 tokens that the cache would hold had all drafts of that step been accepted."""
 
 (N_VERIFIED, N_DRAFTED, N_ACCEPTED, N_EMITTED, N_WASTED) = range(5)
 NUM_COUNTS = 5
-"""Columns of `Spec.counts`: verifications of a sequence; drafts in them, and how many were accepted;
+"""Columns of `DraftState.counts`: verifications of a sequence; drafts in them, and how many were accepted;
 tokens that they brought; verifications of sequences that had ended, unknown to the plan."""
 
 (Z_VERIFY, Z_DRAFT) = range(2)
-"""Columns of `Spec.seconds`: of all steps' verification, with the prompts beside it, and drafting."""
+"""Columns of `DraftState.seconds`: of all steps' verification, with the prompts beside it, and drafting."""
 
 
 @held
-class Spec(NamedTuple):
+class DraftState(NamedTuple):
     """K drafts of every decode; R ranks, M sums of a batch of what drafts."""
 
     tokens: int  # K
@@ -55,7 +55,7 @@ def reach_of(rates: F8) -> F8:
 def new_spec(
     tokens: int, lookahead: int, captured: int, seed: int, rates: F8 | None, ranks: int,
     draft: Plan | None, books: Books | None,
-) -> Spec:  # fmt: skip
+) -> DraftState:  # fmt: skip
     """Return the state before the first request.
 
     Parameters
@@ -65,14 +65,14 @@ def new_spec(
     """
     moments = 0 if draft is None else draft.forms.shape[2] - 1
     given = np.zeros((0, tokens)) if rates is None else reach_of(rates[None, :])
-    return Spec(
+    return DraftState(
         tokens, lookahead, captured, seed, rates is None, given,
         np.zeros((0, NUM_OWN), dtype=np.int64), np.zeros(NUM_COUNTS, dtype=np.int64), np.zeros(2),
         np.zeros((ranks, moments)), np.zeros((max(tokens - 1, 0), ranks, moments)), draft, books,
     )  # fmt: skip
 
 
-def roomier_drafts(x: Spec, have: int, size: int) -> Spec:
+def roomier_drafts(x: DraftState, have: int, size: int) -> DraftState:
     """The same with room for so many requests; there are `have`."""
     rows = np.zeros((size, NUM_OWN), dtype=np.int64)
     rows[:have] = x.rows[:have]
@@ -83,7 +83,7 @@ def roomier_drafts(x: Spec, have: int, size: int) -> Spec:
     return x._replace(rows=rows)
 
 
-def with_requests(x: Spec, have: int, ids: I8, rates: F8 | None) -> Spec:
+def with_requests(x: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
     """Append requests behind `have` others; capacity doubles, so that appending is linear.
 
     Parameters

@@ -41,7 +41,7 @@ from .tier_state import (
     W_STATE,
     Z_LONGEST,
     Z_WAITED,
-    Tiers,
+    TierState,
 )
 from .tier_store import entry_of, keep, moved, put, take, tier_key, touch
 
@@ -59,7 +59,7 @@ def next_slot(st: State, r: int) -> int:
 def look(st: State, kv: KvRules, r: int, i: int) -> int:
     """Find a waiting request's leading blocks, wherever they are; how many.
 
-    The blocks, or entries of a tier, are left in the next slot's row, their levels in `Tiers.levels`. Its last
+    The blocks, or entries of a tier, are left in the next slot's row, their levels in `TierState.levels`. Its last
     token is never taken from a cache: its result is needed.
     """
     pool, request, t = st.pool, st.ints[i], st.pool.tiers
@@ -85,7 +85,7 @@ def look(st: State, kv: KvRules, r: int, i: int) -> int:
 
 
 @compiled_part
-def first_below(t: Tiers, blocks: int, level: int) -> int:
+def first_below(t: TierState, blocks: int, level: int) -> int:
     """Leading blocks of those looked at before the first one that lies below a level."""
     j = int64(0)
     while j < blocks and t.levels[j] <= level:
@@ -94,7 +94,7 @@ def first_below(t: Tiers, blocks: int, level: int) -> int:
 
 
 @compiled_part
-def load_end(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
+def load_end(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
     """When so many leading blocks would be there if their load began now."""
     end = now
     for level in range(t.which.shape[1]):
@@ -109,7 +109,7 @@ def load_end(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
 
 
 @compiled_part
-def bring(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
+def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
     """Put so many leading blocks on the links, counted and used last; when they are there."""
     end = now
     for level in range(t.which.shape[1]):
@@ -126,7 +126,7 @@ def bring(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
 
 
 @compiled_given("t.plan", otherwise=lambda st, limits, t, r, start, end: 0.0)
-def prefill_seconds(st: State, limits: Limits, t: Tiers, r: int, start: int, end: int) -> float:
+def prefill_seconds(st: State, limits: Limits, t: TierState, r: int, start: int, end: int) -> float:
     """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
     seconds, m, windows = 0.0, t.moments[r], t.plan.windows
     while start < end:
@@ -239,7 +239,7 @@ def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
 def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """Begin the load of the request at the head of a rank's queue, if it has something to load.
 
-    What takes no time is no load: `Tiers.rows` says how many blocks the request then takes over as it is admitted.
+    What takes no time is no load: `TierState.rows` says how many blocks the request then takes over as it is admitted.
     """
     t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
     request, blocks = st.ints[i], look(st, kv, r, i)
@@ -268,7 +268,7 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
 
 
 @compiled_part
-def append_line(st: State, t: Tiers, r: int, i: int, head: int, last: int) -> None:
+def append_line(st: State, t: TierState, r: int, i: int, head: int, last: int) -> None:
     """Put a request at the end of one of a rank's lines."""
     line = t.lines[r]
     st.ints[i, col.I_NEXT] = -1

@@ -31,33 +31,33 @@ engine wrote it. One entry behind those of a store is head and tail of its list.
 
 (W_STATE, W_BLOCKS, W_STORED, W_PASSED, W_COMPUTED) = range(5)
 NUM_OWN = 5
-"""Columns of `Tiers.rows`, a request each: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading
+"""Columns of `TierState.rows`, a request each: `WAITING`, `LOADING` or `LANDED`; blocks that it has found; leading
 blocks that have been written through; found blocks that are computed all the same; of several batches in flight,
 tokens whose batch has left the last stage, with those that were found."""
 WAITING, LOADING, LANDED = range(3)
 
 (N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED) = range(4)
 NUM_COUNTS = 4
-"""Columns of `Tiers.counts`, a level each: blocks that went up to the devices; that were written; that had to
+"""Columns of `TierState.counts`, a level each: blocks that went up to the devices; that were written; that had to
 leave; that were brought to the first level ahead."""
 
 (O_LOADS, O_DECLINED, O_FOUND, O_LONGEST) = range(4)
 NUM_OF_ALL = 4
-"""Entries of `Tiers.totals`: loads; blocks that lay in a tier and were computed all the same; blocks found
+"""Entries of `TierState.totals`: loads; blocks that lay in a tier and were computed all the same; blocks found
 in the devices' own memory; tokens of the longest request that has arrived."""
 
 (Z_NOW, Z_HELD_UNTIL, Z_HELD, Z_WAITED, Z_LONGEST, Z_EXPERTS) = range(6)
 NUM_SECONDS = 6
-"""Entries of `Tiers.seconds`: when transfers start that are asked for now; before when the next step cannot
+"""Entries of `TierState.seconds`: when transfers start that are asked for now; before when the next step cannot
 begin, as blocks that it takes are still being copied; seconds that steps waited so; that requests waited for
 loads, in sum and at most; that experts have had the link to the host."""
 
 UP, DOWN = 0, 1
 """Directions of a link: to the devices, and from them."""
 P_BLOCK, P_LATENCY = 0, 1
-"""Columns of `Tiers.pace` [s]."""
+"""Columns of `TierState.pace` [s]."""
 (L_LOADING, L_LAST, L_LANDED, L_LAST_LANDED, L_COUNT) = range(5)
-"""Columns of `Tiers.lines`, a rank each: first and last of the requests that load, in order, and of those whose
+"""Columns of `TierState.lines`, a rank each: first and last of the requests that load, in order, and of those whose
 blocks are there; how many both are."""
 
 
@@ -72,7 +72,7 @@ class Shelves(NamedTuple):
 
 
 @held
-class Tiers(NamedTuple):
+class TierState(NamedTuple):
     """L levels of R ranks, N requests, sequences of at most W blocks."""
 
     shelves: Shelves
@@ -123,12 +123,12 @@ OWN_KEYS = 0x1E3779B97F4A7C16
 
 def new_tiers(
     settings: TierSettings, shelves: Shelves, which: I8, pace: F8, plan: Plan | None, owner: int, life: int, piped: bool
-) -> Tiers:
+) -> TierState:
     """The tiers of an engine before its first request."""
     ranks, levels = which.shape
     own = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
     moments = 0 if plan is None else plan.forms.shape[2] - 1
-    return Tiers(
+    return TierState(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
         np.zeros((levels, NUM_COUNTS), dtype=np.int64), np.zeros(NUM_OF_ALL, dtype=np.int64),
@@ -142,14 +142,14 @@ def new_tiers(
     )  # fmt: skip
 
 
-def roomier_rows(t: Tiers, have: int, size: int) -> Tiers:
+def roomier_rows(t: TierState, have: int, size: int) -> TierState:
     """Room for so many requests, of which the first `have` are kept."""
     rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
     rows[:have], spans[:have] = t.rows[:have], t.spans[:have]
     return t._replace(rows=rows, spans=spans)
 
 
-def with_rows(t: Tiers, have: int, new: int) -> Tiers:
+def with_rows(t: TierState, have: int, new: int) -> TierState:
     """Room for `new` requests behind `have`; capacity doubles, so that appending is linear."""
     if have + new > len(t.rows):
         t = roomier_rows(t, have, max(have + new, 2 * len(t.rows), 1024))

@@ -24,12 +24,12 @@ from .tier_state import (
     Z_HELD_UNTIL,
     Z_NOW,
     Shelves,
-    Tiers,
+    TierState,
 )
 
 
 @compiled_part
-def tier_key(t: Tiers, key: int) -> int:
+def tier_key(t: TierState, key: int) -> int:
     """Key of a block's content in the tiers, from that in the devices' memory (`content_key`)."""
     return int(key if key & 1 else key + t.own)
 
@@ -121,7 +121,7 @@ def put(x: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
 
 
 @compiled_part
-def moved(t: Tiers, r: int, level: int, way: int, begin: float, blocks: int) -> float:
+def moved(t: TierState, r: int, level: int, way: int, begin: float, blocks: int) -> float:
     """Send blocks over a level's link once it is free; when they are there."""
     wire = blocks * t.pace[level, P_BLOCK]
     free = max(begin, t.free_s[r, level, way]) + wire
@@ -131,7 +131,7 @@ def moved(t: Tiers, r: int, level: int, way: int, begin: float, blocks: int) -> 
 
 
 @compiled_part
-def keep(t: Tiers, r: int, level: int, key: int, now: float) -> float:
+def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
     """Write a block to a level, if it is not there; when it is.
 
     Written back, what has to make way goes on to the next level, and its place is free when it is out.
@@ -171,7 +171,7 @@ def keep(t: Tiers, r: int, level: int, key: int, now: float) -> float:
 
 
 @compiled_part
-def leave(t: Tiers, r: int, b: int, key: int) -> None:
+def leave(t: TierState, r: int, b: int, key: int) -> None:
     """A content leaves the devices' memory: a copy must be out before its block is written anew."""
     ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[Z_NOW])
     t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)

@@ -17,7 +17,7 @@ from . import state as col
 from .holding import found_again
 from .host import paced
 from .policies import Limits
-from .spec_state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, Spec
+from .spec_state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, DraftState
 from .state import F8, State
 from .stretch import record_gap, run_stretch
 
@@ -26,7 +26,7 @@ ACCEPT_SEED = 0xACCE97
 
 
 @compiled_part
-def accepted(x: Spec, i: int, generated: int, drafts: int) -> int:
+def accepted(x: DraftState, i: int, generated: int, drafts: int) -> int:
     """How many of so many drafts behind a request's tokens so far are accepted."""
     row = i if x.each else 0
     u = uniform01(step_key(x.seed ^ ACCEPT_SEED, x.rows[i, S_ID], generated))
@@ -132,7 +132,7 @@ def known_at_end(st: State, i: int) -> int:
 
 
 @compiled_part
-def pad(moments: F8, x: Spec) -> int:
+def pad(moments: F8, x: DraftState) -> int:
     """Let the batches of all ranks run at captured graphs; how many tokens there were."""
     total = 0.0
     for r in range(moments.shape[0]):

@@ -153,7 +153,7 @@ def _predictor(text: str) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Tiers:
+class MemoryTiers:
     """Memories below a device's own, as one device sees them."""
 
     host: TierSpec
@@ -186,7 +186,7 @@ class Tiers:
         return host + self.disk.latency_s + expert_bytes / self.disk.bandwidth_bytes_per_s
 
 
-def tiers_of(device: DeviceSpec) -> Tiers:
+def tiers_of(device: DeviceSpec) -> MemoryTiers:
     """The memories below a device's own.
 
     Raises
@@ -201,4 +201,4 @@ def tiers_of(device: DeviceSpec) -> Tiers:
             "{capacity_GiB: ..., bandwidth_GBps: ..., latency_us: ..., source: ...}, what a device "
             "has of the host's memory and the rate of its link to it",
         )
-    return Tiers(device.host_memory, device.disk)
+    return MemoryTiers(device.host_memory, device.disk)

@@ -27,7 +27,7 @@ SGLANG_PREFILL = SglangRules().max_prefill_tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchSettings:
     """What an engine is started with beside its defaults; None or the neutral value where nothing.
 
     Attributes
@@ -66,12 +66,12 @@ class Launch:
         return upkeep_of(framework, number_of(self.version) or (99, 0))
 
 
-Limits = Callable[[Deployment, Launch], EngineSettings]
+Limits = Callable[[Deployment, LaunchSettings], EngineSettings]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
 
 @ENGINES.register("vllm")
-def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
+def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
     Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of memory.
@@ -95,7 +95,7 @@ TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32
 
 
 @ENGINES.register("trtllm")
-def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
+def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
 
     Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences (max_batch_size), chunked
@@ -135,7 +135,7 @@ def kept_by_sglang(tokens: int, devices: int) -> float:
 
 
 @ENGINES.register("sglang")
-def sglang(deployment: Deployment, launch: Launch) -> EngineSettings:
+def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
     Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and

@@ -41,7 +41,7 @@ UNIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CaseRequest:
     """A request of a case; `follows` is another's position, -1 for none."""
 
     arrival: float
@@ -53,17 +53,17 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ScheduleCase:
     """A workload and what vLLM planned for it, in the form of the file."""
 
     name: str
     engine: EngineSettings
-    requests: tuple[Asked, ...]
+    requests: tuple[CaseRequest, ...]
     plans: list[Any]
     done: list[Any]
 
 
-def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
+def replay(case: ScheduleCase, record: bool) -> tuple[list[Any], list[Any]]:
     """Run a case: its plans, if they are to be recorded, and requests in order of completion."""
     engine, order = _engine(case, record), list[int]()
     known = [(r.arrival, k) for k, r in enumerate(case.requests) if r.follows < 0]
@@ -89,7 +89,7 @@ def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
     return list(_plans(engine, order)), _done(engine, order)
 
 
-def _engine(case: Case, record: bool) -> Engine:
+def _engine(case: ScheduleCase, record: bool) -> Engine:
     """An engine with the case's settings whose batches take one unit of time a stage."""
     settings = case.engine
     engine = Engine(_deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record)
@@ -106,7 +106,7 @@ def _deployment(stages: int) -> Deployment:
     return deploy(model, load_system(f"{DEVICE}-x{stages}"), pp=stages)
 
 
-def _block(case: Case, k: int, arrival: float) -> RequestBlock:
+def _block(case: ScheduleCase, k: int, arrival: float) -> RequestBlock:
     """One request of a case for the engine."""
     asked, first = case.requests[k], k
     while case.requests[first].follows >= 0:
@@ -143,7 +143,7 @@ def _done(engine: Engine, order: Sequence[int]) -> list[Any]:
     return [[order[r], *state.floats[r, [F_FIRST, F_LAST]].tolist()] for r in rows.tolist()]
 
 
-def read_cases(path: Path) -> list[Case]:
+def read_cases(path: Path) -> list[ScheduleCase]:
     """All cases of a file.
 
     Raises
@@ -161,7 +161,7 @@ def read_cases(path: Path) -> list[Case]:
     return cases
 
 
-def _case(path: Path, number: int, line: str) -> Case:
+def _case(path: Path, number: int, line: str) -> ScheduleCase:
     """One line of a file of cases."""
     where = f"{path}, line {number}"
     try:
@@ -177,11 +177,11 @@ def _case(path: Path, number: int, line: str) -> Case:
             raise InputError(where, f"request {k} needs tokens, and to follow an earlier one if any")
     if len(done) != len(requests):
         raise InputError(where, f"has {len(requests)} requests, but {len(done)} that are done")
-    return Case(name, engine_of(Path(where), settings), requests, plans, done)
+    return ScheduleCase(name, engine_of(Path(where), settings), requests, plans, done)
 
 
-def _asked(values: Mapping[str, Any]) -> Asked:
-    return Asked(
+def _asked(values: Mapping[str, Any]) -> CaseRequest:
+    return CaseRequest(
         float(values["arrival"]),
         int(values["input"]),
         int(values["output"]),

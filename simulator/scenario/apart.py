@@ -67,7 +67,7 @@ class Apart:
         return one, other
 
 
-class Memories(NamedTuple):
+class GroupMemory(NamedTuple):
     """Of a device of each group [B]: what is usable, and weights; of attention, a sequence's cache."""
 
     attention: float
@@ -82,19 +82,19 @@ class Memories(NamedTuple):
         return int((self.attention - self.attention_weights) / self.sequence)
 
 
-class Work(NamedTuple):
+class GroupWork(NamedTuple):
     """Seconds of the slowest device of a group, and what all of its devices spend and are busy."""
 
     seconds: float
     joules: float
     busy_s: float
 
-    def plus(self, other: Work) -> Work:
+    def plus(self, other: GroupWork) -> GroupWork:
         """One after the other."""
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))
+        return GroupWork(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-NO_WORK = Work(0.0, 0.0, 0.0)
+NO_WORK = GroupWork(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def check_apart(a: Apart) -> None:
         raise InputError("MODEL", f"{a.experts.model.name} has no experts to put elsewhere")
 
 
-def memories(a: Apart, context: int) -> Memories:
+def memories(a: Apart, context: int) -> GroupMemory:
     """Memory of a device of each group, at so many cached tokens a sequence.
 
     Raises
@@ -171,7 +171,7 @@ def memories(a: Apart, context: int) -> Memories:
     d = a.attention
     own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d)[0])
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
-    return Memories(own.capacity, own.weights, sequence, *held_bytes(a.experts))
+    return GroupMemory(own.capacity, own.weights, sequence, *held_bytes(a.experts))
 
 
 def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:
@@ -228,7 +228,7 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     )  # fmt: skip
 
 
-def _spent(d: Deployment, works: Sequence[Work], seconds: float, devices: int) -> float:
+def _spent(d: Deployment, works: Sequence[GroupWork], seconds: float, devices: int) -> float:
     """Energy of a group of devices in a step, static power among it [J]."""
     board = d.device.board
     busy = sum(work.busy_s for work in works)
@@ -241,13 +241,13 @@ class _Batch:
 
     def __init__(self, a: Apart, size: int, most: int, context: int) -> None:
         d = a.attention
-        self.a, self.size, self.most, self.known = a, size, most, dict[bytes, Work]()
+        self.a, self.size, self.most, self.known = a, size, most, dict[bytes, GroupWork]()
         batch = Batch.of([context] * most)
         self.moments = batch.moments(d.shard.windows)
         self.works = (NO_WORK, NO_WORK)
         attention, out, experts, back = [NO_WORK], list[float](), list[float](), list[float]()
         attention[0] = self._attend(embedding_ops(d.shard, self.moments, d.run))
-        known: dict[int, tuple[Work, Work]] = {}
+        known: dict[int, tuple[GroupWork, GroupWork]] = {}
         part = 0
         for layer in d.stages[0].layers:
             if id(layer) not in known:
@@ -269,12 +269,12 @@ class _Batch:
         self.works = total, self.works[1]
         self.trip = Trip([own.seconds for own in attention], out, experts, back)
 
-    def _around(self, program: Sequence[Op]) -> tuple[Work, Work]:
+    def _around(self, program: Sequence[Op]) -> tuple[GroupWork, GroupWork]:
         """A layer's ops before its experts and after them."""
         at = next((i for i, op in enumerate(program) if op.routed), len(program))
         return self._attend(program[:at]), self._attend(program[at + 1 :])
 
-    def _attend(self, ops: Sequence[Op]) -> Work:
+    def _attend(self, ops: Sequence[Op]) -> GroupWork:
         """Ops on the devices that attend."""
         d = self.a.attention
         own = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
@@ -284,11 +284,11 @@ class _Batch:
             if not op.exchange:
                 continue
             cost = d.link(op).cost(op)
-            work = work.plus(Work(cost.seconds, cost.total_joules, cost.seconds))
+            work = work.plus(GroupWork(cost.seconds, cost.total_joules, cost.seconds))
         devices = d.layout.devices
-        return Work(work.seconds, work.joules * devices, work.busy_s * devices)
+        return GroupWork(work.seconds, work.joules * devices, work.busy_s * devices)
 
-    def _expert(self, part: int) -> tuple[float, Work]:
+    def _expert(self, part: int) -> tuple[float, GroupWork]:
         """Seconds of the link one way, and work of the experts of one layer."""
         d = self.a.experts
         own = d.experts[min(part, len(d.experts) - 1)]
@@ -306,7 +306,7 @@ class _Batch:
             joules += work.joules
             busy += work.busy_s
             most = max(most, float(loads.tokens[at].sum()))
-        return self._link_s(own.spec.hidden, own.spec.routed.top_k, most), Work(slowest, joules, busy)
+        return self._link_s(own.spec.hidden, own.spec.routed.top_k, most), GroupWork(slowest, joules, busy)
 
     def _link_s(self, hidden: int, top_k: int, most: float) -> float:
         """Seconds of what the busiest device of either group sends or receives."""
@@ -316,11 +316,11 @@ class _Batch:
         return self.a.latency_s + vector * max(sent, most) / self.a.rate
 
 
-def _run(d: Deployment, ops: Sequence[Op]) -> Work:
+def _run(d: Deployment, ops: Sequence[Op]) -> GroupWork:
     """Ops of one device one after another."""
     costs = d.device.run(regions(ops, d.device, d.placement, False, d.system.mapping.splitter))
     placed = [cost for region in costs for _, _, cost in region.ops]
-    return Work(
+    return GroupWork(
         sum(region.seconds for region in costs), sum(cost.total_joules for cost in placed),
         sum(cost.seconds for cost in placed),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
-from ..frameworks.engines import ENGINES, Launch
+from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
@@ -121,7 +121,7 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
     name, _, version = (scenario.deployment.framework or "").partition("@")
     if name not in ENGINES or own.engine is not None or own.policy is not None:
         return settings
-    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs, version=version))
+    engine = ENGINES[name](deployment, LaunchSettings(own.token_budget, own.max_seqs, version=version))
     cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)
     policy = replace(engine.policy, part=settings.policy.part)
     return replace(settings, policy=policy, cache=cache)

@@ -27,7 +27,7 @@ from .place import deployed, refuse_unused
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class StepLoad:
     """What a step is of: images of an encoder, or decodes of a language model.
 
     Attributes
@@ -89,7 +89,7 @@ class StepCost:
     elsewhere_bytes: float = 0.0
 
 
-def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployOptions) -> StepCost:
+def step_cost(model: ModelSpec, system: SystemSpec, load: StepLoad, options: DeployOptions) -> StepCost:
     """Cost a step on a system.
 
     Raises
@@ -107,7 +107,7 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployO
     return _op_by_op(made, system, load)
 
 
-def needed_bytes(model: ModelSpec, system: SystemSpec, load: Load) -> float:
+def needed_bytes(model: ModelSpec, system: SystemSpec, load: StepLoad) -> float:
     """Weights and KV cache of a step, kept once [B]."""
     engines = [p.engine for p in system.device.processors.values() if p.engine is not None]
     weights = stored_bytes(model, engines[0]) if engines else model.weight_bytes
@@ -125,7 +125,7 @@ def num_devices(system: SystemSpec) -> int:
     return system.devices_per_node * system.nodes
 
 
-def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
+def _op_by_op(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
     """GPUs and processing in memory: every op of the step."""
     if not load.images:
         _check_cache(d, load)
@@ -153,7 +153,7 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
     return StepCost(stage.seconds, joules, static, times, d, stage, elsewhere_bytes=away)
 
 
-def _pipelined(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
+def _pipelined(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
     """A pipeline of operators, images dealt over devices: the slowest operator sets the pace."""
     front = d.model.front
     if front is None:
@@ -168,7 +168,7 @@ def _pipelined(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
     return StepCost(took, joules, joules, parts, d)
 
 
-def _on_board(model: ModelSpec, system: SystemSpec, load: Load, routing: str) -> StepCost:
+def _on_board(model: ModelSpec, system: SystemSpec, load: StepLoad, routing: str) -> StepCost:
     """One board, its engine's events; several boards share images, not language models."""
     devices = num_devices(system)
     if devices > 1 and not load.images:
@@ -212,7 +212,7 @@ def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, .
     )
 
 
-def _check_cache(d: Deployment, load: Load) -> None:
+def _check_cache(d: Deployment, load: StepLoad) -> None:
     """Refuse a batch whose KV cache does not fit beside the weights, device by device."""
     rules = kv_rules(d)
     own = -(-load.decodes // d.layout.dp)

@@ -1,6 +1,6 @@
 """Options: dataclass fields that say what they are, for command lines, files and messages.
 
-A field made here is all that an option needs: `Checked` checks its values, the command line, sweeps
+A field made here is all that an option needs: `CheckedOptions` checks its values, the command line, sweeps
 and reports read the same metadata. Nothing heavy is imported, so that ``--help`` stays quick.
 """
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class OptionSpec:
     """What is known of an option beside its name.
 
     Attributes
@@ -93,12 +93,12 @@ class Option:
 
 def whole(help: str, low: int | None = None, high: int = 2**31 - 1, default: int | None = None, unit: str = "") -> Any:
     """An option that takes a whole number."""
-    return field(default=default, metadata={OPTION: Option(int, help, unit, low, high, "N")})
+    return field(default=default, metadata={OPTION: OptionSpec(int, help, unit, low, high, "N")})
 
 
 def real(help: str, low: float, high: float, unit: str = "") -> Any:
     """An option that takes a number."""
-    return field(default=None, metadata={OPTION: Option(float, help, unit, low, high, "X")})
+    return field(default=None, metadata={OPTION: OptionSpec(float, help, unit, low, high, "X")})
 
 
 def text(
@@ -106,27 +106,27 @@ def text(
     choices: tuple[str, ...] = (),
 ) -> Any:  # fmt: skip
     """An option that takes a name, a rule or a path."""
-    option = Option(str, help, metavar=metavar, file=file, table=table, choices=choices)
+    option = OptionSpec(str, help, metavar=metavar, file=file, table=table, choices=choices)
     return field(default=default, metadata={OPTION: option})
 
 
 def flag(help: str) -> Any:
     """An option that is given or not."""
-    return field(default=False, metadata={OPTION: Option(bool, help)})
+    return field(default=False, metadata={OPTION: OptionSpec(bool, help)})
 
 
 def texts(help: str, metavar: str) -> Any:
     """An option that is given as often as wanted."""
-    return field(default=(), metadata={OPTION: Option(tuple, help, metavar=metavar)})
+    return field(default=(), metadata={OPTION: OptionSpec(tuple, help, metavar=metavar)})
 
 
-def thing(help: str, metavar: str, argument: bool = False) -> dict[str, Option]:
+def thing(help: str, metavar: str, argument: bool = False) -> dict[str, OptionSpec]:
     """Metadata of an option that takes a name, a file or the description itself."""
-    return {OPTION: Option(object, help, metavar=metavar, argument=argument)}
+    return {OPTION: OptionSpec(object, help, metavar=metavar, argument=argument)}
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedOption:
     """An option and where it stands.
 
     Attributes
@@ -137,7 +137,7 @@ class Placed:
     """
 
     name: str
-    option: Option
+    option: OptionSpec
     default: Any
     group: str = ""
 
@@ -147,7 +147,7 @@ class Placed:
         return f"--{self.name.replace('_', '-')}"
 
 
-def options_of(cls: type) -> tuple[Placed, ...]:
+def options_of(cls: type) -> tuple[PlacedOption, ...]:
     """Options of a dataclass in order of its fields, those of its groups among them.
 
     Examples
@@ -160,15 +160,15 @@ def options_of(cls: type) -> tuple[Placed, ...]:
 
 
 @cache
-def _options(cls: type) -> tuple[Placed, ...]:
+def _options(cls: type) -> tuple[PlacedOption, ...]:
     """Kept: the command line asks for each of its options at every start."""
-    out: list[Placed] = []
+    out: list[PlacedOption] = []
     for own in fields(cls):
         part = _part(own)
         if part is not None:
             out += [replace(inner, group=own.name) for inner in options_of(part)]
         elif OPTION in own.metadata:
-            out.append(Placed(own.name, own.metadata[OPTION], _default(own)))
+            out.append(PlacedOption(own.name, own.metadata[OPTION], _default(own)))
     return tuple(out)
 
 
@@ -195,14 +195,14 @@ def unknown(name: str, known: Iterable[str]) -> InputError:
 def _part(own: Field[Any]) -> type | None:
     """The class of a field that holds options of its own."""
     made: Any = own.default_factory
-    return made if isinstance(made, type) and issubclass(made, Checked) else None
+    return made if isinstance(made, type) and issubclass(made, CheckedOptions) else None
 
 
 def _default(own: Field[Any]) -> Any:
     return None if own.default is MISSING else own.default
 
 
-class Checked:
+class CheckedOptions:
     """Base of frozen dataclasses of options: values are checked as they are set."""
 
     __slots__ = ()

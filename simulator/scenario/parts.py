@@ -11,12 +11,12 @@ from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.labelling import labelled
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
 from ..limits import MAX_ADAPTERS, MAX_IMAGES, MAX_MICRO_BATCHES, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
-from .option import Checked, described, flag, real, text, texts, whole
+from .option import CheckedOptions, described, flag, real, text, texts, whole
 
 
 @described
 @dataclass(frozen=True, slots=True)
-class Workload(Checked):
+class Workload(CheckedOptions):
     """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
 
     trace: str | None = text("Request trace, file or folder.", "PATH", file=True, table=True)
@@ -76,7 +76,7 @@ class Workload(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class EngineOptions(Checked):
+class EngineOptions(CheckedOptions):
     """How the serving engine batches; what is given comes before what `engine` says."""
 
     policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
@@ -96,7 +96,7 @@ class EngineOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class SpeculationOptions(Checked):
+class SpeculationOptions(CheckedOptions):
     """Speculative decoding; see `workloads.speculators`."""
 
     speculative: str | None = text(
@@ -111,7 +111,7 @@ class SpeculationOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class TierOptions(Checked):
+class TierOptions(CheckedOptions):
     """Memories below the devices' that keep KV blocks; see `scenario.tiers`."""
 
     kv_tiers: str | None = text(
@@ -135,7 +135,7 @@ class TierOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class DeployOptions(Checked):
+class DeployOptions(CheckedOptions):
     """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
 
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
@@ -221,7 +221,7 @@ class DeployOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class FleetOptions(Checked):
+class FleetOptions(CheckedOptions):
     """Replicas of the system behind a router, their failures, and what runs before prompts."""
 
     router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
@@ -243,7 +243,7 @@ class FleetOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class ApartOptions(Checked):
+class ApartOptions(CheckedOptions):
     """Routed experts on devices of their own, of the pool that decodes where there are two; see `scenario.beside`."""
 
     experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
@@ -263,7 +263,7 @@ class ApartOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
-class PoolOptions(Checked):
+class PoolOptions(CheckedOptions):
     """Two pools instead of one system: one takes prompts, the other goes on; see `scenario.pools`."""
 
     prefill: str | None = text("System that takes prompts, and how many of it.", "SYSTEM[xN]")

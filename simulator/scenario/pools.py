@@ -24,7 +24,7 @@ OWN = ("tp", "dp", "ep", "pp", "policy", "engine", "token_budget", "max_seqs")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class PoolSide:
     """One of two pools.
 
     Attributes
@@ -60,8 +60,8 @@ class Side:
 class Pair:
     """Both pools and the link between them."""
 
-    prefill: Side
-    decode: Side
+    prefill: PoolSide
+    decode: PoolSide
     link: KvLink
 
     @property
@@ -174,7 +174,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
     return found
 
 
-def _side(scenario: Scenario, name: str) -> Side:
+def _side(scenario: Scenario, name: str) -> PoolSide:
     """One pool: the scenario on its own system, with the options that are its own."""
     own, scale = scenario.pools, _scale(scenario.pools, name)
     system, count = counted(str(getattr(own, name)), f"--{name}")
@@ -196,4 +196,4 @@ def _side(scenario: Scenario, name: str) -> Side:
     if deployment.pools:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
     deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit
-    return Side(deployment, settings, count, scale)
+    return PoolSide(deployment, settings, count, scale)

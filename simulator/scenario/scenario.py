@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .option import Checked, Placed, described, options_of, real, text, thing, unknown, whole
+from .option import CheckedOptions, PlacedOption, described, options_of, real, text, thing, unknown, whole
 from .parts import (
     ApartOptions,
     DeployOptions,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @described
 @dataclass(frozen=True, slots=True)
-class Scenario(Checked):
+class Scenario(CheckedOptions):
     """A model, a system, the requests and how they are served.
 
     Options have one name everywhere: as a keyword of `simulate` and `capacity`, as an option of
@@ -121,7 +121,7 @@ class Scenario(Checked):
         where = placed(type(self))[name].group
         return getattr(getattr(self, where) if where else self, name)
 
-    def given(self) -> Iterator[tuple[Placed, Any]]:
+    def given(self) -> Iterator[tuple[PlacedOption, Any]]:
         """Options that differ from their defaults, with their values."""
         for name, known in placed(type(self)).items():
             value = self.option(name)
@@ -129,6 +129,6 @@ class Scenario(Checked):
                 yield known, value
 
 
-def placed(cls: type) -> dict[str, Placed]:
+def placed(cls: type) -> dict[str, PlacedOption]:
     """Options of a dataclass by name."""
     return {p.name: p for p in options_of(cls)}

@@ -66,7 +66,7 @@ class Choices:
 
 
 @dataclass(slots=True)
-class Shelf:
+class AdapterShelf:
     """Slots for adapters on one engine's devices."""
 
     call_at: Callable[[float, Callable[[], None]], None]  # calls at a time

@@ -18,7 +18,7 @@ from ..batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT
 from ..deploy.deployment import Deployment
 from .clock import Clock
 from .nodes import Node
-from .table import Table
+from .table import RequestTable
 
 
 def bounded(stream: RequestStream) -> bool:
@@ -87,7 +87,7 @@ class Door:
 
     classes: Sequence[RequestClass]
     clock: Clock
-    table: Table
+    table: RequestTable
 
     def admits(self, row: int, now: float) -> bool:
         """Whether a request that comes now is let in."""

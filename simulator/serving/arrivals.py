@@ -13,7 +13,7 @@ from ..batching.deals import ARRIVALS
 from .clock import Clock
 from .dealing import Dealer
 from .groups import Cut
-from .table import Table
+from .table import RequestTable
 
 MOST_KEPT = 20_000_000
 """Requests that may all be kept: they take about 0.47 GB a million, so these are what a large machine can hold."""
@@ -30,7 +30,7 @@ def check_kept(count: int) -> None:
 class Arrivals:
     """Reads a stream and lets its requests arrive."""
 
-    table: Table
+    table: RequestTable
     dealer: Dealer
     clock: Clock
     blocks: Iterator[RequestBlock]  # the stream

@@ -11,7 +11,7 @@ from ...workloads.requests.classes import Promise, RequestClass
 from ...workloads.requests.labels import Labels
 from ..batching.lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 from ..batching.state import F8, I8
-from .classes import Classes, ClassRun, Kept, Tenants
+from .classes import Classes, ClassRun, KeptPromise, TenantShares
 from .finished import Requests
 from .metrics import Quantiles, quantiles
 from .served import Served
@@ -65,7 +65,7 @@ def classes_of(
                 ttft,
                 tpot,
                 e2e,
-                tuple(Kept(p, _share(own, mine & warm, lost)) for p, own in zip(promises, passed, strict=True)),
+                tuple(KeptPromise(p, _share(own, mine & warm, lost)) for p, own in zip(promises, passed, strict=True)),
                 _share(all_kept, mine & warm, lost) if promises else None,
                 _rate(mine & all_kept & within, window) if promises else None,
             )
@@ -111,7 +111,7 @@ def _latencies(requests: Requests, which: Flags) -> tuple[Quantiles, ...]:
     return tuple(quantiles(_values(requests, name)[which]) for name in ("ttft", "tpot", "e2e"))
 
 
-def _tenants(served: Served, labels: Labels, refused: I8) -> Tenants:
+def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
     """What each tenant sent and got."""
     table, count = served.table, len(labels.tenants)
     rows = slice(0, table.count)
@@ -125,7 +125,7 @@ def _tenants(served: Served, labels: Labels, refused: I8) -> Tenants:
         kv = fair[0].engine.kv
         fit = int(kv.capacity / kv.block_bytes.sum() * kv.block) if kv.block_bytes.sum() else 0
         bound = max(INPUT_WEIGHT * int(table.input_tokens[rows].max()), OUTPUT_WEIGHT * fit)
-    return Tenants(
+    return TenantShares(
         labels.tenants, np.bincount(labels.tenant, minlength=count),
         np.bincount(labels.tenant[refused], minlength=count),
         np.bincount(labels.tenant, weights=service, minlength=count).astype(np.int64), apart, bound,

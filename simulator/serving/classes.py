@@ -11,7 +11,7 @@ from .metrics import Quantiles
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptPromise:
     """What became of a promise.
 
     Attributes
@@ -43,7 +43,7 @@ class ClassRun:
         Of those that finished.
     ttft_s, tpot_s, e2e_s : Quantiles
         Of requests completed after the warm-up, as the engine sees them.
-    kept : tuple of Kept
+    kept : tuple of KeptPromise
         One for each promise.
     attained : float or None
         Share of requests that kept all promises, after the warm-up; None without any.
@@ -59,13 +59,13 @@ class ClassRun:
     ttft_s: Quantiles
     tpot_s: Quantiles
     e2e_s: Quantiles
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptPromise, ...]
     attained: float | None
     goodput_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Tenants:
+class TenantShares:
     """What tenants got.
 
     Attributes
@@ -104,7 +104,7 @@ class Classes:
     """
 
     kinds: tuple[ClassRun, ...]
-    tenants: Tenants
+    tenants: TenantShares
     labels: Labels
     refused_id: I8
     attained: float | None

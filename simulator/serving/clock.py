@@ -15,11 +15,11 @@ import numpy as np
 
 from ...workloads.jit_held import address_of, code_of, kind_of
 from ...workloads.requests import RequestBlock
-from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, How, Play, Rows, Waits, take_in
+from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, Columns, How, Play, Waits, take_in
 from ..batching.heap import new_heap, push
 from ..batching.kv import rank_rules
 from ..batching.level import Face, new_fleet, write_down
-from ..batching.loop import WRITE_DOWN, Loop, run
+from ..batching.loop import WRITE_DOWN, EngineArrays, run
 from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
@@ -30,7 +30,7 @@ from ..batching.tier_state import roomier_rows
 from .engine import Engine
 from .nodes import Node, plainly
 from .pools import KvLink
-from .table import Table
+from .table import RequestTable
 
 
 def roomy(have: Any, size: int, fill: float = 0) -> Any:
@@ -59,7 +59,7 @@ class Clock:
         Called every now and then.
     """
 
-    table: Table
+    table: RequestTable
     entry: list[Node]
     decode: list[Node]
     how: How
@@ -71,7 +71,7 @@ class Clock:
     stale: set[int] = field(default_factory=set)  # nodes whose engine's state may have been replaced
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     _number: int = 0  # of calls so far
-    _kept: dict[int, tuple[Loop, Face]] = field(default_factory=dict)
+    _kept: dict[int, tuple[EngineArrays, Face]] = field(default_factory=dict)
     _codes: dict[Hashable, tuple[int, int]] = field(default_factory=dict)  # of `run` and `take_in`, by kind of engine
     _names: dict[Hashable, int] = field(default_factory=dict)  # of a trace's hashes
     _starts: I8 = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
@@ -212,7 +212,7 @@ class Clock:
             self._kept[n] = loop, face
         self.stale.clear()
 
-    def _codes_of(self, loop: Loop) -> tuple[int, int]:
+    def _codes_of(self, loop: EngineArrays) -> tuple[int, int]:
         """Where the code that runs engines of one kind is, and what gives them requests."""
         kind = kind_of(loop)
         if kind not in self._codes:
@@ -257,10 +257,10 @@ class Clock:
         if len(p.events.time) < needed:
             self.play = p._replace(events=new_heap(2 * needed, p.events))
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> Columns:
         """Columns of the table as they are now."""
         t = self.table
-        return Rows(
+        return Columns(
             t.id, t.input_tokens, t.output_tokens, t.generated, t.preemptions, t.order, t.arrival_s,
             t.scheduled_s, t.first_s, t.last_s, t.session, t.think_s,
             self._starts if t.hash_ids else np.zeros(0, dtype=np.int64),

@@ -12,20 +12,20 @@ import numpy as np
 from ...workloads.requests import RequestBlock
 from ..batching.play import SENDING
 from ..batching.state import I_ROW
-from .adapters import AdapterCounts, Choices, Shelf, load_seconds
+from .adapters import AdapterCounts, AdapterShelf, Choices, load_seconds
 from .clock import Clock
 from .faults import check_restarts
 from .host_link import HostLink
 from .nodes import Node
 from .routers import Load, Route
-from .table import Table
+from .table import RequestTable
 
 
 @dataclass(slots=True)
 class Dealer:
     """Puts requests on nodes, where the clock asks for it."""
 
-    table: Table
+    table: RequestTable
     clock: Clock
     route: Route  # chooses a node
     # what requests pass before they are admitted: takes a row and the time
@@ -85,7 +85,7 @@ class Dealer:
         for node in self.clock.all:
             engine, queue = node.engine, partial(self.queue, node)
             how = HostLink(engine), load_seconds(engine.deployment), counts, queue, node.asked
-            node.shelf = Shelf(self.clock.call_at, choices, *how)
+            node.shelf = AdapterShelf(self.clock.call_at, choices, *how)
         return choices, counts
 
     def submit(self, node: Node, row: int, now: float, cached: int) -> None:

@@ -25,7 +25,7 @@ from .clock import Clock
 from .finished import AT_ONCE, COLUMNS, Requests
 from .metrics import Quantiles, histogram_quantiles
 from .steady import Stamps
-from .table import Table
+from .table import RequestTable
 
 EXACT = 1_000_000
 """Requests whose stamps are all kept."""
@@ -163,13 +163,13 @@ class Drain:
     """Lets go of a run's requests."""
 
     nodes: Clock  # those of the driver
-    table: Table
+    table: RequestTable
     spill: str | None  # see `groups.Cut`
     looked_at: bool  # whether a router looks at engines
     drained: Drained | None = None  # none while all are kept
 
     @classmethod
-    def of(cls, nodes: Clock, table: Table, spill: str | None) -> Drain | None:
+    def of(cls, nodes: Clock, table: RequestTable, spill: str | None) -> Drain | None:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
         more = [(e.state.exact, e.state.spec, e.below, e.lanes, e.state.pipe) for e in engines]

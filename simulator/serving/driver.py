@@ -46,7 +46,7 @@ from .scaling import Scaler
 from .served import Served
 from .start_up import start_up_s
 from .steps import check_steps
-from .table import Table
+from .table import RequestTable
 from .tiers import common_of
 
 
@@ -169,7 +169,7 @@ class Driver:
         # An engine by itself turns requests away by the bounds of their class.
         alone = self.one and faults is None and not staged and not scaled and not follow
         self.always = bool(pools.decode) or follow or swapped
-        self.table = table = Table()
+        self.table = table = RequestTable()
         here = cut.replicas(len(pools.entry))
         entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.

@@ -16,13 +16,13 @@ from ..batching import state as col
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import Loop, run
+from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import new_pipe
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
-from ..batching.spec_state import Spec, with_requests
+from ..batching.spec_state import DraftState, with_requests
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
@@ -93,8 +93,8 @@ class Engine:
     contents: Contents = field(init=False)
     book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
-    _spec: Spec | None = field(init=False, default=None)  # before the first request
-    _loop: Loop | None = field(init=False, default=None)
+    _spec: DraftState | None = field(init=False, default=None)  # before the first request
+    _loop: EngineArrays | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
         check_parts(engine_parts(self.deployment, self.policy, self.cache))
@@ -169,10 +169,10 @@ class Engine:
         self._widen_own()
 
     @property
-    def loop(self) -> Loop:
+    def loop(self) -> EngineArrays:
         """What its steps run on, as compiled code finds it by its address."""
         if self._loop is None or self._loop.state is not self.state:
-            self._loop = Loop(self.plan, self.limits, self.kv, self.state, self.books)
+            self._loop = EngineArrays(self.plan, self.limits, self.kv, self.state, self.books)
         return self._loop
 
     @property
@@ -181,9 +181,9 @@ class Engine:
         return cast("Exact | None", self.state.exact)
 
     @property
-    def spec(self) -> Spec | None:
+    def spec(self) -> DraftState | None:
         """Its drafts, where it speculates."""
-        return cast("Spec | None", self.state.spec)
+        return cast("DraftState | None", self.state.spec)
 
     @property
     def now(self) -> float:

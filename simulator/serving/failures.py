@@ -14,7 +14,7 @@ from .clock import Clock
 from .dealing import Dealer
 from .faults import Faults
 from .nodes import Node
-from .table import Table
+from .table import RequestTable
 
 MOST_FAILURES = 1_000_000
 """Failures after which a run is refused, about half a minute of them."""
@@ -25,7 +25,7 @@ class Failures:
     """Lets nodes fail and come back."""
 
     clock: Clock
-    table: Table
+    table: RequestTable
     dealer: Dealer
     faults: Faults
     failures: int = 0  # nodes that failed

@@ -21,7 +21,7 @@ from .draining import Drained
 from .engine import Engine
 from .pools import Pools
 from .served import Served
-from .table import Table
+from .table import RequestTable
 
 OPTION = "--groups"
 
@@ -60,7 +60,7 @@ def left_of(served: Served) -> Served:
     """What a group leaves, without what its engines ran on, to be sent elsewhere."""
     table, drained = served.table.trimmed(), served.drained
     if drained is not None:
-        table, drained = Table(), replace(drained, file=None)
+        table, drained = RequestTable(), replace(drained, file=None)
     engines = [_left(engine) for engine in served.engines]
     return replace(served, engines=engines, nodes=[], table=table, pools=Pools(()), drained=drained)
 
@@ -80,6 +80,6 @@ def joined(pools: Pools, parts: Sequence[Served], file: IO[bytes] | None) -> Ser
         file.close()
     return replace(
         parts[0], pools=pools, engines=[engine for part in parts for engine in part.engines],
-        table=Table.joined([part.table for part in parts]), completed=sum(part.completed for part in parts),
+        table=RequestTable.joined([part.table for part in parts]), completed=sum(part.completed for part in parts),
         drained=Drained.joined(drained, file) if drained else None, groups=len(parts),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from ..batching.pages import give_back, runs
 from ..batching.records import records
 from ..batching.state import I8
 from ..step.beside import NUM_STREAMS
-from .adapters import Shelf
+from .adapters import AdapterShelf
 from .engine import Engine
 from .routers import Load
 
@@ -48,8 +48,8 @@ class Node:
 
     index: int  # its number among the nodes; entry nodes come first
     engine: Engine
-    shelf: Shelf | None = None  # slots for adapters, where not all fit
-    asked: dict[int, int] = field(default_factory=dict)  # see `Shelf`
+    shelf: AdapterShelf | None = None  # slots for adapters, where not all fit
+    asked: dict[int, int] = field(default_factory=dict)  # see `AdapterShelf`
     apart: int = 0  # most that the counters of two tenants differed by before its latest failure
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])

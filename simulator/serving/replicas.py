@@ -16,7 +16,7 @@ PHASES: tuple[Phase, ...] = ("starting", "ready", "draining")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ReplicaSpan:
     """A replica that holds its devices: from when to when [s], and what for."""
 
     replica: int
@@ -35,7 +35,7 @@ class Scaling:
         Seconds that a replica took to start.
     devices : int
         Of one replica.
-    spans : tuple of Span
+    spans : tuple of ReplicaSpan
         In order of their start; a replica that is not in one holds no devices.
     end_s : float
         End of the run [s].
@@ -46,7 +46,7 @@ class Scaling:
     spec: Autoscale
     start_s: float
     devices: int
-    spans: tuple[Span, ...]
+    spans: tuple[ReplicaSpan, ...]
     end_s: float = np.inf
     attained: float | None = None
 

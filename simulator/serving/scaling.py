@@ -20,9 +20,9 @@ from .autoscale import Autoscale
 from .clock import Clock
 from .dealing import Dealer
 from .nodes import Node
-from .replicas import Phase, Scaling, Span
+from .replicas import Phase, ReplicaSpan, Scaling
 from .scalers import SCALERS, Seen, asks_ttft
-from .table import Table
+from .table import RequestTable
 
 TOLERANCE = 0.1
 """A number that is wrong by less than this share stays (Kubernetes' HorizontalPodAutoscaler,
@@ -57,7 +57,7 @@ class Firsts:
         place = node.engine.submitted - 1
         self._open.setdefault(node.index, []).append((place, row, node.life))
 
-    def look(self, nodes: Clock, table: Table, gate: Sequence[int], now: float, late: float) -> F8:
+    def look(self, nodes: Clock, table: RequestTable, gate: Sequence[int], now: float, late: float) -> F8:
         """Times to first token in the window, and of those that are later than `late` already [s]."""
         waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
         for node in nodes.entry:
@@ -101,13 +101,13 @@ class Scaler:
     spec: Autoscale
     start_s: float  # seconds that a replica takes to start
     clock: Clock
-    table: Table
+    table: RequestTable
     dealer: Dealer
     each: int  # independent engines of a replica
     pool: list[Node]  # engines of all replicas that there may be
     gate: Callable[[], Sequence[int]]  # requests that wait for a replica, of a decode pool their caches
     replicas: list[Replica] = field(init=False)
-    _spans: list[Span] = field(default_factory=list)
+    _spans: list[ReplicaSpan] = field(default_factory=list)
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
     _firsts: Firsts | None = None
 
@@ -136,7 +136,7 @@ class Scaler:
     def _turn(self, replica: Replica, phase: Phase | None, now: float) -> None:
         """Let a replica go over to another phase."""
         if replica.phase is not None:
-            self._spans.append(Span(replica.index, replica.phase, replica.since, now))
+            self._spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, now))
         replica.phase, replica.since = phase, now
         for node in replica.nodes:
             node.ready = phase == "ready"
@@ -228,7 +228,7 @@ class Scaler:
             if replica.phase is not None:
                 until = max(_ended(node, np.inf) for node in replica.nodes)
                 until = max(until, replica.since) if replica.phase == "draining" else np.inf
-                spans.append(Span(replica.index, replica.phase, replica.since, until))
+                spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, until))
         deployment = self.pool[0].engine.deployment
         devices = devices_of(deployment) + devices_apart(deployment)
         return Scaling(self.spec, self.start_s, devices, tuple(spans))

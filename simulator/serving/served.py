@@ -13,7 +13,7 @@ from .nodes import Node
 from .pools import Moves, Pools
 from .replicas import Scaling
 from .steady import Stamps
-from .table import Table
+from .table import RequestTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Served:
     """What a run leaves behind."""
 
     engines: list[Engine]  # those of all nodes
-    table: Table  # every request that was read, and what has come of it
+    table: RequestTable  # every request that was read, and what has come of it
     completed: int  # requests that have
     warm_s: float  # end of the warm-up [s]
     failures: int  # nodes that failed, and requests that were put back because of it

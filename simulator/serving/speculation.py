@@ -19,7 +19,7 @@ from ..batching.spec_state import (
     N_WASTED,
     Z_DRAFT,
     Z_VERIFY,
-    Spec,
+    DraftState,
     new_spec,
 )
 from ..deploy.deployment import Deployment
@@ -45,7 +45,7 @@ def speculating_policy(policy: Policy, speculation: Speculation | None) -> Polic
 
 def start_speculation(
     d: Deployment, policy: Policy, ops: int, replica: int, counts: int, seed: int
-) -> tuple[Limits, Spec, Slots | None]:
+) -> tuple[Limits, DraftState, Slots | None]:
     """Limits of an engine whose steps verify drafts, its state of them, and what drafts by name.
 
     Parameters
@@ -124,7 +124,7 @@ class Speculated:
     draft_s: float
 
     @classmethod
-    def of(cls, specs: list[Spec]) -> Speculated | None:
+    def of(cls, specs: list[DraftState]) -> Speculated | None:
         """Sums over engines; None where none speculates."""
         if not specs:
             return None

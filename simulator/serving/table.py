@@ -32,7 +32,7 @@ AT_ONCE = 1 << 16
 
 
 @dataclass(slots=True)
-class Table:
+class RequestTable:
     """Requests in the order of their stream, a row each; columns have spare rows behind `count`."""
 
     count: int = 0  # requests read from the stream
@@ -109,13 +109,13 @@ class Table:
         self.count = last
         return range(first, last)
 
-    def trimmed(self) -> Table:
+    def trimmed(self) -> RequestTable:
         """The same without spare rows, to be put together with others."""
         columns: dict[str, Any] = {name: getattr(self, name)[: self.count] for name in (*WHOLE, *REAL)}
-        return Table(self.count, **columns)
+        return RequestTable(self.count, **columns)
 
     @classmethod
-    def joined(cls, parts: Sequence[Table]) -> Table:
+    def joined(cls, parts: Sequence[RequestTable]) -> RequestTable:
         """Requests of several groups of a fleet, in the order of their stream."""
         rows = np.argsort(np.concatenate([part.id for part in parts]))
         columns: dict[str, Any] = {

@@ -6,11 +6,11 @@ import numpy as np
 
 from ..batching.state import F8, I8
 from .metrics import quantiles
-from .table import Table
+from .table import RequestTable
 from .tasks import Tasks
 
 
-def tasks_of(table: Table) -> Tasks | None:
+def tasks_of(table: RequestTable) -> Tasks | None:
     """Measure the tasks of a run; None where no request follows another."""
     if not len(table.follows):
         return None
@@ -34,7 +34,7 @@ def tasks_of(table: Table) -> Tasks | None:
     )  # fmt: skip
 
 
-def _paths(table: Table, place: I8, tasks: int, took: F8, whole: np.ndarray) -> tuple[F8, F8]:
+def _paths(table: RequestTable, place: I8, tasks: int, took: F8, whole: np.ndarray) -> tuple[F8, F8]:
     """Calls on the critical path of each whole task, and the time in them [s]."""
     if not table.after:  # every request of a session is on it
         steps = np.bincount(place, minlength=tasks).astype(np.float64)

@@ -40,7 +40,7 @@ from ..batching.tier_state import (
     Z_LONGEST,
     Z_WAITED,
     Shelves,
-    Tiers,
+    TierState,
     new_shelves,
     new_tiers,
     with_rows,
@@ -144,7 +144,7 @@ class Below:
     settings: TierSettings
     blocks: list[int]  # of each tier, see `rooms`
     block_bytes: float  # on all devices of a rank
-    tiers: Tiers  # their arrays, as they are before any request
+    tiers: TierState  # their arrays, as they are before any request
     names: dict[Hashable, int]  # numbers of the hashes that a trace tells; they outlast failures
     life: int = 0  # failures so far
 
@@ -289,7 +289,7 @@ class TiersRun:
         if not belows:
             return None
         (first, _, block), size = belows[0], belows[0][0].block_bytes
-        own: list[Tiers] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
+        own: list[TierState] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
         counts = np.sum([t.counts for t in own], axis=0)
         link_s: F8 = np.sum([t.link_s for t in own], axis=0)
         seconds: F8 = np.sum([t.seconds for t in own], axis=0)

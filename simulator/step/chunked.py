@@ -14,7 +14,7 @@ from ...workloads.ops import Loads, Op
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.programs import to_and_fro
 from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
-from ..streams.graph import COMPUTE, Part
+from ..streams.graph import COMPUTE, SubTask
 from ..streams.overlap import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 from .costing import PlacedOp, Stage, StageCost, lengthened
 from .overlap import Key, Piece, Uncut, parts_of, scheduled
@@ -160,7 +160,7 @@ class Overlapped(Stage):
 def _exchange(p: PlacedOp) -> Piece:
     """A collective on its link."""
     took = p.cost.seconds
-    part = Part(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
+    part = SubTask(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
     return Piece(p.op.name, p.op.name, took, (part,))
 
 

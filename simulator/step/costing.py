@@ -96,7 +96,7 @@ class StageCost:
         return out
 
 
-class Placed(NamedTuple):
+class PlacedOps(NamedTuple):
     """Ops in the regions in which they run, one region after another."""
 
     seconds: float
@@ -169,10 +169,10 @@ class Stage:
 
     def _place(
         self, ops: Sequence[Op], count: int, devices: int, tokens: float = 0.0, on: Deployment | None = None
-    ) -> Placed:
+    ) -> PlacedOps:
         costs = self._regions(ops, tokens, on)
         placed = [PlacedOp(op, name, cost, count, devices, True) for region in costs for op, name, cost in region.ops]
-        return Placed(sum(region.seconds for region in costs), placed, costs)
+        return PlacedOps(sum(region.seconds for region in costs), placed, costs)
 
     def _regions(self, ops: Sequence[Op], tokens: float = 0.0, on: Deployment | None = None) -> list[RegionCost]:
         d = on or self.d
@@ -195,16 +195,16 @@ class Stage:
         self.experts_s.append(self._groups(part, self._loads(part)).seconds * part.layers)
         self.seconds[part.stage] += self.experts_s[-1]
 
-    def _groups(self, part: ExpertPart, loads: Loads) -> Placed:
+    def _groups(self, part: ExpertPart, loads: Loads) -> PlacedOps:
         """Run the experts of one layer at given loads on every group; what the slowest runs."""
         if loads.routed == 0:
-            return Placed(0.0, [], [])
+            return PlacedOps(0.0, [], [])
         loads = self._slots(part, loads)
         holder = self.d if self.d.apart is None or part.kept else self.d.apart.holder
         devices = holder.layout.devices if holder.ranks > 1 else holder.layout.tp
         held = len(loads.tokens) // part.ep
-        groups: list[Placed] = []
-        known: dict[bytes, Placed] = {}  # equal loads cost the same
+        groups: list[PlacedOps] = []
+        known: dict[bytes, PlacedOps] = {}  # equal loads cost the same
         for g in range(part.ep):
             own = slice(g * held, (g + 1) * held)
             key = loads.tokens[own].tobytes() + loads.experts[own].tobytes()

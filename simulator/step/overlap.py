@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ...devices.device import RegionCost
-from ..streams.graph import COMPUTE, Builder, Part
+from ..streams.graph import COMPUTE, Builder, SubTask
 from ..streams.overlap import Way
 from ..streams.scheduler import Timeline, run
 from .tracks import Track, Visit
@@ -27,23 +27,23 @@ class Piece(NamedTuple):
     ----------
     name, kind : str
         Of the op, and the part of the model that it is of.
-    parts : tuple of Part
+    parts : tuple of SubTask
         What each processor does in it, or the link.
     """
 
     name: str
     kind: str
     seconds: float
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SubTask, ...] = ()
 
 
-def parts_of(regions: Sequence[RegionCost]) -> tuple[Part, ...]:
+def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
     """What processors do in regions that follow each other.
 
     In a region each runs its ops one after another, side by side with the others; where that does
     not explain the region's seconds, its tracks share a memory space and wait for each other.
     """
-    begin, out = 0.0, list[Part]()
+    begin, out = 0.0, list[SubTask]()
     for region in regions:
         busy: dict[str, float] = {}
         for _, unit, cost in region.ops:
@@ -53,7 +53,7 @@ def parts_of(regions: Sequence[RegionCost]) -> tuple[Part, ...]:
         for op, unit, cost in region.ops:
             after = "" if apart else unit
             start = free.get(after, begin)
-            out.append(Part(unit, op.name, op.layer, cost.bound, start, cost.seconds))
+            out.append(SubTask(unit, op.name, op.layer, cost.bound, start, cost.seconds))
             free[after] = start + cost.seconds
         begin += region.seconds
     return tuple(out)

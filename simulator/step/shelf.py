@@ -12,7 +12,7 @@ from ...workloads.jit_held import held
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..expert_cache.compiled import Custom, custom_policy, policy_code
-from ..expert_cache.store import Tiers, tiers_of
+from ..expert_cache.store import MemoryTiers, tiers_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -103,7 +103,7 @@ def fetch_of(d: Deployment) -> Fetch | None:
     )
 
 
-def near_of(d: Deployment, tiers: Tiers) -> list[int]:
+def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
     """Experts of each part, per device, that lie in host memory, not on the disk.
 
     Raises

@@ -18,7 +18,7 @@ COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = ("compute", "device link", "n
 """Usual names of resources; any other name is one too."""
 
 
-class Part(NamedTuple):
+class SubTask(NamedTuple):
     """What one unit does within a task: units of a stream work side by side.
 
     Attributes
@@ -57,7 +57,7 @@ class Task:
         Which chunk of a batch it is of; -1 where it is of all of it.
     layer : int
         Which layer of the model it is of; -1 where it is of none.
-    parts : tuple of Part
+    parts : tuple of SubTask
         What its units do; nothing where the stream is one unit.
     """
 
@@ -68,7 +68,7 @@ class Task:
     kind: str = ""
     chunk: int = -1
     layer: int = -1
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SubTask, ...] = ()
 
     @property
     def label(self) -> str:
@@ -156,7 +156,7 @@ class Builder:
 
     def add(
         self, name: str, resource: str, seconds: float, after: Sequence[int] = (), kind: str = "",
-        chunk: int = -1, layer: int = -1, parts: tuple[Part, ...] = (),
+        chunk: int = -1, layer: int = -1, parts: tuple[SubTask, ...] = (),
     ) -> int:  # fmt: skip
         """Append a task; returns its place, for `after` of others."""
         task = Task(name, resource, seconds, tuple(after), kind, chunk, layer, parts)

@@ -13,7 +13,7 @@ from ...workloads.batch import Moments
 from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
-from ...workloads.training import Work, backward, loss_ops, made_anew
+from ...workloads.training import RepeatedOp, backward, loss_ops, made_anew
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from .activations import input_bytes, layer_bytes, part_bytes
@@ -61,7 +61,7 @@ class Passes:
 
 
 @dataclass
-class Bench:
+class LayerPrices:
     """What all layers of a step share, and what was already priced.
 
     Attributes
@@ -126,7 +126,7 @@ class Bench:
                 forward[TENSOR] += seconds
                 behind[TENSOR] += seconds
             self._price(own, forward, behind)
-            # What is kept counts before the sequence is split: `Kept.whole` says what is.
+            # What is kept counts before the sequence is split: `LayerCache.whole` says what is.
             every.append([new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)])
         self._again(every, forward, behind)
         all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
@@ -137,7 +137,7 @@ class Bench:
     def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
         run = self.deployment.run
         for op in ops:
-            forward[op.layer] += self.prices.op(Work(op))
+            forward[op.layer] += self.prices.op(RepeatedOp(op))
             for work in backward(op, run, self.bytes_each.gradients):
                 behind[op.layer] += self.prices.op(work)
 
@@ -150,7 +150,7 @@ class Bench:
         for ops in parts:
             for op in ops:
                 if made_anew(op, self.deployment.run, self.options.recompute):
-                    behind[op.layer] += self.prices.op(Work(op))
+                    behind[op.layer] += self.prices.op(RepeatedOp(op))
 
     def _shared(self, op: Op, whole: Op, hidden: int) -> Op:
         """The op on a device's part of the sequence, where all would run it alike."""
@@ -200,7 +200,7 @@ class Bench:
         ]
         if np.ptp(loads.tokens) == 0.0:
             return groups[0]
-        return max(groups, key=lambda op: self.prices.op(Work(op)))
+        return max(groups, key=lambda op: self.prices.op(RepeatedOp(op)))
 
     def embedding(self) -> Passes:
         """Rows of the tokens, summed over the devices that share the vocabulary."""

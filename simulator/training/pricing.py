@@ -8,7 +8,7 @@ from ...devices.collectives.plans import Topology, cheapest, plan
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
 from ...workloads.ops import Op
-from ...workloads.training import Work
+from ...workloads.training import RepeatedOp
 from ..deploy.deployment import Deployment
 from ..deploy.placement import regions
 
@@ -19,7 +19,7 @@ class Prices:
 
     deployment: Deployment
 
-    def op(self, work: Work) -> float:
+    def op(self, work: RepeatedOp) -> float:
         """Seconds of kernels where the placement rule runs them [s]."""
         d, op = self.deployment, work.op
         if op.flops <= 0 and op.act_bytes <= 0:

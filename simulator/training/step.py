@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...workloads.layers.base import elementwise
-from ...workloads.training import Flops, Work, step_flops, whole_sequences
+from ...workloads.training import Flops, RepeatedOp, step_flops, whole_sequences
 from ..deploy.deployment import Deployment
 from ..deploy.layout import stage_models
-from .layers import EXPERT, TENSOR, Bench, Passes
+from .layers import EXPERT, TENSOR, LayerPrices, Passes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import TrainingMemory, check_fits, stage_memory
 from .pipeline import Schedule, in_flight, schedule
@@ -87,7 +87,7 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     """
     m = whole_sequences(options.micro_batch, options.seq, d.shard.windows)
     each = BytesPerWeight.adam(d.run.numerics.act_bytes)
-    bench = Bench(d, layout, options, m, each)
+    bench = LayerPrices(d, layout, options, m, each)
     passes = _passes(bench)
     held = in_flight(len(passes), layout.microbatches, options.interleave)
     stages = tuple(_stage(bench, s, layers, ends, held[s]) for s, (layers, ends) in enumerate(passes))
@@ -98,7 +98,7 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     return _timed(bench, stages, memory, flops.times(options.batch))
 
 
-def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]:
+def _passes(bench: LayerPrices) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]:
     """Layers, embedding and head of each pipeline stage."""
     d = bench.deployment
     uncut = stage_models(d.model, bench.layout.pp)
@@ -116,7 +116,7 @@ def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]
 
 
 def _stage(
-    bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
+    bench: LayerPrices, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
 ) -> TrainingStage:
     """A stage's passes with its exchanges and memory; `on_way` micro-batches wait to come back."""
     d, layout, options = bench.deployment, bench.layout, bench.options
@@ -132,7 +132,7 @@ def _stage(
     return TrainingStage(layers, ends, parameters, gathers, scatters, memory)
 
 
-def _exchanges(bench: Bench, p: ParameterCounts) -> tuple[float, float]:
+def _exchanges(bench: LayerPrices, p: ParameterCounts) -> tuple[float, float]:
     """Seconds of a layer's weights and of its gradients among the ranks that hold copies."""
     layout, each, system = bench.layout, bench.bytes_each, bench.deployment.system
     groups = (
@@ -147,7 +147,7 @@ def _exchanges(bench: Bench, p: ParameterCounts) -> tuple[float, float]:
     return (gather if zero else 0.0), scatter
 
 
-def _timed(bench: Bench, stages: tuple[TrainingStage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
+def _timed(bench: LayerPrices, stages: tuple[TrainingStage, ...], memory: TrainingMemory, flops: Flops) -> TrainingStep:
     layout, options = bench.layout, bench.options
     micro, send_s = layout.microbatches, _send(bench)
 
@@ -214,7 +214,7 @@ def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:
     return gathers + scatters * (micro if zero >= 2 else 1)
 
 
-def _update(bench: Bench, parameters: ParameterCounts) -> float:
+def _update(bench: LayerPrices, parameters: ParameterCounts) -> float:
     """Adam on the device's own parameters: everything of them read, all but the gradient written."""
     layout, each = bench.layout, bench.bytes_each
     zero = min(bench.options.zero, 1)  # from stage 1 on, a rank updates its share alone
@@ -222,10 +222,10 @@ def _update(bench: Bench, parameters: ParameterCounts) -> float:
     moved = own.optimizer * (2 * each.optimizer + each.gradients + each.weights)
     value = bench.deployment.run.numerics.act_bytes
     op = elementwise("adam", OPTIMIZER, 1, max(1, round(moved / value)), 1, bench.deployment.run)
-    return bench.prices.op(Work(op))
+    return bench.prices.op(RepeatedOp(op))
 
 
-def _send(bench: Bench) -> float:
+def _send(bench: LayerPrices) -> float:
     """Hidden states of a micro-batch from one stage to the next."""
     layout, d = bench.layout, bench.deployment
     if layout.pp == 1:

@@ -16,7 +16,7 @@ import pytest
 
 from opbyte.analysis.validate.hosts import calibrate_run
 from opbyte.analysis.validate.hosts.fit import FREE, fit_numbers
-from opbyte.analysis.validate.hosts.measured import Compared
+from opbyte.analysis.validate.hosts.measured import HostResult
 from opbyte.analysis.validate.serving import read_replayed, validate_serving
 from opbyte.devices.hosts.catalog import load_host
 from opbyte.devices.hosts.spec import FittedSpec, HostFitSpec
@@ -78,7 +78,7 @@ def test_known_numbers_come_back(kind: str, tensor: Path, tmp_path: Path) -> Non
     assert abs(errors["tpot_mean"]["error_after"]) < 0.01
 
 
-def toy(values: F8) -> Compared:
+def toy(values: F8) -> HostResult:
     """Steps of 10 ms that one number lengthens by its share of requests, another by 1 ms a unit."""
     rng = np.random.default_rng(5)
     share, noise = rng.uniform(0.1, 0.4, 200), 0.01 * rng.standard_normal(200)
@@ -88,7 +88,7 @@ def toy(values: F8) -> Compared:
 
     values = np.append(values, [0.0] * (2 - len(values)))
     off = np.log(took(*values) / took(1.5, 1e-3)) + noise
-    return Compared(off, np.arange(200) // 20, np.arange(200) < 150, {}, {"link": 0.25})
+    return HostResult(off, np.arange(200) // 20, np.arange(200) < 150, {}, {"link": 0.25})
 
 
 def test_the_fit_itself() -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from opbyte.analysis.answers.step import step_of
+from opbyte.analysis.parallel.workers import HERE
 from opbyte.analysis.studies.design import design
 from opbyte.analysis.studies.design.designs import Design, Forecaster
 from opbyte.analysis.studies.design.engines import engine_space
@@ -53,12 +54,11 @@ def compare(count: int, seeds: int, *others: str) -> list[tuple[float, int, list
     No design is better than its bound says, and all is simulated once. Of the space's own goals, and of others
     that nothing of the search was tried on.
     """
-    out, runner = [], None
+    out, study = [], running.Outcomes().study(HERE)
     for goal in (None, *others):
         plan = read_space(SPACES / f"designs_{count}.yaml", goals=goal)
         assert plan.size == count
-        runner = runner or Runner(plan)
-        runner.plan = plan
+        runner = Runner(plan, study)
         truth, _, every = best_of(plan, runner, "exhaustive", plan.size)
         bound = costs_of(plan.goals, [d.bound for d in every], -np.inf)
         reached = costs_of(plan.goals, [d.metrics or {} for d in every], np.inf)

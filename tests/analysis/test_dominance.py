@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.validate.dominance import BATCHES, DTYPES, MODELS, OTHER, Step, Sweep, products, sweep
+from opbyte.analysis.validate.dominance import BATCHES, DTYPES, MODELS, OTHER, Step, StepSweep, products, sweep
 from opbyte.devices.calibrated.family import F8, families
 from opbyte.devices.calibrated.hardware import H_BANDWIDTH, hardware
 from opbyte.devices.calibrated.kernel_sets import BEST, FRAMEWORKS, LABELS, MEASURED, TYPICAL, shared_parameters
@@ -24,7 +24,7 @@ BOUNDED = tuple(name for name in FRAMEWORKS if name != MEASURED)
 TOLERANCE = 0.03
 
 
-def seconds_of(over: Sweep, spec: DeviceSpec, framework: str) -> F8:
+def seconds_of(over: StepSweep, spec: DeviceSpec, framework: str) -> F8:
     """Seconds of every step on one device under a framework."""
     h = hardware(spec)
     total = np.zeros(len(over.steps))
@@ -56,7 +56,7 @@ class Violation:
     ratio: float
 
 
-def violations(over: Sweep, framework: str, tolerance: float) -> tuple[int, list[Violation]]:
+def violations(over: StepSweep, framework: str, tolerance: float) -> tuple[int, list[Violation]]:
     """Compare all ordered pairs of devices, and fp8 with bf16 on devices with the unit.
 
     Peaks are those of 16, 8 and 4 bits and of memory; that of 8-bit integers where a step computes
@@ -91,12 +91,14 @@ def violations(over: Sweep, framework: str, tolerance: float) -> tuple[int, list
     return count, sorted(out, key=lambda v: -v.ratio)
 
 
-def _over(one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float) -> list[Violation]:
+def _over(
+    one: str, other: str, over: StepSweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float
+) -> list[Violation]:
     return [Violation(one, other, over.steps[at[i]], float(ratio[i])) for i in np.flatnonzero(ratio > 1.0 + tolerance)]
 
 
 @pytest.fixture(scope="module")
-def some() -> Sweep:
+def some() -> StepSweep:
     """A sample of the whole sweep, the same in every run; `sweep()` is all of it."""
     rng = np.random.default_rng(15)
     models = ["mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", *rng.choice(MODELS, 4)]
@@ -105,13 +107,13 @@ def some() -> Sweep:
 
 
 @pytest.mark.parametrize("framework", BOUNDED)
-def test_a_device_with_higher_peaks_is_never_slower(some: Sweep, framework: str) -> None:
+def test_a_device_with_higher_peaks_is_never_slower(some: StepSweep, framework: str) -> None:
     count, found = violations(some, framework, TOLERANCE)
     assert count > 10_000
     assert found == []
 
 
-def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
+def test_best_is_the_least_of_the_three_at_every_call(some: StepSweep) -> None:
     """On every product, of every family and format that the steps call."""
     for spec in products().values():
         h = hardware(spec)
@@ -124,7 +126,7 @@ def test_best_is_the_least_of_the_three_at_every_call(some: Sweep) -> None:
 
 
 @pytest.mark.parametrize("framework", [TYPICAL, BEST, MEASURED])
-def test_four_bits_are_quicker_than_eight_in_large_steps(some: Sweep, framework: str) -> None:
+def test_four_bits_are_quicker_than_eight_in_large_steps(some: StepSweep, framework: str) -> None:
     """On Blackwell, one device, from 256 tokens on: below, and in shares of eight devices, rows say otherwise."""
     at = {step: i for i, step in enumerate(some.steps)}
     large = [s for s in at if s.dtype == "nvfp4" and s.degree == 1 and max(s.decodes, s.prompt) >= 256]
@@ -149,7 +151,7 @@ def test_on_twenty_models_three_formats_and_any_batch() -> None:
     assert found == []
 
 
-def test_the_rows_alone_would_break_that(some: Sweep) -> None:
+def test_the_rows_alone_would_break_that(some: StepSweep) -> None:
     # So the test can fail: fits of each device alone follow its rows, whichever these are.
     _, found = violations(some, MEASURED, TOLERANCE)
     assert len(found) > 1000
@@ -172,7 +174,7 @@ def test_at_any_batch(model: str, dtype: str | None, decodes: int, context: int,
     ("part", "key", "unit"),
     [("memory", "bandwidth_GBps", 1e9), ("memory", "cache_MiB", 2**20), ("xpu", "clock_MHz", 1e6)],
 )
-def test_more_of_a_device_never_hurts(some: Sweep, tmp_path: Path, part: str, key: str, unit: float) -> None:
+def test_more_of_a_device_never_hurts(some: StepSweep, tmp_path: Path, part: str, key: str, unit: float) -> None:
     """What is changed under `extends` keeps the kernels of the device it was."""
     for name, spec in products().items():
         given_value = {

@@ -18,7 +18,7 @@ from opbyte import capacity, compare, simulate
 from opbyte.analysis.answers.interval import (
     BETWEEN,
     Interval,
-    Part,
+    TimeShare,
     _held,
     first_token,
     interval_of,
@@ -39,7 +39,7 @@ SPREAD = Ratios(-0.2, 0.0, 0.2)
 WORK: dict[str, Any] = {"input_len": 256, "output_len": 64, "lengths": "lognormal"}
 
 
-def width(parts: list[Part]) -> float:
+def width(parts: list[TimeShare]) -> float:
     drawn = slowdowns(parts)
     assert drawn is not None
     found = interval_of(drawn)
@@ -48,9 +48,9 @@ def width(parts: list[Part]) -> float:
 
 def test_one_family_s_errors_add_up_and_two_families_do_not() -> None:
     """Halves of one family err together; of two, by 1 / sqrt(2) of that, and the host's beside."""
-    together = width([Part(1.0, "a", SPREAD), Part(1.0, "a", SPREAD)])
-    alone = width([Part(2.0, "a", SPREAD)])
-    apart = width([Part(1.0, "a", SPREAD), Part(1.0, "b", SPREAD)])
+    together = width([TimeShare(1.0, "a", SPREAD), TimeShare(1.0, "a", SPREAD)])
+    alone = width([TimeShare(2.0, "a", SPREAD)])
+    apart = width([TimeShare(1.0, "a", SPREAD), TimeShare(1.0, "b", SPREAD)])
     assert together == pytest.approx(alone)
     sigma, host = 0.2 / 1.2816, BETWEEN
     expected = np.hypot(sigma / np.sqrt(2), host) / np.hypot(sigma, host)
@@ -58,8 +58,8 @@ def test_one_family_s_errors_add_up_and_two_families_do_not() -> None:
 
 
 def test_nothing_is_said_where_little_is_known() -> None:
-    assert slowdowns([Part(1.0, "", None), Part(0.9, "a", SPREAD)]) is None
-    assert slowdowns([Part(0.9, "", None), Part(1.0, "a", SPREAD)]) is not None
+    assert slowdowns([TimeShare(1.0, "", None), TimeShare(0.9, "a", SPREAD)]) is None
+    assert slowdowns([TimeShare(0.9, "", None), TimeShare(1.0, "a", SPREAD)]) is not None
     assert slowdowns([]) is None
     found = simulate("mixtral-8x7b", "duplex-x4", rate=5.0, requests=20, **WORK)
     assert found.intervals is None
@@ -70,7 +70,7 @@ def test_nothing_is_said_where_little_is_known() -> None:
     seconds=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=6), low=st.floats(-1.0, 0.0), high=st.floats(0.0, 1.0)
 )
 def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -> None:
-    parts = [Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)]
+    parts = [TimeShare(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)]
     drawn = slowdowns(parts)
     assert drawn is not None
     found = interval_of(drawn)

@@ -22,7 +22,7 @@ from opbyte.analysis.reference.kinds import measuring_script
 from opbyte.devices.calibrated.family import families
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_schemas import SCHEMAS, TEXT
-from opbyte.workloads.kernel_tables import Table, read_tables
+from opbyte.workloads.kernel_tables import KernelTable, read_tables
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -46,10 +46,10 @@ COMPARED = {
 """Quantities of each family that tell of the shape; the others of how a time came about."""
 
 
-def table_of(family: str, row: dict[str, Any]) -> Table:
+def table_of(family: str, row: dict[str, Any]) -> KernelTable:
     given = {"source": "torch-2", "measured_s": 1.0, **row}
     columns = {name: np.array([value], dtype=object if name in TEXT else np.float64) for name, value in given.items()}
-    return Table(family, columns, np.array(["-"], dtype=object), np.array([2]))
+    return KernelTable(family, columns, np.array(["-"], dtype=object), np.array([2]))
 
 
 @pytest.mark.parametrize(("model", "system", "options"), CASES, ids=lambda c: str(c))

@@ -25,7 +25,7 @@ from opbyte.kernels.check import WrongResult
 from opbyte.kernels.lab import MODULES, Kernel, Shape
 from opbyte.kernels.timing import CallSeconds, sample
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.kernel_tables import Table, read_tables
+from opbyte.workloads.kernel_tables import KernelTable, read_tables
 
 FITTED = ("gemm", "rmsnorm", "delta_rule")
 """Kernels with enough shapes here to fit on one half and predict the other."""
@@ -120,7 +120,7 @@ def test_no_half_holds_all_of_one_kind() -> None:
     columns = {name: np.array([shape[name] for shape in shapes]) for name in shapes[0]}
     columns["kv_dtype"] = np.full(len(shapes), "fp32", dtype=object)
     lines = np.arange(len(shapes))
-    table = Table("attention_prefill", columns, lines.astype(object), lines)
+    table = KernelTable("attention_prefill", columns, lines.astype(object), lines)
     for half in halve(table):
         assert set(half["kv_prefix"]) == {0, 128, 512}
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from opbyte.simulator.scenario.option import Placed
+from opbyte.simulator.scenario.option import PlacedOption
 from opbyte.simulator.scenario.scenario import Scenario, placed
 
 from .conftest import Answer, Ask
 from .test_fuzz import commands
 
-KNOWN: Mapping[str, Placed] = placed(Scenario)
+KNOWN: Mapping[str, PlacedOption] = placed(Scenario)
 TRACE = "arrival_s,input_tokens,output_tokens\n0.0,20,3\n0.5,30,2\n0.5,10,2\n"
 PROFILE = "start_s,rate\n0,5\n1,6\n"
 ENGINE = json.dumps({"engine": "vllm", "max_num_batched_tokens": 32})

@@ -21,7 +21,7 @@ from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
 from opbyte.analysis.studies.plan.candidates import candidates, systems_of
 from opbyte.analysis.studies.plan.choices import WORDS
-from opbyte.analysis.studies.plan.points import Bench, Task, point_of, slow_of
+from opbyte.analysis.studies.plan.points import PlanTask, TrialBench, point_of, slow_of
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.hub import hub_name
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
@@ -34,7 +34,7 @@ GRID = "h100-x1,a100-80gb-x2"
 MOST = 4
 
 
-def brute_force(task: Task, found: Searched, bench: Bench) -> tuple[float, ...]:
+def brute_force(task: PlanTask, found: Searched, bench: TrialBench) -> tuple[float, ...]:
     """Value of the best of all candidates on a system, each with 1, 2, ... copies in turn."""
     name = str(found.name)
     system, best = load_system(name), (float("inf"),)
@@ -58,7 +58,7 @@ def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> 
         token_budget="512,2048", workers=1, **WORK,
     )  # fmt: skip
     for s in found.searched:
-        wanted = brute_force(found.task, s, Bench(tmp_path))
+        wanted = brute_force(found.task, s, TrialBench(tmp_path))
         own = s.best(found.task)
         value = (float("inf"),) if own is None else own.value(found.task)
         assert value == pytest.approx(wanted, rel=1e-9)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from opbyte import plan
-from opbyte.analysis.studies.plan.best import Searched, Tried, narrowed
+from opbyte.analysis.studies.plan.best import Searched, TriedCandidate, narrowed
 from opbyte.analysis.studies.plan.bounds import Bound
-from opbyte.analysis.studies.plan.points import BEATEN, Task
+from opbyte.analysis.studies.plan.points import BEATEN, PlanTask
 from opbyte.simulator.scenario import Scenario
 
 MOST = 40
@@ -42,16 +42,18 @@ class World:
     def fewest(self, i: int, load: float, loose: float) -> float:
         return load / (self.serves[i] * loose) if loose >= self.needs[i] else float("inf")
 
-    def plan(self, task: Task, load: float, loose: float) -> tuple[Any, int]:
+    def plan(self, task: PlanTask, load: float, loose: float) -> tuple[Any, int]:
         tried = []
         for i, d in enumerate(self.devices):
             n = self.fewest(i, load, loose)
             known = int(np.ceil(self.bound[i] * n)) if np.isfinite(n) else 1
             candidate: Any = SimpleNamespace(devices=int(d), place=i)
             system = system_of(int(d), self.usd)
-            tried.append(Tried(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1))
+            tried.append(
+                TriedCandidate(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1)
+            )
 
-        def simulated(t: Tried, copies: int, bar: Any) -> Any:
+        def simulated(t: TriedCandidate, copies: int, bar: Any) -> Any:
             i = t.candidate.place  # type: ignore[attr-defined]
             fewest = self.fewest(i, load, loose)
             missed: tuple[str, ...] = () if copies >= fewest else ("load",)
@@ -68,7 +70,7 @@ class World:
         best = found.best(task)
         return (None if best is None else best.value(task)), found.simulations
 
-    def every(self, task: Task, load: float, loose: float) -> Any:
+    def every(self, task: PlanTask, load: float, loose: float) -> Any:
         """The best by every candidate at every number of copies."""
         values = []
         for i, d in enumerate(self.devices):
@@ -80,8 +82,8 @@ class World:
         return min(values, default=None)
 
 
-def task_of(goal: str) -> Task:
-    return Task(Scenario.of("llama-3-8b"), {"rate": 1.0}, 1.0, {"ttft_p99": 1.0}, goal, None, MOST, {})
+def task_of(goal: str) -> PlanTask:
+    return PlanTask(Scenario.of("llama-3-8b"), {"rate": 1.0}, 1.0, {"ttft_p99": 1.0}, goal, None, MOST, {})
 
 
 def check_drawn(goal: str, draws: int, seed: int) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte import capacity, simulate
-from opbyte.analysis.studies.capacity_result import Found
+from opbyte.analysis.studies.capacity_result import SystemCapacity
 from opbyte.analysis.studies.stationary import FIRST, MOST_REQUESTS, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.serving.record import Run
@@ -25,17 +25,17 @@ WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognorm
 NOISE = 0.03
 
 
-def found(requests: int | None) -> Found:
+def found(requests: int | None) -> SystemCapacity:
     (each,) = capacity(MODEL, SYSTEM, "ttft_p99=2,tpot_p99=0.2", requests=requests, workers=1, **WORK).found
     return each
 
 
 @pytest.fixture(scope="module")
-def by_default() -> Found:
+def by_default() -> SystemCapacity:
     return found(None)
 
 
-def test_a_burst_is_no_capacity(by_default: Found) -> None:
+def test_a_burst_is_no_capacity(by_default: SystemCapacity) -> None:
     """Finding 0: A run of 1,000 requests held 294 a second, a burst that never filled the queue; a closed loop of
     as many clients as the engine takes serves 63."""
     most = simulate(MODEL, SYSTEM, closed_loop=1024, requests=9000, **WORK).run
@@ -45,7 +45,7 @@ def test_a_burst_is_no_capacity(by_default: Found) -> None:
     assert 0.9 * rate < by_default.load_per_s < rate * (1 + NOISE)
 
 
-def test_load_times_mean_output_is_the_output_rate(by_default: Found) -> None:
+def test_load_times_mean_output_is_the_output_rate(by_default: SystemCapacity) -> None:
     """Findings 0 and 5 of a trial: rates hold no ramp and no drain."""
     for t in by_default.tried:
         assert t.output_tokens_per_s is not None
@@ -55,11 +55,11 @@ def test_load_times_mean_output_is_the_output_rate(by_default: Found) -> None:
 
 
 @pytest.mark.parametrize("requests", [600, 20_000])
-def test_the_number_of_requests_does_not_matter(by_default: Found, requests: int) -> None:
+def test_the_number_of_requests_does_not_matter(by_default: SystemCapacity, requests: int) -> None:
     assert found(requests).load_per_s == pytest.approx(by_default.load_per_s, rel=NOISE)
 
 
-def test_a_sweep_says_what_a_capacity_says(by_default: Found) -> None:
+def test_a_sweep_says_what_a_capacity_says(by_default: SystemCapacity) -> None:
     """Of the same load and requests; far beyond what is held no second run is needed."""
     held = [t for t in by_default.tried if t.holds]
     missed = [t for t in by_default.tried if "load" in t.missed]

@@ -16,7 +16,7 @@ from opbyte.analysis.validate.deployments import PointsValidation, Scored, const
 from opbyte.analysis.validate.points.cold import FIRST_USE_S
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, _exchange, deployed, predict, requests
-from opbyte.analysis.validate.points.table import Workers, read_points
+from opbyte.analysis.validate.points.table import WorkerGroup, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
@@ -64,10 +64,10 @@ def test_layouts_come_from_columns_and_notes(table: Callable[..., Path]) -> None
         )
     )
     assert [p.line for p in points] == [2, 3, 9, 10]
-    assert points[0].workers == Workers(1, 2, 4, 8)
-    assert (points[1].prefill, points[1].workers) == (Workers(2, 1, 4, 4), Workers(1, 8, 1, 8))
+    assert points[0].workers == WorkerGroup(1, 2, 4, 8)
+    assert (points[1].prefill, points[1].workers) == (WorkerGroup(2, 1, 4, 4), WorkerGroup(1, 8, 1, 8))
     assert points[1].gpus == 16
-    assert points[3].workers == Workers(1, 1, 1, 1, pp=2)
+    assert points[3].workers == WorkerGroup(1, 1, 1, 1, pp=2)
     assert [p.suspect for p in points] == [False, False, True, False]
     assert [s.line for s in skipped] == [4, 5, 6, 7, 8]
     reasons = ["24", "notes", "Z9000", "pipeline", "4 GPUs"]

@@ -24,7 +24,7 @@ from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
 from opbyte.devices.prices import ALONE, Probe
-from opbyte.workloads.kernel_tables import Table
+from opbyte.workloads.kernel_tables import KernelTable
 from opbyte.workloads.ops import Op
 
 FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
@@ -110,11 +110,11 @@ def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
     assert one < two
 
 
-def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> Table:
+def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> KernelTable:
     text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype, "timing": "graph"}
     columns = {name: np.array([value], dtype=object) for name, value in text.items()}
     columns |= {name: np.array([16.0]) for name in ("m", "n", "k", "batch", "measured_s")}
-    return Table("gemm", columns, np.array(["t.csv"], dtype=object), np.array([2]))
+    return KernelTable("gemm", columns, np.array(["t.csv"], dtype=object), np.array([2]))
 
 
 @pytest.mark.parametrize(

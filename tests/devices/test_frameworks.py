@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import Fit, Part, predict
+from opbyte.devices.calibrated.fit import BlendPart, Fit, predict
 from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
@@ -149,7 +149,7 @@ def test_one_set_of_parameters_for_a_framework() -> None:
     part = own.of(family, VLLM)
     expected = family.seconds(part.values, h, x) * part.time
     assert family.seconds(own.single(family, VLLM), h, x) == pytest.approx(expected)
-    parts = (Part(0.75, vector(family, launch_s=16.0), 1.0), Part(0.25, vector(family), 1.0))
+    parts = (BlendPart(0.75, vector(family, launch_s=16.0), 1.0), BlendPart(0.25, vector(family), 1.0))
     blend = replace(own, blends={SGLANG: parts})
     assert blend.single(family, SGLANG) == pytest.approx(vector(family, launch_s=8.0))
     with pytest.raises(ValueError, match="norm names no rates"):

@@ -12,7 +12,7 @@ from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device
 from opbyte.devices.power.board import Board
 from opbyte.devices.power.model import HELD, PowerModel
-from opbyte.devices.power.reading import Before, Start, reading
+from opbyte.devices.power.reading import Before, StartPower, reading
 from opbyte.devices.power.store import stored, stored_fit
 from opbyte.devices.power.transfer import can_model, power_model
 from opbyte.devices.power.work import Work, active_experts
@@ -63,7 +63,7 @@ def test_what_repeats_comes_out_of_the_cache_only_where_it_fits() -> None:
 
 def test_a_short_loop_is_read_before_it_and_a_long_one_in_the_mean() -> None:
     """3,000 replays of 10 us end before the second reading at 0.1 s; one second has eleven."""
-    start = Start(still_W=300.0, setup_W=0.0, half=1.0)
+    start = StartPower(still_W=300.0, setup_W=0.0, half=1.0)
     alone = Before(*(np.full(2, v) for v in (-1.0, 1.0, 0.0, 0.0)))
     seconds, power = np.array([1e-5, 1e-3]), np.array([800.0, 800.0])
     read = reading(start, 0.3, alone, seconds, power)
@@ -73,7 +73,7 @@ def test_a_short_loop_is_read_before_it_and_a_long_one_in_the_mean() -> None:
 
 
 def test_a_sweep_goes_from_the_setup_to_the_kernels_own_power() -> None:
-    start = Start(still_W=300.0, setup_W=400.0, half=1.0, gap_s=0.05)
+    start = StartPower(still_W=300.0, setup_W=400.0, half=1.0, gap_s=0.05)
     steps = np.arange(20.0)
     ran = Before(steps, np.full(20, 1e9), np.zeros(20), np.zeros(20))
     read = reading(start, 0.3, ran, np.full(20, 2e-5), np.full(20, 350.0))

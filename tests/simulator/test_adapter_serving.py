@@ -19,7 +19,7 @@ from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.serving.adapters import AdapterCounts, Choices, Shelf, by_names, load_seconds, popularity
+from opbyte.simulator.serving.adapters import AdapterCounts, AdapterShelf, Choices, by_names, load_seconds, popularity
 from opbyte.simulator.serving.host_link import HostLink
 from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.adapters import Tenants
@@ -64,7 +64,7 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
 
     choices, state = Choices(Tenants(6, 8, slots), 0), SimpleNamespace(pool=None)
     link = HostLink(SimpleNamespace(state=state, books=SimpleNamespace(shelf=None)))
-    shelf = Shelf(
+    shelf = AdapterShelf(
         lambda at, call: env.timeout(max(at - env.now, 0.0)).callbacks.append(lambda _: call()),
         choices, link, LOAD_S, AdapterCounts(), release,
     )  # fmt: skip

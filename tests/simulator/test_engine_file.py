@@ -15,7 +15,7 @@ from opbyte.simulator.batching.kv import kv_rules
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.engines import ENGINES, Launch
+from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.upkeep import EARLY_GAP_S
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.simulator.frameworks.vllm_rules import LOGIT_BYTES
@@ -94,7 +94,7 @@ def test_blocks_follow_from_memory(engine_json: Callable[[object], Path], seen: 
 def test_caches_of_two_engines_that_said_how_much_they_hold(model: str, system: str, version: str, tokens: int) -> None:
     """With the defaults of the version on that device; both numbers are what `LOGIT_BYTES` was fitted to."""
     on = on_system(model, system)
-    rules = kv_rules(on, ENGINES["vllm"](on, Launch(version=version)).cache)
+    rules = kv_rules(on, ENGINES["vllm"](on, LaunchSettings(version=version)).cache)
     assert rules.blocks * rules.block == pytest.approx(tokens, rel=0.02)
 
 
@@ -110,7 +110,7 @@ def test_a_servers_limits_go_by_device_and_version(
     engine_json: Callable[[object], Path], system: str, version: str, tokens: int, places: int
 ) -> None:
     on = on_system("llama-3.1-8b", system)
-    policy = ENGINES["vllm"](on, Launch(version=version)).policy
+    policy = ENGINES["vllm"](on, LaunchSettings(version=version)).policy
     assert (policy.token_budget, policy.max_sequences) == (tokens, places)
     seen = {"device_total_memory_bytes": int(on.system.device.memory.capacity_bytes), "device_name": system}
     read = read_engine(engine_json({"version": f"{version}.0", "hardware": seen}))

@@ -21,7 +21,7 @@ from opbyte.devices.tier import TierSpec
 from opbyte.simulator.expert_cache.cache import ExpertCache, one_of
 from opbyte.simulator.expert_cache.compiled import chances_of, named_by
 from opbyte.simulator.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.expert_cache.store import ExpertStore, Tiers, expert_store
+from opbyte.simulator.expert_cache.store import ExpertStore, MemoryTiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
 
 EXPERTS = 6
@@ -221,10 +221,10 @@ def test_a_tier_of_zero_rate_is_refused() -> None:
 
 def test_tiers_hold_what_they_can_and_cost_what_they_must() -> None:
     host, disk = tier(10.0, 2.0, 0.5), tier(100.0, 1.0, 3.0)
-    assert Tiers(host, disk).near(3.0, 5) == 3
-    assert Tiers(host).seconds(4.0, far=False) == 0.5 + 2.0
-    assert Tiers(host, disk).seconds(4.0, far=True) == 0.5 + 2.0 + 3.0 + 4.0
+    assert MemoryTiers(host, disk).near(3.0, 5) == 3
+    assert MemoryTiers(host).seconds(4.0, far=False) == 0.5 + 2.0
+    assert MemoryTiers(host, disk).seconds(4.0, far=True) == 0.5 + 2.0 + 3.0 + 4.0
     with pytest.raises(CapacityError, match=r"host_memory\.capacity_GiB"):
-        Tiers(host).near(3.0, 5)
+        MemoryTiers(host).near(3.0, 5)
     with pytest.raises(CapacityError):
-        Tiers(host, disk).near(3.0, 50)
+        MemoryTiers(host, disk).near(3.0, 50)

@@ -23,7 +23,7 @@ from opbyte.simulator.training.sync import beside
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import embedding_ops, layer_ops
-from opbyte.workloads.training import Work, backward, loss_ops, whole_sequences
+from opbyte.workloads.training import RepeatedOp, backward, loss_ops, whole_sequences
 
 KORTHIKANTI = {
     # name: heads, hidden, layers, tp, pp, interleave, batch, micro-batch
@@ -104,12 +104,12 @@ def test_one_device_takes_the_sum_of_its_ops(name: str, recompute: str) -> None:
     ends = [*embedding_ops(d.shard, m, run), *loss_ops(d.shard, m, run, 1)]
     cost, gradient = d.device.processors["xpu"].model.cost, BytesPerWeight.adam(2.0).gradients
 
-    def seconds(works: list[Work]) -> float:
+    def seconds(works: list[RepeatedOp]) -> float:
         real = [w for w in works if w.op.flops > 0 or w.op.act_bytes > 0]
         return sum(w.times * cost(w.op).seconds for w in real)
 
-    forward = seconds([Work(op) for op in layers])
-    each = forward * (2 if recompute == "full" else 1) + seconds([Work(op) for op in ends])
+    forward = seconds([RepeatedOp(op) for op in layers])
+    each = forward * (2 if recompute == "full" else 1) + seconds([RepeatedOp(op) for op in ends])
     each += seconds([w for op in (*layers, *ends) for w in backward(op, run, gradient)])
     assert step.by_stream["compute"] == pytest.approx(3 * each, rel=1e-9)
     assert step.seconds == pytest.approx(3 * each + step.by_stream["optimizer"], rel=1e-9)

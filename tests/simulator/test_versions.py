@@ -10,7 +10,7 @@ from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.frameworks.engines import ENGINES, Launch
+from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.keys import far_version
 from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
 from opbyte.workloads.catalog import load_model
@@ -18,7 +18,7 @@ from opbyte.workloads.catalog import load_model
 
 def policy(framework: str, version: str, tp: int = 1) -> Policy:
     d = deploy(load_model("llama-3-8b"), load_system(f"h100-x{tp}"), tp=tp)
-    return ENGINES[framework](d, Launch(version=version)).policy
+    return ENGINES[framework](d, LaunchSettings(version=version)).policy
 
 
 def test_early_vllm_runs_prompts_alone_and_waits() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba import typeof
 
 from opbyte.workloads.jit import compiled, compiled_given, compiled_part, int64
-from opbyte.workloads.jit_held import Held, address_of, called_at, code_of, held, kept
+from opbyte.workloads.jit_held import HeldType, address_of, called_at, code_of, held, kept
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -149,6 +149,6 @@ def test_types_are_told_apart_by_their_symbols() -> None:
     names = set()
     for more in (None, Inner(np.zeros(1), 1.0)):
         type_: Any = typeof(Outer(np.zeros((1, 2), dtype=int), np.zeros(1), Inner(np.zeros(1), 1.0), True, more))
-        assert isinstance(type_, Held)
+        assert isinstance(type_, HeldType)
         names.add(type_.mangling_args)
     assert len(names) == 2

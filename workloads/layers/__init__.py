@@ -5,7 +5,7 @@ from .attention_moe import ExpertAttention
 from .base import (
     LAYER_KINDS,
     Fixed,
-    Kept,
+    LayerCache,
     LayerKind,
     Reads,
     Routed,
@@ -47,8 +47,8 @@ from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 __all__ = [
     "LAYER_KINDS", "AdapterExperts", "Attention", "AttentionMixture", "BidirectionalAttention",
     "BlockSparseAttention", "CompressedAttention", "ExpertAttention", "FeedForward", "Fixed",
-    "Fusion", "GatedDeltaNet", "HeadExperts", "ImageTower", "Indexer", "Kept", "KimiDelta",
-    "LatentAttention", "LayerKind", "Lightning", "LowRank", "Mamba", "Mamba2", "Memories",
+    "Fusion", "GatedDeltaNet", "HeadExperts", "ImageTower", "Indexer", "KimiDelta",
+    "LatentAttention", "LayerCache", "LayerKind", "Lightning", "LowRank", "Mamba", "Mamba2", "Memories",
     "MergedExperts", "MixtureOfExperts", "ModalMamba", "MultiTaskExperts", "PatchEmbedding",
     "PooledAdapter", "RankExperts", "Reads", "RecurrentExperts", "Routed", "RoutedKind", "Run",
     "ShortConv", "SideInputs", "SlicedAttention", "SlicedFeedForward", "SpanAttention",

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .linears import Linear
 
 
@@ -97,7 +97,7 @@ class Attention:
     def state(self) -> State:
         if self.shares:
             return State(reads=(Reads(self.window),))
-        return State((Kept(self._kv_width, self.window),))
+        return State((LayerCache(self._kv_width, self.window),))
 
     def shard(self, tp: int) -> Attention:
         # Key/value heads are copied once there are fewer of them than devices.
@@ -116,7 +116,7 @@ class Attention:
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.ops_seeing(keys_within(m, self.window), m, run)
 
-    def ops_seeing(self, keys: Keys, m: Moments, run: Run) -> list[Op]:
+    def ops_seeing(self, keys: KeySums, m: Moments, run: Run) -> list[Op]:
         """The ops where the queries of a step see `keys`."""
         roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
         return [
@@ -130,7 +130,7 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class KeySums:
     """Keys of a step, of one KV head or the mean over all; sums over the sequences.
 
     Attributes
@@ -151,15 +151,15 @@ class Keys:
     window: int = 0
 
 
-def keys_within(m: Moments, window: int) -> Keys:
+def keys_within(m: Moments, window: int) -> KeySums:
     """Keys that a step's queries see within a window; 0 = all."""
-    return Keys(
+    return KeySums(
         m.prefill_pairs(window), m.prefill_kv(window), m.prefill_rect(window),
         m.decode_pairs(window), m.decode_kv(window), window,
     )  # fmt: skip
 
 
-def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = None, read: float = 1.0) -> list[Op]:
+def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0) -> list[Op]:
     """Scores, softmax and weighted sum, prefill and decode apart.
 
     ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
@@ -168,7 +168,7 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = No
 
     Parameters
     ----------
-    keys : Keys, optional
+    keys : KeySums, optional
         What the queries see; without it, all within the window of `spec`.
     read : float
         Share of the KV heads that a decode reads: those of which it has query heads.

@@ -14,7 +14,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention, attention_core
-from .base import Kept, Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import LayerCache, Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("attention_moe")
@@ -53,7 +53,7 @@ class ExpertAttention:
         )
 
     def state(self) -> State:
-        return State((Kept(2 * self._width),))
+        return State((LayerCache(2 * self._width),))
 
     def shard(self, tp: int) -> ExpertAttention:
         return replace(self, kv_heads=split(self.kv_heads, tp, "KV heads"))

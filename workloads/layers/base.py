@@ -35,7 +35,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class LayerCache:
     """One cache of a layer: what tokens leave behind for later ones.
 
     Attributes
@@ -120,7 +120,7 @@ class State:
 
     Attributes
     ----------
-    keeps : tuple of Kept
+    keeps : tuple of LayerCache
         Caches that grow with a sequence; several where heads keep differently many tokens.
     reads : tuple of Reads
         What a query reads of them; without any, all that is kept.
@@ -128,7 +128,7 @@ class State:
         State of constant size (linear attention, state space).
     """
 
-    keeps: tuple[Kept, ...] = ()
+    keeps: tuple[LayerCache, ...] = ()
     reads: tuple[Reads, ...] = ()
     fixed: tuple[Fixed, ...] = ()
 

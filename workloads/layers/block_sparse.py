@@ -15,7 +15,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention
-from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
+from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import SCORE_BYTES, score_rates, select_op
 from .streamed import Rates, Sums, sparse_rates, streamed
 
@@ -77,9 +77,9 @@ class BlockSparseAttention:
         return *self.base.weights(), Weights("attention", big, big), Weights("other", small, small)
 
     @property
-    def _index(self) -> Kept:
+    def _index(self) -> LayerCache:
         values = self.index_dim if self.learned else self.base.kv_heads * self.base.head_dim
-        return Kept(values * (1 + self.attends_pools), pool=self.index_pool)
+        return LayerCache(values * (1 + self.attends_pools), pool=self.index_pool)
 
     def state(self) -> State:
         reads = [Reads(self.blocks, self.block, chosen=True)]

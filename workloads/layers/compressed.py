@@ -15,7 +15,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Fixed, Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Fixed, LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .indexer import Indexer
 from .streamed import GATHERS, Sums, sparse_rates, streamed
 
@@ -64,9 +64,9 @@ class CompressedAttention:
         if self.indexer is not None and self.indexer.pool != self.ratio:
             raise InputError("indexer.pool", f"must be the ratio, {self.ratio}")
 
-    def _row(self, pool: int = 1) -> Kept:
+    def _row(self, pool: int = 1) -> LayerCache:
         wide = self.head_dim - self.rope_dim
-        return Kept(wide, exact=self.rope_dim, pool=pool, scale_bytes=SCALES)
+        return LayerCache(wide, exact=self.rope_dim, pool=pool, scale_bytes=SCALES)
 
     @property
     def _copies(self) -> int:
@@ -93,7 +93,7 @@ class CompressedAttention:
 
     def state(self) -> State:
         window = Fixed(self.near * (self.head_dim + self.rope_dim + SCALES), "fp8")
-        keeps: list[Kept] = [self._row(self.ratio)] if self.ratio else []
+        keeps: list[LayerCache] = [self._row(self.ratio)] if self.ratio else []
         fixed, reads = [window], [Reads(self.near)]
         if self.ratio:
             dims = [self.head_dim]

@@ -13,7 +13,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Op
-from .base import Kept, Run, Weights, gemm
+from .base import LayerCache, Run, Weights, gemm
 from .streamed import Amount, Rates, Sums, streamed
 
 INDEX_FORMAT = "fp8"
@@ -66,10 +66,10 @@ class Indexer:
         """Tokens that a query reads at most: those, and half of a pool that is not full yet, on average."""
         return self.span + self.pool // 2
 
-    def kept(self) -> Kept:
+    def kept(self) -> LayerCache:
         """The cache of keys."""
         scales = 4 if self.format == INDEX_FORMAT else 0
-        return Kept(self.dim, pool=self.pool, scale_bytes=scales, format=self.format)
+        return LayerCache(self.dim, pool=self.pool, scale_bytes=scales, format=self.format)
 
     def weights(self, hidden: int, q_rank: int) -> tuple[Weights, ...]:
         """Queries from their latent, one key with its norm, and a weight of each head (16 bit)."""

@@ -13,7 +13,7 @@ from ..access import Access
 from ..batch import Moments
 from ..numerics import Numerics
 from ..ops import Loads, Op
-from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("mla")
@@ -71,7 +71,7 @@ class LatentAttention:
     def state(self) -> State:
         if self.shares:
             return State(reads=(Reads(self.window),))
-        return State((Kept(self._latent, self.window),))
+        return State((LayerCache(self._latent, self.window),))
 
     def shard(self, tp: int) -> LatentAttention:
         return replace(self, heads=split(self.heads, tp, "query heads"))

@@ -14,7 +14,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
+from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import Indexer, short_sums
 from .mla import LatentAttention
 from .streamed import Sums, sparse_rates, streamed
@@ -45,9 +45,9 @@ class SparseLatentAttention:
         return self.base.hidden
 
     @property
-    def _row(self) -> Kept:
+    def _row(self) -> LayerCache:
         rank = self.base.kv_rank
-        return Kept(rank, exact=self.base.rope_dim, scale_bytes=4 * -(-rank // SCALED))
+        return LayerCache(rank, exact=self.base.rope_dim, scale_bytes=4 * -(-rank // SCALED))
 
     @property
     def _q_in(self) -> int:

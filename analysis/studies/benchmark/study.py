@@ -32,7 +32,7 @@ SET_HERE = ("rate", "rate_scale", "closed_loop", "trace", "input_len", "output_l
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class Score:
     """One score.
 
     Attributes
@@ -71,7 +71,7 @@ class BenchmarkResult(Result):
     model: str
     system: str
     devices: int
-    scored: tuple[Scored, ...]
+    scored: tuple[Score, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -139,7 +139,7 @@ def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:,.0f}"
 
 
-def _range(s: Scored) -> str:
+def _range(s: Score) -> str:
     if s.interval is None or s.output_tokens_per_s is None:
         return ""
     low, high = s.interval.of(s.output_tokens_per_s)
@@ -205,7 +205,7 @@ def benchmark(
     return BenchmarkResult(rules, shown, whole.name, _devices(whole), tuple(scored))
 
 
-def _ordered(scored: Sequence[Scored]) -> list[Scored]:
+def _ordered(scored: Sequence[Score]) -> list[Score]:
     """Scores of which none contradicts another: what Poisson arrivals get, all at once get too."""
     served = max((s.output_tokens_per_s or 0.0 for s in scored if s.scenario == SERVER), default=0.0)
     return [
@@ -240,7 +240,7 @@ def _splits(whole: SystemSpec, base: Scenario) -> list[tuple[SystemSpec, int]]:
 def _score(
     rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, scenario: str, clients: int | None,
     tolerance: float,
-) -> Scored | None:  # fmt: skip
+) -> Score | None:  # fmt: skip
     """One scenario on equal replicas; None where the model does not fit in one."""
     try:
         if scenario == CURVE:
@@ -254,18 +254,18 @@ def _score(
         return None
 
 
-def _closed(base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None) -> Scored:
+def _closed(base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None) -> Score:
     closed = base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, 40))
     found = simulate(as_usual(closed, [part]))
     run, rate = found.run, found.run.output_tokens_per_s
     sure = found.intervals
-    return Scored(
+    return Score(
         scenario, clients, _layout(found, replicas), None if rate is None else rate * replicas,
         None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
     )  # fmt: skip
 
 
-def _server(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, tolerance: float) -> Scored:
+def _server(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, tolerance: float) -> Score:
     limits = capacity(base, [part.name], dict(rules.slo), tolerance=tolerance, workers=1)
     found = limits.found[0]
     if found.limit is not None and found.limit.resource == "memory capacity":
@@ -273,7 +273,7 @@ def _server(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, t
     load, rate = found.load_per_s, found.output_tokens_per_s
     held = next((t for t in found.tried if t.load_per_s == load), None)
     latencies = held.figures if held is not None else {}
-    return Scored(
+    return Score(
         SERVER, None, f"{replicas} x {part.name}",
         None if rate is None or load is None else rate * replicas,
         None if load is None else load * replicas, latencies.get("ttft_p99"),

@@ -46,7 +46,7 @@ class Ops:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DesignStep:
     """The steps of a layout, as a design is priced on them.
 
     Attributes
@@ -87,7 +87,7 @@ class Reach:
     joules: float
 
 
-def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Step | None:
+def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> DesignStep | None:
     """The steps of a workload with a fixed number of sequences; None of any other."""
     batch, context, length = (workload.get(n) for n in ("closed_loop", "input_len", "output_len"))
     known = all(name in BOUNDED for name, value in workload.items() if value is not None)
@@ -103,7 +103,7 @@ def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Ste
         return _ops(step_of(model, system, decodes, at, prompt, options)[1])
 
     d, stage = step_of(model, system, int(batch), int(context) if fixed else 1, 0, options)
-    return Step(
+    return DesignStep(
         _ops(stage), ops(int(batch), int(context) + int(length) // 2, 0), ops(0, 0, int(context)),
         int(batch), d.system.nodes * d.system.devices_per_node, len(stage.stages), rule,
         d.system.mapping.splitter, d.device.measured, int(length),
@@ -141,7 +141,7 @@ def _equal(a: PlacedOp, b: PlacedOp) -> bool:
     return bool(np.array_equal(one.loads.tokens, other.loads.tokens))
 
 
-def reach(step: Step, built: SharedMemoryDevice) -> Reach:
+def reach(step: DesignStep, built: SharedMemoryDevice) -> Reach:
     """The least time and energy of a decoding step on a device."""
     processors = processors_of(built)
     seconds, joules = step.decode.exchanged_s, 0.0
@@ -153,7 +153,7 @@ def reach(step: Step, built: SharedMemoryDevice) -> Reach:
     return Reach(seconds, joules)
 
 
-def priced(found: Ops, step: Step, built: SharedMemoryDevice, mixed: bool) -> Reach:
+def priced(found: Ops, step: DesignStep, built: SharedMemoryDevice, mixed: bool) -> Reach:
     """A step's time and energy as the design's own rule places its ops."""
     seconds, joules = found.exchanged_s, 0.0
     for count, part in groupby(found.ops, key=lambda p: (p.count, p.devices)):
@@ -165,7 +165,7 @@ def priced(found: Ops, step: Step, built: SharedMemoryDevice, mixed: bool) -> Re
     return Reach(seconds, joules)
 
 
-def _least(placed: PlacedOp, able: Sequence[Processor], step: Step) -> tuple[float, float]:
+def _least(placed: PlacedOp, able: Sequence[Processor], step: DesignStep) -> tuple[float, float]:
     """Time and energy of one op where each is least."""
     op, shared = placed.op, PLACEMENTS[step.rule].shares
     joules = 0.0 if step.measured else min(p.base.cost(op).total_joules for p in able)
@@ -180,7 +180,7 @@ def _least(placed: PlacedOp, able: Sequence[Processor], step: Step) -> tuple[flo
     return min(max(op.flops / r[0], op.bytes / r[1]) + r[2] for r in roofs), joules
 
 
-def at_best(found: Reach, step: Step, device: DeviceSpec, price: float | None) -> dict[str, float]:
+def at_best(found: Reach, step: DesignStep, device: DeviceSpec, price: float | None) -> dict[str, float]:
     """The metrics that have a bound: the most tokens a second, the least energy and cost of one."""
     rate = step.batch * step.passes / found.seconds
     static = device.static_W * step.devices / rate
@@ -195,7 +195,7 @@ def at_best(found: Reach, step: Step, device: DeviceSpec, price: float | None) -
     return out
 
 
-def forecast(step: Step, built: SharedMemoryDevice, device: DeviceSpec, price: float | None) -> dict[str, float]:
+def forecast(step: DesignStep, built: SharedMemoryDevice, device: DeviceSpec, price: float | None) -> dict[str, float]:
     """What a request promises: its decodes at the mean context, and a prompt for each sequence."""
     decode = priced(step.middle, step, built, False)
     prompt = priced(step.prompt, step, built, True)

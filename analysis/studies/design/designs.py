@@ -15,10 +15,10 @@ from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.specfile import build
 from ..sweep.axes import Value
-from .bounds import Step, at_best, forecast, reach, step_for
+from .bounds import DesignStep, at_best, forecast, reach, step_for
 from .goals import EDAP, MADE, SILICON
 from .space import Space
-from .tiles import Tuned, products, tuned
+from .tiles import TunedDesign, products, tuned
 
 Figures = Mapping[str, float | None]
 
@@ -39,7 +39,7 @@ class Design:
         The same together.
     error : str or None
         Why it cannot be simulated.
-    tuned : Tuned or None
+    tuned : TunedDesign or None
         Its kernels, where the space chooses them.
     """
 
@@ -51,7 +51,7 @@ class Design:
     each: Sequence[Figures] = ()
     metrics: Figures | None = None
     error: str | None = None
-    tuned: Tuned | None = None
+    tuned: TunedDesign | None = None
 
 
 class Forecaster:
@@ -59,7 +59,7 @@ class Forecaster:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self._steps: dict[str, Step | None] = {}
+        self._steps: dict[str, DesignStep | None] = {}
 
     def describe(self, values: tuple[Value, ...]) -> Design:
         """A design with its area, power and cost."""
@@ -97,7 +97,7 @@ class Forecaster:
         design.bound = together(self.space, bounds, own)
         design.forecast = together(self.space, promised, own)
 
-    def _step(self, model: str, load: Mapping[str, Any], design: Design) -> Step | None:
+    def _step(self, model: str, load: Mapping[str, Any], design: Design) -> DesignStep | None:
         device = design.device
         links = (device.link, device.node_link, device.bridge, device.host)
         shape = (device.memory.stacks, device.memory.spaces, sorted(device.processors))

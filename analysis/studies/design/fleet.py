@@ -20,7 +20,7 @@ PARAMETER = "system.parameters."
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class MixedFleet:
     """So many systems: those of the file decode, the others take the prompts; all do both where all are alike.
 
     Attributes
@@ -50,7 +50,7 @@ class Fleet:
         return silicon.mixed(self.silicon, own / self.systems)
 
 
-def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) -> Fleet | None:
+def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) -> MixedFleet | None:
     """The fleet of a space, if it is one.
 
     Raises
@@ -75,4 +75,4 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
         if name.startswith(PARAMETER):
             reason = "is a parameter of the device: of a fleet search its systems and options"
             raise InputError(f"{path}: design.search.{name.removeprefix(PARAMETER)}", reason)
-    return Fleet(systems, str(given["plain"]), path.absolute(), silicon_of(plain.device))
+    return MixedFleet(systems, str(given["plain"]), path.absolute(), silicon_of(plain.device))

@@ -10,14 +10,14 @@ from ..sweep.absent import why_absent
 from ..sweep.expression import Expression
 from .designs import Design, Figures, Forecaster
 from .goals import MADE, direction
-from .searching import Found
+from .searching import SearchOutcome
 from .space import Space
 
 JUDGED = 2000
 """Most designs beyond a limit that are looked at to say what would be enough."""
 
 
-def nothing(plan: Space, found: Found) -> InputError:
+def nothing(plan: Space, found: SearchOutcome) -> InputError:
     """The line that says so: an error that all have, a metric that none has, or the limits that bind."""
     errors = [one.error for one in found.every if one.error is not None]
     if len(errors) == len(found.every):

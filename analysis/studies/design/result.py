@@ -10,9 +10,9 @@ from ...show.result import Drawing, Result
 from ...show.text import show
 from .designs import Design
 from .goals import EDAP, SILICON, direction
-from .searching import Found
+from .searching import SearchOutcome
 from .space import Space
-from .why import Alone, Limit, Shadow
+from .why import Alone, Bottleneck, Shadow
 
 MOST_SHOWN = 20
 
@@ -23,7 +23,7 @@ class DesignAnswer(Result):
 
     Attributes
     ----------
-    found : Found
+    found : SearchOutcome
         Every design of the space.
     front : tuple of Design
         Simulated ones that meet the limits and that none beats, the best in the first goal first.
@@ -40,9 +40,9 @@ class DesignAnswer(Result):
     """
 
     space: Space
-    found: Found
+    found: SearchOutcome
     front: tuple[Design, ...]
-    limits: tuple[tuple[Limit, ...], ...]
+    limits: tuple[tuple[Bottleneck, ...], ...]
     alone: tuple[Alone, ...]
     prices: tuple[Shadow, ...]
     reference: Design | None
@@ -85,7 +85,7 @@ class DesignAnswer(Result):
             "headline": self.headline(),
         }
 
-    def _entry(self, design: Design, limits: Sequence[Limit]) -> dict[str, Any]:
+    def _entry(self, design: Design, limits: Sequence[Bottleneck]) -> dict[str, Any]:
         metrics = design.metrics or {}
         goals = self.space.goals.names
         own = {n: getattr(design.silicon, n) for n in SILICON}

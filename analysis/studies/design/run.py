@@ -21,7 +21,7 @@ from .designs import Design, Forecaster, needed, together
 from .engines import EngineAnswer, engine_space, engines
 from .infeasible import nothing
 from .result import DesignAnswer
-from .searching import METHODS, Found, front_of, may_hold, search
+from .searching import METHODS, SearchOutcome, front_of, may_hold, search
 from .space import Space, read_space, space_path
 from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of, system_of
 
@@ -131,7 +131,7 @@ def judged(plan: Space, told: Told | None) -> list[Design]:
             told(i, len(values))
     needed(plan, every)
     if not any(d.error is None and may_hold(plan.goals, d.bound) for d in every):
-        raise nothing(plan, Found(every))
+        raise nothing(plan, SearchOutcome(every))
     return every
 
 

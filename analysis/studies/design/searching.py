@@ -44,7 +44,7 @@ Simulate = Callable[[Sequence[Design]], None]
 
 
 @dataclass(slots=True)
-class Found:
+class SearchOutcome:
     """What a search did: designs of a space by what became of them."""
 
     every: list[Design]
@@ -227,7 +227,7 @@ def _places(space: Space, designs: Sequence[Design]) -> F8:
     return np.array([[rank[v] for rank, v in zip(ranks, d.values, strict=True)] for d in designs], dtype=float)
 
 
-def search(space: Space, designs: list[Design], simulate: Simulate, method: str, most: int, seed: int) -> Found:
+def search(space: Space, designs: list[Design], simulate: Simulate, method: str, most: int, seed: int) -> SearchOutcome:
     """Simulate what a method chooses, `most` designs at most; see the module."""
     run = Search(space, designs, simulate, most)
     if method == "exhaustive":
@@ -244,7 +244,7 @@ def search(space: Space, designs: list[Design], simulate: Simulate, method: str,
     never = int((~run.open).sum()) - out - beyond - sum(not run.open[i] for i in run.done)
     told = {"cannot be run": out, "beyond a limit": beyond, "beaten by bounds": never,
             "by forecast": left - out - beyond - never}  # fmt: skip
-    return Found(designs, run.done, told)
+    return SearchOutcome(designs, run.done, told)
 
 
 def _by_bounds(run: Search) -> None:

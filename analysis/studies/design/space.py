@@ -20,7 +20,7 @@ from ....workloads.parameters import Template
 from ....workloads.yamlfile import read_yaml
 from ..sweep.axes import Value, read_axis
 from ..sweep.parameters import check_parameter
-from .fleet import OWN, PARAMETER, Fleet, read_fleet
+from .fleet import OWN, PARAMETER, MixedFleet, read_fleet
 from .goals import Goals, read_across, read_goals, read_limits
 
 KEYS = ("title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel")
@@ -45,7 +45,7 @@ class Space:
         What is served: every model under every workload.
     reference : tuple of values or None
         A design to hold the others against.
-    fleet : Fleet or None
+    fleet : MixedFleet or None
         What a design is of, if not of one system.
     tuned : bool
         Whether efficiencies follow from the best tiles of each design (`.tiles`).
@@ -61,7 +61,7 @@ class Space:
     workloads: tuple[Mapping[str, Value], ...]
     goals: Goals
     reference: tuple[Value, ...] | None
-    fleet: Fleet | None = None
+    fleet: MixedFleet | None = None
     tuned: bool = False
 
     @property

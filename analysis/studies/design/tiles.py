@@ -20,7 +20,7 @@ from ....devices.tiles.store import constants
 from ....simulator.step.costing import PlacedOp
 from ....workloads.errors import InputError
 from ....workloads.ops import Op
-from .bounds import Step
+from .bounds import DesignStep
 
 OF_TILES = "assumed: the tile model's, every product of the workloads with its best tile"
 """Source of the efficiencies."""
@@ -29,7 +29,7 @@ LEAST = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TunedDesign:
     """What a design attains with its best tiles.
 
     Attributes
@@ -67,7 +67,7 @@ class Tuned:
         return device.model_copy(update={"processors": {**device.processors, self.processor: xpu}})
 
 
-def products(step: Step | None) -> tuple[PlacedOp, ...]:
+def products(step: DesignStep | None) -> tuple[PlacedOp, ...]:
     """Ops of a workload's steps that may have tiles.
 
     Raises
@@ -80,7 +80,7 @@ def products(step: Step | None) -> tuple[PlacedOp, ...]:
     return (*step.middle.ops, *step.prompt.ops)
 
 
-def tuned(device: DeviceSpec, ops: Iterable[PlacedOp]) -> Tuned:
+def tuned(device: DeviceSpec, ops: Iterable[PlacedOp]) -> TunedDesign:
     """Choose the tile of every product of steps, on a device's xPU.
 
     Raises
@@ -107,7 +107,7 @@ def tuned(device: DeviceSpec, ops: Iterable[PlacedOp]) -> Tuned:
         if took * placed.count > longest:
             longest, config = took * placed.count, best
     share = {k: min(1.0, max(LEAST, a / b)) if b else 1.0 for k, (a, b) in sums.items()}
-    return Tuned(share["compute"], share["memory"], config, name)
+    return TunedDesign(share["compute"], share["memory"], config, name)
 
 
 def _seconds(

@@ -33,7 +33,7 @@ RATES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class Bottleneck:
     """What takes most of a model's decoding step: a group of ops, its Op/B, and where it runs."""
 
     model: str
@@ -64,7 +64,7 @@ def system_of(space: Space, design: Design) -> tuple[SystemSpec, Mapping[str, st
     return system.model_copy(update={"device": design.device}), {**sources, **told}
 
 
-def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> list[Limit]:
+def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> list[Bottleneck]:
     """Groups of ops of a decoding step, the longest first; none without a fixed number of sequences."""
     load = {**workload, **space.options(design.values)}
     if load.get("closed_loop") is None:
@@ -88,14 +88,14 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
     ridge = {p.name: p.ridge(d.model.numerics.default) for p in processors_of(d.device)}
     whole = sum(row[0] for row in took.values())
     out = [
-        Limit(d.model.name, group, flops / moved if moved and where in ridge else None, where, ridge.get(where),
+        Bottleneck(d.model.name, group, flops / moved if moved and where in ridge else None, where, ridge.get(where),
               bound, seconds / whole)
         for (group, where, bound), (seconds, flops, moved) in took.items()
     ]  # fmt: skip
     return sorted(out, key=lambda each: -each.share)
 
 
-def limits_of(space: Space, design: Design) -> list[Limit]:
+def limits_of(space: Space, design: Design) -> list[Bottleneck]:
     """What limits a design, model by model, under the first workload."""
     found = []
     for model in space.models:
@@ -116,7 +116,7 @@ class Alone:
     model: str
     design: Design
     metrics: Figures
-    groups: tuple[Limit, ...]
+    groups: tuple[Bottleneck, ...]
 
     def to_dict(self, space: Space) -> dict[str, Any]:
         return {

@@ -29,7 +29,7 @@ from ...answers.pools import pool_limit
 from ..stationary import GLANCE
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import BEATEN, OPEN, WORST, Bench, Point, Task, Value, point_of, slow_of
+from .points import BEATEN, OPEN, WORST, PlanTask, Point, TrialBench, Value, point_of, slow_of
 from .sure import Sure, sure_of
 
 MOST_STAGES = 16_000
@@ -41,7 +41,7 @@ LONGEST = 8.0
 
 
 @dataclass(slots=True)
-class Tried:
+class TriedCandidate:
     """What is known of one candidate.
 
     Attributes
@@ -75,28 +75,28 @@ class Tried:
         found = self.best is not None and self.best.copies == self.fails + 1
         return found or self.hopeless or self.fails >= self.most
 
-    def least(self, task: Task) -> Value:
+    def least(self, task: PlanTask) -> Value:
         """The best that it can still turn out to be."""
         return self._at(task, self.fails + 1)
 
-    def _at(self, task: Task, copies: int) -> Value:
+    def _at(self, task: PlanTask, copies: int) -> Value:
         devices = copies * self.candidate.devices
         return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
 
-    def value(self, task: Task) -> Value:
+    def value(self, task: PlanTask) -> Value:
         """What it is worth with the fewest copies that meet the level."""
         assert self.best is not None
         p = self.best
         return task.value(p.devices, p.usd_per_hour, p.joules_per_token or float("inf"))
 
-    def within(self, task: Task, bar: Value) -> int:
+    def within(self, task: PlanTask, bar: Value) -> int:
         """The most copies with which it can still be better than `bar`."""
         copies = self.most
         while copies > self.fails and self._at(task, copies) >= bar:
             copies -= 1
         return copies
 
-    def copies(self, task: Task, bar: Value) -> int:
+    def copies(self, task: PlanTask, bar: Value) -> int:
         """The number to simulate next.
 
         Where few enough copies to be better than `bar` fail, nothing of it can be better.
@@ -108,7 +108,7 @@ class Tried:
             return most
         return min(max(self.fails * 3 // 2, self.paced(task)), most)
 
-    def paced(self, task: Task) -> int:
+    def paced(self, task: PlanTask) -> int:
         """The copies that it seems to need, by the last that missed.
 
         The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
@@ -117,13 +117,13 @@ class Tried:
             return self.fails + 1
         return max(self.fails + 1, math.ceil(self._seems(task, LONGEST)))
 
-    def _seems(self, task: Task, longest: float) -> float:
+    def _seems(self, task: PlanTask, longest: float) -> float:
         """Copies by the last that missed, with fractions."""
         last = self.points[-1]
         over: float = min(last.worst(task.level), longest) ** (1 / 3)
         return last.copies * max(over, 1.0 / max(last.served, 0.1))
 
-    def guess(self, task: Task) -> tuple[float, Value]:
+    def guess(self, task: PlanTask) -> tuple[float, Value]:
         """The devices that it seems to need, and the best that it can be."""
         few = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0
         return max(few, self.paced(task)) * self.candidate.devices, self.least(task)
@@ -148,7 +148,7 @@ class Searched:
     Attributes
     ----------
     name : str or Path
-    tried : tuple of Tried
+    tried : tuple of TriedCandidate
         Every candidate.
     limit : str
         What keeps fewer devices, or any, from serving.
@@ -156,40 +156,40 @@ class Searched:
         Why a layout cannot be, of the first that cannot.
     sure : Sure or None
         How sure the best is.
-    winner : Tried or None
+    winner : TriedCandidate or None
         The best, once it is found.
     chosen : Point or None
         The same as it is predicted.
     """
 
     name: str | Path
-    tried: tuple[Tried, ...]
+    tried: tuple[TriedCandidate, ...]
     simulations: int = 0
     limit: str = ""
     refused: InputError | None = None
     sure: Sure | None = None
-    winner: Tried | None = None
+    winner: TriedCandidate | None = None
     chosen: Point | None = None
 
-    def best(self, task: Task) -> Tried | None:
+    def best(self, task: PlanTask) -> TriedCandidate | None:
         """The best candidate that is known to meet the level."""
         met = [t for t in self.tried if t.best is not None]
         return min(met, key=lambda t: t.value(task), default=None)
 
-    def left(self, task: Task, bar: Value) -> list[Tried]:
+    def left(self, task: PlanTask, bar: Value) -> list[TriedCandidate]:
         """Candidates that may turn out better than `bar`."""
         return [t for t in self.tried if not t.done and t.least(task) < bar]
 
-    def bar(self, task: Task) -> Value:
+    def bar(self, task: PlanTask) -> Value:
         """What has to be undercut: the best that is known."""
         best = self.best(task)
         return WORST if best is None else best.value(task)
 
 
-def searched_on(task: Task, name: str | Path) -> Searched:
+def searched_on(task: PlanTask, name: str | Path) -> Searched:
     """The best of the systems of a name, and what became of all candidates."""
     with TemporaryDirectory(prefix="opbyte-plan-") as folder:
-        bench = Bench(Path(folder))
+        bench = TrialBench(Path(folder))
         try:
             found = start_on(task, name, bench)
             return search_on(task, found, bench) if found.tried else found
@@ -197,7 +197,7 @@ def searched_on(task: Task, name: str | Path) -> Searched:
             gc.unfreeze()
 
 
-def start_on(task: Task, name: str | Path, bench: Bench) -> Searched:
+def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
     """Candidates on the systems of a name, with what bounds say of them.
 
     Raises
@@ -208,7 +208,7 @@ def start_on(task: Task, name: str | Path, bench: Bench) -> Searched:
     sizes = systems_of(name)
     asked = task.scenario.changed(**task.load, requests=task.requests)
     block = asked.workload.open(task.scenario.seed).read()
-    known: list[Tried] = []
+    known: list[TriedCandidate] = []
     refused: InputError | None = None
     sharing = Sharing(**{name: getattr(asked.deployment, name) for name in FLAGS})
     for size, spec in sizes:
@@ -222,7 +222,7 @@ def start_on(task: Task, name: str | Path, bench: Bench) -> Searched:
     return Searched(name, tuple(known), refused=refused)
 
 
-def search_on(task: Task, found: Searched, bench: Bench) -> Searched:
+def search_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
     """Simulate what may be the best of one system, best first, until nothing left can be better."""
     found = narrowed(task, found, partial(_simulated, task, bench))
     found = limit_on(task, found, bench)
@@ -234,10 +234,10 @@ def search_on(task: Task, found: Searched, bench: Bench) -> Searched:
     return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
 
 
-def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int, Value], Point]) -> Searched:
+def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidate, int, Value], Point]) -> Searched:
     """The same once nothing left can be better, `simulated` telling whether some copies of a candidate beat a bar."""
     count = found.simulations
-    deep: Tried | None = None
+    deep: TriedCandidate | None = None
     while left := found.left(task, bar := found.bar(task)):
         first = min(left, key=lambda t: t.guess(task))
         if deep is not None and any(t is deep for t in left) and deep.guess(task)[0] <= STICKS * first.guess(task)[0]:
@@ -251,7 +251,7 @@ def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int, Value
     return replace(found, simulations=count)
 
 
-def _simulated(task: Task, bench: Bench, t: Tried, copies: int, bar: Value) -> Point:
+def _simulated(task: PlanTask, bench: TrialBench, t: TriedCandidate, copies: int, bar: Value) -> Point:
     """A candidate with its steps as slow as the plan's chance has them."""
     at = partial(point_of, task, t.candidate, t.system, copies, bench)
     far = not t.points or t.points[-1].requests == GLANCE
@@ -270,27 +270,29 @@ def _simulated(task: Task, bench: Bench, t: Tried, copies: int, bar: Value) -> P
     return at(t.slow, bar=bar)
 
 
-def _known(task: Task, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: Bench) -> Tried:
+def _known(
+    task: PlanTask, candidate: Candidate, system: SystemSpec, block: RequestBlock, bench: TrialBench
+) -> TriedCandidate:
     """A candidate with what bounds say of it; of two pools they say nothing."""
     most, bound = task.most_copies(system, candidate.devices), Bound(1, "")
     if candidate.pools:
-        return Tried(candidate, system, bound, most)
+        return TriedCandidate(candidate, system, bound, most)
     try:
         deployment, settings = bench.deployed(candidate, candidate.scenario(task.scenario, bench.folder))
         bound = bound_of(deployment, settings, block, task.level)
     except CapacityError as error:
         bound = Bound(None, f"memory: {error.reason}")
-    return Tried(candidate, system, bound, most, (bound.copies or 1) - 1, hopeless=bound.copies is None)
+    return TriedCandidate(candidate, system, bound, most, (bound.copies or 1) - 1, hopeless=bound.copies is None)
 
 
-def _model(task: Task) -> ModelSpec:
+def _model(task: PlanTask) -> ModelSpec:
     """The model as it comes."""
     model = task.scenario.model
     assert model is not None
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def limit_on(task: Task, found: Searched, bench: Bench) -> Searched:
+def limit_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
     """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
     failed = [p for t in found.tried for p in t.points if p.missed]
     best = found.best(task)

@@ -44,7 +44,7 @@ OPEN, BEATEN = ("open",), ("beaten",)
 
 
 @dataclass(slots=True)
-class Bench:
+class TrialBench:
     """Where candidates are tried: engines' files, and what each is deployed as, once for all loads and copies."""
 
     folder: Path
@@ -67,7 +67,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class PlanTask:
     """What every candidate is asked.
 
     Attributes
@@ -94,7 +94,7 @@ class Task:
     axes: Axes
     sure: float | None = None
 
-    def asked(self, candidate: Candidate, copies: int, bench: Bench, requests: int, slow: float = 1.0) -> Scenario:
+    def asked(self, candidate: Candidate, copies: int, bench: TrialBench, requests: int, slow: float = 1.0) -> Scenario:
         """The load, `slow` times as fast, on some copies of a candidate."""
         load = self.load
         if slow != 1.0:
@@ -208,7 +208,7 @@ class Point:
 
 
 def point_of(
-    task: Task, candidate: Candidate, system: SystemSpec, copies: int, bench: Bench,
+    task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench,
     slow: float = 1.0, whole: bool = False, most: int = MOST_REQUESTS, bar: Value = WORST,
 ) -> Point:  # fmt: skip
     """Simulate some copies of a candidate under the load until it is decided whether they hold it and beat `bar`.
@@ -247,7 +247,7 @@ def point_of(
     )  # fmt: skip
 
 
-def slow_of(task: Task, candidate: Candidate, copies: int, bench: Bench) -> float:
+def slow_of(task: PlanTask, candidate: Candidate, copies: int, bench: TrialBench) -> float:
     """How many times as long steps are with the plan's chance, at least as long as predicted.
 
     By a short run of some copies: the fewest that bounds allow, whatever else is tried.

@@ -16,7 +16,7 @@ from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched
-from .points import MEDIAN, Point, Task, Value
+from .points import MEDIAN, PlanTask, Point, Value
 from .sure import SURE, Sure
 from .told import counted, priced, said, times, verdict
 
@@ -68,13 +68,13 @@ class Plan(Result):
 
     model: str
     workload: str
-    task: Task
+    task: PlanTask
     searched: tuple[Searched, ...]
     why: bool = False
     emit: str | None = None
 
     @classmethod
-    def of(cls, task: Task, searched: tuple[Searched, ...]) -> Plan:
+    def of(cls, task: PlanTask, searched: tuple[Searched, ...]) -> Plan:
         stream = task.scenario.changed(**task.load).workload.open(task.scenario.seed)
         model = task.scenario.model
         return cls(str(getattr(model, "name", model)), stream.name, task, searched)

@@ -21,7 +21,7 @@ from ..service_level import ATTAINMENT, read_level
 from .best import Searched, searched_on
 from .candidates import systems_of
 from .choices import choices_of, read_search
-from .points import Task, check_goal
+from .points import PlanTask, check_goal
 from .result import Plan
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def plan(
     if scenario.workload.requests is None:
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
-    task = Task(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
+    task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
     return Plan.of(task, tuple(_searched(task, names, Workers(workers), told)))
 
 
-def _searched(task: Task, names: Sequence[str | Path], workers: Workers, told: Told | None) -> list[Searched]:
+def _searched(task: PlanTask, names: Sequence[str | Path], workers: Workers, told: Told | None) -> list[Searched]:
     """Search all names side by side, each for its own best: what stands beside it makes no difference."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated

@@ -14,7 +14,7 @@ from functools import partial
 from ....devices.spec import SystemSpec
 from ...answers.interval import LEVEL
 from .candidates import Candidate
-from .points import MEDIAN, Bench, Point, Task, point_of
+from .points import MEDIAN, PlanTask, Point, TrialBench, point_of
 
 MOST_AT_ENDS = 8000
 """Requests of a run with slower steps, which is not what is told first; see `points.MOST_REQUESTS`."""
@@ -41,13 +41,13 @@ class Sure:
     ends: Mapping[str, tuple[float, float | None]]
 
 
-def chances(task: Task) -> tuple[float, ...]:
+def chances(task: PlanTask) -> tuple[float, ...]:
     """Chances that copies are told for: the median, and the one that is asked for or usual."""
     return (MEDIAN, task.sure or SURE)
 
 
 def sure_of(
-    task: Task, candidate: Candidate, system: SystemSpec, copies: int, most: int, bench: Bench
+    task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, most: int, bench: TrialBench
 ) -> tuple[Point, Sure | None, int]:
     """The best of a system as predicted, how sure it is, and how many simulations that took."""
     done: dict[tuple[int, float], Point] = {}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ...answers.bases import in_short
 from ...show.text import show
-from .best import Searched, Tried
-from .points import BEATEN, Point, Task
+from .best import Searched, TriedCandidate
+from .points import BEATEN, PlanTask, Point
 
 
 def priced(p: Point) -> str:
@@ -38,7 +38,7 @@ def times(p: Point, q: Point) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def verdict(task: Task, t: Tried) -> str:
+def verdict(task: PlanTask, t: TriedCandidate) -> str:
     """What became of a candidate."""
     if t.best is not None:
         return "meets the level" if t.best.copies == t.fails + 1 else "meets the level; fewer copies may too"
@@ -55,7 +55,7 @@ def verdict(task: Task, t: Tried) -> str:
     return f"not simulated: {least} devices or more cannot be better than what was found"
 
 
-def counted(task: Task, searched: Sequence[Searched]) -> str:
+def counted(task: PlanTask, searched: Sequence[Searched]) -> str:
     """How many candidates there were and what became of them."""
     tried = [t for s in searched for t in s.tried]
     memory, roofs = (

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ....workloads.errors import InputError
 from ...answers.interval import BETWEEN, LEVEL
-from .measured import Compared
+from .measured import HostResult
 
 F8 = npt.NDArray[np.float64]
 ROUNDS = 5
@@ -92,11 +92,11 @@ class Fitted:
     """Numbers, and the run simulated with the starting and with the fitted ones."""
 
     numbers: tuple[Number, ...]
-    before: Compared
-    after: Compared
+    before: HostResult
+    after: HostResult
 
 
-def fit_numbers(simulate: Callable[[F8], Compared], frees: Sequence[Free], start: F8, seed: int) -> Fitted:
+def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], start: F8, seed: int) -> Fitted:
     """Fit numbers to a run.
 
     Parameters
@@ -143,7 +143,7 @@ class _Points:
     residuals: F8
 
 
-def _steps(simulate: Callable[[F8], Compared], before: Compared, frees: Sequence[Free], start: F8) -> F8:
+def _steps(simulate: Callable[[F8], HostResult], before: HostResult, frees: Sequence[Free], start: F8) -> F8:
     """Changes of the numbers that make the steps longer by about `REACH`; refuses the idle ones."""
     out = []
     for i, free in enumerate(frees):
@@ -158,7 +158,7 @@ def _steps(simulate: Callable[[F8], Compared], before: Compared, frees: Sequence
 
 
 def _points(
-    simulate: Callable[[F8], Compared], around: F8, step: F8, bounds: tuple[F8, F8], rng: np.random.Generator
+    simulate: Callable[[F8], HostResult], around: F8, step: F8, bounds: tuple[F8, F8], rng: np.random.Generator
 ) -> _Points:
     """Simulate at points around some numbers and at their mirror images."""
     half = rng.uniform(-1.0, 1.0, (POINTS[len(around) - 1] // 2, len(around)))
@@ -188,7 +188,7 @@ def _solved(off: F8, slopes: F8, weights: F8) -> F8:
     return out
 
 
-def _drawn(one: Compared, points: _Points, weights: F8, rng: np.random.Generator) -> F8:
+def _drawn(one: HostResult, points: _Points, weights: F8, rng: np.random.Generator) -> F8:
     """Changes, in steps, with groups and points drawn anew and all steps off alike, (draws, k)."""
     groups = np.unique(one.group[one.fitted])
     counts = np.zeros(int(one.group.max()) + 1)

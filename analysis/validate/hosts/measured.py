@@ -35,7 +35,7 @@ STEPS = ("tpot", "itl")
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class HostResult:
     """A run simulated in one host.
 
     Attributes
@@ -59,7 +59,7 @@ class Compared:
     shares: Mapping[str, float]
 
 
-class Measured(Protocol):
+class HostRun(Protocol):
     """A measured run, ready to be simulated in any host."""
 
     @property
@@ -70,11 +70,11 @@ class Measured(Protocol):
     def system(self) -> SystemSpec:
         """What it ran on."""
 
-    def compared(self, host: HostSpec) -> Compared:
+    def compared(self, host: HostSpec) -> HostResult:
         """The run simulated in a host, against what was measured."""
 
 
-def read_measured(path: Path, part: float = 1.0) -> Measured:
+def read_measured(path: Path, part: float = 1.0) -> HostRun:
     """Read the run of a folder, in any of the forms that ``opbyte validate runs`` takes.
 
     Parameters
@@ -115,7 +115,7 @@ class ByRequest:
     known: Replayed
     part: float
 
-    def compared(self, host: HostSpec) -> Compared:
+    def compared(self, host: HostSpec) -> HostResult:
         served, t = self.known.served(host), self.known.table
         queued, tokens, out = t.queued_s, t.output_tokens, served.requests
         measured = Latencies.of(queued, t.first_token_s, t.last_token_s, tokens)
@@ -134,7 +134,7 @@ class Recorded:
     run: MeasuredRun
     part: float
 
-    def compared(self, host: HostSpec) -> Compared:
+    def compared(self, host: HostSpec) -> HostResult:
         d, settings = deployment_of(self.run, KERNELS, host)
         ((metrics, served),) = served_draws(self.run, d, settings, 1)
         out = served.requests
@@ -164,7 +164,7 @@ class ByStage:
     run: MeasuredRun
     draws: int = 3
 
-    def compared(self, host: HostSpec) -> Compared:
+    def compared(self, host: HostSpec) -> HostResult:
         d, settings = deployment_of(self.run, KERNELS, host)
         drawn = list(served_draws(self.run, d, settings, self.draws))
         residuals, group = [], []
@@ -179,7 +179,7 @@ class ByStage:
             for s, told in enumerate(self.run.measured)
             for name, value in told.items()
         }
-        return Compared(
+        return HostResult(
             np.array(residuals), np.array(group, dtype=np.int64),
             np.ones(len(residuals), dtype=bool), figures, _shares(drawn[0][1]),
         )  # fmt: skip
@@ -187,7 +187,7 @@ class ByStage:
 
 def _requests(
     sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]], served: Run
-) -> Compared:
+) -> HostResult:
     """Residuals of requests with more than one token, in stretches of the time they were sent in."""
     there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
     if not there.any():
@@ -199,7 +199,7 @@ def _requests(
     used = sent[there] - sent[there].min() <= part * span
     group = ranks * STRETCHES // len(ranks)
     logs = np.log(simulated[there] / measured[there])
-    return Compared(logs, group, used, figures, _shares(served))
+    return HostResult(logs, group, used, figures, _shares(served))
 
 
 def _tpot(out: Simulated) -> F8:

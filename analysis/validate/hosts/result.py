@@ -21,7 +21,7 @@ from ...show.kept import NOTHING, Kept
 from ...show.result import Result
 from ...show.text import seconds
 from .fit import FREE, Fitted, Free, Number, fit_numbers
-from .measured import Compared, Measured, read_measured
+from .measured import HostResult, HostRun, read_measured
 
 MOST = 3
 NVLINK = "nvlink"
@@ -127,7 +127,7 @@ def _shown(n: Number, value: float) -> str:
 def _spread(f: Fitted, used: bool) -> dict[str, Any]:
     """Median of |error| of the residuals that were fitted, or held out."""
 
-    def median(one: Compared) -> float | None:
+    def median(one: HostResult) -> float | None:
         own = np.abs(np.expm1(one.residuals[one.fitted == used]))
         return float(np.median(own)) if len(own) else None
 
@@ -169,7 +169,7 @@ def calibrate_run(
     base, where = _base(measured.system, host)
     _refuse_alone(measured, frees)
 
-    def simulate(values: Any) -> Compared:
+    def simulate(values: Any) -> HostResult:
         found = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
         there = _with(base, measured.name, found)
         known = [Path(folder), measured, there] if kept else None
@@ -203,7 +203,7 @@ def _base(system: SystemSpec, host: str | Path | None) -> tuple[HostSpec, str]:
     return load_host(name)[0], name
 
 
-def _refuse_alone(measured: Measured, frees: Sequence[Free]) -> None:
+def _refuse_alone(measured: HostRun, frees: Sequence[Free]) -> None:
     """Refuse numbers of links where no collective runs."""
     links = [f.name for f in frees if f.field.startswith("link_")]
     devices = measured.system.devices_per_node * measured.system.nodes

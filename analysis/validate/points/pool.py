@@ -11,7 +11,7 @@ from ...parallel import Told
 from ...parallel.local import Crew, cores
 from ...show.kept import NOTHING, Kept
 from .predict import Prediction, model_file, predict
-from .table import Point
+from .table import ServingPoint
 
 Outcome = Prediction | str
 """A prediction, or why there is none."""
@@ -19,7 +19,7 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[Point], folder: Path, seed: int = 0, progress: Told | None = None, kept: Kept = NOTHING
+    points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: Told | None = None, kept: Kept = NOTHING
 ) -> list[Outcome]:
     """Simulate points; those of one deployment run one after another in one process.
 
@@ -47,12 +47,12 @@ def predict_all(
     return [out[i] for i in range(len(points))]
 
 
-def _work(point: Point) -> float:
+def _work(point: ServingPoint) -> float:
     """Roughly how long a point takes, for a fair share of the work."""
     return point.osl * (100.0 if point.prefill else 1.0)
 
 
-def _several(points: Sequence[Point], folder: Path, seed: int, kept: Kept) -> list[Outcome]:
+def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept) -> list[Outcome]:
     out = []
     for point in points:
         known = [point, seed, model_file(folder, point.model)] if kept else None
@@ -60,7 +60,7 @@ def _several(points: Sequence[Point], folder: Path, seed: int, kept: Kept) -> li
     return out
 
 
-def _one(point: Point, folder: Path, seed: int) -> Outcome:
+def _one(point: ServingPoint, folder: Path, seed: int) -> Outcome:
     try:
         return predict(point, folder, seed)
     except InputError as error:

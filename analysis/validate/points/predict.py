@@ -24,7 +24,7 @@ from ....workloads.sampling import GREEDY
 from ...answers.interval import Interval, step_intervals
 from .cold import first_use_s
 from .engines import NAMES, settings, with_experts
-from .table import Point, Workers
+from .table import ServingPoint, WorkerGroup
 
 REQUESTS = 10
 """Requests for each client (README of ../shared/serving_points)."""
@@ -68,7 +68,7 @@ class Prediction:
         return self.engine_ttft_s + self.request_s + (self.first_use_s or 0.0) / REQUESTS
 
 
-def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
+def predict(point: ServingPoint, folder: Path, seed: int = 0) -> Prediction:
     """Simulate a point.
 
     Parameters
@@ -103,7 +103,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     )  # fmt: skip
 
 
-def _intervals(point: Point, serving: Deployment, side: Deployment) -> tuple[Interval, Interval] | None:
+def _intervals(point: ServingPoint, serving: Deployment, side: Deployment) -> tuple[Interval, Interval] | None:
     """How sure the usual steps are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
@@ -115,7 +115,7 @@ def _intervals(point: Point, serving: Deployment, side: Deployment) -> tuple[Int
     return None if prompts is None else (decoding[0], prompts[1])
 
 
-def requests(point: Point, seed: int) -> RequestStream:
+def requests(point: ServingPoint, seed: int) -> RequestStream:
     """Draw a point's closed loop.
 
     The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none (README of
@@ -131,14 +131,14 @@ def requests(point: Point, seed: int) -> RequestStream:
     return work.open(seed)
 
 
-def longest(point: Point) -> tuple[int, int]:
+def longest(point: ServingPoint) -> tuple[int, int]:
     """Longest prompt and output that a point's requests have [tokens]; their mean is `MEAN` of them."""
     if point.scripted:
         return point.isl, point.osl
     return round(point.isl / MEAN), round(point.osl / MEAN)
 
 
-def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
+def _deployment(point: ServingPoint, workers: WorkerGroup, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
         workers.dp, workers.ep, workers.pp, _exchange(point, workers),
@@ -146,7 +146,7 @@ def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     return with_experts(point, side)
 
 
-def _exchange(point: Point, workers: Workers) -> str:
+def _exchange(point: ServingPoint, workers: WorkerGroup) -> str:
     device = load_device(point.device)[0]
     return exchange_of(NAMES.get(point.framework, ""), device, workers.dp, workers.ep)
 

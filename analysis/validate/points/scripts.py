@@ -14,28 +14,28 @@ from collections.abc import Callable
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....simulator.batching.host import PROMPTS_S
 from ....simulator.deploy.deployment import Deployment
-from ....simulator.frameworks.engines import Launch
+from ....simulator.frameworks.engines import LaunchSettings
 from ....workloads.registry import Registry
-from .table import Point
+from .table import ServingPoint
 
-Rule = Callable[[Point, Deployment], Launch]
+Rule = Callable[[ServingPoint, Deployment], LaunchSettings]
 SCRIPTS: Registry[Rule] = Registry("serving framework")
 """Of the public benchmark; launch scripts of other sources are not known."""
 
 
 @SCRIPTS.register("vLLM")
-def vllm(point: Point, deployment: Deployment) -> Launch:
+def vllm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
     """512 sequences; the rest are the engine's defaults.
 
     The scripts of dense models for Blackwell (70b_fp8_b200_docker.sh, 70b_fp4_b200_docker.sh) set
     cudagraph_mode FULL_DECODE_ONLY and no splitting_ops: steps with prompts are started op by op.
     """
     flat = blackwell(deployment) and not deployment.experts
-    return Launch(sequences=512, prompts_s=PROMPTS_S if flat else 0.0)
+    return LaunchSettings(sequences=512, prompts_s=PROMPTS_S if flat else 0.0)
 
 
 @SCRIPTS.register("TensorRT-LLM")
-def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
+def tensorrt_llm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
     """Dense models gather prompts at 1024/1024 on less than 8 devices, others balance ranks.
 
     Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
@@ -45,26 +45,26 @@ def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
     """
     short = point.isl == point.osl == 1024
     if point.model.startswith("gpt-oss"):
-        return Launch(20_000, memory=0.85, reuse=False, even_steps=50 if point.workers.dp > 1 else 0)
+        return LaunchSettings(20_000, memory=0.85, reuse=False, even_steps=50 if point.workers.dp > 1 else 0)
     if not deployment.experts:
         tokens = 16_384
         if short and point.workers.tp < 8:
-            return Launch(tokens, reuse=False, gather_steps=20, gather_tokens=int(0.9 * tokens))
-        return Launch(tokens, reuse=False)
+            return LaunchSettings(tokens, reuse=False, gather_steps=20, gather_tokens=int(0.9 * tokens))
+        return LaunchSettings(tokens, reuse=False)
     tokens = -(-(point.clients + point.isl + 64) // 64) * 64
     early = () < point.version < (1, 2)
     if not early:
         tokens = max(8192, tokens)
     if point.workers.dp > 1:
-        return Launch(tokens, memory=0.8, reuse=False, even_steps=60, even_batches=0)
+        return LaunchSettings(tokens, memory=0.8, reuse=False, even_steps=60, even_batches=0)
     gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
     if short and gathers and point.clients >= 64:
-        return Launch(tokens, memory=0.8, reuse=False, gather_steps=40, gather_tokens=int(0.8 * tokens))
-    return Launch(tokens, memory=0.8, reuse=False)
+        return LaunchSettings(tokens, memory=0.8, reuse=False, gather_steps=40, gather_tokens=int(0.8 * tokens))
+    return LaunchSettings(tokens, memory=0.8, reuse=False)
 
 
 @SCRIPTS.register("SGLang")
-def sglang(point: Point, deployment: Deployment) -> Launch:
+def sglang(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
     """On Blackwell arrivals are received every 10 steps, every 30 from 16 clients on.
 
     Chunks, running requests and share of memory by device and number format; on Hopper the
@@ -72,15 +72,15 @@ def sglang(point: Point, deployment: Deployment) -> Launch:
     """
     if not blackwell(deployment):
         running = 512 if point.isl == point.osl == 1024 else 256
-        return Launch(32_768, running, 0.82, 32_768, reuse=False)
+        return LaunchSettings(32_768, running, 0.82, 32_768, reuse=False)
     many = 30 if point.clients >= 16 else 10
     if point.workers.dp > 1:  # refused by the engine with data-parallel attention
         many = 1
     if point.weight_dtype != "fp8":
-        return Launch(16_384, 256, 0.85, reuse=False, poll_steps=many)
+        return LaunchSettings(16_384, 256, 0.85, reuse=False, poll_steps=many)
     if deployment.layout.devices == 4:
-        return Launch(8192, 32, 0.95, 8192, reuse=False, poll_steps=min(many, 10))
-    return Launch(32_768, 128, 0.82, 32_768, reuse=False, poll_steps=many)
+        return LaunchSettings(8192, 32, 0.95, 8192, reuse=False, poll_steps=min(many, 10))
+    return LaunchSettings(32_768, 128, 0.82, 32_768, reuse=False, poll_steps=many)
 
 
 def blackwell(deployment: Deployment) -> bool:

@@ -24,7 +24,7 @@ BENCHMARK = "InferenceX"
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class WorkerGroup:
     """Equal workers; each has ``tp * dp * pp`` devices, and its experts lie on `ep` groups."""
 
     count: int
@@ -40,7 +40,7 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ServingPoint:
     """One measured run.
 
     Attributes
@@ -56,9 +56,9 @@ class Point:
         container's (Dynamo 0.8.1, not TensorRT-LLM 0.8).
     framework, model, weight_dtype, kv_dtype, mode : str
         As in the table; a mode is "agg" or "disagg".
-    workers : Workers
+    workers : WorkerGroup
         What serves; of a split deployment, what decodes.
-    prefill : Workers or None
+    prefill : WorkerGroup or None
         What prefills in a split deployment.
     isl, osl, clients : int
         Nominal prompt and output [tokens], and clients of the closed loop.
@@ -78,8 +78,8 @@ class Point:
     weight_dtype: str
     kv_dtype: str
     mode: str
-    workers: Workers
-    prefill: Workers | None
+    workers: WorkerGroup
+    prefill: WorkerGroup | None
     isl: int
     osl: int
     clients: int
@@ -100,7 +100,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedPoint:
     """A row that is not scored, and why."""
 
     line: int
@@ -110,7 +110,7 @@ class Skipped:
         return f"line {self.line}: {self.reason}"
 
 
-def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
+def read_points(path: Path) -> tuple[list[ServingPoint], list[SkippedPoint]]:
     """Read a table in the form of ``../shared/serving_points/points.csv``.
 
     Returns
@@ -128,13 +128,13 @@ def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
     cells |= {n: numbers(columns[n], 1, MAX_SIZE, whole=True).astype(int).tolist() for n in COUNTS}
     cells |= {n: numbers(columns[n], SHORTEST_S, MAX_SIZE).tolist() for n in TIMES}
     names = device_names()
-    points: list[Point] = []
-    skipped: list[Skipped] = []
+    points: list[ServingPoint] = []
+    skipped: list[SkippedPoint] = []
     for line, *row in zip(columns["gpus"].lines, *cells.values(), strict=True):
         named = dict(zip(cells, row, strict=True))
         reason = _unusable(named, names)
         if reason:
-            skipped.append(Skipped(line, reason))
+            skipped.append(SkippedPoint(line, reason))
         else:
             points.append(_point(line, named, names))
     return points, skipped
@@ -161,13 +161,13 @@ def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
     return None
 
 
-def _layout(row: dict[str, Any]) -> tuple[Workers, Workers] | None:
+def _layout(row: dict[str, Any]) -> tuple[WorkerGroup, WorkerGroup] | None:
     """Prefill and decode workers as the notes give them."""
     found = LAYOUT.search(row["notes"])
     if found is None:
         return None
     n = [int(text) for text in found.groups()]
-    return Workers(*n[:4]), Workers(*n[4:])
+    return WorkerGroup(*n[:4]), WorkerGroup(*n[4:])
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -176,14 +176,14 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
-    prefill, workers = None, Workers(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
+def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> ServingPoint:
+    prefill, workers = None, WorkerGroup(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
     if row["mode"] == "disagg":
         sides = _layout(row)
         assert sides is not None
         prefill, workers = sides
     contained = prefill is not None and row["source"].startswith(BENCHMARK)
-    return Point(
+    return ServingPoint(
         line=line, source=row["source"], device=names[row["device"]], device_name=row["device"],
         framework=row["framework"],
         version=() if contained else _version(row["framework_version"]), model=row["model"], weight_dtype=row["weight_dtype"],

@@ -14,7 +14,7 @@ I8 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RunRequests:
     """Requests of a whole run.
 
     Attributes
@@ -27,7 +27,7 @@ class Load:
     stage: I8
 
 
-def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
+def draw(run: MeasuredRun, seed: int, block_tokens: int) -> RunRequests:
     """Requests of a run: those recorded, else drawn; same seed, same bytes.
 
     Drawn are the arrivals of all stages, and prompts with the content of their blocks.
@@ -40,7 +40,7 @@ def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
     if run.requests is not None:
         block = open_requests(run.requests).read()
         stream = RequestStream(run.name, True, None, lambda: iter([block]))
-        return Load(stream, np.zeros(len(block), dtype=np.int64))
+        return RunRequests(stream, np.zeros(len(block), dtype=np.int64))
     rng = np.random.default_rng([seed, len(run.stages)])
     arrivals, stage, start = [], [], 0.0
     for s, own in enumerate(run.stages):
@@ -59,7 +59,7 @@ def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
         hash_tokens=block_tokens,
     )  # fmt: skip
     stream = RequestStream(run.name, True, None, lambda: iter([block]))
-    return Load(stream, np.concatenate(stage))
+    return RunRequests(stream, np.concatenate(stage))
 
 
 def prompt_lengths(prompts: Prompts, rng: np.random.Generator) -> I8:

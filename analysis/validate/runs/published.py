@@ -56,7 +56,7 @@ LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ArrivalPattern:
     """How requests arrive.
 
     Attributes
@@ -82,13 +82,13 @@ SATURATED = 6000
 """Most requests of a run that had all of them queued at once: more only make its steady part longer."""
 OFFLINE_CLIENTS = 1024
 """Sequences at once in a replica of scenario Offline: NVIDIA's have 806 and 896 (README of the data set)."""
-READERS: Mapping[str, Callable[[float, int | None], Load]] = {
-    "concurrency": lambda level, requests: Load("closed", level, requests),
-    "max_num_seqs": lambda level, requests: Load("closed", level, requests, int(level)),
-    "rate": lambda level, requests: Load("open", level, requests),
-    "static_batch": lambda level, _: Load("batch", level),
-    "Offline": lambda *_: Load("offline", OFFLINE_CLIENTS),
-    "saturated": lambda _, n: Load("closed", min(SATURATED, n or SATURATED), n),
+READERS: Mapping[str, Callable[[float, int | None], ArrivalPattern]] = {
+    "concurrency": lambda level, requests: ArrivalPattern("closed", level, requests),
+    "max_num_seqs": lambda level, requests: ArrivalPattern("closed", level, requests, int(level)),
+    "rate": lambda level, requests: ArrivalPattern("open", level, requests),
+    "static_batch": lambda level, _: ArrivalPattern("batch", level),
+    "Offline": lambda *_: ArrivalPattern("offline", OFFLINE_CLIENTS),
+    "saturated": lambda _, n: ArrivalPattern("closed", min(SATURATED, n or SATURATED), n),
 }
 """What a load means, by its first word."""
 
@@ -130,7 +130,7 @@ class PublishedRun:
     layout: Mapping[str, int]
     input_len: float
     output_len: float
-    load: Load
+    load: ArrivalPattern
     kv_dtype: str | None = None
     lengths: str = "fixed"
     measured: dict[str, float] = field(default_factory=dict)
@@ -244,7 +244,7 @@ def _kv(framework: str, dtype: str | None) -> str | None:
     return "fp8" if framework == "trtllm" and dtype in ("fp8", "nvfp4") else None
 
 
-def _spread(note: str, load: Load) -> str:
+def _spread(note: str, load: ArrivalPattern) -> str:
     """Lengths vary where a source says so, in chats, and where answers end by themselves."""
     if "uniform in 0.8 to 1.0" in note:
         return "uniform"
@@ -258,7 +258,7 @@ def _length(text: str) -> float:
         return 0.0
 
 
-def _load(row: Mapping[str, str]) -> Load | str:
+def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
     """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
     found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
     if row["load"] == "Server":

@@ -13,7 +13,7 @@ from ....devices.calibrated.kernel_sets import MEASURED
 from ....devices.calibrated.libraries import generation
 from ....devices.catalog import load_device, load_system
 from ....devices.ratios import Z
-from ....simulator.frameworks.engines import ENGINES, Launch
+from ....simulator.frameworks.engines import ENGINES, LaunchSettings
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
@@ -24,8 +24,8 @@ from ....workloads.errors import CapacityError, InputError
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.mlperf import replica_sizes
 from ...answers.simulate import Simulation, simulate
-from ..check import Entry
-from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, Load, PublishedRun
+from ..check import RunCheck
+from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, ArrivalPattern, PublishedRun
 from .static import static_times
 
 PROMPT = 250.0
@@ -108,7 +108,7 @@ def _interval(answer: Answer, metric: str, run: PublishedRun) -> Interval | None
     return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(kind)
 
 
-def replay_published(run: PublishedRun, host: str | None = None) -> Entry | str:
+def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | str:
     """Simulate a point.
 
     Returns
@@ -122,7 +122,7 @@ def replay_published(run: PublishedRun, host: str | None = None) -> Entry | str:
         return f"{run.source}, line {run.line}: {error}"
 
 
-def _replay(run: PublishedRun, host: str | None) -> Entry | str:
+def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
     if not run.output_len and "batch_latency" not in run.measured:
         return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
     costs = f"{run.device}-x{run.devices}, {run.framework} kernels"
@@ -145,7 +145,7 @@ def _replay(run: PublishedRun, host: str | None) -> Entry | str:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
         return f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
     own = {name: simulated[name] for name in measured}
-    return Entry(run.name, None, measured, own, costs, run.source, factors)
+    return RunCheck(run.name, None, measured, own, costs, run.source, factors)
 
 
 @cache  # submissions of many makers are the same system
@@ -158,7 +158,7 @@ def _offline(
     for each in replica_sizes(devices):
         part = PublishedRun(
             0, "", device, each, model, framework, version, dtype, {}, isl, osl,
-            Load("closed", OFFLINE_CLIENTS), None if framework == "vllm" else "fp8", "lognormal",
+            ArrivalPattern("closed", OFFLINE_CLIENTS), None if framework == "vllm" else "fp8", "lognormal",
         )  # fmt: skip
         try:
             answer = simulate(model, f"{device}-x{each}", **_options(part, host))
@@ -219,7 +219,7 @@ def _static(run: PublishedRun, host: str | None) -> tuple[float, Interval | None
     options = replace(DeployOptions(), framework=_framework(run), host=host, **degrees)
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
     d = deployed(model, system, options)
-    engine = ENGINES[run.framework](d, Launch(version=run.version)).policy
+    engine = ENGINES[run.framework](d, LaunchSettings(version=run.version)).policy
     pace = engine.pace(0, 1)
     sequences, tokens = round(run.load.level), max(round(run.output_len), 1)
     times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)

@@ -20,7 +20,7 @@ from ....simulator.scenario.place import deployed
 from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
-from ..check import Entry
+from ..check import RunCheck
 from ..statistics import QUANTILES, STATISTICS, statistics
 from .load import draw
 from .spec import RUN, MeasuredRun
@@ -28,7 +28,7 @@ from .spec import RUN, MeasuredRun
 F8 = npt.NDArray[np.float64]
 
 
-def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None) -> list[Entry]:
+def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None) -> list[RunCheck]:
     """Serve a run with several draws of its requests; one entry a stage.
 
     Parameters
@@ -49,7 +49,7 @@ def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None =
     found = [one for one, _ in served_draws(run, deployment, settings, seeds)]
     costs = f"{deployment.system.name}, {kernels} kernels"
     return [
-        Entry(
+        RunCheck(
             run.name, s, dict(measured),
             {name: float(np.mean([one[s][name] for one in found])) for name in measured}, costs,
         )

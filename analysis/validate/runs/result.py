@@ -13,7 +13,7 @@ from ....workloads.errors import InputError
 from ...answers.interval import LEVEL
 from ...parallel import Told
 from ...show.result import Drawing
-from ..check import Compared, Entry, for_people, summary
+from ..check import Compared, RunCheck, for_people, summary
 from ..serving import replay_requests
 from .published import read_published
 from .published_run import replay_published
@@ -34,14 +34,14 @@ class RunsValidation(Compared):
     ----------
     seeds : int
         Draws of each run's requests.
-    entries : tuple of Entry
+    entries : tuple of RunCheck
         In the order of the paths, stages in order.
     skipped : tuple of str
         Lines of tables that were left out, and why.
     """
 
     seeds: int
-    entries: tuple[Entry, ...]
+    entries: tuple[RunCheck, ...]
     skipped: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,14 +113,14 @@ class RunsValidation(Compared):
         return [Drawing(replays(self.frame(), self.report_title()), caption)]
 
 
-def _every_request(folder: Path, host: str | Path | None) -> Entry:
+def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
     """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
     run = replay_requests(folder, (folder / "kernels").is_dir(), host)
     found = run.entry
     measured, simulated = (
         {name.replace("latency", "e2e"): x for name, x in one.items()} for one in (found.measured, found.simulated)
     )
-    return Entry(run.name, 0, measured, simulated, run.costs)
+    return RunCheck(run.name, 0, measured, simulated, run.costs)
 
 
 def validate_runs(
@@ -151,10 +151,10 @@ def validate_runs(
     found = [find_runs(Path(path)) for path in paths]
     runs = [read_run(folder) for each in found for folder in each.runs]
     tables = {path: read_static(path) for each in found for path in each.tables}
-    entries: list[Entry] = []
+    entries: list[RunCheck] = []
     points = {path: read_published(path) for each in found for path in each.published}
     skipped = [text for _, left in (*tables.values(), *points.values()) for text in left]
-    work: list[Callable[[], Sequence[Entry | str]]] = [
+    work: list[Callable[[], Sequence[RunCheck | str]]] = [
         *(lambda run=run: replay(run, seeds, KERNELS, host) for run in runs),
         *(lambda folder=folder: [_every_request(folder, host)]
           for each in found for folder in each.requests),
@@ -165,7 +165,7 @@ def validate_runs(
     ]  # fmt: skip
     for done, job in enumerate(work, 1):
         for result in job():
-            if isinstance(result, Entry):
+            if isinstance(result, RunCheck):
                 entries.append(result)
             else:
                 skipped.append(result)

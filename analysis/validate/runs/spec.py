@@ -25,7 +25,7 @@ MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RateStage:
     """A stretch of constant mean rate: `rate` [1/s] for `duration_s` [s]."""
 
     rate: float
@@ -91,7 +91,7 @@ class MeasuredRun:
     devices: int
     model: Path
     engine: Mapping[str, Any]
-    stages: tuple[Stage, ...]
+    stages: tuple[RateStage, ...]
     pause_s: float
     prompts: Prompts
     output_tokens: int | None
@@ -120,7 +120,9 @@ def read_run(folder: Path) -> MeasuredRun:
     if arrivals not in (ARRIVALS, RECORDED):
         raise load.wrong("arrivals", f"{ARRIVALS!r} or {RECORDED!r}")
     recorded = arrivals == RECORDED
-    stages = tuple(Stage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9)) for s in load.list("stages"))
+    stages = tuple(
+        RateStage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9)) for s in load.list("stages")
+    )
     if sum(s.requests for s in stages) > MOST_REQUESTS or any(s.requests < 1 for s in stages):
         raise load.wrong("stages", f"1 request a stage to {MOST_REQUESTS:,} requests in all")
     return MeasuredRun(
@@ -231,7 +233,7 @@ class _Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RunFiles:
     """What a path holds, in order of names.
 
     Attributes
@@ -258,7 +260,7 @@ def _every_request(folder: Path) -> bool:
     return not (folder / RUN).exists() and all(path.is_file() for path in needed)
 
 
-def find_runs(path: Path) -> Found:
+def find_runs(path: Path) -> RunFiles:
     """Folders of runs and tables of static batches at or below a path.
 
     Raises
@@ -268,13 +270,13 @@ def find_runs(path: Path) -> Found:
     """
     if path.is_file():
         if path.name == RUN:
-            return Found([path.parent], [], [], [])
-        return Found([], [], [], [path]) if is_published(path) else Found([], [], [path], [])
+            return RunFiles([path.parent], [], [], [])
+        return RunFiles([], [], [], [path]) if is_published(path) else RunFiles([], [], [path], [])
     if not path.is_dir():
         raise InputError(path, "is neither a run's folder nor a table of static batches or published points")
     if (path / RUN).is_file():
-        return Found([path], [], [], [])
-    found = Found(
+        return RunFiles([path], [], [], [])
+    found = RunFiles(
         sorted(p.parent for p in path.rglob(RUN) if p.is_file()),
         sorted(p.parent for p in path.rglob("requests.csv") if _every_request(p.parent)),
         sorted(p for p in path.rglob("static.csv") if p.is_file()),

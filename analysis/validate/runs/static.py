@@ -19,7 +19,7 @@ from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError, told_of
-from ..check import Entry
+from ..check import RunCheck
 
 TEXTS = ("run", "device", "model", "dtype", "lengths")
 COUNTS = ("tp", "output_tokens")
@@ -89,7 +89,7 @@ def _batch(where: str, row: Mapping[str, Any], device: str) -> StaticBatch:
 
 def replay_static(
     path: Path, batches: Sequence[StaticBatch], kernels: str, host: str | Path | None = None
-) -> list[Entry]:
+) -> list[RunCheck]:
     """Cost the batches of a table; one entry a batch."""
     options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host))
     entries = []
@@ -99,12 +99,12 @@ def replay_static(
     return entries
 
 
-def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> Entry:
+def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> RunCheck:
     d = _deployment(folder, batch, options)
     simulated = static_times(d, batch.lengths, batch.output_tokens)
     costs = f"{d.system.name}, {options.framework} kernels"
     own = {name: simulated[name] for name in batch.measured}
-    return Entry(batch.name, None, batch.measured, own, costs)
+    return RunCheck(batch.name, None, batch.measured, own, costs)
 
 
 def _deployment(folder: Path, batch: StaticBatch, options: DeployOptions) -> Deployment:

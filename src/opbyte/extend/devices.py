@@ -9,7 +9,7 @@ from opbyte._lazy import declared
 if TYPE_CHECKING:
     from opbyte.devices.catalog import describe_system as describe_system
     from opbyte.devices.catalog import of_device as of_device
-    from opbyte.devices.collectives.plans import Plan as Plan
+    from opbyte.devices.collectives.plans import CollectivePlan as CollectivePlan
     from opbyte.devices.collectives.plans import usual as usual
     from opbyte.devices.device import SharedMemoryDevice as SharedMemoryDevice
     from opbyte.devices.device import build_device as build_device

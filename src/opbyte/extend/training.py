@@ -9,7 +9,7 @@ from opbyte._lazy import declared
 if TYPE_CHECKING:
     from opbyte.simulator.training.deploy import training_deployment as training_deployment
     from opbyte.simulator.training.layers import NOTHING as NOTHING
-    from opbyte.simulator.training.layers import Bench as Bench
+    from opbyte.simulator.training.layers import LayerPrices as LayerPrices
     from opbyte.simulator.training.layout import TrainingOptions as TrainingOptions
     from opbyte.simulator.training.layout import training_layout as training_layout
     from opbyte.simulator.training.pricing import Prices as Prices
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opbyte.simulator.training.states import states as states
     from opbyte.simulator.training.step import TrainingStep as TrainingStep
     from opbyte.simulator.training.step import training_step as training_step
-    from opbyte.workloads.training import Work as Work
+    from opbyte.workloads.training import RepeatedOp as RepeatedOp
     from opbyte.workloads.training import backward as backward
     from opbyte.workloads.training import loss_ops as loss_ops
     from opbyte.workloads.training import step_flops as step_flops

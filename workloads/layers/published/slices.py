@@ -9,7 +9,7 @@ from ...access import Access
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
-from ..attention import Attention, Keys, attention_core, keys_within
+from ..attention import Attention, KeySums, attention_core, keys_within
 from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
 from ..ffn import FeedForward
 from ..moe import MixtureOfExperts
@@ -165,13 +165,13 @@ class SlicedAttention(_Sliced):
             raise InputError(f"ep={ep}", "slices of attention need ep=1 (tensor-parallel slices)")
         return self
 
-    def keys(self, m: Moments) -> Keys:
+    def keys(self, m: Moments) -> KeySums:
         """What the queries of a slice see, its share of the other tokens."""
         share, all_ = self.top_k / self.slices, keys_within(m, 0)
         tokens, new = m.prefill_tokens, m.decode_tokens
         pairs = tokens + (all_.pairs - tokens) * share
         seen, read = (new + (n - new) * share for n in (all_.decode_pairs, all_.decode_kv))
-        return Keys(pairs, all_.kv, all_.rect * share, seen, read)
+        return KeySums(pairs, all_.kv, all_.rect * share, seen, read)
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:

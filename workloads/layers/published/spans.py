@@ -10,8 +10,8 @@ from typing import ClassVar
 from ...batch import Moments
 from ...errors import InputError
 from ...ops import Loads, Op
-from ..attention import Attention, Keys, keys_within
-from ..base import Kept, Run, State, Weights, layer_kind
+from ..attention import Attention, KeySums, keys_within
+from ..base import LayerCache, Run, State, Weights, layer_kind
 
 LEAST_TOKENS, PAGE_TOKENS = 128, 64
 """Fewest keys that a head keeps, and what their number is rounded up to; the first `PAGE_TOKENS` are
@@ -86,7 +86,7 @@ class SpanAttention:
     def state(self) -> State:
         one, windows = 2 * self.base.head_dim, self.windows
         classes = sorted(Counter(windows).items())
-        return State(tuple(Kept(one * heads, window) for window, heads in classes))
+        return State(tuple(LayerCache(one * heads, window) for window, heads in classes))
 
     def within(self, longest: int) -> SpanAttention:
         """The same for sequences of at most `longest` tokens."""
@@ -113,11 +113,11 @@ class SpanAttention:
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.base.ops_seeing(self.keys(m), m, run)
 
-    def keys(self, m: Moments) -> Keys:
+    def keys(self, m: Moments) -> KeySums:
         """Keys that the queries see, the mean over KV heads."""
         windows = self.windows
         found = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
-        return Keys(
+        return KeySums(
             sum(share * k.pairs for share, k in found), sum(share * k.kv for share, k in found),
             sum(share * k.rect for share, k in found),
             sum(share * k.decode_pairs for share, k in found),
