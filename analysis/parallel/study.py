@@ -94,8 +94,8 @@ class Study(Generic[P, R]):
 
     def fitting(self, points: Iterable[P], told: Told | None = None) -> tuple[list[R], list[InputError]]:
         """Results of the points that can be, and why the others cannot."""
-        attempts: Study[P, Any] = replace(self, evaluate=partial(_attempt, self.evaluate, self.refusals))
-        every = attempts.results(points, told)
+        attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
+        every = replace(self, evaluate=attempt).results(points, told)
         refused = [each for each in every if isinstance(each, InputError)]
         return [each for each in every if not isinstance(each, InputError)], refused
 
