@@ -33,7 +33,7 @@ setup(
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
-        "opbyte.simulator": ["deploy/*.yaml", "frameworks/*.yaml", "scenario/*.pyi"],
+        "opbyte.simulator": ["frameworks/*.yaml", "scenario/*.pyi"],
         "opbyte.workloads": ["models/*.yaml", "hf/*.csv", "hf/*.yaml"],
     },
     include_package_data=False,

@@ -98,14 +98,14 @@ def _placements() -> list[dict[str, Any]]:
 
 
 def _expert_caches() -> list[dict[str, Any]]:
-    from ..simulator.expert_cache.policies import CACHE_POLICIES
+    from ..simulator.parts.expert_cache.policies import CACHE_POLICIES
 
     return _titles(CACHE_POLICIES)
 
 
 def _expert_placements() -> list[dict[str, Any]]:
-    from ..simulator.expert_map.placing import FILE
-    from ..simulator.expert_map.policies import MAP_POLICIES
+    from ..simulator.parts.expert_map.placing import FILE
+    from ..simulator.parts.expert_map.policies import MAP_POLICIES
 
     line = "file:PATH, a CSV with columns layer, expert, device: a row a copy"
     return [*_titles(MAP_POLICIES), {"name": FILE, "title": line}]
@@ -124,7 +124,7 @@ def _routers() -> list[dict[str, Any]]:
 
 
 def _autoscalers() -> list[dict[str, Any]]:
-    from ..simulator.serving.scalers import SCALERS
+    from ..simulator.parts.autoscale.scalers import SCALERS
 
     return _titles(SCALERS)
 
@@ -245,13 +245,13 @@ def _memories() -> list[dict[str, Any]]:
 
 def _parts() -> list[dict[str, Any]]:
     from ..simulator.batching.outside import OUTSIDE
-    from ..simulator.deploy.parts import PARTS, refused_with
+    from ..simulator.parts.registry import CODE, PARTS, refused_with
 
     OUTSIDE.load()  # those of packages
     return [
         {"name": name, "options": part.options, "title": part.title,
          "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items()),
-         "page": part.page, "code": " ".join(part.code), "tests": " ".join(part.tests)}
+         "page": part.page, "code": " ".join(CODE[name]), "tests": " ".join(part.tests)}
         for name, part in PARTS.items()
     ]  # fmt: skip
 

@@ -204,7 +204,7 @@ class DeviceSpec(Spec):
     `link` and `host` in nodes of no more devices than it joins; in larger ones, where some pairs are
     bridged and a ring is as slow as its slowest hop, it counts for nothing.
 
-    What it has of its host's, `host_memory`, keeps experts that its own does not hold (`simulator.expert_cache`). A
+    What it has of its host's, `host_memory`, keeps experts that its own does not hold (`simulator.parts.expert_cache`). A
     `disk` keeps those that the host's does not hold either. `lines` are fitted lines of kinds of op, which come before
     any other price (`devices.lines`). `silicon` says what is on its dies, of which its area and cost follow
     (`devices.silicon`); `parameters` are what expressions of the description are put into (`workloads.parameters`).

@@ -10,7 +10,7 @@ from ..show.text import show
 from .facet import Facet
 
 if TYPE_CHECKING:
-    from ...simulator.serving.adapters import AdapterCounts
+    from ...simulator.parts.adapters.run import AdapterCounts
 
 
 def adapters_dict(d: Deployment, counts: AdapterCounts | None = None) -> dict[str, Any]:

@@ -13,14 +13,22 @@ from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.apart import MOST_BATCHES, Apart, ApartStep, GroupMemory, apart_of, apart_step, memories
+from ...simulator.parts.experts_apart.one_step import (
+    MOST_BATCHES,
+    Apart,
+    ApartStep,
+    GroupMemory,
+    apart_of,
+    apart_step,
+    memories,
+)
+from ...simulator.parts.experts_apart.schedule import enough, step_seconds
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import dealt, explicit_stage
-from ...simulator.streams.pingpong import enough, step_seconds
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
@@ -257,7 +265,7 @@ def afd(
 
     Notes
     -----
-    The step is a task graph (`simulator.streams.pingpong`); of equal layers and enough micro-batches it takes
+    The step is a task graph (`simulator.parts.experts_apart.schedule`); of equal layers and enough micro-batches it takes
     what MegaScale-Infer's formula says (arXiv 2504.02263, section 4.1).
     """
     context = check_count(context, "--context", 0)

@@ -13,7 +13,7 @@ from .facet import Facet
 from .quantities import Figure, Quantity, entries
 
 if TYPE_CHECKING:
-    from ...simulator.serving.classes import Classes, ClassRun, TenantShares
+    from ...simulator.parts.classes.kinds import Classes, ClassRun, TenantShares
     from ...simulator.serving.record import Run
 
 MOST_TENANTS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.expert_cache.counts import StepFetch
+from ...simulator.parts.expert_cache.counts import StepFetch
 from ..show.text import show
 from .facet import Facet
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import ExpertPart
-from ...simulator.expert_map.dispatch import Dispatch
+from ...simulator.parts.expert_map.dispatch import Dispatch
 from .facet import Facet
 
 F8 = npt.NDArray[np.float64]

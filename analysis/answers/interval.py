@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from ...devices.cost import Evidence
 from ...devices.ratios import Ratios
-from ...simulator.deploy.apart import runs_on
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.parts.experts_apart.holders import runs_on
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...workloads.batch import Batch

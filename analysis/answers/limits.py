@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.parts.drafts.explicit import speculative_stage
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import dealt, explicit_stage
-from ...simulator.step.speculative import speculative_stage
 from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]

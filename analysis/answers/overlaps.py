@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.parts.overlap.explicit import hidden_s
 from ...simulator.step.explicit import StageCost, explicit_stage
-from ...simulator.step.overlap import hidden_s
 from ...simulator.streams.scheduler import Timeline
 from ..show.text import seconds
 from .facet import Facet

@@ -14,8 +14,8 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
-from ...simulator.expert_map.placing import ExpertPlacing, expert_placing
-from ...simulator.expert_map.policies import MAP_POLICIES
+from ...simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
+from ...simulator.parts.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
@@ -344,7 +344,7 @@ def _moved_bytes(d: Deployment, old: Deployment) -> float:
 
 def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
     """Tokens of the most loaded group over the mean, in drawn steps; mean over layers and steps."""
-    from ...simulator.step.placed import offsets_of
+    from ...simulator.parts.expert_map.placed import offsets_of
 
     union = Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id")))
     found, weights = [], []

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...devices.cost import Evidence
-from ...simulator.deploy.apart import runs_on
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.parts.experts_apart.holders import runs_on
 from ...simulator.step.explicit import StageCost
 from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch

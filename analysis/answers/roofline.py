@@ -14,7 +14,7 @@ from ...devices.power.cap import told_cap
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.expert_cache.counts import StepFetch
+from ...simulator.parts.expert_cache.counts import StepFetch
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import StageCost

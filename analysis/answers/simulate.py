@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
+from ...simulator.parts.two_pools.asked import counted
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.play import run_scenario
-from ...simulator.scenario.pools import counted
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.errors import InputError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.deploy.speculation import Speculation
+from ...simulator.parts.drafts.speculation import Speculation
 from ...workloads.speculators.asked import expected_tokens
 from ..show.text import seconds, show
 from .facet import Facet

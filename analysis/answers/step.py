@@ -9,13 +9,13 @@ from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.scenario.images import PLAIN, tower_of
+from ...simulator.parts.drafts.explicit import speculative_stage
+from ...simulator.parts.encoders.asked import PLAIN, tower_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
 from ...simulator.scenario.place import deployed, drafted, refuse_unused
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
-from ...simulator.step.speculative import speculative_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...simulator.parts.kv_tiers.run import TiersRun
 from ...simulator.serving.record import Run
-from ...simulator.serving.tiers import TiersRun
 from ..show.text import show
 from .facet import Facet
 from .quantities import Quantity, ratio

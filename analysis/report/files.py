@@ -8,7 +8,7 @@ from functools import singledispatch
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.deploy.apart import devices_apart
+from ...simulator.parts.experts_apart.holders import devices_apart
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled

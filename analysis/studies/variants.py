@@ -9,9 +9,9 @@ from typing import Any
 
 from ...devices.catalog import load_system
 from ...simulator.limits import MAX_REPLICAS
+from ...simulator.parts.two_pools.asked import both, counted
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.parts import ApartOptions, PoolOptions
-from ...simulator.scenario.pools import both, counted
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec

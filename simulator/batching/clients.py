@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
+from ..parts.classes.queue import join_lane, turned_away
 from . import state as col
 from .holding import enqueue
 from .kv import KvRules
-from .lane_queue import join_lane, turned_away
 from .loading import come_near
 from .policies import Limits
 from .state import State

@@ -125,7 +125,7 @@ def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
 
 @compiled_given("st.spec.draft", otherwise=lambda st, r, context, q, chunk: None)
 def count_draft(st: State, r: int, context: int, q: int, chunk: bool) -> None:
-    """Add a planned sequence to the batches of what drafts; see `step.speculative.draft_batches`."""
+    """Add a planned sequence to the batches of what drafts; see `drafts.explicit.draft_batches`."""
     x = st.spec
     windows = x.draft.windows
     if chunk:

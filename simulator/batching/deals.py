@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held, kept
+from ..parts.drafts.state import NUM_OWN, S_ID
 from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
@@ -21,7 +22,6 @@ from .recall import Recall, forget_all, look_everywhere, note_sent
 from .records import named
 from .rings import Ring, drop_first
 from .route_rules import choose
-from .spec_state import NUM_OWN, S_ID
 from .state import State, append_request
 from .status import REACHED
 
@@ -243,7 +243,7 @@ def name_content(st: State, x: Columns, row: int, i: int, last: int) -> None:
 
 @compiled_given("st.spec", otherwise=lambda st, i, number: True)
 def new_drafts(st: State, i: int, number: int) -> bool:
-    """`spec_state.with_requests` of one request by its number, if there is room."""
+    """`drafts.state.with_requests` of one request by its number, if there is room."""
     rows = st.spec.rows
     if i >= rows.shape[0]:
         return False

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_given, compiled_part, int64
+from ..parts.drafts.verify import log_draft, run_steps
+from ..parts.sglang import steps as sglang_steps
+from ..parts.sglang.priority import queue_by_priority
+from ..parts.tensorrt_llm import steps as trtllm_steps
 from ..step.books import Books
 from ..step.lowering import Plan
-from . import plain, sglang_steps, trtllm_steps
+from . import plain
 from . import state as col
 from .clients import next_arrival, take
 from .holding import enqueue
 from .kv import KvRules
 from .policies import Limits
-from .sglang_priority import queue_by_priority
 from .state import State
 from .status import AGAIN, GO, STUCK
-from .verify import log_draft, run_steps
 
 SGLANG = "st.exact.sglang"
 """Where it is None the rules are TensorRT-LLM's."""

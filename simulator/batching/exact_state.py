@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from ...workloads.jit_held import held
+from ..parts.sglang.state import Sglang
+from ..parts.tensorrt_llm.state import Trtllm
 from .records import named, records
-from .sglang_state import Sglang
-from .trtllm_state import Trtllm
 
 STEP = named("planned flying ran tries", "prompts decodes used first_end")
 """Whether a step is planned, has results to be processed, and ran since arrivals were looked at; plans of nothing in a row; prompt tokens and

@@ -8,16 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ..parts.classes.queue import back_to_lane
+from ..parts.drafts.state import S_CAME
+from ..parts.kv_tiers.state import W_COMPUTED, W_STORED, Z_NOW
+from ..parts.kv_tiers.store import keep, take, tier_key
 from . import state as col
 from .kv import KvRules
-from .lane_queue import back_to_lane
 from .links import link_in
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
-from .spec_state import S_CAME
 from .state import I8, State
-from .tier_state import W_COMPUTED, W_STORED, Z_NOW
-from .tier_store import keep, take, tier_key
 
 
 @compiled_part

@@ -13,7 +13,7 @@ from ...workloads.jit import compiled_inside
 from ...workloads.jit_held import held
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
-from .tier_settings import TierSettings
+from ..parts.kv_tiers.settings import TierSettings
 
 BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.jit_held import called_at, held, held_at, kept
+from ..parts.classes.lanes import M_REFUSED
 from .heap import Heap, drop_first, new_heap, push
-from .lanes import M_REFUSED
 from .records import named, records
 from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
 from .status import GOAL, REACHED

@@ -10,15 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ..step.books import Books
-from ..step.shelf import F_LINK_S
-from .holding import use_prefix, write_through
-from .kv import KvRules
-from .lane_queue import count_left, find_head, leave_lane, sooner
-from .policies import Limits
-from .state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
-from .tier_loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
-from .tier_state import (
+from ..parts.classes.queue import count_left, find_head, leave_lane, sooner
+from ..parts.expert_cache.shelf import F_LINK_S
+from ..parts.kv_tiers.loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
+from ..parts.kv_tiers.state import (
     L_COUNT,
     L_LANDED,
     L_LAST_LANDED,
@@ -36,6 +31,11 @@ from .tier_state import (
     Z_HELD_UNTIL,
     Z_NOW,
 )
+from ..step.books import Books
+from .holding import use_prefix, write_through
+from .kv import KvRules
+from .policies import Limits
+from .state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st: None)
@@ -63,7 +63,7 @@ def come_near(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
 
 @compiled_given("st.pool.tiers", otherwise=lambda st, i: None)
 def renew(st: State, i: int) -> None:
-    """`tier_state.with_rows` for a request that was appended where there is room."""
+    """`kv_tiers.state.with_rows` for a request that was appended where there is room."""
     t = st.pool.tiers
     for c in range(t.rows.shape[1]):
         t.rows[i, c] = 0

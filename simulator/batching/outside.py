@@ -15,7 +15,9 @@ from numba import types
 from ...workloads.errors import InputError, nearest
 from ...workloads.jit import compiled_from_outside
 from ...workloads.registry import Registry, first_line
-from ..deploy.parts import PAIRS, PARTS, Part
+from ..parts.part import Asked, Part
+from ..parts.registry import PARTS
+from ..parts.registry import add as add_part
 
 OPTION = "--part"
 OWN_SCHEDULERS = "its scheduler admits prompts by rules of its own"
@@ -66,8 +68,12 @@ def part(
             if other not in PARTS:
                 raise InputError(where, f"cannot go with {other!r}: unknown{nearest(other, PARTS)}")
         OUTSIDE.register(name, title)((waits, dict(options)))
-        PARTS[name] = Part(f"{OPTION} {name}", title)
-        PAIRS.update({(name, other): why for other, why in reasons.items()})
+        option = f"{OPTION} {name}"
+
+        def asked(a: Asked) -> str:
+            return option if a.policy and a.policy.part and a.policy.part.name == name else ""
+
+        add_part(Part(name, option, title, cannot=reasons, asked=asked))
         return waits
 
     return add

@@ -10,6 +10,11 @@ from .exact_state import Exact
 class OwnRules(Protocol):
     """Options of a scheduler that `exact` runs, as frozen data."""
 
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        ...
+
     def limited(self, tokens: int) -> OwnRules:
         """The same with at most so many tokens in a step."""
         ...

@@ -11,17 +11,20 @@ from all active requests but those whose last token is in flight, and takes no m
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part
+from ..parts.drafts.verify import log_draft
+from ..parts.pipeline import batches as pipeline
+from ..parts.pipeline.batches import P_COUNT, P_FIRST
+from ..parts.sglang import steps as sglang_steps
+from ..parts.tensorrt_llm import steps as trtllm_steps
 from ..step.books import Books
 from ..step.lowering import Plan
-from . import exact, pipeline, sglang_steps, trtllm_steps
+from . import exact
 from . import state as col
 from .kv import KvRules
-from .pipeline import P_COUNT, P_FIRST
 from .plain import write_log
 from .policies import Limits
 from .state import State
 from .status import AGAIN, GO, STUCK
-from .verify import log_draft
 
 take_up = compiled_given(exact.SGLANG, trtllm_steps.take_up)(sglang_steps.take_up)
 put_down = compiled_given(exact.SGLANG, trtllm_steps.put_down)(sglang_steps.put_down)

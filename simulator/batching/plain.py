@@ -12,13 +12,15 @@ import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ..parts.classes.queue import count_served, measure_lanes, same_head
+from ..parts.drafts.verify import log_draft, record_together, run_steps, tokens_come
+from ..parts.kv_tiers.loads import land, next_landing
 from ..step.books import Books, spent
 from ..step.lowering import Plan
 from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
-from .lane_queue import count_served, measure_lanes, same_head
 from .loading import held_until, note_end, tell_time, until_full
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
@@ -26,8 +28,6 @@ from .policies import Limits
 from .state import State
 from .status import AGAIN, REACHED, STUCK
 from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
-from .tier_loads import land, next_landing
-from .verify import log_draft, record_together, run_steps, tokens_come
 from .waiting_on import while_waits
 
 

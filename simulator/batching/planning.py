@@ -9,12 +9,12 @@ import numpy as np
 
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ..parts.classes.lanes import M_UNDONE
+from ..parts.drafts.hooks import count_ended, next_tokens, plan_ended, reach, verifies
 from . import state as col
 from .counting import clear_sums, count_decodes, count_planned, unbounded
-from .drafts import count_ended, next_tokens, plan_ended, reach, verifies
 from .holding import hold, kv_bytes, note_planned
 from .kv import KvRules
-from .lanes import M_UNDONE
 from .loading import leave, next_to_admit, use_cached
 from .plans import record_tokens
 from .policies import Limits

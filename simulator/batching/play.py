@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_given, compiled_part
+from ..parts.classes.lanes import M_REFUSED
+from ..parts.two_pools.crossing import arrive, goes_on, next_cache
 from . import state as col
-from .crossing import arrive, goes_on, next_cache
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
 from .heap import drop_first
-from .lanes import M_REFUSED
 from .level import Face, bring, face_of, is_done, line_up, wake
 from .rings import drop_first as take_first
 from .rings import put_last

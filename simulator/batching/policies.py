@@ -13,11 +13,11 @@ from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
+from ..parts.sglang.rules import SglangRules
+from ..parts.tensorrt_llm.rules import TrtllmRules
 from .host import LAUNCH_S, NO_HOST, REQUEST_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules
-from .sglang_rules import SglangRules
-from .trtllm_rules import TrtllmRules
 
 if TYPE_CHECKING:
     from .outside import AskedPart
@@ -82,7 +82,7 @@ class Policy:
         Freed blocks without content that can be found are handed out next, not last.
     serial_stages : bool
         What `ahead` means with pipeline parallel. If so, a decode is in every batch in flight, and
-        the first stage waits for the last one's tokens; if not, nothing. See `pipeline`.
+        the first stage waits for the last one's tokens; if not, nothing. See `parts.pipeline`.
     threshold : int
         Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
     graphs : bool

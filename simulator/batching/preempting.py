@@ -10,11 +10,11 @@ step had planned, and for no other: who stands next is then passed over in this 
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part, int64
+from ..parts.classes.lanes import M_UNDONE, O_LANE, O_PLACE, ClassLanes
+from ..parts.drafts.state import N_WASTED
 from .holding import drop, found_again, give_up, hold, note_content, preempt_last, preempt_late, put_back
 from .kv import KvRules
-from .lanes import M_UNDONE, O_LANE, O_PLACE, ClassLanes
 from .plans import record_preempted, record_undone
-from .spec_state import N_WASTED
 from .state import I_CACHED, I_NOTED, I_PREEMPTED, R_LATE, R_RUNNING, State
 
 

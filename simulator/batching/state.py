@@ -97,9 +97,9 @@ class State(NamedTuple):
     log: F8  # [LOG_ROWS, columns]
     pool: Pool | Any  # None without prefix caching
     plans: Plans | Any = None  # None where plans are not recorded
-    lanes: Any = None  # of `lanes`; None where requests wait in one queue
-    spec: Any = None  # of `spec_state`; None without drafts
-    pipe: Any = None  # of `pipeline`; None with one stage
+    lanes: Any = None  # of `parts.classes.lanes`; None where requests wait in one queue
+    spec: Any = None  # of `parts.drafts.state`; None without drafts
+    pipe: Any = None  # of `parts.pipeline`; None with one stage
     exact: Any = None  # of `exact_state`; None without a scheduler of the engine's own
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
+from ..parts.kv_tiers.loads import next_landing
 from ..step.books import Books
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
@@ -19,7 +20,6 @@ from .host import paced
 from .kv import KvRules
 from .policies import Limits
 from .state import F8, I8, State
-from .tier_loads import next_landing
 from .uneven import set_uneven
 
 LOG_RATIO = np.log(col.HIST_RATIO)

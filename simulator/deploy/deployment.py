@@ -19,9 +19,12 @@ from ...workloads.model import ModelSpec
 from ...workloads.ops import Op
 from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, parse_sampling
-from ..expert_cache.store import ExpertStore
-from ..expert_map.placing import ExpertPlacing
-from ..streams.overlap import ways
+from ..parts.drafts.speculation import Speculation
+from ..parts.expert_cache.store import ExpertStore
+from ..parts.expert_map.placing import ExpertPlacing
+from ..parts.overlap.ways import ways
+from ..parts.part import Asked
+from ..parts.registry import check_parts, parts_of
 from .checks import check_choices, checked_device
 from .expert_parts import (
     ExpertPart,
@@ -44,9 +47,7 @@ from .layout import (
     stage_models,
 )
 from .memory import Memory, device_memory
-from .parts import check_parts, parts_of
 from .programs import LOGITS, TO_AND_FRO
-from .speculation import Speculation
 
 AnyLink = LinkModel | PlannedLink
 """What prices a collective: as measured or with all messages at once, or by a named algorithm."""
@@ -54,7 +55,7 @@ AnyLink = LinkModel | PlannedLink
 
 @dataclass(frozen=True, slots=True)
 class ExpertsApart:
-    """Devices of their own that hold the routed experts; see `deploy.apart`.
+    """Devices of their own that hold the routed experts; see `parts.experts_apart.holders`.
 
     Attributes
     ----------
@@ -93,7 +94,7 @@ class Deployment:
     all_to_all : str
         Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
     overlap : str
-        How a step's exchanges and its computation overlap; see `streams.overlap`.
+        How a step's exchanges and its computation overlap; see `parts.overlap.ways`.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -289,7 +290,7 @@ def deploy(
     short_dense : bool
         Whether sparse attention computes short prompts without choosing keys.
     overlap : str
-        "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
+        "none", "pipelined:N", "two-batch" or "auto"; see `parts.overlap.ways`.
     store : ExpertStore, optional
         Keep some experts in a device's memory and the others in the host's.
     tenants : Tenants, optional
@@ -357,7 +358,7 @@ def _laid_out(layout: Layout, system: SystemSpec, exchange: str, all_to_all: str
 
 def _overlapping(d: Deployment) -> Deployment:
     """Refuse parts that cannot go together, an overlap without use, and adapters of ranks in lock step."""
-    check_parts(parts_of(d))
+    check_parts(parts_of(Asked(d)))
     if d.lockstep and any(part.spec.routed.by_request for part in d.experts):
         raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
     where = f"--overlap {d.overlap}"

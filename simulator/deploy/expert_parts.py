@@ -13,11 +13,11 @@ from ...workloads.layers import RoutedKind, Run
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Loads
 from ...workloads.routing import Router, make_router
-from ..expert_cache.store import ExpertStore, tiers_of
-from ..expert_map.dispatch import Dispatch, dispatch
-from ..expert_map.maps import ExpertMap, Sites
-from ..expert_map.placing import ExpertPlacing
-from ..expert_map.policies import dealt
+from ..parts.expert_cache.store import ExpertStore, tiers_of
+from ..parts.expert_map.dispatch import Dispatch, dispatch
+from ..parts.expert_map.maps import ExpertMap, Sites
+from ..parts.expert_map.placing import ExpertPlacing
+from ..parts.expert_map.policies import dealt
 from .layout import Layout
 
 

@@ -19,8 +19,8 @@ import simpy
 from ...devices.fpga.spec import EngineSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.vit_routing import queue_lengths
-from ..expert_cache.cache import ExpertCache
-from ..expert_cache.policies import CACHE_POLICIES
+from ..parts.expert_cache.cache import ExpertCache
+from ..parts.expert_cache.policies import CACHE_POLICIES
 from .memory import ExternalMemory
 from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertLoad, Program, Tile, UnitPass
 from .schedules import SCHEDULES, Steps

@@ -14,9 +14,9 @@ from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
 from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, TRTLLM, make_policy
-from ..batching.sglang_rules import SglangRules
-from ..batching.trtllm_rules import TrtllmRules
 from ..deploy.deployment import Deployment
+from ..parts.sglang.rules import SglangRules
+from ..parts.tensorrt_llm.rules import TrtllmRules
 from .keys import number_of
 from .settings import EngineSettings
 from .upkeep import Upkeep, upkeep_of

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..streams.gates import ALIKE, AT_LEAST, DECODING, gate_of
+from ..parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of
 from .sglang_sharing import DISPATCHES, MODES
 from .sharing import NOTHING, Sharing
 from .vllm_sharing import EXCHANGES

@@ -9,8 +9,8 @@ from ...workloads.errors import SpecError
 from ..batching.host import LAUNCH_S
 from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
-from ..batching.sglang_rules import THRESHOLD, SglangRules
 from ..limits import MAX_SEQUENCES
+from ..parts.sglang.rules import THRESHOLD, SglangRules
 from .engines import kept_by_sglang
 from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings

@@ -7,8 +7,8 @@ from dataclasses import replace
 from ...workloads.errors import SpecError
 from ..batching.kv import CacheSettings
 from ..batching.policies import TRTLLM, Policy
-from ..batching.trtllm_rules import TrtllmRules
 from ..limits import MAX_SEQUENCES
+from ..parts.tensorrt_llm.rules import TrtllmRules
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
 from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...workloads.errors import SpecError
-from ..batching.tier_settings import KvTier, TierSettings
+from ..parts.kv_tiers.settings import KvTier, TierSettings
 from .keys import Keys
 
 CONNECTOR = "OffloadingConnector"

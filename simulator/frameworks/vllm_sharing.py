@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...workloads.errors import SpecError
-from ..streams.gates import MOST_TOKENS
+from ..parts.overlap.gates import MOST_TOKENS
 from .keys import Keys, listed
 from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, refuse_unknown, told, without_effect
 

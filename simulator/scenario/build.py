@@ -14,12 +14,12 @@ from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
+from ..parts.encoders.asked import apart, check_images, encoder_apart, towered
+from ..parts.kv_tiers.asked import tiers_asked
 from ..serving.fleet import Fleet, parse_fleet
-from .images import apart, check_images, encoder_apart, towered
 from .load import load
 from .place import deployed, drafted
 from .scenario import Scenario
-from .tiers import tiers_asked
 
 Made = tuple[Deployment, EngineSettings]
 
@@ -36,7 +36,7 @@ def deployment_of(scenario: Scenario) -> Made:
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
     if scenario.apart.given:
-        from .beside import deployed_beside  # of no use to others
+        from ..parts.experts_apart.asked import deployed_beside  # of no use to others
 
         deployment = deployed_beside(model, system, scenario, settings)
     else:

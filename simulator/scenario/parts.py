@@ -112,7 +112,7 @@ class SpeculationOptions(CheckedOptions):
 @described
 @dataclass(frozen=True, slots=True)
 class TierOptions(CheckedOptions):
-    """Memories below the devices' that keep KV blocks; see `scenario.tiers`."""
+    """Memories below the devices' that keep KV blocks; see `parts.kv_tiers.asked`."""
 
     kv_tiers: str | None = text(
         "Tiers below the devices' memory that keep KV blocks, from the nearest on: host, disk, shared; a "
@@ -244,7 +244,7 @@ class FleetOptions(CheckedOptions):
 @described
 @dataclass(frozen=True, slots=True)
 class ApartOptions(CheckedOptions):
-    """Routed experts on devices of their own, of the pool that decodes where there are two; see `scenario.beside`."""
+    """Routed experts on devices of their own, of the pool that decodes where there are two; see `parts.experts_apart.asked`."""
 
     experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
     micro_batches: int | None = whole(
@@ -264,7 +264,7 @@ class ApartOptions(CheckedOptions):
 @described
 @dataclass(frozen=True, slots=True)
 class PoolOptions(CheckedOptions):
-    """Two pools instead of one system: one takes prompts, the other goes on; see `scenario.pools`."""
+    """Two pools instead of one system: one takes prompts, the other goes on; see `parts.two_pools.asked`."""
 
     prefill: str | None = text("System that takes prompts, and how many of it.", "SYSTEM[xN]")
     decode: str | None = text("System that goes on after the first token.", "SYSTEM[xN]")

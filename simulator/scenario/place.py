@@ -16,9 +16,9 @@ from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
-from ..deploy.speculating import rates_needed, speculating
-from ..expert_cache.store import expert_store
-from ..expert_map.placing import expert_placing
+from ..parts.drafts.speculating import rates_needed, speculating
+from ..parts.expert_cache.store import expert_store
+from ..parts.expert_map.placing import expert_placing
 from .parts import DeployOptions, SpeculationOptions
 
 if TYPE_CHECKING:

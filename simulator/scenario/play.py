@@ -12,14 +12,14 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from ..serving.encoders import with_images
+from ..parts.encoders.asked import size_of, tower_of
+from ..parts.encoders.run import with_images
+from ..parts.two_pools.asked import pair_of
 from ..serving.groups import Cut
 from ..serving.run import Groups, run, run_group
 from ..serving.served import Served
 from .build import Made, deployment_of, fleet_of
-from .images import size_of, tower_of
 from .place import refuse_unused
-from .pools import pair_of
 from .scenario import Scenario
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import LOAD
-from ..batching.spec_state import roomier_drafts
 from ..batching.state import I8, roomier
-from ..batching.tier_state import roomier_rows
+from ..parts.drafts.state import roomier_drafts
+from ..parts.kv_tiers.state import roomier_rows
+from ..parts.two_pools.pools import KvLink
 from .engine import Engine
 from .nodes import Node, plainly
-from .pools import KvLink
 from .table import RequestTable
 
 

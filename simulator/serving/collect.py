@@ -11,9 +11,14 @@ from ...devices.cost import BOUNDS
 from ..batching import state as col
 from ..batching.policies import Policy
 from ..batching.state import F8
-from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
-from ..expert_cache.counts import StepFetch
+from ..parts.drafts.run import Speculated, drafting
+from ..parts.expert_cache.counts import StepFetch
+from ..parts.expert_cache.shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
+from ..parts.experts_apart.holders import devices_apart
+from ..parts.experts_apart.run import ApartRun, apart_run
+from ..parts.kv_tiers.run import TiersRun
+from ..parts.two_pools.run import boards_of, kv_moves, pool_runs
 from ..step.books import (
     T_ACT,
     T_BUSY,
@@ -28,22 +33,17 @@ from ..step.books import (
     totals,
 )
 from ..step.lowering import Plan, Slots
-from ..step.shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
-from .beside import ApartRun, apart_run
 from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
 from .draining import Drained
 from .drawn import busy_joules, joules_half_width, static_joules
 from .engine import Engine
 from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles, quantiles
-from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Run
 from .replicas import Scaling
 from .served import Served
-from .speculation import Speculated, drafting
 from .steady import Window, find_window
 from .task_paths import tasks_of
-from .tiers import TiersRun
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""

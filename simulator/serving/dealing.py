@@ -12,9 +12,9 @@ import numpy as np
 from ...workloads.requests import RequestBlock
 from ..batching.play import SENDING
 from ..batching.state import I_ROW
-from .adapters import AdapterCounts, AdapterShelf, Choices, load_seconds
+from ..parts.adapters.run import AdapterCounts, AdapterShelf, Choices, load_seconds
+from ..parts.failures.faults import check_restarts
 from .clock import Clock
-from .faults import check_restarts
 from .host_link import HostLink
 from .nodes import Node
 from .routers import Load, Route

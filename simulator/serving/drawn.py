@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..batching.state import F8
+from ..parts.two_pools.run import Boards
 from .course import X_BUSY, X_EMITTED, X_JOULES, totals_at
-from .pool_runs import Boards
 from .steady import Window, half_width
 
 

@@ -14,40 +14,40 @@ from typing import NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
-from ..batching.crossing import LOST
 from ..batching.deals import CHOOSE, GIVE, ROOM, How
 from ..batching.kv import CacheSettings
-from ..batching.lanes import O_REFUSED
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
 from ..batching.state import I_ROW
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
-from .adapters import AdapterCounts
-from .admission import Door, bounded, check_bounds, laned
+from ..parts.adapters.run import AdapterCounts
+from ..parts.autoscale.asked import OPTION, Autoscale
+from ..parts.autoscale.scaling import Scaler
+from ..parts.classes.admission import Door, bounded, check_bounds, laned
+from ..parts.classes.lanes import O_REFUSED
+from ..parts.encoders.run import EncoderQueue
+from ..parts.failures.failing import Failures
+from ..parts.failures.faults import Faults
+from ..parts.kv_tiers.run import common_of
+from ..parts.two_pools.crossing import LOST
+from ..parts.two_pools.pools import Moves, Pools
 from .arrivals import Arrivals, check_kept
-from .autoscale import OPTION, Autoscale
 from .clock import Clock
 from .dealing import Dealer
 from .draining import Drain, Drained
-from .encoders import EncoderQueue
 from .engine import Engine
-from .failures import Failures
-from .faults import Faults
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
 from .parts import check_run
-from .pools import Moves, Pools
 from .progress import Progress, now_and_then
 from .replicas import Scaling
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
-from .scaling import Scaler
 from .served import Served
 from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
-from .tiers import common_of
 
 
 def serve(
@@ -161,7 +161,7 @@ class Driver:
         turns = None if first is None else first.turns
         check_bounds(stream, first)
         scaled, swapped = scaled_by(pools, autoscale), _swapped(pools)
-        check_run(pools, policy, cache, stream, first, faults is not None, scaled)
+        check_run(pools, policy, cache, first, faults is not None, scaled)
         staged = swapped or pools.encoder is not None
         scales = pools.scales if pools.decode else (autoscale, None)
         self.one = len(pools.entry) == 1 and not pools.decode

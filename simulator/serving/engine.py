@@ -15,27 +15,28 @@ from ...workloads.requests import RequestBlock
 from ..batching import state as col
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
-from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
 from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
-from ..batching.pipeline import new_pipe
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
-from ..batching.spec_state import DraftState, with_requests
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
-from ..deploy.parts import check_parts
+from ..parts.classes.lanes import M_REFUSED, LaneBook, LaneRules
+from ..parts.drafts.run import acceptance_of, speculating_policy, start_speculation
+from ..parts.drafts.state import DraftState, with_requests
+from ..parts.experts_apart.run import Side
+from ..parts.kv_tiers.run import Below, Common
+from ..parts.part import Asked
+from ..parts.pipeline.batches import new_pipe
+from ..parts.registry import check_parts, parts_of
 from ..step.books import Books, new_books
 from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
-from .beside import Side
 from .contents import Contents, check_hashes
 from .course import Course
-from .parts import check_order, engine_parts
-from .speculation import acceptance_of, speculating_policy, start_speculation
-from .tiers import Below, Common
+from .parts import check_order
 
 
 @dataclass(slots=True)
@@ -97,7 +98,7 @@ class Engine:
     _loop: EngineArrays | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
-        check_parts(engine_parts(self.deployment, self.policy, self.cache))
+        check_parts(parts_of(Asked(self.deployment, self.policy, self.cache)))
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.policy = speculating_policy(self.policy, self.deployment.speculation)
         if twin is None:

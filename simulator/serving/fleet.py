@@ -9,10 +9,10 @@ from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
-from .autoscale import OPTION, Autoscale, parse_autoscale
-from .encoders import Encoder
-from .faults import Faults
-from .pools import KvLink, Pools
+from ..parts.autoscale.asked import OPTION, Autoscale, parse_autoscale
+from ..parts.encoders.run import Encoder
+from ..parts.failures.faults import Faults
+from ..parts.two_pools.pools import KvLink, Pools
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..batching.tier_state import UP
-from ..step.shelf import F_LINK_S
+from ..parts.expert_cache.shelf import F_LINK_S
+from ..parts.kv_tiers.state import UP
 from .engine import Engine
 
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from ..batching import state as col
 from ..batching.deals import load_of
-from ..batching.lanes import M_SPREAD
 from ..batching.level import ASKED, OWN, Face
 from ..batching.pages import give_back, runs
 from ..batching.records import records
 from ..batching.state import I8
-from ..step.beside import NUM_STREAMS
-from .adapters import AdapterShelf
+from ..parts.adapters.run import AdapterShelf
+from ..parts.classes.lanes import M_SPREAD
+from ..parts.experts_apart.side import NUM_STREAMS
 from .engine import Engine
 from .routers import Load
 

@@ -1,31 +1,15 @@
-"""Which parts an engine and a run have; those that cannot go together are refused by `deploy.parts`."""
+"""What a run refuses: parts of its engines and of its own that cannot go together, and orders without a queue for them."""
 
 from __future__ import annotations
 
 from ...workloads.errors import InputError
-from ...workloads.requests import RequestBlock, RequestStream
+from ...workloads.requests import RequestBlock
 from ..batching.kv import CacheSettings
 from ..batching.orders import LANED
 from ..batching.policies import Policy
-from ..batching.sglang_rules import SglangRules
-from ..batching.trtllm_rules import TrtllmRules
-from ..deploy.deployment import Deployment
-from ..deploy.parts import check_parts, parts_of
-from .pools import Pools
-
-
-def engine_parts(d: Deployment, policy: Policy, cache: CacheSettings | None) -> dict[str, str]:
-    """Parts of an engine, and the options that ask for them."""
-    found, whose = parts_of(d), f"--policy {policy.name}"
-    if cache is not None and cache.tiers is not None:
-        found["kv-tiers"] = "--kv-tiers"
-    if isinstance(policy.rules, SglangRules):
-        found["sglang"] = whose
-    if isinstance(policy.rules, TrtllmRules):
-        found["tensorrt-llm"] = whose
-    if policy.part is not None:
-        found[policy.part.name] = policy.part.option
-    return found
+from ..parts.part import Asked
+from ..parts.registry import check_parts, parts_of
+from ..parts.two_pools.pools import Pools
 
 
 def check_order(policy: Policy) -> None:
@@ -43,7 +27,7 @@ def check_order(policy: Policy) -> None:
 
 
 def check_run(
-    pools: Pools, policy: Policy, cache: CacheSettings | None, stream: RequestStream,
+    pools: Pools, policy: Policy, cache: CacheSettings | None,
     first: RequestBlock | None, failures: bool, scaled: bool,
 ) -> None:  # fmt: skip
     """Refuse parts of a run that cannot go together.
@@ -51,7 +35,7 @@ def check_run(
     Parameters
     ----------
     first : RequestBlock or None
-        Of the stream.
+        The first ones of the run.
     failures, scaled : bool
         Whether replicas fail, or come and go.
 
@@ -60,18 +44,10 @@ def check_run(
     InputError
         Names both options.
     """
-    sides = [(d, policy, cache) for d in pools.entry[:1]]
-    sides += [(d, pools.policy or policy, None) for d in pools.decode[:1]]
-    found: dict[str, str] = {}
-    for side in sides:  # engines of a pool are alike
-        found |= engine_parts(*side)
     laned = first is not None and first.labels is not None and policy.order in LANED
-    given = {
-        "two-pools": ("--prefill and --decode", bool(pools.decode)),
-        "classes": (f"--policy {policy.name}", laned),
-        "sessions": ("sessions", first is not None and first.turns is not None),
-        "encoder": ("--encoder", pools.encoder is not None),
-        "failures": ("--fail or --mtbf", failures),
-        "autoscale": ("--autoscale", scaled),
-    }
-    check_parts({part: option for part, (option, there) in given.items() if there} | found)
+    found = parts_of(Asked(None, policy, None, pools, first, laned, failures, scaled))
+    for d in pools.entry[:1]:  # engines of a pool are alike
+        found |= parts_of(Asked(d, policy, cache))
+    for d in pools.decode[:1]:
+        found |= parts_of(Asked(d, pools.policy or policy))
+    check_parts(found)

@@ -12,21 +12,21 @@ import numpy.typing as npt
 from ..batching.policies import Policy
 from ..batching.state import F8
 from ..deploy.deployment import Deployment
-from ..expert_cache.counts import StepFetch
-from .adapters import AdapterCounts
-from .beside import ApartRun
-from .encoders import EncoderCounts
+from ..parts.adapters.run import AdapterCounts
+from ..parts.drafts.run import Speculated
+from ..parts.encoders.run import EncoderCounts
+from ..parts.expert_cache.counts import StepFetch
+from ..parts.experts_apart.run import ApartRun
+from ..parts.kv_tiers.run import TiersRun
+from ..parts.two_pools.pools import KvLink
 from .finished import AT_ONCE, Blocks, Requests
 from .metrics import Quantiles
-from .pools import KvLink
 from .replicas import Scaling
-from .speculation import Speculated
 from .steady import Window
 from .tasks import Tasks
-from .tiers import TiersRun
 
 if TYPE_CHECKING:
-    from .classes import Classes
+    from ..parts.classes.kinds import Classes
     from .steps import RunStep
 
 

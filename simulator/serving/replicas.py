@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ..batching.state import F8, I8
-from .autoscale import Autoscale
+from ..parts.autoscale.asked import Autoscale
 from .steady import Window
 
 Phase = Literal["starting", "ready", "draining"]

@@ -12,13 +12,13 @@ from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from .adapters import by_names, known
-from .class_runs import classes_of
+from ..parts.adapters.run import by_names, known
+from ..parts.classes.run import classes_of
+from ..parts.two_pools.pools import Pools
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
-from .pools import Pools
 from .progress import Progress
 from .record import Run
 from .served import Served

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapters import AdapterCounts
+from ..parts.adapters.run import AdapterCounts
+from ..parts.encoders.run import EncoderCounts
+from ..parts.two_pools.pools import Moves, Pools
 from .draining import Drained
-from .encoders import EncoderCounts
 from .engine import Engine
 from .finished import Blocks, Requests
 from .nodes import Node
-from .pools import Moves, Pools
 from .replicas import Scaling
 from .steady import Stamps
 from .table import RequestTable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ...workloads.errors import InputError
-from ..deploy.apart import expert_bytes
 from ..deploy.deployment import Deployment
+from ..parts.experts_apart.holders import expert_bytes
 
 ENGINE_START_S = 38.7
 """Everything but reading weights, from the start of the process until it serves [s]: imports, what is

@@ -12,11 +12,11 @@ from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from .beside import NUM_STREAMS, Aside
-from .lanes import Lanes, new_lanes
+from ..parts.expert_cache.shelf import Shelf, new_shelf
+from ..parts.experts_apart.side import NUM_STREAMS, Aside
+from ..parts.overlap.arrays import Y_CHUNKS
+from ..parts.overlap.lanes import Lanes, new_lanes
 from .lowering import E_GROUPS, E_HELD, F8, I8, ROLE_LINK, S_ROLE, Plan
-from .shelf import Shelf, new_shelf
-from .streams import Y_CHUNKS
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5

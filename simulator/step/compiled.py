@@ -11,7 +11,7 @@ import numpy as np
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..deploy.placement import CLEARLY, Option
-from ..streams.chunking import batch_tokens
+from ..parts.overlap.chunking import batch_tokens
 from .books import (
     K_ACT,
     K_BOUND,

@@ -15,13 +15,13 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
-from ..expert_cache.counts import StepFetch
-from ..streams.overlap import NONE
+from ..parts.expert_cache.counts import StepFetch
+from ..parts.overlap.ways import NONE
 from ..streams.scheduler import Timeline
 from .sections import sections_of
 
 if TYPE_CHECKING:
-    from .fetched import StepCaches
+    from ..parts.expert_cache.fetched import StepCaches
 
 K = TypeVar("K")
 
@@ -143,7 +143,7 @@ class Stage:
 
     def _fetch(self, caches: StepCaches | None) -> StepFetch:
         """Ask the expert caches; layers wait for what is not there when they need it."""
-        from .fetched import step_fetch  # compiled code, which other steps do without
+        from ..parts.expert_cache.fetched import step_fetch  # compiled code, which other steps do without
 
         dense = list(self.seconds)
         for part, seconds in zip(self.d.experts, self.experts_s, strict=True):
@@ -224,7 +224,7 @@ class Stage:
         """Loads of what the groups hold, copies among it."""
         if part.placed is None or self.expected:
             return loads
-        from .placed import offsets_of  # compiled code, as draws are
+        from ..parts.expert_map.placed import offsets_of  # compiled code, as draws are
 
         drawn = loads.tokens.astype(np.int64)
         return part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))

@@ -9,6 +9,8 @@ from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
+from ..parts.expert_cache.fetch import fetch_step, start_fetch
+from ..parts.expert_map.placed import on_slots
 from .books import (
     A_ACTIVE,
     A_OUTSIDE,
@@ -27,7 +29,6 @@ from .books import (
     T_STREAM,
     Books,
 )
-from .fetch import fetch_step, start_fetch
 from .lowering import (
     E_CLASS,
     E_COUNT,
@@ -49,7 +50,6 @@ from .lowering import (
     V_WEIGHTS,
     Plan,
 )
-from .placed import on_slots
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 

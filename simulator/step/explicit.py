@@ -14,16 +14,16 @@ import numpy as np
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
-from ..streams.gates import gate_of, halved
-from ..streams.overlap import NONE
+from ..parts.overlap.chunked import Overlapped
+from ..parts.overlap.explicit import Uncut
+from ..parts.overlap.gates import gate_of, halved
+from ..parts.overlap.tracks import ways_of
+from ..parts.overlap.ways import NONE
 from ..streams.scheduler import Timeline
-from .chunked import Overlapped
 from .costing import PlacedOp, Stage, StageCost
-from .overlap import Uncut
-from .tracks import ways_of
 
 if TYPE_CHECKING:
-    from .fetched import StepCaches
+    from ..parts.expert_cache.fetched import StepCaches
 
 __all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage", "timelines_of"]
 

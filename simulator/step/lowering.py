@@ -31,14 +31,14 @@ from ..deploy.placement import (
     sum_bytes,
     sums_op,
 )
-from .beside import Beside, beside_of
+from ..parts.expert_cache.shelf import Fetch, fetch_of
+from ..parts.experts_apart.side import Beside, beside_of
+from ..parts.overlap.arrays import Streams, streams_of
 from .modes import Modes, modes_of
 from .places import Places, places_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
-from .shelf import Fetch, fetch_of
-from .streams import Streams, streams_of
 from .unequal import Uneven, uneven_of
 
 ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)

@@ -6,11 +6,11 @@ So are micro-batches that go to and fro between devices that attend and devices 
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, int64
+from ..parts.experts_apart.ping_pong import ping_pong_seconds
+from ..parts.overlap.compiled import overlapped_seconds
 from .books import Books
 from .compiled import serial_seconds
 from .lowering import F8, I8, Plan
-from .overlapped import overlapped_seconds
-from .ping_pong import ping_pong_seconds
 
 
 @compiled_given("plan.streams", serial_seconds)

@@ -2,7 +2,7 @@
 
 This is the readable definition of a step's time with overlap. A stream starts its next task as soon
 as it is free and the task's predecessors have ended. Without shared media that is a form in max and
-plus of the tasks' seconds, which compiled code evaluates (`step.overlapped`).
+plus of the tasks' seconds, which compiled code evaluates (`parts.overlap.compiled`).
 """
 
 from __future__ import annotations

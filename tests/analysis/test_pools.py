@@ -16,8 +16,8 @@ from opbyte.analysis.answers.pools import limiting_pool
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep.point import OF_PARTS, metrics_of
+from opbyte.simulator.parts.two_pools.asked import pair_of
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.pools import pair_of
 from opbyte.workloads.errors import CapacityError, InputError
 
 MODEL = "llama-3-8b"

@@ -17,10 +17,10 @@ from opbyte import simulate
 from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.studies.drafts import PLAIN, drafts_by_load
 from opbyte.simulator.batching.kv import kv_rules
+from opbyte.simulator.parts.drafts.explicit import draft_batches
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.speculative import draft_batches
 from opbyte.workloads.batch import Batch
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from dataclasses import replace
 from typing import Any
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching import holding, planning, prefix, tier_store
+from opbyte.simulator.batching import holding, planning, prefix
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.prefix import KEY, NAMED, NEXT, UNUSED, USERS, Pool, place
 from opbyte.simulator.batching.state import I_CACHED, I_FLIGHT, I_HASHED, I_KEYED, I_TARGET, State
 from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.parts.kv_tiers import store as tier_store
 from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled_given, compiled_part

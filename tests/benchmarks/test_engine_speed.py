@@ -21,11 +21,11 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_STEPS, F_LAST
-from opbyte.simulator.batching.tier_settings import TierSettings
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.deploy.speculating import speculating
-from opbyte.simulator.expert_cache.store import ExpertStore
-from opbyte.simulator.scenario.tiers import read_tiers
+from opbyte.simulator.parts.drafts.speculating import speculating
+from opbyte.simulator.parts.expert_cache.store import ExpertStore
+from opbyte.simulator.parts.kv_tiers.asked import read_tiers
+from opbyte.simulator.parts.kv_tiers.settings import TierSettings
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run

@@ -16,7 +16,7 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.scalers import SCALERS, Seen
+from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.step.books import Books
 from opbyte.simulator.step.lowering import F8, I8, Plan
 from opbyte.simulator.step.timed import step_seconds

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.afd import afd, most_of
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step, memories
+from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, memories
+from opbyte.simulator.parts.experts_apart.schedule import Trip, enough, pingpong, step_seconds
 from opbyte.simulator.scenario.parts import DeployOptions
 from opbyte.simulator.step.explicit import dealt, explicit_stage
-from opbyte.simulator.streams.pingpong import Trip, enough, pingpong, step_seconds
 from opbyte.simulator.streams.scheduler import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError

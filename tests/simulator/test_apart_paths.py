@@ -1,7 +1,7 @@
 """Experts on devices of their own in a step of serving: do both paths agree, and lose nothing?
 
 The explicit path (`step.explicit`, with the list scheduler) is the definition; its own reference is the
-step of ``opbyte afd`` (`scenario.apart`), and devices that do both where the link is free and a step is
+step of ``opbyte afd`` (`parts.experts_apart.one_step`), and devices that do both where the link is free and a step is
 one micro-batch. Closed form of the schedule: MegaScale-Infer (arXiv 2504.02263), equation 5.
 """
 
@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.limits import MAX_MICRO_BATCHES
-from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step
-from opbyte.simulator.scenario.beside import one_of
+from opbyte.simulator.parts.experts_apart.asked import one_of
+from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step
+from opbyte.simulator.parts.experts_apart.schedule import enough, step_seconds
+from opbyte.simulator.parts.experts_apart.side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
+from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.scenario.parts import DeployOptions
-from opbyte.simulator.step.beside import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
-from opbyte.simulator.streams.chunking import MOST_CHUNKS, micro_moments
-from opbyte.simulator.streams.pingpong import enough, step_seconds
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.model import ModelSpec

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.autoscale import Autoscale, parse_autoscale
+from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
+from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
+from opbyte.simulator.parts.autoscale.scaling import Firsts
+from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.collect import collect
 from opbyte.simulator.serving.driver import serve
-from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet, parse_fleet, pools_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.replicas import PHASES
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.serving.scalers import SCALERS, Seen
-from opbyte.simulator.serving.scaling import Firsts
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.serving.start_up import ENGINE_START_S, start_up_s
 from opbyte.workloads.errors import InputError

@@ -18,11 +18,11 @@ from opbyte import simulate
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.serving.autoscale import Autoscale
+from opbyte.simulator.parts.autoscale.asked import Autoscale
+from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.serving.collect import collect
 from opbyte.simulator.serving.driver import Served, serve
-from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.replicas import PHASES, Scaling
 from opbyte.simulator.serving.routers import ROUTERS

@@ -19,12 +19,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.batching.lanes import M_SPREAD, LaneRules
 from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_STEPS, F_LAST, F_SCHEDULED, I_PREEMPTED
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.classes.lanes import M_SPREAD, LaneRules
+from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage

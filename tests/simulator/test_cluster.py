@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.serving.faults import Faults
+from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet, parse_fleet
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS, Load

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 import opbyte
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.lanes import LaneRules
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.spec_state import N_VERIFIED, N_WASTED
 from opbyte.simulator.batching.state import C_COMPLETED, C_EMITTED, C_HITS, C_STEPS, I_GENERATED, I_PREEMPTED
-from opbyte.simulator.batching.tier_state import L_COUNT, N_LOADED, N_STORED, O_LOADS
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.classes.lanes import LaneRules
+from opbyte.simulator.parts.drafts.explicit import speculative_stage
+from opbyte.simulator.parts.drafts.state import N_VERIFIED, N_WASTED
+from opbyte.simulator.parts.kv_tiers.state import L_COUNT, N_LOADED, N_STORED, O_LOADS
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.lowering import ops_of
-from opbyte.simulator.step.speculative import speculative_stage
 
 from .pieces import block_of, stamps
 from .reference import Request

@@ -18,19 +18,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.batching.crossing import cross, hold_tier, left_over, wait_for_tier
 from opbyte.simulator.batching.kv import CacheSettings, rank_rules, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
-from opbyte.simulator.batching.tier_state import DOWN
-from opbyte.simulator.batching.tier_store import moved
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.kv_tiers.state import DOWN
+from opbyte.simulator.parts.kv_tiers.store import moved
+from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
+from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.serving.encoders import Encoder, EncoderQueue, encoder_of, so_far
+from opbyte.simulator.parts.encoders.run import Encoder, EncoderQueue, encoder_of, so_far
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock

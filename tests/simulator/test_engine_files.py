@@ -11,11 +11,11 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import SGLANG, TRTLLM, make_policy
-from opbyte.simulator.batching.sglang_rules import SglangRules
-from opbyte.simulator.batching.trtllm_rules import TrtllmRules
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.settings import EngineSettings
+from opbyte.simulator.parts.sglang.rules import SglangRules
+from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.expert_map.maps import Sites
-from opbyte.simulator.expert_map.placing import ExpertPlacing
-from opbyte.simulator.expert_map.policies import MAP_POLICIES
+from opbyte.simulator.parts.expert_map.maps import Sites
+from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
+from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.papers.expert_sequences import hit_rate, next_uses, replay
 from opbyte.devices.tier import TierSpec
-from opbyte.simulator.expert_cache.cache import ExpertCache, one_of
-from opbyte.simulator.expert_cache.compiled import chances_of, named_by
-from opbyte.simulator.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.expert_cache.store import ExpertStore, MemoryTiers, expert_store
+from opbyte.simulator.parts.expert_cache.cache import ExpertCache, one_of
+from opbyte.simulator.parts.expert_cache.compiled import chances_of, named_by
+from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
+from opbyte.simulator.parts.expert_cache.store import ExpertStore, MemoryTiers, expert_store
 from opbyte.workloads.errors import CapacityError, InputError
 
 EXPERTS = 6

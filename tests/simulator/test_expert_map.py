@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.expert_map.dispatch import DISPATCHES, dispatch
-from opbyte.simulator.expert_map.maps import EMPTY, ExpertMap, Sites
-from opbyte.simulator.expert_map.placing import ExpertPlacing, expert_placing
-from opbyte.simulator.expert_map.policies import MAP_POLICIES
+from opbyte.simulator.parts.expert_map.dispatch import DISPATCHES, dispatch
+from opbyte.simulator.parts.expert_map.maps import EMPTY, ExpertMap, Sites
+from opbyte.simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
+from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
@@ -291,7 +291,7 @@ def test_expected_loads_are_the_mean_of_draws() -> None:
     d = placed("replicated", 32, "local", routing="power_law:0.5")
     part, batch = d.experts[3], Batch.of([10] * 256)
     assert part.placed is not None
-    from opbyte.simulator.step.placed import offsets_of
+    from opbyte.simulator.parts.expert_map.placed import offsets_of
 
     draws = np.array([
         part.placed.drawn(

@@ -1,6 +1,6 @@
 """Do both paths agree on expert caches, and does a cache change nothing where it holds everything?
 
-The explicit path (`simulator/step/fetched.py`) is the definition, one access at a time; the compiled one
+The explicit path (`simulator/parts/expert_cache/fetched.py`) is the definition, one access at a time; the compiled one
 must give equal seconds to 1e-9 relative and equal counts, step after step.
 """
 
@@ -18,14 +18,9 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.devices.tier import TierSpec
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.expert_cache.policies import BUILT_IN, CACHE_POLICIES
-from opbyte.simulator.expert_cache.store import HORIZONS, ExpertStore
-from opbyte.simulator.expert_map.placing import expert_placing
-from opbyte.simulator.step.books import new_books
-from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.fetched import StepCaches
-from opbyte.simulator.step.lowering import lower
-from opbyte.simulator.step.shelf import (
+from opbyte.simulator.parts.expert_cache.fetched import StepCaches
+from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
+from opbyte.simulator.parts.expert_cache.shelf import (
     F_AHEAD,
     F_BYTES,
     F_HITS,
@@ -37,6 +32,11 @@ from opbyte.simulator.step.shelf import (
     NUM_CLOCK,
     layer_wait,
 )
+from opbyte.simulator.parts.expert_cache.store import HORIZONS, ExpertStore
+from opbyte.simulator.parts.expert_map.placing import expert_placing
+from opbyte.simulator.step.books import new_books
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model

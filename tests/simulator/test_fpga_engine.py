@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.spec import EngineSpec
-from opbyte.simulator.expert_cache.cache import ExpertCache
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
 from opbyte.simulator.fpga.engine import Caches, run_frame
 from opbyte.simulator.fpga.frames import run_image
 from opbyte.simulator.fpga.lowering import FpgaTarget
 from opbyte.simulator.fpga.memory import ExternalMemory
 from opbyte.simulator.fpga.program import ExpertBlock, ExpertLoad, Tile, UnitPass
+from opbyte.simulator.parts.expert_cache.cache import ExpertCache
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.expert_cache.cache import ExpertCache
-from opbyte.simulator.expert_cache.policies import CACHE_POLICIES
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga
 from opbyte.simulator.fpga.frames import run_image, serve_images
+from opbyte.simulator.parts.expert_cache.cache import ExpertCache
+from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.vit_requests import arrivals, task_sequence

@@ -21,8 +21,11 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.batching.state import C_COMPLETED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS, I_PREEMPTED
-from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
-from opbyte.simulator.batching.tier_state import (
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.failures.faults import Faults
+from opbyte.simulator.parts.kv_tiers.run import block_bytes
+from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
+from opbyte.simulator.parts.kv_tiers.state import (
     H_HELD,
     H_PEAK,
     H_ROOM,
@@ -37,13 +40,10 @@ from opbyte.simulator.batching.tier_state import (
     Z_WAITED,
     new_shelves,
 )
-from opbyte.simulator.batching.tier_store import entry_of, put, touch
-from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.kv_tiers.store import entry_of, put, touch
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.serving.tiers import block_bytes
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.errors import CapacityError, InputError

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.parts.overlap.tracks import tracks_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
@@ -25,7 +26,6 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.sections import sections_of
 from opbyte.simulator.step.splitting import split_draw
-from opbyte.simulator.step.tracks import tracks_of
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
@@ -47,7 +47,7 @@ CASES = (
 )
 SHORT = (*range(7), 9)
 DEEP = ((0, 32), (7, 10), (8, 20))
-"""Cases with so many layers alike that the compiled path runs the first ones alone (`step.alike`)."""
+"""Cases with so many layers alike that the compiled path runs the first ones alone (`parts.overlap.alike`)."""
 
 contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
 batches_of = st.builds(

@@ -34,7 +34,6 @@ from opbyte.simulator.batching.radix import (
     N_TIME,
     Tree,
 )
-from opbyte.simulator.batching.sglang_rules import SglangRules
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -47,13 +46,14 @@ from opbyte.simulator.batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
-from opbyte.simulator.batching.trtllm_rules import TrtllmRules
-from opbyte.simulator.batching.trtllm_state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.drafts.explicit import speculative_stage
+from opbyte.simulator.parts.sglang.rules import SglangRules
+from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
+from opbyte.simulator.parts.tensorrt_llm.state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
-from opbyte.simulator.step.speculative import speculative_stage
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 

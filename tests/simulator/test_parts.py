@@ -14,7 +14,7 @@ import pytest
 
 import opbyte
 from opbyte import catalog
-from opbyte.simulator.deploy.parts import PAIRS, PARTS, check_parts, refused_with
+from opbyte.simulator.parts.registry import CODE, PAIRS, PARTS, check_parts, refused_with
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.workloads.errors import InputError
@@ -78,9 +78,10 @@ def test_a_part_is_where_the_list_says() -> None:
     """Its modules, page and tests are there, and they speak of it: of one of its options, or by its name."""
     root = Path(opbyte.__file__).parent
     for part in PARTS.values():
-        files = [root / "simulator" / f"{module}.py" for module in part.code]
+        code = [root / "simulator" / module for module in CODE[part.name]]
+        files = [path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in code]
         files += [TOP / "docs" / f"{part.page}.md", *(TOP / "tests" / f"{name}.py" for name in part.tests)]
-        assert part.code
+        assert code
         assert part.tests
         assert not [file for file in files if not file.is_file()]
         word = part.options.split(",")[0].split()[0].removeprefix("POLICY+")

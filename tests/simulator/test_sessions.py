@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage

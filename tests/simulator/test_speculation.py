@@ -20,15 +20,6 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.spec_state import (
-    N_ACCEPTED,
-    N_DRAFTED,
-    N_EMITTED,
-    N_VERIFIED,
-    N_WASTED,
-    Z_DRAFT,
-    Z_VERIFY,
-)
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -42,15 +33,24 @@ from opbyte.simulator.batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
-from opbyte.simulator.batching.verify import ACCEPT_SEED
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.deploy.speculating import speculating
-from opbyte.simulator.deploy.speculation import Speculation
+from opbyte.simulator.parts.drafts.explicit import speculative_stage
+from opbyte.simulator.parts.drafts.run import speculating_policy
+from opbyte.simulator.parts.drafts.speculating import speculating
+from opbyte.simulator.parts.drafts.speculation import Speculation
+from opbyte.simulator.parts.drafts.state import (
+    N_ACCEPTED,
+    N_DRAFTED,
+    N_EMITTED,
+    N_VERIFIED,
+    N_WASTED,
+    Z_DRAFT,
+    Z_VERIFY,
+)
+from opbyte.simulator.parts.drafts.verify import ACCEPT_SEED
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.serving.speculation import speculating_policy
 from opbyte.simulator.step.lowering import ops_of
-from opbyte.simulator.step.speculative import speculative_stage
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Turns

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.papers.fsmoe.orders import add_chunks
-from opbyte.simulator.streams.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
+from opbyte.simulator.parts.overlap.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
+from opbyte.simulator.parts.overlap.ways import ways
 from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task
-from opbyte.simulator.streams.overlap import ways
 from opbyte.simulator.streams.scheduler import makespans, run
 from opbyte.workloads.batch import (
     BASE_MOMENTS,

@@ -20,7 +20,7 @@ from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.serving.encoders import encoder_of
+from opbyte.simulator.parts.encoders.run import encoder_of
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import model_from_keys, read_config
 from opbyte.workloads.model import ModelSpec

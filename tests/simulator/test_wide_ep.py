@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.expert_map.placing import ExpertPlacing
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Start, command_line, engine_values
 from opbyte.simulator.frameworks.settings import EngineSettings
 from opbyte.simulator.frameworks.sharing import Sharing
+from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
+from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.step.explicit import dealt, explicit_stage
-from opbyte.simulator.streams.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any
 
 from ....devices.catalog import describe_system
 from ....devices.hosts.catalog import host_sources
+from ....simulator.parts.two_pools.asked import counted
 from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
-from ....simulator.scenario.pools import counted
 from ....simulator.scenario.scenario import Scenario, placed
 from ....workloads.errors import InputError, nearest
 from ...answers.identity import POOLS

@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.deployment import deploy as deploy
     from opbyte.simulator.deploy.placement import Option as Option
     from opbyte.simulator.deploy.placement import placement as placement
-    from opbyte.simulator.expert_cache.policies import Entry as Entry
-    from opbyte.simulator.expert_cache.policies import cache_policy as cache_policy
-    from opbyte.simulator.expert_map.maps import Sites as Sites
-    from opbyte.simulator.expert_map.policies import map_policy as map_policy
+    from opbyte.simulator.parts.expert_cache.policies import Entry as Entry
+    from opbyte.simulator.parts.expert_cache.policies import cache_policy as cache_policy
+    from opbyte.simulator.parts.expert_map.maps import Sites as Sites
+    from opbyte.simulator.parts.expert_map.policies import map_policy as map_policy
     from opbyte.simulator.serving.routers import ROUTERS as ROUTERS
     from opbyte.simulator.serving.routers import Load as Load
     from opbyte.workloads.batch import Batch as Batch

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.programs import all_reduce as all_reduce
     from opbyte.simulator.deploy.programs import all_to_all as all_to_all
     from opbyte.simulator.deploy.programs import gather_tokens as gather_tokens
-    from opbyte.simulator.expert_cache.cache import Chances as Chances
-    from opbyte.simulator.expert_cache.cache import ExpertCache as ExpertCache
-    from opbyte.simulator.expert_cache.counts import StepFetch as StepFetch
-    from opbyte.simulator.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
-    from opbyte.simulator.expert_cache.store import ExpertStore as ExpertStore
-    from opbyte.simulator.expert_map.dispatch import Dispatch as Dispatch
-    from opbyte.simulator.expert_map.dispatch import flows as flows
-    from opbyte.simulator.expert_map.placing import ExpertPlacing as ExpertPlacing
+    from opbyte.simulator.parts.expert_cache.cache import Chances as Chances
+    from opbyte.simulator.parts.expert_cache.cache import ExpertCache as ExpertCache
+    from opbyte.simulator.parts.expert_cache.counts import StepFetch as StepFetch
+    from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
+    from opbyte.simulator.parts.expert_cache.store import ExpertStore as ExpertStore
+    from opbyte.simulator.parts.expert_map.dispatch import Dispatch as Dispatch
+    from opbyte.simulator.parts.expert_map.dispatch import flows as flows
+    from opbyte.simulator.parts.expert_map.placing import ExpertPlacing as ExpertPlacing
     from opbyte.simulator.scenario import Scenario as Scenario
     from opbyte.simulator.scenario.load import load as load
     from opbyte.simulator.scenario.play import run_scenario as run_scenario

@@ -1,1 +1,0 @@
-"""Which devices hold which experts, copies among them, and which copy serves a token."""

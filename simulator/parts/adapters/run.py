@@ -1,0 +1,233 @@
+"""Adapters that do not all fit: slots in a device's memory, and a link that brings the others.
+
+A request waits until its adapter lies in a slot, and holds it there until its last token: an adapter in
+use never leaves. Of those that nobody uses the one used longest ago goes. The link carries one adapter
+after another; requests whose adapter is there pass those that wait, as in vLLM's scheduler. Each engine of
+a fleet has slots of its own, which a failure empties.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.adapters import Tenants, adapter_bytes
+from ....workloads.errors import CapacityError, InputError
+from ....workloads.requests import RequestBlock, RequestStream
+from ....workloads.routing import make_router
+from ...deploy.deployment import Deployment
+from ...deploy.expert_parts import ExpertPart
+from ...serving.host_link import HostLink
+from ..expert_cache.store import tiers_of
+from ..two_pools.pools import Pools
+
+CHOICES = 0xADA
+"""Sets the draws of requests that name no adapter apart from all others."""
+
+
+@dataclass(slots=True)
+class AdapterCounts:
+    """What requests asked of the slots."""
+
+    # requests, those whose adapter was in a slot or on its way, and adapters brought
+    asked: int = 0
+    hits: int = 0
+    loads: int = 0
+    # seconds that the link was busy, and that requests waited for adapters, all together
+    link_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Choices:
+    """Which adapter each request of a run uses, row by row."""
+
+    tenants: Tenants
+    seed: int  # of the choices of requests that name none
+    names: list[int] = field(default_factory=list)
+    _cumulative: npt.NDArray[np.float64] = field(init=False)
+    _rng: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cumulative = np.cumsum(popularity(self.tenants))
+        self._rng = np.random.default_rng([self.seed, CHOICES])
+
+    def read(self, block: RequestBlock) -> None:
+        """Take in the adapters that requests name, or choose for them."""
+        if block.adapters is not None:
+            self.names += block.adapters.tolist()
+            return
+        drawn = np.searchsorted(self._cumulative, self._rng.random(len(block)), side="right")
+        self.names += np.minimum(drawn, self.tenants.adapters - 1).tolist()
+
+
+@dataclass(slots=True)
+class AdapterShelf:
+    """Slots for adapters on one engine's devices."""
+
+    call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
+    choices: Choices
+    link: HostLink
+    load_s: float  # seconds that the link takes for one adapter
+    counts: AdapterCounts  # of all engines together
+    # takes the row of a request whose adapter is there, the time and the tokens that come cached
+    release: Callable[[int, float, int], None]
+    # requests that wait for their adapter, and the tokens of each that come cached
+    asked: dict[int, int] = field(default_factory=dict)
+    _ready: dict[int, float] = field(default_factory=dict)  # when it is there by the link; last used last
+    _users: Counter[int] = field(default_factory=Counter)
+    _waiting: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    _life: int = 0
+
+    def ask(self, row: int, now: float, cached: int = 0) -> None:
+        """A request comes: it goes on at once, with its adapter, or when a slot is free."""
+        name = self.choices.names[row]
+        self.counts.asked += 1
+        self.asked[row] = cached
+        if name in self._ready:
+            self.counts.hits += 1
+            self._enter(row, name, now, now)
+        elif self._room():
+            self._load(name, now)
+            self._enter(row, name, now, now)
+        else:
+            self._waiting.setdefault(name, []).append((row, now))
+
+    def done(self, row: int, now: float) -> None:
+        """A request has completed; the first that waits takes the slot, if nobody needs it now."""
+        name = self.choices.names[row]
+        self._users[name] -= 1
+        self._ready[name] = self._ready.pop(name)  # used last
+        if self._users[name] or not self._waiting:
+            return
+        following = next(iter(self._waiting))
+        self._room()
+        self._load(following, now)
+        for waiting, since in self._waiting.pop(following):
+            self._enter(waiting, following, since, now)
+
+    def lose(self) -> None:
+        """The devices have failed, or have been let go: nothing is in their slots, and nobody waits here."""
+        for kept in (self.asked, self._ready, self._users, self._waiting):
+            kept.clear()
+        self.link.free, self._life = 0.0, self._life + 1
+
+    def _room(self) -> bool:
+        """Whether a slot is free, once what nobody uses has left."""
+        if len(self._ready) < self.choices.tenants.resident:
+            return True
+        idle = next((name for name in self._ready if not self._users[name]), None)
+        if idle is None:
+            return False
+        del self._ready[idle]
+        return True
+
+    def _load(self, name: int, now: float) -> None:
+        """Bring an adapter, behind those on the link."""
+        self._ready[name] = self.link.take(now, self.load_s)
+        self.counts.loads += 1
+        self.counts.link_s += self.load_s
+
+    def _enter(self, row: int, name: int, since: float, now: float) -> None:
+        """Hold the adapter for a request, which goes on as soon as it is there."""
+        self._users[name] += 1
+        there = self._ready[name] = self._ready.pop(name)
+        self._await(row, there, since, now)
+
+    def _await(self, row: int, there: float, since: float, now: float) -> None:
+        """Let a request go on once its adapter is there by the link's clock, which experts may hold up."""
+        life, at = self._life, max(there + self.link.experts_s(), now)
+
+        def come() -> None:
+            if self._life != life:
+                return
+            if there + self.link.experts_s() > at:
+                self._await(row, there, since, at)
+                return
+            self.counts.waited_s += at - since
+            self.release(row, at, self.asked.pop(row))
+
+        if at <= now:
+            come()
+        else:
+            self.call_at(at, come)
+
+
+def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:
+    """Probability that a request that names none uses each adapter, shape (adapters,)."""
+    router = make_router(tenants.popularity, layers=1, experts=tenants.adapters, top_k=1, seed=0, by_request=True)
+    shares: npt.NDArray[np.float64] = router.prob[0]
+    return shares
+
+
+def load_seconds(d: Deployment) -> float:
+    """Seconds that one adapter takes on a device's link to the host's memory.
+
+    Raises
+    ------
+    InputError
+        A device whose description gives no host memory.
+    CapacityError
+        A host's memory that does not hold all adapters.
+    """
+    assert d.tenants is not None
+    try:
+        host = tiers_of(d.system.device).host
+    except InputError as error:
+        raise InputError("--adapters-resident", error.reason) from None
+    size = adapter_bytes(d.shard)
+    needed = d.tenants.adapters * size
+    if needed > host.capacity_bytes:
+        raise CapacityError(
+            d.system.name,
+            f"{d.tenants.adapters} adapters need {needed / 2**30:.1f} GiB of a device's share of the "
+            f"host's memory, {host.capacity_bytes / 2**30:.1f} GiB available",
+        )
+    return host.latency_s + size / host.bandwidth_bytes_per_s
+
+
+def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
+    """The same stream, refusing a request whose adapter there is none of."""
+
+    def blocks() -> Iterator[RequestBlock]:
+        for block in stream:
+            if block.adapters is not None and (block.adapters >= tenants.adapters).any():
+                i = int((block.adapters >= tenants.adapters).argmax())
+                raise InputError(
+                    f"{stream.name}: row {block.request_id[i] + 1}",
+                    f"adapter must be from 0 to {tenants.adapters - 1} "
+                    f"(--adapters {tenants.adapters}), not {block.adapters[i]}",
+                )
+            yield block
+
+    return replace(stream, blocks=blocks)
+
+
+def by_names(pools: Pools, stream: RequestStream) -> Pools:
+    """The nodes, whose steps use adapters as often as a stream's requests name them."""
+    tenants = pools.entry[0].tenants
+    assert tenants is not None
+    counts = np.zeros(tenants.adapters)
+    for block in stream:
+        if block.adapters is None:
+            return pools
+        counts += np.bincount(block.adapters, minlength=len(counts))
+    shares, changed = counts / counts.sum(), dict[int, Deployment]()
+
+    def named(part: ExpertPart) -> ExpertPart:
+        if not part.kept:
+            return part
+        prob = np.tile(shares, (len(part.router.prob), 1))
+        run: npt.NDArray[np.float64] = np.cumsum(prob, axis=1)
+        own = replace(part.router, prob=prob, inclusion=prob.copy(), cumulative=run)
+        return replace(part, router=own)
+
+    for d in (*pools.entry, *pools.decode):
+        if id(d) not in changed:
+            changed[id(d)] = replace(d, experts=tuple(map(named, d.experts)))
+    entry, decode = (tuple(changed[id(d)] for d in side) for side in (pools.entry, pools.decode))
+    return replace(pools, entry=entry, decode=decode)

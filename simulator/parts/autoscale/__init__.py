@@ -1,0 +1,21 @@
+"""Replicas that come and go by a rule."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "--autoscale" if a.scaled else ""
+
+
+PARTS = (
+    Part(
+        "autoscale",
+        "--autoscale",
+        "replicas that come and go",
+        page="autoscaling",
+        tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),
+        asked=_asked,
+    ),
+)

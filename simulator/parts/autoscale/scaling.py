@@ -1,0 +1,234 @@
+"""Replicas that come and go: an autoscaler on the clock of the simulation.
+
+All replicas that may be there have engines from the start; which of them hold devices and take
+requests changes. One that is asked for starts, then serves. One that is let go takes no new request,
+ends those that it has, and comes back empty if it is asked for again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from ...batching.state import F8, F_FIRST
+from ...serving.clock import Clock
+from ...serving.dealing import Dealer
+from ...serving.nodes import Node
+from ...serving.replicas import Phase, ReplicaSpan, Scaling
+from ...serving.table import RequestTable
+from ..experts_apart.holders import devices_apart, devices_of
+from .asked import Autoscale
+from .scalers import SCALERS, Seen, asks_ttft
+
+TOLERANCE = 0.1
+"""A number that is wrong by less than this share stays (Kubernetes' HorizontalPodAutoscaler,
+``--horizontal-pod-autoscaler-tolerance``)."""
+
+
+@dataclass(slots=True)
+class Replica:
+    """One copy of the system."""
+
+    index: int
+    nodes: list[Node]  # its independent engines
+    phase: Phase | None = None  # none while it holds no devices
+    since: float = 0.0  # when the phase began [s]
+    starts: int = 0  # how often it has been asked for, which tells a start that was called off
+
+
+@dataclass(slots=True)
+class Firsts:
+    """First tokens of the fleet's requests, as they come."""
+
+    window: float  # how long they are kept [s]
+    pool: range  # numbers of the nodes that make them
+    _open: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
+    _come: deque[tuple[float, float]] = field(default_factory=deque)
+    _looked: float = -np.inf
+
+    def note(self, node: Node, row: int) -> None:
+        """A request has been given to a node."""
+        if node.index not in self.pool:
+            return
+        place = node.engine.submitted - 1
+        self._open.setdefault(node.index, []).append((place, row, node.life))
+
+    def look(self, nodes: Clock, table: RequestTable, gate: Sequence[int], now: float, late: float) -> F8:
+        """Times to first token in the window, and of those that are later than `late` already [s]."""
+        waits = [now - table.arrival_s[row] for row in gate if np.isnan(table.first_s[row])]
+        for node in nodes.entry:
+            waits += [now - table.arrival_s[row] for row in node.asked]
+            kept = [x for x in self._open.get(node.index, ()) if x[2] == node.life]
+            if not kept:
+                self._open.pop(node.index, None)
+                continue
+            places, rows, _ = np.array(kept).T
+            first, arrival = node.engine.state.floats[places, F_FIRST], table.arrival_s[rows]
+            came = first <= now  # one that is yet to come is no number, or ahead of now
+            new = came & (first > self._looked)  # others had theirs before a failure put them back
+            self._come.extend(zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True))
+            waits += (now - arrival[~came]).tolist()
+            self._open[node.index] = [x for x, done in zip(kept, came, strict=True) if not done]
+        self._looked = now
+        if len(self._come) > 1:
+            self._come = deque(sorted(self._come))
+        while self._come and self._come[0][0] <= now - self.window:
+            self._come.popleft()
+        found = [ttft for _, ttft in self._come] + [wait for wait in waits if wait > late]
+        return np.array(found, dtype=np.float64)
+
+
+def _used(node: Node) -> float:
+    """Share of a node's KV capacity that is in use; of two pools caches that wait to cross are there too."""
+    engine = node.engine
+    used = 1.0 - float(np.mean(engine.state.free)) / engine.kv.capacity
+    return max(used, float(node.promised / node.capacity))
+
+
+def _ended(node: Node, now: float) -> float:
+    """When a node that has nothing left had its last step, or sent its last cache, at the latest `now` [s]."""
+    return max(node.engine.now, min(float(node.sent_s), now))
+
+
+@dataclass(slots=True)
+class Scaler:
+    """Decides now and then how many replicas there are, of all nodes or of one of two pools."""
+
+    spec: Autoscale
+    start_s: float  # seconds that a replica takes to start
+    clock: Clock
+    table: RequestTable
+    dealer: Dealer
+    each: int  # independent engines of a replica
+    pool: list[Node]  # engines of all replicas that there may be
+    gate: Callable[[], Sequence[int]]  # requests that wait for a replica, of a decode pool their caches
+    replicas: list[Replica] = field(init=False)
+    _spans: list[ReplicaSpan] = field(default_factory=list)
+    _wanted: deque[tuple[float, int]] = field(default_factory=deque)
+    _firsts: Firsts | None = None
+
+    def __post_init__(self) -> None:
+        pool, each = self.pool, self.each
+        count = len(pool) // each
+        self.replicas = [Replica(i, pool[i * each : (i + 1) * each]) for i in range(count)]
+        for replica in self.replicas:
+            self._turn(replica, "ready" if replica.index < self.spec.first else None, 0.0)
+        if self.spec.by is not None and self.spec.decides and asks_ttft(SCALERS[self.spec.by]):
+            self._firsts = Firsts(self.spec.window, range(len(self.clock.entry)))
+            self.dealer.told = self._firsts.note
+
+    def start(self) -> None:
+        """Begin at time 0; nothing happens where nothing can change."""
+        if self.spec.decides:
+            self._wanted.append((0.0, self.spec.first))
+            self.clock.call_after(self.spec.every, self._decide)
+
+    def _decide(self) -> None:
+        now = self.clock.now
+        self._release(now)
+        self._aim(self._number(now))
+        self.clock.call_after(self.spec.every, self._decide)
+
+    def _turn(self, replica: Replica, phase: Phase | None, now: float) -> None:
+        """Let a replica go over to another phase."""
+        if replica.phase is not None:
+            self._spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, now))
+        replica.phase, replica.since = phase, now
+        for node in replica.nodes:
+            node.ready = phase == "ready"
+
+    def _in(self, *phases: Phase | None) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.phase in phases]
+
+    def _release(self, now: float) -> None:
+        """Let go of devices whose replica has ended its requests; it keeps no cache."""
+        for replica in self._in("draining"):
+            if all(self._empty(node, now) for node in replica.nodes):
+                ended = max(_ended(node, now) for node in replica.nodes)
+                self._turn(replica, None, max(ended, replica.since))
+                for node in replica.nodes:
+                    places, rows = node.untaken()
+                    self.table.take_over_all(node.engine, places, rows)
+                    node.fail(now)
+
+    def _empty(self, node: Node, now: float) -> bool:
+        """Whether a node has nothing left, its completions delivered."""
+        told = not self.clock.how.stops or not node.live
+        moved = node.promised < 1.0 and not node.inbound  # caches that were kept have left, or come
+        return node.engine.done and not node.halted and told and moved and node.engine.now <= now
+
+    def _seen(self, now: float) -> Seen:
+        """What the rule is told."""
+        ready, gate = self._in("ready"), self.gate()
+        # Those that drain still have requests, which the fleet will be rid of by itself.
+        loads = [node.load(now) for replica in ready for node in replica.nodes]
+        used = [_used(node) for replica in ready for node in replica.nodes]
+        coming = sum(node.inbound for replica in ready for node in replica.nodes)
+        late = np.zeros(0)
+        if self._firsts is not None:
+            late = self._firsts.look(self.clock, self.table, gate, now, self.spec.target)
+        return Seen(
+            len(self._in("ready", "starting")), len(ready),
+            len(gate) + sum(load.waiting for load in loads),
+            coming + sum(load.running for load in loads),
+            sum(used) / self.each, late, self.spec.share,
+        )  # fmt: skip
+
+    def _number(self, now: float) -> int:
+        """How many replicas there should be: more at once, less once that has been so for a while."""
+        assert self.spec.by is not None
+        seen, least = self._seen(now), self.spec.least
+        wanted = SCALERS[self.spec.by](seen, self.spec.target)
+        have = seen.replicas
+        number = have if have and abs(wanted / have - 1.0) <= TOLERANCE else ceil(wanted)
+        if self.gate():  # somebody waits for the first one
+            least = max(least, 1)
+        number = min(max(number, least), self.spec.most)
+        history = self._wanted
+        history.append((now, number))
+        while history[0][0] < now - self.spec.hold:
+            history.popleft()
+        return number if number >= have else min(have, max(n for _, n in history))
+
+    def _aim(self, number: int) -> None:
+        """Ask for replicas, or let some go: those that start first, then the latest."""
+        now = self.clock.now
+        have = self._in("ready", "starting")
+        for replica in self._in(None)[: max(number - len(have), 0)]:
+            self._ask(replica)
+        surplus = sorted(have, key=lambda r: (r.phase == "ready", -r.since, -r.index))[: max(len(have) - number, 0)]
+        for replica in surplus:
+            self._turn(replica, "draining" if replica.phase == "ready" else None, now)
+        if surplus:
+            self._release(now)
+
+    def _ask(self, replica: Replica) -> None:
+        """Let a replica start."""
+        replica.starts += 1
+        self._turn(replica, "starting", self.clock.now)
+        asked = replica.starts
+
+        def serve() -> None:
+            if replica.phase == "starting" and replica.starts == asked:
+                self._turn(replica, "ready", self.clock.now)
+
+        if self.start_s:
+            self.clock.call_at(self.clock.now + self.start_s, serve)
+        else:
+            serve()
+
+    def scaling(self) -> Scaling:
+        """What it has done so far; those that are still there stay for ever."""
+        spans = list(self._spans)
+        for replica in self.replicas:
+            if replica.phase is not None:
+                until = max(_ended(node, np.inf) for node in replica.nodes)
+                until = max(until, replica.since) if replica.phase == "draining" else np.inf
+                spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, until))
+        deployment = self.pool[0].engine.deployment
+        devices = devices_of(deployment) + devices_apart(deployment)
+        return Scaling(self.spec, self.start_s, devices, tuple(spans))

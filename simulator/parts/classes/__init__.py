@@ -1,0 +1,21 @@
+"""Classes and tenants of requests: their queues, bounds, and what a run tells of each."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return f"--policy {a.policy.name}" if a.laned else ""
+
+
+PARTS = (
+    Part(
+        "classes",
+        "POLICY+priority, POLICY+vtc, --classes with bounds",
+        "queues by class or tenant",
+        page="classes",
+        tests=("simulator/test_classes", "analysis/test_classes_answers"),
+        asked=_asked,
+    ),
+)

@@ -1,0 +1,132 @@
+"""Which engines have lanes, and which requests a router turns away by the bounds of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ....workloads.errors import InputError
+from ....workloads.requests import RequestBlock, RequestStream
+from ....workloads.requests.classes import RequestClass
+from ...batching.orders import LANED
+from ...batching.policies import Policy
+from ...batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT
+from ...deploy.deployment import Deployment
+from ...serving.clock import Clock
+from ...serving.nodes import Node
+from ...serving.table import RequestTable
+from ..sglang.rules import SglangRules
+from .lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
+
+
+def bounded(stream: RequestStream) -> bool:
+    """Whether a request of a stream may be turned away."""
+    return any(c.bounded for c in stream.classes)
+
+
+def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
+    """Refuse bounds of classes where a request that is turned away would be asked again at once.
+
+    Raises
+    ------
+    InputError
+        A closed loop, or sessions.
+    """
+    chained = first is not None and first.turns is not None
+    if bounded(stream) and (stream.closed_loop is not None or chained):
+        raise InputError(
+            "--classes", "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions"
+        )
+
+
+def laned(
+    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
+) -> tuple[Policy, LaneRules | None]:
+    """A policy and the lanes of its engines; none, and first come first served, where nothing tells requests apart.
+
+    Parameters
+    ----------
+    first : RequestBlock or None
+        Of the stream.
+    alone : bool
+        Whether the engine itself turns requests away.
+
+    Raises
+    ------
+    InputError
+        Batching that knows one queue only.
+    """
+    if first is None or first.labels is None:
+        return replace(policy, order="" if policy.order in LANED else policy.order), None
+    order = policy.order if policy.order in LANED else ""
+    if not order and not bounded(stream):
+        return policy, None
+    if order == "priority" and isinstance(policy.rules, SglangRules):
+        if bounded(stream):
+            raise InputError(f"--policy {policy.name}", "has one queue: no bounds of classes")
+        return policy, None  # which keeps its queue in order by itself
+    if policy.rules is not None or policy.prompts_alone or policy.holds_back:
+        reason = "has one queue: no order by priority or tenant, no bounds of classes"
+        raise InputError(f"--policy {policy.name}", reason)
+    if policy.order and not order:
+        raise InputError(f"--policy {policy.name}", "sorts one queue: no bounds of classes")
+    most = tuple(c.max_waiting if alone else None for c in stream.classes)
+    waits = tuple(c.max_wait if alone else None for c in stream.classes)
+    return policy, LaneRules(order, most, waits)
+
+
+@dataclass(slots=True)
+class Door:
+    """What a router knows of all replicas' queues, class by class.
+
+    A class is full where as many of its requests wait as may, on all replicas together, or where on every replica that
+    is up the first of them has waited too long. Requests that failures put back have been let in already.
+    """
+
+    classes: Sequence[RequestClass]
+    clock: Clock
+    table: RequestTable
+
+    def admits(self, row: int, now: float) -> bool:
+        """Whether a request that comes now is let in."""
+        labels = self.table.labels
+        assert labels is not None
+        kind = int(labels.kind[row])
+        known = self.classes[kind]
+        if known.max_waiting is not None:
+            waiting = sum(_waiting(node, kind) for node in self.clock.entry)
+            waiting += sum(int(labels.kind[other]) == kind for other in self.clock.waiting)
+            if waiting >= known.max_waiting:
+                return False
+        if known.max_wait is None:
+            return True
+        waits = [_longest(node, kind, now) for node in self.clock.entry if node.up]
+        waits = waits or [now - float(self.table.arrival_s[other]) for other in self.clock.waiting[:1]]
+        return min(waits, default=0.0) <= known.max_wait
+
+
+def _waiting(node: Node, kind: int) -> int:
+    """Requests of a class that wait on a node, as of the step in progress."""
+    state = node.engine.state
+    new = slice(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED]))
+    lanes = state.lanes
+    queued = int(lanes.kinds[kind, K_WAITING]) if kind < len(lanes.kinds) else 0
+    return queued + int((lanes.of[new, O_KIND] == kind).sum())
+
+
+def _longest(node: Node, kind: int, now: float) -> float:
+    """How long the first request of a class on a node has waited; 0 where none waits."""
+    state = node.engine.state
+    came = []
+    for head in state.lanes.rows[:, :, Q_HEAD].ravel().tolist():
+        i = head
+        while i >= 0 and not np.isnan(state.floats[i, F_SCHEDULED]):
+            i = int(state.ints[i, I_NEXT])
+        if i >= 0 and state.lanes.of[i, O_KIND] == kind:
+            came.append(float(state.floats[i, F_ARRIVAL]))
+    for i in range(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED])):
+        if state.lanes.of[i, O_KIND] == kind:
+            came.append(float(state.floats[i, F_ARRIVAL]))
+    return now - min(came, default=now)

@@ -1,0 +1,111 @@
+"""What a run was to each class of requests and to each tenant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....workloads.requests.classes import Promise
+from ....workloads.requests.labels import Labels
+from ...batching.state import I8
+from ...serving.metrics import Quantiles
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPromise:
+    """What became of a promise.
+
+    Attributes
+    ----------
+    share : float or None
+        Of the class's requests that kept it; those turned away did not.
+    """
+
+    promise: Promise
+    share: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether as many kept it as must; None where nobody says how many."""
+        if self.promise.share is None or self.share is None:
+            return None
+        return self.share >= self.promise.share
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRun:
+    """Requests of one class.
+
+    Attributes
+    ----------
+    sent, refused, finished : int
+        Of the whole run.
+    preemptions : int
+        Of those that finished.
+    ttft_s, tpot_s, e2e_s : Quantiles
+        Of requests completed after the warm-up, as the engine sees them.
+    kept : tuple of KeptPromise
+        One for each promise.
+    attained : float or None
+        Share of requests that kept all promises, after the warm-up; None without any.
+    goodput_per_s : float or None
+        Such requests that ended in the run's window, per second of it.
+    """
+
+    name: str
+    sent: int
+    refused: int
+    finished: int
+    preemptions: int
+    ttft_s: Quantiles
+    tpot_s: Quantiles
+    e2e_s: Quantiles
+    kept: tuple[KeptPromise, ...]
+    attained: float | None
+    goodput_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantShares:
+    """What tenants got.
+
+    Attributes
+    ----------
+    sent, refused : int64 array
+        Requests of each.
+    served : int64 array
+        Service of each: tokens of its prompts that were let in, and twice those of its answers.
+    apart : int or None
+        Most that the virtual counters of two tenants with waiting requests differed by, on one rank; None
+        where service is not what orders them.
+    bound : int or None
+        What that is at most where nothing is preempted (lemma 4.3 of Sheng et al., OSDI 2024).
+    """
+
+    names: list[str]
+    sent: I8
+    refused: I8
+    served: I8
+    apart: int | None
+    bound: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """A run by class and by tenant.
+
+    Attributes
+    ----------
+    labels : Labels
+        Of each finished request, as rows of `Run.requests`.
+    refused_id : int64 array
+        Requests that were turned away.
+    attained, goodput_per_s : float or None
+        Of all classes together; None where one of them is promised nothing.
+    """
+
+    kinds: tuple[ClassRun, ...]
+    tenants: TenantShares
+    labels: Labels
+    refused_id: I8
+    attained: float | None
+    goodput_per_s: float | None

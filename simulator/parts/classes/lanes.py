@@ -1,0 +1,162 @@
+"""Lanes of an engine's queue: requests of one class, priority or tenant, in order of arrival.
+
+With lanes an engine chooses a lane every time that it admits a request, so that priorities, shares of
+tenants and bounds of classes cost no sorting. Engines without them have one queue (`holding.enqueue`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ....workloads.errors import InputError
+from ....workloads.jit_held import held
+from ....workloads.requests import RequestBlock
+from ....workloads.requests.labels import Labels
+from ...batching.state import C_SUBMITTED, F8, I8, State
+
+MOST_LANES = 4096
+"""Of one engine: choosing looks at each."""
+
+INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
+"""What a token of a prompt and one of an answer count for in a tenant's service (section 5.1 of Sheng
+et al., Fairness in serving large language models, OSDI 2024)."""
+
+(Q_HEAD, Q_TAIL, Q_WAITING, Q_SERVED) = range(4)
+"""Columns of `ClassLanes.rows`: first and last request, -1 if empty; how many wait; service of the lane's
+tenant, its virtual token counter."""
+
+(O_LANE, O_PLACE, O_KIND, O_REFUSED) = range(4)
+"""Columns of `ClassLanes.of`: a request's lane, its place among arrivals, its class, and whether it was turned away."""
+
+(K_WAITING, K_MOST) = range(2)
+"""Columns of `ClassLanes.kinds`: requests of a class that wait on all ranks, and how many may."""
+
+(M_CAME, M_REFUSED, M_SPREAD, M_UNDONE) = range(4)
+"""Entries of `ClassLanes.marks`: requests queued so far and turned away; most that the counters of two
+lanes with waiting requests differed by; whether the plan being made took tokens back."""
+
+FREE = np.iinfo(np.int64).max
+
+
+@held
+class ClassLanes(NamedTuple):
+    """L lanes of R ranks, of N requests of K classes."""
+
+    rows: I8  # [R, L, 4]
+    keys: I8  # [L] the smallest is served first
+    of: I8  # [N, 4]
+    kinds: I8  # [K, 2]
+    waits: F8  # [K] longest wait of the first in the class's queue that lets another in [s]
+    last: I8  # [R] lane whose request was admitted last, -1 before
+    marks: I8  # [4]
+    worst: bool  # whether the sequence of the largest key is preempted, not the last one admitted
+    fair: bool  # whether the lane served least is served first, not the one of the smallest key
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRules:
+    """What an engine's lanes are and what they may hold.
+
+    Attributes
+    ----------
+    order : str
+        One of `orders.LANED`, or empty: first come, first served.
+    most : tuple of int or None
+        Of each class, waiting requests of it that let another in; None: any.
+    waits : tuple of float or None
+        How long the first of them may have waited [s].
+    """
+
+    order: str = ""
+    most: tuple[int | None, ...] = ()
+    waits: tuple[float | None, ...] = ()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any request may be turned away."""
+        return any(x is not None for x in (*self.most, *self.waits))
+
+    def start(self, ranks: int) -> ClassLanes:
+        """Return lanes before the first request."""
+        kinds = np.zeros((len(self.most), 2), dtype=np.int64)
+        kinds[:, K_MOST] = [FREE if x is None else x for x in self.most]
+        waits = np.array([np.inf if x is None else x for x in self.waits], dtype=np.float64)
+        none = np.zeros((0, 4), dtype=np.int64)
+        return ClassLanes(
+            _empty(ranks, 1), np.zeros(1, dtype=np.int64), none, kinds, waits,
+            np.full(ranks, -1), np.zeros(4, dtype=np.int64),
+            self.order == "priority", self.order == "vtc",
+        )  # fmt: skip
+
+
+def _empty(ranks: int, count: int) -> I8:
+    rows = np.zeros((ranks, count, 4), dtype=np.int64)
+    rows[:, :, [Q_HEAD, Q_TAIL]] = -1
+    return rows
+
+
+@dataclass(slots=True)
+class LaneBook:
+    """Which lane a request's labels mean, in order of their first use."""
+
+    rules: LaneRules
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    def place(self, block: RequestBlock, st: State) -> State:
+        """Give requests that were just added their lanes.
+
+        Raises
+        ------
+        InputError
+            More lanes than one engine has.
+        """
+        labels, lanes = block.labels, st.lanes
+        if lanes is None or labels is None:
+            return st
+        end = int(st.counters[C_SUBMITTED])
+        if len(lanes.of) < len(st.ints):
+            of = np.empty((len(st.ints), 4), dtype=np.int64)
+            of[: len(lanes.of)] = lanes.of
+            lanes = lanes._replace(of=of)
+        new = lanes.of[end - len(block) : end]
+        new[:, [O_PLACE, O_REFUSED]] = 0
+        new[:, O_KIND] = labels.kind
+        found, which = np.unique(self._names(labels), return_inverse=True)
+        before = len(self.numbers)
+        numbers = [self.numbers.setdefault(name, len(self.numbers)) for name in found.tolist()]
+        new[:, O_LANE] = np.array(numbers)[which]
+        lanes = self._widened(lanes, labels)
+        if len(self.numbers) > before and self.rules.order == "priority":
+            lanes.keys[new[:, O_LANE]] = labels.priority
+        return st._replace(lanes=lanes)
+
+    def _names(self, labels: Labels) -> I8:
+        """A number for each request's lane: that of its tenant, or of its class and priority."""
+        if self.rules.order == "vtc":
+            return labels.tenant
+        return (labels.kind << 32) + labels.priority * (self.rules.order == "priority")
+
+    def _widened(self, lanes: ClassLanes, labels: Labels) -> ClassLanes:
+        """Room for all lanes and classes there are by now."""
+        count = len(self.numbers)
+        if count > MOST_LANES:
+            what = "tenants" if self.rules.order == "vtc" else "priorities and classes"
+            reason = f"has more than {MOST_LANES:,} {what}, the most that an engine tells apart"
+            raise InputError("the workload", reason)
+        if count > len(lanes.keys):
+            ranks, have = lanes.rows.shape[:2]
+            rows, keys = _empty(ranks, 2 * count), np.zeros(2 * count, dtype=np.int64)
+            rows[:, :have], keys[:have] = lanes.rows, lanes.keys
+            lanes = lanes._replace(rows=rows, keys=keys)
+        kinds = int(labels.kind.max(initial=-1)) + 1
+        if kinds > len(lanes.kinds):  # classes that only a trace names have no bounds
+            more = np.zeros((kinds, 2), dtype=np.int64)
+            more[:, K_MOST] = FREE
+            more[: len(lanes.kinds)] = lanes.kinds
+            waits = np.full(kinds, np.inf)
+            waits[: len(lanes.waits)] = lanes.waits
+            lanes = lanes._replace(kinds=more, waits=waits)
+        return lanes

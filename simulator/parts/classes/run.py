@@ -1,0 +1,132 @@
+"""What classes of requests and tenants got, counted from the requests of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.requests.classes import Promise, RequestClass
+from ....workloads.requests.labels import Labels
+from ...batching.state import F8, I8
+from ...serving.finished import Requests
+from ...serving.metrics import Quantiles, quantiles
+from ...serving.served import Served
+from ...serving.steady import Window
+from .kinds import Classes, ClassRun, KeptPromise, TenantShares
+from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
+
+Flags = npt.NDArray[np.bool_]
+
+
+def classes_of(
+    served: Served, requests: Requests, classes: Sequence[RequestClass], window: Window, warmup: int, outside_s: float
+) -> Classes | None:
+    """Measure a run by class; None where nothing tells its requests apart.
+
+    Parameters
+    ----------
+    classes : sequence of RequestClass
+        What is known of them; others are promised nothing.
+    window : Window
+        What goodput is of.
+    warmup : int
+        Completions left out of latencies and shares.
+    outside_s : float
+        What a request spends outside all steps.
+    """
+    table = served.table
+    if table.labels is None:
+        return None
+    labels = table.labels.take(slice(0, table.count))
+    done, refused = labels.take(table.done()), np.array(sorted(table.refused), dtype=np.int64)
+    known = {c.name: c for c in classes}
+    late = table.arrival_s[refused] >= served.warm_s
+    warm, ended = requests.order >= warmup, requests.last_token_s
+    within = (ended >= window.start_s) & (ended <= window.end_s)
+    kinds, good, asked = [], np.zeros(len(warm), dtype=np.bool_), True
+    for k, name in enumerate(labels.kinds):
+        mine, away = done.kind == k, labels.kind[refused] == k
+        promises = known[name].promises if name in known else ()
+        lost = int((away & late).sum())
+        passed = [_keeps(requests, promise, outside_s) for promise in promises]
+        all_kept = np.logical_and.reduce(passed) if passed else np.ones(len(warm), dtype=np.bool_)
+        good |= mine & all_kept
+        asked = asked and bool(promises or not (labels.kind == k).any())
+        ttft, tpot, e2e = _latencies(requests, mine & warm)
+        kinds.append(
+            ClassRun(
+                name,
+                int((labels.kind == k).sum()),
+                int(away.sum()),
+                int(mine.sum()),
+                int(requests.preemptions[mine].sum()),
+                ttft,
+                tpot,
+                e2e,
+                tuple(KeptPromise(p, _share(own, mine & warm, lost)) for p, own in zip(promises, passed, strict=True)),
+                _share(all_kept, mine & warm, lost) if promises else None,
+                _rate(mine & all_kept & within, window) if promises else None,
+            )
+        )
+    return Classes(
+        tuple(kinds), _tenants(served, labels, refused), done, table.id[refused],
+        _share(good, warm, int(late.sum())) if asked else None,
+        _rate(good & within, window) if asked else None,
+    )  # fmt: skip
+
+
+def _share(good: Flags, which: Flags, lost: int) -> float | None:
+    """Share of some requests, and others that were turned away, that are good."""
+    count = int(which.sum()) + lost
+    return int((good & which).sum()) / count if count else None
+
+
+def _rate(which: Flags, window: Window) -> float | None:
+    """Requests per second of a window."""
+    return int(which.sum()) / window.length_s if window.length_s > 0 else None
+
+
+def _values(requests: Requests, latency: str) -> F8:
+    """One latency of each request, as the engine sees it; NaN where it has none."""
+    if latency == "ttft":
+        return requests.first_token_s - requests.arrival_s
+    if latency == "e2e":
+        return requests.last_token_s - requests.arrival_s
+    gaps = requests.output_tokens - 1
+    decode = requests.last_token_s - requests.first_token_s
+    return np.where(gaps > 0, decode / np.maximum(gaps, 1), np.nan)
+
+
+def _keeps(requests: Requests, promise: Promise, outside_s: float) -> Flags:
+    """Which requests keep a promise; a single token has no time between tokens."""
+    more = outside_s if promise.latency.startswith("client_") else 0.0
+    values = _values(requests, promise.latency.removeprefix("client_")) + more
+    kept: Flags = ~(values > promise.most_s)
+    return kept
+
+
+def _latencies(requests: Requests, which: Flags) -> tuple[Quantiles, ...]:
+    return tuple(quantiles(_values(requests, name)[which]) for name in ("ttft", "tpot", "e2e"))
+
+
+def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
+    """What each tenant sent and got."""
+    table, count = served.table, len(labels.tenants)
+    rows = slice(0, table.count)
+    begun = ~np.isnan(table.scheduled_s[rows])
+    service = INPUT_WEIGHT * table.input_tokens[rows] * begun
+    service = service + OUTPUT_WEIGHT * table.generated[rows]
+    fair = [node for node in served.nodes if node.engine.lanes and node.engine.lanes.order == "vtc"]
+    apart = bound = None
+    if fair:
+        apart = max(node.apart_now() for node in fair)
+        kv = fair[0].engine.kv
+        fit = int(kv.capacity / kv.block_bytes.sum() * kv.block) if kv.block_bytes.sum() else 0
+        bound = max(INPUT_WEIGHT * int(table.input_tokens[rows].max()), OUTPUT_WEIGHT * fit)
+    return TenantShares(
+        labels.tenants, np.bincount(labels.tenant, minlength=count),
+        np.bincount(labels.tenant[refused], minlength=count),
+        np.bincount(labels.tenant, weights=service, minlength=count).astype(np.int64), apart, bound,
+    )  # fmt: skip

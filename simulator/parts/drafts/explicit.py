@@ -1,0 +1,74 @@
+"""One step that speculates, op by op: the verification, and every pass of what drafts for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ....workloads.batch import Batch
+from ...deploy.deployment import Deployment
+from ...step.costing import StageCost
+from ...step.explicit import explicit_stage
+
+DRAFT = "draft"
+"""Layer of all ops of what drafts."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculativeStage:
+    """A step in its parts.
+
+    Attributes
+    ----------
+    whole : StageCost
+        All of it; ops of what drafts have the layer `DRAFT`.
+    verify_s, draft_s : float
+        Seconds of the verification, with the prompts beside it, and of all drafting.
+    """
+
+    whole: StageCost
+    verify_s: float
+    draft_s: float
+
+
+def draft_batches(batch: Batch, tokens: int) -> list[Batch]:
+    """What the passes that draft `tokens` tokens work on after a step of one rank.
+
+    The first takes the step's own tokens, whose keys and values it needs, rejected ones and prompts
+    among them, with one row of logits a sequence; each other one the draft of the pass before it, of
+    every sequence. vLLM drafts so (``propose`` in vllm/v1/spec_decode/eagle.py).
+    """
+    first = replace(batch, every=False)
+    seen = batch.context + batch.q_len
+    later = [Batch.of((seen + j).tolist()) for j in range(tokens - 1)]
+    return [first, *later]
+
+
+def speculative_stage(
+    d: Deployment, batches: Sequence[Batch], *, expected: bool = False, step: int = 0,
+    replica: int = 0, captured: int = 0,
+) -> SpeculativeStage:  # fmt: skip
+    """Cost a step of an engine that speculates; batches as for `explicit_stage`.
+
+    Verification and drafts run at captured graphs, up to the largest `captured`.
+    """
+    assert d.speculation is not None
+    given = replica, expected, captured
+    target = explicit_stage(d, batches, step, *given)
+    if d.draft is None:
+        return SpeculativeStage(target, target.seconds, 0.0)
+    passes = list(zip(*(draft_batches(b, d.speculation.tokens) for b in batches), strict=True))
+    number = step * len(passes)
+    drafts = [
+        explicit_stage(d.draft, each, number + j, *given)
+        for j, each in enumerate(passes)
+        if any(b.tokens for b in each)
+    ]
+    ops = [replace(p, op=replace(p.op, layer=DRAFT, name=f"draft_{p.op.name}")) for cost in drafts for p in cost.ops]
+    draft_s = sum(cost.seconds for cost in drafts)
+    joules = target.joules + sum(cost.joules for cost in drafts)
+    whole = replace(
+        target, seconds=target.seconds + draft_s, joules=joules, ops=(*target.ops, *ops),
+        stages=(*target.stages[:-1], target.stages[-1] + draft_s),
+    )  # fmt: skip
+    return SpeculativeStage(whole, target.seconds, draft_s)

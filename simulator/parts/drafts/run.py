@@ -1,0 +1,142 @@
+"""What speculation asks of a policy and of requests, and what a run tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.errors import InputError
+from ....workloads.requests import RequestBlock
+from ....workloads.speculators.asked import OPTION, RATES
+from ...batching.policies import Limits, Policy
+from ...deploy.deployment import Deployment
+from ...step.books import new_books
+from ...step.lowering import Slots, lower, ops_of
+from .explicit import DRAFT
+from .speculation import Speculation
+from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, N_WASTED, Z_DRAFT, Z_VERIFY, DraftState, new_spec
+
+
+def speculating_policy(policy: Policy, speculation: Speculation | None) -> Policy:
+    """The policy as it runs: nothing is scheduled ahead of a host that drafts.
+
+    vLLM takes asynchronous scheduling with heads and draft models, and not with n-grams
+    (vllm/config/vllm.py). Own schedulers wait for each step's results: SGLang does so with drafts unless told
+    otherwise (sglang/srt/server_args.py, 0.5.9), TensorRT-LLM with drafts of the host or of another engine.
+    """
+    if speculation is None:
+        return policy
+    if policy.rules is not None:
+        return replace(policy, ahead=False, rules=policy.rules.verifying())
+    return replace(policy, ahead=False) if speculation.on_host else policy
+
+
+def start_speculation(
+    d: Deployment, policy: Policy, ops: int, replica: int, counts: int, seed: int
+) -> tuple[Limits, DraftState, Slots | None]:
+    """Limits of an engine whose steps verify drafts, its state of them, and what drafts by name.
+
+    Parameters
+    ----------
+    ops : int
+        Of a step of the model alone.
+    replica, counts
+        See `lower`.
+    seed : int
+        Of how many drafts are accepted.
+    """
+    speculation = d.speculation
+    assert speculation is not None
+    draft, books, slots = None, None, None
+    if d.draft is not None:
+        draft, slots = lower(d.draft, replica, counts)
+        books = new_books(draft, policy.max_sequences)
+        ops += speculation.tokens * ops_of(draft)
+    ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
+    limits = policy.limits(ops, d.layout.pp)._replace(
+        ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
+    )
+    rates = None if speculation.rates is None else np.array(speculation.rates)
+    spec = new_spec(speculation.tokens, speculation.lookahead, limits.captured, seed, rates, d.ranks, draft, books)
+    return limits, spec, slots
+
+
+def drafting(slots: Slots) -> Slots:
+    """Names of what drafts, told from those of the model."""
+    return slots._replace(layer=tuple(DRAFT for _ in slots.layer), name=tuple(f"{DRAFT}_{n}" for n in slots.name))
+
+
+def acceptance_of(block: RequestBlock, speculation: Speculation | None) -> npt.NDArray[np.float64] | None:
+    """Chances of each request, shape (n, K); None where all have those that were given.
+
+    Raises
+    ------
+    InputError
+        A request without a chance of its own where none was given.
+    """
+    if speculation is None or speculation.rates is not None:
+        return None
+    own = block.acceptance
+    bad = np.ones(len(block), bool) if own is None else np.isnan(own)
+    if own is None or bad.any():
+        i = int(bad.argmax())
+        raise InputError(
+            RATES,
+            f"is needed with {OPTION} {speculation.asked}: request {block.request_id[i]} has no "
+            "acceptance in its trace",
+        )
+    return np.repeat(own[:, None], speculation.tokens, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Speculated:
+    """What speculation did in a run, all engines together.
+
+    Attributes
+    ----------
+    verified, wasted : int
+        Verifications of a sequence; and those of sequences that had ended unknown to the plan.
+    drafted, accepted, emitted : int
+        Drafts in the former, those that were accepted, and tokens that came: one a verification and
+        the accepted ones, but for those beyond a request's output.
+    verify_s, draft_s : float
+        Seconds of all steps' verification, with the prompts beside it, and of their drafting.
+    """
+
+    verified: int
+    wasted: int
+    drafted: int
+    accepted: int
+    emitted: int
+    verify_s: float
+    draft_s: float
+
+    @classmethod
+    def of(cls, specs: list[DraftState]) -> Speculated | None:
+        """Sums over engines; None where none speculates."""
+        if not specs:
+            return None
+        counts = np.sum([x.counts for x in specs], axis=0).tolist()
+        seconds = np.sum([x.seconds for x in specs], axis=0).tolist()
+        return cls(
+            counts[N_VERIFIED], counts[N_WASTED], counts[N_DRAFTED], counts[N_ACCEPTED],
+            counts[N_EMITTED], seconds[Z_VERIFY], seconds[Z_DRAFT],
+        )  # fmt: skip
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a verification of a sequence brought on average."""
+        return self.emitted / self.verified if self.verified else None
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the drafts that was accepted."""
+        return self.accepted / self.drafted if self.drafted else None
+
+    @property
+    def draft_share(self) -> float:
+        """Share of the steps' seconds that drafting took."""
+        total = self.verify_s + self.draft_s
+        return self.draft_s / total if total else 0.0

@@ -1,0 +1,115 @@
+"""A deployment that speculates: what drafts lies beside the model, on the same devices and price list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ....devices.spec import SystemSpec
+from ....workloads.adapters import without_adapters
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ....workloads.routing import BY_REQUEST
+from ....workloads.speculators import SPECULATORS
+from ....workloads.speculators.asked import OPTION, RATES, DraftChoice, check_rates
+from ...deploy.deployment import Deployment
+from ...deploy.expert_parts import expert_parts
+from ...deploy.layout import make_layout, shard_model
+from ..part import Asked
+from ..registry import check_parts, parts_of
+from .speculation import Speculation
+
+DRAFT_SEED = 0xD2AF7
+"""Sets the draws of a draft's experts apart from those of the model's."""
+
+
+def speculating(
+    d: Deployment, asked: DraftChoice, rates: tuple[float, ...] | None, routing: str, seed: int
+) -> Deployment:
+    """The same deployment with something that drafts for it; itself for no drafts.
+
+    Parameters
+    ----------
+    rates : tuple of float, optional
+        Chances of acceptance by position; without them, requests must bring their own.
+    routing, seed
+        Of the experts of a draft, as of the model's.
+
+    Raises
+    ------
+    InputError
+        A speculator that the model has not, chances that do not fit the drafts, or what speculation is not built for.
+    """
+    if rates is not None:
+        check_rates(asked, rates)
+    if not asked.tokens:
+        return d
+    if d.pools:
+        sides = tuple(speculating(side, asked, rates, routing, seed) for side in d.pools)
+        return replace(sides[1], system=d.system, pools=sides)
+    _check(d, asked)
+    check_parts(parts_of(Asked(d)) | {"drafts": f"{OPTION} {asked}"})
+    drafter = SPECULATORS[asked.method](without_adapters(d.model), asked.argument)
+    draft = None
+    if drafter.model is not None:
+        draft = _beside(d, drafter.model, asked, routing, seed ^ DRAFT_SEED)
+    speculation = Speculation(asked, rates, drafter.copies, drafter.on_host)
+    several = 1 + asked.tokens
+    experts = tuple(
+        replace(p, router=replace(p.router, tilt=BY_REQUEST * several)) if p.kept else p
+        for p in d.experts  # requests choose for all tokens that a decode has in a step
+    )
+    return replace(d, speculation=speculation, draft=draft, several=several, experts=experts)
+
+
+def _check(d: Deployment, asked: DraftChoice) -> None:
+    """Refuse what speculation is not built for."""
+    where = f"{OPTION} {asked}"
+    if d.model.front is not None:
+        raise InputError(where, f"{d.model.name} takes images: it decodes no tokens")
+    for wrong, what in (
+        (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
+        (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
+    ):
+        if wrong:
+            raise InputError(where, f"is not simulated with {what}")
+
+
+def _beside(d: Deployment, model: ModelSpec, asked: DraftChoice, routing: str, seed: int) -> Deployment:
+    """A draft model on the devices of a deployment, split as its model is."""
+    ep = d.layout.ep if model.moe_layers and d.experts else None
+    whole = d.system if d.layout.pp == 1 else _stage_system(d)
+    layout = make_layout(model, whole, d.layout.tp, d.layout.dp, ep)
+    layout = replace(layout, gather=d.layout.gather)
+    shard = shard_model(model, layout)
+    made = Deployment(
+        model=model, shard=shard, stages=(shard,), system=d.system, device=d.device, layout=layout,
+        placement=d.placement, run=replace(d.run, numerics=model.numerics),
+        experts=expert_parts((shard,), layout, routing, seed, False), all_to_all=d.all_to_all,
+        several=1 + asked.tokens,
+    )  # fmt: skip
+    if made.ranks != d.ranks:
+        raise InputError(
+            f"{OPTION} {asked}",
+            f"is not simulated on {d.ranks} ranks that share experts, where the draft has none "
+            f"({d.layout.degrees}); mtp and ngram are, or --dp 1",
+        )
+    return made
+
+
+def _stage_system(d: Deployment) -> SystemSpec:
+    """The devices of one pipeline stage, the last one, on which drafts are made."""
+    devices, nodes = d.system.devices_per_node, d.system.nodes
+    if devices % d.layout.pp == 0:
+        size = {"devices_per_node": devices // d.layout.pp}
+    else:
+        size = {"nodes": nodes // d.layout.pp}
+    return d.system.model_copy(update=size)
+
+
+def rates_needed(asked: DraftChoice) -> InputError:
+    """The error of a speculation without any chance of acceptance."""
+    return InputError(
+        RATES,
+        f"is needed with {OPTION} {asked}: {asked.tokens} chance{'s' * (asked.tokens != 1)} by "
+        "commas, as measured on requests like yours; no model's are known here",
+    )

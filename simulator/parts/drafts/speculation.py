@@ -1,0 +1,47 @@
+"""Speculative decoding of a deployment: how much is drafted, and how often it is accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....workloads.speculators.asked import DraftChoice
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Every decode of a step verifies some drafts.
+
+    Attributes
+    ----------
+    asked : DraftChoice
+        Who drafts, and how much.
+    rates : tuple of float, optional
+        Chance that each draft is accepted once those before it are; None where requests alone say.
+    copies : int
+        Draft models that are held, which take turns.
+    on_host : bool
+        Whether the host drafts: then nothing is scheduled ahead.
+    """
+
+    asked: DraftChoice
+    rates: tuple[float, ...] | None
+    copies: int
+    on_host: bool
+
+    @property
+    def tokens(self) -> int:
+        """Drafts of a decode in a step, K."""
+        return self.asked.tokens
+
+    @property
+    def lookahead(self) -> int:
+        """Slots of the KV cache beyond a step's tokens, which drafting fills."""
+        return 0 if self.on_host else self.tokens
+
+    def spare(self, ahead: bool) -> int:
+        """Tokens of KV cache that a sequence may hold beyond those it will ever have.
+
+        Its last step may have K drafts too many, and the plan ahead of it K more than it will know
+        of; drafting writes `lookahead` slots behind them.
+        """
+        return self.tokens * (1 + ahead) + self.lookahead

@@ -1,0 +1,101 @@
+"""What an engine that speculates keeps beside its state: drafts, their chances, what drafts them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.jit_held import held
+from ...step.books import Books
+from ...step.lowering import Plan
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+(S_ID, S_CAME, S_FAR) = range(3)
+NUM_OWN = 3
+"""Columns of `DraftState.rows`: the request's number in its stream; tokens that its latest step brought;
+tokens that the cache would hold had all drafts of that step been accepted."""
+
+(N_VERIFIED, N_DRAFTED, N_ACCEPTED, N_EMITTED, N_WASTED) = range(5)
+NUM_COUNTS = 5
+"""Columns of `DraftState.counts`: verifications of a sequence; drafts in them, and how many were accepted;
+tokens that they brought; verifications of sequences that had ended, unknown to the plan."""
+
+(Z_VERIFY, Z_DRAFT) = range(2)
+"""Columns of `DraftState.seconds`: of all steps' verification, with the prompts beside it, and drafting."""
+
+
+@held
+class DraftState(NamedTuple):
+    """K drafts of every decode; R ranks, M sums of a batch of what drafts."""
+
+    tokens: int  # K
+    lookahead: int  # slots of the cache that drafting fills
+    captured: int  # largest batch with a captured graph
+    seed: int
+    each: bool  # whether every request has chances of its own
+    reach: F8  # [1 or N, K] chance that so many drafts and one more are accepted
+    rows: I8  # [N, NUM_OWN]
+    counts: I8  # [NUM_COUNTS]
+    seconds: F8  # [2]
+    first: F8  # [R, M] batch of the first pass that drafts
+    later: F8  # [K - 1, R, M] of the others
+    draft: Plan | Any  # None where the host drafts
+    books: Books | Any
+
+
+def reach_of(rates: F8) -> F8:
+    """Chances that so many drafts and one more are accepted, from those of each; shape (n, K)."""
+    return np.asarray(np.cumprod(rates, axis=1), dtype=np.float64)
+
+
+def new_spec(
+    tokens: int, lookahead: int, captured: int, seed: int, rates: F8 | None, ranks: int,
+    draft: Plan | None, books: Books | None,
+) -> DraftState:  # fmt: skip
+    """Return the state before the first request.
+
+    Parameters
+    ----------
+    rates : float64 array, shape (K,), optional
+        Chances of acceptance by position, of all requests.
+    """
+    moments = 0 if draft is None else draft.forms.shape[2] - 1
+    given = np.zeros((0, tokens)) if rates is None else reach_of(rates[None, :])
+    return DraftState(
+        tokens, lookahead, captured, seed, rates is None, given,
+        np.zeros((0, NUM_OWN), dtype=np.int64), np.zeros(NUM_COUNTS, dtype=np.int64), np.zeros(2),
+        np.zeros((ranks, moments)), np.zeros((max(tokens - 1, 0), ranks, moments)), draft, books,
+    )  # fmt: skip
+
+
+def roomier_drafts(x: DraftState, have: int, size: int) -> DraftState:
+    """The same with room for so many requests; there are `have`."""
+    rows = np.zeros((size, NUM_OWN), dtype=np.int64)
+    rows[:have] = x.rows[:have]
+    if x.each:
+        reach = np.zeros((size, x.tokens))
+        reach[:have] = x.reach[:have]
+        x = x._replace(reach=reach)
+    return x._replace(rows=rows)
+
+
+def with_requests(x: DraftState, have: int, ids: I8, rates: F8 | None) -> DraftState:
+    """Append requests behind `have` others; capacity doubles, so that appending is linear.
+
+    Parameters
+    ----------
+    rates : float64 array, shape (n, K), optional
+        Chances of each request, where each has its own.
+    """
+    new = have + len(ids)
+    if new > len(x.rows):
+        x = roomier_drafts(x, have, max(new, 2 * len(x.rows), 1024))
+    x.rows[have:new] = 0
+    x.rows[have:new, S_ID] = ids
+    if rates is not None:
+        x.reach[have:new] = reach_of(rates)
+    return x

@@ -1,0 +1,21 @@
+"""An encoder that takes a request's images before its prompt."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "--encoder" if a.pools is not None and a.pools.encoder is not None else ""
+
+
+PARTS = (
+    Part(
+        "encoder",
+        "--encoder",
+        "images that an encoder takes before prompts",
+        page="layer-lists",
+        tests=("simulator/test_encoders",),
+        asked=_asked,
+    ),
+)

@@ -1,0 +1,138 @@
+"""Images of requests: on the model's own devices before prefill, or on devices of an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ....devices.spec import SystemSpec
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ....workloads.tower import Size, Tower, read_size
+from ....workloads.towered import with_tower
+from ...scenario.parts import Workload
+from ...scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from ....workloads.requests import RequestStream
+    from .run import Encoder
+
+PLAIN = (1024, 1024)
+"""Pixels of an image of towers that see every image at one size, where nothing is said."""
+
+
+def apart(scenario: Scenario) -> bool:
+    """Whether images are encoded on devices of their own."""
+    return scenario.fleet.encoder is not None or scenario.fleet.encoder_system is not None
+
+
+def check_images(work: Workload) -> None:
+    """Refuse what is said of images where there are none, and a size that is none whatever the model takes.
+
+    Raises
+    ------
+    InputError
+    """
+    if work.image_size is not None:
+        read_size(work.image_size)
+    if work.images is None and work.trace is None:
+        for name in ("image_size", "encoder_cache_hits"):
+            if getattr(work, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')}", "needs --images N, of each request")
+
+
+def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
+    """Pixels of the images.
+
+    Raises
+    ------
+    InputError
+        They are not given, and the tower's tokens depend on them.
+    """
+    text = scenario.workload.image_size
+    if text is not None:
+        return read_size(text)
+    if not tower.fixed or tower.tiles:
+        raise InputError(
+            "--images", f"needs --image-size too, such as 1920x1080: tokens of {name}'s images follow from their pixels"
+        )
+    return PLAIN
+
+
+def tower_of(model: ModelSpec, option: str = "--images") -> Tower:
+    """The model's image tower.
+
+    Raises
+    ------
+    InputError
+        It has none.
+    """
+    if model.tower is None:
+        raise InputError(
+            option, f"needs --encoder MODEL, for example clip-vit-l14-336: {model.name} has no image tower "
+            "(no vision_config in its file)",
+        )  # fmt: skip
+    return model.tower
+
+
+def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
+    """The model as its devices hold it: with its tower, which has work where requests have images.
+
+    The work is spread over the tokens of all prompts, by the share of them that images make.
+    """
+    if model.tower is None or apart(scenario):
+        return model
+    images, text = _asked(scenario)
+    if not images:
+        return with_tower(model, None)
+    tower = model.tower
+    size = size_of(scenario, tower, model.name)
+    own = images * tower.tokens(size)
+    return with_tower(
+        model, size, own / (own + text), max(1, round(images / max(1, sum(map(len, _requests(scenario)))))),
+        scenario.workload.encoder_cache_hits or 0.0,
+    )  # fmt: skip
+
+
+def _asked(scenario: Scenario) -> tuple[float, float]:
+    """Images, and tokens of prompts without them, of all requests."""
+    work = scenario.workload
+    if work.images is None and work.trace is None:
+        return 0.0, 0.0
+    images = text = 0.0
+    for block in _requests(scenario):
+        found = block.images
+        count = float(found.sum()) if found is not None else float((work.images or 0) * len(block))
+        images, text = images + count, text + float(block.input_tokens.sum())
+        if found is None and work.images is None:
+            break  # a trace without such a column
+    return images, text
+
+
+ASKED = 1000
+"""Requests that stand for a workload whose number and rate a study sets later."""
+
+
+def _requests(scenario: Scenario) -> RequestStream:
+    """The requests; where a study looks for their rate, at any, which lengths and images do not depend on."""
+    work = scenario.workload
+    if work.trace is None and work.rate is None and work.closed_loop is None:
+        work = replace(work, rate=1.0, requests=work.requests or ASKED)
+    return work.open(scenario.seed)
+
+
+def encoder_apart(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
+    """The encoder on devices of its own: the one that is named, else the model's own tower."""
+    from .run import encoder_of  # its queue's packages are heavy; `roofline` has none
+
+    name, where = scenario.fleet.encoder, scenario.fleet.encoder_system
+    size = scenario.workload.image_size
+    own = model if name is None else str(name)
+    pixels = None
+    if name is None:
+        pixels = size_of(scenario, tower_of(model, "--encoder-system"), model.name)
+    elif size is not None:
+        pixels = read_size(size)
+    made = encoder_of(own, where, system, pixels)
+    hits = scenario.workload.encoder_cache_hits
+    return made if hits is None else replace(made, hits=hits)

@@ -1,0 +1,173 @@
+"""Images before prompts: an encoder on devices of its own, with a queue of its own.
+
+A request's images are encoded in one batch on the device that is free first, in order of arrival; their
+tokens (one a patch) stand before its text, and it goes on to the language model when they are there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ....devices.catalog import load_system
+from ....devices.spec import SystemSpec
+from ....workloads.batch import Batch
+from ....workloads.catalog import load_model
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ....workloads.requests import RequestBlock, RequestStream
+from ....workloads.tower import Size
+from ....workloads.towered import tower_alone
+from ...batching.state import I8
+from ...deploy.deployment import Deployment, deploy
+from ...step.explicit import explicit_stage
+
+
+@dataclass(slots=True)
+class EncoderCounts:
+    """What requests asked of the encoder."""
+
+    devices: int
+    images: int = 0
+    # seconds that its devices were busy, and that requests with images waited for theirs, the
+    # encoding itself among them; all together
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An image encoder on devices of its own, each of which holds all of it.
+
+    Attributes
+    ----------
+    tokens : int
+        Of an image in a prompt: its patches without the class token, or what a tower merges them to.
+    length : int
+        Tokens of the encoder that an image is.
+    hits : float
+        Share of images that a cache of encoded ones has.
+    """
+
+    deployment: Deployment
+    tokens: int
+    length: int
+    hits: float = 0.0
+    _took: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def devices(self) -> int:
+        """Devices, one request each."""
+        return self.deployment.replicas
+
+    def seconds(self, images: int) -> float:
+        """So many images in one batch on one device [s]."""
+        if images not in self._took:
+            batch = Batch.of(chunks=[(self.length, 0)] * images)
+            took = explicit_stage(self.deployment, [batch], expected=True).seconds
+            self._took[images] = took * (1.0 - self.hits)
+        return self._took[images]
+
+
+def encoder_of(model: str | ModelSpec, system: str | None, beside: SystemSpec, size: Size | None = None) -> Encoder:
+    """An encoder by name on a system, or on one more device of the language model's kind.
+
+    Of a multimodal model it is the tower, for images of `size` pixels.
+
+    Raises
+    ------
+    InputError
+        A model that takes no images, or an FPGA.
+    """
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    where = load_system(f"{beside.device.name}-x1" if system is None else system)
+    if spec.front is not None:
+        own = deploy(spec, where, tp=1, dp=where.groups)
+        return Encoder(own, spec.front.patches, spec.front.tokens)
+    if spec.tower is None:
+        raise InputError("--encoder", f"{spec.name} takes tokens, not images")
+    if size is None:
+        raise InputError("--encoder", f"needs --image-size WxH too, for the tower of {spec.name}")
+    alone = tower_alone(spec, spec.tower, size)
+    tokens = spec.tower.tokens(size)
+    return Encoder(deploy(alone, where, tp=1, dp=where.groups), tokens, tokens)
+
+
+def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
+    """The same stream, its prompts longer by their images' tokens.
+
+    Each request of a session brings images of its own; its prompt has those of the requests before too.
+
+    Parameters
+    ----------
+    each : int, optional
+        Images of every request, where a trace does not say how many.
+    tokens : int
+        Of an image.
+
+    Raises
+    ------
+    InputError
+        Neither says so.
+    """
+
+    def blocks() -> Iterator[RequestBlock]:
+        before: dict[int, int] = {}
+        for block in stream:
+            images = block.images
+            if images is None:
+                if each is None:
+                    raise InputError("--encoder", "needs --images N, or a trace with a column images")
+                images = np.full(len(block), each)
+            there = images if block.turns is None else so_far(block.turns.session, images, before)
+            prompts = block.input_tokens + there * tokens
+            yield replace(block, input_tokens=prompts, images=images)
+
+    return replace(stream, blocks=blocks)
+
+
+def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
+    """Images in the prompt of each request of sessions, of those before it too; `before` is brought up to them."""
+    out = np.empty_like(images)
+    for i, (name, own) in enumerate(zip(session.tolist(), images.tolist(), strict=True)):
+        out[i] = before[name] = before.get(name, 0) + own
+    return out
+
+
+@dataclass(slots=True)
+class EncoderQueue:
+    """Requests that wait for their images."""
+
+    call_at: Callable[[float, Callable[[], None]], None]  # calls at a time
+    encoder: Encoder
+    # takes the row of a request whose images are encoded, and the time
+    release: Callable[[int, float], None]
+    counts: EncoderCounts = field(init=False)
+    _images: list[int] = field(default_factory=list)
+    _free: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = EncoderCounts(self.encoder.devices)
+        self._free = [0.0] * self.encoder.devices
+
+    def read(self, block: RequestBlock) -> None:
+        """Take in how many images requests have."""
+        assert block.images is not None
+        self._images += block.images.tolist()
+
+    def ask(self, row: int, now: float) -> None:
+        """A request arrives; without images it goes on at once."""
+        images = self._images[row]
+        if not images:
+            self.release(row, now)
+            return
+        took = self.encoder.seconds(images)
+        at = max(heapq.heappop(self._free), now) + took
+        heapq.heappush(self._free, at)
+        self.counts.images += images
+        self.counts.busy_s += took
+        self.counts.waited_s += at - now
+        self.call_at(at, lambda: self.release(row, at))

@@ -1,0 +1,25 @@
+"""Experts of which a device keeps some: which, and how the others come."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "--experts-resident" if a.deployment and a.deployment.store is not None else ""
+
+
+PARTS = (
+    Part(
+        "resident-experts",
+        "--experts-resident",
+        "experts that come from the host's memory",
+        page="expert-memory",
+        tests=("simulator/test_expert_cache", "simulator/test_fetch"),
+        asked=_asked,
+        cannot={
+            "experts-apart": "an expert lies in one place",
+            "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",
+        },
+    ),
+)

@@ -1,0 +1,236 @@
+"""The compiled path of an expert cache: hits and misses of a step's experts, and what layers wait.
+
+The same as `cache.ExpertCache` and `fetched`, over the arrays of `shelf`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.draws import draw_loads, step_key
+from ....workloads.jit import compiled_given, compiled_part, int64
+from ...step.books import Books
+from ...step.lowering import (
+    E_COUNT,
+    E_GROUPS,
+    E_HELD,
+    E_KEY,
+    E_LAYERS,
+    E_STAGE,
+    E_TOP_K,
+    E_UNIFORM,
+    I8,
+    V_PERSIST,
+    V_TILT,
+    Plan,
+)
+from ..expert_map.placed import on_slots
+from .compiled import CHANCE_SEED, NAME_SEED, drawn_number, policy_score
+from .policies import Entry
+from .shelf import (
+    F_AHEAD,
+    F_BYTES,
+    F_FAR_BYTES,
+    F_HITS,
+    F_LINK_S,
+    F_MISSES,
+    F_NEEDED,
+    F_WAIT_S,
+    K_BEGAN,
+    K_DENSE,
+    K_FREE,
+    K_NOW,
+    K_STAGE,
+    N_HELD,
+    N_LOADED,
+    N_USED,
+    N_USES,
+    Fetch,
+    Shelf,
+    compiled_wait,
+)
+
+
+@compiled_part
+def score_of(fetch: Fetch, shelf: Shelf, x: int, e: int, chance: float) -> float:
+    """The policy's score of an entry."""
+    row = shelf.entries[x, e]
+    entry = Entry(row[N_LOADED], row[N_USED], row[N_USES], shelf.next_use[e], shelf.named[e], chance)
+    return policy_score(fetch.custom, fetch.policy, entry)
+
+
+@compiled_part
+def victim(
+    fetch: Fetch, shelf: Shelf, x: int, first: int, held: int, seeds: tuple[int, int], now: int, spare: bool
+) -> tuple[int, float]:
+    """The entry of the lowest score, of equal ones that not used for longest; and its score."""
+    entries, best, least, oldest = shelf.entries[x], int64(-1), 0.0, int64(0)
+    key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
+    for e in range(first, first + held):
+        if not entries[e, N_HELD] or (spare and shelf.named[e]):
+            continue
+        score = score_of(fetch, shelf, x, e, drawn_number(key, x, e) if fetch.drawn else 0.0)
+        used = entries[e, N_USED]
+        if best < 0 or score < least or (score == least and used < oldest):
+            best, least, oldest = e, score, used
+    return best, least
+
+
+@compiled_part
+def load_expert(
+    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, e: int, seeds: tuple[int, int], spare: bool
+) -> float:
+    """Fetch an expert into its device's cache; seconds on the link."""
+    shelf.clocks[x, g] += 1
+    now, row = shelf.clocks[x, g], shelf.entries[x, e]
+    row[N_LOADED], row[N_USED], row[N_USES] = now, now, 0
+    if shelf.held[x, g] < fetch.slots[x]:
+        shelf.held[x, g] += 1
+        row[N_HELD] = 1
+        return float(fetch.seconds[x, e])
+    leaving, least = victim(fetch, shelf, x, first, held, seeds, now, spare)
+    if fetch.look_ahead == 0 or score_of(fetch, shelf, x, e, 1.0) >= least:
+        shelf.entries[x, leaving, N_HELD] = 0
+        row[N_HELD] = 1
+    return float(fetch.seconds[x, e])
+
+
+@compiled_part
+def prefetch_group(
+    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, seeds: tuple[int, int]
+) -> tuple[float, int, int]:
+    """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
+    room, seconds, count, far = fetch.slots[x], 0.0, int64(0), int64(0)
+    for e in range(first, first + held):
+        room -= shelf.named[e] and shelf.entries[x, e, N_HELD] > 0
+    for e in range(first, first + held):
+        if count < room and shelf.named[e] and not shelf.entries[x, e, N_HELD]:
+            seconds += load_expert(fetch, shelf, x, g, first, held, e, seeds, True)
+            count += 1
+            far += fetch.far[x, e]
+    return seconds, count, far
+
+
+@compiled_part
+def use_group(
+    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, seeds: tuple[int, int]
+) -> tuple[float, int, int]:
+    """Use what is there, then fetch the rest, what is used again last first; as `prefetch_group`."""
+    entries, seconds, count, far = shelf.entries[x], 0.0, int64(0), int64(0)
+    lacking = int64(0)
+    for e in range(first, first + held):
+        if not shelf.needed[e]:
+            continue
+        if not entries[e, N_HELD]:
+            lacking += 1
+            continue
+        shelf.clocks[x, g] += 1
+        entries[e, N_USED] = shelf.clocks[x, g]
+        entries[e, N_USES] += 1
+        shelf.needed[e] = False
+    while count < lacking:
+        chosen = int64(-1)
+        for e in range(first, first + held):
+            if shelf.needed[e] and (chosen < 0 or shelf.next_use[e] > shelf.next_use[chosen]):
+                chosen = e
+        shelf.needed[chosen] = False
+        seconds += load_expert(fetch, shelf, x, g, first, held, chosen, seeds, False)
+        entries[chosen, N_USES] = 1
+        count += 1
+        far += fetch.far[x, chosen]
+    return seconds, count, far
+
+
+@compiled_part
+def look_ahead(
+    plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, decodes: int, chunks: I8,
+    num_chunks: int, prompts: np.uint64, books: Books,
+) -> None:  # fmt: skip
+    """When experts of a part are used again if the batch stays as it is, in steps."""
+    experts, work = plan.experts[x], plan.expert_work[x]
+    for ahead in range(1, fetch.look_ahead + 1):
+        draw_loads(
+            step_key(plan.seed, plan.replica, step + ahead), prompts, experts[E_KEY], decodes,
+            chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
+            work[V_TILT], work[V_PERSIST], books.scratch, shelf.loads,
+        )  # fmt: skip
+        loads = on_slots(plan, x, step_key(plan.seed, plan.replica, step + ahead), shelf.loads, books.placed)
+        for e in range(experts[E_GROUPS] * experts[E_HELD]):
+            if loads[e] > 0 and shelf.next_use[e] == np.inf:
+                shelf.next_use[e] = ahead
+
+
+@compiled_part
+def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -> tuple[int, int]:
+    """Note what a step needs of a part and what the predictor names; both counts, the latter if lacking."""
+    needed, lacking = int64(0), int64(0)
+    key = step_key(plan.seed ^ NAME_SEED, plan.replica, step)
+    predicts = fetch.accuracy > 0.0 or fetch.false_rate > 0.0
+    for e in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
+        shelf.needed[e], shelf.named[e] = loads[e] > 0, False
+        if predicts:
+            rate = fetch.accuracy if loads[e] > 0 else fetch.false_rate
+            shelf.named[e] = drawn_number(key, x, e) < rate
+        shelf.next_use[e] = np.inf
+        needed += loads[e] > 0
+        lacking += (loads[e] > 0 or shelf.named[e]) and not shelf.entries[x, e, N_HELD]
+    return needed, lacking
+
+
+@compiled_part
+def fetch_part(
+    plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, decodes: int, chunks: I8,
+    num_chunks: int, prompts: np.uint64, seconds: float, books: Books,
+) -> float:  # fmt: skip
+    """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
+    experts, clock, total = plan.experts[x], shelf.clock, shelf.totals[x]
+    layers, stage = experts[E_LAYERS], experts[E_STAGE]
+    if clock[K_STAGE] != stage:
+        clock[K_NOW] = clock[K_FREE] = clock[K_BEGAN] = 0.0
+        clock[K_DENSE], clock[K_STAGE] = books.stages[stage] / fetch.layers[stage], stage
+    if fetch.slots[x] == 0:
+        clock[K_NOW] += seconds
+        return 0.0
+    key = step_key(plan.seed, plan.replica, step)
+    loads = on_slots(plan, x, key, books.loads, books.placed)
+    needed, lacking = mark(plan, fetch, shelf, x, step, loads)
+    if lacking > 0 and fetch.look_ahead > 0:
+        look_ahead(plan, fetch, shelf, x, step, decodes, chunks, num_chunks, prompts, books)
+    seeds, held = (plan.seed, plan.replica), experts[E_HELD]
+    ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
+    for g in range(experts[E_GROUPS]):
+        own_s, count, on_disk = prefetch_group(fetch, shelf, x, g, g * held, held, seeds)
+        ahead_s, ahead, far = max(ahead_s, own_s), ahead + count, far + on_disk
+        own_s, count, on_disk = use_group(fetch, shelf, x, g, g * held, held, seeds)
+        now_s, misses, far = max(now_s, own_s), misses + count, far + on_disk
+        if not fetch.keeps:
+            shelf.held[x, g] = 0
+            for e in range(g * held, (g + 1) * held):
+                shelf.entries[x, e, N_HELD] = 0
+    waited = 0.0
+    for _ in range(layers):
+        waited += compiled_wait(clock, ahead_s, now_s, seconds / layers, fetch.step_ahead)
+    total[F_NEEDED] += needed * layers
+    total[F_HITS] += (needed - misses) * layers
+    total[F_MISSES] += misses * layers
+    total[F_AHEAD] += ahead * layers
+    total[F_BYTES] += (ahead + misses) * layers * fetch.sizes[x]
+    total[F_FAR_BYTES] += far * layers * fetch.sizes[x]
+    total[F_LINK_S] += (ahead_s + now_s) * layers
+    total[F_WAIT_S] += waited
+    return waited
+
+
+@compiled_given("plan.fetch", lambda plan, books: None)
+def start_fetch(plan: Plan, books: Books) -> None:
+    """Forget the clock of the step before, where there is an expert cache."""
+    books.shelf.clock[K_STAGE] = -1.0
+
+
+@compiled_given("plan.fetch", lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0)
+def fetch_step(
+    plan: Plan, x: int, step: int, decodes: int, chunks: I8, num_chunks: int, prompts: np.uint64,
+    seconds: float, books: Books,
+) -> float:  # fmt: skip
+    """`fetch_part`, where there is an expert cache."""
+    return fetch_part(plan, plan.fetch, books.shelf, x, step, decodes, chunks, num_chunks, prompts, seconds, books)

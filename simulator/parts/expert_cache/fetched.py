@@ -1,0 +1,167 @@
+"""The explicit path of an expert cache: the caches of one engine, step by step, in readable form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ....workloads.batch import Batch
+from ....workloads.ops import Loads
+from ...deploy.deployment import Deployment
+from ...deploy.expert_parts import ExpertPart
+from ..expert_map.placed import offsets_of
+from .cache import ExpertCache
+from .compiled import chances_of, named_by
+from .counts import StepFetch
+from .shelf import F8, K_DENSE, K_NOW, K_STAGE, NUM_CLOCK, Fetch, fetch_of, layer_wait
+
+WARM_STEPS = 64
+"""Steps that expert caches have seen before one step by itself, and whose mean an expected one is."""
+
+
+@dataclass(slots=True)
+class StepCaches:
+    """The expert caches of one engine.
+
+    Attributes
+    ----------
+    deployment : Deployment
+        With a `store`.
+    replica : int
+        Counter of its draws.
+    """
+
+    deployment: Deployment
+    replica: int = 0
+    fetch: Fetch = field(init=False)
+    caches: list[list[ExpertCache]] = field(init=False)
+    clock: F8 = field(init=False)
+
+    def __post_init__(self) -> None:
+        d = self.deployment
+        fetch, store = fetch_of(d), d.store
+        if fetch is None or store is None:
+            raise ValueError("needs a deployment with an expert cache")
+        self.fetch, self.clock = fetch, np.zeros(NUM_CLOCK)
+        self.caches = []
+        for x, part in enumerate(d.experts):
+            if part.kept:
+                self.caches.append([])
+                continue
+            slots, held = int(fetch.slots[x]), part.held
+            chances = chances_of(part.router.seed, self.replica, x, held * part.ep)
+            first = [slice(g * held, g * held + slots if fetch.keeps else 0) for g in range(part.ep)]
+            experts = range(held * part.ep)
+            self.caches.append([ExpertCache(slots, store.policy, chances, experts[own], staging=True) for own in first])
+
+    def touch(self, x: int, loads: Loads, step: int, batch: Batch, seconds: float, dense_s: float) -> StepFetch:
+        """Ask one part's caches for the experts of a step.
+
+        Parameters
+        ----------
+        x : int
+            Number of the part; parts come in order.
+        loads : Loads
+            As drawn: one count for each expert that a group holds.
+        batch : Batch
+            Of all ranks, for draws of later steps.
+        seconds : float
+            Of the experts of one layer.
+        dense_s : float
+            Of all that the pipeline stage computes besides experts.
+        """
+        d, fetch = self.deployment, self.fetch
+        part = d.experts[x]
+        if self.clock[K_STAGE] != part.stage or x == 0:
+            self.clock[:] = 0.0
+            self.clock[K_STAGE], self.clock[K_DENSE] = (part.stage, dense_s / fetch.layers[part.stage])
+        if part.kept:
+            self.clock[K_NOW] += seconds * part.layers
+            return StepFetch()
+        needed = loads.tokens > 0
+        named = named_by(part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate)
+        ahead = self._next_use(part, x, needed | named, step, batch)
+        held, found = part.held, []
+        for g, cache in enumerate(self.caches[x]):
+            own = range(g * held, (g + 1) * held)
+            found.append(cache.touch([e for e in own if needed[e]], ahead, [e for e in own if named[e]]))
+        ahead_s = max(self._seconds(x, touched.fetched) for touched in found)
+        now_s = max(self._seconds(x, touched.misses) for touched in found)
+        waited = sum(layer_wait(self.clock, ahead_s, now_s, seconds, fetch.step_ahead) for _ in range(part.layers))
+        hits, misses, early = (
+            float(part.layers * sum(map(len, each)))
+            for each in zip(*((t.hits, t.misses, t.fetched) for t in found), strict=True)
+        )
+        size = (misses + early) * float(fetch.sizes[x])
+        link_s = (ahead_s + now_s) * part.layers
+        return StepFetch(hits + misses, hits, misses, early, size, link_s, waited)
+
+    def _seconds(self, x: int, experts: Sequence[int]) -> float:
+        return float(sum(self.fetch.seconds[x, e] for e in experts))
+
+    def _next_use(self, part: ExpertPart, x: int, wanted: np.ndarray, step: int, batch: Batch) -> dict[int, float]:
+        """When experts are used again if the batch stays as it is, in steps; asked where any lacks."""
+        held = part.held
+        lacks = any(e not in self.caches[x][e // held] for e in np.flatnonzero(wanted))
+        out: dict[int, float] = {}
+        if lacks:
+            for ahead in range(1, self.fetch.look_ahead + 1):
+                loads = slot_loads(part, step + ahead, batch, self.replica)
+                for e in np.flatnonzero(loads.tokens):
+                    out.setdefault(int(e), float(ahead))
+        return out
+
+
+def slot_loads(part: ExpertPart, step: int, batch: Batch, replica: int) -> Loads:
+    """Loads that a step draws of what the groups hold, copies of placed experts among it."""
+    loads = part.router.loads(step, part.row, batch, replica)
+    if part.placed is None:
+        return loads
+    return part.placed.drawn(loads.tokens.astype(np.int64), offsets_of(part, step, replica))
+
+
+class Waited(NamedTuple):
+    """What one step asked of the caches, and seconds that each pipeline stage waited."""
+
+    fetch: StepFetch
+    waits: Sequence[float]
+
+
+def step_fetch(
+    d: Deployment, step: int, replica: int, expected: bool, batch: Batch,
+    experts_s: Sequence[float], dense_s: Sequence[float], caches: StepCaches | None,
+) -> Waited:  # fmt: skip
+    """Ask the caches for a step; without any, those that have seen `WARM_STEPS` steps of the batch.
+
+    Parameters
+    ----------
+    expected : bool
+        Whether it is the mean of `WARM_STEPS` steps.
+    batch : Batch
+        Of all ranks.
+    experts_s, dense_s : sequence of float
+        Seconds of each expert part, all its layers, and of the rest of each pipeline stage.
+    """
+
+    def touched(own: StepCaches, at: int) -> list[StepFetch]:
+        return [
+            own.touch(
+                x, slot_loads(part, at, batch, replica), at, batch, experts_s[x] / part.layers, dense_s[part.stage]
+            )
+            for x, part in enumerate(d.experts)
+        ]
+
+    if caches is None:
+        caches = StepCaches(d, replica)
+        for at in range(step - WARM_STEPS, step):
+            touched(caches, at % 2**31)
+    found, waits = StepFetch(), [0.0] * len(dense_s)
+    steps = range(step, step + (WARM_STEPS if expected else 1))
+    for at in steps:
+        for part, fetch in zip(d.experts, touched(caches, at), strict=True):
+            waits[part.stage] += fetch.waited_s / len(steps)
+            found += fetch
+    return Waited(found.over(len(steps)), waits)

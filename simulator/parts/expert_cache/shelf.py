@@ -1,0 +1,202 @@
+"""An expert cache as arrays: what a deployment's is made of, and what an engine's holds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.jit import compiled_part
+from ....workloads.jit_held import held
+from ...deploy.deployment import Deployment
+from ...deploy.expert_parts import ExpertPart
+from .compiled import Custom, custom_policy, policy_code
+from .store import MemoryTiers, tiers_of
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+B1 = npt.NDArray[np.bool_]
+
+(N_HELD, N_LOADED, N_USED, N_USES) = range(4)
+NUM_ENTRY = 4
+"""Columns of `Shelf.entries`: whether an expert is in its device's cache; see `Entry`."""
+
+(F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_FAR_BYTES, F_LINK_S, F_WAIT_S) = range(8)
+NUM_FETCH = 8
+"""Columns of `Shelf.totals`, summed over layers and steps: experts that devices needed, that were
+there, that were fetched when they were needed and before; bytes fetched, those from the disk; seconds
+that the busiest link of a part was busy, and that its layers waited."""
+
+(K_NOW, K_FREE, K_BEGAN, K_DENSE, K_STAGE) = range(5)
+NUM_CLOCK = 5
+"""Entries of `Shelf.clock`, the times of one step on one pipeline stage: now, when the link to the host is
+free, when the layer before began, seconds of a layer without its experts; and which stage it is."""
+
+
+@held
+class Fetch(NamedTuple):
+    """The expert cache of a deployment; X expert parts, E experts."""
+
+    slots: I8  # [X] of a layer, on each device that holds different experts; 0 = all of them always there
+    sizes: F8  # [X] bytes of an expert
+    seconds: F8  # [X, E] of fetching it
+    far: B1  # [X, E] whether it lies on the disk
+    layers: I8  # [stages] MoE layers of a stage
+    policy: int  # code of a policy of the library
+    custom: Custom  # a policy from outside, compiled; None = of the library
+    drawn: bool
+    keeps: bool
+    look_ahead: int  # steps; 0 = the policy does not ask
+    accuracy: float
+    false_rate: float
+    step_ahead: bool  # whether a predictor speaks before the first layer
+
+
+@held
+class Shelf(NamedTuple):
+    """What one engine's caches hold, and what they have done."""
+
+    entries: I8  # [X, E, NUM_ENTRY]
+    clocks: I8  # [X, G] accesses of each group's cache
+    held: I8  # [X, G] experts in it
+    needed: B1  # [E] of the step and part at hand
+    named: B1  # [E]
+    next_use: F8  # [E]
+    loads: I8  # [E] draws of steps ahead
+    clock: F8  # [NUM_CLOCK]
+    totals: F8  # [X, NUM_FETCH]
+
+
+def fetch_of(d: Deployment) -> Fetch | None:
+    """The expert cache of a deployment; None without one."""
+    store = d.store
+    if store is None or not d.experts:
+        return None
+    tiers = tiers_of(d.system.device)
+    widest = max(max(p.spec.routed.experts, p.held * p.ep) for p in d.experts)
+    shape = (len(d.experts), widest)
+    seconds, far = np.zeros(shape), np.zeros(shape, dtype=np.bool_)
+    sizes = np.array([part.expert_bytes(d.run) for part in d.experts])
+    near = near_of(d, tiers)
+    layers = np.zeros(d.layout.pp, dtype=np.int64)
+    for x, part in enumerate(d.experts):
+        if part.kept:
+            continue
+        far[x] = far_of(part, near[x], widest)
+        seconds[x] = [tiers.seconds(sizes[x], bool(on_disk)) for on_disk in far[x]]
+        layers[part.stage] += part.layers
+    return Fetch(
+        slots=np.array([0 if p.kept else store.slots(p.held, d.system.name) for p in d.experts]),
+        sizes=sizes,
+        seconds=seconds,
+        far=far,
+        layers=np.maximum(layers, 1),
+        policy=policy_code(store.policy),
+        custom=custom_policy(store.policy),
+        drawn=store.rule.drawn,
+        keeps=store.rule.keeps,
+        look_ahead=store.look_ahead if store.rule.looks_ahead else 0,
+        accuracy=store.accuracy,
+        false_rate=store.false_rate,
+        step_ahead=store.horizon == "step",
+    )
+
+
+def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
+    """Experts of each part, per device, that lie in host memory, not on the disk.
+
+    Raises
+    ------
+    CapacityError
+        Host and disk do not hold them.
+    """
+    out = []
+    for part in d.experts:
+        own = [p for p in d.experts if p.stage == part.stage and not p.kept]
+        if part.kept:
+            out.append(part.held)
+            continue
+        experts = sum(p.held * p.layers for p in own)
+        whole = sum(p.held * p.layers * p.expert_bytes(d.run) for p in own)
+        near = tiers.near(whole / experts, experts)
+        out.append(part.held * near // experts)
+    return out
+
+
+def far_of(part: ExpertPart, near: int, widest: int) -> B1:
+    """Which experts of a part lie on the disk: on each device the least popular ones."""
+    own, popularity = part.held, part.router.prob[part.row]
+    if part.placed is not None:
+        popularity = popularity[part.placed.experts] * part.placed.share.reshape(-1)
+    out = np.zeros(widest, dtype=np.bool_)
+    for first in range(0, own * part.ep, own):
+        order = np.argsort(-popularity[first : first + own], kind="stable")
+        out[first + order[near:]] = True
+    return out
+
+
+def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
+    """An engine's caches as it starts: each holds the first experts of its device.
+
+    Parameters
+    ----------
+    experts : int64 array, shape (X, 2)
+        Experts of each part that a group holds, copies among them, and the groups.
+    """
+    if fetch is None:
+        return None
+    parts, widest = fetch.seconds.shape
+    entries = np.zeros((parts, widest, NUM_ENTRY), dtype=np.int64)
+    full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)
+    if fetch.keeps:
+        for x, (held, groups) in enumerate(experts):
+            for g in range(groups):
+                first = g * held
+                entries[x, first : first + fetch.slots[x], N_HELD] = 1
+                full[x, g] = fetch.slots[x]
+    return Shelf(
+        entries=entries,
+        clocks=np.zeros_like(full),
+        held=full,
+        needed=np.zeros(widest, dtype=np.bool_),
+        named=np.zeros(widest, dtype=np.bool_),
+        next_use=np.zeros(widest),
+        loads=np.zeros(widest, dtype=np.int64),
+        clock=np.zeros(NUM_CLOCK),
+        totals=np.zeros((parts, NUM_FETCH)),
+    )
+
+
+def layer_wait(clock: F8, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
+    """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
+
+    The link to the host carries one fetch after another. What is known ahead is fetched as soon as it is known and the
+    link is free: before the first layer of the step, or as the layer before begins. It hides behind whatever computes
+    until this layer's experts are needed. What is not known is fetched when the gate has spoken, and is waited for.
+    Compute is the layer's dense part, an equal share of the stage's, then its experts.
+
+    Parameters
+    ----------
+    clock : float64 array, shape (NUM_CLOCK,)
+    ahead_s, now_s : float
+        Seconds of fetching what was known ahead, and what was not.
+    experts_s : float
+        Seconds of the layer's experts.
+    """
+    began = clock[K_NOW]
+    now = began + clock[K_DENSE]
+    waited = 0.0
+    if ahead_s > 0.0:
+        known = 0.0 if step_ahead else clock[K_BEGAN]
+        clock[K_FREE] = max(clock[K_FREE], known) + ahead_s
+        waited = max(clock[K_FREE] - now, 0.0)
+    if now_s > 0.0:
+        clock[K_FREE] = max(clock[K_FREE], now + waited) + now_s
+        waited = clock[K_FREE] - now
+    clock[K_BEGAN] = began
+    clock[K_NOW] = now + waited + experts_s
+    return float(waited)
+
+
+compiled_wait = compiled_part(layer_wait)

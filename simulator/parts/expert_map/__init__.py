@@ -1,0 +1,22 @@
+"""Where experts and their copies lie, and what each serves."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "--expert-placement" if a.deployment and a.deployment.placing is not None else ""
+
+
+PARTS = (
+    Part(
+        "expert-copies",
+        "--expert-placement, --redundant-experts",
+        "placed experts and copies",
+        page="wide-ep",
+        tests=("simulator/test_expert_map", "simulator/test_eplb"),
+        asked=_asked,
+        also=("deploy/expert_parts",),
+    ),
+)

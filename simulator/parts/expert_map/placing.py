@@ -1,0 +1,166 @@
+"""How experts are placed, as options say, and the maps of a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ....workloads.csvfile import numbers, read_whole
+from ....workloads.errors import InputError, nearest, reason_of
+from .dispatch import DISPATCHES, Dispatch, check_dispatch, dispatch
+from .maps import EMPTY, F8, I8, ExpertMap, Sites
+from .policies import MAP_POLICIES
+
+FILE = "file"
+"""Policy whose maps are read: ``file:PATH``."""
+COLUMNS = ("layer", "expert", "device")
+MOST = 4095
+"""Largest number of a layer, expert or device in a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPlacing:
+    """A policy, copies and a dispatch rule.
+
+    Attributes
+    ----------
+    policy : str
+        A name of `policies.MAP_POLICIES`, or ``file:PATH``.
+    redundant : int
+        Copies of experts of a layer over all devices.
+    dispatch : str
+        One of `dispatch.DISPATCHES`.
+    read : tuple of int64 arrays
+        Maps of a file, one a MoE layer: groups by slots.
+    """
+
+    policy: str
+    redundant: int = 0
+    dispatch: str = DISPATCHES[0]
+    read: tuple[I8, ...] = ()
+
+    def copies(self, experts: int, groups: int, where: str) -> int:
+        """Slots that each group has for copies beside its own experts.
+
+        Raises
+        ------
+        InputError
+            Copies that groups cannot share evenly, or a file of other groups than `where` has.
+        """
+        if self.read:
+            have, slots = self.read[0].shape
+            if have != groups:
+                raise InputError(
+                    f"--expert-placement {self.policy}",
+                    f"names devices 0 to {have - 1}; experts of {where} go to {groups} groups",
+                )
+            return max(int(slots) - experts // groups, 0)
+        if groups == 1:
+            raise InputError("--expert-placement", f"has no choice: all experts lie on one group of {where} (ep 1)")
+        if (experts + self.redundant) % groups:
+            raise InputError(
+                "--redundant-experts",
+                f"must fill the {groups} groups that hold experts on {where} alike: {experts} experts and "
+                f"{self.redundant} copies are not a multiple of {groups}",
+            )
+        return (experts + self.redundant) // groups - experts // groups
+
+    def placed(self, loads: F8, sites: Sites, layer: int) -> Dispatch:
+        """The map of a layer and what its slots serve.
+
+        Parameters
+        ----------
+        loads : float64 array, shape (experts,)
+            Tokens of each expert that the map is made from, in any unit.
+        layer : int
+            Which MoE layer; maps of a file are used in turn.
+
+        Raises
+        ------
+        InputError
+            A map that names an expert that there is not, or none for some expert; a policy that needs other nodes.
+        """
+        if self.read:
+            found = self.read[layer % len(self.read)]
+            wide = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
+            wide[:, : found.shape[1]] = found
+            try:
+                return dispatch(ExpertMap(sites, wide), self.dispatch)
+            except InputError as error:
+                path = self.policy.partition(":")[2]
+                raise InputError(f"{path}: layer {layer % len(self.read)}", error.reason) from None
+        if MAP_POLICIES[self.policy].needs_nodes and not sites.deals_by_node:
+            raise InputError(
+                f"--expert-placement {self.policy}",
+                f"needs groups of experts (n_group) that {sites.whole_nodes} nodes divide; the model has "
+                f"{sites.expert_groups}: say eplb or balanced",
+            )
+        try:
+            slots = np.array(MAP_POLICIES[self.policy].make(loads.copy(), sites), dtype=np.int64)
+            return dispatch(ExpertMap(sites, slots), self.dispatch)
+        except Exception as error:  # whatever a policy from outside raises
+            where = f"expert placement {self.policy!r}"
+            raise InputError(where, f"makes no map ({reason_of(error)})") from error
+
+
+def expert_placing(policy: str | None, redundant: int | None, rule: str | None) -> ExpertPlacing | None:
+    """What options say; None where they say nothing.
+
+    Copies alone are placed by ``balanced``; a rule alone has nothing to choose from.
+
+    Raises
+    ------
+    InputError
+        An unknown policy or rule, or a file that cannot be used.
+    """
+    if rule is not None:
+        check_dispatch(rule)
+    if policy is None and redundant is None:
+        if rule is not None:
+            raise InputError("--expert-dispatch", "needs --expert-placement or --redundant-experts too")
+        return None
+    name = policy or "balanced"
+    kind, colon, path = name.partition(":")
+    if colon or kind == FILE:
+        if kind != FILE or not path:
+            raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
+        if redundant is not None:
+            raise InputError("--redundant-experts", f"cannot go with {name}, which has its own copies")
+        return ExpertPlacing(name, 0, rule or DISPATCHES[0], read_maps(Path(path)))
+    if kind not in MAP_POLICIES:
+        reason = f"unknown expert placement{nearest(kind, [*MAP_POLICIES, FILE])}"
+        raise InputError(f"--expert-placement {name!r}", reason)
+    return ExpertPlacing(name, redundant or 0, rule or DISPATCHES[0])
+
+
+def read_maps(path: Path) -> tuple[I8, ...]:
+    """Maps from a CSV with columns layer, expert and device, a row for each copy of an expert.
+
+    A device may have two of one expert, as EPLB makes them where one expert has most of the load.
+
+    Layers are MoE layers, from 0 and none left out; devices are groups that hold experts, from 0.
+
+    Raises
+    ------
+    InputError
+        What is wrong, with file and line.
+    """
+    columns = read_whole(path, COLUMNS)
+    layers, experts, devices = (numbers(columns[name], 0, MOST, whole=True).astype(np.int64) for name in COLUMNS)
+    if len(missing := np.flatnonzero(np.bincount(layers) == 0)):
+        raise InputError(path, f"has no row of layer {missing[0]}")
+    rows = list(zip(layers.tolist(), experts.tolist(), devices.tolist(), strict=True))
+    groups = int(devices.max()) + 1
+    held: list[list[list[int]]] = [[[] for _ in range(groups)] for _ in range(layers.max() + 1)]
+    for layer, expert, device in rows:
+        held[layer][device].append(expert)
+    slots = max(len(own) for layer in held for own in layer)
+    return tuple(_filled(layer, slots) for layer in held)
+
+
+def _filled(held: Sequence[Sequence[int]], slots: int) -> I8:
+    """Experts of every group as an array, what is left over `EMPTY`."""
+    return np.array([[*own, *[EMPTY] * (slots - len(own))] for own in held], dtype=np.int64)

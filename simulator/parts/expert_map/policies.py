@@ -1,0 +1,178 @@
+"""Policies that make maps of experts out of the loads of experts.
+
+A policy is one function of the loads of a layer's experts (tokens of each, in any unit) and of where
+they can lie; it gives the experts in the slots of every group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....workloads.errors import InputError
+from ....workloads.registry import Registry, first_line
+from .eplb import by_node, globally
+from .maps import EMPTY, F8, I8, Sites
+
+Make = Callable[[F8, Sites], I8]
+
+
+@dataclass(frozen=True, slots=True)
+class MapPolicy:
+    """A policy as registered.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(loads, sites)``: experts in the slots of every group, shape (groups, slots).
+    needs_nodes : bool
+        Refused where the nodes do not divide the model's groups of experts (`Sites.deals_by_node`).
+    """
+
+    make: Make
+    needs_nodes: bool = False
+
+
+MAP_POLICIES: Registry[MapPolicy] = Registry("expert placement", described=True)
+
+
+def map_policy(name: str, *, needs_nodes: bool = False) -> Callable[[Make], Make]:
+    """Register a function that makes maps; see `MapPolicy`.
+
+    Raises
+    ------
+    InputError
+        The name is taken, or the function has no docstring.
+    """
+
+    def add(make: Make) -> Make:
+        MAP_POLICIES.register(name, first_line(make))(MapPolicy(make, needs_nodes))
+        return make
+
+    return add
+
+
+@map_policy("even")
+def even(loads: F8, sites: Sites) -> I8:
+    """Dealt in order, whatever their loads; copies are those of the next device's experts."""
+    return _followed(_in_order(sites), sites)
+
+
+@map_policy("round-robin")
+def round_robin(loads: F8, sites: Sites) -> I8:
+    """Dealt one by one over the devices (vLLM's round_robin); copies as even has them."""
+    _in_order(sites)
+    return _followed(np.arange(sites.experts).reshape(sites.own, sites.groups).T.copy(), sites)
+
+
+@map_policy("wrapped")
+def wrapped(loads: F8, sites: Sites) -> I8:
+    """Slots filled in order, after the last expert with the first ones again (SGLang's trivial)."""
+    slots = np.arange(sites.groups * sites.slots) % sites.experts
+    return slots.reshape(sites.groups, sites.slots)
+
+
+@map_policy("sorted")
+def by_load(loads: F8, sites: Sites) -> I8:
+    """Dealt by falling load to and fro over the devices; copies as even has them."""
+    _in_order(sites)
+    order = np.argsort(-loads, kind="stable").reshape(sites.own, sites.groups)
+    order[1::2] = order[1::2, ::-1]
+    return _followed(np.ascontiguousarray(order.T), sites)
+
+
+def _in_order(sites: Sites) -> I8:
+    """Equally many experts of each group, in order.
+
+    Raises
+    ------
+    InputError
+        Groups that cannot have equally many.
+    """
+    if sites.experts % sites.groups:
+        raise InputError(
+            "--expert-placement", f"{sites.experts} experts are not dealt to {sites.groups} groups in equal "
+            "numbers; take balanced, eplb or wrapped, whose copies even them out",
+        )  # fmt: skip
+    return np.arange(sites.experts).reshape(sites.groups, sites.own)
+
+
+def dealt(sites: Sites) -> I8:
+    """All experts in order over the groups, as equal in number as can be; slots behind them are empty."""
+    out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
+    for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
+        row[: len(own)] = own
+    return out
+
+
+def _followed(own: I8, sites: Sites) -> I8:
+    """Groups' own experts, then copies of those of the groups after each."""
+    line, extra = own.reshape(-1), sites.slots - sites.own
+    first = (np.arange(sites.groups)[:, None] + 1) * sites.own
+    return np.hstack([own, line[(first + np.arange(extra)) % sites.experts]])
+
+
+@map_policy("replicated")
+def replicated(loads: F8, sites: Sites) -> I8:
+    """As even, and on every device copies of the most loaded experts that it has not got."""
+    return _hottest(even(loads, sites)[:, : sites.own], loads, sites)
+
+
+@map_policy("fssdp")
+def fssdp(loads: F8, sites: Sites) -> I8:
+    """Hecate's: the most loaded on every device, the others on the least loaded node and device."""
+    _in_order(sites)
+    hot = np.argsort(-loads, kind="stable")[: sites.slots - sites.own]
+    cold = loads.copy()
+    cold[hot] = 0.0  # every device serves its own tokens of these
+    shares = [(float(cold[e]), int(e)) for e in np.argsort(-cold, kind="stable")]
+    own = _packed(shares, sites.nodes, sites.own)
+    return _hottest(own, loads, sites)
+
+
+def _hottest(own: I8, loads: F8, sites: Sites) -> I8:
+    """Groups' own experts, then copies of the most loaded ones that each has not got."""
+    order, extra = np.argsort(-loads, kind="stable"), sites.slots - sites.own
+    copies = [order[~np.isin(order, row)][:extra] for row in own]
+    return np.hstack([own, np.array(copies, dtype=np.int64).reshape(sites.groups, extra)])
+
+
+@map_policy("balanced")
+def balanced(loads: F8, sites: Sites) -> I8:
+    """Copies where the load of one is largest, packed so that devices are loaded alike (EPLB, global)."""
+    return globally(loads, sites)
+
+
+@map_policy("balanced-by-node", needs_nodes=True)
+def balanced_by_node(loads: F8, sites: Sites) -> I8:
+    """The model's groups of experts packed on nodes, then as balanced within each (EPLB, hierarchical)."""
+    return by_node(loads, sites)
+
+
+@map_policy("eplb")
+def eplb(loads: F8, sites: Sites) -> I8:
+    """Balanced-by-node where the nodes divide the model's groups of experts, else balanced, as engines choose."""
+    return by_node(loads, sites) if sites.deals_by_node else globally(loads, sites)
+
+
+def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
+    """Deal experts by falling load, each to the least loaded group that has room for it.
+
+    Parameters
+    ----------
+    units : int array, shape (groups,)
+        Of which node each group is: the least loaded node comes first, then its group.
+    """
+    groups = len(units)
+    names = np.unique(units)
+    held: list[list[int]] = [[] for _ in range(groups)]
+    load, node = np.zeros(groups), {int(name): 0.0 for name in names}
+    for share, expert in shares:
+        room = [g for g in range(groups) if len(held[g]) < slots]
+        g = min(room, key=lambda g: (node[int(units[g])], load[g], g))
+        held[g].append(expert)
+        load[g] += share
+        node[int(units[g])] += share
+    return np.array(held, dtype=np.int64)

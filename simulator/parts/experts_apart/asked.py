@@ -1,0 +1,95 @@
+"""A deployment whose routed experts lie on another system, as options say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ....devices.spec import LinkSpec, SystemSpec
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ...deploy.deployment import Deployment
+from ...frameworks.sharing import NOTHING
+from ...scenario.load import load
+from ...scenario.scenario import Scenario
+from ..registry import check_parts
+from .holders import held_bytes, with_experts_on
+from .one_step import Apart, apart_of
+
+if TYPE_CHECKING:
+    from ...frameworks.settings import EngineSettings
+
+OPTION = "--experts-on"
+BATCHES = 3
+"""Micro-batches of a step unless options say how many: as many as fill a round trip where both groups
+take about as long, and the link up to half of that."""
+
+
+def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, settings: EngineSettings) -> Deployment:
+    """A model over a system that attends and one that holds its routed experts.
+
+    Raises
+    ------
+    InputError
+        What does not fit, or is not simulated so.
+    CapacityError
+        Experts that do not fit.
+    """
+    own = scenario.apart
+    _check(scenario, settings)
+    _, experts = load(model, str(own.experts_on))
+    for each in (system, experts):
+        mapping = each.mapping
+        if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
+            raise InputError(OPTION, f"{each.name} has a mapping of its own; use plain devices")
+    bare = replace(settings, ep=None, sharing=NOTHING)
+    placing = {
+        name: getattr(scenario.deployment, name) or getattr(settings.sharing, name)
+        for name in ("expert_placement", "redundant_experts", "expert_dispatch")
+    }
+    options = replace(scenario.deployment, **placing)
+    try:
+        a = apart_of(model, system, experts, options, own.experts_link, scenario.seed, bare)
+    except InputError as error:
+        flags = {"--attention-on": OPTION, "--link": "--experts-link"}
+        first, _, rest = str(error.subject).partition(" ")
+        where = f"{flags.get(first, first)} {rest}".rstrip()
+        raise type(error)(where, error.reason) from None
+    if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
+        raise InputError(OPTION, f"{model.name} has experts that do not spread over devices")
+    held_bytes(a.experts)  # refuses what does not fit
+    return one_of(a, own.micro_batches or BATCHES)
+
+
+def _check(scenario: Scenario, settings: EngineSettings) -> None:
+    """Refuse what is not simulated with experts on devices of their own."""
+    own, how = scenario.apart, scenario.deployment
+    if own.experts_on is None:
+        flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
+        raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
+    shared = settings.sharing
+    given = {
+        "overlap": ("--overlap", (how.overlap or shared.overlap or "none") != "none"),
+        "resident-experts": ("--experts-resident", how.experts_resident is not None),
+        "experts-apart": (OPTION, True),
+    }
+    check_parts({part: flag for part, (flag, there) in given.items() if there})
+    for flag, there in {
+        "--ep": how.ep is not None,
+        "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
+    }.items():
+        if there:
+            raise InputError(flag, f"cannot go with {OPTION}; leave one out")
+
+
+def one_of(a: Apart, batches: int) -> Deployment:
+    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
+
+    Parameters
+    ----------
+    batches : int
+        Micro-batches of a step.
+    """
+    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
+    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
+    return with_experts_on(a.attention, a.experts, link, batches)

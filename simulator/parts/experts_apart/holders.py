@@ -1,0 +1,80 @@
+"""A deployment whose routed experts lie on devices of their own: attention/FFN disaggregation.
+
+The devices that attend run everything but the routed experts and hold the KV cache; the others hold
+routed experts and nothing else, and take part in every step (MegaScale-Infer, arXiv 2504.02263). With pipeline
+stages each has its own share of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ....devices.spec import LinkSpec
+from ....workloads.errors import CapacityError
+from ....workloads.ops import Op
+from ...deploy.deployment import Deployment, ExpertsApart
+
+
+def expert_bytes(d: Deployment) -> tuple[float, ...]:
+    """Bytes of the routed experts that a device of each pipeline stage holds."""
+    return tuple(
+        sum(p.held * p.layers * p.expert_bytes(d.run) for p in d.experts if p.stage == s and not p.kept)
+        for s in range(d.layout.pp)
+    )
+
+
+def held_bytes(holder: Deployment) -> tuple[float, float]:
+    """What a device that holds experts has for them, and what they take [B].
+
+    Raises
+    ------
+    CapacityError
+        Experts that do not fit.
+    """
+    memory, held = holder.system.device.memory, max(expert_bytes(holder))
+    usable = memory.capacity_bytes * memory.usable_fraction
+    if held > usable:
+        raise CapacityError(
+            holder.system.name, f"the experts of {holder.model.name} do not fit: need "
+            f"{held / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
+        )  # fmt: skip
+    return usable, held
+
+
+def devices_of(d: Deployment) -> int:
+    """Devices of a system, all its independent engines together; of two groups those that attend."""
+    return d.system.devices_per_node * d.system.nodes
+
+
+def devices_apart(d: Deployment) -> int:
+    """Devices that hold the experts of one system; 0 where those that attend do."""
+    return 0 if d.apart is None else devices_of(d.apart.holder)
+
+
+def runs_on(d: Deployment, op: Op) -> Deployment:
+    """The deployment whose devices run an op: that of the holder for experts that lie apart."""
+    away = op.routed and op.layer != "adapters"
+    return d.apart.holder if d.apart is not None and away else d
+
+
+def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, batches: int) -> Deployment:
+    """A deployment without its routed experts, which another one holds.
+
+    Parameters
+    ----------
+    attention, holder : Deployment
+        The same model on the devices of each group; adapters of tenants lie where requests attend.
+    link : LinkSpec
+        Between both, of one device, one way.
+    batches : int
+        Micro-batches of a step.
+    """
+    apart = ExpertsApart(holder, link, batches, expert_bytes(attention))
+    layout = replace(attention.layout, apart=True, ep=holder.layout.ep, expert_tp=holder.layout.expert_tp)
+    theirs = iter(holder.experts)
+    experts = tuple(part if part.kept else next(theirs) for part in attention.experts)
+    name = f"{attention.system.name} with experts on {holder.system.name}"
+    return replace(
+        attention, experts=experts, layout=layout, apart=apart, placing=holder.placing,
+        system=attention.system.model_copy(update={"name": name}),
+    )  # fmt: skip

@@ -1,0 +1,210 @@
+"""The compiled path of a step whose experts lie on devices of their own.
+
+Micro-batches go to and fro in one fixed order (`schedule`), which `maxplus` runs: attention is what computes
+there, experts and both directions of the link are streams like those of exchanges. What differs from `overlap.compiled` is
+that there is one way, with any number of micro-batches, that experts are priced and booked on the other devices, and
+that a message lasts as long as the busiest device of either side takes for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.batch import TOKENS
+from ....workloads.draws import PROMPT_SEED, step_key
+from ....workloads.jit import compiled_part, int64
+from ...step.books import K_PROCESSOR, K_WALL, Books, spent
+from ...step.compiled import book_cell
+from ...step.experts import book_part, clear_share, groups_seconds
+from ...step.lowering import E_COUNT, E_GROUPS, E_HELD, E_KEY, E_LAYERS, E_TOP_K, F8, G_LAYERS, I8, Plan
+from ...step.splitting import deal_loads
+from ...step.unequal import graph_batch
+from ..expert_map.placed import on_slots
+from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams
+from ..overlap.chunking import batch_tokens, micro_moments
+from ..overlap.compiled import add_lane, clear, draw_part, price_range
+from ..overlap.lanes import Lanes
+from ..overlap.maxplus import makespan
+from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside
+
+_batch_tokens = compiled_part(batch_tokens)
+_micro_moments = compiled_part(micro_moments)
+
+
+@compiled_part
+def deal_batches(plan: Plan, lanes: Lanes, aside: Aside, count: int, moments: F8) -> None:
+    """Sums of every rank's micro-batches, and which of them are the same."""
+    for r in range(moments.shape[0]):
+        for place in range(count):
+            own = lanes.moments[place, r]
+            _micro_moments(moments[r], plan.windows.size, count, place, own)
+            aside.owner[place, r] = place
+            if place == 0:
+                continue
+            first, same = aside.owner[place - 1, r], True
+            for j in range(own.size):
+                same = same and own[j] == lanes.moments[first, r, j]
+            if same:
+                aside.owner[place, r] = first
+
+
+@compiled_part
+def price_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, r: int, place: int, fresh: bool
+) -> float:
+    """Seconds that a rank computes for a micro-batch in one layer of a section.
+
+    What it sends takes as long as the rank that sends most.
+    """
+    total, own = 0.0, aside.owner[place, r]
+    cells = lanes.cells[0, own, r]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        row, seconds = streams.tracks[t], 0.0
+        if row[T_STOP] > row[T_START]:
+            if own == place:
+                seconds = price_range(plan, row[T_START], row[T_STOP], lanes.moments[own, r], fresh, cells)
+            else:
+                for s in range(row[T_START], row[T_STOP]):
+                    seconds += cells[s, K_WALL]
+        if row[T_PART] < 0:
+            total += seconds
+        else:
+            lanes.tracks[0, t, place] = max(lanes.tracks[0, t, place], seconds)
+    return total
+
+
+@compiled_part
+def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, count: int, fresh: bool) -> None:
+    """Price a section's micro-batches; of each the slowest rank counts."""
+    layers = plan.sections[g, G_LAYERS]
+    for place in range(count):
+        for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+            lanes.tracks[0, t, place] = 0.0
+        slowest, longest = int64(0), -1.0
+        for r in range(lanes.moments.shape[1]):
+            seconds = price_tracks(plan, streams, lanes, aside, g, r, place, fresh)
+            if seconds > longest:
+                slowest, longest = r, seconds
+        cells = lanes.cells[0, aside.owner[place, slowest], slowest]
+        for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+            row = streams.tracks[t]
+            if row[T_PART] < 0:
+                for s in range(row[T_START], row[T_STOP]):
+                    lanes.tracks[0, t, place] += cells[s, K_WALL]
+                    lanes.wall[0, s] += cells[s, K_WALL] * layers
+        aside.busy[W_ATTENTION] += longest * layers
+
+
+@compiled_part
+def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: int) -> None:
+    """Deal the loads drawn of part `x`, in a plan its part `y`, to the micro-batches."""
+    experts = plan.experts[y]
+    for place in range(count):
+        lanes.routed[place] = 0.0
+        for r in range(lanes.moments.shape[1]):
+            m = lanes.moments[place, r]
+            lanes.routed[place] += experts[E_TOP_K] * _batch_tokens(m, plan.windows.size)
+    deal_loads(key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads)
+
+
+@compiled_part
+def price_adapters(
+    plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool, books: Books
+) -> None:
+    """Price adapters, which run where requests attend."""
+    sums, layers = 0.0, plan.experts[x, E_LAYERS]
+    deal_part(plan, lanes, x, x, key, count)
+    clear_share(books.share)
+    for place in range(count):
+        seconds, left = groups_seconds(plan, x, lanes.loads[place], mixed, books.share, books.queue)
+        sums += left
+        lanes.experts[0, x, place] = seconds
+        aside.busy[W_ATTENTION] += seconds * layers
+        lanes.wall[0, plan.slots.shape[0] + x] += seconds * layers
+    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
+
+
+@compiled_part
+def price_part(beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool) -> None:
+    """Price one expert part, and what crosses to it and back, at the loads drawn."""
+    plan, books, y = beside.plan, aside.books, beside.held[x]
+    experts, sums = plan.experts[y], 0.0
+    parts, layers = beside.held.size, experts[E_LAYERS]
+    deal_part(plan, lanes, x, y, key, count)
+    clear_share(books.share)
+    for place in range(count):
+        loads = on_slots(plan, y, key, lanes.loads[place], books.placed)
+        seconds, left = groups_seconds(plan, y, loads, mixed, books.share, books.queue)
+        sums += left
+        most, sent = int64(0), lanes.tracks[0, beside.tracks[x], place]
+        for g in range(experts[E_GROUPS]):
+            own = int64(0)
+            for e in range(g * experts[E_HELD], (g + 1) * experts[E_HELD]):
+                own += loads[e]
+            most = max(most, own)
+        if most > 0:
+            sent = max(sent, beside.latency_s + most * beside.vector_s[x])
+        lanes.experts[0, x, place] = seconds
+        lanes.experts[0, parts + x, place] = lanes.experts[0, 2 * parts + x, place] = sent
+        aside.busy[W_EXPERTS] += seconds * layers
+        aside.busy[W_OUT] += sent * layers
+        aside.busy[W_BACK] += sent * layers
+    book_part(plan, y, sums, books.share, books.tally, books.busy[0])
+
+
+@compiled_part
+def book_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, count: int, books: Books) -> None:
+    """Book what ranks ran; a link to other devices does not keep them busy."""
+    links = lanes.busy[0, 1]
+    for g in range(plan.sections.shape[0]):
+        times = plan.sections[g, G_LAYERS] * plan.tp
+        for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+            row = streams.tracks[t]
+            for r in range(lanes.moments.shape[1]):
+                for place in range(count):
+                    cells = lanes.cells[0, aside.owner[place, r], r]
+                    for s in range(row[T_START], row[T_STOP]):
+                        p = int(cells[s, K_PROCESSOR])
+                        if p >= 0:
+                            busy = books.busy[0, : links.size] if row[T_PART] < 0 else links
+                            book_cell(plan, s, p, times, cells[s], books.tally, busy)
+
+
+@compiled_part
+def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
+    """Show the log what the devices that hold experts have done: busy seconds, then energy [J]."""
+    books = aside.books
+    for p in range(books.busy.shape[1]):
+        busy[links + p] = books.busy[0, p]
+    busy[busy.size - 1] = spent(beside.plan, books.tally)
+
+
+@compiled_part
+def ping_pong_seconds(
+    plan: Plan, beside: Beside, lanes: Lanes, aside: Aside, moments: F8, step: int, decodes: int,
+    chunks: I8, num_chunks: int, fresh: bool, captured: int, books: Books,
+) -> float:  # fmt: skip
+    """`compiled.serial_seconds` of a step in micro-batches that go to and fro."""
+    streams = plan.streams
+    count = streams.ways[0, Y_CHUNKS]
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
+    clear(plan, lanes, 0)
+    deal_batches(plan, lanes, aside, count, moments)
+    for g in range(plan.sections.shape[0]):
+        price_attention(plan, streams, lanes, aside, g, count, fresh)
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
+        if beside.held[x] < 0:
+            price_adapters(plan, lanes, aside, x, key, count, num_chunks > 0, books)
+        else:
+            price_part(beside, lanes, aside, x, key, count, num_chunks > 0)
+    seconds = makespan(streams, lanes, 0)
+    book_attention(plan, streams, lanes, aside, count, books)
+    add_lane(plan, lanes, 0, books)
+    book_beside(beside, aside, lanes.busy.shape[2], books.busy[0])
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
+    return float(seconds)

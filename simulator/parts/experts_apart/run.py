@@ -1,0 +1,113 @@
+"""What the devices that hold an engine's experts have done: their energy, and how busy each group was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...batching.state import F8, L_END, L_JOULES, L_START, NUM_LOG
+from ...deploy.deployment import Deployment
+from ...serving.course import Course
+from ...step.lowering import Plan, Slots
+from .holders import devices_apart
+from .schedule import ATTENTION, EXPERTS
+from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
+
+LINK = "link"
+FULL = 0.9
+"""Share of the steps' time that a stream is busy, from which on it limits them."""
+LATENCY = "round trip"
+"""What limits steps in which every stream waits for others."""
+
+
+@dataclass(slots=True)
+class Side:
+    """Devices that hold the experts of one engine."""
+
+    deployment: Deployment  # the model on them
+    slots: Slots
+    course: Course  # their work and its energy over time, under their boards' own limit
+    width: int  # columns of the engine's log that are of its own devices
+    # of kept stretches: energy of the work [J], and busy device-seconds of each processor
+    logs: list[F8] = field(default_factory=list)
+    _joules: float = 0.0
+
+    @classmethod
+    def of(cls, d: Deployment, plan: Plan, slots: Slots) -> Side | None:
+        """Those of an engine; None where the devices that attend hold the experts."""
+        if d.apart is None or slots.beside is None:
+            return None
+        holder = d.apart.holder
+        devices = float(devices_apart(d)) if plan.apart.plan.shares else None
+        course = Course(holder.device.board, devices)
+        return cls(holder, slots.beside, course, NUM_LOG + len(slots.processors) + 1)
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """Names of their processors beside those of the devices that attend."""
+        return tuple(f"{name} with experts" for name in self.slots.processors)
+
+    def taken(self, log: F8, keep: bool) -> F8:
+        """Take in what a log says of these devices; the rest of it."""
+        own = np.zeros((len(log), NUM_LOG + log.shape[1] - self.width - 1))
+        own[:, L_START], own[:, L_END] = log[:, L_START], log[:, L_END]
+        own[:, L_JOULES] = self._joules + np.cumsum(log[:, -1])
+        self._joules = float(own[-1, L_JOULES])
+        own[:, NUM_LOG:] = log[:, self.width : -1]
+        if keep:
+            joules = self.course.add(own)
+            self.logs.append(np.column_stack([joules, own[:, NUM_LOG:-1]]))
+        else:
+            self.course.note(own)
+        return log[:, : self.width]
+
+
+@dataclass(frozen=True, slots=True)
+class ApartRun:
+    """What both groups of devices did, and the link between them.
+
+    Attributes
+    ----------
+    deployment : Deployment
+        Of the experts.
+    attention_devices, experts_devices : int
+        Of all replicas.
+    batches : int
+        Micro-batches of a step.
+    attention, experts, link : float
+        Share of the time in steps that each works; of the link the busier direction.
+    """
+
+    deployment: Deployment
+    attention_devices: int
+    experts_devices: int
+    batches: int
+    attention: float
+    experts: float
+    link: float
+
+    @property
+    def limit(self) -> str:
+        """The one that works nearly all of the steps' time, or that none does."""
+        shares = {ATTENTION: self.attention, EXPERTS: self.experts, LINK: self.link}
+        first = max(shares, key=lambda name: shares[name])
+        return first if shares[first] >= FULL else LATENCY
+
+
+def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
+    """Measure engines whose experts lie on devices of their own.
+
+    Parameters
+    ----------
+    busy : float64 array
+        Seconds that the streams of all engines worked; see `step.beside.Aside`.
+    stepping_s : float
+        Of all engines in steps [s].
+    """
+    assert d.apart is not None
+    share = busy / stepping_s if stepping_s > 0.0 else np.zeros_like(busy)
+    return ApartRun(
+        d.apart.holder, attention_devices, devices_apart(d) * engines, d.apart.batches,
+        float(share[W_ATTENTION]), float(share[W_EXPERTS]), float(max(share[W_OUT], share[W_BACK])),
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Micro-batches that go to and fro between devices that attend and devices that hold experts.
+
+While one micro-batch attends, another one is at the experts and others are on their way: MegaScale-Infer's
+ping-pong pipeline (arXiv 2504.02263, section 4.1), with one stream for each group of devices and one for
+each direction of the link between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...streams.graph import Builder, Graph
+
+ATTENTION, EXPERTS, OUT, BACK = "attention", "experts", "link to experts", "link back"
+"""The streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """What one micro-batch takes in a step [s].
+
+    Attributes
+    ----------
+    attention : sequence of float
+        On the devices that attend, before the experts of each layer that has some, and after the last.
+    out, experts, back : sequence of float
+        Of each layer that has experts.
+    """
+
+    attention: Sequence[float]
+    out: Sequence[float]
+    experts: Sequence[float]
+    back: Sequence[float]
+
+
+def pingpong(trips: Sequence[Trip]) -> Graph:
+    """The task graph of a step; streams take micro-batches in order, layer by layer."""
+    builder = Builder()
+    ready: list[list[int]] = [[] for _ in trips]
+    for layer in range(len(trips[0].attention)):
+        for i, trip in enumerate(trips):
+            if trip.attention[layer] or layer < len(trip.out):
+                at = builder.add("attention", ATTENTION, trip.attention[layer], ready[i], chunk=i, layer=layer)
+                ready[i] = [at]
+        if layer == len(trips[0].out):
+            break
+        for name, stream, seconds in (
+            ("dispatch", OUT, [t.out for t in trips]),
+            ("experts", EXPERTS, [t.experts for t in trips]),
+            ("collect", BACK, [t.back for t in trips]),
+        ):
+            for i, own in enumerate(seconds):
+                ready[i] = [builder.add(name, stream, own[layer], ready[i], chunk=i, layer=layer)]
+    return builder.graph()
+
+
+def step_seconds(attention_s: float, experts_s: float, link_s: float, batches: int, layers: int) -> float:
+    """Seconds of a step of equal layers and micro-batches, where those are enough (`enough`).
+
+    The first micro-batch's way through a layer, and the slower group's work on all others: MegaScale-Infer, equation 5.
+
+    Parameters
+    ----------
+    attention_s, experts_s, link_s : float
+        Of one micro-batch in one layer; of the link, one way [s].
+    """
+    slower = max(attention_s, experts_s)
+    return attention_s + experts_s + 2.0 * link_s + slower * (batches * layers - 1)
+
+
+def enough(attention_s: float, experts_s: float, link_s: float, batches: int) -> bool:
+    """Whether the slower group never waits: the link is no slower, and others fill a round trip.
+
+    MegaScale-Infer asks for a little more (its equation 3: ``batches >= 2 (1 + link / slower)``), which
+    is this where both groups take as long.
+    """
+    slower = max(attention_s, experts_s)
+    round_trip = attention_s + experts_s + 2.0 * link_s
+    return link_s <= slower and batches * slower >= round_trip

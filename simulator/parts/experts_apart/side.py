@@ -1,0 +1,68 @@
+"""Devices that hold the experts of others, as arrays: their plan, and what crosses to them and back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.jit_held import held
+from ....workloads.layers.base import sent_width
+from ...deploy.deployment import Deployment
+from ..overlap.arrays import T_PART, T_START, T_STOP, V_PART, V_SECTION, Streams
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+(W_ATTENTION, W_OUT, W_EXPERTS, W_BACK) = range(4)
+NUM_STREAMS = 4
+"""Streams of `Aside.busy`."""
+
+
+@held
+class Beside(NamedTuple):
+    """Devices that hold the experts of a deployment; X parts, adapters of tenants among them."""
+
+    plan: Any  # a `lowering.Plan` of the whole model on them
+    held: I8  # [X] which of its parts each is; -1 for adapters, which lie where requests attend
+    latency_s: float
+    vector_s: F8  # [X] of one routed token's vector
+    tracks: I8  # [X] which track sends to each part
+
+
+@held
+class Aside(NamedTuple):
+    """What they have done, and what a step works in; N micro-batches, R ranks."""
+
+    books: Any  # `books.Books` of the devices that hold experts
+    owner: I8  # [N, R] the first micro-batch with the same sums
+    busy: F8  # [4] seconds that each stream has worked
+
+
+def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
+    """Arrays of the devices that hold a deployment's experts; tells the streams where those are booked.
+
+    Parameters
+    ----------
+    plan : lowering.Plan
+        Of the model on those devices.
+    slots : int
+        Of the plan of the devices that attend: rows of experts stand behind them.
+    """
+    apart = d.apart
+    assert apart is not None
+    parts = len(d.experts)
+    sending = np.zeros(parts, dtype=np.int64)
+    for visit in streams.visits[::-1]:
+        for t in range(*streams.spans[visit[V_SECTION]]):
+            row, x = streams.tracks[t], visit[V_PART] + streams.tracks[t, T_PART]
+            if 0 <= row[T_PART] < parts:  # experts
+                row[T_START] = row[T_STOP] = slots + x
+            elif parts <= row[T_PART] < 2 * parts:  # what crosses to them
+                sending[x - parts] = t
+    wide = d.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
+    vectors = np.array([0.0 if p.kept else sent_width(p.spec) * wide for p in d.experts])
+    there = ~np.array([part.kept for part in d.experts])
+    held = np.where(there, np.cumsum(there) - 1, -1)
+    return Beside(plan, held, float(apart.link.latency_s), vectors, sending)

@@ -1,0 +1,26 @@
+"""Tiers of KV blocks below the devices' memory: what they hold, what loads from them, and what a run tells of them."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "--kv-tiers" if a.cache is not None and a.cache.tiers is not None else ""
+
+
+PARTS = (
+    Part(
+        "kv-tiers",
+        "--kv-tiers",
+        "memories below the devices' that keep KV blocks",
+        page="kv-tiers",
+        tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
+        asked=_asked,
+        also=("batching/loading", "serving/host_link"),
+        cannot={
+            "sglang": "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",
+            "tensorrt-llm": "its tree offloads by priorities as it evicts; tiers keep blocks by last use",
+        },
+    ),
+)

@@ -1,0 +1,163 @@
+"""KV cache tiers as options say: sizes as they are typed, links from the device's description."""
+
+from __future__ import annotations
+
+import re
+
+from ....devices.spec import SystemSpec
+from ....devices.tier import TierSpec
+from ....workloads.errors import InputError, nearest
+from ...scenario.parts import TierOptions
+from .settings import LOADS, WRITES, KvTier, TierSettings
+
+TIERS, WRITE, LOAD, PREFETCH = "--kv-tiers", "--kv-write", "--kv-load", "--kv-prefetch"
+NAMES = ("host", "disk", "shared")
+UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+         "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}  # fmt: skip
+SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[KMGT]i?B|B)")
+EXAMPLE = "for example host:64GiB,disk:1TiB:6.5:100"
+FREE = "free"
+
+
+def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | None = None) -> TierSettings | None:
+    """Tiers of a scenario, or else those of an engine's file; None without any.
+
+    Parameters
+    ----------
+    own : TierSettings, optional
+        What the file says; tiers there that give no rate get the device's.
+
+    Raises
+    ------
+    InputError
+        Rules without tiers, a tier that there is not, a size or a rate that is none, or one that neither the
+        option nor the device's description gives.
+    """
+    rules = ((WRITE, options.kv_write, WRITES), (LOAD, options.kv_load, LOADS))
+    for flag, value, known in rules:
+        if value is not None and value not in known:
+            raise InputError(f"{flag} {value!r}", f"unknown rule{nearest(value, known)}")
+    if options.kv_tiers is None and own is None:
+        for flag, given in ((WRITE, options.kv_write), (LOAD, options.kv_load), (PREFETCH, options.kv_prefetch)):
+            if given:
+                raise InputError(flag, f"needs {TIERS}, {EXAMPLE}")
+        return None
+    base = own or TierSettings(())
+    if options.kv_tiers is not None:
+        tiers = read_tiers(options.kv_tiers, system)
+    else:
+        tiers = tuple(placed(tier, system) for tier in base.tiers)
+    if options.kv_prefetch and len(tiers) < 2:
+        raise InputError(PREFETCH, f"needs a tier below the first, {EXAMPLE}")
+    return TierSettings(tiers, options.kv_write or base.write, options.kv_load or base.load, options.kv_prefetch)
+
+
+def read_tiers(text: str, system: SystemSpec) -> tuple[KvTier, ...]:
+    """Tiers as they are written, each ``NAME[:SIZE[:RATE[:US]]]``.
+
+    Raises
+    ------
+    InputError
+        See `tiers_asked`.
+    """
+    out: list[KvTier] = []
+    for part in text.split(","):
+        name, *rest = part.strip().split(":")
+        if name not in NAMES:
+            raise InputError(f"{TIERS} {part!r}", f"unknown tier{nearest(name, NAMES)}")
+        if any(tier.name == name for tier in out):
+            raise InputError(TIERS, f"has {name} twice")
+        if len(rest) > 3:
+            raise InputError(f"{TIERS} {part!r}", f"write NAME[:SIZE[:RATE[:US]]], {EXAMPLE}")
+        out.append(_tier(part, name, rest, system))
+    return tuple(out)
+
+
+def _tier(part: str, name: str, rest: list[str], system: SystemSpec) -> KvTier:
+    """One tier; what is not written is the device's."""
+    where, known = f"{TIERS} {part!r}", _described(name, system)
+    devices = system.devices_per_node * system.nodes
+    rate = _number(where, rest[1], "a rate in GB/s", 1e-9) * 1e9 if len(rest) > 1 else None
+    latency = _number(where, rest[2], "a latency in us", 0.0) * 1e-6 if len(rest) > 2 else None
+    if len(rest) > 1 and rest[1] == FREE and latency is None:
+        latency = 0.0
+    if rate is None or (latency is None and known is None):
+        known = _needed(where, name, system)
+    size = _size(where, rest[0]) if rest else None
+    if size is None:
+        if known is None or known.capacity_bytes is None:
+            raise InputError(where, f"needs a size, {EXAMPLE}")
+        size = known.capacity_bytes * devices
+    elif rate is None and known is not None and known.capacity_bytes is not None:
+        most = known.capacity_bytes * devices
+        if size > most:
+            reason = f"is more than the {most / 2**30:.5g} GiB that {devices} x {system.device.name} have"
+            raise InputError(where, f"{reason}; give a rate and latency too if it is another's")
+    if rate is None or latency is None:
+        assert known is not None
+        rate = known.bandwidth_bytes_per_s if rate is None else rate
+        latency = known.latency_s if latency is None else latency
+        return KvTier(name, size, rate, latency, f"{system.device.name}")
+    return KvTier(name, size, rate, latency)
+
+
+class _Known:
+    """What a device's description says of a tier."""
+
+    def __init__(self, capacity: float | None, rate: float, latency: float) -> None:
+        self.capacity_bytes, self.bandwidth_bytes_per_s, self.latency_s = capacity, rate, latency
+
+
+def _described(name: str, system: SystemSpec) -> _Known | None:
+    """Memory and link of a tier by the device's description; a shared pool is on the nodes' network."""
+    device = system.device
+    if name == "shared":
+        return _Known(None, device.node_link.bandwidth_bytes_per_s, device.node_link.latency_s)
+    spec: TierSpec | None = device.host_memory if name == "host" else device.disk
+    if spec is None:
+        return None
+    return _Known(spec.capacity_bytes, spec.bandwidth_bytes_per_s, spec.latency_s)
+
+
+def _needed(where: str, name: str, system: SystemSpec) -> _Known:
+    """The same, refusing a device that does not say."""
+    known = _described(name, system)
+    if known is None:
+        key = "host_memory" if name == "host" else "disk"
+        raise InputError(
+            where, f"needs a rate and latency, such as {name}:64GiB:50:10, or the key `{key}` in the "
+            f"description of {system.device.name}",
+        )  # fmt: skip
+    return known
+
+
+def placed(tier: KvTier, system: SystemSpec) -> KvTier:
+    """A tier that an engine's file gives a size alone, on a system's links."""
+    size = f"{tier.capacity_bytes:.0f}B"
+    try:
+        return _tier(size, tier.name, [size], system)
+    except InputError as error:
+        raise InputError("kv_offloading_size", error.reason) from None
+
+
+def _size(where: str, text: str) -> float | None:
+    """Bytes of a size as it is written; None where it is left out."""
+    if not text:
+        return None
+    found = SIZE.fullmatch(text)
+    if found is None:
+        units = ", ".join(UNITS)
+        raise InputError(where, f"must be a size with its unit ({units}), {EXAMPLE}; not {text!r}")
+    return float(found["number"]) * UNITS[found["unit"]]
+
+
+def _number(where: str, text: str, what: str, least: float) -> float:
+    if text == FREE and least > 0:
+        return float("inf")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < float("inf") or "_" in text:
+        raise InputError(where, f"must have {what}, {EXAMPLE}; not {text!r}")
+    return value

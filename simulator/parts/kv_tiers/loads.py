@@ -1,0 +1,352 @@
+"""Blocks that come back: what a waiting request finds in the tiers, whether to load it, and its way.
+
+A request whose load is under way holds all blocks of its prompt and stands in no queue; when they are there it
+is admitted before those that wait.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.jit import compiled_given, compiled_part, int64
+from ...batching import state as col
+from ...batching.counting import count_chunk
+from ...batching.holding import count_blocks, hold
+from ...batching.host import paced
+from ...batching.kv import KvRules
+from ...batching.policies import Limits
+from ...batching.prefix import USERS, content_key, find, remember, share
+from ...batching.state import I8, State
+from ...step.timed import step_seconds
+from ..classes.queue import take_head
+from .state import (
+    L_COUNT,
+    L_LANDED,
+    L_LAST,
+    L_LAST_LANDED,
+    L_LOADING,
+    LANDED,
+    LOADING,
+    N_EVICTED,
+    N_LOADED,
+    N_PREFETCHED,
+    O_FOUND,
+    O_LOADS,
+    O_LONGEST,
+    P_BLOCK,
+    P_LATENCY,
+    UP,
+    W_BLOCKS,
+    W_PASSED,
+    W_STATE,
+    Z_LONGEST,
+    Z_WAITED,
+    TierState,
+)
+from .store import entry_of, keep, moved, put, take, tier_key, touch
+
+NOTHING, BEGUN, BLOCKED = range(3)
+"""What became of a look at the head of the queue: nothing to load; a load; no place yet."""
+
+
+@compiled_part
+def next_slot(st: State, r: int) -> int:
+    """The slot that the next sequence gets."""
+    return int(st.pool.slots[r, st.ranks[r, col.R_SLOTS] - 1])
+
+
+@compiled_part
+def look(st: State, kv: KvRules, r: int, i: int) -> int:
+    """Find a waiting request's leading blocks, wherever they are; how many.
+
+    The blocks, or entries of a tier, are left in the next slot's row, their levels in `TierState.levels`. Its last
+    token is never taken from a cache: its result is needed.
+    """
+    pool, request, t = st.pool, st.ints[i], st.pool.tiers
+    row, most = pool.held[r, next_slot(st, r)], (request[col.I_TARGET] - 1) // kv.block
+    if request[col.I_PREEMPTED] == 0:  # nothing of its own yet
+        most = min(most, request[col.I_HASHED] // kv.block)
+    for j in range(most):
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
+        row[j] = find(pool.table[r], key)
+        t.levels[j] = -1
+        if row[j] >= 0:
+            continue
+        key, level = tier_key(t, key), int64(0)
+        while level < t.which.shape[1]:
+            row[j] = entry_of(t.shelves, t.which[r, level], key)
+            if row[j] >= 0:
+                break
+            level += 1
+        if row[j] < 0:
+            return int(j)
+        t.levels[j] = level
+    return int(most)
+
+
+@compiled_part
+def first_below(t: TierState, blocks: int, level: int) -> int:
+    """Leading blocks of those looked at before the first one that lies below a level."""
+    j = int64(0)
+    while j < blocks and t.levels[j] <= level:
+        j += 1
+    return int(j)
+
+
+@compiled_part
+def load_end(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
+    """When so many leading blocks would be there if their load began now."""
+    end = now
+    for level in range(t.which.shape[1]):
+        count, begin = int64(0), max(now, t.free_s[r, level, UP])
+        for j in range(blocks):
+            if t.levels[j] == level:
+                count += 1
+                begin = max(begin, t.shelves.came[row[j]])
+        if count > 0:
+            end = max(end, begin + count * t.pace[level, P_BLOCK] + t.pace[level, P_LATENCY])
+    return end
+
+
+@compiled_part
+def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
+    """Put so many leading blocks on the links, counted and used last; when they are there."""
+    end = now
+    for level in range(t.which.shape[1]):
+        count, begin = int64(0), now
+        for j in range(blocks):
+            if t.levels[j] == level:
+                count += 1
+                begin = max(begin, t.shelves.came[row[j]])
+                touch(t.shelves, t.which[r, level], row[j])
+        if count > 0:
+            t.counts[level, N_LOADED] += count
+            end = max(end, moved(t, r, level, UP, begin, count))
+    return end
+
+
+@compiled_given("t.plan", otherwise=lambda st, limits, t, r, start, end: 0.0)
+def prefill_seconds(st: State, limits: Limits, t: TierState, r: int, start: int, end: int) -> float:
+    """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
+    seconds, m, windows = 0.0, t.moments[r], t.plan.windows
+    while start < end:
+        q = min(end - start, limits.token_budget) if limits.chunked else end - start
+        for w in range(m.size):
+            m[w] = 0.0
+        count_chunk(m, windows, start, q)
+        t.chunk[0, 0], t.chunk[1, 0] = q, 0
+        step = step_seconds(t.plan, t.moments, 0, 0, t.chunk, 1, True, limits.captured, t.books)
+        seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0], 1)
+        start += q
+    for w in range(m.size):
+        m[w] = 0.0
+    return seconds
+
+
+@compiled_part
+def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+    """See whether blocks are worth writing now that a request has arrived, where they are loaded if that is sooner.
+
+    They are where a device's link moves one in less time than a full step computes it, at the end of the
+    longest text so far.
+    """
+    t, longest = st.pool.tiers, st.ints[i, col.I_INPUT] + st.ints[i, col.I_OUTPUT]
+    if not t.cheaper or longest <= t.totals[O_LONGEST]:
+        return
+    t.totals[O_LONGEST], tokens = longest, limits.token_budget
+    start = max(longest - tokens, 0)
+    takes = prefill_seconds(st, limits, t, r, start, start + tokens) * kv.block / tokens
+    for level in range(t.which.shape[1]):
+        if t.pace[level, P_BLOCK] <= takes:
+            t.worth[level] = 1
+
+
+@compiled_part
+def worth_loading(st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float) -> int:
+    """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
+    t, target = st.pool.tiers, st.ints[i, col.I_TARGET]
+    if not t.cheaper:
+        return blocks
+    best = first_below(t, blocks, -1)
+    soonest, before = prefill_seconds(st, limits, t, r, best * kv.block, target), best
+    for level in range(t.which.shape[1]):
+        cut = first_below(t, blocks, level)
+        if cut == before:
+            continue
+        before = cut
+        takes = load_end(t, r, row, cut, now) - now
+        takes += prefill_seconds(st, limits, t, r, cut * kv.block, target)
+        if takes < soonest:
+            best, soonest = cut, takes
+    return best
+
+
+@compiled_part
+def has_room(st: State, kv: KvRules, r: int, blocks: int, whole: int) -> bool:
+    """Whether `whole` tokens of the request just looked at fit, if it is given its leading blocks as found."""
+    pool, near, taken = st.pool, int64(0), int64(0)
+    row = pool.held[r, next_slot(st, r)]
+    for j in range(blocks):
+        if pool.tiers.levels[j] < 0:
+            near += 1
+            taken += pool.blocks[r, row[j], USERS] == 0
+    return bool((whole + kv.block - 1) // kv.block - near + taken <= st.ranks[r, col.R_BLOCKS])
+
+
+@compiled_part
+def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
+    """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
+
+    False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
+    """
+    pool, rank, request, t = st.pool, st.ranks[r], st.ints[i], st.pool.tiers
+    row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[col.T_NOW]
+    if not has_room(st, kv, r, blocks, whole):
+        return False
+    rank[col.R_SLOTS] -= 1
+    request[col.I_SLOT] = pool.slots[r, rank[col.R_SLOTS]]
+    t.spans[i, 0], t.spans[i, 1] = now, bring(t, r, row, blocks, now)
+    for j in range(blocks):
+        if t.levels[j] < 0:
+            near += 1
+            rank[col.R_BLOCKS] -= share(pool, r, row[j])
+    for j in range(blocks):
+        if t.levels[j] >= 0:
+            row[j] = -1
+    take(pool, r, blocks - near)
+    rank[col.R_BLOCKS] -= blocks - near
+    t.totals[O_FOUND] += near
+    request[col.I_BLOCKS] = blocks
+    request[col.I_KEYED] = 0
+    t.rows[i, W_BLOCKS] = blocks
+    count_blocks(st, kv, r, i)
+    return True
+
+
+@compiled_part
+def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Note the content of blocks that a request has found or loaded: others can share it."""
+    pool, request = st.pool, st.ints[i]
+    row = pool.held[r, request[col.I_SLOT]]
+    for j in range(pool.tiers.rows[i, W_BLOCKS]):
+        if row[j] < 0:
+            key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
+            row[j] = remember(pool, r, key)
+    request[col.I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
+
+
+@compiled_part
+def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """Begin the load of the request at the head of a rank's queue, if it has something to load.
+
+    What takes no time is no load: `TierState.rows` says how many blocks the request then takes over as it is admitted.
+    """
+    t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
+    request, blocks = st.ints[i], look(st, kv, r, i)
+    near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
+    t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = near, 0
+    whole = request[col.I_TARGET]
+    if limits.reserve:
+        whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
+    if near == blocks:
+        return NOTHING if has_room(st, kv, r, near, whole) else BLOCKED
+    cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
+    if load_end(t, r, row, cut, now) <= now:
+        t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = cut, blocks - cut
+        return NOTHING if has_room(st, kv, r, cut, whole) else BLOCKED
+    if rank[col.R_RUNNING] + rank[col.R_LATE] + line[L_COUNT] >= limits.max_sequences:
+        return BLOCKED
+    if not take_over(st, kv, r, i, cut, whole):
+        return BLOCKED  # what is near alone would not fit either
+    hold(st, kv, r, i, whole)
+    t.totals[O_LOADS] += 1
+    t.rows[i, W_STATE], t.rows[i, W_PASSED] = LOADING, blocks - cut
+    take_head(st, r, i)
+    append_line(st, t, r, i, L_LOADING, L_LAST)
+    line[L_COUNT] += 1
+    return BEGUN
+
+
+@compiled_part
+def append_line(st: State, t: TierState, r: int, i: int, head: int, last: int) -> None:
+    """Put a request at the end of one of a rank's lines."""
+    line = t.lines[r]
+    st.ints[i, col.I_NEXT] = -1
+    if line[head] < 0:
+        line[head] = i
+    else:
+        st.ints[line[last], col.I_NEXT] = i
+    line[last] = i
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, kv, r: None)
+def land(st: State, kv: KvRules, r: int) -> None:
+    """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
+    t = st.pool.tiers
+    line, before, i = t.lines[r], int64(-1), t.lines[r, L_LOADING]
+    while i >= 0:
+        after = st.ints[i, col.I_NEXT]
+        if t.spans[i, 1] > st.clocks[col.T_KNOWN]:
+            before, i = i, after
+            continue
+        if before < 0:
+            line[L_LOADING] = after
+        else:
+            st.ints[before, col.I_NEXT] = after
+        if after < 0:
+            line[L_LAST] = before
+        waited = t.spans[i, 1] - t.spans[i, 0]
+        t.seconds[Z_WAITED] += waited
+        t.seconds[Z_LONGEST] = max(t.seconds[Z_LONGEST], waited)
+        t.rows[i, W_STATE] = LANDED
+        note_landed(st, kv, r, i)
+        append_line(st, t, r, i, L_LANDED, L_LAST_LANDED)
+        i = after
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st: np.inf)
+def next_landing(st: State) -> float:
+    """When the next load ends; infinity where there is none."""
+    t, soonest = st.pool.tiers, np.inf
+    for r in range(st.ranks.shape[0]):
+        i = t.lines[r, L_LOADING]
+        while i >= 0:
+            soonest = min(soonest, t.spans[i, 1])
+            i = st.ints[i, col.I_NEXT]
+    return soonest
+
+
+@compiled_part
+def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Bring what a request that arrives will find below the first tier to that one.
+
+    What it will find there is used now.
+    """
+    t, pool, request = st.pool.tiers, st.pool, st.ints[i]
+    if not t.prefetch or t.worth[0] == 0:
+        return
+    x, top, at = t.shelves, t.which[r, 0], st.floats[i, col.F_ARRIVAL]
+    for j in range(min(request[col.I_TARGET] - 1, request[col.I_HASHED]) // kv.block):
+        key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
+        if find(pool.table[r], key) >= 0:
+            continue
+        key, level = tier_key(t, key), int64(1)
+        e = entry_of(x, top, key)
+        if e >= 0:
+            touch(x, top, e)
+            continue
+        while e < 0 and level < t.which.shape[1]:
+            e = entry_of(x, t.which[r, level], key)
+            level += 1
+        if e < 0:
+            return
+        touch(x, t.which[r, level - 1], e)
+        there = moved(t, r, level - 1, UP, max(at, x.came[e]), 1)
+        e, out = put(x, top, key, -1)
+        before = x.came[e]
+        t.counts[0, N_PREFETCHED] += 1
+        if out != 0:
+            t.counts[0, N_EVICTED] += 1
+            if not t.through:
+                there = max(there, keep(t, r, 1, out, max(at, before)))
+        x.came[e] = there

@@ -1,0 +1,313 @@
+"""KV cache tiers of an engine: what may have them, how large they are in blocks, and what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ....workloads.errors import CapacityError, InputError
+from ....workloads.jit import compiled
+from ...batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
+from ...batching.policies import Policy
+from ...batching.prefix import new_pool
+from ...batching.state import C_SUBMITTED, R_SLOTS, State
+from ...deploy.deployment import Deployment
+from ...step.lowering import Plan
+from ..two_pools.pools import Pools
+from .settings import KvTier, TierSettings
+from .state import (
+    E_KEY,
+    E_NEXT,
+    E_OWNER,
+    E_PREVIOUS,
+    F8,
+    H_FIRST,
+    H_HELD,
+    H_MASK,
+    H_PEAK,
+    H_ROOM,
+    H_TABLE,
+    H_USED,
+    I8,
+    N_EVICTED,
+    N_LOADED,
+    N_PREFETCHED,
+    N_STORED,
+    O_DECLINED,
+    O_FOUND,
+    O_LOADS,
+    Z_HELD,
+    Z_HELD_UNTIL,
+    Z_LONGEST,
+    Z_WAITED,
+    Shelves,
+    TierState,
+    new_shelves,
+    new_tiers,
+    with_rows,
+)
+from .store import erase
+
+OPTION = "--kv-tiers"
+
+
+def block_bytes(d: Deployment, cache: CacheSettings) -> float:
+    """KV bytes of a block on all devices of a rank together."""
+    return float(rank_rules(d, cache).block_bytes[0]) * d.layout.tp
+
+
+def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
+    """Refuse what tiers are not built for.
+
+    Raises
+    ------
+    InputError
+        Names it.
+    """
+    for wrong, what in (
+        (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
+        (
+            policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
+            f"policy {policy.name}, under which prompts run alone, wait or are polled",
+        ),
+        (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
+    ):
+        if wrong:
+            raise InputError(OPTION, f"is not simulated with {what}")
+    if not kv.cached:
+        reason = "has layers with windows or constant states, whose blocks are not found again"
+        raise InputError(OPTION, f"cannot keep blocks of {d.model.name}: it {reason}")
+
+
+def rooms(d: Deployment, cache: CacheSettings, settings: TierSettings) -> list[int]:
+    """Blocks that each tier keeps: of one rank, or of a pool in all.
+
+    Raises
+    ------
+    CapacityError
+        A tier smaller than a block.
+    InputError
+        More blocks than can be tracked.
+    """
+    each, out = block_bytes(d, cache), []
+    for tier in settings.tiers:
+        share = 1 if tier.shared else d.ranks
+        blocks = int(tier.capacity_bytes / share / each * (1 + 1e-12))
+        name = f"{OPTION} {tier.name}"
+        if blocks < 1:
+            whose = "" if share == 1 else f" for each of {share} ranks"
+            raise CapacityError(
+                name, f"is smaller than a block{whose}: {each / 2**20:.3g} MiB of "
+                f"{cache.block_tokens} tokens needed, {tier.capacity_bytes / share / 2**20:.3g} MiB available",
+            )  # fmt: skip
+        if blocks > MOST_BLOCKS:
+            most = MOST_BLOCKS * each * share / 2**40
+            reason = f"has {blocks:,} blocks; at most {MOST_BLOCKS:,} are tracked: {most:.3g} TiB"
+            raise InputError(name, reason)
+        out.append(blocks)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What engines that share a pool have in common."""
+
+    shelves: Shelves  # stores of all of them
+    # numbers of the hashes that a trace tells
+    names: dict[Hashable, int] = field(default_factory=dict)
+
+
+def common_of(pools: Pools, policy: Policy, cache: CacheSettings | None) -> Common | None:
+    """Stores of all engines that take prompts, where some of them are shared; else each has its own."""
+    settings, nodes = None if cache is None else cache.tiers, pools.entry
+    if cache is None or settings is None or len(nodes) == 1:
+        return None
+    if not any(tier.shared for tier in settings.tiers):
+        return None
+    d = nodes[0]
+    check_tiers(d, policy, kv_rules(d, cache, policy.caching))
+    return Common(_stores(settings.tiers, rooms(d, cache, settings), d.ranks, len(nodes)))
+
+
+def _stores(tiers: Sequence[KvTier], blocks: Sequence[int], ranks: int, engines: int) -> Shelves:
+    """Tiers of ranks, rank by rank and engine by engine, then the shared ones."""
+    sizes = [n for n, tier in zip(blocks, tiers, strict=True) if not tier.shared] * ranks * engines
+    return new_shelves(sizes + [n for n, t in zip(blocks, tiers, strict=True) if t.shared])
+
+
+@dataclass(slots=True)
+class Below:
+    """Tiers below one engine."""
+
+    settings: TierSettings
+    blocks: list[int]  # of each tier, see `rooms`
+    block_bytes: float  # on all devices of a rank
+    tiers: TierState  # their arrays, as they are before any request
+    names: dict[Hashable, int]  # numbers of the hashes that a trace tells; they outlast failures
+    life: int = 0  # failures so far
+
+    @classmethod
+    def of(
+        cls, d: Deployment, policy: Policy, kv: KvRules, cache: CacheSettings, plan: Plan,
+        index: int, common: Common | None,
+    ) -> Below:  # fmt: skip
+        """Empty tiers of an engine, by its number among those with which it has some in common."""
+        settings = cache.tiers
+        assert settings is not None
+        check_tiers(d, policy, kv)
+        tiers, blocks = settings.tiers, rooms(d, cache, settings)
+        near = sum(not tier.shared for tier in tiers)
+        first = 0 if common is None else index * near * d.ranks
+        common = common or Common(_stores(tiers, blocks, d.ranks, 1))
+        shelves, which = common.shelves, np.zeros((d.ranks, len(tiers)), dtype=np.int64)
+        last = len(shelves.stores) - (len(tiers) - near)
+        for level, tier in enumerate(tiers):
+            before = sum(other.shared == tier.shared for other in tiers[:level])
+            own = first + before + near * np.arange(d.ranks)
+            which[:, level] = last + before if tier.shared else own
+        pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
+        cheaper = settings.load == "cheaper"
+        made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0, plan.stages > 1)
+        return cls(settings, blocks, block_bytes(d, cache), made, common.names)
+
+    @property
+    def room(self) -> int:
+        """Blocks that all tiers keep of it, shared ones as if they were its own."""
+        stores = self.tiers.shelves.stores
+        return int(stores[np.unique(self.tiers.which), H_ROOM].sum())
+
+    def under(self, state: State, blocks: int, sequences: int) -> State:
+        """An engine's state without requests, with these tiers; requests that load have slots too."""
+        ranks = len(state.ranks)
+        tiers = self.tiers._replace(out_s=np.zeros((ranks, blocks)))
+        pool = new_pool(ranks, blocks, 2 * sequences)._replace(tiers=tiers)
+        state.ranks[:, R_SLOTS] = 2 * sequences
+        return state._replace(pool=pool)
+
+    def with_requests(self, state: State, have: int) -> State:
+        """Room for requests that were appended behind `have`."""
+        pool, new = state.pool, int(state.counters[C_SUBMITTED]) - have
+        assert pool is not None
+        return state._replace(pool=pool._replace(tiers=with_rows(pool.tiers, have, new)))
+
+    def lose(self, state: State, now: float) -> None:
+        """What a failure leaves: nothing of the engine's own, and of a shared pool what had come there."""
+        assert state.pool is not None
+        old, self.life = state.pool.tiers, self.life + 1
+        x = old.shelves
+        for level, tier in enumerate(self.settings.tiers):
+            for s in old.which[:, level].tolist():
+                if tier.shared:
+                    purge(x, s, old.owner, now)
+                else:
+                    _clear(x, s)
+        new = new_tiers(self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped)
+        old.seconds[Z_HELD_UNTIL] = 0.0
+        self.tiers = new._replace(
+            worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
+        )
+
+
+def _clear(x: Shelves, s: int) -> None:
+    """Forget all that a store keeps; the most that it kept stays known."""
+    store = x.stores[s]
+    store[[H_USED, H_HELD]] = 0
+    x.table[store[H_TABLE] : store[H_TABLE] + store[H_MASK] + 1] = 0
+    head = store[H_FIRST] + store[H_ROOM]
+    x.entries[head, [E_NEXT, E_PREVIOUS]] = head
+
+
+@compiled
+def purge(x: Shelves, s: int, owner: int, now: float) -> None:
+    """Forget what an engine was still writing to a store as it failed."""
+    store = x.stores[s]
+    for e in range(store[H_FIRST], store[H_FIRST] + store[H_USED]):
+        if x.entries[e, E_KEY] != 0 and x.entries[e, E_OWNER] == owner and x.came[e] > now:
+            erase(x, s, x.entries[e, E_KEY])
+            x.entries[e, E_KEY] = 0
+            store[H_HELD] -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class TierRun:
+    """What one tier did, of all engines together.
+
+    Attributes
+    ----------
+    capacity_bytes, peak_bytes : float
+        Whole blocks that it can keep and most that it kept, of all replicas [B].
+    hit_tokens : int
+        Prompt tokens whose blocks were loaded from it.
+    loaded_bytes, stored_bytes, evicted_bytes, prefetched_bytes : float
+        Moved to the devices, written, dropped or sent on to make room, and brought to it ahead [B].
+    up_s, down_s : float
+        Seconds that a device's links to it were busy, one after another.
+    """
+
+    tier: KvTier
+    capacity_bytes: float
+    peak_bytes: float
+    hit_tokens: int
+    loaded_bytes: float
+    stored_bytes: float
+    evicted_bytes: float
+    prefetched_bytes: float
+    up_s: float
+    down_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TiersRun:
+    """What KV cache tiers did in a run, all engines together.
+
+    Attributes
+    ----------
+    near_tokens, declined_tokens : int
+        Prompt tokens found in the devices' own memory; those that lay in a tier and were computed.
+    loads : int
+        Requests that waited for blocks; those again that were preempted and loaded again.
+    waited_s, longest_s : float
+        Seconds that they waited, in sum and at most.
+    held_s : float
+        Seconds that steps waited for copies of the blocks that they took.
+    """
+
+    settings: TierSettings
+    tiers: tuple[TierRun, ...]
+    near_tokens: int
+    declined_tokens: int
+    loads: int
+    waited_s: float
+    longest_s: float
+    held_s: float
+
+    @classmethod
+    def of(cls, belows: Sequence[tuple[Below, State, int]]) -> TiersRun | None:
+        """Measure engines' tiers, each with the tokens of a block; None where there are none."""
+        if not belows:
+            return None
+        (first, _, block), size = belows[0], belows[0][0].block_bytes
+        own: list[TierState] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
+        counts = np.sum([t.counts for t in own], axis=0)
+        link_s: F8 = np.sum([t.link_s for t in own], axis=0)
+        seconds: F8 = np.sum([t.seconds for t in own], axis=0)
+        totals: I8 = np.sum([t.totals for t in own], axis=0)
+        found = []
+        for level, tier in enumerate(first.settings.tiers):
+            n, stores = counts[level].tolist(), {
+                (id(t.shelves.stores), s) for t in own for s in t.which[:, level].tolist()
+            }  # fmt: skip
+            whose = {id(t.shelves.stores): t.shelves.stores for t in own}
+            rows = np.array([whose[where][s] for where, s in stores])
+            found.append(TierRun(
+                tier, float(rows[:, H_ROOM].sum()) * size, float(rows[:, H_PEAK].sum()) * size,
+                n[N_LOADED] * block, n[N_LOADED] * size, n[N_STORED] * size, n[N_EVICTED] * size,
+                n[N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
+            ))  # fmt: skip
+        return cls(
+            first.settings, tuple(found), int(totals[O_FOUND]) * block,
+            int(totals[O_DECLINED]) * block, int(totals[O_LOADS]), float(seconds[Z_WAITED]),
+            max(float(t.seconds[Z_LONGEST]) for t in own), float(seconds[Z_HELD]),
+        )  # fmt: skip

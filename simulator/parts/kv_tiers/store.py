@@ -1,0 +1,205 @@
+"""What a tier keeps: blocks by content, the one used longest ago goes first; and the links' time."""
+
+from __future__ import annotations
+
+from ....workloads.jit import compiled_given, compiled_part, int64
+from ...batching.prefix import AFTER, BARE, KEY, NEXT, Pool, forget, place, unlink
+from .state import (
+    DOWN,
+    E_KEY,
+    E_NEXT,
+    E_OWNER,
+    E_PREVIOUS,
+    H_FIRST,
+    H_HELD,
+    H_MASK,
+    H_PEAK,
+    H_ROOM,
+    H_TABLE,
+    H_USED,
+    N_EVICTED,
+    N_STORED,
+    P_BLOCK,
+    P_LATENCY,
+    Z_HELD_UNTIL,
+    Z_NOW,
+    Shelves,
+    TierState,
+)
+
+
+@compiled_part
+def tier_key(t: TierState, key: int) -> int:
+    """Key of a block's content in the tiers, from that in the devices' memory (`content_key`)."""
+    return int(key if key & 1 else key + t.own)
+
+
+@compiled_part
+def home(key: int, mask: int) -> int:
+    """Where a key's search starts: blocks that follow each other lie side by side, eight to a place.
+
+    They are asked for one after another, and a large table is in no cache.
+    """
+    return int((place(key >> 4, mask >> 3) << 3) + ((key >> 1) & 7))
+
+
+@compiled_part
+def spot(x: Shelves, s: int, key: int) -> int:
+    """Row of the table where a store's content is, or would be."""
+    base, mask = x.stores[s, H_TABLE], x.stores[s, H_MASK]
+    at = home(key, mask)
+    while x.table[base + at, 0] != 0 and x.table[base + at, 0] != key:
+        at = (at + 1) & mask
+    return int(base + at)
+
+
+@compiled_part
+def entry_of(x: Shelves, s: int, key: int) -> int:
+    """Entry of a store that holds a content, or -1."""
+    at = spot(x, s, key)
+    return int(x.table[at, 1]) if x.table[at, 0] == key else -1
+
+
+@compiled_part
+def erase(x: Shelves, s: int, key: int) -> None:
+    """Take a content out of a store's table (backward-shift deletion)."""
+    base, mask, table = x.stores[s, H_TABLE], x.stores[s, H_MASK], x.table
+    hole = spot(x, s, key) - base
+    at = (hole + 1) & mask
+    while table[base + at, 0] != 0:
+        begin = home(table[base + at, 0], mask)
+        if ((at - begin) & mask) >= ((at - hole) & mask):
+            table[base + hole, 0], table[base + hole, 1] = table[base + at, 0], table[base + at, 1]
+            hole = at
+        at = (at + 1) & mask
+    table[base + hole, 0] = 0
+
+
+@compiled_part
+def unlink_entry(x: Shelves, e: int) -> None:
+    """Take an entry out of its list."""
+    after, before = x.entries[e, E_NEXT], x.entries[e, E_PREVIOUS]
+    x.entries[before, E_NEXT], x.entries[after, E_PREVIOUS] = after, before
+
+
+@compiled_part
+def append_entry(x: Shelves, s: int, e: int) -> None:
+    """Put an entry at the end of its store's list: used last."""
+    end = x.stores[s, H_FIRST] + x.stores[s, H_ROOM]
+    last = x.entries[end, E_PREVIOUS]
+    x.entries[last, E_NEXT], x.entries[e, E_PREVIOUS] = e, last
+    x.entries[e, E_NEXT], x.entries[end, E_PREVIOUS] = end, e
+
+
+@compiled_part
+def touch(x: Shelves, s: int, e: int) -> None:
+    """Note that an entry is used now."""
+    unlink_entry(x, e)
+    append_entry(x, s, e)
+
+
+@compiled_part
+def put(x: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
+    """Keep a content that a store has not; its entry, and the content that had to leave (0: none)."""
+    store, out = x.stores[s], int64(0)
+    if store[H_USED] < store[H_ROOM]:
+        e = store[H_FIRST] + store[H_USED]
+        store[H_USED] += 1
+    else:
+        e = x.entries[store[H_FIRST] + store[H_ROOM], E_NEXT]
+        out = x.entries[e, E_KEY]
+        unlink_entry(x, e)
+        if out != 0:
+            erase(x, s, out)
+    x.entries[e, E_KEY], x.entries[e, E_OWNER] = key, owner
+    at = spot(x, s, key)
+    x.table[at, 0], x.table[at, 1] = key, e
+    append_entry(x, s, e)
+    store[H_HELD] += out == 0
+    store[H_PEAK] = max(store[H_PEAK], store[H_HELD])
+    return int(e), int(out)
+
+
+@compiled_part
+def moved(t: TierState, r: int, level: int, way: int, begin: float, blocks: int) -> float:
+    """Send blocks over a level's link once it is free; when they are there."""
+    wire = blocks * t.pace[level, P_BLOCK]
+    free = max(begin, t.free_s[r, level, way]) + wire
+    t.free_s[r, level, way] = free
+    t.link_s[level, way] += wire
+    return float(free + t.pace[level, P_LATENCY])
+
+
+@compiled_part
+def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
+    """Write a block to a level, if it is not there; when it is.
+
+    Written back, what has to make way goes on to the next level, and its place is free when it is out.
+    """
+    x, levels = t.shelves, t.which.shape[1]
+    last, out = level, key
+    while last < levels and out != 0:
+        s = t.which[r, last]
+        t.chain[last] = -1
+        if t.worth[last] == 1:
+            e = entry_of(x, s, out)
+            if e >= 0:
+                touch(x, s, e)
+                if last == level:
+                    return float(x.came[e])
+                break
+            e, out = put(x, s, out, t.owner)
+            t.chain[last] = e
+            t.counts[last, N_STORED] += 1
+            t.counts[last, N_EVICTED] += out != 0
+            if t.through:
+                last += 1
+                break
+        last += 1
+    ready = now
+    while last > level:
+        last -= 1
+        e, above = t.chain[last], last - 1
+        while above >= level and t.chain[above] < 0:
+            above -= 1
+        if e >= 0:
+            if above >= level:  # what comes from there must have come there
+                ready = max(ready, x.came[t.chain[above]])
+            ready = moved(t, r, last, DOWN, ready, 1)
+            x.came[e] = ready
+    return ready
+
+
+@compiled_part
+def leave(t: TierState, r: int, b: int, key: int) -> None:
+    """A content leaves the devices' memory: a copy must be out before its block is written anew."""
+    ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[Z_NOW])
+    t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)
+
+
+@compiled_given("pool.tiers", otherwise=forget)
+def lose(pool: Pool, r: int, b: int) -> None:
+    """`prefix.forget` where tiers keep what is lost: the last copy of a content goes there."""
+    key = pool.blocks[r, b, KEY]
+    if pool.blocks[r, b, AFTER] == b:
+        leave(pool.tiers, r, b, key)
+    if pool.tiers.through:
+        pool.tiers.out_s[r, b] = 0.0
+    forget(pool, r, b)
+
+
+@compiled_part
+def take(pool: Pool, r: int, count: int) -> None:
+    """Hand out the blocks that were freed longest ago, of those that are free; their content is lost."""
+    blocks = pool.blocks[r]
+    end = blocks.shape[0] - 1
+    while True:
+        b = blocks[end, NEXT]
+        bare = min(blocks[b, BARE], count)
+        blocks[b, BARE] -= bare
+        count -= bare
+        if count == 0:
+            return
+        unlink(blocks, b)
+        lose(pool, r, b)
+        count -= 1

@@ -1,0 +1,23 @@
+"""Exchanges of a step beside its computation: ways, chunks, and their schedule, explicit and compiled."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return f"--overlap {a.deployment.overlap}" if a.deployment and a.deployment.overlap != "none" else ""
+
+
+PARTS = (
+    Part(
+        "overlap",
+        "--overlap",
+        "exchanges beside computation",
+        page="overlap",
+        tests=("simulator/test_overlap", "simulator/test_streams"),
+        asked=_asked,
+        also=("streams/scheduler",),
+        cannot={"experts-apart": "micro-batches that go to and fro are its overlap already"},
+    ),
+)

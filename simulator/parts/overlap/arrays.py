@@ -1,0 +1,82 @@
+"""Tracks and ways to overlap as arrays, for the compiled path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.jit_held import held
+from ...deploy.deployment import Deployment
+from ...step.sections import sections_of
+from ...streams.graph import COMPUTE
+from .gates import Gate, gate_of
+from .tracks import Visit, tracks_of, visits_of, ways_of
+from .ways import NONE
+
+I8 = npt.NDArray[np.int64]
+
+(T_START, T_STOP, T_RESOURCE, T_PART, T_LAYER, T_CUT) = range(6)
+"""Columns of `Streams.tracks`: slots; number of the stream, 0 computes; which of its layer's expert
+parts it is, -1 where it is none; whether it is of a layer; whether pipelining cuts it."""
+
+(V_SECTION, V_PART, V_STAGE) = range(3)
+"""Columns of `Streams.visits`."""
+
+(Y_KIND, Y_CHUNKS) = range(2)
+"""Columns of `Streams.ways`."""
+
+
+@held
+class Streams(NamedTuple):
+    """Ways to overlap, and what they need to know of a deployment's slots, as arrays."""
+
+    ways: I8  # [C, 2]
+    tracks: I8  # [T, 6]
+    spans: I8  # [G, 2] tracks of each section
+    visits: I8  # [V, 3]
+    alike: I8  # [V] how many visits that are the same follow each one
+    resources: int
+    gate: I8  # [3] see `streams.gates.Gate.row`
+
+
+def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
+    """Arrays of what overlaps; None where nothing may.
+
+    Parameters
+    ----------
+    starts : sequence of int
+        First slot of each section.
+    """
+    chosen = ways_of(d)
+    if chosen == (NONE,):
+        return None
+    sections = sections_of(d)
+    tracks = [tracks_of(d, section) for section in sections]
+    names = dict.fromkeys([COMPUTE, *(t.resource for own in tracks for t in own)])
+    number = {name: i for i, name in enumerate(names)}
+    rows = [
+        (start + t.start, start + t.stop, number[t.resource], t.part, t.layer, t.cut)
+        for start, own in zip(starts, tracks, strict=True) for t in own
+    ]  # fmt: skip
+    ends = np.cumsum([len(own) for own in tracks])
+    visits = visits_of(d, sections)
+    return Streams(
+        ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
+        tracks=np.array(rows, dtype=np.int64),
+        spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),
+        visits=np.array(visits, dtype=np.int64),
+        alike=_alike(visits),
+        resources=len(number),
+        gate=np.array((gate_of(d.overlap) or Gate()).row, dtype=np.int64),
+    )
+
+
+def _alike(visits: Sequence[Visit]) -> I8:
+    """How many visits of the same section and experts follow each one without another between."""
+    out = np.zeros(len(visits), dtype=np.int64)
+    for v in range(len(visits) - 2, -1, -1):
+        out[v] = (out[v + 1] + 1) * (visits[v] == visits[v + 1])
+    return out

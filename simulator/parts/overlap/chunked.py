@@ -1,0 +1,176 @@
+"""A step whose exchanges run beside computation, as the explicit path builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.batch import TOKENS, Moments
+from ....workloads.layers.base import sent_width
+from ....workloads.ops import Loads, Op
+from ...deploy.expert_parts import ExpertPart
+from ...deploy.programs import to_and_fro
+from ...step.costing import PlacedOp, Stage, StageCost, lengthened
+from ...step.sections import Section, sections_of
+from ...streams.graph import COMPUTE, SubTask
+from .chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
+from .explicit import Key, Piece, Uncut, parts_of, scheduled
+from .tracks import Track, crossing, tracks_of, visits_of
+from .ways import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
+
+
+class Overlapped(Stage):
+    """A step whose exchanges run beside computation."""
+
+    def in_chunks(self, way: Way, plain: Uncut | None) -> StageCost | None:
+        """The step in one way; None where it gives up against the uncut one."""
+        d = self.d
+        sections = sections_of(d)
+        tracks = [tracks_of(d, section) for section in sections]
+        pieces: dict[Key, list[Piece]] = {}
+        where: dict[Key, list[int]] = {}  # the critical ops of each piece, in `placed`
+        for s, section in enumerate(sections):
+            cut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and track.chunked(way)]
+            whole = [t for t, track in enumerate(tracks[s]) if track.part < 0 and t not in cut]
+            for chunk in range(way.chunks):
+                self._tracks(s, section, tracks[s], cut, way, chunk, pieces, where)
+            self._tracks(s, section, tracks[s], whole, NONE, 0, pieces, where)
+        more = sum(
+            piece.seconds * sections[s].layers
+            for (s, t, _), own in pieces.items() if tracks[s][t].resource == COMPUTE
+            for piece in own
+        ) - (plain.compute_s if plain else 0.0)  # fmt: skip
+        if plain and plain.gives_up(more):
+            return None
+        for x, part in enumerate(d.experts):
+            for chunk, loads in enumerate(self._shares(part, way)):
+                first = len(self.placed)
+                seconds, _, regions = self._groups(part, loads)
+                piece = Piece("experts", "experts", seconds, parts_of(regions))
+                pieces[-1, x, chunk] = [piece] if seconds else []
+                if d.apart is not None and not part.kept:
+                    where[-1, x, chunk] = list(range(first, len(self.placed)))
+                    self._cross(x, chunk, way, loads, pieces, where)
+                more += seconds * part.layers
+            if plain:
+                more -= plain.experts_s[x]
+                if plain.gives_up(more):
+                    return None
+        visits, layers, count = visits_of(d, sections), list[int](), 0
+        for visit in visits:
+            of_layer = sections[visit.section].layer is not None
+            layers.append(count if of_layer else -1)
+            count += of_layer
+        found = scheduled(way, tracks, visits, layers, pieces, len(d.stages))
+        for key, places in where.items():
+            for i in places:
+                self.placed[i] = replace(self.placed[i], exposed=found.exposed[key])
+        joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
+        return StageCost(sum(found.stages), joules, tuple(self.placed), found.stages, way.name, found.timelines)
+
+    def _tracks(
+        self, s: int, section: Section, tracks: Sequence[Track], own: Sequence[int], way: Way,
+        chunk: int, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]],
+    ) -> None:  # fmt: skip
+        """Run some tracks of a section on every rank, for one chunk; the slowest rank's count."""
+        ranks = []
+        known: dict[bytes, tuple[float, list[tuple[list[PlacedOp], list[Piece]]]]] = {}
+        for m, added in zip(self.moments, self.unequal, strict=True):
+            sums = _sums(np.append(m.values, added), way, len(m.windows), chunk)
+            if sums.tobytes() not in known:  # ranks with equal batches take as long
+                part = Moments(m.windows, sums[:-1])
+                program = section.build(part)
+                program = [lengthened(op, float(sums[-1])) for op in program]
+                found = [self._track(program, tracks[t], section.layers, part.tokens) for t in own]
+                took = sum(p.seconds for _, pieces in found for p in pieces)
+                known[sums.tobytes()] = took, found
+            ranks.append(known[sums.tobytes()])
+        slowest = max(range(len(ranks)), key=lambda r: ranks[r][0])
+        for r, (_, found) in enumerate(ranks):
+            for t, (placed, own_pieces) in zip(own, found, strict=True):
+                if r == slowest:
+                    pieces[s, t, chunk] = own_pieces
+                    if tracks[t].resource != COMPUTE:
+                        first = len(self.placed)
+                        where[s, t, chunk] = list(range(first, first + len(placed)))
+                self.placed += [replace(p, critical=r == slowest) for p in placed]
+
+    def _track(
+        self, program: Sequence[Op], track: Track, count: int, tokens: float
+    ) -> tuple[list[PlacedOp], list[Piece]]:
+        """Run one track on one rank."""
+        ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
+        if track.resource != COMPUTE:
+            _, placed = self._collectives(ops, count)
+            return placed, [_exchange(p) for p in placed]
+        costs = self._regions([op for op in ops if not op.exchange], tokens)
+        placed = [
+            PlacedOp(op, name, cost, count, self.d.layout.tp, True) for region in costs for op, name, cost in region.ops
+        ]
+        firsts = [region.ops[0][0] for region in costs]
+        _, within = self._collectives(ops, count)  # of a track that waits for them
+        return placed + within, [
+            *(
+                Piece(op.name, op.layer, region.seconds, parts_of([region]))
+                for op, region in zip(firsts, costs, strict=True)
+            ),
+            *(_exchange(p) for p in within),
+        ]
+
+    def _cross(
+        self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]]
+    ) -> None:
+        """Send a micro-batch to an expert part on devices of its own, and back.
+
+        As long as the busiest device of either side sends or receives.
+        """
+        d, part = self.d, self.d.experts[x]
+        values = sent_width(part.spec) * part.spec.routed.top_k / d.layout.tp
+        sent = values * max(float(_sums(m.values, way, len(m.windows), chunk)[TOKENS]) for m in self.moments)
+        groups = self._slots(part, loads).tokens.reshape(part.ep, -1).sum(axis=1)
+        values = max(sent, sent_width(part.spec) * float(groups.max()))
+        for label, back in (("dispatch", False), ("collect", True)):
+            op = to_and_fro(label, values, d.run)
+            link = d.link(op)
+            placed = PlacedOp(op, link.spec.name, link.cost(op), part.layers, d.layout.tp, True)
+            if placed.cost.seconds > 0.0 and values > 0.0:
+                key = -1, crossing(d, x, back), chunk
+                pieces[key], where[key] = [_exchange(placed)], [len(self.placed)]
+                self.placed.append(placed)
+
+    def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
+        """Loads of every chunk."""
+        windows, several = self.d.shard.windows, self.d.several > 1
+        whole = [b.moments(windows, several).values for b in self.batches]
+        tokens = [
+            sum(float(_sums(values, way, len(windows), chunk)[TOKENS]) for values in whole)
+            for chunk in range(way.chunks)
+        ]
+        if self.expected:
+            return [part.expected(each) for each in tokens]
+        from ...step.splitting import deal_draw, split_draw  # compiled code, as draws are
+
+        deal = deal_draw if way.kind == PING_PONG else split_draw
+        return deal(part, self._loads(part), tokens, self.step, self.replica)
+
+
+def _exchange(p: PlacedOp) -> Piece:
+    """A collective on its link."""
+    took = p.cost.seconds
+    part = SubTask(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
+    return Piece(p.op.name, p.op.name, took, (part,))
+
+
+def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:
+    """Sums of one chunk of a batch."""
+    out = m.copy()
+    if way.kind == TWO_BATCH:
+        half_moments(m, windows, BIG if chunk == 0 else SMALL, out)
+    elif way.kind == PIPELINED:
+        out[TOKENS] = chunk_tokens(float(m[TOKENS]), way.chunks, chunk)
+    elif way.kind == PING_PONG:
+        micro_moments(m, windows, way.chunks, chunk, out)
+    return out

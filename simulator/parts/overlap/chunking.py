@@ -1,0 +1,144 @@
+"""Cutting a step: how many tokens each chunk has, and the sums of each half or micro-batch of a batch.
+
+Plain functions of numbers: the explicit path calls them as they stand, simulations compiled. The
+larger chunks come first, so that those of one step have at most two sizes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.batch import (
+    BASE_MOMENTS,
+    DECODE_KV,
+    DECODES,
+    PREFILL_KV,
+    PREFILL_PAIRS,
+    PREFILL_RECT,
+    PREFILL_TOKENS,
+    PREFILLS,
+    SEQUENCES,
+    TOKENS,
+    WINDOW_MOMENTS,
+)
+
+F8 = npt.NDArray[np.float64]
+
+BIG, SMALL, WHOLE = range(3)
+"""Sizes of a batch's chunks: the larger, the smaller, and the batch uncut."""
+
+MOST_CHUNKS = 16
+"""Chunks of a step at most."""
+
+
+def batch_tokens(m: F8, windows: int) -> float:
+    """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    decodes = m[behind] if m.size - behind > 1 else m[DECODES]
+    return float(decodes + m[PREFILL_TOKENS])
+
+
+def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
+    """Tokens of one of `chunks` chunks of a batch; the first ones have those left over.
+
+    Examples
+    --------
+    >>> [chunk_tokens(10.0, 4, i) for i in range(4)]
+    [3.0, 3.0, 2.0, 2.0]
+    """
+    each = float(math.floor(tokens / chunks))
+    return each + 1.0 if place < tokens - each * chunks else each
+
+
+def even_halves(m: F8, windows: int) -> bool:
+    """Whether both halves of a batch have the same sums."""
+    even = m[DECODES] % 2.0 == 0.0 and m[PREFILL_TOKENS] % 2.0 == 0.0 and m[TOKENS] % 2.0 == 0.0
+    for w in range(windows):
+        even = even and m[BASE_MOMENTS + WINDOW_MOMENTS * w + PREFILL_KV] % 2.0 == 0.0
+    return bool(even)
+
+
+def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
+    """Sums of one half of a batch: its sequences are dealt to two, as if all were of mean length.
+
+    Decodes are dealt one by one, their keys in proportion. An odd prompt is cut along its tokens:
+    each half then has half of its queries and of the pairs that they form, and reads all of its keys.
+
+    Parameters
+    ----------
+    m, out : float64 array, shape (moments,)
+        Those of the batch, and of the half; behind the sums of `windows` attention windows may
+        stand more that goes with the decodes.
+    size : int
+        `BIG` for the half with what is left over.
+    """
+    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    first = 1.0 if size == BIG else 0.0
+    even = math.floor(decodes / 2.0) * 2.0 == decodes
+    own = math.floor((decodes + first) / 2.0)
+    new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
+    cut = min(math.floor((prompts + 1.0) / 2.0), new)
+    out[TOKENS] = math.floor((m[TOKENS] + first) / 2.0)
+    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
+    out[SEQUENCES] = own + cut
+    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    of_tokens = new / tokens if tokens > 0.0 else 0.0
+    of_prompts = cut / prompts if prompts > 0.0 else 0.0
+    for w in range(windows):
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
+        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
+        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
+        kv = m[at + PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
+        out[at + PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
+    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
+        out[j] = m[j] * of_decodes
+
+
+def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None:
+    """Sums of one of `chunks` micro-batches of a batch: its sequences are dealt to them.
+
+    As if all were of mean length, like `half_moments`: decodes are dealt one by one, the first
+    micro-batches get those left over; prompts are cut along their tokens where they are fewer than
+    micro-batches, and the last ones get the tokens left over. A cut prompt has in each its share of
+    the queries and of the pairs that they form, and reads all of its keys.
+
+    Parameters
+    ----------
+    m, out : float64 array, shape (moments,)
+        Those of the batch, and of the micro-batch.
+    """
+    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    own = math.floor(decodes / chunks)
+    own += 1 if place < decodes - own * chunks else 0
+    new = math.floor(tokens / chunks)
+    new += 1 if chunks - 1 - place < tokens - new * chunks else 0
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    several = m.size - behind > 1  # decodes that bring drafts; they too are of mean length
+    most = m[behind] if several else decodes
+    brought = math.floor(most / chunks)
+    brought += 1 if place < most - brought * chunks else 0
+    padding = m[TOKENS] - most - tokens
+    more = math.floor(padding / chunks)
+    more += 1 if place < padding - more * chunks else 0
+    cut = min(math.ceil(prompts / chunks), new)
+    out[TOKENS] = brought + new + more
+    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
+    out[SEQUENCES] = own + cut
+    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    of_tokens = new / tokens if tokens > 0.0 else 0.0
+    of_prompts = cut / prompts if prompts > 0.0 else 0.0
+    for w in range(windows):
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
+        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
+        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
+        kv = m[at + PREFILL_KV] * of_prompts
+        out[at + PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
+    for j in range(behind, m.size):
+        out[j] = m[j] * of_decodes
+    if several:
+        out[behind] = brought

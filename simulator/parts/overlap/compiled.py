@@ -1,0 +1,356 @@
+"""The compiled path of a step that overlaps: a fixed schedule in max-plus form, chosen and booked.
+
+The same as `explicit` and the list scheduler, whose tracks come in one order: a track of a chunk begins
+when its stream is free and the chunk's track before it has ended. Every way that a step may take is
+priced in its own lane of `Books.lanes`, and the quickest one's totals are added to the books.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.batch import TOKENS
+from ....workloads.draws import PROMPT_SEED, draw_loads, step_key
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...step.books import K_PROCESSOR, K_WALL, Books
+from ...step.compiled import book_cell, cost_cell
+from ...step.experts import book_part, clear_share, groups_seconds
+from ...step.lowering import (
+    E_COUNT,
+    E_KEY,
+    E_LAYERS,
+    E_STAGE,
+    E_TOP_K,
+    E_UNIFORM,
+    F8,
+    G_LAYERS,
+    G_STAGE,
+    G_START,
+    G_STOP,
+    I8,
+    ROLE_LINK,
+    S_ROLE,
+    V_PERSIST,
+    V_TILT,
+    Plan,
+)
+from ...step.splitting import split_loads
+from ...step.unequal import graph_batch
+from ..expert_map.placed import on_slots
+from .arrays import T_PART, T_RESOURCE, T_START, T_STOP, Y_CHUNKS, Y_KIND, Streams
+from .chunking import BIG, SMALL, WHOLE, batch_tokens, chunk_tokens, even_halves, half_moments
+from .gates import ALWAYS, halved
+from .lanes import Lanes
+from .maxplus import chunked, makespan
+from .ways import PIPELINED, SERIAL, TWO_BATCH
+
+SURELY = 1.0 + 1e-12
+"""Longer by more than what sums of one step differ by that are taken in another order."""
+
+_batch_tokens = compiled_part(batch_tokens)
+_chunk_tokens = compiled_part(chunk_tokens)
+_even_halves = compiled_part(even_halves)
+_half_moments = compiled_part(half_moments)
+_halved = compiled_part(halved)
+
+
+@compiled_inside
+def size_of(m: F8, windows: int, kind: int, chunks: int, place: int) -> int:
+    """Size of a chunk of a rank's batch: `BIG` for the first ones, which have what is left over."""
+    if kind == TWO_BATCH:
+        return BIG if place == 0 or _even_halves(m, windows) else SMALL
+    first = _chunk_tokens(m[TOKENS], chunks, 0)
+    return BIG if _chunk_tokens(m[TOKENS], chunks, place) == first else SMALL
+
+
+@compiled_part
+def price_range(plan: Plan, first: int, end: int, m: F8, fresh: bool, cells: F8) -> float:
+    """`compiled.range_seconds` of what is not booked yet."""
+    total = 0.0
+    for s in range(first, end):
+        cost_cell(plan, s, m, fresh, cells)
+        total += cells[s, K_WALL]
+    return total
+
+
+@compiled_part
+def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: Books) -> None:
+    """Book what `price_range` priced, `times` over."""
+    for s in range(first, end):
+        p = int(cells[s, K_PROCESSOR])
+        if p >= 0:
+            book_cell(plan, s, p, times, cells[s], books.tally, books.busy[0])
+
+
+@compiled_part
+def price_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool) -> float:
+    """Price a rank's tracks in a section that have chunks of a size; seconds of one chunk."""
+    total, kind = 0.0, streams.ways[c, Y_KIND]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        row = streams.tracks[t]
+        if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
+            total += price_range(
+                plan, row[T_START], row[T_STOP], lanes.moments[size, r], fresh, lanes.cells[c, size, r]
+            )
+    return total
+
+
+@compiled_part
+def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
+    """`compiled.section_seconds` of what is not booked yet."""
+    first, end, layers = (plan.sections[g, G_START], plan.sections[g, G_STOP], plan.sections[g, G_LAYERS])
+    slowest, longest = int64(0), -1.0
+    for r in range(moments.shape[0]):
+        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[c, WHOLE, r])
+        if seconds > longest:
+            slowest, longest = r, seconds
+    for s in range(first, end):
+        lanes.wall[c, s] += lanes.cells[c, WHOLE, slowest, s, K_WALL] * layers
+    return longest
+
+
+@compiled_part
+def bigs_of(m: F8, windows: int, kind: int, chunks: int) -> int:
+    """How many of a rank's chunks are of the larger size."""
+    bigs = int64(0)
+    for place in range(chunks):
+        bigs += size_of(m, windows, kind, chunks, place) == BIG
+    return bigs
+
+
+@compiled_part
+def take_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int) -> None:
+    """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
+    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        row = streams.tracks[t]
+        if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
+            continue
+        took = 0.0
+        for s in range(row[T_START], row[T_STOP]):
+            own = lanes.cells[c, size, r, s, K_WALL]
+            took += own
+            if row[T_RESOURCE] == 0:
+                lanes.wall[c, s] += own * layers
+        lanes.tracks[c, t, place] = took
+
+
+@compiled_part
+def price_section(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
+    """Price a section for one way; seconds of the slowest rank where nothing overlaps, else 0.
+
+    Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
+    """
+    ranks = moments.shape[0]
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    if kind == SERIAL:
+        return price_whole(plan, lanes, c, g, moments, fresh)
+    slowest, longest = int64(0), -1.0
+    for r in range(ranks):
+        seconds = price_tracks(plan, streams, lanes, c, g, r, WHOLE, fresh)
+        if seconds > longest:
+            slowest, longest = r, seconds
+    take_tracks(plan, streams, lanes, c, g, slowest, WHOLE, 0)
+    for r in range(ranks):
+        bigs = bigs_of(moments[r], plan.windows.size, kind, chunks)
+        lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
+        if bigs > 0:
+            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, fresh)
+        if bigs < chunks:
+            lanes.seconds[SMALL, r] = price_tracks(plan, streams, lanes, c, g, r, SMALL, fresh)
+    for place in range(chunks):
+        slowest, longest = int64(0), -1.0
+        for r in range(ranks):
+            seconds = lanes.seconds[size_of(moments[r], plan.windows.size, kind, chunks, place), r]
+            if seconds > longest:
+                slowest, longest = r, seconds
+        size = size_of(moments[slowest], plan.windows.size, kind, chunks, place)
+        take_tracks(plan, streams, lanes, c, g, slowest, size, place)
+    return 0.0
+
+
+@compiled_part
+def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8) -> None:
+    """Sums of every rank's chunks in one way."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    for r in range(moments.shape[0]):
+        for j in range(moments.shape[1]):
+            lanes.moments[WHOLE, r, j] = moments[r, j]
+        for size in (BIG, SMALL):
+            if kind == TWO_BATCH:
+                _half_moments(moments[r], plan.windows.size, size, lanes.moments[size, r])
+            elif kind == PIPELINED:
+                for j in range(moments.shape[1]):
+                    lanes.moments[size, r, j] = moments[r, j]
+                place = 0 if size == BIG else chunks - 1
+                lanes.moments[size, r, TOKENS] = _chunk_tokens(moments[r, TOKENS], chunks, place)
+
+
+@compiled_part
+def price_part(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+) -> float:
+    """Price one expert part at the loads drawn for one way; seconds of all its chunks, one layer."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    experts, total, sums = plan.experts[x], 0.0, 0.0
+    count, layers = experts[E_COUNT], experts[E_LAYERS]
+    if kind == SERIAL:
+        for e in range(count):
+            lanes.loads[0, e] = lanes.drawn[x, e]
+    else:
+        for place in range(chunks):
+            lanes.routed[place] = 0.0
+            for r in range(moments.shape[0]):
+                tokens = _batch_tokens(moments[r], plan.windows.size)
+                lanes.routed[place] += experts[E_TOP_K] * _chunk_tokens(tokens, chunks, place)
+        split_loads(key, experts[E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
+    clear_share(books.share)
+    for place in range(chunks):
+        loads = on_slots(plan, x, key, lanes.loads[place], books.placed)
+        seconds, left = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
+        lanes.experts[c, x, place] = seconds
+        total += seconds
+        sums += left
+    book_part(plan, x, sums, books.share, lanes.tally[c], lanes.busy[c, 0])
+    lanes.wall[c, plan.slots.shape[0] + x] += total * layers
+    return total
+
+
+@compiled_part
+def price_experts(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+) -> bool:
+    """Price all expert parts for one way; whether it is worth going on with.
+
+    It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
+    exchanges of the step do (`explicit.Uncut.gives_up`).
+    """
+    serial, chooses = lanes.serial, c > 0 and streams.ways[0, Y_KIND] == SERIAL
+    chooses = chooses and streams.gate[0] == ALWAYS  # a gate leaves no choice
+    more, most = lanes.compute[c] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
+    if chooses and more >= most:
+        return False
+    for x in range(plan.experts.shape[0]):
+        layers = plan.experts[x, E_LAYERS]
+        seconds = price_part(plan, streams, lanes, c, x, key, moments, mixed, books) * layers
+        serial[c, 1] += seconds
+        lanes.stages[c, plan.experts[x, E_STAGE]] += seconds
+        more += seconds - lanes.experts[0, x, 0] * layers
+        if chooses and more >= most:
+            return False
+    return True
+
+
+@compiled_part
+def clear(plan: Plan, lanes: Lanes, c: int) -> None:
+    """Empty a lane's totals; of its tallies those of experts, since others are booked at the end."""
+    lanes.tally[c, plan.slots.shape[0] :] = 0.0
+    lanes.wall[c] = 0.0
+    lanes.busy[c] = 0.0
+    lanes.stages[c] = 0.0
+    lanes.serial[c] = 0.0
+    lanes.compute[c] = 0.0
+
+
+@compiled_part
+def book_way(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, books: Books) -> None:
+    """Book the ops of the way that is taken, as often as it runs each."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    for g in range(plan.sections.shape[0]):
+        times = plan.sections[g, G_LAYERS] * plan.tp
+        for r in range(moments.shape[0]):
+            cells, bigs = lanes.cells[c], bigs_of(moments[r], plan.windows.size, kind, chunks)
+            for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+                row = streams.tracks[t]
+                first, end = row[T_START], row[T_STOP]
+                if row[T_PART] >= 0:
+                    continue
+                if not chunked(streams, t, kind):
+                    book_range(plan, first, end, times, cells[WHOLE, r], books)
+                    continue
+                if bigs > 0:
+                    book_range(plan, first, end, times * bigs, cells[BIG, r], books)
+                if bigs < chunks:
+                    book_range(plan, first, end, times * (chunks - bigs), cells[SMALL, r], books)
+
+
+@compiled_part
+def add_lane(plan: Plan, lanes: Lanes, c: int, books: Books) -> None:
+    """Add a lane's seconds, and what its experts did, to the books."""
+    tally, busy = lanes.tally[c], lanes.busy[c]
+    for s in range(tally.shape[0]):
+        books.wall[s] += lanes.wall[c, s]
+    for s in range(plan.slots.shape[0], tally.shape[0]):
+        for p in range(tally.shape[1]):
+            for k in range(tally.shape[2]):
+                books.tally[s, p, k] += tally[s, p, k]
+    for p in range(busy.shape[1]):
+        books.busy[0, p] += busy[0, p]
+    for stage in range(books.stages.size):
+        books.stages[stage] = lanes.stages[c, stage]
+
+
+@compiled_part
+def draw_part(
+    plan: Plan, lanes: Lanes, x: int, key: np.uint64, prompts: np.uint64, decodes: int, chunks: I8,
+    num_chunks: int, books: Books,
+) -> None:  # fmt: skip
+    """Draw the loads of one expert part for the whole step, as `experts.routed_step` does."""
+    experts, work = plan.experts[x], plan.expert_work[x]
+    draw_loads(
+        key, prompts, experts[E_KEY], decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+        experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
+        books.scratch, lanes.drawn[x],
+    )  # fmt: skip
+
+
+@compiled_inside
+def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
+    """First way that a step chooses from, and the one after the last: with a gate there is one."""
+    ways, gate = streams.ways.shape[0], streams.gate
+    if gate[0] == ALWAYS:
+        return int64(0), ways
+    halves = int64(_halved(gate[0], gate[1], gate[2], windows, moments))
+    return halves, halves + 1
+
+
+@compiled_part
+def overlapped_seconds(
+    plan: Plan, streams: Streams, lanes: Lanes, moments: F8, step: int, decodes: int, chunks: I8,
+    num_chunks: int, fresh: bool, captured: int, books: Books,
+) -> float:  # fmt: skip
+    """`compiled.serial_seconds` of a step that overlaps: in the way that takes least."""
+    serial = lanes.serial
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
+    first, end = ways_open(streams, plan.windows.size, moments)
+    for c in range(first, end):
+        clear(plan, lanes, c)
+        cut_moments(plan, streams, lanes, c, moments)
+        for g in range(plan.sections.shape[0]):
+            longest = price_section(plan, streams, lanes, c, g, moments, fresh)
+            serial[c, 0] += longest * plan.sections[g, G_LAYERS]
+            lanes.stages[c, plan.sections[g, G_STAGE]] += longest * plan.sections[g, G_LAYERS]
+        for s in range(plan.slots.shape[0]):
+            if plan.slots[s, S_ROLE] != ROLE_LINK:
+                lanes.compute[c] += lanes.wall[c, s]
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
+    best, least = int64(first), np.inf
+    for c in range(first, end):
+        if not price_experts(plan, streams, lanes, c, key, moments, num_chunks > 0, books):
+            continue
+        seconds = serial[c, 0] + serial[c, 1]
+        if streams.ways[c, Y_KIND] != SERIAL:
+            if lanes.compute[c] + serial[c, 1] > least * SURELY:
+                continue  # what it computes alone takes longer than a way that is known
+            seconds = makespan(streams, lanes, c)
+        if seconds < least:
+            best, least = c, seconds
+    book_way(plan, streams, lanes, best, moments, books)
+    add_lane(plan, lanes, best, books)
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
+    return float(least)

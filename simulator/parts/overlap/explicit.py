@@ -1,0 +1,180 @@
+"""A step with overlap as task graphs, one a pipeline stage, and what of it counts.
+
+The readable definition: the explicit path prices the pieces, here they become tasks and are scheduled
+by the list scheduler. Streams take their tasks track by track and, within a track, chunk by chunk;
+tracks of computation that follow each other, across layers too, count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ....devices.device import RegionCost
+from ...streams.graph import COMPUTE, Builder, SubTask
+from ...streams.scheduler import Timeline, run
+from .tracks import Track, Visit
+from .ways import Way
+
+Key = tuple[int, int, int]
+"""Section, track of it and chunk; of experts -1, the part and the chunk."""
+
+
+class Piece(NamedTuple):
+    """One op of the slowest rank, or the slowest group's experts.
+
+    Attributes
+    ----------
+    name, kind : str
+        Of the op, and the part of the model that it is of.
+    parts : tuple of SubTask
+        What each processor does in it, or the link.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    parts: tuple[SubTask, ...] = ()
+
+
+def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
+    """What processors do in regions that follow each other.
+
+    In a region each runs its ops one after another, side by side with the others; where that does
+    not explain the region's seconds, its tracks share a memory space and wait for each other.
+    """
+    begin, out = 0.0, list[SubTask]()
+    for region in regions:
+        busy: dict[str, float] = {}
+        for _, unit, cost in region.ops:
+            busy[unit] = busy.get(unit, 0.0) + cost.seconds
+        apart = region.seconds > max(busy.values(), default=0.0) * (1.0 + 1e-12)
+        free: dict[str, float] = {}
+        for op, unit, cost in region.ops:
+            after = "" if apart else unit
+            start = free.get(after, begin)
+            out.append(SubTask(unit, op.name, op.layer, cost.bound, start, cost.seconds))
+            free[after] = start + cost.seconds
+        begin += region.seconds
+    return tuple(out)
+
+
+class Uncut(NamedTuple):
+    """A step one op after another, as ways to cut it are held against.
+
+    Attributes
+    ----------
+    compute_s, exchange_s : float
+        Seconds of the slowest ranks' ops, experts apart, and of their exchanges.
+    experts_s : sequence of float
+        Of each expert part.
+    """
+
+    compute_s: float
+    exchange_s: float
+    experts_s: Sequence[float]
+
+    def gives_up(self, more: float) -> bool:
+        """Whether what chunks compute beyond this, so far, takes as long as all exchanges do.
+
+        Overlap hides exchanges alone, so that such a way is hardly worth pricing to its end.
+        """
+        return more >= self.exchange_s
+
+
+class Scheduled(NamedTuple):
+    """A step's timelines, and what share of each piece's seconds nothing hides."""
+
+    timelines: tuple[Timeline, ...]
+    exposed: Mapping[Key, float]
+
+    @property
+    def stages(self) -> tuple[float, ...]:
+        """Seconds of each pipeline stage."""
+        return tuple(line.makespan for line in self.timelines)
+
+
+def scheduled(
+    way: Way,
+    tracks: Sequence[Sequence[Track]],
+    visits: Sequence[Visit],
+    layers: Sequence[int],
+    pieces: Mapping[Key, Sequence[Piece]],
+    stages: int,
+) -> Scheduled:
+    """Schedule a step.
+
+    Parameters
+    ----------
+    tracks : sequence
+        Of every section.
+    layers : sequence of int
+        The layer of the model that each visit is of; -1 where it is of none.
+    pieces : mapping
+        What each track runs, in order; nothing where a chunk is empty.
+    """
+    timelines, total, counted = [], dict[Key, float](), dict[Key, float]()
+    for stage in range(stages):
+        builder, keys = Builder(), list[Key]()
+        ready: list[list[int]] = [[] for _ in range(way.chunks)]
+        visited = [(v, n) for v, n in zip(visits, layers, strict=True) if v.stage == stage]
+        for group in _groups(way, visited, tracks):
+            _add(way, group, pieces, builder, keys, ready)
+        line = run(builder.graph())
+        timelines.append(line)
+        for key, task, own in zip(keys, line.graph.tasks, line.exposed(), strict=True):
+            total[key] = total.get(key, 0.0) + task.seconds
+            counted[key] = counted.get(key, 0.0) + own
+    shares = {key: counted[key] / total[key] if total[key] else 1.0 for key in total}
+    return Scheduled(tuple(timelines), shares)
+
+
+Step = tuple[Visit, int, int, Track]
+"""A track where it comes in a step, with its layer and its place in its section."""
+
+
+def _groups(way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]) -> list[list[Step]]:
+    """Tracks in order, those of chunked computation that follow each other together."""
+    out: list[list[Step]] = []
+    for visit, layer in visits:
+        for t, track in enumerate(tracks[visit.section]):
+            last = out[-1][-1][-1] if out else None
+            if last is not None and last.resource == COMPUTE == track.resource and (
+                last.chunked(way) and track.chunked(way)
+            ):  # fmt: skip
+                out[-1].append((visit, layer, t, track))
+            else:
+                out.append([(visit, layer, t, track)])
+    return out
+
+
+def _add(
+    way: Way, group: Sequence[Step], pieces: Mapping[Key, Sequence[Piece]], builder: Builder,
+    keys: list[Key], ready: list[list[int]],
+) -> None:  # fmt: skip
+    """Add the tasks of a group; `ready` holds what the next task of each chunk waits for."""
+    chunked = group[0][-1].chunked(way)
+    for chunk in range(way.chunks if chunked else 1):
+        after = ready[chunk] if chunked else sorted({i for each in ready for i in each})
+        for visit, layer, t, track in group:
+            key = (visit.section, t, chunk)
+            if track.part >= 0:
+                key = (-1, visit.part + track.part, chunk)
+            for name, kind, seconds, parts in pieces.get(key, ()):
+                own = chunk if chunked else -1
+                at = builder.add(name, track.resource, seconds, after, kind, own, layer, parts)
+                after = [at]
+                keys.append(key)
+        if chunked:
+            ready[chunk] = after
+        else:
+            ready[:] = [after] * len(ready)
+
+
+def hidden_s(timelines: Sequence[Timeline]) -> dict[tuple[str, str], float]:
+    """Seconds of exchanges hidden, by name, and by the part of the model they are hidden behind."""
+    out: dict[tuple[str, str], float] = {}
+    for line in timelines:
+        for key, seconds in line.hidden(COMPUTE).items():
+            out[key] = out.get(key, 0.0) + seconds
+    return out

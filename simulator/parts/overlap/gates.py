@@ -1,0 +1,103 @@
+"""When a step runs as two halves, by the rule of an engine: every rank does, or none.
+
+Plain functions of numbers: the explicit path calls them as they stand, simulations compiled.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.batch import BASE_MOMENTS, DECODES, PREFILL_TOKENS, TOKENS, WINDOW_MOMENTS
+
+F8 = npt.NDArray[np.float64]
+
+ALWAYS, AT_LEAST, ALIKE, DECODING = range(4)
+"""Rules of a `Gate`."""
+
+MOST_TOKENS = 1 << 30
+"""Largest threshold."""
+
+FORMS = ("two-batch:D,P", "two-batch:alike", "two-batch:decodes")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Which steps run as two halves.
+
+    ``ALWAYS``: all. ``AT_LEAST``: those in which every rank has so many tokens, and the one with fewest
+    more than half of what the one with most runs with, padding included: vLLM's (``check_ubatch_thresholds`` in
+    vllm/v1/worker/ubatch_utils.py, ``_post_process_ubatch`` in vllm/v1/worker/dp_utils.py). ``ALIKE``: those in which
+    all ranks that have anything decode, or all have prompts, and ``DECODING``: those without prompts: SGLang's
+    (``TboDPAttentionPreparer`` in sglang/srt/batch_overlap/two_batch_overlap.py), with normal kernels of DeepEP and
+    with low-latency ones alone.
+
+    Attributes
+    ----------
+    decodes, prompts : int
+        Least tokens of a rank that decodes alone, and of one with prompts.
+    """
+
+    rule: int = ALWAYS
+    decodes: int = 0
+    prompts: int = 0
+
+    @property
+    def row(self) -> tuple[int, int, int]:
+        """For arrays."""
+        return self.rule, self.decodes, self.prompts
+
+
+def gate_of(text: str) -> Gate | None:
+    """The gate of a value of ``--overlap``; None where it is not of two batches.
+
+    Examples
+    --------
+    >>> gate_of("two-batch:32,512")
+    Gate(rule=1, decodes=32, prompts=512)
+    """
+    kind, colon, rest = text.partition(":")
+    if kind != "two-batch":
+        return None
+    if not colon:
+        return Gate()
+    if rest in ("alike", "decodes"):
+        return Gate(ALIKE if rest == "alike" else DECODING)
+    found = re.fullmatch(r"(\d{1,10}),(\d{1,10})", rest)
+    if found is None or max(least := (int(found[1]), int(found[2]))) > MOST_TOKENS:
+        return None
+    return Gate(AT_LEAST, *least)
+
+
+def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> bool:
+    """Whether a step runs as two halves.
+
+    Parameters
+    ----------
+    rule, decodes, prompts : int
+        Of a `Gate`.
+    windows : int
+        Attention windows.
+    moments : float64 array, shape (ranks, moments)
+        Sums of every rank's batch; tokens with those that pad it.
+    """
+    if rule == ALWAYS:
+        return True
+    decoding, prompting, behind = 0.0, 0.0, BASE_MOMENTS + WINDOW_MOMENTS * windows
+    fewest, most = np.inf, 0.0
+    for r in range(moments.shape[0]):
+        m = moments[r]
+        own = m[DECODES] + m[PREFILL_TOKENS]
+        if m.size - behind > 1:  # decodes that bring drafts
+            own = m[behind] + m[PREFILL_TOKENS]
+        decoding += m[DECODES]
+        prompting += m[PREFILL_TOKENS]
+        fewest, most = min(fewest, own), max(most, m[TOKENS])
+        if rule == AT_LEAST and own < (prompts if m[PREFILL_TOKENS] > 0.0 else decodes):
+            return False
+    if rule == AT_LEAST:
+        return bool(fewest > np.floor(most / 2.0))
+    return bool(prompting == 0.0 or (rule == ALIKE and decoding == 0.0))

@@ -1,0 +1,83 @@
+"""Lanes: what the compiled path of a step that overlaps works in, one lane a way to overlap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ....workloads.jit_held import held
+from ...step.lowering import F8, I8, Plan
+from .arrays import Y_CHUNKS
+from .chunking import MOST_CHUNKS
+
+(L_START, L_END, L_SLOT) = range(3)
+"""Columns of `Lanes.ring`."""
+
+RING = 4 * MOST_CHUNKS
+"""Exchanges that are remembered: more than can run between two computations of a step."""
+
+
+@held
+class Lanes(NamedTuple):
+    """C ways, three sizes of chunks, and otherwise as in `Books` and `Plan`; T tracks, N chunks.
+
+    Where experts lie on devices of their own every chunk is a size, and behind the experts stand what
+    crosses to them, and what crosses back.
+    """
+
+    cells: F8  # [C, 3, R, S, NUM_CELL]
+    tally: F8  # [C, S+X, P, NUM_TALLIES]
+    wall: F8  # [C, S+X]
+    busy: F8  # [C, 2, P+1]
+    stages: F8  # [C, pp]
+    serial: F8  # [C, 2] seconds of sections and of experts one after another
+    compute: F8  # [C] seconds of sections without their exchanges, all layers and chunks
+    tracks: F8  # [C, T, N] seconds of each chunk of a track
+    experts: F8  # [C, X, N]
+    moments: F8  # [3, R, M] of each size of chunk
+    seconds: F8  # [3, R] of a section, each size of chunk
+    drawn: I8  # [X, E] loads of the whole step
+    loads: I8  # [N, E] of each chunk
+    routed: F8  # [N] token-expert pairs of each chunk
+    ready: F8  # [N] when each chunk's next track may begin
+    before: F8  # [N] seconds that each chunk computes without a stop so far
+    free: F8  # [streams] when each has done all that it was given
+    ring: F8  # [RING, 3] latest exchanges
+    latest: I8  # [1] how many there were
+    before_visit: F8  # [2, N] `ready` and `before`, and
+    free_before: F8  # [streams] `free`, and
+    booked: F8  # [S+X] the way's `wall`, before the latest of visits that are alike
+
+
+def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
+    """Return empty lanes of an engine, with so many columns; None where nothing overlaps."""
+    if plan.streams is None:
+        return None
+    rows, processors = plan.can.shape
+    ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
+    sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0, Y_CHUNKS]), 3)
+    return Lanes(
+        cells=np.zeros((ways, sizes, plan.ranks, len(plan.slots), cell)),
+        tally=np.zeros((ways, rows, processors, tallies)),
+        wall=np.zeros((ways, rows)),
+        busy=np.zeros((ways, 2, processors + 1)),
+        stages=np.zeros((ways, plan.stages)),
+        serial=np.zeros((ways, 2)),
+        compute=np.zeros(ways),
+        tracks=np.zeros((ways, len(plan.streams.tracks), n)),
+        experts=np.zeros((ways, kinds * parts, n)),
+        moments=np.zeros((sizes, plan.ranks, plan.forms.shape[2] - 1)),
+        seconds=np.zeros((3, plan.ranks)),
+        drawn=np.zeros((parts, plan.router.shape[2]), dtype=np.int64),
+        loads=np.zeros((n, plan.router.shape[2]), dtype=np.int64),
+        routed=np.zeros(n),
+        ready=np.zeros(n),
+        before=np.zeros(n),
+        free=np.zeros(plan.streams.resources),
+        ring=np.zeros((RING, 3)),
+        latest=np.zeros(1, dtype=np.int64),
+        before_visit=np.zeros((2, n)),
+        free_before=np.zeros(plan.streams.resources),
+        booked=np.zeros(rows),
+    )

@@ -1,0 +1,159 @@
+"""The schedule of a step that overlaps, in max-plus form: when each track of each chunk ends.
+
+Tracks come in one order. One of a chunk begins when its stream is free and the chunk's track before
+it has ended; one of all the batch, when those of all chunks have.
+"""
+
+from __future__ import annotations
+
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from .alike import keep, moved, skip
+from .arrays import T_CUT, T_LAYER, T_PART, T_RESOURCE, T_START, V_PART, V_SECTION, V_STAGE, Y_CHUNKS, Y_KIND, Streams
+from .lanes import L_END, L_SLOT, L_START, RING, Lanes
+from .ways import PIPELINED, SERIAL
+
+
+@compiled_inside
+def chunked(streams: Streams, t: int, kind: int) -> bool:
+    """Whether a track runs chunk by chunk; `tracks.Track.chunked`."""
+    if kind == SERIAL:
+        return False
+    column = T_CUT if kind == PIPELINED else T_LAYER
+    return bool(streams.tracks[t, column] > 0)
+
+
+@compiled_inside
+def note_exchange(lanes: Lanes, start: float, end: float, slot: int) -> None:
+    """Remember an exchange, for what of it turns out to count."""
+    row = lanes.ring[lanes.latest[0] % RING]
+    row[L_START], row[L_END], row[L_SLOT] = start, end, slot
+    lanes.latest[0] += 1
+
+
+@compiled_part
+def book_gap(streams: Streams, lanes: Lanes, c: int, low: float, high: float) -> None:
+    """Book the time from `low` to `high`, when nothing was computed, for the exchanges in it.
+
+    Where several ran at once it counts for the one that began last; `scheduler.Timeline.exposed`.
+    """
+    covered, first = high, max(lanes.latest[0] - RING, 0)
+    while covered > low:
+        latest = int64(-1)
+        for i in range(lanes.latest[0] - 1, first - 1, -1):
+            row = lanes.ring[i % RING]
+            if row[L_START] < covered <= row[L_END]:
+                if latest < 0 or row[L_START] >= lanes.ring[latest, L_START]:
+                    latest = i % RING
+                if streams.resources == 2:
+                    break  # of one stream no other runs then
+        if latest < 0:
+            return
+        bottom = max(low, lanes.ring[latest, L_START])
+        lanes.wall[c, int(lanes.ring[latest, L_SLOT])] += covered - bottom
+        covered = bottom
+
+
+@compiled_inside
+def run_track(streams: Streams, lanes: Lanes, c: int, t: int, start: float, took: float) -> float:
+    """Run a track of one chunk that is ready at `start`; when it ends."""
+    if took <= 0.0:
+        return start
+    row = streams.tracks[t]
+    stream = row[T_RESOURCE]
+    start = max(start, lanes.free[stream])
+    if stream > 0:
+        note_exchange(lanes, start, start + took, row[T_START])
+    elif start > lanes.free[0]:
+        book_gap(streams, lanes, c, lanes.free[0], start)
+    lanes.free[stream] = start + took
+    return start + took
+
+
+@compiled_inside
+def goes_on(streams: Streams, v: int, t: int, kind: int) -> bool:
+    """Whether a track's chunks go on with the next track, without an exchange between."""
+    following = t + 1
+    if following == streams.spans[streams.visits[v, V_SECTION], 1]:
+        if v + 1 == streams.visits.shape[0] or streams.visits[v, V_STAGE] != streams.visits[v + 1, V_STAGE]:
+            return False
+        following = streams.spans[streams.visits[v + 1, V_SECTION], 0]
+    both = streams.tracks[t, T_RESOURCE] == 0 and streams.tracks[following, T_RESOURCE] == 0
+    return both and chunked(streams, t, kind) and chunked(streams, following, kind)
+
+
+@compiled_part
+def run_visit(streams: Streams, lanes: Lanes, c: int, v: int) -> None:
+    """Run the tracks of a section in its place of the step."""
+    ready, before = lanes.ready, lanes.before
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    visit = streams.visits[v]
+    g = visit[V_SECTION]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        part = streams.tracks[t, T_PART]
+        whole, more = not chunked(streams, t, kind), goes_on(streams, v, t, kind)
+        latest = 0.0
+        for place in range(chunks):
+            latest = max(latest, ready[place])
+        for place in range(1 if whole else chunks):
+            took = lanes.tracks[c, t, place]
+            if part >= 0:
+                took = lanes.experts[c, visit[V_PART] + part, place]
+            before[place] += took
+            if more:
+                continue
+            start = latest if whole else ready[place]
+            ready[place] = run_track(streams, lanes, c, t, start, before[place])
+            before[place] = 0.0
+        if whole:
+            for place in range(1, chunks):
+                ready[place] = ready[0]
+
+
+@compiled_part
+def close_stage(streams: Streams, lanes: Lanes, c: int, stage: int) -> float:
+    """End a pipeline stage; its seconds."""
+    end = 0.0
+    for i in range(streams.resources):
+        end = max(end, lanes.free[i])
+    if end > lanes.free[0]:
+        book_gap(streams, lanes, c, lanes.free[0], end)
+    lanes.stages[c, stage] = end
+    lanes.latest[0] = 0
+    for i in range(streams.resources):
+        lanes.free[i] = 0.0
+    for place in range(lanes.ready.size):
+        lanes.ready[place] = 0.0
+    return end
+
+
+@compiled_part
+def run_alike(streams: Streams, lanes: Lanes, c: int, v: int, last: int) -> None:
+    """Run visits from `v` to `last` that are alike; those in the middle follow from the first ones.
+
+    The last one is run: its chunks may go on differently.
+    """
+    chunks, steady = streams.ways[c, Y_CHUNKS], int64(0)
+    while v < last:
+        keep(lanes, c)
+        run_visit(streams, lanes, c, v)
+        v += 1
+        by = moved(lanes, chunks)
+        steady = steady + 1 if by > 0.0 else int64(0)
+        if steady == 2:
+            skip(lanes, c, chunks, by, last - v)
+            v = last
+    run_visit(streams, lanes, c, last)
+
+
+@compiled_part
+def makespan(streams: Streams, lanes: Lanes, c: int) -> float:
+    """Seconds of a step in one way, its stages one after another."""
+    total, stage, v = 0.0, int64(0), int64(0)
+    while v < streams.visits.shape[0]:
+        if streams.visits[v, V_STAGE] != stage:
+            total += close_stage(streams, lanes, c, stage)
+            stage = streams.visits[v, V_STAGE]
+        last = v + streams.alike[v]
+        run_alike(streams, lanes, c, v, last)
+        v = last + 1
+    return total + close_stage(streams, lanes, c, stage)

@@ -1,0 +1,179 @@
+"""A step's ops as tracks: which follow each other on one stream, and which are cut into chunks.
+
+The explicit path makes a task graph of them (`explicit`), the compiled one a fixed schedule (`arrays`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ....workloads.batch import BASE_MOMENTS, TOKENS, WINDOW_MOMENTS, Moments
+from ....workloads.ops import Op
+from ...deploy.deployment import Deployment
+from ...deploy.programs import TO_AND_FRO
+from ...step.sections import Section, whole_layer
+from ...streams.graph import COMPUTE
+from ..experts_apart.schedule import BACK, EXPERTS, OUT
+from .ways import NONE, PING_PONG, PIPELINED, SERIAL, Way, ways
+
+
+class Track(NamedTuple):
+    """Ops of a section that follow each other on one stream, or the experts of one part.
+
+    Attributes
+    ----------
+    start, stop : int
+        Which ops of the section.
+    resource : str
+        `COMPUTE`, or what the exchange runs over; of experts on devices of their own, their stream.
+    part : int
+        Which of the layer's expert parts it is; -1 where it is none. What crosses to those and back is
+        one too, numbered behind all experts: see `crossing`.
+    layer : bool
+        Whether it is of a layer, not of the embedding, the head or what is sent on; with experts on
+        devices of their own micro-batches go through these too.
+    cut : bool
+        Whether pipelining cuts it: its ops depend on a batch's tokens alone and stand, without
+        others between, before or after an exchange.
+    """
+
+    start: int
+    stop: int
+    resource: str
+    part: int
+    layer: bool
+    cut: bool
+
+    def chunked(self, way: Way) -> bool:
+        """Whether it runs chunk by chunk."""
+        if way.kind == SERIAL:
+            return False
+        return self.cut if way.kind == PIPELINED else self.layer
+
+
+class Visit(NamedTuple):
+    """A section as it comes in a step.
+
+    Attributes
+    ----------
+    part : int
+        Its layer's first expert part.
+    stage : int
+        Pipeline stage.
+    """
+
+    section: int
+    part: int
+    stage: int
+
+
+def ways_of(d: Deployment) -> tuple[Way, ...]:
+    """What a step of a deployment chooses from."""
+    if d.apart is not None:
+        return (Way(PING_PONG, d.apart.batches),)
+    return ways(d.overlap) if d.exchanges else (NONE,)
+
+
+def tracks_of(d: Deployment, section: Section) -> list[Track]:
+    """Tracks of a section in order."""
+    m = _moments(d, None)
+    program = section.build(m) if section.layer is None else whole_layer(d, section.layer, m)
+    cut = _cut(d, section, program) if d.apart is None else [False] * len(program)
+    out: list[Track] = []
+    slot, part = 0, 0
+    for op, own in zip(program, cut, strict=True):
+        layer = section.layer is not None or d.apart is not None
+        if op.routed:
+            kept = section.layer is not None and section.layer.expert_parts[part].routed.by_request
+            where = COMPUTE if d.apart is None or kept else EXPERTS
+            out.append(Track(slot, slot, where, part, layer, own))
+            part += 1
+            continue
+        resource, last = stream(d, op), out[-1] if out else None
+        if resource in (OUT, BACK):
+            number = crossing(d, part if resource == OUT else part - 1, resource == BACK)
+            out.append(Track(slot, slot + 1, resource, number, layer, own))
+            slot += 1
+            continue
+        joins = last is not None and last.part < 0 and last.resource == COMPUTE == resource
+        if last is not None and joins and last.cut == own:
+            out[-1] = last._replace(stop=slot + 1)
+        else:
+            out.append(Track(slot, slot + 1, resource, -1, layer, own))
+        slot += 1
+    return out
+
+
+def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
+    """Sections of a step in order, layer by layer."""
+    layers = [layer for stage in d.stages for layer in stage.layers]
+    alone = len(d.experts) == sum(len(layer.expert_parts) for layer in layers)
+    out, part = [], 0
+    for s, stage in enumerate(d.stages):
+        own = [i for i, section in enumerate(sections) if section.stage == s]
+        places = {sections[i].layer: i for i in own if sections[i].layer is not None}
+        plain = [i for i in own if sections[i].layer is None]
+        out += [Visit(i, -1, s) for i in plain if not sections[i].closing]
+        first = {}
+        for layer, _ in stage.groups:  # parts that stand for all layers of a group
+            first[layer] = part
+            part += len(layer.expert_parts) * (not alone)
+        for layer in stage.layers:
+            out.append(Visit(places[layer], part if alone else first[layer], s))
+            part += len(layer.expert_parts) * alone
+        out += [Visit(i, -1, s) for i in plain if sections[i].closing]
+    return out
+
+
+def crossing(d: Deployment, part: int, back: bool) -> int:
+    """Number of what crosses to an expert part on devices of its own, or back from it."""
+    return part + len(d.experts) * (2 if back else 1)
+
+
+def stream(d: Deployment, op: Op) -> str:
+    """The stream that an op runs on: links that share a medium are one."""
+    if not op.exchange:
+        return COMPUTE
+    if d.apart is not None:  # devices that attend wait for each other; links to the others do not
+        if TO_AND_FRO not in op.shape:
+            return COMPUTE
+        return OUT if op.name.startswith("dispatch") else BACK
+    link = d.link(op).spec
+    return link.medium or link.name
+
+
+def _cut(d: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
+    """Which ops of a program pipelining cuts."""
+    out = [False] * len(program)
+    if section.layer is None:
+        return out
+    alone = [True] * len(program)
+    base = [_size(op) for op in program]
+    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * len(d.shard.windows)):
+        if j != TOKENS:
+            raised = whole_layer(d, section.layer, _moments(d, j))
+            alone = [a and _size(op) == own for a, op, own in zip(alone, raised, base, strict=True)]
+    start = 0
+    for i in range(len(program) + 1):
+        if i < len(program) and alone[i]:
+            continue
+        if any(op.exchange for op in program[start:i]):
+            out[start:i] = [True] * (i - start)
+        start = i + 1
+    return out
+
+
+def _size(op: Op) -> tuple[float, float, float]:
+    return op.flops, op.stream_bytes, op.act_bytes
+
+
+def _moments(d: Deployment, raised: int | None) -> Moments:
+    """Unit sums of a batch, one of them raised."""
+    windows = d.shard.windows
+    values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
+    if raised is not None:
+        values[raised] += 1.0
+    return Moments(windows, values)

@@ -1,0 +1,59 @@
+"""What a part says of itself: the options that ask for it, what it cannot go with and why, where it is and is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of an engine and of the run that it is in, as far as it is known where it is looked at.
+
+    Attributes
+    ----------
+    deployment, policy, cache
+        `deploy.Deployment`, `batching.Policy` and `batching.CacheSettings` of the engine.
+    pools, first
+        `two_pools.Pools` of the run, and the first block of its requests.
+    laned, fails, scaled : bool
+        Whether requests wait by class, replicas fail, or come and go.
+    """
+
+    deployment: Any = None
+    policy: Any = None
+    cache: Any = None
+    pools: Any = None
+    first: Any = None
+    laned: bool = False
+    fails: bool = False
+    scaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One feature of a serving engine or a fleet.
+
+    Attributes
+    ----------
+    name, options, title : str
+        Its name, the options that ask for it, and a line on it.
+    page, tests
+        Its page in docs, with its rules and evidence, and its tests below `tests`.
+    also : sequence of str
+        Modules below `simulator` that it shares with others, beside those of its package.
+    cannot : mapping of str to str
+        Parts that it cannot go with, each with the physical reason.
+    asked : callable
+        What is given, to the option that asks for the part; empty where none does.
+    """
+
+    name: str
+    options: str
+    title: str
+    page: str = ""
+    tests: Sequence[str] = ()
+    also: Sequence[str] = ()
+    cannot: Mapping[str, str] = field(default_factory=dict)
+    asked: Callable[[Asked], str] = lambda a: ""

@@ -1,0 +1,65 @@
+"""All parts of a serving engine or a fleet, and which of them cannot go together.
+
+A part is a package here (a module where it is small) that names it in `PARTS`; parts compose unless one says not. What
+comes from outside is added (`batching.outside`). `opbyte list parts` prints them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+from ...workloads.errors import InputError
+from .part import Asked, Part
+
+PARTS: dict[str, Part] = {}
+PAIRS: dict[tuple[str, str], str] = {}
+"""Pairs that are refused, each with its reason; all others run."""
+CODE: dict[str, tuple[str, ...]] = {}
+"""Package of each part below `simulator`, and modules that it shares with others."""
+
+
+def add(part: Part, *code: str) -> None:
+    """Add a part, and where it is."""
+    PARTS[part.name], CODE[part.name] = part, (*code, *part.also)
+    PAIRS.update({(part.name, other): why for other, why in part.cannot.items()})
+
+
+def _add_all() -> None:
+    for found in iter_modules([str(Path(__file__).parent)]):
+        module = import_module(f"{__package__}.{found.name}")
+        for part in getattr(module, "PARTS", ()) if found.name not in ("part", "registry") else ():
+            add(part, f"parts/{found.name}")
+
+
+_add_all()
+
+
+def refused_with(name: str) -> dict[str, str]:
+    """Parts that one cannot go with, each with the reason."""
+    return {other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name}
+
+
+def parts_of(asked: Asked) -> dict[str, str]:
+    """Parts of what is asked, and the options that ask for them."""
+    return {name: option for name, part in PARTS.items() if (option := part.asked(asked))}
+
+
+def check_parts(given: Mapping[str, str]) -> None:
+    """Refuse parts that cannot go together.
+
+    Parameters
+    ----------
+    given : mapping of str to str
+        Parts that there are, and the option that asks for each.
+
+    Raises
+    ------
+    InputError
+        Names both options.
+    """
+    for (one, other), why in PAIRS.items():
+        if one in given and other in given:
+            raise InputError(given[one], f"cannot go with {given[other]}: {why}")

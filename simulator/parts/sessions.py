@@ -1,0 +1,22 @@
+"""Requests that follow others of their session; the events of a run play them."""
+
+from __future__ import annotations
+
+from .part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    return "sessions" if a.first is not None and a.first.turns is not None else ""
+
+
+PARTS = (
+    Part(
+        "sessions",
+        "--turns, traces with sessions",
+        "requests that follow others",
+        page="serving",
+        tests=("simulator/test_sessions", "simulator/test_agents"),
+        asked=_asked,
+        also=("batching/play", "serving/arrivals"),
+    ),
+)

@@ -1,0 +1,246 @@
+"""Which prompts SGLang adds to a step: the budgets of `PrefillAdder`, and the order of the queue.
+
+(sglang/srt/managers/schedule_policy.py, 0.5.9.) Requests ask for exactly the tokens that they get, as
+benchmarks do (`max_new_tokens` with `ignore_eos`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...batching import state as col
+from ...batching.kv import blocks_of
+from ...batching.radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
+from ...batching.state import F8, State
+from .cache import use_prefix
+from .state import (
+    A_ADDED,
+    A_CHUNK,
+    A_CUT,
+    A_INPUT,
+    A_PAGES,
+    A_STATES,
+    A_TAKEN,
+    CLIP,
+    IN_BATCH,
+    LPM_QUEUE,
+    S_LIST,
+    Sglang,
+)
+
+(GO_ON, NO_TOKEN, OTHER) = range(3)
+"""What comes after a request was tried: the next one, or none because of memory or of the step."""
+
+
+@compiled_inside
+def available(x: Sglang, r: int) -> int:
+    """Tokens that are free or can be evicted."""
+    return int((x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page)
+
+
+@compiled_part
+def open_budgets(st: State, x: Sglang, r: int) -> None:
+    """What a new step may hold."""
+    rules, adder = x.rules, x.adder
+    size, beside, pages, sum_ = x.ranks[r, S_LIST], int64(0), int64(0), 0.0
+    for j in range(size):
+        request = st.ints[st.running[r, j]]
+        sum_ += min(request[col.I_OUTPUT] - request[col.I_GENERATED], CLIP) * x.ratio[r]
+        if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
+            pages += 1
+    if rules.mixed:
+        beside = size
+    adder[A_INPUT] = rules.max_prefill - beside
+    adder[A_CHUNK] = rules.chunk - beside if rules.chunk > 0 else int64(1 << 60)
+    adder[A_TAKEN], adder[A_ADDED], adder[A_CUT], adder[A_STATES] = beside, 0, -1, -1
+    adder[A_PAGES] = pages if rules.mixed else 0
+    x.offset[0] = beside + sum_
+
+
+@compiled_inside
+def charge(x: Sglang, tokens: int, answer: int) -> None:
+    """Count a prompt's tokens in a step, and the answer that it is expected to have."""
+    adder = x.adder
+    pages = blocks_of(tokens, x.rules.page)
+    paged = pages * x.rules.page
+    x.offset[0] += paged + answer
+    adder[A_TAKEN] += paged
+    adder[A_INPUT] -= paged
+    adder[A_CHUNK] -= paged
+    adder[A_PAGES] += pages
+    adder[A_ADDED] += 1
+
+
+@compiled_inside
+def state_of(x: Sglang, r: int) -> int:
+    """Whether a step has room for more."""
+    have = available(x, r)
+    if have - x.offset[0] <= 0.0 or have - x.adder[A_TAKEN] <= 0:
+        return NO_TOKEN
+    if x.adder[A_INPUT] <= 0 or x.adder[A_CHUNK] <= 0:
+        return OTHER
+    return GO_ON
+
+
+@compiled_part
+def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
+    """Next tokens of the prompt that is being cut, 0 where they do not fit; sets `A_CUT`.
+
+    SGLang would stop with an error where they do not: here the prompt waits, and decodes go on.
+    """
+    request, adder = st.ints[i], x.adder
+    left = request[col.I_TARGET] - request[col.I_ROOM]
+    most = min(adder[A_CHUNK], int(available(x, r) - x.offset[0]))
+    if most <= 0:
+        most = adder[A_CHUNK]
+    tokens = min(left, most)
+    pages = blocks_of(request[col.I_ROOM] + tokens, x.rules.page)
+    pages -= blocks_of(request[col.I_ROOM], x.rules.page)
+    if tokens <= 0 or (adder[A_PAGES] + pages) * x.rules.page > available(x, r):
+        return 0
+    if left > tokens:
+        adder[A_CUT] = i
+        charge(x, tokens, int64(0))
+    else:
+        charge(x, tokens, min(request[col.I_OUTPUT], CLIP))
+    return int(tokens)
+
+
+@compiled_part
+def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, int]:
+    """Tokens that a waiting request with a prefix of `found` can start with, and what comes then."""
+    request, adder, page = st.ints[i], x.adder, x.rules.page
+    extend = request[col.I_TARGET] - found
+    answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), CLIP)
+    paged = blocks_of(extend, page) * page
+    if extend + answer >= available(x, r) - x.offset[0]:
+        return 0, NO_TOKEN
+    if paged >= adder[A_INPUT] and adder[A_ADDED] > 0:
+        return 0, OTHER
+    lock(x.tree, r, request[col.I_SLOT], 1)
+    if extend + answer >= available(x, r) - x.offset[0]:
+        lock(x.tree, r, request[col.I_SLOT], -1)
+        return 0, NO_TOKEN
+    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
+    if paged > adder[A_CHUNK]:
+        tokens, answer = adder[A_CHUNK] // page * page, int64(0)
+    short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(x, r)
+    if tokens <= 0 or short:
+        lock(x.tree, r, request[col.I_SLOT], -1)
+        return 0, NO_TOKEN if short else OTHER
+    if tokens < extend:
+        adder[A_CUT] = i
+    charge(x, tokens, answer)
+    return int(tokens), state_of(x, r)
+
+
+@compiled_part
+def note_state(st: State, keys: F8, size: int, i: int, sorting: bool) -> int:
+    """Note what a request without an end has still to come, and what it holds then.
+
+    After the first of a step SGLang puts one that outlasts all others before the last of them.
+    """
+    request = st.ints[i]
+    left = request[col.I_OUTPUT] - request[col.I_GENERATED]
+    if left <= 0:
+        return size
+    at = size
+    if sorting:
+        while at > 0 and keys[0, at - 1] > left:
+            at -= 1
+    else:
+        at = int64(0)
+        while at < size - 1 and keys[0, at] < left:
+            at += 1
+    for k in range(size, at, -1):
+        keys[0, k], keys[1, k] = keys[0, k - 1], keys[1, k - 1]
+    keys[0, at], keys[1, at] = left, request[col.I_INPUT] + request[col.I_GENERATED]
+    return size + 1
+
+
+@compiled_part
+def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, int]:
+    """`try_tokens` without a tree (`add_one_req_ignore_eos`): by when running requests end.
+
+    `first` is the place of the first prompt of the step among the running ones.
+    """
+    request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
+    extend, have = request[col.I_TARGET], available(x, r)
+    paged = blocks_of(extend, page) * page
+    if paged > min(have - adder[A_TAKEN], have - x.offset[0]):
+        return 0, NO_TOKEN
+    size = adder[A_STATES]
+    if size < 0:
+        size = note_state(st, keys, int64(0), i, True)
+        for j in range(first + adder[A_ADDED]):
+            size = note_state(st, keys, size, st.running[r, j], True)
+    else:
+        size = note_state(st, keys, size, i, False)
+    adder[A_STATES] = size
+    left, freed = have - adder[A_TAKEN] - paged, 0.0
+    for k in range(size):
+        many = size - k
+        if left + freed - keys[0, k] * many <= many:
+            return 0, NO_TOKEN
+        freed += keys[1, k]
+    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
+    if extend > adder[A_CHUNK]:
+        if adder[A_CHUNK] <= 0:
+            return 0, OTHER
+        tokens, answer = adder[A_CHUNK], int64(0)
+        adder[A_CUT] = i
+    charge(x, tokens, answer)
+    return int(tokens), state_of(x, r)
+
+
+@compiled_part
+def try_next(st: State, x: Sglang, r: int, first: int) -> tuple[int, int]:
+    """Try the head of the queue: its tokens in the step, and what comes then."""
+    i = st.ranks[r, col.R_HEAD]
+    request = st.ints[i]
+    found = use_prefix(st, x, r, i, request[col.I_TARGET])
+    if x.rules.radix:
+        tokens, after = try_tokens(st, x, r, i, found)
+    else:
+        tokens, after = try_endless(st, x, r, i, first)
+    if tokens > 0:
+        request[col.I_CACHED], request[col.I_BLOCKS] = request[col.I_KEYED] * x.rules.page, 0
+    return tokens, after
+
+
+@compiled_part
+def sort_queue(st: State, x: Sglang, r: int) -> None:
+    """Sort a queue of up to `LPM_QUEUE` by the prefix found, the longest first (`calc_priority`).
+
+    One that has little of it but much in common with an earlier one of the queue goes last.
+    """
+    rank, keys, order = st.ranks[r], x.keys, x.order
+    if not x.rules.lpm or rank[col.R_WAITING] > LPM_QUEUE:
+        return
+    i, size, told = rank[col.R_HEAD], int64(0), int64(0)
+    while i >= 0:
+        target = st.ints[i, col.I_TARGET]
+        pages, _ = match(x.tree, st, r, i, target // x.rules.page, x.rules.page)
+        key = -float(pages * x.rules.page)
+        if key >= -IN_BATCH:
+            most = int64(0)
+            for k in range(told):
+                j = order[1, k]
+                same = min(common_tokens(st, i, j), min(target, st.ints[j, col.I_TARGET]))
+                most = max(most, same)
+            if most >= IN_BATCH:
+                key = np.inf
+            else:
+                order[1, told] = i
+                told += 1
+        at = size
+        while at > 0 and keys[0, at - 1] > key:
+            keys[0, at], order[0, at] = keys[0, at - 1], order[0, at - 1]
+            at -= 1
+        keys[0, at], order[0, at] = key, i
+        size += 1
+        i = st.ints[i, col.I_NEXT]
+    rank[col.R_HEAD], rank[col.R_TAIL] = order[0, 0], order[0, size - 1]
+    for k in range(size):
+        st.ints[order[0, k], col.I_NEXT] = order[0, k + 1] if k + 1 < size else -1

@@ -1,0 +1,90 @@
+"""What SGLang's requests hold: pages of their own, and a locked prefix of the radix tree.
+
+Of a request's columns `I_ROOM` counts the tokens that have memory (kv_committed_len, those of the
+planned step included; 0 once it is retracted), `I_BLOCKS` its own pages, `I_KEYED` the pages that it has
+in the tree (cache_protected_len) and `I_SLOT` their last node.
+"""
+
+from __future__ import annotations
+
+from ....workloads.jit import compiled_given, compiled_inside, compiled_part
+from ...batching.kv import KvRules, blocks_of
+from ...batching.radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
+from ...batching.state import I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, State
+from .state import RETRACT_STEPS, Sglang
+
+
+@compiled_inside
+def count_free(st: State, kv: KvRules, x: Sglang, r: int) -> None:
+    """Bring a rank's free bytes in line with its pages."""
+    top = x.tree.tops[r]
+    st.free[r] = (top[K_FREE] + top[K_EVICTABLE]) * kv.block_bytes[0]
+
+
+@compiled_inside
+def take_tokens(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
+    """Give a request memory for `tokens` more tokens; there is enough."""
+    request, page = st.ints[i], x.rules.page
+    more = tokens
+    if page > 1:
+        more = blocks_of(request[I_ROOM] + tokens, page) - blocks_of(request[I_ROOM], page)
+    request[I_ROOM] += tokens
+    request[I_BLOCKS] += more
+    x.tree.tops[r, K_FREE] -= more
+
+
+@compiled_part
+def use_prefix(st: State, x: Sglang, r: int, i: int, tokens: int) -> int:
+    """Look for a waiting request's prompt in the tree, but for its last token; tokens found."""
+    request = st.ints[i]
+    pages, node = 0, ROOT
+    if x.rules.radix:
+        pages, node = match(x.tree, st, r, i, (tokens - 1) // x.rules.page, x.rules.page)
+    request[I_KEYED], request[I_SLOT] = pages, node
+    return int(pages * x.rules.page)
+
+
+@compiled_part
+def keep_prompt(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
+    """Put what a running request has computed into the tree (`cache_unfinished_req`)."""
+    if not x.rules.radix:
+        return
+    request, page = st.ints[i], x.rules.page
+    pages = tokens // page
+    found = insert(x.tree, st, r, i, pages, page)
+    x.tree.tops[r, K_FREE] += found - request[I_KEYED]  # computed twice
+    _, node = match(x.tree, st, r, i, pages, page)
+    request[I_BLOCKS] -= pages - request[I_KEYED]
+    lock(x.tree, r, request[I_SLOT], -1)
+    lock(x.tree, r, node, 1)
+    request[I_KEYED], request[I_SLOT] = pages, node
+
+
+@compiled_part
+def give_up(st: State, x: Sglang, r: int, i: int, keep: bool) -> None:
+    """Take a request's memory; what it has computed is put into the tree or not (`release_kv_cache`)."""
+    request, page = st.ints[i], x.rules.page
+    top = x.tree.tops[r]
+    top[K_FREE] += request[I_BLOCKS]
+    if x.rules.radix:
+        if keep:
+            pages = request[I_ROOM] // page
+            found = insert(x.tree, st, r, i, pages, page)
+            top[K_FREE] -= pages - found
+        lock(x.tree, r, request[I_SLOT], -1)
+    request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
+    count_slots(x, r, 1)
+
+
+@compiled_given("x.turns", otherwise=lambda x, r, more: None)
+def count_slots(x: Sglang, r: int, more: int) -> None:
+    """Give back places of requests, or take some (`req_to_token_pool`)."""
+    x.turns.slots[r] += more
+
+
+@compiled_part
+def retract(st: State, x: Sglang, r: int, i: int, others: int) -> None:
+    """Take a retracted request's memory, and evict for the others' next steps (`release_req`)."""
+    give_up(st, x, r, i, False)
+    if x.rules.radix:
+        make_room(x.tree, st, r, others * RETRACT_STEPS, x.rules.page)

@@ -1,0 +1,117 @@
+"""SGLang's scheduler as data: what its options say.
+
+The rules are those of SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and
+schedule_batch.py); `plan` and `cache` act by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...batching.exact_state import Exact, new_exact
+from .state import Numbers, new_sglang, new_turns
+
+INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
+"""SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""
+THRESHOLD = 10
+"""Default of `priority_scheduling_preemption_threshold` (sglang/srt/server_args.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SglangRules:
+    """Options of SGLang that its scheduler goes by; the defaults are SGLang's.
+
+    Attributes
+    ----------
+    max_prefill_tokens : int
+        Prompt tokens of a step, unless one prompt alone has more.
+    chunked_prefill_size : int
+        Tokens to which a step's prompts are cut; 0: never.
+    mixed : bool
+        `enable_mixed_chunk`: decodes run beside prompts.
+    lpm : bool
+        `schedule_policy` lpm, longest prefix first; if not, fcfs.
+    radix : bool
+        Finished and running requests' pages can be found; not with `disable_radix_cache`.
+    overlap : bool
+        Results are processed while the next step runs; not with `disable_overlap_schedule`.
+    conservativeness : float
+        `schedule_conservativeness`, of the estimate of tokens to come.
+    priority : bool
+        `enable_priority_scheduling`; not with `lpm`.
+    low_first : bool
+        `schedule_low_priority_values_first`: the smaller a priority, the sooner; if not, the larger.
+    threshold : int
+        `priority_scheduling_preemption_threshold`: running requests make way for waiting ones whose
+        priority is better by more than this.
+    """
+
+    max_prefill_tokens: int = 16_384
+    chunked_prefill_size: int = 8192
+    mixed: bool = False
+    lpm: bool = False
+    radix: bool = True
+    overlap: bool = True
+    conservativeness: float = 1.0
+    priority: bool = False
+    low_first: bool = False
+    threshold: int = THRESHOLD
+
+    @property
+    def init_ratio(self) -> float:
+        """Share of the tokens to come that running requests are counted with at first."""
+        return min(INIT_RATIO * self.conservativeness, 1.0)
+
+    @property
+    def min_ratio(self) -> float:
+        """The least that it decays to."""
+        return min(self.init_ratio * MIN_SHARE, 1.0)
+
+    @property
+    def decay(self) -> float:
+        """What each decoding step takes off it."""
+        return (self.init_ratio - self.min_ratio) / DECAY_STEPS
+
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        return "sglang"
+
+    def limited(self, tokens: int) -> SglangRules:
+        """The same with prompts cut to so many tokens a step."""
+        return replace(self, chunked_prefill_size=tokens)
+
+    def decoding(self) -> SglangRules:
+        """Those of a server that only decodes: its cache is no tree (``disaggregation_mode`` decode)."""
+        return replace(self, radix=False, lpm=False)
+
+    def verifying(self) -> SglangRules:
+        """Those of a server with drafts: results are waited for, and prompts run alone (sglang/srt/server_args.py)."""
+        return replace(self, overlap=False, mixed=False)
+
+    def most(self, sequences: int, stages: int) -> int:
+        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) one that is cut goes on beside."""
+        return sequences + (stages > 1)
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+        """The state before the first request, of so many pages of `page` tokens a rank.
+
+        Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
+        waited for.
+        """
+        numbers = Numbers(
+            page, max(sequences // stages, 1), self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
+            self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay,
+        )  # fmt: skip
+        threshold = self.threshold if self.priority else -1
+        sign = 1.0 if self.low_first else -1.0
+        turns = new_turns(stages, ranks, sequences)
+        return new_exact(self.overlap and stages == 1, sglang=new_sglang(numbers, ranks, pages, threshold, sign, turns))
+
+    def widen(self, x: Exact, blocks: int) -> Exact:
+        """The same state: pages are counted, not listed."""
+        return x
+
+    def spare(self, page: int) -> int:
+        """Admission asks for more room than a request's tokens take, and a page may be begun."""
+        return page + 2

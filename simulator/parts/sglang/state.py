@@ -1,0 +1,124 @@
+"""What SGLang's scheduler keeps beside the engine's state, and the numbers that it goes by."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.jit_held import held
+from ...batching.radix import Tree, new_tree
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+CLIP = 4096
+"""Most tokens of an answer that admission counts on (CLIP_MAX_NEW_TOKENS in schedule_policy.py)."""
+
+RETRACT_STEPS = 20
+"""SGLANG_RETRACT_DECODE_STEPS (sglang/srt/environ.py)."""
+
+LPM_QUEUE, IN_BATCH = 128, 32
+"""Longest queue that is sorted by prefix, and tokens in common with an earlier one of the queue from
+which a request waits for it (schedule_policy.py)."""
+
+
+class Numbers(NamedTuple):
+    """`SglangRules` and what they run with, for the compiled path."""
+
+    page: int
+    sequences: int
+    max_prefill: int
+    chunk: int
+    mixed: bool
+    lpm: bool
+    radix: bool
+    init_ratio: float
+    min_ratio: float
+    decay: float
+
+
+(S_LIST, S_FULL, S_CHUNKED, S_EXTENDED, S_LAST_CHUNK, S_FLIGHT, S_FLIGHT_CHUNK) = range(7)
+NUM_SCHEDULE = 7
+"""Columns of `Sglang.ranks`: how many of the running ones are in SGLang's running batch (the others are
+the prompts of the latest step); whether that batch is full; the request whose prompt is being cut (-1:
+none); whether the latest step had prompts, and which of them was cut then; requests of the step whose
+results are not processed, and which of them brings no token."""
+
+
+(A_INPUT, A_CHUNK, A_TAKEN, A_PAGES, A_ADDED, A_CUT, A_STATES) = range(7)
+NUM_ADDER = 7
+"""Entries of `Sglang.adder`: prompt tokens that a step may still have, in all and before one is cut;
+tokens taken by it; pages, those of decodes beside it included; requests added, and which of them has been
+cut (-1: none); entries of `keys` for requests without an end (-1: not looked for)."""
+
+
+(U_CAME, U_OUT) = range(2)
+"""Entries of `Urgent.marks`: entries to queues so far, and requests that made way in the planned step."""
+
+
+@held
+class Urgent(NamedTuple):
+    """What priority scheduling goes by and keeps."""
+
+    threshold: int  # a running request makes way for one more urgent by more than this
+    sign: float  # of a priority: 1 where smaller values are sooner, else -1
+    marks: I8  # [2]
+    out: I8  # [B] requests that made way in the planned step
+
+
+@held
+class BatchTurns(NamedTuple):
+    """What each of P batches in flight has of its own while another one is looked at, of R ranks."""
+
+    running: I8  # [P, R, 3B] see `State.running`
+    own: I8  # [P, R, NUM_SCHEDULE + 1] see `Sglang.ranks`; then how many run
+    slots: I8  # [R] free places for requests that have memory, of all batches together
+
+
+@held
+class Sglang(NamedTuple):
+    """What SGLang's scheduler keeps, beside the engine's state, of R ranks."""
+
+    rules: Numbers
+    tree: Tree
+    ranks: I8  # [R, NUM_SCHEDULE]
+    ratio: F8  # [R] share of tokens to come
+    adder: I8  # [NUM_ADDER] see `adder`
+    offset: F8  # [1] tokens that admission counts as taken
+    keys: F8  # [2, B] scratch
+    order: I8  # [2, B] scratch
+    urgent: Urgent | Any  # None without priority scheduling
+    turns: BatchTurns | Any  # None with one stage
+
+
+def new_sglang(
+    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0, turns: BatchTurns | None = None
+) -> Sglang:
+    """The state before the first request; a threshold below 0: without priority scheduling."""
+    schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
+    schedule[:, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
+    scratch = max(2 * numbers.sequences, LPM_QUEUE) + 1
+    return Sglang(
+        numbers,
+        new_tree(ranks, pages),
+        schedule,
+        np.full(ranks, numbers.init_ratio),
+        np.zeros(NUM_ADDER, dtype=np.int64),
+        np.zeros(1),
+        np.zeros((2, scratch)),
+        np.zeros((2, scratch), dtype=np.int64),
+        None
+        if threshold < 0
+        else Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
+        turns,
+    )
+
+
+def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns | None:
+    """Of batches that hold nothing; None with one stage."""
+    own = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
+    own[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
+    running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
+    return BatchTurns(running, own, np.full(ranks, sequences)) if stages > 1 else None

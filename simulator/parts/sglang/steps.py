@@ -1,0 +1,223 @@
+"""SGLang's scheduler step by step: plans of all ranks, what starts, and what results change."""
+
+from __future__ import annotations
+
+from ....workloads.jit import compiled_given, compiled_part, int64
+from ...batching import state as col
+from ...batching.clients import complete
+from ...batching.kv import KvRules, blocks_of
+from ...batching.radix import K_FREE, K_HEAP
+from ...batching.state import I8, State
+from ...batching.stretch import record_gap, stamp
+from ..drafts.hooks import drafts_of
+from ..drafts.verify import record_together, verified
+from .cache import count_free, give_up, keep_prompt, take_tokens
+from .plan import plan_step
+from .priority import preempts
+from .state import NUM_SCHEDULE, S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
+
+
+def plan_ranks(st: State, kv: KvRules, windows: I8, known: float) -> None:
+    """Plan the next step of every rank."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        plan_step(st, x, windows, r, known)
+        count_free(st, kv, x, r)
+
+
+def start_ranks(st: State, kv: KvRules, steps: int) -> None:
+    """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
+    x = st.exact.sglang
+    place, more = st.running.shape[1] // 3, steps - 1
+    for r in range(st.ranks.shape[0]):
+        own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
+        if tokens > 0.0:
+            for j in range(st.ranks[r, col.R_RUNNING]):
+                i = st.running[r, j]
+                if st.fresh[r, j] == 0:
+                    continue
+                request = st.ints[i]
+                prompt = own[S_EXTENDED] == 1 and request[col.I_CACHED] < request[col.I_TARGET]
+                st.running[r, place + size] = -1 - i if prompt else i
+                size += 1
+                if more > 0:
+                    take_tokens(st, x, r, i, more)
+                    request[col.I_GENERATED] += more
+                    st.counters[col.C_EMITTED] += more
+                if prompt or drafts_of(st) == 0:  # else what is accepted says
+                    request[col.I_CACHED] = request[col.I_ROOM]
+            if more > 0:
+                for _ in range(more):
+                    x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
+                count_free(st, kv, x, r)
+        own[S_FLIGHT] = size
+        own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
+
+
+@compiled_given("st.spec", otherwise=lambda st, x, r, i, prompt: int64(1))
+def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
+    """Tokens that a step has brought a request; memory of rejected drafts is free again."""
+    if prompt:
+        return int64(1)
+    request, page = st.ints[i], x.rules.page
+    count = verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    back = blocks_of(request[col.I_ROOM], page) - blocks_of(request[col.I_CACHED], page)
+    request[col.I_ROOM] = request[col.I_CACHED]
+    request[col.I_BLOCKS] -= back
+    x.tree.tops[r, K_FREE] += back
+    return int64(count)
+
+
+@compiled_part
+def lose_last(st: State, i: int, first_end: float, now: float) -> None:
+    """Let the last step of a stretch bring a retracted request no token; those before have brought theirs."""
+    if st.counters[col.C_STRETCH] > 1:
+        before = st.clocks[col.T_KNOWN]
+        record_gap(st.hist, st.clocks, first_end - st.floats[i, col.F_LAST], 1)
+        record_gap(st.hist, st.clocks, now - before, -1)
+        st.floats[i, col.F_LAST] = before
+
+
+@compiled_part
+def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float) -> None:
+    """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
+    own, place = x.ranks[r], st.running.shape[1] // 3
+    gap, gaps, together = 0.0, int64(0), int64(0)
+    for k in range(own[S_FLIGHT]):
+        entry = st.running[r, place + k]
+        prompt = entry < 0
+        i = -1 - entry if prompt else entry
+        request = st.ints[i]
+        if request[col.I_ORDER] >= 0 or i == own[S_FLIGHT_CHUNK]:
+            continue  # ended before, or a prompt that goes on
+        if request[col.I_ROOM] == 0:
+            lose_last(st, i, first_end, now)
+            continue
+        count = tokens_taken(st, x, r, i, prompt)
+        together += count - 1
+        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
+        if request[col.I_GENERATED] == request[col.I_OUTPUT]:
+            complete(st, i)
+            give_up(st, x, r, i, True)
+        elif prompt:
+            keep_prompt(st, x, r, i, request[col.I_TARGET])
+    if gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
+    own[S_FLIGHT] = 0
+
+
+def take_ranks(st: State, kv: KvRules, first_end: float, now: float) -> None:
+    """Process the results of every rank."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        take_rank(st, x, r, first_end, now)
+        count_free(st, kv, x, r)
+
+
+@compiled_part
+def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
+    """Pages that a rank's running requests take in so many more steps."""
+    pages = int64(0)
+    for j in range(x.ranks[r, S_LIST]):
+        room = st.ints[st.running[r, j], col.I_ROOM]
+        pages += blocks_of(room + steps, x.rules.page) - blocks_of(room, x.rules.page)
+    return int(pages)
+
+
+def most_steps(st: State) -> int:
+    """Steps of one plan; below 0 where an arrival may change it.
+
+    None ends before the last of them, nothing is cut or waits that could run, and there is memory
+    for one more, so that nothing is evicted.
+    """
+    x = st.exact.sglang
+    most, heeds = int64(1 << 40), False
+    if drafts_of(st) > 0:
+        return -1
+    for r in range(st.ranks.shape[0]):
+        own = x.ranks[r]
+        if own[S_CHUNKED] >= 0 or (st.ranks[r, col.R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))):
+            return -1
+        heeds = heeds or own[S_FULL] == 0 or preempts(x)
+        size = own[S_LIST]
+        for j in range(size):
+            request = st.ints[st.running[r, j]]
+            if request[col.I_ORDER] >= 0:
+                return -1
+            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
+    for r in range(st.ranks.shape[0]):
+        top, size = x.tree.tops[r], x.ranks[r, S_LIST]
+        free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
+        if size * (most // x.rules.page + 1) <= free:
+            continue
+        low, high, middle = int64(1), most, most
+        while low < high:
+            if pages_ahead(st, x, r, middle) <= free:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        most = low
+    return int(-most if heeds else most)
+
+
+def fall_idle(st: State) -> None:
+    """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
+    x = st.exact.sglang
+    for r in range(x.ratio.size):
+        x.ratio[r] = x.rules.init_ratio
+
+
+def rank_for(st: State) -> int:
+    """Ranks take requests in turn (`load_balance_method` round_robin)."""
+    x = st.exact.sglang
+    return int(st.counters[col.C_RELEASED] % x.ratio.size)
+
+
+@compiled_part
+def copy(source: col.I8, target: col.I8, running: int, flight: int) -> None:
+    """Copy those that run, and those whose results are waited for."""
+    first = source.size // 3
+    for j in range(running):
+        target[j] = source[j]
+    for j in range(first, first + flight):
+        target[j] = source[j]
+
+
+def take_up(st: State, place: int) -> None:
+    """Look at one of the batches: what is its own comes to where plans find it."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        own = x.turns.own[place, r]
+        for c in range(NUM_SCHEDULE):
+            if c != S_CHUNKED:  # of all of them
+                x.ranks[r, c] = own[c]
+        st.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
+        copy(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
+
+
+def put_down(st: State, place: int) -> None:
+    """`take_up` the other way round."""
+    x = st.exact.sglang
+    for r in range(st.ranks.shape[0]):
+        own = x.turns.own[place, r]
+        for c in range(NUM_SCHEDULE):
+            own[c] = x.ranks[r, c]
+        own[NUM_SCHEDULE] = st.ranks[r, col.R_RUNNING]
+        copy(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
+
+
+def seen(st: State, before: float) -> float:
+    """Results are waited for as soon as a batch has been sent."""
+    return float(st.clocks[col.T_NOW])
+
+
+def elsewhere(st: State, place: int) -> int:
+    """Requests that run in the other batches."""
+    turns, more = st.exact.sglang.turns, int64(0)
+    for other in range(turns.own.shape[0]):
+        for r in range(st.ranks.shape[0]):
+            if other != place:
+                more += turns.own[other, r, NUM_SCHEDULE]
+    return int(more)

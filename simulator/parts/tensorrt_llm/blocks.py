@@ -1,0 +1,187 @@
+"""TensorRT-LLM's KV blocks: a queue of free ones, and a tree of those that can be found again.
+
+(`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp.)
+A freed block goes to the end of the queue, a sequence's last block first; the block at its start is handed out next,
+and what follows it in the tree cannot be found any more. A prompt takes over the leading full blocks that are there,
+but for its last token; parts of a block are not reused here (`enable_partial_reuse`). Content that no trace tells is a
+request's own: only after a pause can it be found, by that request, so it is put into the tree then.
+
+Of a request's columns `I_ROOM` counts the tokens of its sequence (0: it has none), `I_BLOCKS` its blocks,
+`I_KEYED` the leading ones that are in the tree behind one another, which none can leave while it holds them,
+and `I_SLOT` its row of `held`.
+"""
+
+from __future__ import annotations
+
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...batching.kv import KvRules
+from ...batching.prefix import NEXT, append, unlink
+from ...batching.radix import enter, key_at, slot_of, strike
+from ...batching.state import I8, I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, I_TARGET, State
+from .state import B_BEFORE, B_CHILD, B_KEY, B_MARK, B_NEXT, B_PARENT, B_USERS, T_FREE, T_SLOTS, Trtllm
+
+
+@compiled_inside
+def count_free(st: State, kv: KvRules, x: Trtllm, r: int) -> None:
+    """Bring a rank's free bytes in line with its blocks."""
+    st.free[r] = x.ranks[r, T_FREE] * kv.block_bytes[0]
+
+
+@compiled_part
+def detach(blocks: I8, table: I8, b: int) -> None:
+    """Take a block without children out of the tree."""
+    block = blocks[b]
+    if block[B_KEY] == 0:
+        return
+    parent, before, after = block[B_PARENT], block[B_BEFORE], block[B_NEXT]
+    strike(table, block[B_KEY], parent)
+    if before >= 0:
+        blocks[before, B_NEXT] = after
+    elif parent >= 0:
+        blocks[parent, B_CHILD] = after
+    if after >= 0:
+        blocks[after, B_BEFORE] = before
+    block[B_KEY] = 0
+    block[B_PARENT] = block[B_NEXT] = block[B_BEFORE] = -1
+
+
+@compiled_part
+def forget(blocks: I8, table: I8, b: int) -> None:
+    """Take a block and all that follows it out of the tree."""
+    at = b
+    while True:
+        while blocks[at, B_CHILD] >= 0:
+            at = blocks[at, B_CHILD]
+        parent = blocks[at, B_PARENT]
+        detach(blocks, table, at)
+        if at == b:
+            return
+        at = parent
+
+
+@compiled_inside
+def take_block(st: State, x: Trtllm, r: int, i: int) -> None:
+    """Give a request the block that was freed longest ago; there is one."""
+    links, blocks, request = x.links[r], x.blocks[r], st.ints[i]
+    b = links[links.shape[0] - 1, NEXT]
+    unlink(links, b)
+    if blocks[b, B_KEY] != 0:
+        forget(blocks, x.table[r], b)
+    blocks[b, B_USERS] = 1
+    x.ranks[r, T_FREE] -= 1
+    x.held[r, request[I_SLOT], request[I_BLOCKS]] = b
+    request[I_BLOCKS] += 1
+
+
+@compiled_inside
+def child_of(st: State, x: Trtllm, r: int, i: int, j: int, parent: int) -> int:
+    """The block with a request's `j`-th content behind another block, or -1."""
+    table = x.table[r]
+    return int(table[slot_of(table, key_at(st, i, j, x.rules.block), parent), 2] - 1)
+
+
+@compiled_part
+def begin(st: State, x: Trtllm, r: int, i: int) -> int:
+    """Start a request's sequence: blocks of its whole prompt; tokens that were found."""
+    request, own, block = st.ints[i], x.ranks[r], x.rules.block
+    own[T_SLOTS] -= 1
+    request[I_SLOT] = x.held[r, own[T_SLOTS], x.held.shape[2] - 1]
+    request[I_BLOCKS], request[I_ROOM] = 0, request[I_TARGET]
+    row, parent, most = x.held[r, request[I_SLOT]], int64(-1), int64(0)
+    if x.rules.reuse:
+        most = (request[I_TARGET] - 1) // block
+    while request[I_BLOCKS] < most:
+        b = child_of(st, x, r, i, request[I_BLOCKS], parent)
+        if b < 0:
+            break
+        if x.blocks[r, b, B_USERS] == 0:
+            unlink(x.links[r], b)
+            own[T_FREE] -= 1
+        x.blocks[r, b, B_USERS] += 1
+        row[request[I_BLOCKS]] = b
+        request[I_BLOCKS] += 1
+        parent = b
+    found = request[I_BLOCKS] * block
+    request[I_KEYED] = request[I_BLOCKS]
+    while request[I_BLOCKS] * block < request[I_TARGET]:
+        take_block(st, x, r, i)
+    return int(found)
+
+
+@compiled_part
+def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
+    """Let the full blocks of a request's first tokens be found, where their content is not yet."""
+    if not x.rules.reuse or tokens < x.rules.block:
+        return
+    blocks, request, block = x.blocks[r], st.ints[i], x.rules.block
+    row, parent, matching = x.held[r, request[I_SLOT]], int64(-1), True
+    first = request[I_KEYED]
+    if first > 0:
+        parent = row[first - 1]
+    for j in range(first, min(tokens // block, request[I_BLOCKS])):
+        b = child_of(st, x, r, i, j, parent) if matching else int64(-1)
+        if b < 0:
+            matching = False
+            b = row[j]
+            if blocks[b, B_KEY] != 0:
+                forget(blocks, x.table[r], b)
+            key = key_at(st, i, j, block)
+            enter(x.table[r], key, parent, b + 1)
+            blocks[b, B_KEY], blocks[b, B_PARENT], blocks[b, B_BEFORE] = key, parent, -1
+            blocks[b, B_NEXT] = -1
+            if parent >= 0:
+                child = blocks[parent, B_CHILD]
+                blocks[b, B_NEXT], blocks[parent, B_CHILD] = child, b
+                if child >= 0:
+                    blocks[child, B_BEFORE] = b
+        if b == row[j] and request[I_KEYED] == j:
+            request[I_KEYED] += 1
+        parent = b
+
+
+@compiled_part
+def give_back(st: State, x: Trtllm, r: int, i: int, kept: int) -> None:
+    """Take all but the first `kept` blocks of a request."""
+    request, row = st.ints[i], x.held[r, st.ints[i, I_SLOT]]
+    while request[I_BLOCKS] > kept:
+        request[I_BLOCKS] -= 1
+        b = row[request[I_BLOCKS]]
+        x.blocks[r, b, B_MARK] = 0
+        x.blocks[r, b, B_USERS] -= 1
+        if x.blocks[r, b, B_USERS] == 0:
+            append(x.links[r], b)
+            x.ranks[r, T_FREE] += 1
+
+
+@compiled_part
+def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
+    """End a request's sequence; what it computed, of its first tokens, can be found."""
+    request, own = st.ints[i], x.ranks[r]
+    store(st, x, r, i, tokens)
+    give_back(st, x, r, i, 0)
+    x.held[r, own[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
+    own[T_SLOTS] += 1
+    request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0
+
+
+@compiled_part
+def mark(st: State, x: Trtllm, r: int, i: int) -> int:
+    """Blocks that come free if a request is paused beside those marked before."""
+    request, freed = st.ints[i], int64(0)
+    for j in range(request[I_BLOCKS]):
+        block = x.blocks[r, x.held[r, request[I_SLOT], j]]
+        block[B_MARK] += 1
+        freed += block[B_MARK] == block[B_USERS]
+    return int(freed)
+
+
+@compiled_part
+def first_new(st: State, x: Trtllm, r: int, i: int, tokens: int) -> tuple[int, int]:
+    """Key and parent of a prompt's first full block that cannot be found; key 0 if all can."""
+    parent = int64(-1)
+    for j in range(tokens // x.rules.block):
+        b = child_of(st, x, r, i, j, parent)
+        if b < 0:
+            return key_at(st, i, j, x.rules.block), parent
+        parent = b
+    return 0, int(parent)

@@ -1,0 +1,93 @@
+"""TensorRT-LLM's executor as data: what its options say.
+
+The rules are those of the PyTorch backend of 1.2 (tensorrt_llm/_torch/pyexecutor/py_executor.py) and of
+what it calls (capacityScheduler.cpp, microBatchScheduler.cpp and kvCacheManager.cpp in cpp/tensorrt_llm/
+batch_manager); `plan` and `blocks` act by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...batching.exact_state import Exact, new_exact
+from .state import TrtNumbers, new_trtllm, widened
+
+
+@dataclass(frozen=True, slots=True)
+class TrtllmRules:
+    """Options of TensorRT-LLM that its executor goes by; the defaults are its own.
+
+    Attributes
+    ----------
+    max_num_tokens : int
+        Tokens of a step.
+    chunked : bool
+        `enable_chunked_prefill`: prompts are cut to what is left of a step, at whole blocks, first come, first served.
+    evicts : bool
+        `capacity_scheduler_policy` MAX_UTILIZATION; if not, GUARANTEED_NO_EVICT.
+    reuse : bool
+        `enable_block_reuse`.
+    overlap : bool
+        Results are processed while the next step runs; not with `disable_overlap_scheduler`.
+    wait_steps, wait_tokens : int
+        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` of a step's tokens: prompts wait
+        beside decodes for so many steps or tokens. 0 steps: they never do.
+    even : bool
+        `attention_dp_config.enable_balance`: prompts wait until every rank has one.
+    even_steps, even_batches : int
+        Its `timeout_iters`, and `batching_wait_iters`: steps that they then wait for more.
+    """
+
+    max_num_tokens: int = 8192
+    chunked: bool = False
+    evicts: bool = False
+    reuse: bool = True
+    overlap: bool = True
+    wait_steps: int = 0
+    wait_tokens: int = 0
+    even: bool = False
+    even_steps: int = 50
+    even_batches: int = 10
+
+    @property
+    def part(self) -> str:
+        """The part whose rules they are."""
+        return "tensorrt-llm"
+
+    def limited(self, tokens: int) -> TrtllmRules:
+        """The same with at most so many tokens in a step."""
+        return replace(self, max_num_tokens=tokens)
+
+    def decoding(self) -> TrtllmRules:
+        """Those of a server that only generates: it has no prompts to reuse blocks for."""
+        return replace(self, reuse=False)
+
+    def verifying(self) -> TrtllmRules:
+        """Those of a server with drafts, whose results are waited for."""
+        return replace(self, overlap=False)
+
+    def most(self, sequences: int, stages: int) -> int:
+        """Active requests: of every batch in flight (`max_num_active_requests`)."""
+        return sequences * stages
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+        """The state before the first request, of so many blocks of `page` tokens a rank.
+
+        Of several stages results are waited for, and memory is looked for two steps ahead (`two_step_lookahead`).
+        """
+        numbers = TrtNumbers(
+            page, sequences, self.most(sequences, stages), min(stages, 2),
+            self.max_num_tokens, self.chunked, self.evicts, self.reuse,
+            self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,
+            self.even_steps, self.even_batches,
+        )  # fmt: skip
+        return new_exact(self.overlap and stages == 1, trtllm=new_trtllm(numbers, ranks, pages, stages))
+
+    def widen(self, x: Exact, blocks: int) -> Exact:
+        """The same state with room for requests of so many blocks."""
+        assert x.trtllm is not None
+        return x._replace(trtllm=widened(x.trtllm, blocks + 1))
+
+    def spare(self, page: int) -> int:
+        """A request's last token counts too."""
+        return 1

@@ -1,0 +1,23 @@
+"""Two pools: prompts on some devices, answers on others, caches moved between them."""
+
+from __future__ import annotations
+
+from ..part import Asked, Part
+
+
+def _asked(a: Asked) -> str:
+    if a.deployment and a.deployment.pools:
+        return f"the two pools of {a.deployment.system.name}"
+    return "--prefill and --decode" if a.pools is not None and a.pools.decode else ""
+
+
+PARTS = (
+    Part(
+        "two-pools",
+        "--prefill, --decode",
+        "prompts and answers on devices of their own",
+        page="disaggregation",
+        tests=("simulator/test_disaggregation", "simulator/test_own_pools", "analysis/test_pools"),
+        asked=_asked,
+    ),
+)

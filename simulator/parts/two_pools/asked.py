@@ -1,0 +1,199 @@
+"""Two pools as options say: which system prefills, which one decodes, and what lies between."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ....workloads.errors import CapacityError, InputError
+from ...deploy.deployment import Deployment
+from ...frameworks.settings import EngineSettings
+from ...limits import MAX_REPLICAS
+from ...scenario.build import deployment_of
+from ...scenario.links import kv_link
+from ...scenario.parts import ApartOptions, PoolOptions
+from ...scenario.scenario import Scenario
+from ..autoscale.asked import OPTION as AUTOSCALE
+from ..autoscale.asked import Autoscale, parse_autoscale
+from .pools import KvLink, Pools
+
+COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
+"""A system's name or file, and how many of it; a name alone ends in the devices of a node."""
+OWN = ("tp", "dp", "ep", "pp", "policy", "engine", "token_budget", "max_seqs")
+"""Options that a pool may have of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSide:
+    """One of two pools.
+
+    Attributes
+    ----------
+    deployment : Deployment
+        Of one replica.
+    count : int
+        Replicas; all that there may be where they come and go.
+    scale : Autoscale or None
+        How many of them there are when.
+    """
+
+    deployment: Deployment
+    settings: EngineSettings
+    count: int
+    scale: Autoscale | None = None
+
+    @property
+    def name(self) -> str:
+        """The system, and how many of it if there are several."""
+        name = self.deployment.system.name
+        if self.scale is not None and self.scale.decides:
+            return f"{name}x({self.scale.least} to {self.scale.most})"
+        return name if self.count == 1 else f"{name}x{self.count}"
+
+    @property
+    def nodes(self) -> tuple[Deployment, ...]:
+        """One deployment for each engine."""
+        return (self.deployment,) * (self.deployment.replicas * self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Both pools and the link between them."""
+
+    prefill: PoolSide
+    decode: PoolSide
+    link: KvLink
+
+    @property
+    def deployment(self) -> Deployment:
+        """Both as one: it speaks of the side that decodes, as those of split systems do."""
+        sides = self.prefill.deployment, self.decode.deployment
+        name = f"{self.prefill.name}+{self.decode.name}"
+        system = sides[1].system.model_copy(update={"name": name})
+        return replace(sides[1], system=system, pools=sides)
+
+    @property
+    def pools(self) -> Pools:
+        """Nodes of both, as the driver takes them."""
+        other = self.decode
+        return Pools(
+            self.prefill.nodes, other.nodes, self.link, other.settings.policy,
+            other.settings.cache_for(other.deployment), scales=(self.prefill.scale, other.scale),
+        )  # fmt: skip
+
+
+def pair_of(scenario: Scenario) -> Pair:
+    """Both pools of a scenario.
+
+    Raises
+    ------
+    InputError
+        One of them without the other, without devices, or on a system that is split itself; KV
+        caches in different formats; a link that is not known or of no rate.
+    CapacityError
+        A model that does not fit a pool.
+    """
+    own = scenario.pools
+    both(own)
+    if scenario.fleet.autoscale is not None:
+        reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
+        raise InputError(AUTOSCALE, reason)
+    for name in ("prefill", "decode"):
+        if scenario.apart.given and getattr(own, f"{name}_autoscale") is not None:
+            raise InputError(f"--{name}-autoscale", "cannot go with --experts-on; leave one out")
+    for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
+        if value is not None:
+            reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
+            raise InputError(flag, reason)
+    prefill, decode = _side(scenario, "prefill"), _side(scenario, "decode")
+    formats = [s.deployment.model.numerics.kv for s in (prefill, decode)]
+    if formats[0] != formats[1]:
+        raise InputError(
+            "--kv-dtype", f"must be the same in both pools: {prefill.name} keeps its cache in "
+            f"{formats[0]}, {decode.name} in {formats[1]}",
+        )  # fmt: skip
+    systems = prefill.deployment.system, decode.deployment.system
+    return Pair(prefill, decode, kv_link(own, *systems))
+
+
+def both(own: PoolOptions) -> tuple[str, str]:
+    """The systems of both pools, as they are written.
+
+    Raises
+    ------
+    InputError
+        One without the other.
+    """
+    for flag, value in (("--prefill", own.prefill), ("--decode", own.decode)):
+        if value is None:
+            raise InputError(flag, "is needed too, for example h200-x8: it takes two pools")
+    return str(own.prefill), str(own.decode)
+
+
+def counted(text: str, where: str) -> tuple[str, int]:
+    """A system and how many of it.
+
+    Raises
+    ------
+    InputError
+        None of it, or too many.
+
+    Examples
+    --------
+    >>> counted("h200-x8", "--decode"), counted("h200-2x8x3", "--decode")
+    (('h200-x8', 1), ('h200-2x8', 3))
+    """
+    found = COUNTED.fullmatch(text)
+    count = 1 if found is None else int(found["count"])
+    if not 1 <= count <= MAX_REPLICAS:
+        raise InputError(where, f"must have 1 to {MAX_REPLICAS} systems, for example h200-x8x2, not {text!r}")
+    return (text if found is None else found["system"]), count
+
+
+def _scale(own: PoolOptions, name: str) -> Autoscale | None:
+    """How many replicas a pool has when, if that changes.
+
+    Raises
+    ------
+    InputError
+        What cannot be read, or is told by first tokens where none come.
+    """
+    text = getattr(own, f"{name}_autoscale")
+    if text is None:
+        return None
+    flag = f"--{name}-autoscale"
+    try:
+        found = parse_autoscale(text)
+    except InputError as error:
+        raise InputError(flag, error.reason) from None
+    if name == "decode" and found.slo_s is not None:
+        raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
+    if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
+        reason = f"cannot go with --{name} SYSTEMxN; it says how many there are"
+        raise InputError(flag, reason)
+    return found
+
+
+def _side(scenario: Scenario, name: str) -> PoolSide:
+    """One pool: the scenario on its own system, with the options that are its own."""
+    own, scale = scenario.pools, _scale(scenario.pools, name)
+    system, count = counted(str(getattr(own, name)), f"--{name}")
+    count = count if scale is None else scale.most
+    given = {key: getattr(own, f"{name}_{key}") for key in OWN}
+    alone = scenario.changed(
+        system=system, pools=PoolOptions(), apart=scenario.apart if name == "decode" else ApartOptions(),
+        **{key: value for key, value in given.items() if value is not None},
+    )  # fmt: skip
+    try:
+        deployment, settings = deployment_of(alone)
+    except CapacityError:
+        raise
+    except InputError as error:  # under the name that the option has here
+        flags = {f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None}
+        parts = str(error.subject).split("/")
+        named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in parts]
+        raise InputError("/".join(named), error.reason) from None
+    if deployment.pools:
+        raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
+    deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit
+    return PoolSide(deployment, settings, count, scale)

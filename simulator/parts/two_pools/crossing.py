@@ -1,0 +1,199 @@
+"""From prefill to decode, compiled: caches that wait, and their way over the link.
+
+A prompt runs in the prefill pool, which emits the first token; its KV cache waits there until a decode node has room
+for the request, crosses the link, and the request goes on decoding. Its blocks are kept on the one side until the
+cache has crossed, and on the other from before it leaves. A node has a port for each of its ranks, made of those of
+the rank's devices, which work together, for one cache at a time; which rank a request comes from or goes to is the
+engine's own matter: the port that is free first takes its cache. A cache takes the earliest of either list of times,
+whichever port it is: so a slower link never brings one earlier. Over the nodes' network its ports carry other flows of
+the nodes too: blocks for a shared tier, and what steps exchange with experts apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.jit import compiled_given, compiled_part, int64
+from ...batching.deals import CROSSED, KINDS, Between, How, Play, at_time, chosen, find_able, fits, weigh
+from ...batching.holding import kv_bytes
+from ...batching.level import F8, face_of, is_done
+from ...batching.rings import drop_first, put_first, put_last
+from ...batching.state import C_SUBMITTED, T_BUSY
+from ...batching.status import REACHED
+from ..experts_apart.side import W_BACK
+from ..kv_tiers.state import DOWN
+
+LEAST = 0.01
+"""Share of a port that caches get in any case."""
+
+LOST = 11
+"""Why events wait for the caller: a cache went down with its node, the request (`At.row`) is to be put back."""
+
+
+@compiled_part
+def cross(b: Between, source: int, target: int, now: float, begun: float, wire_s: float) -> tuple[float, float]:
+    """Send a cache over the ports of both sides that are free first; when it leaves and when it is there [s].
+
+    Caches are sent in order; none overtakes another one. Prompt and receiver are ready `now`; the first of the cache
+    could leave at `begun`: `now`, unless layers leave one by one, the last of them not before `now`.
+    """
+    i, j = np.argmin(b.free_s[source]), np.argmin(b.free_s[target])
+    k, m = np.argmin(b.last_s[source]), np.argmin(b.last_s[target])
+    took = b.latency + wire_s
+    last = max(now, b.last_s[source, k], b.last_s[target, m])
+    if begun < now:
+        start = max(begun, b.free_s[source, i], b.free_s[target, j])
+        free = start + took
+        end = max(free, last + (b.latency + wire_s / b.layers))
+    else:
+        start = last
+        free = end = start + took
+    b.free_s[source, i] = b.free_s[target, j] = free
+    b.last_s[source, k] = b.last_s[target, m] = end
+    return start, end
+
+
+@compiled_part
+def wait_for_tier(b: Between, n: int, links: F8) -> None:
+    """What a node has yet to write to a tier over its ports goes before the next cache: first come, first served."""
+    for r in range(links.shape[0] if b.tier >= 0 else 0):
+        b.free_s[n, r] = max(b.free_s[n, r], links[r, b.tier, DOWN])
+        b.last_s[n, r] = max(b.last_s[n, r], links[r, b.tier, DOWN])
+
+
+@compiled_part
+def hold_tier(b: Between, n: int, links: F8) -> None:
+    """What a node writes to a tier from now on goes behind the caches that are on its ports."""
+    for r in range(links.shape[0] if b.tier >= 0 else 0):
+        links[r, b.tier, DOWN] = max(links[r, b.tier, DOWN], b.free_s[n, r])
+
+
+@compiled_part
+def left_over(exchanged_s: float, stepping_s: float) -> float:
+    """Share of a port that steps leave, whose exchanges with experts apart go first: they wait for them."""
+    return max(1.0 - exchanged_s / stepping_s, LEAST) if stepping_s > 0.0 else 1.0
+
+
+@compiled_part
+def whole_bytes(b: Between, tokens: int) -> float:
+    """KV bytes that all devices of a rank of the second pool get for so many tokens."""
+    return kv_bytes(b.whole, tokens) * b.wide
+
+
+@compiled_part
+def cached(p: Play, row: int) -> int:
+    """Tokens in a request's KV cache once its latest token has come."""
+    return int(p.rows.input_tokens[row] + p.rows.generated[row] - 1)
+
+
+@compiled_part
+def find_room(p: Play, b: Between, need: float) -> int:
+    """Note which nodes can take one more request, with so many bytes; how many."""
+    found, able = find_able(p, p.fleet.first, p.own.size), int64(0)
+    for k in range(found):
+        n = p.able[k]
+        own, submitted = p.own[n], face_of(p.fleet, n).counters[C_SUBMITTED]
+        live = submitted - own.delivered + own.asked
+        if live + own.inbound < b.places and fits(p, n, need):
+            p.able[able] = n
+            able += 1
+    return able
+
+
+@compiled_part
+def leave(p: Play, b: Between, row: int, target: int) -> None:
+    """Send a cache on its way."""
+    trip, now, begun = b.trips[row], p.at[0].then, p.at[0].then
+    source = trip.source
+    links, other = face_of(p.fleet, source).links, face_of(p.fleet, target)
+    rate = b.bandwidth * min(b.lanes[source], b.lanes[target])
+    if b.exchanges and not is_done(other):
+        rate *= left_over(other.exchanged[W_BACK], other.clocks[T_BUSY])
+    wire_s = whole_bytes(b, cached(p, row)) / rate
+    if b.by_layer and now == p.rows.last_s[row] and trip.again == 0:
+        begun = p.rows.scheduled_s[row]  # it had room at once
+    wait_for_tier(b, source, links)
+    start, end = cross(b, source, target, now, begun, wire_s)
+    hold_tier(b, source, links)
+    for n in (source, target):
+        p.own[n].busy_s += b.latency + wire_s
+        p.own[n].sent_s = max(p.own[n].sent_s, end)
+    trip.target, trip.there = target, p.own[target].life
+    trip.start_s, trip.end_s = start, end
+    at_time(p, end, CROSSED + KINDS * row)
+
+
+@compiled_given("how.between", otherwise=lambda p, how: -1)
+def next_cache(p: Play, how: How) -> int:
+    """Let the next cache leave if a node has room for its request; the request, -1: none, -2: ask the caller."""
+    b, at = how.between, p.at[0]
+    if b.ready.span[1] == 0:
+        return -1
+    row = b.ready.kept[b.ready.span[0]]
+    tokens = cached(p, row) + 1
+    if b.reserve:
+        tokens = p.rows.input_tokens[row] + p.rows.output_tokens[row] - 1
+    need = kv_bytes(b.second, tokens)
+    found = find_room(p, b, need)
+    if found == 0:
+        return -1
+    if how.looks and at.chosen < 0:
+        weigh(p, found, at.then)
+    k = chosen(p, how, found, at.sent, -1)
+    if k < 0:
+        return -2
+    target = p.able[k]
+    drop_first(b.ready)
+    at.sent += 1
+    p.own[target].inbound += 1
+    p.own[target].promised += need
+    trip = b.trips[row]
+    trip.parked, trip.kept = trip.kept, need
+    leave(p, b, row, target)
+    return int(row)
+
+
+@compiled_part
+def let_go(p: Play, n: int, size: float) -> None:
+    """Give kept bytes back; no remainder of rounding is left on an empty node."""
+    p.own[n].promised = max(p.own[n].promised - size, 0.0)
+
+
+@compiled_given("how.between", otherwise=lambda p, how, row: REACHED)
+def arrive(p: Play, how: How, row: int) -> int:
+    """Let a cache be there, unless one of its ends has failed meanwhile."""
+    b, at = how.between, p.at[0]
+    trip = b.trips[row]
+    source, target = trip.source, trip.target
+    at.moves += 1
+    at.moved += whole_bytes(b, cached(p, row))
+    at.then = trip.end_s
+    b.stamps[row, 0], b.stamps[row, 1] = trip.start_s, trip.end_s
+    alive = p.own[target].life == trip.there
+    if alive:
+        p.own[target].inbound -= 1
+    if p.own[source].life != trip.life:  # the cache went down with its node
+        if alive:
+            let_go(p, target, trip.kept)
+        at.row = row
+        return LOST
+    if alive:
+        let_go(p, source, trip.parked)
+        at.row, at.into, at.cached = row, target, cached(p, row)
+    else:
+        trip.kept = trip.parked
+        put_first(b.ready, row)
+    return REACHED
+
+
+@compiled_given("how.between", otherwise=lambda p, how, row, n: False)
+def goes_on(p: Play, how: How, row: int, n: int) -> bool:
+    """Whether a request that has ended on a node goes on in the other pool: its cache waits to leave."""
+    b, x = how.between, p.rows
+    trip = b.trips[row]
+    if x.generated[row] < x.output_tokens[row]:
+        trip.source, trip.life = n, p.own[n].life
+        put_last(b.ready, row)
+        return True
+    let_go(p, n, trip.kept)
+    return False

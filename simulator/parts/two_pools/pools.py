@@ -1,0 +1,84 @@
+"""What a cluster is made of: its nodes, and the link that KV caches cross between two pools of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+from ....devices.spec import LinkSpec
+from ...batching.kv import CacheSettings
+from ...batching.policies import Policy
+from ...batching.state import F8
+from ...deploy.deployment import Deployment
+from ..autoscale.asked import Autoscale
+from ..encoders.run import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class KvLink:
+    """What KV caches cross from a pool to the other.
+
+    Attributes
+    ----------
+    bandwidth_bytes_per_s : float
+        One way of one device, which sends and receives over a port of its own.
+    latency_s : float
+        Of one cache [s].
+    by_layer : bool
+        Whether a layer's cache leaves as soon as the prompt has passed it.
+    """
+
+    name: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    by_layer: bool = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether bytes take time on it."""
+        return isfinite(self.bandwidth_bytes_per_s)
+
+    @classmethod
+    def of(cls, spec: LinkSpec) -> KvLink:
+        """A link of a device's description."""
+        return cls(spec.name, spec.bandwidth_bytes_per_s, spec.latency_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """A cluster's nodes.
+
+    Attributes
+    ----------
+    entry : tuple of Deployment
+        Nodes that requests arrive at; they do everything unless there are `decode` nodes.
+    decode : tuple of Deployment
+        Nodes that go on after the first token.
+    link : KvLink or None
+        What KV caches cross from one to the other.
+    policy, cache : optional
+        Those of the decode nodes, where they are not those of the entry nodes.
+    encoder : Encoder or None
+        What requests' images pass before them.
+    scales : tuple of Autoscale or None
+        How many replicas of each of two pools there are when; the nodes are then all that there may be.
+    """
+
+    entry: tuple[Deployment, ...]
+    decode: tuple[Deployment, ...] = ()
+    link: KvLink | None = None
+    policy: Policy | None = None
+    cache: CacheSettings | None = None
+    encoder: Encoder | None = None
+    scales: tuple[Autoscale | None, Autoscale | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Caches on their way, a row a request; NaN where none was sent."""
+
+    # when a cache left and when it was there [s]; of one that was sent again, the last time
+    start_s: F8
+    end_s: F8
+    total_bytes: float  # all that has crossed the link
+    count: int  # caches that have
