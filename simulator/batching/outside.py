@@ -15,7 +15,7 @@ from numba import types
 from ...workloads.errors import InputError, nearest
 from ...workloads.jit import compiled_from_outside
 from ...workloads.registry import Registry, first_line
-from ..parts.part import Asked, Part
+from ..parts.part import Combination, Part
 from ..parts.registry import PARTS
 from ..parts.registry import add as add_part
 
@@ -70,7 +70,7 @@ def part(
         OUTSIDE.register(name, title)((waits, dict(options)))
         option = f"{OPTION} {name}"
 
-        def asked(a: Asked) -> str:
+        def asked(a: Combination) -> str:
             return option if a.policy and a.policy.part and a.policy.part.name == name else ""
 
         add_part(Part(name, option, title, cannot=reasons, asked=asked))

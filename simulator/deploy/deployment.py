@@ -23,7 +23,7 @@ from ..parts.drafts.speculation import Speculation
 from ..parts.expert_cache.store import ExpertStore
 from ..parts.expert_map.placing import ExpertPlacing
 from ..parts.overlap.ways import ways
-from ..parts.part import Asked
+from ..parts.part import Combination
 from ..parts.registry import check_parts, parts_of
 from .checks import check_choices, checked_device
 from .expert_parts import (
@@ -358,7 +358,7 @@ def _laid_out(layout: Layout, system: SystemSpec, exchange: str, all_to_all: str
 
 def _overlapping(d: Deployment) -> Deployment:
     """Refuse parts that cannot go together, an overlap without use, and adapters of ranks in lock step."""
-    check_parts(parts_of(Asked(d)))
+    check_parts(parts_of(Combination(d)))
     if d.lockstep and any(part.spec.routed.by_request for part in d.experts):
         raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
     where = f"--overlap {d.overlap}"

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Combination:
     """What is asked of an engine and of the run that it is in, as far as it is known where it is looked at.
 
     Attributes
@@ -56,4 +56,4 @@ class Part:
     tests: Sequence[str] = ()
     also: Sequence[str] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
-    asked: Callable[[Asked], str] = lambda a: ""
+    asked: Callable[[Combination], str] = lambda a: ""

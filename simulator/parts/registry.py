@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from ...workloads.errors import InputError
-from .part import Asked, Part
+from .part import Combination, Part
 
 PARTS: dict[str, Part] = {}
 PAIRS: dict[tuple[str, str], str] = {}
@@ -42,7 +42,7 @@ def refused_with(name: str) -> dict[str, str]:
     return {other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name}
 
 
-def parts_of(asked: Asked) -> dict[str, str]:
+def parts_of(asked: Combination) -> dict[str, str]:
     """Parts of what is asked, and the options that ask for them."""
     return {name: option for name, part in PARTS.items() if (option := part.asked(asked))}
 

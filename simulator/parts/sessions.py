@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from .part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "sessions" if a.first is not None and a.first.turns is not None else ""
-
+from .part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "requests that follow others",
         page="serving",
         tests=("simulator/test_sessions", "simulator/test_agents"),
-        asked=_asked,
+        asked=lambda a: "sessions" if a.first is not None and a.first.turns is not None else "",
         also=("batching/play", "serving/arrivals"),
     ),
 )

@@ -28,7 +28,7 @@ from ..parts.drafts.run import acceptance_of, speculating_policy, start_speculat
 from ..parts.drafts.state import DraftState, with_requests
 from ..parts.experts_apart.run import Side
 from ..parts.kv_tiers.run import Below, Common
-from ..parts.part import Asked
+from ..parts.part import Combination
 from ..parts.pipeline.batches import new_pipe
 from ..parts.registry import check_parts, parts_of
 from ..step.books import Books, new_books
@@ -98,7 +98,7 @@ class Engine:
     _loop: EngineArrays | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
-        check_parts(parts_of(Asked(self.deployment, self.policy, self.cache)))
+        check_parts(parts_of(Combination(self.deployment, self.policy, self.cache)))
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.policy = speculating_policy(self.policy, self.deployment.speculation)
         if twin is None:

@@ -7,7 +7,7 @@ from ...workloads.requests import RequestBlock
 from ..batching.kv import CacheSettings
 from ..batching.orders import LANED
 from ..batching.policies import Policy
-from ..parts.part import Asked
+from ..parts.part import Combination
 from ..parts.registry import check_parts, parts_of
 from ..parts.two_pools.pools import Pools
 
@@ -45,9 +45,9 @@ def check_run(
         Names both options.
     """
     laned = first is not None and first.labels is not None and policy.order in LANED
-    found = parts_of(Asked(None, policy, None, pools, first, laned, failures, scaled))
+    found = parts_of(Combination(None, policy, None, pools, first, laned, failures, scaled))
     for d in pools.entry[:1]:  # engines of a pool are alike
-        found |= parts_of(Asked(d, policy, cache))
+        found |= parts_of(Combination(d, policy, cache))
     for d in pools.decode[:1]:
-        found |= parts_of(Asked(d, pools.policy or policy))
+        found |= parts_of(Combination(d, pools.policy or policy))
     check_parts(found)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
+from ..part import Combination, Part
 
 
-def _asked(a: Asked) -> str:
+def _asked(a: Combination) -> str:
     return "--adapters" if a.deployment and a.deployment.tenants is not None else ""
 
 
-def _swapped(a: Asked) -> str:
+def _swapped(a: Combination) -> str:
     return "--adapters-resident" if _asked(a) and a.deployment.tenants.swapped else ""
 
 

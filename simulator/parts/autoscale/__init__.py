@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--autoscale" if a.scaled else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,6 +11,6 @@ PARTS = (
         "replicas that come and go",
         page="autoscaling",
         tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),
-        asked=_asked,
+        asked=lambda a: "--autoscale" if a.scaled else "",
     ),
 )

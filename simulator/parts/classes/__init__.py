@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return f"--policy {a.policy.name}" if a.laned else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,6 +11,6 @@ PARTS = (
         "queues by class or tenant",
         page="classes",
         tests=("simulator/test_classes", "analysis/test_classes_answers"),
-        asked=_asked,
+        asked=lambda a: f"--policy {a.policy.name}" if a.laned else "",
     ),
 )

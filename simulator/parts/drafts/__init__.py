@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
+from ..part import Combination, Part
 
 
-def _asked(a: Asked) -> str:
+def _asked(a: Combination) -> str:
     return (
         f"--speculative {a.deployment.speculation.asked}"
         if a.deployment and a.deployment.speculation is not None

@@ -14,7 +14,7 @@ from ....workloads.speculators.asked import OPTION, RATES, DraftChoice, check_ra
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import expert_parts
 from ...deploy.layout import make_layout, shard_model
-from ..part import Asked
+from ..part import Combination
 from ..registry import check_parts, parts_of
 from .speculation import Speculation
 
@@ -47,7 +47,7 @@ def speculating(
         sides = tuple(speculating(side, asked, rates, routing, seed) for side in d.pools)
         return replace(sides[1], system=d.system, pools=sides)
     _check(d, asked)
-    check_parts(parts_of(Asked(d)) | {"drafts": f"{OPTION} {asked}"})
+    check_parts(parts_of(Combination(d)) | {"drafts": f"{OPTION} {asked}"})
     drafter = SPECULATORS[asked.method](without_adapters(d.model), asked.argument)
     draft = None
     if drafter.model is not None:

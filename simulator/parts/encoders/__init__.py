@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--encoder" if a.pools is not None and a.pools.encoder is not None else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,6 +11,6 @@ PARTS = (
         "images that an encoder takes before prompts",
         page="layer-lists",
         tests=("simulator/test_encoders",),
-        asked=_asked,
+        asked=lambda a: "--encoder" if a.pools is not None and a.pools.encoder is not None else "",
     ),
 )

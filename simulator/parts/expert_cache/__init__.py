@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--experts-resident" if a.deployment and a.deployment.store is not None else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "experts that come from the host's memory",
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
-        asked=_asked,
+        asked=lambda a: "--experts-resident" if a.deployment and a.deployment.store is not None else "",
         cannot={
             "experts-apart": "an expert lies in one place",
             "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",

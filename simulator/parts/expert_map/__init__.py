@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--expert-placement" if a.deployment and a.deployment.placing is not None else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "placed experts and copies",
         page="wide-ep",
         tests=("simulator/test_expert_map", "simulator/test_eplb"),
-        asked=_asked,
+        asked=lambda a: "--expert-placement" if a.deployment and a.deployment.placing is not None else "",
         also=("deploy/expert_parts",),
     ),
 )

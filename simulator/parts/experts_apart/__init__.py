@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--experts-on" if a.deployment and a.deployment.apart is not None else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,6 +11,6 @@ PARTS = (
         "experts on devices of their own",
         page="wide-ep",
         tests=("simulator/test_apart", "simulator/test_apart_serving"),
-        asked=_asked,
+        asked=lambda a: "--experts-on" if a.deployment and a.deployment.apart is not None else "",
     ),
 )

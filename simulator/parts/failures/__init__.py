@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--fail or --mtbf" if a.fails else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,6 +11,6 @@ PARTS = (
         "replicas that fail",
         page="clusters",
         tests=("simulator/test_cluster",),
-        asked=_asked,
+        asked=lambda a: "--fail or --mtbf" if a.fails else "",
     ),
 )

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return "--kv-tiers" if a.cache is not None and a.cache.tiers is not None else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "memories below the devices' that keep KV blocks",
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
-        asked=_asked,
+        asked=lambda a: "--kv-tiers" if a.cache is not None and a.cache.tiers is not None else "",
         also=("batching/loading", "serving/host_link"),
         cannot={
             "sglang": "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return f"--overlap {a.deployment.overlap}" if a.deployment and a.deployment.overlap != "none" else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "exchanges beside computation",
         page="overlap",
         tests=("simulator/test_overlap", "simulator/test_streams"),
-        asked=_asked,
+        asked=lambda a: f"--overlap {a.deployment.overlap}" if a.deployment and a.deployment.overlap != "none" else "",
         also=("streams/scheduler",),
         cannot={"experts-apart": "micro-batches that go to and fro are its overlap already"},
     ),

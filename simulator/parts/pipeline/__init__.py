@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return f"--pp {a.deployment.layout.pp}" if a.deployment and a.deployment.layout.pp > 1 else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,7 @@ PARTS = (
         "layers in stages",
         page="engine-files",
         tests=("simulator/test_pipeline",),
-        asked=_asked,
+        asked=lambda a: f"--pp {a.deployment.layout.pp}" if a.deployment and a.deployment.layout.pp > 1 else "",
         also=("batching/own_stages",),
     ),
 )

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
-
-
-def _asked(a: Asked) -> str:
-    return f"--policy {a.policy.name}" if a.policy and a.policy.rules and a.policy.rules.part == "sglang" else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -16,7 +11,9 @@ PARTS = (
         "SGLang's own scheduler",
         page="schedulers",
         tests=("simulator/test_own_rules",),
-        asked=_asked,
+        asked=lambda a: (
+            f"--policy {a.policy.name}" if a.policy and a.policy.rules and a.policy.rules.part == "sglang" else ""
+        ),
         also=("batching/exact", "batching/own_stages"),
         cannot={"tensorrt-llm": "an engine has one scheduler"},
     ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..part import Asked, Part
+from ..part import Combination, Part
 
 
-def _asked(a: Asked) -> str:
+def _asked(a: Combination) -> str:
     if a.deployment and a.deployment.pools:
         return f"the two pools of {a.deployment.system.name}"
     return "--prefill and --decode" if a.pools is not None and a.pools.decode else ""
