@@ -28,6 +28,7 @@ setup(
             "specs/layer_kernels/*.yaml",
             "specs/systems/*.yaml",
         ],
+        "opbyte.devices.collectives": ["deepep.csv"],
         "opbyte.devices.power": ["*.yaml"],
         "opbyte.devices.silicon": ["*.yaml"],
         "opbyte.devices.tiles": ["*.yaml"],

@@ -1,37 +1,102 @@
 """All-to-alls of DeepEP (github.com/deepseek-ai/DeepEP): its two modes, as its README describes them.
 
-Assumed: routing spreads a token's copies evenly over nodes; a copy of half the bytes (8-bit dispatch) is
-the op's matter; what threads do beside the links is hidden.
+Inside a node a kernel takes what measured ones do (`Timed`): a launch, and its copies at a rate that its SMs set more than the
+link does. `deepep.csv` holds both by engine, mode, direction and card (`python -m opbyte.devices.collectives.ship` fits
+it); a card without rows has those of its generation. Rates are of 16-bit copies, whatever the kernel sends in 8 bits.
+
+Assumed: routing spreads a token's copies evenly over devices and nodes; what threads do beside the links is hidden;
+links between nodes, which no row has crossed, give what they state.
 """
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
 from math import prod
+from pathlib import Path
 
-from .plans import ALGORITHMS, CollectivePlan, Hop, Topology
+from ..calibrated.libraries import BLACKWELL, HOPPER, generation
+from ..ratios import Ratios
+from ..spec import DeviceSpec, LinkSpec
+from .plans import ALGORITHMS, CollectivePlan, Hop, Timed, Topology
+
+NORMAL, LOW_LATENCY = "deepep-normal", "deepep-low-latency"
+TYPICAL = "typical"
+KIN: Mapping[int, str] = {HOPPER: "hopper", BLACKWELL: "blackwell"}
+"""What stands in the column of cards for all of a generation: means, and errors of each card by the others' mean."""
 
 
-@ALGORITHMS.register("all_to_all:deepep-normal")
+def distinct(ranks: int, copies: float) -> float:
+    """Ranks that a token's copies reach, spread evenly."""
+    return ranks * (1.0 - (1.0 - 1.0 / ranks) ** copies)
+
+
+def table() -> Path:
+    """Where the fitted kernels lie."""
+    return Path(str(files("opbyte.devices.collectives") / "deepep.csv"))
+
+
+@cache
+def _held() -> dict[tuple[str, str, str, str], Timed]:
+    with table().open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    out = {}
+    for row in rows:
+        ratios = Ratios(*(float(row[name]) for name in ("low", "middle", "high")))
+        timed = Timed(float(row["launch_us"]) * 1e-6, float(row["GBps"]) * 1e9, int(row["rows"]), ratios)
+        out[row["engine"], row["mode"], row["direction"], row["card"]] = timed
+    return out
+
+
+def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dict[str, Timed]:
+    """What DeepEP's kernels take on a card, by mode; none on cards that it does not run on.
+
+    Parameters
+    ----------
+    engine : str
+        Of `calibrated.kernel_sets.LABELS`, whose calls were timed; all of them for any other.
+    back : bool
+        Whether the experts' outputs are brought back (combine).
+    """
+    kin, held = KIN.get(generation(spec), ""), _held()
+    if not kin or link.medium == "pcie":
+        return {}
+    out = {}
+    for mode in (NORMAL, LOW_LATENCY):
+        key = engine, mode, "combine" if back else "dispatch"
+        if (*key, kin) not in held:
+            key = TYPICAL, *key[1:]
+        own = held.get((*key, spec.name))
+        out[mode] = (own or replace(held[*key, kin], moved=True)).on(link)
+    return out
+
+
+@ALGORITHMS.register(f"all_to_all:{NORMAL}")
 def normal(topology: Topology) -> CollectivePlan:
-    """DeepEP's kernels for prompts and training: one copy to a node, then on to its devices."""
+    """DeepEP's kernels for prompts and training: a copy to each node, then on to the devices there that want it."""
     inside, nodes = topology.levels[0], prod(level.ranks for level in topology.levels[1:])
-    hops = []
+    copies, hops = topology.copies, []
     if nodes > 1:
-        copies = topology.copies
-        distinct = nodes * (1.0 - (1.0 - 1.0 / nodes) ** copies)
         link = topology.levels[topology.outermost].link
-        hops.append(Hop(link, 1.0, distinct / copies * (nodes - 1) / nodes))
+        hops.append(Hop(link, 1.0, distinct(nodes, copies) / copies * (nodes - 1) / nodes))
     if inside.ranks > 1:
-        hops.append(Hop(inside.link, 1.0, (inside.ranks - 1) / inside.ranks))
-    return _shared("deepep-normal", topology, hops, float(len(hops)), at_once=True)
+        traffic = distinct(topology.ranks, copies) / copies * (inside.ranks - 1) / inside.ranks
+        hops.append(Hop(inside.link, 1.0, traffic, topology.timed.get(NORMAL)))
+    return _shared(NORMAL, topology, hops, float(len(hops)), at_once=True)
 
 
-@ALGORITHMS.register("all_to_all:deepep-low-latency")
+@ALGORITHMS.register(f"all_to_all:{LOW_LATENCY}")
 def low_latency(topology: Topology) -> CollectivePlan:
     """DeepEP's kernels for decoding: every copy straight to its device, all at once, past the node's links."""
     n = topology.ranks
-    link = topology.levels[topology.outermost].link
-    return _shared("deepep-low-latency", topology, [Hop(link, 1.0, (n - 1) / n)], 1.0)
+    link, timed = topology.levels[topology.outermost].link, topology.timed.get(LOW_LATENCY)
+    hops = [Hop(link, 1.0, (n - 1) / n, timed if topology.outermost == 0 else None)]
+    if topology.outermost > 0 and timed is not None:  # its launch, and nothing over the links inside
+        hops.append(Hop(topology.levels[0].link, 1.0, 0.0, timed))
+    return _shared(LOW_LATENCY, topology, hops, 1.0)
 
 
 def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_once: bool = False) -> CollectivePlan:
@@ -39,5 +104,5 @@ def _shared(name: str, topology: Topology, hops: list[Hop], passes: float, at_on
     slices = topology.slices
     if topology.ranks == 1:
         return CollectivePlan(name, (), 1, 0.0)
-    own = tuple(Hop(hop.link, hop.messages, hop.traffic / slices) for hop in hops)
+    own = tuple(Hop(hop.link, hop.messages, hop.traffic / slices, hop.timed) for hop in hops)
     return CollectivePlan(name, own, topology.ranks, passes / slices, at_once)

@@ -75,9 +75,16 @@ class PlannedLink:
         return seconds, np.where(latencies[best] > 0.5 * seconds, LATENCY, MEMORY)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        names = sorted({p.algorithm for op in ops for p in (self.plan(op), *self.others)})
-        name = f"{', '.join(names)} collectives: messages x latency + bytes/bandwidth"
-        return [Evidence(name, "", DESCRIPTION)] if ops else []
+        plans = [p for op in ops for p in (self.plan(op), *self.others)]
+        name = f"{', '.join(sorted({p.algorithm for p in plans}))} collectives: messages x latency + bytes/bandwidth"
+        timed = [hop.timed for p in plans for hop in p.hops]
+        known = [t for t in timed if t is not None]
+        if not known or len(known) < len(timed):
+            return [Evidence(name, "", DESCRIPTION)] if ops else []
+        least = max(known, key=lambda t: t.ratios.median_error)
+        why = "timed on other cards of its generation" if least.moved else ""
+        return [Evidence(name, "", "transferred" if why else "fitted", least.ratios.median_error, least.rows, why=why,
+                         ratios=least.ratios)]  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:
         rate = min(plan.s_per_byte for plan in self.plans) * self.scale

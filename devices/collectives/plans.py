@@ -7,12 +7,40 @@ affine in the message, so explicit and compiled steps price it alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.registry import Registry
+from ..ratios import Ratios
 from ..spec import LinkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What a measured kernel takes over a node's link, in place of the link's own latency and rate.
+
+    Attributes
+    ----------
+    launch_s, rate : float
+        Of an empty message [s]; of what one device sends [B/s].
+    rows : int
+        Measured rows behind both.
+    ratios : Ratios
+        Of the rows over what is said.
+    moved : bool
+        Whether the rows are of other cards.
+    """
+
+    launch_s: float
+    rate: float
+    rows: int
+    ratios: Ratios
+    moved: bool = False
+
+    def on(self, link: LinkSpec) -> Timed:
+        """The same over a link, whose rate none exceeds."""
+        return replace(self, rate=min(self.rate, link.bandwidth_bytes_per_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +74,14 @@ class Topology:
     copies : int
         Devices that a token goes to (experts of a token): an exchange that knows of it sends one copy
         to a node for all of them there.
+    timed : mapping of str to Timed
+        Kernels inside a node that were measured, by algorithm.
     """
 
     levels: tuple[Level, ...]
     slices: int = 1
     copies: int = 1
+    timed: Mapping[str, Timed] = field(default_factory=dict)
 
     @property
     def ranks(self) -> int:
@@ -97,6 +128,17 @@ class Hop:
     link: LinkSpec
     messages: float
     traffic: float
+    timed: Timed | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of a message without bytes [s]."""
+        return self.link.latency_s if self.timed is None else self.timed.launch_s
+
+    @property
+    def rate(self) -> float:
+        """Bytes that a device sends in a second [B/s]."""
+        return self.link.bandwidth_bytes_per_s if self.timed is None else self.timed.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +166,12 @@ class CollectivePlan:
     @property
     def latency_s(self) -> float:
         """Seconds of an empty message [s]."""
-        return sum(hop.messages * hop.link.latency_s for hop in self.hops)
+        return sum(hop.messages * hop.latency_s for hop in self.hops)
 
     @property
     def s_per_byte(self) -> float:
         """Seconds that a byte of the message adds [s/B]."""
-        each = [hop.traffic / hop.link.bandwidth_bytes_per_s for hop in self.hops]
+        each = [hop.traffic / hop.rate for hop in self.hops]
         return max(each, default=0.0) if self.at_once else sum(each)
 
     @property

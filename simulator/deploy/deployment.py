@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ...devices.collectives.deepep import kernels as exchange_kernels
 from ...devices.collectives.model import PlannedLink
+from ...devices.collectives.plans import Timed
 from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
@@ -93,6 +95,8 @@ class Deployment:
         Measured kernel tables in use.
     all_to_all : str
         Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
+    sender : str
+        Framework whose calls of that algorithm were timed; of all where it has none.
     overlap : str
         How a step's exchanges and its computation overlap; see `parts.overlap.ways`.
     pools : tuple of Deployment
@@ -125,6 +129,7 @@ class Deployment:
     experts: tuple[ExpertPart, ...]
     kernels: tuple[str, ...] = ()
     all_to_all: str = ""
+    sender: str = ""
     overlap: str = "none"
     store: ExpertStore | None = None
     tenants: Tenants | None = None
@@ -176,8 +181,11 @@ class Deployment:
         if self.apart is not None and TO_AND_FRO in op.shape:
             return LinkModel(self.apart.link, 2)
         if op.kind == "all_to_all" and self.all_to_all:
-            top_k = int(op.shape["top_k"])
-            return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts)
+            top_k, back = int(op.shape["top_k"]), op.name.startswith("collect")
+            timed: dict[str, Timed] = {}
+            if self.device.collectives is not None:
+                timed = exchange_kernels(self.system.device, link_of(self.system), self.sender, back=back)
+            return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts, timed)
         if "stage" in op.shape:
             spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
@@ -332,7 +340,7 @@ def deploy(
         layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
         run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
-        store=checked_store(store, model, system),
+        sender=frameworks.get("all_to_all", "").partition("@")[0], store=checked_store(store, model, system),
     ))  # fmt: skip
 
 

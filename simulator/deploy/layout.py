@@ -11,12 +11,12 @@ rank has `tp` devices in every stage, and activations go from one to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ...devices.collectives.model import PlannedLink
-from ...devices.collectives.plans import BY_COST, BY_STEP, Level, Topology, plan, usual
+from ...devices.collectives.plans import BY_COST, BY_STEP, Level, Timed, Topology, plan, usual
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError
@@ -299,8 +299,9 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
 
 
 def planned_exchange(
-    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1, prompts: bool = False
-) -> PlannedLink:
+    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1, prompts: bool = False,
+    timed: Mapping[str, Timed] | None = None,
+) -> PlannedLink:  # fmt: skip
     """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
 
     Devices of a rank hold the same tokens and share the sending of an op's bytes; a plan's message is
@@ -312,6 +313,8 @@ def planned_exchange(
         Experts of a token.
     prompts : bool
         Whether any rank of the step has prompts: names of `BY_STEP` ask.
+    timed : mapping of str to Timed, optional
+        Measured kernels inside a node, by algorithm.
 
     Raises
     ------
@@ -323,7 +326,7 @@ def planned_exchange(
         raise InputError("--all-to-all", f"{layout.devices} devices do not fill nodes of {inside}")
     outer = Level(system.device.node_link, layout.devices // inside)
     levels = Level(link_of(system), inside), outer
-    topology = Topology(levels, layout.tp, top_k)
+    topology = Topology(levels, layout.tp, top_k, timed or {})
     names = usual("all_to_all") if algorithm == BY_COST else [algorithm]
     rest = list[str]()
     if algorithm in BY_STEP:

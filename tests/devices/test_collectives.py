@@ -6,14 +6,32 @@ Thakur et al. (IJHPCA 2005) and Sanders et al. (Parallel Computing 2009).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.devices.calibrated.kernel_sets import LABELS
+from opbyte.devices.catalog import load_device
+from opbyte.devices.collectives import deepep, ship
 from opbyte.devices.collectives.model import PlannedLink
-from opbyte.devices.collectives.plans import ALGORITHMS, BY_NAME, Level, Topology, algorithms_of, cheapest, plan, usual
+from opbyte.devices.collectives.plans import (
+    ALGORITHMS,
+    BY_NAME,
+    Level,
+    Timed,
+    Topology,
+    algorithms_of,
+    cheapest,
+    plan,
+    usual,
+)
 from opbyte.devices.link import collective
 from opbyte.devices.prices import P_BYTES, P_FIXED
+from opbyte.devices.ratios import Ratios
 from opbyte.devices.spec import LinkSpec
 from opbyte.simulator.training.pricing import collective_op
 from opbyte.workloads.errors import InputError
@@ -181,3 +199,43 @@ def test_a_hierarchical_exchange_sends_the_whole_buffer_on_every_level() -> None
     """But for what a device keeps for its own group: of 8 x 2, 7/8 inside and half between nodes."""
     assert over("all_to_all", "hierarchical", nodes(8, 2), FAST) == (7, 7 / 8)
     assert over("all_to_all", "hierarchical", nodes(8, 2), SLOW) == (1, 1 / 2)
+
+
+def test_deepeps_kernels_inside_a_node_are_measured_ones() -> None:
+    """A card has its own rows, or its generation's; no rate is above its link's; other makers and PCIe have none."""
+    for back in (False, True):
+        for name in ("h100", "h800", "b200", "gb300"):
+            spec = load_device(name)[0]
+            for engine in (*LABELS, "typical", "measured"):
+                found = deepep.kernels(spec, spec.link, engine, back=back)
+                assert set(found) == BY_NAME
+                assert {t.moved for t in found.values()} == {name in ("h800", "gb300")}
+                for t in found.values():
+                    assert t.rate <= spec.link.bandwidth_bytes_per_s
+                    assert 5e-6 < t.launch_s < 4e-4
+                    assert t.ratios.low < t.ratios.middle < t.ratios.high
+        for name in ("mi300x", "rtx-pro-6000", "a100-80gb"):
+            spec = load_device(name)[0]
+            assert deepep.kernels(spec, spec.link, "vllm", back=back) == {}
+
+
+@given(outside=st.sampled_from((1, 4)), message=st.floats(1.0, 1e9), name=st.sampled_from(sorted(BY_NAME)))
+def test_a_measured_exchange_takes_its_launch_and_its_rate(outside: int, message: float, name: str) -> None:
+    timed = {name: Timed(5e-5, 1e10, 9, Ratios(-0.1, 0.0, 0.1))}
+    topology = Topology((Level(FAST, 8), Level(SLOW, outside)), copies=8, timed=timed)
+    made, bare = plan("all_to_all", name, topology), plan("all_to_all", name, replace(topology, timed={}))
+    assert made.seconds(0.0) >= 5e-5
+    assert made.J_per_byte == bare.J_per_byte
+    if outside == 1:
+        reached = deepep.distinct(8, 8) / 8 if name == deepep.NORMAL else 1.0
+        assert made.seconds(message) == pytest.approx(5e-5 + message * reached * 7 / 8 / 1e10)
+    found = PlannedLink((made,), SLOW).evidence([collective_op("all_to_all", message, 8 * outside)])
+    assert [e.basis for e in found] == ["fitted" if outside == 1 else "description"]
+
+
+def test_shipped_exchanges_are_fits_to_the_rows(data_set: Callable[[str], Path]) -> None:
+    rows = ship.rows_of(data_set("measured_2026") / "moe_alltoall.csv")
+    alike = [r for r in rows if r["engine"] == "trtllm" and r["mode"] == deepep.LOW_LATENCY]
+    lines = ship.lines_of([r for r in alike if r["direction"] == "combine"], "trtllm", deepep.LOW_LATENCY, "combine")
+    shipped = deepep.table().read_text(encoding="utf-8").splitlines()
+    assert {",".join(line) for line in lines} <= set(shipped)
