@@ -1,4 +1,4 @@
-"""Do the CPU kernels keep their promises? Ratios within one run; see `kernels/bars.py`.
+"""Do the CPU kernels keep their promises? Ratios within one run; see `kernel_bars.py`.
 
 The table is the result. On a machine shared with other work few rounds count, and the figures say how
 many; no time is asserted.
@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from opbyte.kernels.bars import figures
+from .kernel_bars import figures
 
 pytestmark = pytest.mark.benchmark
 
