@@ -20,6 +20,7 @@ setup(
         "opbyte.analysis.studies.design": ["spaces/*.yaml"],
         "opbyte.analysis.validate": ["pages/*.md"],
         "opbyte.devices": [
+            "calibrated/*.csv",
             "specs/*.yaml",
             "specs/calibrated/*.yaml",
             "specs/evidence/*.csv",

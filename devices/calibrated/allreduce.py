@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, Simple, register
+from .family import F8, Family, Simple, parameters_of, register
 from .hardware import C_16, H_LINK_BANDWIDTH
 from .terms import Parts, Work, by_ranks, put_price
 
@@ -39,18 +39,7 @@ LINKED = ("aiconfigurator/trtllm",)
 PCIE_BPS = 64e9
 """One way of PCIe 5.0 x16: devices whose link is no faster have no links of their own."""
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "kernel of the library", 6e-6, 5e-7, 5e-5),
-    Parameter("hop_s", "s", "latency of a hop of the ring", 8e-7, 1e-8, 2e-5, 1.0),
-    Parameter("link_2", "1", "attainable fraction of the link among 2 ranks", 0.63, 0.01, 1.6),
-    Parameter("link_4", "1", "the same among 4 ranks", 0.7, 0.01, 1.6),
-    Parameter("link_8", "1", "the same among 8 ranks", 0.7, 0.01, 1.6),
-    Parameter("chunks", "1", "cost of chunking over the ideal pipeline", 0.4, 0.001, 4.0, 1.0),
-    Parameter("own_launch_s", "s", "a framework's own kernel", 3e-6, 5e-7, 2e-5),
-    Parameter("own_hop_s", "s", "barrier with one more peer in it", 2e-7, 1e-8, 2e-5, 1.0),
-    Parameter("own_link", "1", "its rate over the library's", 1.0, 0.2, 3.0),
-    Parameter("own_stage_s", "s", "second step of the form that shares the sums", 2e-6, 1e-8, 5e-5, 1.0),
-)
+PARAMETERS = parameters_of("allreduce")
 (P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK, P_OWN_STAGE) = range(10)
 
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
 from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, put_price, resident, soft_max, value_bytes
 
@@ -40,27 +40,7 @@ call serves, -1 where they have one of their own; `queries`: query tokens that s
 are verified: kernels pack a sequence's query tokens into the rows of a tile as they pack the query heads of a group
 (``pack_gqa`` in Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
-    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 3e-6, 1e-7, 1e-5),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.3, 1.0, 0.2),
-    Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache", 0.7, 0.1, 2.0),
-    Parameter("cache_rate", "1", "bandwidth of the last-level cache over the memory's", 4.5, 1.0, 8.0, 0.3),
-    Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full bandwidth", 0.1, 0.01, 4.0),
-    Parameter("block_s", "s", "start and end of one thread block", 2e-6, 1e-8, 3e-5),
-    Parameter("key_rate", "FLOP", "work per key and head done in a clock of one core", 28.0, 4.0, 4000.0),
-    Parameter("fp8_work", "1", "work of a block on an 8-bit cache over a 16-bit one", 0.8, 0.2, 4.0),
-    Parameter(
-        "apart",
-        "1",
-        "how far the query heads of a group have blocks of their own: 0 all share one, 1 each alone",
-        0.12,
-        0.01,
-        1.0,
-    ),
-    Parameter("group_s", "s", "start and end that packing a group of heads adds to a block", 5e-7, 1e-8, 3e-5),
-    Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256", 1e-6, 1e-8, 5e-6),
-)
+PARAMETERS = parameters_of("attention_decode")
 (P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART, P_GROUP, P_MERGE) = range(12)
 
 OVERLAP = 5.0

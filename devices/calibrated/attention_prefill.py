@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CORES, H_PEAK, H_ROWS
 from .libraries import BLACKWELL, HOPPER
 from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, put_price, resident, soft_max, value_bytes
@@ -42,22 +42,7 @@ QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "wi
 with those that a window hides, where FlashInfer may have served the call, else 0; `beside`: decodes
 that the same call serves, -1 where they have one of their own."""
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
-    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 1e-5),
-    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak, heads of 128", 0.6, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.5, 2.0, 0.3),
-    Parameter(
-        "softmax_dim", "1", "head dimension whose matmuls take as long as the softmax of a key", 60.0, 1.0, 300.0
-    ),
-    Parameter("wide_head", "1", "extra work per head dimension beyond 128", 0.8, 0.01, 5.0),
-    Parameter("tile_s", "s", "start and end of one tile", 3e-6, 1e-8, 3e-5),
-    Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.05, 4.0),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.5, 0.2, 1.0, 0.3),
-    Parameter("cache_rate", "1", "bandwidth of the last-level cache over the memory's", 1.5, 1.0, 8.0, 0.3),
-    Parameter("packing", "1", "how far query heads share a tile: 0 each alone, 1 whole groups", 0.5, 0.01, 1.0),
-    Parameter("masked", "1", "part of the masked keys that kernels visit in chunks after a prefix", 0.3, 0.01, 1.0),
-)
+PARAMETERS = parameters_of("attention_prefill")
 (P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_CACHE_RATE, P_PACKING,
  P_MASKED) = range(12)  # fmt: skip
 

@@ -14,7 +14,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_schemas import COLLECTIVE
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, H_LINK_BANDWIDTH
 from .terms import Parts, Work, by_ranks, put_price
 
@@ -23,20 +23,7 @@ QUANTITIES = ("bytes", "ranks", "kind")
 (K_GATHER, K_SCATTER, K_EXCHANGE, K_SEND) = range(4)
 assert COLLECTIVE == ("all_gather", "reduce_scatter", "alltoall", "send_recv")
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "kernel of the library", 5.5e-6, 5e-7, 5e-5),
-    Parameter("hop_s", "s", "latency of a hop of the ring", 8e-7, 1e-8, 2e-5, 1.0),
-    Parameter("peer_s", "s", "latency of one more peer in an all-to-all", 1.5e-7, 1e-8, 2e-5, 1.0),
-    Parameter("link_2", "1", "attainable fraction of the link among 2 ranks", 0.53, 0.01, 1.6),
-    Parameter("link_4", "1", "the same among 4 ranks", 0.7, 0.01, 1.6),
-    Parameter("link_8", "1", "the same among 8 ranks", 0.7, 0.01, 1.6),
-    Parameter("chunks", "1", "cost of chunking over the ideal pipeline", 0.8, 0.001, 6.0, 1.0),
-    Parameter("exchange_rate", "1", "rate of an all-to-all over a ring's", 1.0, 0.05, 3.0),
-    Parameter("exchange_chunks", "1", "cost of chunking in an all-to-all", 2.0, 0.001, 6.0, 1.0),
-    Parameter("scatter_rate", "1", "rate of a reduce-scatter over a gather's", 1.0, 0.2, 3.0),
-    Parameter("send_rate", "1", "rate of a send and receive over a ring's", 2.0, 0.05, 3.0),
-    Parameter("exchange_s", "s", "additional latency of an all-to-all", 2.5e-6, 1e-8, 2e-5, 1.0),
-)
+PARAMETERS = parameters_of("collectives")
 (P_LAUNCH, P_HOP, P_PEER, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_EXCHANGE_RATE,
  P_EXCHANGE_CHUNKS, P_SCATTER_RATE, P_SEND_RATE, P_EXCHANGE) = range(12)  # fmt: skip
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +54,23 @@ class Parameter:
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.default <= self.high < math.inf:
             raise ValueError(f"parameter {self.name}: needs 0 < low <= default <= high")
+
+
+@cache
+def _declared() -> Mapping[str, tuple[Parameter, ...]]:
+    """Parameters by family, as parameters.csv lists them."""
+    found: dict[str, tuple[Parameter, ...]] = {}
+    with (Path(__file__).parent / "parameters.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            numbers = (float(row[name]) for name in ("default", "low", "high", "spread"))
+            own = Parameter(row["name"], row["unit"], row["meaning"], *numbers)
+            found[row["family"]] = (*found.get(row["family"], ()), own)
+    return found
+
+
+def parameters_of(family: str) -> tuple[Parameter, ...]:
+    """Parameters of a family of parameters.csv, in the order of its vectors."""
+    return _declared()[family]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .block_scaled import GROUPED, WIDE, block_tiled, four_bit_tiled, keeps_tiles
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import (
     C_16,
     C_32,
@@ -63,20 +63,7 @@ TENSOR_SCALE_KERNELS = 3.0
 """Kernels that quantise with one scale for a whole tensor."""
 TENSOR_SCALED = ("fp8", "nvfp4")
 """Formats with such a scale, where a framework finds it for each call."""
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 1.5e-6, 5e-7, 2e-4),
-    Parameter("quantise_s", "s", "shortest kernel that quantises activations", 5e-6, 3e-7, 2e-5),
-    Parameter("quantise_row_s", "s", "its time per row over all cores", 1e-9, 1e-11, 5e-8, 1.0),
-    Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth", 0.45, 0.05, 3.0),
-    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.85, 0.2, 1.0, 0.3),
-    Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.8, 0.2, 1.0, 0.3),
-    Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one", 0.85, 0.2, 1.0, 0.3),
-    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds", 0.88, 0.4, 1.0, 0.2),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.4, 1.0, 0.15),
-    Parameter("core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak", 0.02, 0.002, 0.5, 0.5),
-    Parameter("split_s", "s", "pass over partial sums of a split k; of 2,048 of k, never split", 3e-6, 5e-8, 5e-5, 1.0),
-    Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
-)
+PARAMETERS = parameters_of("gemm")
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .gemm import OVERLAP, cool, tiled, warm_rate
 from .hardware import CODES, H_BANDWIDTH, H_CORES, H_FULL, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
 from .terms import Parts, Work, put_price, soft_max
@@ -20,17 +20,7 @@ from .terms import Parts, Work, put_price, soft_max
 (X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
 QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "input_bytes", "masked")
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 5e-6, 5e-7, 3e-5),
-    Parameter("peak", "1", "attainable fraction of the peak", 0.8, 0.2, 1.0, 0.2),
-    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds", 0.9, 0.4, 1.0, 0.2),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.7, 0.3, 1.0, 0.15),
-    Parameter("core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak", 0.04, 0.002, 0.5, 0.5),
-    Parameter("fill_s", "s", "pipeline fill of one wave", 2e-7, 5e-8, 1e-5),
-    Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 3e-6, 5e-8, 5e-5, 1.0),
-    Parameter("group_s", "s", "time a group adds", 2e-7, 1e-10, 1e-6, 1.0),
-    Parameter("masked_rate", "1", "rate of the masked kernel over the contiguous one", 0.95, 0.3, 1.0, 0.2),
-)
+PARAMETERS = parameters_of("grouped_gemm")
 (P_LAUNCH, P_PEAK, P_SUSTAINED, P_MEMORY, P_DRAW, P_FILL, P_SPLIT, P_GROUP, P_MASKED) = range(9)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, Simple, register
+from .family import F8, Family, Simple, parameters_of, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, soft_max
 
@@ -21,20 +21,7 @@ from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, s
 QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
 """`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest decode kernel", 1.1e-5, 5e-7, 3e-5),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.2, 1.0, 0.3),
-    Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache", 0.7, 0.1, 2.0),
-    Parameter("decode_peak", "1", "attainable fraction of the 16-bit peak in decode", 0.5, 0.03, 1.0),
-    Parameter("head_tile", "1", "heads that a decode tile computes at least", 30.0, 1.0, 128.0),
-    Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full rate", 0.05, 0.01, 4.0),
-    Parameter("block_s", "s", "start and end of a sequence's decode", 8e-6, 1e-8, 1e-4),
-    Parameter("block_heads", "1", "heads that one decode block takes", 40.0, 1.0, 256.0),
-    Parameter("key_s", "s", "a block's walk along the keys of a sequence, per 256 keys", 3e-7, 1e-9, 1e-4, 1.0),
-    Parameter("prefill_peak", "1", "attainable fraction of the 16-bit peak in prefill", 0.35, 0.05, 1.0),
-    Parameter("tile_s", "s", "start and end of one prefill tile", 4e-6, 1e-8, 5e-5),
-    Parameter("min_waves", "1", "prefill tiles a core needs to run at its rate", 1.0, 0.05, 4.0),
-)
+PARAMETERS = parameters_of("mla")
 (P_LAUNCH, P_MEMORY, P_CACHE, P_DECODE, P_HEADS, P_HALF, P_BLOCK, P_BLOCK_HEADS,
  P_KEY, P_PREFILL, P_TILE, P_WAVES) = range(12)  # fmt: skip
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import (
     C_16,
     C_FP8,
@@ -48,22 +48,7 @@ here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine,
 `wide`: 1 where an all-to-all brought the rows of local experts alone, 2 for TensorRT-LLM's kernel of least
 latency, which it calls only where it is asked to (`enable_min_latency` of its arguments)."""
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
-    Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width", 1.4e-6, 1e-8, 2e-5),
-    Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
-    Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.02, 8.0, 0.7),
-    Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written", 5.0, 0.1, 12.0),
-    Parameter("foreign", "1", "that traffic of slots of other devices' experts over local ones", 0.3, 0.01, 3.0),
-    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do", 1.6, 0.3, 2.0, 0.3),
-    Parameter(
-        "fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their bytes", 1.3, 1.0, 12.0, 0.5
-    ),
-    Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes", 2.0, 1.0, 10.0),
-    Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights", 1.9, 1.0, 8.0, 0.4),
-)
+PARAMETERS = parameters_of("moe")
 (P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW, P_OVERLAP) = range(12)
 
 CACHE_RATE = 3.0

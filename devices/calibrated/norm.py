@@ -12,7 +12,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES
 from .terms import Parts, Work, host_seconds, put_price, resident, soft_max
 
@@ -29,21 +29,8 @@ TENSORS = {"silu_mul": 3.0, "geglu": 3.0, "add": 3.0, "mul": 3.0, "div": 3.0, "f
 BLOCKS = 2.0
 """Blocks of a row each that a core works on at once."""
 
-PARAMETERS = (
-    # Rows timed with events tell only the sum of the two. Kernels start alike everywhere, hosts do not.
-    Parameter("launch_s", "s", "shortest kernel", 2e-6, 3e-7, 2e-4, 0.25),
-    Parameter("event_s", "s", "what timing a call with events adds", 3e-6, 1e-7, 3e-5, 1.5),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.88, 0.3, 1.0, 0.15),
-    Parameter("cache_draw", "B", "bytes a core draws from the last-level cache in a clock", 14.0, 2.0, 100.0, 0.3),
-    Parameter("cache", "1", "part of the last-level cache that keeps what was just written", 0.6, 0.05, 3.0),
-    Parameter("value_clocks", "1", "clocks a block takes for every two bytes of its row", 0.7, 1e-3, 10.0, 1.0),
-    Parameter("reduce_s", "s", "additional latency of a kernel that reduces rows", 5e-7, 1e-8, 2e-5, 1.0),
-    Parameter("reduce_rate", "1", "traffic rate of reductions over plain kernels", 0.8, 0.2, 2.0),
-    Parameter("gated_rate", "1", "traffic rate of gated activations over plain kernels", 0.9, 0.2, 2.0),
-    Parameter("rope_rate", "1", "traffic rate of rotary embedding over plain kernels", 0.95, 0.05, 2.0),
-    Parameter("rope_s", "s", "additional latency of rotary embedding", 2e-7, 1e-8, 2e-5, 1.0),
-    Parameter("overlap", "1", "power of the soft maximum of latency and traffic", 2.0, 1.0, 10.0, 0.3),
-)
+# Rows timed with events tell only the sum of the two. Kernels start alike everywhere, hosts do not.
+PARAMETERS = parameters_of("norm")
 (P_LAUNCH, P_EVENT, P_MEMORY, P_CACHE_DRAW, P_CACHE, P_VALUE, P_REDUCE, P_REDUCE_RATE,
  P_GATED_RATE, P_ROPE_RATE, P_ROPE, P_OVERLAP) = range(12)  # fmt: skip
 

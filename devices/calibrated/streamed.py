@@ -11,7 +11,7 @@ import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.ops import Op
-from .family import F8, Parameter
+from .family import F8, parameters_of
 from .hardware import CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK
 from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
@@ -25,16 +25,7 @@ QUANTITIES = (
  X_TOKEN_UNITS, X_KEY_UNITS, X_SEQ_UNITS, X_ROWS, X_WALKS_KEYS, X_LEAST, X_COPIES,
  X_FORMAT) = range(len(QUANTITIES))  # fmt: skip
 
-PARAMETERS = (
-    Parameter("launch_s", "s", "shortest call", 5e-6, 5e-7, 2e-4),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.05, 1.0),
-    Parameter("cache", "1", "part of the last-level cache that keeps what is read again", 0.7, 0.05, 2.0),
-    Parameter("peak", "1", "attainable fraction of the format's peak", 0.4, 0.005, 1.0, 1.0),
-    Parameter("core_bytes", "1", "bytes that one core moves in a clock", 24.0, 0.5, 400.0, 1.0),
-    Parameter("tile_rows", "1", "rows that a tile computes at least", 16.0, 1.0, 256.0, 1.0),
-    Parameter("unit_s", "s", "start and end of one piece on a core", 5e-7, 1e-9, 1e-4, 1.5),
-    Parameter("step_s", "s", "a piece's walk along its sequence, per 256 steps", 3e-7, 1e-10, 1e-3, 1.5),
-)
+PARAMETERS = parameters_of("streamed")
 (P_LAUNCH, P_MEMORY, P_CACHE, P_PEAK, P_CORE, P_ROWS, P_UNIT, P_STEP) = range(len(PARAMETERS))
 
 OVERLAP = 3.0

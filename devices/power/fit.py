@@ -9,49 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.kernel_tables import KernelTable
-from ..calibrated.family import Parameter
+from ..calibrated.family import Parameter, parameters_of
 from .model import PowerModel
 from .reading import Before, StartPower, before, reading
 from .work import FROM_TABLE, Work
 
 F8 = npt.NDArray[np.float64]
 
-DEVICE = (
-    Parameter("awake_W", "W", "on top of idle while kernels follow one another", 110, 95, 125, 0.3),
-    Parameter("cores_W", "W", "on top with thread blocks on every core", 200, 40, 400, 0.5),
-    Parameter("fill", "1", "thread blocks a core at which 63 % of that are drawn", 0.5, 0.05, 3.0, 0.5),
-    Parameter("J_per_flop_16", "J", "16-bit FLOP of a matrix product", 4e-13, 1.5e-13, 6e-13, 0.3),
-    Parameter("J_per_flop_8", "J", "8-bit FLOP of a matrix product", 2e-13, 7e-14, 3e-13, 0.3),
-    Parameter("rows", "1", "rows beside its tokens that an active expert computes", 40, 4, 64),
-    Parameter("dram_J_per_byte", "J", "byte from main memory", 3.2e-11, 2.7e-11, 4.5e-11, 0.3),
-    Parameter("cache_J_per_byte", "J", "byte from the last-level cache to the cores", 1.5e-11, 3e-12, 5e-11, 0.3),
-    Parameter("vector_J_per_byte", "J", "input or output byte of a chain of kernels, all passes", 5e-11, 1e-12, 3e-10),
-    Parameter("J_per_score", "J", "exponential and sums of an attention score", 3e-11, 1e-12, 6e-11),
-    Parameter("kept_bytes", "1", "operands that stay in the cache between two calls", 6e7, 2e7, 1.27e8, 0.3),
-)
-"""Parameters of the device."""
+*DEVICE, SENSOR = parameters_of("power")
+"""Parameters of the device, and of the sensor that shows it."""
 
-SENSOR = Parameter("memory_s", "s", "time constant of the sensor", 0.3, 0.03, 1.5)
-STARTS: Mapping[str, tuple[Parameter, ...]] = {
-    "moe": (
-        Parameter("still_W", "W", "a board between two shapes", 265, 240, 340, 0.1),
-        Parameter("setup_W", "W", "while weights are made", 450, 50, 700),
-        Parameter("half", "1", "weights at which half of it is seen", 1e7, 1e5, 1e10, 2.0),
-        Parameter("gap_s", "s", "between two shapes", 0.1, 0.005, 2.0),
-    ),
-    **{
-        family: (
-            Parameter("still_W", "W", "a board between two shapes", 265, 240, 340, 0.1),
-            Parameter("setup_W", "W", "while inputs are made", 450, 50, 700),
-            Parameter("half", "1", "bytes of a token at which half of it is seen", 2000, 20, 1e5, 1.0),
-            Parameter("fades_batch", "1", "decline per doubling of sequences", 0.08, 1e-3, 1.0),
-            Parameter("fades_length", "1", "decline per doubling of their length", 0.02, 1e-3, 1.0),
-            Parameter("neighbour", "1", "share of the kernel's own power", 0.3, 1e-3, 1.0),
-            Parameter("far", "1", "tokens at which that has faded", 15000, 2000, 1e7),
-        )
-        for family in ("attention_prefill", "attention_decode")
-    },
-}
+STARTS: Mapping[str, tuple[Parameter, ...]] = {"moe": parameters_of("power start moe")} | dict.fromkeys(
+    ("attention_prefill", "attention_decode"), parameters_of("power start attention")
+)
 """Parameters of a loop's start, by family."""
 
 PRIOR, LOSS_SCALE = 1.0, 0.1
