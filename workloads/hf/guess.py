@@ -9,52 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..model import ModelSpec
 from ..registry import Registry
+from ..yamlfile import read_yaml
 from .config import Config, shown
 
-NO_STRUCTURE = (
-    "rope", "rotary", "token_id", "token_index", "initializer", "dropout", "init_std", "init_method", "eps", "epsilon",
-    "use_cache", "transformers", "version", "hidden_act", "activation", "act_fn", "logit", "scal", "temperature",
-    "pretraining", "torch_dtype", "dtype", "auto_map", "aux_loss", "z_loss", "jitter", "output_", "return_dict",
-    "architectures", "model_type", "name_or_path", "problem_type", "id2label", "label2id", "chunk_size_feed",
-    "is_encoder_decoder", "is_decoder", "task_specific", "quantization", "compression", "max_position",
-    "max_sequence", "seq_length", "multiplier", "norm_topk", "topk_method", "topk_group", "scoring_func", "score_func",
-    "tokenizer", "vision", "image", "video", "audio", "attn_implementation", "use_flash", "gradient", "loss", "mup",
-    "_name", "bos", "eos", "unk", "attribute_map", "fp32", "_pdrop", "use_sliding_window", "max_window_layers",
-    "query_pre_attn", "yarn", "window_attn_skip", "layer_norm_type", "softcap", "norm_type", "cross_attention",
-    "expert_selection", "route", "sep_token", "prefix", "alibi", "position_embedding", "causal", "routed_scaling",
-)  # fmt: skip
-"""Parts of names of keys that say nothing of a model's weights, state or work."""
+LISTS = read_yaml(Path(__file__).parent / "guess.yaml")
+"""Names of keys, activations and classes that a guess goes by."""
 SIZES = re.compile(
     r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
 )
 """Keys that say something all the same."""
-GATED = ("silu", "swish", "gelu", "swiglu", "quick_gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-"""Activations of the usual gated blocks; another (squared ReLU) tells of two matrices, which is not guessed."""
-USUAL = (
-    "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM",
-    "Glm4MoeForCausalLM", "DeepseekV3ForCausalLM", "Qwen3NextForCausalLM",
-)  # fmt: skip
-"""Families that others are most often like; of several that read the same keys the first is taken."""
-GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForCausalLMV")
-"""Ends of names of classes that generate text; others (encoders, classifiers) are not guessed."""
 CLOSEST = 3
 """Families that a refusal names."""
-REFUSED = {
-    "Zamba": "several layers share the weights of one block",
-    "Dory, HrmText, IQuestLoop, Inkling2Loop, Ouro": "its layers run several times a token, on the same weights",
-    "DiffusionGemma, LLaDA, SDAR": "it denoises blocks of tokens",
-    "Mllama": "its layers attend to images beside the text",
-    "BitNet": "weights of 1.58 bit have no measured kernels",
-    "Rwkv, xLSTM, RecurrentGemma": "its recurrence has no measured kernels",
-    "DeepseekV41": "how its indexers share candidate blocks is not described by published keys",
-    "Whisper, CohereAsr, FireRedASR, NemotronParse, RadioMBart": "its decoder attends to an encoder",
-}
-"""Starts of names of classes -> what of them is not costed, whatever keys they share with others."""
 
 
 Family = Callable[[Config], ModelSpec]
@@ -90,11 +61,11 @@ class _Try:
 
 def meaningful(values: Mapping[str, Any]) -> set[str]:
     """Keys that may say something of a model's structure: switches that are off and nulls do not."""
-    strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in GATED}
+    strange = {k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in LISTS["gated"]}
     return strange | {
         key for key, value in values.items()
         if value not in (None, False, "") and value != [] and value != {}
-        and (SIZES.search(key) or not any(part in key for part in NO_STRUCTURE))
+        and (SIZES.search(key) or not any(part in key for part in LISTS["no_structure"]))
     }  # fmt: skip
 
 
@@ -108,17 +79,17 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
     SpecError
         No family does: the line names those that share most of its keys, and keys that none of them reads.
     """
-    for names, why in REFUSED.items():
+    for names, why in LISTS["refused"].items():
         if c.architecture.startswith(tuple(names.split(", "))):
             raise file.error(key, f"{c.architecture} cannot be costed: {why}")
     wanted = meaningful(c.values)
-    usual = {name: i for i, name in enumerate(USUAL)}
+    usual = {name: i for i, name in enumerate(LISTS["usual"])}
     tries = sorted(
         _tries(c, known), key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name)
     )
     whole = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
-    if whole and wanted and key == "architectures" and c.architecture.endswith(GENERATORS):
+    if whole and wanted and key == "architectures" and c.architecture.endswith(tuple(LISTS["generators"])):
         best = whole[0]
         assert best.model is not None
         note = (
