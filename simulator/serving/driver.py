@@ -114,11 +114,13 @@ def serve(
         reason = "is for a system that is not split; the pools of --prefill and --decode have their own"
         raise InputError(OPTION, reason)
     cut = cut or Cut(spill="" if keep_log else None)
-    asked = Asked(pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut)
+    asked = RunSettings(
+        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
+    )
     return Driver(asked).run(seed, progress)
 
 
-class Asked(NamedTuple):
+class RunSettings(NamedTuple):
     """What a run is asked for, see `serve`."""
 
     pools: Pools
@@ -151,7 +153,7 @@ def _swapped(pools: Pools) -> bool:
 class Driver:
     """One run: puts its parts together and does what the clock asks for."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: RunSettings) -> None:
         pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut = asked
         self.pools, self.stream, self.seed, self.keep_log = pools, stream, seed, keep_log
         self.steps, self.common = steps, common_of(pools, policy, cache)
