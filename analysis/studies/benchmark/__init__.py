@@ -1,6 +1,6 @@
 """Benchmarks that people quote, as their rules define them, on any system."""
 
-from .catalog import BENCHMARKS, Benchmark
+from ...answers.benchmarks import BENCHMARKS, Benchmark
 from .study import BenchmarkResult, benchmark
 
 __all__ = ["BENCHMARKS", "Benchmark", "BenchmarkResult", "benchmark"]

@@ -11,15 +11,14 @@ from ....devices.catalog import load_system
 from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
 from ....workloads.errors import CapacityError, InputError
+from ...answers.benchmarks import BENCHMARKS, CURVE, OFFLINE, SERVER, Benchmark, Published, replica_sizes
 from ...answers.interval import Interval, interval_dict
-from ...answers.mlperf import replica_sizes
 from ...answers.simulate import Simulation, simulate
 from ...parallel import Told
 from ...show.result import Result
 from ...show.text import seconds
 from ..capacity import capacity
 from ..usual import as_usual
-from .catalog import BENCHMARKS, CURVE, OFFLINE, SERVER, Benchmark, Published
 
 if TYPE_CHECKING:
     from ....simulator.scenario.keywords import ScenarioKeywords

@@ -15,7 +15,7 @@ from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import device_names, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
-from ...answers.mlperf import LLAMA2_70B
+from ...answers.benchmarks import BENCHMARKS
 
 TEXTS = ("source", "device", "model", "framework", "precision", "parallelism", "isl", "osl",
          "load", "metric", "unit", "note")  # fmt: skip
@@ -34,7 +34,7 @@ FORMATS: Mapping[str, str | None] = {
 """Option ``dtype`` of a precision; None as the checkpoint is."""
 FRAMEWORKS: Mapping[str, str] = {"vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang"}
 """A framework by the first word of its name."""
-MLPERF: Mapping[str, tuple[str, int, int]] = {"llama2-70b": LLAMA2_70B}
+MLPERF: Mapping[str, str] = {"llama2-70b": "mlperf-llama2-70b"}
 """MLPerf's models, by how the name begins. Checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1),
 whatever the column says of the reference's."""
 VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
@@ -228,11 +228,11 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
     model, isl, osl, dtype = (row["model"], _length(row["isl"]), _length(row["osl"]), FORMATS[row["precision"]])
     if load.kind == "offline":
-        rules = next((r for name, r in MLPERF.items() if model.startswith(name)), None)
+        rules = next((BENCHMARKS[own] for name, own in MLPERF.items() if model.startswith(name)), None)
         if rules is None:
             return f"model {model[:40]!r} is none of MLPerf's that are known: {', '.join(MLPERF)}"
         new = generation(load_device(device)[0]) >= BLACKWELL
-        (model, isl, osl), dtype = rules, "nvfp4" if new else "fp8"
+        model, isl, osl, dtype = rules.model, rules.input_len, rules.output_len, "nvfp4" if new else "fp8"
     return PublishedRun(
         line, row["source"], device, count, model, framework, version, dtype, layout, isl, osl,
         load, _kv(framework, dtype), _spread(row["note"], load),

@@ -21,8 +21,8 @@ from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
+from ...answers.benchmarks import replica_sizes
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
-from ...answers.mlperf import replica_sizes
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
 from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, ArrivalPattern, PublishedRun
