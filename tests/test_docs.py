@@ -257,6 +257,14 @@ def test_pages_are_short_and_in_the_contents_of_the_site() -> None:
     assert not {name for name, n in lines.items() if n > MOST_LINES} - set(GENERATED)
 
 
+def test_pages_begin_with_their_question() -> None:
+    for page in DOCUMENTS:
+        if page.parent.name == "docs":
+            title, empty, question = page.read_text(encoding="utf-8").splitlines()[:3]
+            assert title.startswith("# "), page.name
+            assert (empty, question[:2], question[-3:]) == ("", "**", "?**"), page.name
+
+
 def test_folder_map_is_complete() -> None:
     """CONTRIBUTING's table of folders names every top folder, and only what exists."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -15,6 +15,8 @@ from ..reference.keys import Block, attributes, blocks
 HEAD = """\
 # Reference
 
+**What is there: which command, option, file key, column and name?**
+
 Every command, option, file key, column and name. Written by `python -m opbyte.analysis.manual` from the
 options, specs and registries themselves; see [guide.md](guide.md) for how they go together.
 `opbyte init KIND` prints a commented file to start from, `opbyte init KIND --schema` a JSON schema for
