@@ -17,7 +17,17 @@ from ...workloads.batch import (
     WINDOW_MOMENTS,
 )
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
-from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, State
+from .policies import Limits
+from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, R_RUNNING, R_WAITING, State
+
+
+@compiled_part
+def most_of_one(st: State, limits: Limits, r: int) -> int:
+    """Most tokens of one of a rank's sequences in the next step; 0: as many as the budget has."""
+    rank = st.ranks[r]
+    if limits.lone and rank[R_RUNNING] + rank[R_LATE] + rank[R_WAITING] <= 1:
+        return 0
+    return limits.threshold
 
 
 @compiled_part

@@ -12,7 +12,7 @@ from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int
 from ..parts.classes.lanes import M_UNDONE
 from ..parts.drafts.hooks import count_ended, next_tokens, plan_ended, reach, verifies
 from . import state as col
-from .counting import clear_sums, count_decodes, count_planned, unbounded
+from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
 from .holding import hold, kv_bytes, note_planned
 from .kv import KvRules
 from .loading import leave, next_to_admit, use_cached
@@ -30,10 +30,12 @@ def brings_cache(st: State, i: int) -> bool:
 
 
 @compiled_inline
-def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, prompts: int, now: float) -> int:
+def admit(
+    st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int, now: float
+) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
-    want, most = request[col.I_TARGET], limits.threshold
+    want = request[col.I_TARGET]
     if verifies(st, i):
         return 0
     if brings_cache(st, i):
@@ -186,12 +188,12 @@ def plan_pass(
     """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
-    ahead, chunks = int64(0), st.counters[col.C_CHUNKS]
+    ahead, chunks, most = int64(0), st.counters[col.C_CHUNKS], most_of_one(st, limits, r)
     if not alone:
         j, want = plan_leading(st, kv, windows, r, budget)
         budget -= want
     while True:
-        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget)
+        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget, most)
         preemptions += lost
         if budget <= 0 and j >= rank[col.R_RUNNING]:
             break
@@ -206,7 +208,7 @@ def plan_pass(
                 break
             if waits_on(st, limits, r, i, now):
                 break
-            want = admit(st, limits, kv, r, i, budget, prompts, now)
+            want = admit(st, limits, kv, r, i, budget, most, prompts, now)
             if want == 0:
                 break
             prompts += 1
@@ -214,8 +216,8 @@ def plan_pass(
             i = st.running[r, j]
             request = st.ints[i]
             want = max(request[col.I_TARGET] - request[col.I_CACHED], 0) if alone else next_tokens(st, i)
-            if 0 < limits.threshold < want:
-                want = limits.threshold
+            if 0 < most < want:
+                want = most
             want = min(want, budget)
             prompts += alone and want > 0
             need = reach(st, limits, i) + want

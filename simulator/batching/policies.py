@@ -37,6 +37,7 @@ class Limits(NamedTuple):
     lazy: bool
     ahead: bool
     threshold: int
+    lone: bool
     waiting_load: int
     prompts_alone: bool
     poll_steps: int
@@ -85,6 +86,8 @@ class Policy:
         the first stage waits for the last one's tokens; if not, nothing. See `parts.pipeline`.
     threshold : int
         Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
+    lone : bool
+        Whether the threshold does not hold for a request that is alone, running and waiting ones counted.
     graphs : bool
         Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
@@ -127,6 +130,7 @@ class Policy:
     bare_first: bool = False
     serial_stages: bool = False
     threshold: int = 0
+    lone: bool = False
     waiting_load: int = 1
     prompts_alone: bool = False
     poll_steps: int = 1
@@ -179,8 +183,8 @@ class Policy:
             raise InputError("--pp", reason)
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
-            self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.waiting_load, self.prompts_alone, self.poll_steps,
-            self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
+            self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.lone, self.waiting_load,
+            self.prompts_alone, self.poll_steps, self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
             self.pace(ops, stages), bool(self.order), 0,
             *((None, None) if self.part is None else (self.part.compiled, self.part.own)),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from ..parts.tensorrt_llm.rules import TrtllmRules
 from .keys import number_of
 from .settings import EngineSettings
 from .upkeep import Upkeep, upkeep_of
-from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, rules_of
+from .vllm_rules import DEFAULT_VERSION, rules_of
 
 MIB = 2.0**20
 SGLANG_PREFILL = SglangRules().max_prefill_tokens
@@ -84,7 +84,7 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     host = replace(host, prompts_s=launch.prompts_s)
     settings = EngineSettings(
-        replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=LOGIT_BYTES
+        replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=rules.logit_bytes
     )
     return replace(settings, cache=settings.cache_for(deployment))
 

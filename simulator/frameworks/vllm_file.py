@@ -13,7 +13,7 @@ from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
 from .vllm_offload import tiers_of_vllm
-from .vllm_rules import DEFAULT_VERSION, LOGIT_BYTES, rules_of
+from .vllm_rules import DEFAULT_VERSION, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
 from .vllm_sharing import captures, sharing_of
@@ -67,7 +67,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         dtype=keys.format("dtype"),
         kv_dtype=keys.format("kv_cache_dtype"),
         memory_share=cache.share("gpu_memory_utilization", rules.memory_share),
-        logit_bytes=LOGIT_BYTES,
+        logit_bytes=rules.logit_bytes,
         memory_bytes=memory,
         device_name=device,
         given=True,

@@ -6,6 +6,16 @@ from dataclasses import dataclass, replace
 
 from ..batching.policies import Policy
 
+LOGIT_BYTES = 40.4
+"""What vLLM keeps free of its cache for each sequence that a step may have and entry of the vocabulary [B].
+
+Before the cache is cut, an engine runs its largest step, and what that takes stays free: logits of 16 and 32
+bits, their sorted copies and places, probabilities. The mean of two engines that say how many tokens their
+cache holds: 0.19 on an RTX 4090 (256 sequences of Llama-3.1-8B, 37.7 bytes) and 0.30 on an H100 (1,024 of
+Qwen3-8B, 43.1). Graphs and activations, of 0.1 to 1 GB, are in these numbers and not told apart.
+Images of 0.8 sample with FlashInfer, which sorts nothing (vllm/v1/sample/ops/topk_topp_sampler.py): logits of 16 and 32 bits and
+probabilities, 10 bytes.
+"""
 LARGE_SMALL = ((70.0, 8192, 1024), (0.0, 2048, 256))
 
 
@@ -37,6 +47,10 @@ class Rules:
     early : bool
         The V0 engine: whole prompts in steps of their own, before decodes; no prefix caching, and the
         host's work between the steps (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
+    logit_bytes : float
+        See `LOGIT_BYTES`.
+    lone : bool
+        See `Policy`.
     """
 
     since: tuple[int, int]
@@ -47,6 +61,8 @@ class Rules:
     limits: tuple[tuple[float, int, int], ...] = LARGE_SMALL
     small_a100: bool = True
     early: bool = False
+    logit_bytes: float = LOGIT_BYTES
+    lone: bool = False
 
     def limits_on(self, memory_bytes: float, device: str) -> tuple[int, int]:
         """Tokens and sequences of a step that a server has without being told."""
@@ -57,7 +73,9 @@ class Rules:
 
     def applied(self, policy: Policy) -> Policy:
         """The batching of this version."""
-        policy = replace(policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead)
+        policy = replace(
+            policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead, lone=self.lone
+        )
         if not self.early:
             return policy
         return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False)
@@ -65,28 +83,20 @@ class Rules:
 
 RULES = (
     Rules((0, 0), False, 0.9, True, ahead=False, limits=((0.0, 8192, 256),), early=True),
-    Rules((0, 8), False, 0.9, True, ahead=False, small_a100=False),
+    Rules((0, 8), False, 0.9, True, ahead=False, small_a100=False, logit_bytes=10.0),
     Rules((0, 9), False, 0.9, True, ahead=False),
     Rules((0, 14), False, 0.9, True),
     Rules((0, 25), True, 0.92, False),
     Rules((0, 28), True, 0.92, False, limits=((160.0, 16384, 1024), *LARGE_SMALL)),
+    Rules((0, 33), True, 0.92, False, limits=((160.0, 16384, 1024), *LARGE_SMALL), lone=True),
 )
 """From the wheels 0.19.0 and 0.25.0, limits from 0.8.5, 0.9.0, 0.26.0 to 0.28.0, 0.30.0 and 0.33.0. Versions before
 0.19 schedule as it does here, those between 0.19 and 0.25 too: 0.21.0 still hands blocks out in the old order.
 
-What 0.30.0 and 0.33.0 schedule otherwise than 0.25 is in docs/engine-files.md, under "Newer than 0.25"; nothing of
-it bears on a run without drafts, preemptions, adapters or a threshold of long prompts."""
+What 0.30.0 and 0.33.0 schedule otherwise than 0.25 is in docs/engine-files.md, under "Newer than 0.25"; what of it is
+not simulated bears on no run without drafts, preemptions or adapters."""
 
 DEFAULT_VERSION = "0.19"
-
-LOGIT_BYTES = 40.4
-"""What vLLM keeps free of its cache for each sequence that a step may have and entry of the vocabulary [B].
-
-Before the cache is cut, an engine runs its largest step, and what that takes stays free: logits of 16 and 32
-bits, their sorted copies and places, probabilities. The mean of two engines that say how many tokens their
-cache holds: 0.19 on an RTX 4090 (256 sequences of Llama-3.1-8B, 37.7 bytes) and 0.30 on an H100 (1,024 of
-Qwen3-8B, 43.1). Graphs and activations, of 0.1 to 1 GB, are in these numbers and not told apart.
-"""
 
 
 def rules_of(number: tuple[int, int]) -> Rules:

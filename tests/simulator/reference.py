@@ -385,6 +385,7 @@ class Reference:
 
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
         """New tokens of each sequence in the next step."""
+        self.look(rank)
         if not self.policy.prompts_alone:
             plan, budget, preempted = self.plan_running(rank, list(rank.running))
             if not closed and not preempted:
@@ -403,7 +404,7 @@ class Reference:
             if request not in rank.running:  # preempted for one before it
                 continue
             tokens = request.input + request.generated + request.flight - request.cached
-            tokens = min(tokens, budget, self.policy.threshold or tokens)
+            tokens = min(tokens, budget, self.most or tokens)
             enough = request.cached + 2 - request.flight >= request.input + request.output
             if request.flight and enough:
                 tokens = 0
@@ -418,6 +419,11 @@ class Reference:
                 self.note(rank, request, tokens)
                 plan.append((request, tokens))
         return plan, budget, preempted
+
+    def look(self, rank: Rank) -> None:
+        """Note the most tokens of one sequence in the next step."""
+        alone = len(rank.running) + len(rank.late) + len(rank.waiting) <= 1
+        self.most = 0 if self.policy.lone and alone else self.policy.threshold
 
     def new_tokens(self, request: Request) -> int:
         """Known tokens of a running sequence that are not computed."""
@@ -459,7 +465,7 @@ class Reference:
             if not rank.kv.admit(request, whole):
                 break
             tokens = min(request.target - request.cached, room)
-            tokens = min(tokens, self.policy.threshold or tokens)
+            tokens = min(tokens, self.most or tokens)
             held = rank.kv.hold(request, request.cached + tokens if self.policy.lazy else whole)
             assert held, "admitted without room"
             self.note(rank, request, tokens)
@@ -593,13 +599,14 @@ class Verifying(Reference):
     verified: int = 0  # sequences in steps that verify, those that have ended left out
 
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+        self.look(rank)
         budget, plan, preempted = self.policy.token_budget, [], False
         for request in list(rank.admitted):
             ended = request in rank.late
             if request not in rank.admitted or (ended and not self.runs_on(request)):
                 continue
             tokens = min(self.new_tokens(request), budget)
-            tokens = min(tokens, self.policy.threshold or tokens)
+            tokens = min(tokens, self.most or tokens)
             while tokens and not rank.kv.hold(request, self.slots(request, tokens)):
                 preempted = True
                 victim = rank.admitted.pop()
@@ -615,6 +622,11 @@ class Verifying(Reference):
         if not preempted:
             plan += self.admit(rank, budget)
         return plan
+
+    def look(self, rank: Rank) -> None:
+        """Note the most tokens of one sequence in the next step."""
+        alone = len(rank.running) + len(rank.late) + len(rank.waiting) <= 1
+        self.most = 0 if self.policy.lone and alone else self.policy.threshold
 
     def new_tokens(self, request: Request) -> int:
         return request.target - request.cached if request.in_prefill else 1 + self.drafts
@@ -678,6 +690,7 @@ class ByPriority(Reference):
         return (one.priority, one.place) < (other.priority, other.place)
 
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+        self.look(rank)
         budget, index, preempted = self.policy.token_budget, 0, False
         self.gave_way = False
         scheduled: dict[Request, int] = {}
@@ -688,7 +701,7 @@ class ByPriority(Reference):
                 index += 1
                 continue
             tokens = min(self.new_tokens(request), budget)
-            tokens = min(tokens, self.policy.threshold or tokens)
+            tokens = min(tokens, self.most or tokens)
             fits = True
             while fits and not rank.kv.hold(request, self.slots(request, tokens)):
                 victim = max(rank.admitted, key=lambda r: (r.priority, r.place))

@@ -391,7 +391,7 @@ class TieredReference(Reference):
                 rank.waiting.pop(0)
             request.cached = count * kv.block
             kv.hits += request.cached
-            tokens = min(request.target - request.cached, room, policy.threshold or room)
+            tokens = min(request.target - request.cached, room, self.most or room)
             held = kv.hold(request, request.cached + tokens if policy.lazy else whole)
             assert held, "admitted without room"
             self.note(rank, request, tokens)

@@ -102,6 +102,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             bare_first=draw(st.booleans()),
             serial_stages=draw(st.booleans()),
             threshold=draw(st.sampled_from([0, 0, 1, 5, 60])) if chunked else 0,
+            lone=n % 2 == 0,
             waiting_load=draw(st.sampled_from([1, 4])),
             prompts_alone=alone,
             poll_steps=draw(st.sampled_from([1, 1, 2, 7])),

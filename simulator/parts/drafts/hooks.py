@@ -68,7 +68,7 @@ def reach(st: State, limits: Limits, i: int) -> int:
 
 @compiled_part
 def none_ended(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int, most: int
 ) -> tuple[int, int, int, int]:
     """`plan_ended` without drafts: what ends is known."""
     return j, g, budget, int64(0)
@@ -76,7 +76,7 @@ def none_ended(
 
 @compiled_given("st.spec", otherwise=none_ended)
 def plan_ended(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int, most: int
 ) -> tuple[int, int, int, int]:
     """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `j`.
 
@@ -89,8 +89,8 @@ def plan_ended(
         i, want = st.running[r, size + g], min(x.tokens + 1, budget)
         if x.rows[i, S_CAME] < 2:
             want = int64(0)
-        if limits.threshold > 0:
-            want = min(want, limits.threshold)
+        if most > 0:
+            want = min(want, most)
         if want > 0:
             need = x.rows[i, S_FAR] + want + x.lookahead
             fits, j, g, budget, more, ahead = make_room(st, kv, r, j, g, True, budget, need)
