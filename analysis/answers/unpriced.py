@@ -37,11 +37,6 @@ def _no_peers(d: Deployment) -> float:
 
 UNPRICED = (
     Unpriced(
-        "ranks in lock-step", "kernels started one by one beside prompts, and what ranks wait for each other; "
-        "27 runs of one MoE model on H100, H200 and B200, TensorRT-LLM",
-        lambda d: float(d.layout.dp > 1 and d.ranks > 1), Ratios(0.22, 0.25, 0.35),
-    ),
-    Unpriced(
         "stages of a pipeline", "launches of sends, and chunks of several sizes; 30 runs of "
         "one dense model on two to eight cards on PCIe, TensorRT-LLM, for each doubling of stages",
         lambda d: log2(d.layout.pp), Ratios(-0.03, 0.03, 0.05),

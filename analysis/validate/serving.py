@@ -66,8 +66,7 @@ class Latencies:
         out: dict[str, float] = {}
         for name in QUANTITIES:
             values = getattr(self, name)
-            found = statistics(values[~np.isnan(values)])
-            out |= {f"{name}_{s}": x for s, x in found.items()}
+            out |= {f"{name}_{s}": x for s, x in statistics(values).items()}
         return out
 
 

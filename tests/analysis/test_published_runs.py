@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from opbyte import simulate, validate_runs
+from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.studies.usual import as_usual
 from opbyte.analysis.validate.runs.published import read_published
+from opbyte.analysis.validate.runs.published_run import _either, _options
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.upkeep import upkeep_of
 from opbyte.simulator.scenario import Scenario
@@ -144,3 +146,14 @@ def test_a_framework_of_a_version_brings_its_own_scheduler() -> None:
     for name in ("sglang", "sglang@0.5", "trtllm@1.0"):
         asked = Scenario.of("llama-3.2-1b", system=system, framework=name)
         assert as_usual(asked, [system]).serving.policy is None
+
+
+def test_a_degree_that_was_not_told_is_the_engines_and_the_interval_holds_the_guess_too(tmp_path: Path) -> None:
+    """And prompts of random tokens are text of one kind."""
+    told = row("saturated", "output_tokens_per_s", 7, "1/s").replace("tp1", "dp8 ep8")
+    runs = read_published(table(tmp_path, told, told.replace("1/s,", "1/s,max_batch and ep not stated")))[0]
+    assert [(r.layout["ep"], r.guess["ep"]) for r in runs] == [(8, 8), (1, 8)]
+    assert _either(Interval(0.9, 1.1), Interval(0.8, 1.2), 2.0) == Interval(0.9, 2.4)
+    assert _either(Interval(0.9, 1.1), Interval(0.8, 1.2), 0.5) == Interval(0.4, 1.1)
+    random = read_published(table(tmp_path, told.replace("set,", "inferencex,")))[0][0]
+    assert [_options(r, None)["routing"] for r in (random, runs[0])] == ["power_law:0.91", "uniform"]

@@ -52,7 +52,14 @@ SAMPLED = {
 """What the clients of a set ask for, or leave to the checkpoint, by how its name begins (README of the
 data set); an engine's own default for others. Runs of GPQA are taken to ask for no penalties, although
 their client is said to: 64 sequences of Qwen3-14B show 2 ms a step beyond a greedy one, chats 4.4."""
+ROUTED = {"inferencex": "power_law:0.91"}
+"""How experts are chosen where prompts are random tokens, and so text of one kind: as within 256 tokens of one text by the
+one measured model of as many experts (Qwen3-30B-A3B in routing/expert_segment_coverage.csv). Evenly for others, and where
+thousands of tokens a step choose every expert anyway."""
 LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
+UNTOLD = "ep not stated"
+"""Note of a row whose command had no degree of experts: each is then cut over all devices (moe_tp_size of TensorRT-LLM's
+``Mapping``, enable_expert_parallel of vLLM, ep_size of SGLang); the column's is a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,8 @@ class PublishedRun:
         Format of the KV cache, where it is not the checkpoint's.
     lengths : str
         How the lengths of requests spread, an option of ``opbyte simulate``.
+    guess : mapping of str to int
+        `layout` as the column has it, where that is not what the command said.
     measured : dict of str to float
         By metric, SI units.
     """
@@ -133,6 +142,7 @@ class PublishedRun:
     load: ArrivalPattern
     kv_dtype: str | None = None
     lengths: str = "fixed"
+    guess: Mapping[str, int] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -223,9 +233,12 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     framework = FRAMEWORKS[words[0]]
     usual = VERSIONS.get((row["source"].partition(":")[0], framework), "")
     version = next((w.strip(",") for w in words[1:] if re.match(r"\d", w)), usual)
-    if words[0] == "tensorrt":  # the compiler's; the harness is of C++, without the hosts of early engines
-        version = ""
-    layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
+    if (
+        words[0] == "tensorrt"
+    ):  # the compiler's: 9 is that of TensorRT-LLM 0.9; later ones' executor of C++ hides its host
+        version = "0.9" if version.startswith("9.") else ""
+    guess = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
+    layout = guess | {"ep": 1} if UNTOLD in row["note"] else guess
     model, isl, osl, dtype = (row["model"], _length(row["isl"]), _length(row["osl"]), FORMATS[row["precision"]])
     if load.kind == "offline":
         rules = next((BENCHMARKS[own] for name, own in MLPERF.items() if model.startswith(name)), None)
@@ -235,7 +248,7 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
         model, isl, osl, dtype = rules.model, rules.input_len, rules.output_len, "nvfp4" if new else "fp8"
     return PublishedRun(
         line, row["source"], device, count, model, framework, version, dtype, layout, isl, osl,
-        load, _kv(framework, dtype), _spread(row["note"], load),
+        load, _kv(framework, dtype), _spread(row["note"], load), guess,
     )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ from ...answers.benchmarks import replica_sizes
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
-from .published import MLPERF, OFFLINE_CLIENTS, SAMPLED, ArrivalPattern, PublishedRun
+from ..statistics import client_times
+from .published import MLPERF, OFFLINE_CLIENTS, ROUTED, SAMPLED, ArrivalPattern, PublishedRun
 from .static import static_times
 
 PROMPT = 250.0
@@ -73,13 +74,8 @@ def _time(answer: Answer, metric: str) -> float | None:
         return None if found is None else float(found)
     if statistic not in ("mean", *QUANTILES) or name not in ("ttft", "tpot", "e2e"):
         return None
-    rows, outside = run.requests, run.policy.host.request_s
-    first, last, sent = rows.first_token_s, rows.last_token_s, rows.arrival_s
-    several = rows.output_tokens > 1
-    times = {
-        "ttft": first - sent + outside, "e2e": last - sent + outside,
-        "tpot": ((last - first) / np.maximum(rows.output_tokens - 1, 1))[several],
-    }[name]  # fmt: skip
+    times = client_times(run)[name]
+    times = times[~np.isnan(times)]
     if not len(times):
         return None
     return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
@@ -113,7 +109,7 @@ def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | s
 
     Returns
     -------
-    Entry or str
+    RunCheck or str
         Its metrics; or why it could not be simulated.
     """
     try:
@@ -133,19 +129,30 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         rate, sure = _offline(run.device, run.devices, run.model, run.framework, run.version, run.dtype, host)
         simulated, factors = {"tokens_per_s": rate}, {"tokens_per_s": sure} if sure else {}
     else:
-        answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
-        figures = {
-            name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured
-        }
-        simulated = {name: x for name, x in figures.items() if x is not None}
-        found = {name: _interval(answer, name, run) for name in simulated}
-        factors = {name: f for name, f in found.items() if f is not None}
+        simulated, factors = _served(run, host)
+        if run.guess not in ({}, run.layout):
+            other, sure = _served(replace(run, layout=run.guess), host)
+            factors = {name: _either(f, sure[name], other[name] / simulated[name]) for name, f in factors.items()}
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
         return f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
     own = {name: simulated[name] for name in measured}
     return RunCheck(run.name, None, measured, own, costs, run.source, factors)
+
+
+def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict[str, Interval]]:
+    """A point's figures as simulated, and factors on them."""
+    answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
+    found = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
+    simulated = {name: x for name, x in found.items() if x is not None}
+    sure = {name: _interval(answer, name, run) for name in simulated}
+    return simulated, {name: f for name, f in sure.items() if f is not None}
+
+
+def _either(one: Interval, other: Interval, ratio: float) -> Interval:
+    """Factors on a figure where it may be another, of that `ratio` to it: which of two layouts ran is not told."""
+    return Interval(min(one.low, other.low * ratio), max(one.high, other.high * ratio), one.level)
 
 
 @cache  # submissions of many makers are the same system
@@ -183,6 +190,7 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     out: dict[str, Any] = {
         "framework": _framework(run), "dtype": _dtype(run),
         "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
+        "routing": next((r for name, r in ROUTED.items() if run.source.startswith(name)), "uniform"),
         "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip

@@ -21,7 +21,7 @@ from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
 from ..check import RunCheck
-from ..statistics import QUANTILES, STATISTICS, statistics
+from ..statistics import QUANTILES, STATISTICS, client_times, statistics
 from .load import draw
 from .spec import RUN, MeasuredRun
 
@@ -88,19 +88,14 @@ def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, f
     stage : int64 array, shape (n,)
         In which each request was sent, by request id.
     """
-    table, outside = result.requests, result.policy.host.request_s
-    first, last = table.first_token_s, table.last_token_s
-    ttft, e2e = first - table.arrival_s + outside, last - table.arrival_s + outside
-    tpot = (last - first) / np.maximum(table.output_tokens - 1, 1)
+    table, times = result.requests, client_times(result)
     own = stage[table.request_id]
     starts = [float(table.arrival_s[own == s].min()) for s in range(int(own.max()) + 1)]
     out = []
     for s, start in enumerate(starts):
         end = starts[s + 1] if s + 1 < len(starts) else np.inf
         here = own == s
-        values: dict[str, float] = {}
-        for name, times in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
-            values |= {f"{name}_{k}": x for k, x in statistics(times[here]).items()}
+        values = {f"{name}_{k}": x for name, all_ in times.items() for k, x in statistics(all_[here]).items()}
         out.append(values | _gaps(result.stages, start, end))
     return out
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....devices.catalog import device_names
 from ....workloads.errors import InputError, SpecError, nearest
@@ -232,32 +232,22 @@ class _Node:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class RunFiles:
-    """What a path holds, in order of names.
+class RunFiles(NamedTuple):
+    """What a path holds, in order of names."""
 
-    Attributes
-    ----------
-    runs : list of Path
-        Folders with ``run.json``.
-    requests : list of Path
-        Folders with ``requests.csv`` and ``engine.json``: runs whose every request is known.
-    tables : list of Path
-        Static batches.
-    published : list of Path
-        Tables of published points.
-    """
-
-    runs: list[Path]
-    requests: list[Path]
-    tables: list[Path]
-    published: list[Path]
+    runs: Sequence[Path] = ()
+    """Folders with ``run.json``."""
+    requests: Sequence[Path] = ()
+    """Folders with ``requests.csv`` and ``engine.json``: runs whose every request is known."""
+    tables: Sequence[Path] = ()
+    """Static batches."""
+    published: Sequence[Path] = ()
+    """Tables of published points."""
 
 
 def _every_request(folder: Path) -> bool:
     """Whether a folder holds a run in the form of ``opbyte validate serving``."""
-    needed = (folder / "requests.csv", folder / "engine.json")
-    return not (folder / RUN).exists() and all(path.is_file() for path in needed)
+    return not (folder / RUN).exists() and (folder / "engine.json").is_file()
 
 
 def find_runs(path: Path) -> RunFiles:
@@ -270,19 +260,20 @@ def find_runs(path: Path) -> RunFiles:
     """
     if path.is_file():
         if path.name == RUN:
-            return RunFiles([path.parent], [], [], [])
-        return RunFiles([], [], [], [path]) if is_published(path) else RunFiles([], [], [path], [])
+            return RunFiles(runs=[path.parent])
+        return RunFiles(published=[path]) if is_published(path) else RunFiles(tables=[path])
     if not path.is_dir():
         raise InputError(path, "is neither a run's folder nor a table of static batches or published points")
     if (path / RUN).is_file():
-        return RunFiles([path], [], [], [])
+        return RunFiles(runs=[path])
+    files = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix == ".csv" or p.name == RUN))
     found = RunFiles(
-        sorted(p.parent for p in path.rglob(RUN) if p.is_file()),
-        sorted(p.parent for p in path.rglob("requests.csv") if _every_request(p.parent)),
-        sorted(p for p in path.rglob("static.csv") if p.is_file()),
-        sorted(p for p in path.rglob("*.csv") if p.is_file() and is_published(p)),
+        [p.parent for p in files if p.name == RUN],
+        [p.parent for p in files if p.name == "requests.csv" and _every_request(p.parent)],
+        [p for p in files if p.name == "static.csv"],
+        [p for p in files if p.suffix == ".csv" and is_published(p)],
     )
-    if not (found.runs or found.requests or found.tables or found.published):
+    if not any(found):
         wanted = f"neither {RUN} of a run nor static.csv nor a table of published points"
         raise InputError(path, f"holds {wanted}, at any depth")
     return found
