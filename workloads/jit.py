@@ -71,6 +71,11 @@ def compiled_part(function: F) -> F:
     return _njit(function, **PART)
 
 
+def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled part as Python calls it: as it is written. It may call no other."""
+    return cast(Callable[..., Any], getattr(part, "py_func", part))
+
+
 def compiled_inline(function: F) -> F:
     """Like `compiled_part`, for a long function with one caller, which takes up its code.
 

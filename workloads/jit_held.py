@@ -153,6 +153,8 @@ def _write_to_keep(type_: HeldType, value: Any, c: Any, buffers: Any, failed: An
 def _find_or_write(type_: KeptType, value: Any, c: Any) -> Any:
     """Find what is written down of a tuple of Python's; write it down the first time."""
     builder, api = c.builder, c.pyapi
+    for name in ("noinline", "optnone"):  # it runs once a call: optimising it took a twentieth of a cold start
+        builder.function.attributes.add(name)
     pointer = c.context.get_value_type(type_)
     where = build.alloca_once(builder, pointer)
     failed = build.alloca_once_value(builder, build.false_bit)

@@ -78,7 +78,7 @@ class PartCompiler(CompilerBase):
         return [passes]
 
 
-FEWER_COLLECTIONS = 50_000
+FEWER_COLLECTIONS = 200_000
 """New objects until Python looks for garbage while compiling: Numba makes millions that live on."""
 
 

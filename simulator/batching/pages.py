@@ -37,10 +37,13 @@ def give_back(array: npt.NDArray[Any], first: int, last: int) -> None:
         advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
-def spare_rows(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Zeros that take memory only where they are written, page by page and not in huge ones."""
+def new_rows(shape: tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) -> npt.NDArray[Any]:
+    """Zeros; where rows are let go, they take memory only where they are written, and not in huge pages.
+
+    A page costs a microsecond when it is first written, a huge one a twentieth of it by its bytes.
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if size < OWN_MAP:
+    if size < OWN_MAP or not lets_go:
         return np.zeros(shape, dtype)
     room = mmap.mmap(-1, size)  # what was in use before would be zeroed, and so taken, as a whole
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

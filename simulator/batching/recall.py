@@ -32,8 +32,8 @@ FOUND = named("known run", "")
 class Recall(NamedTuple):
     """Lists of N engines; S pieces of all requests, P different ones."""
 
-    starts: I8  # [requests + 1] first piece of each request
-    slots: npt.NDArray[Any]  # [S] of `SLOT`
+    starts: I8  # [requests + 1] first piece of each request, and more; empty where no rule asks
+    slots: npt.NDArray[Any]  # [S] of `SLOT`, and more
     first: I8  # [P] a slot of each content that is on a list, or -1
     ends: npt.NDArray[Any]  # [N] of `LIST`
     found: npt.NDArray[Any]  # [N] of `FOUND`
@@ -49,11 +49,13 @@ def new_recall(capacities: list[int], piece: int) -> Recall:
     return Recall(none, records(0, SLOT), none, ends, records(len(capacities), FOUND), piece)
 
 
-def with_pieces(recall: Recall, pieces: I8) -> Any:
-    """Slots for the pieces of all requests, of which the first have theirs."""
-    have, slots = len(recall.slots), records(len(pieces), SLOT, recall.slots)
+def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
+    """Slots for more pieces behind so many; their room doubles, so that appending is linear."""
+    last = have + len(pieces)
+    if last > len(slots):
+        slots = records(max(last, 2 * len(slots)), SLOT, slots)
     for name in SLOT.names or ():
-        slots[name][have:] = pieces[have:] if name == "piece" else -1
+        slots[name][have:last] = pieces if name == "piece" else -1
     return slots
 
 

@@ -1,4 +1,4 @@
-"""The library's rules of routers (`serving.routers`), as compiled code asks them."""
+"""The library's rules of routers (`serving.routers`): compiled code asks them, and Python as they stand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ requests and so many times."""
 def fewest(loads: Loads, waiting: int) -> int:
     """The engine with the fewest requests, a waiting one counting so many times."""
     best = int64(0)
-    for n in range(1, loads.shape[0]):
+    for n in range(1, len(loads)):
         own = waiting * loads[n].waiting + loads[n].running
         if own < waiting * loads[best].waiting + loads[best].running:
             best = n
@@ -39,7 +39,7 @@ def fewest(loads: Loads, waiting: int) -> int:
 def fewest_tokens(loads: Loads) -> int:
     """The engine with the fewest tokens to compute of this prompt and to hold of all."""
     best = int64(0)
-    for n in range(1, loads.shape[0]):
+    for n in range(1, len(loads)):
         if loads[n].missing + loads[n].held < loads[best].missing + loads[best].held:
             best = n
     return int(best)
@@ -47,9 +47,9 @@ def fewest_tokens(loads: Loads) -> int:
 
 @compiled_part
 def most_found(loads: Loads) -> int:
-    """The engine with most of the prompt; less than `SHARE` of it, the one that keeps least; uneven, the least loaded."""
+    """The engine with most of the prompt; less than `SHARE` of it, the one that keeps least; -1: loads are uneven."""
     best, least, low, high = int64(0), int64(0), int64(1 << 40), int64(0)
-    for n in range(loads.shape[0]):
+    for n in range(len(loads)):
         own = loads[n].waiting + loads[n].running
         low, high = min(low, own), max(high, own)
         if loads[n].found > loads[best].found:
@@ -57,7 +57,7 @@ def most_found(loads: Loads) -> int:
         if loads[n].kept < loads[least].kept:
             least = n
     if high - low > APART and high > TIMES * low:
-        return fewest(loads, 1)
+        return -1
     if loads[best].found > SHARE * (loads[best].found + loads[best].missing):
         return int(best)
     return int(least)
@@ -67,11 +67,12 @@ def most_found(loads: Loads) -> int:
 def choose(rule: int, dealt: int, loads: Loads, home: int) -> int:
     """The engine that a rule takes after `dealt` others; `home` is that of the session, or -1."""
     if rule == BY_TURN:
-        return int(dealt % loads.shape[0])
+        return int(dealt % len(loads))
     if rule == BY_HOME and home >= 0:
         return int(home)
     if rule == BY_TOKENS:
         return fewest_tokens(loads)
-    if rule == BY_CACHE:
-        return most_found(loads)
+    found = most_found(loads) if rule == BY_CACHE else -1
+    if found >= 0:
+        return found
     return fewest(loads, WAITING_COUNTS if rule == BY_WAITING else 1)

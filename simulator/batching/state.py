@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from .pages import runs, spare_rows
+from .pages import new_rows, runs
 from .plan_log import Plans
 from .prefix import Pool, new_pool
 
@@ -141,7 +141,10 @@ def outlasting(old: State, new: State, now: float) -> State:
 def roomier(st: State, size: int) -> State:
     """A state with room for so many requests; rows whose memory was given back (`pages`) stay without."""
     low, have = int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED])
-    ints, floats = spare_rows((size, st.ints.shape[1]), np.int64), spare_rows((size, NUM_FLOATS), np.float64)
+    ints, floats = (
+        new_rows((size, st.ints.shape[1]), np.int64, low > 0),
+        new_rows((size, NUM_FLOATS), np.float64, low > 0),
+    )
     for first, last in runs(st.ints[low:have, I_OUTPUT] > 0):
         kept = slice(low + first, low + last)
         ints[kept], floats[kept] = st.ints[kept], st.floats[kept]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...workloads.jit import plainly
 from ...workloads.jit_held import address_of, code_of, kind_of
 from ...workloads.requests import RequestBlock
 from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, Columns, How, Play, Waits, take_in
@@ -29,7 +30,7 @@ from ..parts.drafts.state import roomier_drafts
 from ..parts.kv_tiers.state import roomier_rows
 from ..parts.two_pools.pools import KvLink
 from .engine import Engine
-from .nodes import Node, plainly
+from .nodes import Node
 from .table import RequestTable
 
 
@@ -318,24 +319,26 @@ class Clock:
         names, table = self._names, self.table
         hashes = table.hash_ids[rows.start : rows.stop]
         new = [names.setdefault(h, len(names)) for own in hashes for h in own]
-        ends = self._starts[-1] + np.cumsum([len(own) for own in hashes], dtype=np.int64)
-        self._starts = np.concatenate([self._starts, ends])
-        self._hashes = np.concatenate([self._hashes, np.array(new, dtype=np.int64)])
+        have, self._starts = int(self._starts[rows.start]), roomy(self._starts, rows.stop + 1)
+        self._starts[rows.start + 1 : rows.stop + 1] = have + np.cumsum([len(own) for own in hashes])
+        self._hashes = roomy(self._hashes, have + len(new))
+        self._hashes[have : have + len(new)] = new
         self.stale.update(range(len(self.all)))
 
     def _remember(self, recall: Recall, rows: range) -> Recall:
         """Slots for the pieces of requests that have been read."""
-        table = self.table
+        table, starts = self.table, roomy(recall.starts, rows.stop + 1)
         if table.hash_ids:
-            starts, pieces = self._starts, self._hashes
+            starts = self._starts
+            pieces = self._hashes[starts[rows.start] : starts[rows.stop]]
         elif len(table.session):
-            starts, pieces = np.arange(rows.stop + 1), table.session[: rows.stop]
+            starts[rows.start : rows.stop + 1] = np.arange(rows.start, rows.stop + 1)
+            pieces = table.session[rows.start : rows.stop]
         else:
-            starts, pieces = np.zeros(rows.stop + 1, dtype=np.int64), self._hashes
-        slots = with_pieces(recall, pieces)
-        known = int(slots["piece"].max(initial=-1)) + 1
+            pieces = self._hashes
         return recall._replace(
-            starts=starts, slots=slots, first=roomy(recall.first, known, -1),
+            starts=starts, slots=with_pieces(recall.slots, int(starts[rows.start]), pieces),
+            first=roomy(recall.first, int(pieces.max(initial=-1)) + 1, -1),
             piece=table.hash_tokens if table.hash_ids else 0,
         )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from ...workloads.jit import plainly
 from ..batching import state as col
 from ..batching.deals import load_of
 from ..batching.level import ASKED, OWN, Face
@@ -22,11 +22,6 @@ from .routers import Load
 
 FEWEST = 64
 """Rows next to each other that are worth giving back: two pages and more."""
-
-
-def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled part as Python calls it."""
-    return cast("Callable[..., Any]", getattr(part, "py_func", part))
 
 
 class Known:

@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...workloads.errors import InputError
+from ...workloads.jit import plainly
 from ...workloads.registry import Registry
 from ..batching.route_rules import (
-    APART,
     BY_CACHE,
     BY_HOME,
     BY_REQUESTS,
     BY_TOKENS,
     BY_TURN,
     BY_WAITING,
-    SHARE,
-    TIMES,
     WAITING_COUNTS,
+    fewest,
+    fewest_tokens,
+    most_found,
 )
 
 
@@ -94,10 +95,6 @@ def compiled_rule(route: Route) -> int | None:
     return _COMPILED.get(route)
 
 
-def _first_smallest(scores: Sequence[int]) -> int:
-    return min(range(len(scores)), key=lambda i: scores[i])
-
-
 @ROUTERS.register("round-robin")
 @_compiled_as(BY_TURN)
 def round_robin(count: int, loads: Sequence[Load], home: int | None = None) -> int:
@@ -109,7 +106,7 @@ def round_robin(count: int, loads: Sequence[Load], home: int | None = None) -> i
 @_compiled_as(BY_REQUESTS)
 def least_loaded(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Fewest requests, waiting or running; the first of equals."""
-    return _first_smallest([load.waiting + load.running for load in loads])
+    return int(plainly(fewest)(loads, 1))
 
 
 @ROUTERS.register("vllm")
@@ -119,7 +116,7 @@ def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 
     Its ``DPLBAsyncMPClient`` scores engines so (vllm/v1/engine/core_client.py).
     """
-    return _first_smallest([WAITING_COUNTS * load.waiting + load.running for load in loads])
+    return int(plainly(fewest)(loads, WAITING_COUNTS))
 
 
 @ROUTERS.register("sticky")
@@ -138,7 +135,7 @@ def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     The cost of NVIDIA Dynamo's KV router with its weights of 1 (``overlap_score_weight`` x blocks to
     prefill + active blocks; lib/llm/src/kv_router/scheduler.rs), in tokens.
     """
-    return _first_smallest([load.missing + load.held for load in loads])
+    return int(plainly(fewest_tokens)(loads))
 
 
 @ROUTERS.register("cache-aware")
@@ -150,10 +147,5 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
     SGLang's router (``cache_aware``, sgl-model-gateway, its defaults: uneven is more than 64 requests
     and half as many again between the most and the least loaded).
     """
-    most = [load.waiting + load.running for load in loads]
-    if max(most) - min(most) > APART and max(most) > TIMES * min(most):
-        return _first_smallest(most)
-    best = max(range(len(loads)), key=lambda i: loads[i].found)
-    if loads[best].found > SHARE * (loads[best].found + loads[best].missing):
-        return best
-    return _first_smallest([load.kept for load in loads])
+    found = int(plainly(most_found)(loads))
+    return least_loaded(count, loads) if found < 0 else found

@@ -12,7 +12,7 @@ from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ...workloads.requests.block import joined_acceptance
 from ...workloads.requests.labels import Labels
 from ..batching import state as col
-from ..batching.pages import PAGE_ROWS, give_back, runs, spare_rows
+from ..batching.pages import PAGE_ROWS, give_back, new_rows, runs
 from ..batching.state import F8, I8
 from .engine import Engine
 from .finished import Requests
@@ -75,7 +75,7 @@ class RequestTable:
         if last > len(self.id):  # doubled: appending is linear, and spare rows are not written
             size = -(-max(last, 2 * len(self.id), 1024) // PAGE_ROWS) * PAGE_ROWS
             # Of one piece: many small ones, let go, leave holes that nothing fills.
-            room = spare_rows((len(names), size), np.int64)
+            room = new_rows((len(names), size), np.int64, not self.held.all())
             for name, row in zip(names, room, strict=True):
                 column = getattr(self, name)
                 grown = row.view(column.dtype)

@@ -74,8 +74,10 @@ def test_what_is_remembered_equals_a_slow_list(
     names = [(f"s{family}",) if session else tuple((family, i) for i in range(pieces)) for family, pieces, _ in asked]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(x for own in names for x in own))}
     recall = new_recall(capacities, 0 if session else PIECE)
-    slots = with_pieces(recall, np.array([numbers[x] for own in names for x in own], dtype=np.int64))
-    recall = recall._replace(starts=np.cumsum([0, *map(len, names)]), slots=slots, first=np.full(len(numbers), -1))
+    slots, starts = recall.slots, np.cumsum([0, *map(len, names)])
+    for start, own in zip(starts, names, strict=False):
+        slots = with_pieces(slots, int(start), np.array([numbers[x] for x in own], dtype=np.int64))
+    recall = recall._replace(starts=starts, slots=slots, first=np.full(len(numbers), -1))
     slow = [Slow(capacity) for capacity in capacities]
     for row, (family, pieces, where) in enumerate(asked):
         n, tokens = where % len(capacities), PIECE * pieces + family
