@@ -42,8 +42,8 @@ UNPRICED = (
         lambda d: log2(d.layout.pp), Ratios(-0.03, 0.03, 0.05),
     ),
     Unpriced(
-        "links without peer access", "the host's copies and what else its memory serves; 25 runs on pairs of two "
-        "cards, vLLM 0.8", _no_peers, Ratios(0.3, 0.3, 0.75),
+        "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two "
+        "cards, vLLM 0.8", _no_peers, Ratios(-0.03, 0.3, 0.95),
     ),
 )  # fmt: skip
 
