@@ -12,6 +12,7 @@ from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
 from ..parts.kv_tiers.loads import next_landing
 from ..step.books import Books
+from ..step.drawing import StepBatch
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
 from . import state as col
@@ -180,9 +181,8 @@ def run_stretch(
                 lengthen(st, plan.windows, r, done)
             set_uneven(plan, limits, st, books, r, done)
         before = clocks[col.T_KNOWN] = now
-        seconds = step_seconds(
-            plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, chunks, done == 0, limits.captured, books
-        )
+        batch = StepBatch(counters[col.C_STEPS], int(decodes), st.chunks, chunks)
+        seconds = step_seconds(plan, st.moments, batch, done == 0, limits.captured, books)
         now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
         counters[col.C_STEPS] += 1
         if done == 0:

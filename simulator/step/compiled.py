@@ -28,6 +28,7 @@ from .books import (
     T_STREAM,
     Books,
 )
+from .drawing import StepBatch
 from .experts import experts_step
 from .lowering import (
     F8,
@@ -38,7 +39,6 @@ from .lowering import (
     G_STAGE,
     G_START,
     G_STOP,
-    I8,
     ROLE_DECODE,
     ROLE_LINK,
     ROLE_PAIR_DECODE,
@@ -147,12 +147,11 @@ def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy:
 
 
 @compiled_part
-def range_seconds(
-    plan: Plan, first: int, end: int, times: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8
-) -> float:
-    """Seconds of the ops from `first` to before `end` on one rank, booked `times` over."""
-    total = 0.0
-    for s in range(first, end):
+def rank_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8) -> float:
+    """Seconds of one layer of section `g` on one rank, booked for all its layers."""
+    section, total = plan.sections[g], 0.0
+    times = section[G_LAYERS] * plan.tp
+    for s in range(section[G_START], section[G_STOP]):
         cost_cell(plan, s, m, fresh, cells)
         cell = cells[s]
         p = int(cell[K_PROCESSOR])
@@ -169,9 +168,7 @@ def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tal
     layers = section[G_LAYERS]
     slowest, longest = 0, -1.0
     for r in range(moments.shape[0]):
-        seconds = range_seconds(
-            plan, section[G_START], section[G_STOP], layers * plan.tp, moments[r], fresh, cells[r], tally, busy
-        )
+        seconds = rank_seconds(plan, g, moments[r], fresh, cells[r], tally, busy)
         if seconds > longest:
             slowest, longest = r, seconds
     for s in range(section[G_START], section[G_STOP]):
@@ -180,19 +177,14 @@ def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tal
 
 
 @compiled_part
-def serial_seconds(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
-    captured: int, books: Books,
-) -> float:  # fmt: skip
+def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
 
     Parameters
     ----------
     moments : float64 array, shape (ranks, moments)
-    step : int
-        Counter of the expert draws.
-    decodes, chunks, num_chunks
-        All ranks' decodes and prompt chunks, for the draws.
+    batch : StepBatch
+        What experts are drawn for.
     fresh : bool
         Whether the batch differs from the last call's in more than the decodes' contexts.
     captured : int
@@ -201,7 +193,6 @@ def serial_seconds(
         Running totals, added to.
     """
     total = 0.0
-    mixed = num_chunks > 0
     stages = books.stages
     for s in range(stages.size):
         stages[s] = 0.0
@@ -214,4 +205,4 @@ def serial_seconds(
         stages[plan.sections[g, G_STAGE]] += longest * layers
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
-    return total + experts_step(plan, step, decodes, chunks, num_chunks, mixed, books)
+    return total + experts_step(plan, batch, books)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
-from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
+from ...workloads.draws import step_key
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from ..parts.expert_cache.fetch import fetch_step, start_fetch
@@ -29,24 +29,19 @@ from .books import (
     T_STREAM,
     Books,
 )
+from .drawing import StepBatch, draw_part
 from .lowering import (
     E_CLASS,
-    E_COUNT,
     E_GROUPS,
     E_HELD,
-    E_KEY,
     E_LAYERS,
     E_NEAR,
     E_STAGE,
-    E_TOP_K,
-    E_UNIFORM,
     F8,
     I8,
     TABLE_SIZE,
     V_ACT,
     V_FLOPS,
-    V_PERSIST,
-    V_TILT,
     V_WEIGHTS,
     Plan,
 )
@@ -276,22 +271,16 @@ def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) 
     return float(slowest * layers)
 
 
-@compiled_given("plan.moe", lambda plan, step, decodes, chunks, num_chunks, mixed, books: 0.0)
-def experts_step(plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books) -> float:
+@compiled_given("plan.moe", lambda plan, batch, books: 0.0)
+def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
     """Seconds of all expert parts of a step, their loads drawn; none for a model without experts."""
     total, stages = 0.0, books.stages
-    key = step_key(plan.seed, plan.replica, step)
-    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    key = step_key(plan.seed, plan.replica, batch.step)
     start_fetch(plan, books)
     for x in range(plan.experts.shape[0]):
-        experts, work = plan.experts[x], plan.expert_work[x]
-        draw_loads(
-            key, prompts, experts[E_KEY], decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
-            experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
-            books.scratch, books.loads,
-        )  # fmt: skip
-        seconds = part_seconds(plan, x, key, mixed, books)
-        seconds += fetch_step(plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books)
+        draw_part(plan, x, batch, 0, books.scratch, books.loads)
+        seconds = part_seconds(plan, x, key, batch.num_chunks > 0, books)
+        seconds += fetch_step(plan, x, batch, seconds, books)
         total += seconds
-        stages[experts[E_STAGE]] += seconds
+        stages[plan.experts[x, E_STAGE]] += seconds
     return total

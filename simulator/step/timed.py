@@ -10,40 +10,20 @@ from ..parts.experts_apart.ping_pong import ping_pong_seconds
 from ..parts.overlap.compiled import overlapped_seconds
 from .books import Books
 from .compiled import serial_seconds
-from .lowering import F8, I8, Plan
+from .drawing import StepBatch
+from .lowering import F8, Plan
 
-
-@compiled_given("plan.streams", serial_seconds)
-def _overlapping(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
-    captured: int, books: Books,
-) -> float:  # fmt: skip
-    """Seconds of one step; see `compiled.serial_seconds`."""
-    return overlapped_seconds(
-        plan, plan.streams, books.lanes, moments, step, decodes, chunks, num_chunks, fresh, captured, books
-    )
-
-
-@compiled_given("plan.apart", _overlapping)
-def _step_seconds(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
-    captured: int, books: Books,
-) -> float:  # fmt: skip
-    """Seconds of one step; see `compiled.serial_seconds`."""
-    return ping_pong_seconds(
-        plan, plan.apart, books.lanes, books.aside, moments, step, decodes, chunks, num_chunks, fresh, captured, books
-    )
+_step_seconds = compiled_given("plan.apart", compiled_given("plan.streams", serial_seconds)(overlapped_seconds))(
+    ping_pong_seconds
+)
 
 
 @compiled_given("plan.modes", _step_seconds)
-def step_seconds(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
-    captured: int, books: Books,
-) -> float:  # fmt: skip
+def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """Seconds of one step; see `compiled.serial_seconds`."""
     modes = plan.modes
-    with_prompts = int64(num_chunks > 0)
+    with_prompts = int64(batch.num_chunks > 0)
     for i in range(modes.slots.size):
         for j in range(modes.params.shape[2]):
             plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
-    return _step_seconds(plan, moments, step, decodes, chunks, num_chunks, fresh, captured, books)
+    return _step_seconds(plan, moments, batch, fresh, captured, books)

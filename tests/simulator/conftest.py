@@ -18,6 +18,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.step.books import Books
+from opbyte.simulator.step.drawing import StepBatch
 from opbyte.simulator.step.lowering import F8, I8, Plan
 from opbyte.simulator.step.timed import step_seconds
 from opbyte.simulator.step.unequal import added_seconds
@@ -81,7 +82,7 @@ def one_step(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, captured: int, books: Books
 ) -> float:
     """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, captured, books)
+    return step_seconds(plan, moments, StepBatch(step, decodes, chunks, chunks.shape[1]), fresh, captured, books)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from ...batching.policies import Limits
 from ...batching.state import F8, State
 from ...batching.stretch import record_gap, run_stretch
 from ...step.books import Books, spent
+from ...step.drawing import StepBatch
 from ...step.lowering import Plan
 from ...step.timed import step_seconds
 from ...step.unequal import graph_of_several
@@ -152,10 +153,11 @@ def draft_seconds(st: State, chunks: int) -> float:
         prefill += x.first[r, PREFILL_TOKENS]
     step = st.counters[col.C_STEPS] * passes
     decodes = pad(x.first, x) - int(prefill)
-    total = step_seconds(x.draft, x.first, step, decodes, st.chunks, chunks, True, 0, x.books)
+    total = step_seconds(x.draft, x.first, StepBatch(step, decodes, st.chunks, chunks), True, 0, x.books)
     for j in range(passes - 1):
         decodes = pad(x.later[j], x)
-        total += step_seconds(x.draft, x.later[j], step + 1 + j, decodes, st.chunks, 0, j == 0, 0, x.books)
+        batch = StepBatch(step + 1 + j, decodes, st.chunks, int64(0))
+        total += step_seconds(x.draft, x.later[j], batch, j == 0, 0, x.books)
     return total
 
 
@@ -173,11 +175,8 @@ def log_draft(st: State) -> None:
 @compiled_part
 def plain_batch(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
     """`batch_seconds` without drafts."""
-    counters = st.counters
-    step_seconds(
-        plan, st.moments, counters[col.C_STEPS], int(decodes), st.chunks, counters[col.C_CHUNKS], True,
-        limits.captured, books,
-    )  # fmt: skip
+    batch = StepBatch(st.counters[col.C_STEPS], int(decodes), st.chunks, st.counters[col.C_CHUNKS])
+    step_seconds(plan, st.moments, batch, True, limits.captured, books)
 
 
 @compiled_given("st.spec", otherwise=plain_batch)
@@ -193,7 +192,8 @@ def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, fl
     for r in range(st.moments.shape[0]):
         prompts += st.moments[r, PREFILL_TOKENS]
     decoded = pad(st.moments, x) - int(prompts)
-    verify = step_seconds(plan, st.moments, st.counters[col.C_STEPS], decoded, st.chunks, chunks, True, 0, books)
+    batch = StepBatch(st.counters[col.C_STEPS], decoded, st.chunks, chunks)
+    verify = step_seconds(plan, st.moments, batch, True, 0, books)
     draft = draft_seconds(st, chunks)
     x.seconds[Z_VERIFY] += verify
     x.seconds[Z_DRAFT] += draft

@@ -7,23 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.draws import draw_loads, step_key
+from ....workloads.draws import step_key
 from ....workloads.jit import compiled_given, compiled_part, int64
 from ...step.books import Books
-from ...step.lowering import (
-    E_COUNT,
-    E_GROUPS,
-    E_HELD,
-    E_KEY,
-    E_LAYERS,
-    E_STAGE,
-    E_TOP_K,
-    E_UNIFORM,
-    I8,
-    V_PERSIST,
-    V_TILT,
-    Plan,
-)
+from ...step.drawing import StepBatch, draw_part
+from ...step.lowering import E_GROUPS, E_HELD, E_LAYERS, E_STAGE, I8, Plan
 from ..expert_map.placed import on_slots
 from .compiled import CHANCE_SEED, NAME_SEED, drawn_number, policy_score
 from .policies import Entry
@@ -78,7 +66,7 @@ def victim(
 
 @compiled_part
 def load_expert(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, e: int, seeds: tuple[int, int], spare: bool
+    fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, e: int, seeds: tuple[int, int], spare: bool
 ) -> float:
     """Fetch an expert into its device's cache; seconds on the link."""
     shelf.clocks[x, g] += 1
@@ -88,7 +76,7 @@ def load_expert(
         shelf.held[x, g] += 1
         row[N_HELD] = 1
         return float(fetch.seconds[x, e])
-    leaving, least = victim(fetch, shelf, x, first, held, seeds, now, spare)
+    leaving, least = victim(fetch, shelf, x, g * held, held, seeds, now, spare)
     if fetch.look_ahead == 0 or score_of(fetch, shelf, x, e, 1.0) >= least:
         shelf.entries[x, leaving, N_HELD] = 0
         row[N_HELD] = 1
@@ -97,28 +85,26 @@ def load_expert(
 
 @compiled_part
 def prefetch_group(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, seeds: tuple[int, int]
+    fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tuple[int, int]
 ) -> tuple[float, int, int]:
     """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
     room, seconds, count, far = fetch.slots[x], 0.0, int64(0), int64(0)
-    for e in range(first, first + held):
+    for e in range(g * held, (g + 1) * held):
         room -= shelf.named[e] and shelf.entries[x, e, N_HELD] > 0
-    for e in range(first, first + held):
+    for e in range(g * held, (g + 1) * held):
         if count < room and shelf.named[e] and not shelf.entries[x, e, N_HELD]:
-            seconds += load_expert(fetch, shelf, x, g, first, held, e, seeds, True)
+            seconds += load_expert(fetch, shelf, x, g, held, e, seeds, True)
             count += 1
             far += fetch.far[x, e]
     return seconds, count, far
 
 
 @compiled_part
-def use_group(
-    fetch: Fetch, shelf: Shelf, x: int, g: int, first: int, held: int, seeds: tuple[int, int]
-) -> tuple[float, int, int]:
+def use_group(fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tuple[int, int]) -> tuple[float, int, int]:
     """Use what is there, then fetch the rest, what is used again last first; as `prefetch_group`."""
     entries, seconds, count, far = shelf.entries[x], 0.0, int64(0), int64(0)
     lacking = int64(0)
-    for e in range(first, first + held):
+    for e in range(g * held, (g + 1) * held):
         if not shelf.needed[e]:
             continue
         if not entries[e, N_HELD]:
@@ -130,11 +116,11 @@ def use_group(
         shelf.needed[e] = False
     while count < lacking:
         chosen = int64(-1)
-        for e in range(first, first + held):
+        for e in range(g * held, (g + 1) * held):
             if shelf.needed[e] and (chosen < 0 or shelf.next_use[e] > shelf.next_use[chosen]):
                 chosen = e
         shelf.needed[chosen] = False
-        seconds += load_expert(fetch, shelf, x, g, first, held, chosen, seeds, False)
+        seconds += load_expert(fetch, shelf, x, g, held, chosen, seeds, False)
         entries[chosen, N_USES] = 1
         count += 1
         far += fetch.far[x, chosen]
@@ -142,20 +128,13 @@ def use_group(
 
 
 @compiled_part
-def look_ahead(
-    plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, decodes: int, chunks: I8,
-    num_chunks: int, prompts: np.uint64, books: Books,
-) -> None:  # fmt: skip
+def look_ahead(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, batch: StepBatch, books: Books) -> None:
     """When experts of a part are used again if the batch stays as it is, in steps."""
-    experts, work = plan.experts[x], plan.expert_work[x]
     for ahead in range(1, fetch.look_ahead + 1):
-        draw_loads(
-            step_key(plan.seed, plan.replica, step + ahead), prompts, experts[E_KEY], decodes,
-            chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
-            work[V_TILT], work[V_PERSIST], books.scratch, shelf.loads,
-        )  # fmt: skip
-        loads = on_slots(plan, x, step_key(plan.seed, plan.replica, step + ahead), shelf.loads, books.placed)
-        for e in range(experts[E_GROUPS] * experts[E_HELD]):
+        draw_part(plan, x, batch, ahead, books.scratch, shelf.loads)
+        key = step_key(plan.seed, plan.replica, batch.step + ahead)
+        loads = on_slots(plan, x, key, shelf.loads, books.placed)
+        for e in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):
             if loads[e] > 0 and shelf.next_use[e] == np.inf:
                 shelf.next_use[e] = ahead
 
@@ -178,11 +157,9 @@ def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -
 
 
 @compiled_part
-def fetch_part(
-    plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, decodes: int, chunks: I8,
-    num_chunks: int, prompts: np.uint64, seconds: float, books: Books,
-) -> float:  # fmt: skip
+def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
+    shelf = books.shelf
     experts, clock, total = plan.experts[x], shelf.clock, shelf.totals[x]
     layers, stage = experts[E_LAYERS], experts[E_STAGE]
     if clock[K_STAGE] != stage:
@@ -191,17 +168,17 @@ def fetch_part(
     if fetch.slots[x] == 0:
         clock[K_NOW] += seconds
         return 0.0
-    key = step_key(plan.seed, plan.replica, step)
+    key = step_key(plan.seed, plan.replica, batch.step)
     loads = on_slots(plan, x, key, books.loads, books.placed)
-    needed, lacking = mark(plan, fetch, shelf, x, step, loads)
+    needed, lacking = mark(plan, fetch, shelf, x, batch.step, loads)
     if lacking > 0 and fetch.look_ahead > 0:
-        look_ahead(plan, fetch, shelf, x, step, decodes, chunks, num_chunks, prompts, books)
+        look_ahead(plan, fetch, shelf, x, batch, books)
     seeds, held = (plan.seed, plan.replica), experts[E_HELD]
     ahead_s, now_s, ahead, misses, far = 0.0, 0.0, int64(0), int64(0), int64(0)
     for g in range(experts[E_GROUPS]):
-        own_s, count, on_disk = prefetch_group(fetch, shelf, x, g, g * held, held, seeds)
+        own_s, count, on_disk = prefetch_group(fetch, shelf, x, g, held, seeds)
         ahead_s, ahead, far = max(ahead_s, own_s), ahead + count, far + on_disk
-        own_s, count, on_disk = use_group(fetch, shelf, x, g, g * held, held, seeds)
+        own_s, count, on_disk = use_group(fetch, shelf, x, g, held, seeds)
         now_s, misses, far = max(now_s, own_s), misses + count, far + on_disk
         if not fetch.keeps:
             shelf.held[x, g] = 0
@@ -227,10 +204,7 @@ def start_fetch(plan: Plan, books: Books) -> None:
     books.shelf.clock[K_STAGE] = -1.0
 
 
-@compiled_given("plan.fetch", lambda plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books: 0.0)
-def fetch_step(
-    plan: Plan, x: int, step: int, decodes: int, chunks: I8, num_chunks: int, prompts: np.uint64,
-    seconds: float, books: Books,
-) -> float:  # fmt: skip
+@compiled_given("plan.fetch", lambda plan, x, batch, seconds, books: 0.0)
+def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """`fetch_part`, where there is an expert cache."""
-    return fetch_part(plan, plan.fetch, books.shelf, x, step, decodes, chunks, num_chunks, prompts, seconds, books)
+    return fetch_part(plan, plan.fetch, x, batch, seconds, books)

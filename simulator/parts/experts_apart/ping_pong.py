@@ -11,18 +11,19 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.batch import TOKENS
-from ....workloads.draws import PROMPT_SEED, step_key
+from ....workloads.draws import step_key
 from ....workloads.jit import compiled_part, int64
 from ...step.books import K_PROCESSOR, K_WALL, Books, spent
 from ...step.compiled import book_cell
+from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds
-from ...step.lowering import E_COUNT, E_GROUPS, E_HELD, E_KEY, E_LAYERS, E_TOP_K, F8, G_LAYERS, I8, Plan
+from ...step.lowering import E_COUNT, E_GROUPS, E_HELD, E_KEY, E_LAYERS, E_TOP_K, F8, G_LAYERS, Plan
 from ...step.splitting import deal_loads
 from ...step.unequal import graph_batch
 from ..expert_map.placed import on_slots
 from ..overlap.arrays import T_PART, T_START, T_STOP, Y_CHUNKS, Streams
 from ..overlap.chunking import batch_tokens, micro_moments
-from ..overlap.compiled import add_lane, clear, draw_part, price_range
+from ..overlap.compiled import add_lane, clear, price_range
 from ..overlap.lanes import Lanes
 from ..overlap.maxplus import makespan
 from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside
@@ -180,12 +181,9 @@ def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
 
 
 @compiled_part
-def ping_pong_seconds(
-    plan: Plan, beside: Beside, lanes: Lanes, aside: Aside, moments: F8, step: int, decodes: int,
-    chunks: I8, num_chunks: int, fresh: bool, captured: int, books: Books,
-) -> float:  # fmt: skip
+def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """`compiled.serial_seconds` of a step in micro-batches that go to and fro."""
-    streams = plan.streams
+    streams, beside, lanes, aside = plan.streams, plan.apart, books.lanes, books.aside
     count = streams.ways[0, Y_CHUNKS]
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
@@ -193,14 +191,14 @@ def ping_pong_seconds(
     deal_batches(plan, lanes, aside, count, moments)
     for g in range(plan.sections.shape[0]):
         price_attention(plan, streams, lanes, aside, g, count, fresh)
-    key = step_key(plan.seed, plan.replica, step)
-    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    key = step_key(plan.seed, plan.replica, batch.step)
+    mixed = batch.num_chunks > 0
     for x in range(plan.experts.shape[0]):
-        draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
+        draw_part(plan, x, batch, 0, books.scratch, lanes.drawn[x])
         if beside.held[x] < 0:
-            price_adapters(plan, lanes, aside, x, key, count, num_chunks > 0, books)
+            price_adapters(plan, lanes, aside, x, key, count, mixed, books)
         else:
-            price_part(beside, lanes, aside, x, key, count, num_chunks > 0)
+            price_part(beside, lanes, aside, x, key, count, mixed)
     seconds = makespan(streams, lanes, 0)
     book_attention(plan, streams, lanes, aside, count, books)
     add_lane(plan, lanes, 0, books)

@@ -17,6 +17,7 @@ from ...batching.kv import KvRules
 from ...batching.policies import Limits
 from ...batching.prefix import USERS, content_key, find, remember, share
 from ...batching.state import I8, State
+from ...step.drawing import StepBatch
 from ...step.timed import step_seconds
 from ..classes.queue import take_head
 from .state import (
@@ -135,7 +136,9 @@ def prefill_seconds(st: State, limits: Limits, t: TierState, r: int, start: int,
             m[w] = 0.0
         count_chunk(m, windows, start, q)
         t.chunk[0, 0], t.chunk[1, 0] = q, 0
-        step = step_seconds(t.plan, t.moments, 0, 0, t.chunk, 1, True, limits.captured, t.books)
+        step = step_seconds(
+            t.plan, t.moments, StepBatch(int64(0), int64(0), t.chunk, int64(1)), True, limits.captured, t.books
+        )
         seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0], 1)
         start += q
     for w in range(m.size):

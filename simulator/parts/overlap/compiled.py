@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from ....workloads.batch import TOKENS
-from ....workloads.draws import PROMPT_SEED, draw_loads, step_key
+from ....workloads.draws import step_key
 from ....workloads.jit import compiled_inside, compiled_part, int64
 from ...step.books import K_PROCESSOR, K_WALL, Books
 from ...step.compiled import book_cell, cost_cell
+from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds
 from ...step.lowering import (
     E_COUNT,
@@ -21,17 +22,13 @@ from ...step.lowering import (
     E_LAYERS,
     E_STAGE,
     E_TOP_K,
-    E_UNIFORM,
     F8,
     G_LAYERS,
     G_STAGE,
     G_START,
     G_STOP,
-    I8,
     ROLE_LINK,
     S_ROLE,
-    V_PERSIST,
-    V_TILT,
     Plan,
 )
 from ...step.splitting import split_loads
@@ -188,9 +185,10 @@ def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8)
 
 @compiled_part
 def price_part(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
+    plan: Plan, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
 ) -> float:
     """Price one expert part at the loads drawn for one way; seconds of all its chunks, one layer."""
+    streams = plan.streams
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     experts, total, sums = plan.experts[x], 0.0, 0.0
     count, layers = experts[E_COUNT], experts[E_LAYERS]
@@ -232,7 +230,7 @@ def price_experts(
         return False
     for x in range(plan.experts.shape[0]):
         layers = plan.experts[x, E_LAYERS]
-        seconds = price_part(plan, streams, lanes, c, x, key, moments, mixed, books) * layers
+        seconds = price_part(plan, lanes, c, x, key, moments, mixed, books) * layers
         serial[c, 1] += seconds
         lanes.stages[c, plan.experts[x, E_STAGE]] += seconds
         more += seconds - lanes.experts[0, x, 0] * layers
@@ -290,20 +288,6 @@ def add_lane(plan: Plan, lanes: Lanes, c: int, books: Books) -> None:
         books.stages[stage] = lanes.stages[c, stage]
 
 
-@compiled_part
-def draw_part(
-    plan: Plan, lanes: Lanes, x: int, key: np.uint64, prompts: np.uint64, decodes: int, chunks: I8,
-    num_chunks: int, books: Books,
-) -> None:  # fmt: skip
-    """Draw the loads of one expert part for the whole step, as `experts.routed_step` does."""
-    experts, work = plan.experts[x], plan.expert_work[x]
-    draw_loads(
-        key, prompts, experts[E_KEY], decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
-        experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
-        books.scratch, lanes.drawn[x],
-    )  # fmt: skip
-
-
 @compiled_inside
 def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
     """First way that a step chooses from, and the one after the last: with a gate there is one."""
@@ -315,12 +299,9 @@ def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
 
 
 @compiled_part
-def overlapped_seconds(
-    plan: Plan, streams: Streams, lanes: Lanes, moments: F8, step: int, decodes: int, chunks: I8,
-    num_chunks: int, fresh: bool, captured: int, books: Books,
-) -> float:  # fmt: skip
+def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """`compiled.serial_seconds` of a step that overlaps: in the way that takes least."""
-    serial = lanes.serial
+    streams, lanes, serial = plan.streams, books.lanes, books.lanes.serial
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     first, end = ways_open(streams, plan.windows.size, moments)
@@ -334,13 +315,12 @@ def overlapped_seconds(
         for s in range(plan.slots.shape[0]):
             if plan.slots[s, S_ROLE] != ROLE_LINK:
                 lanes.compute[c] += lanes.wall[c, s]
-    key = step_key(plan.seed, plan.replica, step)
-    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):
-        draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
+        draw_part(plan, x, batch, 0, books.scratch, lanes.drawn[x])
     best, least = int64(first), np.inf
     for c in range(first, end):
-        if not price_experts(plan, streams, lanes, c, key, moments, num_chunks > 0, books):
+        if not price_experts(plan, streams, lanes, c, key, moments, batch.num_chunks > 0, books):
             continue
         seconds = serial[c, 0] + serial[c, 1]
         if streams.ways[c, Y_KIND] != SERIAL:

@@ -1,0 +1,42 @@
+"""What the experts of a step are drawn for, and their loads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...workloads.draws import PROMPT_SEED, Scratch, draw_loads, step_key
+from ...workloads.jit import compiled_part
+from .lowering import E_COUNT, E_KEY, E_TOP_K, E_UNIFORM, I8, V_PERSIST, V_TILT, Plan
+
+
+class StepBatch(NamedTuple):
+    """What all ranks run in a step.
+
+    Attributes
+    ----------
+    step : int
+        Counter of the draws.
+    decodes : int
+        Tokens of decodes.
+    chunks : int64 array, shape (2, most)
+        Tokens of each chunk of a prompt, and its request.
+    num_chunks : int
+        How many there are.
+    """
+
+    step: int
+    decodes: int
+    chunks: I8
+    num_chunks: int
+
+
+@compiled_part
+def draw_part(plan: Plan, x: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
+    """Draw the loads of expert part `x` for a step, or for the same batch so many steps `ahead`."""
+    experts, work = plan.experts[x], plan.expert_work[x]
+    draw_loads(
+        step_key(plan.seed, plan.replica, batch.step + ahead),
+        step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica),
+        experts[E_KEY], batch.decodes, batch.chunks, batch.num_chunks, experts[E_COUNT], experts[E_TOP_K],
+        experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST], scratch, loads,
+    )  # fmt: skip
