@@ -21,7 +21,7 @@ from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
-from ...answers.benchmarks import replica_sizes
+from ...answers.benchmarks import BENCHMARKS, replica_sizes
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
@@ -160,7 +160,9 @@ def _offline(
     device: str, devices: int, model: str, framework: str, version: str, dtype: str | None, host: str | None
 ) -> tuple[float, Interval | None]:
     """Output tokens a second of all devices, split into as many replicas as do most, and factors on it."""
-    isl, osl = next((i, o) for name, i, o in MLPERF.values() if name == model)
+    isl, osl = next(
+        (r.input_len, r.output_len) for r in map(BENCHMARKS.__getitem__, MLPERF.values()) if r.model == model
+    )
     found = []
     for each in replica_sizes(devices):
         part = PublishedRun(
