@@ -33,7 +33,7 @@ from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import RunIntervals, run_intervals
 from ..show.result import Drawing
 from .check import Compared, RunCheck
-from .statistics import statistics
+from .statistics import per_token, statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +57,7 @@ class Latencies:
     @classmethod
     def of(cls, queued: F8, first: F8, last: F8, tokens: npt.NDArray[np.int64]) -> Latencies:
         """From stamps: README of ../shared/serving_runs."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
-        return cls(first - queued, tpot, last - queued)
+        return cls(first - queued, per_token(first, last, tokens), last - queued)
 
     def statistics(self) -> dict[str, float]:
         """Mean and quantiles of each quantity."""

@@ -7,21 +7,26 @@ import numpy.typing as npt
 
 from ...simulator.serving.record import Run
 
+F8 = npt.NDArray[np.float64]
 TIMES = ("ttft", "tpot", "e2e", "itl")
 """Quantities of a stage; each may have any of `STATISTICS`."""
 STATISTICS = ("mean", "p50", "p90", "p99")
 QUANTILES = (0.5, 0.9, 0.99)
 
 
-def client_times(run: Run) -> dict[str, npt.NDArray[np.float64]]:
-    """A request's times as its client sees them [s]; `tpot` is NaN for one token."""
+def per_token(first: F8, last: F8, tokens: npt.NDArray[np.int64] | F8) -> F8:
+    """Time per output token after the first [s]; NaN of one token."""
+    return (last - first) / np.where(tokens > 1, tokens - 1.0, np.nan)
+
+
+def client_times(run: Run) -> dict[str, F8]:
+    """A request's times as its client sees them [s]."""
     rows, outside = run.requests, run.policy.host.request_s
     first, last = rows.first_token_s - rows.arrival_s, rows.last_token_s - rows.arrival_s
-    several = np.where(rows.output_tokens > 1, rows.output_tokens - 1.0, np.nan)
-    return {"ttft": first + outside, "tpot": (last - first) / several, "e2e": last + outside}
+    return {"ttft": first + outside, "tpot": per_token(first, last, rows.output_tokens), "e2e": last + outside}
 
 
-def statistics(times: npt.NDArray[np.float64]) -> dict[str, float]:
+def statistics(times: F8) -> dict[str, float]:
     """Mean and quantiles of times; of none, NaN."""
     times = times[~np.isnan(times)]
     figures = [times.mean(), *np.quantile(times, QUANTILES)] if len(times) else [np.nan] * len(STATISTICS)

@@ -25,6 +25,7 @@ from ..runs.replay import deployment_of, served_draws
 from ..runs.result import KERNELS
 from ..runs.spec import MeasuredRun, find_runs, read_run
 from ..serving import Latencies, Replayed, read_replayed
+from ..statistics import per_token
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -140,7 +141,8 @@ class Recorded:
         out = served.requests
         measured = self._tpot(out)
         figures = {k: (x, metrics[0][k]) for k, x in self.run.measured[0].items()}
-        return _requests(out.arrival_s, measured, _tpot(out), self.part, figures, served)
+        simulated = per_token(out.first_token_s, out.last_token_s, out.output_tokens)
+        return _requests(out.arrival_s, measured, simulated, self.part, figures, served)
 
     def _tpot(self, out: Simulated) -> F8:
         """Measured seconds per output token, in the order of the simulated requests; NaN without."""
@@ -148,11 +150,8 @@ class Recorded:
         names = ("request_id", "first_token_s", "last_token_s", "output_tokens")
         columns = read_whole(self.run.requests, names)
         ids, first, last, tokens = (np.array([_number(c) for c in columns[n].cells]) for n in names)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
         order = np.argsort(ids, kind="stable")
-        at = order[np.searchsorted(ids[order], out.request_id)]
-        return tpot[at]
+        return per_token(first, last, tokens)[order[np.searchsorted(ids[order], out.request_id)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +199,6 @@ def _requests(
     group = ranks * STRETCHES // len(ranks)
     logs = np.log(simulated[there] / measured[there])
     return HostResult(logs, group, used, figures, _shares(served))
-
-
-def _tpot(out: Simulated) -> F8:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gap = (out.last_token_s - out.first_token_s) / (out.output_tokens - 1)
-        return np.where(out.output_tokens > 1, gap, np.nan)
 
 
 def _shares(served: Run) -> dict[str, float]:

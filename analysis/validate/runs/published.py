@@ -52,10 +52,10 @@ SAMPLED = {
 """What the clients of a set ask for, or leave to the checkpoint, by how its name begins (README of the
 data set); an engine's own default for others. Runs of GPQA are taken to ask for no penalties, although
 their client is said to: 64 sequences of Qwen3-14B show 2 ms a step beyond a greedy one, chats 4.4."""
-ROUTED = {"inferencex": "power_law:0.91"}
-"""How experts are chosen where prompts are random tokens, and so text of one kind: as within 256 tokens of one text by the
-one measured model of as many experts (Qwen3-30B-A3B in routing/expert_segment_coverage.csv). Evenly for others, and where
-thousands of tokens a step choose every expert anyway."""
+RANDOM, FAVOURITES = ("inferencex",), {"deepseek": 0.54, "": 0.91}
+"""Sets whose prompts are random tokens, and so text of one kind, for which a router has favourites: exponents of their
+popularity within 256 tokens of one text, by a model's name (DeepSeek-V2-Lite in routing/expert_segment_coverage.csv; for others
+Qwen3-30B-A3B, the one of 128 experts). Experts are chosen evenly in other sets; where thousands of tokens a step choose, all are read."""
 LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
 UNTOLD = "ep not stated"
 """Note of a row whose command had no degree of experts: each is then cut over all devices (moe_tp_size of TensorRT-LLM's

@@ -26,7 +26,7 @@ from ...answers.interval import LEVEL, Interval, first_token, interval_of, power
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
 from ..statistics import client_times
-from .published import MLPERF, OFFLINE_CLIENTS, ROUTED, SAMPLED, ArrivalPattern, PublishedRun
+from .published import FAVOURITES, MLPERF, OFFLINE_CLIENTS, RANDOM, SAMPLED, ArrivalPattern, PublishedRun
 from .static import static_times
 
 PROMPT = 250.0
@@ -192,7 +192,7 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     out: dict[str, Any] = {
         "framework": _framework(run), "dtype": _dtype(run),
         "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
-        "routing": next((r for name, r in ROUTED.items() if run.source.startswith(name)), "uniform"),
+        "routing": _routing(run),
         "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
@@ -207,6 +207,14 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     if run.load.limit is not None:
         out |= {"max_seqs": run.load.limit}
     return out
+
+
+def _routing(run: PublishedRun) -> str:
+    """How tokens choose experts."""
+    routed = any(layer.expert_parts for layer in load_model(run.model).layers)
+    if not (routed and run.source.startswith(RANDOM)):
+        return "uniform"
+    return f"power_law:{next(s for name, s in FAVOURITES.items() if name in run.model.lower())}"
 
 
 def _framework(run: PublishedRun) -> str:
