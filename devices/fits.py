@@ -36,11 +36,9 @@ class FamilyFitSpec(Spec):
     `frameworks` scales the whole time ("time") or single parameters for each serving framework; `kernels` are
     parameters of their own of a framework's kernels, by number format mostly; `errors` are of the fit itself and of
     cross-validation ("by_shape": three folds over distinct shapes; "by_source": each framework left out in turn).
-    `form` "simple" says that the rows were too few for more than a latency and one efficiency.
     """
 
     rows: Count
-    form: Literal["full", "simple"] = "full"
     date: str
     tables: tuple[str, ...]
     parameters: Annotated[dict[str, Positive], Field(min_length=1)]

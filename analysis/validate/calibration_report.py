@@ -65,8 +65,7 @@ def _row(
     if done is not None:
         told = constant_by_shape(r.family, r.h, r.x, r.measured, r.table.shape_keys())
         usual = errors(told, r.measured)
-    mark = " *" if done is not None and done.simple else ""
-    cells = [device, f"{len(r.measured)}{mark}", _cell(usual)]
+    cells = [device, str(len(r.measured)), _cell(usual)]
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))
     cells.append(_cell(elsewhere.get(name, {}).get(device)))

@@ -56,7 +56,7 @@ def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
     return {
         device: Donor(done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name]))
         for device, done in fits.items()
-        if name in done and not done[name].simple and device not in ALONE
+        if name in done and device not in ALONE
     }
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .family import F8, Family, Simple, parameters_of, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, H_LINK_BANDWIDTH
 from .terms import Parts, Work, by_ranks, put_price
 
@@ -105,9 +105,6 @@ def work(x: F8) -> Work:
     return 0.0, 0.0, x[X_BYTES], C_16
 
 
-SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})
-
-
 def _kernel(x: F8) -> npt.NDArray[np.int64]:
     """Kernels: the library's, and a framework's own."""
     return np.where(x[:, X_OWN] > LIBRARY, 1, 0)
@@ -117,5 +114,5 @@ ALLREDUCE = register(
     Family("allreduce", "all-reduce", ("all_reduce",), PARAMETERS, QUANTITIES, rows, from_table,
            from_op, by_framework=("launch_s", "own_launch_s"), branches=("library", "own"),
            branch=_kernel,
-           framework_time=False, simple=SIMPLE)
+           framework_time=False)
 )  # fmt: skip

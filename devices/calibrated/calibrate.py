@@ -11,16 +11,14 @@ from ...workloads.kernel_tables import KernelTable, Skipped, framework
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .check import implausible
-from .errors import Errors, by_shape, by_source, errors, simple_by_shape
+from .errors import Errors, by_shape, by_source, errors
 from .family import F8, Family, families
-from .fit import Fit, Labels, fit, fit_simple, predict, with_kernels
+from .fit import Fit, Labels, fit, predict, with_kernels
 from .hardware import hardware
 from .layer_kernels import LAYER_FAMILIES
 
 MIN_ROWS = 5
 """Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
-FEW = 50
-"""With fewer rows a latency and one efficiency may predict unseen shapes better than the model."""
 UNFITTED = {"attention_skew": "is not fitted to: opbyte validate kernels compares it"}
 """Tables that predictions are only compared with, and what is said of them."""
 
@@ -39,13 +37,7 @@ class FamilyRows:
 
 @dataclass(frozen=True, slots=True)
 class FamilyFit:
-    """A fit with its errors, as stored in the device's YAML.
-
-    Attributes
-    ----------
-    simple : bool
-        A latency and one efficiency (`Family.simple`), not the full model.
-    """
+    """A fit with its errors, as stored in the device's YAML."""
 
     family: Family
     rows: int
@@ -53,7 +45,6 @@ class FamilyFit:
     errors: Mapping[str, Errors]
     tables: tuple[str, ...]
     date: str
-    simple: bool = False
 
     def bounds(self) -> dict[str, float]:
         """Errors that a later check may not exceed: the cross-validated ones with a margin.
@@ -85,27 +76,19 @@ def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: l
 
 
 def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
-    """Fit one family and cross-validate it by shape and by framework.
-
-    With fewer than `FEW` rows the simple form is taken where it predicts unseen shapes better.
-    """
+    """Fit one family and cross-validate it by shape and by framework."""
     args = (rows.family, rows.h, rows.x, rows.measured, rows.labels)
     done, shapes = with_kernels(args[0], fit(*args), *args[1:]), rows.table.shape_keys()
-    found = {"by_shape": errors(by_shape(*args, shapes, done), rows.measured)}
-    simple = False
-    if len(rows.measured) < FEW and rows.family.simple is not None:
-        plain = errors(simple_by_shape(*args[:4], shapes), rows.measured)
-        simple = plain.median_ape < found["by_shape"].median_ape
-        if simple:
-            done, found["by_shape"] = fit_simple(*args[:4]), plain
     seen = predict(rows.family, done, rows.h, rows.x, rows.labels)
-    found = {"fit": errors(seen, rows.measured), **found}
-    foreign = None if simple else by_source(*args, done)
+    found = {
+        "fit": errors(seen, rows.measured), "by_shape": errors(by_shape(*args, shapes, done), rows.measured)
+    }  # fmt: skip
+    foreign = by_source(*args, done)
     if foreign is not None:
         told = ~np.isnan(foreign)
         found["by_source"] = errors(foreign[told], rows.measured[told])
     sources = tuple(sorted(set(rows.table["source"].tolist())))
-    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date, simple)
+    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
 
 
 def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:

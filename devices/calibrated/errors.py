@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, fit_simple, predict, with_kernels
+from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, predict, with_kernels
 
 FOLDS = 3
 FEW = 5
@@ -96,18 +96,6 @@ def by_shape(
     out = np.empty(len(measured))
     for number in range(FOLDS):
         out[fold == number] = _unseen(family, h, x, measured, labels, fold == number, start)
-    return out
-
-
-def simple_by_shape(family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]) -> F8:
-    """Predictions of each row from the simple form fitted to the other shapes, as `by_shape`."""
-    fold, out = _folds(shapes), np.empty(len(measured))
-    for number in range(FOLDS):
-        held = fold == number
-        if held.any():
-            rest = ~held if not held.all() else held
-            done = fit_simple(family, h, x[rest], measured[rest])
-            out[held] = family.seconds(done.values, h, x[held])
     return out
 
 

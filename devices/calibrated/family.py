@@ -73,26 +73,8 @@ def parameters_of(family: str) -> tuple[Parameter, ...]:
     return _declared()[family]
 
 
-@dataclass(frozen=True, slots=True)
-class Simple:
-    """The form of a family for devices with few rows: a latency and one efficiency.
-
-    It gives up what the defaults know of shapes far from those rows, so a family has it only where
-    few rows span what is asked of them (vector kernels do not: their few rows are large ones).
-
-    Attributes
-    ----------
-    latency : str
-        The parameter that is the latency.
-    rates : tuple of str
-        Parameters that all take the efficiency.
-    neutral : mapping of str to float
-        Values of parameters that leave the rest of the formula without effect.
-    """
-
-    latency: str
-    rates: tuple[str, ...]
-    neutral: Mapping[str, float]
+def _as_it_is(x: F8, op: Op, framework: str) -> F8:
+    return x
 
 
 def _one_branch(x: F8) -> I8:
@@ -126,6 +108,8 @@ class Family:
     from_op : callable
         ``from_op(op)``: x of one op as it runs in a serving step (weights cold, kernels
         back to back), or None where the family does not cover the op.
+    launched : callable
+        ``launched(x, op, framework)``: `x` of an op with the kernels that one framework starts before it.
     by_framework : tuple of str
         Parameters that each serving framework may scale (its own auxiliary kernel), besides
         the factor on the whole time. Every such set of scales has geometric mean 1.
@@ -137,8 +121,6 @@ class Family:
     framework_time : bool
         Whether frameworks also have a factor on the whole time; not where each timed other
         kernels of the family, which the factor would then stand for.
-    simple : Simple, optional
-        Fewer parameters for few rows.
     branches : tuple of str
         Kernels of their own that a framework has for the family's calls, by number format mostly: each
         may have all parameters for itself. Empty where there is one. What follows a ``+`` tells apart
@@ -164,11 +146,11 @@ class Family:
     silicon: tuple[str, ...] = ()
     rates: tuple[str, ...] = ()
     framework_time: bool = True
-    simple: Simple | None = None
     branches: tuple[str, ...] = ()
     by_size: bool = False
     branch: Callable[[F8], I8] = _one_branch
     aside: str | tuple[str, ...] = "+aside"
+    launched: Callable[[F8, Op, str], F8] = _as_it_is
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:

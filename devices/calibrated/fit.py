@@ -264,40 +264,6 @@ def with_kernels(
     return replace(done, kernels=found)
 
 
-def fit_simple(family: Family, h: F8, x: F8, measured: F8) -> Fit:
-    """Fit only a latency and one efficiency (`Family.simple`), for devices with few rows.
-
-    Raises
-    ------
-    ValueError
-        The family has no such form.
-    """
-    from scipy.optimize import least_squares
-
-    form = family.simple
-    if form is None:
-        raise ValueError(f"{family.name} has no simple form")
-    first, rates = family.index(form.latency), [family.index(name) for name in form.rates]
-    bounds = family.parameters
-    low = np.log([bounds[first].low, max(bounds[i].low for i in rates)])
-    high = np.log([bounds[first].high, min(bounds[i].high for i in rates)])
-
-    def values(theta: F8) -> F8:
-        out = family.vector(form.neutral)
-        out[first], out[rates] = np.exp(theta[0]), np.exp(theta[1])
-        return out
-
-    def residuals(theta: F8) -> F8:
-        return np.log(family.seconds(values(theta), h, x) / measured)
-
-    ends = []
-    for efficiency in (0.3, 0.6, 0.9):
-        start = np.log([0.8 * measured.min(), efficiency])
-        start = np.clip(start, low + 1e-6, high - 1e-6)
-        ends.append(least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=LOSS_SCALE))
-    return Fit(values(min(ends, key=lambda end: end.cost).x), {})
-
-
 def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
     """Put parameters that no row depends on back to where they are drawn to.
 

@@ -53,15 +53,12 @@ class Donor:
     ----------
     labels : tuple of str
         Frameworks its rows are of.
-    full : bool
-        Whether the fit is of the family's full model.
     """
 
     rows: int
     fit: Fit
     h: F8
     labels: tuple[str, ...] = ()
-    full: bool = True
 
     def known(self) -> tuple[str, ...]:
         """Frameworks with enough rows to tell them apart, or all where there is only one base."""
@@ -91,7 +88,7 @@ def blends(
         return {}
     known = [(name, donor, label) for name, donor in donors.items() for label in donor.known()]
     wanted = {label for _, _, label in known} - set(own.labels if own else ())
-    if own is not None and own.full:
+    if own is not None:
         known += [("this device", own, label) for label in own.known()]
     parts = [donor.fit.of(family, label) for _, donor, label in known]
     if any(part.values.ndim > 1 for part in parts):

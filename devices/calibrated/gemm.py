@@ -223,8 +223,8 @@ def from_table(table: KernelTable) -> F8:
 def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step: cold weights, kernels of one graph.
 
-    Inputs with one scale a tensor or token (fp8) come quantised from the norm, activation or
-    attention before: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
+    Inputs with one scale a tensor or token (fp8) come quantised from the norm or activation before, unless
+    `_quantised` says otherwise of an engine: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
     vllm-project/vllm, ``vllm/compilation/passes/fusion/rms_quant_fusion.py``, beside
     ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know no int8. Of 4-bit inputs only an
     activation's do: no norm is fused with their quantisation, and attention is not by default (``enable_act_fusion``
@@ -246,6 +246,17 @@ def from_op(op: Op) -> F8 | None:
     return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0, 0.0])
 
 
+def _quantised(x: F8, op: Op, framework: str) -> F8:
+    """An op with the kernel that makes its inputs fp8, where an engine starts one.
+
+    SGLang does for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py), vLLM for what
+    attention leaves (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``); TensorRT-LLM's attention, norms and activations write fp8.
+    """
+    if op.dtype == "fp8" and (framework == "sglang" or (framework == "vllm" and op.name == "out")):
+        x[X_QUANT] = 1.0
+    return x
+
+
 @compiled_part
 def work(x: F8) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
@@ -262,7 +273,7 @@ def _kernel(x: F8) -> npt.NDArray[np.int64]:
 
 
 GEMM = register(
-    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
+    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, launched=_quantised,
            by_framework=QUANTISE, branches=(*FORMATS, *(f"{name}+few" for name in FORMATS)), branch=_kernel,
            by_size=True,
            silicon=tuple(p.name for p in PARAMETERS if p.name not in QUANTISE))

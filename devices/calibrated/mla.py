@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable
 from ...workloads.ops import Op
-from .family import F8, Family, Simple, parameters_of, register
+from .family import F8, Family, parameters_of, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import COLD, Parts, Work, attained, ceil_div, put_price, resident, soft_max
 
@@ -137,11 +137,6 @@ def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool
     return True
 
 
-SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
-                {"cache": 0.1, "head_tile": 1.0, "half_cores": 0.01, "block_s": 1e-8,
-                 "block_heads": 256.0, "key_s": 1e-9, "tile_s": 1e-8, "min_waves": 0.05})  # fmt: skip
-
-
 def _which(x: F8) -> npt.NDArray[np.int64]:
     """Kernels: expanded prefill, and decode by the width of the cache."""
     return np.where(x[:, X_PREFILL] > 0.0, 1, np.where(x[:, X_KV_BYTES] < 2.0, 2, 0))
@@ -150,6 +145,6 @@ def _which(x: F8) -> npt.NDArray[np.int64]:
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
            from_table, from_op, by_framework=("prefill_peak", "block_heads"),
-           silicon=("memory", "cache"), simple=SIMPLE,
+           silicon=("memory", "cache"),
            branches=("decode", "prefill", "decode_fp8"), branch=_which)
 )  # fmt: skip

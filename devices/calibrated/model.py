@@ -116,7 +116,8 @@ class CalibratedModel:
     def quantities(self, op: Op) -> F8 | None:
         """What the op's price depends on, shape (q,); None where no family covers it."""
         model = self.models.get(op.kind)
-        return None if model is None or self.included(op) else model.family.from_op(op)
+        x = None if model is None or self.included(op) else model.family.from_op(op)
+        return x if model is None or x is None else model.family.launched(x, op, model.known.framework)
 
     def knows(self, op: Op) -> bool:
         return self.quantities(op) is not None

@@ -105,7 +105,7 @@ def known_elsewhere(h: F8, family: Family, own: Donor, donors: Mapping[str, Dono
     """
     if not donors:
         return own.fit
-    told = own.full & (np.abs(np.log(own.fit.values / family.defaults)) > TOLD)
+    told = np.abs(np.log(own.fit.values / family.defaults)) > TOLD
     silicon = np.where(told, own.fit.values, _mean(h, family, donors)[0])
     return replace(own.fit, blends=blends(h, family, silicon, own, donors, distance))
 
@@ -169,7 +169,7 @@ def _catalog(family: str) -> dict[str, Donor]:
     model = families()[family]
     fitted = (load_device(n)[0] for n in fitted_devices() if n not in ALONE)
     found = ((s, s.calibration.get(family)) for s in fitted)
-    return {s.name: _donor(model, s, own) for s, own in found if own is not None and own.form == "full"}
+    return {s.name: _donor(model, s, own) for s, own in found if own is not None}
 
 
 def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
@@ -177,4 +177,4 @@ def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
     scales = {k: dict(v) for k, v in own.frameworks.items()}
     fit = Fit(family.vector(own.parameters), scales, kernels=kernels)
     labels = tuple(dict.fromkeys(framework(source) for source in own.tables))
-    return Donor(own.rows, fit, hardware(spec), labels, own.form == "full")
+    return Donor(own.rows, fit, hardware(spec), labels)

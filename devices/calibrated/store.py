@@ -64,7 +64,6 @@ def _family(done: FamilyFit) -> str:
         f"  {done.family.name}:",
         f"    source: {quoted(source)}",
         f"    rows: {done.rows}",
-        *(["    form: simple"] if done.simple else []),
         f'    date: "{done.date}"',
         f"    tables: [{', '.join(quoted(t) for t in done.tables)}]",
         "    parameters:",

@@ -1,7 +1,7 @@
 """All-to-alls of DeepEP (github.com/deepseek-ai/DeepEP): its two modes, as its README describes them.
 
 Inside a node a kernel takes what measured ones do (`Timed`): a launch, and its copies at a rate that its SMs set more than the
-link does. `deepep.csv` holds both by engine, mode, direction and card (`python -m opbyte.devices.collectives.ship` fits
+link does. `deepep.csv` holds both by engine, mode, direction and card (`docs/converters/deepep.py` fits
 it); a card without rows has those of its generation. Rates are of 16-bit copies, whatever the kernel sends in 8 bits.
 
 Assumed: routing spreads a token's copies evenly over devices and nodes; what threads do beside the links is hidden;

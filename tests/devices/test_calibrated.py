@@ -14,7 +14,7 @@ from opbyte.devices.calibrated import gemm as gemm_module
 from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import fit, fit_simple, predict
+from opbyte.devices.calibrated.fit import fit, predict
 from opbyte.devices.calibrated.hardware import CODES, H_BANDWIDTH, H_PEAK, WEIGHT_BYTES, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
@@ -253,26 +253,6 @@ def test_one_odd_framework_does_not_move_the_base() -> None:
     assert done.scales["odd"]["quantise_s"] > 2
     base = done.values[family.index("quantise_s")]
     assert base == pytest.approx(family.defaults[family.index("quantise_s")], rel=0.2)
-
-
-@pytest.mark.parametrize("name", ["mla", "allreduce"])
-def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
-    family, h = families()[name], hardware(load_device("h100")[0])
-    form = family.simple
-    assert form is not None
-    names = {p.name: p for p in family.parameters}
-    for key, value in form.neutral.items():
-        assert names[key].low <= value <= names[key].high
-    x = {
-        "mla": [[0, b, 1, kv, kv, 16, 2, COLD] for b in (1, 8, 64) for kv in (2**12, 2**16)],
-        "allreduce": [[size, 8, 0] for size in 2.0 ** np.arange(14, 32, 3)],
-    }[name]
-    x = np.array(x, dtype=float)
-    measured = 1e-5 + family.roofline(h, x) * (1.75 if name == "allreduce" else 1.0) / 0.8
-    done = fit_simple(family, h, x, measured)
-    assert done.values[family.index(form.latency)] == pytest.approx(1e-5, rel=0.1)
-    assert done.values[family.index(form.rates[0])] == pytest.approx(0.8, rel=0.05)
-    assert errors(family.seconds(done.values, h, x), measured).p90_ape < 0.03
 
 
 def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from opbyte.devices.calibrated import gemm
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import BlendPart, Fit, predict
 from opbyte.devices.calibrated.frameworks import Donor
@@ -19,6 +20,7 @@ from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
 from opbyte.workloads.kernel_tables import framework
+from opbyte.workloads.ops import Op
 
 SGLANG, VLLM, TRTLLM = (f"aiconfigurator/{name}" for name in ("sglang", "vllm", "trtllm"))
 
@@ -128,16 +130,6 @@ def test_a_device_without_rows_takes_a_frameworks_kernels_from_others() -> None:
     assert 1.7 < b / a < 2.0
 
 
-def test_a_simple_form_lends_nothing() -> None:
-    # It is an efficiency over few rows, not what the family's parameters mean.
-    family, h = families()["mla"], constants("h20")
-    here = replace(donor(h, vector(family, memory=0.4), "infersim"), full=False)
-    there = donor(constants("h100"), vector(family, memory=0.9), TRTLLM)
-    parts = known_elsewhere(h, family, here, {"there": there}).blends[TRTLLM]
-    assert [part.origin for part in parts] == [f"there {TRTLLM}"]
-    assert parts[0].values[family.index("memory")] == pytest.approx(0.9 * family.defaults[1])
-
-
 def test_one_set_of_parameters_for_a_framework() -> None:
     family, h = families()["moe"], constants("h100")
     own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
@@ -174,3 +166,21 @@ def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     duplex = load_device("duplex")[0]
     rooflines = build_device(duplex, calibrated=True, frameworks=frameworks)
     assert rooflines == build_device(duplex)
+
+
+@pytest.mark.parametrize(("engine", "started"), [("sglang", {"qkv", "out"}), ("vllm", {"out"}), ("trtllm", set())])
+def test_inputs_are_made_fp8_by_a_kernel_where_the_engine_starts_one(engine: str, started: set[str]) -> None:
+    device = build_device(load_device("h100")[0], calibrated=True, frameworks={"gemm": engine})
+    model = next(p.model for p in device.processors.values())
+    assert isinstance(model, CalibratedModel)
+    shape = {"m": 16.0, "n": 4096.0, "k": 4096.0}
+    for name in ("qkv", "out"):
+        for dtype in ("fp8", "bf16"):
+            size = 4096.0**2 * (1.0 if dtype == "fp8" else 2.0)
+            op = Op(name, "attention", "gemm", "both", shape, dtype, 2.0 * 16 * 4096.0**2, size)
+            x = model.quantities(op)
+            assert x is not None
+            assert x[gemm.X_QUANT] == float(dtype == "fp8" and name in started)
+            x[gemm.X_QUANT] = 0.0
+            more = model.cost(op).seconds - float(model.models["gemm"].seconds(x[None])[0])
+            assert (1e-6 < more < 1e-5) if dtype == "fp8" and name in started else more == 0.0

@@ -1,6 +1,6 @@
-"""Write ``deepep.csv``: DeepEP's kernels fitted to measured exchanges of a node.
+"""Write ``devices/collectives/deepep.csv``: DeepEP's kernels fitted to measured exchanges of a node.
 
-``python -m opbyte.devices.collectives.ship TABLE``, TABLE being a ``moe_alltoall.csv``; prints how far off each mode is on its
+``python docs/converters/deepep.py TABLE``, TABLE being a ``moe_alltoall.csv``; prints how far off each mode is on its
 rows, with a layout (ranks, experts, experts of a token) left out, and with a card left out.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..calibrated.kernel_sets import LABELS
-from ..calibrated.libraries import generation
-from ..catalog import load_device
-from .deepep import KIN, LOW_LATENCY, NORMAL, TYPICAL, distinct, table
+from opbyte.devices.calibrated.kernel_sets import LABELS
+from opbyte.devices.calibrated.libraries import generation
+from opbyte.devices.catalog import load_device
+from opbyte.devices.collectives.deepep import KIN, LOW_LATENCY, NORMAL, TYPICAL, distinct, table
 
 F8 = npt.NDArray[np.float64]
 Row = Mapping[str, str]
