@@ -44,11 +44,11 @@ def own_bandwidths(given: Any) -> Any:
     if min(own.values()) <= 0:
         raise ValueError("the bandwidth_GBps of a processor must be above 0")
     outside = memory.get("bandwidth_bytes_per_s") or max(own.values())
-    told = {}
+    entry = {}
     for name, value in own.items():
         kept = {k: v for k, v in processors[name].items() if k != "bandwidth_bytes_per_s"}
-        told[name] = kept | {"bandwidth_multiple": value / outside}
-    return given | {"memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | told}
+        entry[name] = kept | {"bandwidth_multiple": value / outside}
+    return given | {"memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | entry}
 
 
 class CoreSpec(Spec):

@@ -127,7 +127,7 @@ def search_gpu(
     *,
     quick: bool = False,
     only: Sequence[str] = (),
-    told: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     shapes: Mapping[str, Sequence[Shape]] | None = None,
 ) -> list[GpuSearched]:
     """Check and time every configuration of every shape.
@@ -153,8 +153,8 @@ def search_gpu(
     ]
     found = []
     for done, (space, case, shape) in enumerate(work):
-        if told:
-            told(done, len(work))
+        if progress:
+            progress(done, len(work))
         configs, own = space.choices(shape, device.cores)
         ready = case.prepare(device, shape)
         before = copy_rate()

@@ -123,7 +123,7 @@ def this_core(bench: Bench) -> dict[str, float]:
 
 
 def search(
-    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Callable[[int, int], None] | None = None
+    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> KernelSearch:
     """Time every configuration of every shape on one thread.
 
@@ -133,8 +133,8 @@ def search(
         Fewer shapes and rounds.
     only : sequence of str
         Names of spaces; all without it.
-    told : callable, optional
-        Told (shapes done, shapes in all).
+    progress : callable, optional
+        Called with (shapes done, shapes in all).
 
     Raises
     ------
@@ -148,8 +148,8 @@ def search(
         work = [(s, shape) for s in SPACES if not only or s.name in only for shape in s.shapes(quick)]
         found = []
         for number, (space, shape) in enumerate(work):
-            if told:
-                told(number, len(work))
+            if progress:
+                progress(number, len(work))
             found.append(_one(space, shape, bench, QUICK_ROUNDS if quick else ROUNDS, rng))
         core = this_core(bench)
     return KernelSearch(this_host(1), core, found)

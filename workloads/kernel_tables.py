@@ -213,8 +213,8 @@ def read_table(
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""
-    told = ~good & (bad != WAITS)
-    wrong_rows = [*zip(line[told].tolist(), bad[told].tolist(), strict=True), *unread, *waiting]
+    usable = ~good & (bad != WAITS)
+    wrong_rows = [*zip(line[usable].tolist(), bad[usable].tolist(), strict=True), *unread, *waiting]
     skipped += [Skipped(str(path), number, reason) for number, reason in sorted(wrong_rows)]
     file = np.full(len(line), str(path), dtype=object)
     return KernelTable(family, columns, file, line).take(good)
@@ -225,8 +225,8 @@ def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows:
     lacking = [name for name in names if name not in raw]
     if lacking:
         found = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
-        told = f"; fields are parted by {found!r}, not by a comma" if found else ""
-        return f"lacks the columns {', '.join(lacking)}{told}"
+        text = f"; fields are parted by {found!r}, not by a comma" if found else ""
+        return f"lacks the columns {', '.join(lacking)}{text}"
     return "" if rows else "has no rows"
 
 

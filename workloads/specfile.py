@@ -310,11 +310,11 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
     except ValidationError as error:
         # An unknown key explains a missing one better than the other way round: a typo causes both.
         every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        told: dict[str, SpecError] = {}
+        entry: dict[str, SpecError] = {}
         for each in every:  # one a key, the first
             complaint = _complaint(schema, description, each, written)
-            told.setdefault(complaint.subject, complaint)
-        raise together([*told.values(), *wrong]) from None
+            entry.setdefault(complaint.subject, complaint)
+        raise together([*entry.values(), *wrong]) from None
     if wrong:
         raise together(wrong)
     return spec, sources

@@ -89,7 +89,7 @@ def _text(name: str, found: Scaling, device: DeviceSpec) -> list[str | Sequence[
     rows = replica_rows(found)
     out: list[str | Sequence[Mapping[str, Any]]] = [text]
     if found.spec.decides:
-        out.append(_told(rows))
+        out.append(_worded(rows))
     return out
 
 
@@ -103,7 +103,7 @@ def replica_rows(found: Scaling) -> list[dict[str, Any]]:
     ]
 
 
-def _told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _worded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows for people, those in the middle left out."""
     texts = [{**row, "from_s": seconds(row["from_s"]) if row["from_s"] else "0 s"} for row in rows]
     if len(texts) <= MOST_ROWS:

@@ -82,18 +82,18 @@ def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
     rows = list(bases)
     times = _differing((system, b.times) for system, b in rows)
     energy = _differing((system, b.energy) for system, b in rows)
-    told = []
+    lines = []
     if times:
-        told.append(
+        lines.append(
             f"NOT LIKE FOR LIKE: times rest for {times}. A part of the differences is one of models, "
             "not of devices; `--costs roofline` (`costs: roofline` of a sweep) puts GPUs on rooflines too."
         )
     if energy:
-        told.append(
+        lines.append(
             f"NOT LIKE FOR LIKE: energy rests for {energy}. A board's power holds idle cores, clocks, "
             "regulators and leakage, which energies of operations and bytes leave out."
         )
-    return told
+    return lines
 
 
 def _differing(bases: Iterable[tuple[str, str]]) -> str:

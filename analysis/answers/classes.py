@@ -100,13 +100,13 @@ def class_blocks(run: Run) -> list[str | Sequence[Mapping[str, Any]]]:
 
 def _promises(found: Classes) -> list[str]:
     """Every promise with the share that kept it, in a sentence."""
-    told = []
+    lines = []
     for c in found.kinds:
         for k in c.kept:
             text = f"{c.name} {k.promise.name.replace('_', ' ')} <= {seconds(k.promise.most_s)}"
             text += f" kept by {_percent(k.share)}"
-            told.append(text + ("" if k.met is not False else " (MISSED)"))
-    return [f"Promised: {'; '.join(told)}."] if told else []
+            lines.append(text + ("" if k.met is not False else " (MISSED)"))
+    return [f"Promised: {'; '.join(lines)}."] if lines else []
 
 
 def _tenant_blocks(t: TenantShares) -> list[str | Sequence[Mapping[str, Any]]]:

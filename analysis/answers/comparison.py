@@ -236,12 +236,12 @@ class SystemComparison(Result):
 
     def _served(self) -> list[str]:
         """Layouts and whose kernels these are, and why not those that other commands take."""
-        told = "; ".join(f"{r.system} {r.layout}" for r in self.table if r.layout)
+        text = "; ".join(f"{r.system} {r.layout}" for r in self.table if r.layout)
         kernels = f"{self.framework}'s" if self.framework else (
             "nobody's in particular, so that devices that no engine runs on stand beside the others (`plan` and "
             "`capacity` take vLLM's: --framework vllm)"
         )  # fmt: skip
-        return [f"Laid out: {told}. One step, so no scheduler. Kernels are {kernels}."] if told else []
+        return [f"Laid out: {text}. One step, so no scheduler. Kernels are {kernels}."] if text else []
 
 
 def _queue(found: BreakEven | None) -> str:

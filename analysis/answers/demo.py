@@ -41,8 +41,8 @@ class Comparison(Several):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for each in self.runs:
-            told = f"{heading(each.run)}. {window_text(each.run.window)}"
-            out += [told, where_rows(each.run)]
+            text = f"{heading(each.run)}. {window_text(each.run.window)}"
+            out += [text, where_rows(each.run)]
         rests = [evidence_line(*r.rests_on()) for r in self.runs]
         return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 

@@ -73,7 +73,7 @@ def evidence(
         derived = any(e.basis == DERIVED for e in found)
         unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
         known = {key: source for key, source in sources.items() if unused not in key}
-        out += [_told(e, processor.name, known, prefixes, many) for e in found]
+        out += [_entry(e, processor.name, known, prefixes, many) for e in found]
     system = deployment.system
     bridged = joined(system) is not system.device
     for spec, keys, name in (
@@ -81,8 +81,8 @@ def evidence(
         (system.device.node_link, ("node_link.",), "links between nodes"),
     ):
         ops = list(placed.get(spec.name, {}).values())
-        told = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
-        out += [_told(e, name, sources, keys, False) for e in told.values()]
+        entry = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
+        out += [_entry(e, name, sources, keys, False) for e in entry.values()]
     out += [
         *_waits(deployment),
         *_tiers(deployment, sources),
@@ -101,7 +101,7 @@ FLAT = "memory_efficiency"
 """Number of a description that a derived efficiency replaces."""
 
 
-def _told(
+def _entry(
     found: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
 ) -> dict[str, Any]:
     """An entry of a cost model's evidence, with the assumptions of the description it rests on.
@@ -127,9 +127,9 @@ VERSIONED = ("gap_s", "sequence_s")
 def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     """The times of the host, where there are any."""
     host = replace(policy.host, launch_s=0.0) if policy.graphs else policy.host
-    told = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
+    entry = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {
-        f"host.{f.name}": told.get(f.name, "given")
+        f"host.{f.name}": entry.get(f.name, "given")
         for f in fields(host) if f.name != "why" and getattr(host, f.name) > 0.0
     }  # fmt: skip
     if host.launch_s == LAUNCH_S:

@@ -39,8 +39,8 @@ def evidence_rows(
 def _elsewhere(e: Mapping[str, Any]) -> str | None:
     """Rows in other formats, where the own has none."""
     others = e.get("other_rows") or {}
-    told = ", ".join(f"{count:,} in {name}" for name, count in others.items())
-    return f"NO ROW: {told}" if told else None
+    text = ", ".join(f"{count:,} in {name}" for name, count in others.items())
+    return f"NO ROW: {text}" if text else None
 
 
 def _in_range(e: Mapping[str, Any], outside: Mapping[str, float]) -> str | None:
@@ -74,8 +74,8 @@ def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ra
     'h100-x1 rests on 1 fitted, 1 assumed; none out of range.'
     """
     found = Counter(e["basis"] for e in evidence)
-    told = ", ".join(f"{found[kind]} {kind}" for kind in (*KINDS, *sorted(set(found) - {*KINDS})) if found[kind])
+    text = ", ".join(f"{found[kind]} {kind}" for kind in (*KINDS, *sorted(set(found) - {*KINDS})) if found[kind])
     if ranges is None or not ranges.outside:
-        return f"{system} rests on {told}; none out of range."
+        return f"{system} rests on {text}; none out of range."
     names = ", ".join(dict.fromkeys(each.op for each in ranges.outside[:NAMED]))
-    return f"{system} rests on {told}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."
+    return f"{system} rests on {text}; OUT OF RANGE {show(100 * ranges.share)} % of the time: {names}."

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...devices.spec import SystemSpec
 from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga, on_chip_bytes
-from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
+from ...simulator.fpga.frames import Frames, OnProgress, num_tasks, serve_images
 from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -151,7 +151,7 @@ def frames(
     model: str | Path | ModelSpec, system: str | Path | SystemSpec, *, images: int = 16,
     rate: float | None = None, in_flight: int = 1, tasks: str = "single",
     schedule: str = "reordered", routing: str = "uniform", seed: int = 0,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
 ) -> FrameRun:  # fmt: skip
     """Serve images on one FPGA.
 
@@ -165,8 +165,8 @@ def frames(
         "reordered", "cache" or "on-chip".
     routing, seed : str, int
         Of tokens to experts, drawn for each image, task and layer.
-    told : callable, optional
-        Told (images done, images in all).
+    progress : callable, optional
+        Called with (images done, images in all).
 
     Raises
     ------
@@ -188,7 +188,7 @@ def frames(
     stamps = None if rate is None else arrivals(images, rate)
     pace = f"{in_flight} in flight" if rate is None else f"{rate:g} a second"
     served = serve_images(
-        d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing, seed=seed, told=told
+        d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing, seed=seed, progress=progress
     )
     what = f"{images:,} images, {pace}, tasks {tasks}"
     return FrameRun(d, where.name, schedule, what, served, (rests_of(system, where),))

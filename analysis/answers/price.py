@@ -98,8 +98,8 @@ def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
         entries = (entry.partition("=") for entry in given.split(","))
         return [(name.strip(), text.strip(), GIVEN) for name, _, text in entries]
     out = []
-    for name, told in read_yaml(Path(given)).items():
-        own = told if isinstance(told, dict) else {}
+    for name, found in read_yaml(Path(given)).items():
+        own = found if isinstance(found, dict) else {}
         if set(own) != {"value", "source"} or not str(own["source"]).strip():
             raise InputError(f"{given}: {name}", f"needs {{value: USD, source: TEXT}} for {option}")
         out.append((str(name), str(own["value"]), f"{own['source']}, {given}"))
@@ -205,9 +205,9 @@ def added_area_mm2(device: DeviceSpec) -> float | None:
 
 def prices_text(scenario: Scenario, systems: Sequence[SystemSpec]) -> list[str]:
     """Prices of devices with their sources, in a line; nothing where none has any."""
-    told = []
+    lines = []
     for device in {s.device.name: s.device for s in systems}.values():
         price = price_of(device, scenario)
         if price is not None:
-            told.append(f"{device.name} {show(price)} USD/h ({source_of(device, scenario)})")
-    return [f"Prices: {'; '.join(told)}."] if told else []
+            lines.append(f"{device.name} {show(price)} USD/h ({source_of(device, scenario)})")
+    return [f"Prices: {'; '.join(lines)}."] if lines else []

@@ -102,11 +102,11 @@ class Ranges:
         if not self.outside:
             return []
         part = sum(each.calls for each in self.outside) / max(self.calls, 1.0)
-        told = "; ".join(each.text for each in self.outside[:SHOWN])
+        words = "; ".join(each.text for each in self.outside[:SHOWN])
         rest = len(self.outside) - SHOWN
         more = f"; and {rest} more" if rest > 0 else ""
         text = f"OUT OF RANGE on {self.system}: {part:.1%} of the calls, {self.share:.1%} of the time"
-        return [f"{text}: {told}{more}."]
+        return [f"{text}: {words}{more}."]
 
     def refuse(self, strict: bool) -> None:
         """Refuse an answer that is partly out of range, where that is asked for.
@@ -181,8 +181,8 @@ def _left(d: Deployment, op: Op, where: str) -> Evidence | None:
     """What the price of an op rests on, where that lies outside of its rows."""
     inside = runs_on(d, op).device.processors.get(where)
     model = d.link(op) if inside is None else inside.model
-    told: Sequence[Evidence] = model.evidence([op])
-    return next((e for e in told if e.beyond), None)
+    evidence: Sequence[Evidence] = model.evidence([op])
+    return next((e for e in evidence if e.beyond), None)
 
 
 def _ranges(

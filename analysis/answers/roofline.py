@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
 from ...devices.hosts.catalog import host_sources
-from ...devices.power.cap import told_cap
+from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
@@ -307,7 +307,7 @@ def roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device),
-         *told_cap(where.device)),
+         *cap_texts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),

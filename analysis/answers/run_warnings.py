@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...devices.doubts import doubts
-from ...devices.power.cap import told_cap
+from ...devices.power.cap import cap_texts
 from ...simulator.frameworks.keys import far_version
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
@@ -20,7 +20,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *known]
     out += far_version(scenario.deployment.framework or "")
-    out += [line for device in sides.values() for line in told_cap(device)]
+    out += [line for device in sides.values() for line in cap_texts(device)]
     if r.window.overloaded:
         out.append(overload(r))
     for system in {d.system.name: d.system for d in r.deployment.pools or (r.deployment,)}.values():

@@ -179,8 +179,8 @@ class Simulation(Result):
         if found is None:
             return "No interval: too little of this rests on measurements."
         parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft, "cost of a token": found.cost}
-        told = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
-        return f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {told}."
+        text = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
+        return f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {text}."
 
     def _interval_dict(self) -> dict[str, Any] | None:
         """Intervals of the figures."""

@@ -48,9 +48,9 @@ def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
     if file is None or where is None or scenario.pools.given or (run is not None and run.pools):
         raise InputError("--emit", "needs --engine, an engine's own settings, --system and one pool")
     path = Path(file)
-    told = read_json_object(path / "engine.json" if path.is_dir() else path)
-    engine = str(told.get("engine", next(iter(ENGINES))))
-    own = {key: x for key, x in told.items() if key in (*KEYS[engine][0], "dtype")}
+    given = read_json_object(path / "engine.json" if path.is_dir() else path)
+    engine = str(given.get("engine", next(iter(ENGINES))))
+    own = {key: x for key, x in given.items() if key in (*KEYS[engine][0], "dtype")}
     model = str(getattr(scenario.model, "name", scenario.model))
     launch = launch_of(engine, hub_name(model), own, Room() if run is None else room_of(scenario, run))
     copies, system = scenario.fleet.replicas or 1, where if isinstance(where, SystemSpec) else load_system(where)

@@ -135,7 +135,7 @@ def figure_rows(r: Run) -> list[dict[str, Any]]:
     return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
 
 
-def told_latencies(r: Run) -> list[tuple[str, str]]:
+def latency_texts(r: Run) -> list[tuple[str, str]]:
     """Latencies with their labels; those of clients only where they differ from the engine's."""
     return [(n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")]
 
@@ -143,7 +143,7 @@ def told_latencies(r: Run) -> list[tuple[str, str]]:
 def latency_rows(r: Run) -> list[dict[str, Any]]:
     """One row per latency, one column per quantile."""
     rows = []
-    for name, label in told_latencies(r):
+    for name, label in latency_texts(r):
         q: Quantiles = getattr(r, name)
         rows.append({"latency": label, **{k: seconds(getattr(q, k)) for k in QUANTILES}})
     return rows
@@ -168,7 +168,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         first, rest = figures(r)[:3], figures(r)[3:]
         latencies = [
             (f"{label}, {word}", getattr(getattr(r, name), k), "s")
-            for name, label in told_latencies(r)
+            for name, label in latency_texts(r)
             for k, word in shown
         ]
         tables.append({label: (x, unit) for label, x, unit in [*first, *latencies, *rest]})

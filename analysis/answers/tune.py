@@ -66,8 +66,8 @@ class Tuned:
     def priced_dict(self, of: Priced) -> dict[str, Any]:
         """A configuration's seconds and bound, with why it cannot run, if so."""
         reason = reason_of(self.form, self.machine, self.shape, of.config)
-        told = {"config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound}
-        return told | ({"invalid": reason} if reason else {})
+        entry = {"config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound}
+        return entry | ({"invalid": reason} if reason else {})
 
     def ranked_dict(self, place: int, of: Priced) -> dict[str, Any]:
         """A row of the ranking."""
@@ -163,7 +163,7 @@ class Tune(Result):
         t = self.tuned
         best, first = t.ranked[0], t.default
         reason = reason_of(t.form, t.machine, t.shape, first.config)
-        told = f"{first.seconds * 1e6:,.4g} us, {first.seconds / best.seconds:.2f} times as long"
+        text = f"{first.seconds * 1e6:,.4g} us, {first.seconds / best.seconds:.2f} times as long"
         shape = ", ".join(f"{k} {v}" for k, v in t.shape.items())
         left = sum(t.ranking.invalid.values())
         out: list[str | Sequence[Mapping[str, Any]]] = [
@@ -171,14 +171,14 @@ class Tune(Result):
             (
                 f"{t.ranking.searched:,} configurations, {left:,} cannot run; the best takes "
                 f"{best.seconds * 1e6:,.4g} us, the default ({first.config}) "
-                f"{f'cannot run: {reason}' if reason else told}"
+                f"{f'cannot run: {reason}' if reason else text}"
             ),
             self.rows(),
             f"1: {why(t.form, t.machine, t.shape, t.known.p, best)}",
         ]
         if self.calibrated_s is not None:
-            told = f"calibrated family, which does not know the tile: {self.calibrated_s * 1e6:,.4g} us"
-            out.append(told)
+            text = f"calibrated family, which does not know the tile: {self.calibrated_s * 1e6:,.4g} us"
+            out.append(text)
         out += list(self.evidence)
         if self.sensitivity is not None:
             out.append([
@@ -283,8 +283,8 @@ def tuned_of(
     known = constants(form.constants(machine, shape))
     ranking = rank(form, machine, shape, known.p, configs)
     if not len(ranking):
-        told = "; ".join(f"{reason}: {n}" for reason, n in ranking.invalid.items())
-        raise InputError(form.name, f"no configuration can run on {machine.name} ({told})")
+        text = "; ".join(f"{reason}: {n}" for reason, n in ranking.invalid.items())
+        raise InputError(form.name, f"no configuration can run on {machine.name} ({text})")
     default = price_one(form, machine, shape, known.p, form.default(machine, shape))
     own = None if given is None else price_one(form, machine, shape, known.p, given)
     return Tuned(form, machine, shape, known, ranking, ranking.top(top), default, own)

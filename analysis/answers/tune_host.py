@@ -74,9 +74,9 @@ class HostTune(Result):
         """A sentence from the terms."""
         shares = {name: part / choice.seconds for name, part in choice.terms.items()}
         first, *rest = sorted(shares.items(), key=lambda item: -item[1])
-        told = ", ".join(f"{name} {share:.0%}" for name, share in rest if share >= 0.01)
+        text = ", ".join(f"{name} {share:.0%}" for name, share in rest if share >= 0.01)
         saved = self.default.seconds / choice.seconds
-        return f"{first[0]} {first[1]:.0%}" + (f", {told}" if told else "") + (
+        return f"{first[0]} {first[1]:.0%}" + (f", {text}" if text else "") + (
             f"; the default takes {saved:.2f} times as long"
         )  # fmt: skip
 

@@ -67,27 +67,29 @@ def calibrate_command(
     if shared and (device != ALL or out is None):
         raise InputError("--shared", "needs --device all, as the sets are fitted together, and --out")
     watched = sys.stderr.isatty()
-    told = (lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None
+    progress = (lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None
 
     def write(result: Calibration, files: OutputFolder) -> None:
         for name in result.fits:
             files.text(f"{name}.yaml", result.yaml(name))
         files.text("calibration.md", result.report())
         if shared:
-            for name, text in _shared(result, date, told, kept).items():
+            for name, text in _shared(result, date, progress, kept).items():
                 files.text(name, text)
 
     kept = resumed("calibrate", fresh)
-    make = partial(calibrate, tables, device, date=date, family=family, progress=told, kept=kept)
+    make = partial(calibrate, tables, device, date=date, family=family, progress=progress, kept=kept)
     answer(make, out, as_json, write=write, kept=kept, waits=False)
 
 
-def _shared(result: Calibration, date: str | None, told: Callable[[str], None] | None, kept: Kept) -> dict[str, str]:
+def _shared(
+    result: Calibration, date: str | None, progress: Callable[[str], None] | None, kept: Kept
+) -> dict[str, str]:
     """Files of the sets that devices share, and their page."""
     from ..validate.calibrate import stamp
     from ..validate.kernel_sets import fit_sets
     from ..validate.set_report import set_report
 
-    fitted = fit_sets(result.measured, stamp(date), told, kept)
+    fitted = fit_sets(result.measured, stamp(date), progress, kept)
     files = {f"kernels-{name}.yaml": text for name, text in fitted.files().items()}
     return {**files, "frameworks.md": set_report(fitted.sets)}

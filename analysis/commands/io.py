@@ -40,7 +40,7 @@ def answer(
     Parameters
     ----------
     counted : str
-        What the work counts; `make` is then told of it by its keyword ``told``.
+        What the work counts; `make` is then told of it by its keyword ``progress``.
     waits : bool
         Whether a bar says that work goes on where nothing is counted; not of what prints meanwhile.
     write : callable, optional
@@ -48,8 +48,8 @@ def answer(
     """
     with folder(out) as files:
         if counted:
-            with counting(counted) as told:
-                result = make(told=told)
+            with counting(counted) as progress:
+                result = make(progress=progress)
         else:
             with waiting() if waits else nullcontext():
                 result = make()
@@ -144,8 +144,8 @@ def progress() -> Iterator[Progress | None]:
 def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar over a number of things, with rate and time left; a line a minute where nobody watches."""
     if not sys.stderr.isatty():
-        with _lines(what) as told:
-            yield told
+        with _lines(what) as progress:
+            yield progress
         return
     with _bar(True) as bar:
         task = bar.add_task(what, total=None)

@@ -53,8 +53,8 @@ def record_command(
     told_late: list[int] = []
     with ExitStack() as kept:
 
-        def make(told: Callable[[int, int], None] | None) -> Recording:
-            result = play(told=told)
+        def make(progress: Callable[[int, int], None] | None) -> Recording:
+            result = play(progress=progress)
             kept.enter_context(heard(told_late.append))  # it is written, whatever comes now
             return result
 

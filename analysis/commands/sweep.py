@@ -33,8 +33,8 @@ def sweep_command(
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
 
-    with counting("points") as told:
-        result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_sweep)
+    with counting("points") as progress:
+        result = sweep(file, out, workers=workers, dask=dask, progress=progress, also=write_sweep)
     show(result, as_json)
     if result.failed == len(result.table):
         raise typer.Exit(1)

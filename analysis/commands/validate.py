@@ -14,7 +14,7 @@ from .io import answer, beside, resumed
 from .options import Family, Fresh, Json, Out
 
 if TYPE_CHECKING:
-    from ..parallel import Told
+    from ..parallel import OnProgress
     from ..validate.check import Compared
     from ..validate.kernels import KernelValidation
 
@@ -54,9 +54,9 @@ def validate_kernels_command(
     from ..show.output import SIGNIFICANT
     from ..validate.kernels import validate_kernels
 
-    def make(told: Told | None) -> KernelValidation:
+    def make(progress: OnProgress | None) -> KernelValidation:
         with beside(predictions, "--predictions") as write:
-            result = validate_kernels(tables or (), family=family, transfer=transfer, told=told)
+            result = validate_kernels(tables or (), family=family, transfer=transfer, progress=progress)
             write("csv", result.predictions, SIGNIFICANT)
         return result
 

@@ -32,7 +32,7 @@ class Streamed(Response):
     Parameters
     ----------
     pacer : Pacer
-        Told if the client leaves.
+        Called if the client leaves.
     """
 
     def __init__(self, answer: Answer, events: Events, pacer: Pacer) -> None:

@@ -103,8 +103,8 @@ def _has_part(choice: dict[str, Any], ends: bool) -> bool:
     if "text" in choice:
         return bool(choice["text"]) or not ends  # a token may be half a character: no text yet
     delta = choice.get("delta") or {}
-    told = any(value for key, value in delta.items() if key != "role")
-    return told or not (ends or "role" in delta)
+    part = any(value for key, value in delta.items() if key != "role")
+    return part or not (ends or "role" in delta)
 
 
 def _message(error: object) -> str:

@@ -61,7 +61,7 @@ class Pacer:
     scale : float
         Simulated seconds a second of the clock.
     meters : Meters
-        Told of every token, in seconds of the clock.
+        Called with every token, in seconds of the clock.
     """
 
     def __init__(self, live: Live, scale: float, meters: Meters) -> None:

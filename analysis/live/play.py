@@ -41,17 +41,17 @@ class Player:
         Most requests in flight.
     limit_s : float
         Longest a request may take [s].
-    told : callable, optional
-        Told (requests ended, requests in all).
+    progress : callable, optional
+        Called with (requests ended, requests in all).
     """
 
     def __init__(
         self, clients: Sequence[httpx.AsyncClient], target: ServerTarget, prompts: PromptSource,
         outputs: npt.NDArray[np.int64], due_s: npt.NDArray[np.float64] | None, places: int,
-        limit_s: float, told: Callable[[int, int], None] | None = None,
+        limit_s: float, progress: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
         self.clients, self.target, self.prompts = clients, target, prompts
-        self.outputs, self.due_s, self.limit_s, self.told = outputs, due_s, limit_s, told
+        self.outputs, self.due_s, self.limit_s, self.progress = outputs, due_s, limit_s, progress
         self.outcomes = [RequestOutcome() for _ in outputs]
         self.places = asyncio.Semaphore(places)
         self.ended = 0
@@ -96,5 +96,5 @@ class Player:
         finally:
             self.places.release()
             self.ended += 1
-            if self.told:
-                self.told(self.ended, len(self.outcomes))
+            if self.progress:
+                self.progress(self.ended, len(self.outcomes))

@@ -32,7 +32,7 @@ def record(
     url: str, *, served_model_name: str = "", chat: bool = False, prompts: str = "auto",
     in_flight: int = MOST_IN_FLIGHT, timeout: float = LIMIT_S, model: str | None = None,
     system: str | None = None, engine: str | None = None, seed: int = 0,
-    told: Callable[[int, int], None] | None = None, **workload: Unpack[WorkloadKeywords],
+    progress: Callable[[int, int], None] | None = None, **workload: Unpack[WorkloadKeywords],
 ) -> Recording:  # fmt: skip
     """Play requests against an OpenAI-compatible server and stamp every chunk.
 
@@ -56,8 +56,8 @@ def record(
         What the server is, for its folder.
     seed : int
         Of what is drawn: the content of prompts, and requests without a trace.
-    told : callable, optional
-        Told (requests ended, requests in all).
+    progress : callable, optional
+        Called with (requests ended, requests in all).
     **workload
         Options of `Workload`: ``trace``, ``rate``, ``closed_loop``, ``requests`` and others.
 
@@ -82,7 +82,7 @@ def record(
         raise InputError(stream.name, "has no requests")
     if trace.turns is not None:
         raise InputError(stream.name, "has requests that follow others; record plays single ones")
-    play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, told)
+    play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, progress)
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None
     if due is None and stream.closed_loop is None:
@@ -95,10 +95,10 @@ class _Play:
 
     def __init__(
         self, target: ServerTarget, server: DeployedAs, trace: RequestBlock, prompts: PromptSource,
-        limit_s: float, told: Callable[[int, int], None] | None,
+        limit_s: float, progress: Callable[[int, int], None] | None,
     ) -> None:  # fmt: skip
         self.target, self.server, self.trace, self.prompts = target, server, trace, prompts
-        self.limit_s, self.told = limit_s, told
+        self.limit_s, self.progress = limit_s, progress
         self.cut = ""
 
     def run(
@@ -124,7 +124,7 @@ class _Play:
         async with open_clients(self.target.base, places) as clients:
             target, self.prompts = await find_out(clients[0], self.target, form, self.prompts)
             player = Player(
-                clients, target, self.prompts, self.trace.output_tokens, due, places, self.limit_s, self.told
+                clients, target, self.prompts, self.trace.output_tokens, due, places, self.limit_s, self.progress
             )
             with heard(end):
                 if not await player.play(stop):

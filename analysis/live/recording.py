@@ -167,8 +167,8 @@ class Recording(Result):
             out.append(f"cut by {self.cut}: {left:,} of {len(self.outcomes):,} were not sent")
         failed, examples = self.failed, self.examples
         for kind, count in list(failed.items())[:MOST_KINDS]:
-            told = examples.get(kind, kind)
-            out.append(f"{count:,} of {len(self.sent):,} requests failed: {told}")
+            text = examples.get(kind, kind)
+            out.append(f"{count:,} of {len(self.sent):,} requests failed: {text}")
         if len(failed) > MOST_KINDS:
             rest = sum(list(failed.values())[MOST_KINDS:])
             out.append(f"{rest:,} more failed in {len(failed) - MOST_KINDS:,} other ways: run.json")

@@ -32,8 +32,8 @@ def run_json(result: Recording) -> dict[str, Any]:
     """The object of ``run.json``."""
     server, target = result.server, result.target
     engine = dict(server.engine)
-    told = target.version and re.match(r"\d+\.\d+", target.version)  # as vLLM's versions are written
-    if told and "version" not in engine and "engine_version" not in engine:
+    version = target.version and re.match(r"\d+\.\d+", target.version)  # as vLLM's versions are written
+    if version and "version" not in engine and "engine_version" not in engine:
         engine["version"] = target.version
     return {
         "run": result.name,

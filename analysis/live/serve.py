@@ -96,7 +96,7 @@ def serve(
     gpu_host : str, optional
         How the GPUs of a node are connected; `Scenario`'s ``host``, which here is the address.
     ready : callable, optional
-        Told the server's address once it listens; by default a line on stderr says it.
+        Called with the server's address once it listens; by default a line on stderr says it.
     **options
         Options of `Scenario` by their names, such as ``engine``, ``tp`` or ``replicas``.
 

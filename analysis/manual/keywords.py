@@ -96,8 +96,8 @@ def _those(part: type) -> str:
 
 def _class(name: str, bases: Iterable[str], lines: Iterable[str], text: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    told = f'class {name}({", ".join(bases)}, total=False):\n    """{text}"""\n'
-    return f"{told}\n{body}" if body else told
+    words = f'class {name}({", ".join(bases)}, total=False):\n    """{text}"""\n'
+    return f"{words}\n{body}" if body else words
 
 
 def _lines(options: Iterable[PlacedOption]) -> Iterator[str]:

@@ -160,8 +160,8 @@ def _policy() -> Iterator[str]:
 
     yield "## Keys of a policy\n"
     yield "As `opbyte show NAME` spells out one of `opbyte list policies`.\n"
-    told = {"name": "What answers call it."} | attributes(Policy.__doc__ or "")
-    rows = ((f"`{f.name}`", told[f.name]) for f in fields(Policy))
+    meanings = {"name": "What answers call it."} | attributes(Policy.__doc__ or "")
+    rows = ((f"`{f.name}`", meanings[f.name]) for f in fields(Policy))
     yield _table(("key", "what it is"), rows) + "\n"
 
 

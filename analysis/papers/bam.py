@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Row, Table, judged, load_model
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from .bam_step import NEW, PROMPT, counted_twice, request_s, token_flops, with_top_k
 from .published import Prediction, published, rows_of, with_figures
@@ -30,7 +30,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("bam")
-def bam(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def bam(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost."""
     began = time.perf_counter()
     found = list(predictions())
@@ -65,10 +65,10 @@ def below_flops(found: Sequence[Prediction]) -> Row:
     value = {each.id: each.value for each in found}
     ratio = value["bam.bam.flops.total"] / value["bam.btx.flops.total"]
     printed = published("bam")["parts"]
-    told = printed["bam_s"] / printed["btx_s"]
+    text = printed["bam_s"] / printed["btx_s"]
     return judged(
         "bam.time_ratio_below_flop_ratio", "printed time ratio between 1 and the FLOP ratio", "1", 1.0,
-        float(1.0 < told < ratio), "0", f"{told:.2f} printed; FLOPs {ratio:.2f}",
+        float(1.0 < text < ratio), "0", f"{text:.2f} printed; FLOPs {ratio:.2f}",
     )  # fmt: skip
 
 
@@ -85,8 +85,8 @@ def _conflict() -> Table:
     rows = []
     for name, spec in _models().items():
         flops = token_flops(spec)
-        told = printed["ffn_flops"].get(name)
-        rows.append({"model": name, **flops, "total": sum(flops.values()), "feed-forward, printed": told})
+        result = printed["ffn_flops"].get(name)
+        rows.append({"model": name, **flops, "total": sum(flops.values()), "feed-forward, printed": result})
     note = "the printed block is 6,144 above 3 k d f, which its own formula gives"
     return Table("flops", f"FLOP of a token and layer at {PROMPT} tokens", rows, note)
 

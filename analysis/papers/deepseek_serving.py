@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, Batch, Deployment, Reproduction, Table, deploy, load_model, load_system
-from opbyte.extend.answers import Told, evidence
+from opbyte.extend.answers import OnProgress, evidence
 from opbyte.extend.devices import describe_system
 from opbyte.extend.systems import ExpertPlacing, dealt, explicit_stage, kv_rules, sequence_bytes
 
@@ -47,7 +47,9 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("deepseek-serving")
-def deepseek_serving(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def deepseek_serving(
+    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
+) -> Reproduction:
     """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, beside a day's averages."""
     began = time.perf_counter()
     rows = rows_of("deepseek-serving", list(predictions()))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Table, load_model
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from .dsmoe_step import (
     CONTEXT,
@@ -55,7 +55,7 @@ PARAMS = {
 
 
 @EXPERIMENTS.register("dsmoe")
-def dsmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def dsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Reproduce DeepSpeed-MoE: parameters, exchanges and latency of models with 128 experts."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))

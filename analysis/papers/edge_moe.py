@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from opbyte.extend import EXPERIMENTS, Reproduction, load_device
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from .fpga import assumptions, run_images
 from .published import Prediction, rows_of
@@ -23,7 +23,7 @@ ATTENTION = ("qk", "pv")
 
 
 @EXPERIMENTS.register("edge-moe")
-def edge_moe(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def edge_moe(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Reproduction:
     """Predict Edge-MoE on a ZCU102: latency, where it goes, energy, memory traffic, ablations."""
     began = time.perf_counter()
     device = load_device(DEVICE)[0]

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 from opbyte.extend.systems import ExpertStore
 
 from . import PAPERS
@@ -59,7 +59,9 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("expertflow")
-def reproduce_expertflow(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def reproduce_expertflow(
+    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
+) -> Reproduction:
     """ExpertFlow: hit rates, decode rates and memory with experts in host memory."""
     began = time.perf_counter()
     chosen = ROUTING if routing == "uniform" else routing

@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import fmean
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from . import PAPERS
 from .hecate_step import CLUSTERS, EP, HECATE, HELD, REMATERIALISED, SHAPES, Iteration, both, gain, memory_over_ep
@@ -45,7 +45,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("hecate")
-def hecate(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def hecate(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Compare Hecate's sharded experts with expert parallelism in training, on V100 and A100."""
     began = time.perf_counter()
     rows = rows_of("hecate", list(predictions()))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, judged, load_device, load_model
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 from opbyte.extend.devices import DeviceSpec, build_device
 from opbyte.extend.fpga import deploy_fpga, engine_of, num_tasks, on_chip_bytes, run_image, serve_images
 from opbyte.extend.models import encoder_macs, task_sequence, upsampling_decoder_macs, with_experts
@@ -48,7 +48,7 @@ class Dataset:
 
 
 @EXPERIMENTS.register("m3vit")
-def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def m3vit(seeds: Sequence[int], routing: str, progress: OnProgress | None) -> Reproduction:
     """M3ViT's Table 4 on a ZCU104: fitted on one data set, predicted on the other."""
     began, base = time.perf_counter(), load_device(DEVICE)[0]
     fitted = {name: fit_utilisation(f"vit-small-{name}", DEVICE, DENSE_MS[name] / 1e3) for name in DENSE_MS}
@@ -59,12 +59,12 @@ def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction
         dense = run_images(f"vit-small-{name}", device, seeds, routing)
         model = f"m3vit-{name}"
         reordered = run_images(model, device, seeds, routing)
-        if told is not None:
-            told(2 * len(sets) + 1, steps)
+        if progress is not None:
+            progress(2 * len(sets) + 1, steps)
         cached = run_images(model, device, seeds, routing, schedule="cache")
         sets.append(Dataset(name, dense, reordered, cached))
-        if told is not None:
-            told(2 * len(sets), steps)
+        if progress is not None:
+            progress(2 * len(sets), steps)
     back = with_utilisation(base, fitted["nyud"])
     rows: list[Row | Prediction] = [
         *(row for each in sets for row in _cache(each)),

@@ -52,8 +52,8 @@ def _rows(size: str, name: str, fits: dict[str, int], timed: dict[str, int]) -> 
     yield Prediction(f"{id}.moa_over_vllm", rates[MOA] / rates[PLAIN])
     if size == "7b":
         ours, theirs = (kv_read_bytes(size, kind, length) for kind in (MOA, STREAMING))
-        same, told = abs(ours / theirs - 1) <= CLOSE, f"MoA reads {ours / theirs:.3f} of its bytes"
-        yield Prediction(f"{id}.streaming_equals_moa_bytes", float(same), told)
+        same, result = abs(ours / theirs - 1) <= CLOSE, f"MoA reads {ours / theirs:.3f} of its bytes"
+        yield Prediction(f"{id}.streaming_equals_moa_bytes", float(same), result)
 
 
 def _parts() -> Table:

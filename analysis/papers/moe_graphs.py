@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from .graphs import GRAPHS, Graph
 from .published import Prediction, rows_of
@@ -16,7 +16,7 @@ NAME = "moe-graphs"
 
 
 @EXPERIMENTS.register(NAME)
-def moe_graphs(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def moe_graphs(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
     began = time.perf_counter()
     found = graphs()

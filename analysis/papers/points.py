@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from opbyte.extend.answers import NOTHING, Crew, Kept, Told, whole
+from opbyte.extend.answers import NOTHING, Crew, Kept, OnProgress, whole
 
 if TYPE_CHECKING:
     from opbyte.extend.devices import SystemSpec
@@ -196,9 +196,9 @@ class Runner:
         All points run so far.
     """
 
-    def __init__(self, crew: Crew, told: Told | None = None, kept: Kept = NOTHING) -> None:
+    def __init__(self, crew: Crew, progress: OnProgress | None = None, kept: Kept = NOTHING) -> None:
         self.results: dict[Point, Measured] = {}
-        self._crew, self._told, self._kept = crew, told, kept
+        self._crew, self._progress, self._kept = crew, progress, kept
         self._compiled = False
 
     def __getitem__(self, point: Point) -> Measured:
@@ -215,8 +215,8 @@ class Runner:
         total = len(self.results) + len(new)
         for i, measured in self._crew.run(run_point, new):
             self._add(new[i], measured)
-            if self._told is not None:
-                self._told(len(self.results), total)
+            if self._progress is not None:
+                self._progress(len(self.results), total)
 
     def _found(self, point: Point) -> bool:
         """Whether an earlier call has kept a point; it is then among the results."""

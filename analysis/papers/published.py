@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row, Table, judged
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 from opbyte.extend.models import read_yaml
 
 VALUES = Path(__file__).parent / "values"
@@ -67,7 +67,7 @@ def paper(
         Simulations behind it; one a case without it.
     """
 
-    def run(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+    def run(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
         began = time.perf_counter()
         found = list(predictions())
         made = tuple(table() for table in tables)

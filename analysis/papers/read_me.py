@@ -14,7 +14,7 @@ from math import inf
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 
 from . import PAPERS
 from .published import Prediction, rows_of
@@ -40,7 +40,9 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("read-me")
-def reproduce_read_me(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def reproduce_read_me(
+    seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
+) -> Reproduction:
     """Read-ME: hit rates of caches that know the queue, and batches formed by expert."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))

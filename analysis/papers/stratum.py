@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Table, load_device, load_model
-from opbyte.extend.answers import Told, compare
+from opbyte.extend.answers import OnProgress, compare
 from opbyte.extend.devices import Tiers, tiers_of
 from opbyte.extend.models import is_routed, make_router
 
@@ -49,7 +49,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("stratum")
-def stratum(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def stratum(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))

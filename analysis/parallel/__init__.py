@@ -2,5 +2,5 @@
 
 from collections.abc import Callable
 
-Told = Callable[[int, int], None]
-"""Told (done, all) as tasks finish."""
+OnProgress = Callable[[int, int], None]
+"""Called with (done, all) as tasks finish."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ...workloads.pareto import unbeaten
-from . import Told
+from . import OnProgress
 from .workers import HERE, Workers
 
 P = TypeVar("P")
@@ -72,30 +72,30 @@ class Study(Generic[P, R]):
     refusals: tuple[type[InputError], ...] = ()
     ran: int = 0
 
-    def results(self, points: Iterable[P], told: Told | None = None) -> list[R]:
+    def results(self, points: Iterable[P], progress: OnProgress | None = None) -> list[R]:
         """Results of points, in their order."""
         points, store = list(points), self.store
         keys: list[Any] = list(range(len(points))) if store is None else [store.key(p) for p in points]
         known: dict[Any, R] = {} if store is None else store.stored
         new = {k: p for k, p in zip(keys, points, strict=True) if store is None or not store.holds(k, p)}
         before, todo = len(points) - len(new), list(new.items())
-        if told is not None:
-            told(before, len(points))
+        if progress is not None:
+            progress(before, len(points))
         with closing(self.workers.each(self.evaluate, list(new.values()), self.lost)) as finished:
             for i, (number, result) in enumerate(finished, 1):
                 key, point = todo[number]
                 known[key] = result
                 if store is not None:
                     store.keep(key, point, result)
-                if told is not None:
-                    told(before + i, len(points))
+                if progress is not None:
+                    progress(before + i, len(points))
         self.ran += len(todo)
         return [known[key] for key in keys]
 
-    def fitting(self, points: Iterable[P], told: Told | None = None) -> tuple[list[R], list[InputError]]:
+    def fitting(self, points: Iterable[P], progress: OnProgress | None = None) -> tuple[list[R], list[InputError]]:
         """Results of the points that can be, and why the others cannot."""
         attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
-        every = replace(self, evaluate=attempt).results(points, told)
+        every = replace(self, evaluate=attempt).results(points, progress)
         refused = [each for each in every if isinstance(each, InputError)]
         return [each for each in every if not isinstance(each, InputError)], refused
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .hover import hover
 from .style import BLACK, LIGHT, Style, number
-from .told import told
 
 
 def bars(
@@ -39,7 +39,7 @@ def bars(
             f"{', '.join(_tick(part) for part in key)}\n{name}: {number(float(height))}"
             for key, height in zip(keys, heights, strict=True)
         ]
-        told(drawn, name, texts)
+        hover(drawn, name, texts)
     axes.set_xticks(range(len(keys)), ["\n".join(_tick(x) for x in key) for key in keys])
     axes.tick_params(axis="x", length=0)
     axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)

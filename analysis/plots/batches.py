@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
+from .hover import hover
 from .labels import spread
 from .style import (
     HEIGHT,
@@ -27,7 +28,6 @@ from .style import (
     say_empty,
     wrapped,
 )
-from .told import told
 
 LINE = 10.5
 """Height of a line of text [pt]."""
@@ -124,7 +124,7 @@ def _draw_layers(axes: Axes, shown: pd.DataFrame, layers: list[str]) -> list[_La
             marker=styles[layer].marker, markersize=5, markeredgecolor="black",
             markeredgewidth=0.4,
         )  # fmt: skip
-        told(drawn, layer)
+        hover(drawn, layer)
         end = line.iloc[-1]
         labels.append(_Label(float(end["batch"]), float(end["op_per_byte"]), layer, styles[layer].color))
     return labels
@@ -136,7 +136,7 @@ def _draw_levels(axes: Axes, levels: dict[str, float]) -> list[_Label]:
     for name, value in levels.items():
         color = styles[name].color
         ridge = axes.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1.0, gid="ridge")
-        told(ridge, f"{name} ridge", [f"{name} ridge, {number(value)} Op/B"] * 2)
+        hover(ridge, f"{name} ridge", [f"{name} ridge, {number(value)} Op/B"] * 2)
         labels.append(_Label(None, value, f"{name} ridge, {number(value)} Op/B", color))
     return labels
 

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
+from .hover import hover
 from .style import (
     BLACK,
     LIGHT,
@@ -31,7 +32,6 @@ from .style import (
     scale,
     wrapped,
 )
-from .told import told
 
 OP_COLUMNS = (
     "run", "layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes",
@@ -160,7 +160,7 @@ def _bar(
     rows = range(len(width))
     shares = [width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows]
     bars = axes.barh(rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch, gid="segment")
-    told(bars, name, [f"{name}: {100 * share:.1f} %" for share in shares])
+    hover(bars, name, [f"{name}: {100 * share:.1f} %" for share in shares])
     labels: list[Segment] = []
     bright = np.dot(matplotlib.colors.to_rgb(color), [0.299, 0.587, 0.114]) > 0.45
     for y, share in enumerate(shares):

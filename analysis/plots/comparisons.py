@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from .hover import hover
 from .style import (
     BLACK,
     GREY,
@@ -22,7 +23,6 @@ from .style import (
     require,
     say_empty,
 )
-from .told import told
 
 BAR = 0.55
 COLUMNS = ("system", "kinds", "fits", "latency_s", "joules_per_item")
@@ -79,7 +79,7 @@ def _bars(axes: Axes, values: pd.Series, names: list[str], colors: list[str], un
         if not np.isfinite(value) or value <= 0:
             continue
         bar = axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK, linewidth=0.5, gid="bar")
-        told(bar, texts=[f"{names[i]}: {quantity(float(value), unit, 1.0)}"])
+        hover(bar, texts=[f"{names[i]}: {quantity(float(value), unit, 1.0)}"])
         axes.annotate(quantity(float(value), unit, 1.0), (float(value), i), (3, 0),
                       textcoords="offset points", va="center")  # fmt: skip
 
@@ -99,7 +99,7 @@ def _shares(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
                                 hatch="////" if part["bound"] == "memory" else "")  # fmt: skip
                 took = quantity(float(part["seconds"]), "s", 1.0)
                 text = f"{name}, {layer}: {took}, {width:.1f} %, bound by {part['bound']}"
-                told(bar, layer, [text])
+                hover(bar, layer, [text])
                 left += width
     axes.set_xlim(0, 100)
     axes.set_xlabel("Share of time (%)")

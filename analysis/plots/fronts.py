@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...workloads.pareto import unbeaten
+from .hover import hover
 from .loads import run_look
 from .style import BLACK, GREY, LIGHT, house_figure, number, require, say_empty
-from .told import told
 from .tradeoffs import design_of, metric_label
 
 X, Y = "tokens_per_s_per_user", "tokens_per_s_per_device"
@@ -86,7 +86,7 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
         if within:
             line = at[sorted(unbeaten(-at, once=True), key=lambda k: at[k, 0])]
             (joined,) = axes.plot(*line.T, color=style.color, linestyle=dashes, linewidth=1.1, gid="front")
-            told(joined, run)
+            hover(joined, run)
         (drawn,) = axes.plot(
             *at.T, linestyle="none", marker=style.marker, color=style.color, markersize=5,
             markerfacecolor=style.color if within else "none", markeredgewidth=0.8,
@@ -96,7 +96,7 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
             f"{run}\n" + design_of(row, columns, (X, Y, *COSTS)) + ("" if within else "\nmisses the service level")
             for row in part.to_dict("records")
         ]
-        told(drawn, run if within else f"{run}, too slow", texts)
+        hover(drawn, run if within else f"{run}, too slow", texts)
 
 
 def _ring(axes: Axes, rows: pd.DataFrame) -> None:
@@ -108,4 +108,4 @@ def _ring(axes: Axes, rows: pd.DataFrame) -> None:
         (drawn,) = axes.plot(
             *best.T, "o", markerfacecolor="none", markeredgecolor=BLACK, markersize=9, markeredgewidth=0.7, gid="best"
         )
-        told(drawn, "none beats these")
+        hover(drawn, "none beats these")

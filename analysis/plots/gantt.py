@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from .hover import hover
 from .style import (
     BLACK,
     LIGHT,
@@ -24,7 +25,6 @@ from .style import (
     say_empty,
     scale,
 )
-from .told import told
 
 COLUMNS = ("lane", "op", "kind", "chunk", "layer", "bound", "start_s", "end_s")
 CHUNK_HATCHES = ("", "///", "...", "xx")
@@ -106,7 +106,7 @@ def _draw(axes: Axes, own: pd.DataFrame, lanes: list[str], color: str, factor: f
         texts.append(
             f"{row['op']} on {row['lane']}{where}{part}\n{quantity(float(seconds), 's', 1.0)}, bound by {row['bound']}"
         )
-    told(drawn, kind if chunk < 0 else f"{kind}, chunk {chunk + 1}", texts)
+    hover(drawn, kind if chunk < 0 else f"{kind}, chunk {chunk + 1}", texts)
 
 
 def _name(axes: Axes, shown: pd.DataFrame, lanes: list[str], colors: dict[str, str], factor: float) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .hover import hover
 from .style import (
     BLACK,
     BLUE,
@@ -20,7 +21,6 @@ from .style import (
     require,
     say_empty,
 )
-from .told import told
 
 COLUMNS = ("request", "what", "start_s", "end_s", "tokens")
 LOOKS = {
@@ -68,7 +68,7 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
                 [row_of[name] for name in own["request"]], took, 0.8, start, color=color,
                 hatch=hatch, edgecolor=BLACK, linewidth=0.25, label=what, gid="span",
             )  # fmt: skip
-            told(bars, what, [
+            hover(bars, what, [
                 f"request {name}: {what}{f', {tokens:,} tokens' if tokens else ''}\n"
                 f"{quantity(float(seconds), 's', 1.0)}"
                 for name, tokens, seconds in zip(own["request"], own["tokens"], took, strict=True)

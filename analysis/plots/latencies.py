@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .hover import hover
 from .labels import LabelledPoint, place
 from .style import (
     BLUE,
@@ -25,7 +26,6 @@ from .style import (
     require,
     say_empty,
 )
-from .told import told
 
 REQUEST_COLUMNS = (
     "request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s", "first_token_s",
@@ -107,7 +107,7 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledP
         (curve,) = axes.plot(
             *line.T, color=style.color, linestyle=dashes, drawstyle="steps-post", label=name, gid="cdf"
         )
-        told(curve, texts=[f"{name}\n{number(p)} % within {quantity(x, 's', 1.0)}" for x, p in line])
+        hover(curve, texts=[f"{name}\n{number(p)} % within {quantity(x, 's', 1.0)}" for x, p in line])
         lines.append(line)
         for q in QUANTILES:
             x = float(np.quantile(ordered, q))
@@ -116,7 +116,7 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledP
                 markeredgecolor="white", markeredgewidth=0.5, zorder=3,
             )  # fmt: skip
             text = f"p{100 * q:.0f} {quantity(x, 's', 1.0)}"
-            told(dot, texts=[f"{name}\n{text}"])
+            hover(dot, texts=[f"{name}\n{text}"])
             points.append(LabelledPoint(x, 100 * q, 2.3, text, style.color))
     ends = [x for line in lines for x in (line[0, 0], line[-1, 0])]
     low, high = min(ends), max(ends)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .hover import hover
 from .style import (
     BLUE,
     GREEN,
@@ -30,7 +31,6 @@ from .style import (
     say_empty,
     wrapped,
 )
-from .told import told
 from .tradeoffs import metric_label
 
 RUNS = (
@@ -116,7 +116,7 @@ def _panel(
             marker=style.marker, linestyle=dashes, markersize=4.5, markeredgecolor="white",
             markeredgewidth=0.4, gid="curve",
         )  # fmt: skip
-        told(drawn, run, [
+        hover(drawn, run, [
             f"{run}\n{metric_label(load)}: {number(x)}\n{label}: {quantity(y, 's', 1.0)}"
             for x, y in zip(curve[load].astype(float), curve[name].astype(float), strict=True)
         ])  # fmt: skip

@@ -10,8 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from .hover import hover
 from .style import BLACK, BLUE, GREEN, GREY, LIGHT, ORANGE, PURPLE, SKY, VERMILLION, house_figure, number, require
-from .told import told
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 HATCHES = ("", "///", "...", "\\\\\\", "xxx")
@@ -51,7 +51,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
                 marks = axes.plot(100 * off[which], places[which], marker, color=color,
                                   markersize=4, linestyle="none", label=label)  # fmt: skip
                 rows = zip(table["id"][which], 100 * off[which], strict=True)
-                told(marks[0], label, [f"{name}: {away:+.2f} %" for name, away in rows])
+                hover(marks[0], label, [f"{name}: {away:+.2f} %" for name, away in rows])
         axes.axvline(0, color=BLACK, linewidth=0.7)
         axes.set_yticks(places, list(table["id"]))
         axes.set_ylim(-0.8, len(table) - 0.2)
@@ -83,7 +83,7 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
             bars = axes.barh(places, width, left=left, height=0.7, linewidth=0, color=color,
                              hatch=hatch, edgecolor="white")  # fmt: skip
             cases = zip(table["case"], width, strict=True)
-            told(bars, part, [f"{case}, {part}: {number(float(size))}" for case, size in cases])
+            hover(bars, part, [f"{case}, {part}: {number(float(size))}" for case, size in cases])
             handles.append(Patch(label=part, facecolor=color, hatch=hatch, edgecolor="white"))
             left += width
         if "published" in table:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from .hover import hover
 from .labels import LabelledPoint, place
 from .style import (
     BLACK,
@@ -38,7 +39,6 @@ from .style import (
     say_empty,
     wrapped,
 )
-from .told import told
 
 PROCESSOR_COLUMNS = ("name", "peak_flops", "bandwidth", "compute_efficiency", "memory_efficiency")
 OP_COLUMNS = ("name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total", "bound")
@@ -195,12 +195,12 @@ def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -
     attainable = _corner(*roof.attainable, low, high)
     speeds = f"{quantity(roof.peak, 'FLOP/s')}, {quantity(roof.bandwidth, 'B/s')}"
     (whole,) = axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
-    told(whole, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
+    hover(whole, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
     (part,) = axes.plot(
         *attainable.T, color=style.color, linestyle=DASHES, linewidth=1.0, zorder=2, gid="roof-attainable"
     )
     if roof.attainable != (roof.peak, roof.bandwidth):
-        told(part, f"attainable of {roof.name}")
+        hover(part, f"attainable of {roof.name}")
     return [nominal, attainable]
 
 
@@ -219,7 +219,7 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
         (marker,) = axes.plot(
             [x], [y], linestyle="none", gid="op", zorder=3, **_marker(style, colors[row["processor"]], size)
         )
-        told(marker, f"{row['layer']} on {row['processor']}", [op_text(row)])
+        hover(marker, f"{row['layer']} on {row['processor']}", [op_text(row)])
         radius = size / 2 * REACH.get(style.marker, 1.0)
         points.append(LabelledPoint(x, y, radius, row["name"]))
     return points
@@ -254,7 +254,7 @@ def _marks(
         order.append(LabelledPoint(right, y, 0.0, roof.name, colors[roof.name].color))
         (dot,) = axes.plot([roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge")
         text = f"ridge {number(roof.ridge)} Op/B"
-        told(dot, texts=[f"{text} of {roof.name}"])
+        hover(dot, texts=[f"{text} of {roof.name}"])
         points.append(LabelledPoint(roof.ridge, y, 2.0, text, colors[roof.name].color))
     for a, b in combinations(roofs, 2):
         cross = _break_even(a.attainable, b.attainable)
@@ -265,7 +265,7 @@ def _marks(
         text = f"break-even {number(x)} Op/B"
         if len(roofs) > 2:
             text += f"\n{a.name} / {b.name}"
-        told(dot, "break-even", [f"{a.name} and {b.name} are equally fast at {number(x)} Op/B"])
+        hover(dot, "break-even", [f"{a.name} and {b.name} are equally fast at {number(x)} Op/B"])
         order.append(LabelledPoint(x, y / TERA, 2.3, text))
     points += order
     return [*place(axes, points, [*points, *ops], (), lines, gid="mark")]

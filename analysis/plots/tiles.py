@@ -159,8 +159,8 @@ def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
             axes.barh(places - 0.2, frame["kept"].fillna(0.0), 0.36, color=SKY)
             axes.barh(places + 0.2, frame["chosen"], 0.36, color=BLUE)
             for at, (kept, chosen) in enumerate(zip(frame["kept"], frame["chosen"], strict=True)):
-                told = "cannot run" if np.isnan(kept) else f"{kept:.2f}"
-                axes.text(0.0 if np.isnan(kept) else kept, at - 0.2, f" {told}", va="center", fontsize=SMALL)
+                text = "cannot run" if np.isnan(kept) else f"{kept:.2f}"
+                axes.text(0.0 if np.isnan(kept) else kept, at - 0.2, f" {text}", va="center", fontsize=SMALL)
                 axes.text(chosen, at + 0.2, f" {chosen:.2f}", va="center", fontsize=SMALL)
             axes.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
             axes.set_xlim(0, 1.2 * most)

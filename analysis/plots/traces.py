@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 
 from ...workloads.errors import visible
+from .hover import ArtistText, hover_of
 from .looks import Looks, ink, symbol
-from .told import ArtistText, told_of
 
 MOST_NAME = 80
 """Characters of a name; the tables have it whole."""
@@ -44,14 +44,14 @@ def lines(text: str) -> str:
 
 def _base(artist: Artist | BarContainer, name: str) -> tuple[Trace, ArtistText]:
     """What every trace says, and what was told of its artist."""
-    told = told_of(artist)
-    called = clean(told.name or name)
-    return {"name": called, "legendgroup": called}, told
+    hover = hover_of(artist)
+    called = clean(hover.name or name)
+    return {"name": called, "legendgroup": called}, hover
 
 
 def line_trace(axes: Axes, line: Line2D, looks: Looks) -> Trace:
     """A line, its markers, or both; one across the axes spans what was drawn."""
-    trace, told = _base(line, looks.name(line))
+    trace, hover = _base(line, looks.name(line))
     in_x, in_y = line.get_transform().contains_branch_seperately(axes.transData)
     x = np.atleast_1d(np.asarray(line.get_xdata()))
     y = np.atleast_1d(np.asarray(line.get_ydata()))
@@ -80,7 +80,7 @@ def line_trace(axes: Axes, line: Line2D, looks: Looks) -> Trace:
             "line": {"color": [ink(line.get_markeredgecolor())] * size, "width": 1},
             "opacity": 1.0 if line.get_alpha() is None else float(line.get_alpha() or 1.0),
         }
-    _hover(trace, told, silent=not told.texts and not trace["name"] and not dotted)
+    _hover(trace, hover, silent=not hover.texts and not trace["name"] and not dotted)
     return trace
 
 
@@ -93,7 +93,7 @@ def bars_trace(container: BarContainer, looks: Looks) -> Trace:
     patches: Sequence[Rectangle] = container.patches
     first = patches[0] if patches else Rectangle((0, 0), 0, 0)
     label = str(container.get_label())
-    trace, told = _base(container, looks.name(first, "" if label.startswith("_") else label))
+    trace, hover = _base(container, looks.name(first, "" if label.startswith("_") else label))
     flat = container.orientation == "horizontal"
     lows = [p.get_x() if flat else p.get_y() for p in patches]
     lengths = [p.get_width() if flat else p.get_height() for p in patches]
@@ -110,8 +110,8 @@ def bars_trace(container: BarContainer, looks: Looks) -> Trace:
             "line": {"color": "ink", "width": 0.5 if first.get_linewidth() else 0},
         },
     }  # fmt: skip
-    _hover(trace, told, silent=False)
-    if not told.texts:
+    _hover(trace, hover, silent=False)
+    if not hover.texts:
         trace["hovertemplate"] = f"%{{{along}}}" + _extra(trace["name"])
     return trace
 
@@ -119,20 +119,20 @@ def bars_trace(container: BarContainer, looks: Looks) -> Trace:
 def stairs_trace(patch: StepPatch, looks: Looks) -> Trace:
     """Stairs as a line that steps."""
     values, edges, _ = patch.get_data()
-    trace, told = _base(patch, looks.name(patch))
+    trace, hover = _base(patch, looks.name(patch))
     trace |= {
         "type": "scatter", "mode": "lines", "x": numbers(edges),
         "y": numbers([*values, values[-1]] if len(values) else []),
         "line": {"color": ink(patch.get_edgecolor()), "width": 1.6,
                  "dash": looks.dash(patch), "shape": "hv"},
     }  # fmt: skip
-    _hover(trace, told, silent=False)
+    _hover(trace, hover, silent=False)
     return trace
 
 
 def cloud_trace(collection: Collection, looks: Looks) -> Trace | None:
     """Clouds of points, segments and bands."""
-    trace, told = _base(collection, looks.name(collection))
+    trace, hover = _base(collection, looks.name(collection))
     trace["type"] = "scatter"
     if isinstance(collection, PathCollection):
         at = np.asarray(collection.get_offsets(), dtype=float)
@@ -141,7 +141,7 @@ def cloud_trace(collection: Collection, looks: Looks) -> Trace | None:
             "mode": "markers", "x": numbers(at[:, 0]), "y": numbers(at[:, 1]),
             "marker": {"size": numbers(sizes), **_shades(collection, len(at))},
         }  # fmt: skip
-        _hover(trace, told, silent=False)
+        _hover(trace, hover, silent=False)
         return trace
     if isinstance(collection, (LineCollection, PolyCollection)):
         xs: list[Any] = []
@@ -156,7 +156,7 @@ def cloud_trace(collection: Collection, looks: Looks) -> Trace | None:
         else:
             color = ink(np.atleast_2d(collection.get_edgecolor())[0])
             trace["line"] = {"color": color, "width": 1}
-        _hover(trace, told, silent=True)
+        _hover(trace, hover, silent=True)
         return trace
     return None
 
@@ -178,10 +178,10 @@ def _shades(points: PathCollection, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hover(trace: Trace, told: ArtistText, silent: bool) -> None:
-    """What a trace says when pointed at: what was told of it, else its name and where it is."""
-    if told.texts:
-        trace["hovertext"] = [lines(text) for text in told.texts]
+def _hover(trace: Trace, hover: ArtistText, silent: bool) -> None:
+    """What a trace says when pointed at: what was hover of it, else its name and where it is."""
+    if hover.texts:
+        trace["hovertext"] = [lines(text) for text in hover.texts]
         trace["hovertemplate"] = "%{hovertext}" + _extra("")
     elif silent:
         trace["hoverinfo"] = "skip"

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ...workloads.pareto import unbeaten
 from ...workloads.yamlfile import read_yaml
+from .hover import hover
 from .labels import LabelledPoint, place
 from .style import (
     BLUE,
@@ -30,7 +31,6 @@ from .style import (
     say_empty,
     wrapped,
 )
-from .told import told
 
 Array = npt.NDArray[np.float64]
 
@@ -165,12 +165,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], column
     best = _best(rows, objectives)
     designs = [design_of(row, columns, objectives) for row in rows.to_dict("records")]
     (every,) = axes.plot(*at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row")
-    told(every, "feasible points", designs)
+    hover(every, "feasible points", designs)
     (front,) = axes.plot(
         *at[best].T, "-D", color=VERMILLION, markersize=5, markeredgecolor="black",
         markeredgewidth=0.4, linewidth=1.0, gid="best",
     )  # fmt: skip
-    told(front, "none beats these in both", [designs[i] for i in best])
+    hover(front, "none beats these in both", [designs[i] for i in best])
     if not len(at):
         say_empty(axes, "No feasible point")
 
@@ -197,9 +197,9 @@ def _labels(
 
 def design_of(row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]) -> str:
     """What a row's point says: its settings, then what it reaches."""
-    told = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
+    lines = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
     known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]
-    return "\n".join([*told, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])
+    return "\n".join([*lines, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])
 
 
 def _better(goal: str) -> str:

@@ -121,9 +121,9 @@ def _engine() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for engine, (keys, only) in KEYS.items():
         for key in keys:
-            told = found.setdefault(key, {})
+            entry = found.setdefault(key, {})
             if key in only:
                 value, why = only[key]
                 said = f"{engine}: only {value!r}: {why}."
-                told["description"] = " ".join(filter(None, (told.get("description"), said)))
+                entry["description"] = " ".join(filter(None, (entry.get("description"), said)))
     return {"$schema": DIALECT, "title": "Settings of a serving engine", "type": "object", "properties": found}

@@ -171,14 +171,14 @@ def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:
     run = result.run
-    told = "Latency of requests as cumulative shares; output and arrivals over time."
-    out: list[Any] = [Drawing(latency(result.requests(), name), told)]
+    text = "Latency of requests as cumulative shares; output and arrivals over time."
+    out: list[Any] = [Drawing(latency(result.requests(), name), text)]
     out += [*replicas_drawn(run, name), *autoscale_text(run)]
     if len(run.stages):
         idle = run.deployment.device.board.idle_W
         figure = timeline(result.stages(), run.kv_capacity, name, idle, _engines(run))
-        told = "Running and waiting sequences, tokens of steps, KV cache and power over time."
-        out.append(Drawing(figure, told))
+        text = "Running and waiting sequences, tokens of steps, KV cache and power over time."
+        out.append(Drawing(figure, text))
     return out
 
 

@@ -96,17 +96,17 @@ def sweep_sections(result: Sweep) -> list[ReportSection]:
         for column, parameter in zip(axis.columns, axis.parameters, strict=True)
     ]
     base = [{"base": name, "value": str(value)} for name, value in study.base.items()]
-    told: list[Any] = [axes, base]
+    lines: list[Any] = [axes, base]
     order = dict.fromkeys((*study.columns, *study.objectives, "feasible", *result.table[0]))
     if study.constraints:
-        told.append("Constraints: " + "; ".join(c.text for c in study.constraints) + ".")
+        lines.append("Constraints: " + "; ".join(c.text for c in study.constraints) + ".")
     if study.samples > 1:
-        told.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
+        lines.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
     return [
         ReportSection("Result", result.blocks()),
         *_drawn(result),
         *_drafts_by_load(result, feasible),
-        ReportSection("Study", told),
+        ReportSection("Study", lines),
         ReportSection("Points", [[{name: row[name] for name in order} for row in result.table]]),
         *_evidence(result),
     ]

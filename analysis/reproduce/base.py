@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing, Result
 from ..show.text import show
@@ -195,7 +195,7 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
 
 
 Experiment = Callable[..., Reproduction]
-"""Takes seeds, routing and `Told`; one that can also takes ``device``, ``figures`` or ``kept``."""
+"""Takes seeds, routing and `OnProgress`; one that can also takes ``device``, ``figures`` or ``kept``."""
 
 
 def _takes(run: Experiment) -> None:
@@ -209,7 +209,7 @@ EXPERIMENTS: Registry[Experiment] = Registry("experiment", described=True, check
 
 def reproduce(
     experiment: str, *, seeds: Sequence[int] = (0, 1, 2, 3, 4), routing: str = "uniform",
-    told: Told | None = None, device: str | None = None, figures: bool = False,
+    progress: OnProgress | None = None, device: str | None = None, figures: bool = False,
     kept: Kept = NOTHING,
 ) -> Reproduction:  # fmt: skip
     """Run a paper's experiment and compare with what it printed.
@@ -222,8 +222,8 @@ def reproduce(
         Every point is the mean over these.
     routing : str
         Expert popularity, to see what skew changes.
-    told : callable, optional
-        Told (points done, points in all) as they finish.
+    progress : callable, optional
+        Called with (points done, points in all) as they finish.
     device : str, optional
         A device of the user's, catalog name or file, to see beside the paper's.
     figures : bool
@@ -245,7 +245,7 @@ def reproduce(
         if "device" not in takes:
             raise InputError("--device", f"{experiment} compares no device of yours")
         extra["device"] = device
-    return run(seeds, routing, told, **extra)
+    return run(seeds, routing, progress, **extra)
 
 
 def list_experiments() -> list[dict[str, Any]]:

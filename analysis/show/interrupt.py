@@ -55,11 +55,11 @@ def endable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not taken:
         yield
         return
-    told: list[int] = []
+    lines: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        if len(told) == 1:  # a second one must not cut the first one's cleaning short
+        lines.append(number)
+        if len(lines) == 1:  # a second one must not cut the first one's cleaning short
             end_children()
             raise Ended(number)
 

@@ -27,10 +27,10 @@ MOST_SKIPPED = 20
 
 def skipped_remarks(skipped: Sequence[object]) -> list[str]:
     """What of the input was left out."""
-    told = [f"skipped {row}" for row in skipped[:MOST_SKIPPED]]
+    lines = [f"skipped {row}" for row in skipped[:MOST_SKIPPED]]
     if len(skipped) > MOST_SKIPPED:
-        told.append(f"skipped {len(skipped) - MOST_SKIPPED} more rows or files (all with --json)")
-    return told
+        lines.append(f"skipped {len(skipped) - MOST_SKIPPED} more rows or files (all with --json)")
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
 from ..answers.replayed import dilates
 from ..answers.simulate import Simulation, simulate, simulation_of
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..parallel.study import Study
 from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
@@ -69,7 +69,7 @@ def capacity(
     tolerance: float = 0.02,
     search: str | None = None,
     workers: int | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
     kept: Kept = NOTHING,
     **options: Unpack[ScenarioKeywords],
 ) -> Capacity:
@@ -93,8 +93,8 @@ def capacity(
         ``layouts``: every layout of a system is tried, as `plan` does, and the one that serves most is told.
     workers : int, optional
         Processes; one a system, at most one a core, by default.
-    told : callable, optional
-        Told (systems done, systems in all).
+    progress : callable, optional
+        Called with (systems done, systems in all).
     kept : Kept
         Loads and systems that an earlier call finished; those of this one are added.
     **options
@@ -122,7 +122,7 @@ def capacity(
     requests = scenario.workload.requests or (MOST_OF_TRACE if whole else DEFAULT_REQUESTS)
     check_count(requests, "--requests", 2)
     task = _Task(scenario.changed(requests=requests), level, tolerance, kept)
-    found = Study(partial(_search, task), workers=Workers(workers)).results(names, told)
+    found = Study(partial(_search, task), workers=Workers(workers)).results(names, progress)
     ordered = tuple(each[0] for each in found)
     if search is not None:
         ordered = best_of_each(ordered)
@@ -365,6 +365,6 @@ def _undecided(tried: Tried, low: float | None) -> str:
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:
-    told = too_long(tried.missed, tried.figures, level, "{name} is {value}, {over:.1%} too long")
+    text = too_long(tried.missed, tried.figures, level, "{name} is {value}, {over:.1%} too long")
     even = "even at " if none else "at "
-    return f"{even}{show(tried.load_per_s)} requests/s {told}: {limit.why}"
+    return f"{even}{show(tried.load_per_s)} requests/s {text}: {limit.why}"

@@ -54,9 +54,9 @@ def drafts_by_load(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
         [{"run": _named(row[CHOICE]), load: row[load], **{f: row[f] for f in FIGURES}} for row in rows]
     )
     best = []
-    told = curves.to_dict("records")
-    for value in sorted({row[load] for row in told}):
-        group = [row for row in told if row[load] == value]
+    result = curves.to_dict("records")
+    for value in sorted({row[load] for row in result}):
+        group = [row for row in result if row[load] == value]
         first = min(group, key=lambda row: float(row[FIGURES[0]]))
         plain = next((row for row in group if row["run"] == PLAIN), None)
         found: dict[str, Any] = {load: value, "best": first["run"]}

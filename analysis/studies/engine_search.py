@@ -9,18 +9,20 @@ from typing import Any
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..parallel.study import Study
 from ..show.result import Drawing, Rests, Result
 
 
-def explored(plans: Sequence[Any], run: Callable[[Any], Any], told: Told | None) -> tuple[list[Any], tuple[Any, ...]]:
+def explored(
+    plans: Sequence[Any], run: Callable[[Any], Any], progress: OnProgress | None
+) -> tuple[list[Any], tuple[Any, ...]]:
     """Designs of the plans that fit, and those of them that no other beats or equals, fastest first.
 
     A design's `key` is what it costs.
     """
     study: Study[Any, Any] = Study(run, lambda design: design.key, refusals=(CapacityError,))
-    designs, _ = study.fitting(plans, told)  # a buffer plan may not fit this model's matrices
+    designs, _ = study.fitting(plans, progress)  # a buffer plan may not fit this model's matrices
     return designs, tuple(study.front(designs))
 
 

@@ -114,7 +114,7 @@ def _misses(name: str, figure: float, limit: float) -> bool:
 
 def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float], form: str) -> str:
     """What a run exceeds, in words; `form` takes a latency's name and value, and by how much it is `over`."""
-    told = [
+    lines = [
         form.format(name=name.replace("_", " "), value=figure_text(name, value), over=value / level[name] - 1)
         if name != ATTAINMENT
         else f"{figure_text(name, value)} of the requests are in time"
@@ -122,5 +122,5 @@ def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: 
         if (value := figures.get(name)) is not None
     ]
     if "load" in missed:
-        told.append("requests come faster than they are served")
-    return " and ".join(told)
+        lines.append("requests come faster than they are served")
+    return " and ".join(lines)

@@ -21,7 +21,7 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.result import Rests
 from ..show.text import seconds, show
 from .engine_search import EngineSearch, explored
@@ -86,7 +86,7 @@ def search(
     context: int = 2048,
     dtype: str | None = None,
     kv_dtype: str | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
 ) -> DesignSearch | StreamSearch:
     """Find designs for a model within a board's resources.
 
@@ -102,8 +102,8 @@ def search(
         Of the decoding step of a language model.
     dtype, kv_dtype : str, optional
         Its number formats; see `search_streams`.
-    told : callable, optional
-        Told (designs run, designs in all).
+    progress : callable, optional
+        Called with (designs run, designs in all).
 
     Returns
     -------
@@ -128,7 +128,7 @@ def search(
     device = where.system.device
     if spec.front is None:
         found = search_streams(
-            spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype, told=told
+            spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype, progress=progress
         )
         return replace(found, described=(where,))
     if (dtype, kv_dtype) != (None, None):
@@ -136,7 +136,7 @@ def search(
     engine_of(device)
     space = DesignSpace(spec, device, fill)
     published = space.run(space.base)
-    designs, front = explored(list(space.designs()), space.run, told)
+    designs, front = explored(list(space.designs()), space.run, progress)
     if not designs:
         raise CapacityError(
             device.name, f"no design fits: needs at least 1 DSP and one buffer pair of "

@@ -9,7 +9,7 @@ from ...devices.spec import DeviceSpec
 from ...simulator.scenario.stream_designs import STEP_MACS, TILE_KIB, StreamDesign, StreamSpace, fitting, stream_board
 from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.text import seconds, show
 from .engine_search import EngineSearch, explored
 
@@ -63,7 +63,7 @@ def search_streams(
     context: int = 2048,
     dtype: str | None = None,
     kv_dtype: str | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
 ) -> StreamSearch:
     """Find streaming engines for the decode step of a language model.
 
@@ -84,7 +84,7 @@ def search_streams(
     board = stream_board(device)
     space = StreamSpace(fitting(model, board, batch, context, dtype, kv_dtype), board, batch, context)
     limits = space.limits(fill)
-    designs, front = explored(space.plans(limits), lambda plan: space.run(*plan), told)
+    designs, front = explored(space.plans(limits), lambda plan: space.run(*plan), progress)
     if not designs:
         least = space.dsp(STEP_MACS * space.slices)
         raise CapacityError(

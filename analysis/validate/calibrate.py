@@ -80,7 +80,7 @@ def _plain(done: FamilyFit) -> dict[str, Any]:
         "rows": done.rows,
         "parameters": values,
         "frameworks": done.fit.scales,
-        "errors": {kind: {"rows": e.rows, **e.told()} for kind, e in done.errors.items()},
+        "errors": {kind: {"rows": e.rows, **e.figures()} for kind, e in done.errors.items()},
         "bounds": done.bounds(),
         "date": done.date,
         "tables": done.tables,
@@ -109,7 +109,7 @@ def calibrate(
     family : str, optional
         What all tables are of, whatever their names.
     progress : callable, optional
-        Told what is being fitted.
+        Called with what is being fitted.
     kept : Kept
         Fits that an earlier call finished; those of this one are added.
 

@@ -29,8 +29,10 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]
                 continue
             r = found[name]
             known = transfer(r.h, family, others)
-            told = predict(family, known.fit, r.h, r.x, r.labels)
-            out.setdefault(name, {})[device] = Check(name, family.title, device, known.basis, r.table, told, r.measured)
+            predicted = predict(family, known.fit, r.h, r.x, r.labels)
+            out.setdefault(name, {})[device] = Check(
+                name, family.title, device, known.basis, r.table, predicted, r.measured
+            )
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 
@@ -63,8 +65,8 @@ def _row(
     r = rows[device][name]
     usual = None
     if done is not None:
-        told = constant_by_shape(r.family, r.h, r.x, r.measured, r.table.shape_keys())
-        usual = errors(told, r.measured)
+        result = constant_by_shape(r.family, r.h, r.x, r.measured, r.table.shape_keys())
+        usual = errors(result, r.measured)
     cells = [device, str(len(r.measured)), _cell(usual)]
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))

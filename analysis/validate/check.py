@@ -38,10 +38,10 @@ def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             key = f"_{key}_".replace(f"_{old}_", f"_{new}_").strip("_")
         return key.replace("_", " ")
 
-    def told(key: str, x: Any) -> Any:
+    def shown(key: str, x: Any) -> Any:
         return percent(x, "+" if "bias" in key else "") if isinstance(x, float) else x
 
-    return [{name(k): told(k, x) for k, x in row.items()} for row in rows]
+    return [{name(k): shown(k, x) for k, x in row.items()} for row in rows]
 
 
 def percent(value: float | None, sign: str = "") -> str:
@@ -57,7 +57,7 @@ def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
 def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[str, Any]:
     """Errors of one predicted figure, and the share of measured ones inside their intervals, of those that have one."""
     held = [x for x in inside if x is not None]
-    found = Errors.of(np.array(off)).told() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
+    found = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
     return {"n": len(off), **found, "within": sum(held) / len(held) if held else None}
 
 
@@ -153,7 +153,7 @@ class Check:
         """One row of a table, as numbers."""
         e, most = self.errors, self.bounds
         return {
-            "family": self.family, "device": self.device, "n": e.rows, **e.told(), "basis": self.basis, **self.more,
+            "family": self.family, "device": self.device, "n": e.rows, **e.figures(), "basis": self.basis, **self.more,
             "median_ape_bound": most and most.median_ape, "p90_ape_bound": most and most.p90_ape,
             "passed": self.passed, **self.last,
         }  # fmt: skip

@@ -160,14 +160,14 @@ class ConfigValidation(Checked):
     fitted: str | None = None
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        told = {
+        text = {
             "stored": "committed constants",
             "none": "constants without any measurement",
             OTHERS: "constants fitted without the device they predict",
         }[self.which]
         return [
             (
-                f"kernel configurations, {told}: hits are shares of shapes with one within 1 % of the "
+                f"kernel configurations, {text}: hits are shares of shapes with one within 1 % of the "
                 "best among the first k, those that differ in group_m alone counted once; errors are "
                 "of ln(predicted / measured)"
             ),
@@ -303,6 +303,6 @@ def _fitted(measured: Sequence[MeasuredKernel], fixed: Sequence[FixedTile], date
         devices = ", ".join(m.device for m in measured)
         new.append(ConstantSet.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp))
     for f in fixed:
-        told = f"gemm fp8_block on {f.device}, every second (n, k)"
-        new.append(ConstantSet.fitted("fp8_block", fit_fixed(f), told, len(f.halves()[0]), stamp))
+        text = f"gemm fp8_block on {f.device}, every second (n, k)"
+        new.append(ConstantSet.fitted("fp8_block", fit_fixed(f), text, len(f.halves()[0]), stamp))
     return constants_yaml(new)

@@ -12,7 +12,7 @@ import numpy as np
 from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing
 from .check import Compared, for_people, percent, summary
@@ -142,11 +142,11 @@ class PointsValidation(Compared):
         tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         every = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
         inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
-        told = (
+        text = (
             f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
             f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
         )
-        return [self.rows(), frameworks, every, told]
+        return [self.rows(), frameworks, every, text]
 
 
 FEWEST = 10
@@ -210,7 +210,7 @@ def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
 
 
 def validate_points(
-    path: str | Path, *, seed: int = 0, told: Told | None = None, kept: Kept = NOTHING
+    path: str | Path, *, seed: int = 0, progress: OnProgress | None = None, kept: Kept = NOTHING
 ) -> PointsValidation:
     """Simulate every row of a table of serving points and compare TTFT and TPOT.
 
@@ -221,8 +221,8 @@ def validate_points(
         ``model_configs`` beside it or one folder above.
     seed : int
         Of the drawn lengths.
-    told : callable, optional
-        Told (points done, points).
+    progress : callable, optional
+        Called with (points done, points).
     kept : Kept
         Points that an earlier call finished; those of this one are added.
 
@@ -233,7 +233,7 @@ def validate_points(
     """
     path = Path(path)
     points, skipped = read_points(path)
-    outcomes = predict_all(points, path.parent, seed, told, kept)
+    outcomes = predict_all(points, path.parent, seed, progress, kept)
     scored = []
     for point, outcome in zip(points, outcomes, strict=True):
         if isinstance(outcome, Prediction):

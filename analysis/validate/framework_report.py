@@ -78,15 +78,15 @@ def held_out(fits: Fits, rows: Measured) -> tuple[dict[str, dict[str, Errors]], 
             if name not in fits[device] or "by_source" not in fits[device][name].errors:
                 continue
             r, others = rows[device][name], {d: o for d, o in known.items() if d != device}
-            told, guess = np.zeros(len(r.measured), dtype=bool), np.empty(len(r.measured))
+            result, guess = np.zeros(len(r.measured), dtype=bool), np.empty(len(r.measured))
             start = fits[device][name].fit
             for held, base in without_each(r.family, r.h, r.x, r.measured, r.labels, start):
                 done = _completed(r, ~held, base, others)
-                told |= held
+                result |= held
                 guess[held] = predict(r.family, done, r.h, r.x[held], r.labels[held])
                 by_framework += _one(device, r, held, base, done, guess[held])
-            if told.any():
-                by_device.setdefault(name, {})[device] = errors(guess[told], r.measured[told])
+            if result.any():
+                by_device.setdefault(name, {})[device] = errors(guess[result], r.measured[result])
     return by_device, by_framework
 
 

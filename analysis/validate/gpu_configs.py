@@ -11,7 +11,7 @@ from ...kernels.gpu_measure import Timer, copy_rate, gpu_host, open_device
 from ...kernels.gpu_search import SPACES, GpuSearched, search_gpu
 from ...kernels.host import HostInfo
 from ...workloads.kernel_tables import table_text
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.result import Result
 from .measure_configs import check_only
 
@@ -65,7 +65,9 @@ def _words(values: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in values.items() if name not in LEFT_OUT)
 
 
-def measure_gpu_configs(*, quick: bool = False, only: Sequence[str] = (), told: Told | None = None) -> GpuConfigs:
+def measure_gpu_configs(
+    *, quick: bool = False, only: Sequence[str] = (), progress: OnProgress | None = None
+) -> GpuConfigs:
     """Search all configurations of the CUDA kernels exhaustively.
 
     Parameters
@@ -74,8 +76,8 @@ def measure_gpu_configs(*, quick: bool = False, only: Sequence[str] = (), told: 
         Fewer shapes and repetitions.
     only : sequence of str
         Kernels by name; all without it.
-    told : callable, optional
-        Told how many shapes are done, of how many.
+    progress : callable, optional
+        Called with how many shapes are done, of how many.
 
     Raises
     ------
@@ -86,5 +88,5 @@ def measure_gpu_configs(*, quick: bool = False, only: Sequence[str] = (), told: 
     device = open_device()
     clock = Timer(device.cupy)
     rate = partial(copy_rate, device.cupy, clock)
-    found = search_gpu(device, clock, rate, quick=quick, only=only, told=told)
+    found = search_gpu(device, clock, rate, quick=quick, only=only, progress=progress)
     return GpuConfigs(gpu_host(device), found)

@@ -121,7 +121,7 @@ class Loop(Result):
     def to_dict(self) -> dict[str, Any]:
         return {
             "unseen": [
-                {"family": u.family, "fitted_rows": u.fitted, "rows": u.errors.rows, **u.errors.told()}
+                {"family": u.family, "fitted_rows": u.fitted, "rows": u.errors.rows, **u.errors.figures()}
                 for u in self.unseen
             ],
             "unseen_median_ape": self.median_ape,

@@ -25,7 +25,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.result import Drawing
 from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
@@ -160,7 +160,11 @@ def _short(value: Any) -> str:
 
 
 def validate_kernels(
-    tables: Iterable[str | Path] = (), *, family: str | None = None, transfer: bool = False, told: Told | None = None
+    tables: Iterable[str | Path] = (),
+    *,
+    family: str | None = None,
+    transfer: bool = False,
+    progress: OnProgress | None = None,
 ) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
@@ -176,8 +180,8 @@ def validate_kernels(
     transfer : bool
         Leave out each device in turn: predict it from the others' fits alone, with the interval that
         the errors of devices left out say.
-    told : callable, optional
-        Told (tables of a device done, in all).
+    progress : callable, optional
+        Called with (tables of a device done, in all).
 
     Raises
     ------
@@ -195,8 +199,8 @@ def validate_kernels(
             if transfer and rows.family.name in LAYER_FAMILIES:
                 continue
             checks.append(_check(name, spec, rows, (name,) if transfer else ()))
-            if told is not None:
-                told(len(checks), total)
+            if progress is not None:
+                progress(len(checks), total)
     if transfer:
         checks = with_intervals(checks)
     elif skewed is not None:

@@ -93,7 +93,7 @@ def _of_device(table: KernelTable, device: str) -> tuple[str, FamilyRows] | None
         rest.append(max(float(table["measured_s"][i]) - total, LEAST_S))
     if not kept:
         return None
-    told: F8 = np.array(rest)
+    result: F8 = np.array(rest)
     labels = np.array([framework(str(s)) for s in table["source"][kept]], dtype=object)
     family = LAYER_FAMILIES[REST]
-    return spec.name, FamilyRows(family, table.take(np.array(kept)), hardware(spec), np.array(x), told, labels)
+    return spec.name, FamilyRows(family, table.take(np.array(kept)), hardware(spec), np.array(x), result, labels)

@@ -44,9 +44,12 @@ class LayerFit(SetFit):
         out: dict[str, dict[str, SetEntry]] = {name: {} for name in self.sets}
         found = {}
         for name, label in LABELS.items():
-            if any(self._told(s, label).rows >= self.enough and self._told(s, label).basis == "own" for s in self.sets):
-                found[name], told = self._framework(label)
-                self._enter(out, name, found[name], told)
+            if any(
+                self._evidence(s, label).rows >= self.enough and self._evidence(s, label).basis == "own"
+                for s in self.sets
+            ):
+                found[name], known = self._framework(label)
+                self._enter(out, name, found[name], known)
         if not found:  # too few rows of any framework to tell a set's parameters
             return {}
         share = self._shares(found)

@@ -12,7 +12,7 @@ from ...kernels.measure import MeasuredShape, Measurement, measure
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.result import Result
 from ..show.text import seconds, si
 from .measure_configs import check_only
@@ -138,7 +138,7 @@ def _shape(row: MeasuredShape) -> str:
 def measure_machine(
     *, backend: str = "numba", quick: bool = False, threads: int | None = None,
     only: Sequence[str] = (), lenient: bool = False, compare: bool = False, seed: int = 0,
-    loop: bool = False, told: Told | None = None,
+    loop: bool = False, progress: OnProgress | None = None,
 ) -> Measured:  # fmt: skip
     """Measure the kernels of a backend here, and close the loop over them if asked.
 
@@ -151,8 +151,8 @@ def measure_machine(
     loop : bool
         Calibrate on half of the shapes, validate on the others, and simulate a small model on
         this machine beside the same model run for real (`analysis.validate.host_loop`).
-    told : callable, optional
-        Told how many visits are done, of how many.
+    progress : callable, optional
+        Called with how many visits are done, of how many.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def measure_machine(
             raise InputError("--loop", "closes the loop on the processor: use --backend numba")
         from ...kernels.gpu_measure import measure_gpu
 
-        return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=told))
+        return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=progress))
     small: Sequence[SmallModel] = ()
     if loop:
         from .host_loop import small_models
@@ -181,7 +181,7 @@ def measure_machine(
         small = small_models(quick, threads or max_threads(), seed)
     run = measure(
         quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
-        progress=told, besides=[work for one in small for work in one.work],
+        progress=progress, besides=[work for one in small for work in one.work],
     )  # fmt: skip
     if not small:
         return Measured(run)

@@ -11,7 +11,7 @@ from ...kernels.search import KernelSearch, search
 from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import table_text
 from ...workloads.requests.options import check_seed
-from ..parallel import Told
+from ..parallel import OnProgress
 from ..show.result import Result
 from .cpu_configs import FEWEST, Choice, Regret, choice
 
@@ -90,7 +90,7 @@ def check_only(only: Sequence[str], known: Sequence[str]) -> None:
 
 
 def measure_configs(
-    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Told | None = None
+    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, progress: OnProgress | None = None
 ) -> ConfigsMeasured:
     """Search all configurations of the CPU kernels exhaustively on one thread.
 
@@ -102,8 +102,8 @@ def measure_configs(
         Kernels by name; all without it.
     seed : int
         Of inputs and of the order of turns.
-    told : callable, optional
-        Told how many shapes are done, of how many.
+    progress : callable, optional
+        Called with how many shapes are done, of how many.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def measure_configs(
     """
     check_seed(seed)
     check_only(only, [space.name for space in SPACES])
-    run = search(quick=quick, only=only, seed=seed, told=told)
+    run = search(quick=quick, only=only, seed=seed, progress=progress)
     found = []
     for space in SPACES:
         rows = [{**row, **run.core} for one in run.found if one.kernel == space.name for row in one.rows()]

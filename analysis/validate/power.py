@@ -55,14 +55,14 @@ class PowerValidation(Checked):
     fitted: str | None = None
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        told = (
+        text = (
             f"Errors are of rows whose model's shape was held out of the fit, {FOLDS} folds."
             if self.cross_validated else "Errors are of the committed fit; --cross-validate holds shapes out of it."
         )  # fmt: skip
         return [
             self.rows(),
             (
-                f"{told} read: of the rows that the monitor read while the kernel ran; a loop of under "
+                f"{text} read: of the rows that the monitor read while the kernel ran; a loop of under "
                 f"0.1 s was read before it only. reached: within {MEDIAN:.0%} in the median and {P90:.0%} at "
                 "the 90th percentile."
             ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...simulator.frameworks.replay import ScheduleCase, read_cases, replay
 from ...workloads.errors import told_of
-from ..parallel import Told
+from ..parallel import OnProgress
 from .check import Compared
 
 
@@ -80,15 +80,15 @@ def _short(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def validate_schedules(path: str | Path, *, told: Told | None = None) -> SchedulesValidation:
+def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) -> SchedulesValidation:
     """Plan the cases of a file and compare every plan.
 
     Parameters
     ----------
     path : path-like
         One case a line, in the form of ``../shared/vllm_schedules/schedules.jsonl``.
-    told : callable, optional
-        Told (cases done, cases).
+    progress : callable, optional
+        Called with (cases done, cases).
 
     Raises
     ------
@@ -102,8 +102,8 @@ def validate_schedules(path: str | Path, *, told: Told | None = None) -> Schedul
             difference = compare(case)
         if difference is not None:
             found.append(difference)
-        if told:
-            told(k + 1, len(cases))
+        if progress:
+            progress(k + 1, len(cases))
     return SchedulesValidation(tuple(case.name for case in cases), tuple(found))
 
 

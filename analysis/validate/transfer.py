@@ -36,8 +36,8 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
         if interval is not None:
             ratio = check.measured / check.predicted
             held = float(np.mean((ratio >= interval[0]) & (ratio <= interval[2])))
-            told = {"interval_low": interval[0], "interval_high": interval[2], "held": held}
-            check = replace(check, last=told)
+            entry = {"interval_low": interval[0], "interval_high": interval[2], "held": held}
+            check = replace(check, last=entry)
         out.append(check)
     return out
 

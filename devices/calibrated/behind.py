@@ -199,12 +199,12 @@ def _unmeasured(others: Mapping[str, int]) -> str:
 def _beyond(family: Family, x: F8, at: F8, cells: I8) -> str:
     """Sizes of a call beyond the cells of all rows; empty where there are none."""
     low, high = cells.min(axis=0) - 0.5, cells.max(axis=0) + 0.5
-    told = [
+    lines = [
         f"{name} {x[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to {_round(BASE**b)}"
         for name, place, a, b in zip(SPANS.get(family.name, ()), at, low, high, strict=True)
         if not a <= place <= b
     ]
-    return "; ".join(told)
+    return "; ".join(lines)
 
 
 def _round(size: float) -> str:

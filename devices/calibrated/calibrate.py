@@ -85,8 +85,8 @@ def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:
     }  # fmt: skip
     foreign = by_source(*args, done)
     if foreign is not None:
-        told = ~np.isnan(foreign)
-        found["by_source"] = errors(foreign[told], rows.measured[told])
+        known = ~np.isnan(foreign)
+        found["by_source"] = errors(foreign[known], rows.measured[known])
     sources = tuple(sorted(set(rows.table["source"].tolist())))
     return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
 

@@ -32,7 +32,7 @@ class Errors:
         median, tail, bias = np.median(ape), np.quantile(ape, 0.9), np.median(ratios)
         return cls(len(ratios), float(median), float(tail), float(bias))
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """The three figures by the names that answers use."""
         return {name: getattr(self, name) for name in ("median_ape", "p90_ape", "median_bias")}
 

@@ -285,15 +285,15 @@ def _result(plan: _Layout, theta: F8) -> Fit:
     heads = (TIME, *plan.family.by_framework)
     logs, base = plan.scales(theta), theta[: plan.size].copy()
     for j, column in enumerate(plan.columns, start=1):
-        told = plan.informed[:, j]
-        if told.any():
+        informed = plan.informed[:, j]
+        if informed.any():
             bounds = plan.family.parameters[column]
-            moved = base[column] + np.median(logs[told, j])
+            moved = base[column] + np.median(logs[informed, j])
             middle = np.clip(moved, np.log(bounds.low), np.log(bounds.high)) - base[column]
             base[column] += middle
-            logs[told, j] -= middle
+            logs[informed, j] -= middle
     scales = {
-        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True) if known}
-        for name, row, told in zip(plan.names, logs, plan.informed, strict=True)
+        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, informed, strict=True) if known}
+        for name, row, informed in zip(plan.names, logs, plan.informed, strict=True)
     }
     return Fit(np.exp(base), scales)

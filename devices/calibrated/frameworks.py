@@ -42,7 +42,7 @@ LEAST = 1e-3
 """Parts with a smaller share are left out."""
 FLOOR = 1e-9
 """Weight of what is unlike in everything: a device that no other is like gets their mean."""
-Told = npt.NDArray[np.bool_]
+Informed = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ def blends(
     if any(part.values.ndim > 1 for part in parts):
         parts = [replace(part, values=family.per_branch(part.values)) for part in parts]
     logs = np.log([part.values for part in parts])
-    told = np.abs(logs - np.log(family.defaults)) > TOLD
+    informed = np.abs(logs - np.log(family.defaults)) > TOLD
     fixed = np.array([p.name in family.silicon for p in family.parameters])
     out = {}
     for label in sorted(wanted):
         weight = np.array([_weight(family, label, other, h, donor, distance) for _, donor, other in known])
         share = weight / weight.sum()
-        values = np.where(told, logs, _mean(weight, logs, told, family))
+        values = np.where(informed, logs, _mean(weight, logs, informed, family))
         values = np.exp(np.where(fixed, np.log(silicon), values))
         left = share[share >= LEAST].sum()
         out[label] = tuple(
@@ -126,9 +126,9 @@ def _one_library(family: Family, label: str, other: str, h: F8, donor: Donor) ->
     return library(family.name, other, donor.h[H_CAPABILITY]) == here
 
 
-def _mean(weight: F8, logs: F8, told: Told, family: Family) -> F8:
+def _mean(weight: F8, logs: F8, informed: Informed, family: Family) -> F8:
     """Weighted mean of each parameter over the sets that tell it; its default where none does."""
-    share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * told
+    share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * informed
     total = share.sum(axis=0)
     mean = (share * logs).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.where(total > 0, mean, np.log(family.defaults))

@@ -193,12 +193,12 @@ class CalibratedModel:
             if x is None:
                 rest.append(op)
                 continue
-            told = self._told(self.models[op.kind], x)
-            found.setdefault((told.applies_to, told.format), []).append(told)
-        out = [_together(told) for told in found.values()]
+            entry = self._evidence_of(self.models[op.kind], x)
+            found.setdefault((entry.applies_to, entry.format), []).append(entry)
+        out = [_together(entry) for entry in found.values()]
         return [*out, *self.base.evidence([op for op in rest if not self.included(op)])]
 
-    def _told(self, model: Model, x: F8) -> Evidence:
+    def _evidence_of(self, model: Model, x: F8) -> Evidence:
         """What the price of one call rests on: rows of its format and size where the set is known."""
         known, family = model.quickest(x), model.family
         own = known.framework and behind(self.spec, family, known.framework, x)

@@ -105,8 +105,8 @@ def known_elsewhere(h: F8, family: Family, own: Donor, donors: Mapping[str, Dono
     """
     if not donors:
         return own.fit
-    told = np.abs(np.log(own.fit.values / family.defaults)) > TOLD
-    silicon = np.where(told, own.fit.values, _mean(h, family, donors)[0])
+    informed = np.abs(np.log(own.fit.values / family.defaults)) > TOLD
+    silicon = np.where(informed, own.fit.values, _mean(h, family, donors)[0])
     return replace(own.fit, blends=blends(h, family, silicon, own, donors, distance))
 
 
@@ -143,9 +143,9 @@ def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
     weight /= weight.sum()
     logs = np.log([d.fit.values for d in donors.values()])
-    told = weight[:, None] * (np.abs(logs - np.log(family.defaults)) > TOLD)
-    total = told.sum(axis=0)
-    mean = np.where(total > 0, (told * logs).sum(axis=0), np.log(family.defaults))
+    informed = weight[:, None] * (np.abs(logs - np.log(family.defaults)) > TOLD)
+    total = informed.sum(axis=0)
+    mean = np.where(total > 0, (informed * logs).sum(axis=0), np.log(family.defaults))
     mean = np.exp(mean / np.where(total > 0, total, 1.0))
     return mean, dict(zip(donors, weight.tolist(), strict=True))
 

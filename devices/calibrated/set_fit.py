@@ -1,6 +1,6 @@
 """Fit the parameters that devices of one silicon share, framework by framework.
 
-For each family and framework every set of `kernel_sets` is told by the best rows there are:
+For each family and framework every set of `kernel_sets` is evidence by the best rows there are:
 
 1. rows of that framework on the set's devices ("own");
 2. rows there of other frameworks that call the same kernel library ("library");
@@ -33,7 +33,7 @@ from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, 
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
 from .rules import ALONE
-from .set_rows import FEWEST, Told, formats, told_by, told_of_all
+from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 
 ENOUGH = 50
@@ -150,8 +150,8 @@ class SetFit:
             return out
         found = {}
         for name, label in LABELS.items():
-            found[name], told = self._framework(label)
-            self._enter(out, name, found[name], told)
+            found[name], evidence = self._framework(label)
+            self._enter(out, name, found[name], evidence)
         rows = self._every()
         share = self._shares(found)
         self._enter(out, TYPICAL, self._combined(found, share), rows)
@@ -167,16 +167,20 @@ class SetFit:
         return share
 
     def _enter(
-        self, out: dict[str, dict[str, SetEntry]], framework: str, values: Mapping[str, F8], told: Mapping[str, Told]
+        self,
+        out: dict[str, dict[str, SetEntry]],
+        framework: str,
+        values: Mapping[str, F8],
+        evidence: Mapping[str, SetEvidence],
     ) -> None:
         names = [p.name for p in self.family.parameters]
         for key in self.sets:
             parameters = dict(zip(names, values[key].tolist(), strict=True))
-            seen = self.errors(values[key], told[key].samples)
-            self.samples[key, framework] = told[key].samples
+            seen = self.errors(values[key], evidence[key].samples)
+            self.samples[key, framework] = evidence[key].samples
             out[key][framework] = SetEntry(
-                basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters,
-                sources=tuple(sorted(told[key].sources)),
+                basis=evidence[key].basis, rows=evidence[key].rows, errors=seen, parameters=parameters,
+                sources=tuple(sorted(evidence[key].sources)),
             )  # fmt: skip
 
     def errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
@@ -186,26 +190,26 @@ class SetFit:
         e = errors(np.concatenate(predicted), np.exp(np.concatenate([s.log for s in samples])))
         return e.median_ape, e.p90_ape, e.median_bias
 
-    def _framework(self, label: str | None) -> tuple[dict[str, F8], dict[str, Told]]:
+    def _framework(self, label: str | None) -> tuple[dict[str, F8], dict[str, SetEvidence]]:
         """Parameters of every set with one framework's kernels; of all kernels without a label."""
-        told = {name: self._told(name, label) for name in self.sets}
-        firm = [n for n in self.sets if told[n].rows >= self.enough
-                and (label is None or told[n].basis in ("own", "library"))]  # fmt: skip
+        evidence = {name: self._evidence(name, label) for name in self.sets}
+        firm = [n for n in self.sets if evidence[n].rows >= self.enough
+                and (label is None or evidence[n].basis in ("own", "library"))]  # fmt: skip
         key = next((name for name, known in LABELS.items() if known == label), TYPICAL)
         start = {name: self._start(name, key) for name in self.sets}
-        alone = {name: self._alone(told[name], start[name]) for name in firm}
+        alone = {name: self._alone(evidence[name], start[name]) for name in firm}
         for name in firm:
             if not self._plausible(name, alone[name]):
-                told[name] = self._told(name, label, without=C_FP8)
-                alone[name] = self._alone(told[name], start[name])
-        elder = {name: self._elder(name, told, firm) for name in self.sets}
+                evidence[name] = self._evidence(name, label, without=C_FP8)
+                alone[name] = self._alone(evidence[name], start[name])
+        elder = {name: self._elder(name, evidence, firm) for name in self.sets}
         sets: dict[str, ParameterSet] = {}
         values: dict[str, F8] = {}
         center: dict[str, F8] = {}
         for names in ([n for n in firm if not elder[n]], [n for n in firm if elder[n]]):
             for name in names:
                 center[name] = self._inherited(name, elder[name], center, start)
-                sets[name] = ParameterSet(center[name], PULL[True], told[name].samples, alone[name])
+                sets[name] = ParameterSet(center[name], PULL[True], evidence[name].samples, alone[name])
             values = self._solve(sets, values, key)
             center |= {name: np.log(found) for name, found in values.items()}
         rest = [n for n in self.sets if n not in firm]
@@ -218,22 +222,22 @@ class SetFit:
             if not source and firm and not own:
                 source = self._source(name, firm, label)
                 center[name] = center[source]
-            if source and told[name].basis == "silicon" and self._kin(name, source, label):
-                told[name] = Told("transferred", ())
-            if told[name].samples and not self._plausible(name, center[name]):
-                told[name] = self._told(name, label, without=C_FP8)
-            pull = PULL[False] if told[name].samples else STILL
-            sets[name] = ParameterSet(center[name], pull, told[name].samples)
-        return self._solve(sets, values, key), told
+            if source and evidence[name].basis == "silicon" and self._kin(name, source, label):
+                evidence[name] = SetEvidence("transferred", ())
+            if evidence[name].samples and not self._plausible(name, center[name]):
+                evidence[name] = self._evidence(name, label, without=C_FP8)
+            pull = PULL[False] if evidence[name].samples else STILL
+            sets[name] = ParameterSet(center[name], pull, evidence[name].samples)
+        return self._solve(sets, values, key), evidence
 
-    def _elder(self, name: str, told: Mapping[str, Told], firm: Sequence[str]) -> str:
+    def _elder(self, name: str, evidence: Mapping[str, SetEvidence], firm: Sequence[str]) -> str:
         """The set of the same silicon that one is drawn to: its parent, or a child that has rows where it has few."""
         parent = self.parents.get(name, "")
-        few, rows = name not in firm, told[name].rows
-        if parent in told and (parent in firm or (few and told[parent].rows >= rows)):
+        few, rows = name not in firm, evidence[name].rows
+        if parent in evidence and (parent in firm or (few and evidence[parent].rows >= rows)):
             return parent
-        children = [n for n in self.sets if self.parents.get(n) == name and told[n].rows > rows]
-        return max(children, key=lambda n: told[n].rows) if few and children else ""
+        children = [n for n in self.sets if self.parents.get(n) == name and evidence[n].rows > rows]
+        return max(children, key=lambda n: evidence[n].rows) if few and children else ""
 
     def _inherited(self, name: str, elder: str, center: Mapping[str, F8], start: Mapping[str, F8]) -> F8:
         """Logarithms of the elder's parameters, as far away as the set's others are from the elder's."""
@@ -262,15 +266,15 @@ class SetFit:
     def _rows(self, name: str) -> list[FamilyRows]:
         return [self.measured[d] for d, used in self.set.items() if used == name and d in self.measured]
 
-    def _every(self) -> dict[str, Told]:
-        return {name: told_of_all(self.family, self._rows(name)) for name in self.sets}
+    def _every(self) -> dict[str, SetEvidence]:
+        return {name: evidence_of_all(self.family, self._rows(name)) for name in self.sets}
 
-    def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
-        return told_by(self.family, self._rows(name), label, without)
+    def _evidence(self, name: str, label: str | None, without: int | None = None) -> SetEvidence:
+        return evidence_by(self.family, self._rows(name), label, without)
 
-    def _alone(self, told: Told, center: F8) -> F8:
+    def _alone(self, evidence: SetEvidence, center: F8) -> F8:
         """Logarithms of a fit to the largest sample alone: where the solution starts."""
-        most = max(told.samples, key=lambda sample: len(sample.log))
+        most = max(evidence.samples, key=lambda sample: len(sample.log))
         labels = np.full(len(most.log), "all", dtype=object)
         found = fit(self.family, most.h, most.x, np.exp(most.log), labels, prior=np.exp(center))
         return np.log(found.values)

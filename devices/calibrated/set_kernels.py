@@ -61,9 +61,9 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
             continue
         usual = [i for i in inside if not family.branches[i].endswith(family.aside)]
         yield tuple(usual), tuple(family.branches[i] for i in usual)
-        told = [i for i in inside if count[i] >= APART]
-        if len(told) > 1 and not family.by_size:
-            yield from (((i,), (family.branches[i],)) for i in told)
+        lines = [i for i in inside if count[i] >= APART]
+        if len(lines) > 1 and not family.by_size:
+            yield from (((i,), (family.branches[i],)) for i in lines)
 
 
 def _of(rows: FamilyRows, wanted: tuple[int, ...]) -> FamilyRows:

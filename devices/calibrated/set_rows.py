@@ -25,7 +25,7 @@ MOST = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SetEvidence:
     """What speaks for one set under one framework."""
 
     basis: str
@@ -37,7 +37,7 @@ class Told:
         return sum(len(sample.log) for sample in self.samples)
 
 
-def told_by(family: Family, devices: Sequence[FamilyRows], label: str | None, without: int | None) -> Told:
+def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None, without: int | None) -> SetEvidence:
     """Rows of a set's devices that tell a framework's kernels, without those of one format."""
     found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
     for rows in devices:
@@ -57,20 +57,20 @@ def told_by(family: Family, devices: Sequence[FamilyRows], label: str | None, wi
     for basis, least in (("own", SOME), ("library", SOME), ("silicon", FEWEST)):
         held += found[basis]
         sources = frozenset[str]().union(*(names for _, names in held))
-        seen = Told(basis, [sample for sample, _ in held], sources)
+        seen = SetEvidence(basis, [sample for sample, _ in held], sources)
         if seen.rows >= least:
             return seen
-    return Told("transferred", ())
+    return SetEvidence("transferred", ())
 
 
-def told_of_all(family: Family, devices: Sequence[FamilyRows]) -> Told:
+def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidence:
     """Rows of the three frameworks on a set's devices, else any."""
-    each = (told_by(family, devices, label, None) for label in LABELS.values())
+    each = (evidence_by(family, devices, label, None) for label in LABELS.values())
     own = [one for one in each if one.basis == "own"]
     if not own:
-        return told_by(family, devices, None, None)
+        return evidence_by(family, devices, None, None)
     sources = frozenset[str]().union(*(one.sources for one in own))
-    return Told("own", [sample for one in own for sample in one.samples], sources)
+    return SetEvidence("own", [sample for one in own for sample in one.samples], sources)
 
 
 def formats(family: Family, x: F8) -> F8:

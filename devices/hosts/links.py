@@ -111,8 +111,8 @@ class HostedLinks:
             return [Evidence("tables of the host", WHERE, "measured", None, self.rows)]
         named = "assumed: no host is named, class" if self.assumed else "class"
         if own.spread is None:  # as the device's rows have it
-            told = f"{named} {self.host.name}"
-            return [replace(e, why=f"{told}; {e.why}" if e.why else told) for e in self.base.evidence(ops)]
+            text = f"{named} {self.host.name}"
+            return [replace(e, why=f"{text}; {e.why}" if e.why else text) for e in self.base.evidence(ops)]
         ratios = self._spread(ops, own.spread)
         return [
             Evidence("host's links", WHERE, "transferred", ratios.median_error, own.rows,
@@ -144,9 +144,9 @@ class HostedLinks:
             ends = np.repeat(x[:1], 2, axis=0)
             ends[:, 0] = timed.moved[[0, -1]]
             edges = self._by_class(self.base.models[op.kind], ends)[:, O_SECONDS]
-            told = timed.at(x[:, 0], seconds, edges)
-            memory = memory * told / np.maximum(seconds, 1e-300)
-            seconds = told
+            timed_s = timed.at(x[:, 0], seconds, edges)
+            memory = memory * timed_s / np.maximum(seconds, 1e-300)
+            seconds = timed_s
         there = seconds > 0.0
         added = np.where(there, self.host.hop_s * self._hops(op), 0.0)
         floor, multiple = price[:, O_FLOOR_LINK], self.host.multiple

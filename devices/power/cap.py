@@ -67,8 +67,8 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
         )  # fmt: skip
     clock = capped_clock((cap_W - known.idle_W) / (known.limit_W - known.idle_W))
     rate = memory_rate(spec, known, cap_W)
-    told = f"capped at {cap_W:g} W: {clock:.2f} of its clock at the limit, {rate:.2f} of its memory's rate"
-    return _at(spec, clock, cap_W, rate, f"{cap_W:g}W", told)
+    text = f"capped at {cap_W:g} W: {clock:.2f} of its clock at the limit, {rate:.2f} of its memory's rate"
+    return _at(spec, clock, cap_W, rate, f"{cap_W:g}W", text)
 
 
 def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
@@ -95,8 +95,8 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     known = power_model(spec).model
     room = draw(clock * SUSTAINED) / draw(SUSTAINED)
     limit = known.idle_W + room * (known.limit_W - known.idle_W)
-    told = f"locked at {clock_MHz:g} MHz: {clock:.2f} of the rate it has at its limit"
-    return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", told)
+    text = f"locked at {clock_MHz:g} MHz: {clock:.2f} of the rate it has at its limit"
+    return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", text)
 
 
 def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, told: str) -> DeviceSpec:
@@ -138,7 +138,7 @@ def _width(p: ProcessorSpec) -> float:
     return (p.peak_flops_per_s or {}).get("bf16", 0.0) / p.clock_Hz
 
 
-def told_cap(spec: DeviceSpec) -> tuple[str, ...]:
+def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
     """What a cap or a locked clock leaves of a device; nothing where it changes nothing."""
     return (spec.title,) if spec.clock_share < 1.0 else ()
 

@@ -100,14 +100,14 @@ def _fitted(terms: F8, left: F8, whole: F8) -> F8:
 def die_of(given: DieSpec) -> Die:
     """A die of a description, what it does not say taken from the published one it is like."""
     base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
         "lanes": given.lanes_per_core, "registers": _mib(given.registers_bytes),
         "local": _mib(given.local_bytes), "cache": _mib(given.cache_bytes), "hbm": given.hbm,
         "gddr": None if given.gddr_bits is None else given.gddr_bits / 32,
         "links": given.links, "link": given.link,
     }  # fmt: skip
-    return replace(base, **{name: value for name, value in told.items() if value is not None})
+    return replace(base, **{name: value for name, value in entry.items() if value is not None})
 
 
 def _mib(value: float | None) -> float | None:

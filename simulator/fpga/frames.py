@@ -20,7 +20,7 @@ from .schedules import SCHEDULES, Steps
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]
-Told = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def serve_images(
     routing: str = "uniform",
     seed: int = 0,
     forget: bool = True,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
 ) -> Frames:
     """Serve images one after another, in order of arrival.
 
@@ -86,8 +86,8 @@ def serve_images(
         Of the routing; image i, its task and layer give the same draw in every run.
     forget : bool
         Whether a task switch empties the expert caches; False isolates what that costs.
-    told : callable, optional
-        Told (images done, images in all).
+    progress : callable, optional
+        Called with (images done, images in all).
 
     Raises
     ------
@@ -119,8 +119,8 @@ def serve_images(
             runs.append(run)
             yield env.timeout(run.cycles / clock)
             stamps[2, i] = env.now
-        if told is not None:
-            told(i + 1, n)
+        if progress is not None:
+            progress(i + 1, n)
 
     def source() -> Steps:
         if arrivals is None:

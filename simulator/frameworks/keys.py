@@ -187,8 +187,8 @@ def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
     """`far_version` of the version that a file names."""
     version_of(keys, usual)
     key = "version" if "version" in keys.values else "engine_version"
-    told = keys.text(key, usual)
-    return far_version(f"{framework}@{told}", f"{keys.path}: {key}: {told}")
+    text = keys.text(key, usual)
+    return far_version(f"{framework}@{text}", f"{keys.path}: {key}: {text}")
 
 
 def far_version(framework: str, where: str = "") -> list[str]:

@@ -48,7 +48,7 @@ class Start:
         return unsaid(engine, self.sharing, self.tp, self.dp, self.ep)
 
 
-def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is an engine's default anyway."""
     return {
         key: x for key, x in values.items() if x is True or (x not in (None, 1) and x is not False) or key == "engine"
@@ -99,8 +99,8 @@ def engine_values(engine: str, start: Start) -> dict[str, Any]:
     InputError
         A layout that the engine cannot be started with.
     """
-    told = _told(FILES[engine](start))
-    return told | sharing_values(engine, start.sharing, start.tp, start.dp, start.ep)
+    values = _given(FILES[engine](start))
+    return values | sharing_values(engine, start.sharing, start.tp, start.dp, start.ep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,8 @@ def command_line(engine: str, model: str, values: Mapping[str, Any], room: Room 
     line = shlex.join(launch.words)
     if not launch.file:
         return line
-    told = ", ".join(f"{key}: {_yaml(x)}" for key, x in launch.file.items())
-    return f"{line} --extra_llm_api_options FILE  # its content: {{{told}}}"
+    text = ", ".join(f"{key}: {_yaml(x)}" for key, x in launch.file.items())
+    return f"{line} --extra_llm_api_options FILE  # its content: {{{text}}}"
 
 
 SIXTEEN = {"bf16": "bfloat16", "fp16": "float16"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ...workloads.errors import SpecError
 from .keys import Keys, listed
-from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, told, without_effect
+from .sharing import PLACED_ONCE, Sharing, named, needs, not_simulated, refuse_old, without_effect
 
 MODES = {"auto": "deepep-auto", "normal": "deepep-normal", "low_latency": "deepep-low-latency"}
 """Values of `deepep_mode` and the exchange of each; the first is the default."""
@@ -57,7 +57,7 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     own = ["deepep_mode", "deepep_config"]
     doubts = [] if sends else without_effect(keys, own, "without moe_a2a_backend: deepep")
     if sends:
-        doubts += told(keys, {"deepep_config": "how many SMs exchange is not modelled"})
+        doubts += not_simulated(keys, {"deepep_config": "how many SMs exchange is not modelled"})
         if not apart:
             why = "enable_dp_attention and dp_size above 1: before it attention runs rank by rank here"
             raise needs(keys, "moe_a2a_backend", why)
@@ -104,12 +104,12 @@ def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, s
         raise needs(keys, "enable_eplb", "ep_size above 1")
     doubts = list[str]()
     if balances:
-        doubts += told(keys, dict.fromkeys(REBALANCING, PLACED_ONCE))
+        doubts += not_simulated(keys, dict.fromkeys(REBALANCING, PLACED_ONCE))
     else:
         doubts += without_effect(keys, REBALANCING, "without enable_eplb")
     if location != "trivial":
         text = "experts are placed by the loads that --routing expects, not by those of the file"
-        doubts += told(keys, {"init_expert_location": text})
+        doubts += not_simulated(keys, {"init_expert_location": text})
     elif not balances:
         text = "without enable_eplb or init_expert_location"
         doubts += without_effect(keys, ["eplb_algorithm"], text)
@@ -128,7 +128,7 @@ def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, s
         policy = "wrapped"
     rule = DISPATCHES[asked or "static"] if sends else "any"
     if not sends and asked == "static":
-        doubts += told(keys, {"ep_dispatch_algorithm": "copies share gathered tokens evenly here"})
+        doubts += not_simulated(keys, {"ep_dispatch_algorithm": "copies share gathered tokens evenly here"})
     return policy, copies, rule, doubts
 
 

@@ -57,7 +57,7 @@ def without_effect(keys: Keys, names: Mapping[str, str] | Collection[str], why: 
     ]
 
 
-def told(keys: Keys, why: Mapping[str, str]) -> list[str]:
+def not_simulated(keys: Keys, why: Mapping[str, str]) -> list[str]:
     """Warnings about keys that are there and are not simulated as the engine has them."""
     return [
         f"{keys.path}: {keys.prefix}{name}: {text}" for name, text in why.items() if keys.values.get(name) is not None

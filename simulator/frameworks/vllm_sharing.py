@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ...workloads.errors import SpecError
 from ..parts.overlap.gates import MOST_TOKENS
 from .keys import Keys, listed
-from .sharing import PLACED_ONCE, Sharing, named, needs, refuse_old, refuse_unknown, told, without_effect
+from .sharing import PLACED_ONCE, Sharing, named, needs, not_simulated, refuse_old, refuse_unknown, without_effect
 
 GATHERS = ("allgather_reducescatter", "naive")
 """Values of `all2all_backend` that are no all-to-all; the first is the default."""
@@ -97,7 +97,7 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
         raise needs(keys, "enable_eplb", "enable_expert_parallel")
     if not spread:
         raise SpecError(keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1")
-    doubts = told(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
+    doubts = not_simulated(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
     if strategy == "round_robin":
         doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
     return "eplb", copies, doubts

@@ -21,8 +21,8 @@ def check_hashes(kv: KvRules, block: RequestBlock) -> None:
     ------
     InputError
     """
-    told = block.hash_ids is not None or block.turns is not None
-    if kv.cached and told and block.hash_tokens % kv.block:
+    known = block.hash_ids is not None or block.turns is not None
+    if kv.cached and known and block.hash_tokens % kv.block:
         raise InputError(
             "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, not be {kv.block}"
         )

@@ -97,8 +97,8 @@ class RequestTable:
                 self.task[new] = turns.task
                 self.after.extend(turns.after)
         if block.acceptance is not None or len(self.acceptance):
-            told = self.acceptance if len(self.acceptance) else None
-            joined = joined_acceptance([(told, first), (block.acceptance, len(block))])
+            rates = self.acceptance if len(self.acceptance) else None
+            joined = joined_acceptance([(rates, first), (block.acceptance, len(block))])
             assert joined is not None
             self.acceptance = joined
         if block.labels is not None:

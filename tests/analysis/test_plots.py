@@ -33,11 +33,11 @@ from opbyte.analysis.plots import (
     timeline,
     trade_off,
 )
+from opbyte.analysis.plots.hover import hover_of
 from opbyte.analysis.plots.labels import LabelledPoint, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
-from opbyte.analysis.plots.told import told_of
 from opbyte.analysis.studies.front import front
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
@@ -609,7 +609,7 @@ def test_settings_in_labels_are_never_rounded() -> None:
     table = designs(3).assign(tsv=[1.23456, 2048, 8], modules="a-name-that-is-long-x4")
     figure = trade_off(table, GOALS, ("tsv", "modules"), "designs")
     (rows,) = drawn(figure, "row")
-    said = "\n".join(told_of(rows).texts)
+    said = "\n".join(hover_of(rows).texts)
     assert "tsv: 1.23456\n" in said
     assert "tsv: 2,048\n" in said
     assert "modules: a-name-that-is-long-x4" in said
@@ -636,9 +636,9 @@ def test_throughput_against_pace(runs: int) -> None:
     fronts = sum(len(x.get_xdata()) for x in drawn(figure, "front"))
     assert fronts == len(front(good, goals, ("run",)))
     for line in drawn(figure, "within"):
-        assert len(told_of(line).texts) == 4
-        assert "Price of a million output tokens (USD): 0.5" in told_of(line).texts[0]
-        assert "Energy" not in told_of(line).texts[0]  # unknown
+        assert len(hover_of(line).texts) == 4
+        assert "Price of a million output tokens (USD): 0.5" in hover_of(line).texts[0]
+        assert "Energy" not in hover_of(line).texts[0]  # unknown
 
 
 def loads(runs: int) -> pd.DataFrame:

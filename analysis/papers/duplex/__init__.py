@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Row
-from opbyte.extend.answers import NOTHING, Crew, Kept, Told, cores
+from opbyte.extend.answers import NOTHING, Crew, Kept, OnProgress, cores
 
 from .. import PAPERS
 from ..points import Point, Runner
@@ -64,7 +64,7 @@ ASSUMPTIONS = (
 def duplex(
     seeds: Sequence[int],
     routing: str,
-    told: Told | None,
+    progress: OnProgress | None,
     device: str | None = None,
     figures: bool = False,
     kept: Kept = NOTHING,
@@ -74,7 +74,7 @@ def duplex(
     if device is not None:
         own.check(device)
     with Crew(cores()) as crew:
-        runner = Runner(crew, told, kept)
+        runner = Runner(crew, progress, kept)
         wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
         wanted += memory.points(seeds[0], routing)
         if device is not None:

@@ -99,13 +99,13 @@ def edap_rows() -> list[Row]:
     """Fig. 8: each Op/B normalised to the worst of the three, by each area."""
     rows = []
     for which, area in EDAP_AREAS.items():
-        told = "" if which == "edap" else f", {area}"
+        text = "" if which == "edap" else f", {area}"
         for ops in EDAP_OPS:
             values = {label: edap(device, ops, which) for label, device in EDAP_DEVICES.items()}
             worst = max(values.values())
             rows += [
                 judged(f"{which}.{label}.opb{ops}",
-                       f"EDAP at {ops} Op/B, {label}, over the worst{told}", "1", None,
+                       f"EDAP at {ops} Op/B, {label}, over the worst{text}", "1", None,
                        value / worst)
                 for label, value in values.items()
             ]  # fmt: skip

@@ -46,11 +46,11 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
             gain = own["gain"].to_numpy(dtype=np.float64)
             axes.bar(at, gain - 1.0, width, bottom=1.0, color=COLORS[i], hatch=HATCHES[i],
                      edgecolor=BLACK, linewidth=0.4, label=name)  # fmt: skip
-            told = own["published"].to_numpy(dtype=np.float64)
-            tops = np.fmax(gain, told)
+            published = own["published"].to_numpy(dtype=np.float64)
+            tops = np.fmax(gain, published)
             for x, y, top in zip(at.tolist(), gain.tolist(), tops.tolist(), strict=True):
                 axes.text(x, top + 0.005, f"{y:.2f}", ha="center", fontsize=SMALL - 1)
-            for x, y in zip(at.tolist(), told.tolist(), strict=True):
+            for x, y in zip(at.tolist(), published.tolist(), strict=True):
                 if not np.isnan(y):
                     axes.plot([x - width / 2, x + width / 2], [y, y], color=BLACK, linewidth=1.8,
                               label=None if marked else "published")  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opbyte.extend import EXPERIMENTS, Reproduction, Table
-from opbyte.extend.answers import Told
+from opbyte.extend.answers import OnProgress
 from opbyte.extend.streams import Medium, run
 
 from .. import PAPERS
@@ -63,7 +63,7 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("fsmoe")
-def fsmoe(seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False) -> Reproduction:
+def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
     """Compare schedules of a MoE layer on one and on three streams over 1,458 layers (FSMoE)."""
     began = time.perf_counter()
     found = list(predictions())

@@ -14,7 +14,7 @@ from ....workloads.errors import CapacityError, InputError
 from ...answers.benchmarks import BENCHMARKS, CURVE, OFFLINE, SERVER, Benchmark, Published, replica_sizes
 from ...answers.interval import Interval, interval_dict
 from ...answers.simulate import Simulation, simulate
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...show.result import Result
 from ...show.text import seconds
 from ..capacity import capacity
@@ -122,12 +122,12 @@ class BenchmarkResult(Result):
         return [*out, *filter(None, (b.assumed and f"assumed: {b.assumed}", b.wording))]
 
     def headline(self) -> str:
-        told = [
+        lines = [
             f"{s.scenario} {_shown(s.output_tokens_per_s)} output tokens/s"
             for s in self.scored
             if s.clients is None or s.scenario == OFFLINE
         ]
-        return "; ".join(told) or f"{len(self.scored)} points of a curve"
+        return "; ".join(lines) or f"{len(self.scored)} points of a curve"
 
 
 def _over(value: float | None, count: int) -> float | None:
@@ -154,7 +154,7 @@ def _published(p: Published) -> dict[str, Any]:
 
 def benchmark(
     name: str, system: str | Path, *, model: str | Path | None = None, tolerance: float = 0.02,
-    told: Told | None = None, **options: Unpack[ScenarioKeywords],
+    progress: OnProgress | None = None, **options: Unpack[ScenarioKeywords],
 ) -> BenchmarkResult:  # fmt: skip
     """Score a system in a benchmark.
 
@@ -168,8 +168,8 @@ def benchmark(
         Another model than the benchmark's.
     tolerance : float
         Load of scenario "server" is found to this fraction.
-    told : callable, optional
-        Told (scores done, scores in all).
+    progress : callable, optional
+        Called with (scores done, scores in all).
     **options
         Other options of `Scenario`; the workload is the benchmark's. Policy and kernels are vLLM's on GPUs unless said.
 
@@ -197,8 +197,8 @@ def benchmark(
             reason = f"{base.model} does not fit, however its devices are split"
             raise CapacityError(whole.name, reason)
         scored.append(max(fitting, key=lambda s: s.output_tokens_per_s or 0.0))
-        if told is not None:
-            told(done, len(jobs))
+        if progress is not None:
+            progress(done, len(jobs))
     scored = _ordered(scored)
     shown = str(model or rules.model)
     return BenchmarkResult(rules, shown, whole.name, _devices(whole), tuple(scored))

@@ -41,17 +41,17 @@ class DescribedDevice(Result):
         return out
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        told = []
+        lines = []
         for name, unit in UNITS.items():
             found: Estimate = getattr(self.silicon, name)
             if found.value is None or found.interval is None:
-                told.append(found.why)
+                lines.append(found.why)
                 continue
             low, high = found.interval
             text = f"{show(found.value)} {unit} ({show(low)} to {show(high)}); {found.why}"
-            told.append(f"{name}: {text}")
+            lines.append(f"{name}: {text}")
         title = f"{self.device.name}: {self.device.title or 'no title'}"
-        return [title, *told, self.rows()]
+        return [title, *lines, self.rows()]
 
     def headline(self) -> str:
         known = ((getattr(self.silicon, n).value, unit) for n, unit in UNITS.items())
@@ -84,9 +84,9 @@ class CheckedProducts(Result):
         return f"{sum(abs(e) <= WITHIN for e in errors)} of {len(errors)}"
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        told = ", ".join(f"{name} {self._held(name)}" for name in ("area", "watts", "usd"))
+        text = ", ".join(f"{name} {self._held(name)}" for name in ("area", "watts", "usd"))
         return [
-            f"Within {WITHIN:.0%} of what is published: {told}. Cost is held against analysts' estimates.",
+            f"Within {WITHIN:.0%} of what is published: {text}. Cost is held against analysts' estimates.",
             self.rows(),
         ]
 
@@ -122,7 +122,7 @@ def _checked(name: str) -> dict[str, Any]:
     published = {"area": area, "watts": spec.limit_W, "usd": known.published_USD.get(name)}
     values = found.values()
     for label, key in (("area", "area_mm2"), ("watts", "watts"), ("usd", "usd")):
-        value, told = values[key], published[label]
-        row |= {key: value, f"published_{key}": told}
-        row[f"{label}_error"] = value / told - 1 if value and told else None
+        value, pair = values[key], published[label]
+        row |= {key: value, f"published_{key}": pair}
+        row[f"{label}_error"] = value / pair - 1 if value and pair else None
     return row

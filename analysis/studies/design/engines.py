@@ -14,7 +14,7 @@ from typing import Any
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError, nearest
 from ....workloads.yamlfile import read_yaml
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...show.result import Drawing, Result
 from ...show.text import show
 from ..engine_search import EngineSearch
@@ -77,9 +77,9 @@ class EngineAnswer(Result):
 
     def headline(self) -> str:
         best = self.front[0]
-        told = ", ".join(f"{k} {show(v)}" for k, v in self._entry(best)["parameters"].items() if v)
+        text = ", ".join(f"{k} {show(v)}" for k, v in self._entry(best)["parameters"].items() if v)
         return (
-            f"For {self.found.model.name} on {self.found.device.name}: {told}; "
+            f"For {self.found.model.name} on {self.found.device.name}: {text}; "
             f"{show(best['latency_s'])} s. What limits it: {self._why(best)}."
         )
 
@@ -116,7 +116,7 @@ def engine_space(path: Path) -> EngineSpace | None:
 
 
 def engines(
-    name: str, space: EngineSpace, models: Sequence[str] | None, budget: str | None, told: Told | None
+    name: str, space: EngineSpace, models: Sequence[str] | None, budget: str | None, progress: OnProgress | None
 ) -> EngineAnswer:
     """Search the engines of a space's board for one model.
 
@@ -133,7 +133,7 @@ def engines(
     if streams != (space.engine == "streams"):
         other = "fpga-arrays" if space.engine == "streams" else "fpga-streams"
         raise InputError("--models", f"{model} runs on the engines of {other}")
-    found = search(model, space.board, told=told)
+    found = search(model, space.board, progress=progress)
     rows = [{**design.to_dict(), "watts": found.device.static_W} for design in found.front]
     held = tuple(row for row in rows if all(limit.holds(row) for limit in limits))
     if not held:

@@ -35,10 +35,10 @@ def nothing(plan: Space, found: SearchOutcome) -> InputError:
     every = [one for one in found.every if one.error is None]
     limits = plan.goals.limits
     alone = [_nearest(plan, each, (), every) for each in limits]
-    told = [text for text in alone if text] or [
+    lines = [text for text in alone if text] or [
         text for each in limits if (text := _nearest(plan, each, limits, every))
     ]
-    text = "; ".join(told) or "the limits hold of no design together; loosen one"
+    text = "; ".join(lines) or "the limits hold of no design together; loosen one"
     return InputError("--budget", f"no design is within the limits: {text}")
 
 

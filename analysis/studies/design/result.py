@@ -91,7 +91,7 @@ class DesignAnswer(Result):
         own = {n: getattr(design.silicon, n) for n in SILICON}
         intervals = {n: e.interval and list(e.interval) for n, e in own.items()}
         return {
-            "parameters": self.space.told(design.values),
+            "parameters": self.space.named(design.values),
             "metrics": {name: metrics.get(name) for name in (*goals, *_also(goals))},
             **{name: each.value for name, each in own.items()},
             "intervals": intervals,
@@ -105,7 +105,7 @@ class DesignAnswer(Result):
     def _flat(self, design: Design) -> dict[str, Any]:
         metrics = design.metrics or {}
         names = dict.fromkeys((*self.space.goals.names, *SILICON, EDAP))
-        return {**self.space.told(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
+        return {**self.space.named(design.values), **{n: metrics.get(n) for n in names}, "front": design in self.front}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         out = []
@@ -118,9 +118,9 @@ class DesignAnswer(Result):
 
     def headline(self) -> str:
         """The best design in a sentence, what it gains on the reference, and what limits it."""
-        told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(self.best.values).items())
+        words = ", ".join(f"{k} {show(v)}" for k, v in self.space.named(self.best.values).items())
         within = " and ".join(limit.text for limit in self.space.goals.limits)
-        text = f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {told}"
+        text = f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {words}"
         text += "".join(f"; {part}" for part in self._against())
         if self.limits and self.limits[0]:
             text += f". What limits it: {'; '.join(limit.text() for limit in self.limits[0])}"
@@ -135,8 +135,8 @@ class DesignAnswer(Result):
         if other is not None and other is self.reference and other is not self.best:
             out.append("of designs no larger than it none is better")
         elif other is not None and other is not self.best:
-            told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(other.values).items())
-            out += self._gains(other, f"no larger than that, {told}:")
+            text = ", ".join(f"{k} {show(v)}" for k, v in self.space.named(other.values).items())
+            out += self._gains(other, f"no larger than that, {text}:")
         return out
 
     def _gains(self, one: Design, words: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...answers.description import Shown
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...parallel.study import Study
 from ...parallel.workers import Workers
 from ..sweep.axes import Value
@@ -34,7 +34,7 @@ def design(
     goal: str | None = None, budget: str | None = None, across: str | None = None,
     method: str = "bounds", simulations: int | None = None, seed: int = 0,
     workers: int | None = None, dask: str | None = None, folder: str | Path | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
 ) -> DesignAnswer | EngineAnswer:  # fmt: skip
     """Search a space of devices and mappings for what no other design beats.
 
@@ -70,11 +70,11 @@ def design(
         raise InputError("--models", f"needs names by commas, not {models!r}")
     path = space_path(space)
     if (own := engine_space(path)) is not None:
-        return engines(path.stem, own, named, budget, told)
+        return engines(path.stem, own, named, budget, progress)
     plan = read_space(path, named, _workloads(workload), goal, budget, across)
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
-    every = judged(plan, told)
+    every = judged(plan, progress)
     where = Workers(workers or (None if dask else 1), dask)
     with _stored(folder) as stored:
         runner = Runner(plan, stored.study(where))
@@ -115,7 +115,7 @@ def _number(text: str) -> Value:
     return text
 
 
-def judged(plan: Space, told: Told | None) -> list[Design]:
+def judged(plan: Space, progress: OnProgress | None) -> list[Design]:
     """Every design with its area, power, cost, bounds and forecast."""
     forecaster, every = Forecaster(plan), []
     values = plan.designs()
@@ -127,8 +127,8 @@ def judged(plan: Space, told: Told | None) -> list[Design]:
             forecaster.judge(every[-1])
         else:
             every[-1].bound = every[-1].silicon.values()
-        if told is not None and i % 64 == 0:
-            told(i, len(values))
+        if progress is not None and i % 64 == 0:
+            progress(i, len(values))
     needed(plan, every)
     if not any(d.error is None and may_hold(plan.goals, d.bound) for d in every):
         raise nothing(plan, SearchOutcome(every))

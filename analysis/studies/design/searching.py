@@ -158,8 +158,8 @@ class Search:
         """By how much simulated designs came out better, in any goal, than others forecast them: nine of ten."""
         if len(held) <= NEAR:
             return np.inf
-        told = self._costs(self.forecasts(held))
-        return max(0.0, float(np.quantile(_beyond(told, own), DOUBT)))
+        forecast = self._costs(self.forecasts(held))
+        return max(0.0, float(np.quantile(_beyond(forecast, own), DOUBT)))
 
     def promising(self) -> list[int]:
         """Open designs that add most to the front of those simulated, as forecast, the most first.
@@ -242,9 +242,9 @@ def search(space: Space, designs: list[Design], simulate: Simulate, method: str,
     out = sum(d.error is not None for d in designs)
     beyond = sum(d.error is None and not may_hold(space.goals, d.bound) for d in designs)
     never = int((~run.open).sum()) - out - beyond - sum(not run.open[i] for i in run.done)
-    told = {"cannot be run": out, "beyond a limit": beyond, "beaten by bounds": never,
+    entry = {"cannot be run": out, "beyond a limit": beyond, "beaten by bounds": never,
             "by forecast": left - out - beyond - never}  # fmt: skip
-    return SearchOutcome(designs, run.done, told)
+    return SearchOutcome(designs, run.done, entry)
 
 
 def _by_bounds(run: Search) -> None:

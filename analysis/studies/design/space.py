@@ -96,7 +96,7 @@ class Space:
 
     def own(self, design: Sequence[Value]) -> int:
         """How many systems of the file a fleet has; 1 without a fleet."""
-        return 1 if self.fleet is None else int(self.told(design)[OWN] or 0)
+        return 1 if self.fleet is None else int(self.named(design)[OWN] or 0)
 
     def point(self, design: Sequence[Value], model: str, workload: Mapping[str, Value]) -> dict[str, Value]:
         """A design under one workload, as settings that `..sweep.point.evaluate` takes."""
@@ -105,7 +105,7 @@ class Space:
         whole |= self.options(design)
         return {name: value for name, value in whole.items() if value is not None}
 
-    def told(self, design: Sequence[Value]) -> dict[str, Value]:
+    def named(self, design: Sequence[Value]) -> dict[str, Value]:
         return dict(zip(self.names, design, strict=True))
 
 

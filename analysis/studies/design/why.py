@@ -60,8 +60,8 @@ def system_of(space: Space, design: Design) -> tuple[SystemSpec, Mapping[str, st
     system, sources = describe_system(space.path, space.parameters(design.values))
     if design.tuned is None:
         return system, sources
-    told = {name.removeprefix("system."): OF_TILES for name in design.tuned.settings}
-    return system.model_copy(update={"device": design.device}), {**sources, **told}
+    entry = {name.removeprefix("system."): OF_TILES for name in design.tuned.settings}
+    return system.model_copy(update={"device": design.device}), {**sources, **entry}
 
 
 def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> list[Bottleneck]:
@@ -120,7 +120,7 @@ class Alone:
 
     def to_dict(self, space: Space) -> dict[str, Any]:
         return {
-            "model": self.model, "parameters": space.told(self.design.values),
+            "model": self.model, "parameters": space.named(self.design.values),
             "metrics": {name: self.metrics.get(name) for name in space.goals.names},
             "ridges": {each.processor: each.ridge for each in self.groups if each.ridge is not None},
             "why": "; ".join(each.text() for each in self.groups),
@@ -134,8 +134,8 @@ class Alone:
             for each in self.groups
             if each.ridge is not None
         }
-        told = space.told(self.design.values)
-        return {"model": self.model, **told, goal: self.metrics.get(goal), **own}
+        values = space.named(self.design.values)
+        return {"model": self.model, **values, goal: self.metrics.get(goal), **own}
 
 
 def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
@@ -207,6 +207,6 @@ def price_of(space: Space, best: Design, other: Design | None, name: str, unit: 
     if other is None or new is None:
         return Shadow(name, unit, 0.0, 0.0, "no design of the space that needs a little more gains by it")
     more = float(other.silicon.values()[name] or 0.0) - float(best.silicon.values()[name] or 0.0)
-    told = ", ".join(f"{k} {show(v)}" for k, v in space.told(other.values).items())
+    text = ", ".join(f"{k} {show(v)}" for k, v in space.named(other.values).items())
     slope = (new - old) / more
-    return Shadow(name, unit, slope, slope / old if old else 0.0, f"to {told}, simulated")
+    return Shadow(name, unit, slope, slope / old if old else 0.0, f"to {text}, simulated")

@@ -67,10 +67,10 @@ def _fewer(own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     most = read_asked(own["speculative"])
     rates = own.get("acceptance")
     for count in range(1, most.tokens + 1):
-        told = {"speculative": str(replace(most, tokens=count))}
+        entry = {"speculative": str(replace(most, tokens=count))}
         if rates is not None:
-            told["acceptance"] = ",".join(f"{x:g}" for x in read_rates(rates)[:count])
-        yield told
+            entry["acceptance"] = ",".join(f"{x:g}" for x in read_rates(rates)[:count])
+        yield entry
 
 
 def words_of(extra: Extra) -> list[str]:

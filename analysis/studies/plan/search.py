@@ -13,7 +13,7 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate, check_real
 from ...answers.price import check_prices
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...parallel.study import Study
 from ...parallel.workers import Workers
 from ..loads import knob_of, names_of
@@ -54,7 +54,7 @@ def plan(
     sure: float | None = None,
     search: str | None = None,
     workers: int | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
     **options: Unpack[PlanKeywords],
 ) -> Plan:
     """Find the system, layout and policy that serve a load within a service level best.
@@ -83,8 +83,8 @@ def plan(
         What is tried beside: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
-    told : callable, optional
-        Told (names done, names in all).
+    progress : callable, optional
+        Called with (names done, names in all).
     **options
         Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy``
         and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are
@@ -123,14 +123,16 @@ def plan(
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
     task = PlanTask(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
-    return Plan.of(task, tuple(_searched(task, names, Workers(workers), told)))
+    return Plan.of(task, tuple(_searched(task, names, Workers(workers), progress)))
 
 
-def _searched(task: PlanTask, names: Sequence[str | Path], workers: Workers, told: Told | None) -> list[Searched]:
+def _searched(
+    task: PlanTask, names: Sequence[str | Path], workers: Workers, progress: OnProgress | None
+) -> list[Searched]:
     """Search all names side by side, each for its own best: what stands beside it makes no difference."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated
-    found = Study(partial(searched_on, task), workers=workers).results(names, told)
+    found = Study(partial(searched_on, task), workers=workers).results(names, progress)
     if not any(s.tried for s in found):
         refused = next((s.refused for s in found if s.refused is not None), None)
         degrees = {name: task.axes[name] for name in VARIED if task.axes[name]}

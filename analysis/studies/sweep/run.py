@@ -12,7 +12,7 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ...answers.bases import Bases, not_like_for_like
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...parallel.workers import Workers
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
@@ -113,13 +113,13 @@ class Sweep(Result):
 
     def headline(self) -> str:
         """The best point for each objective with its figure, and how many others are on the front."""
-        best, told = self.best, []
+        best, lines = self.best, []
         for name, goal in self.study.objectives.items() if best else ():
             row = (max if goal == "max" else min)(best, key=lambda row: row[name])
             axes = ", ".join(f"{c} {show(row[c])}" for c in self.study.columns)
-            told.append(f"{goal} {name} {show(row[name])} at {axes}")
+            lines.append(f"{goal} {name} {show(row[name])} at {axes}")
         done = f"{len(self.table) - self.failed:,} of {len(self.table):,} points done"
-        return "; ".join([*told, f"{len(best):,} on the front" if best else "no front", done]) + "."
+        return "; ".join([*lines, f"{len(best):,} on the front" if best else "no front", done]) + "."
 
     def drawings(self) -> Sequence[Drawing]:
         """The trade-off of the study's first two objectives."""
@@ -138,7 +138,7 @@ def sweep(
     *,
     workers: int | None = None,
     dask: str | None = None,
-    told: Told | None = None,
+    progress: OnProgress | None = None,
     also: Callable[[Sweep, OutputFolder], object] | None = None,
 ) -> Sweep:
     """Simulate every point of a study that its folder does not hold yet.
@@ -154,8 +154,8 @@ def sweep(
         Processes of this machine; one a core by default.
     dask : str, optional
         Address of a Dask scheduler, instead of processes.
-    told : callable, optional
-        Told (points done, points in all) as they finish.
+    progress : callable, optional
+        Called with (points done, points in all) as they finish.
     also : callable, optional
         Given the result and the folder before it is closed, to write more into it: the command line's report.
 
@@ -173,7 +173,7 @@ def sweep(
     with OutputFolder(folder) as files:
         with OutcomeFile(folder) as stored:
             points, runs = {stored.key(point.settings): point for point in every}, stored.study(where)
-            found = runs.results([p.settings for p in points.values()], told)
+            found = runs.results([p.settings for p in points.values()], progress)
         each = zip(points.items(), found, strict=True)
         rows = [_row(plan, key, point, outcome) for (key, point), outcome in each]
         refuse_absent(plan.asked, rows, points.values(), str(path))

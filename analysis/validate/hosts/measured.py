@@ -121,8 +121,8 @@ class ByRequest:
         queued, tokens, out = t.queued_s, t.output_tokens, served.requests
         measured = Latencies.of(queued, t.first_token_s, t.last_token_s, tokens)
         simulated = Latencies.of(queued, out.first_token_s, out.last_token_s, tokens)
-        told = measured.statistics()
-        figures = {k: (told[k], x) for k, x in simulated.statistics().items()}
+        statistics = measured.statistics()
+        figures = {k: (statistics[k], x) for k, x in simulated.statistics().items()}
         return _requests(queued, measured.tpot, simulated.tpot, self.part, figures, served)
 
 
@@ -168,15 +168,15 @@ class ByStage:
         drawn = list(served_draws(self.run, d, settings, self.draws))
         residuals, group = [], []
         for i, (metrics, _) in enumerate(drawn):
-            for s, told in enumerate(self.run.measured):
-                for name, value in told.items():
+            for s, statistics in enumerate(self.run.measured):
+                for name, value in statistics.items():
                     if name.startswith(STEPS):
                         residuals.append(np.log(metrics[s][name] / value))
                         group.append(i * len(self.run.measured) + s)
         figures = {
             f"{name} of stage {s}": (value, float(np.mean([m[s][name] for m, _ in drawn])))
-            for s, told in enumerate(self.run.measured)
-            for name, value in told.items()
+            for s, statistics in enumerate(self.run.measured)
+            for name, value in statistics.items()
         }
         return HostResult(
             np.array(residuals), np.array(group, dtype=np.int64),

@@ -62,9 +62,9 @@ class HostCalibration(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         before, after = self.fitted.before.figures, self.fitted.after.figures
         return [
-            {"metric": name, "measured": told, "before": x, "after": after[name][1],
-             "error_before": x / told - 1.0, "error_after": after[name][1] / told - 1.0}
-            for name, (told, x) in before.items()
+            {"metric": name, "measured": result, "before": x, "after": after[name][1],
+             "error_before": x / result - 1.0, "error_after": after[name][1] / result - 1.0}
+            for name, (result, x) in before.items()
         ]  # fmt: skip
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -177,8 +177,8 @@ def calibrate_run(
 
     start = np.array([_start(base, f) for f in frees])
     done = fit_numbers(simulate, frees, start, seed)
-    told = {n.free.field: FittedSpec(value=n.value, low=n.low, high=n.high) for n in done.numbers}
-    return HostCalibration(measured.name, _with(base, measured.name, told), where, done)
+    entry = {n.free.field: FittedSpec(value=n.value, low=n.low, high=n.high) for n in done.numbers}
+    return HostCalibration(measured.name, _with(base, measured.name, entry), where, done)
 
 
 def _frees(names: str | Sequence[str]) -> list[Free]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ....workloads.errors import InputError
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...parallel.local import Crew, cores
 from ...show.kept import NOTHING, Kept
 from .predict import Prediction, model_file, predict
@@ -19,7 +19,11 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: Told | None = None, kept: Kept = NOTHING
+    points: Sequence[ServingPoint],
+    folder: Path,
+    seed: int = 0,
+    progress: OnProgress | None = None,
+    kept: Kept = NOTHING,
 ) -> list[Outcome]:
     """Simulate points; those of one deployment run one after another in one process.
 

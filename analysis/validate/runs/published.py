@@ -278,5 +278,5 @@ def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
         return "load 'Server' is a search: opbyte benchmark"
     if found is None or found[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
-    told = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)
-    return READERS[found[1]](float(found[2] or 0), int(told) if told else None)
+    result = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)
+    return READERS[found[1]](float(found[2] or 0), int(result) if result else None)

@@ -45,8 +45,8 @@ Figure = Callable[[Answer, PublishedRun], float | None]
 
 def _rate(answer: Answer, run: PublishedRun) -> float | None:
     """Of the whole run where the source says how many requests it had and all of them are simulated."""
-    rows, told = answer.run.requests, run.load.requests
-    if told is None or len(rows) < told:
+    rows, result = answer.run.requests, run.load.requests
+    if result is None or len(rows) < result:
         return answer.run.output_tokens_per_s
     took = float(rows.last_token_s.max() - rows.arrival_s.min())
     return float(rows.output_tokens.sum()) / took if took > 0.0 else None
@@ -198,12 +198,12 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     }  # fmt: skip
     if out["framework"] == MEASURED:
         out["policy"] = POLICY[run.framework]
-    level, told = run.load.level, run.load.requests
+    level, result = run.load.level, run.load.requests
     if run.load.kind == "open":
-        return out | {"rate": level, "requests": told or LEAST * FOR_EACH}
+        return out | {"rate": level, "requests": result or LEAST * FOR_EACH}
     clients = max(round(level), 1)
     requests = max(FOR_EACH * clients, LEAST)
-    out |= {"closed_loop": clients, "requests": min(requests, MOST, told or MOST)}
+    out |= {"closed_loop": clients, "requests": min(requests, MOST, result or MOST)}
     if run.load.limit is not None:
         out |= {"max_seqs": run.load.limit}
     return out

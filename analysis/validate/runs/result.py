@@ -11,7 +11,7 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ...answers.interval import LEVEL
-from ...parallel import Told
+from ...parallel import OnProgress
 from ...show.result import Drawing
 from ..check import Compared, RunCheck, for_people, summary
 from ..serving import replay_requests
@@ -124,7 +124,7 @@ def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
 
 
 def validate_runs(
-    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, told: Told | None = None
+    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, progress: OnProgress | None = None
 ) -> RunsValidation:
     """Replay measured runs and static batches.
 
@@ -138,8 +138,8 @@ def validate_runs(
     host : str or Path, optional
         How the GPUs of all of them were connected, see `devices.hosts`; without it in the class that each
         device's description names.
-    told : callable, optional
-        Told (runs and tables done, all of them).
+    progress : callable, optional
+        Called with (runs and tables done, all of them).
 
     Raises
     ------
@@ -169,8 +169,8 @@ def validate_runs(
                 entries.append(result)
             else:
                 skipped.append(result)
-        if told:
-            told(done, len(work))
+        if progress:
+            progress(done, len(work))
     if not entries:
         why = f": {skipped[0]}" if skipped else ""
         raise InputError(", ".join(map(str, paths)), f"found nothing to replay{why}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.memory_rows import dram_rows as dram_rows
     from opbyte.analysis.answers.roofline import roofline as roofline
     from opbyte.analysis.answers.simulate import simulate as simulate
-    from opbyte.analysis.parallel import Told as Told
+    from opbyte.analysis.parallel import OnProgress as OnProgress
     from opbyte.analysis.parallel.local import Crew as Crew
     from opbyte.analysis.parallel.local import cores as cores
     from opbyte.analysis.show.kept import NOTHING as NOTHING

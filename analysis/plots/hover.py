@@ -24,12 +24,12 @@ class ArtistText:
     texts: tuple[str, ...] = ()
 
 
-def told(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
+def hover(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
     """Say of an artist, or a container of artists, what it means; see `ArtistText`."""
     vars(artist)[KEY] = ArtistText(name, tuple(texts))
 
 
-def told_of(artist: object) -> ArtistText:
+def hover_of(artist: object) -> ArtistText:
     """What was told of an artist."""
     found = vars(artist).get(KEY)
     return found if isinstance(found, ArtistText) else ArtistText()
