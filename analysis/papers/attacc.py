@@ -1,7 +1,7 @@
 """AttAcc (ASPLOS 2024, doi 10.1145/3620665.3640422): attention in HBM beside eight GPUs.
 
 The authors' simulator stands behind the given values; no number of ours is fitted to them, though
-where a head lies was settled with them in view (see `ASSUMPTIONS`). Times of
+where a head lies was settled with them in view (see `assumptions` in `values/attacc.yaml`). Times of
 the units are those of the DRAM command model, times of the GPUs those of `TiledGpu`.
 """
 
@@ -36,19 +36,6 @@ CASES: dict[Case, tuple[str, ...]] = {
     Case("MT-530B", 1, 128, 2048, 91): ENDS,
 }
 """Workloads, given ones first, with the systems whose rows are defined."""
-
-ASSUMPTIONS = (
-    (
-        "products take the tile with the least L2 traffic over occupancy squared, traffic being "
-        "(rows + columns) x depth of every block, no larger than the matrix"
-    ),
-    (
-        "a head's keys and values lie in one channel, each row spread over its four bank groups in "
-        "whole columns of 32 B: 160 one-byte values take the 8 columns of 256"
-    ),
-    "softmax of one head is hidden behind the products of another; the last head's is left out",
-    "queries, new keys and new values of all heads cross NVLink once a layer",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -104,5 +91,5 @@ def _drawn() -> Table:
 
 paper(
     "attacc", "Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die.", predictions,
-    ASSUMPTIONS, tables=(parts,), drawn=_drawn, runs=len(CASES),
+    tables=(parts,), drawn=_drawn, runs=len(CASES),
 )  # fmt: skip

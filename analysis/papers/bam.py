@@ -12,21 +12,10 @@ from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Row, Table, judg
 from opbyte.extend.answers import OnProgress
 
 from .bam_step import NEW, PROMPT, counted_twice, request_s, token_flops, with_top_k
-from .published import Prediction, published, rows_of, with_figures
+from .published import Prediction, assumed, published, rows_of, with_figures
 
 OWN, SHARED, BTX = "bam-small", "bam-small-shared-kv", "btx-small"
 SEQUENCES = (1, 8, 64, 256)
-ASSUMPTIONS = (
-    (
-        f"FLOPs are matmuls of a layer, mean over a sequence of {PROMPT} tokens under a causal mask; loads "
-        "of experts are expected ones"
-    ),
-    (
-        f"times: a prompt of {PROMPT} tokens and {NEW} new ones, one sequence, on one H100; the paper's TPU "
-        "is not named, so its seconds are not compared"
-    ),
-    "totals count the tied table twice, as the paper's do",
-)
 
 
 @EXPERIMENTS.register("bam")
@@ -37,7 +26,7 @@ def bam(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures
     rows = (*rows_of("bam", found), below_flops(found))
     result = Reproduction(
         "bam", rows, 3 * NEW * len(SEQUENCES), time.perf_counter() - began,
-        tables=(_conflict(), _times()), assumptions=ASSUMPTIONS,
+        tables=(_conflict(), _times()), assumptions=assumed("bam", PROMPT=PROMPT, NEW=NEW),
     )  # fmt: skip
     return with_figures(result, _drawn()) if figures else result
 

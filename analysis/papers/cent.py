@@ -19,15 +19,6 @@ STAGES = {"llama2-7b": (32, 8), "llama2-13b": (40, 20), "llama2-70b": (80, 32)}
 CONTEXTS = (128, 1024, 2048, 4096)
 GIVEN = ((32, 1), (8, 1), (4, 2), (2, 4), (1, 8))
 """Stages and devices a block of the given table."""
-ASSUMPTIONS = (
-    (
-        "KV heads are dealt whole over a block's channels, as 7B's times say; where there are more "
-        "channels than KV heads, keys are split over several channels and values are not"
-    ),
-    "each query head of a group goes through its KV head anew",
-    "averages are means of tokens per second and of joules over contexts 640, 768, ... 4,096",
-    "no energy of CXL, controllers and host; DRAM energies are HBM2's, for want of GDDR6's",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -81,5 +72,5 @@ def _drawn() -> Table:
 
 paper(
     "cent", "Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL.", predictions,
-    ASSUMPTIONS, tables=(parts,), drawn=_drawn,
+    tables=(parts,), drawn=_drawn,
 )  # fmt: skip

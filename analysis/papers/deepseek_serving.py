@@ -17,7 +17,7 @@ from opbyte.extend.answers import OnProgress, evidence
 from opbyte.extend.devices import describe_system
 from opbyte.extend.systems import ExpertPlacing, dealt, explicit_stage, kv_rules, sequence_bytes
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, assumed, rows_of, with_figures
 
 MODEL, SYSTEM, NODES = "deepseek-v3", "h800-4x8", 4
 COPIES = 32
@@ -31,19 +31,6 @@ DECODES = (32, 64)
 PREFILL, DECODE = "deepep-normal", "deepep-low-latency"
 TWO_BATCH = "two-batch"
 NOTE = "a prediction of busy steps; the published average of a day"
-ASSUMPTIONS = (
-    (
-        f"experts over all 32 devices, {COPIES} copies a layer placed by `balanced`, all else data parallel; "
-        "routing as measured on DeepSeek-V2-Lite"
-    ),
-    f"prompts of {CONTEXT:,} tokens, {PROMPTS} a device in a step, decodes at {CONTEXT:,} cached tokens",
-    "exchanges by DeepEP's modes, normal for prompts, low latency for decodes, of 16-bit values both ways",
-    "weights in the checkpoint's format; times of the host and of sampling left out; loads as expected",
-    (
-        "DeepSeek decodes on 18 nodes a unit, where a device holds 2 routed experts a layer and the rest of its "
-        "memory is cache; here on 4, where it holds 9"
-    ),
-)
 
 
 @EXPERIMENTS.register("deepseek-serving")
@@ -55,7 +42,12 @@ def deepseek_serving(
     rows = rows_of("deepseek-serving", list(predictions()))
     tables = (_prefill_table(), _decode_table(), _evidence())
     result = Reproduction(
-        "deepseek-serving", rows, 2, time.perf_counter() - began, tables=tables, assumptions=ASSUMPTIONS
+        "deepseek-serving",
+        rows,
+        2,
+        time.perf_counter() - began,
+        tables=tables,
+        assumptions=assumed("deepseek-serving", COPIES=COPIES, CONTEXT=CONTEXT, PROMPTS=PROMPTS),
     )
     if not figures:
         return result

@@ -18,11 +18,6 @@ TOKENS = 4096
 MODELS = {
     "16b": "deepseek-moe-16b", "7b": "deepseek-llm-7b", "llama2_7b": "llama-2-7b", "145b": "deepseek-moe-145b",
 }  # fmt: skip
-ASSUMPTIONS = (
-    f"FLOPs of a training step on one sequence of {TOKENS:,} tokens: forward and twice that backward",
-    "attention computes whole score matrices, as the printed numbers want; half of it would be causal",
-    "145B: experts of 1,408 and a dense first layer as wide as 16 of them, since neither is printed",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -70,5 +65,5 @@ def _drawn() -> Table:
 
 paper(
     "deepseekmoe", "DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts.", predictions,
-    ASSUMPTIONS, tables=(_parts,), drawn=_drawn, runs=len(MODELS),
+    facts={"TOKENS": TOKENS}, tables=(_parts,), drawn=_drawn, runs=len(MODELS),
 )  # fmt: skip

@@ -25,7 +25,7 @@ from .dsmoe_step import (
     gating_s,
     parameters,
 )
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, assumed, rows_of, with_figures
 
 TRILLION, DEVICES, SLICES = "dsmoe-24b-moe128", 256, 8
 """The model of a trillion parameters, on the paper's largest system."""
@@ -34,19 +34,6 @@ SCALES = (8, 16, 32, 64)
 DENSE, DENSE_SLICES = "gpt-3-175b", 16
 STATEMENT = "0"
 """Tolerance of what holds or does not."""
-ASSUMPTIONS = (
-    (
-        f"timed steps: {PER_REPLICA} sequences a dense replica, decoding at context {CONTEXT}, on A100 "
-        "SXM 40 GB in nodes of eight; loads of experts are drawn, mean over the seeds"
-    ),
-    "an exchange takes messages x latency + bytes / rate on each level, one level after another",
-    "the gather that ends a coordinated exchange is the layer's all-reduce",
-    "kernels are not fused beyond gating, and exchanges are not SCCL's",
-    (
-        "depths of the 8B and 24B bases are exchanged against the paper's table 6: 12 h^2 a layer must "
-        "give the base size"
-    ),
-)
 PARAMS = {
     "350M.moe": "dsmoe-350m-moe128", "350M.pr": "dsmoe-350m-pr", "350M.pr_mos": "dsmoe-350m-pr-mos",
     "1.3B.moe": "dsmoe-1.3b-moe128", "2.4B.moe": "dsmoe-2.4b-moe128", "24B.moe": TRILLION, "1.3B.pr": "dsmoe-1.3b-pr",
@@ -63,7 +50,7 @@ def dsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figur
     result = Reproduction(
         "dsmoe", rows_of("dsmoe", found), runs, time.perf_counter() - began,
         tables=(_batches(seeds, routing), _scales(seeds, routing), _gating(), _besides(seeds, routing)),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumed("dsmoe", PER_REPLICA=PER_REPLICA, CONTEXT=CONTEXT),
     )  # fmt: skip
     return with_figures(result, _drawn(seeds, routing)) if figures else result
 

@@ -33,7 +33,7 @@ from .expertflow_step import (
     step,
     switch,
 )
-from .published import Prediction, rows_of
+from .published import Prediction, assumed, rows_of
 
 SWITCHES = (32, 64, 128)
 SLOTS, BATCH, FULL_BATCH = 16, 32, 512
@@ -42,20 +42,6 @@ SLOTS_OF = {"qwen": 8, "deepseek": 6, "mixtral": 1, "switch128": 4}
 shared experts', which Table 1 counts among the experts (their share of the weights shows it)."""
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 POLICIES = {"random": "random", "lru": "lru", "lfu": "lfu", "belady:8": "belady"}
-ASSUMPTIONS = (
-    (
-        "routing is a power law of exponent 0.95 in each layer, tokens independent: the exponent is the one "
-        "at which the row hit.lru.cs16.bs16 holds, so that row is a check, not evidence"
-    ),
-    "the predictor names 92 % of the experts that a step needs and none that it does not",
-    (
-        "an expert crosses PCIe at 25 GB/s, 10 us for each copy; the link carries one after another. What is "
-        "named before the step hides behind what computes until its layer; what is not is waited for"
-    ),
-    "slots that are free again when their layer is done hold nothing for the next step",
-    "slots of a layer for memory (4, 8, 8, 1) are inferred from the printed peaks, not printed",
-    "neither the predictor's own time nor the token scheduler is part of a step; contexts are 128 tokens",
-)
 
 
 @EXPERIMENTS.register("expertflow")
@@ -69,7 +55,7 @@ def reproduce_expertflow(
     hits, times = hit_table(chosen, seeds[0]), time_table(chosen, seeds[0])
     return Reproduction(
         "expertflow", rows_of("expertflow", found), len(found), time.perf_counter() - began,
-        tables=(hits, times), assumptions=ASSUMPTIONS,
+        tables=(hits, times), assumptions=assumed("expertflow"),
         figures=drawn(hits, times) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip
 

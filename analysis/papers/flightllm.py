@@ -21,14 +21,6 @@ WEIGHTS, CACHE = "int4", "int8"
 WEIGHT_BYTES = 3.43e9
 """Read a token after pruning and quantisation [quoted: FlightLLM], instead of int4's."""
 BOARDS = {"u280": "flightllm-x1", "vhk158": "flightllm-vhk158-x1"}
-ASSUMPTIONS = (
-    "weights of 3.43 GB a token spread over the matrices as int4's would be; keys and values of 8 bits",
-    (
-        "what streams do not explain of the given step is work of the instructions on chip, alike for "
-        "every op, and divides over the slices"
-    ),
-    "both boards reach 65.9 % of their HBM",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -80,5 +72,5 @@ def _drawn() -> Table:
 
 paper(
     "flightllm", "Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158.", predictions,
-    ASSUMPTIONS, tables=(parts,), drawn=_drawn,
+    tables=(parts,), drawn=_drawn,
 )  # fmt: skip

@@ -17,31 +17,11 @@ from opbyte.extend.answers import OnProgress
 
 from . import PAPERS
 from .hecate_step import CLUSTERS, EP, HECATE, HELD, REMATERIALISED, SHAPES, Iteration, both, gain, memory_over_ep
-from .published import Prediction, ratio_table, rows_of
+from .published import Prediction, assumed, ratio_table, rows_of
 
 EXPONENTS = (0.0, 0.3, 0.6, 0.9)
 ASSUMED = 0.6
 """Exponent of the rows; assumed."""
-ASSUMPTIONS = (
-    (
-        f"routing by a power law of exponent {ASSUMED:g}, popular experts other ones in every layer; maps are "
-        "made from the popularity itself, which five iterations' mean comes close to"
-    ),
-    (
-        "4 sequences of 2,048 tokens or 16 of 512 a device, vocabulary of 50,257, experts in every layer, "
-        "causal attention in all models"
-    ),
-    (
-        "copies: seconds of a layer's dense part x bandwidth between nodes / bytes of an expert; a node gets "
-        "each once and spreads it over NVLink, gradients are summed in the node first"
-    ),
-    (
-        "an exchange takes as long as the busiest node's network card or the busiest device's links inside; "
-        "gradients of the dense part, the optimiser and moving experts every 100 iterations are left out, "
-        "which both sides have or which is rare"
-    ),
-    "matmuls at 0.40 (V100) and 0.45 (A100) of the fp16 peak, links at half of the two-way figure",
-)
 
 
 @EXPERIMENTS.register("hecate")
@@ -51,7 +31,7 @@ def hecate(seeds: Sequence[int], routing: str, progress: OnProgress | None, figu
     rows = rows_of("hecate", list(predictions()))
     result = Reproduction(
         "hecate", rows, len(CLUSTERS) * len(SHAPES) * len(EXPONENTS), time.perf_counter() - began,
-        tables=(_sweep(), _parts()), assumptions=ASSUMPTIONS,
+        tables=(_sweep(), _parts()), assumptions=assumed("hecate", ASSUMED=ASSUMED),
     )  # fmt: skip
     if not figures:
         return result

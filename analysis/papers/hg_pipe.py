@@ -17,14 +17,6 @@ from .published import Prediction, paper
 DEVICE, MODEL = "hg-pipe", "deit-tiny"
 OPERATIONS = 2.5e9
 """Of an image [quoted: HG-PIPE]; 1.25 G multiply-accumulates."""
-ASSUMPTIONS = (
-    "196 tokens: the class token is not in the pipeline, as HG-PIPE says",
-    (
-        "products of attention are as wide as its softmax needs; QKV and output projections have the "
-        "MLP's 288 multipliers, which keeps them below it"
-    ),
-    ("an image waits one interval in each attention block, for the last of its keys; 46.7 W is an input of the energy"),
-)
 
 
 def engine() -> PipelineEngine:
@@ -83,5 +75,5 @@ def _drawn() -> Table:
 
 paper(
     "hg-pipe", "Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190.", predictions,
-    ASSUMPTIONS, tables=(_operators, _besides), drawn=_drawn, runs=1,
+    tables=(_operators, _besides), drawn=_drawn, runs=1,
 )  # fmt: skip

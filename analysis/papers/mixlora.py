@@ -28,17 +28,6 @@ from .published import Prediction, paper
 
 LLAMA, GEMMA = "llama-2-7b", "gemma-2b"
 BATCHES = (1, 2, 4, 8, 16)
-ASSUMPTIONS = (
-    (
-        f"{SEQUENCES} sequences of {LENGTH} tokens on {SYSTEM} (the paper has a card of 24 GB and prints no "
-        f"batch); {EXPERTS} experts, {TOP_K} a token, rank {RANK}, evenly loaded, run one after another"
-    ),
-    (
-        "inference: one logit a sequence; training's forward pass: logits and loss of all tokens, and dropout "
-        "on the input of every adapter"
-    ),
-    "memory: weights alone, adapters in 32 bit; activations are left out, since their batch is not printed",
-)
 
 
 def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> float:
@@ -86,5 +75,5 @@ def _drawn() -> Table:
 
 paper(
     "mixlora", "MixLoRA: time and memory of adapter experts whose base runs once for a token.", predictions,
-    ASSUMPTIONS, tables=(_batches, _parts), drawn=_drawn, runs=len(DESIGNS) * len(BATCHES) + 2,
+    facts={"SEQUENCES": SEQUENCES, "LENGTH": LENGTH, "SYSTEM": SYSTEM, "EXPERTS": EXPERTS, "TOP_K": TOP_K, "RANK": RANK}, tables=(_batches, _parts), drawn=_drawn, runs=len(DESIGNS) * len(BATCHES) + 2,
 )  # fmt: skip

@@ -18,19 +18,6 @@ PRINTED = {"4k": {PLAIN: 30, MOA: 50}, "8k": {PLAIN: 15, MOA: 25}, "16k": {PLAIN
 """Batches at which the paper timed the 7B model: inputs of the timed rows."""
 CLOSE = 0.05
 """How near the bytes of MoA and StreamingLLM must lie to be called equal."""
-ASSUMPTIONS = (
-    (
-        f"{USABLE / 1e9:.0f} GB of the A100 hold weights, caches and activations; this, and that engines "
-        "which do not cut prompts keep gate, up projection and product of every whole prompt, were chosen "
-        "with the printed batches in view: those rows check consistency and are no evidence"
-    ),
-    "7B: spans of the plan that the authors publish; 13B: half of the context in every head",
-    (
-        "one decoding step at a context of the prompt's length, the price list of the A100 (fitted kernels); "
-        "one kernel serves heads of all spans; no engine's own time"
-    ),
-    "spans are those of the whole length; a head's fixed first keys count among its span",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -100,5 +87,5 @@ def _drawn() -> Table:
 
 paper(
     "moa", "Reproduce MoA: batches that fit and decoding rates with a span for each head.", predictions,
-    ASSUMPTIONS, tables=(_parts, _layers), drawn=_drawn, runs=6 * len(LENGTHS),
+    facts={"USABLE_GB": USABLE / 1e9}, tables=(_parts, _layers), drawn=_drawn, runs=6 * len(LENGTHS),
 )  # fmt: skip

@@ -16,14 +16,6 @@ from .published import Prediction, paper
 BATCHES = (1, 8, 64, 512)
 TIMED = ("merged", "dense")
 """One kernel after another each; the routed block is one op here, whose activation is hidden."""
-ASSUMPTIONS = (
-    (
-        f"one pass of {PASSES.tokens} tokens a sample through 12 layers on {SYSTEM}, in bf16 (the format is "
-        "not printed); observations come embedded, and an action is ten passes"
-    ),
-    "dense: attention and all four experts as one block, 52 d^2 a token and layer",
-    "kernel models of the card, whose attention is taken over from the L40S: launches of an eager framework are not in it, which decide a batch of 1",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -63,5 +55,5 @@ def _drawn() -> Table:
 
 paper(
     "mode", "MoDE: work and time of a diffusion policy's pass with merged experts and without.", predictions,
-    ASSUMPTIONS, tables=(_batches, _designs), drawn=_drawn, runs=len(TIMED) * len(BATCHES),
+    facts={"PASSES": PASSES, "SYSTEM": SYSTEM}, tables=(_batches, _designs), drawn=_drawn, runs=len(TIMED) * len(BATCHES),
 )  # fmt: skip

@@ -17,14 +17,6 @@ CASES = {
     "128 decodes at 1k": Batch.of([1023] * 128),
     "32 decodes at 8k": Batch.of([8191] * 32),
 }
-ASSUMPTIONS = (
-    (
-        f"head work: scores and weighted sums of a prompt, {HEADS} heads of {WIDTH}, whole heads nearest to "
-        "the percentage; the printed share of time includes what does not shrink, so it lies above"
-    ),
-    "shared heads lie evenly over the KV heads; tokens choose the others evenly",
-    "timed steps: MoH-LLaMA3-8B with 16 shared and 8 of 16 heads against Llama 3 8B on one H100",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -64,5 +56,5 @@ def _drawn() -> Table:
 
 paper(
     "moh", "Reproduce MoH: work of some heads against the time that it takes, and keys that are read.", predictions,
-    ASSUMPTIONS, tables=(_steps,), drawn=_drawn, runs=4 * len(CASES),
+    facts={"HEADS": HEADS, "WIDTH": WIDTH}, tables=(_steps,), drawn=_drawn, runs=4 * len(CASES),
 )  # fmt: skip

@@ -49,8 +49,13 @@ def rows_of(experiment: str, predictions: Iterable[Prediction | Row]) -> tuple[R
     return tuple(p if isinstance(p, Row) else row(p) for p in predictions)
 
 
+def assumed(experiment: str, **facts: object) -> tuple[str, ...]:
+    """What an experiment rests on beside the paper's own constants, `facts` in place of their names."""
+    return tuple(text.format(**facts) for text in read_yaml(VALUES / f"{experiment}.yaml")["assumptions"])
+
+
 def paper(
-    name: str, title: str, predictions: Callable[[], Iterable[Prediction]], assumptions: Sequence[str], *,
+    name: str, title: str, predictions: Callable[[], Iterable[Prediction]], *, facts: Mapping[str, object] | None = None,
     tables: Sequence[Callable[[], Table]] = (), drawn: Callable[[], Table] | None = None, runs: int | None = None,
 ) -> None:  # fmt: skip
     """Register a paper whose cases stand in ``values/NAME.yaml`` and need neither seeds nor a routing.
@@ -61,6 +66,8 @@ def paper(
         Of the experiment, and a line on it.
     predictions : callable
         Simulates the cases.
+    facts : mapping, optional
+        See `assumed`.
     tables, drawn : callables
         Beside the rows, and what the figure of a step's parts draws.
     runs : int, optional
@@ -72,7 +79,7 @@ def paper(
         found = list(predictions())
         made = tuple(table() for table in tables)
         rows, count = rows_of(name, found), len(found) if runs is None else runs
-        result = Reproduction(name, rows, count, time.perf_counter() - began, made, tuple(assumptions))
+        result = Reproduction(name, rows, count, time.perf_counter() - began, made, assumed(name, **(facts or {})))
         return with_figures(result, drawn and drawn()) if figures else result
 
     run.__doc__ = title

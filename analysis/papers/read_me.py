@@ -17,26 +17,12 @@ from opbyte.extend import EXPERIMENTS, Reproduction, Table
 from opbyte.extend.answers import OnProgress
 
 from . import PAPERS
-from .published import Prediction, rows_of
+from .published import Prediction, assumed, rows_of
 from .read_me_step import EXPERTS, FORMERS, LIMIT, LOOK_AHEAD, STREAMS, StepTimes, rate, served
 
 SIZES = (2, 3, 4, 5)
 CLOSE = 0.03
 """How near random and LRU must lie to be called equal."""
-ASSUMPTIONS = (
-    (
-        "6 experts (random hits at c / 6 by the cache table; 7 by the parameter count), accesses uniform and "
-        "independent: batching removes the locality within a request"
-    ),
-    (
-        "queues are short: 3 accesses are known ahead, chosen with the row hit.belady.c4 in view; the table "
-        "shows 1, 2, 3 and all"
-    ),
-    (
-        f"batches: {STREAMS} streams of the library's own sample of requests, one token each waiting, "
-        f"{LIMIT} tokens a step, decodes only, on one A100 80 GB with all experts in its memory"
-    ),
-)
 
 
 @EXPERIMENTS.register("read-me")
@@ -49,7 +35,7 @@ def reproduce_read_me(
     table, batches = hit_table(seeds), batch_table(seeds[0])
     return Reproduction(
         "read-me", rows_of("read-me", found), len(found), time.perf_counter() - began,
-        tables=(table, batches), assumptions=ASSUMPTIONS,
+        tables=(table, batches), assumptions=assumed("read-me", STREAMS=STREAMS, LIMIT=LIMIT),
         figures=(replace(table, name="hit_rates"),) if figures else (), plots=f"{PAPERS}.figures.expert_caches",
     )  # fmt: skip
 

@@ -10,15 +10,6 @@ from .published import Prediction, paper
 from .rmoe_step import LENGTH, MICRO, RANKS, STATE, SYSTEM, model, router_weights, step
 
 MICRO_BATCHES = (1, 4, 8, 16)
-ASSUMPTIONS = (
-    f"state of {STATE} values, as the small model's printed router weights want; GRU without biases",
-    (
-        f"training of the large model on {SYSTEM}: {MICRO} sequences of {LENGTH:,} tokens a device in one "
-        "micro-batch, Adam in mixed precision, ZeRO 1, all experts on every device; none of it is printed"
-    ),
-    "experts of width 344 and 96,000 tokens of vocabulary, from 0.53 and 0.91 billion parameters",
-    "the cell's products and its gates are kernels of their own, as a framework without a fused cell runs them",
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -65,5 +56,5 @@ def _drawn() -> Table:
 
 paper(
     "rmoe", "RMoE: weights, training time and memory of a recurrent router over a plain one.", predictions,
-    ASSUMPTIONS, tables=(_batches, _models), drawn=_drawn, runs=2 * len(MICRO_BATCHES),
+    facts={"STATE": STATE, "SYSTEM": SYSTEM, "MICRO": MICRO, "LENGTH": LENGTH}, tables=(_batches, _models), drawn=_drawn, runs=2 * len(MICRO_BATCHES),
 )  # fmt: skip

@@ -35,17 +35,6 @@ WAYS = {
     "dynamic, half with 1 and half with 2": Shares((1, 2), (0.5, 0.5)),
     "dynamic, half with 2 and half with 3": Shares((2, 3), (0.5, 0.5)),
 }  # fmt: skip
-ASSUMPTIONS = (
-    (
-        f"{MODEL} on {SYSTEM}, its layers on one device after another; one sequence of {PROMPT} + {ANSWER} "
-        "tokens; experts chosen independently and evenly, the weak pass's own as its states part from the "
-        "strong one's"
-    ),
-    (
-        "kernels of a serving engine: the paper's greedy step takes 98 ms in its framework, whose overheads "
-        "make more experts cost less than here"
-    ),
-)
 
 
 def predictions() -> Iterator[Prediction]:
@@ -79,5 +68,5 @@ def _drawn() -> Table:
 
 paper(
     "scmoe", "SCMoE: the time of contrastive decoding over greedy, two passes in one batch.", predictions,
-    ASSUMPTIONS, tables=(_ways,), drawn=_drawn, runs=len(WAYS),
+    facts={"MODEL": MODEL, "SYSTEM": SYSTEM, "PROMPT": PROMPT, "ANSWER": ANSWER}, tables=(_ways,), drawn=_drawn, runs=len(WAYS),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from opbyte.extend.answers import OnProgress, compare
 from opbyte.extend.devices import Tiers, tiers_of
 from opbyte.extend.models import is_routed, make_router
 
-from .published import Prediction, rows_of, with_figures
+from .published import Prediction, assumed, rows_of, with_figures
 
 DEVICE = "stratum"
 MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b", "llama-4": "llama-4-scout"}
@@ -30,22 +30,6 @@ GPUS = {"mixtral": ("stratum-x1", "h100-x2"), "olmoe": ("stratum-x1", "h100-x1")
 BATCH, CONTEXT = 32, 1024
 SKEW = "measured"
 """Popularity of experts where no other is asked for: placement by heat needs some."""
-ASSUMPTIONS = (
-    (
-        "weights and KV cache fill the usable 90 % of the memory, as a serving engine does; the coldest "
-        "tenth of it stays empty"
-    ),
-    (
-        "an access takes the row activation of its tier and 23.2 ns in every tier, which the two "
-        "bandwidths of the paper give"
-    ),
-    (
-        "traffic of an expert follows its load: its weights are streamed once for each group of tokens; "
-        "dense weights and caches are read once a step. Popularity is that of DeepSeek-V2-Lite, unless "
-        "--routing says otherwise"
-    ),
-    "qwen2.5 is taken to be the dense 32B, llama-4 Scout",
-)
 
 
 @EXPERIMENTS.register("stratum")
@@ -55,7 +39,7 @@ def stratum(seeds: Sequence[int], routing: str, progress: OnProgress | None, fig
     found = list(predictions(seeds, routing))
     result = Reproduction(
         "stratum", rows_of("stratum", found), len(found), time.perf_counter() - began,
-        tables=(by_tier(tiers()),), assumptions=ASSUMPTIONS,
+        tables=(by_tier(tiers()),), assumptions=assumed("stratum"),
     )  # fmt: skip
     return with_figures(result, _drawn()) if figures else result
 

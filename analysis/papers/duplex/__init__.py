@@ -15,7 +15,7 @@ from opbyte.extend.answers import NOTHING, Crew, Kept, OnProgress, cores
 
 from .. import PAPERS
 from ..points import Point, Runner
-from ..published import Prediction, rows_of
+from ..published import Prediction, assumed, rows_of
 from . import figures as drawn
 from . import memory, own, queries, rows, static, variants
 from .cases import (
@@ -39,25 +39,6 @@ from .cases import (
     grid,
 )
 from .splitter import gaps
-
-ASSUMPTIONS = (
-    (
-        "3.0 us per hop of the device link (an assumption: the default of the authors' simulator; its "
-        "H100 preset says 0.8 us) and 0.85 of the DRAM bandwidth on every path (an assumption: "
-        "AttAcc's cap), both chosen with the paper's Mixtral numbers in view, the same for all rows but "
-        "`dram.*`, which take the efficiency of each access from a command model of HBM3 at 5.2 Gb/s"
-    ),
-    "a Bank-PIM, BankGroup-PIM and 2xGPU as the device files say, each number with its source",
-    (
-        "the xPU reads every stack's partial sums as activations; they are taken to stay in the "
-        "logic dies' buffers until then, and additions are free"
-    ),
-    (
-        "KV caches of Duplex-Split cross the link after the prompt, not layer by layer during it; a "
-        "cache waits on the prefill side until the whole request fits on the decode side"
-    ),
-    "links, static power and SRAM have no energy, as in the paper's Fig. 15",
-)
 
 
 @EXPERIMENTS.register("duplex")
@@ -104,7 +85,7 @@ def duplex(
         len(runner.results),
         time.perf_counter() - began,
         tables=(*variants.tables(runner, seeds[0], routing), gaps(), *memory.tables(runner, seeds[0], routing)),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumed("duplex"),
         figures=drawn.tables(get) if figures else (),
         plots=f"{PAPERS}.figures.duplex",
     )

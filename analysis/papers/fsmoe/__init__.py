@@ -18,7 +18,7 @@ from opbyte.extend.answers import OnProgress
 from opbyte.extend.streams import Medium, run
 
 from .. import PAPERS
-from ..published import Prediction, published, ratio_table, rows_of
+from ..published import Prediction, assumed, published, ratio_table, rows_of
 from .layer import MIXTRAL, SIMPLE, Size, Testbed, layers, ops_of, price, times_of
 from .schedules import FORWARD, SCHEMES, SHARED, Scheduled, graph_of, schedule, seconds_of
 
@@ -52,15 +52,6 @@ TITLES = {"tutel": "Tutel", "improved": "Tutel-Improved", "noiio": "No-IIO", "fs
 JUDGED = {"improved": "mean_improved_vs_tutel", "noiio": "mean_noiio_vs_tutel", "fsmoe": "mean_vs_tutel"}
 """Schedules that gain over Tutel, and how their rows are called."""
 
-ASSUMPTIONS = (
-    "chunks: 1 to 8, the number that takes least by the schedule itself; one for both passes with Tutel",
-    "computation takes twice as long backward; exchanges move as much",
-    "the all-reduce beside the dense part has a communicator, so a stream, of its own",
-    "tokens that are not dropped: capacity 1; heads change no time, so every size counts three times",
-    "printed reading: attention by the line of matmuls, per multiply-add",
-    "shared reading: an exchange of either link runs at 0.6 of its rate beside one of the other",
-)
-
 
 @EXPERIMENTS.register("fsmoe")
 def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False) -> Reproduction:
@@ -70,7 +61,7 @@ def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figur
     rows = rows_of("fsmoe", found)
     result = Reproduction(
         "fsmoe", rows, len(READINGS), time.perf_counter() - began,
-        tables=(gains(found), op_times(found)), assumptions=ASSUMPTIONS,
+        tables=(gains(found), op_times(found)), assumptions=assumed("fsmoe"),
     )  # fmt: skip
     if not figures:
         return result
