@@ -21,10 +21,11 @@ from opbyte.extend import EXPERIMENTS, Reproduction, Row, judged, load_device, l
 from opbyte.extend.answers import OnProgress
 from opbyte.extend.devices import DeviceSpec, build_device
 from opbyte.extend.fpga import deploy_fpga, engine_of, num_tasks, on_chip_bytes, run_image, serve_images
-from opbyte.extend.models import encoder_macs, task_sequence, upsampling_decoder_macs, with_experts
+from opbyte.extend.models import task_sequence
 
 from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
 from .published import Prediction, rows_of
+from .vit import encoder_macs, upsampling_decoder_macs, with_experts
 
 DEVICE = "zcu104"
 CLASSES = {"pascal": 21, "nyud": 40}

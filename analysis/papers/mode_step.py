@@ -7,7 +7,6 @@ from functools import cache
 from opbyte.extend import Deployment, LayerKind, Loads, ModelSpec, Op, Run, deploy, load_system
 from opbyte.extend.models import (
     BidirectionalAttention,
-    Denoising,
     FeedForward,
     Layer,
     MergedExperts,
@@ -16,6 +15,8 @@ from opbyte.extend.models import (
     layer_ops,
 )
 from opbyte.extend.systems import explicit_stage
+
+from .passes import Denoising
 
 SYSTEM = "rtx-a6000-x1"
 LAYERS, HIDDEN, HEADS = 12, 1024, 8

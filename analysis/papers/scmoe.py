@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from opbyte.extend import Table
-from opbyte.extend.models import Shares
 
+from .passes import Shares
 from .published import Prediction, paper
 from .scmoe_step import (
     ANSWER,

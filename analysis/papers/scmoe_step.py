@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from opbyte.extend import Deployment, Loads, deploy, load_model, load_system
-from opbyte.extend.models import Shares
 from opbyte.extend.systems import StageCost, explicit_stage
+
+from .passes import Shares
 
 MODEL, SYSTEM = "mixtral-8x7b", "a100-40gb-x4"
 PROMPT, ANSWER = 32, 512

@@ -12,7 +12,7 @@ from opbyte.analysis.papers.deepseekmoe import training_flops
 from opbyte.analysis.papers.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
 from opbyte.analysis.papers.moe_graphs_smora import smora
 from opbyte.analysis.papers.moe_graphs_unimoe import encoder, encoder_s, language_model, prompt_s
-from opbyte.workloads.passes import Shares
+from opbyte.analysis.papers.passes import Shares
 
 
 def test_mixloras_flops_are_two_blocks_against_four_thirds() -> None:

@@ -16,6 +16,7 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers.vit import encoder_macs
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.spec import EngineSpec
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
@@ -29,7 +30,6 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.ops import Loads
-from opbyte.workloads.vit import encoder_macs
 from opbyte.workloads.vit_routing import make_image_router, queue_lengths
 
 PLENTY = 1e15  # external memory that never is the limit [B/s]

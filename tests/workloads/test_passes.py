@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers.passes import Denoising, Shares
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads
-from opbyte.workloads.passes import Denoising, Shares
 
 
 @given(top_k=st.lists(st.integers(1, 8), min_size=1, max_size=3), rows=st.integers(1, 500), experts=st.integers(8, 64))

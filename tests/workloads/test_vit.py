@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from opbyte.analysis.papers.vit import encoder_macs, upsampling_decoder_macs, with_experts
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
@@ -13,7 +14,6 @@ from opbyte.workloads.layers import MultiTaskExperts, Run
 from opbyte.workloads.model import embedding_ops, head_ops, layer_ops
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import Loads
-from opbyte.workloads.vit import encoder_macs, upsampling_decoder_macs, with_experts
 
 KEYS = {
     "architectures": ["ViTModel"], "image_size": 224, "patch_size": 16, "hidden_size": 192,

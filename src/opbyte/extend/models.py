@@ -35,13 +35,8 @@ if TYPE_CHECKING:
     from opbyte.workloads.model import layer_ops as layer_ops
     from opbyte.workloads.numerics import BITS as BITS
     from opbyte.workloads.numerics import Numerics as Numerics
-    from opbyte.workloads.passes import Denoising as Denoising
-    from opbyte.workloads.passes import Shares as Shares
     from opbyte.workloads.registry import Registry as Registry
     from opbyte.workloads.routing import make_router as make_router
-    from opbyte.workloads.vit import encoder_macs as encoder_macs
-    from opbyte.workloads.vit import upsampling_decoder_macs as upsampling_decoder_macs
-    from opbyte.workloads.vit import with_experts as with_experts
     from opbyte.workloads.vit_requests import task_sequence as task_sequence
     from opbyte.workloads.yamlfile import read_yaml as read_yaml
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Batch
-from .errors import InputError
-from .ops import Loads
+from opbyte.extend import Batch, InputError, Loads
 
 
 @dataclass(frozen=True, slots=True)

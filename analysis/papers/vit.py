@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from .batch import Batch
-from .errors import InputError
-from .layers import Run, is_routed
-from .model import Layer, ModelSpec, embedding_ops, layer_ops
-from .ops import Loads
+from opbyte.extend import Batch, InputError, Loads, ModelSpec, Run
+from opbyte.extend.models import Layer, embedding_ops, is_routed, layer_ops
 
 
 def encoder_macs(model: ModelSpec) -> float:
