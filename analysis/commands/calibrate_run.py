@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .calibrate import calibrate_app
-from .io import beside, resumed, show
+from .io import resumed, show, side_file
 from .options import Fresh, Json, count, real
 
 
@@ -29,7 +29,7 @@ def calibrate_run_command(
     from ..validate.hosts import calibrate_run
 
     kept = resumed("calibrate-run", fresh)
-    with beside(out, "--out") as write:
+    with side_file(out, "--out") as write:
         result = calibrate_run(run, free, host=host, part=part, seed=seed, kept=kept)
         write("text", lambda: result.yaml(Path(str(out))))
     show(result, as_json)

@@ -89,7 +89,7 @@ def folder(out: str | None, option: str = "--out") -> AbstractContextManager[Out
 
 
 @contextmanager
-def beside(path: str | None, option: str) -> Iterator[Callable[..., None]]:
+def side_file(path: str | None, option: str) -> Iterator[Callable[..., None]]:
     """What writes the file that an option names, ``write("text", make)``: its folder is opened before the work."""
     if path is None:
         yield lambda kind, make, *how: None
@@ -165,7 +165,7 @@ def waiting() -> Iterator[None]:
                 bar.add_task("working", total=None)
                 done.wait()
 
-    with _beside(watch):
+    with _while_it_runs(watch):
         yield
 
 
@@ -184,12 +184,12 @@ def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
             of = f"{done:,} of {total:,} {what}" if total else what
             print(f"opbyte: {of} after {spent:,.0f} s{left}", file=sys.stderr, flush=True)
 
-    with _beside(watch):
+    with _while_it_runs(watch):
         yield tell
 
 
 @contextmanager
-def _beside(watch: Callable[[Event], None]) -> Iterator[None]:
+def _while_it_runs(watch: Callable[[Event], None]) -> Iterator[None]:
     """Something that watches until the block is left, when its event is set."""
     done = Event()
     thread = Thread(target=watch, args=(done,), daemon=True)

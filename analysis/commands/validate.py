@@ -10,7 +10,7 @@ import typer
 
 from ...workloads.errors import InputError
 from .app import App, app
-from .io import answer, beside, resumed
+from .io import answer, resumed, side_file
 from .options import Family, Fresh, Json, Out
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def validate_kernels_command(
     from ..validate.kernels import validate_kernels
 
     def make(progress: OnProgress | None) -> KernelValidation:
-        with beside(predictions, "--predictions") as write:
+        with side_file(predictions, "--predictions") as write:
             result = validate_kernels(tables or (), family=family, transfer=transfer, progress=progress)
             write("csv", result.predictions, SIGNIFICANT)
         return result
@@ -84,7 +84,7 @@ def validate_configs_command(
     from ..validate.configs import validate_configs
 
     def make() -> Compared:
-        with beside(predictions, "--predictions") as write, beside(fit, "--fit") as write_fit:
+        with side_file(predictions, "--predictions") as write, side_file(fit, "--fit") as write_fit:
             result = validate_configs(tables, constants, fit is not None, date)
             write("frame", result.predictions, SIGNIFICANT)
             write_fit("text", lambda: result.fitted)
@@ -134,7 +134,7 @@ def validate_power_command(
     from ..validate.power import validate_power
 
     def make() -> Compared:
-        with beside(fit, "--fit") as write:
+        with side_file(fit, "--fit") as write:
             date = None if fit is None else datetime.now(UTC).date().isoformat()
             result = validate_power(tables, cross_validate, date)
             write("text", lambda: result.fitted)

@@ -57,13 +57,13 @@ class Crew:
     ----------
     workers : int
         Processes at most.
-    apart : bool
+    isolated : bool
         Whether one worker is a process too, so that what kills it leaves this one alone;
         otherwise a single one works here.
     """
 
-    def __init__(self, workers: int, apart: bool = False) -> None:
-        self._most, self._apart = workers, apart
+    def __init__(self, workers: int, isolated: bool = False) -> None:
+        self._most, self._isolated = workers, isolated
         self._crew: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class Crew:
         Exception
             What a call raised.
         """
-        if self._most == 1 and not self._apart:
+        if self._most == 1 and not self._isolated:
             yield from ((i, call(task)) for i, task in enumerate(tasks))
             return
         waiting, tries = deque(range(len(tasks))), [0] * len(tasks)

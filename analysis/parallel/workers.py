@@ -25,7 +25,7 @@ class Workers:
         Processes of this machine at most; one a core by default.
     dask : str, optional
         Address of a Dask scheduler, instead of processes.
-    apart : bool
+    isolated : bool
         See `Crew`.
 
     Raises
@@ -36,7 +36,7 @@ class Workers:
 
     count: int | None = None
     dask: str | None = None
-    apart: bool = False
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         if self.dask is not None and self.count is not None:
@@ -53,7 +53,7 @@ class Workers:
         if self.dask is not None:
             yield from run_cluster(call, tasks, lost, self.dask)
             return
-        with Crew(min(self.count or cores(), len(tasks)), self.apart) as crew:
+        with Crew(min(self.count or cores(), len(tasks)), self.isolated) as crew:
             yield from crew.run(call, tasks, lost)
 
 

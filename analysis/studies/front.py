@@ -37,10 +37,10 @@ def front(
     return [dict(known[part[i]]) for part in parts.values() for i in unbeaten(costs[part])]
 
 
-def apart(within: Sequence[str]) -> str:
+def among(within: Sequence[str]) -> str:
     """Among which rows a front is, in words.
 
-    >>> apart(("model", "input_len"))
+    >>> among(("model", "input_len"))
     ' of its model and input len'
     """
     return f" of its {' and '.join(name.replace('_', ' ') for name in within)}" if within else ""

@@ -12,7 +12,7 @@ from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ..answers.bases import Bases, not_like_for_like
 from ..show.result import Drawing, Result
-from .front import apart, front
+from .front import among, front
 from .front_figure import trade_off_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Pareto(Result):
             (str(row.get("system", "points")), Bases(row["basis"] or "", row["energy_basis"] or ""))
             for row in self.table
         )
-        return [f"{self.title}: {count} are beaten by none{apart(self.workloads)} ({goals})", self.rows(), *mixed]
+        return [f"{self.title}: {count} are beaten by none{among(self.workloads)} ({goals})", self.rows(), *mixed]
 
     def drawings(self) -> Sequence[Drawing]:
         """Where the best points lie among the others."""

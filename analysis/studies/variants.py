@@ -34,7 +34,7 @@ class Variant:
         How many of each.
     options : mapping of str to object
         Of the scenario, where it is served so.
-    beside : str or Path, optional
+    experts_on : str or Path, optional
         The system that holds the experts of each that decodes.
     """
 
@@ -42,13 +42,13 @@ class Variant:
     systems: tuple[str | Path, ...]
     counts: tuple[int, ...]
     options: Mapping[str, Any]
-    beside: str | Path | None = None
+    experts_on: str | Path | None = None
 
     @property
     def devices(self) -> int:
         """Devices of all systems."""
         own = sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
-        return own if self.beside is None else own + self.counts[-1] * _devices(self.beside)
+        return own if self.experts_on is None else own + self.counts[-1] * _devices(self.experts_on)
 
 
 def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None) -> list[Variant]:
@@ -66,16 +66,16 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
     if scenario.pools.given:  # systems beside two pools do all
         alone = {"pools": PoolOptions(), "apart": ApartOptions()}
     out = [Variant("", (name,), (1,), {"system": name, **alone}) for name in names]
-    beside = scenario.apart.experts_on
+    experts_on = scenario.apart.experts_on
     if scenario.pools.given:
-        if devices is not None and beside is not None:
+        if devices is not None and experts_on is not None:
             reason = "cannot go with --experts-on; name both pools and leave it"
             raise InputError("--devices", reason)
         pairs = _pairs(scenario.pools, devices)
-        return out + (pairs if beside is None else [_beside(each, beside) for each in pairs])
+        return out + (pairs if experts_on is None else [_with_experts_on(each, experts_on) for each in pairs])
     if devices is not None:
         raise InputError("--devices", "are those of two pools: needs --prefill and --decode")
-    return out if beside is None else [_beside(each, beside) for each in out]
+    return out if experts_on is None else [_with_experts_on(each, experts_on) for each in out]
 
 
 def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list[Variant]:
@@ -88,7 +88,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     """
     if search != "layouts":
         raise InputError("--search", f"must be layouts, not {search!r}")
-    if any(len(each.systems) > 1 or each.beside for each in listed):
+    if any(len(each.systems) > 1 or each.experts_on for each in listed):
         raise InputError("--search", "is of systems, not of pools; name --systems alone")
     given = [n for n in ("tp", "dp", "ep", "pp") if getattr(scenario.deployment, n) is not None]
     if given:
@@ -103,10 +103,10 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     ]
 
 
-def _beside(variant: Variant, system: str | Path) -> Variant:
+def _with_experts_on(variant: Variant, system: str | Path) -> Variant:
     """A variant whose experts lie on another system."""
     name = variant.name or str(variant.systems[0])
-    return replace(variant, name=f"{name} with experts on {system}", beside=system)
+    return replace(variant, name=f"{name} with experts on {system}", experts_on=system)
 
 
 def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:

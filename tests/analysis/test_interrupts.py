@@ -119,7 +119,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, start: Start, ab
         f"{BUSY[about]}"
         "    return os.getpid()\n"
         "if __name__ == '__main__':\n"
-        "    with Crew(1, apart=True) as crew:\n"
+        "    with Crew(1, isolated=True) as crew:\n"
         "        for _, pid in crew.run(task, [0, 10 * 600]):\n"
         "            print(pid, flush=True)\n"
     )

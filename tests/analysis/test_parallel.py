@@ -21,9 +21,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return import_module("parallel_tasks")
 
 
-@pytest.mark.parametrize(("workers", "apart"), [(1, False), (1, True), (3, False)])
-def test_every_task_has_the_result_of_its_call(tasks: ModuleType, workers: int, apart: bool) -> None:
-    with Crew(workers, apart) as crew:
+@pytest.mark.parametrize(("workers", "isolated"), [(1, False), (1, True), (3, False)])
+def test_every_task_has_the_result_of_its_call(tasks: ModuleType, workers: int, isolated: bool) -> None:
+    with Crew(workers, isolated) as crew:
         for size in (0, 1, 7):  # workers stay from call to call
             found = dict(crew.run(tasks.square, range(size)))
             assert found == {i: i * i for i in range(size)}

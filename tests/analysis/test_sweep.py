@@ -303,7 +303,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     """A point is tried again on another worker; the others never notice."""
 
     point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1}
-    with Crew(2, apart=True) as crew:
+    with Crew(2, isolated=True) as crew:
         tasks = [{**point, "seed": i} for i in range(6)]
         finished = crew.run(partial(evaluate, version=code_version()), tasks)
         done = dict([next(finished)])

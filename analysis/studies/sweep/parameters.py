@@ -66,8 +66,8 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
 def systems_of(point: Mapping[str, Any]) -> str:
     """What a point runs on: its system, or its two pools."""
     names = ("system",) if "system" in point else POOLS
-    apart = f" with experts on {point['experts_on']}" if point.get("experts_on") else ""
-    return "+".join(str(point[name]) for name in names) + apart
+    experts = f" with experts on {point['experts_on']}" if point.get("experts_on") else ""
+    return "+".join(str(point[name]) for name in names) + experts
 
 
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ...parallel.workers import Workers
 from ...show.output import OutputFolder
 from ...show.result import Drawing, Result
 from ...show.text import show
-from ..front import apart, front
+from ..front import among, front
 from ..front_figure import trade_off_of
 from .absent import refuse_absent
 from .file import SweepFile, SweepPoint, read_sweep
@@ -103,7 +103,7 @@ class Sweep(Result):
                 goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())
                 out.append(
                     f"best for {goals}: {len(self.best):,} points that no other"
-                    f"{apart(self.study.workloads)} beats in all"
+                    f"{among(self.study.workloads)} beats in all"
                 )
             out.append(self.rows())
             out += not_like_for_like(self._bases())
@@ -164,7 +164,7 @@ def sweep(
     InputError
         A wrong study, folder or cluster. A point that fails does not raise: its row says why.
     """
-    path, where = Path(study), Workers(workers, dask, apart=True)
+    path, where = Path(study), Workers(workers, dask, isolated=True)
     plan = read_sweep(path)
     folder = Path(out) if out is not None else Path(path.stem)
     every = list(plan.points())
