@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ..workloads.errors import InputError, nearest
@@ -91,66 +93,12 @@ def _titles(registry: Registry[Any]) -> list[dict[str, Any]]:
     return [{"name": name, "title": registry.title(name)} for name in registry]
 
 
-def _placements() -> list[dict[str, Any]]:
-    from ..simulator.deploy.placement import PLACEMENTS
-
-    return _titles(PLACEMENTS)
-
-
-def _expert_caches() -> list[dict[str, Any]]:
-    from ..simulator.parts.expert_cache.policies import CACHE_POLICIES
-
-    return _titles(CACHE_POLICIES)
-
-
 def _expert_placements() -> list[dict[str, Any]]:
     from ..simulator.parts.expert_map.placing import FILE
     from ..simulator.parts.expert_map.policies import MAP_POLICIES
 
     line = "file:PATH, a CSV with columns layer, expert, device: a row a copy"
     return [*_titles(MAP_POLICIES), {"name": FILE, "title": line}]
-
-
-def _orders() -> list[dict[str, Any]]:
-    from ..simulator.batching.orders import ORDERS
-
-    return _titles(ORDERS)
-
-
-def _routers() -> list[dict[str, Any]]:
-    from ..simulator.serving.routers import ROUTERS
-
-    return _titles(ROUTERS)
-
-
-def _autoscalers() -> list[dict[str, Any]]:
-    from ..simulator.parts.autoscale.scalers import SCALERS
-
-    return _titles(SCALERS)
-
-
-def _benchmarks() -> list[dict[str, Any]]:
-    from .studies.benchmark import BENCHMARKS
-
-    return _titles(BENCHMARKS)
-
-
-def _routings() -> list[dict[str, Any]]:
-    from ..workloads.routing import ROUTINGS
-
-    return _titles(ROUTINGS)
-
-
-def _layers() -> list[dict[str, Any]]:
-    from ..workloads.layers import LAYER_KINDS
-
-    return _titles(LAYER_KINDS)
-
-
-def _speculators() -> list[dict[str, Any]]:
-    from ..workloads.speculators import SPECULATORS
-
-    return _titles(SPECULATORS)
 
 
 def _exchanges() -> list[dict[str, Any]]:
@@ -164,12 +112,6 @@ def _exchanges() -> list[dict[str, Any]]:
         title = f"{alone} in steps of decodes alone, {mixed} in steps with prompts."
         rows.append({"name": name, "of": "all_to_all", "title": title})
     return rows
-
-
-def _processors() -> list[dict[str, Any]]:
-    from ..devices.kinds import PROCESSOR_KINDS
-
-    return _titles(PROCESSOR_KINDS)
 
 
 def _traces() -> list[dict[str, Any]]:
@@ -262,33 +204,34 @@ def _prices() -> list[dict[str, Any]]:
     return price_rows()
 
 
-LISTS = {
+LISTS: dict[str, str | Callable[[], list[dict[str, Any]]]] = {
     "models": _models,
     "devices": _devices,
     "systems": _systems,
     "hosts": _hosts,
     "memories": _memories,
     "policies": _policies,
-    "orders": _orders,
+    "orders": "simulator.batching.orders:ORDERS",
     "parts": _parts,
-    "placements": _placements,
-    "expert-caches": _expert_caches,
+    "placements": "simulator.deploy.placement:PLACEMENTS",
+    "expert-caches": "simulator.parts.expert_cache.policies:CACHE_POLICIES",
     "expert-placements": _expert_placements,
-    "routers": _routers,
-    "autoscalers": _autoscalers,
-    "routings": _routings,
-    "layers": _layers,
-    "speculators": _speculators,
-    "processors": _processors,
+    "routers": "simulator.serving.routers:ROUTERS",
+    "autoscalers": "simulator.parts.autoscale.scalers:SCALERS",
+    "routings": "workloads.routing:ROUTINGS",
+    "layers": "workloads.layers:LAYER_KINDS",
+    "speculators": "workloads.speculators:SPECULATORS",
+    "processors": "devices.kinds:PROCESSOR_KINDS",
     "exchanges": _exchanges,
     "traces": _traces,
     "kernels": _kernels,
     "forms": _forms,
-    "benchmarks": _benchmarks,
+    "benchmarks": "analysis.studies.benchmark:BENCHMARKS",
     "spaces": _spaces,
     "experiments": _experiments,
     "prices": _prices,
 }
+"""Name of a list -> its rows, or the registry whose names and titles they are."""
 
 
 MEANT = {"kinds": "processors", "processor-kinds": "processors", "designs": "spaces"}
@@ -307,4 +250,8 @@ def catalog(kind: str) -> list[dict[str, Any]]:
         raise InputError(f"KIND {kind!r}", f"is no list of the catalog; did you mean {MEANT[kind]!r}?")
     if kind not in LISTS:
         raise InputError(f"KIND {kind!r}", f"is no list of the catalog{nearest(kind, LISTS)}")
-    return LISTS[kind]()
+    rows = LISTS[kind]
+    if not isinstance(rows, str):
+        return rows()
+    module, _, name = rows.partition(":")
+    return _titles(getattr(import_module(f"...{module}", __name__), name))
