@@ -73,7 +73,7 @@ def evidence(
         derived = any(e.basis == DERIVED for e in found)
         unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
         known = {key: source for key, source in sources.items() if unused not in key}
-        out += [_entry(e, processor.name, known, prefixes, many) for e in found]
+        out += [_explained(e, processor.name, known, prefixes, many) for e in found]
     system = deployment.system
     bridged = joined(system) is not system.device
     for spec, keys, name in (
@@ -82,7 +82,7 @@ def evidence(
     ):
         ops = list(placed.get(spec.name, {}).values())
         entry = {(e.cost_model, e.applies_to, e.format): e for op in ops for e in deployment.link(op).evidence([op])}
-        out += [_entry(e, name, sources, keys, False) for e in entry.values()]
+        out += [_explained(e, name, sources, keys, False) for e in entry.values()]
     out += [
         *_waits(deployment),
         *_tiers(deployment, sources),
@@ -101,7 +101,7 @@ FLAT = "memory_efficiency"
 """Number of a description that a derived efficiency replaces."""
 
 
-def _entry(
+def _explained(
     found: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
 ) -> dict[str, Any]:
     """An entry of a cost model's evidence, with the assumptions of the description it rests on.

@@ -95,7 +95,7 @@ class Study(Generic[P, R]):
     def fitting(self, points: Iterable[P], progress: OnProgress | None = None) -> tuple[list[R], list[InputError]]:
         """Results of the points that can be, and why the others cannot."""
         attempt: Callable[[P], Any] = partial(_attempt, self.evaluate, self.refusals)
-        every = replace(self, evaluate=attempt).results(points, progress)
+        every: list[Any] = replace(self, evaluate=attempt).results(points, progress)
         refused = [each for each in every if isinstance(each, InputError)]
         return [each for each in every if not isinstance(each, InputError)], refused
 

@@ -40,7 +40,7 @@ TABLE_KINDS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "send_rec
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedCollective:
     """Seconds of one collective among so many ranks by its bytes, both increasing, shape (n,)."""
 
     moved: F8
@@ -73,7 +73,7 @@ class HostedLinks:
         The device's own model.
     assumed : bool
         Nobody named the host: it is the class that the device's description names.
-    timed : mapping of (str, int) to Timed
+    timed : mapping of (str, int) to TimedCollective
         By kind of op and ranks.
     rows : int
         Rows of those tables.
@@ -82,7 +82,7 @@ class HostedLinks:
     base: CalibratedModel
     host: HostSpec
     assumed: bool
-    timed: Mapping[tuple[str, int], Timed]
+    timed: Mapping[tuple[str, int], TimedCollective]
     rows: int = 0
 
     def knows(self, op: Op) -> bool:
@@ -162,7 +162,7 @@ class HostedLinks:
     def _hops(op: Op) -> float:
         return collective(op.kind, int(op.shape["ranks"])).hops
 
-    def _timed(self, op: Op) -> Timed | None:
+    def _timed(self, op: Op) -> TimedCollective | None:
         return self.timed.get((op.kind, int(op.shape["ranks"])))
 
     def _by_class(self, model: Model, x: F8) -> F8:
@@ -237,7 +237,7 @@ def hosted(base: CalibratedModel, host: HostSpec | None, assumed: bool) -> Calib
     return HostedLinks(base, host, assumed, timed, rows)
 
 
-def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], Timed], int]:
+def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], TimedCollective], int]:
     """Measured collectives of the host itself, rows of one size by their median."""
     if not host.link.tables:
         return {}, 0
@@ -258,8 +258,8 @@ def _rows(table: KernelTable) -> list[tuple[str, int, float, float]]:
     return [(k, int(r), float(b), float(s)) for k, r, b, s in zip(kinds, *columns, strict=True)]
 
 
-def _curve(points: Mapping[float, list[float]]) -> Timed:
+def _curve(points: Mapping[float, list[float]]) -> TimedCollective:
     """A curve that never falls: more bytes take no less, whatever a late rank did to smaller ones."""
     sizes = sorted(points)
     medians = np.array([np.median(points[size]) for size in sizes])
-    return Timed(np.array(sizes), np.maximum.accumulate(medians))
+    return TimedCollective(np.array(sizes), np.maximum.accumulate(medians))
