@@ -41,11 +41,7 @@ def check_rows(model: CostModel) -> None:
         _check_section(model, ops)
     for loads in (Loads.drawn(np.array([1.0, 40.0, 3.0])), Loads.drawn(np.array([2.0]))):
         op = EXPERTS.expert_op(loads, RUN)
-        _compare(model, op, model.row(_alone(), Probe((), COUNTS)), 0.0)
-
-
-def _alone() -> Op:
-    return EXPERTS.expert_op(Loads(np.ones(1), np.ones(1)), RUN)
+        _compare(model, op, model.row(EXPERTS.expert_op(Loads(np.ones(1), np.ones(1)), RUN), Probe((), COUNTS)), 0.0)
 
 
 def _check_section(model: CostModel, ops: Callable[[Moments], list[Op]]) -> None:

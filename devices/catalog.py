@@ -201,7 +201,7 @@ def _named_system(name: str, parameters: Mapping[str, float] | None) -> tuple[Sy
         many = match["nodes"] is not None
         return of_device(match["device"], devices, nodes, counted=many, parameters=parameters)
     except ValidationError as error:
-        raise SpecError(repr(name), _reason(error)) from None
+        raise SpecError(repr(name), str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from None
 
 
 def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
@@ -212,11 +212,6 @@ def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
 def _taken(name: str) -> bool:
     """Whether a name is one of the catalog: of a device, or of a device and a mapping."""
     return family(name) is not None or _lookup(name) is not None
-
-
-def _reason(error: ValidationError) -> str:
-    """What pydantic found wrong, without its prefix."""
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def _unknown_system(name: str) -> SpecError:

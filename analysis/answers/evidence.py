@@ -257,7 +257,7 @@ def _entry(model: str, applies_to: str, sources: Mapping[str, str], prefixes: tu
     assumed = {
         key: source
         for key, source in sources.items()
-        if key.removeprefix("device.").startswith(prefixes) and _is_assumption(source)
+        if key.removeprefix("device.").startswith(prefixes) and source.lower().startswith("assum")
     }
     return {
         "cost_model": model,
@@ -267,7 +267,3 @@ def _entry(model: str, applies_to: str, sources: Mapping[str, str], prefixes: tu
         "rows": 0,
         "assumptions": assumed,
     }
-
-
-def _is_assumption(source: str) -> bool:
-    return source.lower().startswith("assum")

@@ -22,10 +22,6 @@ Clock = Callable[[], float]
 """Seconds since the start of a run."""
 
 
-def _stamps() -> array[float]:
-    return array("d")
-
-
 @dataclass(slots=True)
 class RequestOutcome:
     """What came of one request; times from the start of the run [s], NaN until they happen.
@@ -45,7 +41,7 @@ class RequestOutcome:
     status: str = NOT_SENT
     sent_s: float = float("nan")
     ended_s: float = float("nan")
-    chunks: array[float] = field(default_factory=_stamps)
+    chunks: array[float] = field(default_factory=lambda: array("d"))
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 

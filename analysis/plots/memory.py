@@ -33,18 +33,13 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
             axes.plot(at, 100 * rows["fraction"], "-", color=color, marker=marker, markersize=4, gid=kind)
             axes.set_xlabel(f"{label} (bytes)")
             ticks = np.arange(np.ceil(at.min()), at.max() + 0.5, 2) if len(at) else np.array([])
-            axes.set_xticks(ticks, [_bytes(2**tick) for tick in ticks])
+            axes.set_xticks(ticks, [f"{2**tick:.0f}" if tick < 10 else f"{2 ** (tick - 10):.0f} K" for tick in ticks])
             axes.axhline(100, color=GREY, linewidth=0.8, linestyle="--")
             axes.grid(True, color=LIGHT, linewidth=0.5)
             axes.set_ylim(0, 106)
         panels[0].set_ylabel("Share of the pins' rate (%)")
         finish(figure, note)
     return figure
-
-
-def _bytes(value: float) -> str:
-    """A size as an axis names it."""
-    return f"{value:.0f}" if value < 1024 else f"{value / 1024:.0f} K"
 
 
 def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str = "") -> Figure:

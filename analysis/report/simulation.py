@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from ...devices.device import Processor
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.digest import digest_of
@@ -132,13 +131,9 @@ def layer_rows(run: Run) -> list[dict[str, Any]]:
     return [{**row, "clock": f"{row['clock']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows]
 
 
-def _processors(run: Run) -> list[Processor]:
-    return list(processors_of(run.deployment.device))
-
-
 def _roofline(run: Run, name: str) -> list[Any]:
     """Every op of the run as a point: what it achieved while it kept its processor busy."""
-    processors = _processors(run)
+    processors = list(processors_of(run.deployment.device))
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
     share = ops_by_share([run])

@@ -54,7 +54,12 @@ class HeldOut:
 def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
     """Devices whose full fits of a family others take parameters from."""
     return {
-        device: Donor(done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name]))
+        device: Donor(
+            done[name].rows,
+            done[name].fit,
+            rows[device][name].h,
+            tuple(dict.fromkeys(rows[device][name].labels.tolist())),
+        )
         for device, done in fits.items()
         if name in done and device not in ALONE
     }
@@ -103,10 +108,6 @@ def _one(device: str, r: FamilyRows, held: np.ndarray, base: Fit, done: Fit, gue
         alone = predict(r.family, base, r.h, r.x[held], r.labels[held])
         parts = tuple(sorted(done.blends[label], key=lambda part: -part.weight))
         yield HeldOut(r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts)
-
-
-def _labels(r: FamilyRows) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(r.labels.tolist()))
 
 
 def section(found: Sequence[HeldOut]) -> str:

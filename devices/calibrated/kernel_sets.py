@@ -221,7 +221,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     if TYPICAL not in held:
         none = Parameters(Fit(family.defaults, {}), "default", 0, {})
         return replace(none, under=dict.fromkeys((*FRAMEWORKS, *LABELS.values()), none))
-    labels = {label: _part(family, held[key]) for key, label in LABELS.items() if key in held}
+    labels = {label: (BlendPart(1.0, held[key].values(family), 1.0),) for key, label in LABELS.items() if key in held}
     under = {}
     for key, entry in held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
@@ -230,10 +230,6 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
     under |= {BEST: _quickest(under), **{label: under[key] for key, label in LABELS.items()}}
     return replace(under[framework], under=under)
-
-
-def _part(family: Family, entry: SetEntry) -> tuple[BlendPart, ...]:
-    return (BlendPart(1.0, entry.values(family), 1.0),)
 
 
 def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:

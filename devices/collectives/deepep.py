@@ -31,7 +31,7 @@ KIN: Mapping[int, str] = {HOPPER: "hopper", BLACKWELL: "blackwell"}
 
 def distinct(ranks: int, copies: float) -> float:
     """Ranks that a token's copies reach, spread evenly."""
-    return ranks * (1.0 - (1.0 - 1.0 / ranks) ** copies)
+    return float(ranks * (1.0 - (1.0 - 1.0 / ranks) ** copies))
 
 
 def table() -> Path:

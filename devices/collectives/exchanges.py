@@ -8,7 +8,7 @@ sends, which follows from a map of chunks that is the caller's. Owners are taken
 
 from __future__ import annotations
 
-from .plans import ALGORITHMS, CollectivePlan, Hop, Level, Topology
+from .plans import ALGORITHMS, CollectivePlan, Hop, Topology
 from .sums import level_hops
 
 
@@ -22,7 +22,7 @@ def flat(topology: Topology) -> CollectivePlan:
 def hierarchical(topology: Topology) -> CollectivePlan:
     """Level by level from the innermost out: fewer messages, the whole buffer on every level."""
     levels = [level for level in topology.levels if level.ranks > 1]
-    hops = tuple(Hop(level.link, level.ranks - 1, _away(level)) for level in levels)
+    hops = tuple(Hop(level.link, level.ranks - 1, (level.ranks - 1) / level.ranks) for level in levels)
     return CollectivePlan("hierarchical", hops, sum(level.ranks for level in levels), float(len(levels)))
 
 
@@ -43,11 +43,6 @@ def coordinated_hierarchical(topology: Topology) -> CollectivePlan:
     inner = hierarchical(topology.thinned())
     hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in inner.hops)
     return CollectivePlan("coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices)
-
-
-def _away(level: Level) -> float:
-    """Share of a buffer that is not one's own among the groups of a level."""
-    return (level.ranks - 1) / level.ranks
 
 
 def _peers(topology: Topology) -> tuple[Hop, ...]:

@@ -63,7 +63,7 @@ class PlannedLink:
         row = PriceRow(params)
         if len(self.plans) == 1:
             return row
-        return replace(row, curve=by_count(op, probe, _message, self._prices))
+        return replace(row, curve=by_count(op, probe, lambda op: np.array([op.act_bytes]), self._prices))
 
     def _prices(self, op: Op, x: F8) -> tuple[F8, F8]:
         """Seconds and bounds of messages of `x` bytes, shape (n, 1)."""
@@ -90,7 +90,3 @@ class PlannedLink:
         rate = min(plan.s_per_byte for plan in self.plans) * self.scale
         latency = min(plan.latency_s for plan in self.plans)
         return Roof(np.inf, 1.0 / rate if rate else np.inf, 1.0, 1.0, latency)
-
-
-def _message(op: Op) -> F8:
-    return np.array([op.act_bytes])

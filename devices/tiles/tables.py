@@ -272,7 +272,7 @@ def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
     out, skipped = [], []
     if not all(known):
         skipped.append(Skipped(str(path), 0, f"{known.count(False)} rows of libraries that choose the tile"))
-    sizes = np.stack([_whole_size(columns[key]) for key in ("m", "n", "k")], axis=1).astype(int)
+    sizes = np.stack([numbers(columns[key], 1, 1 << 24, whole=True) for key in ("m", "n", "k")], axis=1).astype(int)
     seconds = numbers(columns["measured_s"], 0)
     for device in dict.fromkeys(map(str, columns["device"].cells)):
         mine = [i for i, d in enumerate(columns["device"].cells) if d == device and known[i]]
@@ -287,7 +287,3 @@ def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
             )
             out.append(FixedTile(device, machine, form, shapes, seconds[mine]))
     return out, skipped
-
-
-def _whole_size(column: Column) -> F8:
-    return numbers(column, 1, 1 << 24, whole=True)

@@ -70,8 +70,8 @@ def fit(rows: Iterable[Row]) -> F8:
         out: F8 = np.log(predicted(np.exp(p), x) / seconds)
         return out
 
-    bounds = np.log([[1e-6, 1e9], [1e-3, 9e11]])
-    found = least_squares(off, np.log([3e-5, 2e11]), loss="soft_l1", f_scale=0.1, bounds=bounds)
+    low, high = np.log([1e-6, 1e9]), np.log([1e-3, 9e11])
+    found = least_squares(off, np.log([3e-5, 2e11]), loss="soft_l1", f_scale=0.1, bounds=(low, high))
     out: F8 = np.exp(found.x)
     return out
 

@@ -148,4 +148,4 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
     and half as many again between the most and the least loaded).
     """
     found = int(plainly(most_found)(loads))
-    return least_loaded(count, loads) if found < 0 else found
+    return least_loaded(count, loads, None) if found < 0 else found

@@ -153,7 +153,7 @@ class _Periods:
     def _load(self, time_s: float) -> None:
         data = _load_json(self._path)
         used = sorted(
-            (_period_start(self._path, key), key)
+            (_number(self._path, 1, "period start", key, 0, MAX_TIME), key)
             for key, period in data.items()
             if all(_texts(self._path, key, period))
         )
@@ -183,10 +183,6 @@ def _load_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(path, "must be a JSON object: period start -> length tables")
     return data
-
-
-def _period_start(path: Path, key: str) -> float:
-    return _number(path, 1, "period start", key, 0, MAX_TIME)
 
 
 def _texts(path: Path, key: str, period: object) -> tuple[str, str]:

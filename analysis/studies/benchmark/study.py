@@ -201,7 +201,7 @@ def benchmark(
             progress(done, len(jobs))
     scored = _ordered(scored)
     shown = str(model or rules.model)
-    return BenchmarkResult(rules, shown, whole.name, _devices(whole), tuple(scored))
+    return BenchmarkResult(rules, shown, whole.name, whole.devices_per_node * whole.nodes, tuple(scored))
 
 
 def _ordered(scored: Sequence[Score]) -> list[Score]:
@@ -214,10 +214,6 @@ def _ordered(scored: Sequence[Score]) -> list[Score]:
         else s
         for s in scored
     ]  # fmt: skip
-
-
-def _devices(system: SystemSpec) -> int:
-    return system.devices_per_node * system.nodes
 
 
 def _defaults(rules: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from ....simulator.scenario.parts import Workload
 from ....simulator.serving.driver import serve
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
-from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
 from ...answers.interval import Interval, step_intervals
@@ -157,7 +156,7 @@ def deployed(
     pp: int = 1, exchange: str = "all_to_all",
 ) -> Deployment:  # fmt: skip
     """One worker's deployment; equal ones are made once a process."""
-    spec = _model(folder, model)
+    spec = load_model(model_file(folder, model) or model)
     one, _ = load_device(device)
     spec = replace(spec, numerics=formats(spec, weights, kv, generation(one) == BLACKWELL))
     devices = tp * dp * pp
@@ -168,10 +167,6 @@ def deployed(
         spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, pp=pp,
         draws="step", exchange=exchange, sampling=GREEDY,
     )  # fmt: skip
-
-
-def _model(folder: Path, name: str) -> ModelSpec:
-    return load_model(model_file(folder, name) or name)
 
 
 def model_file(folder: Path, name: str) -> Path | None:
