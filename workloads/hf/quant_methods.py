@@ -253,37 +253,19 @@ def _width(q: Config) -> Recipe:
 
 
 METHODS: dict[str, Callable[[Config], Recipe]] = {
-    "fp8": _fp8,
-    "fbgemm_fp8": _one("fp8"),
-    "ptpc_fp8": _one("fp8"),
-    "w8a8_fp8": _one("fp8"),
-    "w8a8_int8": _one("int8"),
-    "mxfp8": _one("mxfp8"),
+    "fp8": _fp8, **dict.fromkeys(("fbgemm_fp8", "ptpc_fp8", "w8a8_fp8"), _one("fp8")),
+    "w8a8_int8": _one("int8"), "mxfp8": _one("mxfp8"), "nvfp4": _one("nvfp4"),
     # The checkpoints in this format (gpt-oss) convert their experts and nothing else.
-    "mxfp4": _one("mxfp4", "experts"),
-    "gpt_oss_mxfp4": _one("mxfp4", "experts"),
-    "nvfp4": _one("nvfp4"),
-    "w4afp8": _one("int4_fp8", "experts"),
-    "experts_int8": _one("int8", "experts"),
-    "gptq": _integers,
-    "gptq_marlin": _integers,
-    "awq": _integers,
-    "awq_marlin": _integers,
-    "auto-round": _integers,
-    "auto_round": _integers,
-    "intel/auto-round": _integers,
-    "inc": _integers,
-    "moe_wna16": _integers,
-    "hqq": _width,
-    "eetq": _width,
-    "bitsandbytes": _bitsandbytes,
-    "modelopt": _modelopt,
-    "modelopt_fp4": _modelopt,
-    "modelopt_mxfp8": _modelopt,
-    "modelopt_mixed": _modelopt,
-    "compressed-tensors": _compressed_tensors,
-    "quark": _quark,
-}
+    **dict.fromkeys(("mxfp4", "gpt_oss_mxfp4"), _one("mxfp4", "experts")),
+    "w4afp8": _one("int4_fp8", "experts"), "experts_int8": _one("int8", "experts"),
+    **dict.fromkeys(
+        ("gptq", "gptq_marlin", "awq", "awq_marlin", "auto-round", "auto_round", "intel/auto-round", "inc", "moe_wna16"),
+        _integers,
+    ),
+    "hqq": _width, "eetq": _width, "bitsandbytes": _bitsandbytes,
+    **dict.fromkeys(("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed"), _modelopt),
+    "compressed-tensors": _compressed_tensors, "quark": _quark,
+}  # fmt: skip
 """``quant_method`` -> what it stores."""
 
 EXEMPT = (
