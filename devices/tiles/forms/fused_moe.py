@@ -55,19 +55,25 @@ def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
         price(p, h, x, configs[i], out[i])
 
 
+def product_of(machine: Machine, shape: Shape) -> F8:
+    """A product in the shape's format, of whatever rows and columns."""
+    code = CODES[str(shape["dtype"])]
+    x = np.zeros(NUM_WORK)
+    x[W_RATE] = machine.vector[M_RATE + code]
+    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
+    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
+    return x
+
+
 def work(machine: Machine, shape: Shape) -> F8:
     """Loads of round-robin routing: experts differ by one token at most."""
     tokens, experts = number(shape, "tokens"), number(shape, "experts")
     routed = tokens * number(shape, "topk")
     active = min(experts, routed)
     low, more = divmod(routed, active)
-    code = CODES[str(shape["dtype"])]
-    x = np.zeros(NUM_WORK)
+    x = product_of(machine, shape)
     x[W_LOW], x[W_NUM_LOW], x[W_HIGH], x[W_NUM_HIGH] = low, active - more, low + 1, more
     x[W_N], x[W_K], x[W_ROWS] = 2 * number(shape, "inter"), number(shape, "hidden"), tokens
-    x[W_RATE] = machine.vector[M_RATE + code]
-    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
-    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
     return x
 
 

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled
 from ...calibrated.family import F8
-from ...calibrated.hardware import C_16, C_FP8_BLOCK, CODES, INPUT_BYTES, WEIGHT_BYTES
+from ...calibrated.hardware import C_FP8_BLOCK, CODES, INPUT_BYTES
 from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
-from ..machine import M_RATE, Machine
-from ..product import (
-    NUM_WORK,
-    W_A_BYTES,
-    W_B_BYTES,
-    W_K,
-    W_LOW,
-    W_N,
-    W_NUM_LOW,
-    W_OUT_BYTES,
-    W_RATE,
-    W_ROWS,
-    W_WARM,
-    price,
-)
-from .fused_moe import stages_of
+from ..machine import Machine
+from ..product import W_K, W_LOW, W_N, W_NUM_LOW, W_ROWS
+from .fused_moe import product_of, rows, stages_of
 
 KEYS = (
     ShapeKey("m", "rows of the input", low=4, high=131072),
@@ -38,22 +24,11 @@ LEAST_STEPS = 4
 """Steps that a part of k has at least."""
 
 
-@compiled
-def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `TiledKernel.rows`."""
-    for i in range(configs.shape[0]):
-        price(p, h, x, configs[i], out[i])
-
-
 def work(machine: Machine, shape: Shape) -> F8:
     """One group of `m` rows."""
-    code = CODES[str(shape["dtype"])]
-    x = np.zeros(NUM_WORK)
+    x = product_of(machine, shape)
     x[W_LOW], x[W_NUM_LOW], x[W_ROWS] = number(shape, "m"), 1, number(shape, "m")
     x[W_N], x[W_K] = number(shape, "n"), number(shape, "k")
-    x[W_RATE] = machine.vector[M_RATE + code]
-    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
-    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
     return x
 
 
