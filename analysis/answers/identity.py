@@ -49,7 +49,7 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
         return (f"{kind}:", path) if kind == "draft" and is_model_path(path) else ("", "")
     takes_path = {
         "system": is_path, "experts_on": is_path, "model": is_model_path, "host": is_path, "classes": is_classes_path,
-        **dict.fromkeys(POOLS, lambda text: is_path(counted(text, "")[0])),
+        **dict.fromkeys(POOLS, _is_pool_path),
     }.get(name)  # fmt: skip
     found = _names_file(name) if takes_path is None else takes_path(value)
     return "", value if found else ""
@@ -76,6 +76,10 @@ def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> d
                 known[what] = _file_digest(name, text)
             found[name] = known[what]
     return found
+
+
+def _is_pool_path(text: str) -> bool:
+    return is_path(counted(text, "")[0])
 
 
 def _names_file(name: str) -> bool:
