@@ -99,7 +99,14 @@ def overload(run: Run) -> str:
 
 
 def window_text(w: Window) -> str:
-    """What part of a run its rates are of, and what chance does to them; see `serving.steady`."""
+    """What part of a run its rates are of, and what chance does to them; see `serving.steady`.
+
+    Examples
+    --------
+    >>> from opbyte.simulator.serving.steady import Window
+    >>> window_text(Window(1.0, 9.0, "steady", half_width=0.16, drift=0.29)).partition("drift ")[2]
+    '+29.0%, which more --requests would tell from chance.'
+    """
     part = f"{seconds(w.start_s)} to {seconds(w.end_s)}"
     if w.kind == "steady":
         text = f"Rates, energy and power are those of the steady part, {part}"
@@ -113,7 +120,10 @@ def window_text(w: Window) -> str:
     if w.half_width is None or w.drift is None:
         return text + "."
     chance = f"+- {w.half_width:.1%} by chance (95 %, {w.batches} batches)"
-    return f"{text}: {chance}, drift {w.drift:+.1%}."
+    from ...simulator.serving.steady import DRIFTS  # of no use to most answers
+
+    doubt = ", which more --requests would tell from chance" if w.kind == "steady" and abs(w.drift) > DRIFTS else ""
+    return f"{text}: {chance}, drift {w.drift:+.1%}{doubt}."
 
 
 def window_dict(w: Window) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.play import run_scenario
+from ...simulator.serving.growing import Growing
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.classes import without_bounds
@@ -206,8 +207,9 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return {knob: rate / unit}
 
     def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> HeldLoad:
+        grown = Growing()
         return decide(
-            lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made),
+            lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
             rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
         )  # fmt: skip
 

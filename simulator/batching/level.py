@@ -16,7 +16,7 @@ from ..parts.classes.lanes import M_REFUSED
 from .heap import Heap, drop_first, new_heap, push
 from .records import named, records
 from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
-from .status import GOAL, REACHED
+from .status import GOAL, REACHED, RESTING
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -37,8 +37,9 @@ forget what it sent. Time before which it has nothing left to do [s]; KV bytes o
 are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
 caches took on all its ports."""
 
-TURN = named("node goal", "until limit")
-"""The engine that is under way (-1: none), and at how many completions it stops; up to when it runs, and all of them."""
+TURN = named("node goal rests", "until limit")
+"""The engine that is under way (-1: none), and at how many completions it stops; whether engines rest where they know
+of no more requests; up to when it runs, and all of them."""
 
 
 @kept
@@ -130,7 +131,7 @@ def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
         if (stops or level) and busy.size[0] > 0:
             turn.until = min(turn.limit, max(busy.time[0], np.nextafter(own.clock, np.inf)))
         turn.node = n
-        turn.goal = face.counters[C_COMPLETED] + 1 if stops else 0
+        turn.goal = face.counters[C_COMPLETED] + 1 if stops else RESTING * turn.rests
         return True
     return False
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.jit_held import kept
 from ..step.books import Books
@@ -19,7 +21,7 @@ from .kv import KvRules
 from .own_stages import flies, prepare, rest, take_step
 from .policies import Limits
 from .state import State
-from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED
+from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED, RESTING, RESTS
 
 WRITE_DOWN = -1
 """Instead of a goal: let the engine be written down, as any call does, and no more."""
@@ -41,7 +43,8 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished. The step that brings completions up to `goal` is the last one.
+    before `until` is finished. The step that brings completions up to `goal` is the last one; with `RESTING`
+    for a goal the engine rests before the first step that requests yet unknown might change.
 
     Returns
     -------
@@ -61,6 +64,8 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
                     return REACHED
                 clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
                 continue
+            if goal == RESTING and arrival == np.inf:
+                return RESTS
             status = prepare(plan, limits, kv, st)
         if status == GO:
             if clocks[col.T_NOW] >= until:

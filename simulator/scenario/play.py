@@ -16,6 +16,7 @@ from ..parts.encoders.asked import size_of, tower_of
 from ..parts.encoders.run import with_images
 from ..parts.two_pools.asked import pair_of
 from ..serving.groups import Cut
+from ..serving.growing import Growing
 from ..serving.run import Groups, run, run_group
 from ..serving.served import Served
 from .build import Made, deployment_of, fleet_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def run_scenario(
     scenario: Scenario, *, keep_stages: bool = False, steps: int = 0,
     progress: Progress | None = None, made: Made | None = None, groups: Groups | None = None,
+    grown: Growing | None = None,
 ) -> Run:  # fmt: skip
     """Serve a scenario's requests.
 
@@ -40,6 +42,8 @@ def run_scenario(
         pools nothing is.
     groups : Groups, optional
         What `run_group_of` has given for all groups of its replicas.
+    grown : Growing, optional
+        What runs of the same scenario with fewer requests have left.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def run_scenario(
         Anything that cannot be used; the message says what would be right.
     """
     asked, more = _asked(scenario, made)
-    return run(*asked, **more, keep_stages=keep_stages, progress=progress, steps=steps, groups=groups)
+    return run(*asked, **more, keep_stages=keep_stages, progress=progress, steps=steps, groups=groups, grown=grown)
 
 
 def run_group_of(task: tuple[Scenario, Cut, bool]) -> Served:

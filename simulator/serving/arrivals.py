@@ -63,9 +63,13 @@ class Arrivals:
             yield from self._deal(held, np.inf)
 
     def _deal(self, block: RequestBlock, horizon: float) -> Iterator[float]:
+        self.deal(block)
+        yield horizon
+
+    def deal(self, block: RequestBlock) -> None:
+        """Deal a block at once."""
         block = self._own(block)
         self.dealer.deal_block(block, self._known(block))
-        yield horizon
 
     def _own(self, block: RequestBlock) -> RequestBlock:
         """What of the stream's next block arrives here."""

@@ -237,6 +237,21 @@ class Clock:
         """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
         self.all[max(int(self.play.fleet.turn["node"][0]), 0)].engine.take_log(status)
 
+    @property
+    def rests(self) -> bool:
+        """Whether engines rest where they know of no more requests, see `growing`."""
+        return bool(self.play.fleet.turn[0].rests)
+
+    def let_rest(self, rests: bool) -> None:
+        """Say whether engines rest, and let all go on."""
+        self.play.fleet.turn[0].rests = int(rests)
+        for node in self.all:
+            node.wake()
+
+    def set_aside(self) -> None:
+        """Let the engine under way rest."""
+        self.play.fleet.turn[0].node = -1
+
     def make_room(self, node: Node) -> None:
         """Let an engine have room for more requests, twice as many."""
         engine = node.engine

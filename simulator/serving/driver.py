@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
@@ -19,7 +19,7 @@ from ..batching.kv import CacheSettings
 from ..batching.play import BLOCK, CALL, LEAVE, NOTE, PASS, play
 from ..batching.policies import Policy
 from ..batching.state import I_ROW
-from ..batching.status import LOG_FULL, REACHED, STUCK
+from ..batching.status import LOG_FULL, REACHED, RESTS, STUCK
 from ..deploy.deployment import Deployment
 from ..parts.adapters.run import AdapterCounts
 from ..parts.autoscale.asked import OPTION, Autoscale
@@ -49,6 +49,9 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
 
+if TYPE_CHECKING:
+    from .growing import Growing
+
 
 def serve(
     pools: Pools,
@@ -66,6 +69,7 @@ def serve(
     steps: int = 0,
     autoscale: Autoscale | None = None,
     cut: Cut | None = None,
+    grown: Growing | None = None,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -93,6 +97,8 @@ def serve(
         How many of the replicas there are when; entry nodes are all that there may be.
     cut : Cut, optional
         Of the entry nodes those that run here; all of them if not given.
+    grown : Growing, optional
+        What runs of fewer requests of the same stream have left.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def serve(
     asked = RunSettings(
         pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
     )
-    return Driver(asked).run(seed, progress)
+    return Driver(asked).run(seed, progress) if grown is None else grown.served(asked)
 
 
 class RunSettings(NamedTuple):
@@ -277,37 +283,46 @@ class Driver:
 
     def run(self, seed: int, progress: Progress | None) -> Served:
         """Run everything until the last completion."""
-        nodes = self.clock.all
         if progress is not None:
             self.clock.report = now_and_then(lambda: self._tell(progress))
-        self._aim()
-        self._play(seed)
+        self.begin(seed)
+        self.play()
         if progress is not None:  # the last report may have been left out as too soon
             self._tell(progress)
-        taken = []
+        return self.end()
+
+    def begin(self, seed: int) -> None:
+        """Begin with what comes by itself."""
+        self._aim()
+        self.failures.start(seed)
+        for scaler in self.scalers:
+            if scaler is not None:
+                scaler.start()
+
+    def end(self) -> Served:
+        """What is left behind, the last requests taken over from their engines."""
+        nodes, taken = self.clock.all, []
         for node in nodes if self.one or not self.ended else ():  # else: what is cut off
             places, rows = node.untaken()
             self.table.take_over_all(node.engine, places, rows)
             taken.append(rows)
         return self._served(None if self.drain is None else self.drain.end(taken))
 
-    def _play(self, seed: int) -> None:
-        """Play all events, and do what the clock asks for."""
+    def play(self) -> None:
+        """Play all events, and do what the clock asks for; engines that rest do so until there is nothing else."""
         clock, at, status = self.clock, self.clock.at, LOG_FULL
-        self.failures.start(seed)
-        for scaler in self.scalers:
-            if scaler is not None:
-                scaler.start()
         acts: dict[int, Callable[[], object]] = {
             BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,
             ROOM: lambda: clock.make_room(clock.all[at.into]), GIVE: self.dealer.give,
             LOST: lambda: self.dealer.put_back([int(at.row)], float(at.then)), CALL: clock.call, LEAVE: self._leave,
             PASS: lambda: self.dealer.arrive(int(at.row), float(self.table.arrival_s[at.row])),
-            LOG_FULL: lambda: clock.empty_log(LOG_FULL), STUCK: lambda: clock.empty_log(STUCK),
+            LOG_FULL: lambda: clock.empty_log(LOG_FULL), STUCK: lambda: clock.empty_log(STUCK), RESTS: clock.set_aside,
         }  # fmt: skip
         while status != REACHED and not self.ended:
             clock.refresh()
             status = play(clock.play, clock.how)
+            if status == STUCK and clock.rests:
+                return
             if status != REACHED:
                 acts[status]()
             if clock.report is not None:

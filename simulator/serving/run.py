@@ -19,6 +19,7 @@ from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
+from .growing import Growing
 from .progress import Progress
 from .record import Run
 from .served import Served
@@ -43,6 +44,7 @@ def run(
     pools: Pools | None = None,
     steps: int = 0,
     groups: Groups | None = None,
+    grown: Growing | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -67,6 +69,8 @@ def run(
         are then those of the nodes that prefill.
     groups : Groups, optional
         What the groups of a fleet have left, where it is simulated in such.
+    grown : Growing, optional
+        What runs of fewer requests of the same stream have left.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def run(
         served = serve(
             pools, policy, stream, router=fleet.router, faults=fleet.faults,
             seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
-            stop=stop, steps=steps, autoscale=fleet.autoscale,
+            stop=stop, steps=steps, autoscale=fleet.autoscale, grown=grown,
         )  # fmt: skip
     if served.completed == 0:
         if served.table.refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..deploy.deployment import Deployment
 from .lowering import Plan, Slots, lower
 
-KEPT = 32
+KEPT = 64
 """Deployments whose latest lowering is kept."""
 _lowered: dict[int, tuple[Deployment, int, Plan, Slots]] = {}
 

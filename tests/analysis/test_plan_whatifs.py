@@ -63,7 +63,7 @@ class World:
                 missed = BEATEN  # a run may end once it says that
             return SimpleNamespace(
                 copies=copies, missed=missed, served=min(copies / max(fewest, 1e-9), 1.0), devices=copies * t.candidate.devices,
-                usd_per_hour=self.usd * copies * t.candidate.devices, worst=lambda level: float("inf"), joules_per_token=joules,
+                usd_per_hour=self.usd * copies * t.candidate.devices, paces=lambda level: 1.0, joules_per_token=joules,
             )  # fmt: skip
 
         found = narrowed(task, Searched("drawn", tuple(tried)), simulated)

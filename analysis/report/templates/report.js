@@ -76,8 +76,15 @@
     plotlyServerURL: "",
   };
 
-  function draw(figure) {
-    const panels = JSON.parse(figure.querySelector("script").textContent);
+  // What a figure shows, which the page holds packed.
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(plain).text());
+  }
+
+  async function draw(figure) {
+    const panels = await unpacked(figure.querySelector("script").textContent);
     const live = document.createElement("div");
     live.className = "live";
     figure.prepend(live);

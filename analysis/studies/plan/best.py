@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.sharing import Sharing
+from ....simulator.serving.growing import Growing
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
@@ -32,8 +33,8 @@ from .candidates import Candidate, candidates, systems_of
 from .points import BEATEN, OPEN, WORST, PlanTask, Point, TrialBench, Value, point_of, slow_of
 from .sure import Sure, sure_of
 
-MOST_STAGES = 16_000
-"""Requests of the run that says what fewer copies fail by, whose stages are kept."""
+MOST_STAGES = 2000
+"""Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
 STICKS = 2.0
 """How many times the devices of the best guess one may seem to need that is tried with more copies until it serves."""
 LONGEST = 8.0
@@ -120,13 +121,13 @@ class TriedCandidate:
     def _seems(self, task: PlanTask, longest: float) -> float:
         """Copies by the last that missed, with fractions."""
         last = self.points[-1]
-        over: float = min(last.worst(task.level), longest) ** (1 / 3)
+        over: float = min(last.paces(task.level), longest) ** (1 / 3)
         return last.copies * max(over, 1.0 / max(last.served, 0.1))
 
-    def guess(self, task: PlanTask) -> tuple[float, Value]:
-        """The devices that it seems to need, and the best that it can be."""
-        few = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0
-        return max(few, self.paced(task)) * self.candidate.devices, self.least(task)
+    def guess(self, task: PlanTask) -> tuple[float, float, Value]:
+        """The devices that it seems to need, whole copies of them and not, and the best that it can be."""
+        few, each = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
+        return max(few, self.paced(task)) * each, few * each, self.least(task)
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
@@ -256,18 +257,20 @@ def _simulated(task: PlanTask, bench: TrialBench, t: TriedCandidate, copies: int
     at = partial(point_of, task, t.candidate, t.system, copies, bench)
     far = not t.points or t.points[-1].requests == GLANCE
     look = far and task.grows and task.scenario.workload.cv is None
-    looked = 0.0
-    if look and t.slow is None and bar != WORST:  # what misses as predicted misses with slower steps too
-        p, looked = at(most=GLANCE), 1.0
+    looked, grown = 0.0, Growing()
+    if look and t.slow is None:  # what misses as predicted misses with slower steps too
+        p, looked = at(most=GLANCE, grown=grown), 1.0
         if p.missed not in ((), OPEN):
             return p
     if t.slow is None:
         t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
+    if t.slow != looked:
+        grown = Growing()
     if look and t.slow != looked:
-        p = at(t.slow, most=GLANCE)
+        p = at(t.slow, most=GLANCE, grown=grown)
         if p.missed not in ((), OPEN):
             return p
-    return at(t.slow, bar=bar)
+    return at(t.slow, bar=bar, grown=grown)
 
 
 def _known(

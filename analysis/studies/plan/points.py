@@ -15,6 +15,7 @@ from ....simulator.frameworks.launch import Room
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.build import Made, deployment_of
 from ....simulator.scenario.play import run_scenario
+from ....simulator.serving.growing import Growing
 from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_real
@@ -200,6 +201,13 @@ class Point:
             return float("inf")
         return max((self.figures[name] or 0.0) / most for name, most in level.items())
 
+    def paces(self, level: Mapping[str, float]) -> float:
+        """The same where the queue grows, of what does not wait for a place: the times between tokens."""
+        if "load" not in self.missed:
+            return self.worst(level)
+        steps = {name: most for name, most in level.items() if not name.startswith(("ttft", "e2e"))}
+        return max(((self.figures[name] or 0.0) / most for name, most in steps.items()), default=1.0)
+
     def misses(self, level: Mapping[str, float]) -> str:
         """What is exceeded, in words."""
         if self.missed == OPEN:
@@ -210,6 +218,7 @@ class Point:
 def point_of(
     task: PlanTask, candidate: Candidate, system: SystemSpec, copies: int, bench: TrialBench,
     slow: float = 1.0, whole: bool = False, most: int = MOST_REQUESTS, bar: Value = WORST,
+    grown: Growing | None = None,
 ) -> Point:  # fmt: skip
     """Simulate some copies of a candidate under the load until it is decided whether they hold it and beat `bar`.
 
@@ -225,8 +234,9 @@ def point_of(
             return False
         return task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
 
+    grown = grown or Growing()
     held = decide(
-        lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow)),
+        lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow), grown=grown),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
     )  # fmt: skip
     run, tried = held.run, held.tried

@@ -16,6 +16,7 @@ from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched
+from .candidates import Candidate
 from .points import MEDIAN, PlanTask, Point, Value
 from .sure import SURE, Sure
 from .told import counted, priced, said, times, verdict
@@ -143,23 +144,24 @@ class Plan(Result):
     def _told(self, p: Point) -> dict[str, Any]:
         sure = self._sure_of(p)
         return {
-            **self._row(p), "engine": p.candidate.engine, "start": self._start(p),
+            **self._row(p.candidate, p.system, p), "engine": p.candidate.engine, "start": self._start(p),
             "intervals": None if sure is None else {
                 n: {"level": LEVEL, "low": low, "high": high} for n, (low, high) in sure.ends.items()
             },
             "copies_by_chance": None if sure is None else {str(q): n for q, n in sure.copies.items()},
         }  # fmt: skip
 
-    def _row(self, p: Point) -> dict[str, Any]:
-        c = p.candidate
+    def _row(self, c: Candidate, system: str, p: Point | None) -> dict[str, Any]:
+        """A candidate with its figures, None where it was not simulated."""
         return {
-            "system": p.system, "layout": c.layout, "policy": c.policy,
+            "system": system, "layout": c.layout, "policy": c.policy,
             "token_budget": c.token_budget, "dtype": c.dtype, "kv_dtype": c.kv_dtype,
-            "copies": p.copies, "devices": p.devices, "usd_per_hour": p.usd_per_hour,
-            **p.worth.to_dict(), "gco2_per_token": p.gco2_per_token,
-            "output_tokens_per_s": p.output_tokens_per_s,
-            "outside_share": None if p.ranges is None else p.ranges.share,
-            **{name: p.figures.get(name) for name in self.task.level}, "meets": not p.missed,
+            **{name: getattr(p, name, None) for name in ("copies", "devices", "usd_per_hour")},
+            **(dict.fromkeys(WORTH) if p is None else p.worth.to_dict()),
+            **{name: getattr(p, name, None) for name in ("gco2_per_token", "output_tokens_per_s")},
+            "outside_share": None if p is None or p.ranges is None else p.ranges.share,
+            **{name: None if p is None else p.figures.get(name) for name in self.task.level},
+            "meets": p is not None and not p.missed,
         }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -168,23 +170,9 @@ class Plan(Result):
         for s, t in ((found, each) for found in self.searched for each in found.tried):
             p = t.best or (t.points[-1] if t.points else None)
             p = s.chosen if t is s.winner else p
-            if p is not None:
-                row = self._row(p)
-            else:
-                row = dict.fromkeys(self._columns()) | {
-                    "system": t.system.name, "layout": t.candidate.layout,
-                    "policy": t.candidate.policy, "token_budget": t.candidate.token_budget,
-                    "dtype": t.candidate.dtype, "kv_dtype": t.candidate.kv_dtype, "meets": False,
-                }  # fmt: skip
+            row = self._row(t.candidate, t.system.name if p is None else p.system, p)
             out.append(row | {"verdict": verdict(self.task, t)})
         return out
-
-    def _columns(self) -> list[str]:
-        return [
-            "system", "layout", "policy", "token_budget", "dtype", "kv_dtype", "copies", "devices",
-            "usd_per_hour", *WORTH, "gco2_per_token",
-            "output_tokens_per_s", "outside_share", *self.task.level, "meets",
-        ]  # fmt: skip
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [self._shown(s) for s in self.searched]
@@ -353,7 +341,7 @@ class Plan(Result):
         from ...plots import throughput_pace
 
         rows = [
-            self._row(p) | {"run": str(s.name), "within": not p.missed}
+            self._row(p.candidate, p.system, p) | {"run": str(s.name), "within": not p.missed}
             for s in self.searched for t in s.tried for p in t.points
         ]  # fmt: skip
         columns = ("system", "copies", "layout", "policy", "dtype")

@@ -1,0 +1,63 @@
+"""Runs that grow: of one stream, each with more requests than the one before, whose beginning is played once.
+
+Engines that take their requests in turn know nothing of each other, and nothing of requests before they come. So each
+rests before the first step that a request yet unknown might change; a copy of all of them runs to its end without any,
+which is the shorter run to the bit, and the next one goes on from where they rest.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from .driver import Driver, RunSettings
+from .served import Served
+
+
+@dataclass(slots=True)
+class Growing:
+    """What the longest run so far has left, up to the last arrival that it knew of."""
+
+    driver: Driver | None = None
+
+    def served(self, asked: RunSettings) -> Served:
+        """What a run leaves behind; the stream asked begins with that of the run before."""
+        driver = self.driver or Driver(asked)
+        if not rests(driver):
+            return driver.run(asked.seed, None)
+        if self.driver is None:
+            driver.begin(asked.seed)
+            self.driver = driver
+        else:
+            driver.arrivals.deal(asked.stream.read().part(slice(driver.arrivals.known, None)))
+        driver.clock.let_rest(True)
+        driver.play()
+        twin = twin_of(driver)
+        twin.clock.let_rest(False)
+        twin.play()
+        return twin.end()
+
+
+def rests(driver: Driver) -> bool:
+    """Whether engines are alone with what they are dealt, and look for it before each step."""
+    d = driver
+    polls = max(node.engine.limits.poll_steps for node in d.clock.all)
+    return d.drain is not None and d.drain.drained is None and d.arrivals.cut.of == 1 and polls <= 1
+
+
+def twin_of(driver: Driver) -> Driver:
+    """A copy that goes on by itself; of what nothing changes there is one."""
+    clock, memo = driver.clock, dict[int, Any]()
+    engines = [node.engine for node in clock.all]
+    shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.how, clock._codes]
+    for e in engines:
+        shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.course.board]
+    memo.update((id(x), x) for x in shared)
+    memo.update((id(engine._loop), None) for engine in engines)
+    memo[id(clock._kept)] = {}
+    twin = deepcopy(driver, memo)
+    twin.clock.play = twin.clock.play._replace()  # the copy is written down where the other's arrays are
+    for n, node in enumerate(twin.clock.all):
+        node.join(twin.clock.play.fleet.own[n], twin.clock.stale)
+    return twin
