@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
@@ -49,9 +49,6 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
 
-if TYPE_CHECKING:
-    from .growing import Growing
-
 
 def serve(
     pools: Pools,
@@ -69,7 +66,7 @@ def serve(
     steps: int = 0,
     autoscale: Autoscale | None = None,
     cut: Cut | None = None,
-    grown: Growing | None = None,
+    grown: Callable[[RunSettings], Served] | None = None,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -97,8 +94,8 @@ def serve(
         How many of the replicas there are when; entry nodes are all that there may be.
     cut : Cut, optional
         Of the entry nodes those that run here; all of them if not given.
-    grown : Growing, optional
-        What runs of fewer requests of the same stream have left.
+    grown : callable, optional
+        Runs it from where one of fewer requests of the same stream stands, see `growing`.
 
     Raises
     ------
@@ -123,7 +120,7 @@ def serve(
     asked = RunSettings(
         pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
     )
-    return Driver(asked).run(seed, progress) if grown is None else grown.served(asked)
+    return Driver(asked).run(seed, progress) if grown is None else grown(asked)
 
 
 class RunSettings(NamedTuple):

@@ -43,7 +43,9 @@ def rests(driver: Driver) -> bool:
     """Whether engines are alone with what they are dealt, and look for it before each step."""
     d = driver
     polls = max(node.engine.limits.poll_steps for node in d.clock.all)
-    return d.drain is not None and d.drain.drained is None and d.arrivals.cut.of == 1 and polls <= 1
+    return (
+        d.clock.how.whole and d.drain is not None and d.drain.drained is None and d.arrivals.cut.of == 1 and polls <= 1
+    )
 
 
 def twin_of(driver: Driver) -> Driver:

@@ -90,7 +90,8 @@ def run(
         served = serve(
             pools, policy, stream, router=fleet.router, faults=fleet.faults,
             seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
-            stop=stop, steps=steps, autoscale=fleet.autoscale, grown=grown,
+            stop=stop, steps=steps, autoscale=fleet.autoscale,
+            grown=None if grown is None else grown.served,
         )  # fmt: skip
     if served.completed == 0:
         if served.table.refused:
