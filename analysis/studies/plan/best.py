@@ -35,7 +35,7 @@ from .sure import Sure, sure_of
 
 MOST_STAGES = 2000
 """Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
-STICKS = 2.0
+STICKS = 4.0
 """How many times the devices of the best guess one may seem to need that is tried with more copies until it serves."""
 LONGEST = 8.0
 """Limits that a latency counts as at most, where it says how many more copies are needed."""
