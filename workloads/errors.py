@@ -65,12 +65,12 @@ def shortened(text: str) -> str:
 
 
 @contextmanager
-def told_of(where: object) -> Iterator[None]:
+def errors_in(where: object) -> Iterator[None]:
     """Name the place in a file that what runs inside comes from, in errors that do not.
 
     Examples
     --------
-    >>> with told_of("runs.csv:3"):
+    >>> with errors_in("runs.csv:3"):
     ...     raise InputError("--tp", "must be 1")
     Traceback (most recent call last):
     ...

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...simulator.frameworks.replay import ScheduleCase, read_cases, replay
-from ...workloads.errors import told_of
+from ...workloads.errors import errors_in
 from ..parallel import OnProgress
 from .check import Compared
 
@@ -98,7 +98,7 @@ def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) 
     cases = read_cases(Path(path))
     found = []
     for k, case in enumerate(cases):
-        with told_of(f"{path}: case {case.name!r}"):
+        with errors_in(f"{path}: case {case.name!r}"):
             difference = compare(case)
         if difference is not None:
             found.append(difference)

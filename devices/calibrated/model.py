@@ -242,11 +242,11 @@ class CalibratedModel:
         return cost.seconds, weights, cost.fixed_s
 
 
-def _together(told: Sequence[Evidence]) -> Evidence:
+def _together(each: Sequence[Evidence]) -> Evidence:
     """One entry for several ops of a family and format: the one that rows say least of."""
-    error = float(np.median([e.error for e in told if e.error is not None] or [np.nan]))
-    least = min(told, key=lambda e: (e.near or 0, -(e.apart or 0.0)))
-    beyond = least.beyond or next((e.beyond for e in told if e.beyond), "")
+    error = float(np.median([e.error for e in each if e.error is not None] or [np.nan]))
+    least = min(each, key=lambda e: (e.near or 0, -(e.apart or 0.0)))
+    beyond = least.beyond or next((e.beyond for e in each if e.beyond), "")
     return replace(least, beyond=beyond, error=None if np.isnan(error) else error)
 
 

@@ -99,13 +99,13 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", text)
 
 
-def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, told: str) -> DeviceSpec:
+def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, text: str) -> DeviceSpec:
     """A device at a share of its clock and of its memory's rate."""
     memory = spec.memory.model_copy(update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rate})
     return spec.model_copy(
         update={
             "name": f"{spec.name}-{suffix}",
-            "title": f"{spec.title or spec.name} {told}",
+            "title": f"{spec.title or spec.name} {text}",
             "limit_W": limit_W,
             "clock_share": spec.clock_share * clock,
             "memory": memory,

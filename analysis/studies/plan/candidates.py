@@ -83,10 +83,10 @@ class Candidate:
         """Degrees in words."""
         s = self.start
         degrees = {} if s is None else {"tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp}
-        told = [f"{k} {v}" for k, v in degrees.items() if v > 1 or k == "tp"]
+        words = [f"{k} {v}" for k, v in degrees.items() if v > 1 or k == "tp"]
         if self.pools is not None:
-            told = ["{} to prefill, {} to decode".format(*self.pools)]
-        return ", ".join([*(told or ["the system's own"]), *words_of(self.extra)])
+            words = ["{} to prefill, {} to decode".format(*self.pools)]
+        return ", ".join([*(words or ["the system's own"]), *words_of(self.extra)])
 
     def unit(self, system: str) -> str:
         """What a copy consists of."""
@@ -130,8 +130,8 @@ class Candidate:
 
     def _unsaid(self, values: Mapping[str, Any]) -> list[str]:
         """Options of its own that the engine's file does not say."""
-        told = set(FLAGS) | ({"speculative", "acceptance"} if DRAFTS in values else set())
-        return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in told]
+        written = set(FLAGS) | ({"speculative", "acceptance"} if DRAFTS in values else set())
+        return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in written]
 
     def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
         """The same as what a manifest starts, on nodes of so many devices.

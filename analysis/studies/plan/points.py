@@ -240,7 +240,7 @@ def point_of(
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
     )  # fmt: skip
     run, tried = held.run, held.tried
-    told = (BEATEN if beaten(run) else OPEN) if tried.open else ()
+    unsure = (BEATEN if beaten(run) else OPEN) if tried.open else ()
     asked = task.asked(candidate, copies, bench, tried.requests, slow)
     made = simulation_of(asked, run) if whole else None
     rate, worth = run.output_tokens_per_s, worth_of(run, asked)
@@ -250,7 +250,7 @@ def point_of(
         None if price is None else price * devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
-        tried.missed or told, tried.requests,
+        tried.missed or unsure, tried.requests,
         paced(run),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),

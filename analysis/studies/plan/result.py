@@ -19,7 +19,7 @@ from .best import Searched
 from .candidates import Candidate
 from .points import MEDIAN, PlanTask, Point, Value
 from .sure import SURE, Sure
-from .told import counted, priced, said, times, verdict
+from .words import counted, priced, said, times, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,10 +128,10 @@ class Plan(Result):
             "model": self.model, "workload": self.workload, "load_per_s": task.load_per_s,
             "requests": task.scenario.workload.requests, "slo": dict(task.level),
             "goal": task.goal, "budget_usd_per_hour": task.budget,
-            "winner": None if winner is None else self._told(winner),
-            "runner_up": None if second is None else self._told(second),
+            "winner": None if winner is None else self._entry(winner),
+            "runner_up": None if second is None else self._entry(second),
             "groups": [
-                {"basis": g.basis, "measured": g.measured, "winner": self._told(g.first)}
+                {"basis": g.basis, "measured": g.measured, "winner": self._entry(g.first)}
                 for g in self.groups
             ],
             "limits": {str(s.name): s.limit for s in self.searched},
@@ -141,7 +141,7 @@ class Plan(Result):
             **({} if self.emit is None else {"manifest": self._emitted()[0]}),
         }  # fmt: skip
 
-    def _told(self, p: Point) -> dict[str, Any]:
+    def _entry(self, p: Point) -> dict[str, Any]:
         sure = self._sure_of(p)
         return {
             **self._row(p.candidate, p.system, p), "engine": p.candidate.engine, "start": self._start(p),
@@ -213,11 +213,11 @@ class Plan(Result):
 
     def _ends(self, p: Point, name: str) -> str:
         """A latency with its interval."""
-        sure, told = self._sure_of(p), seconds(p.figures[name])
+        sure, text = self._sure_of(p), seconds(p.figures[name])
         if sure is None or name not in sure.ends:
-            return told
+            return text
         low, high = sure.ends[name]
-        return f"{told} ({seconds(low)} to {'overload' if high is None else seconds(high)})"
+        return f"{text} ({seconds(low)} to {'overload' if high is None else seconds(high)})"
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         task, groups = self.task, self.groups
@@ -231,8 +231,8 @@ class Plan(Result):
         shown = [(p.evidence, p.system, p.ranges) for p in found if p.evidence]
         out += evidence_blocks(shown[: None if self.why else 2], self.why)
         out += not_like_for_like((p.system, p.bases) for p in found)
-        told = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
-        return [*out, *told, counted(self.task, self.searched), *self._emitted()]
+        prices = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
+        return [*out, *prices, counted(self.task, self.searched), *self._emitted()]
 
     def _asked(self) -> str:
         task = self.task
@@ -255,8 +255,8 @@ class Plan(Result):
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
-        told = ((s, "with fewer" if s.best(self.task) else "so far") for s in self.searched)
-        return [f"{s.name} {what}: {s.limit}." for s, what in told if s.limit]
+        each = ((s, "with fewer" if s.best(self.task) else "so far") for s in self.searched)
+        return [f"{s.name} {what}: {s.limit}." for s, what in each if s.limit]
 
     def _group(self, group: Group, several: bool) -> list[str]:
         """The winner, what comes next, how sure and how it is started."""
@@ -284,12 +284,12 @@ class Plan(Result):
         sure = self._sure_of(p)
         if sure is None:
             return "How sure: unknown, too little of this rests on measurements."
-        told = ", ".join(
+        copies = ", ".join(
             f"{self._needs(p, q)} {'at the median of the evidence' if q == MEDIAN else f'to be {q:.0%} sure'} "
             f"(steps {sure.slow[q]:.2f} times as long as predicted)" for q in sorted(sure.copies)
         )  # fmt: skip
         ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(p, n)}" for n in sure.ends)
-        return f"How sure: devices {told}; with {p.devices:,}: {ends}."
+        return f"How sure: devices {copies}; with {p.devices:,}: {ends}."
 
     def _command(self, p: Point) -> str | None:
         model = self.task.scenario.model
@@ -320,8 +320,8 @@ class Plan(Result):
         """What comes nearest to serving the load."""
         points = [p for s in self.searched for t in s.tried for p in t.points]
         if not points:
-            told = [f"{s.name}: {s.limit}" for s in self.searched if s.limit]
-            return "; ".join(told)
+            limits = [f"{s.name}: {s.limit}" for s in self.searched if s.limit]
+            return "; ".join(limits)
         p = min(points, key=lambda p: (p.worst(self.task.level), p.devices))
         return f"Nearest: {said(p)}: {p.misses(self.task.level)}."
 

@@ -18,7 +18,7 @@ from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.csvfile import numbers, read_whole
-from ....workloads.errors import InputError, told_of
+from ....workloads.errors import InputError, errors_in
 from ..check import RunCheck
 
 TEXTS = ("run", "device", "model", "dtype", "lengths")
@@ -94,7 +94,7 @@ def replay_static(
     options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host))
     entries = []
     for batch in batches:
-        with told_of(f"{path}: run {batch.name!r}"):
+        with errors_in(f"{path}: run {batch.name!r}"):
             entries.append(_entry(path.parent, batch, options))
     return entries
 
