@@ -131,8 +131,8 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
     else:
         simulated, factors = _served(run, host)
         if run.guess not in ({}, run.layout):
-            other, sure = _served(replace(run, layout=run.guess), host)
-            factors = {name: _either(f, sure[name], other[name] / simulated[name]) for name, f in factors.items()}
+            other, also = _served(replace(run, layout=run.guess), host)
+            factors = {name: _either(f, also[name], other[name] / simulated[name]) for name, f in factors.items()}
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
