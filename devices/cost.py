@@ -20,6 +20,10 @@ BOUNDS = ("compute", "memory", "latency")
 """What can limit an op, by code. Of an op on a link, "memory" is the link's bandwidth."""
 COMPUTE, MEMORY, LATENCY = range(len(BOUNDS))
 
+PATHS = {"dram": "memory", "compute": "compute", "link": "links"}
+"""Where dynamic energy goes, and what figures call it. What an op takes there is said by its `Cost` and, compiled, by
+`simulator.step.books.totals`; what a path lacks there is 0."""
+
 
 def bound_code(seconds: Any, compute_s: Any, memory_s: Any, fixed_s: Any) -> Any:
     """Code of what limits an op: fixed costs where they are most of it, else the longer of two.
@@ -41,7 +45,7 @@ class Cost:
     compute_s, memory_s, fixed_s : float
         Arithmetic alone and memory traffic alone at the rates that the model attains; launch or link latency [s].
     joules : mapping of str to float
-        Dynamic energy by path: "dram", "compute", "link" [J].
+        Dynamic energy by path, see `PATHS` [J].
     bound : str
         What limits it: "compute", "memory", "link" or "latency".
     """

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-Change = tuple[str, str]
-"""What stands once in a file, and what stands there then; "" for a new file."""
+Change = tuple[str, ...]
+"""What stands once in a file, and what stands there then; "" for a new file. More such pairs may follow."""
 
 QUANTITY: Mapping[str, Change] = {
     "analysis/answers/quantities.py": (
@@ -123,6 +123,30 @@ for costs in ("roofline", "auto"):
 print(json.dumps([told, page().count("A toy.")]))
 """
 
+ENERGY: Mapping[str, Change] = {
+    "devices/cost.py": (
+        'PATHS = {"dram": "memory",', 'PATHS = {"toy": "buffers", "dram": "memory",',
+        '"dram": op.stream_bytes * self.streamed_J_per_byte(op) + op.act_bytes * self.act_J_per_byte,',
+        '"dram": op.stream_bytes * self.streamed_J_per_byte(op), "toy": op.act_bytes * self.act_J_per_byte,',
+    ),
+    "simulator/step/books.py": (
+        '"dram": own * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),',
+        '"dram": own * tally[:, :, T_STREAM] * params[:, :, P_J_STREAM], "toy": own * act,',
+    ),
+}  # fmt: skip
+SPENT = """
+import json
+from opbyte import simulate
+from opbyte.analysis.plots import breakdown
+from opbyte.analysis.report.simulation import layer_rows
+run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3)
+ops = run.ops()
+legends = [axes.get_legend() for axes in breakdown(ops, "").axes]
+drawn = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
+held = float(ops.filter(like="_joules").sum().sum())
+print(json.dumps([float(ops["toy_joules"].sum()), held, run.run.joules, "buffers" in drawn, len(layer_rows(run.run))]))
+"""
+
 
 def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
     """What a script says of the package with some files changed; all others are links."""
@@ -130,7 +154,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
     package.mkdir()
     for entry in (ROOT / "src" / "opbyte").iterdir():
         (package / entry.name).symlink_to(entry.resolve())
-    for path, (old, new) in changes.items():
+    for path, change in changes.items():
         at, source = package, ROOT
         for part in Path(path).parts[:-1]:
             at, source = at / part, source / part
@@ -140,12 +164,15 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
                 for entry in source.iterdir():
                     (at / entry.name).symlink_to(entry)
         file, text = at / Path(path).name, ""
-        if old:
+        if change[0]:
             text = (ROOT / path).read_text(encoding="utf-8")
-            assert text.count(old) == 1
             file.unlink()
-        file.write_text(text.replace(old, new) if old else new, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(folder)}
+        for old, new in zip(change[::2], change[1::2], strict=True):
+            assert not old or text.count(old) == 1
+            text = text.replace(old, new) if old else new
+        file.write_text(text, encoding="utf-8")
+    # As plain Python: a changed tree would be compiled anew, for runs of three requests.
+    env = {**os.environ, "PYTHONPATH": str(folder), "NUMBA_DISABLE_JIT": "1"}
     command = [sys.executable, "-c", script, str(folder / "out")]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -159,6 +186,11 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
         (COMMAND, "a command", r"in `analysis/`, .* in `analysis/commands/`, its name in `panels.py`"),
         (POLICY, "a batching policy", r"one entry or one function in `simulator/batching/policies.py`"),
         (OP_KIND, "a kind of op", r"one entry in `workloads/ops.py`, and the layer kind"),
+        (
+            ENERGY,
+            "a path of a step's energy",
+            r"one name in `PATHS` .* `devices/cost.py`, its joules in `simulator/step/books.py`",
+        ),
     ],
 )
 def test_the_table_says_as_many_places(changes: Mapping[str, Change], row: str, places: str) -> None:
@@ -195,3 +227,12 @@ def test_a_kind_of_op_is_an_entry_and_who_makes_it(tmp_path: Path) -> None:
         assert seconds > 0.0
         assert bars >= 1
     assert named <= 1
+
+
+def test_a_path_of_energy_is_two_files(tmp_path: Path) -> None:
+    """Tables, figures, reports and all joules of a run follow, which are as many as before."""
+    toy, held, whole, drawn, layers = asked(tmp_path, ENERGY, SPENT)
+    assert 0.0 < toy < held
+    assert held == pytest.approx(whole)
+    assert drawn
+    assert layers

@@ -160,9 +160,6 @@ jit_quick.link_as(PART)
 def _njit(function: F, **options: Any) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.
-    config: Any = numba.config  # its stubs lack the setting
-    if config.DISABLE_JIT:  # plain Python, for a debugger
-        return function
     jit: Callable[..., Callable[[F], F]] = numba.njit  # its stubs lack some options
     return forgiving(jit(error_model="numpy", _nrt=False, **options)(function))
 
@@ -203,7 +200,9 @@ class _Forgiving:
 
 def forgiving(function: F, threads: bool = False) -> F:
     """Let a compiled function do without a cache that cannot be read or written; see `_Forgiving`."""
-    dispatcher: Any = function
+    dispatcher, config = cast(Any, function), cast(Any, numba.config)  # whose stubs lack settings
+    if config.DISABLE_JIT:  # plain Python, for a debugger
+        return function
     with suppress(ValueError, TypeError):  # not of the library; no cache
         _share(dispatcher._cache, Path(inspect.getfile(dispatcher.py_func)))
     dispatcher._cache = _Forgiving(dispatcher._cache, threads)

@@ -243,7 +243,7 @@ def _op_dict(op: OpTotal) -> dict[str, Any]:
         "flops": op.flops,
         "bytes": op.bytes,
         "op_per_byte": op.op_per_byte,
-        **{f"{path}_joules": op.joules[path] for path in ("dram", "compute", "link")},
+        **{f"{path}_joules": joules for path, joules in op.joules.items()},
     }
 
 

@@ -14,13 +14,14 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
+from ...devices.cost import PATHS
 from .hover import hover
 from .style import (
     BLACK,
     LIGHT,
     NORMAL,
-    PATHS,
     finish,
+    greys,
     house_figure,
     layer_order,
     layer_styles,
@@ -33,17 +34,14 @@ from .style import (
     wrapped,
 )
 
-OP_COLUMNS = (
-    "run", "layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes",
-    "dram_joules", "compute_joules", "link_joules",
-)  # fmt: skip
+JOULES = [f"{path}_joules" for path in PATHS]
+OP_COLUMNS = ("run", "layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes", *JOULES)
 Array = npt.NDArray[np.float64]
 
 BAR = 0.55
 RUN_WIDTH = 92.0
 """Room for a run's name [pt]."""
 SMALLEST = 0.05
-NAMES = {"dram": "memory", "compute": "compute", "link": "links"}
 """Segments below this share of a bar are not labelled."""
 
 
@@ -57,12 +55,12 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
     ----------
     ops : DataFrame
         Columns run, layer, name, kind, processor, wall_s and busy_s [s], flops, bytes,
-        dram_joules, compute_joules and link_joules [J]. Runs are drawn in order of appearance.
+        and joules by path, such as dram_joules [J]. Runs are drawn in order of appearance.
         Only wall_s is drawn as time: the clock time that an op accounts for.
     """
     require(ops, OP_COLUMNS, "ops")
     table = ops[["run", "layer", "processor"]].astype(str)
-    for column in ("wall_s", "dram_joules", "compute_joules", "link_joules"):
+    for column in ("wall_s", *JOULES):
         table[column] = pd.to_numeric(ops[column]).astype(float).fillna(0.0)
     runs = list(dict.fromkeys(table["run"]))
     layers = layer_order(table["layer"])
@@ -130,17 +128,19 @@ def _time(axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str
 
 def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
     """Stacked dynamic energy by path, each run's total at the end of its bar."""
-    columns = [f"{path}_joules" for path in PATHS]
-    joules = table.groupby("run")[columns].sum().reindex(runs)
+    joules = table.groupby("run")[JOULES].sum().reindex(runs)
     total = joules.sum(axis=1).to_numpy()
     largest = float(total.max()) if len(runs) else 0.0
     factor, prefix = scale(largest)
     axes.set_xlabel(f"Dynamic energy ({prefix}J)")
     left = np.zeros(len(runs))
     labels: list[Segment] = []
-    for path, column in zip(PATHS, columns, strict=True):
+    handles = []
+    for fill, name, column in zip(greys(len(PATHS)), PATHS.values(), JOULES, strict=True):
         width = joules[column].to_numpy() / factor
-        labels += _bar(axes, left, width, PATHS[path], "", NAMES[path], total / factor)
+        labels += _bar(axes, left, width, fill, "", name, total / factor)
+        if width.any():
+            handles.append(Patch(facecolor=fill, edgecolor=BLACK, label=name))
         left += width
     for y, value in enumerate(total):
         axes.annotate(
@@ -148,8 +148,7 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
             textcoords="offset points", va="center", gid="total",
         )  # fmt: skip
     axes.set_xlim(0, 1.45 * largest / factor if largest else 1.0)
-    used = [path for path, column in zip(PATHS, columns, strict=True) if joules[column].any()]
-    _legend_below(axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=NAMES[p]) for p in used], 2)
+    _legend_below(axes, handles, 2)
     return labels
 
 

@@ -91,8 +91,12 @@ OTHER_PROCESSORS = (
     Style(ORANGE, fill="top", hatch="+++++"),
     Style("#4D4D4D", fill="right", hatch="ooo"),
 )
-PATHS = {"dram": "#4D4D4D", "compute": "#A6A6A6", "link": "#FFFFFF"}
-"""Energy paths: greys, so that they are not taken for layers."""
+
+
+def greys(number: int) -> list[str]:
+    """So many fills for energy paths, from dark to white: no one takes them for layers."""
+    levels = [77 + 178 * i // max(number - 1, 1) for i in range(number)]
+    return [f"#{level:02X}{level:02X}{level:02X}" for level in levels]
 
 
 def layer_styles(names: Iterable[str]) -> dict[str, Style]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...devices.cost import PATHS
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.digest import digest_of
@@ -111,7 +112,7 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
                     "kind": op.kind, "processor": op.processor,
                     "wall_s": op.wall_s * (op.busy_s / whole if whole else 0.0),
                     "busy_s": op.busy_s, "flops": op.flops, "bytes": op.bytes,
-                    **{f"{path}_joules": op.joules[path] for path in ("dram", "compute", "link")},
+                    **{f"{path}_joules": joules for path, joules in op.joules.items()},
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
@@ -120,7 +121,7 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
 def layer_rows(run: Run) -> list[dict[str, Any]]:
     """Share of clock and energy by layer kind and processor, the largest first."""
     table = ops_by_share([run])
-    table["joules"] = table[["dram_joules", "compute_joules", "link_joules"]].sum(axis=1)
+    table["joules"] = table[[f"{path}_joules" for path in PATHS]].sum(axis=1)
     groups = table.groupby(["layer", "processor"], sort=False)[["wall_s", "joules"]].sum()
     clock, joules = (max(float(groups[c].sum()), 1e-30) for c in ("wall_s", "joules"))
     rows = [

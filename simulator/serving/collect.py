@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.cost import BOUNDS
+from ...devices.cost import BOUNDS, PATHS
 from ..batching import state as col
 from ..batching.policies import Policy
 from ..batching.state import F8
@@ -19,19 +19,7 @@ from ..parts.experts_apart.holders import devices_apart
 from ..parts.experts_apart.run import ApartRun, apart_run
 from ..parts.kv_tiers.run import TiersRun
 from ..parts.two_pools.run import boards_of, kv_moves, pool_runs
-from ..step.books import (
-    T_ACT,
-    T_BUSY,
-    T_FLOPS,
-    T_J_COMPUTE,
-    T_J_DRAM,
-    T_J_LINK,
-    T_OUTSIDE,
-    T_RUNS,
-    T_STREAM,
-    Books,
-    totals,
-)
+from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, Books, totals
 from ..step.lowering import Plan, Slots
 from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
 from .draining import Drained
@@ -182,18 +170,18 @@ def _waiting(engines: list[Engine]) -> tuple[OpTotal, ...]:
     fetch = _fetch(engines)
     if fetch is None:
         return ()
-    energy, bound = {"dram": 0.0, "compute": 0.0, "link": 0.0}, {"memory": fetch.link_s}
+    bound = {"memory": fetch.link_s}
     return (
         OpTotal(
             "communication", FETCH, "transfer", "host link", fetch.waited_s, fetch.link_s,
-            0.0, 0.0, 0.0, energy, fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
+            0.0, 0.0, 0.0, dict.fromkeys(PATHS, 0.0), fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
         ),
     )  # fmt: skip
 
 
 def _work(sums: F8) -> float:
     """Energy of the work of all ops at the nominal clock, from `books.totals`."""
-    return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    return float(sums[:, :, T_JOULES].sum())
 
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None) -> tuple[Quantiles, ...]:
@@ -330,8 +318,7 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),
             float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
-            {"dram": clock * float(t[T_J_DRAM]), "compute": clock * float(t[T_J_COMPUTE]),
-             "link": clock * float(t[T_J_LINK])},
+            {path: clock * float(joules) for path, joules in zip(PATHS, t[T_JOULES], strict=True)},
             float(t[T_RUNS]), float(t[T_OUTSIDE]),
             {name: float(seconds) for name, seconds in zip(BOUNDS, t, strict=False)},
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...devices.cost import BOUNDS
+from ...devices.cost import BOUNDS, PATHS
 from ...devices.prices import P_J_ACT, P_J_FLOP, P_J_STREAM
 from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
@@ -20,11 +20,12 @@ from .lowering import E_GROUPS, E_HELD, F8, I8, ROLE_LINK, S_ROLE, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
-T_BUSY, T_J_DRAM, T_J_COMPUTE, T_J_LINK = range(NUM_TALLIES, NUM_TALLIES + 4)
-NUM_TOTALS = NUM_TALLIES + 4
+T_BUSY = NUM_TALLIES
+NUM_TOTALS = NUM_TALLIES + 1 + len(PATHS)
+T_JOULES = slice(T_BUSY + 1, NUM_TOTALS)
 """Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds by what bounds them
 (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran there, how many of them outside the
-kernel tables in use; of totals also all busy seconds, and joules by path."""
+kernel tables in use; of totals also all busy seconds, and joules by path, in the order of `PATHS`."""
 
 (K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
 NUM_CELL = 8
@@ -131,9 +132,13 @@ def totals(plan: Plan, tally: F8) -> F8:
     out[:, :, :NUM_TALLIES] = tally
     out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)
     act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
-    out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act
-    out[:, :, T_J_COMPUTE] = tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP]
-    # A collective moves its bytes over a link, not through memory.
-    out[link, :, T_J_LINK] = act[link]
-    out[link, :, T_J_DRAM] = out[link, :, T_STREAM] = out[link, :, T_ACT] = 0.0
+    own = ~link[:, None]  # a collective moves its bytes over a link, not through memory
+    joules = {
+        "dram": own * (tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act),
+        "compute": tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP],
+        "link": ~own * act,
+    }
+    for i, path in enumerate(PATHS, T_JOULES.start):
+        out[:, :, i] = joules[path]
+    out[link, :, T_STREAM] = out[link, :, T_ACT] = 0.0
     return out

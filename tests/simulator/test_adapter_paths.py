@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.adapters import Tenants, adapter_bytes, tenants_of, with_adapters
@@ -76,7 +76,7 @@ def check(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step
     seconds = compiled_step(plan, books, each, [b.moments(d.shard.windows) for b in each], step)
     stage = explicit_stage(d, each, step=step, replica=replica)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
     assert joules == pytest.approx(stage.joules, rel=1e-8)
     flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
     assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)

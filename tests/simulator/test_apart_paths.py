@@ -25,7 +25,7 @@ from opbyte.simulator.parts.experts_apart.schedule import enough, step_seconds
 from opbyte.simulator.parts.experts_apart.side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.scenario.parts import DeployOptions
-from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
@@ -95,7 +95,7 @@ def test_both_paths_agree(case: int, compiled_step: Callable[..., float], data: 
         assert found == pytest.approx(stage.seconds, rel=1e-9)
         pairs = (plan, books), (plan.apart.plan, books.aside.books)
         sums = [totals(own, kept.tally) for own, kept in pairs]
-        joules = sum(float(t[:, :, T_J_DRAM : T_J_LINK + 1].sum()) for t in sums)
+        joules = sum(float(t[:, :, T_JOULES].sum()) for t in sums)
         assert joules - before == pytest.approx(stage.joules, rel=1e-8)
         before, wall = joules, wall + found
         assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
@@ -111,7 +111,7 @@ def test_both_paths_agree(case: int, compiled_step: Callable[..., float], data: 
             names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back", W_ATTENTION: "compute"}
             for at, name in names.items():
                 assert books.aside.busy[at] == pytest.approx(busy.get(name, 0.0), rel=1e-9)
-    assert books.busy[0, -1] == pytest.approx(joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6)
+    assert books.busy[0, -1] == pytest.approx(joules - float(sums[0][:, :, T_JOULES].sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("case", range(3))

@@ -21,7 +21,7 @@ from opbyte.simulator.parts.expert_map.dispatch import DISPATCHES, dispatch
 from opbyte.simulator.parts.expert_map.maps import EMPTY, ExpertMap, Sites
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
 from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
-from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
@@ -157,7 +157,7 @@ def test_both_paths_agree(
     seconds = compiled_step(plan, books, batches, moments, step, True, 0)
     stage = explicit_stage(deployment, batches, step=step, replica=replica)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
     assert joules == pytest.approx(stage.joules, rel=1e-8)
     flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
     assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)

@@ -21,7 +21,7 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.overlap.tracks import tracks_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
-from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.sections import sections_of
@@ -88,7 +88,7 @@ def test_both_paths_agree(case: int, layers: int, compiled_step: Callable[..., f
         stage = explicit_stage(d, batches, step=step + i, replica=1, captured=captured)
         assert found == pytest.approx(stage.seconds, rel=1e-9)
         assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
-        joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+        joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
         assert joules - before == pytest.approx(stage.joules, rel=1e-8)
         before, wall = joules, wall + found
         assert books.wall.sum() == pytest.approx(wall, rel=1e-9)

@@ -20,7 +20,7 @@ from opbyte.devices.collectives.plans import algorithms_of
 from opbyte.simulator.deploy.checks import MEMORIES
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import BUILT_IN
-from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
@@ -67,7 +67,7 @@ def check(
         seconds = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica, captured=captured)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-        joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+        joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
         assert joules - before == pytest.approx(stage.joules, rel=1e-8)
         before = joules
         wall += seconds

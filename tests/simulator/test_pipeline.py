@@ -24,7 +24,7 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.layout import stage_models
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.books import T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
@@ -122,7 +122,7 @@ def test_both_paths_agree_stage_by_stage(
     stage = explicit_stage(d, batches, step=3)
     assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
     assert total == pytest.approx(stage.seconds, rel=1e-9)
-    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    joules = float(totals(plan, books.tally)[:, :, T_JOULES].sum())
     assert joules == pytest.approx(stage.joules, rel=1e-8)
 
 
