@@ -1,7 +1,8 @@
 """Do two revisions answer alike, byte for byte? ``python .ci/replay.py OLD [LIST]``.
 
 Every command of the list runs with ``--json`` on the tree and on an unpacked copy of OLD, each in one
-process; JSON that differs is told by command and by the first key that does. Exit code 1 where any does.
+process, in order, in a folder with the measured tables of the package; JSON that differs is told by command and by
+the first key that does. Exit code 1 where any does. What times a machine or stays until it is ended is only refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,7 +26,7 @@ for line in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main([*line, "--json"])
+            main([*line, *(["--json"] if line[0] != "init" else [])])
     except SystemExit as end:
         code = end.code
     except Exception as error:
@@ -34,7 +36,9 @@ for line in json.load(sys.stdin):
 
 
 def answers(source: Path, lines: list[list[str]], folder: Path) -> list[list[object]]:
-    """Exit code and output of every command, with the library at `source`."""
+    """Exit code and output of every command, with the library at `source`, in a folder that is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "kernels" / "measured", folder / "measured")
     env = {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "100"}
     run = subprocess.run(
         [sys.executable, "-c", ONE], input=json.dumps(lines), cwd=folder, env=env, text=True,
@@ -75,7 +79,6 @@ def main(old: str, listed: str) -> int:
         place = Path(name)
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
             files.extractall(place / "old", filter="data")
-        (place / "run").mkdir()
         before = answers(place / "old" / "src", lines, place / "run")
         now = answers(ROOT / "src", lines, place / "run")
     for each in (*before, *now):

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from opbyte.analysis.commands.panels import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -80,3 +82,11 @@ def test_a_revision_is_counted_as_it_stood() -> None:
         ["git", "show", "HEAD:workloads/errors.py"], cwd=ROOT, capture_output=True, check=True
     ).stdout
     assert lines.files_of("HEAD")["workloads/errors.py"] == listed.count(b"\n")
+
+
+def test_a_replay_asks_every_command() -> None:
+    """150 lines, each once."""
+    listed = [line for line in (ROOT / ".ci" / "replay.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(set(listed)) == len(listed) == 150
+    commands = {name for names in COMMANDS.values() for name in names}
+    assert {line.split()[0] for line in listed} == commands

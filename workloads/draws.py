@@ -16,6 +16,7 @@ from .jit_held import held
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint64]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -32,6 +33,9 @@ that it is among a token's distinct experts, running sum of the probabilities.""
 (W_VALUE, W_SPREAD, FLOAT_ROWS) = range(3)
 """Rows of `Scratch.ints` and `Scratch.floats`."""
 
+WORDS = 128
+"""Random words that `draw_pairs` makes at once, side by side."""
+
 
 @held
 class Scratch(NamedTuple):
@@ -40,6 +44,7 @@ class Scratch(NamedTuple):
     own: F8  # [3, E] the table of one prompt's own router
     floats: F8  # [FLOAT_ROWS, E]
     ints: I8  # [INT_ROWS, E]
+    words: U8  # [WORDS] random bits that are about to be used
 
 
 PROMPT_SEED = 0x5EED
@@ -129,6 +134,29 @@ def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: 
                 mark[pick] = t
                 out[pick] += 1
                 placed += 1
+
+
+@compiled_part
+def draw_pairs(state: np.uint64, tokens: int, experts: int, words: U8, out: I8) -> None:
+    """`draw_uniform` of two experts a token, the same draws in half the time: without a branch to guess wrong."""
+    wide, first, second, left = np.uint64(experts), int64(-1), int64(0), 2 * tokens
+    while left > 0:
+        many = min(words.size, left // 2 + left // 8 + 4)
+        for i in range(many):
+            words[i] = mix(state + GOLDEN * np.uint64(i + 1))
+        state += GOLDEN * np.uint64(many)
+        for i in range(many):
+            word = words[i]
+            for _ in range(2):
+                pick = np.int64(((word & LOW) * wide) >> S32)
+                new = int64(1) - (second & int64(pick == first))  # a token's second choice is another one
+                out[pick] += new
+                first = pick if second == 0 else first
+                second ^= new
+                left -= new
+                if left == 0:
+                    return
+                word = word >> S32
 
 
 @compiled_part
@@ -307,6 +335,8 @@ def draw_loads(
                 fill_inclusion(table[R_PROB], experts, top_k, table[R_INCLUSION])
             inflate = (1.0 + keep) / (1.0 - keep)
             draw_normal(state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch.floats, out)
+        elif uniform and pool == 0 and top_k == 2:
+            draw_pairs(state, tokens, experts, scratch.words, out)
         elif uniform and pool == 0:
             draw_uniform(state, tokens, experts, top_k, scratch.ints[W_MARK], out)
         else:
@@ -341,4 +371,5 @@ def new_scratch(experts: int) -> Scratch:
         own=np.zeros((3, experts)),
         floats=np.zeros((FLOAT_ROWS, experts)),
         ints=np.zeros((INT_ROWS, experts), dtype=np.int64),
+        words=np.zeros(WORDS, dtype=np.uint64),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from opbyte.extend.answers import NOTHING, Crew, Kept, OnProgress, whole
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 MARGIN = 8
 """Requests there are for each that completes, so that the load never ends before the run."""
+
+OF_SYSTEMS: dict[str, Any] = {
+    "device": "", "size": "", "latency_s": None, "efficiency": None, "memory": "flat", "layout_of": None,
+}  # fmt: skip
+"""What of a `Point` changes nothing about its requests, made equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,14 @@ def run_point(point: Point) -> Measured:
     return _measured(run_scenario(asked, keep_stages=True), point.warmup)
 
 
+def run_alike(points: Sequence[Point]) -> list[Measured]:
+    """Simulate points that differ in their systems: what experts their requests take is drawn once."""
+    from opbyte.extend.systems import drawn_once
+
+    with drawn_once():
+        return [run_point(point) for point in points]
+
+
 def _measured(run: Run, warmup: int) -> Measured:
     import numpy as np
 
@@ -210,11 +223,16 @@ class Runner:
         new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
         if new and not self._compiled:
             last = new.pop()
-            self._add(last, run_point(last))  # compile once, before each worker would
+            self._add(last, *run_alike([last]))  # compile once, before each worker would
             self._compiled = True
         total = len(self.results) + len(new)
-        for i, measured in self._crew.run(run_point, new):
-            self._add(new[i], measured)
+        alike: dict[Point, list[Point]] = {}
+        for p in new:
+            alike.setdefault(replace(p, **OF_SYSTEMS), []).append(p)
+        groups = list(alike.values())
+        for i, measured in self._crew.run(run_alike, groups):
+            for point, found in zip(groups[i], measured, strict=True):
+                self._add(point, found)
             if self._progress is not None:
                 self._progress(len(self.results), total)
 

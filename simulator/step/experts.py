@@ -30,6 +30,7 @@ from .books import (
     Books,
 )
 from .drawing import StepBatch, draw_part
+from .drawn import exchange, is_drawn
 from .lowering import (
     E_CLASS,
     E_GROUPS,
@@ -277,8 +278,11 @@ def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
     total, stages = 0.0, books.stages
     key = step_key(plan.seed, plan.replica, batch.step)
     start_fetch(plan, books)
+    known = is_drawn(plan, batch)
     for x in range(plan.experts.shape[0]):
-        draw_part(plan, x, batch, 0, books.scratch, books.loads)
+        if not known:
+            draw_part(plan, x, batch, 0, books.scratch, books.loads)
+        exchange(plan, batch, x, known, books.loads)
         seconds = part_seconds(plan, x, key, batch.num_chunks > 0, books)
         seconds += fetch_step(plan, x, batch, seconds, books)
         total += seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..deploy.deployment import Deployment
+from .drawn import drawn_of
 from .lowering import Plan, Slots, lower
 
 KEPT = 64
@@ -23,4 +24,4 @@ def lowered(deployment: Deployment, replica: int, counts: int) -> tuple[Plan, Sl
     _lowered[id(deployment)] = deployment, counts, plan, slots  # alive: no other has its id
     while len(_lowered) > KEPT:
         del _lowered[next(iter(_lowered))]
-    return plan, slots
+    return plan._replace(drawn=drawn_of(plan)), slots

@@ -114,6 +114,7 @@ class Plan(NamedTuple):
     places: Places | Any  # None where experts lie in order and have no copies
     modes: Modes | Any  # None where exchanges are the same in every step
     apart: Beside | Any  # devices that hold the experts; None where those that attend do
+    drawn: Any = None  # draws that runs share, see `drawn`; None where each draws its own
 
 
 def ops_of(plan: Plan) -> int:

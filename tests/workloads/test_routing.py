@@ -9,14 +9,18 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opbyte.workloads.batch import Batch
-from opbyte.workloads.draws import EXACT_TOKENS
+from opbyte.workloads.draws import EXACT_TOKENS, Scratch, draw_pairs, draw_uniform, new_scratch
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.jit import compiled
 from opbyte.workloads.routing import Router, make_router
 
 Loads = npt.NDArray[np.float64]
@@ -171,3 +175,18 @@ def test_a_trace_gives_its_shares(tmp_path: Path) -> None:
     assert of.prob[2] == pytest.approx([0.25] * 4)  # rows are reused in turn
     share = np.stack([of.loads(s, 1, Batch.of([0] * 200)).tokens for s in range(100)]).mean(axis=0)
     assert share / 200 == pytest.approx([0.6, 0.2, 0.1, 0.1], abs=0.02)
+
+
+@compiled
+def _both_ways(seed: int, tokens: int, scratch: Scratch, one: Any, other: Any) -> None:
+    draw_uniform(np.uint64(seed), tokens, one.size, 2, scratch.ints[0], one)
+    draw_pairs(np.uint64(seed), tokens, one.size, scratch.words, other)
+
+
+@given(st.integers(0, 2**63), st.integers(0, 700), st.integers(2, 40))
+def test_pairs_are_drawn_as_any_choices_are(seed: int, tokens: int, experts: int) -> None:
+    """In the same stream of random words, wherever its pieces end."""
+    one, other = np.zeros((2, experts), dtype=np.int64)
+    _both_ways(seed, tokens, new_scratch(experts), one, other)
+    assert one.tolist() == other.tolist()
+    assert one.sum() == 2 * tokens

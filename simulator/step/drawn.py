@@ -1,0 +1,85 @@
+"""Loads that several runs draw alike: kept from the first of them for the others.
+
+A draw depends on seed, replica, step, layer and batch alone. Systems that serve one closed loop have the same batches
+step by step, so that all but the first find what they would draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.draws import GOLDEN, mix
+from ...workloads.jit import compiled_given
+from ...workloads.jit_held import held
+from .drawing import StepBatch
+from .lowering import E_COUNT, E_KEY, E_TOP_K, I8, V_PERSIST, V_TILT, Plan
+
+STEPS = 1 << 15
+"""Steps of a run whose loads are kept, the first ones."""
+
+
+@held
+class Drawn(NamedTuple):
+    """N steps, X expert parts, E experts."""
+
+    batches: npt.NDArray[np.uint64]  # [N] digest of the batch whose loads are kept
+    loads: npt.NDArray[np.int32]  # [N, X, E]
+
+
+_kept: ContextVar[dict[bytes, Drawn] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def drawn_once() -> Iterator[None]:
+    """Runs in this block draw once what they draw alike; each finds what it would have drawn."""
+    before = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+
+
+def drawn_of(plan: Plan) -> Drawn | None:
+    """Where a plan's draws are kept; None outside of `drawn_once` and without experts."""
+    kept = _kept.get()
+    if kept is None or plan.moe is None:
+        return None
+    of = plan.router, plan.experts[:, [E_COUNT, E_TOP_K, E_KEY]], plan.expert_work[:, [V_TILT, V_PERSIST]]
+    key = b"".join([np.array([plan.seed, plan.replica]).tobytes(), *(each.tobytes() for each in of)])
+    if key not in kept:
+        shape = STEPS, len(plan.experts), plan.router.shape[2]
+        kept[key] = Drawn(np.zeros(STEPS, dtype=np.uint64), np.zeros(shape, dtype=np.int32))
+    return kept[key]
+
+
+@compiled_given("plan.drawn", lambda plan, batch: False)
+def is_drawn(plan: Plan, batch: StepBatch) -> bool:
+    """Whether the loads of a step's batch are kept; where not, the loads of this batch will be."""
+    digest = mix(np.uint64(batch.decodes) + GOLDEN)
+    for c in range(batch.num_chunks):
+        digest = mix(digest ^ (np.uint64(batch.chunks[0, c]) + GOLDEN))
+        digest = mix(digest ^ (np.uint64(batch.chunks[1, c]) + GOLDEN))
+    if batch.step >= plan.drawn.batches.size:
+        return False
+    known = plan.drawn.batches[batch.step] == digest
+    plan.drawn.batches[batch.step] = digest
+    return bool(known)
+
+
+@compiled_given("plan.drawn", lambda plan, batch, x, known, loads: None)
+def exchange(plan: Plan, batch: StepBatch, x: int, known: bool, loads: I8) -> None:
+    """Take the loads of part `x` in a step where they are known, else keep them."""
+    if batch.step >= plan.drawn.batches.size:
+        return
+    kept = plan.drawn.loads[batch.step, x]
+    for e in range(plan.experts[x, E_COUNT]):
+        if known:
+            loads[e] = kept[e]
+        else:
+            kept[e] = loads[e]
