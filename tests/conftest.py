@@ -35,33 +35,43 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
 
 
 LONG = [
-    "composed",
-    "scheduler",
     "speculation",
+    "fuzz",
+    "plan",
     "kv_tiers",
     "own_rules",
-    "price_list",
-    "expert_map",
-    "overlap",
-    "agents",
-    "classes",
     "measure",
-    "plan",
-    "kept",
-    "fuzz",
-    "serve",
-    "extending",
-    "interval",
     "calibrate_run",
-    "reference",
-    "speculation_answers",
-    "doctests",
-    "disaggregation",
-    "better_devices",
-    "run_steps",
+    "interval",
+    "interrupts",
+    "kernel_sets_fit",
+    "scheduler",
+    "composed",
     "parts_together",
+    "extending",
+    "cli_terminal",
+    "capacity",
+    "sweep",
+    "plots",
+    "expert_map",
+    "expert_cache_answers",
+    "dominance",
+    "overlap",
+    "classes",
+    "kept",
+    "report_browser",
+    "apart_serving",
+    "apart_paths",
+    "serve",
+    "run_steps",
+    "speculation_answers",
+    "price_list",
+    "agents",
+    "plan_whatifs",
+    "touch_points",
 ]
-"""Files of 20 s and more, by their names without ``test_``, for who has no durations of an earlier run."""
+"""Files of 15 s and more, by their names without ``test_``, for who has no durations of an earlier run; doctests come
+later, for they find what others have compiled."""
 DURATIONS = "opbyte/durations"
 """Seconds of every test file by its path, in pytest's cache: each run writes those that it ran."""
 took: Counter[str] = Counter()
@@ -100,7 +110,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported out of what the garbage collector looks through again and again."""
+    """Take what was imported out of what the garbage collector looks through again and again: a tenth of the time."""
+    gc.set_threshold(10_000)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled() -> Iterator[None]:
+    """What a file's tests leave behind (catalogs, tables, compiled code) stays: it is looked through once."""
+    yield
     gc.collect()
     gc.freeze()
 

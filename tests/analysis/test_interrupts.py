@@ -73,7 +73,7 @@ def test_a_signal_ends_a_long_run_in_a_pipe(
     tmp_path: Path, begin: Begin, command: list[str], name: str, code: int
 ) -> None:
     process = begin([*command, "--out", "run"], tmp_path)
-    busy(process, 4.0)
+    busy(process, 3.0)
     process.send_signal(signal.Signals[name])
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, err
@@ -87,7 +87,7 @@ def test_a_signal_ends_workers_too(tmp_path: Path, begin: Begin) -> None:
         "input_len: 1000, output_len: 1000}\naxes: {seed: [1, 2]}\n"
     )
     process = begin(["sweep", "s.yaml", "--workers", "2"], tmp_path)
-    busy(process, 9.0)
+    busy(process, 7.0)
     workers = descendants(process.pid)
     assert len(workers) >= 2
     process.send_signal(signal.SIGINT)
