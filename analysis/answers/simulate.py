@@ -116,7 +116,7 @@ class Simulation(Result):
             **entries(r, STATE),
             **facet_entries(r, "figures"),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
-            "layers": [_op_dict(op) for op in layer_totals(r)],
+            "layers": [op_row(op) for op in layer_totals(r)],
             **facet_entries(r, "layers"),
             "intervals": self._interval_dict(),
             **facet_entries(r, "intervals"),
@@ -229,22 +229,13 @@ class Simulation(Result):
         import pandas as pd
 
         name = self.run.deployment.system.name
-        return pd.DataFrame([{"run": name, **_op_dict(op)} for op in self.run.ops])
+        return pd.DataFrame([{"run": name, **op_row(op)} for op in self.run.ops])
 
 
-def _op_dict(op: OpTotal) -> dict[str, Any]:
-    return {
-        "layer": op.layer,
-        "name": op.name,
-        "kind": op.kind,
-        "processor": op.processor,
-        "wall_s": op.wall_s,
-        "busy_s": op.busy_s,
-        "flops": op.flops,
-        "bytes": op.bytes,
-        "op_per_byte": op.op_per_byte,
-        **{f"{path}_joules": joules for path, joules in op.joules.items()},
-    }
+def op_row(op: OpTotal) -> dict[str, Any]:
+    """An op's totals as a row of a table."""
+    names = ("layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes", "op_per_byte")
+    return {name: getattr(op, name) for name in names} | {f"{path}_joules": j for path, j in op.joules.items()}
 
 
 def layer_totals(r: Run) -> list[OpTotal]:

@@ -21,7 +21,7 @@ from ..answers.inspect import inspect
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
-from ..answers.simulate import Simulation
+from ..answers.simulate import Simulation, op_row
 from ..answers.speculation import run_speculation_text
 from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
@@ -106,15 +106,8 @@ def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
             busy[key] = busy.get(key, 0.0) + op.busy_s
         for op in run.ops:
             whole = busy[op.layer, op.name, op.kind]
-            rows.append(
-                {
-                    "run": run.deployment.system.name, "layer": op.layer, "name": op.name,
-                    "kind": op.kind, "processor": op.processor,
-                    "wall_s": op.wall_s * (op.busy_s / whole if whole else 0.0),
-                    "busy_s": op.busy_s, "flops": op.flops, "bytes": op.bytes,
-                    **{f"{path}_joules": joules for path, joules in op.joules.items()},
-                }
-            )  # fmt: skip
+            wall = op.wall_s * (op.busy_s / whole if whole else 0.0)
+            rows.append({"run": run.deployment.system.name, **op_row(op), "wall_s": wall})
     return pd.DataFrame(rows)
 
 

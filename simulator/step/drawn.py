@@ -1,7 +1,6 @@
 """Loads that several runs draw alike: kept from the first of them for the others.
 
-A draw depends on seed, replica, step, layer and batch alone. Systems that serve one closed loop have the same batches
-step by step, so that all but the first find what they would draw.
+A draw depends on seed, replica, step, layer and batch alone: systems that serve one closed loop draw the same.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from ...workloads.draws import GOLDEN, mix
+from ...workloads.draws import GOLDEN, U8, mix
 from ...workloads.jit import compiled_given
 from ...workloads.jit_held import held
 from .drawing import StepBatch
@@ -28,8 +26,8 @@ STEPS = 1 << 15
 class Drawn(NamedTuple):
     """N steps, X expert parts, E experts."""
 
-    batches: npt.NDArray[np.uint64]  # [N] digest of the batch whose loads are kept
-    loads: npt.NDArray[np.int32]  # [N, X, E]
+    batches: U8  # [N] digest of the batch whose loads are kept
+    loads: Any  # int32 [N, X, E]
 
 
 _kept: ContextVar[dict[bytes, Drawn] | None] = ContextVar("kept", default=None)
@@ -63,9 +61,9 @@ def is_drawn(plan: Plan, batch: StepBatch) -> bool:
     """Whether the loads of a step's batch are kept; where not, the loads of this batch will be."""
     digest = mix(np.uint64(batch.decodes) + GOLDEN)
     for c in range(batch.num_chunks):
-        digest = mix(digest ^ (np.uint64(batch.chunks[0, c]) + GOLDEN))
-        digest = mix(digest ^ (np.uint64(batch.chunks[1, c]) + GOLDEN))
-    if batch.step >= plan.drawn.batches.size:
+        for chunk in batch.chunks[:, c]:
+            digest = mix(digest ^ (np.uint64(chunk) + GOLDEN))
+    if batch.step >= STEPS:
         return False
     known = plan.drawn.batches[batch.step] == digest
     plan.drawn.batches[batch.step] = digest
@@ -75,11 +73,10 @@ def is_drawn(plan: Plan, batch: StepBatch) -> bool:
 @compiled_given("plan.drawn", lambda plan, batch, x, known, loads: None)
 def exchange(plan: Plan, batch: StepBatch, x: int, known: bool, loads: I8) -> None:
     """Take the loads of part `x` in a step where they are known, else keep them."""
-    if batch.step >= plan.drawn.batches.size:
-        return
-    kept = plan.drawn.loads[batch.step, x]
-    for e in range(plan.experts[x, E_COUNT]):
-        if known:
-            loads[e] = kept[e]
-        else:
-            kept[e] = loads[e]
+    if batch.step < STEPS:
+        kept = plan.drawn.loads[batch.step, x]
+        for e in range(plan.experts[x, E_COUNT]):
+            if known:
+                loads[e] = kept[e]
+            else:
+                kept[e] = loads[e]
