@@ -26,7 +26,7 @@ KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rule
 partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
 
 MOST_COUNTS = 1 << 17
-"""Counts that a curve holds at most; a larger one continues the line of its last two."""
+"""Counts that a curve holds at most; a larger one continues the line of their upper half."""
 
 NO_TABLES, NOT_THERE, IN_GRID, NO_LIMIT = -3, -2, -1, 1 << 62
 """Values of `PriceRow.most`: no kernel tables are in use; they lack the op's shape; its grid says;

@@ -258,8 +258,8 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
     if count <= last:
         at = start + int(count)
         return curves[at, 0], int(curves[at, 1])
-    end = curves[start + last, 0]
-    slope = end - curves[start + last - 1, 0]
+    end, half = curves[start + last, 0], last // 2  # not the last two: products rise in steps of their tiles
+    slope = (end - curves[start + half, 0]) / max(last - half, 1)
     return end + slope * (count - last), int(curves[start + last, 1])
 
 

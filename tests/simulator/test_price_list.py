@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte import simulate
 from opbyte.analysis.answers.evidence import evidence
 from opbyte.devices.calibrated.formulas import MOE
 from opbyte.devices.catalog import list_systems, load_system
@@ -389,3 +390,14 @@ def test_prices_of_experts_that_are_remembered_are_those_of_others(seed: int) ->
     for routed, active in [*loads, *loads[::-1]]:  # those remembered, and those that others drove out
         again.seen[:] = -1.0
         assert priced(kernels, rows[0], routed, active) == priced(again, rows[0], routed, active)
+
+
+def test_a_prompt_beyond_the_counts_of_the_curves_costs_what_its_step_does() -> None:
+    """Whole prompts above a step's tokens run alone; products rise in steps of their tiles, so that two counts are no line."""
+    found = simulate(
+        "llama-3.2-1b", "h100-x1", framework="trtllm", closed_loop=1, requests=2, input_len=20_000, output_len=1
+    )
+    rows = found.run.requests
+    took = float((rows.first_token_s - rows.arrival_s)[0])
+    stage = explicit_stage(found.run.deployment, [Batch.of(chunks=[(20_000, 0)])], expected=True)
+    assert took == pytest.approx(stage.seconds, rel=0.02)
