@@ -36,6 +36,7 @@ from ..show.result import Rests, Result
 from ..show.text import seconds, show
 from .evidence import evidence
 from .step import MAX_BATCH
+from .usual import kernels_as_usual
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
@@ -283,6 +284,7 @@ def afd(
             raise InputError(f"--{name.replace('_', '-')}", reason)
     spec, one = load(model, attention_on, how.dtype, how.kv_dtype)
     spec, other = load(spec, experts_on)
+    how = kernels_as_usual(how, one, other)
     spec = spec.of_length(context + 1)
     a = apart_of(spec, one, other, how, link)
     memory = memories(a, context)

@@ -23,6 +23,7 @@ from .interval import Interval, step_interval
 from .ranges import Ranges, ranges_of_stage
 from .rests import rests_of
 from .step import MAX_BATCH
+from .usual import kernels_as_usual
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
@@ -91,7 +92,7 @@ def compare(
         tokens = spec.front.tokens if spec.front else batch
         mean_queue = tokens * moe.routed.top_k / moe.routed.experts
     return SystemComparison(
-        spec, 0 if what.images else batch, 0 if what.images else context, what.images, mean_queue, rows, how.framework
+        spec, 0 if what.images else batch, 0 if what.images else context, what.images, mean_queue, rows
     )
 
 
@@ -100,13 +101,14 @@ def _row(
 ) -> SystemRow:
     """One system's answer, or why it has none."""
     kinds = tuple(p.kind for p in system.device.processors.values())
+    own = kernels_as_usual(how, system)
     row = SystemRow(
         system.name, kinds, num_devices(system), "", None, None, None, None,
         needed_bytes(model, system, what), available_bytes(system), (),
-        break_evens(model, system),
+        break_evens(model, system), framework=own.framework,
     )  # fmt: skip
     try:
-        step = step_cost(model, system, what, how)
+        step = step_cost(model, system, what, own)
     except CapacityError as error:
         return replace(row, reason=str(error))
     return replace(

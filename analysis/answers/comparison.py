@@ -17,6 +17,7 @@ from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
 from .ranges import Ranges, is_measured
 from .summary import degrees
+from .usual import whose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,8 @@ class SystemRow:
         Its description with sources, and how it is deployed.
     ranges : Ranges or None
         What of the step is priced out of range; None on an engine.
+    framework : str or None
+        Whose kernels it is priced by; None where no engine's are known.
     """
 
     system: str
@@ -67,6 +70,7 @@ class SystemRow:
     interval: Interval | None = None
     rests: Rests | None = None
     ranges: Ranges | None = None
+    framework: str | None = None
 
     @property
     def layout(self) -> str:
@@ -84,7 +88,8 @@ class SystemRow:
         return {
             "system": self.system, "basis": self.bases.times, "energy_basis": self.bases.energy,
             "kinds": list(self.kinds), "devices": self.devices, "fits": not self.reason,
-            "layout": self.layout or None, "reason": self.reason, "latency_s": self.latency_s,
+            "layout": self.layout or None, "framework": self.framework, "reason": self.reason,
+            "latency_s": self.latency_s,
             "latency_interval": interval_dict(self.latency_s, self.interval),
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "items_per_s": self.items_per_s, "joules": self.joules,
@@ -106,7 +111,6 @@ class SystemComparison(Result):
     images: int
     mean_queue: float | None
     table: tuple[SystemRow, ...]
-    framework: str | None = None
     why: bool = False
 
     @property
@@ -137,7 +141,7 @@ class SystemComparison(Result):
         return {
             "model": self.model.name, "layers": len(self.model.layers), "batch": self.batch,
             "context": self.context, "images": self.images, "item": self.item,
-            "mean_queue": self.mean_queue, "framework": self.framework,
+            "mean_queue": self.mean_queue,
             "rows": [row.to_dict(self.items) for row in self.table],
             "warnings": list(self.warnings),
         }  # fmt: skip
@@ -235,13 +239,9 @@ class SystemComparison(Result):
         return out
 
     def _served(self) -> list[str]:
-        """Layouts and whose kernels these are, and why not those that other commands take."""
-        text = "; ".join(f"{r.system} {r.layout}" for r in self.table if r.layout)
-        kernels = f"{self.framework}'s" if self.framework else (
-            "nobody's in particular, so that devices that no engine runs on stand beside the others (`plan` and "
-            "`capacity` take vLLM's: --framework vllm)"
-        )  # fmt: skip
-        return [f"Laid out: {text}. One step, so no scheduler. Kernels are {kernels}."] if text else []
+        """Layouts and whose kernels these are."""
+        text = "; ".join(f"{r.system} {r.layout}, {whose(r.framework)} kernels" for r in self.table if r.layout)
+        return [f"Laid out: {text} (--framework). One step, so no scheduler."] if text else []
 
 
 def _queue(found: BreakEven | None) -> str:

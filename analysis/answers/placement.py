@@ -30,6 +30,7 @@ from ..show.text import seconds, show
 from .evidence import evidence
 from .expert_loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
 from .step import MAX_BATCH, stage_of
+from .usual import kernels_as_usual
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
@@ -275,6 +276,7 @@ def placement(
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     how = chosen(DeployOptions, options)
     spec, where = load(model, system, how.dtype, how.kv_dtype)
+    how = kernels_as_usual(how, where)
     bare = replace(how, expert_placement=None, redundant_experts=None, expert_dispatch=None)
     plain = deployed(spec, where, bare)
     refuse_unused(how, plain)

@@ -28,8 +28,9 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         if system.devices_per_node > node:
             text = f"a node of {system.device.name} has {node} devices, {system.name} has"
             out.append(f"{text} {system.devices_per_node}: one link joins them all here")
-    # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
-    named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None
+    # vLLM's rules by name where vLLM runs, without an engine's settings, which say how experts are dealt.
+    own = scenario.serving
+    named_vllm = own.policy == scenario.deployment.framework == "vllm" and own.engine is None
     groups = r.deployment.layout.ep
     if named_vllm and scenario.deployment.ep is None and groups > 1:
         out.append(

@@ -40,7 +40,6 @@ from .started import started
 from .summary import (
     LATENCIES,
     QUANTILES,
-    defaults_text,
     figure_rows,
     figures,
     flat,
@@ -52,6 +51,7 @@ from .summary import (
     window_dict,
     window_text,
 )
+from .usual import as_usual, served_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,8 @@ class Simulation(Result):
             *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
             *facet_blocks(self.run, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
-            *self.outside_tables(), *evidence_blocks([self.rests_on()], self.why), *defaults_text(self.run, self.scenario),
+            *self.outside_tables(), *evidence_blocks([self.rests_on()], self.why),
+            f"Served with {served_by(self.run, self.scenario)} (--policy, --framework).",
             *([f"{self.emit}.yaml:\n\n{self.manifest()}"] if self.emit else []),
             took(self.run.wall_s),
         ]  # fmt: skip
@@ -285,7 +286,7 @@ def simulate(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
-    scenario = Scenario.of(model, system, **options)
+    scenario = as_usual(Scenario.of(model, system, **options))
     check_prices(scenario)
     window = None if steps is None else read_window(steps)
     if window is not None and groups is not None:

@@ -24,6 +24,7 @@ from ...workloads.tower import read_size
 from ...workloads.towered import with_tower
 from .speculation import StepGain
 from .step_timeline import Bar, bars_of
+from .usual import kernels_as_usual
 
 SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))
 MAX_BATCH = 1 << 20
@@ -54,7 +55,7 @@ def step_of(
         size = read_size(image_size) if image_size is not None else PLAIN
         share = image_tokens(spec, images, image_size) / prefill
         spec = with_tower(spec, size, min(1.0, share), images)
-    deployment = deployed(spec, where, how)
+    deployment = deployed(spec, where, kernels_as_usual(how, where))
     refuse_unused(how, deployment)
     speculation = chosen(SpeculationOptions, own)
     deployment = drafted(deployment, speculation, how.routing, 0)

@@ -11,7 +11,6 @@ from .quantities import labelled, ratio
 
 if TYPE_CHECKING:
     from ...simulator.deploy.deployment import Deployment
-    from ...simulator.scenario import Scenario
     from ...simulator.serving.metrics import Quantiles
     from ...simulator.serving.record import OpTotal, Run
     from ...simulator.serving.steady import Window
@@ -254,12 +253,3 @@ def roof_of(p: Processor, dtype: str) -> dict[str, Any]:
         "launch_s": roof.launch_s,
         "ridge_op_per_byte": p.ridge(dtype),
     }
-
-
-def defaults_text(run: Run, scenario: Scenario) -> list[str]:
-    """Which scheduler and kernels these are, where nobody said it and other commands take others."""
-    own = scenario.serving
-    if own.policy or own.engine or scenario.deployment.framework or run.pools:
-        return []
-    text = "nobody's in particular; `plan` and `capacity` take vLLM's (--policy vllm --framework vllm)"
-    return [f"Scheduler ({run.policy.name}) and kernels are {text}."]

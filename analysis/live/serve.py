@@ -20,6 +20,7 @@ from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ..answers.usual import as_usual
 from ..show.interrupt import heard
 from ..show.result import Result
 from ..show.text import seconds
@@ -109,7 +110,7 @@ def serve(
         needs(package, "serve")
     if not MIN_SCALE <= time_scale <= MAX_SCALE:
         raise InputError("--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}")
-    scenario = Scenario.of(model, system, **options).changed(host=gpu_host)
+    scenario = as_usual(Scenario.of(model, system, **options).changed(host=gpu_host))
     deployment, settings = deployment_of(scenario)
     refuse_unused(scenario.deployment, deployment)
     if deployment.model.front is not None:

@@ -51,8 +51,8 @@ def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterat
         gains = [tiering(load_model(model), CHIPS[name], popularity, seed) for seed in seeds]
         yield Prediction(f"stratum.tiering.{name}", float(np.mean(gains)))
     for name, systems in GPUS.items():
-        rates = [row.items_per_s for row in compare(MODELS[name], systems, batch=BATCH, context=CONTEXT).table]
-        ours, theirs = (rate or 0.0 for rate in rates)
+        table = compare(MODELS[name], systems, batch=BATCH, context=CONTEXT, framework="typical").table
+        ours, theirs = (row.items_per_s or 0.0 for row in table)
         yield Prediction(f"stratum.over_gpu.{name}", ours / theirs if theirs else 0.0)
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ...devices.catalog import load_system
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of
 from ...simulator.scenario.load import load
@@ -31,6 +30,7 @@ from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
 from ..answers.replayed import dilates
 from ..answers.simulate import Simulation, simulate, simulation_of
+from ..answers.usual import as_usual, served_by
 from ..parallel import OnProgress
 from ..parallel.study import Study
 from ..parallel.workers import Workers
@@ -40,7 +40,6 @@ from .capacity_result import Capacity, SystemCapacity
 from .loads import Tried, knob_of, too_long
 from .service_level import ATTAINMENT, read_level
 from .stationary import HeldLoad, decide
-from .usual import as_usual, served_by
 from .variants import Variant, laid_out, variants
 
 if TYPE_CHECKING:
@@ -160,8 +159,7 @@ class _Task:
 
     def asked(self, system: Variant, **changes: Any) -> Scenario:
         """The scenario on a system, some of its options changed."""
-        scenario = self.scenario.changed(**system.options, **changes)
-        return as_usual(scenario, [load_system(name) for name in system.systems])
+        return as_usual(self.scenario.changed(**system.options, **changes))
 
     def run(self, system: Variant, **changes: Any) -> Simulation:
         """Serve the scenario on a system, some of its options changed."""
@@ -280,8 +278,8 @@ def _answer(
         usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
-        bases=bases_of(shown.run.deployment), served=served_by(shown), window=best.run.window if best else None,
-        held=held,
+        bases=bases_of(shown.run.deployment), served=served_by(shown.run, shown.scenario),
+        window=best.run.window if best else None, held=held,
         ranges=best.ranges if best else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload

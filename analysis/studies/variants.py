@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import load_system
+from ...devices.spec import SystemSpec
+from ...simulator.frameworks.launch import Start
 from ...simulator.limits import MAX_REPLICAS
 from ...simulator.parts.two_pools.asked import both, counted
 from ...simulator.scenario import Scenario
@@ -17,7 +20,11 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from .loads import names_of
-from .usual import layouts
+
+Axes = Mapping[str, Sequence[Any]]
+"""Name of a choice -> its values; empty where a study tries its own."""
+STAGES = (1, 2)
+"""Pipeline stages that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +151,20 @@ def _pair(names: tuple[str, str], counts: tuple[int, int]) -> Variant:
 def _devices(name: str | Path) -> int:
     system = load_system(name)
     return system.nodes * system.devices_per_node
+
+
+def layouts(system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool) -> Iterator[Start]:
+    """Degrees that multiply to the devices of a system."""
+    devices, node = system.groups, system.groups_per_node
+    slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
+    routed = any(p.routed.spreads for layer in model.layers for p in layer.expert_parts)
+    for pp, tp in product(axes.get("pp") or STAGES, axes.get("tp") or slices):
+        if devices % (pp * tp) or pp > len(model.layers):
+            continue
+        dp = devices // (pp * tp)
+        if dp not in (axes.get("dp") or (dp,)):
+            continue
+        if not axes.get("dp") and dp > 1 and (pp > 1 or (lone and not routed)):
+            continue
+        groups = (axes.get("ep") or dict.fromkeys((1, tp * dp))) if routed else (1,)
+        yield from (Start(tp, dp, ep, pp) for ep in groups if (tp * dp) % ep == 0)

@@ -204,7 +204,7 @@ def close_loop(run: Measurement, machine: str, small: Sequence[SmallModel], *, s
             steps += _steps(one, model, fitted, run, len(steps))
         serving = simulate(
             str(models[0]), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32,
-            seed=seed, dtype=DTYPE, kv_dtype=DTYPE,
+            seed=seed, dtype=DTYPE, kv_dtype=DTYPE, policy="chunked",
         )  # fmt: skip
     return Loop(unseen, steps, serving, text, name, configs, skipped)
 

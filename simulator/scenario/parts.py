@@ -79,7 +79,7 @@ class Workload(CheckedOptions):
 class EngineOptions(CheckedOptions):
     """How the serving engine batches; what is given comes before what `engine` says."""
 
-    policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
+    policy: str | None = text("A name of `opbyte list policies`; vllm without it.", "NAME")
     engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
     part: str | None = text(
         "A part of the engine from outside, with its options; see docs/extending.md.", "NAME:KEY=VALUE,..."
@@ -141,7 +141,8 @@ class DeployOptions(CheckedOptions):
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
     framework: str | None = text(
         "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
-        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version.",
+        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version. Without it "
+        "those of --policy, vLLM's if nothing is said, on GPUs with fitted kernels; typical elsewhere.",
         "NAME",
     )
     costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto", choices=("auto", "roofline"))

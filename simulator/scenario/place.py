@@ -132,7 +132,8 @@ def _deployed(
             sampling = GREEDY
     if options.sampling is not None:
         sampling = sampling_named(options.sampling, model.name)
-    if options.all_to_all is not None:  # asked for by name: whatever an engine does by itself
+    near = options.expert_dispatch in ("node", "local")  # where all tokens are gathered copies are alike
+    if options.all_to_all is not None or near:  # asked for by name: whatever an engine does by itself
         exchange = "all_to_all"
     return deploy(
         model, system, **degrees, placement=options.placement, attention=options.attention,

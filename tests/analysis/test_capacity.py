@@ -94,7 +94,7 @@ def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
             assert found.usd_per_million_tokens == pytest.approx(
                 2.99 / 3600 / alone.run.output_tokens_per_s * 1e6  # type: ignore[operator]
             )
-    assert "tp 1; vllm on vllm's kernels" in str(result.rows())
+    assert "tp 1, dp 1; vllm on vllm's kernels" in str(result.rows())
     data = result.to_dict()
     assert data["rows"][0]["limit"]["resource"] == found.limit.resource  # type: ignore[union-attr]
     assert len(data["tried"]) == len(found.tried)

@@ -187,7 +187,7 @@ def test_prompts_beyond_the_positions_warn_and_run(ask: Ask) -> None:
 TRACES = {
     "AzureLLMInferenceTrace_conv.first14000.csv": (),
     "AzureLLMInferenceTrace_code.first6000.csv": (),
-    "mooncake_conversation_trace.first9000.jsonl": ("--spread", "3"),
+    "mooncake_conversation_trace.first9000.jsonl": ("--spread", "3", "--policy", "chunked"),  # no shared starts there
     "arxiv_summarization_lengths.first20000.csv": ("--rate", "5"),
     "servegen": (),
 }
@@ -203,7 +203,8 @@ def test_every_kind_of_trace(
     found, rows = answer.json(), rows_of(tmp_path / "requests.csv")
     check_books(found, rows)
     assert found["requests"] == 500
-    again = (*line[:-3], tmp_path / "requests.csv", "--json")
+    policy = TRACES[name][2:]
+    again = (*line[:-3], tmp_path / "requests.csv", *policy, "--json")
     own = ask(*again).json()
     assert {k: own[k] for k in COUNTS} == {k: found[k] for k in COUNTS}
     assert own["e2e_s"] == pytest.approx(found["e2e_s"], rel=1e-4)
@@ -219,7 +220,7 @@ def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     assert "experts" in found["verdict"]
     shown = ask(*line)
     assert found["verdict"] in shown.out
-    assert "duplex-gpu-x4 rests on 2 assumed" in shown.out
+    assert "duplex-gpu-x4 rests on 3 assumed" in shown.out
     one = ask("simulate", "--requests", "4", "--rate", "1", "--input-len", "9", "--output-len", "1", "--json").json()
     assert "time between tokens" not in one["verdict"]
 
@@ -229,12 +230,12 @@ def test_people_see_where_time_went(ask: Ask) -> None:
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out
     assert "h100-x1 rests on 5 fitted" in short
-    assert "Scheduler (chunked) and kernels are nobody's in particular" in short
+    assert "Served with tp 1, dp 1; vllm on vllm's kernels (--policy, --framework)." in short
     assert "family" not in short
-    assert "in particular" not in ask(*line, "--policy", "vllm").out
+    assert "tp 1, dp 1; chunked on no engine's kernels" in ask(*line, "--policy", "chunked").out
     shown = ask(*line, "--why").out
     for text in (
-        "llama-3-8b on h100-x1: policy chunked", "output tokens per second",
+        "llama-3-8b on h100-x1: policy vllm", "output tokens per second",
         "energy per output token", "mean", "p99", "time to first token", "clock", "busy", "Op/B",
         "attention_decode", "memory", "family", "in range", "GEMM",
     ):  # fmt: skip
@@ -245,7 +246,7 @@ def test_people_see_where_time_went(ask: Ask) -> None:
 def test_pipeline_parallel(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     """Four stages of one GPU each: all is served, batches overlap, each flight has its own track."""
     work = ("--rate", 200, "--requests", 60, "--input-len", 512, "--output-len", 8)
-    answer = ask("simulate", "llama-3-8b", "--system", "h100-x4", "--pp", 4, "--token-budget", 512,
+    answer = ask("simulate", "llama-3-8b", "--system", "h100-x4", "--pp", 4, "--token-budget", 512, "--policy", "chunked",
                  *work, "--json", "--out", tmp_path)  # fmt: skip
     found = answer.json()
     assert found["output_tokens"] == 60 * 8

@@ -26,13 +26,12 @@ def test_layouts_and_kernels_are_told_and_why_on_request(ask: Ask) -> None:
     """Never in silence: each system's layout, whose kernels, and a line of evidence; with ``--why`` a table."""
     args = ("compare", "mixtral-8x7b", "--systems", "h100-x4,duplex-x4", "--batch", "8")
     short = ask(*args).out
-    assert "Laid out: h100-x4 tp 4, dp 1, ep 4, op-per-byte; duplex-x4 tp " in short
-    assert "Kernels are nobody's in particular" in short
-    assert "--framework vllm" in short
+    assert "Laid out: h100-x4 tp 4, dp 1, ep 4, op-per-byte, vllm's kernels; duplex-x4 tp " in short
+    assert "no engine's kernels (--framework)" in short
     assert short.count("rests on") == 2
     assert short.count("More: --why.") == 1
     long = ask(*args[:3], "h100-x4", "--framework", "vllm", "--why").out
-    assert "Kernels are vllm's." in long
+    assert "op-per-byte, vllm's kernels (--framework)." in long
     assert "rests on" not in long
     assert "family" in long
     row = ask(*args, "--json").json()["rows"][0]

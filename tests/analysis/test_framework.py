@@ -53,7 +53,7 @@ def test_no_framework_is_quicker_than_the_best(system: str, step: dict[str, int]
 
 def test_a_name_alone_is_the_default() -> None:
     named, default = (
-        roofline("llama-3-8b", "h100-x1", batch=8, framework=name).step_seconds for name in ("typical", None)
+        roofline("llama-3-8b", "h100-x1", batch=8, framework=name).step_seconds for name in ("vllm", None)
     )
     assert named == default
 
@@ -65,8 +65,8 @@ def test_an_engine_comes_with_its_policy(framework: str) -> None:
     assert run.policy.ahead  # all three schedule a step while the one before runs
 
 
-def test_kernels_alone_leave_the_policy() -> None:
-    assert simulate("llama-3-8b", "h100-x1", framework="best", **WORK).run.policy.name == "chunked"
+def test_kernels_alone_leave_the_usual_policy() -> None:
+    assert simulate("llama-3-8b", "h100-x1", framework="best", **WORK).run.policy.name == "vllm"
 
 
 def test_what_is_given_comes_first(tmp_path: Path) -> None:

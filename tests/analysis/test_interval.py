@@ -115,7 +115,7 @@ def test_light_loads_are_served_whatever_the_errors() -> None:
 
 def test_near_saturation_both_ends_are_runs() -> None:
     """Steps `r` times as long under a load are steps as they are under `r` times the load, by another clock."""
-    work = WORK | {"policy": "vllm", "requests": 600}
+    work = WORK | {"policy": "vllm", "framework": "typical", "requests": 600}
     sizes = []
     for rate in (60.0, 110.0, 120.0):
         found = simulate("llama-3-8b", "h100-x1", rate=rate, **work)

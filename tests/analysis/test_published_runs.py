@@ -8,7 +8,7 @@ import pytest
 
 from opbyte import simulate, validate_runs
 from opbyte.analysis.answers.interval import Interval
-from opbyte.analysis.studies.usual import as_usual
+from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.validate.runs.published import read_published
 from opbyte.analysis.validate.runs.published_run import _either, _options
 from opbyte.devices.catalog import load_system
@@ -145,7 +145,7 @@ def test_a_framework_of_a_version_brings_its_own_scheduler() -> None:
     system = load_system("h100-x1")
     for name in ("sglang", "sglang@0.5", "trtllm@1.0"):
         asked = Scenario.of("llama-3.2-1b", system=system, framework=name)
-        assert as_usual(asked, [system]).serving.policy is None
+        assert as_usual(asked).serving.policy is None
 
 
 def test_a_degree_that_was_not_told_is_the_engines_and_the_interval_holds_the_guess_too(tmp_path: Path) -> None:

@@ -62,18 +62,18 @@ def test_long_contexts_lie_beyond_the_rows() -> None:
 
 def test_what_rests_on_no_rows_or_inside_them_is_not_counted() -> None:
     for model, system in (("mixtral-8x7b", "duplex-x4"), ("deepseek-v3", "h200-x8")):
-        found = roofline(model, system, batch=64, context=4096, strict=True).ranges
+        found = roofline(model, system, batch=64, context=4096, framework="typical", strict=True).ranges
         assert found is not None
         assert not found.outside
         assert not found.text()
 
 
 def test_a_run_counts_its_calls() -> None:
-    # The head of Llama 3, 128,256 columns, is wider than any measured product.
+    # The head of Llama 3, 128,256 columns, is wider than any measured product, and what is drawn from it than any row.
     made = simulate("llama-3-8b", "h100-x1", closed_loop=4, requests=8, input_len=64, output_len=8)
     ranges = made.ranges
     assert ranges is not None
-    assert [each.op for each in ranges.outside] == ["logits"]
+    assert [each.op for each in ranges.outside] == ["logits", "sampling"]
     assert "n 128,256, measured about" in ranges.outside[0].beyond
     head = [op for op in made.run.ops if op.name == "logits"]
     assert ranges.outside[0].calls == sum(op.runs for op in head)

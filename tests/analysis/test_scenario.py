@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opbyte import Scenario, simulate, simulate_seeds
+from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.simulator.scenario.build import engine_settings
@@ -125,7 +126,7 @@ def test_parts_and_options_are_interchangeable() -> None:
 def test_python_takes_a_scenario_or_keywords() -> None:
     scenario = Scenario.of("llama-3-8b", "h100-x1", **WORK)
     one, two = simulate(scenario), simulate("llama-3-8b", "h100-x1", **WORK)
-    assert one.scenario == two.scenario == scenario
+    assert one.scenario == two.scenario == as_usual(scenario)
     assert one.to_dict() | {"wall_s": 0} == two.to_dict() | {"wall_s": 0}
     seeds = simulate_seeds(scenario, seeds=2)
     assert [run.scenario.seed for run in seeds.runs] == [0, 1]

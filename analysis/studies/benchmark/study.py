@@ -18,7 +18,6 @@ from ...parallel import OnProgress
 from ...show.result import Result
 from ...show.text import seconds
 from ..capacity import capacity
-from ..usual import as_usual
 
 if TYPE_CHECKING:
     from ....simulator.scenario.keywords import ScenarioKeywords
@@ -251,7 +250,7 @@ def _score(
 
 def _closed(base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None) -> Score:
     closed = base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, 40))
-    found = simulate(as_usual(closed, [part]))
+    found = simulate(closed)
     run, rate = found.run, found.run.output_tokens_per_s
     sure = found.intervals
     return Score(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ....devices.calibrated.kernel_sets import TYPICAL
 from ....devices.device import Processor, SharedMemoryDevice
 from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.deploy.placement import PLACEMENTS, processors_of, regions
@@ -23,6 +24,7 @@ from ....simulator.scenario.option import options_of
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.step.costing import PlacedOp, StageCost
 from ...answers.step import step_of
+from ...answers.usual import POLICY, framework_of
 
 WHOLE = "xpu-only"
 """A rule that leaves every op whole: the design's own places it then."""
@@ -95,7 +97,7 @@ def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Des
     if batch is None or context is None or length is None or not known or not alone:
         return None
     fixed = workload.get("lengths") in (None, "fixed")
-    options = {k: v for k, v in workload.items() if k in DEPLOY}
+    options = step_options(workload, system)
     rule = str(options.get("placement") or system.mapping.placement)
     options["placement"] = WHOLE
 
@@ -108,6 +110,14 @@ def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Des
         int(batch), d.system.nodes * d.system.devices_per_node, len(stage.stages), rule,
         d.system.mapping.splitter, d.device.measured, int(length),
     )  # fmt: skip
+
+
+def step_options(workload: Mapping[str, Any], system: SystemSpec) -> dict[str, Any]:
+    """Options of a step of a workload, with the kernels that its simulation has."""
+    options = {k: v for k, v in workload.items() if k in DEPLOY}
+    policy = None if workload.get("engine") else workload.get("policy") or POLICY
+    own = options.get("framework") or framework_of(policy, [system], options.get("costs") or "auto")
+    return options | {"framework": own or TYPICAL}
 
 
 def _ops(stage: StageCost) -> Ops:

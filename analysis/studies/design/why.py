@@ -12,7 +12,7 @@ from ....simulator.deploy.placement import processors_of
 from ....workloads.errors import InputError
 from ...answers.step import step_of
 from ...show.text import show
-from .bounds import DEPLOY
+from .bounds import step_options
 from .designs import Design, Figures, together
 from .goals import direction
 from .space import Space
@@ -73,8 +73,8 @@ def groups_of(space: Space, design: Design, model: str, workload: Mapping[str, A
     # of a system that decodes, with its share of the requests
     copies = 1 if space.fleet is None else space.own(design.values) or space.fleet.systems
     batch = -(-int(load["closed_loop"]) // copies)
-    options = {k: v for k, v in load.items() if k in DEPLOY}
-    d, stage = step_of(model, system_of(space, design)[0], batch, context, 0, options)
+    system = system_of(space, design)[0]
+    d, stage = step_of(model, system, batch, context, 0, step_options(load, system))
     took: dict[tuple[str, str, str], list[float]] = {}
     for p in stage.ops:
         if not p.critical:

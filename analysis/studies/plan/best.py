@@ -18,8 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ....devices.spec import SystemSpec
-from ....simulator.frameworks.launch_sharing import FLAGS
-from ....simulator.frameworks.sharing import Sharing
 from ....simulator.serving.growing import Growing
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
@@ -211,11 +209,8 @@ def start_on(task: PlanTask, name: str | Path, bench: TrialBench) -> Searched:
     block = asked.workload.open(task.scenario.seed).read()
     known: list[TriedCandidate] = []
     refused: InputError | None = None
-    sharing = Sharing(**{name: getattr(asked.deployment, name) for name in FLAGS})
     for size, spec in sizes:
-        for each in candidates(
-            size, spec, _model(task), task.axes, len(sizes) > 1, sharing, asked.deployment.framework
-        ):
+        for each in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, asked.deployment):
             try:
                 known.append(_known(task, each, spec, block, bench))
             except InputError as error:  # heads or experts that the degrees do not divide

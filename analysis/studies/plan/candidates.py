@@ -21,14 +21,16 @@ from ....simulator.frameworks.hub import hub_name
 from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, launch_of
 from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.manifests import Copies
-from ....simulator.frameworks.sharing import NOTHING, Sharing
+from ....simulator.frameworks.sharing import Sharing
 from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
+from ....simulator.scenario.parts import DeployOptions
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.speculators.asked import read_asked
-from ..usual import POLICY, Axes, framework_of, layouts
+from ...answers.usual import POLICY, framework_of
+from ..variants import Axes, layouts
 from .choices import POOLS, RATIOS, Extra, words_of
 
 SIZES = (1, 2, 4, 8, 16)
@@ -170,7 +172,7 @@ def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
 
 def candidates(
     name: str | Path, system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool,
-    sharing: Sharing = NOTHING, framework: str | None = None,
+    asked: DeployOptions = DeployOptions(),  # noqa: B008  # frozen
 ) -> Iterator[Candidate]:  # fmt: skip
     """All candidates on one system; those that an engine cannot be started with are left out.
 
@@ -179,12 +181,11 @@ def candidates(
     lone : bool
         Whether smaller systems of the same devices are candidates too: ranks of a dense model, which
         do not work together, are then copies of a smaller one.
-    sharing : Sharing
-        What options say of how ranks share experts.
-    framework : str, optional
-        Whose kernels are asked for; the engine's own without it.
+    asked : DeployOptions
+        Says how ranks share experts, and whose kernels; the engine's own without.
     """
     devices = system.nodes * system.devices_per_node
+    sharing = Sharing(**{name: getattr(asked, name) for name in FLAGS})
     formats = [
         {"dtype": None if w == OWN else w, "kv_dtype": None if kv == OWN else kv}
         for w, kv in product(axes.get("dtype") or (OWN,), axes.get("kv_dtype") or (OWN,))
@@ -201,8 +202,8 @@ def candidates(
     ):  # fmt: skip
         own = replace(sharing, **{n: x for n, x in extra if n in FLAGS})
         given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
-        kernels, count = framework or framework_of(policy, [system]), sum(pools or (1,))
-        found = Candidate(name, devices * count, policy, given, budget, **how, framework=kernels,
+        kernels = asked.framework or framework_of(policy, [system], asked.costs)
+        found = Candidate(name, devices * sum(pools or (1,)), policy, given, budget, **how, framework=kernels,
                           extra=extra, pools=pools)  # fmt: skip
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have

@@ -28,7 +28,7 @@ from ...answers.simulate import simulation_of
 from ...answers.started import room_of
 from ..loads import too_long
 from ..stationary import GLANCE, counted, decide
-from ..usual import Axes
+from ..variants import Axes
 from .candidates import Candidate
 
 GOALS = ("devices", "cost", "energy", "carbon")

@@ -1,0 +1,72 @@
+"""What every command takes unless it is said: vLLM's scheduler, and of a GPU the engine's own kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...devices.catalog import load_system
+from ...devices.spec import SystemSpec
+from ...simulator.scenario.parts import DeployOptions
+from .summary import degrees
+
+if TYPE_CHECKING:
+    from ...simulator.scenario import Scenario
+    from ...simulator.serving.record import Run
+
+POLICY = "vllm"
+FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
+"""Whose kernels an engine's scheduler is served with."""
+
+
+def framework_of(policy: str | None, systems: Sequence[SystemSpec], costs: str = "auto") -> str | None:
+    """Whose kernels a policy runs on, by a GPU's products; None on rooflines, and on devices that share no kernels."""
+    shared = costs != "roofline" and all(system.device.kernels is not None for system in systems)
+    return FRAMEWORKS.get((policy or "").partition("+")[0]) if shared else None
+
+
+def as_usual(scenario: Scenario) -> Scenario:
+    """A scenario with the policy and the kernels that it does not name.
+
+    A framework that is named brings its own policy; an engine's file says both.
+    """
+    own, pools, where = scenario.serving, scenario.pools, scenario.deployment
+    if any((own.engine, pools.prefill_engine, pools.decode_engine)):
+        return scenario
+    if where.framework is not None:
+        named = own.policy is not None or where.framework.partition("@")[0] in FRAMEWORKS.values()
+        return scenario if named else scenario.changed(policy=POLICY)
+    policy = own.policy or pools.prefill_policy or pools.decode_policy
+    framework = framework_of(policy or POLICY, _systems(scenario), where.costs)
+    return scenario.changed(framework=framework, policy=own.policy if policy or framework else POLICY)
+
+
+def kernels_as_usual(options: DeployOptions, *systems: SystemSpec) -> DeployOptions:
+    """Options of one step, which no scheduler plans, with the kernels of a simulation that names none."""
+    if options.framework is not None:
+        return options
+    return replace(options, framework=framework_of(POLICY, systems, options.costs))
+
+
+def _systems(scenario: Scenario) -> list[SystemSpec]:
+    """All that a scenario runs on, as far as it says."""
+    from ...simulator.parts.two_pools.asked import counted  # compiled code, which one step has no use for
+
+    pools = (scenario.pools.prefill, scenario.pools.decode)
+    named = [scenario.system, scenario.apart.experts_on]
+    named += [counted(text, f"--{name}")[0] for name, text in zip(("prefill", "decode"), pools, strict=True) if text]
+    return [x if isinstance(x, SystemSpec) else load_system(x) for x in named if x is not None]
+
+
+def served_by(run: Run, scenario: Scenario) -> str:
+    """Layout, policy and kernels of a simulation in words."""
+    layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in run.pools) or degrees(run.deployment)
+    return f"{layout}; {run.policy.name} on {whose(scenario.deployment.framework)} kernels"
+
+
+def whose(framework: str | None) -> str:
+    """Whose kernels these are."""
+    if framework is None:
+        return "no engine's"
+    return f"{framework}'s" if framework.partition("@")[0] in FRAMEWORKS.values() else framework
