@@ -47,7 +47,7 @@ class World:
         for i, d in enumerate(self.devices):
             n = self.fewest(i, load, loose)
             known = int(np.ceil(self.bound[i] * n)) if np.isfinite(n) else 1
-            candidate: Any = SimpleNamespace(devices=int(d), place=i)
+            candidate: Any = SimpleNamespace(devices=int(d), place=i, parts=1)
             system = system_of(int(d), self.usd)
             tried.append(
                 TriedCandidate(candidate, system, Bound(1, ""), task.most_copies(system, int(d)), max(known, 1) - 1)

@@ -34,7 +34,8 @@ from .sure import Sure, sure_of
 MOST_STAGES = 2000
 """Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
 STICKS = 4.0
-"""How many times the devices of the best guess one may seem to need that is tried with more copies until it serves."""
+"""How many times the devices of the best guess one may seem to need that is followed, with more copies, until it
+serves: what has not been tried seems to need the least."""
 LONGEST = 8.0
 """Limits that a latency counts as at most, where it says how many more copies are needed."""
 
@@ -122,10 +123,13 @@ class TriedCandidate:
         over: float = min(last.paces(task.level), longest) ** (1 / 3)
         return last.copies * max(over, 1.0 / max(last.served, 0.1))
 
-    def guess(self, task: PlanTask) -> tuple[float, float, Value]:
-        """The devices that it seems to need, whole copies of them and not, and the best that it can be."""
+    def guess(self, task: PlanTask) -> tuple[float, float, Value, int]:
+        """The devices that it seems to need, whole copies of them and not, and the best that it can be.
+
+        Of equals the one first whose devices work together: it keeps latencies the soonest.
+        """
         few, each = self._seems(task, 1e3 * LONGEST) if self.points and self.best is None else 0, self.candidate.devices
-        return max(few, self.paced(task)) * each, few * each, self.least(task)
+        return max(few, self.paced(task)) * each, few * each, self.least(task), self.candidate.parts
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
@@ -238,7 +242,7 @@ def narrowed(task: PlanTask, found: Searched, simulated: Callable[[TriedCandidat
         first = min(left, key=lambda t: t.guess(task))
         if deep is not None and any(t is deep for t in left) and deep.guess(task)[0] <= STICKS * first.guess(task)[0]:
             first = deep
-        deep = first if first.points and bar == WORST else deep  # until it serves: others are then tried once
+        deep = first if bar == WORST else deep  # until it serves: others are then tried once
         count += 1
         try:
             first.learn(simulated(first, first.copies(task, bar), bar))

@@ -90,6 +90,11 @@ class Candidate:
             words = ["{} to prefill, {} to decode".format(*self.pools)]
         return ", ".join([*(words or ["the system's own"]), *words_of(self.extra)])
 
+    @property
+    def parts(self) -> int:
+        """Groups of devices that do not work on a token at once."""
+        return 1 if self.start is None else self.start.dp * self.start.pp
+
     def unit(self, system: str) -> str:
         """What a copy consists of."""
         return system if self.pools is None else f"{sum(self.pools)} {system}"
