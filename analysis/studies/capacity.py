@@ -205,7 +205,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return {knob: rate / unit}
 
     def decided(rate: float, level: Mapping[str, float], most: int | None = None) -> HeldLoad:
-        grown = Growing()
+        grown = Growing() if knob == "rate" else None
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
             rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
