@@ -43,8 +43,8 @@ BETWEEN = 0.03 / 0.6745
 vLLM server's at equal batch, on eleven runs on H100s (serving_h100 of the data folder), none of them
 among those that `validate points` and `validate serving` judge intervals by."""
 HOST = Ratios(-0.35, 0.0, 0.35)
-"""How far off what a version's host adds to a step is (`upkeep`): published rates tell TensorRT-LLM's 90 us a sequence from
-0 and from 55, not from 70 or 100; those of 2024 move by as much between the device that they were fitted to and another."""
+"""How far off what a version's host adds to a step is (`upkeep`): published rates tell TensorRT-LLM's 70 us a sequence from
+0 and from 55, not from 100; those of 2024 move by as much between the device that they were fitted to and another."""
 KNOWN = 0.5
 """Share of the time that must rest on measurements; with less there is no interval."""
 LONGEST = 10.0

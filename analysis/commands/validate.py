@@ -93,6 +93,20 @@ def validate_configs_command(
     _tell(make, out, as_json)
 
 
+@validate_app.command("constants")
+def validate_constants_command(
+    tables: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Tables of serving points or static batches (CSV).")
+    ],
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Constants fitted to deployments, each by what was left out of its fit: a model, a device, a source."""
+    from ..validate.constants import validate_constants
+
+    _tell(partial(validate_constants, tables), out, as_json, counted="points")
+
+
 @validate_app.command("dram")
 def validate_dram_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Table of DRAM runs (CSV).")],

@@ -46,6 +46,8 @@ class LaunchSettings:
         See `Host` (vLLM).
     version : str
         Whose rules and host; the newest that was read, unless said.
+    host_times : float
+        What the version's host adds, as a multiple of what is known of it.
     """
 
     tokens: int | None = None
@@ -60,10 +62,13 @@ class LaunchSettings:
     even_batches: int = 10
     prompts_s: float = 0.0
     version: str = ""
+    host_times: float = 1.0
 
     def upkeep(self, framework: str) -> Upkeep:
         """What the version's host adds to a step, that of the newest without one."""
-        return upkeep_of(framework, number_of(self.version) or (99, 0))
+        found = upkeep_of(framework, number_of(self.version) or (99, 0))
+        gap, workers, each = (self.host_times * s for s in (found.gap_s, found.workers_s, found.sequence_s))
+        return replace(found, gap_s=gap, workers_s=workers, sequence_s=each)
 
 
 Limits = Callable[[Deployment, LaunchSettings], EngineSettings]

@@ -19,7 +19,7 @@ NAMES = {"vLLM": "vllm", "SGLang": "sglang", "TensorRT-LLM": "trtllm"}
 """Frameworks as tables of points name them."""
 
 
-def settings(point: ServingPoint, deployment: Deployment) -> EngineSettings:
+def settings(point: ServingPoint, deployment: Deployment, host_times: float = 1.0) -> EngineSettings:
     """Engine settings of a run.
 
     Split deployments have the engine's defaults: their launch scripts were not read.
@@ -36,7 +36,7 @@ def settings(point: ServingPoint, deployment: Deployment) -> EngineSettings:
     if point.prefill is None and point.scripted and point.framework in SCRIPTS:
         launch = SCRIPTS[point.framework](point, deployment)
     version = ".".join(map(str, (*point.version, 0)[:2])) if point.version else ""
-    return ENGINES[NAMES[point.framework]](deployment, replace(launch, version=version))
+    return ENGINES[NAMES[point.framework]](deployment, replace(launch, version=version, host_times=host_times))
 
 
 def with_experts(point: ServingPoint, deployment: Deployment) -> Deployment:

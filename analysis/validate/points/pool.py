@@ -19,13 +19,10 @@ MOST_WORKERS = 8
 
 
 def predict_all(
-    points: Sequence[ServingPoint],
-    folder: Path,
-    seed: int = 0,
-    progress: OnProgress | None = None,
-    kept: Kept = NOTHING,
-) -> list[Outcome]:
-    """Simulate points; those of one deployment run one after another in one process.
+    points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: OnProgress | None = None, kept: Kept = NOTHING,
+    host_times: float = 1.0,
+) -> list[Outcome]:  # fmt: skip
+    """Simulate points, as `predict` does; those of one deployment run one after another in one process.
 
     Returns
     -------
@@ -43,7 +40,7 @@ def predict_all(
 
     with Crew(min(cores(), MOST_WORKERS, len(jobs))) as crew:
         tasks = [[points[i] for i in rows] for rows in jobs]
-        call = partial(_several, folder=folder, seed=seed, kept=kept)
+        call = partial(_several, folder=folder, seed=seed, kept=kept, host_times=host_times)
         for job, outcomes in crew.run(call, tasks, lost):
             out |= dict(zip(jobs[job], outcomes, strict=False))
             if progress:
@@ -56,16 +53,16 @@ def _work(point: ServingPoint) -> float:
     return point.osl * (100.0 if point.prefill else 1.0)
 
 
-def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept) -> list[Outcome]:
+def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept, host_times: float) -> list[Outcome]:
     out = []
     for point in points:
         known = [point, seed, model_file(folder, point.model)] if kept else None
-        out.append(kept.once(known, partial(_one, point, folder, seed)))
+        out.append(kept.once(known, partial(_one, point, folder, seed, host_times)))
     return out
 
 
-def _one(point: ServingPoint, folder: Path, seed: int) -> Outcome:
+def _one(point: ServingPoint, folder: Path, seed: int, host_times: float) -> Outcome:
     try:
-        return predict(point, folder, seed)
+        return predict(point, folder, seed, host_times)
     except InputError as error:
         return str(error)

@@ -67,13 +67,15 @@ class Prediction:
         return self.engine_ttft_s + self.request_s + (self.first_use_s or 0.0) / REQUESTS
 
 
-def predict(point: ServingPoint, folder: Path, seed: int = 0) -> Prediction:
+def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float = 1.0) -> Prediction:
     """Simulate a point.
 
     Parameters
     ----------
     folder : Path
         Of the table; models lie in ``model_configs`` in it or beside it.
+    host_times : float
+        What its engine's host adds, as a multiple of what is known of its version.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0) -> Prediction:
     """
     stream = requests(point, seed)
     serving = side = _deployment(point, point.workers, folder)
-    own = settings(point, serving)
+    own = settings(point, serving, host_times)
     if point.prefill is None:
         result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
     else:

@@ -123,7 +123,8 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
     costs = f"{run.device}-x{run.devices}, {run.framework} kernels"
     if run.load.kind == "batch":
-        seconds, sure = _static(run, host)
+        seconds, between, sure = static_seconds(run, host)
+        seconds += between
         simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
     elif run.load.kind == "offline":
         rate, sure = _offline(run.device, run.devices, run.model, run.framework, run.version, run.dtype, host)
@@ -228,11 +229,8 @@ def _framework(run: PublishedRun) -> str:
     return f"{run.framework}@{run.version}" if run.version else run.framework
 
 
-def _static(run: PublishedRun, host: str | None) -> tuple[float, Interval | None]:
-    """Seconds of a whole static batch, one pass over all prompts, then steps of all sequences; their interval.
-
-    Beside them stands what the engine's host adds to every step.
-    """
+def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, Interval | None]:
+    """Seconds of a whole static batch, one pass over all prompts, then steps of all sequences; what the engine's host adds; their interval."""
     degrees: dict[str, Any] = dict(run.layout)
     options = replace(DeployOptions(), framework=_framework(run), host=host, **degrees)
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
@@ -245,4 +243,4 @@ def _static(run: PublishedRun, host: str | None) -> tuple[float, Interval | None
     middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
     drawn = wholly(d, explicit_stage(d, [middle] * d.ranks, expected=True))
     sure = None if drawn is None else interval_of(drawn)
-    return times["total"] + tokens * between, sure
+    return times["total"], tokens * between, sure

@@ -1,0 +1,170 @@
+"""Constants that were fitted to deployments, each scored by what it was not fitted to (``opbyte validate constants``).
+
+Every row is simulated with each constant that it has at some multiples of its value (`TIMES`); between them a time is linear.
+With a model, a device or a source left out, the multiple is the one with the least mean error over the rest, and the rows
+left out are judged by it. A constant that does worse there than none does not carry over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...simulator.frameworks.keys import number_of
+from ...simulator.frameworks.upkeep import upkeep_of
+from ...workloads.errors import CapacityError, InputError
+from ..parallel import OnProgress
+from .check import Compared, for_people
+from .points.engines import NAMES
+from .points.pool import predict_all
+from .points.predict import REQUESTS, Prediction
+from .points.table import ServingPoint, read_points
+from .runs.published import PublishedRun, is_published, read_published
+from .runs.published_run import static_seconds
+
+TIMES = (0.0, 0.5, 1.0, 1.5)
+"""Multiples of a constant that are simulated."""
+TRIED = np.arange(0.0, 1.51, 0.05)
+"""Multiples that a fit may choose."""
+AXES = ("model", "device", "source")
+SEEN = 0.02
+"""Part of a time that a constant is at least of the rows that tell of it."""
+FIRST_USE = "first use of experts"
+
+
+class ConstantRow(NamedTuple):
+    """A measured time, and what is simulated at each of `TIMES`, of one constant."""
+
+    constant: str
+    model: str
+    device: str
+    source: str
+    measured: float
+    simulated: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantsValidation(Compared):
+    """A row for every constant that something measured has; see `score`."""
+
+    scores: tuple[dict[str, Any], ...]
+    skipped: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.scores), "skipped": list(self.skipped)}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return self.scores
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return for_people(self.scores)
+
+    def remarks(self) -> Sequence[str]:
+        return self.skipped[:3]
+
+
+def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | None = None) -> ConstantsValidation:
+    """Score the constants that rows of tables of points and of static batches have.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Tables in the form of ``../shared/serving_points/points.csv`` or ``../shared/real_runs/anl_static.csv``.
+    progress : callable, optional
+        Told (done, of how many).
+
+    Raises
+    ------
+    InputError
+        A table that cannot be used, or no row with such a constant.
+    """
+    rows, skipped = list[ConstantRow](), list[str]()
+    for path in map(Path, paths):
+        if is_published(path):
+            runs, left = read_published(path)
+            skipped += left
+            rows += _of_runs(runs, skipped)
+        else:
+            rows += _of_points(path, progress)
+    rows = [row for row in rows if abs(row.simulated[TIMES.index(1.0)] / row.simulated[0] - 1.0) >= SEEN]
+    if not rows:
+        raise InputError(str(paths[0]), "has no row that a constant fitted to deployments is part of")
+    names = dict.fromkeys(row.constant for row in rows)
+    return ConstantsValidation(tuple(score(n, [r for r in rows if r.constant == n]) for n in names), tuple(skipped))
+
+
+def _host(framework: str, version: tuple[int, ...]) -> str:
+    """The constant of a version's host; empty where it has none."""
+    first, second = (*version, 0, 0)[:2] if version else (99, 0)
+    found = upkeep_of(framework, (first, second))
+    return f"host of {framework} from {'.'.join(map(str, found.since))}" if found.why else ""
+
+
+def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]:
+    """TPOT of points whose version has a constant of its own, TTFT of those with experts."""
+    points, _ = read_points(path)
+    hosts = {p: _host(NAMES.get(p.framework, ""), p.version) for p in points if p.framework in NAMES}
+    own = [p for p in points if p.version and hosts.get(p)]
+    rest = [p for p in points if p not in own]
+    at = {times: predict_all(own, path.parent, progress=progress, host_times=times) if own else [] for times in TIMES}
+    for i, p in enumerate(own):
+        found = [at[times][i] for times in TIMES]
+        if all(isinstance(x, Prediction) for x in found):
+            yield _row(hosts[p], p, p.tpot_s, [x.tpot_s for x in found if isinstance(x, Prediction)])
+    others = predict_all(rest, path.parent, progress=progress) if rest else []
+    usual = [*zip(own, at[1.0], strict=True), *zip(rest, others, strict=True)]
+    for p, x in usual:
+        if isinstance(x, Prediction) and x.first_use_s and p.prefill is None and not p.suspect:
+            bare = x.engine_ttft_s + x.request_s
+            each = [bare + times * x.first_use_s / REQUESTS for times in TIMES]
+            yield _row(f"{FIRST_USE}, {p.framework}", p, p.ttft_s, each)
+
+
+def _row(constant: str, p: ServingPoint, measured: float, simulated: Sequence[float]) -> ConstantRow:
+    return ConstantRow(constant, p.model, p.device, p.source.partition("-")[0], measured, tuple(simulated))
+
+
+def _of_runs(runs: Sequence[PublishedRun], skipped: list[str]) -> Iterator[ConstantRow]:
+    """Static batches of versions whose host has a constant."""
+    for run in runs:
+        name = _host(run.framework, number_of(run.version) or ())
+        if run.load.kind != "batch" or not name:
+            continue
+        try:
+            seconds, host, _ = static_seconds(run, None)
+        except (InputError, CapacityError) as error:
+            skipped.append(f"{run.source}, line {run.line}: {error}")
+            continue
+        found = tuple(seconds + times * host for times in TIMES)
+        yield ConstantRow(
+            name, run.model, run.device, run.source.partition(":")[0], run.measured["batch_latency"], found
+        )
+
+
+def score(name: str, rows: Sequence[ConstantRow]) -> dict[str, Any]:
+    """Mean errors with and without a constant, and of what a fit has not seen.
+
+    Multiples of its value are those with the least error: `best` of all rows, `MODEL_low` to `MODEL_high` with each model
+    left out. `carries_over` says whether what was left out is nearer with the constant than without; None where nothing could be.
+    """
+    off = np.array([np.abs(np.interp(TRIED, TIMES, r.simulated) / r.measured - 1.0) for r in rows])
+    whole, found, better = np.mean(off, axis=0), dict[str, float | None](), list[bool]()
+    for axis in AXES:
+        labels = np.array([getattr(r, axis) for r in rows])
+        parts = [labels == one for one in sorted(set(labels))]
+        found |= dict.fromkeys((f"{axis}_error", f"{axis}_low", f"{axis}_high"))
+        if len(parts) > 1:
+            chosen = [int(np.argmin(np.mean(off[~part], axis=0))) for part in parts]
+            error = float(np.mean(np.concatenate([off[p, c] for p, c in zip(parts, chosen, strict=True)])))
+            least, most = float(TRIED[min(chosen)]), float(TRIED[max(chosen)])
+            found |= {f"{axis}_error": error, f"{axis}_low": least, f"{axis}_high": most}
+            better.append(error < whole[0])
+    at = int(np.argmin(np.abs(TRIED - 1.0)))
+    return {
+        "constant": name, "n": len(rows), "error": float(whole[at]), "without": float(whole[0]),
+        "best": float(TRIED[np.argmin(whole)]), **found, "carries_over": all(better) if better else None,
+    }  # fmt: skip
