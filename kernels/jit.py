@@ -13,7 +13,7 @@ from typing import Any
 
 import numba
 
-from ..workloads.jit import cache_dir, forgiving
+from ..workloads.jit import forgiving, stored
 
 Compiled = Callable[..., Any]
 
@@ -73,16 +73,10 @@ def serial(function: Compiled) -> Compiled:
 
 
 def _cached(function: Compiled, **options: bool) -> Compiled:
-    folder = cache_dir()
-    config: Any = numba.config  # its stubs lack the setting
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(folder or "")
-    try:
-        jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
-        made = jit(cache=folder is not None, error_model="numpy", fastmath=FAST, **options)
-        return forgiving(made(function), threads=True)
-    finally:
-        config.CACHE_DIR = before
+    jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
+    return stored(
+        lambda cache: forgiving(jit(cache=cache, error_model="numpy", fastmath=FAST, **options)(function), threads=True)
+    )
 
 
 def use_threads(count: int) -> None:

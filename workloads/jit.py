@@ -51,13 +51,18 @@ def cache_dir() -> Path | None:
 
 def compiled(function: F) -> F:
     """Compile on first call (`numba.njit`) and keep the result in :func:`cache_dir`."""
+    # Without the interpreter's lock, so that a signal can end a long call (analysis/show).
+    return stored(lambda cache: _njit(function, cache=cache, no_cfunc_wrapper=True, nogil=True))
+
+
+def stored(make: Callable[[bool], F]) -> F:
+    """What is made with the switch of Numba's cache, whose folder is then :func:`cache_dir`."""
     folder = cache_dir()
     config: Any = numba.config  # its stubs lack the setting
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder or "")
     try:
-        # Without the interpreter's lock, so that a signal can end a long call (analysis/show).
-        return _njit(function, cache=folder is not None, no_cfunc_wrapper=True, nogil=True)
+        return make(folder is not None)
     finally:
         config.CACHE_DIR = before
 

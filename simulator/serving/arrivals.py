@@ -44,32 +44,10 @@ class Arrivals:
     cut: Cut = field(default_factory=Cut)  # of whose replicas these are, and how many all are
     replicas: int = 1
     known: int = 0  # requests of the stream so far, those of other groups too
-    _dealt: Iterator[float] = field(init=False)
+    _ahead: RequestBlock | None = field(init=False)  # the next block
 
     def __post_init__(self) -> None:
-        self._dealt = self.deal_blocks()
-
-    def deal_blocks(self) -> Iterator[float]:
-        """Deal blocks before their requests arrive: nobody has to look at the nodes then.
-
-        Engines release requests in time. After each block comes the time up to which all arrivals are known.
-        """
-        held: RequestBlock | None = None
-        for block in self.blocks:
-            if held is not None:
-                yield from self._deal(held, float(block.arrival_s[0]))
-            held = block
-        if held is not None:
-            yield from self._deal(held, np.inf)
-
-    def _deal(self, block: RequestBlock, horizon: float) -> Iterator[float]:
-        self.deal(block)
-        yield horizon
-
-    def deal(self, block: RequestBlock) -> None:
-        """Deal a block at once."""
-        block = self._own(block)
-        self.dealer.deal_block(block, self._known(block))
+        self._ahead = next(self.blocks, None)
 
     def _own(self, block: RequestBlock) -> RequestBlock:
         """What of the stream's next block arrives here."""
@@ -80,24 +58,29 @@ class Arrivals:
         return own
 
     def next_block(self) -> None:
-        """Let more requests be known."""
-        at = self.clock.at
-        if self.clock.how.whole:
-            horizon = next(self._dealt, None)
-            at.over, at.awake = horizon is None, horizon == np.inf
-            if horizon is not None and horizon < np.inf:
-                self.clock.push(max(horizon - self.clock.now, 0.0), ARRIVALS)
-            return
-        block = next(self.blocks, None)
+        """Let more requests be known.
+
+        Blocks that are dealt whole are so before their requests arrive, which engines release in time: nobody looks
+        at the nodes until those of the next block come.
+        """
+        at, block = self.clock.at, self._ahead
         if block is None:
             at.over, at.awake = 1, 0
-        else:
-            self._known(self._own(block))
+            return
+        self._ahead = next(self.blocks, None)
+        self.take(block)
+        if self.clock.how.whole:
+            at.awake = self._ahead is None
+            if self._ahead is not None:
+                self.clock.push(max(float(self._ahead.arrival_s[0]) - self.clock.now, 0.0), ARRIVALS)
 
-    def _known(self, block: RequestBlock) -> range:
-        rows = self.read(block)
-        self.clock.read(rows, block)
-        return rows
+    def take(self, block: RequestBlock) -> None:
+        """Let the stream's next block be known, and deal it where blocks are dealt whole."""
+        own = self._own(block)
+        rows = self.read(own)
+        self.clock.read(rows, own)
+        if self.clock.how.whole:
+            self.dealer.deal_block(own, rows)
 
     def read(self, block: RequestBlock) -> range:
         """Take in a block; refuses requests that a node could never hold."""
