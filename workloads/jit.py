@@ -81,14 +81,6 @@ def plainly(part: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], getattr(part, "py_func", part))
 
 
-def compiled_inline(function: F) -> F:
-    """Like `compiled_part`, for a long function with one caller, which takes up its code.
-
-    Every level of compiled calls is optimised again within its caller; this saves a level.
-    """
-    return _njit(function, **PART, inline="always")
-
-
 def compiled_inside(function: F) -> F:
     """Like `compiled_part`, for a short function that its callers take up wherever they call it.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from ..parts.classes.queue import count_served, measure_lanes, same_head
 from ..parts.drafts.verify import log_draft, record_together, run_steps, tokens_come
 from ..parts.kv_tiers.loads import land, next_landing
@@ -78,7 +78,7 @@ class Planned(NamedTuple):
     used: float  # KV bytes in use
 
 
-@compiled_inline
+@compiled_part
 def write_log(plan: Plan, st: State, books: Books, start: float, end: float, steps: int, planned: Planned) -> None:
     """Append a stretch to the log."""
     busy = books.busy
@@ -100,7 +100,7 @@ def write_log(plan: Plan, st: State, books: Books, start: float, end: float, ste
     st.counters[col.C_LOG] += 1
 
 
-@compiled_inline
+@compiled_part
 def plan_ranks(plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool) -> tuple[Planned, int]:
     """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import TOKENS
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from ..parts.classes.lanes import M_UNDONE
 from ..parts.drafts.hooks import count_ended, next_tokens, plan_ended, reach, verifies
 from . import state as col
@@ -29,7 +29,7 @@ def brings_cache(st: State, i: int) -> bool:
     return bool(st.ints[i, col.I_CACHED] == st.ints[i, col.I_TARGET])
 
 
-@compiled_inline
+@compiled_part
 def admit(
     st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int, now: float
 ) -> int:
@@ -68,7 +68,7 @@ def admit(
     return int(want)
 
 
-@compiled_inline
+@compiled_part
 def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
     """Plan `want` new tokens of a rank's running sequence `j`."""
     i = st.running[r, j]

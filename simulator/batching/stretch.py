@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
-from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from ..parts.kv_tiers.loads import next_landing
 from ..step.books import Books
 from ..step.drawing import StepBatch
@@ -165,7 +165,7 @@ def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
             counters[col.C_WAITED] += steps - 1
 
 
-@compiled_inline
+@compiled_part
 def run_stretch(
     plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:

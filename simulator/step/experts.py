@@ -7,7 +7,7 @@ import numpy as np
 from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import step_key
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_part, int64
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from ..parts.expert_cache.fetch import fetch_step, start_fetch
 from ..parts.expert_map.placed import on_slots
@@ -94,7 +94,7 @@ def book_share(plan: Plan, x: int, p: int, tokens: float, active: float, price: 
     share[p, A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
 
 
-@compiled_inline
+@compiled_part
 def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
     own, tokens, used = loads[first : first + held], int64(0), int64(0)
