@@ -55,6 +55,11 @@ def compiled(function: F) -> F:
     return stored(lambda cache: _njit(function, cache=cache, no_cfunc_wrapper=True, nogil=True))
 
 
+def compiled_code(function: F) -> F:
+    """Like `compiled`, for what is called by its address alone (`jit_held.code_of`)."""
+    return stored(lambda cache: _njit(function, cache=cache, no_cpython_wrapper=True, no_cfunc_wrapper=True))
+
+
 def stored(make: Callable[[bool], F]) -> F:
     """What is made with the switch of Numba's cache, whose folder is then :func:`cache_dir`."""
     folder = cache_dir()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held, kept
 from ..parts.drafts.state import NUM_OWN, S_ID
 from . import state as col
@@ -268,7 +268,7 @@ def when(p: Play, row: int) -> float:
     return float(max(p.rows.arrival_s[row], p.at[0].then))
 
 
-@compiled
+@compiled_code
 def take_in(loop: EngineArrays, x: Columns, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
     st = loop.state
