@@ -17,7 +17,7 @@ from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing
 from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
-from .points.predict import REQUESTS, Prediction
+from .points.predict import Prediction
 from .points.table import ServingPoint, SkippedPoint, read_points
 
 if TYPE_CHECKING:
@@ -102,13 +102,14 @@ class PointsValidation(Compared):
             out.setdefault(key, []).append(s)
         return dict(sorted(out.items()))
 
+    def frameworks(self) -> list[dict[str, Any]]:
+        """Errors by framework."""
+        return [{"framework": key[0]} | errors(scored) for key, scored in self.groups("framework").items()]
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "rows": [dict(zip(KEYS, key, strict=True)) | errors(scored) for key, scored in self.groups(*KEYS).items()],
-            "frameworks": [
-                {"framework": key[0]} | constants(scored) | errors(scored)
-                for key, scored in self.groups("framework").items()
-            ],
+            "frameworks": self.frameworks(),
             "overall": errors(self.scored),
             "skipped": [{"line": s.line, "reason": s.reason} for s in self.skipped],
         }
@@ -134,10 +135,6 @@ class PointsValidation(Compared):
         return for_people(self.to_dict()["rows"])
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        frameworks = [
-            for_people([{"framework": key[0]} | errors(scored)])[0] | _milliseconds(constants(scored))
-            for key, scored in self.groups("framework").items()
-        ]
         whole = errors(self.scored)
         tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         every = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
@@ -146,7 +143,7 @@ class PointsValidation(Compared):
             f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
             f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
         )
-        return [self.rows(), frameworks, every, text]
+        return [self.rows(), for_people(self.frameworks()), every, text]
 
 
 FEWEST = 10
@@ -180,33 +177,6 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
     }
     out["ttft_n"] = found["ttft"]["n"]
     return out | {f"{name}_within": each["within"] for name, each in found.items()}
-
-
-def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
-    """What requests of a framework wait beside its engine: as used, and as fitted to these points.
-
-    The fit is of what the first requests wait where there are experts, the value at which the median error of TTFT is
-    least [s], over deployments that are not split: what else delays a request between the pools is not simulated.
-    """
-    waiting = [s for s in scored if s.predicted.first_use_s is not None]
-    known = [s for s in waiting if not s.point.suspect and s.point.prefill is None]
-    out: dict[str, float | None] = {"request_s": scored[0].predicted.request_s}
-    out["first_use_s"] = waiting[0].predicted.first_use_s if waiting else None
-    out["first_use_fitted_s"] = None
-    if known:
-        measured = np.array([s.point.ttft_s for s in known])
-        own = np.array([s.predicted.engine_ttft_s + s.predicted.request_s for s in known])
-        tried = np.arange(0.0, 5.0, 0.05)
-        missed = np.abs((own + tried[:, None] / REQUESTS) / measured - 1.0)
-        out["first_use_fitted_s"] = float(tried[np.argmin(np.median(missed, axis=1))])
-    return out
-
-
-def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
-    """Constants for people."""
-    names = {"request_s": "outside the engine", "first_use_s": "first use of experts",
-             "first_use_fitted_s": "best here"}  # fmt: skip
-    return {names[k]: "-" if v is None else f"{1e3 * v:.0f} ms" for k, v in values.items()}
 
 
 def validate_points(

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.studies.sweep import sweep as sweep
     from opbyte.analysis.validate.calibrate import calibrate as calibrate
     from opbyte.analysis.validate.configs import validate_configs as validate_configs
+    from opbyte.analysis.validate.constants import validate_constants as validate_constants
     from opbyte.analysis.validate.deployments import validate_points as validate_points
     from opbyte.analysis.validate.dram import validate_dram as validate_dram
     from opbyte.analysis.validate.gpu_configs import measure_gpu_configs as measure_gpu_configs

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate.deployments import PointsValidation, Scored, constants
+from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.cold import FIRST_USE_S
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, _exchange, deployed, predict, requests
@@ -221,11 +221,8 @@ def test_first_requests_wait_where_there_are_experts(table: Callable[..., Path])
     points, _ = read_points(table(*rows, {"notes": "TTFT suspect", "ttft_s": 9.0}))
     own = [Prediction(p.ttft_s - 0.207, 7e-3, 0.01, 1, 0, None, 0.5) for p in points]
     assert own[0].ttft_s == pytest.approx(own[0].engine_ttft_s + 7e-3 + 0.5 / REQUESTS)
-    found = constants(list(map(Scored, points, own)))
-    assert found == {"request_s": 7e-3, "first_use_s": 0.5, "first_use_fitted_s": pytest.approx(2.0)}
     dense = [Prediction(0.1, 7e-3, 0.01, 1, 0) for _ in points]
     assert dense[0].ttft_s == 0.1 + 7e-3
-    assert constants(list(map(Scored, points, dense)))["first_use_fitted_s"] is None
     experts = {"model": "mixtral-8x7b", "framework": "SGLang", "gpus": 4, "tp": 4, "osl": 2}
     (point, _), _ = read_points(table(experts, {}))
     assert predict(point, Path(".")).first_use_s == FIRST_USE_S["SGLang"]

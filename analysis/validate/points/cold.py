@@ -15,8 +15,8 @@ from ....simulator.deploy.deployment import Deployment
 
 FIRST_USE_S: Mapping[str, float] = {"SGLang": 1.4, "TensorRT-LLM": 1.3}
 """Seconds by framework, the one fitted constant of each: the value with the least median error of TTFT
-over the rows of ../shared/serving_points with experts whose deployment is not split; `opbyte validate
-points` prints it anew. vLLM has no such row."""
+over the rows of ../shared/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM
+has no such row."""
 
 
 def first_use_s(framework: str, deployment: Deployment) -> float | None:
