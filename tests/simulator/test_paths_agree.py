@@ -123,8 +123,10 @@ def test_any_stretch(
 @settings(max_examples=4)
 def test_exchanges_by_algorithm(algorithm: str, compiled_step: Callable[..., float], data: st.DataObject) -> None:
     deployment = deploy(
-        load_model("mixtral-8x7b"), load_system("h100-2x8"), tp=data.draw(st.sampled_from((1, 4))), all_to_all=algorithm
-    )
+        load_model("mixtral-8x7b"), load_system(data.draw(st.sampled_from(("h100-2x8", "h100-x8")))),
+        tp=data.draw(st.sampled_from((1, 4))), all_to_all=algorithm,
+        frameworks=everywhere(data.draw(st.sampled_from(("sglang", "typical")))),
+    )  # fmt: skip
     plan, _ = lower(deployment)
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     batches[0] = Batch.of([7])
