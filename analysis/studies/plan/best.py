@@ -33,7 +33,7 @@ from .sure import Sure, sure_of
 
 MOST_STAGES = 2000
 """Requests of the run that says what bounds the steps of fewer copies, whose stages are kept."""
-STICKS = 4.0
+STICKS = 8.0
 """How many times the devices of the best guess one may seem to need that is followed, with more copies, until it
 serves: what has not been tried seems to need the least."""
 LONGEST = 8.0

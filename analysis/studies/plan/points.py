@@ -40,6 +40,8 @@ MEDIAN = 0.5
 MOST_REQUESTS = 16_000
 """Of a simulation; one that cannot tell by then counts as one that misses."""
 WORST: Value = (float("inf"),)
+PACED = 0.9
+"""Share of the requests that is served in the time that they come in where none wait ever longer."""
 OPEN, BEATEN = ("open",), ("beaten",)
 """What is missed where that cannot be told, or need not be: another that is known to serve is better."""
 
@@ -202,8 +204,8 @@ class Point:
         return max((self.figures[name] or 0.0) / most for name, most in level.items())
 
     def paces(self, level: Mapping[str, float]) -> float:
-        """The same where the queue grows, of what does not wait for a place: the times between tokens."""
-        if "load" not in self.missed:
+        """The same where requests wait ever longer, of what does not wait for a place: the times between tokens."""
+        if "load" not in self.missed and self.served > PACED:
             return self.worst(level)
         steps = {name: most for name, most in level.items() if not name.startswith(("ttft", "e2e"))}
         return max(((self.figures[name] or 0.0) / most for name, most in steps.items()), default=1.0)
