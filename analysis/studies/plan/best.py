@@ -1,8 +1,8 @@
 """The best of one system: candidates in the order of the least that they can cost.
 
 Every candidate has a number of copies below which bounds or simulations say that it misses the level. The one that
-seems to need the fewest devices is simulated next, until nothing left can be better than what was found: then first
-with the most copies that would still be better, so that one simulation rules it out. Of one candidate more copies are
+seems to need the fewest devices is followed until it serves. Others are then simulated, best first, until nothing left
+can be better: with the most copies that would still be better, so that one simulation rules it out. Of one candidate more copies are
 assumed never to serve worse: one that fails is tried with as many as keep pace with the load, or with half as many
 more, and bisected once it holds. No system's search knows of another's.
 """
