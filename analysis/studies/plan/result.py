@@ -232,7 +232,7 @@ class Plan(Result):
         out += evidence_blocks(shown[: None if self.why else 2], self.why)
         out += not_like_for_like((p.system, p.bases) for p in found)
         prices = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
-        return [*out, *prices, counted(self.task, self.searched), *self._emitted()]
+        return [*out, *prices, counted(self.searched), *self._emitted()]
 
     def _asked(self) -> str:
         task = self.task

@@ -55,7 +55,7 @@ def verdict(task: PlanTask, t: TriedCandidate) -> str:
     return f"not simulated: {least} devices or more cannot be better than what was found"
 
 
-def counted(task: PlanTask, searched: Sequence[Searched]) -> str:
+def counted(searched: Sequence[Searched]) -> str:
     """How many candidates there were and what became of them."""
     tried = [t for s in searched for t in s.tried]
     memory, roofs = (
@@ -63,6 +63,6 @@ def counted(task: PlanTask, searched: Sequence[Searched]) -> str:
     )
     runs = sum(s.simulations for s in searched)
     return (
-        f"{len(tried):,} candidates: {memory:,} do not fit, {roofs:,} are too slow at nominal "
-        f"rates; {runs:,} simulations of {task.scenario.workload.requests:,} requests."
+        f"{len(tried):,} candidate{'s' * (len(tried) != 1)}: {memory:,} do not fit, {roofs:,} are too slow at nominal "
+        f"rates; {runs:,} simulations, each as long as it takes to tell."
     )
