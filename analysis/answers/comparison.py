@@ -17,7 +17,6 @@ from .evidence_table import evidence_blocks
 from .interval import LEVEL, Interval, interval_dict, spoken
 from .ranges import Ranges, is_measured
 from .summary import degrees
-from .usual import whose
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +239,9 @@ class SystemComparison(Result):
 
     def _served(self) -> list[str]:
         """Layouts and whose kernels these are."""
-        text = "; ".join(f"{r.system} {r.layout}, {whose(r.framework)} kernels" for r in self.table if r.layout)
+        text = "; ".join(
+            f"{r.system} {r.layout}, {r.framework or 'no engine'}'s kernels" for r in self.table if r.layout
+        )
         return [f"Laid out: {text} (--framework). One step, so no scheduler."] if text else []
 
 

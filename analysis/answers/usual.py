@@ -12,6 +12,8 @@ from ...simulator.scenario.parts import DeployOptions
 from .summary import degrees
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...simulator.scenario import Scenario
     from ...simulator.serving.record import Run
 
@@ -53,20 +55,13 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
     """All that a scenario runs on, as far as it says."""
     from ...simulator.parts.two_pools.asked import counted  # compiled code, which one step has no use for
 
-    pools = (scenario.pools.prefill, scenario.pools.decode)
-    named = [scenario.system, scenario.apart.experts_on]
-    named += [counted(text, f"--{name}")[0] for name, text in zip(("prefill", "decode"), pools, strict=True) if text]
+    both = scenario.pools.prefill, scenario.pools.decode
+    pools = [counted(str(text), "--prefill/--decode")[0] for text in both if text]
+    named: list[str | Path | SystemSpec | None] = [scenario.system, scenario.apart.experts_on, *pools]
     return [x if isinstance(x, SystemSpec) else load_system(x) for x in named if x is not None]
 
 
 def served_by(run: Run, scenario: Scenario) -> str:
     """Layout, policy and kernels of a simulation in words."""
     layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in run.pools) or degrees(run.deployment)
-    return f"{layout}; {run.policy.name} on {whose(scenario.deployment.framework)} kernels"
-
-
-def whose(framework: str | None) -> str:
-    """Whose kernels these are."""
-    if framework is None:
-        return "no engine's"
-    return f"{framework}'s" if framework.partition("@")[0] in FRAMEWORKS.values() else framework
+    return f"{layout}; {run.policy.name} on {scenario.deployment.framework or 'no engine'}'s kernels"
