@@ -110,7 +110,7 @@ def test_any_stretch(
     model: str, system: str, deployed: Callable[..., Deployment | None],
     compiled_step: Callable[..., float], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment = deployed(model, system, data.draw(st.sampled_from(BUILT_IN)))
+    deployment = deployed(model, system, data.draw(st.sampled_from(BUILT_IN)), layers=LAYERS)
     assert deployment is not None
     starts = [data.draw(st.lists(contexts, min_size=1, max_size=5)) for _ in range(deployment.ranks)]
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
