@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.run_steps import DECODES, HOST, PREEMPTED, PROMPT, QUEUED, read_window
 from opbyte.analysis.answers.simulate import simulate
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -32,14 +34,15 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 @settings(max_examples=2)
 def test_steps_are_the_runs(case: int, data: st.DataObject) -> None:
     system, options = CASES[case]
+    whole = load_model("mixtral-8x7b")
     run = simulate(
-        "mixtral-8x7b", system, rate=data.draw(st.sampled_from((5.0, 200.0))), requests=6,
+        replace(whole, layers=whole.layers[:8]), system, rate=data.draw(st.sampled_from((5.0, 200.0))), requests=6,
         input_len=data.draw(st.sampled_from((40, 2000))), output_len=12, lengths="lognormal",
         seed=data.draw(st.integers(0, 3)), steps="30", **options,
     )  # fmt: skip
     seen = run.steps
     assert seen is not None
-    whole = run.run.requests
+    requests = run.run.requests
     # Every step's ops, and what it waits for beside them, end when it does.
     by_step: dict[int, list[Any]] = defaultdict(list)
     for bar in seen.bars:
@@ -58,15 +61,15 @@ def test_steps_are_the_runs(case: int, data: st.DataObject) -> None:
     for i, spans in by_request.items():
         for before, after in itertools.pairwise(spans):
             assert after.start_s >= before.end_s - 1e-12
-        if whole.last_token_s[i] <= last:
+        if requests.last_token_s[i] <= last:
             tokens = {w: sum(s.tokens for s in spans if s.what == w) for w in (PROMPT, DECODES)}
             assert tokens[PROMPT] >= 1
-            if not whole.preemptions[i]:
-                assert tokens[DECODES] == whole.output_tokens[i] - 1
+            if not requests.preemptions[i]:
+                assert tokens[DECODES] == requests.output_tokens[i] - 1
             waits = [s for s in spans if s.what == QUEUED]
-            assert all(s.start_s == pytest.approx(whole.arrival_s[i]) for s in waits)
+            assert all(s.start_s == pytest.approx(requests.arrival_s[i]) for s in waits)
             ends = max(s.end_s for s in spans)
-            assert ends == pytest.approx(whole.last_token_s[i], rel=1e-6, abs=1e-3)
+            assert ends == pytest.approx(requests.last_token_s[i], rel=1e-6, abs=1e-3)
 
 
 def test_preemptions_show() -> None:

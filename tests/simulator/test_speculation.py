@@ -68,7 +68,8 @@ SETUPS = (
     ("jamba-mini", "duplex-x4", "uniform", "ngram"),
     ("qwen3-next-80b-a3b", "h100-x1", "uniform", "mtp"),
     ("deepseek-v3", "h100-x2", "uniform", "mtp"),
-    ("mixtral-8x7b+adapters", "h100-2x2", "measured", "eagle"),
+    ("mixtral-8x7b", "h100-2x2", "measured", "ngram"),
+    ("llama-3-8b+adapters", "h100-x1", "uniform", "eagle"),
 )
 
 SEED = 7
