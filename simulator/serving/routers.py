@@ -66,7 +66,6 @@ def _deals(route: Route) -> None:
 
 ROUTERS: Registry[Route] = Registry("router", described=True, check=_deals)
 _BY_PREFIX: set[Route] = set()
-_COMPILED: dict[Route, int] = {}
 
 
 def by_prefix(route: Route) -> Route:
@@ -80,37 +79,19 @@ def asks_prefix(route: Route) -> bool:
     return route in _BY_PREFIX
 
 
-def _compiled_as(rule: int) -> Callable[[Route], Route]:
-    """Decorate a rule that compiled code knows too, see `batching.route_rules`."""
-
-    def decorate(route: Route) -> Route:
-        _COMPILED[route] = rule
-        return route
-
-    return decorate
-
-
-def compiled_rule(route: Route) -> int | None:
-    """The number of a rule among those that compiled code knows; None of others' rules."""
-    return _COMPILED.get(route)
-
-
 @ROUTERS.register("round-robin")
-@_compiled_as(BY_TURN)
 def round_robin(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """In turn; `count` requests have been dealt before."""
     return count % len(loads)
 
 
 @ROUTERS.register("least-loaded")
-@_compiled_as(BY_REQUESTS)
 def least_loaded(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Fewest requests, waiting or running; the first of equals."""
     return int(plainly(fewest)(loads, 1))
 
 
 @ROUTERS.register("vllm")
-@_compiled_as(BY_WAITING)
 def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Smallest 4 x waiting + running: vLLM's balancer of data-parallel engines.
 
@@ -120,14 +101,12 @@ def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 
 
 @ROUTERS.register("sticky")
-@_compiled_as(BY_HOME)
 def sticky(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where the session's last request ran, whose blocks may still be there; else least loaded."""
     return least_loaded(count, loads, home) if home is None else home
 
 
 @ROUTERS.register("kv-aware")
-@_compiled_as(BY_TOKENS)
 @by_prefix
 def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Fewest tokens to compute and to hold: the prompt's that are missing, and prompts in flight.
@@ -139,7 +118,6 @@ def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 
 
 @ROUTERS.register("cache-aware")
-@_compiled_as(BY_CACHE)
 @by_prefix
 def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where 30 % of the prompt or more may be found, else where least is kept; uneven: least loaded.
@@ -149,3 +127,14 @@ def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> i
     """
     found = int(plainly(most_found)(loads))
     return least_loaded(count, loads, None) if found < 0 else found
+
+
+_COMPILED: dict[Route, int] = {
+    round_robin: BY_TURN, least_loaded: BY_REQUESTS, vllm: BY_WAITING, sticky: BY_HOME, kv_aware: BY_TOKENS,
+    cache_aware: BY_CACHE,
+}  # fmt: skip
+
+
+def compiled_rule(route: Route) -> int | None:
+    """The number of a rule among those that compiled code knows (`batching.route_rules`); None of others' rules."""
+    return _COMPILED.get(route)
