@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-from ...workloads.batch import (
-    BASE_MOMENTS,
-    DECODE_KV,
-    DECODES,
-    PREFILL_KV,
-    PREFILL_PAIRS,
-    PREFILL_RECT,
-    PREFILL_TOKENS,
-    PREFILLS,
-    SEQUENCES,
-    SHORT_TOKENS,
-    TOKENS,
-    WINDOW_MOMENTS,
-)
+from ...workloads import batch as sums
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from .policies import Limits
 from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, R_RUNNING, R_WAITING, State
@@ -40,16 +27,16 @@ def visible(tokens: int, window: int) -> int:
 @compiled_part
 def count_decode(m: F8, windows: I8, context: int) -> None:
     """Add a decode with `context` tokens before it to the moments of its rank's batch."""
-    m[TOKENS] += 1.0
-    m[SEQUENCES] += 1.0
-    m[DECODES] += 1.0
+    m[sums.TOKENS] += 1.0
+    m[sums.SEQUENCES] += 1.0
+    m[sums.DECODES] += 1.0
     for w in range(windows.size):
         if windows[w] < 0:
             continue
         kv = context + 1
         if windows[w] > 0:
             kv = min(kv, windows[w])
-        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+        m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
 
 
 @compiled_inside
@@ -61,43 +48,43 @@ def unbounded(windows: I8) -> bool:
 @compiled_inside
 def count_decodes(m: F8, decodes: int, context: int) -> None:
     """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
-    m[TOKENS] += decodes
-    m[SEQUENCES] += decodes
-    m[DECODES] += decodes
-    m[BASE_MOMENTS + DECODE_KV] += context
+    m[sums.TOKENS] += decodes
+    m[sums.SEQUENCES] += decodes
+    m[sums.DECODES] += decodes
+    m[sums.BASE_MOMENTS + sums.DECODE_KV] += context
 
 
 @compiled_part
 def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
     """Add a prompt chunk of `q` tokens with `context` tokens before it."""
-    m[TOKENS] += q
-    m[SEQUENCES] += 1.0
-    m[PREFILL_TOKENS] += q
-    m[PREFILLS] += 1.0
+    m[sums.TOKENS] += q
+    m[sums.SEQUENCES] += 1.0
+    m[sums.PREFILL_TOKENS] += q
+    m[sums.PREFILLS] += 1.0
     for w in range(windows.size):
         window = windows[w]
         kv = context + q
         if window > 0:
             kv = min(kv, window + q - 1)
-        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
         if window < 0:  # `batch.SHORT_TOKENS`
             if kv <= -window:
-                m[at + PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
-                m[at + PREFILL_KV] += kv
-                m[at + SHORT_TOKENS] += q
+                m[at + sums.PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
+                m[at + sums.PREFILL_KV] += kv
+                m[at + sums.SHORT_TOKENS] += q
             continue
-        m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
-        m[at + PREFILL_KV] += kv
-        m[at + PREFILL_RECT] += q * kv
+        m[at + sums.PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
+        m[at + sums.PREFILL_KV] += kv
+        m[at + sums.PREFILL_RECT] += q * kv
 
 
 @compiled_part
 def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
     """Add a decode of `q` tokens, with `context` before them, and its rows of logits."""
-    m[TOKENS] += q
-    m[SEQUENCES] += rows
-    m[DECODES] += 1.0
-    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows.size
+    m[sums.TOKENS] += q
+    m[sums.SEQUENCES] += rows
+    m[sums.DECODES] += 1.0
+    behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows.size
     m[behind] += q
     for w in range(windows.size):
         window, kv = windows[w], context + q
@@ -105,7 +92,7 @@ def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
             continue
         if window > 0:
             kv = min(kv, window + q - 1)
-        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+        m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.DECODE_KV] += kv
         m[behind + 1 + w] += visible(context + q, window) - visible(context, window)
 
 

@@ -12,25 +12,8 @@ import numpy as np
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from ..parts.classes.queue import count_left, find_head, leave_lane, sooner
 from ..parts.expert_cache.shelf import F_LINK_S
+from ..parts.kv_tiers import state as tier
 from ..parts.kv_tiers.loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
-from ..parts.kv_tiers.state import (
-    L_COUNT,
-    L_LANDED,
-    L_LAST_LANDED,
-    L_LOADING,
-    LANDED,
-    O_DECLINED,
-    UP,
-    W_BLOCKS,
-    W_COMPUTED,
-    W_PASSED,
-    W_STATE,
-    WAITING,
-    Z_EXPERTS,
-    Z_HELD,
-    Z_HELD_UNTIL,
-    Z_NOW,
-)
 from ..step.books import Books
 from .holding import use_prefix, write_through
 from .kv import KvRules
@@ -41,15 +24,15 @@ from .state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING,
 @compiled_given("st.pool.tiers", otherwise=lambda st: None)
 def tell_time(st: State) -> None:
     """Transfers that are asked for from here on start now."""
-    st.pool.tiers.seconds[Z_NOW] = st.clocks[T_NOW]
+    st.pool.tiers.seconds[tier.Z_NOW] = st.clocks[T_NOW]
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st, kv, r, i, computed, now: None)
 def note_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
     """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
     t = st.pool.tiers
-    t.seconds[Z_NOW] = now
-    t.rows[i, W_COMPUTED] = computed
+    t.seconds[tier.Z_NOW] = now
+    t.rows[i, tier.W_COMPUTED] = computed
     if computed > 0:
         write_through(st, kv, r, i, st.ints[i, I_NOTED])
 
@@ -73,7 +56,7 @@ def renew(st: State, i: int) -> None:
 @compiled_part
 def first_landed(st: State, r: int) -> int:
     """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
-    best = st.pool.tiers.lines[r, L_LANDED]
+    best = st.pool.tiers.lines[r, tier.L_LANDED]
     i = best
     while i >= 0:
         if sooner(st, i, best):
@@ -115,13 +98,13 @@ def next_to_admit(st: State, limits: Limits, kv: KvRules, r: int) -> int:
 def use_cached(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
     t = st.pool.tiers
-    if t.rows[i, W_STATE] != LANDED:
-        if not take_over(st, kv, r, i, t.rows[i, W_BLOCKS], whole):
+    if t.rows[i, tier.W_STATE] != tier.LANDED:
+        if not take_over(st, kv, r, i, t.rows[i, tier.W_BLOCKS], whole):
             return False
         note_landed(st, kv, r, i)
-    st.ints[i, I_CACHED] = t.rows[i, W_COMPUTED] = t.rows[i, W_BLOCKS] * kv.block
+    st.ints[i, I_CACHED] = t.rows[i, tier.W_COMPUTED] = t.rows[i, tier.W_BLOCKS] * kv.block
     st.counters[C_HITS] += st.ints[i, I_CACHED]
-    t.totals[O_DECLINED] += t.rows[i, W_PASSED]
+    t.totals[tier.O_DECLINED] += t.rows[i, tier.W_PASSED]
     return True
 
 
@@ -129,21 +112,21 @@ def use_cached(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
 def leave(st: State, r: int, i: int) -> None:
     """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
     t, line = st.pool.tiers, st.pool.tiers.lines[r]
-    landed = t.rows[i, W_STATE] == LANDED
-    t.rows[i, W_STATE] = WAITING
+    landed = t.rows[i, tier.W_STATE] == tier.LANDED
+    t.rows[i, tier.W_STATE] = tier.WAITING
     if not landed:
         leave_lane(st, r, i)
         return
-    before, at, after = int64(-1), line[L_LANDED], st.ints[i, I_NEXT]
+    before, at, after = int64(-1), line[tier.L_LANDED], st.ints[i, I_NEXT]
     while at != i:
         before, at = at, st.ints[at, I_NEXT]
     if before < 0:
-        line[L_LANDED] = after
+        line[tier.L_LANDED] = after
     else:
         st.ints[before, I_NEXT] = after
     if after < 0:
-        line[L_LAST_LANDED] = before
-    line[L_COUNT] -= 1
+        line[tier.L_LAST_LANDED] = before
+    line[tier.L_COUNT] -= 1
     count_left(st, r, i)
 
 
@@ -161,13 +144,13 @@ def until_full(st: State, kv: KvRules) -> int:
 def move_back(st: State, experts_s: float, start: float) -> None:
     """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
     t = st.pool.tiers
-    later, t.seconds[Z_EXPERTS] = experts_s - t.seconds[Z_EXPERTS], experts_s
+    later, t.seconds[tier.Z_EXPERTS] = experts_s - t.seconds[tier.Z_EXPERTS], experts_s
     if later <= 0.0 or t.host < 0:
         return
     for r in range(st.ranks.shape[0]):
-        if t.free_s[r, t.host, UP] > start:
-            t.free_s[r, t.host, UP] += later
-        i = t.lines[r, L_LOADING]
+        if t.free_s[r, t.host, tier.UP] > start:
+            t.free_s[r, t.host, tier.UP] += later
+        i = t.lines[r, tier.L_LOADING]
         while i >= 0:
             if t.spans[i, 1] > start:
                 t.spans[i, 1] += later
@@ -194,6 +177,6 @@ def note_end(st: State, books: Books, start: float) -> None:
 def held_until(st: State, start: float) -> float:
     """When a step begins that could at `start`: once the blocks that it takes have been copied."""
     seconds = st.pool.tiers.seconds
-    begin = max(start, seconds[Z_HELD_UNTIL])
-    seconds[Z_HELD] += begin - start
+    begin = max(start, seconds[tier.Z_HELD_UNTIL])
+    seconds[tier.Z_HELD] += begin - start
     return float(begin)

@@ -12,43 +12,12 @@ from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..deploy.placement import CLEARLY, Option
 from ..parts.overlap.chunking import batch_tokens
-from .books import (
-    K_ACT,
-    K_BOUND,
-    K_BUSY,
-    K_FLOPS,
-    K_OUTSIDE,
-    K_PROCESSOR,
-    K_STREAM,
-    K_WALL,
-    T_ACT,
-    T_FLOPS,
-    T_OUTSIDE,
-    T_RUNS,
-    T_STREAM,
-    Books,
-)
+from . import books as book
+from . import lowering as low
+from .books import Books
 from .drawing import StepBatch
 from .experts import experts_step
-from .lowering import (
-    F8,
-    FORM_ACT,
-    FORM_FLOPS,
-    FORM_STREAM,
-    G_LAYERS,
-    G_STAGE,
-    G_START,
-    G_STOP,
-    ROLE_DECODE,
-    ROLE_LINK,
-    ROLE_PAIR_DECODE,
-    S_KIND,
-    S_PHASE,
-    S_ROLE,
-    S_SEVERAL,
-    S_VARIES,
-    Plan,
-)
+from .lowering import F8, Plan
 from .prices import op_outside, op_price
 from .rules import attained, energy, score
 from .unequal import graph_batch
@@ -60,25 +29,25 @@ _batch_tokens = compiled_part(batch_tokens)
 def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     """Place and cost one op of one rank at the moments `m`, into `cell`."""
     forms, last = plan.forms[s], m.size
-    flops, stream, act = 0.0, forms[FORM_STREAM, last], 0.0
+    flops, stream, act = 0.0, forms[low.FORM_STREAM, last], 0.0
     for j in range(last):
-        flops += forms[FORM_FLOPS, j] * m[j]
-        stream += forms[FORM_STREAM, j] * m[j]
-        act += forms[FORM_ACT, j] * m[j]
+        flops += forms[low.FORM_FLOPS, j] * m[j]
+        stream += forms[low.FORM_STREAM, j] * m[j]
+        act += forms[low.FORM_ACT, j] * m[j]
     if flops <= 0.0 and act <= 0.0:
-        cell[K_PROCESSOR] = -1.0
-        cell[K_WALL] = 0.0
+        cell[book.K_PROCESSOR] = -1.0
+        cell[book.K_WALL] = 0.0
         return
-    flops += forms[FORM_FLOPS, last]
-    act += forms[FORM_ACT, last]
+    flops += forms[low.FORM_FLOPS, last]
+    act += forms[low.FORM_ACT, last]
     p = first_able(plan, s)
-    if plan.slots[s, S_SEVERAL]:
+    if plan.slots[s, low.S_SEVERAL]:
         p = choose_slot(plan, s, m, flops, stream, act)
     seconds, limit = op_price(plan.kernels, plan.params[s, p], s, p, m, flops, stream + act)
-    cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
-    cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
-    cell[K_OUTSIDE] = op_outside(plan.kernels, s, p, m)
-    cell[K_BOUND] = limit
+    cell[book.K_WALL], cell[book.K_PROCESSOR], cell[book.K_BUSY] = seconds, p, seconds
+    cell[book.K_FLOPS], cell[book.K_STREAM], cell[book.K_ACT] = flops, stream, act
+    cell[book.K_OUTSIDE] = op_outside(plan.kernels, s, p, m)
+    cell[book.K_BOUND] = limit
 
 
 @compiled_part
@@ -93,10 +62,10 @@ def first_able(plan: Plan, s: int) -> int:
 @compiled_part
 def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
-    role = plan.slots[s, S_ROLE]
-    decode, size = role in (ROLE_PAIR_DECODE, ROLE_DECODE), stream + act
+    role = plan.slots[s, low.S_ROLE]
+    decode, size = role in (low.ROLE_PAIR_DECODE, low.ROLE_DECODE), stream + act
     first, paid = np.inf, 0.0
-    kind, phase = plan.slots[s, S_KIND], plan.slots[s, S_PHASE]
+    kind, phase = plan.slots[s, low.S_KIND], plan.slots[s, low.S_PHASE]
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
         if not plan.can[s, p]:
@@ -123,40 +92,40 @@ def cost_cell(plan: Plan, s: int, m: F8, fresh: bool, cells: F8) -> None:
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
     """
     cell = cells[s]
-    if fresh or plan.slots[s, S_VARIES]:
+    if fresh or plan.slots[s, low.S_VARIES]:
         cost_slot(plan, s, m, cell)
-        paired = plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE and plan.spaces > 1
+        paired = plan.slots[s, low.S_ROLE] == low.ROLE_PAIR_DECODE and plan.spaces > 1
         if plan.shares and paired:
             before = cells[s - 1]  # decode attention runs beside the prefill just before it
-            if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
-                cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
+            if before[book.K_PROCESSOR] >= 0.0 and before[book.K_PROCESSOR] != cell[book.K_PROCESSOR]:
+                cell[book.K_WALL] = max(cell[book.K_WALL] - before[book.K_BUSY], 0.0)
 
 
 @compiled_inside
 def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
     """Book an op that ran on processor `p`, `times` over."""
     row = tally[s, p]
-    row[int(cell[K_BOUND])] += cell[K_BUSY] * times
-    track = busy.size - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
-    busy[track] += cell[K_BUSY] * times
-    row[T_FLOPS] += cell[K_FLOPS] * times
-    row[T_STREAM] += cell[K_STREAM] * times
-    row[T_ACT] += cell[K_ACT] * times
-    row[T_RUNS] += times
-    row[T_OUTSIDE] += cell[K_OUTSIDE] * times
+    row[int(cell[book.K_BOUND])] += cell[book.K_BUSY] * times
+    track = busy.size - 1 if plan.slots[s, low.S_ROLE] == low.ROLE_LINK else p
+    busy[track] += cell[book.K_BUSY] * times
+    row[book.T_FLOPS] += cell[book.K_FLOPS] * times
+    row[book.T_STREAM] += cell[book.K_STREAM] * times
+    row[book.T_ACT] += cell[book.K_ACT] * times
+    row[book.T_RUNS] += times
+    row[book.T_OUTSIDE] += cell[book.K_OUTSIDE] * times
 
 
 @compiled_part
 def rank_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on one rank, booked for all its layers."""
     section, total = plan.sections[g], 0.0
-    times = section[G_LAYERS] * plan.tp
-    for s in range(section[G_START], section[G_STOP]):
+    times = section[low.G_LAYERS] * plan.tp
+    for s in range(section[low.G_START], section[low.G_STOP]):
         cost_cell(plan, s, m, fresh, cells)
         cell = cells[s]
-        p = int(cell[K_PROCESSOR])
+        p = int(cell[book.K_PROCESSOR])
         if p >= 0:
-            total += cell[K_WALL]
+            total += cell[book.K_WALL]
             book_cell(plan, s, p, times, cell, tally, busy)
     return total
 
@@ -165,14 +134,14 @@ def rank_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8, b
 def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, wall: F8, busy: F8) -> float:
     """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
     section = plan.sections[g]
-    layers = section[G_LAYERS]
+    layers = section[low.G_LAYERS]
     slowest, longest = 0, -1.0
     for r in range(moments.shape[0]):
         seconds = rank_seconds(plan, g, moments[r], fresh, cells[r], tally, busy)
         if seconds > longest:
             slowest, longest = r, seconds
-    for s in range(section[G_START], section[G_STOP]):
-        wall[s] += cells[slowest, s, K_WALL] * layers
+    for s in range(section[low.G_START], section[low.G_STOP]):
+        wall[s] += cells[slowest, s, book.K_WALL] * layers
     return longest
 
 
@@ -200,9 +169,9 @@ def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captu
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
         longest = section_seconds(plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0])
-        layers = plan.sections[g, G_LAYERS]
+        layers = plan.sections[g, low.G_LAYERS]
         total += longest * layers
-        stages[plan.sections[g, G_STAGE]] += longest * layers
+        stages[plan.sections[g, low.G_STAGE]] += longest * layers
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return total + experts_step(plan, batch, books)

@@ -11,41 +11,12 @@ from ...workloads.jit import compiled_given, compiled_part, int64
 from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from ..parts.expert_cache.fetch import fetch_step, start_fetch
 from ..parts.expert_map.placed import on_slots
-from .books import (
-    A_ACTIVE,
-    A_OUTSIDE,
-    A_RUNS,
-    A_TOKENS,
-    NUM_QUEUE,
-    NUM_SHARE,
-    Q_ACTIVE,
-    Q_MAIN,
-    Q_NEAR,
-    Q_TOKENS,
-    T_ACT,
-    T_FLOPS,
-    T_OUTSIDE,
-    T_RUNS,
-    T_STREAM,
-    Books,
-)
+from . import books as book
+from . import lowering as low
+from .books import Books
 from .drawing import StepBatch, draw_part
 from .drawn import exchange, is_drawn
-from .lowering import (
-    E_CLASS,
-    E_GROUPS,
-    E_HELD,
-    E_LAYERS,
-    E_NEAR,
-    E_STAGE,
-    F8,
-    I8,
-    TABLE_SIZE,
-    V_ACT,
-    V_FLOPS,
-    V_WEIGHTS,
-    Plan,
-)
+from .lowering import F8, I8, Plan
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 
@@ -58,10 +29,10 @@ def expert_seconds(table: F8, tokens: int) -> float:
 
     The last three entries are seconds per token of arithmetic, of the weights, and per token of traffic.
     """
-    if tokens < TABLE_SIZE:
+    if tokens < low.TABLE_SIZE:
         return float(table[tokens])
-    weights, traffic = table[TABLE_SIZE + 1], table[TABLE_SIZE + 2]
-    return float(max(tokens * table[TABLE_SIZE], weights + tokens * traffic))
+    weights, traffic = table[low.TABLE_SIZE + 1], table[low.TABLE_SIZE + 2]
+    return float(max(tokens * table[low.TABLE_SIZE], weights + tokens * traffic))
 
 
 @compiled_part
@@ -69,8 +40,8 @@ def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, bus
     """Price of experts that take `busy` seconds one after another, launch left out."""
     params, work = plan.params[plan.slots.shape[0] + x, p], plan.expert_work[x]
     seconds = busy + params[P_FIXED]
-    compute = tokens * work[V_FLOPS] / params[P_FLOPS]
-    memory = (active * work[V_WEIGHTS] + tokens * work[V_ACT]) / params[P_BYTES]
+    compute = tokens * work[low.V_FLOPS] / params[P_FLOPS]
+    memory = (active * work[low.V_WEIGHTS] + tokens * work[low.V_ACT]) / params[P_BYTES]
     return seconds, bound(seconds, compute, memory, params[P_FIXED])
 
 
@@ -87,11 +58,11 @@ def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: 
 def book_share(plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8) -> None:
     """Add a share of one device's experts to the totals of its processor."""
     share[p, price[1]] += price[0]
-    share[p, A_TOKENS] += tokens
-    share[p, A_ACTIVE] += active
-    share[p, A_RUNS] += 1.0
+    share[p, book.A_TOKENS] += tokens
+    share[p, book.A_ACTIVE] += active
+    share[p, book.A_RUNS] += 1.0
     row = plan.slots.shape[0] + x
-    share[p, A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
+    share[p, book.A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
 
 
 @compiled_part
@@ -106,7 +77,7 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
     routed, active = float(tokens), float(used)
     row, work = plan.slots.shape[0] + x, plan.expert_work[x]
     can, several = plan.can[row], plan.can[row].sum() > 1
-    flops, stream, act = routed * work[V_FLOPS], active * work[V_WEIGHTS], routed * work[V_ACT]
+    flops, stream, act = routed * work[low.V_FLOPS], active * work[low.V_WEIGHTS], routed * work[low.V_ACT]
     best, least, chosen = int64(0), np.inf, (0.0, int64(0))
     for p in range(can.size):
         if not can[p]:
@@ -114,7 +85,7 @@ def experts_whole(plan: Plan, x: int, loads: I8, first: int, held: int, mixed: b
         params, value = plan.params[row, p], -1.0
         price = experts_price(plan.kernels, row, p, routed, active)
         if price[0] < 0.0:
-            table, busy = plan.expert_table[plan.experts[x, E_CLASS], p], 0.0
+            table, busy = plan.expert_table[plan.experts[x, low.E_CLASS], p], 0.0
             for e in range(own.size):
                 busy += expert_seconds(table, own[e])
             price = roofline_price(plan, x, p, routed, active, busy)
@@ -146,12 +117,12 @@ def queue_spaces(loads: I8, first: int, held: int, spaces: int, on_main: F8, on_
         if tokens == 0:
             continue
         at = used
-        while at > 0 and queue[at - 1, Q_TOKENS] > tokens:  # insertion sort: spaces are few
-            for q in range(NUM_QUEUE):
+        while at > 0 and queue[at - 1, book.Q_TOKENS] > tokens:  # insertion sort: spaces are few
+            for q in range(book.NUM_QUEUE):
                 queue[at, q] = queue[at - 1, q]
             at -= 1
-        queue[at, Q_TOKENS], queue[at, Q_ACTIVE] = tokens, active
-        queue[at, Q_MAIN], queue[at, Q_NEAR] = main, near
+        queue[at, book.Q_TOKENS], queue[at, book.Q_ACTIVE] = tokens, active
+        queue[at, book.Q_MAIN], queue[at, book.Q_NEAR] = main, near
         used += 1
     return used
 
@@ -162,9 +133,9 @@ def side_loads(queue: F8, used: int, mask: int, side: int) -> tuple[float, float
     tokens, active, busy = 0.0, 0.0, 0.0
     for j in range(used):
         if mask >> j & 1 == side:
-            tokens += queue[j, Q_TOKENS]
-            active += queue[j, Q_ACTIVE]
-            busy += queue[j, Q_MAIN + side]
+            tokens += queue[j, book.Q_TOKENS]
+            active += queue[j, book.Q_ACTIVE]
+            busy += queue[j, book.Q_MAIN + side]
     return tokens, active, busy
 
 
@@ -201,7 +172,7 @@ def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) 
 def clear_share(share: F8) -> None:
     """Empty the totals of one step's experts."""
     for p in range(share.shape[0]):
-        for a in range(NUM_SHARE):
+        for a in range(book.NUM_SHARE):
             share[p, a] = 0.0
 
 
@@ -213,12 +184,12 @@ def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue:
     """
     experts = plan.experts[x]
     params = plan.params[plan.slots.shape[0] + x]
-    groups, near = experts[E_GROUPS], experts[E_NEAR]
-    held = experts[E_HELD]
+    groups, near = experts[low.E_GROUPS], experts[low.E_NEAR]
+    held = experts[low.E_HELD]
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
-        before += share[p, A_TOKENS] * params[p, P_SUM]
-    tables = plan.expert_table[experts[E_CLASS]]
+        before += share[p, book.A_TOKENS] * params[p, P_SUM]
+    tables = plan.expert_table[experts[low.E_CLASS]]
     for g in range(groups):
         if near > 0:
             used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
@@ -229,14 +200,14 @@ def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue:
             seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
         left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
-            left += share[p, A_TOKENS] * params[p, P_SUM]
+            left += share[p, book.A_TOKENS] * params[p, P_SUM]
         if left > 0.0:
             sums += left
             moving, fixed = left / params[0, P_BYTES], params[0, P_FIXED]
             add = moving + fixed
             seconds += add
             share[0, int(bound(add, 0.0, moving, fixed))] += add
-            share[0, A_RUNS] += 1.0
+            share[0, book.A_RUNS] += 1.0
         slowest = max(slowest, seconds)
     return slowest, sums
 
@@ -245,19 +216,19 @@ def groups_seconds(plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue:
 def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
     """Book what the groups of part `x` did, and their bytes of partial sums, for all its layers."""
     experts, work, row = plan.experts[x], plan.expert_work[x], plan.slots.shape[0] + x
-    times = float(plan.expert_devices // experts[E_GROUPS] * experts[E_LAYERS])
+    times = float(plan.expert_devices // experts[low.E_GROUPS] * experts[low.E_LAYERS])
     for p in range(share.shape[0]):
-        if share[p, A_RUNS] > 0.0:
+        if share[p, book.A_RUNS] > 0.0:
             total = tally[row, p]
-            for b in range(A_TOKENS):
+            for b in range(book.A_TOKENS):
                 total[b] += share[p, b] * times
                 busy[p] += share[p, b] * times
-            total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
-            total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
-            total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
-            total[T_RUNS] += share[p, A_RUNS] * times
-            total[T_OUTSIDE] += share[p, A_OUTSIDE] * times
-    tally[row, 0, T_ACT] += sums * times
+            total[book.T_FLOPS] += share[p, book.A_TOKENS] * work[low.V_FLOPS] * times
+            total[book.T_STREAM] += share[p, book.A_ACTIVE] * work[low.V_WEIGHTS] * times
+            total[book.T_ACT] += share[p, book.A_TOKENS] * work[low.V_ACT] * times
+            total[book.T_RUNS] += share[p, book.A_RUNS] * times
+            total[book.T_OUTSIDE] += share[p, book.A_OUTSIDE] * times
+    tally[row, 0, book.T_ACT] += sums * times
 
 
 @compiled_part
@@ -267,7 +238,7 @@ def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) 
     loads = on_slots(plan, x, key, books.loads, books.placed)
     slowest, sums = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
     book_part(plan, x, sums, books.share, books.tally, books.busy[0])
-    layers = plan.experts[x, E_LAYERS]
+    layers = plan.experts[x, low.E_LAYERS]
     books.wall[plan.slots.shape[0] + x] += slowest * layers
     return float(slowest * layers)
 
@@ -286,5 +257,5 @@ def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
         seconds = part_seconds(plan, x, key, batch.num_chunks > 0, books)
         seconds += fetch_step(plan, x, batch, seconds, books)
         total += seconds
-        stages[plan.experts[x, E_STAGE]] += seconds
+        stages[plan.experts[x, low.E_STAGE]] += seconds
     return total

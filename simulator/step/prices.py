@@ -14,31 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.formulas import (
-    CURVE,
-    DECODE,
-    MIXED_DECODE,
-    MIXED_PREFILL,
-    MLA,
-    MOE,
-    MOE_GRID,
-    ROOFLINE,
-    STREAMED,
-    SUMS,
-    U_BATCH,
-    U_DECODE_KV,
-    U_DECODES,
-    U_KV,
-    U_PAIRS,
-    U_PROMPTS,
-    U_TOKENS,
-    WIDTH,
-    decode_price,
-    mla_price,
-    moe_price,
-    prefill_price,
-    streamed_price,
-)
+from ...devices.calibrated import formulas as law
+from ...devices.calibrated.formulas import decode_price, mla_price, moe_price, prefill_price, streamed_price
 from ...devices.calibrated.hardware import NUM_HARDWARE
 from ...devices.calibrated.terms import bound
 from ...devices.prices import EMPTY, IN_GRID, NO_TABLES, NOT_THERE, P_BYTES, P_FIXED, P_FLOPS, Grid, PriceRow
@@ -99,8 +76,8 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
     if all(row.curve is None and row.formula is None for row in rows.values()):
         return None
     slots = np.zeros((*shape, NUM_SLOT), dtype=np.int64)
-    formulas = np.zeros((*shape, 2, WIDTH + 1))
-    sums = np.zeros((shape[0], len(SUMS), moments + 1))
+    formulas = np.zeros((*shape, 2, law.WIDTH + 1))
+    sums = np.zeros((shape[0], len(law.SUMS), moments + 1))
     h = np.ones((shape[1], NUM_HARDWARE))
     curves: list[F8] = [np.zeros((0, 2))]
     grids: list[Grid] = []
@@ -109,14 +86,14 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
         if row.curve is not None:
             start = sum(map(len, curves))
             length = len(row.curve.seconds)
-            slots[i, p, : K_MOMENT + 1] = CURVE, start, length, row.curve.moment
+            slots[i, p, : K_MOMENT + 1] = law.CURVE, start, length, row.curve.moment
             curves.append(np.column_stack([row.curve.seconds, row.curve.bound]))
         if row.formula is None:
             continue
         formula = row.formula
         slots[i, p, K_CODE] = formula.code
-        formulas[i, p, 0, :WIDTH], formulas[i, p, 0, WIDTH] = formula.p, formula.window
-        formulas[i, p, 1, : len(formula.x)], formulas[i, p, 1, WIDTH] = formula.x, formula.top_k
+        formulas[i, p, 0, : law.WIDTH], formulas[i, p, 0, law.WIDTH] = formula.p, formula.window
+        formulas[i, p, 1, : len(formula.x)], formulas[i, p, 1, law.WIDTH] = formula.x, formula.top_k
         if formula.sums is not None:  # the last two columns: unequal contexts, and the constant
             sums[i, :, : formula.sums.shape[1] - 1] = formula.sums[:, :-1]
             sums[i, :, -1] = formula.sums[:, -1]
@@ -126,7 +103,7 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
             slots[i, p, K_GRID] = len(grids)
             grids.append(row.grid)
     measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
-    streams = int((slots[:, :, K_CODE] == STREAMED).sum()) or None
+    streams = int((slots[:, :, K_CODE] == law.STREAMED).sum()) or None
     rivals = _rivals(rows, formulas[:, :, 0])
     beside = np.zeros((*shape, 0)) if rivals is None else np.moveaxis(rivals, 0, 2)
     same = [a.reshape(*shape, -1) for a in (slots, formulas, beside)]
@@ -150,7 +127,7 @@ def _rivals(rows: Rows, own: F8) -> F8 | None:
     out = np.repeat(own[None], most, axis=0)
     for (i, p), rivals in known.items():
         for r, rival in enumerate(rivals):
-            out[r, i, p, :WIDTH] = rival
+            out[r, i, p, : law.WIDTH] = rival
     return out if most else None
 
 
@@ -171,9 +148,9 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
     """Price of an op; the roofline's, given, where no kernel model covers it."""
     slot = kernels.slots[s, p]
     code = slot[K_CODE]
-    if code == ROOFLINE:
+    if code == law.ROOFLINE:
         return seconds, limit
-    if code == CURVE:
+    if code == law.CURVE:
         return _on_curve(kernels.curves, slot, m[slot[K_MOMENT]])
     return quickest(kernels, s, p, m, formula_price(kernels, kernels.formulas[s, p, 0], s, p, m))
 
@@ -192,20 +169,20 @@ def quickest(kernels: Kernels, s: int, p: int, m: F8, own: Price) -> Price:
 def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Price:
     """Price of an op by its formula with some kernel's parameters, or by its grid."""
     code, forms, h = kernels.slots[s, p, K_CODE], kernels.sums[s], kernels.h[p]
-    batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
+    batch, kv = _form(forms[law.U_BATCH], m), _form(forms[law.U_KV], m)
     x = kernels.formulas[s, p, 1]
     tokens, pairs = 0.0, 0.0
-    if code in (DECODE, MIXED_DECODE):
-        pairs, prompts = _form(forms[U_PAIRS], m), _form(forms[U_PROMPTS], m)
+    if code in (law.DECODE, law.MIXED_DECODE):
+        pairs, prompts = _form(forms[law.U_PAIRS], m), _form(forms[law.U_PROMPTS], m)
         seconds, limit = decode_price(parameters, h, x, batch, pairs, kv, prompts)
     else:
-        tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
-        if code == MLA:
+        tokens, pairs = _form(forms[law.U_TOKENS], m), _form(forms[law.U_PAIRS], m)
+        if code == law.MLA:
             return mla_price(parameters, h, x, batch, tokens, pairs, kv)
-        if code == STREAMED:
+        if code == law.STREAMED:
             return flowing(kernels, parameters, s, p, batch, tokens, pairs, kv)
-        window = parameters[WIDTH]
-        decodes = _form(forms[U_DECODES], m)
+        window = parameters[law.WIDTH]
+        decodes = _form(forms[law.U_DECODES], m)
         seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
     return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
 
@@ -228,11 +205,11 @@ def tabled_seconds(kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: t
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
     batch, kv, tokens, pairs = u
     axes, sizes, held = _grid(kernels, slot[K_GRID])
-    if code == MIXED_DECODE:
+    if code == law.MIXED_DECODE:
         ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
         seconds = ratio * mixed_decode(axes, sizes, held, batch, kv, m[m.size - 1])
-    elif code == MIXED_PREFILL:
-        decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
+    elif code == law.MIXED_PREFILL:
+        decodes, own = _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m)
         ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
         seconds = ratio * mixed_prefill(axes, sizes, held, batch, tokens, pairs, decodes, own)
     return seconds
@@ -275,7 +252,7 @@ def op_price(kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: 
 def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
     """Price of one device's experts; negative where no kernel model covers them."""
     code, twin = kernels.slots[row, p, K_CODE], kernels.twins[row, p]
-    if code != MOE and code != MOE_GRID:
+    if code != law.MOE and code != law.MOE_GRID:
         return -1.0, 0
     seen = kernels.seen[(int(routed) * 67 + int(active) + twin * 509) % SEEN]
     if seen[0] == twin and seen[1] == routed and seen[2] == active:
@@ -301,10 +278,10 @@ def quickest_experts(kernels: Kernels, row: int, p: int, routed: float, active: 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
 def tabled_experts(kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float) -> float:
     """Seconds of experts; those of their formula, given, where no grid was measured."""
-    if kernels.slots[row, p, K_CODE] != MOE_GRID:
+    if kernels.slots[row, p, K_CODE] != law.MOE_GRID:
         return seconds
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
-    top_k = x[WIDTH]
+    top_k = x[law.WIDTH]
     tokens = routed / top_k
     axes, sizes, held = _grid(kernels, kernels.slots[row, p, K_GRID])
     ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
@@ -319,13 +296,13 @@ def op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
         return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST]))
     forms = kernels.sums[s]
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
-    if slot[K_CODE] == MIXED_DECODE:
-        batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
-        return bool(attention_outside(axes, sizes, MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
+    if slot[K_CODE] == law.MIXED_DECODE:
+        batch, kv = _form(forms[law.U_BATCH], m), _form(forms[law.U_KV], m)
+        return bool(attention_outside(axes, sizes, law.MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
     return bool(
         attention_outside(
-            axes, sizes, MIXED_PREFILL, _form(forms[U_BATCH], m), _form(forms[U_TOKENS], m),
-            _form(forms[U_PAIRS], m), _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m),
+            axes, sizes, law.MIXED_PREFILL, _form(forms[law.U_BATCH], m), _form(forms[law.U_TOKENS], m),
+            _form(forms[law.U_PAIRS], m), _form(forms[law.U_DECODES], m), _form(forms[law.U_DECODE_KV], m),
         )
     )  # fmt: skip
 
@@ -337,5 +314,5 @@ def part_outside(kernels: Kernels, row: int, p: int, routed: float, active: floa
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE)
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
-    tokens = routed / kernels.formulas[row, p, 1, WIDTH]
+    tokens = routed / kernels.formulas[row, p, 1, law.WIDTH]
     return bool(experts_outside(axes, sizes, tokens, active))

@@ -15,39 +15,23 @@ from ...batching import state as col
 from ...batching.links import link_in
 from ...batching.policies import Limits
 from ...batching.state import I8, State
-from .lanes import (
-    INPUT_WEIGHT,
-    K_MOST,
-    K_WAITING,
-    M_CAME,
-    M_REFUSED,
-    M_SPREAD,
-    O_KIND,
-    O_LANE,
-    O_PLACE,
-    O_REFUSED,
-    OUTPUT_WEIGHT,
-    Q_HEAD,
-    Q_SERVED,
-    Q_TAIL,
-    Q_WAITING,
-    ClassLanes,
-)
+from . import lanes as cols
+from .lanes import ClassLanes
 
 
 @compiled_part
 def insert(st: State, lanes: ClassLanes, r: int, i: int) -> None:
     """Put a request into its lane, by its place among arrivals."""
     of = lanes.of[i]
-    row, place = lanes.rows[r, of[O_LANE]], of[O_PLACE]
-    before, after = row[Q_TAIL], int64(-1)
-    if before >= 0 and lanes.of[before, O_PLACE] > place:
-        before, after = int64(-1), row[Q_HEAD]
-        while lanes.of[after, O_PLACE] < place:
+    row, place = lanes.rows[r, of[cols.O_LANE]], of[cols.O_PLACE]
+    before, after = row[cols.Q_TAIL], int64(-1)
+    if before >= 0 and lanes.of[before, cols.O_PLACE] > place:
+        before, after = int64(-1), row[cols.Q_HEAD]
+        while lanes.of[after, cols.O_PLACE] < place:
             before, after = after, st.ints[after, col.I_NEXT]
-    link_in(st, row, Q_HEAD, Q_TAIL, i, before, after)
-    row[Q_WAITING] += 1
-    lanes.kinds[of[O_KIND], K_WAITING] += 1
+    link_in(st, row, cols.Q_HEAD, cols.Q_TAIL, i, before, after)
+    row[cols.Q_WAITING] += 1
+    lanes.kinds[of[cols.O_KIND], cols.K_WAITING] += 1
     st.ranks[r, col.R_WAITING] += 1
 
 
@@ -55,24 +39,24 @@ def insert(st: State, lanes: ClassLanes, r: int, i: int) -> None:
 def lift(lanes: ClassLanes, r: int, lane: int) -> None:
     """Raise the counter of a tenant that begins to wait: it has no claim to what it did not ask for."""
     rows, least = lanes.rows[r], int64(-1)
-    if rows[lane, Q_HEAD] >= 0:
+    if rows[lane, cols.Q_HEAD] >= 0:
         return
     for other in range(lanes.keys.size):
-        if rows[other, Q_HEAD] >= 0 and (least < 0 or rows[other, Q_SERVED] < least):
-            least = rows[other, Q_SERVED]
+        if rows[other, cols.Q_HEAD] >= 0 and (least < 0 or rows[other, cols.Q_SERVED] < least):
+            least = rows[other, cols.Q_SERVED]
     if least < 0 and lanes.last[r] >= 0:
-        least = rows[lanes.last[r], Q_SERVED]
-    rows[lane, Q_SERVED] = max(rows[lane, Q_SERVED], least)
+        least = rows[lanes.last[r], cols.Q_SERVED]
+    rows[lane, cols.Q_SERVED] = max(rows[lane, cols.Q_SERVED], least)
 
 
 @compiled_part
 def join_lane(st: State, lanes: ClassLanes, r: int, i: int) -> None:
     """Queue a request that has just come."""
     of = lanes.of[i]
-    of[O_PLACE] = lanes.marks[M_CAME]
-    lanes.marks[M_CAME] += 1
+    of[cols.O_PLACE] = lanes.marks[cols.M_CAME]
+    lanes.marks[cols.M_CAME] += 1
     if lanes.fair:
-        lift(lanes, r, of[O_LANE])
+        lift(lanes, r, of[cols.O_LANE])
     insert(st, lanes, r, i)
     if lanes.fair:
         measure(lanes, r)
@@ -87,10 +71,10 @@ def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) ->
     """
     longest = 0.0
     for lane in range(lanes.keys.size):
-        i = lanes.rows[r, lane, Q_HEAD]
+        i = lanes.rows[r, lane, cols.Q_HEAD]
         while i >= 0 and not np.isnan(st.floats[i, col.F_SCHEDULED]):
             i = st.ints[i, col.I_NEXT]  # preempted ones have been served
-        if i >= 0 and lanes.of[i, O_KIND] == kind:
+        if i >= 0 and lanes.of[i, cols.O_KIND] == kind:
             longest = max(longest, now - st.floats[i, col.F_ARRIVAL])
     return longest
 
@@ -100,14 +84,14 @@ def turned_away(st: State, r: int, i: int) -> bool:
     """Whether a request that has just come is not let in, by the bounds of its class."""
     lanes = st.lanes
     of = lanes.of[i]
-    kind = of[O_KIND]
-    full = lanes.kinds[kind, K_WAITING] >= lanes.kinds[kind, K_MOST]
+    kind = of[cols.O_KIND]
+    full = lanes.kinds[kind, cols.K_WAITING] >= lanes.kinds[kind, cols.K_MOST]
     if not full and lanes.waits[kind] < np.inf:
         waited = longest_wait(st, lanes, r, kind, st.floats[i, col.F_ARRIVAL])
         full = waited > lanes.waits[kind]
     if full:
-        of[O_REFUSED] = 1
-        lanes.marks[M_REFUSED] += 1
+        of[cols.O_REFUSED] = 1
+        lanes.marks[cols.M_REFUSED] += 1
     return bool(full)
 
 
@@ -117,10 +101,10 @@ def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
     rows = lanes.rows[r]
     one, two = lanes.keys[lane], lanes.keys[other]
     if lanes.fair:
-        one, two = rows[lane, Q_SERVED], rows[other, Q_SERVED]
+        one, two = rows[lane, cols.Q_SERVED], rows[other, cols.Q_SERVED]
     if one != two:
         return bool(one < two)
-    return bool(lanes.of[rows[lane, Q_HEAD], O_PLACE] < lanes.of[rows[other, Q_HEAD], O_PLACE])
+    return bool(lanes.of[rows[lane, cols.Q_HEAD], cols.O_PLACE] < lanes.of[rows[other, cols.Q_HEAD], cols.O_PLACE])
 
 
 @compiled_given("st.lanes", otherwise=lambda st, r: None)
@@ -128,11 +112,11 @@ def find_head(st: State, r: int) -> None:
     """Choose which request of a rank's lanes is the head of its queue."""
     lanes, best = st.lanes, int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[r, lane, Q_HEAD] < 0:
+        if lanes.rows[r, lane, cols.Q_HEAD] < 0:
             continue
         if best < 0 or goes_before(lanes, r, lane, best):
             best = int64(lane)
-    st.ranks[r, col.R_HEAD] = lanes.rows[r, best, Q_HEAD] if best >= 0 else -1
+    st.ranks[r, col.R_HEAD] = lanes.rows[r, best, cols.Q_HEAD] if best >= 0 else -1
 
 
 @compiled_given("st.lanes", otherwise=lambda st, i, other: False)
@@ -140,9 +124,9 @@ def sooner(st: State, i: int, other: int) -> bool:
     """Whether one waiting request goes before another by priority."""
     lanes = st.lanes
     one, two = lanes.of[i], lanes.of[other]
-    first, second = lanes.keys[one[O_LANE]], lanes.keys[two[O_LANE]]
+    first, second = lanes.keys[one[cols.O_LANE]], lanes.keys[two[cols.O_LANE]]
     if not lanes.worst or first == second:
-        return bool(lanes.worst and one[O_PLACE] < two[O_PLACE])
+        return bool(lanes.worst and one[cols.O_PLACE] < two[cols.O_PLACE])
     return bool(first < second)
 
 
@@ -160,15 +144,15 @@ def take_head(st: State, r: int, i: int) -> None:
     """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
     lanes, request = st.lanes, st.ints[i]
     of = lanes.of[i]
-    row = lanes.rows[r, of[O_LANE]]
-    row[Q_HEAD] = request[col.I_NEXT]
-    if row[Q_HEAD] < 0:
-        row[Q_TAIL] = -1
-    row[Q_WAITING] -= 1
+    row = lanes.rows[r, of[cols.O_LANE]]
+    row[cols.Q_HEAD] = request[col.I_NEXT]
+    if row[cols.Q_HEAD] < 0:
+        row[cols.Q_TAIL] = -1
+    row[cols.Q_WAITING] -= 1
     st.ranks[r, col.R_HEAD] = -1
-    lanes.last[r] = of[O_LANE]
+    lanes.last[r] = of[cols.O_LANE]
     if np.isnan(st.floats[i, col.F_SCHEDULED]):
-        row[Q_SERVED] += INPUT_WEIGHT * request[col.I_INPUT]
+        row[cols.Q_SERVED] += cols.INPUT_WEIGHT * request[col.I_INPUT]
     if lanes.fair:
         measure(lanes, r)
 
@@ -177,7 +161,7 @@ def take_head(st: State, r: int, i: int) -> None:
 def count_kind(st: State, i: int) -> None:
     """Count one request fewer of a class that waits."""
     lanes = st.lanes
-    lanes.kinds[lanes.of[i, O_KIND], K_WAITING] -= 1
+    lanes.kinds[lanes.of[i, cols.O_KIND], cols.K_WAITING] -= 1
 
 
 @compiled_part
@@ -218,9 +202,9 @@ def leave_queue(st: State, r: int, i: int) -> None:
 @compiled_given("st.lanes", otherwise=leave_queue)
 def unqueue(st: State, r: int, i: int) -> None:
     """Take a request that ends as it waits out of its queue or lane."""
-    row = st.lanes.rows[r, st.lanes.of[i, O_LANE]]
-    cut_out(st, row, Q_HEAD, Q_TAIL, i)
-    row[Q_WAITING] -= 1
+    row = st.lanes.rows[r, st.lanes.of[i, cols.O_LANE]]
+    cut_out(st, row, cols.Q_HEAD, cols.Q_TAIL, i)
+    row[cols.Q_WAITING] -= 1
     count_left(st, r, i)
 
 
@@ -245,7 +229,7 @@ def back_to_lane(st: State, r: int, i: int) -> None:
 def count_served(st: State, r: int, i: int, tokens: int) -> None:
     """Count tokens that have come for a tenant's request."""
     lanes = st.lanes
-    lanes.rows[r, lanes.of[i, O_LANE], Q_SERVED] += OUTPUT_WEIGHT * tokens
+    lanes.rows[r, lanes.of[i, cols.O_LANE], cols.Q_SERVED] += cols.OUTPUT_WEIGHT * tokens
 
 
 @compiled_part
@@ -253,11 +237,11 @@ def measure(lanes: ClassLanes, r: int) -> None:
     """Note how far the counters of tenants that wait are apart."""
     least, most = int64(-1), int64(-1)
     for lane in range(lanes.keys.size):
-        if lanes.rows[r, lane, Q_HEAD] >= 0:
-            served = lanes.rows[r, lane, Q_SERVED]
+        if lanes.rows[r, lane, cols.Q_HEAD] >= 0:
+            served = lanes.rows[r, lane, cols.Q_SERVED]
             least = served if least < 0 else min(least, served)
             most = max(most, served)
-    lanes.marks[M_SPREAD] = max(lanes.marks[M_SPREAD], most - least)
+    lanes.marks[cols.M_SPREAD] = max(lanes.marks[cols.M_SPREAD], most - least)
 
 
 @compiled_given("st.lanes", otherwise=lambda st, r: None)

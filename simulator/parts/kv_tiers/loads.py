@@ -20,30 +20,8 @@ from ...batching.state import I8, State
 from ...step.drawing import StepBatch
 from ...step.timed import step_seconds
 from ..classes.queue import take_head
-from .state import (
-    L_COUNT,
-    L_LANDED,
-    L_LAST,
-    L_LAST_LANDED,
-    L_LOADING,
-    LANDED,
-    LOADING,
-    N_EVICTED,
-    N_LOADED,
-    N_PREFETCHED,
-    O_FOUND,
-    O_LOADS,
-    O_LONGEST,
-    P_BLOCK,
-    P_LATENCY,
-    UP,
-    W_BLOCKS,
-    W_PASSED,
-    W_STATE,
-    Z_LONGEST,
-    Z_WAITED,
-    TierState,
-)
+from . import state as tier
+from .state import TierState
 from .store import entry_of, keep, moved, put, take, tier_key, touch
 
 NOTHING, BEGUN, BLOCKED = range(3)
@@ -99,13 +77,13 @@ def load_end(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
     """When so many leading blocks would be there if their load began now."""
     end = now
     for level in range(t.which.shape[1]):
-        count, begin = int64(0), max(now, t.free_s[r, level, UP])
+        count, begin = int64(0), max(now, t.free_s[r, level, tier.UP])
         for j in range(blocks):
             if t.levels[j] == level:
                 count += 1
                 begin = max(begin, t.shelves.came[row[j]])
         if count > 0:
-            end = max(end, begin + count * t.pace[level, P_BLOCK] + t.pace[level, P_LATENCY])
+            end = max(end, begin + count * t.pace[level, tier.P_BLOCK] + t.pace[level, tier.P_LATENCY])
     return end
 
 
@@ -121,8 +99,8 @@ def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
                 begin = max(begin, t.shelves.came[row[j]])
                 touch(t.shelves, t.which[r, level], row[j])
         if count > 0:
-            t.counts[level, N_LOADED] += count
-            end = max(end, moved(t, r, level, UP, begin, count))
+            t.counts[level, tier.N_LOADED] += count
+            end = max(end, moved(t, r, level, tier.UP, begin, count))
     return end
 
 
@@ -154,13 +132,13 @@ def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
     longest text so far.
     """
     t, longest = st.pool.tiers, st.ints[i, col.I_INPUT] + st.ints[i, col.I_OUTPUT]
-    if not t.cheaper or longest <= t.totals[O_LONGEST]:
+    if not t.cheaper or longest <= t.totals[tier.O_LONGEST]:
         return
-    t.totals[O_LONGEST], tokens = longest, limits.token_budget
+    t.totals[tier.O_LONGEST], tokens = longest, limits.token_budget
     start = max(longest - tokens, 0)
     takes = prefill_seconds(st, limits, t, r, start, start + tokens) * kv.block / tokens
     for level in range(t.which.shape[1]):
-        if t.pace[level, P_BLOCK] <= takes:
+        if t.pace[level, tier.P_BLOCK] <= takes:
             t.worth[level] = 1
 
 
@@ -218,10 +196,10 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
             row[j] = -1
     take(pool, r, blocks - near)
     rank[col.R_BLOCKS] -= blocks - near
-    t.totals[O_FOUND] += near
+    t.totals[tier.O_FOUND] += near
     request[col.I_BLOCKS] = blocks
     request[col.I_KEYED] = 0
-    t.rows[i, W_BLOCKS] = blocks
+    t.rows[i, tier.W_BLOCKS] = blocks
     count_blocks(st, kv, r, i)
     return True
 
@@ -231,11 +209,11 @@ def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
     """Note the content of blocks that a request has found or loaded: others can share it."""
     pool, request = st.pool, st.ints[i]
     row = pool.held[r, request[col.I_SLOT]]
-    for j in range(pool.tiers.rows[i, W_BLOCKS]):
+    for j in range(pool.tiers.rows[i, tier.W_BLOCKS]):
         if row[j] < 0:
             key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
             row[j] = remember(pool, r, key)
-    request[col.I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
+    request[col.I_KEYED] = pool.tiers.rows[i, tier.W_BLOCKS]
 
 
 @compiled_part
@@ -247,7 +225,7 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
     request, blocks = st.ints[i], look(st, kv, r, i)
     near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
-    t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = near, 0
+    t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = near, 0
     whole = request[col.I_TARGET]
     if limits.reserve:
         whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
@@ -255,18 +233,18 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
         return NOTHING if has_room(st, kv, r, near, whole) else BLOCKED
     cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
     if load_end(t, r, row, cut, now) <= now:
-        t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = cut, blocks - cut
+        t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = cut, blocks - cut
         return NOTHING if has_room(st, kv, r, cut, whole) else BLOCKED
-    if rank[col.R_RUNNING] + rank[col.R_LATE] + line[L_COUNT] >= limits.max_sequences:
+    if rank[col.R_RUNNING] + rank[col.R_LATE] + line[tier.L_COUNT] >= limits.max_sequences:
         return BLOCKED
     if not take_over(st, kv, r, i, cut, whole):
         return BLOCKED  # what is near alone would not fit either
     hold(st, kv, r, i, whole)
-    t.totals[O_LOADS] += 1
-    t.rows[i, W_STATE], t.rows[i, W_PASSED] = LOADING, blocks - cut
+    t.totals[tier.O_LOADS] += 1
+    t.rows[i, tier.W_STATE], t.rows[i, tier.W_PASSED] = tier.LOADING, blocks - cut
     take_head(st, r, i)
-    append_line(st, t, r, i, L_LOADING, L_LAST)
-    line[L_COUNT] += 1
+    append_line(st, t, r, i, tier.L_LOADING, tier.L_LAST)
+    line[tier.L_COUNT] += 1
     return BEGUN
 
 
@@ -286,24 +264,24 @@ def append_line(st: State, t: TierState, r: int, i: int, head: int, last: int) -
 def land(st: State, kv: KvRules, r: int) -> None:
     """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
     t = st.pool.tiers
-    line, before, i = t.lines[r], int64(-1), t.lines[r, L_LOADING]
+    line, before, i = t.lines[r], int64(-1), t.lines[r, tier.L_LOADING]
     while i >= 0:
         after = st.ints[i, col.I_NEXT]
         if t.spans[i, 1] > st.clocks[col.T_KNOWN]:
             before, i = i, after
             continue
         if before < 0:
-            line[L_LOADING] = after
+            line[tier.L_LOADING] = after
         else:
             st.ints[before, col.I_NEXT] = after
         if after < 0:
-            line[L_LAST] = before
+            line[tier.L_LAST] = before
         waited = t.spans[i, 1] - t.spans[i, 0]
-        t.seconds[Z_WAITED] += waited
-        t.seconds[Z_LONGEST] = max(t.seconds[Z_LONGEST], waited)
-        t.rows[i, W_STATE] = LANDED
+        t.seconds[tier.Z_WAITED] += waited
+        t.seconds[tier.Z_LONGEST] = max(t.seconds[tier.Z_LONGEST], waited)
+        t.rows[i, tier.W_STATE] = tier.LANDED
         note_landed(st, kv, r, i)
-        append_line(st, t, r, i, L_LANDED, L_LAST_LANDED)
+        append_line(st, t, r, i, tier.L_LANDED, tier.L_LAST_LANDED)
         i = after
 
 
@@ -312,7 +290,7 @@ def next_landing(st: State) -> float:
     """When the next load ends; infinity where there is none."""
     t, soonest = st.pool.tiers, np.inf
     for r in range(st.ranks.shape[0]):
-        i = t.lines[r, L_LOADING]
+        i = t.lines[r, tier.L_LOADING]
         while i >= 0:
             soonest = min(soonest, t.spans[i, 1])
             i = st.ints[i, col.I_NEXT]
@@ -344,12 +322,12 @@ def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
         if e < 0:
             return
         touch(x, t.which[r, level - 1], e)
-        there = moved(t, r, level - 1, UP, max(at, x.came[e]), 1)
+        there = moved(t, r, level - 1, tier.UP, max(at, x.came[e]), 1)
         e, out = put(x, top, key, -1)
         before = x.came[e]
-        t.counts[0, N_PREFETCHED] += 1
+        t.counts[0, tier.N_PREFETCHED] += 1
         if out != 0:
-            t.counts[0, N_EVICTED] += 1
+            t.counts[0, tier.N_EVICTED] += 1
             if not t.through:
                 there = max(there, keep(t, r, 1, out, max(at, before)))
         x.came[e] = there

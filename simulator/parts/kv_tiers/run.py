@@ -16,38 +16,9 @@ from ...batching.state import C_SUBMITTED, R_SLOTS, State
 from ...deploy.deployment import Deployment
 from ...step.lowering import Plan
 from ..two_pools.pools import Pools
+from . import state as cols
 from .settings import KvTier, TierSettings
-from .state import (
-    E_KEY,
-    E_NEXT,
-    E_OWNER,
-    E_PREVIOUS,
-    F8,
-    H_FIRST,
-    H_HELD,
-    H_MASK,
-    H_PEAK,
-    H_ROOM,
-    H_TABLE,
-    H_USED,
-    I8,
-    N_EVICTED,
-    N_LOADED,
-    N_PREFETCHED,
-    N_STORED,
-    O_DECLINED,
-    O_FOUND,
-    O_LOADS,
-    Z_HELD,
-    Z_HELD_UNTIL,
-    Z_LONGEST,
-    Z_WAITED,
-    Shelves,
-    TierState,
-    new_shelves,
-    new_tiers,
-    with_rows,
-)
+from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers, with_rows
 from .store import erase
 
 OPTION = "--kv-tiers"
@@ -176,7 +147,7 @@ class Below:
     def room(self) -> int:
         """Blocks that all tiers keep of it, shared ones as if they were its own."""
         stores = self.tiers.shelves.stores
-        return int(stores[np.unique(self.tiers.which), H_ROOM].sum())
+        return int(stores[np.unique(self.tiers.which), cols.H_ROOM].sum())
 
     def under(self, state: State, blocks: int, sequences: int) -> State:
         """An engine's state without requests, with these tiers; requests that load have slots too."""
@@ -204,7 +175,7 @@ class Below:
                 else:
                     _clear(x, s)
         new = new_tiers(self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped)
-        old.seconds[Z_HELD_UNTIL] = 0.0
+        old.seconds[cols.Z_HELD_UNTIL] = 0.0
         self.tiers = new._replace(
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
         )
@@ -213,21 +184,21 @@ class Below:
 def _clear(x: Shelves, s: int) -> None:
     """Forget all that a store keeps; the most that it kept stays known."""
     store = x.stores[s]
-    store[[H_USED, H_HELD]] = 0
-    x.table[store[H_TABLE] : store[H_TABLE] + store[H_MASK] + 1] = 0
-    head = store[H_FIRST] + store[H_ROOM]
-    x.entries[head, [E_NEXT, E_PREVIOUS]] = head
+    store[[cols.H_USED, cols.H_HELD]] = 0
+    x.table[store[cols.H_TABLE] : store[cols.H_TABLE] + store[cols.H_MASK] + 1] = 0
+    head = store[cols.H_FIRST] + store[cols.H_ROOM]
+    x.entries[head, [cols.E_NEXT, cols.E_PREVIOUS]] = head
 
 
 @compiled
 def purge(x: Shelves, s: int, owner: int, now: float) -> None:
     """Forget what an engine was still writing to a store as it failed."""
     store = x.stores[s]
-    for e in range(store[H_FIRST], store[H_FIRST] + store[H_USED]):
-        if x.entries[e, E_KEY] != 0 and x.entries[e, E_OWNER] == owner and x.came[e] > now:
-            erase(x, s, x.entries[e, E_KEY])
-            x.entries[e, E_KEY] = 0
-            store[H_HELD] -= 1
+    for e in range(store[cols.H_FIRST], store[cols.H_FIRST] + store[cols.H_USED]):
+        if x.entries[e, cols.E_KEY] != 0 and x.entries[e, cols.E_OWNER] == owner and x.came[e] > now:
+            erase(x, s, x.entries[e, cols.E_KEY])
+            x.entries[e, cols.E_KEY] = 0
+            store[cols.H_HELD] -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,12 +273,12 @@ class TiersRun:
             whose = {id(t.shelves.stores): t.shelves.stores for t in own}
             rows = np.array([whose[where][s] for where, s in stores])
             found.append(TierRun(
-                tier, float(rows[:, H_ROOM].sum()) * size, float(rows[:, H_PEAK].sum()) * size,
-                n[N_LOADED] * block, n[N_LOADED] * size, n[N_STORED] * size, n[N_EVICTED] * size,
-                n[N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
+                tier, float(rows[:, cols.H_ROOM].sum()) * size, float(rows[:, cols.H_PEAK].sum()) * size,
+                n[cols.N_LOADED] * block, n[cols.N_LOADED] * size, n[cols.N_STORED] * size, n[cols.N_EVICTED] * size,
+                n[cols.N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
             ))  # fmt: skip
         return cls(
-            first.settings, tuple(found), int(totals[O_FOUND]) * block,
-            int(totals[O_DECLINED]) * block, int(totals[O_LOADS]), float(seconds[Z_WAITED]),
-            max(float(t.seconds[Z_LONGEST]) for t in own), float(seconds[Z_HELD]),
+            first.settings, tuple(found), int(totals[cols.O_FOUND]) * block,
+            int(totals[cols.O_DECLINED]) * block, int(totals[cols.O_LOADS]), float(seconds[cols.Z_WAITED]),
+            max(float(t.seconds[cols.Z_LONGEST]) for t in own), float(seconds[cols.Z_HELD]),
         )  # fmt: skip

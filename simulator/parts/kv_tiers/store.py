@@ -4,28 +4,8 @@ from __future__ import annotations
 
 from ....workloads.jit import compiled_given, compiled_part, int64
 from ...batching.prefix import AFTER, BARE, KEY, NEXT, Pool, forget, place, unlink
-from .state import (
-    DOWN,
-    E_KEY,
-    E_NEXT,
-    E_OWNER,
-    E_PREVIOUS,
-    H_FIRST,
-    H_HELD,
-    H_MASK,
-    H_PEAK,
-    H_ROOM,
-    H_TABLE,
-    H_USED,
-    N_EVICTED,
-    N_STORED,
-    P_BLOCK,
-    P_LATENCY,
-    Z_HELD_UNTIL,
-    Z_NOW,
-    Shelves,
-    TierState,
-)
+from . import state as tier
+from .state import Shelves, TierState
 
 
 @compiled_part
@@ -46,7 +26,7 @@ def home(key: int, mask: int) -> int:
 @compiled_part
 def spot(x: Shelves, s: int, key: int) -> int:
     """Row of the table where a store's content is, or would be."""
-    base, mask = x.stores[s, H_TABLE], x.stores[s, H_MASK]
+    base, mask = x.stores[s, tier.H_TABLE], x.stores[s, tier.H_MASK]
     at = home(key, mask)
     while x.table[base + at, 0] != 0 and x.table[base + at, 0] != key:
         at = (at + 1) & mask
@@ -63,7 +43,7 @@ def entry_of(x: Shelves, s: int, key: int) -> int:
 @compiled_part
 def erase(x: Shelves, s: int, key: int) -> None:
     """Take a content out of a store's table (backward-shift deletion)."""
-    base, mask, table = x.stores[s, H_TABLE], x.stores[s, H_MASK], x.table
+    base, mask, table = x.stores[s, tier.H_TABLE], x.stores[s, tier.H_MASK], x.table
     hole = spot(x, s, key) - base
     at = (hole + 1) & mask
     while table[base + at, 0] != 0:
@@ -78,17 +58,17 @@ def erase(x: Shelves, s: int, key: int) -> None:
 @compiled_part
 def unlink_entry(x: Shelves, e: int) -> None:
     """Take an entry out of its list."""
-    after, before = x.entries[e, E_NEXT], x.entries[e, E_PREVIOUS]
-    x.entries[before, E_NEXT], x.entries[after, E_PREVIOUS] = after, before
+    after, before = x.entries[e, tier.E_NEXT], x.entries[e, tier.E_PREVIOUS]
+    x.entries[before, tier.E_NEXT], x.entries[after, tier.E_PREVIOUS] = after, before
 
 
 @compiled_part
 def append_entry(x: Shelves, s: int, e: int) -> None:
     """Put an entry at the end of its store's list: used last."""
-    end = x.stores[s, H_FIRST] + x.stores[s, H_ROOM]
-    last = x.entries[end, E_PREVIOUS]
-    x.entries[last, E_NEXT], x.entries[e, E_PREVIOUS] = e, last
-    x.entries[e, E_NEXT], x.entries[end, E_PREVIOUS] = end, e
+    end = x.stores[s, tier.H_FIRST] + x.stores[s, tier.H_ROOM]
+    last = x.entries[end, tier.E_PREVIOUS]
+    x.entries[last, tier.E_NEXT], x.entries[e, tier.E_PREVIOUS] = e, last
+    x.entries[e, tier.E_NEXT], x.entries[end, tier.E_PREVIOUS] = end, e
 
 
 @compiled_part
@@ -102,32 +82,32 @@ def touch(x: Shelves, s: int, e: int) -> None:
 def put(x: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
     """Keep a content that a store has not; its entry, and the content that had to leave (0: none)."""
     store, out = x.stores[s], int64(0)
-    if store[H_USED] < store[H_ROOM]:
-        e = store[H_FIRST] + store[H_USED]
-        store[H_USED] += 1
+    if store[tier.H_USED] < store[tier.H_ROOM]:
+        e = store[tier.H_FIRST] + store[tier.H_USED]
+        store[tier.H_USED] += 1
     else:
-        e = x.entries[store[H_FIRST] + store[H_ROOM], E_NEXT]
-        out = x.entries[e, E_KEY]
+        e = x.entries[store[tier.H_FIRST] + store[tier.H_ROOM], tier.E_NEXT]
+        out = x.entries[e, tier.E_KEY]
         unlink_entry(x, e)
         if out != 0:
             erase(x, s, out)
-    x.entries[e, E_KEY], x.entries[e, E_OWNER] = key, owner
+    x.entries[e, tier.E_KEY], x.entries[e, tier.E_OWNER] = key, owner
     at = spot(x, s, key)
     x.table[at, 0], x.table[at, 1] = key, e
     append_entry(x, s, e)
-    store[H_HELD] += out == 0
-    store[H_PEAK] = max(store[H_PEAK], store[H_HELD])
+    store[tier.H_HELD] += out == 0
+    store[tier.H_PEAK] = max(store[tier.H_PEAK], store[tier.H_HELD])
     return int(e), int(out)
 
 
 @compiled_part
 def moved(t: TierState, r: int, level: int, way: int, begin: float, blocks: int) -> float:
     """Send blocks over a level's link once it is free; when they are there."""
-    wire = blocks * t.pace[level, P_BLOCK]
+    wire = blocks * t.pace[level, tier.P_BLOCK]
     free = max(begin, t.free_s[r, level, way]) + wire
     t.free_s[r, level, way] = free
     t.link_s[level, way] += wire
-    return float(free + t.pace[level, P_LATENCY])
+    return float(free + t.pace[level, tier.P_LATENCY])
 
 
 @compiled_part
@@ -150,8 +130,8 @@ def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
                 break
             e, out = put(x, s, out, t.owner)
             t.chain[last] = e
-            t.counts[last, N_STORED] += 1
-            t.counts[last, N_EVICTED] += out != 0
+            t.counts[last, tier.N_STORED] += 1
+            t.counts[last, tier.N_EVICTED] += out != 0
             if t.through:
                 last += 1
                 break
@@ -165,7 +145,7 @@ def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
         if e >= 0:
             if above >= level:  # what comes from there must have come there
                 ready = max(ready, x.came[t.chain[above]])
-            ready = moved(t, r, last, DOWN, ready, 1)
+            ready = moved(t, r, last, tier.DOWN, ready, 1)
             x.came[e] = ready
     return ready
 
@@ -173,8 +153,8 @@ def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
 @compiled_part
 def leave(t: TierState, r: int, b: int, key: int) -> None:
     """A content leaves the devices' memory: a copy must be out before its block is written anew."""
-    ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[Z_NOW])
-    t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)
+    ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[tier.Z_NOW])
+    t.seconds[tier.Z_HELD_UNTIL] = max(t.seconds[tier.Z_HELD_UNTIL], ready)
 
 
 @compiled_given("pool.tiers", otherwise=forget)

@@ -11,19 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.batch import (
-    BASE_MOMENTS,
-    DECODE_KV,
-    DECODES,
-    PREFILL_KV,
-    PREFILL_PAIRS,
-    PREFILL_RECT,
-    PREFILL_TOKENS,
-    PREFILLS,
-    SEQUENCES,
-    TOKENS,
-    WINDOW_MOMENTS,
-)
+from ....workloads import batch as sums
 
 F8 = npt.NDArray[np.float64]
 
@@ -36,9 +24,9 @@ MOST_CHUNKS = 16
 
 def batch_tokens(m: F8, windows: int) -> float:
     """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
-    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
-    decodes = m[behind] if m.size - behind > 1 else m[DECODES]
-    return float(decodes + m[PREFILL_TOKENS])
+    behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows
+    decodes = m[behind] if m.size - behind > 1 else m[sums.DECODES]
+    return float(decodes + m[sums.PREFILL_TOKENS])
 
 
 def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
@@ -55,9 +43,9 @@ def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
 
 def even_halves(m: F8, windows: int) -> bool:
     """Whether both halves of a batch have the same sums."""
-    even = m[DECODES] % 2.0 == 0.0 and m[PREFILL_TOKENS] % 2.0 == 0.0 and m[TOKENS] % 2.0 == 0.0
+    even = m[sums.DECODES] % 2.0 == 0.0 and m[sums.PREFILL_TOKENS] % 2.0 == 0.0 and m[sums.TOKENS] % 2.0 == 0.0
     for w in range(windows):
-        even = even and m[BASE_MOMENTS + WINDOW_MOMENTS * w + PREFILL_KV] % 2.0 == 0.0
+        even = even and m[sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w + sums.PREFILL_KV] % 2.0 == 0.0
     return bool(even)
 
 
@@ -75,26 +63,26 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
     size : int
         `BIG` for the half with what is left over.
     """
-    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    decodes, prompts, tokens = m[sums.DECODES], m[sums.PREFILLS], m[sums.PREFILL_TOKENS]
     first = 1.0 if size == BIG else 0.0
     even = math.floor(decodes / 2.0) * 2.0 == decodes
     own = math.floor((decodes + first) / 2.0)
     new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
     cut = min(math.floor((prompts + 1.0) / 2.0), new)
-    out[TOKENS] = math.floor((m[TOKENS] + first) / 2.0)
-    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
-    out[SEQUENCES] = own + cut
+    out[sums.TOKENS] = math.floor((m[sums.TOKENS] + first) / 2.0)
+    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = own, new, cut
+    out[sums.SEQUENCES] = own + cut
     of_decodes = own / decodes if decodes > 0.0 else 0.0
     of_tokens = new / tokens if tokens > 0.0 else 0.0
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):
-        at = BASE_MOMENTS + WINDOW_MOMENTS * w
-        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
-        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
-        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
-        kv = m[at + PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
-        out[at + PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
-    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
+        at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
+        out[at + sums.DECODE_KV] = m[at + sums.DECODE_KV] * of_decodes
+        out[at + sums.PREFILL_PAIRS] = m[at + sums.PREFILL_PAIRS] * of_tokens
+        out[at + sums.PREFILL_RECT] = m[at + sums.PREFILL_RECT] * of_tokens
+        kv = m[at + sums.PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
+        out[at + sums.PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
+    for j in range(sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows, m.size):
         out[j] = m[j] * of_decodes
 
 
@@ -111,33 +99,33 @@ def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None
     m, out : float64 array, shape (moments,)
         Those of the batch, and of the micro-batch.
     """
-    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    decodes, prompts, tokens = m[sums.DECODES], m[sums.PREFILLS], m[sums.PREFILL_TOKENS]
     own = math.floor(decodes / chunks)
     own += 1 if place < decodes - own * chunks else 0
     new = math.floor(tokens / chunks)
     new += 1 if chunks - 1 - place < tokens - new * chunks else 0
-    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    behind = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * windows
     several = m.size - behind > 1  # decodes that bring drafts; they too are of mean length
     most = m[behind] if several else decodes
     brought = math.floor(most / chunks)
     brought += 1 if place < most - brought * chunks else 0
-    padding = m[TOKENS] - most - tokens
+    padding = m[sums.TOKENS] - most - tokens
     more = math.floor(padding / chunks)
     more += 1 if place < padding - more * chunks else 0
     cut = min(math.ceil(prompts / chunks), new)
-    out[TOKENS] = brought + new + more
-    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
-    out[SEQUENCES] = own + cut
+    out[sums.TOKENS] = brought + new + more
+    out[sums.DECODES], out[sums.PREFILL_TOKENS], out[sums.PREFILLS] = own, new, cut
+    out[sums.SEQUENCES] = own + cut
     of_decodes = own / decodes if decodes > 0.0 else 0.0
     of_tokens = new / tokens if tokens > 0.0 else 0.0
     of_prompts = cut / prompts if prompts > 0.0 else 0.0
     for w in range(windows):
-        at = BASE_MOMENTS + WINDOW_MOMENTS * w
-        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
-        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
-        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
-        kv = m[at + PREFILL_KV] * of_prompts
-        out[at + PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
+        at = sums.BASE_MOMENTS + sums.WINDOW_MOMENTS * w
+        out[at + sums.DECODE_KV] = m[at + sums.DECODE_KV] * of_decodes
+        out[at + sums.PREFILL_PAIRS] = m[at + sums.PREFILL_PAIRS] * of_tokens
+        out[at + sums.PREFILL_RECT] = m[at + sums.PREFILL_RECT] * of_tokens
+        kv = m[at + sums.PREFILL_KV] * of_prompts
+        out[at + sums.PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
     for j in range(behind, m.size):
         out[j] = m[j] * of_decodes
     if several:

@@ -12,25 +12,12 @@ import numpy as np
 from ....workloads.batch import TOKENS
 from ....workloads.draws import step_key
 from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...step import lowering as low
 from ...step.books import K_PROCESSOR, K_WALL, Books
 from ...step.compiled import book_cell, cost_cell
 from ...step.drawing import StepBatch, draw_part
 from ...step.experts import book_part, clear_share, groups_seconds
-from ...step.lowering import (
-    E_COUNT,
-    E_KEY,
-    E_LAYERS,
-    E_STAGE,
-    E_TOP_K,
-    F8,
-    G_LAYERS,
-    G_STAGE,
-    G_START,
-    G_STOP,
-    ROLE_LINK,
-    S_ROLE,
-    Plan,
-)
+from ...step.lowering import F8, Plan
 from ...step.splitting import split_loads
 from ...step.unequal import graph_batch
 from ..expert_map.placed import on_slots
@@ -95,7 +82,7 @@ def price_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: 
 @compiled_part
 def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
     """`compiled.section_seconds` of what is not booked yet."""
-    first, end, layers = (plan.sections[g, G_START], plan.sections[g, G_STOP], plan.sections[g, G_LAYERS])
+    first, end, layers = (plan.sections[g, low.G_START], plan.sections[g, low.G_STOP], plan.sections[g, low.G_LAYERS])
     slowest, longest = int64(0), -1.0
     for r in range(moments.shape[0]):
         seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[c, WHOLE, r])
@@ -118,7 +105,7 @@ def bigs_of(m: F8, windows: int, kind: int, chunks: int) -> int:
 @compiled_part
 def take_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int) -> None:
     """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
-    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
+    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, low.G_LAYERS]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
         row = streams.tracks[t]
         if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
@@ -191,7 +178,7 @@ def price_part(
     streams = plan.streams
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     experts, total, sums = plan.experts[x], 0.0, 0.0
-    count, layers = experts[E_COUNT], experts[E_LAYERS]
+    count, layers = experts[low.E_COUNT], experts[low.E_LAYERS]
     if kind == SERIAL:
         for e in range(count):
             lanes.loads[0, e] = lanes.drawn[x, e]
@@ -200,8 +187,8 @@ def price_part(
             lanes.routed[place] = 0.0
             for r in range(moments.shape[0]):
                 tokens = _batch_tokens(moments[r], plan.windows.size)
-                lanes.routed[place] += experts[E_TOP_K] * _chunk_tokens(tokens, chunks, place)
-        split_loads(key, experts[E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
+                lanes.routed[place] += experts[low.E_TOP_K] * _chunk_tokens(tokens, chunks, place)
+        split_loads(key, experts[low.E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
     for place in range(chunks):
         loads = on_slots(plan, x, key, lanes.loads[place], books.placed)
@@ -229,10 +216,10 @@ def price_experts(
     if chooses and more >= most:
         return False
     for x in range(plan.experts.shape[0]):
-        layers = plan.experts[x, E_LAYERS]
+        layers = plan.experts[x, low.E_LAYERS]
         seconds = price_part(plan, lanes, c, x, key, moments, mixed, books) * layers
         serial[c, 1] += seconds
-        lanes.stages[c, plan.experts[x, E_STAGE]] += seconds
+        lanes.stages[c, plan.experts[x, low.E_STAGE]] += seconds
         more += seconds - lanes.experts[0, x, 0] * layers
         if chooses and more >= most:
             return False
@@ -255,7 +242,7 @@ def book_way(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, bo
     """Book the ops of the way that is taken, as often as it runs each."""
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     for g in range(plan.sections.shape[0]):
-        times = plan.sections[g, G_LAYERS] * plan.tp
+        times = plan.sections[g, low.G_LAYERS] * plan.tp
         for r in range(moments.shape[0]):
             cells, bigs = lanes.cells[c], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
@@ -310,10 +297,10 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
         cut_moments(plan, streams, lanes, c, moments)
         for g in range(plan.sections.shape[0]):
             longest = price_section(plan, streams, lanes, c, g, moments, fresh)
-            serial[c, 0] += longest * plan.sections[g, G_LAYERS]
-            lanes.stages[c, plan.sections[g, G_STAGE]] += longest * plan.sections[g, G_LAYERS]
+            serial[c, 0] += longest * plan.sections[g, low.G_LAYERS]
+            lanes.stages[c, plan.sections[g, low.G_STAGE]] += longest * plan.sections[g, low.G_LAYERS]
         for s in range(plan.slots.shape[0]):
-            if plan.slots[s, S_ROLE] != ROLE_LINK:
+            if plan.slots[s, low.S_ROLE] != low.ROLE_LINK:
                 lanes.compute[c] += lanes.wall[c, s]
     key = step_key(plan.seed, plan.replica, batch.step)
     for x in range(plan.experts.shape[0]):

@@ -13,21 +13,9 @@ from ...batching import state as col
 from ...batching.kv import blocks_of
 from ...batching.radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
 from ...batching.state import F8, State
+from . import state as sched
 from .cache import use_prefix
-from .state import (
-    A_ADDED,
-    A_CHUNK,
-    A_CUT,
-    A_INPUT,
-    A_PAGES,
-    A_STATES,
-    A_TAKEN,
-    CLIP,
-    IN_BATCH,
-    LPM_QUEUE,
-    S_LIST,
-    Sglang,
-)
+from .state import Sglang
 
 (GO_ON, NO_TOKEN, OTHER) = range(3)
 """What comes after a request was tried: the next one, or none because of memory or of the step."""
@@ -43,18 +31,18 @@ def available(x: Sglang, r: int) -> int:
 def open_budgets(st: State, x: Sglang, r: int) -> None:
     """What a new step may hold."""
     rules, adder = x.rules, x.adder
-    size, beside, pages, sum_ = x.ranks[r, S_LIST], int64(0), int64(0), 0.0
+    size, beside, pages, sum_ = x.ranks[r, sched.S_LIST], int64(0), int64(0), 0.0
     for j in range(size):
         request = st.ints[st.running[r, j]]
-        sum_ += min(request[col.I_OUTPUT] - request[col.I_GENERATED], CLIP) * x.ratio[r]
+        sum_ += min(request[col.I_OUTPUT] - request[col.I_GENERATED], sched.CLIP) * x.ratio[r]
         if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
             pages += 1
     if rules.mixed:
         beside = size
-    adder[A_INPUT] = rules.max_prefill - beside
-    adder[A_CHUNK] = rules.chunk - beside if rules.chunk > 0 else int64(1 << 60)
-    adder[A_TAKEN], adder[A_ADDED], adder[A_CUT], adder[A_STATES] = beside, 0, -1, -1
-    adder[A_PAGES] = pages if rules.mixed else 0
+    adder[sched.A_INPUT] = rules.max_prefill - beside
+    adder[sched.A_CHUNK] = rules.chunk - beside if rules.chunk > 0 else int64(1 << 60)
+    adder[sched.A_TAKEN], adder[sched.A_ADDED], adder[sched.A_CUT], adder[sched.A_STATES] = beside, 0, -1, -1
+    adder[sched.A_PAGES] = pages if rules.mixed else 0
     x.offset[0] = beside + sum_
 
 
@@ -65,20 +53,20 @@ def charge(x: Sglang, tokens: int, answer: int) -> None:
     pages = blocks_of(tokens, x.rules.page)
     paged = pages * x.rules.page
     x.offset[0] += paged + answer
-    adder[A_TAKEN] += paged
-    adder[A_INPUT] -= paged
-    adder[A_CHUNK] -= paged
-    adder[A_PAGES] += pages
-    adder[A_ADDED] += 1
+    adder[sched.A_TAKEN] += paged
+    adder[sched.A_INPUT] -= paged
+    adder[sched.A_CHUNK] -= paged
+    adder[sched.A_PAGES] += pages
+    adder[sched.A_ADDED] += 1
 
 
 @compiled_inside
 def state_of(x: Sglang, r: int) -> int:
     """Whether a step has room for more."""
     have = available(x, r)
-    if have - x.offset[0] <= 0.0 or have - x.adder[A_TAKEN] <= 0:
+    if have - x.offset[0] <= 0.0 or have - x.adder[sched.A_TAKEN] <= 0:
         return NO_TOKEN
-    if x.adder[A_INPUT] <= 0 or x.adder[A_CHUNK] <= 0:
+    if x.adder[sched.A_INPUT] <= 0 or x.adder[sched.A_CHUNK] <= 0:
         return OTHER
     return GO_ON
 
@@ -91,19 +79,19 @@ def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
     """
     request, adder = st.ints[i], x.adder
     left = request[col.I_TARGET] - request[col.I_ROOM]
-    most = min(adder[A_CHUNK], int(available(x, r) - x.offset[0]))
+    most = min(adder[sched.A_CHUNK], int(available(x, r) - x.offset[0]))
     if most <= 0:
-        most = adder[A_CHUNK]
+        most = adder[sched.A_CHUNK]
     tokens = min(left, most)
     pages = blocks_of(request[col.I_ROOM] + tokens, x.rules.page)
     pages -= blocks_of(request[col.I_ROOM], x.rules.page)
-    if tokens <= 0 or (adder[A_PAGES] + pages) * x.rules.page > available(x, r):
+    if tokens <= 0 or (adder[sched.A_PAGES] + pages) * x.rules.page > available(x, r):
         return 0
     if left > tokens:
-        adder[A_CUT] = i
+        adder[sched.A_CUT] = i
         charge(x, tokens, int64(0))
     else:
-        charge(x, tokens, min(request[col.I_OUTPUT], CLIP))
+        charge(x, tokens, min(request[col.I_OUTPUT], sched.CLIP))
     return int(tokens)
 
 
@@ -112,25 +100,25 @@ def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, i
     """Tokens that a waiting request with a prefix of `found` can start with, and what comes then."""
     request, adder, page = st.ints[i], x.adder, x.rules.page
     extend = request[col.I_TARGET] - found
-    answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), CLIP)
+    answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), sched.CLIP)
     paged = blocks_of(extend, page) * page
     if extend + answer >= available(x, r) - x.offset[0]:
         return 0, NO_TOKEN
-    if paged >= adder[A_INPUT] and adder[A_ADDED] > 0:
+    if paged >= adder[sched.A_INPUT] and adder[sched.A_ADDED] > 0:
         return 0, OTHER
     lock(x.tree, r, request[col.I_SLOT], 1)
     if extend + answer >= available(x, r) - x.offset[0]:
         lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN
-    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
-    if paged > adder[A_CHUNK]:
-        tokens, answer = adder[A_CHUNK] // page * page, int64(0)
-    short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(x, r)
+    tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
+    if paged > adder[sched.A_CHUNK]:
+        tokens, answer = adder[sched.A_CHUNK] // page * page, int64(0)
+    short = x.rules.mixed and adder[sched.A_PAGES] * page + blocks_of(tokens, page) * page > available(x, r)
     if tokens <= 0 or short:
         lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN if short else OTHER
     if tokens < extend:
-        adder[A_CUT] = i
+        adder[sched.A_CUT] = i
     charge(x, tokens, answer)
     return int(tokens), state_of(x, r)
 
@@ -168,28 +156,28 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
     request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
     extend, have = request[col.I_TARGET], available(x, r)
     paged = blocks_of(extend, page) * page
-    if paged > min(have - adder[A_TAKEN], have - x.offset[0]):
+    if paged > min(have - adder[sched.A_TAKEN], have - x.offset[0]):
         return 0, NO_TOKEN
-    size = adder[A_STATES]
+    size = adder[sched.A_STATES]
     if size < 0:
         size = note_state(st, keys, int64(0), i, True)
-        for j in range(first + adder[A_ADDED]):
+        for j in range(first + adder[sched.A_ADDED]):
             size = note_state(st, keys, size, st.running[r, j], True)
     else:
         size = note_state(st, keys, size, i, False)
-    adder[A_STATES] = size
-    left, freed = have - adder[A_TAKEN] - paged, 0.0
+    adder[sched.A_STATES] = size
+    left, freed = have - adder[sched.A_TAKEN] - paged, 0.0
     for k in range(size):
         many = size - k
         if left + freed - keys[0, k] * many <= many:
             return 0, NO_TOKEN
         freed += keys[1, k]
-    tokens, answer = extend, min(request[col.I_OUTPUT], CLIP)
-    if extend > adder[A_CHUNK]:
-        if adder[A_CHUNK] <= 0:
+    tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
+    if extend > adder[sched.A_CHUNK]:
+        if adder[sched.A_CHUNK] <= 0:
             return 0, OTHER
-        tokens, answer = adder[A_CHUNK], int64(0)
-        adder[A_CUT] = i
+        tokens, answer = adder[sched.A_CHUNK], int64(0)
+        adder[sched.A_CUT] = i
     charge(x, tokens, answer)
     return int(tokens), state_of(x, r)
 
@@ -216,20 +204,20 @@ def sort_queue(st: State, x: Sglang, r: int) -> None:
     One that has little of it but much in common with an earlier one of the queue goes last.
     """
     rank, keys, order = st.ranks[r], x.keys, x.order
-    if not x.rules.lpm or rank[col.R_WAITING] > LPM_QUEUE:
+    if not x.rules.lpm or rank[col.R_WAITING] > sched.LPM_QUEUE:
         return
     i, size, told = rank[col.R_HEAD], int64(0), int64(0)
     while i >= 0:
         target = st.ints[i, col.I_TARGET]
         pages, _ = match(x.tree, st, r, i, target // x.rules.page, x.rules.page)
         key = -float(pages * x.rules.page)
-        if key >= -IN_BATCH:
+        if key >= -sched.IN_BATCH:
             most = int64(0)
             for k in range(told):
                 j = order[1, k]
                 same = min(common_tokens(st, i, j), min(target, st.ints[j, col.I_TARGET]))
                 most = max(most, same)
-            if most >= IN_BATCH:
+            if most >= sched.IN_BATCH:
                 key = np.inf
             else:
                 order[1, told] = i
