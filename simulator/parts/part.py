@@ -30,6 +30,16 @@ class Combination:
     fails: bool = False
     scaled: bool = False
 
+    def of(self, name: str) -> Any:
+        """What the deployment has under a name; None without one."""
+        return getattr(self.deployment, name, None)
+
+    @property
+    def rules(self) -> str:
+        """The part whose scheduler the engine runs; empty: the library's own."""
+        rules = getattr(self.policy, "rules", None)
+        return "" if rules is None else str(rules.part)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -46,7 +56,7 @@ class Part:
     cannot : mapping of str to str
         Parts that it cannot go with, each with the physical reason.
     asked : callable
-        What is given, to the option that asks for the part; empty where none does.
+        What is given, to the option that asks for the part, or to whether the first of `options` does.
     """
 
     name: str
@@ -56,4 +66,4 @@ class Part:
     tests: Sequence[str] = ()
     also: Sequence[str] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
-    asked: Callable[[Combination], str] = lambda a: ""
+    asked: Callable[[Combination], object] = lambda a: None

@@ -44,7 +44,8 @@ def refused_with(name: str) -> dict[str, str]:
 
 def parts_of(asked: Combination) -> dict[str, str]:
     """Parts of what is asked, and the options that ask for them."""
-    return {name: option for name, part in PARTS.items() if (option := part.asked(asked))}
+    found = {name: part.asked(asked) for name, part in PARTS.items()}
+    return {n: o if isinstance(o, str) else PARTS[n].options.split(",")[0] for n, o in found.items() if o}
 
 
 def check_parts(given: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ PARTS = (
         "requests that follow others",
         page="serving",
         tests=("simulator/test_sessions", "simulator/test_agents"),
-        asked=lambda a: "sessions" if a.first is not None and a.first.turns is not None else "",
+        asked=lambda a: getattr(a.first, "turns", None) is not None and "sessions",
         also=("batching/play", "serving/arrivals"),
     ),
 )

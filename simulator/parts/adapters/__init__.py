@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Combination, Part
-
-
-def _asked(a: Combination) -> str:
-    return "--adapters" if a.deployment and a.deployment.tenants is not None else ""
-
-
-def _swapped(a: Combination) -> str:
-    return "--adapters-resident" if _asked(a) and a.deployment.tenants.swapped else ""
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -20,7 +11,7 @@ PARTS = (
         "LoRA adapters, all in the devices' memory",
         page="adapters",
         tests=("simulator/test_adapter_paths",),
-        asked=_asked,
+        asked=lambda a: a.of("tenants"),
         also=("serving/host_link",),
     ),
     Part(
@@ -29,6 +20,6 @@ PARTS = (
         "adapters that come from the host's memory",
         page="adapters",
         tests=("simulator/test_adapter_serving",),
-        asked=_swapped,
+        asked=lambda a: getattr(a.of("tenants"), "swapped", False),
     ),
 )

@@ -11,6 +11,6 @@ PARTS = (
         "replicas that come and go",
         page="autoscaling",
         tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),
-        asked=lambda a: "--autoscale" if a.scaled else "",
+        asked=lambda a: a.scaled,
     ),
 )

@@ -11,6 +11,6 @@ PARTS = (
         "queues by class or tenant",
         page="classes",
         tests=("simulator/test_classes", "analysis/test_classes_answers"),
-        asked=lambda a: f"--policy {a.policy.name}" if a.laned else "",
+        asked=lambda a: a.laned and f"--policy {a.policy.name}",
     ),
 )

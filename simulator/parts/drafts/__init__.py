@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from ..part import Combination, Part
-
-
-def _asked(a: Combination) -> str:
-    return (
-        f"--speculative {a.deployment.speculation.asked}"
-        if a.deployment and a.deployment.speculation is not None
-        else ""
-    )
-
+from ..part import Part
 
 PARTS = (
     Part(
@@ -20,6 +11,6 @@ PARTS = (
         "drafts that are verified with the next token",
         page="speculation",
         tests=("simulator/test_speculation", "analysis/test_speculation_answers"),
-        asked=_asked,
+        asked=lambda a: (drafts := a.of("speculation")) and f"--speculative {drafts.asked}",
     ),
 )

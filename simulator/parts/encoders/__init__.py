@@ -11,6 +11,6 @@ PARTS = (
         "images that an encoder takes before prompts",
         page="layer-lists",
         tests=("simulator/test_encoders",),
-        asked=lambda a: "--encoder" if a.pools is not None and a.pools.encoder is not None else "",
+        asked=lambda a: getattr(a.pools, "encoder", None),
     ),
 )

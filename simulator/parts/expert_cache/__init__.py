@@ -11,7 +11,7 @@ PARTS = (
         "experts that come from the host's memory",
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
-        asked=lambda a: "--experts-resident" if a.deployment and a.deployment.store is not None else "",
+        asked=lambda a: a.of("store"),
         cannot={
             "experts-apart": "an expert lies in one place",
             "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",

@@ -11,7 +11,7 @@ PARTS = (
         "placed experts and copies",
         page="wide-ep",
         tests=("simulator/test_expert_map", "simulator/test_eplb"),
-        asked=lambda a: "--expert-placement" if a.deployment and a.deployment.placing is not None else "",
+        asked=lambda a: a.of("placing"),
         also=("deploy/expert_parts",),
     ),
 )

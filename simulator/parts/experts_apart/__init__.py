@@ -11,6 +11,6 @@ PARTS = (
         "experts on devices of their own",
         page="wide-ep",
         tests=("simulator/test_apart", "simulator/test_apart_serving"),
-        asked=lambda a: "--experts-on" if a.deployment and a.deployment.apart is not None else "",
+        asked=lambda a: a.of("apart"),
     ),
 )

@@ -11,6 +11,6 @@ PARTS = (
         "replicas that fail",
         page="clusters",
         tests=("simulator/test_cluster",),
-        asked=lambda a: "--fail or --mtbf" if a.fails else "",
+        asked=lambda a: a.fails and "--fail or --mtbf",
     ),
 )

@@ -11,7 +11,7 @@ PARTS = (
         "memories below the devices' that keep KV blocks",
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
-        asked=lambda a: "--kv-tiers" if a.cache is not None and a.cache.tiers is not None else "",
+        asked=lambda a: getattr(a.cache, "tiers", None),
         also=("batching/loading", "serving/host_link"),
         cannot={
             "sglang": "its tree copies whole nodes by counts of hits; tiers keep blocks by last use",

@@ -11,7 +11,7 @@ PARTS = (
         "exchanges beside computation",
         page="overlap",
         tests=("simulator/test_overlap", "simulator/test_streams"),
-        asked=lambda a: f"--overlap {a.deployment.overlap}" if a.deployment and a.deployment.overlap != "none" else "",
+        asked=lambda a: (way := a.of("overlap")) not in (None, "none") and f"--overlap {way}",
         also=("streams/scheduler",),
         cannot={"experts-apart": "micro-batches that go to and fro are its overlap already"},
     ),

@@ -11,7 +11,7 @@ PARTS = (
         "layers in stages",
         page="engine-files",
         tests=("simulator/test_pipeline",),
-        asked=lambda a: f"--pp {a.deployment.layout.pp}" if a.deployment and a.deployment.layout.pp > 1 else "",
+        asked=lambda a: (layout := a.of("layout")) and layout.pp > 1 and f"--pp {layout.pp}",
         also=("batching/own_stages",),
     ),
 )

@@ -11,9 +11,7 @@ PARTS = (
         "SGLang's own scheduler",
         page="schedulers",
         tests=("simulator/test_own_rules",),
-        asked=lambda a: (
-            f"--policy {a.policy.name}" if a.policy and a.policy.rules and a.policy.rules.part == "sglang" else ""
-        ),
+        asked=lambda a: a.rules == "sglang" and f"--policy {a.policy.name}",
         also=("batching/exact", "batching/own_stages"),
         cannot={"tensorrt-llm": "an engine has one scheduler"},
     ),

@@ -11,9 +11,7 @@ PARTS = (
         "TensorRT-LLM's own executor",
         page="schedulers",
         tests=("simulator/test_own_rules",),
-        asked=lambda a: (
-            f"--policy {a.policy.name}" if a.policy and a.policy.rules and a.policy.rules.part == "tensorrt-llm" else ""
-        ),
+        asked=lambda a: a.rules == "tensorrt-llm" and f"--policy {a.policy.name}",
         also=("batching/exact", "batching/own_stages"),
     ),
 )

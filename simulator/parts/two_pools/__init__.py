@@ -6,9 +6,9 @@ from ..part import Combination, Part
 
 
 def _asked(a: Combination) -> str:
-    if a.deployment and a.deployment.pools:
-        return f"the two pools of {a.deployment.system.name}"
-    return "--prefill and --decode" if a.pools is not None and a.pools.decode else ""
+    if a.of("pools"):
+        return f"the two pools of {a.of('system').name}"
+    return "--prefill and --decode" if getattr(a.pools, "decode", ()) else ""
 
 
 PARTS = (
