@@ -6,10 +6,10 @@ import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from ..parts.classes.queue import join_lane, turned_away
+from ..parts.kv_tiers.hooks import come_near
 from . import state as col
 from .holding import enqueue
 from .kv import KvRules
-from .loading import come_near
 from .policies import Limits
 from .state import State
 

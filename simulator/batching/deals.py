@@ -10,12 +10,12 @@ import numpy.typing as npt
 from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held, kept
 from ..parts.drafts.state import NUM_OWN, S_ID
+from ..parts.kv_tiers.hooks import renew
 from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
 from .kv import KvRules
 from .level import Engines, Face, face_of, wake
-from .loading import renew
 from .loop import EngineArrays
 from .prefix import MOST_PIECES
 from .recall import Recall, forget_all, look_everywhere, note_sent

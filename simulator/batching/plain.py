@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from ..parts.classes.queue import count_served, measure_lanes, same_head
 from ..parts.drafts.verify import log_draft, record_together, run_steps, tokens_come
+from ..parts.expert_cache.shelf import F_LINK_S
+from ..parts.kv_tiers.hooks import held_until, move_back, tell_time, until_full
 from ..parts.kv_tiers.loads import land, next_landing
 from ..step.books import Books, spent
 from ..step.lowering import Plan
@@ -21,7 +23,6 @@ from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
-from .loading import held_until, note_end, tell_time, until_full
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
 from .policies import Limits
@@ -29,6 +30,22 @@ from .state import State
 from .status import AGAIN, REACHED, STUCK
 from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
 from .waiting_on import while_waits
+
+
+@compiled_given("books.shelf", otherwise=lambda st, books, start: None)
+def give_way(st: State, books: Books, start: float) -> None:
+    """Experts that a step has fetched go first on the host's link: the step stood still for them."""
+    experts_s = 0.0
+    for x in range(books.shelf.totals.shape[0]):
+        experts_s += books.shelf.totals[x, F_LINK_S]
+    move_back(st, experts_s, start)
+
+
+@compiled_inside
+def note_end(st: State, books: Books, start: float) -> None:
+    """A step that began at a time has ended: transfers start now, and what it fetched has gone first."""
+    tell_time(st)
+    give_way(st, books, start)
 
 
 @compiled_part

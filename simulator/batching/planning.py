@@ -11,11 +11,11 @@ from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_given, compiled_part, int64
 from ..parts.classes.lanes import M_UNDONE
 from ..parts.drafts.hooks import count_ended, next_tokens, plan_ended, reach, verifies
+from ..parts.kv_tiers.hooks import leave, next_to_admit, use_cached
 from . import state as col
 from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
 from .holding import hold, kv_bytes, note_planned
 from .kv import KvRules
-from .loading import leave, next_to_admit, use_cached
 from .plans import record_tokens
 from .policies import Limits
 from .preempting import make_room, pass_over
@@ -30,9 +30,7 @@ def brings_cache(st: State, i: int) -> bool:
 
 
 @compiled_part
-def admit(
-    st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int, now: float
-) -> int:
+def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
     want = request[col.I_TARGET]
@@ -61,8 +59,6 @@ def admit(
     if not hold(st, kv, r, i, whole):
         return 0
     leave(st, r, i)
-    if np.isnan(st.floats[i, col.F_SCHEDULED]):
-        st.floats[i, col.F_SCHEDULED] = now
     st.running[r, rank[col.R_RUNNING]] = i
     rank[col.R_RUNNING] += 1
     return int(want)
@@ -193,7 +189,7 @@ def plan_pass(
         j, want = plan_leading(st, kv, windows, r, budget)
         budget -= want
     while True:
-        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget, most)
+        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget)
         preemptions += lost
         if budget <= 0 and j >= rank[col.R_RUNNING]:
             break
@@ -208,9 +204,11 @@ def plan_pass(
                 break
             if waits_on(st, limits, r, i, now):
                 break
-            want = admit(st, limits, kv, r, i, budget, most, prompts, now)
+            want = admit(st, limits, kv, r, i, budget, most, prompts)
             if want == 0:
                 break
+            if np.isnan(st.floats[i, col.F_SCHEDULED]):
+                st.floats[i, col.F_SCHEDULED] = now
             prompts += 1
         else:
             i = st.running[r, j]

@@ -205,7 +205,7 @@ class Tiered(Blocks):
 
 @dataclass
 class TieredReference(Reference):
-    """The scheduler whose waiting requests load: `loading` and `kv_tiers.loads` in the plainest way."""
+    """The scheduler whose waiting requests load: `kv_tiers.hooks` and `loads` in the plainest way."""
 
     cheaper: bool = False
     ahead_of: bool = False  # prefetch at arrival

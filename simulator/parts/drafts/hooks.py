@@ -9,7 +9,7 @@ would take were all drafts in flight accepted, and one whose end is not known ru
 from __future__ import annotations
 
 from ....workloads.jit import compiled_given, compiled_part, int64
-from ...batching.counting import count_draft, count_several
+from ...batching.counting import count_draft, count_several, most_of_one
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
 from ...batching.preempting import make_room, pass_over
@@ -68,7 +68,7 @@ def reach(st: State, limits: Limits, i: int) -> int:
 
 @compiled_part
 def none_ended(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int, most: int
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
 ) -> tuple[int, int, int, int]:
     """`plan_ended` without drafts: what ends is known."""
     return j, g, budget, int64(0)
@@ -76,7 +76,7 @@ def none_ended(
 
 @compiled_given("st.spec", otherwise=none_ended)
 def plan_ended(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int, most: int
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, j: int, g: int, budget: int
 ) -> tuple[int, int, int, int]:
     """Plan sequences that the step in flight ends, if the plan cannot know, where they stood before sequence `j`.
 
@@ -89,6 +89,7 @@ def plan_ended(
         i, want = st.running[r, size + g], min(x.tokens + 1, budget)
         if x.rows[i, S_CAME] < 2:
             want = int64(0)
+        most = most_of_one(st, limits, r)
         if most > 0:
             want = min(want, most)
         if want > 0:

@@ -23,8 +23,7 @@ from ...batching.clients import complete
 from ...batching.holding import drop
 from ...batching.host import paced, starting
 from ...batching.kv import KvRules
-from ...batching.loading import give_way, held_until, note_computed
-from ...batching.plain import plan_ranks, planned_tokens, write_log
+from ...batching.plain import give_way, plan_ranks, planned_tokens, write_log
 from ...batching.policies import Limits
 from ...batching.state import F8, I8, State
 from ...batching.status import AGAIN, GO, STUCK
@@ -34,6 +33,7 @@ from ...step.books import Books
 from ...step.lowering import Plan
 from ..classes.queue import count_served, measure_lanes, unqueue
 from ..drafts.verify import batch_seconds, known_at_end, log_draft, record_together, send, tokens_of_batch
+from ..kv_tiers.hooks import held_until, note_computed
 from ..kv_tiers.loads import next_landing
 
 (W_REQUEST, W_TOKENS, W_CACHED, W_LIFE) = range(4)

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ..parts.classes.queue import count_left, find_head, leave_lane, sooner
-from ..parts.expert_cache.shelf import F_LINK_S
-from ..parts.kv_tiers import state as tier
-from ..parts.kv_tiers.loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
-from ..step.books import Books
-from .holding import use_prefix, write_through
-from .kv import KvRules
-from .policies import Limits
-from .state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
+from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ...batching.holding import use_prefix, write_through
+from ...batching.kv import KvRules
+from ...batching.policies import Limits
+from ...batching.state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
+from ..classes.queue import count_left, find_head, leave_lane, sooner
+from . import state as tier
+from .loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st: None)
@@ -155,22 +153,6 @@ def move_back(st: State, experts_s: float, start: float) -> None:
             if t.spans[i, 1] > start:
                 t.spans[i, 1] += later
             i = st.ints[i, I_NEXT]
-
-
-@compiled_given("books.shelf", otherwise=lambda st, books, start: None)
-def give_way(st: State, books: Books, start: float) -> None:
-    """Experts that a step has fetched go first on the host's link: the step stood still for them."""
-    experts_s = 0.0
-    for x in range(books.shelf.totals.shape[0]):
-        experts_s += books.shelf.totals[x, F_LINK_S]
-    move_back(st, experts_s, start)
-
-
-@compiled_inside
-def note_end(st: State, books: Books, start: float) -> None:
-    """A step that began at a time has ended: transfers start now, and what it fetched has gone first."""
-    tell_time(st)
-    give_way(st, books, start)
 
 
 @compiled_given("st.pool.tiers", otherwise=lambda st, start: start)
