@@ -1,4 +1,4 @@
-"""What a part says of itself: the options that ask for it, what it cannot go with and why, where it is and is tested."""
+"""What a part says of itself: options, what it cannot go with and why, where it is and is tested."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ....workloads.jit import compiled_given, compiled_part, int64
 from ...batching import state as col
 from ...batching.clients import complete
+from ...batching.exact_state import copy_lists
 from ...batching.kv import KvRules, blocks_of
 from ...batching.radix import K_FREE, K_HEAP
 from ...batching.state import I8, State
@@ -175,16 +176,6 @@ def rank_for(st: State) -> int:
     return int(st.counters[col.C_RELEASED] % x.ratio.size)
 
 
-@compiled_part
-def copy(source: col.I8, target: col.I8, running: int, flight: int) -> None:
-    """Copy those that run, and those whose results are waited for."""
-    first = source.size // 3
-    for j in range(running):
-        target[j] = source[j]
-    for j in range(first, first + flight):
-        target[j] = source[j]
-
-
 def take_up(st: State, place: int) -> None:
     """Look at one of the batches: what is its own comes to where plans find it."""
     x = st.exact.sglang
@@ -194,7 +185,7 @@ def take_up(st: State, place: int) -> None:
             if c != S_CHUNKED:  # of all of them
                 x.ranks[r, c] = own[c]
         st.ranks[r, col.R_RUNNING] = own[NUM_SCHEDULE]
-        copy(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
+        copy_lists(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
 def put_down(st: State, place: int) -> None:
@@ -205,7 +196,7 @@ def put_down(st: State, place: int) -> None:
         for c in range(NUM_SCHEDULE):
             own[c] = x.ranks[r, c]
         own[NUM_SCHEDULE] = st.ranks[r, col.R_RUNNING]
-        copy(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
+        copy_lists(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
 def seen(st: State, before: float) -> float:

@@ -13,7 +13,7 @@ I8 = npt.NDArray[np.int64]
 
 
 class TrtNumbers(NamedTuple):
-    """`TrtllmRules` and what they run with: requests of a step and active ones, and steps whose memory is looked for."""
+    """`TrtllmRules` and what they run with: requests of a step, active ones, and steps that memory is looked for."""
 
     block: int
     requests: int
@@ -49,7 +49,7 @@ NUM_RANK = 3
 class Flights(NamedTuple):
     """Each of P batches in flight while another one is looked at, of R ranks."""
 
-    running: I8  # [P, R, 2B] the last two lists of `State.running`
+    running: I8  # [P, R, 3B] see `State.running`, of which the last two lists are used
     sizes: I8  # [P, R] requests of each
 
 
@@ -72,7 +72,7 @@ class Trtllm(NamedTuple):
 def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trtllm:
     """The state before the first request."""
     rows, ring = numbers.active, np.arange(blocks + 1)
-    running, sizes = np.zeros((stages, ranks, 2 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
+    running, sizes = np.zeros((stages, ranks, 3 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
     links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
     links[:, :, 0], links[:, :, 1] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
     own = np.zeros((ranks, NUM_RANK), dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ....workloads.jit import compiled_given, compiled_part, int64
 from ...batching import state as col
 from ...batching.clients import complete, lightest_rank
+from ...batching.exact_state import copy_lists
 from ...batching.kv import KvRules, blocks_of
 from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
@@ -171,23 +172,17 @@ def rank_for(st: State) -> int:
 def take_up(st: State, place: int) -> None:
     """Look at one of the batches in flight: what it holds comes to where results are taken from."""
     x = st.exact.trtllm
-    first = st.running.shape[1] // 3
     for r in range(st.ranks.shape[0]):
-        size = x.ranks[r, T_FLIGHT] = x.flights.sizes[place, r]
-        for j in range(size):
-            st.running[r, first + j] = x.flights.running[place, r, j]
-            st.running[r, 2 * first + j] = x.flights.running[place, r, first + j]
+        x.ranks[r, T_FLIGHT] = x.flights.sizes[place, r]
+        copy_lists(x.flights.running[place, r], st.running[r], 0, x.ranks[r, T_FLIGHT])
 
 
 def put_down(st: State, place: int) -> None:
     """`take_up` the other way round."""
     x = st.exact.trtllm
-    first = st.running.shape[1] // 3
     for r in range(st.ranks.shape[0]):
-        size = x.flights.sizes[place, r] = x.ranks[r, T_FLIGHT]
-        for j in range(size):
-            x.flights.running[place, r, j] = st.running[r, first + j]
-            x.flights.running[place, r, first + j] = st.running[r, 2 * first + j]
+        x.flights.sizes[place, r] = x.ranks[r, T_FLIGHT]
+        copy_lists(st.running[r], x.flights.running[place, r], 0, x.ranks[r, T_FLIGHT])
 
 
 def seen(st: State, before: float) -> float:
