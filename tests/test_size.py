@@ -25,7 +25,7 @@ LONG: dict[str, str] = {}
 
 CORE = ("deploy", "step", "batching", "serving", "parts")
 MOST_PARAMETERS = 8
-POSITIONS = 54
+POSITIONS = 52
 """Lists of the simulator whose columns are numbered one by one (`range(n)`): records (`batching.records`) have names."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,10 +16,12 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.devices.tier import TierSpec
+from opbyte.simulator.batching.records import records
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.parts.expert_cache.fetched import StepCaches
 from opbyte.simulator.parts.expert_cache.policies import BUILT_IN, CACHE_POLICIES
 from opbyte.simulator.parts.expert_cache.shelf import (
+    CLOCK,
     F_AHEAD,
     F_BYTES,
     F_HITS,
@@ -28,8 +29,6 @@ from opbyte.simulator.parts.expert_cache.shelf import (
     F_MISSES,
     F_NEEDED,
     F_WAIT_S,
-    K_DENSE,
-    NUM_CLOCK,
     layer_wait,
 )
 from opbyte.simulator.parts.expert_cache.store import HORIZONS, ExpertStore
@@ -186,8 +185,8 @@ times = st.floats(0.0, 5.0)
 def test_what_layers_wait_lies_between_nothing_and_all_of_the_link(
     layers: list[tuple[float, float, float]], dense: float, step_ahead: bool
 ) -> None:
-    clock = np.zeros(NUM_CLOCK)
-    clock[K_DENSE] = dense
+    clock = records(1, CLOCK)[0]
+    clock.dense = dense
     waited = sum(layer_wait(clock, ahead, now, own, step_ahead) for ahead, now, own in layers)
     compute = sum(dense + own for _, _, own in layers)
     link = sum(ahead + now for ahead, now, _ in layers)
@@ -197,8 +196,8 @@ def test_what_layers_wait_lies_between_nothing_and_all_of_the_link(
 
 
 def test_a_fetch_known_ahead_hides_behind_what_computes_until_it_is_needed() -> None:
-    clock = np.zeros(NUM_CLOCK)
-    clock[K_DENSE] = 2.0
+    clock = records(1, CLOCK)[0]
+    clock.dense = 2.0
     # Named before the step: 5 s on the link behind the 2 s of the first layer's dense part.
     assert layer_wait(clock, 5.0, 0.0, 1.0, True) == 3.0
     # The link is free at 5, now is 6, the dense part ends at 8: 3 s end at 8.

@@ -23,7 +23,7 @@ from .shelf import Fetch, Shelf, compiled_wait
 def score_of(fetch: Fetch, shelf: Shelf, x: int, e: int, chance: float) -> float:
     """The policy's score of an entry."""
     row = shelf.entries[x, e]
-    entry = Entry(row[col.N_LOADED], row[col.N_USED], row[col.N_USES], shelf.next_use[e], shelf.named[e], chance)
+    entry = Entry(row.loaded, row.used, row.uses, shelf.next_use[e], shelf.named[e], chance)
     return policy_score(fetch.custom, fetch.policy, entry)
 
 
@@ -35,10 +35,10 @@ def victim(
     entries, best, least, oldest = shelf.entries[x], int64(-1), 0.0, int64(0)
     key = step_key(seeds[0] ^ CHANCE_SEED, seeds[1], now)
     for e in range(first, first + held):
-        if not entries[e, col.N_HELD] or (spare and shelf.named[e]):
+        if not entries[e].held or (spare and shelf.named[e]):
             continue
         score = score_of(fetch, shelf, x, e, drawn_number(key, x, e) if fetch.drawn else 0.0)
-        used = entries[e, col.N_USED]
+        used = entries[e].used
         if best < 0 or score < least or (score == least and used < oldest):
             best, least, oldest = e, score, used
     return best, least
@@ -51,15 +51,15 @@ def load_expert(
     """Fetch an expert into its device's cache; seconds on the link."""
     shelf.clocks[x, g] += 1
     now, row = shelf.clocks[x, g], shelf.entries[x, e]
-    row[col.N_LOADED], row[col.N_USED], row[col.N_USES] = now, now, 0
+    row.loaded, row.used, row.uses = now, now, 0
     if shelf.held[x, g] < fetch.slots[x]:
         shelf.held[x, g] += 1
-        row[col.N_HELD] = 1
+        row.held = 1
         return float(fetch.seconds[x, e])
     leaving, least = victim(fetch, shelf, x, g * held, held, seeds, now, spare)
     if fetch.look_ahead == 0 or score_of(fetch, shelf, x, e, 1.0) >= least:
-        shelf.entries[x, leaving, col.N_HELD] = 0
-        row[col.N_HELD] = 1
+        shelf.entries[x, leaving].held = 0
+        row.held = 1
     return float(fetch.seconds[x, e])
 
 
@@ -70,9 +70,9 @@ def prefetch_group(
     """Fetch what is named and lacks, as far as there are slots; seconds, experts, those on the disk."""
     room, seconds, count, far = fetch.slots[x], 0.0, int64(0), int64(0)
     for e in range(g * held, (g + 1) * held):
-        room -= shelf.named[e] and shelf.entries[x, e, col.N_HELD] > 0
+        room -= shelf.named[e] and shelf.entries[x, e].held > 0
     for e in range(g * held, (g + 1) * held):
-        if count < room and shelf.named[e] and not shelf.entries[x, e, col.N_HELD]:
+        if count < room and shelf.named[e] and not shelf.entries[x, e].held:
             seconds += load_expert(fetch, shelf, x, g, held, e, seeds, True)
             count += 1
             far += fetch.far[x, e]
@@ -87,12 +87,12 @@ def use_group(fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tupl
     for e in range(g * held, (g + 1) * held):
         if not shelf.needed[e]:
             continue
-        if not entries[e, col.N_HELD]:
+        if not entries[e].held:
             lacking += 1
             continue
         shelf.clocks[x, g] += 1
-        entries[e, col.N_USED] = shelf.clocks[x, g]
-        entries[e, col.N_USES] += 1
+        entries[e].used = shelf.clocks[x, g]
+        entries[e].uses += 1
         shelf.needed[e] = False
     while count < lacking:
         chosen = int64(-1)
@@ -101,7 +101,7 @@ def use_group(fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tupl
                 chosen = e
         shelf.needed[chosen] = False
         seconds += load_expert(fetch, shelf, x, g, held, chosen, seeds, False)
-        entries[chosen, col.N_USES] = 1
+        entries[chosen].uses = 1
         count += 1
         far += fetch.far[x, chosen]
     return seconds, count, far
@@ -132,7 +132,7 @@ def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -
             shelf.named[e] = drawn_number(key, x, e) < rate
         shelf.next_use[e] = np.inf
         needed += loads[e] > 0
-        lacking += (loads[e] > 0 or shelf.named[e]) and not shelf.entries[x, e, col.N_HELD]
+        lacking += (loads[e] > 0 or shelf.named[e]) and not shelf.entries[x, e].held
     return needed, lacking
 
 
@@ -140,13 +140,13 @@ def mark(plan: Plan, fetch: Fetch, shelf: Shelf, x: int, step: int, loads: I8) -
 def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """Seconds that the layers of a part wait for experts, whose own take `seconds`."""
     shelf = books.shelf
-    experts, clock, total = plan.experts[x], shelf.clock, shelf.totals[x]
+    experts, clock, total = plan.experts[x], shelf.clock[0], shelf.totals[x]
     layers, stage = experts[E_LAYERS], experts[E_STAGE]
-    if clock[col.K_STAGE] != stage:
-        clock[col.K_NOW] = clock[col.K_FREE] = clock[col.K_BEGAN] = 0.0
-        clock[col.K_DENSE], clock[col.K_STAGE] = books.stages[stage] / fetch.layers[stage], stage
+    if clock.stage != stage:
+        clock.now = clock.free = clock.began = 0.0
+        clock.dense, clock.stage = books.stages[stage] / fetch.layers[stage], stage
     if fetch.slots[x] == 0:
-        clock[col.K_NOW] += seconds
+        clock.now += seconds
         return 0.0
     key = step_key(plan.seed, plan.replica, batch.step)
     loads = on_slots(plan, x, key, books.loads, books.placed)
@@ -163,7 +163,7 @@ def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: floa
         if not fetch.keeps:
             shelf.held[x, g] = 0
             for e in range(g * held, (g + 1) * held):
-                shelf.entries[x, e, col.N_HELD] = 0
+                shelf.entries[x, e].held = 0
     waited = 0.0
     for _ in range(layers):
         waited += compiled_wait(clock, ahead_s, now_s, seconds / layers, fetch.step_ahead)
@@ -181,7 +181,7 @@ def fetch_part(plan: Plan, fetch: Fetch, x: int, batch: StepBatch, seconds: floa
 @compiled_given("plan.fetch", lambda plan, books: None)
 def start_fetch(plan: Plan, books: Books) -> None:
     """Forget the clock of the step before, where there is an expert cache."""
-    books.shelf.clock[col.K_STAGE] = -1.0
+    books.shelf.clock[0].stage = -1
 
 
 @compiled_given("plan.fetch", lambda plan, x, batch, seconds, books: 0.0)

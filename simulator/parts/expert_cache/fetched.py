@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ....workloads.batch import Batch
 from ....workloads.ops import Loads
+from ...batching.records import records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from ..expert_map.placed import offsets_of
 from .cache import ExpertCache
 from .compiled import chances_of, named_by
 from .counts import StepFetch
-from .shelf import F8, K_DENSE, K_NOW, K_STAGE, NUM_CLOCK, Fetch, fetch_of, layer_wait
+from .shelf import CLOCK, Fetch, fetch_of, layer_wait
 
 WARM_STEPS = 64
 """Steps that expert caches have seen before one step by itself, and whose mean an expected one is."""
@@ -38,14 +39,14 @@ class StepCaches:
     replica: int = 0
     fetch: Fetch = field(init=False)
     caches: list[list[ExpertCache]] = field(init=False)
-    clock: F8 = field(init=False)
+    clock: Any = field(init=False)  # record of `CLOCK`
 
     def __post_init__(self) -> None:
         d = self.deployment
         fetch, store = fetch_of(d), d.store
         if fetch is None or store is None:
             raise ValueError("needs a deployment with an expert cache")
-        self.fetch, self.clock = fetch, np.zeros(NUM_CLOCK)
+        self.fetch, self.clock = fetch, records(1, CLOCK)[0]
         self.caches = []
         for x, part in enumerate(d.experts):
             if part.kept:
@@ -75,11 +76,11 @@ class StepCaches:
         """
         d, fetch = self.deployment, self.fetch
         part = d.experts[x]
-        if self.clock[K_STAGE] != part.stage or x == 0:
-            self.clock[:] = 0.0
-            self.clock[K_STAGE], self.clock[K_DENSE] = (part.stage, dense_s / fetch.layers[part.stage])
+        if self.clock.stage != part.stage or x == 0:
+            self.clock = records(1, CLOCK)[0]
+            self.clock.stage, self.clock.dense = part.stage, dense_s / fetch.layers[part.stage]
         if part.kept:
-            self.clock[K_NOW] += seconds * part.layers
+            self.clock.now += seconds * part.layers
             return StepFetch()
         needed = loads.tokens > 0
         named = named_by(part.router.seed, self.replica, step, x, needed, fetch.accuracy, fetch.false_rate)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit import compiled_part
 from ....workloads.jit_held import held
+from ...batching.records import named, records
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
 from .compiled import Custom, custom_policy, policy_code
@@ -18,9 +19,8 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
 
-(N_HELD, N_LOADED, N_USED, N_USES) = range(4)
-NUM_ENTRY = 4
-"""Columns of `Shelf.entries`: whether an expert is in its device's cache; see `Entry`."""
+ENTRY = named("held loaded used uses", "")
+"""Whether an expert is in its device's cache; see `Entry`."""
 
 (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_FAR_BYTES, F_LINK_S, F_WAIT_S) = range(8)
 NUM_FETCH = 8
@@ -28,10 +28,9 @@ NUM_FETCH = 8
 there, that were fetched when they were needed and before; bytes fetched, those from the disk; seconds
 that the busiest link of a part was busy, and that its layers waited."""
 
-(K_NOW, K_FREE, K_BEGAN, K_DENSE, K_STAGE) = range(5)
-NUM_CLOCK = 5
-"""Entries of `Shelf.clock`, the times of one step on one pipeline stage: now, when the link to the host is
-free, when the layer before began, seconds of a layer without its experts; and which stage it is."""
+CLOCK = named("stage", "now free began dense")
+"""Times of one step on one pipeline stage, and which it is: now, when the link to the host is free, when the layer
+before began; seconds of a layer without its experts."""
 
 
 @held
@@ -57,14 +56,14 @@ class Fetch(NamedTuple):
 class Shelf(NamedTuple):
     """What one engine's caches hold, and what they have done."""
 
-    entries: I8  # [X, E, NUM_ENTRY]
+    entries: npt.NDArray[Any]  # [X, E] of `ENTRY`
     clocks: I8  # [X, G] accesses of each group's cache
     held: I8  # [X, G] experts in it
     needed: B1  # [E] of the step and part at hand
     named: B1  # [E]
     next_use: F8  # [E]
     loads: I8  # [E] draws of steps ahead
-    clock: F8  # [NUM_CLOCK]
+    clock: npt.NDArray[Any]  # [1] of `CLOCK`
     totals: F8  # [X, NUM_FETCH]
 
 
@@ -147,13 +146,13 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
     if fetch is None:
         return None
     parts, widest = fetch.seconds.shape
-    entries = np.zeros((parts, widest, NUM_ENTRY), dtype=np.int64)
+    entries = records(parts * widest, ENTRY).reshape(parts, widest)
     full = np.zeros((parts, int(experts[:, 1].max())), dtype=np.int64)
     if fetch.keeps:
         for x, (held, groups) in enumerate(experts):
             for g in range(groups):
                 first = g * held
-                entries[x, first : first + fetch.slots[x], N_HELD] = 1
+                entries.held[x, first : first + fetch.slots[x]] = 1
                 full[x, g] = fetch.slots[x]
     return Shelf(
         entries=entries,
@@ -163,12 +162,12 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
         named=np.zeros(widest, dtype=np.bool_),
         next_use=np.zeros(widest),
         loads=np.zeros(widest, dtype=np.int64),
-        clock=np.zeros(NUM_CLOCK),
+        clock=records(1, CLOCK),
         totals=np.zeros((parts, NUM_FETCH)),
     )
 
 
-def layer_wait(clock: F8, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
+def layer_wait(clock: Any, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
     """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
 
     The link to the host carries one fetch after another. What is known ahead is fetched as soon as it is known and the
@@ -178,24 +177,24 @@ def layer_wait(clock: F8, ahead_s: float, now_s: float, experts_s: float, step_a
 
     Parameters
     ----------
-    clock : float64 array, shape (NUM_CLOCK,)
+    clock : record of `CLOCK`
     ahead_s, now_s : float
         Seconds of fetching what was known ahead, and what was not.
     experts_s : float
         Seconds of the layer's experts.
     """
-    began = clock[K_NOW]
-    now = began + clock[K_DENSE]
+    began = clock.now
+    now = began + clock.dense
     waited = 0.0
     if ahead_s > 0.0:
-        known = 0.0 if step_ahead else clock[K_BEGAN]
-        clock[K_FREE] = max(clock[K_FREE], known) + ahead_s
-        waited = max(clock[K_FREE] - now, 0.0)
+        known = 0.0 if step_ahead else clock.began
+        clock.free = max(clock.free, known) + ahead_s
+        waited = max(clock.free - now, 0.0)
     if now_s > 0.0:
-        clock[K_FREE] = max(clock[K_FREE], now + waited) + now_s
-        waited = clock[K_FREE] - now
-    clock[K_BEGAN] = began
-    clock[K_NOW] = now + waited + experts_s
+        clock.free = max(clock.free, now + waited) + now_s
+        waited = clock.free - now
+    clock.began = began
+    clock.now = now + waited + experts_s
     return float(waited)
 
 
