@@ -71,22 +71,13 @@ class Comparison(Several):
             for m in moved_layers(best, base)
         ]
         if moved:
-            text += f" Memory-bound on the xPU and moved to {self._near()}: {', '.join(moved)}."
+            near = ", ".join(p.name for p in best.deployment.device.processors.values() if p.kind != "xpu")
+            text += f" Memory-bound on the xPU and moved to {near}: {', '.join(moved)}."
         return text
-
-    def _near(self) -> str:
-        processors = self.runs[0].run.deployment.device.processors.values()
-        return ", ".join(p.name for p in processors if p.kind != "xpu") or "no processor"
 
 
 def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
-    """Ops that are memory-bound on `base` and ran beside the main processor in `best`.
-
-    Returns
-    -------
-    list of dict
-        ``name``, ``op_per_byte`` of what moved, ``share`` of its memory traffic that moved.
-    """
+    """Ops that are memory-bound on `base` and ran beside the main processor in `best`, with the share that moved."""
     main = {p.name: p for p in base.deployment.device.processors.values() if p.kind == "xpu"}
     dtype = base.deployment.model.numerics.default
     bound = {

@@ -43,11 +43,9 @@ def simulate_command(
         if seeds is not None:
             raise InputError("--emit", "needs one run: leave --seeds")
         started(emit, scenario)  # what it cannot start is refused before it is served
-    for option, given in (("--groups", groups), ("--workers", workers), ("--dask", dask)):
+    for option, given in (("--groups", groups), ("--workers", workers), ("--dask", dask), ("--steps", steps)):
         if given is not None and (seeds is not None or scenario.model is None):
             raise InputError(option, "is for one run: name a model and system, leave --seeds")
-    if steps is not None and (seeds is not None or scenario.model is None):
-        raise InputError("--steps", "are those of one run: name a model and system, leave --seeds")
 
     def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:
