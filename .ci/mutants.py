@@ -101,10 +101,10 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("workloads/requests/labelling.py", "which[mine] % len(names)", "which[mine] % 1", LABELS),
     ("workloads/requests/labelling.py", "inputs[mine], outputs[mine] = draw", "inputs[mine], _ = draw", LABELS),
     # tiers
-    ("simulator/parts/kv_tiers/store.py", "x.entries[store[H_FIRST] + store[H_ROOM], E_NEXT]",
-     "x.entries[store[H_FIRST] + store[H_ROOM], E_PREVIOUS]", SHELVES),
+    ("simulator/parts/kv_tiers/store.py", "x.entries[store[tier.H_FIRST] + store[tier.H_ROOM], tier.E_NEXT]",
+     "x.entries[store[tier.H_FIRST] + store[tier.H_ROOM], tier.E_PREVIOUS]", SHELVES),
     ("simulator/parts/kv_tiers/store.py", "    unlink_entry(x, e)\n    append_entry(x, s, e)", "    return", SHELVES),
-    ("simulator/parts/kv_tiers/store.py", "if store[H_USED] < store[H_ROOM]:", "if store[H_USED] < store[H_ROOM] - 1:",
+    ("simulator/parts/kv_tiers/store.py", "if store[tier.H_USED] < store[tier.H_ROOM]:", "if store[tier.H_USED] < store[tier.H_ROOM] - 1:",
      SHELVES),
     ("simulator/parts/kv_tiers/store.py", "if ((at - begin) & mask) >= ((at - hole) & mask):",
      "if ((at - begin) & mask) > ((at - hole) & mask):", SHELVES),
