@@ -148,7 +148,7 @@ def draw_pairs(state: np.uint64, tokens: int, experts: int, words: U8, out: I8) 
         for i in range(many):
             word = words[i]
             for _ in range(2):
-                pick = np.int64(((word & LOW) * wide) >> S32)
+                pick = int(np.int64(((word & LOW) * wide) >> S32))
                 new = int64(1) - (second & int64(pick == first))  # a token's second choice is another one
                 out[pick] += new
                 first = pick if second == 0 else first
