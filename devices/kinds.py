@@ -2,7 +2,7 @@
 
 The plain kinds of the library are priced by their description, a roofline; GPU-class ones ("xpu") by fitted
 kernel models where there are some (`devices.device`). Those of published systems
-(`devices.published`) and kinds from outside bring cost models of their own.
+(`devices.published`; single papers' beside them, `opbyte.kinds`) and kinds from outside bring cost models of their own.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def _try(kind: Kind) -> None:
     check_rows(model)
 
 
-PROCESSOR_KINDS: Registry[Kind] = Registry("processor kind", described=True, home=f"{__package__}.published")
+PROCESSOR_KINDS: Registry[Kind] = Registry(
+    "processor kind", described=True, home=f"{__package__}.published", group="opbyte.kinds"
+)
 
 
 def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[ModelOf], ModelOf]:

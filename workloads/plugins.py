@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import InputError, reason_of
 
 GROUP = "opbyte.plugins"
-OWN = {"opbyte.papers": "opbyte.analysis.papers"}
+OWN = {"opbyte.papers": "opbyte.analysis.papers", "opbyte.kinds": "opbyte.analysis.papers.kinds"}
 """Groups whose packages are imported when they are asked for, and this distribution's own of each."""
 
 

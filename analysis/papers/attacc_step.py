@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from opbyte.extend import load_device
-from opbyte.extend.devices import TiledGpu, best_tile, build_device, load_memory, occupancy
+from opbyte.extend.devices import build_device, load_memory
 
 from .attacc_heads import HeadAttention
+from .kinds.tiled import TiledGpu, best_tile, occupancy
 
 DEVICES = 8
 GPU = "attacc-gpu"

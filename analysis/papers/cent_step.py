@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from opbyte.extend import load_device, load_model
-from opbyte.extend.devices import BankGemv, GemvModel, build_device
+from opbyte.extend.devices import build_device
 from opbyte.extend.models import Attention, FeedForward
+
+from .kinds.gemv import BankGemv, GemvModel
 
 DEVICE = "cent"
 FLIT_BYTES, FLIT_DATA_BYTES = 256, 192

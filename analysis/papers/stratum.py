@@ -14,9 +14,9 @@ import numpy as np
 
 from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Table, load_device, load_model
 from opbyte.extend.answers import OnProgress, compare
-from opbyte.extend.devices import Tiers, tiers_of
 from opbyte.extend.models import is_routed, make_router
 
+from .kinds.tiers import Tiers, tiers_of
 from .published import Prediction, assumed, rows_of, with_figures
 
 DEVICE = "stratum"

@@ -34,10 +34,10 @@ from opbyte.analysis.papers import (
 )
 from opbyte.analysis.papers.cent_step import Mapping as Blocks
 from opbyte.analysis.papers.cent_step import decode_tokens_s, exchanges, token, vector
+from opbyte.analysis.papers.kinds.gemv import BankGemv
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Reproduction, Row, figures_of
 from opbyte.devices.catalog import load_device, load_system
-from opbyte.devices.published.gemv import BankGemv
 from opbyte.simulator.deploy.layout import make_layout
 from opbyte.workloads.catalog import load_model
 

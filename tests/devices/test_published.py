@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.papers.attacc_heads import LEVELS, HeadAttention
+from opbyte.analysis.papers.kinds.gemv import BankGemv, GemvModel
+from opbyte.analysis.papers.kinds.tiers import Tiers, tiers_of
+from opbyte.analysis.papers.kinds.tiled import TiledGpu, matmul_occupancy, occupancy
 from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
 from opbyte.devices.doubts import doubts
 from opbyte.devices.dram.catalog import load_memory
-from opbyte.devices.published.gemv import BankGemv, GemvModel
 from opbyte.devices.published.pipeline import PipelineEngine, stream_s
 from opbyte.devices.published.streams import StreamEngine
-from opbyte.devices.published.tiers import Tiers, tiers_of
-from opbyte.devices.published.tiled import TiledGpu, matmul_occupancy, occupancy
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.layers import Attention, FeedForward, Run

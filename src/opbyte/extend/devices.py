@@ -19,16 +19,11 @@ if TYPE_CHECKING:
     from opbyte.devices.dram.pim import stream_of as stream_of
     from opbyte.devices.dram.spec import DramSpec as DramSpec
     from opbyte.devices.link import LinkModel as LinkModel
-    from opbyte.devices.published.gemv import BankGemv as BankGemv
-    from opbyte.devices.published.gemv import GemvModel as GemvModel
+    from opbyte.devices.prices import P_BYTES as P_BYTES
+    from opbyte.devices.prices import P_FLOPS as P_FLOPS
     from opbyte.devices.published.pipeline import PipelineEngine as PipelineEngine
     from opbyte.devices.published.pipeline import stream_s as stream_s
     from opbyte.devices.published.streams import StreamEngine as StreamEngine
-    from opbyte.devices.published.tiers import Tiers as Tiers
-    from opbyte.devices.published.tiers import tiers_of as tiers_of
-    from opbyte.devices.published.tiled import TiledGpu as TiledGpu
-    from opbyte.devices.published.tiled import best_tile as best_tile
-    from opbyte.devices.published.tiled import occupancy as occupancy
     from opbyte.devices.spec import DeviceSpec as DeviceSpec
     from opbyte.devices.spec import SystemSpec as SystemSpec
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..cost import Roofline
-from ..kinds import Described, processor_kind
+from opbyte.extend import Described, Roofline, processor_kind
 
 F8 = npt.NDArray[np.float64]
 TIERS = 8

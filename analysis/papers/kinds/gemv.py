@@ -14,10 +14,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ...workloads.ops import Op
-from ..cost import DESCRIPTION, Cost, Evidence, Roof, Roofline
-from ..kinds import Described, processor_kind
-from ..prices import P_BYTES, P_FLOPS, PriceRow, Probe
+from opbyte.extend import DESCRIPTION, Cost, Described, Evidence, Op, PriceRow, Probe, Roof, Roofline, processor_kind
+from opbyte.extend.devices import P_BYTES, P_FLOPS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.ops import Op
-from ..cost import DESCRIPTION, Cost, Evidence, Roof, Roofline, bound_code
-from ..kinds import Described, processor_kind
-from ..prices import PriceRow, Probe, by_count
+from opbyte.extend import (
+    DESCRIPTION,
+    Cost,
+    Described,
+    Evidence,
+    Op,
+    PriceRow,
+    Probe,
+    Roof,
+    Roofline,
+    bound_code,
+    by_count,
+    processor_kind,
+)
 
 F8 = npt.NDArray[np.float64]
 
