@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 APART = ("analysis/papers", "workloads/layers/published")
 """What is of single papers has a budget of its own."""
-BUDGETS = {"product": 113_700, "papers": 8_700}
+BUDGETS = {"product": 113_100, "papers": 9_150}
 """Lines of all product code but `APART`, and of `APART`. Product code grew by what serves the models, formats and
 cards of 2026 (layer kinds, families of configurations, image towers, fourteen kernel families), by
 `opbyte design` and by capacity that is stationary; two loops, two planners and the driver's twins went. Lines have
-120 columns since; at 100 there were 3,800 more. It may only fall from here."""
+120 columns since; at 100 there were 3,800 more. What single papers alone use moved behind their wall (kinds of
+processors, heads, orders of streams, figures: 1,040 lines), which papers' budget follows. It may only fall from here."""
 GOAL = 112_500
 """Lines of product code wanted."""
 
