@@ -60,7 +60,8 @@ def test_a_capped_h200_keeps_what_was_measured(cap: float, low: float, high: flo
     What their stock runs drew was not logged, so that the shares are lower bounds.
     """
     whole, less = (
-        roofline("llama-2-70b", "h200-x1", batch=0, prefill=4096, dtype="fp8", power_cap=watts) for watts in (None, cap)
+        roofline("llama-2-70b", "h200-x1", batch=0, prefill=4096, dtype="fp8", framework="typical", power_cap=watts)
+        for watts in (None, cap)
     )
     assert low < whole.step_seconds / less.step_seconds < high
 

@@ -13,7 +13,8 @@ from opbyte import roofline
         ("b200-x1", "trtllm", "mxfp4_mxfp8"),
         ("b200-x1", "vllm", "mxfp4_mxfp8"),
         ("b200-x1", "sglang", "mxfp4"),
-        ("b200-x1", None, "mxfp4"),
+        ("b200-x1", "typical", "mxfp4"),
+        ("b200-x1", None, "mxfp4_mxfp8"),
         ("h100-x1", "vllm", "mxfp4"),
     ],
 )
