@@ -59,6 +59,8 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
                 return REACHED
             arrival = let_in(limits, kv, st)
             if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not flies(st):  # idle
+                if clocks[col.T_KNOWN] >= until:
+                    return REACHED  # what comes next may yet be known to the next plan, which has not rested
                 rest(plan, kv, st)
                 if not arrival < until:
                     return REACHED

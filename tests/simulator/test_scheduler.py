@@ -324,6 +324,15 @@ def test_what_every_schedule_owes(
         assert not state.ints[:n, I_FLIGHT].any()
 
 
+def test_an_engine_that_plans_ahead_rests_only_when_nothing_more_can_be_known(small: Callable[..., Deployment]) -> None:
+    """What ended unknown to the plan made ahead holds its place in it, though the next request is submitted later."""
+    load = {
+        "inputs": [22, 3, 48], "outputs": [3, 3, 3], "gaps": [2.5456, 14.958, 1.0], "clients": None, "hashes": None,
+        "block": 4, "policy": Policy("ahead", 5, 5, chunked=False, reserve=False, ahead=True), "room": 1.1,
+    }  # fmt: skip
+    check_pieces(lambda: engine_for(small("jamba-mini", "h100-x1", "uniform"), load), load, [], [0, 1, 2, 3])
+
+
 cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
 
 
