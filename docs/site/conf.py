@@ -32,7 +32,7 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use": "docs/first-steps docs/guide docs/commands docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/data-kernels docs/live docs/training docs/fpga",
+    "Use": "docs/first-steps docs/guide docs/upgrading docs/commands docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/data-kernels docs/live docs/training docs/fpga",
     "Reference": "docs/reference docs/glossary docs/site/python genindex",
     "Serving": "docs/serving docs/engine-files docs/measured-servers docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
     "Devices and kernels": "docs/kernels docs/kernel-codesign docs/attention-2026 docs/memory docs/power docs/frameworks",
