@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -139,66 +137,3 @@ def _name_changes(axes: Axes, frame: pd.DataFrame) -> None:
             axes.plot(value, seconds * 1e6, marker="o", color=BLUE, markersize=4)
         before = config
     axes.text(0.02, 0.03, "\n".join(lines), transform=axes.transAxes, fontsize=SMALL, va="bottom", color=BLACK)
-
-
-def gain_bars(frames: Mapping[str, pd.DataFrame], title: str) -> Figure:
-    """Draw what changes of a device buy: with the kernel kept (light), and re-chosen.
-
-    Parameters
-    ----------
-    frames : mapping of str to DataFrame
-        By kernel: columns change, kept (NaN where it cannot run) and chosen, times as fast.
-    """
-    for frame in frames.values():
-        require(frame, ["change", "kept", "chosen"], "the gains")
-    with house_figure(title, height=1.6 + 0.32 * max(map(len, frames.values()))) as figure:
-        panels = figure.subplots(1, len(frames), sharey=True, squeeze=False)[0]
-        most = max(float(f[["kept", "chosen"]].max().max()) for f in frames.values())
-        for axes, (name, frame) in zip(panels, frames.items(), strict=True):
-            places = np.arange(len(frame))
-            axes.barh(places - 0.2, frame["kept"].fillna(0.0), 0.36, color=SKY)
-            axes.barh(places + 0.2, frame["chosen"], 0.36, color=BLUE)
-            for at, (kept, chosen) in enumerate(zip(frame["kept"], frame["chosen"], strict=True)):
-                text = "cannot run" if np.isnan(kept) else f"{kept:.2f}"
-                axes.text(0.0 if np.isnan(kept) else kept, at - 0.2, f" {text}", va="center", fontsize=SMALL)
-                axes.text(chosen, at + 0.2, f" {chosen:.2f}", va="center", fontsize=SMALL)
-            axes.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
-            axes.set_xlim(0, 1.2 * most)
-            axes.set_title(name, fontsize=SMALL)
-            axes.set_xlabel("Times as fast")
-        panels[0].set_yticks(range(len(frame)), list(frame["change"]))
-        panels[0].invert_yaxis()
-        handles = [Patch(color=SKY, label="kernel kept"), Patch(color=BLUE, label="kernel re-chosen")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
-
-
-def level_roofs(frame: pd.DataFrame, peak: float, title: str) -> Figure:
-    """Draw configurations under the roofs of memory and cache: Op/B at each level, and what they reach.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Of `codesign.levels`: label, level, op_per_byte, roof_flops, achieved_flops.
-    peak : float
-        FLOP/s of the matrix units.
-    """
-    require(frame, ["label", "level", "op_per_byte", "roof_flops", "achieved_flops"], "the levels")
-    colors = {"memory": BLUE, "cache": ORANGE}
-    with house_figure(title) as figure:
-        axes = figure.add_subplot()
-        low, high = float(frame["op_per_byte"].min()) / 2, float(frame["op_per_byte"].max()) * 4
-        grid = np.geomspace(low, high, 50)
-        for level, part in frame.groupby("level", sort=False):
-            slope = float((part["roof_flops"] / part["op_per_byte"]).iloc[0])
-            color = colors[str(level)]
-            axes.plot(grid, np.minimum(slope * grid, peak), color=color)
-            axes.scatter(part["op_per_byte"], part["achieved_flops"], color=color, s=18, zorder=3)
-        axes.axhline(peak, color=GREY, linewidth=0.8, linestyle=":")
-        log_axis(axes, "x", low, high)
-        log_axis(axes, "y", float(frame["achieved_flops"].min()) / 2, 2 * peak)
-        axes.set_xlabel("Op/B at that level")
-        axes.set_ylabel("FLOP/s")
-        handles = [Line2D([], [], color=c, marker="o", markersize=4, label=n) for n, c in colors.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return figure
