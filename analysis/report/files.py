@@ -44,7 +44,7 @@ from ..validate.kernels import KernelValidation
 from ..validate.runs import RunsValidation
 from ..validate.schedules import SchedulesValidation
 from ..validate.serving import ServingValidation
-from . import report
+from . import report, scripts
 from .memory import write_dram
 from .step_files import write_bars
 
@@ -137,8 +137,11 @@ def write_sweep(result: Sweep, folder: OutputFolder) -> None:
 
 
 def write_report(result: Result, folder: OutputFolder) -> None:
-    """Write report.html."""
-    folder.text("report.html", report(result))
+    """Write report.html: with the figures' library in it, or beside it where runs have reports of their own."""
+    shared = scripts.SHARED if isinstance(result, Seeds | Comparison) else ""
+    if shared:
+        folder.text(shared, scripts.library())
+    folder.text("report.html", report(result, shared))
 
 
 @write_files.register
@@ -255,7 +258,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     if each.steps is not None:
         _write_steps(each.steps, f"{title}", folder)
     if below:
-        folder.text(f"{below}report.html", report(each))
+        folder.text(f"{below}report.html", report(each, f"../{scripts.SHARED}"))
     folder.answer(f"{below}summary.json", each)
 
 

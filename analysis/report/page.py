@@ -29,8 +29,8 @@ MARKED = {"pass", "fail", "prediction", "assumed"}
 """Cells that are shown in a colour of their own, beside saying it."""
 
 
-def report(result: Result) -> str:
-    """Render an answer as one HTML file that holds all it shows and fetches nothing.
+def report(result: Result, library: str = "") -> str:
+    """Render an answer as one HTML file that holds all it shows and fetches nothing, but perhaps the figures' library.
 
     Everything that comes from outside is escaped. A content security policy in the page lets only
     two scripts run, which it names by their digests (`scripts`): they make figures and tables answer.
@@ -41,6 +41,9 @@ def report(result: Result) -> str:
     result : Result
         Its headline and what `sections.sections` makes of it are the report; a last part says
         which command and code made it.
+    library : str
+        Where the figures' library stands (`scripts.library`), by a path from the page; in the page without. A
+        page that does not find it says so, and shows the pictures.
     """
     number, live = 0, False
     shown: list[dict[str, Any]] = []
@@ -60,11 +63,13 @@ def report(result: Result) -> str:
     if record := made_by()["command"]:
         text = visible(record)[:MOST_TEXT]
         shown[-1]["blocks"].insert(0, {"kind": "command", "text": text})
-    used = (*((scripts.library(),) if live else ()), scripts.own())
+    shared = library if live else ""
+    used = (*((scripts.library(),) if live and not shared else ()), scripts.own())
     return _template().render(
         title=visible(result.report_title())[:MOST_TEXT],
         headline=visible(result.headline())[:MOST_TEXT], sections=shown,
-        version=code_version(), policy=_markup(scripts.policy(used)), scripts=map(_markup, used),
+        version=code_version(), policy=_markup(scripts.policy(used, bool(shared))), scripts=map(_markup, used),
+        library=shared,
     )  # fmt: skip
 
 

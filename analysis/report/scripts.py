@@ -1,7 +1,7 @@
-"""The scripts of a report, inlined, and the policy of the page that lets only them run.
+"""The scripts of a report, and the policy of the page that lets only them run.
 
 Plotly.js draws the figures (``vendor/plotly-basic.min.js.gz``, as npm has it in
-``plotly.js-basic-dist-min``); ``templates/report.js`` starts it and sorts the tables.
+``plotly.js-basic-dist-min``), in the page or beside it; ``templates/report.js`` starts it and sorts the tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 HERE = Path(__file__).parent
 LIBRARY = HERE / "vendor" / "plotly-basic.min.js.gz"
 OWN = HERE / "templates" / "report.js"
+SHARED = "plotly-basic-4.1.1.min.js"
+"""The library's file in a folder of several reports."""
 
 
 @lru_cache(maxsize=1)
@@ -39,9 +41,12 @@ def _inside(script: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def policy(scripts: tuple[str, ...]) -> str:
-    """The content security policy of a page with these scripts: nothing else runs or is fetched."""
-    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+def policy(scripts: tuple[str, ...], shared: bool) -> str:
+    """The content security policy of a page with these scripts: nothing else runs, but what they load where `shared`.
+
+    Digests of files are no way: browsers cannot check those of a page that is opened from a disk.
+    """
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) + shared * " 'strict-dynamic'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'"

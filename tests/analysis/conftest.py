@@ -78,7 +78,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         roofline=draw("roofline"), latency=draw("latency"), save=lambda figure, path: Path(path).write_text(str(figure))
     )
     monkeypatch.setitem(sys.modules, "opbyte.analysis.plots", plots)
-    monkeypatch.setattr("opbyte.analysis.report.files.report", lambda result: "a report")
+    monkeypatch.setattr("opbyte.analysis.report.files.report", lambda result, library="": "a report")
     return names
 
 

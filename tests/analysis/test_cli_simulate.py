@@ -169,7 +169,7 @@ def test_seeds_give_intervals(ask: Ask, tmp_path: Path, drawn: list[str]) -> Non
     assert found["ttft_s"]["ci95"]["mean"] == pytest.approx(4.302653 * deviation / math.sqrt(3))
     assert found["ci95"]["output_tokens_per_s"] > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "report.html", "seed-0", "seed-1", "seed-2", "summary.json", "timing.json",
+        "plotly-basic-4.1.1.min.js", "report.html", "seed-0", "seed-1", "seed-2", "summary.json", "timing.json",
     ]  # fmt: skip
     one = ask(*line, "--seeds", "1").json()
     assert one["ttft_s"]["ci95"]["mean"] is None

@@ -215,3 +215,23 @@ def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None
         assert_self_contained(html)
         assert html.count(scripts.library()) == 1
         assert len(html) - len(scripts.library()) < 300_000
+
+
+def test_reports_of_one_folder_share_the_library(ask: Callable[..., Any], tmp_path: Path) -> None:
+    ask("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", 4, "--requests", 10, "--seeds", 2,
+        "--input-len", 64, "--output-len", 8, "--out", tmp_path)  # fmt: skip
+    shared = list(tmp_path.rglob("*.js"))
+    assert shared == [tmp_path / scripts.SHARED]
+    assert shared[0].read_text() == scripts.library()
+    version = re.search(r" v([\d.]+)\n", scripts.library())
+    assert version is not None
+    assert version[1] in scripts.SHARED
+    pages = list(tmp_path.rglob("report.html"))
+    assert len(pages) == 3
+    for page in pages:
+        html = page.read_text()
+        assert_self_contained(html)
+        assert scripts.library() not in html
+        assert len(html) < 300_000
+        told = next(attributes for tag, attributes in Elements(html).tags if tag == "body")
+        assert (page.parent / str(told["data-library"])).resolve() == shared[0].resolve()

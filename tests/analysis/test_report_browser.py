@@ -16,7 +16,7 @@ import pytest
 
 from opbyte.analysis.answers.simulate import Simulation, simulate
 from opbyte.analysis.plots import throughput_latency
-from opbyte.analysis.report import report
+from opbyte.analysis.report import report, scripts
 from opbyte.analysis.report.simulation import layer_rows
 from opbyte.analysis.show.result import Drawing, Result
 
@@ -220,6 +220,27 @@ class Named(Result):
         )
         figure = throughput_latency(table, ("ttft_s_p99",), EVIL, load="load_per_s")
         return [Drawing(figure, f"{EVIL} {RTL} {LONG}")]
+
+
+def test_figures_answer_with_the_library_beside_and_are_pictures_without(browser: Any, tmp_path: Path) -> None:
+    file, library = tmp_path / "run" / "report.html", tmp_path / scripts.SHARED
+    file.parent.mkdir()
+    file.write_text(report(Named(), f"../{library.name}"))
+    alone = Page(browser.new_page(), file)
+    alone.page.locator("main > .note").wait_for()
+    assert library.name in alone.page.locator("main > .note").inner_text()
+    assert alone.page.locator(".still svg:visible").count() == 1
+    assert alone.page.locator(".live").count() == 0
+    assert alone.page.get_by_label("Filter rows").count()
+    alone.page.close()
+    library.write_text(scripts.library())
+    opened = Page(browser.new_page(), file)
+    opened.draw()
+    assert opened.page.locator("main > .note").count() == 0
+    assert opened.page.locator(".still svg:visible").count() == 0
+    assert opened.said == []
+    assert opened.asked == [file.as_uri(), library.as_uri()]
+    opened.page.close()
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -193,5 +193,21 @@
       draw(entry.target);
     }
   }, { rootMargin: "800px" });
-  figures.forEach((figure) => near.observe(figure));
+  const start = () => figures.forEach((figure) => near.observe(figure));
+
+  // Reports of one folder share the library; one that was moved alone keeps its pictures.
+  const path = document.body.dataset.library;
+  if (path) {
+    const script = document.createElement("script");
+    script.addEventListener("load", start);
+    script.addEventListener("error", () => {
+      const missing = document.createElement("p");
+      missing.className = "note";
+      missing.textContent = `Figures are pictures here: they answer once ${path} stands beside this report, ` +
+        "as in the folder that it comes from.";
+      document.querySelector("main").prepend(missing);
+    });
+    script.src = path;
+    document.head.append(script);
+  } else start();
 })();
