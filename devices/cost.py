@@ -114,7 +114,7 @@ class Evidence:
         Other formats and the rows in them.
     near : int, optional
         Those of `rows` whose sizes are all within about a factor of 8; of the op with fewest.
-    apart : float, optional
+    distance : float, optional
         Factor between an op and the nearest row, of the op that is furthest; infinite without one.
     why : str
         Why a basis is "transferred".
@@ -132,7 +132,7 @@ class Evidence:
     format: str = ""
     others: tuple[tuple[str, int], ...] = ()
     near: int | None = None
-    apart: float | None = None
+    distance: float | None = None
     why: str = ""
     ratios: Ratios | None = None
     beyond: str = ""

@@ -55,7 +55,7 @@ def _tenants_dict(t: TenantShares) -> dict[str, Any]:
             {"tenant": name, "sent": sent, "refused": refused, "service": served}
             for name, sent, refused, served in zip(t.names, *columns, strict=True)
         ],
-        "counters_apart": t.apart,
+        "counters_apart": t.spread,
         "counters_bound": t.bound,
     }
 
@@ -122,9 +122,9 @@ def _tenant_blocks(t: TenantShares) -> list[str | Sequence[Mapping[str, Any]]]:
         }
         for i in order
     ]  # fmt: skip
-    if t.apart is None:
+    if t.spread is None:
         return [rows]
-    text = f"Counters of tenants that wait were at most {t.apart:,} apart; "
+    text = f"Counters of tenants that wait were at most {t.spread:,} apart; "
     return [rows, f"{text}{t.bound:,} is the most that is fair, where nothing is preempted."]
 
 

@@ -115,7 +115,7 @@ def _explained(
         "cost_model": found.cost_model, "applies_to": applies_to, "basis": found.basis,
         "error": found.error, "rows": found.rows, "assumptions": {}, "format": found.format or None,
         "other_rows": dict(found.others), "near_rows": found.near,
-        "nearest": found.apart if found.apart and np.isfinite(found.apart) else None,
+        "nearest": found.distance if found.distance and np.isfinite(found.distance) else None,
         "why": found.why or None,
     }  # fmt: skip
 

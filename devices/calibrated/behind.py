@@ -61,7 +61,7 @@ class Behind:
         Rows in other formats.
     near : int
         Those of `rows` within about a factor of 8 in every size.
-    apart : float
+    distance : float
         Factor between the call and the nearest row of its format in the size that is furthest; 1
         inside of the rows, infinite without a row.
     ratios : Ratios
@@ -76,7 +76,7 @@ class Behind:
     rows: int
     others: Mapping[str, int]
     near: int
-    apart: float
+    distance: float
     ratios: Ratios
     why: str
     beyond: str = ""
@@ -178,15 +178,15 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
         far = transferred(family.name)
         return Behind(0, others, 0, np.inf, far if whole is None else whole.wider(far),
                       moved or ("" if others else "no measured rows"), _unmeasured(others))  # fmt: skip
-    distance = np.abs(cells.at - at).max(axis=1, initial=0.0)
-    near = distance <= NEAR
-    reach = max(NEAR, float(_reach(distance, cells.rows)))
-    ratios = cells.pooled(distance <= reach)
-    apart = float(BASE ** max(distance.min() - 0.5, 0.0))
+    distances = np.abs(cells.at - at).max(axis=1, initial=0.0)
+    near = distances <= NEAR
+    reach = max(NEAR, float(_reach(distances, cells.rows)))
+    ratios = cells.pooled(distances <= reach)
+    distance = float(BASE ** max(distances.min() - 0.5, 0.0))
     if moved or not near.any():
         ratios = ratios.wider(transferred(family.name, kin and bool(near.any())))
     return Behind(
-        int(cells.rows.sum()), others, int(cells.rows[near].sum()), apart, ratios, moved,
+        int(cells.rows.sum()), others, int(cells.rows[near].sum()), distance, ratios, moved,
         _beyond(family, x, at, cells.at) or ("" if near.any() else APART),
     )  # fmt: skip
 

@@ -213,7 +213,7 @@ class CalibratedModel:
             "fitted kernel model", family.title, "transferred" if own.why else "fitted",
             own.ratios.median_error, own.rows, "" if format_ == ANY else format_,
             tuple(own.others.items()),
-            own.near, own.apart, why, own.ratios, own.beyond,
+            own.near, own.distance, why, own.ratios, own.beyond,
         )  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:
@@ -245,7 +245,7 @@ class CalibratedModel:
 def _together(each: Sequence[Evidence]) -> Evidence:
     """One entry for several ops of a family and format: the one that rows say least of."""
     error = float(np.median([e.error for e in each if e.error is not None] or [np.nan]))
-    least = min(each, key=lambda e: (e.near or 0, -(e.apart or 0.0)))
+    least = min(each, key=lambda e: (e.near or 0, -(e.distance or 0.0)))
     beyond = least.beyond or next((e.beyond for e in each if e.beyond), "")
     return replace(least, beyond=beyond, error=None if np.isnan(error) else error)
 

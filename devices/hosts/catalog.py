@@ -162,7 +162,7 @@ def _find(text: str, path: Path) -> Path:
     """Turn the text after ``extends:`` in the file `path` into a path."""
     if text.lower() in _files():
         return _files()[text.lower()]
-    beside = path.parent / text
-    if not beside.is_file():
+    own = path.parent / text
+    if not own.is_file():
         raise SpecError(f"{path}: extends", f"unknown host {text!r}{nearest(text, list_hosts())}")
-    return beside
+    return own

@@ -57,9 +57,9 @@ class Board:
         m = self.model
         if m is None:
             return joules
-        beside = m.idle_W + m.busy_W
-        drawn = m.limited_W(beside + joules / np.where(busy_s > 0.0, busy_s, 1.0))
-        held = np.minimum(joules, np.maximum(drawn - beside, 0.0) * busy_s)
+        base_W = m.idle_W + m.busy_W
+        drawn = m.limited_W(base_W + joules / np.where(busy_s > 0.0, busy_s, 1.0))
+        held = np.minimum(joules, np.maximum(drawn - base_W, 0.0) * busy_s)
         return np.where(busy_s > 0.0, held, joules)
 
 

@@ -148,9 +148,9 @@ def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
     memory = spec.memory
     each = known.dram_J_per_byte + known.cache_J_per_byte
     streaming = each * memory.bandwidth_bytes_per_s * memory.data_fraction
-    beside = _waiting_W(known)
-    nominal = min(streaming, HELD * known.limit_W - beside)
-    return min((HELD * cap_W - beside) / nominal, 1.0)
+    base_W = _waiting_W(known)
+    nominal = min(streaming, HELD * known.limit_W - base_W)
+    return min((HELD * cap_W - base_W) / nominal, 1.0)
 
 
 def _waiting_W(known: PowerModel) -> float:

@@ -131,6 +131,6 @@ class PowerModel:
 
         The energy of its work stays; what the board draws beside it is drawn for longer.
         """
-        beside = self.idle_W + self.busy_W
-        room = np.maximum(self.limited_W(demand) - beside, 1e-9)
-        return np.maximum(np.maximum(demand - beside, 0.0) / room, 1.0)
+        base_W = self.idle_W + self.busy_W
+        room = np.maximum(self.limited_W(demand) - base_W, 1e-9)
+        return np.maximum(np.maximum(demand - base_W, 0.0) / room, 1.0)

@@ -44,7 +44,7 @@ def loss(p: F8, measured: Sequence[MeasuredKernel]) -> float:
         log = np.log(seconds)
         shapes = np.arange(len(m.shapes))
         best = np.abs(log[shapes, m.best] - np.log(m.best_s))
-        beside = np.abs(np.log(default / m.default_s))
+        untuned = np.abs(np.log(default / m.default_s))
         middle = np.abs(np.log(np.median(seconds, axis=1) / m.median_s))
         behind, near = log - log.min(axis=1, keepdims=True), ~np.isnan(m.times)
         lost = 0.0
@@ -52,7 +52,7 @@ def loss(p: F8, measured: Sequence[MeasuredKernel]) -> float:
             share = np.exp(-behind / temperature)
             lost += float(np.mean(1.0 - (share * near).sum(axis=1) / share.sum(axis=1)))
         total += float(np.minimum(best, LARGEST).mean())
-        total += float(np.nanmean(np.minimum(beside, LARGEST)))
+        total += float(np.nanmean(np.minimum(untuned, LARGEST)))
         total += MEDIAN * float(np.minimum(middle, LARGEST).mean())
         total += RANK * lost / len(TEMPERATURES)
     return total / len(measured)

@@ -224,9 +224,9 @@ def regions(
             out += [split, *added_sums(split, processors)]
             continue
         name = choose(chosen, op, can, processors, mixed, tokens).name
-        beside = out[-1].tracks if out else {}
-        if chosen.shares and _is_pair(beside, op) and name not in beside:
-            out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
+        pair = out[-1].tracks if out else {}
+        if chosen.shares and _is_pair(pair, op) and name not in pair:
+            out[-1] = _side_by_side(next(iter(pair)), pair, name, op, device.spec.memory.spaces)
         elif op.routed:
             alone = Region({name: [op]})
             out += [alone, *added_sums(alone, processors)]
@@ -264,7 +264,7 @@ def choose(
     return min(can, key=score)
 
 
-def _beside(first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int) -> Region:
+def _side_by_side(first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int) -> Region:
     """Prefill attention and decode attention side by side (Duplex, section V-C).
 
     The last memory space holds Q, K and V of prefills, the others the KV cache of decodes; with

@@ -14,7 +14,7 @@ from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
-from ..parts.encoders.asked import apart, check_images, encoder_apart, towered
+from ..parts.encoders.asked import check_images, has_own_devices, separate_encoder, towered
 from ..parts.kv_tiers.asked import tiers_asked
 from ..serving.fleet import Fleet, parse_fleet
 from .load import load
@@ -133,9 +133,9 @@ def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
     given = {own.name: getattr(options, own.name) for own in fields(options)}
     given.pop("encoder"), given.pop("encoder_system")
     fleet = parse_fleet(**given)
-    if not apart(scenario):
+    if not has_own_devices(scenario):
         return fleet
     model = scenario.model
     assert model is not None  # it is deployed by now
     own = model if isinstance(model, ModelSpec) else load_model(model)
-    return replace(fleet or Fleet(), encoder=encoder_apart(scenario, own, system))
+    return replace(fleet or Fleet(), encoder=separate_encoder(scenario, own, system))

@@ -68,7 +68,7 @@ def collect(
     ends = _ends(window, end)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
-    spent += sum(engine.beside.course.joules for engine in engines if engine.beside is not None)
+    spent += sum(engine.expert_side.course.joules for engine in engines if engine.expert_side is not None)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup, served.drained)
     return Run(
         deployment=deployment,
@@ -115,7 +115,7 @@ def collect(
 
 def _apart(engines: list[Engine]) -> ApartRun | None:
     """What both groups of devices did; None where there is one."""
-    found = [engine for engine in engines if engine.beside is not None]
+    found = [engine for engine in engines if engine.expert_side is not None]
     if not found:
         return None
     d = found[0].deployment
@@ -233,14 +233,14 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
 
 def _tracks(engine: Engine) -> list[str]:
     """Processors of an engine, those of devices that hold its experts among them."""
-    return [*engine.slots.processors, *(engine.beside.tracks if engine.beside else ())]
+    return [*engine.slots.processors, *(engine.expert_side.tracks if engine.expert_side else ())]
 
 
 def _whole(log: F8, engine: Engine) -> F8:
     """A log with what devices that hold the engine's experts did: their energy, their processors."""
-    if engine.beside is None:
+    if engine.expert_side is None:
         return log
-    more = np.concatenate(engine.beside.logs)
+    more = np.concatenate(engine.expert_side.logs)
     log[:, col.L_JOULES] += more[:, 0]
     return np.column_stack([log[:, :-1], more[:, 1:], log[:, -1]])
 
@@ -261,7 +261,7 @@ def _watts(log: F8, engine: Engine) -> F8:
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
     length = np.maximum(log[:, col.L_END] - log[:, col.L_START], 1e-12)
-    busy, side = log[:, col.NUM_LOG :], engine.beside
+    busy, side = log[:, col.NUM_LOG :], engine.expert_side
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
         theirs, other = busy[:, more].sum(axis=1), side.course.board
@@ -292,7 +292,7 @@ def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]
         spec, slots = engine.spec, engine.draft_slots
         if spec is not None and slots is not None:
             yield device, drafting(slots), spec.draft, spec.books
-        if (side := engine.beside) is not None:
+        if (side := engine.expert_side) is not None:
             where = side.deployment.system.device.name
             yield where, side.slots, engine.plan.apart.plan, engine.books.aside.books
 

@@ -88,7 +88,7 @@ class Engine:
     draft_slots: Slots | None = field(init=False, default=None)
     below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
-    beside: Side | None = field(init=False)
+    expert_side: Side | None = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
@@ -115,7 +115,7 @@ class Engine:
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices, self.among)
-        self.beside = Side.of(d, self.plan, self.slots)
+        self.expert_side = Side.of(d, self.plan, self.slots)
         if d.speculation is not None:
             self.limits, self._spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
@@ -335,8 +335,8 @@ class Engine:
         rows = int(self.state.counters[col.C_LOG])
         if rows:
             log = self.state.log[:rows]
-            if self.beside is not None:
-                log = self.beside.taken(log, self.keep_log)
+            if self.expert_side is not None:
+                log = self.expert_side.taken(log, self.keep_log)
             own = self.course.taken(log, self.keep_log)
             self.logs += [] if own is None else [own]
         self.state.counters[col.C_LOG] = 0

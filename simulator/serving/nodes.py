@@ -45,7 +45,7 @@ class Node:
     engine: Engine
     shelf: AdapterShelf | None = None  # slots for adapters, where not all fit
     asked: dict[int, int] = field(default_factory=dict)  # see `AdapterShelf`
-    apart: int = 0  # most that the counters of two tenants differed by before its latest failure
+    spread: int = 0  # most that the counters of two tenants differed by before its latest failure
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])
     # nodes whose engine's state may have been replaced, see `clock`
@@ -102,7 +102,7 @@ class Node:
     def fail(self, now: float) -> None:
         """Lose all that is here."""
         self.earlier += self.engine.completed
-        self.apart = self.apart_now()
+        self.spread = self.spread_now()
         if self.engine.submitted:
             self.engine.fail(now)
         self.stale.add(self.index)
@@ -111,10 +111,10 @@ class Node:
         if self.shelf is not None:
             self.shelf.lose()
 
-    def apart_now(self) -> int:
+    def spread_now(self) -> int:
         """Most that the virtual counters of two tenants in its queue have differed by."""
         lanes = self.engine.state.lanes
-        return self.apart if lanes is None else max(self.apart, int(lanes.marks[M_SPREAD]))
+        return self.spread if lanes is None else max(self.spread, int(lanes.marks[M_SPREAD]))
 
     @property
     def live(self) -> int:

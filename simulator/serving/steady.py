@@ -231,16 +231,16 @@ def half_width(made: F8, of: F8) -> float:
     from scipy.special import stdtrit
 
     n, mean = len(made), made.sum() / of.sum()
-    apart = (made - mean * of) / of.mean()
-    square = float((apart**2).sum())
-    error = (square / (n - 1) * _bound(apart) / n) ** 0.5
+    deviation = (made - mean * of) / of.mean()
+    square = float((deviation**2).sum())
+    error = (square / (n - 1) * _bound(deviation) / n) ** 0.5
     return float(stdtrit(n - 1, LEVEL) * error / mean)
 
 
-def _bound(apart: F8) -> float:
+def _bound(deviation: F8) -> float:
     """How many times the variance of a mean is that of independent values."""
-    neighbours = float((apart[1:] * apart[:-1]).sum())
-    return 1.0 + 2.0 * max(neighbours / max(float((apart**2).sum()), 1e-300), 0.0)
+    neighbours = float((deviation[1:] * deviation[:-1]).sum())
+    return 1.0 + 2.0 * max(neighbours / max(float((deviation**2).sum()), 1e-300), 0.0)
 
 
 def _trend(edges: F8, values: F8) -> tuple[float, float]:

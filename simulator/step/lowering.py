@@ -131,7 +131,7 @@ class Slots(NamedTuple):
     kind: tuple[str, ...]
     processors: tuple[str, ...]
     link: tuple[str | None, ...]
-    beside: Slots | None = None  # of devices that hold the experts
+    holders: Slots | None = None  # of devices that hold the experts
 
 
 def lower(
@@ -168,7 +168,7 @@ def lower(
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
     streams = streams_of(d, [0, *ends[:-1]])
-    apart, beside = _beside(d, streams, len(form), replica, counts)
+    apart, holders = _expert_side(d, streams, len(form), replica, counts)
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
@@ -201,7 +201,7 @@ def lower(
         kind=tuple(op.kind for op in ops),
         processors=tuple(p.name for p in processors),
         link=tuple(link.spec.name if link else None for link in links),
-        beside=beside,
+        holders=holders,
     )
 
 
@@ -212,7 +212,7 @@ def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: 
     return np.column_stack([roles, varies, can.sum(1) > 1, kinds, phases]).astype(np.int64)
 
 
-def _beside(
+def _expert_side(
     d: Deployment, streams: Streams | None, slots: int, replica: int, counts: int
 ) -> tuple[Beside | None, Slots | None]:
     """Devices that hold the experts of a deployment of so many slots; None where its own do."""

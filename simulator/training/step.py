@@ -18,7 +18,7 @@ from .layout import TrainingLayout, TrainingOptions
 from .memory import TrainingMemory, check_fits, stage_memory
 from .pipeline import Schedule, in_flight, schedule
 from .states import BytesPerWeight, ParameterCounts, layer_parameters, stage_parameters, states
-from .sync import beside
+from .sync import pass_seconds
 
 DATA, PIPELINE, OPTIMIZER, COMPUTE = "data parallel", "pipeline", "optimizer", "compute"
 """Labels of a step's seconds beside `layers.TENSOR` and `layers.EXPERT`."""
@@ -203,7 +203,7 @@ def _pass(stage: TrainingStage, backward: bool, gather: bool = False, scatter: b
     work = [p.backward_s if backward else p.forward_s for p in stage.layers][::order]
     ends = sum(p.backward_s if backward else p.forward_s for p in stage.ends)
     gathers = stage.gathers[::order] if gather else ()
-    return ends + beside(work, gathers, stage.scatters[::order] if scatter else ())
+    return ends + pass_seconds(work, gathers, stage.scatters[::order] if scatter else ())
 
 
 def _exchanged(stage: TrainingStage, zero: int, micro: int) -> float:

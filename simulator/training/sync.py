@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def beside(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
+def pass_seconds(work: Sequence[float], gathers: Sequence[float] = (), scatters: Sequence[float] = ()) -> float:
     """Seconds of a pass with its exchanges.
 
     Parameters
@@ -23,9 +23,9 @@ def beside(work: Sequence[float], gathers: Sequence[float] = (), scatters: Seque
 
     Examples
     --------
-    >>> beside([1.0, 1.0], scatters=[0.5, 0.5])
+    >>> pass_seconds([1.0, 1.0], scatters=[0.5, 0.5])
     2.5
-    >>> beside([1.0, 1.0], gathers=[0.5, 2.0])
+    >>> pass_seconds([1.0, 1.0], gathers=[0.5, 2.0])
     3.5
     """
     if not work:

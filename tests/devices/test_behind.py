@@ -49,10 +49,10 @@ def test_rows_are_counted_by_format() -> None:
     assert bf16.rows == fp8.others["bf16"] > 500
     assert fp8.rows == bf16.others["fp8"] > 500
     assert bf16.near > 20
-    assert bf16.apart < 8
+    assert bf16.distance < 8
     weight_only = gemm("a100-80gb", "fp8")  # no unit, no rows
     assert weight_only.rows == weight_only.near == 0
-    assert weight_only.apart == np.inf
+    assert weight_only.distance == np.inf
     assert set(weight_only.others) == {"bf16"}
     assert weight_only.ratios.median_error > gemm("a100-80gb", "bf16").ratios.median_error
 
@@ -79,7 +79,7 @@ def test_farther_from_the_rows_is_never_surer(m: int) -> None:
     assert one is not None
     assert other is not None
     assert one.near > 0 == other.near
-    assert other.apart > 1e3 > one.apart
+    assert other.distance > 1e3 > one.distance
     wide = transferred("gemm")
     assert other.ratios.high - other.ratios.low >= wide.high - wide.low
 

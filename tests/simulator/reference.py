@@ -739,7 +739,7 @@ class ByService(Reference):
     served: dict[int, int] = field(default_factory=dict)
     arrived: int = 0
     last: int = -1  # tenant whose request left the queue last
-    apart: int = 0  # most that the counters of two tenants in the queue differed by
+    spread: int = 0  # most that the counters of two tenants in the queue differed by
     ranks: list[Rank] = field(default_factory=list)
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
@@ -753,7 +753,7 @@ class ByService(Reference):
 
     def measure(self, rank: Rank) -> None:
         found = [self.served[r.tenant] for r in rank.waiting]
-        self.apart = max([self.apart, *(max(found) - c for c in found)])
+        self.spread = max([self.spread, *(max(found) - c for c in found)])
 
     def queue(self, rank: Rank, request: Request) -> None:
         waiting = {r.tenant for r in rank.waiting}

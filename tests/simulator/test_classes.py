@@ -160,7 +160,7 @@ def test_counters_as_the_paper(small: Callable[..., Deployment], reference: Modu
     engine = served(small("llama-3-8b"), load, "vtc")
     made, requests = slow(reference, "ByService", engine, load)
     check_same(engine, made, requests)
-    assert engine.state.lanes.marks[M_SPREAD] == made.apart
+    assert engine.state.lanes.marks[M_SPREAD] == made.spread
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc", ""])

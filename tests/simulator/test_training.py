@@ -19,7 +19,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.pipeline import in_flight, order, schedule
 from opbyte.simulator.training.states import BytesPerWeight, ParameterCounts, states
-from opbyte.simulator.training.sync import beside
+from opbyte.simulator.training.sync import pass_seconds
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import embedding_ops, layer_ops
@@ -80,10 +80,10 @@ def test_every_pass_runs_once_and_forward_before_backward(stages: int, rounds: i
 @given(st.lists(st.tuples(*[st.floats(0, 5)] * 3), min_size=1, max_size=8))
 def test_exchanges_beside_a_pass_take_between_the_longest_and_the_sum(layers: list[tuple[float, float, float]]) -> None:
     work, gathers, scatters = (list(column) for column in zip(*layers, strict=True))
-    took = beside(work, gathers, scatters)
+    took = pass_seconds(work, gathers, scatters)
     assert took >= max(sum(work), sum(gathers) + sum(scatters)) - 1e-9
     assert took <= sum(work) + sum(gathers) + sum(scatters) + 1e-9
-    assert beside(work) == pytest.approx(sum(work))
+    assert pass_seconds(work) == pytest.approx(sum(work))
 
 
 def roomy(name: str) -> SystemSpec:

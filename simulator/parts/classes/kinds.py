@@ -74,7 +74,7 @@ class TenantShares:
         Requests of each.
     served : int64 array
         Service of each: tokens of its prompts that were let in, and twice those of its answers.
-    apart : int or None
+    spread : int or None
         Most that the virtual counters of two tenants with waiting requests differed by, on one rank; None
         where service is not what orders them.
     bound : int or None
@@ -85,7 +85,7 @@ class TenantShares:
     sent: I8
     refused: I8
     served: I8
-    apart: int | None
+    spread: int | None
     bound: int | None
 
 

@@ -119,14 +119,14 @@ def _tenants(served: Served, labels: Labels, refused: I8) -> TenantShares:
     service = INPUT_WEIGHT * table.input_tokens[rows] * begun
     service = service + OUTPUT_WEIGHT * table.generated[rows]
     fair = [node for node in served.nodes if node.engine.lanes and node.engine.lanes.order == "vtc"]
-    apart = bound = None
+    spread = bound = None
     if fair:
-        apart = max(node.apart_now() for node in fair)
+        spread = max(node.spread_now() for node in fair)
         kv = fair[0].engine.kv
         fit = int(kv.capacity / kv.block_bytes.sum() * kv.block) if kv.block_bytes.sum() else 0
         bound = max(INPUT_WEIGHT * int(table.input_tokens[rows].max()), OUTPUT_WEIGHT * fit)
     return TenantShares(
         labels.tenants, np.bincount(labels.tenant, minlength=count),
         np.bincount(labels.tenant[refused], minlength=count),
-        np.bincount(labels.tenant, weights=service, minlength=count).astype(np.int64), apart, bound,
+        np.bincount(labels.tenant, weights=service, minlength=count).astype(np.int64), spread, bound,
     )  # fmt: skip

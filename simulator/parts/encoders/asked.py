@@ -21,7 +21,7 @@ PLAIN = (1024, 1024)
 """Pixels of an image of towers that see every image at one size, where nothing is said."""
 
 
-def apart(scenario: Scenario) -> bool:
+def has_own_devices(scenario: Scenario) -> bool:
     """Whether images are encoded on devices of their own."""
     return scenario.fleet.encoder is not None or scenario.fleet.encoder_system is not None
 
@@ -80,7 +80,7 @@ def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
 
     The work is spread over the tokens of all prompts, by the share of them that images make.
     """
-    if model.tower is None or apart(scenario):
+    if model.tower is None or has_own_devices(scenario):
         return model
     images, text = _asked(scenario)
     if not images:
@@ -121,7 +121,7 @@ def _requests(scenario: Scenario) -> RequestStream:
     return work.open(scenario.seed)
 
 
-def encoder_apart(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
+def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
     """The encoder on devices of its own: the one that is named, else the model's own tower."""
     from .run import encoder_of  # its queue's packages are heavy; `roofline` has none
 

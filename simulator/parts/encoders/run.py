@@ -72,7 +72,7 @@ class Encoder:
         return self._took[images]
 
 
-def encoder_of(model: str | ModelSpec, system: str | None, beside: SystemSpec, size: Size | None = None) -> Encoder:
+def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec, size: Size | None = None) -> Encoder:
     """An encoder by name on a system, or on one more device of the language model's kind.
 
     Of a multimodal model it is the tower, for images of `size` pixels.
@@ -83,7 +83,7 @@ def encoder_of(model: str | ModelSpec, system: str | None, beside: SystemSpec, s
         A model that takes no images, or an FPGA.
     """
     spec = model if isinstance(model, ModelSpec) else load_model(model)
-    where = load_system(f"{beside.device.name}-x1" if system is None else system)
+    where = load_system(f"{served_on.device.name}-x1" if system is None else system)
     if spec.front is not None:
         own = deploy(spec, where, tp=1, dp=where.groups)
         return Encoder(own, spec.front.patches, spec.front.tokens)

@@ -36,12 +36,12 @@ class Side:
     @classmethod
     def of(cls, d: Deployment, plan: Plan, slots: Slots) -> Side | None:
         """Those of an engine; None where the devices that attend hold the experts."""
-        if d.apart is None or slots.beside is None:
+        if d.apart is None or slots.holders is None:
             return None
         holder = d.apart.holder
         devices = float(devices_apart(d)) if plan.apart.plan.shares else None
         course = Course(holder.device.board, devices)
-        return cls(holder, slots.beside, course, NUM_LOG + len(slots.processors) + 1)
+        return cls(holder, slots.holders, course, NUM_LOG + len(slots.processors) + 1)
 
     @property
     def tracks(self) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int
     Parameters
     ----------
     busy : float64 array
-        Seconds that the streams of all engines worked; see `step.beside.Aside`.
+        Seconds that the streams of all engines worked; see `step.books.Aside`.
     stepping_s : float
         Of all engines in steps [s].
     """

@@ -83,7 +83,7 @@ def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Seq
 
 def _beside(engines: list[Engine], scaling: Scaling | None) -> list[Boards]:
     """Devices that hold experts alone; they emit nothing."""
-    found = [(engine, engine.beside) for engine in engines if engine.beside is not None]
+    found = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
     if not found:
         return []
     devices = sum(devices_apart(engine.deployment) for engine, _ in found)
