@@ -17,7 +17,7 @@ from opbyte.extend.answers import roofline
 from opbyte.extend.figures import Picture
 from opbyte.extend.models import Layer
 
-from . import mixlora_step, mode_step, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe_step
+from . import mixlora_step, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe_step
 
 SYSTEM = "h200-x1"
 STEPS = {
@@ -121,24 +121,3 @@ def picture(table: pd.DataFrame) -> Picture:
     from .figures.zoo import bought
 
     return Picture(bought(table, "FLOPs, bytes and time over the other model's"))
-
-
-def merged_passes(samples: int = 512) -> pd.DataFrame:
-    """MoDE's pass with the two experts of a noise level merged, and with all four.
-
-    Returns
-    -------
-    DataFrame
-        By block: multiply-accumulates of a pass of one sample, those of attention's projections [G], time of
-        a pass of `samples` [ms], weights of the model [GiB].
-    """
-    blocks = ("merged", "dense")
-    return pd.DataFrame(
-        {
-            "GMAC": [mode_step.gmac(block) for block in blocks],
-            "of projections": [mode_step.projections_gmac()] * len(blocks),
-            "ms": [mode_step.seconds(block, samples) * 1e3 for block in blocks],
-            "GiB": [mode_step.weights_gib(block) for block in blocks],
-        },
-        index=pd.Index(blocks, name="block"),
-    )

@@ -11,13 +11,9 @@ from typing import Any
 
 from ..parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of
 from .sglang_sharing import DISPATCHES, MODES
-from .sharing import NOTHING, Sharing
+from .sharing import NOTHING, SHARING, Sharing
 from .vllm_sharing import EXCHANGES
 
-FLAGS = {
-    "all_to_all": "--all-to-all", "overlap": "--overlap", "expert_placement": "--expert-placement",
-    "redundant_experts": "--redundant-experts", "expert_dispatch": "--expert-dispatch",
-}  # fmt: skip
 EPLB = {"eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical"}
 """Placements of SGLang's `eplb_algorithm`."""
 
@@ -84,8 +80,8 @@ def sharing_values(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> 
 def unsaid(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> list[str]:
     """Options of `sharing` that an engine has no key for, as they are written."""
     said = _written(engine, sharing, tp, dp, ep)[1]
-    given = ((name, getattr(sharing, name)) for name in FLAGS)
-    return [f"{FLAGS[n]} {value}" for n, value in given if value is not None and n not in said]
+    given = ((name, getattr(sharing, name)) for name in SHARING)
+    return [f"--{n.replace('_', '-')} {value}" for n, value in given if value is not None and n not in said]
 
 
 def _written(engine: str, sharing: Sharing, tp: int, dp: int, ep: int) -> Written:

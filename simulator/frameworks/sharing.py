@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError, SpecError, nearest
-from .keys import Keys
+
+if TYPE_CHECKING:
+    from .keys import Keys
 
 PLACED_ONCE = "experts are placed once, by the loads that --routing expects in the long run, and stay there"
 """Why it does not matter how often an engine places them anew."""
@@ -48,6 +50,8 @@ class Sharing:
 
 
 NOTHING = Sharing()
+SHARING = tuple(field.name for field in fields(Sharing) if field.name != "keys")
+"""Names of its options."""
 
 
 def without_effect(keys: Keys, names: Mapping[str, str] | Collection[str], why: str) -> list[str]:

@@ -16,6 +16,7 @@ from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
+from ..frameworks.sharing import SHARING
 from ..parts.drafts.speculating import rates_needed, speculating
 from ..parts.expert_cache.store import expert_store
 from ..parts.expert_map.placing import expert_placing
@@ -74,10 +75,6 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
         )
 
 
-SHARED = ("all_to_all", "overlap", "expert_placement", "redundant_experts", "expert_dispatch")
-"""Options that an engine's file may say in its own names; see `frameworks.sharing.Sharing`."""
-
-
 def _said(name: str, options: DeployOptions, settings: EngineSettings | None) -> Any:
     """What options say, or else an engine's file."""
     given = getattr(options, name)
@@ -99,7 +96,7 @@ def deployed(
     except InputError as error:
         if settings is None:
             raise
-        given = {f"--{n.replace('_', '-')}" for n in SHARED if getattr(options, n) is not None}
+        given = {f"--{n.replace('_', '-')}" for n in SHARING if getattr(options, n) is not None}
         raise settings.sharing.blamed(error, given) from None
 
 
@@ -111,7 +108,7 @@ def _deployed(
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
     exchange = "all_to_all" if settings is None else settings.exchange
-    shared = {name: _said(name, options, settings) for name in SHARED}
+    shared = {name: _said(name, options, settings) for name in SHARING}
     sampling = NONE if settings is None else settings.sampling
     framework = options.framework or (None if settings is None else settings.framework)
     engine = (framework or "").partition("@")[0]

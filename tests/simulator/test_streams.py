@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.papers.fsmoe.orders import add_chunks
+from opbyte.analysis.papers.fsmoe.schedules import makespans
 from opbyte.simulator.parts.overlap.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
 from opbyte.simulator.parts.overlap.ways import ways
 from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task
-from opbyte.simulator.streams.scheduler import makespans, run
+from opbyte.simulator.streams.scheduler import run
 from opbyte.workloads.batch import (
     BASE_MOMENTS,
     DECODE_KV,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opbyte.extend.streams import COMPUTE, DEVICE_LINK, NODE_LINK, Builder, Graph, Medium, makespans
+from opbyte.extend.streams import COMPUTE, DEVICE_LINK, NODE_LINK, Builder, Graph, Medium
 
 from .layer import F8, Times
 from .orders import COMMUNICATION, EXPERTS, GRADIENT, RETURN, add_chunks, streams_of_order
@@ -151,3 +151,46 @@ def spans(order: str, times: Times, chunks: int, work: int, slices: Mapping[str,
     """Seconds of one pass of every layer in so many chunks."""
     graph = graph_of(order, chunks, work, slices, media)
     return makespans(graph, seconds_of(graph, times, chunks, work, slices))
+
+
+def makespans(graph: Graph, seconds: F8) -> F8:
+    """Makespans of many graphs that differ in their tasks' seconds alone.
+
+    Parameters
+    ----------
+    graph : Graph
+        What waits for what; its own seconds are not read.
+    seconds : float64 array, shape (n, tasks)
+        Of the tasks of each graph [s].
+
+    Returns
+    -------
+    float64 array, shape (n,)
+    """
+    n, count = seconds.shape
+    names = list(dict.fromkeys(task.resource for task in graph.tasks))
+    on = np.array([[task.resource == name for name in names] for task in graph.tasks])
+    held = [np.array([name in medium.resources for name in names]) for medium in graph.media]
+    follows = np.zeros((count, count), dtype=np.int64)  # [before, after]
+    for i, waits in enumerate(graph.waits()):
+        for other in waits:
+            follows[other, i] += 1
+    left = np.tile(follows.sum(axis=0), (n, 1))
+    rest, done, now = seconds.copy(), np.zeros((n, count), dtype=np.bool_), np.zeros(n)
+    while not done.all():
+        running = (left == 0) & ~done
+        rate = np.ones((n, count))
+        busy = (running & (rest > 0.0)) @ on
+        for medium, own in zip(graph.media, held, strict=True):
+            shared = (busy & own).sum(axis=1) > 1
+            slowed = shared[:, None] & (on @ own)[None, :]
+            rate = np.where(slowed, np.minimum(rate, medium.factor), rate)
+        wait = np.where(running, rest / rate, np.inf)
+        step = wait.min(axis=1)
+        ended = running & (wait <= step[:, None])
+        going = np.where(np.isfinite(step), step, 0.0)
+        now += going
+        rest = np.where(running, rest - rate * going[:, None], rest)
+        done |= ended
+        left -= ended.astype(np.int64) @ follows
+    return now

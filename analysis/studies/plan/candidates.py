@@ -19,9 +19,8 @@ from ....devices.mapping import family
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.hub import hub_name
 from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values, launch_of
-from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.manifests import Copies
-from ....simulator.frameworks.sharing import Sharing
+from ....simulator.frameworks.sharing import SHARING, Sharing
 from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
 from ....simulator.scenario.parts import DeployOptions
@@ -137,7 +136,7 @@ class Candidate:
 
     def _unsaid(self, values: Mapping[str, Any]) -> list[str]:
         """Options of its own that the engine's file does not say."""
-        written = set(FLAGS) | ({"speculative", "acceptance"} if DRAFTS in values else set())
+        written = set(SHARING) | ({"speculative", "acceptance"} if DRAFTS in values else set())
         return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in written]
 
     def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
@@ -190,7 +189,7 @@ def candidates(
         Says how ranks share experts, and whose kernels; the engine's own without.
     """
     devices = system.nodes * system.devices_per_node
-    sharing = Sharing(**{name: getattr(asked, name) for name in FLAGS})
+    sharing = Sharing(**{name: getattr(asked, name) for name in SHARING})
     formats = [
         {"dtype": None if w == OWN else w, "kv_dtype": None if kv == OWN else kv}
         for w, kv in product(axes.get("dtype") or (OWN,), axes.get("kv_dtype") or (OWN,))
@@ -205,7 +204,7 @@ def candidates(
         axes.get("policy") or (POLICY,), ways, formats, axes.get("token_budget") or (None,),
         axes.get("choices") or ((),),
     ):  # fmt: skip
-        own = replace(sharing, **{n: x for n, x in extra if n in FLAGS})
+        own = replace(sharing, **{n: x for n, x in extra if n in SHARING})
         given = None if start is None else replace(start, tokens=budget, sharing=own, **how)
         kernels = asked.framework or framework_of(policy, [system], asked.costs)
         found = Candidate(name, devices * sum(pools or (1,)), policy, given, budget, **how, framework=kernels,

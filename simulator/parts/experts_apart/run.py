@@ -101,7 +101,7 @@ def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int
     Parameters
     ----------
     busy : float64 array
-        Seconds that the streams of all engines worked; see `step.books.Aside`.
+        Seconds that the streams of all engines worked; see `.side.Aside`.
     stepping_s : float
         Of all engines in steps [s].
     """

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.streams.graph import Graph as Graph
     from opbyte.simulator.streams.graph import Medium as Medium
     from opbyte.simulator.streams.scheduler import Timeline as Timeline
-    from opbyte.simulator.streams.scheduler import makespans as makespans
     from opbyte.simulator.streams.scheduler import run as run
 
 __all__, __getattr__ = declared(__name__, __file__)
