@@ -116,14 +116,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def settled() -> Iterator[None]:
-    """What a file's tests leave behind (catalogs, tables, compiled code) stays: it is looked through once."""
-    yield
-    gc.collect()
-    gc.freeze()
-
-
 LIMIT_S = 900.0
 """No test takes a tenth of this; one that does is ended with the stacks of its threads."""
 
