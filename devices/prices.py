@@ -153,6 +153,32 @@ Quantities = Callable[[Op], F8]
 PricesOf = Callable[[Op, F8], tuple[F8, F8]]
 
 
+@dataclass(frozen=True, slots=True)
+class Along:
+    """Quantities of an op along the one moment that they depend on: `base` at 1, `step` more with each, to `counts`."""
+
+    moment: int
+    base: F8
+    step: F8
+    counts: int
+
+    @classmethod
+    def of(cls, op: Op, probe: Probe, quantities: Quantities) -> Along:
+        """How an op's quantities, an affine function of a count, depend on it."""
+        base = quantities(op)
+        changed = [j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)]
+        moment = changed[0] if changed else 0
+        step = quantities(probe.raised[moment]) - base
+        # Beyond the base moments lie keys of whole contexts, which no step's tokens limit.
+        counts = MOST_COUNTS if moment >= BASE_MOMENTS else min(probe.counts, MOST_COUNTS)
+        return cls(moment, base, step, counts)
+
+    def priced(self, op: Op, prices: PricesOf) -> ByCount:
+        """Its table, by what `prices` says of rows of quantities."""
+        seconds, bound = prices(op, self.base + self.step * (np.arange(1, self.counts + 1)[:, None] - 1.0))
+        return ByCount(self.moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
+
+
 def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> ByCount:
     """Tabulate an op by the one moment that its quantities depend on.
 
@@ -163,15 +189,7 @@ def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> 
     prices : callable
         Seconds and bounds, shape (n,), of rows of quantities.
     """
-    base = quantities(op)
-    changed = [j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)]
-    moment = changed[0] if changed else 0
-    step = quantities(probe.raised[moment]) - base
-    # Beyond the base moments lie keys of whole contexts, which no step's tokens limit.
-    counts = MOST_COUNTS if moment >= BASE_MOMENTS else min(probe.counts, MOST_COUNTS)
-    x = base + step * (np.arange(1, counts + 1)[:, None] - 1.0)
-    seconds, bound = prices(op, x)
-    return ByCount(moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
+    return Along.of(op, probe, quantities).priced(op, prices)
 
 
 def affine_sums(op: Op, probe: Probe, names: tuple[str, ...]) -> F8:

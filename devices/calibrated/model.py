@@ -11,7 +11,7 @@ import numpy as np
 from ...workloads.ops import Op
 from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
 from ..power.cap import held_processor
-from ..prices import P_BYTES, P_FIXED, P_FLOPS, KernelFormula, PriceRow, Probe, affine_sums, by_count
+from ..prices import P_BYTES, P_FIXED, P_FLOPS, Along, ByCount, KernelFormula, PriceRow, Probe, affine_sums
 from ..ratios import Ratios
 from ..spec import DeviceSpec, ProcessorSpec
 from .behind import ANY, behind, formats_of
@@ -55,6 +55,11 @@ class Model:
             first[quicker] = rival[quicker]
         return first
 
+    def columns(self, op: Op, x: F8) -> tuple[F8, F8]:
+        """Seconds and bounds of rows of quantities."""
+        prices = self.prices(x)
+        return prices[:, O_SECONDS], prices[:, O_BOUND]
+
     def quickest(self, x: F8) -> Parameters:
         """Parameters that price a call: those of the quickest rival."""
 
@@ -77,9 +82,9 @@ class Model:
         return replace(self, known=replace(self.known, fit=fit))
 
 
-CURVES: dict[tuple[str, bytes], tuple[F8, F8]] = {}
-"""Seconds and bounds of whole tables of counts, by family and by all that they depend on: the engines of
-a fleet, and deployments of one model, have nearly all of theirs in common."""
+CURVES: dict[tuple[str, bytes], ByCount] = {}
+"""Whole tables of counts, by family and by all that they depend on: the engines of a fleet, and deployments
+of one model, have nearly all of theirs in common."""
 MOST_COUNTS = 1 << 22
 """Of all of them together: 64 MB."""
 
@@ -149,25 +154,24 @@ class CalibratedModel:
         formula = self.formula(op, probe)
         if formula is not None:
             return replace(known, formula=formula, hardware=self.h)
-        return replace(known, curve=by_count(op, probe, self._known, self._curve))
+        return replace(known, curve=self._curve(op, Along.of(op, probe, self._known)))
 
     def _known(self, op: Op) -> F8:
         x = self.quantities(op)
         assert x is not None
         return x
 
-    def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
+    def _curve(self, op: Op, x: Along) -> ByCount:
         model = self.models[op.kind]
-        digest = sha256(np.ascontiguousarray(x))  # type: ignore[arg-type]
-        for part in (*(k.fit.values for k in model.known.each), model.h):
+        digest = sha256(np.array([x.moment, x.counts]))  # type: ignore[arg-type]
+        for part in (x.base, x.step, *(k.fit.values for k in model.known.each), model.h):
             digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
         found = CURVES.get(key)
         if found is None:
-            out = model.prices(x)
-            if sum(len(seconds) for seconds, _ in CURVES.values()) > MOST_COUNTS:
+            if sum(len(curve.seconds) for curve in CURVES.values()) > MOST_COUNTS:
                 CURVES.clear()
-            found = CURVES[key] = out[:, O_SECONDS].copy(), out[:, O_BOUND].copy()
+            found = CURVES[key] = x.priced(op, model.columns)
         return found
 
     def formula(self, op: Op, probe: Probe) -> KernelFormula | None:

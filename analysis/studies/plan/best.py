@@ -256,15 +256,13 @@ def _simulated(task: PlanTask, bench: TrialBench, t: TriedCandidate, copies: int
     at = partial(point_of, task, t.candidate, t.system, copies, bench)
     far = not t.points or t.points[-1].requests == GLANCE
     look = far and task.grows and task.scenario.workload.cv is None
-    looked, grown = 0.0, Growing()
+    looked, grown = 0.0, Growing() if task.grows else None
     if look and t.slow is None:  # what misses as predicted misses with slower steps too
-        p, looked = at(most=GLANCE, grown=grown), 1.0
+        p, looked = at(most=GLANCE), 1.0
         if p.missed not in ((), OPEN):
             return p
     if t.slow is None:
         t.slow = slow_of(task, t.candidate, t.bound.copies or 1, bench)
-    if t.slow != looked:
-        grown = Growing()
     if look and t.slow != looked:
         p = at(t.slow, most=GLANCE, grown=grown)
         if p.missed not in ((), OPEN):

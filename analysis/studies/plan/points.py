@@ -236,7 +236,8 @@ def point_of(
             return False
         return task.value(devices, task.usd_per_hour(system, devices), joules * (1.0 - half)) >= bar
 
-    grown = (grown or Growing()) if task.grows else None
+    if task.grows and most > GLANCE:
+        grown = grown or Growing()
     held = decide(
         lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow), grown=grown),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
