@@ -11,6 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ..batching.prefix import NAMED, Pool
 from .driver import Driver, RunSettings
 from .served import Served
 
@@ -57,9 +60,20 @@ def twin_of(driver: Driver) -> Driver:
         shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.course.board]
     memo.update((id(x), x) for x in shared)
     memo.update((id(engine._loop), None) for engine in engines)
+    for e in engines:
+        memo.update(_bare(e.state.pool))
     memo[id(clock._kept)] = {}
     twin = deepcopy(driver, memo)
     twin.clock.play = twin.clock.play._replace()  # the copy is written down where the other's arrays are
     for n, node in enumerate(twin.clock.all):
         node.join(twin.clock.play.fleet.own[n], twin.clock.stale)
     return twin
+
+
+def _bare(pool: Pool | None) -> dict[int, Any]:
+    """Copies of a pool's blocks and table where none has had a content yet: the rest costs addresses, not memory."""
+    if pool is None or pool.tiers is not None or pool.blocks[:, -1, NAMED].any():
+        return {}
+    blocks = np.zeros(pool.blocks.shape, dtype=np.int64)
+    blocks[:, -1] = pool.blocks[:, -1]
+    return {id(pool.blocks): blocks, id(pool.table): np.zeros(pool.table.shape, dtype=np.int64)}
