@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.behind import ANY, KIN, SPANS, TRANSFER, formats_of, places
+from ...devices.calibrated.behind import ANY, KIN, TRANSFER, formats_of, places
 from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
-from ...devices.calibrated.kernel_sets import (
-    LABELS,
-    LINK_PARENTS,
-    LINKS,
-    MEASURED,
-    PARENTS,
-    TYPICAL,
-    SetEntry,
-    load_set,
-    representative,
-    silicon_of,
-    stand_in,
-)
+from ...devices.calibrated.kernel_sets import LABELS, MEASURED, TYPICAL, SetEntry, load_set, silicon_of
 from ...devices.calibrated.rules import ALONE, parameters
 from ...devices.spec import DeviceSpec
+from .transfer import LEAST, from_others, owner, spread
 
 HEAD = "family,framework,format,sizes,rows,low,middle,high"
 FEW = 50
@@ -51,34 +40,28 @@ def evidence_files(measured: Found) -> dict[str, str]:
     kin: dict[str, list[tuple[SetEntry, FamilyRows]]] = {}
     for _, (spec, held) in sorted(measured.items()):
         for name, rows in held.items():
+            family = rows.family
+            if not family.kinds or spec.kernels is None:
+                continue
+            whose = owner(spec.kernels, name)
+            if len(rows.measured) >= LEAST and whose not in ALONE:
+                moved.setdefault(name, []).append(np.log(rows.measured / from_others(spec, rows)))
             if name not in families():  # layers' kernels have tables of their own
                 continue
-            family = families()[name]
-            if (not family.kinds and name not in SPANS) or spec.kernels is None:
-                continue
-            owner = _owner(spec.kernels, name)
-            for key, errors, kept in _errors(spec, family, rows, owner):
-                _enter(lines.setdefault(owner, {}), family, key, rows.x[kept], errors)
-            if len(rows.measured) >= FEW and owner not in ALONE:
-                moved.setdefault(name, []).append(_elsewhere(spec, family, rows, owner))
-                kin.setdefault(f"{name} {silicon_of(owner, name)}", []).append(
-                    (load_set(owner).families[name][TYPICAL], rows)
+            for key, errors, kept in _errors(spec, family, rows, whose):
+                _enter(lines.setdefault(whose, {}), family, key, rows.x[kept], errors)
+            if len(rows.measured) >= FEW and whose not in ALONE:
+                kin.setdefault(f"{name} {silicon_of(whose, name)}", []).append(
+                    (load_set(whose).families[name][TYPICAL], rows)
                 )
-    out = {owner: _csv(cells) for owner, cells in sorted(lines.items())}
-    pooled = {(name, TYPICAL, ANY, "0"): errors for name, errors in moved.items()}
+    out = {whose: "\n".join([HEAD, *_lines(cells, _quantiles)]) + "\n" for whose, cells in sorted(lines.items())}
+    apart: dict[tuple[str, str, str, str], list[F8]] = {}
     for alike, devices in kin.items():
         name = alike.partition(" ")[0]
-        pooled.setdefault((name, KIN, ANY, "0"), []).extend(_between(families()[name], devices))
-    pooled = {key: errors for key, errors in pooled.items() if errors}
-    return {**out, TRANSFER: _csv(pooled)}
-
-
-def _owner(name: str, family: str) -> str:
-    """The set itself, or the nearest parent that has the family."""
-    parents = LINK_PARENTS if family in LINKS else PARENTS
-    while family not in load_set(name).families and name in parents:
-        name = parents[name]
-    return name
+        apart.setdefault((name, KIN, ANY, "0"), []).extend(_between(families()[name], devices))
+    near = _lines({key: errors for key, errors in apart.items() if errors}, _quantiles)
+    far = _lines({(name, TYPICAL, ANY, "0"): errors for name, errors in moved.items()}, spread)
+    return {**out, TRANSFER: "\n".join([HEAD, *sorted([*near, *far])]) + "\n"}
 
 
 def _errors(
@@ -125,25 +108,6 @@ def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> 
                 yield np.atleast_1d(np.median(_logs(family, entry, rows)) - np.median(_logs(family, entry, own)))
 
 
-def _elsewhere(spec: DeviceSpec, family: Family, rows: FamilyRows, owner: str) -> F8:
-    """Errors with the parameters of the set that would stand in for a device's own."""
-    known = {}
-    for name in sorted({*PARENTS.values(), *_sets()} - {owner, *ALONE}):
-        entry = load_set(name).families.get(family.name, {}).get(TYPICAL)
-        if entry is not None and entry.basis != "transferred" and entry.rows >= FEW:
-            known[name] = representative(name)
-    if not known:
-        return np.zeros(0)
-    entry = load_set(stand_in(spec, known)).families[family.name][TYPICAL]
-    return _logs(family, entry, rows)
-
-
-def _sets() -> tuple[str, ...]:
-    from ...devices.calibrated.kernel_sets import list_sets
-
-    return list_sets()
-
-
 def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:
     """Deal errors to the cells of their calls."""
     at = np.rint(places(family, x)).astype(np.int64)
@@ -152,10 +116,18 @@ def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key
         cells.setdefault((family.name, key, format_, sizes), []).append(np.atleast_1d(error))
 
 
-def _csv(cells: Mapping[tuple[str, str, str, str], list[F8]]) -> str:
-    lines = [HEAD]
+def _quantiles(parts: Sequence[F8]) -> tuple[float, float, float]:
+    """10th, 50th and 90th percentile of measured over predicted, from logarithms."""
+    low, middle, high = np.exp(np.quantile(np.concatenate(parts), [0.1, 0.5, 0.9]))
+    return float(low), float(middle), float(high)
+
+
+def _lines(
+    cells: Mapping[tuple[str, str, str, str], Sequence[F8]],
+    quantiles: Callable[[Sequence[F8]], tuple[float, float, float]],
+) -> list[str]:
+    lines = []
     for key, parts in sorted(cells.items()):
-        errors = np.concatenate(parts)
-        quantiles = np.rint(100.0 * np.quantile(errors, [0.1, 0.5, 0.9])).astype(int)
-        lines.append(",".join([*key, str(len(errors)), *map(str, quantiles.tolist())]))
-    return "\n".join(lines) + "\n"
+        shown = np.rint(100.0 * np.log(quantiles(parts))).astype(int)
+        lines.append(",".join([*key, str(sum(map(len, parts))), *map(str, shown.tolist())]))
+    return lines

@@ -9,36 +9,29 @@ import numpy as np
 from ...devices.calibrated.calibrate import FamilyFit, FamilyRows
 from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
-from ...devices.calibrated.fit import predict
-from ...devices.calibrated.rules import transfer
+from ...devices.catalog import load_device
 from .check import Check
-from .framework_report import donors, held_out, intro, section
-from .transfer import with_intervals
+from .framework_report import held_out, intro, section
+from .transfer import from_others, with_intervals
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
-def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[str, dict[str, Check]]:
+def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[str, dict[str, Check]]:
     """Family -> device -> what the other devices alone say of its rows."""
     out: dict[str, dict[str, Check]] = {}
-    for name, family in families().items():
-        fitted = donors(name, fits, rows)
-        for device, found in rows.items():
-            others = {d: donor for d, donor in fitted.items() if d != device}
-            if name not in found or not others:
-                continue
-            r = found[name]
-            known = transfer(r.h, family, others)
-            predicted = predict(family, known.fit, r.h, r.x, r.labels)
-            out.setdefault(name, {})[device] = Check(
-                name, family.title, device, known.basis, r.table, predicted, r.measured
-            )
+    for device, found in rows.items():
+        spec = load_device(device)[0]
+        for name, r in found.items():
+            if name in families() and r.family.kinds:
+                known = Check(name, r.family.title, device, "transferred", r.table, from_others(spec, r), r.measured)
+                out.setdefault(name, {})[device] = known
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 
 def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:
     """The page as Markdown."""
-    others, (elsewhere, frameworks) = leave_one_device_out(fits, rows), held_out(fits, rows)
+    others, (elsewhere, frameworks) = leave_one_device_out(rows), held_out(fits, rows)
     parts = [intro("calibration")]
     for name, family in families().items():
         devices = [device for device in sorted(rows) if name in rows[device]]

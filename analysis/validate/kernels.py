@@ -29,7 +29,7 @@ from ..parallel import OnProgress
 from ..show.result import Drawing
 from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
-from .transfer import with_intervals
+from .transfer import from_others, with_intervals
 from .unequal import COMPARED, NAME, skew_checks
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def validate_kernels(
     family : str, optional
         What all tables are of, whatever their names.
     transfer : bool
-        Leave out each device in turn: predict it from the others' fits alone, with the interval that
+        Leave out each device in turn: predict it from the other kernel sets alone, with the interval that
         the errors of devices left out say.
     progress : callable, optional
         Called with (tables of a device done, in all).
@@ -196,9 +196,10 @@ def validate_kernels(
     total = sum(len(measured) for _, measured in found.values())
     for name, (spec, measured) in sorted(found.items()):
         for rows in measured.values():
-            if transfer and rows.family.name in LAYER_FAMILIES:
-                continue
-            checks.append(_check(name, spec, rows, (name,) if transfer else ()))
+            if not transfer:
+                checks.append(_check(name, spec, rows))
+            elif rows.family.kinds:
+                checks.append(_checked(name, rows, "transferred", from_others(spec, rows), None, None, 0))
             if progress is not None:
                 progress(len(checks), total)
     if transfer:
@@ -218,15 +219,13 @@ def own_tables() -> Path:
     return Path(str(files("opbyte.kernels") / "measured"))
 
 
-def _check(name: str, spec: DeviceSpec, rows: FamilyRows, without: tuple[str, ...] = ()) -> Check:
+def _check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
     if rows.family.name in LAYER_FAMILIES:
         return _layer_check(name, spec, rows)
-    known, own = parameters(spec, rows.family, without), spec.calibration.get(rows.family.name)
-    if without:
-        own = None
+    known, own = parameters(spec, rows.family), spec.calibration.get(rows.family.name)
     basis = known.basis
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
-    if own is None and not without and spec.host is not None and rows.family.name in LINKS:
+    if own is None and spec.host is not None and rows.family.name in LINKS:
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
     seen = np.isin(rows.table["source"].astype(str), [] if own is None else own.tables)
     held = seen if own is not None and rows.family.name in LINKS else np.full(len(predicted), True)

@@ -1,22 +1,59 @@
 """How far predictions are for a device whose own rows no fit saw, and how far such predictions say they are.
 
-Each device in turn is left out: its parameters come from the others' fits (`devices.calibrated.rules`). The
-interval of such a prediction is what the other devices, each left out likewise, say: the 10th to 90th
-percentile of measured over predicted, by family. It holds where 80 % of a device's rows lie inside.
+Each device in turn is left out, with the kernel set that its rows are behind: its parameters are those that answers
+use for a device without rows (`kernel_sets.borrowed`), from all other sets. The interval of such a prediction is what
+the other devices, each left out likewise, say: the 10th to 90th percentile of measured over predicted, by family. It
+holds where 80 % of a device's rows lie inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ...devices.calibrated.calibrate import FamilyRows
+from ...devices.calibrated.family import F8
+from ...devices.calibrated.kernel_sets import (
+    LABELS,
+    LINK_PARENTS,
+    LINKS,
+    PARENTS,
+    TYPICAL,
+    borrowed,
+    load_layer_set,
+    load_set,
+)
+from ...devices.calibrated.layer_kernels import LAYER_FAMILIES
+from ...devices.spec import DeviceSpec
 from .check import Check
 
 LEAST = 20
 """Rows of a device from which it tells of others, each device as much as any."""
 INSIDE = (0.1, 0.5, 0.9)
+
+
+def owner(name: str, family: str) -> str:
+    """A set itself, or its nearest parent that has the family."""
+    parents = LINK_PARENTS if family in LINKS else PARENTS
+    load = load_layer_set if family in LAYER_FAMILIES else load_set
+    while family not in load(name).families and name in parents:
+        name = parents[name]
+    return name
+
+
+def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
+    """Seconds of a device's rows, each by its framework's kernels, as if the device's set had none."""
+    family, out = rows.family, np.empty(len(rows.x))
+    load = load_layer_set if family.name in LAYER_FAMILIES else load_set
+    own = "" if spec.kernels is None else owner(spec.kernels, family.name)
+    names = {label: name for name, label in LABELS.items()}
+    for label in dict.fromkeys(rows.labels.tolist()):
+        at = rows.labels == label
+        known = borrowed(spec, family, names.get(label, TYPICAL), own, load)
+        out[at] = family.seconds(known.fit.values, rows.h, np.ascontiguousarray(rows.x[at]))
+    return out
 
 
 def with_intervals(checks: Sequence[Check]) -> list[Check]:
@@ -29,11 +66,13 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
     """
     out = []
     for check in checks:
-        others = (
-            c for c in checks if c.family == check.family and c.device != check.device and len(c.measured) >= LEAST
-        )
-        interval = _interval(others)
-        if interval is not None:
+        logs = [
+            np.log(c.measured / c.predicted)
+            for c in checks
+            if c.family == check.family and c.device != check.device and len(c.measured) >= LEAST
+        ]
+        if logs:
+            interval = spread(logs)
             ratio = check.measured / check.predicted
             held = float(np.mean((ratio >= interval[0]) & (ratio <= interval[2])))
             entry = {"interval_low": interval[0], "interval_high": interval[2], "held": held}
@@ -42,11 +81,8 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
     return out
 
 
-def _interval(others: Iterable[Check]) -> tuple[float, float, float] | None:
-    """Quantiles of measured over predicted, over devices of equal weight; None without any."""
-    logs = [np.log(c.measured / c.predicted) for c in others]
-    if not logs:
-        return None
+def spread(logs: Sequence[F8]) -> tuple[float, float, float]:
+    """Quantiles of measured over predicted from their logarithms, devices of equal weight."""
     values = np.concatenate(logs)
     weight = np.concatenate([np.full(len(part), 1.0 / len(part)) for part in logs])
     order = np.argsort(values, kind="stable")

@@ -26,7 +26,7 @@ from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
 from .hardware import FORMATS, H_LINK_BANDWIDTH, hardware
-from .kernel_sets import LINK_PARENTS, LINKS, PARENTS, load_set, set_of
+from .kernel_sets import LINK_PARENTS, LINKS, PARENTS, load_set
 
 I8 = npt.NDArray[np.int64]
 BASE = 8.0
@@ -152,22 +152,17 @@ def formats_of(family: Family, x: F8) -> list[str]:
     return [FORMATS[int(code)] for code in x[:, family.quantities.index("format")]]
 
 
-def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | None:
+def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
     """What stands behind the price of one call on a device under a framework.
 
     Parameters
     ----------
     x : float64 array, shape (quantities,)
 
-    Returns
-    -------
-    Behind or None
-        None where the device's parameters are of no set.
     """
-    name = set_of(spec)
-    if name is None:
-        return None
-    held, owner = _of(name, family.name, framework)
+    if spec.kernels is None:
+        return Behind(0, {}, 0, np.inf, transferred(family.name), "the mean of other silicon's kernels")
+    held, owner = _of(spec.kernels, family.name, framework)
     moved, kin = _moved(spec, family.name, framework, owner)
     format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
     others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}

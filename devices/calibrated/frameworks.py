@@ -84,10 +84,10 @@ def blends(
     distance : callable
         Of two devices.
     """
-    if not family.framework_time:
-        return {}
     known = [(name, donor, label) for name, donor in donors.items() for label in donor.known()]
     wanted = {label for _, _, label in known} - set(own.labels if own else ())
+    if not family.framework_time or not wanted:
+        return {}
     if own is not None:
         known += [("this device", own, label) for label in own.known()]
     parts = [donor.fit.of(family, label) for _, donor, label in known]
@@ -100,7 +100,7 @@ def blends(
     for label in sorted(wanted):
         weight = np.array([_weight(family, label, other, h, donor, distance) for _, donor, other in known])
         share = weight / weight.sum()
-        values = np.where(informed, logs, _mean(weight, logs, informed, family))
+        values = np.where(informed, logs, mean_logs(weight, logs, informed, family))
         values = np.exp(np.where(fixed, np.log(silicon), values))
         left = share[share >= LEAST].sum()
         out[label] = tuple(
@@ -126,7 +126,7 @@ def _one_library(family: Family, label: str, other: str, h: F8, donor: Donor) ->
     return library(family.name, other, donor.h[H_CAPABILITY]) == here
 
 
-def _mean(weight: F8, logs: F8, informed: Informed, family: Family) -> F8:
+def mean_logs(weight: F8, logs: F8, informed: Informed, family: Family) -> F8:
     """Weighted mean of each parameter over the sets that tell it; its default where none does."""
     share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * informed
     total = share.sum(axis=0)

@@ -13,7 +13,7 @@ wherever these lead; they are what ``measured-blend`` uses, and what ``opbyte va
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -31,9 +31,10 @@ from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family
 from .fit import BlendPart, Fit
+from .frameworks import Donor
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good, peaks
-from .rules import ALONE, Parameters, distance, parameters
+from .rules import ALONE, Parameters, distance, parameters, transfer
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -211,18 +212,15 @@ def load_layer_set(name: str) -> KernelSet:
 def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
     """Parameters of one of those families on a device; others by their name and label.
 
-    A device without a set of its own has those of the set that `set_of` gives it.
+    A device whose set has no rows of it has the mean of others' (`borrowed`).
     """
-    name = set_of(spec)
-    held: dict[str, SetEntry] = {}
+    name, held, under = spec.kernels, dict[str, SetEntry](), {}
     while name is not None and not held:
         held = dict(load_layer_set(name).families.get(family.name, {}))
         name = PARENTS.get(name)
     if TYPICAL not in held:
-        none = Parameters(Fit(family.defaults, {}), "default", 0, {})
-        return replace(none, under=dict.fromkeys((*FRAMEWORKS, *LABELS.values()), none))
+        under = {key: borrowed(spec, family, key, load=load_layer_set) for key in (TYPICAL, *LABELS)}
     labels = {label: (BlendPart(1.0, held[key].values(family), 1.0),) for key, label in LABELS.items() if key in held}
-    under = {}
     for key, entry in held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
@@ -230,6 +228,33 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
     under |= {BEST: _quickest(under), **{label: under[key] for key, label in LABELS.items()}}
     return replace(under[framework], under=under)
+
+
+def borrowed(
+    spec: DeviceSpec, family: Family, framework: str, without: str = "", load: Callable[[str], KernelSet] = load_set
+) -> Parameters:
+    """Parameters of a family on a device from the sets that have rows of it: their mean, by the rule of `rules`.
+
+    Parameters
+    ----------
+    without : str
+        A set that is left out, as if its devices had not been timed.
+    load : callable
+        Set of a name: `load_set` or `load_layer_set`.
+    """
+    donors = {}
+    for name in list_sets():
+        held = load(name).families.get(family.name, {})
+        entry = held.get(framework) or held.get(TYPICAL)
+        if entry is not None and entry.basis != "transferred" and name not in (*ALONE, without):
+            donors[name] = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name))
+    return replace(transfer(hardware(spec), family, donors), framework=framework)
+
+
+@cache
+def _constants(name: str) -> F8:
+    """Constants of the device that a set is named after."""
+    return hardware(representative(name))
 
 
 def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[str, str]]:
@@ -250,22 +275,11 @@ def representative(name: str) -> DeviceSpec:
     return load_device(DEVICES.get(name, name))[0]
 
 
-def set_of(spec: DeviceSpec) -> str | None:
-    """The set a device names, else the one whose device is most like it.
-
-    Among the sets whose device has no higher peak it is the strongest, so that the device is not
-    slower than that one; among the others the weakest. None without any set.
-    """
-    if spec.kernels is not None:
-        return spec.kernels
-    known = {name: representative(name) for name in list_sets() if name not in ALONE}
-    if not known:
-        return None
-    return stand_in(spec, known)
-
-
 def stand_in(spec: DeviceSpec, known: Mapping[str, DeviceSpec]) -> str:
-    """Whose kernels a device without any is given; see `set_of`."""
+    """Whose kernels the fit draws a set without rows of a family to.
+
+    The strongest of the sets whose device it beats, so that it is not slower; else the weakest of those that beat it.
+    """
     below = [n for n, other in known.items() if at_least_as_good(spec, other)]
     if below:
         return max(below, key=lambda n: peaks(known[n], "bf16"))
@@ -279,18 +293,21 @@ def stand_in(spec: DeviceSpec, known: Mapping[str, DeviceSpec]) -> str:
 def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
     """Parameters of a family on a device under a framework; others by their name and label.
 
-    A family that no set knows, and a device whose own fit is not the catalog's (a user's tables), have that fit.
+    A family that no set knows, and a device whose own fit is not the catalog's (a user's tables), have that fit;
+    a device of no set has the mean of all (`borrowed`).
     """
     framework, version = named(framework)
     measured = parameters(spec, family)
-    name = set_of(spec)
-    if name is None or _own_tables(spec, family.name, name):
+    name = spec.kernels
+    if _own_tables(spec, family.name):
         return measured
-    held, under = load_set(name), {MEASURED: replace(measured, framework=MEASURED)}
+    under = {MEASURED: replace(measured, framework=MEASURED)}
     for key in (TYPICAL, *LABELS):
-        entry = held.find(family.name, key)
-        if entry is not None:
+        entry = None if name is None else load_set(name).find(family.name, key)
+        if name is not None and entry is not None:
             under[key] = _known(spec, family, entry, name, key)
+        elif name is None and _has_sets(family.name):
+            under[key] = borrowed(spec, family, key)
     if TYPICAL in under:
         under[BEST] = _quickest(under)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
@@ -322,11 +339,16 @@ def asked_for(known: Parameters, version: str) -> Parameters:
     return replace(known, other_version=f"{rows}, not of {version}")
 
 
-def _own_tables(spec: DeviceSpec, family: str, name: str) -> bool:
+@cache
+def _has_sets(family: str) -> bool:
+    return any(family in load_set(name).families for name in list_sets())
+
+
+def _own_tables(spec: DeviceSpec, family: str) -> bool:
     """Whether a device's fit of a family is not of the catalog's tables."""
     own = spec.calibration.get(family)
     return own is not None and not any(
-        other.kernels == name and other.calibration.get(family) == own for other in _from(spec.name)
+        other.kernels == spec.kernels and other.calibration.get(family) == own for other in _from(spec.name)
     )
 
 

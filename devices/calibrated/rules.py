@@ -15,7 +15,7 @@ one that no device has rows of gets the base. Families whose frameworks call one
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -28,7 +28,7 @@ from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
-from .frameworks import TOLD, Donor, blends
+from .frameworks import TOLD, Donor, blends, mean_logs
 from .hardware import C_INT8, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK, H_ROOM, hardware
 
 UNITS = np.array([0.35, 0.7, 0.7, 0.35])
@@ -81,21 +81,15 @@ class Parameters:
         return (self, *self.rivals)
 
 
-def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:
-    """Parameters of a family on a device.
-
-    Parameters
-    ----------
-    without : collection of str
-        Devices whose fits are not used, for leave-one-device-out; the device's own fit too.
-    """
-    donors = {name: donor for name, donor in _catalog(family.name).items() if name not in without and name != spec.name}
+def parameters(spec: DeviceSpec, family: Family) -> Parameters:
+    """Parameters of a family on a device: its own fit, else from other devices' fits."""
+    donors = {name: donor for name, donor in _catalog(family.name).items() if name != spec.name}
     own = spec.calibration.get(family.name)
-    if own is not None and spec.name not in without:
-        errors = {str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in own.errors.items()}
-        fit = known_elsewhere(hardware(spec), family, _donor(family, spec, own), donors)
-        return Parameters(fit, "fitted", own.rows, errors)
-    return transfer(hardware(spec), family, donors)
+    if own is None:
+        return transfer(hardware(spec), family, donors)
+    errors = {str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in own.errors.items()}
+    fit = known_elsewhere(hardware(spec), family, _donor(family, spec, own), donors)
+    return Parameters(fit, "fitted", own.rows, errors)
 
 
 def known_elsewhere(h: F8, family: Family, own: Donor, donors: Mapping[str, Donor]) -> Fit:
@@ -111,7 +105,7 @@ def known_elsewhere(h: F8, family: Family, own: Donor, donors: Mapping[str, Dono
 
 
 def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
-    """Parameters of a device from other devices' fits, by the rule of this module."""
+    """Parameters of a device from other devices', or other kernel sets', by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
     donors = {name: _at_power(h, family, donor) for name, donor in donors.items()}
@@ -142,11 +136,11 @@ def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[
     weight = np.array([d.rows for d in donors.values()])
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
     weight /= weight.sum()
-    logs = np.log([d.fit.values for d in donors.values()])
-    informed = weight[:, None] * (np.abs(logs - np.log(family.defaults)) > TOLD)
-    total = informed.sum(axis=0)
-    mean = np.where(total > 0, (informed * logs).sum(axis=0), np.log(family.defaults))
-    mean = np.exp(mean / np.where(total > 0, total, 1.0))
+    values = [donor.fit.values for donor in donors.values()]
+    if any(each.ndim > 1 for each in values):
+        values = [family.per_branch(each) for each in values]
+    logs = np.log(values)
+    mean = np.exp(mean_logs(weight, logs, np.abs(logs - np.log(family.defaults)) > TOLD, family))
     return mean, dict(zip(donors, weight.tolist(), strict=True))
 
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.evidence import evidence
 from opbyte.analysis.answers.memory_rows import by_place
 from opbyte.analysis.validate.behind import evidence_files
+from opbyte.analysis.validate.unequal import NAME
 from opbyte.devices.calibrated.behind import SPANS, Behind, behind, folder, transferred
 from opbyte.devices.calibrated.calibrate import by_device
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, list_sets
+from opbyte.devices.calibrated.layer_kernels import split_layers
 from opbyte.devices.catalog import load_device
 from opbyte.devices.ratios import Ratios
 from opbyte.simulator.deploy.deployment import deploy
@@ -138,6 +140,8 @@ def test_every_size_is_a_quantity() -> None:
 def test_the_files_are_those_of_the_rows(data_set: Callable[[str], Path]) -> None:
     """`opbyte validate kernels TABLES --out` writes them; the catalog's are its own."""
     read, _ = read_tables([data_set("measured"), data_set("measured_2026")])
+    split_layers(read)
+    read.pop(NAME, None)
     made = evidence_files(by_device(read, []))
     held = {path.stem: path.read_text(encoding="utf-8") for path in folder().glob("*.csv")}
     assert set(held) <= {*list_sets(), "transfer"}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from opbyte.devices.calibrated.behind import behind, transferred
 from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import (
+    BEST,
     FRAMEWORKS,
     LABELS,
     MEASURED,
     TYPICAL,
+    borrowed,
+    layer_parameters,
     list_sets,
     load_set,
-    set_of,
     shared_parameters,
-    stand_in,
 )
+from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.order import at_least_as_good
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device, can_calibrate
@@ -94,12 +96,25 @@ def test_an_unknown_framework_is_refused() -> None:
         everywhere("vlm")
 
 
-def test_a_device_of_a_users_own_takes_kernels_of_one_it_beats() -> None:
-    known = {name: load_device(name)[0] for name in ("a100-80gb", "h100", "b200")}
-    h200 = load_device("h200")[0].model_copy(update={"kernels": None})
-    assert stand_in(h200, known) == "h100"
-    assert set_of(h200) is not None
-    assert at_least_as_good(h200, load_device(str(set_of(h200)))[0])
+def test_a_device_of_no_set_has_the_mean_of_all() -> None:
+    """Of those with rows, by how like they are; what leaving its set out scores is what it then gets."""
+    h200 = load_device("h200")[0]
+    other = h200.model_copy(update={"kernels": None, "calibration": {}})
+    for family in FAMILIES:
+        known, best = (shared_parameters(other, family, framework) for framework in (TYPICAL, BEST))
+        assert known.basis == best.basis == "transferred"
+        assert known.fit.values.tolist() == borrowed(other, family, TYPICAL).fit.values.tolist()
+        assert known.near[0][0] != borrowed(other, family, TYPICAL, known.near[0][0]).near[0][0]
+    assert known.fit.values.tolist() == borrowed(h200, family, TYPICAL).fit.values.tolist()
+
+
+def test_layers_of_a_device_of_no_set_have_the_mean_of_all() -> None:
+    family = LAYER_FAMILIES["conv_decode"]
+    spec = load_device("l40s")[0].model_copy(update={"kernels": None})
+    known = layer_parameters(spec, family, "vllm")
+    assert (known.basis, known.near[0][0]) == ("transferred", "rtx-pro-6000")
+    found = behind(spec, family, known.framework, family.defaults)
+    assert (found.rows, found.ratios) == (0, transferred("conv_decode"))
 
 
 def test_a_users_own_tables_come_first() -> None:
