@@ -214,7 +214,8 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
 
     A device whose set has no rows of it has the mean of others' (`borrowed`).
     """
-    name, held, under = spec.kernels, dict[str, SetEntry](), {}
+    name, held = spec.kernels, dict[str, SetEntry]()
+    under: dict[str, Parameters] = {}
     while name is not None and not held:
         held = dict(load_layer_set(name).families.get(family.name, {}))
         name = PARENTS.get(name)
@@ -301,7 +302,7 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
     name = spec.kernels
     if _own_tables(spec, family.name):
         return measured
-    under = {MEASURED: replace(measured, framework=MEASURED)}
+    under: dict[str, Parameters] = {MEASURED: replace(measured, framework=MEASURED)}
     for key in (TYPICAL, *LABELS):
         entry = None if name is None else load_set(name).find(family.name, key)
         if name is not None and entry is not None:
