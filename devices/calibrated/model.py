@@ -163,7 +163,7 @@ class CalibratedModel:
 
     def _curve(self, op: Op, x: Along) -> ByCount:
         model = self.models[op.kind]
-        digest = sha256(np.array([x.moment, x.counts]))  # type: ignore[arg-type]
+        digest = sha256(f"{x.moment} {x.counts}".encode())
         for part in (x.base, x.step, *(k.fit.values for k in model.known.each), model.h):
             digest.update(np.ascontiguousarray(part))  # type: ignore[arg-type]
         key = model.family.name, digest.digest()
