@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis", "src")
 APART = ("analysis/papers", "workloads/layers/published")
 """What is of single papers has a budget of its own."""
-BUDGETS = {"product": 113_100, "papers": 9_150}
+BUDGETS = {"product": 112_500, "papers": 9_150}
 """Lines of all product code but `APART`, and of `APART`. Product code grew by what serves the models, formats and
 cards of 2026 (layer kinds, families of configurations, image towers, fourteen kernel families), by
 `opbyte design` and by capacity that is stationary; two loops, two planners and the driver's twins went. Lines have

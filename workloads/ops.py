@@ -226,6 +226,16 @@ class Op:
         return self.layer == "communication"
 
     @property
+    def brings_back(self) -> bool:
+        """Whether it is the exchange that brings experts' results back to the tokens' devices."""
+        return self.exchange and self.name.startswith("collect")
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether it is the product behind attention, whose input attention's kernel writes."""
+        return self.product and self.name == "out"
+
+    @property
     def stream_bytes(self) -> float:
         """Weights and KV: the traffic a processor in memory reads over its own path [B]."""
         return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes

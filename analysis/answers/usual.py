@@ -55,8 +55,8 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
     """All that a scenario runs on, as far as it says."""
     from ...simulator.parts.two_pools.asked import counted  # compiled code, which one step has no use for
 
-    both = scenario.pools.prefill, scenario.pools.decode
-    pools = [counted(str(text), "--prefill/--decode")[0] for text in both if text]
+    both = ("--prefill", scenario.pools.prefill), ("--decode", scenario.pools.decode)
+    pools = [counted(str(text), option)[0] for option, text in both if text]
     named: list[str | Path | SystemSpec | None] = [scenario.system, scenario.apart.experts_on, *pools]
     return [x if isinstance(x, SystemSpec) else load_system(x) for x in named if x is not None]
 

@@ -252,7 +252,7 @@ def _quantised(x: F8, op: Op, framework: str) -> F8:
     SGLang does for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py), vLLM for what
     attention leaves (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``); TensorRT-LLM's attention, norms and activations write fp8.
     """
-    if op.dtype == "fp8" and (framework == "sglang" or (framework == "vllm" and op.name == "out")):
+    if op.dtype == "fp8" and (framework == "sglang" or (framework == "vllm" and op.reads_attention)):
         x[X_QUANT] = 1.0
     return x
 

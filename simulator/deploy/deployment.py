@@ -181,7 +181,7 @@ class Deployment:
         if self.apart is not None and TO_AND_FRO in op.shape:
             return LinkModel(self.apart.link, 2)
         if op.kind == "all_to_all" and self.all_to_all:
-            top_k, back = int(op.shape["top_k"]), op.name.startswith("collect")
+            top_k, back = int(op.shape["top_k"]), op.brings_back
             timed: dict[str, Timed] = {}
             if self.device.collectives is not None:
                 timed = exchange_kernels(self.system.device, link_of(self.system), self.sender, back=back)
