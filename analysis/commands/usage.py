@@ -112,7 +112,7 @@ def usage_line(error: Any, commands: list[str]) -> str:
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if message.startswith("No such command"):
         name = message.split("'")[1] if "'" in message else message
-        return f"{name!r}: no such command{_known(name, _group(error), commands)}"
+        return f"{name!r}: no such command{_known(name, _command(error).partition(' ')[2], commands)}"
     if option and message.startswith("No such option"):
         close = nearest(option, _options(error), cutoff=0.8)
         if not close.startswith("; did you mean"):
@@ -127,11 +127,6 @@ def usage_line(error: Any, commands: list[str]) -> str:
     if message.startswith("Missing"):
         return f"{_name(param)}: is needed ({getattr(param, 'help', None) or 'see --help'})"
     return f"{_name(param)}: {_lower(str(error.message))}"
-
-
-def _group(error: Any) -> str:
-    """Name of the group that a command was looked for in; empty at the top."""
-    return _command(error).partition(" ")[2]
 
 
 def _known(name: str, group: str, commands: list[str]) -> str:

@@ -168,7 +168,7 @@ def _options(cls: type) -> tuple[PlacedOption, ...]:
         if part is not None:
             out += [replace(inner, group=own.name) for inner in options_of(part)]
         elif OPTION in own.metadata:
-            out.append(PlacedOption(own.name, own.metadata[OPTION], _default(own)))
+            out.append(PlacedOption(own.name, own.metadata[OPTION], None if own.default is MISSING else own.default))
     return tuple(out)
 
 
@@ -196,10 +196,6 @@ def _part(own: Field[Any]) -> type | None:
     """The class of a field that holds options of its own."""
     made: Any = own.default_factory
     return made if isinstance(made, type) and issubclass(made, CheckedOptions) else None
-
-
-def _default(own: Field[Any]) -> Any:
-    return None if own.default is MISSING else own.default
 
 
 class CheckedOptions:

@@ -30,7 +30,7 @@ from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Run
 from .replicas import Scaling
 from .served import Served
-from .steady import Window, find_window
+from .steady import find_window
 from .task_paths import tasks_of
 
 FETCH = "expert_fetch"
@@ -65,7 +65,8 @@ def collect(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
-    ends = _ends(window, end)
+    # What ends with the run counts in full, though other engines' steps may go on.
+    ends = window.start_s, window.end_s if window.end_s < end else np.inf
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
     spent += sum(engine.expert_side.course.joules for engine in engines if engine.expert_side is not None)
@@ -130,11 +131,6 @@ def _scalings(served: Served, end: float, requests: Requests) -> list[Scaling | 
     return [None if own is None else own.until(end, _ttft(requests)) for own in found]
 
 
-def _ends(window: Window, end: float) -> tuple[float, float]:
-    """What a window counts; what ends with the run counts in full, though other engines' steps may go on."""
-    return window.start_s, window.end_s if window.end_s < end else np.inf
-
-
 def _finished(served: Served) -> Requests:
     """Completed requests, with their places among all."""
     if served.drained is not None:
@@ -146,7 +142,7 @@ def _finished(served: Served) -> Requests:
 
 def _clock(engines: list[Engine], spent: float) -> float:
     """What is left of the energy of all work at the clock that power limits allow."""
-    joules = sum(_work(totals(plan, books.tally)) for _, _, plan, books in _programs(engines))
+    joules = sum(float(totals(plan, books.tally)[:, :, T_JOULES].sum()) for _, _, plan, books in _programs(engines))
     return spent / joules if spent else 1.0
 
 
@@ -177,11 +173,6 @@ def _waiting(engines: list[Engine]) -> tuple[OpTotal, ...]:
             0.0, 0.0, 0.0, dict.fromkeys(PATHS, 0.0), fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
         ),
     )  # fmt: skip
-
-
-def _work(sums: F8) -> float:
-    """Energy of the work of all ops at the nominal clock, from `books.totals`."""
-    return float(sums[:, :, T_JOULES].sum())
 
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None) -> tuple[Quantiles, ...]:

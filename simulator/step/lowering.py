@@ -156,7 +156,7 @@ def lower(
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
     ops = [op for found, _, _ in probed for op in found]
     links = [_link(d, op) for op in ops]
-    roles = [_role(op, before) for found, _, _ in probed for op, before in _followed(found)]
+    roles = [_role(op, before) for found, _, _ in probed for op, before in zip(found, [None, *found[:-1]], strict=True)]
     probes = [probe for _, _, found in probed for probe in found]
     experts = [part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run) for part in d.experts]
     ops, links = ops + experts, [*links, *(None for _ in experts)]
@@ -230,11 +230,6 @@ def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list
     raised = [build(_raised(unit, j)) for j in range(affine.shape[2] - 1)]
     probes = [Probe(tuple(other[i] for other in raised), counts) for i in range(len(ops))]
     return ops, np.insert(affine, -1, 0.0, axis=2), probes
-
-
-def _followed(ops: Sequence[Op]) -> list[tuple[Op, Op | None]]:
-    """Every op of a section and the one before it."""
-    return list(zip(ops, [None, *ops[:-1]], strict=True))
 
 
 def _varies(form: F8, windows: tuple[int, ...]) -> B1:
