@@ -18,7 +18,7 @@ from .transfer import LEAST, from_others, owner, spread
 
 HEAD = "family,framework,format,sizes,rows,low,middle,high"
 FEW = 50
-"""Rows of a set from which it tells what asking another's parameters costs."""
+"""Rows of a set from which it tells what asking another's parameters costs, and how far off what was not seen is."""
 
 Found = Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]]
 
@@ -69,6 +69,7 @@ def _errors(
 ) -> Iterable[tuple[str, F8, npt.NDArray[np.bool_]]]:
     """Framework, errors of its parameters, and the rows that they are of."""
     stretch = _unseen(spec, family.name)
+    drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
     own = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
     any_own = np.isin(rows.labels, list(LABELS.values()))
     for key, entry in load_set(owner).families.get(family.name, {}).items():
@@ -78,7 +79,7 @@ def _errors(
         if entry.basis == "own":
             kept = own.get(key, any_own)
         if kept.any():
-            yield key, stretch * _logs(family, entry, rows)[kept], kept
+            yield key, drawn * _logs(family, entry, rows)[kept], kept
     known = parameters(spec, family)
     alone = predict(family, known.fit, rows.h, rows.x, rows.labels)
     yield MEASURED, stretch * np.log(rows.measured / alone), np.ones(len(rows.x), dtype=bool)
@@ -96,8 +97,10 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
     own = spec.calibration.get(family)
     if own is None or {"fit", "by_shape"} - own.errors.keys():
         return 1.0
-    fit, unseen = own.errors["fit"].median_ape, own.errors["by_shape"].median_ape
-    return max(unseen / fit, 1.0) if fit > 0 else 1.0
+    fit, unseen = own.errors["fit"], own.errors["by_shape"]
+    if own.rows < FEW:  # a fit passes through half of a few rows: their median says nothing
+        return max(unseen.p90_ape / fit.p90_ape, 1.0)
+    return max(unseen.median_ape / fit.median_ape, 1.0) if fit.median_ape > 0 else 1.0
 
 
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:

@@ -65,8 +65,7 @@ def collect(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
-    # What ends with the run counts in full, though other engines' steps may go on.
-    ends = window.start_s, window.end_s if window.end_s < end else np.inf
+    ends = window.start_s, window.end_s if window.end_s < end else np.inf  # what ends with the run counts in full
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
     spent += sum(engine.expert_side.course.joules for engine in engines if engine.expert_side is not None)
