@@ -84,8 +84,8 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("simulator/parts/autoscale/scalers.py", "<= HALF * target) >= seen.share", "<= target) >= seen.share", SCALING),
     # power
     ("devices/power/cap.py", "if cap_W >= known.limit_W:", "if cap_W > known.limit_W:", POWER),
-    ("devices/power/cap.py", "return min((HELD * cap_W - beside) / nominal, 1.0)",
-     "return (HELD * cap_W - beside) / nominal", POWER),
+    ("devices/power/cap.py", "return min((HELD * cap_W - base_W) / nominal, 1.0)",
+     "return (HELD * cap_W - base_W) / nominal", POWER),
     ("devices/power/cap.py", "if cap_W <= least:", "if cap_W <= 0:", POWER),
     # classes, inputs
     ("workloads/requests/classes.py", 'if not (name and rest) or "="', 'if not name or "="', CLASSES),
