@@ -98,9 +98,10 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
     if own is None or {"fit", "by_shape"} - own.errors.keys():
         return 1.0
     fit, unseen = own.errors["fit"], own.errors["by_shape"]
+    known, new = fit.median_ape, unseen.median_ape
     if own.rows < FEW:  # a fit passes through half of a few rows: their median says nothing
-        return max(unseen.p90_ape / fit.p90_ape, 1.0)
-    return max(unseen.median_ape / fit.median_ape, 1.0) if fit.median_ape > 0 else 1.0
+        known, new = fit.p90_ape, unseen.p90_ape
+    return max(new / known, 1.0) if known > 0 else 1.0
 
 
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
