@@ -8,6 +8,9 @@ sends, which follows from a map of chunks that is the caller's. Owners are taken
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ..spec import LinkSpec
 from .plans import ALGORITHMS, CollectivePlan, Hop, Topology
 from .sums import level_hops
 
@@ -47,46 +50,33 @@ def coordinated_hierarchical(topology: Topology) -> CollectivePlan:
 
 def _peers(topology: Topology) -> tuple[Hop, ...]:
     """A message to every peer over the level that joins it with oneself."""
-    out, inside = [], 1
+    return tuple(Hop(link, peers, peers / topology.ranks) for link, peers in _reached(topology))
+
+
+def _reached(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
+    """Links of the levels that join anything, and the devices that each is the first to join with oneself."""
+    inside = 1
     for level in topology.levels:
-        reached = inside * level.ranks
         if level.ranks > 1:
-            peers = reached - inside
-            out.append(Hop(level.link, peers, peers / topology.ranks))
-        inside = reached
-    return tuple(out)
-
-
-@ALGORITHMS.register("sparse_gather:flat")
-def flat_gather(topology: Topology) -> CollectivePlan:
-    """Every chunk straight from its owner, all at once."""
-    return _straight(topology)
-
-
-@ALGORITHMS.register("sparse_scatter:flat")
-def flat_scatter(topology: Topology) -> CollectivePlan:
-    """Every chunk's sums straight to its owner, all at once."""
-    return _straight(topology)
-
-
-@ALGORITHMS.register("sparse_gather:hierarchical")
-def hierarchical_gather(topology: Topology) -> CollectivePlan:
-    """Chunks that all devices of a node want cross into it once, shared over its links, and go around."""
-    return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
-
-
-@ALGORITHMS.register("sparse_scatter:hierarchical")
-def hierarchical_scatter(topology: Topology) -> CollectivePlan:
-    """Sums over the devices of a node first, which then cross to the owner once."""
-    return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
+            yield level.link, inside * (level.ranks - 1)
+        inside *= level.ranks
 
 
 def _straight(topology: Topology) -> CollectivePlan:
     """One message time a level; a chunk comes from each of the other devices alike."""
-    hops, inside = [], 1
-    for level in topology.levels:
-        reached = inside * level.ranks
-        if level.ranks > 1:
-            hops.append(Hop(level.link, 1.0, (reached - inside) / (topology.ranks - 1)))
-        inside = reached
+    hops = (Hop(link, 1.0, peers / (topology.ranks - 1)) for link, peers in _reached(topology))
     return CollectivePlan("flat", tuple(hops), topology.ranks, 1.0)
+
+
+def _by_level(topology: Topology) -> CollectivePlan:
+    return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
+
+
+for _name, _plan, _what in (
+    ("gather:flat", _straight, "Every chunk straight from its owner, all at once"),
+    ("scatter:flat", _straight, "Every chunk's sums straight to its owner, all at once"),
+    ("gather:hierarchical", _by_level,
+     "Chunks that all devices of a node want cross into it once, shared over its links, and go around"),
+    ("scatter:hierarchical", _by_level, "Sums over the devices of a node first, which then cross to the owner once"),
+):  # fmt: skip
+    ALGORITHMS.register(f"sparse_{_name}", _what)(_plan)

@@ -77,6 +77,8 @@ class HostedLinks:
         By kind of op and ranks.
     rows : int
         Rows of those tables.
+    other : bool
+        Whether it stands for another server of peers, in which a ring may get more of the link.
     """
 
     base: CalibratedModel
@@ -84,6 +86,7 @@ class HostedLinks:
     assumed: bool
     timed: Mapping[tuple[str, int], TimedCollective]
     rows: int = 0
+    other: bool = False
 
     def knows(self, op: Op) -> bool:
         return op.kind in ("all_reduce", *KINDS) and self.base.knows(op)
@@ -110,7 +113,8 @@ class HostedLinks:
         if all(self._timed(op) is not None for op in ops):
             return [Evidence("tables of the host", WHERE, "measured", None, self.rows)]
         named = "assumed: no host is named, class" if self.assumed else "class"
-        if own.spread is None:  # as the device's rows have it
+        of_pairs = all(op.shape["ranks"] <= 2.0 for op in ops)
+        if own.spread is None or (own.peer_access and (own.rate or of_pairs)):  # as the device's rows have it
             text = f"{named} {self.host.name}"
             return [replace(e, why=f"{text}; {e.why}" if e.why else text) for e in self.base.evidence(ops)]
         ratios = self._spread(ops, own.spread)
@@ -181,7 +185,7 @@ class HostedLinks:
             library[:, X_OWN] = LIBRARY
             found = _slower(found, model.family.prices(values, h, library))
         # A link faster than the device's own, such as a bridge between two cards, may be quicker.
-        return found if h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
+        return found if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
 
     def _parameters(self, model: Model) -> F8:
         """The device's parameters with the host's rate and chunks.
@@ -192,7 +196,8 @@ class HostedLinks:
         values = model.known.fit.values.copy()
         for i, parameter in enumerate(model.family.parameters):
             if parameter.name.startswith("link_") and own.rate is not None:
-                values[i] *= min(1.0, own.rate / reduce[ALLREDUCE.index(parameter.name)])
+                share = own.rate / reduce[ALLREDUCE.index(parameter.name)]
+                values[i] *= share if self.other else min(1.0, share)
             elif parameter.name in ("chunks", "exchange_chunks"):
                 values[i] = max(values[i], own.chunks)
         return values
@@ -202,10 +207,11 @@ class HostedLinks:
 
         def logs(rate: float) -> F8:
             link = self.host.link.model_copy(update={"rate": rate})
-            other = replace(self, host=self.host.model_copy(update={"link": link}))
+            other = replace(self, host=self.host.model_copy(update={"link": link}), other=link.peer_access)
             return np.log([other.cost(op).seconds / self.cost(op).seconds for op in ops])
 
-        return Ratios(float(logs(spread.fast_rate).min()), 0.0, float(logs(spread.slow_rate).max()))
+        fast, slow = logs(spread.fast_rate).min(), logs(spread.slow_rate).max()
+        return Ratios(min(float(fast), 0.0), 0.0, max(float(slow), 0.0))
 
     def _fit_ratios(self) -> Ratios | None:
         """How far off fitted links are: the interval of the multiple, or of the latency if alone."""

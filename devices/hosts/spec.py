@@ -48,7 +48,8 @@ class HostLinkSpec(Spec):
     Of more than two devices a ring gets `shared` of the link, since they share the host's bridges: where a
     device's own rows do not say how much less.
 
-    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the class lie apart.
+    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the class lie apart: with
+    `peer_access`, in calls of more than two devices, unless `rate` is known.
     `tables` are kernel tables of collectives timed on this very host, relative to the file; they come first.
     """
 
@@ -66,7 +67,11 @@ class HostLinkSpec(Spec):
     @model_validator(mode="after")
     def _within_spread(self) -> HostLinkSpec:
         spread = self.spread
-        if spread is not None and not (spread.slow_rate <= (self.rate or 0.0) <= spread.fast_rate):
+        if (
+            spread is not None
+            and not self.peer_access
+            and not (spread.slow_rate <= (self.rate or 0.0) <= spread.fast_rate)
+        ):
             raise ValueError("spread needs a rate, with slow_rate <= rate <= fast_rate")
         return self
 

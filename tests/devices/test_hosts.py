@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.description import describe
 from opbyte.analysis.validate.kernels import validate_kernels
+from opbyte.devices.calibrated.allreduce import ALLREDUCE
 from opbyte.devices.catalog import list_devices, load_device, load_system
 from opbyte.devices.device import build_device, can_calibrate
 from opbyte.devices.hosts.catalog import host_of, joined, link_of, list_hosts, load_host, placed_in
@@ -218,6 +219,30 @@ def test_evidence_says_what_the_link_rests_on() -> None:
     assert told(base.model_copy(update={"fitted": fit}), False) == (
         "fitted", "a run: a run", pytest.approx(np.log(1.2 / 1.5)), pytest.approx(np.log(1.8 / 1.5))
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_more_than_two_peers_get_is_the_servers(kind: str) -> None:
+    """Each of the two measured servers lies in the interval that the other's card has; of pairs both rest on their rows."""
+    cards = ("l40s", "rtx-pro-6000")
+    built = {}
+    for card in cards:
+        model = build_device(load_device(card)[0], calibrated=True, host=load_host("pcie-peer")[0]).collectives
+        assert isinstance(model, HostedLinks)
+        built[card] = model
+    for ranks in (2, 4, 8):
+        ops = [collective(kind, size, ranks) for size in (1e4, 1e7, 1e9)]
+        for card, other in (cards, cards[::-1]):
+            (found,) = built[card].evidence(ops)
+            own, reduce = (built[c].base.models["all_reduce"].known.fit.values for c in (card, other))
+            share = reduce[ALLREDUCE.index(f"link_{ranks}")] / own[ALLREDUCE.index(f"link_{ranks}")]
+            assert found.ratios is not None
+            assert (found.basis, found.rows) == ("transferred", 700) if ranks > 2 else found.basis == "fitted"
+            if ranks > 2:
+                assert found.ratios.low - 0.02 <= np.log(1.0 / share) <= found.ratios.high + 0.02
+                assert found.ratios.low < found.ratios.high
+            else:
+                assert abs(np.log(share)) < 0.05
 
 
 BAD = {
