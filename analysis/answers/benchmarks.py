@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...devices.catalog import load_system
+from ...devices.spec import SystemSpec
+from ...simulator.scenario import Scenario
+from ...workloads.errors import CapacityError
 from ...workloads.registry import Registry
 from ...workloads.yamlfile import read_yaml
+from .interval import Interval
 
 OFFLINE, SERVER, CURVE = "offline", "server", "curve"
 """Scenarios: all requests at once; the highest Poisson rate within the level; a closed loop of each size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One published score, output tokens a second of the whole system."""
-
-    name: str
-    version: str
-    ident: str
-    scenario: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +39,12 @@ class Benchmark:
         Format of weights of the usual submissions; without it as the checkpoint.
     wording : str
         What its owners want said beside a score.
+    published : tuple of mapping
+        Name, version and id of an entry and its score, output tokens a second of the whole system, by scenario.
     assumed : str
         What of the above the rules do not print.
+    prompts : tuple of int
+        Between which tokens the mean prompt lies, where the rules do not print it.
     """
 
     name: str
@@ -57,21 +55,54 @@ class Benchmark:
     scenarios: tuple[str, ...]
     wording: str
     assumed: str = ""
+    prompts: tuple[int, int] | None = None
     slo: Mapping[str, float] = field(default_factory=dict)
     clients: tuple[int, ...] = ()
     dtype: str | None = None
-    published: tuple[Published, ...] = ()
+    published: tuple[Mapping[str, Any], ...] = ()
+
+    def scenario(self, model: str | Path | None = None, **options: Any) -> Scenario:
+        """Its workload on a model, its own unless another is said."""
+        lengths = {"input_len": self.input_len, "output_len": self.output_len, "lengths": self.lengths}
+        return Scenario.of(model or self.model, **lengths | {"dtype": self.dtype} | options)
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One score.
+
+    Attributes
+    ----------
+    clients : int or None
+        Of a closed loop, a replica's.
+    layout : str
+        Replicas and their degrees.
+    output_tokens_per_s : float or None
+        The score, of the whole system; None where no load is within the level.
+    requests_per_s : float or None
+        Load of scenario "server".
+    interval : Interval or None
+        Factors on the score.
+    reason : str
+        What stands in the way of more, in scenario "server".
+    """
+
+    scenario: str
+    clients: int | None
+    layout: str
+    output_tokens_per_s: float | None
+    requests_per_s: float | None = None
+    ttft_p99_s: float | None = None
+    tpot_p99_s: float | None = None
+    tpot_mean_s: float | None = None
+    interval: Interval | None = None
+    reason: str = ""
+
+
+Scorer = Callable[[Benchmark, Scenario, SystemSpec, int, int | None, float], Score]
+"""Of the rules, the scenario, a replica's system, how many there are, clients in all, and tolerance of a load."""
+SCORERS: Registry[Scorer] = Registry("scenario", home=f"{__package__.rpartition('.')[0]}.studies.benchmark")
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
-
-
-def _published(row: dict[str, Any]) -> list[Published]:
-    """A system's scores, one a scenario."""
-    return [
-        Published(row["name"], row["version"], row["ident"], scenario, row[scenario])
-        for scenario in (OFFLINE, SERVER) if scenario in row
-    ]  # fmt: skip
 
 
 _raw = read_yaml(Path(__file__).parent / "benchmarks.yaml")
@@ -79,13 +110,40 @@ for _name, _own in _raw["benchmarks"].items():
     _own |= {
         "wording": _raw["wording"][_own["wording"]], "scenarios": tuple(_own["scenarios"]),
         "clients": tuple(_own.get("clients", ())),
-        "published": tuple(score for row in _own.get("published", ()) for score in _published(row)),
+        "prompts": tuple(_own["prompts"]) if "prompts" in _own else None,
+        "published": tuple(_own.get("published", ())),
     }  # fmt: skip
     BENCHMARKS.register(_name, f"{_own['model']}, {_own['input_len']}+{_own['output_len']} tokens")(
         Benchmark(_name, **_own)
     )
 
 
-def replica_sizes(devices: int) -> list[int]:
-    """Devices of a replica that are tried, of which the one is taken that scores most: MLPerf leaves it to who submits."""
-    return [n for n in (1, 2, 4, 8) if devices % n == 0]
+def best_score(
+    rules: Benchmark, base: Scenario, whole: SystemSpec, scenario: str, clients: int | None = None,
+    tolerance: float = 0.02, size: int | None = None,
+) -> Score:  # fmt: skip
+    """One scenario on a system split into equal replicas: of `size` devices, else of as many as score most.
+
+    Raises
+    ------
+    CapacityError
+        The model does not fit, however the devices are split.
+    """
+    found = []
+    for part, count in _splits(whole, base, size):
+        try:
+            found.append(SCORERS[scenario](rules, base, part, count, clients, tolerance))
+        except CapacityError:
+            continue
+    if not found:
+        raise CapacityError(whole.name, f"{base.model} does not fit, however its devices are split")
+    return max(found, key=lambda s: s.output_tokens_per_s or 0.0)
+
+
+def _splits(whole: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:
+    """Parts of a system that hold one replica each, and how many there are: MLPerf leaves it to who submits."""
+    if base.deployment.tp is not None or base.deployment.dp is not None:
+        return [(whole, 1)]
+    devices = whole.devices_per_node * whole.nodes
+    sizes = [size] if size else [n for n in (1, 2, 4, 8) if n < devices and devices % n == 0] + [devices]
+    return [(whole if n == devices else load_system(f"{whole.device.name}-x{n}"), devices // n) for n in sizes]

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...devices.catalog import load_device
 from ...devices.hosts.catalog import host_of
+from ...devices.power.cap import held_processor
 from ...devices.ratios import Ratios
 from ...simulator.deploy.deployment import Deployment
 
@@ -35,6 +37,17 @@ def _no_peers(d: Deployment) -> float:
     return float(d.layout.tp > 1 and machine is not None and not machine.link.peer_access)
 
 
+def _below_clock(d: Deployment) -> float:
+    """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked."""
+    spec = d.system.device
+    own = next(iter(spec.processors.values()))
+    held, share = held_processor(spec, own), spec.clock_share
+    if held is not own and spec.kernels is not None:
+        timed = next(iter(load_device(spec.kernels)[0].processors.values()))
+        share *= min((held.clock_Hz or 1.0) / (timed.clock_Hz or 1.0), 1.0)
+    return -log2(share)
+
+
 UNPRICED = (
     Unpriced(
         "stages of a pipeline", "launches of sends, and chunks of several sizes; 30 runs of "
@@ -44,6 +57,10 @@ UNPRICED = (
     Unpriced(
         "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two "
         "cards, vLLM 0.8", _no_peers, Ratios(-0.03, 0.3, 0.95),
+    ),
+    Unpriced(
+        "boards with fewer watts", "what lower clocks do beside products, and makers' own limits; Llama-2-70B on four "
+        "systems of H100 NVL and PCIe, TensorRT-LLM, for each halving of the clock", _below_clock, Ratios(-0.03, 0.7, 1.2),
     ),
 )  # fmt: skip
 

@@ -8,8 +8,7 @@ second. The energy of a FLOP goes down with the width of its operands.
 **The limit.** A board keeps its mean power below its limit by lowering the clock. So power is a
 smooth minimum of that sum and a little less than the limit: the two differ before the limit
 because a kernel's phases draw unequally and the highest are cut first. Power is never above the
-limit. Seconds are those of the lower clock where they were measured under the limit, which all
-fitted kernel times are; a time from peaks takes `PowerModel.stretch` times as long.
+limit. Seconds are those of the lower clock, under which all fitted kernel times were measured.
 """
 
 from __future__ import annotations
@@ -125,12 +124,3 @@ class PowerModel:
     def power_W(self, work: Work, again: bool = False) -> F8:
         """Mean power of the board while it runs calls of such kernels one after another."""
         return self.limited_W(self.demand_W(work, again))
-
-    def stretch(self, demand: F8) -> F8:
-        """How many times as long a kernel takes at the limit as at the nominal clock.
-
-        The energy of its work stays; what the board draws beside it is drawn for longer.
-        """
-        base_W = self.idle_W + self.busy_W
-        room = np.maximum(self.limited_W(demand) - base_W, 1e-9)
-        return np.maximum(np.maximum(demand - base_W, 0.0) / room, 1.0)

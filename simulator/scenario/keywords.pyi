@@ -66,7 +66,7 @@ class WorkloadKeywords(TypedDict, total=False):
     requests: int | None
     input_len: int | None
     output_len: int | None
-    lengths: Literal["fixed", "lognormal", "gaussian", "uniform"] | None
+    lengths: Literal["fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"] | None
     turns: float | None
     think: float | None
     cv: float | None

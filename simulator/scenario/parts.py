@@ -26,7 +26,9 @@ class Workload(CheckedOptions):
     input_len: int | None = whole("Mean prompt tokens.", 1)
     output_len: int | None = whole("Mean output tokens.", 1)
     lengths: str | None = text(
-        "fixed, lognormal, gaussian or uniform.", "NAME", choices=("fixed", "lognormal", "gaussian", "uniform")
+        "fixed, lognormal (-1024 or -20000: cut there), gaussian or uniform.",
+        "NAME",
+        choices=("fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"),
     )
     turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
     think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")

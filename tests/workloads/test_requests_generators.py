@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from opbyte import InputError
 from opbyte.workloads.requests import LENGTHS, RequestBlock, open_requests
 
 
@@ -80,6 +81,16 @@ def test_lognormal_keeps_the_mean(mean: int) -> None:
         assert tokens.mean() == pytest.approx(mean, rel=4 * 0.947 / math.sqrt(200_000))
     if 40 < mean < 2**30:
         assert np.log(tokens).std() == pytest.approx(0.8, rel=0.01)
+
+
+@pytest.mark.parametrize(("mean", "most"), [(5, 1024), (294, 1024), (1000, 1024), (9400, 20_000)])
+def test_a_cut_lognormal_keeps_the_mean_and_the_cut(mean: int, most: int) -> None:
+    """As MLPerf's prompts and answers."""
+    tokens = lengths_of(f"lognormal-{most}", mean, 1).input_tokens
+    assert tokens.max() <= most
+    assert tokens.mean() == pytest.approx(mean, rel=4 * 0.947 / math.sqrt(200_000))
+    with pytest.raises(InputError, match=f"--input-len: must be at most {most}, where --lengths cuts, not {most + 1}"):
+        lengths_of(f"lognormal-{most}", most + 1, 1)
 
 
 def test_gaussian_spread_and_cut() -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from ..registry import Registry
 from .options import MAX_SIZE
 
@@ -66,24 +67,28 @@ def gaussian(input_len: int, output_len: int) -> tuple[Draw, Draw]:
     return one(input_len), one(output_len)
 
 
-@LENGTHS.register("lognormal")
-def lognormal(input_len: int, output_len: int) -> tuple[Draw, Draw]:
-    """Rounded log-normals with sigma of the log 0.8, at least 1 token, the mean kept.
+def _lognormal(most: int, input_len: int, output_len: int) -> tuple[Draw, Draw]:
+    """Rounded log-normals with sigma of the log 0.8, at least 1 token and at most so many, the mean kept.
 
-    Rounding up to 1 token would raise a short mean, so the median is solved for the mean of
-    the rounded lengths. Lengths stop at 2**31 - 1.
+    Rounding up to 1 token would raise a short mean, and a cut lower it, so the median is solved for the mean of what is left.
     """
 
-    def one(mean: int) -> Draw:
-        mu = _lognormal_mu(mean)
+    def one(option: str, mean: int) -> Draw:
+        if mean > most:
+            raise InputError(option, f"must be at most {most}, where --lengths cuts, not {mean}")
+        mu = _lognormal_mu(mean, most)
 
         def draw(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
             x = np.exp(mu + LOG_SIGMA * rng.standard_normal(n))
-            return np.clip(np.rint(x), 1, MAX_SIZE).astype(np.int64)
+            return np.clip(np.rint(x), 1, most).astype(np.int64)
 
         return draw
 
-    return one(input_len), one(output_len)
+    return one("--input-len", input_len), one("--output-len", output_len)
+
+
+for _name, _most in (("lognormal", MAX_SIZE), ("lognormal-1024", 1024), ("lognormal-20000", 20_000)):
+    LENGTHS.register(_name)(partial(_lognormal, _most))
 
 
 def from_table(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Draw:
@@ -108,17 +113,24 @@ def _rounded_mean(mu: float, exact: int = 64) -> float:
     The sum is exact for k < `exact`; beyond, it is the integral E[max(X - exact, 0)], of which it is the midpoint rule.
     """
     head = sum(_normal_tail((math.log(k + 0.5) - mu) / LOG_SIGMA) for k in range(1, exact))
-    d = (math.log(exact) - mu) / LOG_SIGMA
-    mean = math.exp(mu + LOG_SIGMA**2 / 2)
-    return 1 + head + mean * _normal_tail(d - LOG_SIGMA) - exact * _normal_tail(d)
+    above, beyond = _beyond(mu, exact)
+    return 1 + head + above - beyond
+
+
+def _beyond(mu: float, most: int) -> tuple[float, float]:
+    """E[X; X > most] and most P(X > most), X log-normal."""
+    d = (math.log(most) - mu) / LOG_SIGMA
+    return math.exp(mu + LOG_SIGMA**2 / 2) * _normal_tail(d - LOG_SIGMA), most * _normal_tail(d)
 
 
 @cache
-def _lognormal_mu(mean: int) -> float:
+def _lognormal_mu(mean: int, most: int) -> float:
     """Solve the log of the median for `mean` by bisection; the answer is never above."""
     high = math.log(mean)
     low = high - LOG_SIGMA**2 / 2 - 10
+    high += 4.0 if most < MAX_SIZE else 0.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _rounded_mean(middle) < mean else (low, middle)
+        above, beyond = _beyond(middle, most)
+        low, high = (middle, high) if _rounded_mean(middle) - (above - beyond) < mean else (low, middle)
     return low

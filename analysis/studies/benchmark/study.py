@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from ....devices.catalog import load_system
 from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
 from ....workloads.errors import CapacityError, InputError
-from ...answers.benchmarks import BENCHMARKS, CURVE, OFFLINE, SERVER, Benchmark, Published, replica_sizes
+from ...answers.benchmarks import BENCHMARKS, CURVE, OFFLINE, SCORERS, SERVER, Benchmark, Score, best_score
 from ...answers.interval import Interval, interval_dict
 from ...answers.simulate import Simulation, simulate
 from ...parallel import OnProgress
@@ -27,38 +29,6 @@ CLIENTS, GENERATIONS = (128, 256, 512, 1024), 6
 requests for each."""
 SET_HERE = ("rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system")
 """Options that the benchmark sets."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One score.
-
-    Attributes
-    ----------
-    clients : int or None
-        Of a closed loop, a replica's.
-    layout : str
-        Replicas and their degrees.
-    output_tokens_per_s : float or None
-        The score, of the whole system; None where no load is within the level.
-    requests_per_s : float or None
-        Load of scenario "server".
-    interval : Interval or None
-        Factors on the score.
-    reason : str
-        What stands in the way of more, in scenario "server".
-    """
-
-    scenario: str
-    clients: int | None
-    layout: str
-    output_tokens_per_s: float | None
-    requests_per_s: float | None = None
-    ttft_p99_s: float | None = None
-    tpot_p99_s: float | None = None
-    tpot_mean_s: float | None = None
-    interval: Interval | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +50,7 @@ class BenchmarkResult(Result):
                 {
                     "scenario": s.scenario, "clients": s.clients, "layout": s.layout,
                     "output_tokens_per_s": s.output_tokens_per_s,
-                    "output_tokens_per_s_per_device": _over(s.output_tokens_per_s, self.devices),
+                    "output_tokens_per_s_per_device": s.output_tokens_per_s and s.output_tokens_per_s / self.devices,
                     "requests_per_s": s.requests_per_s, "ttft_s_p99": s.ttft_p99_s,
                     "tpot_s_p99": s.tpot_p99_s, "tpot_s_mean": s.tpot_mean_s,
                     "interval": interval_dict(s.output_tokens_per_s, s.interval),
@@ -89,9 +59,8 @@ class BenchmarkResult(Result):
                 for s in self.scored
             ],
             "published": [
-                {"name": p.name, "version": p.version, "id": p.ident, "scenario": p.scenario,
-                 "output_tokens_per_s": p.score}
-                for p in self.benchmark.published
+                {"name": p["name"], "version": p["version"], "id": p["id"], "scenario": name, "output_tokens_per_s": p[name]}
+                for p in self.benchmark.published for name in (OFFLINE, SERVER) if name in p
             ],
         }  # fmt: skip
 
@@ -103,7 +72,7 @@ class BenchmarkResult(Result):
             {
                 "scenario": s.scenario, "clients": "" if s.clients is None else s.clients,
                 "layout": s.layout, "output tokens/s": _shown(s.output_tokens_per_s),
-                "a device": _shown(_over(s.output_tokens_per_s, self.devices)),
+                "a device": _shown(s.output_tokens_per_s and s.output_tokens_per_s / self.devices),
                 "80% interval": _range(s), "TTFT p99": seconds(s.ttft_p99_s),
                 "TPOT p99": seconds(s.tpot_p99_s),
             }
@@ -116,8 +85,8 @@ class BenchmarkResult(Result):
             f"{b.name} on {self.system}: {self.model}, {b.input_len}+{b.output_len} tokens", self.rows(),
         ]  # fmt: skip
         out += [f"{s.scenario}: {s.reason}" for s in self.scored if s.reason]
-        if b.published:
-            out += ["published:", [_published(p) for p in b.published]]
+        if scores := self.to_dict()["published"]:
+            out += ["published:", [s | {"output_tokens_per_s": _shown(s["output_tokens_per_s"])} for s in scores]]
         return [*out, *filter(None, (b.assumed and f"assumed: {b.assumed}", b.wording))]
 
     def headline(self) -> str:
@@ -129,10 +98,6 @@ class BenchmarkResult(Result):
         return "; ".join(lines) or f"{len(self.scored)} points of a curve"
 
 
-def _over(value: float | None, count: int) -> float | None:
-    return None if value is None else value / count
-
-
 def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:,.0f}"
 
@@ -142,13 +107,6 @@ def _range(s: Score) -> str:
         return ""
     low, high = s.interval.of(s.output_tokens_per_s)
     return f"{low:,.0f} to {high:,.0f}" if high is not None else f"from {low:,.0f}"
-
-
-def _published(p: Published) -> dict[str, Any]:
-    return {
-        "name": p.name, "version": p.version, "ID": p.ident, "scenario": p.scenario,
-        "output tokens/s": f"{p.score:,.0f}",
-    }  # fmt: skip
 
 
 def benchmark(
@@ -182,20 +140,11 @@ def benchmark(
         if own in options:
             raise InputError(f"--{own.replace('_', '-')}", f"is set by {name}")
     whole = load_system(system)
-    base = Scenario.of(model or rules.model, **_defaults(rules, options))
-    jobs = [
-        (scenario, clients)
-        for scenario in rules.scenarios
-        for clients in (rules.clients if scenario == CURVE else (None,))
-    ]
+    base = rules.scenario(model, **options)
+    jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]
     scored = []
     for done, (scenario, clients) in enumerate(jobs, 1):
-        found = [_score(rules, base, part, count, scenario, clients, tolerance) for part, count in _splits(whole, base)]
-        fitting = [s for s in found if s is not None]
-        if not fitting:
-            reason = f"{base.model} does not fit, however its devices are split"
-            raise CapacityError(whole.name, reason)
-        scored.append(max(fitting, key=lambda s: s.output_tokens_per_s or 0.0))
+        scored.append(best_score(rules, base, whole, scenario, clients, tolerance))
         if progress is not None:
             progress(done, len(jobs))
     scored = _ordered(scored)
@@ -215,64 +164,56 @@ def _ordered(scored: Sequence[Score]) -> list[Score]:
     ]  # fmt: skip
 
 
-def _defaults(rules: Benchmark, options: Mapping[str, Any]) -> dict[str, Any]:
-    usual: dict[str, Any] = {
-        "input_len": rules.input_len, "output_len": rules.output_len, "lengths": rules.lengths,
-        "dtype": rules.dtype,
-    }  # fmt: skip
-    return usual | dict(options)
+@SCORERS.register(CURVE)
+@SCORERS.register(OFFLINE)
+def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, clients: int | None, _: float) -> Score:
+    """Requests kept in flight: so many, or as many as score most."""
+    sizes = CLIENTS if clients is None else (max(clients // replicas, 1),)
+    found = [_closed(base, part, replicas, clients, n) for n in sizes]
+    best = max(found, key=lambda s: s.output_tokens_per_s or 0.0)
+    return replace(best, interval=_beside_prompts(rules, base, part, best.interval))
 
 
-def _splits(whole: SystemSpec, base: Scenario) -> list[tuple[SystemSpec, int]]:
-    """Parts of a system that hold one replica each, and how many there are."""
-    if base.deployment.tp is not None or base.deployment.dp is not None or whole.nodes > 1:
-        return [(whole, 1)]
-    devices = whole.devices_per_node
-    return [(load_system(f"{whole.device.name}-x{n}"), devices // n) for n in replica_sizes(devices)]
-
-
-def _score(
-    rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, scenario: str, clients: int | None,
-    tolerance: float,
-) -> Score | None:  # fmt: skip
-    """One scenario on equal replicas; None where the model does not fit in one."""
-    try:
-        if scenario == CURVE:
-            each = max((clients or 0) // replicas, 1)
-            return _closed(base, part, replicas, scenario, each, clients)
-        if scenario == OFFLINE:
-            found = [_closed(base, part, replicas, scenario, n, n) for n in CLIENTS]
-            return max(found, key=lambda s: s.output_tokens_per_s or 0.0)
-        return _server(rules, base, part, replicas, tolerance)
-    except CapacityError:
-        return None
-
-
-def _closed(base: Scenario, part: SystemSpec, replicas: int, scenario: str, each: int, clients: int | None) -> Score:
-    closed = base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, 40))
-    found = simulate(closed)
-    run, rate = found.run, found.run.output_tokens_per_s
-    sure = found.intervals
-    return Score(
-        scenario, clients, _layout(found, replicas), None if rate is None else rate * replicas,
-        None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
-    )  # fmt: skip
-
-
-def _server(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, tolerance: float) -> Score:
+@SCORERS.register(SERVER)
+def _server(
+    rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, _: int | None, tolerance: float
+) -> Score:
+    """The highest Poisson rate within the level."""
     limits = capacity(base, [part.name], dict(rules.slo), tolerance=tolerance, workers=1)
     found = limits.found[0]
     if found.limit is not None and found.limit.resource == "memory capacity":
         raise CapacityError(part.name, found.reason)
-    load, rate = found.load_per_s, found.output_tokens_per_s
-    held = next((t for t in found.tried if t.load_per_s == load), None)
-    latencies = held.figures if held is not None else {}
+    held = max((t for t in found.tried if t.holds), key=lambda t: t.load_per_s, default=None)
+    reason = found.reason if found.load_per_s is None else ""
+    way = f"{replicas} x {part.name}"
+    if held is None:
+        return Score(SERVER, None, way, None, reason=reason)
     return Score(
-        SERVER, None, f"{replicas} x {part.name}",
-        None if rate is None or load is None else rate * replicas,
-        None if load is None else load * replicas, latencies.get("ttft_p99"),
-        latencies.get("tpot_p99"), None, found.held, found.reason if load is None else "",
+        SERVER, None, way, (held.output_tokens_per_s or 0.0) * replicas,
+        held.load_per_s * replicas, held.figures.get("ttft_p99"), held.figures.get("tpot_p99"), None,
+        _beside_prompts(rules, base, part, found.held), reason,
     )  # fmt: skip
+
+
+def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None, each: int) -> Score:
+    found = simulate(base.changed(system=part, closed_loop=each, requests=max(GENERATIONS * each, 40)))
+    run, rate, sure = found.run, found.run.output_tokens_per_s, found.intervals
+    return Score(
+        CURVE if clients else OFFLINE, clients or each, _layout(found, replicas), None if rate is None else rate * replicas,
+        None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
+    )  # fmt: skip
+
+
+def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: Interval | None) -> Interval | None:
+    """Factors on a score where the mean prompt is known by its range alone: both unknowns together, in squares of logs."""
+    if rules.prompts is None or sure is None or not 0.0 < sure.low < sure.high < np.inf:
+        return sure
+    outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])
+    means = (rules.prompts[0] + outside, rules.input_len, rules.prompts[1] - outside)
+    tried = [_closed(base.changed(input_len=round(n)), part, 1, None, CLIENTS[-1]) for n in means]
+    above, own, below = np.log([s.output_tokens_per_s or 1.0 for s in tried])
+    low, high = np.hypot(np.log(sure.low), own - below), np.hypot(np.log(sure.high), above - own)
+    return Interval(float(np.exp(-low)), float(np.exp(high)), sure.level)
 
 
 def _layout(found: Simulation, replicas: int) -> str:

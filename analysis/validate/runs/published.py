@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import device_names, load_device
 from ....workloads.csvfile import numbers, read_whole
 from ....workloads.errors import InputError
-from ...answers.benchmarks import BENCHMARKS
+from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER
 
 TEXTS = ("source", "device", "model", "framework", "precision", "parallelism", "isl", "osl",
          "load", "metric", "unit", "note")  # fmt: skip
@@ -34,9 +34,6 @@ FORMATS: Mapping[str, str | None] = {
 """Option ``dtype`` of a precision; None as the checkpoint is."""
 FRAMEWORKS: Mapping[str, str] = {"vllm": "vllm", "tensorrt-llm": "trtllm", "tensorrt": "trtllm", "sglang": "sglang"}
 """A framework by the first word of its name."""
-MLPERF: Mapping[str, str] = {"llama2-70b": "mlperf-llama2-70b"}
-"""MLPerf's models, by how the name begins. Checkpoints are of 8 bits, on Blackwell of 4 (NVIDIA on its submissions to v4.1),
-whatever the column says of the reference's."""
 VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtllm"): "0.11"}
 """Version that a set ran which does not print it, by how its name begins and framework (README of the data set)."""
 MAKERS = {"nvidia", "amd", "instinct", "geforce", "gpu", "superchip", "sxm", "cts"}
@@ -69,10 +66,10 @@ class ArrivalPattern:
     Attributes
     ----------
     kind : str
-        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "offline" (all
-        requests at once, on as many replicas as do most).
+        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "offline" and
+        "server" as a benchmark defines them.
     level : float
-        Requests in flight, requests a second, sequences of the batch.
+        Requests in flight, requests a second, sequences of the batch; 0 of a benchmark's.
     requests : int or None
         Of the run, where it is said.
     limit : int or None
@@ -87,14 +84,18 @@ class ArrivalPattern:
 
 SATURATED = 6000
 """Most requests of a run that had all of them queued at once: more only make its steady part longer."""
-OFFLINE_CLIENTS = 1024
-"""Sequences at once in a replica of scenario Offline: NVIDIA's have 806 and 896 (README of the data set)."""
+SUBMITTED = {"h100": (2, 896), "h200": (1, 806)}
+"""Devices of a replica and sequences at once as NVIDIA's code for submissions of Llama-2-70B has them, by how a device's name
+begins (README of the data set). Others have as many devices as score most."""
+CAPS = {"MaxQ": 500.0}
+"""Watts of a board by a word of a note: NVIDIA's run of eight H200 for efficiency."""
 READERS: Mapping[str, Callable[[float, int | None], ArrivalPattern]] = {
     "concurrency": lambda level, requests: ArrivalPattern("closed", level, requests),
     "max_num_seqs": lambda level, requests: ArrivalPattern("closed", level, requests, int(level)),
     "rate": lambda level, requests: ArrivalPattern("open", level, requests),
     "static_batch": lambda level, _: ArrivalPattern("batch", level),
-    "Offline": lambda *_: ArrivalPattern("offline", OFFLINE_CLIENTS),
+    "Offline": lambda *_: ArrivalPattern(OFFLINE, 0.0),
+    "Server": lambda *_: ArrivalPattern(SERVER, 0.0),
     "saturated": lambda _, n: ArrivalPattern("closed", min(SATURATED, n or SATURATED), n),
 }
 """What a load means, by its first word."""
@@ -124,6 +125,8 @@ class PublishedRun:
         How the lengths of requests spread, an option of ``opbyte simulate``.
     guess : mapping of str to int
         `layout` as the column has it, where that is not what the command said.
+    benchmark, power_cap
+        Whose rules the load is of, "" of none; most that a board drew [W], where that is not its limit.
     measured : dict of str to float
         By metric, SI units.
     """
@@ -143,13 +146,15 @@ class PublishedRun:
     kv_dtype: str | None = None
     lengths: str = "fixed"
     guess: Mapping[str, int] = field(default_factory=dict)
+    benchmark: str = ""
+    power_cap: float | None = None
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What tells it from others of its set."""
         ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
-        level = f"{self.load.kind} {self.load.level:g}"
+        level = f"{self.load.kind} {self.load.level:g}".removesuffix(" 0")
         return f"{self.model} {self.device}-x{self.devices}{ways} {self.input_len:.0f}+{self.output_len:.0f} {level}"
 
 
@@ -240,15 +245,20 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     guess = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
     layout = guess | {"ep": 1} if UNTOLD in row["note"] else guess
     model, isl, osl, dtype = (row["model"], _length(row["isl"]), _length(row["osl"]), FORMATS[row["precision"]])
-    if load.kind == "offline":
-        rules = next((BENCHMARKS[own] for name, own in MLPERF.items() if model.startswith(name)), None)
-        if rules is None:
-            return f"model {model[:40]!r} is none of MLPerf's that are known: {', '.join(MLPERF)}"
-        new = generation(load_device(device)[0]) >= BLACKWELL
-        model, isl, osl, dtype = rules.model, rules.input_len, rules.output_len, "nvfp4" if new else "fp8"
+    benchmark = ""
+    if load.kind in (OFFLINE, SERVER):  # of 8 bits, on Blackwell of 4, whatever the column says of the reference's
+        benchmark = next((own for own in BENCHMARKS if own.startswith("mlperf-") and own[7:] in model), "")
+        if not benchmark:
+            return f"model {model[:40]!r} is none of MLPerf's that are known: {', '.join(BENCHMARKS)}"
+        rules, new = BENCHMARKS[benchmark], generation(load_device(device)[0]) >= BLACKWELL
+        size, most = next((own for name, own in SUBMITTED.items() if device.startswith(name)), (0, None))
+        if rules.model == "llama-2-70b":
+            layout, load = {"tp": size}, replace(load, limit=most)
+        model, isl, osl, dtype = rules.model, rules.input_len, rules.output_len, "nvfp4" if new else rules.dtype
+    cap = next((watts for word, watts in CAPS.items() if word in row["note"]), None)
     return PublishedRun(
         line, row["source"], device, count, model, framework, version, dtype, layout, isl, osl,
-        load, _kv(framework, dtype), _spread(row["note"], load), guess,
+        load, _kv(framework, dtype), _spread(row["note"], load), guess, benchmark, cap,
     )  # fmt: skip
 
 
@@ -261,7 +271,7 @@ def _spread(note: str, load: ArrivalPattern) -> str:
     """Lengths vary where a source says so, in chats, and where answers end by themselves."""
     if "uniform in 0.8 to 1.0" in note:
         return "uniform"
-    return "lognormal" if load.kind in ("open", "offline") or load.limit is not None else "fixed"
+    return "lognormal" if load.kind == "open" or load.limit is not None else "fixed"
 
 
 def _length(text: str) -> float:
@@ -274,8 +284,6 @@ def _length(text: str) -> float:
 def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
     """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
     found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
-    if row["load"] == "Server":
-        return "load 'Server' is a search: opbyte benchmark"
     if found is None or found[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
     result = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)

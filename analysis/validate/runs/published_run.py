@@ -20,13 +20,13 @@ from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
-from ....workloads.errors import CapacityError, InputError
-from ...answers.benchmarks import BENCHMARKS, replica_sizes
+from ....workloads.errors import InputError
+from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER, Score, best_score
 from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
 from ..statistics import client_times
-from .published import FAVOURITES, MLPERF, OFFLINE_CLIENTS, RANDOM, SAMPLED, ArrivalPattern, PublishedRun
+from .published import FAVOURITES, RANDOM, SAMPLED, PublishedRun
 from .static import static_times
 
 PROMPT = 250.0
@@ -36,6 +36,8 @@ LEAST, FOR_EACH, MOST = 40, 14, 8_000
 """Requests of a closed loop: fourteen for each client, so that lengths that spread leave a steady part; at least 40, at most
 what the source sent."""
 
+KEPT = ("framework", "policy", "dtype", "kv_dtype", "host", "power_cap", "max_seqs")
+"""Options of a point that a benchmark does not set."""
 CONTEXTS = 65
 """Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
@@ -126,9 +128,13 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         seconds, between, sure = static_seconds(run, host)
         seconds += between
         simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
-    elif run.load.kind == "offline":
-        rate, sure = _offline(run.device, run.devices, run.model, run.framework, run.version, run.dtype, host)
-        simulated, factors = {"tokens_per_s": rate}, {"tokens_per_s": sure} if sure else {}
+    elif run.load.kind in (OFFLINE, SERVER):
+        options = tuple((name, x) for name, x in _options(run, host).items() if name in KEPT and x is not None)
+        score = _scored(run.device, run.devices, run.load.kind, run.benchmark, run.layout.get("tp"), options)
+        if score.output_tokens_per_s is None:
+            return f"{run.source}, line {run.line}: {score.reason}"
+        simulated = {"tokens_per_s": score.output_tokens_per_s}
+        factors = {"tokens_per_s": score.interval} if score.interval else {}
     else:
         simulated, factors = _served(run, host)
         if run.guess not in ({}, run.layout):
@@ -157,28 +163,12 @@ def _either(one: Interval, other: Interval, ratio: float) -> Interval:
 
 
 @cache  # submissions of many makers are the same system
-def _offline(
-    device: str, devices: int, model: str, framework: str, version: str, dtype: str | None, host: str | None
-) -> tuple[float, Interval | None]:
-    """Output tokens a second of all devices, split into as many replicas as do most, and factors on it."""
-    isl, osl = next(
-        (r.input_len, r.output_len) for r in map(BENCHMARKS.__getitem__, MLPERF.values()) if r.model == model
-    )
-    found = []
-    for each in replica_sizes(devices):
-        part = PublishedRun(
-            0, "", device, each, model, framework, version, dtype, {}, isl, osl,
-            ArrivalPattern("closed", OFFLINE_CLIENTS), None if framework == "vllm" else "fp8", "lognormal",
-        )  # fmt: skip
-        try:
-            answer = simulate(model, f"{device}-x{each}", **_options(part, host))
-        except CapacityError:
-            continue
-        rate = (answer.run.output_tokens_per_s or 0.0) * devices / each
-        found.append((rate, None if answer.intervals is None else answer.intervals.throughput))
-    if not found:
-        raise CapacityError(f"{device}-x{devices}", f"{model} does not fit")
-    return max(found, key=lambda pair: pair[0])
+def _scored(
+    device: str, devices: int, kind: str, benchmark: str, size: int | None, options: tuple[tuple[str, Any], ...]
+) -> Score:
+    """A benchmark's score of a system, by the benchmark's own rules."""
+    rules = BENCHMARKS[benchmark]
+    return best_score(rules, rules.scenario(**dict(options)), load_system(f"{device}-x{devices}"), kind, size=size)
 
 
 def _dtype(run: PublishedRun) -> str | None:
@@ -194,7 +184,7 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
         "framework": _framework(run), "dtype": _dtype(run),
         "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
         "routing": _routing(run),
-        "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
+        "kv_dtype": run.kv_dtype, "host": host, "power_cap": run.power_cap, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
     if out["framework"] == MEASURED:
