@@ -84,10 +84,6 @@ class PowerModel:
         """Power above idle of a device whose cores all hold work, without that work's energy."""
         return self.awake_W + self.cores_W
 
-    def J_per_flop(self, bits: F8) -> F8:
-        """Energy of a FLOP by width of the operands."""
-        return np.select([bits > 8.0, bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4)
-
     def dynamic_joules(self, work: Work, again: bool = False) -> F8:
         """Energy of one call's work [J].
 
@@ -97,11 +93,12 @@ class PowerModel:
             The call repeats the one before, so that small operands come out of the cache.
         """
         flops = work.flops + self.rows * work.lost
+        each = np.select([work.bits > 8.0, work.bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4)
         size = work.stream_bytes
         fetched = size * (1.0 - 1.0 / (1.0 + (size / self.kept_bytes) ** 4)) if again else size
         moved = size + work.vector_bytes
         return (
-            self.J_per_flop(work.bits) * flops
+            each * flops
             + self.J_per_score * work.scores
             + self.dram_J_per_byte * fetched
             + self.cache_J_per_byte * moved

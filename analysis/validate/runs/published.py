@@ -238,9 +238,7 @@ def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
     framework = FRAMEWORKS[words[0]]
     usual = VERSIONS.get((row["source"].partition(":")[0], framework), "")
     version = next((w.strip(",") for w in words[1:] if re.match(r"\d", w)), usual)
-    if (
-        words[0] == "tensorrt"
-    ):  # the compiler's: 9 is that of TensorRT-LLM 0.9; later ones' executor of C++ hides its host
+    if words[0] == "tensorrt":  # the compiler's: 9 is of TensorRT-LLM 0.9; later ones' executor of C++ hides its host
         version = "0.9" if version.startswith("9.") else ""
     guess = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
     layout = guess | {"ep": 1} if UNTOLD in row["note"] else guess
