@@ -24,7 +24,7 @@ SLACK = 0.005
 """Excess, as a share of a step, that costs nothing."""
 WEIGHTS = (0.0, 3.0, 10.0)
 """Weights of the inequalities, one after another; an excess of 0.01 then counts as a row's error."""
-STEPS = 12
+STEPS = 40
 """Most steps at each weight."""
 DIFFERENCE = 1e-4
 """Step of the logarithm for derivatives."""

@@ -53,12 +53,15 @@ class Donor:
     ----------
     labels : tuple of str
         Frameworks its rows are of.
+    told : tuple of str, optional
+        Branches of the family that its rows tell; all without it.
     """
 
     rows: int
     fit: Fit
     h: F8
     labels: tuple[str, ...] = ()
+    told: tuple[str, ...] | None = None
 
     def known(self) -> tuple[str, ...]:
         """Frameworks with enough rows to tell them apart, or all where there is only one base."""

@@ -33,8 +33,8 @@ from .family import F8, Family
 from .fit import BlendPart, Fit
 from .frameworks import Donor
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
-from .order import at_least_as_good, peaks
-from .rules import ALONE, Parameters, distance, parameters, transfer
+from .order import at_least_as_good
+from .rules import ALONE, Parameters, parameters, transfer
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -121,7 +121,7 @@ class SetEntry(Spec):
     basis : str
         "own": rows of that framework on devices of the set; "library": rows of the kernel library
         that the framework calls; "silicon": rows of other kernels on devices of the set;
-        "transferred": another set's parameters, moved as far as physics demands.
+        "transferred": the mean of other sets' parameters, moved as far as physics demands.
     rows : int
         Measured rows behind it.
     errors : tuple of float, optional
@@ -130,6 +130,8 @@ class SetEntry(Spec):
         By name, in SI units.
     kernels : mapping of str to mapping of str to float
         Branch of the family (a number format mostly) -> parameters of its own.
+    told : tuple of str, optional
+        Branches of which the set has rows enough, where kernels have parameters of their own.
     sources : tuple of str
         Frameworks with their versions that the rows are of.
     """
@@ -139,6 +141,7 @@ class SetEntry(Spec):
     errors: tuple[float, float, float] | None = None
     parameters: dict[str, Positive]
     kernels: dict[str, dict[str, Positive]] = Field(default_factory=dict)
+    told: tuple[str, ...] | None = None
     sources: tuple[str, ...] = ()
 
     def values(self, family: Family) -> F8:
@@ -248,7 +251,7 @@ def borrowed(
         held = load(name).families.get(family.name, {})
         entry = held.get(framework) or held.get(TYPICAL)
         if entry is not None and entry.basis != "transferred" and name not in (*ALONE, without):
-            donors[name] = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name))
+            donors[name] = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name), told=entry.told)
     return replace(transfer(hardware(spec), family, donors), framework=framework)
 
 
@@ -274,21 +277,6 @@ def kindred(specs: Mapping[str, DeviceSpec], *, linked: bool) -> Iterator[tuple[
 def representative(name: str) -> DeviceSpec:
     """The device of the catalog that a set is named after."""
     return load_device(DEVICES.get(name, name))[0]
-
-
-def stand_in(spec: DeviceSpec, known: Mapping[str, DeviceSpec]) -> str:
-    """Whose kernels the fit draws a set without rows of a family to.
-
-    The strongest of the sets whose device it beats, so that it is not slower; else the weakest of those that beat it.
-    """
-    below = [n for n, other in known.items() if at_least_as_good(spec, other)]
-    if below:
-        return max(below, key=lambda n: peaks(known[n], "bf16"))
-    above = [n for n, other in known.items() if at_least_as_good(other, spec)]
-    if above:
-        return min(above, key=lambda n: peaks(known[n], "bf16"))
-    h = hardware(spec)
-    return min(known, key=lambda n: distance(h, hardware(known[n])))
 
 
 def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:

@@ -6,7 +6,7 @@ per clock of one core (the generation of its matrix unit), FLOP per byte of memo
 cache; makers, whose libraries are others, are a unit of their own apart. What products attain of a peak goes with the
 power that the board has for it (`hardware.H_ROOM`). All parameters are fractions, multiples and latencies, so that the
 device's own peaks, bandwidth and cores carry the rest. A parameter that no row of a device depends on (it is at the
-family's default) has no weight.
+family's default, or is of a kernel that the device has no rows of where others have) has no weight.
 
 A framework that a device has no rows of, but other devices have, is predicted as `frameworks` says;
 one that no device has rows of gets the base. Families whose frameworks call one library
@@ -140,7 +140,11 @@ def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[
     if any(each.ndim > 1 for each in values):
         values = [family.per_branch(each) for each in values]
     logs = np.log(values)
-    mean = np.exp(mean_logs(weight, logs, np.abs(logs - np.log(family.defaults)) > TOLD, family))
+    informed = np.abs(logs - np.log(family.defaults)) > TOLD
+    if logs.ndim > 2:
+        told = np.array([[d.told is None or b in d.told for b in family.branches] for d in donors.values()])
+        informed &= (told | ~told.any(axis=0))[:, :, None]
+    mean = np.exp(mean_logs(weight, logs, informed, family))
     return mean, dict(zip(donors, weight.tolist(), strict=True))
 
 

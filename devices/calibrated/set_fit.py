@@ -6,7 +6,7 @@ For each family and framework every set of `kernel_sets` is evidence by the best
 2. rows there of other frameworks that call the same kernel library ("library");
 3. rows there of any kernels ("silicon"), for a tenth of their weight, unless another silicon has
    rows of the named library that the framework calls;
-4. none ("transferred"): the parameters of the set that `kernel_sets.stand_in` names.
+4. none ("transferred"): the mean of other sets' parameters (`rules.transfer`).
 
 Sets of the first two kinds are fitted together under the inequalities of `bounded`, those of parts of a chip
 after and drawn to the whole's; then the others under the inequalities among all, with the first held still,
@@ -27,12 +27,13 @@ from .bounded import STEPS, WEIGHTS, Order, ParameterSet, Probes, Sample, solve
 from .calibrate import FamilyRows
 from .errors import errors
 from .family import F8, Family
-from .fit import fit
+from .fit import Fit, fit
+from .frameworks import Donor
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
-from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, representative, stand_in
+from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, representative
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
-from .rules import ALONE
+from .rules import ALONE, transfer
 from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 
@@ -219,10 +220,11 @@ class SetFit:
             own = self.base is not None and self.base[name][key].basis != "transferred"
             source = elder[name]
             center[name] = self._inherited(name, source, center, start)
-            if not source and firm and not own:
-                source = self._source(name, firm, label)
-                center[name] = center[source]
-            if source and evidence[name].basis == "silicon" and self._kin(name, source, label):
+            others = [other for other in firm if other not in ALONE]
+            kin = [other for other in others if self._kin(name, other, label)]
+            if not source and others and not own:
+                center[name] = self._borrowed(name, {n: evidence[n].rows for n in kin or others}, center)
+            if evidence[name].basis == "silicon" and (self._kin(name, source, label) if source else kin and not own):
                 evidence[name] = SetEvidence("transferred", ())
             if evidence[name].samples and not self._plausible(name, center[name]):
                 evidence[name] = self._evidence(name, label, without=C_FP8)
@@ -292,14 +294,13 @@ class SetFit:
             return not some.any() or float(np.quantile(more, 0.9)) <= 1.0
         return True
 
-    def _source(self, name: str, firm: Sequence[str], label: str | None) -> str:
-        """The set whose parameters another one is drawn to."""
-        parent = self.parents.get(name)
-        if parent is not None:
-            return parent if parent in firm else self._source(parent, firm, label)
-        alike = [other for other in firm if self._kin(name, other, label)] or firm
-        lead = self.lead.get(name) or representative(name)
-        return stand_in(lead, {other: self.lead[other] for other in alike})
+    def _borrowed(self, name: str, rows: Mapping[str, int], center: Mapping[str, F8]) -> F8:
+        """Logarithms of the mean of other sets' parameters, by the rule of `rules`; rows of each."""
+        donors = {
+            other: Donor(count, Fit(np.exp(center[other]), {}), hardware(self.lead[other]))
+            for other, count in rows.items()
+        }
+        return np.log(transfer(hardware(self.lead[name]), self.family, donors).fit.values)
 
     def _kin(self, name: str, other: str, label: str | None) -> bool:
         """Whether a framework calls the same named library on the devices of two sets."""

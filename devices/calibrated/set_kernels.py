@@ -44,8 +44,9 @@ def fit_family(
         found = of(family, specs, some, part, steps, whole, base, limits).run()
         for name, held in found.items():
             for key, entry in held.items():
+                told = branches if entry.rows >= ENOUGH_OF_ONE else ()
                 own = dict.fromkeys(branches, entry.parameters)
-                out[name][key] = replace_kernels(out[name][key], own)
+                out[name][key] = replace_kernels(out[name][key], own, told)
     return {name: {key: _judged(first, name, key, e) for key, e in held.items()} for name, held in out.items()}
 
 
@@ -85,9 +86,10 @@ def _as_base(entry: SetEntry, branch: str) -> SetEntry:
     return entry.model_copy(update={"parameters": entry.kernels.get(branch, first)})
 
 
-def replace_kernels(entry: SetEntry, own: Mapping[str, dict[str, float]]) -> SetEntry:
-    """An entry with some kernels' parameters."""
-    return entry.model_copy(update={"kernels": {**entry.kernels, **own}})
+def replace_kernels(entry: SetEntry, own: Mapping[str, dict[str, float]], told: tuple[str, ...] = ()) -> SetEntry:
+    """An entry with some kernels' parameters, which rows tell or not."""
+    known = tuple(dict.fromkeys((*(entry.told or ()), *told)))
+    return entry.model_copy(update={"kernels": {**entry.kernels, **own}, "told": known})
 
 
 def _limits(

@@ -50,6 +50,7 @@ def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, SetEntry]]) -
                 lines.append(f"      errors: [{', '.join(_number(e, 4) for e in entry.errors)}]")
             inner = ", ".join(f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items())
             lines.append(f"      parameters: {{{inner}}}")
+            lines += [] if entry.told is None else [f"      told: [{', '.join(entry.told)}]"]
             lines += ["      kernels:"] if entry.kernels else []
             for branch, own in entry.kernels.items():
                 inner = ", ".join(f"{k}: {_plain(v)}" for k, v in own.items())
