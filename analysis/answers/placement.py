@@ -14,7 +14,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
-from ...simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
+from ...simulator.parts.expert_map.placing import expert_placing
 from ...simulator.parts.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
@@ -180,6 +180,7 @@ class Placement(Result):
 
     def _row(self, each: Placed) -> dict[str, Any]:
         weights = each.weights_bytes
+        pays = None if each is self.before else each.pays_after(self.before)
         row = {
             "placement": f"{each.name} *" if each is self.after else each.name,
             "max/mean, long run": f"{each.long_run:.2f}",
@@ -189,18 +190,11 @@ class Placement(Result):
             "sent": f"{each.deployment.layout.sent:.0%}",
             "step": seconds(each.step_s),
             "moving": seconds(each.moving_s) if each.moved_bytes else "-",
+            "pays after": "-" if each is self.before else "never" if pays is None else f"{pays:,} steps",
         }
-        if each is not self.before:
-            pays = each.pays_after(self.before)
-            row["pays after"] = "never" if pays is None else f"{pays:,} steps"
         if self.period is not None:
             row[f"step, moved every {self.period:,}"] = seconds(each.step_s + each.moving_s / self.period)
-        return {**dict.fromkeys(self._columns(), "-"), **row}
-
-    def _columns(self) -> list[str]:
-        names = ["placement", "max/mean, long run", "in a step", "copies (GiB)", "weights (GiB)",
-                 "sent", "step", "moving", "pays after"]  # fmt: skip
-        return names if self.period is None else [*names, f"step, moved every {self.period:,}"]
+        return row
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         d, after = self.before.deployment, self.after
@@ -302,8 +296,8 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     given, copies = how.expert_placement, how.redundant_experts
     if given is not None and given.startswith("file:"):
         return [how]
-    groups, bare = plain.layout.ep, ExpertPlacing("even")
-    by_node = all(sites_of(part, bare, plain.layout, plain.system).deals_by_node for part in spreading(plain))
+    groups = plain.layout.ep
+    by_node = all(sites_of(part, None, plain.layout, plain.system).deals_by_node for part in spreading(plain))
     names = [given] if given is not None else [
         name for name in MAP_POLICIES if by_node or not MAP_POLICIES[name].needs_nodes
     ]  # fmt: skip

@@ -4,8 +4,9 @@ Inside a node a kernel takes what measured ones do (`Timed`): a launch, and its 
 link does. `deepep.csv` holds both by engine, mode, direction and card (`docs/converters/deepep.py` fits
 it); a card without rows has those of its generation. Rates are of 16-bit copies, whatever the kernel sends in 8 bits.
 
-Assumed: routing spreads a token's copies evenly over devices and nodes; what threads do beside the links is hidden;
-links between nodes, which no row has crossed, give what they state.
+Assumed: routing spreads a token's copies evenly over the devices and nodes of the groups of experts that it chooses from
+(`reached`); what runs beside the kernels of normal mode slows by the share of the cores that these keep; links between nodes, which no row has crossed, give what they
+state, and carry what `WIDTHS` says.
 """
 
 from __future__ import annotations
@@ -15,18 +16,49 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from math import prod
+from math import comb, prod
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from ..calibrated.hardware import H_CORES, hardware
 from ..calibrated.libraries import BLACKWELL, HOPPER, generation
 from ..ratios import Ratios
 from ..spec import DeviceSpec, LinkSpec
 from .plans import ALGORITHMS, CollectivePlan, Hop, Timed, Topology
 
+F8 = npt.NDArray[np.float64]
 NORMAL, LOW_LATENCY = "deepep-normal", "deepep-low-latency"
 TYPICAL = "typical"
+SMS = 20.0
+"""SMs of an exchange in normal mode unless said (``Buffer.num_sms`` in deep_ep/buffer.py); at low latency the network's
+cards send what was handed to them."""
 KIN: Mapping[int, str] = {HOPPER: "hopper", BLACKWELL: "blackwell"}
 """What stands in the column of cards for all of a generation: means, and errors of each card by the others' mean."""
+WIDTHS: Mapping[str, float] = {"fp8_block": (1.0 + 4.0 / 128.0) / 2.0}
+"""Bytes of a dispatched value over a 16-bit one's, by the experts' format: 8 bits, and 32 of scale for each 128 (DeepEP's
+README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs come back in 16."""
+
+
+def reached(held: F8, chosen: int, copies: int) -> float:
+    """Units (devices, nodes) that a token's copies reach on average, whose router first chooses groups of experts.
+
+    Parameters
+    ----------
+    held : float64 array, shape (units, groups)
+        Share of each group's tokens that a unit serves; columns add up to 1.
+    chosen : int
+        Groups, any so many of them as likely as others; then the copies go anywhere in them.
+    """
+    units, groups = held.shape
+    n = np.arange(copies + 1)
+    ways, gaps = np.array([[comb(j, i) for j in n] for i in n]), np.maximum(n - n[:, None], 0)
+    powers = np.zeros((units, chosen + 1, copies + 1))  # sums over sets of groups of (sum of what is left)**n
+    powers[:, 0, 0] = 1.0
+    for left in (1.0 - held.T[:, :, None, None]) / chosen:
+        powers[:, 1:] += powers[:, :-1] @ (ways * left**gaps)
+    return float(units - powers[:, chosen, copies].sum() / comb(groups, chosen))
 
 
 def distinct(ranks: int, copies: float) -> float:
@@ -69,8 +101,8 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
         key = engine, mode, "combine" if back else "dispatch"
         if (*key, kin) not in held:
             key = TYPICAL, *key[1:]
-        own = held.get((*key, spec.name))
-        out[mode] = (own or replace(held[*key, kin], moved=True)).on(link)
+        own = held.get((*key, spec.name)) or replace(held[*key, kin], moved=True)
+        out[mode] = replace(own, taken=SMS / hardware(spec)[H_CORES] * (mode == NORMAL)).on(link)
     return out
 
 
@@ -81,9 +113,10 @@ def normal(topology: Topology) -> CollectivePlan:
     copies, hops = topology.copies, []
     if nodes > 1:
         link = topology.levels[topology.outermost].link
-        hops.append(Hop(link, 1.0, distinct(nodes, copies) / copies * (nodes - 1) / nodes))
+        crossing = distinct(nodes, copies) / copies * topology.fewer[1]
+        hops.append(Hop(link, 1.0, crossing * topology.width * (nodes - 1) / nodes))
     if inside.ranks > 1:
-        traffic = distinct(topology.ranks, copies) / copies * (inside.ranks - 1) / inside.ranks
+        traffic = distinct(topology.ranks, copies) / copies * topology.fewer[0] * (inside.ranks - 1) / inside.ranks
         hops.append(Hop(inside.link, 1.0, traffic, topology.timed.get(NORMAL)))
     return _shared(NORMAL, topology, hops, float(len(hops)), at_once=True)
 
@@ -93,7 +126,8 @@ def low_latency(topology: Topology) -> CollectivePlan:
     """DeepEP's kernels for decoding: every copy straight to its device, all at once, past the node's links."""
     n = topology.ranks
     link, timed = topology.levels[topology.outermost].link, topology.timed.get(LOW_LATENCY)
-    hops = [Hop(link, 1.0, (n - 1) / n, timed if topology.outermost == 0 else None)]
+    inside = timed if topology.outermost == 0 else None
+    hops = [Hop(link, 1.0, (n - 1) / n * (topology.width if inside is None else 1.0), inside)]
     if topology.outermost > 0 and timed is not None:  # its launch, and nothing over the links inside
         hops.append(Hop(topology.levels[0].link, 1.0, 0.0, timed))
     return _shared(LOW_LATENCY, topology, hops, 1.0)

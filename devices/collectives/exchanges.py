@@ -9,16 +9,18 @@ sends, which follows from a map of chunks that is the caller's. Owners are taken
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..spec import LinkSpec
-from .plans import ALGORITHMS, CollectivePlan, Hop, Topology
+from .plans import ALGORITHMS, Algorithm, CollectivePlan, Hop, Topology
 from .sums import level_hops
 
 
 @ALGORITHMS.register("all_to_all:flat")
 def flat(topology: Topology) -> CollectivePlan:
     """A message to every device, one after another."""
-    return CollectivePlan("flat", _peers(topology), topology.ranks, 1.0)
+    hops = tuple(Hop(link, peers, peers / topology.ranks) for link, peers in _peers(topology))
+    return CollectivePlan("flat", hops, topology.ranks, 1.0)
 
 
 @ALGORITHMS.register("all_to_all:hierarchical")
@@ -35,48 +37,48 @@ def coordinated(topology: Topology) -> CollectivePlan:
 
     What follows, a gather over the slices, is the all-reduce that ends a tensor-parallel layer.
     """
-    thin = topology.thinned()
-    hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in _peers(thin))
-    return CollectivePlan("coordinated", hops, thin.ranks, 1.0 / topology.slices)
+    return _sliced("coordinated", topology, flat)
 
 
 @ALGORITHMS.register("all_to_all:coordinated-hierarchical")
 def coordinated_hierarchical(topology: Topology) -> CollectivePlan:
     """Devices of equal slice among each other, level by level."""
-    inner = hierarchical(topology.thinned())
-    hops = tuple(Hop(hop.link, hop.messages, hop.traffic / topology.slices) for hop in inner.hops)
-    return CollectivePlan("coordinated-hierarchical", hops, inner.participants, inner.passes / topology.slices)
+    return _sliced("coordinated-hierarchical", topology, hierarchical)
 
 
-def _peers(topology: Topology) -> tuple[Hop, ...]:
-    """A message to every peer over the level that joins it with oneself."""
-    return tuple(Hop(link, peers, peers / topology.ranks) for link, peers in _reached(topology))
+def _sliced(name: str, topology: Topology, algorithm: Algorithm) -> CollectivePlan:
+    inner = algorithm(topology.thinned())
+    hops = tuple(replace(hop, traffic=hop.traffic / topology.slices) for hop in inner.hops)
+    return CollectivePlan(name, hops, inner.participants, inner.passes / topology.slices)
 
 
-def _reached(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
-    """Links of the levels that join anything, and the devices that each is the first to join with oneself."""
+def _peers(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
+    """The link of every level that joins devices, and how many peers of a device are over it."""
     inside = 1
     for level in topology.levels:
+        reached = inside * level.ranks
         if level.ranks > 1:
-            yield level.link, inside * (level.ranks - 1)
-        inside *= level.ranks
+            yield level.link, reached - inside
+        inside = reached
 
 
 def _straight(topology: Topology) -> CollectivePlan:
     """One message time a level; a chunk comes from each of the other devices alike."""
-    hops = (Hop(link, 1.0, peers / (topology.ranks - 1)) for link, peers in _reached(topology))
-    return CollectivePlan("flat", tuple(hops), topology.ranks, 1.0)
+    hops = tuple(Hop(link, 1.0, peers / (topology.ranks - 1)) for link, peers in _peers(topology))
+    return CollectivePlan("flat", hops, topology.ranks, 1.0)
 
 
 def _by_level(topology: Topology) -> CollectivePlan:
     return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
 
 
-for _name, _plan, _what in (
-    ("gather:flat", _straight, "Every chunk straight from its owner, all at once"),
-    ("scatter:flat", _straight, "Every chunk's sums straight to its owner, all at once"),
-    ("gather:hierarchical", _by_level,
-     "Chunks that all devices of a node want cross into it once, shared over its links, and go around"),
-    ("scatter:hierarchical", _by_level, "Sums over the devices of a node first, which then cross to the owner once"),
-):  # fmt: skip
-    ALGORITHMS.register(f"sparse_{_name}", _what)(_plan)
+SPARSE = {
+    "sparse_gather:flat": (_straight, "Every chunk straight from its owner, all at once"),
+    "sparse_scatter:flat": (_straight, "Every chunk's sums straight to its owner, all at once"),
+    "sparse_gather:hierarchical":
+        (_by_level, "Chunks that all devices of a node want cross into it once, shared over its links, and go around"),
+    "sparse_scatter:hierarchical":
+        (_by_level, "Sums over the devices of a node first, which then cross to the owner once"),
+}  # fmt: skip
+for _name, (_algorithm, _says) in SPARSE.items():
+    ALGORITHMS.register(_name, _says)(_algorithm)

@@ -30,6 +30,8 @@ class Timed:
         Of the rows over what is said.
     moved : bool
         Whether the rows are of other cards.
+    taken : float
+        Share of a device's cores that it keeps from all else.
     """
 
     launch_s: float
@@ -37,6 +39,7 @@ class Timed:
     rows: int
     ratios: Ratios
     moved: bool = False
+    taken: float = 0.0
 
     def on(self, link: LinkSpec) -> Timed:
         """The same over a link, whose rate none exceeds."""
@@ -76,12 +79,18 @@ class Topology:
         to a node for all of them there.
     timed : mapping of str to Timed
         Kernels inside a node that were measured, by algorithm.
+    fewer : tuple of float
+        Devices, and nodes, that an exchange which sends one copy to each reaches, over those that evenly spread copies would.
+    width : float
+        Bytes of a copy over those of the message's.
     """
 
     levels: tuple[Level, ...]
     slices: int = 1
     copies: int = 1
     timed: Mapping[str, Timed] = field(default_factory=dict)
+    fewer: tuple[float, float] = (1.0, 1.0)
+    width: float = 1.0
 
     @property
     def ranks(self) -> int:
@@ -173,6 +182,11 @@ class CollectivePlan:
         """Seconds that a byte of the message adds [s/B]."""
         each = [hop.traffic / hop.rate for hop in self.hops]
         return max(each, default=0.0) if self.at_once else sum(each)
+
+    @property
+    def taken(self) -> float:
+        """Share of a device's cores that it keeps from what runs beside it, as far as is known."""
+        return max((hop.timed.taken for hop in self.hops if hop.timed is not None), default=0.0)
 
     @property
     def J_per_byte(self) -> float:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from opbyte.devices.calibrated.kernel_sets import LABELS
 from opbyte.devices.calibrated.libraries import generation
 from opbyte.devices.catalog import load_device
-from opbyte.devices.collectives.deepep import KIN, LOW_LATENCY, NORMAL, TYPICAL, distinct, table
+from opbyte.devices.collectives.deepep import KIN, LOW_LATENCY, NORMAL, SMS, TYPICAL, distinct, table
 
 F8 = npt.NDArray[np.float64]
 Row = Mapping[str, str]
@@ -27,8 +27,6 @@ MODES = {"deepep_normal": NORMAL, "deepep_ht": NORMAL, "trtllm_deepep_ht": NORMA
          "trtllm_deepep_ll": LOW_LATENCY}  # fmt: skip
 SENT = ("-", "default", "bf16")
 """Formats of rows whose copies are 16-bit, or what the engine sends by default."""
-SMS = 20.0
-"""SMs of an exchange unless said (``Buffer.num_sms`` in deep_ep/buffer.py); the rate grows with them, rows say."""
 GROUPS, CHOSEN = 8.0, 4
 """A DeepSeek-V3 router (256 experts, 8 a token) takes a token's experts from 4 of 8 groups, so of 4 of 8 ranks."""
 FORMS = ("engine", "mode", "direction", "card", "launch_us", "GBps", "rows", "low", "middle", "high")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ...devices.collectives.deepep import WIDTHS
 from ...devices.collectives.deepep import kernels as exchange_kernels
 from ...devices.collectives.model import PlannedLink
 from ...devices.collectives.plans import Timed
@@ -35,6 +36,7 @@ from .expert_parts import (
     copies_of,
     elsewhere_bytes,
     expert_parts,
+    fewer_reached,
     place_experts,
     sent_share,
 )
@@ -185,7 +187,8 @@ class Deployment:
             timed: dict[str, Timed] = {}
             if self.device.collectives is not None:
                 timed = exchange_kernels(self.system.device, link_of(self.system), self.sender, back=back)
-            return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts, timed)
+            width = 1.0 if back else WIDTHS.get(self.run.numerics.weight_format("experts"), 1.0)
+            return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts, timed, width)
         if "stage" in op.shape:
             spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
@@ -262,25 +265,14 @@ def deploy(
 
     Parameters
     ----------
-    tp, dp, ep, pp : int, optional
-        Parallel degrees; see `make_layout`.
-    placement, attention : str, optional
-        Override the system's mapping.
-    routing : str
-        See `workloads.routing`.
+    tp, dp, ep, pp, placement, attention, routing, costs, memory, sampling, all_to_all, overlap : optional
+        As of `scenario.parts.DeployOptions`; fitted kernel models, whose efficiency was measured, stand in any `memory`.
     seed : int
         Seed of the expert draws.
     draws : str
         "layer": every layer draws its expert loads in every step. "step": one draw a step stands
         for all equal layers, which keeps the mean of a step's time and widens its spread; for
         models of many layers that is many times faster.
-    costs : str
-        "auto": fitted kernel models on devices that have them or can take them over from similar
-        ones; "roofline": peaks, bandwidth and efficiencies of the description.
-    memory : str
-        "flat": what a roofline gets of the memory's bandwidth is the description's one number;
-        "derived": what the command model of its DRAM gives for each op's access pattern. Fitted
-        kernel models, whose efficiency was measured, are left as they are.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
@@ -288,23 +280,12 @@ def deploy(
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
-    all_to_all : str, optional
-        Algorithm of the former, a name of `devices.collectives.exchanges`; without it every device
-        sends all its messages at once.
-    sampling : str
-        How logits become tokens, see `workloads.sampling.parse_sampling`.
     joint : bool
         Whether one kernel serves the attention of a step's prompts and decodes.
     short_dense : bool
         Whether sparse attention computes short prompts without choosing keys.
-    overlap : str
-        "none", "pipelined:N", "two-batch" or "auto"; see `parts.overlap.ways`.
-    store : ExpertStore, optional
-        Keep some experts in a device's memory and the others in the host's.
-    tenants : Tenants, optional
-        Adapters on the model's matrices, one of which a request uses.
-    placing : ExpertPlacing, optional
-        Place experts and copies of them by a policy, or as a file says.
+    store, tenants, placing : optional
+        Experts that a device keeps, adapters on the model's matrices, and where experts and copies of them lie.
 
     Raises
     ------
@@ -317,7 +298,8 @@ def deploy(
     parse_sampling(sampling)
     ways(overlap)
     if system.mapping.prefill_share is not None:
-        _check_pools(system, pp)
+        if pp not in (None, 1):
+            raise InputError("--pp", f"cannot go with the two pools of {system.name}")
         sides = tuple(deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
@@ -333,20 +315,16 @@ def deploy(
     stages = stage_models(shard, layout.pp)
     experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
     experts = place_experts(experts, placing, layout, system)
+    fewer = fewer_reached(experts, layout, system) if all_to_all else (1.0, 1.0)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
-        layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
+        layout=replace(layout, sent=sent_share(experts), fewer=fewer), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
         run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
         sender=frameworks.get("all_to_all", "").partition("@")[0], store=checked_store(store, model, system),
     ))  # fmt: skip
-
-
-def _check_pools(system: SystemSpec, pp: int | None) -> None:
-    if pp not in (None, 1):
-        raise InputError("--pp", f"cannot go with the two pools of {system.name}")
 
 
 def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
+from ...devices.collectives.deepep import reached
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import RoutedKind, Run
@@ -15,7 +17,7 @@ from ...workloads.ops import Loads
 from ...workloads.routing import Router, make_router
 from ..parts.expert_cache.store import ExpertStore, tiers_of
 from ..parts.expert_map.dispatch import Dispatch, dispatch
-from ..parts.expert_map.maps import ExpertMap, Sites
+from ..parts.expert_map.maps import F8, ExpertMap, Sites
 from ..parts.expert_map.placing import ExpertPlacing
 from ..parts.expert_map.policies import dealt
 from .layout import Layout
@@ -172,11 +174,13 @@ def place_experts(
     return tuple(out)
 
 
-def sites_of(part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Sites:
+def sites_of(part: ExpertPart, placing: ExpertPlacing | None, layout: Layout, system: SystemSpec) -> Sites:
     """Where the experts of a part can lie."""
     experts = part.spec.routed.experts
     groups, wide = layout.dealt(experts)
-    slots = experts // groups + placing.copies(experts, groups, system.name)
+    slots = -(-experts // groups)
+    if placing is not None:
+        slots = experts // groups + placing.copies(experts, groups, system.name)
     node = max(system.groups_per_node // layout.pp, 1)
     return Sites(experts, groups, slots, wide, layout.tp, node, part.spec.routed.groups)
 
@@ -192,10 +196,41 @@ def sent_of(part: ExpertPart) -> float:
     """The same of one part."""
     assert part.placed is not None
     sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
-    bare = replace(sites, slots=-(-sites.experts // sites.groups))
-    plain = dispatch(ExpertMap(bare, dealt(bare)), "any").away
-    before = float(popular @ plain)
+    before = float(popular @ _in_order(replace(sites, slots=-(-sites.experts // sites.groups))).away)
     return float(popular @ part.placed.away) / before if before > 0.0 else 1.0
+
+
+@cache
+def _in_order(sites: Sites) -> Dispatch:
+    """Experts group by group, no copies."""
+    return dispatch(ExpertMap(sites, dealt(sites)), "any")
+
+
+def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec) -> tuple[float, float]:
+    """Devices, and nodes, that a token's copies reach, over what they would by routers without groups; mean of layers."""
+    spread = [part for part in parts if part.spec.routed.spreads]
+    each = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1.0, 1.0, 1.0)])
+    devices, nodes = each[:, 0] @ each[:, 1:] / each[:, 0].sum()
+    return float(devices), float(nodes)
+
+
+def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float, float]:
+    """The same of one part."""
+    routed = part.spec.routed
+    if routed.chosen == routed.groups:
+        return 1.0, 1.0
+    placed = part.placed or _in_order(sites_of(part, None, layout, system))
+    sites, size = placed.map.sites, routed.experts // routed.groups
+    held = np.zeros((sites.groups, routed.groups))
+    at = np.repeat(np.arange(sites.groups), sites.slots)
+    np.add.at(held, (at, placed.experts // size), placed.share.reshape(-1) / size)
+    nodes = np.zeros((sites.nodes[-1] + 1, routed.groups))
+    np.add.at(nodes, sites.nodes, held)
+
+    def share(own: F8) -> float:
+        return reached(own, routed.chosen, routed.top_k) / reached(own, routed.groups, routed.top_k)
+
+    return share(held), share(nodes)
 
 
 def elsewhere_bytes(

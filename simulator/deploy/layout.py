@@ -54,6 +54,8 @@ class Layout:
     sent : float
         What ranks send each other of their tokens, over what they would if no expert had copies:
         a copy on a token's own rank saves its way.
+    fewer : tuple of float
+        Devices, and nodes, that a token's copies reach, over what they would if its router chose from all groups of experts.
     by_layer : bool
         Whether experts of each layer go to as many groups as divide them.
     apart : bool
@@ -68,6 +70,7 @@ class Layout:
     away: frozenset[str] = frozenset()
     pp: int = 1
     sent: float = 1.0
+    fewer: tuple[float, float] = (1.0, 1.0)
     by_layer: bool = False
     apart: bool = False
 
@@ -300,7 +303,7 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
 
 def planned_exchange(
     layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1, prompts: bool = False,
-    timed: Mapping[str, Timed] | None = None,
+    timed: Mapping[str, Timed] | None = None, width: float = 1.0,
 ) -> PlannedLink:  # fmt: skip
     """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
 
@@ -315,6 +318,8 @@ def planned_exchange(
         Whether any rank of the step has prompts: names of `BY_STEP` ask.
     timed : mapping of str to Timed, optional
         Measured kernels inside a node, by algorithm.
+    width : float
+        Bytes of a copy over those of the message's, where an algorithm sends fewer.
 
     Raises
     ------
@@ -326,7 +331,7 @@ def planned_exchange(
         raise InputError("--all-to-all", f"{layout.devices} devices do not fill nodes of {inside}")
     outer = Level(system.device.node_link, layout.devices // inside)
     levels = Level(link_of(system), inside), outer
-    topology = Topology(levels, layout.tp, top_k, timed or {})
+    topology = Topology(levels, layout.tp, top_k, timed or {}, layout.fewer, width)
     names = usual("all_to_all") if algorithm == BY_COST else [algorithm]
     rest = list[str]()
     if algorithm in BY_STEP:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,6 +234,40 @@ def test_a_measured_exchange_takes_its_launch_and_its_rate(outside: int, message
         assert made.seconds(message) == pytest.approx(5e-5 + message * reached * 7 / 8 / 1e10)
     found = PlannedLink((made,), SLOW).evidence([collective_op("all_to_all", message, 8 * outside)])
     assert [e.basis for e in found] == ["fitted" if outside == 1 else "description"]
+
+
+@given(
+    units=st.sampled_from((1, 2, 4, 9)),
+    groups=st.sampled_from((1, 2, 8)),
+    copies=st.integers(1, 8),
+    seed=st.integers(0, 9),
+)
+def test_the_fewer_groups_a_router_chooses_the_fewer_units_its_tokens_reach(
+    units: int, groups: int, copies: int, seed: int
+) -> None:
+    """Against all sets of groups one by one; with all groups and experts evenly strewn it is `distinct`."""
+    held = np.random.default_rng(seed).dirichlet(np.full(units, 0.3), groups).T
+    found = [deepep.reached(held, chosen, copies) for chosen in range(1, groups + 1)]
+    for chosen, got in enumerate(found, 1):
+        sets = [held[:, s].mean(axis=1) for s in map(list, combinations(range(groups), chosen))]
+        assert got == pytest.approx(np.mean([np.sum(1.0 - (1.0 - each) ** copies) for each in sets]))
+        assert got <= min(units, copies) * (1 + 1e-12)
+    assert all(more >= fewer * (1 - 1e-12) for fewer, more in pairwise(found))
+    even = deepep.reached(np.full((units, groups), 1.0 / units), groups, copies)
+    assert even == pytest.approx(deepep.distinct(units, copies))
+
+
+@given(message=st.floats(1e6, 1e9))
+def test_8_bits_cross_between_nodes_and_copies_inside_are_as_measured(message: float) -> None:
+    timed = {name: Timed(5e-5, 1e10, 9, Ratios(-0.1, 0.0, 0.1)) for name in BY_NAME}
+    for name in sorted(BY_NAME):
+        for outside in (1, 4):
+            wide = Topology((Level(FAST, 8), Level(SLOW, outside)), copies=8, timed=timed)
+            made, narrow = (plan("all_to_all", name, t) for t in (wide, replace(wide, width=0.5)))
+            crossed = [sum(h.traffic for h in p.hops if h.link is SLOW) for p in (made, narrow)]
+            assert crossed[1] == crossed[0] / 2
+            if outside == 1:
+                assert narrow.seconds(message) == made.seconds(message)
 
 
 def test_shipped_exchanges_are_fits_to_the_rows(data_set: Callable[[str], Path]) -> None:

@@ -90,9 +90,16 @@ def test_groups_are_read_and_refused() -> None:
         "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "n_routed_experts": 16,
         "num_experts_per_tok": 2, "moe_intermediate_size": 32, "vocab_size": 100, "first_k_dense_replace": 0,
     }  # fmt: skip
-    for said, groups in (({}, 1), ({"n_group": None}, 1), ({"n_group": 8}, 8)):
+    for said, groups in (
+        ({}, (1, 1)), ({"n_group": None}, (1, 1)), ({"n_group": 8}, (8, 8)), ({"n_group": 8, "topk_group": 4}, (8, 4)),
+        ({"n_group": 8, "topk_group": 4, "topk_method": "greedy"}, (8, 8)), ({"n_group": 1, "topk_group": 1}, (1, 1)),
+    ):  # fmt: skip
         (part, *_) = model_from_keys({**base, **said}, name="m", where="f").layers[-1].expert_parts
-        assert part.routed.groups == groups
+        assert (part.routed.groups, part.routed.chosen) == groups
+    for wrong in (9, {"num_experts_per_tok": 8, "topk_group": 3}):
+        said = wrong if isinstance(wrong, dict) else {"topk_group": wrong}
+        with pytest.raises(InputError, match=r"topk_group: must be as many of the 8 groups as hold [28] experts, not"):
+            model_from_keys({**base, "n_group": 8, **said}, name="m", where="f")
     with pytest.raises(InputError, match="n_group: must divide the 16 experts, not 3"):
         model_from_keys({**base, "n_group": 3}, name="m", where="f")
 

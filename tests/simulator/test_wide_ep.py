@@ -20,7 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opbyte import simulate
+from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.catalog import load_system
+from opbyte.devices.collectives import deepep
+from opbyte.devices.collectives.model import PlannedLink
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Start, command_line, engine_values
@@ -30,7 +33,9 @@ from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
+from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import dealt, explicit_stage
+from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
@@ -63,11 +68,11 @@ def few(name: str, layers: int = 5) -> ModelSpec:
     return replace(model, layers=model.layers[:layers])
 
 
-def grouped(name: str, layers: int) -> ModelSpec:
-    """The same with its experts in groups that two nodes divide, as DeepSeek-V3's are."""
-    model = few(name, layers)
+def grouped(name: str, layers: int, chosen: int = 0) -> ModelSpec:
+    """The same with its experts in groups that two nodes divide, as DeepSeek-V3's are, some of which a token chooses."""
+    model, how = few(name, layers), {"expert_groups": 8, "groups_chosen": chosen}
     made = [
-        replace(layer, ffn=replace(layer.ffn, expert_groups=8)) if isinstance(layer.ffn, MixtureOfExperts) else layer
+        replace(layer, ffn=replace(layer.ffn, **how)) if isinstance(layer.ffn, MixtureOfExperts) else layer
         for layer in model.layers
     ]
     return replace(model, layers=tuple(made))
@@ -389,6 +394,69 @@ def test_auto_takes_the_mode_of_the_step(case: int, prompts: bool) -> None:
     )
     assert auto.seconds == (normal if prompts else quick).seconds
     assert normal.seconds != quick.seconds
+
+
+@pytest.mark.parametrize("how", [{}, {"placing": ExpertPlacing("eplb", 32)}, {"placing": ExpertPlacing("round-robin")}])
+def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any], compiled_step: Callable[..., float]) -> None:
+    """A node gets one copy of a token, so a router of few groups sends fewer; all groups are as none."""
+    made = [
+        deploy(grouped("deepseek-v3", 4, chosen), load_system("h800-4x8"), tp=1, all_to_all="deepep-normal", **how)
+        for chosen in (1, 4, 8, 0)
+    ]
+    batches = [Batch.of([], [(512, 0)])] * 32
+    found = [explicit_stage(d, batches) for d in made]
+    sent = [d.link(next(p.op for p in s.ops if p.op.kind == "all_to_all")) for d, s in zip(made, found, strict=True)]
+    crossed = [link.plans[0].hops[0].traffic for link in sent if isinstance(link, PlannedLink)]
+    assert crossed == sorted(crossed)
+    assert (crossed[0] < crossed[-1]) == (how.get("placing") != ExpertPlacing("round-robin"))
+    assert found[-1].seconds == found[-2].seconds
+    for d, stage in zip(made, found, strict=True):
+        assert seconds_of(d, batches, compiled_step) == stage.seconds
+
+
+def seconds_of(d: Deployment, batches: list[Batch], compiled_step: Callable[..., float]) -> float:
+    """Of a step, on which both paths agree."""
+    stage, (lowered, _) = explicit_stage(d, batches), lower(d)
+    books, sums = new_books(lowered), [b.moments(d.shard.windows) for b in batches]
+    assert compiled_step(lowered, books, batches, sums, 0, True, 0) == pytest.approx(stage.seconds, rel=1e-9)
+    assert sum(p.cost.seconds * p.count * p.exposed for p in stage.ops if p.critical) == pytest.approx(stage.seconds)
+    assert books.wall.sum() == pytest.approx(stage.seconds, rel=1e-9)
+    return float(stage.seconds)
+
+
+@pytest.mark.parametrize(("mode", "prompt"), [("normal", 8192), ("normal", 16), ("auto", 8192), ("low-latency", 8192)])
+def test_kernels_that_keep_cores_slow_what_runs_beside_them(
+    mode: str, prompt: int, compiled_step: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By 20 of 132 cores for as long as an exchange runs, where computation hides it; at low latency by none."""
+    batches, found = [Batch.of([], [(prompt, 0)])] * 16, []
+    for cores in (0.0, deepep.SMS):
+        monkeypatch.setattr(deepep, "SMS", cores)
+        d = deploy(few("deepseek-v3", 5), load_system("h800-2x8"), tp=1, overlap="two-batch", all_to_all=f"deepep-{mode}",
+                   frameworks=everywhere("sglang"))  # fmt: skip
+        found.append(seconds_of(d, batches, compiled_step))
+    stage = explicit_stage(d, batches)
+    kept = 20 / 132 * sum(p.cost.seconds * p.count for p in stage.ops if p.critical and p.op.kind == "all_to_all")
+    if mode == "low-latency":
+        assert found[0] == found[1]
+    else:
+        assert found[0] < found[1] <= found[0] + kept * (1 + 1e-9)
+        assert prompt == 16 or found[1] > found[0] + 0.7 * kept
+
+
+@pytest.mark.parametrize(("nodes", "each"), [(9, 4), (18, 2)])
+@pytest.mark.parametrize("overlap", ["none", "two-batch:alike"])
+def test_copies_as_deployed_on_72_and_144_devices(nodes: int, each: int, overlap: str) -> None:
+    """32 of 256 experts twice, so that every device has as many; the other way round 256 do not divide."""
+    ep = 8 * nodes
+    d = deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1, ep=ep, placing=ExpertPlacing("eplb", 32),
+               all_to_all="deepep-low-latency", overlap=overlap)  # fmt: skip
+    assert {part.held for part in d.experts} == {each}
+    assert all(part.placed is not None and set(part.placed.map.copies.tolist()) == {1, 2} for part in d.experts)
+    stage = explicit_stage(d, dealt(d, 64 * ep, 4989), expected=True)
+    assert 0.0 < stage.seconds < 0.02
+    with pytest.raises(InputError, match=f"ep={ep}: does not divide the 256 experts"):
+        deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1, ep=ep)
 
 
 @pytest.mark.parametrize("case", range(2))

@@ -161,10 +161,14 @@ def read_experts(
     parts = c.size(groups, default=1) if groups else 1
     if count % parts:
         raise c.error(groups, f"must divide the {count} experts, not {parts}")
+    limited = parts > 1 and c.text("topk_method") != "greedy"
+    chosen = c.size("topk_group", default=parts) if limited else parts
+    if not routed <= count // parts * chosen <= count:
+        raise c.error("topk_group", f"must be as many of the {parts} groups as hold {routed} experts, not {chosen}")
     return MixtureOfExperts(
         hidden=hidden, experts=count, top_k=routed, width=width, matrices=matrices,
         shared_width=shared_width, shared_gate=shared_gate, router_bias=router_bias,
-        expert_bias=expert_bias, residual_width=residual_width, expert_groups=parts,
+        expert_bias=expert_bias, residual_width=residual_width, expert_groups=parts, groups_chosen=chosen,
     )  # fmt: skip
 
 

@@ -188,6 +188,8 @@ class Routed:
         Whether all tokens of a request have the same one, in every layer (adapters of tenants).
     groups : int
         Groups of equally many experts in a row, that EPLB keeps on one node each.
+    chosen : int
+        Groups that all experts of a token are of.
     """
 
     experts: int
@@ -195,6 +197,7 @@ class Routed:
     spreads: bool = True
     by_request: bool = False
     groups: int = 1
+    chosen: int = 1
 
 
 class LayerKind(Protocol):

@@ -29,8 +29,10 @@ class MixtureOfExperts:
     router_bias : bool
         One correction bias per expert (DeepSeek-V3), or a router bias (gpt-oss).
     expert_groups : int
-        Groups that the router chooses from first (``n_group`` of DeepSeek-V3); they bear on where experts
-        are placed, not on which are chosen here.
+        Groups that the router chooses from first (``n_group`` of DeepSeek-V3): they bear on where experts are placed and
+        how many devices a token goes to. Which experts of them are chosen is as if there were none.
+    groups_chosen : int
+        Groups that it chooses (``topk_group``); 0 = all.
     shared_matrices : int
         Of the shared experts.
     latent : int
@@ -57,6 +59,7 @@ class MixtureOfExperts:
     residual_width: int = 0
     experts_held: int = 0
     expert_groups: int = 1
+    groups_chosen: int = 0
     shared_matrices: int = 3
     latent: int = 0
     latent_norm: bool = False
@@ -66,10 +69,15 @@ class MixtureOfExperts:
         if self.expert_groups < 1 or self.experts % self.expert_groups:
             reason = f"must divide the {self.experts} experts, not {self.expert_groups}"
             raise InputError("expert_groups", reason)
+        few = -(-self.top_k * self.expert_groups // self.experts)
+        if self.groups_chosen and not few <= self.groups_chosen <= self.expert_groups:
+            raise InputError("groups_chosen", f"must be in [{few}, {self.expert_groups}], not {self.groups_chosen}")
 
     @property
     def routed(self) -> Routed:
-        return Routed(self.experts, self.top_k, groups=self.expert_groups)
+        return Routed(
+            self.experts, self.top_k, groups=self.expert_groups, chosen=self.groups_chosen or self.expert_groups
+        )
 
     @property
     def held(self) -> int:

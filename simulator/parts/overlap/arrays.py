@@ -16,6 +16,7 @@ from .gates import Gate, gate_of
 from .tracks import Visit, tracks_of, visits_of, ways_of
 from .ways import NONE
 
+F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (T_START, T_STOP, T_RESOURCE, T_PART, T_LAYER, T_CUT) = range(6)
@@ -35,6 +36,7 @@ class Streams(NamedTuple):
 
     ways: I8  # [C, 2]
     tracks: I8  # [T, 6]
+    taken: F8  # [2, T] share of the cores that each keeps, in steps without and with prompts
     spans: I8  # [G, 2] tracks of each section
     visits: I8  # [V, 3]
     alike: I8  # [V] how many visits that are the same follow each one
@@ -66,6 +68,7 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
     return Streams(
         ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
         tracks=np.array(rows, dtype=np.int64),
+        taken=np.ascontiguousarray(np.array([t.taken for own in tracks for t in own]).T),
         spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),
         visits=np.array(visits, dtype=np.int64),
         alike=_alike(visits),

@@ -105,7 +105,7 @@ class Overlapped(Stage):
         ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
-            return placed, [_exchange(p) for p in placed]
+            return placed, [_exchange(p, track.taken[self.mixed]) for p in placed]
         costs = self._regions([op for op in ops if not op.exchange], tokens)
         placed = [
             PlacedOp(op, name, cost, count, self.d.layout.tp, True) for region in costs for op, name, cost in region.ops
@@ -157,11 +157,11 @@ class Overlapped(Stage):
         return deal(part, self._loads(part), tokens, self.step, self.replica)
 
 
-def _exchange(p: PlacedOp) -> Piece:
-    """A collective on its link."""
+def _exchange(p: PlacedOp, taken: float = 0.0) -> Piece:
+    """A collective on its link, which keeps a share of the cores."""
     took = p.cost.seconds
     part = SubTask(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
-    return Piece(p.op.name, p.op.name, took, (part,))
+    return Piece(p.op.name, p.op.name, took, (part,), taken * took)
 
 
 def _sums(m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int) -> npt.NDArray[np.float64]:

@@ -292,6 +292,8 @@ def overlapped_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, c
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     first, end = ways_open(streams, plan.windows.size, moments)
+    for t in range(lanes.taken.size):
+        lanes.taken[t] = streams.taken[int64(batch.num_chunks > 0), t]
     for c in range(first, end):
         clear(plan, lanes, c)
         cut_moments(plan, streams, lanes, c, moments)

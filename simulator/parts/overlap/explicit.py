@@ -16,6 +16,8 @@ from ...streams.scheduler import Timeline, run
 from .tracks import Track, Visit
 from .ways import Way
 
+TAKEN = "cores of exchanges"
+"""Kind of tasks that stand for the cores that exchanges keep from what is computed beside them."""
 Key = tuple[int, int, int]
 """Section, track of it and chunk; of experts -1, the part and the chunk."""
 
@@ -29,12 +31,15 @@ class Piece(NamedTuple):
         Of the op, and the part of the model that it is of.
     parts : tuple of SubTask
         What each processor does in it, or the link.
+    taken : float
+        Of an exchange: what it takes of the computation beside it [s].
     """
 
     name: str
     kind: str
     seconds: float
     parts: tuple[SubTask, ...] = ()
+    taken: float = 0.0
 
 
 def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
@@ -123,7 +128,7 @@ def scheduled(
         line = run(builder.graph())
         timelines.append(line)
         for key, task, own in zip(keys, line.graph.tasks, line.exposed(), strict=True):
-            total[key] = total.get(key, 0.0) + task.seconds
+            total[key] = total.get(key, 0.0) + task.seconds * (task.kind != TAKEN)
             counted[key] = counted.get(key, 0.0) + own
     shares = {key: counted[key] / total[key] if total[key] else 1.0 for key in total}
     return Scheduled(tuple(timelines), shares)
@@ -160,11 +165,13 @@ def _add(
             key = (visit.section, t, chunk)
             if track.part >= 0:
                 key = (-1, visit.part + track.part, chunk)
-            for name, kind, seconds, parts in pieces.get(key, ()):
-                own = chunk if chunked else -1
-                at = builder.add(name, track.resource, seconds, after, kind, own, layer, parts)
-                after = [at]
+            for name, kind, seconds, parts, taken in pieces.get(key, ()):
+                own, before = chunk if chunked else -1, after
+                after = [builder.add(name, track.resource, seconds, before, kind, own, layer, parts)]
                 keys.append(key)
+                if taken > 0.0:  # the computation beside it waits as long as its share of the cores would take
+                    builder.add(name, COMPUTE, taken, before, TAKEN, own, layer)
+                    keys.append(key)
         if chunked:
             ready[chunk] = after
         else:

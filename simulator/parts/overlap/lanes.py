@@ -34,6 +34,7 @@ class Lanes(NamedTuple):
     serial: F8  # [C, 2] seconds of sections and of experts one after another
     compute: F8  # [C] seconds of sections without their exchanges, all layers and chunks
     tracks: F8  # [C, T, N] seconds of each chunk of a track
+    taken: F8  # [T] share of the cores that each track keeps in this step
     experts: F8  # [C, X, N]
     moments: F8  # [3, R, M] of each size of chunk
     seconds: F8  # [3, R] of a section, each size of chunk
@@ -66,6 +67,7 @@ def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
         serial=np.zeros((ways, 2)),
         compute=np.zeros(ways),
         tracks=np.zeros((ways, len(plan.streams.tracks), n)),
+        taken=np.zeros(len(plan.streams.tracks)),
         experts=np.zeros((ways, kinds * parts, n)),
         moments=np.zeros((sizes, plan.ranks, plan.forms.shape[2] - 1)),
         seconds=np.zeros((3, plan.ranks)),

@@ -59,10 +59,16 @@ def run_track(streams: Streams, lanes: Lanes, c: int, t: int, start: float, took
     if took <= 0.0:
         return start
     row = streams.tracks[t]
-    stream = row[T_RESOURCE]
+    stream, taken = row[T_RESOURCE], lanes.taken[t] * took
+    beside = max(start, lanes.free[0])
     start = max(start, lanes.free[stream])
     if stream > 0:
         note_exchange(lanes, start, start + took, row[T_START])
+        if taken > 0.0:
+            if beside > lanes.free[0]:
+                book_gap(streams, lanes, c, lanes.free[0], beside)
+            lanes.free[0] = beside + taken
+            lanes.wall[c, row[T_START]] += taken
     elif start > lanes.free[0]:
         book_gap(streams, lanes, c, lanes.free[0], start)
     lanes.free[stream] = start + took

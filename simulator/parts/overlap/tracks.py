@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ....devices.collectives.model import PlannedLink
 from ....workloads.batch import BASE_MOMENTS, TOKENS, WINDOW_MOMENTS, Moments
 from ....workloads.ops import Op
 from ...deploy.deployment import Deployment
@@ -38,6 +39,8 @@ class Track(NamedTuple):
     cut : bool
         Whether pipelining cuts it: its ops depend on a batch's tokens alone and stand, without
         others between, before or after an exchange.
+    taken : tuple of float
+        Share of the cores that an exchange keeps from what runs beside it, in steps of decodes alone and with prompts.
     """
 
     start: int
@@ -46,6 +49,7 @@ class Track(NamedTuple):
     part: int
     layer: bool
     cut: bool
+    taken: tuple[float, float] = (0.0, 0.0)
 
     def chunked(self, way: Way) -> bool:
         """Whether it runs chunk by chunk."""
@@ -102,7 +106,8 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
         if last is not None and joins and last.cut == own:
             out[-1] = last._replace(stop=slot + 1)
         else:
-            out.append(Track(slot, slot + 1, resource, -1, layer, own))
+            taken = _taken(d, op, False), _taken(d, op, True)
+            out.append(Track(slot, slot + 1, resource, -1, layer, own, taken))
         slot += 1
     return out
 
@@ -143,6 +148,12 @@ def stream(d: Deployment, op: Op) -> str:
         return OUT if op.name.startswith("dispatch") else BACK
     link = d.link(op).spec
     return link.medium or link.name
+
+
+def _taken(d: Deployment, op: Op, prompts: bool) -> float:
+    """Share of the cores that an op keeps, as an exchange by a named algorithm may."""
+    link = d.link(op, prompts) if op.kind == "all_to_all" else None
+    return link.plan(op).taken if isinstance(link, PlannedLink) else 0.0
 
 
 def _cut(d: Deployment, section: Section, program: Sequence[Op]) -> list[bool]:
