@@ -15,7 +15,7 @@ from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
-from ...simulator.batching.host import LAUNCH_S, REQUEST_S
+from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
@@ -134,7 +134,7 @@ def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     }  # fmt: skip
     if host.launch_s == LAUNCH_S:
         sources["host.launch_s"] = f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
-    if host.request_s in REQUEST_S.values():
+    if host.request_s == OUTSIDE_S:
         sources["host.request_s"] = (
             f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"
         )

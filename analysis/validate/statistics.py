@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.serving.record import Run
+from .outside import seen_s
 
 F8 = npt.NDArray[np.float64]
 TIMES = ("ttft", "tpot", "e2e", "itl")
@@ -19,11 +20,12 @@ def per_token(first: F8, last: F8, tokens: npt.NDArray[np.int64] | F8) -> F8:
     return (last - first) / np.where(tokens > 1, tokens - 1.0, np.nan)
 
 
-def client_times(run: Run) -> dict[str, F8]:
-    """A request's times as its client sees them [s]."""
+def client_times(run: Run, queued: bool = False) -> dict[str, F8]:
+    """A request's times as its client sees them, with the prompts' own queue if they are `queued` for tokens [s]."""
     rows, outside = run.requests, run.policy.host.request_s
     first, last = rows.first_token_s - rows.arrival_s, rows.last_token_s - rows.arrival_s
-    return {"ttft": first + outside, "tpot": per_token(first, last, rows.output_tokens), "e2e": last + outside}
+    seen = seen_s(rows.arrival_s, rows.first_token_s, rows.input_tokens) - rows.arrival_s if queued else first
+    return {"ttft": seen + outside, "tpot": per_token(first, last, rows.output_tokens), "e2e": last + outside}
 
 
 def statistics(times: F8) -> dict[str, float]:

@@ -10,7 +10,6 @@ text of its tokens, and the way of each chunk back. It delays what the client se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,10 +29,8 @@ which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs suc
 
 OUTSIDE_S = 7.4e-3
 """Seconds that a request spends outside the steps: the median of what the mean TTFT of dense models
-lacks in ../shared/serving_h100 (vLLM 0.15.1, Poisson arrivals)."""
-REQUEST_S: Mapping[str, float] = dict.fromkeys(("vllm", "sglang", "trtllm"), OUTSIDE_S)
-"""The same by framework: vLLM's own, and assumed to be the others' too, whose servers do the same work
-and were never measured apart from a benchmark's cold start."""
+lacks in ../shared/serving_h100 (vLLM 0.15.1, Poisson arrivals). Assumed of other frameworks too, whose servers do the same
+work and were never measured apart from a benchmark's cold start."""
 
 
 @dataclass(frozen=True, slots=True)

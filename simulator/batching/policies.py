@@ -15,7 +15,7 @@ from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import SglangRules
 from ..parts.tensorrt_llm.rules import TrtllmRules
-from .host import LAUNCH_S, NO_HOST, REQUEST_S, Host, Pace
+from .host import LAUNCH_S, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules
 
@@ -212,20 +212,10 @@ the authors' simulator (eval/test.cpp)."""
 
 POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
     Policy(
-        "vllm",
-        8192,
-        1024,
-        chunked=True,
-        reserve=False,
-        lazy=True,
-        ahead=True,
-        caching=True,
-        serial_stages=True,
-        waiting_load=4,
-        graphs=True,
-        host=Host(launch_s=LAUNCH_S, request_s=REQUEST_S["vllm"]),
+        "vllm", 8192, 1024, chunked=True, reserve=False, lazy=True, ahead=True, caching=True, serial_stages=True,
+        waiting_load=4, graphs=True, host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S),
     )
-)
+)  # fmt: skip
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
 asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
 and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
@@ -234,7 +224,7 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 
 SGLANG = Policy(
     "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
-    host=Host(request_s=REQUEST_S["sglang"]), rules=SglangRules(),
+    host=Host(request_s=OUTSIDE_S), rules=SglangRules(),
 )  # fmt: skip
 """SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
 
@@ -242,11 +232,20 @@ POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix c
 
 TRTLLM = Policy(
     "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
-    host=Host(request_s=REQUEST_S["trtllm"]), rules=TrtllmRules(),
+    host=Host(request_s=OUTSIDE_S), rules=TrtllmRules(),
 )  # fmt: skip
 """TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
 
 POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(TRTLLM)
+
+
+def of_trtllm(rules: TrtllmRules, sequences: int, host: Host = TRTLLM.host) -> Policy:
+    """TensorRT-LLM's executor with such rules; fields that stand for them say the same."""
+    return replace(
+        TRTLLM, token_budget=rules.max_num_tokens, max_sequences=sequences, chunked=rules.chunked,
+        reserve=not rules.evicts, ahead=rules.overlap, gather_steps=rules.wait_steps, gather_tokens=rules.wait_tokens,
+        even_steps=rules.even_steps if rules.even else 0, rules=rules, host=host,
+    )  # fmt: skip
 
 
 def make_policy(name: str, token_budget: int | None = None, max_sequences: int | None = None) -> Policy:

@@ -13,7 +13,7 @@ from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
 from ..batching.kv import CacheSettings
-from ..batching.policies import SGLANG, TRTLLM, make_policy
+from ..batching.policies import SGLANG, TRTLLM, make_policy, of_trtllm
 from ..deploy.deployment import Deployment
 from ..parts.sglang.rules import SglangRules
 from ..parts.tensorrt_llm.rules import TrtllmRules
@@ -44,6 +44,8 @@ class LaunchSettings:
         See `Policy` and `TrtllmRules`.
     prompts_s : float
         See `Host` (vLLM).
+    ahead : bool
+        Whether vLLM is told to schedule asynchronously where its version does not by itself.
     version : str
         Whose rules and host; the newest that was read, unless said.
     host_times : float
@@ -61,6 +63,7 @@ class LaunchSettings:
     even_steps: int = 0
     even_batches: int = 10
     prompts_s: float = 0.0
+    ahead: bool = False
     version: str = ""
     host_times: float = 1.0
 
@@ -86,6 +89,7 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     tokens, sequences = rules.limits_on(device.memory.capacity_bytes, device.name)
     policy = make_policy("vllm", launch.tokens or tokens, launch.sequences or sequences)
     policy = rules.applied(policy)
+    policy = replace(policy, ahead=policy.ahead or launch.ahead)
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     host = replace(host, prompts_s=launch.prompts_s)
     settings = EngineSettings(
@@ -118,11 +122,7 @@ def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettin
         even_steps=launch.even_steps, even_batches=launch.even_batches,
         overlap=upkeep.hidden,
     )  # fmt: skip
-    policy = replace(
-        TRTLLM, ahead=rules.overlap, host=host, token_budget=tokens, max_sequences=launch.sequences or TRTLLM.max_sequences,
-        gather_steps=launch.gather_steps, gather_tokens=launch.gather_tokens,
-        even_steps=launch.even_steps, rules=rules,
-    )  # fmt: skip
+    policy = of_trtllm(rules, launch.sequences or TRTLLM.max_sequences, host)
     settings = EngineSettings(
         policy, CacheSettings(TRTLLM_BLOCK), left_share=launch.memory or TRTLLM_SHARE, engine="tensorrt-llm"
     )

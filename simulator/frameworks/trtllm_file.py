@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...workloads.errors import SpecError
 from ..batching.kv import CacheSettings
-from ..batching.policies import TRTLLM, Policy
+from ..batching.policies import TRTLLM, Policy, of_trtllm
 from ..limits import MAX_SEQUENCES
 from ..parts.tensorrt_llm.rules import TrtllmRules
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
@@ -73,32 +73,13 @@ def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) ->
             keys.path,
             f"max_num_tokens: must be at least tokens_per_block ({block}) with enable_chunked_prefill, not {tokens}",
         )
-    balance = even.flag("enable_balance", False)
-    steps = even.count("timeout_iters", own.even_steps)
-    waits = keys.count("batch_wait_timeout_iters", 0, least=0)
     ratio = keys.real("batch_wait_max_tokens_ratio", 0.0, 0.0, 1.0)
-    evicts = scheduler.one_of("capacity_scheduler_policy", POLICIES[0], POLICIES) == POLICIES[1]
-    overlap = not keys.flag("disable_overlap_scheduler", False)
-    return replace(
-        TRTLLM,
-        token_budget=tokens,
-        max_sequences=keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES),
-        chunked=chunked,
-        reserve=not evicts,
-        ahead=overlap,
-        gather_steps=waits,
-        gather_tokens=int(ratio * tokens),
-        even_steps=steps if balance else 0,
-        rules=TrtllmRules(
-            max_num_tokens=tokens,
-            chunked=chunked,
-            evicts=evicts,
-            reuse=cache.flag("enable_block_reuse", own.reuse),
-            overlap=overlap,
-            wait_steps=waits,
-            wait_tokens=int(ratio * tokens),
-            even=balance,
-            even_steps=steps,
-            even_batches=even.count("batching_wait_iters", own.even_batches, least=0),
-        ),
-    )
+    rules = TrtllmRules(
+        max_num_tokens=tokens, chunked=chunked, reuse=cache.flag("enable_block_reuse", own.reuse),
+        evicts=scheduler.one_of("capacity_scheduler_policy", POLICIES[0], POLICIES) == POLICIES[1],
+        overlap=not keys.flag("disable_overlap_scheduler", False),
+        wait_steps=keys.count("batch_wait_timeout_iters", 0, least=0), wait_tokens=int(ratio * tokens),
+        even=even.flag("enable_balance", False), even_steps=even.count("timeout_iters", own.even_steps),
+        even_batches=even.count("batching_wait_iters", own.even_batches, least=0),
+    )  # fmt: skip
+    return of_trtllm(rules, keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES))

@@ -47,7 +47,7 @@ class Upkeep:
 EARLY_GAP_S = 1e-3
 """What a step of vLLM 0.8 to 0.10 takes beside its devices' work [s]; most likely its inputs are prepared, and its
 tokens read, while the devices wait: overlapping that was to save 5 to 10 % of a step with asynchronous
-scheduling (github.com/vllm-project/vllm/pull/23569; whether 0.10.2 has it was not checked). Fitted: the value with the least median error of
+scheduling (github.com/vllm-project/vllm/pull/23569), which these runs asked for and which hides none of it in 0.10.2. Fitted: the value with the least median error of
 TPOT over the 120 rows of vLLM 0.10.2 in ../shared/serving_points, which it brings from 12.5 to 2.7 %,
 for 1 to 8 devices, two formats and 4 to 64 sequences alike. Runs of 0.15 and 0.19 show no such gap;
 that it ended with 0.11 is assumed."""

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
-from opbyte.analysis.validate.points.cold import FIRST_USE_S
+from opbyte.analysis.validate.outside import FIRST_USE_S, TOKEN_S, seen_s
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
-from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, _exchange, deployed, predict, requests
+from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, deployed, predict, requests
 from opbyte.analysis.validate.points.table import WorkerGroup, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
+from opbyte.devices.catalog import load_device
 from opbyte.simulator.batching.host import PROMPTS_S
 from opbyte.simulator.frameworks.checkpoints import formats
+from opbyte.simulator.frameworks.engines import exchange_of
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
@@ -134,6 +136,14 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
     assert [p.host.prompts_s for p in found] == [0.0] * 12 + [PROMPTS_S, 0.0, 0.0]
 
 
+def test_scripts_of_vllm_schedule_ahead(table: Callable[..., Path]) -> None:
+    """Before 0.14 only where they are told to."""
+    script = {"source": "InferenceX", "framework_version": "0.10.2"}
+    points, _ = read_points(table(script, {"framework_version": "0.10.2"}, {}))
+    own = deployed(Path("."), points[0].device, points[0].model, "bf16", "bf16", 1, 1, 1)
+    assert [settings(p, own).policy.ahead for p in points] == [True, False, True]
+
+
 def test_what_other_sources_launched_is_not_guessed(table: Callable[..., Path]) -> None:
     first = {"framework": "TensorRT-LLM", "framework_version": "1.0.0rc3"}
     (point,), _ = read_points(table(first | {"batch_or_concurrency": 9}))
@@ -182,7 +192,26 @@ def test_how_ranks_share_experts(
 ) -> None:
     change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks, "ep": ranks}
     (point,), _ = read_points(table(change))
-    assert _exchange(point, point.workers) == expected
+    w = point.workers
+    assert exchange_of(NAMES.get(framework, ""), load_device(point.device)[0], w.dp, w.ep) == expected
+
+
+def test_prompts_queue_for_their_tokens() -> None:
+    """One thread: prompts in order of arrival, and first tokens are handed out when none of them is at work."""
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        came = np.round(rng.uniform(0.0, 1.0, 30), 2)
+        tokens, first = rng.integers(1, 40_000, 30), came + rng.uniform(0.0, 0.5, 30)
+        busy, own = list[tuple[float, float]](), np.empty(30)
+        for i in np.argsort(came, kind="stable"):
+            start = max(came[i], busy[-1][1] if busy else 0.0)
+            own[i] = start + TOKEN_S * tokens[i]
+            busy.append((start, own[i]))
+        expected = np.maximum(first + TOKEN_S * tokens, own)
+        for start, end in busy:
+            inside = (expected >= start - 1e-12) & (expected < end)
+            expected[inside] = end
+        assert seen_s(came, first, tokens) == pytest.approx(expected, rel=1e-9)
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:

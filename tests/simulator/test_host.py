@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, PROMPTS_S, REQUEST_S, Host
+from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, PROMPTS_S, Host
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
@@ -91,7 +91,7 @@ def test_sampling_as_the_file_asks(asked: dict[str, float], sampling: str, tmp_p
 def test_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "engine.json"
     file.write_text(json.dumps({"enforce_eager": True}))
-    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S, request_s=REQUEST_S["vllm"])
+    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S)
     host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3}
     file.write_text(json.dumps({"host": host}))
     found = read_engine(file).policy.host

@@ -21,7 +21,8 @@ from ....workloads.catalog import load_model
 from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
 from ...answers.interval import Interval, step_intervals
-from .cold import first_use_s
+from ..outside import first_use_s, seen_s
+from ..statistics import per_token
 from .engines import NAMES, settings, with_experts
 from .table import ServingPoint, WorkerGroup
 
@@ -43,9 +44,9 @@ class Prediction:
     engine_ttft_s : float
         From a request's arrival at the engine to its first token [s].
     request_s : float
-        What it spends outside, see `Host.request_s` [s].
+        What it spends outside, see `Host.request_s` and `outside.seen_s` [s].
     first_use_s : float or None
-        What the first request of every client waits besides, see `cold.first_use_s` [s]; None for
+        What the first request of every client waits besides, see `outside.first_use_s` [s]; None for
         models without experts, which do not.
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
@@ -95,11 +96,12 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
-    several = tokens > 1
-    tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
+    tpot = np.nanmean(per_token(first, last, tokens))
     outside = own.policy.host.request_s
+    if point.prefill is None:
+        outside += float((seen_s(arrival, first, result.input_tokens) - first).mean())
     return Prediction(
-        float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted,
+        float((first - arrival).mean()), outside, float(tpot), len(tokens), preempted,
         _intervals(point, serving, side), first_use_s(point.framework, serving),
     )  # fmt: skip
 
@@ -140,16 +142,12 @@ def longest(point: ServingPoint) -> tuple[int, int]:
 
 
 def _deployment(point: ServingPoint, workers: WorkerGroup, folder: Path) -> Deployment:
+    exchange = exchange_of(NAMES.get(point.framework, ""), load_device(point.device)[0], workers.dp, workers.ep)
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, _exchange(point, workers),
+        workers.dp, workers.ep, workers.pp, exchange,
     )  # fmt: skip
     return with_experts(point, side)
-
-
-def _exchange(point: ServingPoint, workers: WorkerGroup) -> str:
-    device = load_device(point.device)[0]
-    return exchange_of(NAMES.get(point.framework, ""), device, workers.dp, workers.ep)
 
 
 @lru_cache(maxsize=64)

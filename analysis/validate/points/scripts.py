@@ -25,13 +25,13 @@ SCRIPTS: Registry[Rule] = Registry("serving framework")
 
 @SCRIPTS.register("vLLM")
 def vllm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
-    """512 sequences; the rest are the engine's defaults.
+    """512 sequences and asynchronous scheduling; the rest are the engine's defaults.
 
     The scripts of dense models for Blackwell (70b_fp8_b200_docker.sh, 70b_fp4_b200_docker.sh) set
     cudagraph_mode FULL_DECODE_ONLY and no splitting_ops: steps with prompts are started op by op.
     """
     flat = blackwell(deployment) and not deployment.experts
-    return LaunchSettings(sequences=512, prompts_s=PROMPTS_S if flat else 0.0)
+    return LaunchSettings(sequences=512, prompts_s=PROMPTS_S if flat else 0.0, ahead=True)
 
 
 @SCRIPTS.register("TensorRT-LLM")

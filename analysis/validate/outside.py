@@ -1,0 +1,55 @@
+"""What first tokens of a benchmark wait beside their server's steps.
+
+*Prompts for their tokens.* One thread makes tokens of one text after another, and while it does Python hands nobody's out: vLLM's
+``AsyncMicrobatchTokenizer`` (vllm/utils/async_utils.py; transformers' tokenizers keep the interpreter's lock, github.com/vllm-project/
+vllm/issues/19012), SGLang's ``_tokenize_one_request`` (tokenizer_manager.py), ``generate_async`` of tensorrt_llm/llmapi/llm.py.
+Clients of a closed loop start at once, and their first prompts queue there. Split deployments' front ends have many threads.
+
+*First requests for kernels that are new to their server.* DeepGEMM is compiled for every shape when it is first called
+(github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM), TensorRT-LLM loads the kernels of its experts and tries them. The two
+warm-up requests a client of later runs all have one prompt's length. How the seconds divide is not known; TPOT shows none
+of them. A server that has served for a while has none, and `simulate` adds none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ...simulator.deploy.deployment import Deployment
+
+F8 = npt.NDArray[np.float64]
+TOKEN_S = 2.3e-6
+"""Seconds to find one of a prompt's random tokens. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
+takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
+a DGX H100's does (10.7, the issue above). English takes 0.8 us a token."""
+FIRST_USE_S: Mapping[str, float] = {"SGLang": 1.4, "TensorRT-LLM": 1.3}
+"""Seconds by framework, the one fitted constant of each: the value with the least median error of TTFT
+over the rows of ../shared/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM
+has no such row."""
+
+
+def first_use_s(framework: str, deployment: Deployment) -> float | None:
+    """Seconds that the first request of every client waits; None for models without experts."""
+    return FIRST_USE_S.get(framework, 0.0) if deployment.has_experts else None
+
+
+def seen_s(arrival_s: F8, first_s: F8, tokens: npt.NDArray[np.int64]) -> F8:
+    """When clients see first tokens that an engine had at `first_s` of prompts that it knew at once [s].
+
+    Examples
+    --------
+    >>> seen_s(np.zeros(2), np.array([0.01, 1.0]), np.array([10_000, 10_000])).round(3).tolist()
+    [0.046, 1.023]
+    """
+    order = np.argsort(arrival_s, kind="stable")
+    came, took = arrival_s[order], TOKEN_S * tokens[order]
+    work = np.cumsum(took)
+    ends = np.maximum.accumulate(came - (work - took)) + work
+    idle = np.append(came[1:] >= ends[:-1], True)  # behind this prompt
+    begins, until = (ends - took)[np.append(True, idle[:-1])], ends[idle]
+    ready, seen = np.maximum(first_s[order] + took, ends), np.empty(len(order))
+    seen[order] = np.maximum(ready, until[np.searchsorted(begins, ready, side="right") - 1])
+    return seen
