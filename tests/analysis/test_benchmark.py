@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from opbyte import InputError, benchmark
+from opbyte.analysis.answers.benchmarks import BENCHMARKS, best_score
 from opbyte.analysis.names import catalog
+from opbyte.devices.catalog import load_system
 
 
 def test_the_server_keeps_its_level_and_all_at_once_is_never_slower() -> None:
@@ -42,6 +46,13 @@ def test_what_cannot_be_asked() -> None:
 
 def _names() -> set[str]:
     return {row["name"] for row in catalog("devices")}
+
+
+def test_what_spreads_does_not_slow_what_is_saturated() -> None:
+    rules = BENCHMARKS["mlperf-llama3.1-405b"]
+    even = replace(rules, lengths="fixed")
+    one, other = (best_score(r, r.scenario(), load_system("h200-x8"), "offline", size=8) for r in (rules, even))
+    assert one.output_tokens_per_s == pytest.approx(other.output_tokens_per_s, rel=0.03)
 
 
 def test_benchmarks_are_listed() -> None:
