@@ -13,6 +13,7 @@ from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LABELS, MEASURED, TYPICAL, SetEntry, load_set, silicon_of
 from ...devices.calibrated.rules import ALONE, parameters
+from ...devices.calibrated.set_rows import absorbed, some_of
 from ...devices.spec import DeviceSpec
 from .transfer import LEAST, from_others, owner, spread
 
@@ -43,16 +44,16 @@ def evidence_files(measured: Found) -> dict[str, str]:
             family = rows.family
             if not family.kinds or spec.kernels is None:
                 continue
-            whose = owner(spec.kernels, name)
+            whose, run = owner(spec.kernels, name), some_of(rows, ~absorbed(rows))
             if len(rows.measured) >= LEAST and whose not in ALONE:
-                moved.setdefault(name, []).append(np.log(rows.measured / from_others(spec, rows)))
+                moved.setdefault(name, []).append(np.log(run.measured / from_others(spec, run)))
             if name not in families():  # layers' kernels have tables of their own
                 continue
             for key, errors, kept in _errors(spec, family, rows, whose):
                 _enter(lines.setdefault(whose, {}), family, key, rows.x[kept], errors)
             if len(rows.measured) >= FEW and whose not in ALONE:
                 kin.setdefault(f"{name} {silicon_of(whose, name)}", []).append(
-                    (load_set(whose).families[name][TYPICAL], rows)
+                    (load_set(whose).families[name][TYPICAL], run)
                 )
     out = {whose: "\n".join([HEAD, *_lines(cells, _quantiles)]) + "\n" for whose, cells in sorted(lines.items())}
     apart: dict[tuple[str, str, str, str], list[F8]] = {}
@@ -70,6 +71,7 @@ def _errors(
     """Framework, errors of its parameters, and the rows that they are of."""
     stretch = _unseen(spec, family.name)
     drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
+    away, branch = absorbed(rows), family.branch(rows.x)
     own = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
     any_own = np.isin(rows.labels, list(LABELS.values()))
     for key, entry in load_set(owner).families.get(family.name, {}).items():
@@ -78,6 +80,7 @@ def _errors(
         kept = np.ones(len(rows.x), dtype=np.bool_)
         if entry.basis == "own":
             kept = own.get(key, any_own)
+        kept = ~away & (kept | np.isin(branch, branch[away & kept]))  # of a kernel without rows others' speak
         if kept.any():
             yield key, drawn * _logs(family, entry, rows)[kept], kept
     known = parameters(spec, family)

@@ -16,6 +16,7 @@ from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import parameters
+from ...devices.calibrated.set_rows import absorbed, some_of
 from ...devices.catalog import load_device
 from ...devices.device import build_device
 from ...devices.fits import BoundsSpec
@@ -199,7 +200,8 @@ def validate_kernels(
             if not transfer:
                 checks.append(_check(name, spec, rows))
             elif rows.family.kinds:
-                checks.append(_checked(name, rows, "transferred", from_others(spec, rows), None, None, 0))
+                run = some_of(rows, ~absorbed(rows))  # sets speak for what frameworks run
+                checks.append(_checked(name, run, "transferred", from_others(spec, run), None, None, 0))
             if progress is not None:
                 progress(len(checks), total)
     if transfer:

@@ -53,6 +53,10 @@ LATENT: Mapping[str, Mapping[int | None, str]] = {
 LIBRARIES = {"mla": LATENT, "attention_prefill": ATTENTION, "attention_decode": ATTENTION, "moe": EXPERTS}
 """Family -> framework -> major compute capability, or None for all others, -> library."""
 
+ABSORBED = ("FlashAttention-3", "Triton")
+"""Libraries of latent attention whose rows of prompts are of the absorbed form, 3.4 times the arithmetic: at most 189
+TFLOP/s of the expanded form's on an H100, where whole modules of SGLang and vLLM, which expand, attain up to 527."""
+
 
 def generation(spec: DeviceSpec) -> int:
     """Major compute capability of a device; 0 for those of other makers."""

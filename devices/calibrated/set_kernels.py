@@ -9,7 +9,6 @@ the other kernels leave of the same steps in bf16.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from .hardware import hardware
 from .kernel_sets import SetEntry
 from .order import has_unit
 from .set_fit import ENOUGH_OF_ONE, AskedSteps, Entries, SetFit
+from .set_rows import some_of
 
 APART = 150
 """Rows, on all devices, from which a kernel of a format is fitted apart from the format's others."""
@@ -36,7 +36,7 @@ def fit_family(
     if not (family.branches and family.framework_time):
         return out
     for wanted, branches in _kernels(family, measured):
-        rows = {d: _of(r, wanted) for d, r in measured.items()}
+        rows = {d: some_of(r, np.isin(family.branch(r.x), wanted)) for d, r in measured.items()}
         part = _share(family, probes, wanted)
         base = {s: {k: _as_base(e, branches[0]) for k, e in held.items()} for s, held in out.items()}
         limits = _limits(family, specs, probes, part, steps, first.set, out)
@@ -65,13 +65,6 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
         lines = [i for i in inside if count[i] >= APART]
         if len(lines) > 1 and not family.by_size:
             yield from (((i,), (family.branches[i],)) for i in lines)
-
-
-def _of(rows: FamilyRows, wanted: tuple[int, ...]) -> FamilyRows:
-    """Rows of some branches."""
-    kept = np.isin(rows.family.branch(rows.x), wanted)
-    return replace(rows, table=rows.table.take(kept), x=np.ascontiguousarray(rows.x[kept]),
-                   measured=rows.measured[kept], labels=rows.labels[kept])  # fmt: skip
 
 
 def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from .calibrate import FamilyRows
 from .family import F8, Family
 from .hardware import H_CAPABILITY
 from .kernel_sets import LABELS
-from .libraries import library
+from .libraries import ABSORBED, library
 
 SOME = 20
 """Rows of a framework that go before those of others."""
@@ -43,7 +43,7 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
     for rows in devices:
         usual = family.usual(rows.x)
         for other in sorted(set(rows.labels.tolist())):
-            kept = (rows.labels == other) & usual
+            kept = (rows.labels == other) & usual & ~absorbed(rows)
             if without is not None:
                 kept &= formats(family, rows.x) != without
             if not kept.any():
@@ -61,6 +61,20 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
         if seen.rows >= least:
             return seen
     return SetEvidence("transferred", ())
+
+
+def absorbed(rows: FamilyRows) -> npt.NDArray[np.bool_]:
+    """Which rows are of prompts in a form that frameworks do not run them in; see `libraries.ABSORBED`."""
+    if rows.family.name != "mla":
+        return np.zeros(len(rows.x), dtype=np.bool_)
+    labels = [n for n in set(rows.labels.tolist()) if library("mla", n, rows.h[H_CAPABILITY]) in ABSORBED]
+    return np.isin(rows.labels, labels) & (rows.x[:, rows.family.quantities.index("prefill")] > 0.0)
+
+
+def some_of(rows: FamilyRows, kept: npt.NDArray[np.bool_]) -> FamilyRows:
+    """Some of a family's rows."""
+    return replace(rows, table=rows.table.take(kept), x=np.ascontiguousarray(rows.x[kept]),
+                   measured=rows.measured[kept], labels=rows.labels[kept])  # fmt: skip
 
 
 def evidence_of_all(family: Family, devices: Sequence[FamilyRows]) -> SetEvidence:
