@@ -16,14 +16,15 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, TRTLLM, make_policy, of_trtllm
 from ..deploy.deployment import Deployment
 from ..parts.sglang.rules import SglangRules
+from ..parts.sglang.state import LEAVERS
 from ..parts.tensorrt_llm.rules import TrtllmRules
-from .keys import number_of
+from .keys import number_of, numbers_of
 from .settings import EngineSettings
 from .upkeep import Upkeep, upkeep_of
 from .vllm_rules import DEFAULT_VERSION, rules_of
 
 MIB = 2.0**20
-SGLANG_PREFILL = SglangRules().max_prefill_tokens
+SGLANG_PREFILL, SGLANG_READ = SglangRules().max_prefill_tokens, (0, 5, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,29 @@ def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettin
     return replace(settings, cache=settings.cache_for(deployment))
 
 
+CHUNKS = (
+    ((0, 0), ((24.4, 8192), (0.0, 2048))),
+    ((0, 4, 9), ((160.0, 16_384), (35.0, 8192), (0.0, 2048))),
+    ((0, 5, 3), ((160.0, 16_384), (60.0, 8192), (35.0, 4096), (0.0, 2048))),
+    ((0, 5, 20), ((160.0, 16_384), (60.0, 8192), (20.0, 4096), (0.0, 2048))),
+)
+"""SGLang's default of `chunked_prefill_size` from a version on: a device's least memory [GiB] and tokens (sglang/srt/server_args.py,
+from 0.5.19 on arg_groups/memory_hook.py; of the wheels 0.4.0 to 0.5.23 that were read, the first that has it)."""
+
+
+def sglang_chunk(version: str, memory_bytes: float) -> int:
+    """Tokens to which SGLang cuts a step's prompts on a device, unless it is told."""
+    number = numbers_of(version)
+    rows = next(r for since, r in reversed(CHUNKS) if since <= (number if len(number) > 2 else SGLANG_READ))
+    return next(tokens for least, tokens in rows if memory_bytes >= least * 1024 * MIB)
+
+
+def sglang_patch(version: str) -> int:
+    """Whose rules a version has, see `SglangRules`: of 0.4 the first ones, beyond 0.5 the last ones."""
+    *two, patch = number if len(number := numbers_of(version)) > 2 else SGLANG_READ
+    return patch if two == [0, 5] else 0 if two < [0, 5] else LEAVERS
+
+
 def kept_by_sglang(tokens: int, devices: int) -> float:
     """Memory that SGLang keeps free of weights and cache [B].
 
@@ -143,14 +167,13 @@ def kept_by_sglang(tokens: int, devices: int) -> float:
 def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
-    Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and
-    more; 16,384 prompt tokens a step; arrivals are received at every step (scheduler_recv_interval 1);
+    Defaults (sglang/srt/server_args.py): chunks by device and version (`CHUNKS`); 16,384 prompt tokens a step; arrivals are received at every step (scheduler_recv_interval 1);
     pages of a token, of 64 on data-centre Blackwell (trtllm_mla, trtllm_mha). Data-parallel attention
     deals chunks to its ranks and counts tokens to come with 0.3 of the usual care.
     """
     total = deployment.system.device.memory.capacity_bytes
     layout, device = deployment.layout, deployment.system.device
-    tokens = launch.tokens or (16_384 if total >= 160 * 1024 * MIB else 8192)
+    tokens = launch.tokens or sglang_chunk(launch.version, total)
     page = 64 if generation(device) >= BLACKWELL else 1
     chunk = max(tokens // layout.dp // page, 1) * page
     rules = SglangRules(
@@ -158,6 +181,7 @@ def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
         chunked_prefill_size=chunk,
         radix=launch.reuse,
         conservativeness=0.3 if layout.dp > 1 else 1.0,
+        patch=sglang_patch(launch.version),
     )
     policy = replace(
         SGLANG, token_budget=tokens, max_sequences=launch.sequences or SGLANG.max_sequences,

@@ -161,10 +161,15 @@ def sampling_of(keys: Keys) -> str:
     return asked_sampling(asked.values)
 
 
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Up to three numbers of ``0.5.9``, ``v0.25.1rc2`` or ``1``, two at least; none if it is no version."""
+    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?(?:\.(\d+)(?!\d))?", version)
+    return () if found is None else (int(found[1]), int(found[2] or 0), *([int(found[3])] if found[3] else []))
+
+
 def number_of(version: str) -> tuple[int, int] | None:
-    """Major and minor number of ``0.19.0``, ``v0.25.1rc2`` or ``1``; None if it is no version."""
-    found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?", version)
-    return (int(found[1]), int(found[2] or 0)) if found else None
+    """Major and minor number of a version; None if it is none."""
+    return (found[0], found[1]) if (found := numbers_of(version)) else None
 
 
 def version_of(keys: Keys, usual: str) -> tuple[int, int]:
@@ -177,8 +182,8 @@ def version_of(keys: Keys, usual: str) -> tuple[int, int]:
     return number
 
 
-READ: Mapping[str, tuple[tuple[int, int], tuple[int, int]]] = {
-    "vllm": ((0, 4), (0, 30)), "sglang": ((0, 5), (0, 5)), "trtllm": ((0, 9), (1, 3)),
+READ: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "vllm": ((0, 4), (0, 33)), "sglang": ((0, 4), (0, 5, 23)), "trtllm": ((0, 9), (1, 3)),
 }  # fmt: skip
 """First and last version of which rules, hosts or runs were read; between them those of the last one before."""
 
@@ -194,11 +199,11 @@ def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
 def far_version(framework: str, where: str = "") -> list[str]:
     """A warning where a version of ``vllm@0.9`` lies beyond all that were read; `where` is who asks, if no option."""
     name, _, version = framework.partition("@")
-    number = number_of(version)
-    if name not in READ or number is None:
+    number = numbers_of(version)
+    if name not in READ or not number:
         return []
     first, last = READ[name]
-    if first <= number <= last:
+    if first <= number and number[: len(last)] <= last:
         return []
     nearest = ".".join(map(str, min(max(number, first), last)))
     return [f"{where or f'--framework {framework}'}: taken as {name} {nearest}, the nearest version that was read"]

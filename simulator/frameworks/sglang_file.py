@@ -11,7 +11,7 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import THRESHOLD, SglangRules
-from .engines import kept_by_sglang
+from .engines import kept_by_sglang, sglang_chunk, sglang_patch
 from .keys import Keys, host_of, listed, sampling_of, version_doubts
 from .settings import EngineSettings
 from .sglang_sharing import HARMLESS as APART
@@ -130,8 +130,10 @@ def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
 
 def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     """The batching that the file asks for."""
-    own = SglangRules()
-    chunk = keys.count("chunked_prefill_size", own.chunked_prefill_size, least=-1)
+    own, version = SglangRules(), keys.text("version", keys.text("engine_version", ""))
+    memory = keys.part("hardware").count("device_total_memory_bytes", None, 1 << 50)
+    usual = own.chunked_prefill_size if memory is None else sglang_chunk(version, memory)
+    chunk = keys.count("chunked_prefill_size", usual, least=-1)
     chunk = max(chunk, 0) // ranks
     if chunk % page:
         raise SpecError(keys.path, f"chunked_prefill_size: must be pages of {page} tokens, not {chunk}")
@@ -164,6 +166,7 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
             radix=not keys.flag("disable_radix_cache", False),
             overlap=overlap,
             conservativeness=care * (0.3 if ranks > 1 else 1.0),
+            patch=sglang_patch(version),
             **urgent,
         ),
         order="priority" if urgent else "",

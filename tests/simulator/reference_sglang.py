@@ -1,6 +1,6 @@
 """SGLang's scheduler, slow and obvious: lists of requests, and a radix tree of tokens.
 
-It restates what SGLang 0.5.9 does (sglang/srt/managers/scheduler.py, schedule_policy.py,
+It restates what SGLang 0.5.9 does, and by `rules.patch` what later 0.5.x do otherwise (sglang/srt/managers/scheduler.py, schedule_policy.py,
 schedule_batch.py, scheduler_output_processor_mixin.py, sglang/srt/mem_cache/radix_cache.py), for
 `test_sglang.py` to compare with. Requests ask for exactly what they get, with `ignore_eos`.
 """
@@ -156,7 +156,7 @@ class Adder:
         beside = len(rank.running) if rules.mixed else 0
         self.input = rules.max_prefill_tokens - beside
         self.chunk = rules.chunked_prefill_size - beside if rules.chunked_prefill_size else math.inf
-        self.total_offset = beside + sum([min(r.output - r.generated, 4096) * rank.ratio for r in rank.running])
+        self.total_offset = beside + sum(self.to_come(r) for r in rank.running)
         self.current_offset = beside
         self.added: list[tuple[Request, int]] = []
         self.preempted: list[Request] = []
@@ -179,8 +179,9 @@ class Adder:
     def add(self, request: Request, tokens: int, answer: int) -> None:
         paged = self.ceil(tokens)
         self.added.append((request, tokens))
-        self.total_offset += paged + answer
-        self.current_offset += paged
+        overhead = self.page if self.rank.rules.patch >= 11 else 0
+        self.total_offset += paged + answer + overhead
+        self.current_offset += paged + overhead
         self.input -= paged
         self.chunk -= paged
         self.pages += paged // self.page
@@ -191,7 +192,8 @@ class Adder:
         return "other" if self.input <= 0 or self.chunk <= 0 else "continue"
 
     def to_come(self, request: Request) -> float:
-        return float(min(request.output - request.generated, 4096) * self.rank.ratio)
+        share = 1.0 if self.rank.rules.patch >= 22 else self.rank.ratio  # with ignore_eos
+        return float(min(request.output - request.generated, 4096) * share)
 
     def preempt_for(self, request: Request) -> bool:
         """preempt_to_schedule, but a prompt that has not been looked at yet counts as a whole."""
@@ -236,10 +238,13 @@ class Adder:
     def add_one(self, request: Request) -> str:
         """Try a waiting request whose prefix has been looked for."""
         extend = request.target - request.protected
+        rules = self.rank.rules
         total = extend + min(max(request.output - request.generated, 0), 4096)
+        total += self.page if rules.patch >= 11 else 0
         if total >= self.total:
             return "no token"
-        if self.ceil(extend) >= self.input and self.added:
+        limited = rules.patch < 13 or not rules.chunked_prefill_size
+        if limited and self.ceil(extend) >= self.input and self.added:
             return "other"
         tree = self.rank.tree
         assert tree is not None
@@ -264,7 +269,8 @@ class Adder:
     def add_one_ignoring_eos(self, request: Request) -> str:
         """The same without a tree: by when running requests will have ended."""
         extend = request.target
-        if self.ceil(extend) > min(self.current, self.total):
+        paged = self.ceil(extend) + (self.page if self.rank.rules.patch >= 21 else 0)
+        if paged > min(self.current, self.total):
             return "no token"
 
         def state(r: Request) -> tuple[int, int]:
@@ -279,7 +285,7 @@ class Adder:
                 if state(request)[0] <= self.states[place][0]:
                     break
             self.states.insert(place, state(request))
-        freed, left = 0, self.current - self.ceil(extend)
+        freed, left = 0, self.current - paged
         for k, (tokens_left, occupied) in enumerate(self.states):
             many = len(self.states) - k
             if left + freed - tokens_left * many <= many:
@@ -315,6 +321,7 @@ class Rank:
         self.fewest = 1  # that a retraction leaves
         self.stages = 1
         self.slots = math.inf  # free places of requests, of all stages' batches together
+        self.queued: list[Request] = []  # of the step whose results are not processed
 
     def urgency(self, request: Request) -> int:
         """The smaller, the sooner."""
@@ -387,6 +394,9 @@ class Rank:
                 if not self.running:
                     self.full = False
                 self.running = self.running + kept
+        if self.rules.patch >= 23 and any(r.finished for r in self.running):
+            self.running = [r for r in self.running if not r.finished]
+            self.full = False
         batch = self.prefill()
         self.last = None if batch is None else [r for r, _ in batch]
         self.last_chunked = self.chunked
@@ -414,7 +424,7 @@ class Rank:
 
     def prefill(self) -> list[tuple[Request, int]] | None:
         """get_new_batch_prefill"""
-        if self.rules.priority:
+        if self.rules.priority or (self.rules.patch >= 22 and not self.running):
             self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
@@ -427,6 +437,8 @@ class Rank:
         if self.chunked is not None and not adder.add_chunked(self.chunked):
             return None
         for request in list(self.waiting):
+            if self.rules.patch >= 23 and adder.state() == "other":
+                break
             if len(adder.added) >= min(self.sequences - len(self.running), self.slots):
                 self.full = True
             if self.full and not (self.rules.priority and adder.preempt_for(request)):
@@ -461,7 +473,9 @@ class Rank:
             self.extend(request, tokens)
             request.retracted = False
         if self.rules.mixed and self.running:
-            going_on = [r for r in self.running if not r.finished]
+            last = self.finishing()
+            self.full = self.full and not last
+            going_on = [r for r in self.running if not r.finished and r not in last]
             batch = batch + self.decode_tokens(going_on)
             self.running = []
         return batch
@@ -489,17 +503,26 @@ class Rank:
         self.make_room(need * self.page)
         return self.free >= need
 
+    def finishing(self) -> list[Request]:
+        """_reqs_finishing_inflight"""
+        if self.rules.patch < 22:
+            return []
+        return [r for r in self.running if r in self.queued and not r.finished and r.generated + 1 >= r.output]
+
     def decode(self) -> list[tuple[Request, int]]:
         """update_running_batch"""
         if not self.running:
             return []
-        before = len(self.running)
-        self.running = [r for r in self.running if not r.finished]
+        before, last = len(self.running), self.finishing()
+        self.running = [r for r in self.running if not r.finished and r not in last]
         if not self.running:
             self.full = False
             return []
         if self.fits(self.running):
             self.ratio = max(self.ratio - self.rules.decay, self.rules.min_ratio)
+        elif last:
+            self.full = False
+            return []
         else:
             self.retract()
         if len(self.running) < before:
@@ -560,6 +583,8 @@ class Reference:
         last: Step | None = None
         while True:
             self.receive(last)
+            for r, rank in enumerate(self.ranks):
+                rank.queued = [request for request, _ in last.plans[r]] if last else []
             step = self.launch([rank.plan(self.host) for rank in self.ranks])
             if not self.rules.overlap:
                 if step:

@@ -91,6 +91,7 @@ def sglang_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> Sgla
         priority=priority,
         low_first=draw(st.booleans()),
         threshold=draw(st.sampled_from([0, 0, 1, 10])),
+        patch=draw(st.sampled_from([9, 12, 20, 21, 22, 23])),
     )
 
 

@@ -1,6 +1,6 @@
 """Which prompts SGLang adds to a step: the budgets of `PrefillAdder`, and the order of the queue.
 
-(sglang/srt/managers/schedule_policy.py, 0.5.9.) Requests ask for exactly the tokens that they get, as
+(sglang/srt/managers/schedule_policy.py, 0.5.9 to 0.5.23.) Requests ask for exactly the tokens that they get, as
 benchmarks do (`max_new_tokens` with `ignore_eos`).
 """
 
@@ -31,19 +31,32 @@ def available(x: Sglang, r: int) -> int:
 def open_budgets(st: State, x: Sglang, r: int) -> None:
     """What a new step may hold."""
     rules, adder = x.rules, x.adder
-    size, beside, pages, sum_ = x.ranks[r, sched.S_LIST], int64(0), int64(0), 0.0
+    size, mixed, pages, sum_ = x.ranks[r, sched.S_LIST], int64(0), int64(0), 0.0
     for j in range(size):
         request = st.ints[st.running[r, j]]
-        sum_ += min(request[col.I_OUTPUT] - request[col.I_GENERATED], sched.CLIP) * x.ratio[r]
+        sum_ += still_to_come(st, x, r, st.running[r, j])
         if request[col.I_ORDER] < 0 and request[col.I_ROOM] % rules.page == 0:
             pages += 1
     if rules.mixed:
-        beside = size
-    adder[sched.A_INPUT] = rules.max_prefill - beside
-    adder[sched.A_CHUNK] = rules.chunk - beside if rules.chunk > 0 else int64(1 << 60)
-    adder[sched.A_TAKEN], adder[sched.A_ADDED], adder[sched.A_CUT], adder[sched.A_STATES] = beside, 0, -1, -1
+        mixed = size
+    adder[sched.A_INPUT] = rules.max_prefill - mixed
+    adder[sched.A_CHUNK] = rules.chunk - mixed if rules.chunk > 0 else int64(1 << 60)
+    adder[sched.A_TAKEN], adder[sched.A_ADDED], adder[sched.A_CUT], adder[sched.A_STATES] = mixed, 0, -1, -1
     adder[sched.A_PAGES] = pages if rules.mixed else 0
-    x.offset[0] = beside + sum_
+    x.offset[0] = mixed + sum_
+
+
+@compiled_inside
+def still_to_come(st: State, x: Sglang, r: int, i: int) -> float:
+    """Tokens that a running request is expected to take yet."""
+    left = min(st.ints[i, col.I_OUTPUT] - st.ints[i, col.I_GENERATED], sched.CLIP)
+    return float(left if x.rules.patch >= sched.LENGTHS else left * x.ratio[r])
+
+
+@compiled_inside
+def beside(x: Sglang, since: int) -> int:
+    """Tokens that a prompt is counted with beside its own, from a version on."""
+    return int(x.rules.page if x.rules.patch >= since else 0)
 
 
 @compiled_inside
@@ -52,8 +65,8 @@ def charge(x: Sglang, tokens: int, answer: int) -> None:
     adder = x.adder
     pages = blocks_of(tokens, x.rules.page)
     paged = pages * x.rules.page
-    x.offset[0] += paged + answer
-    adder[sched.A_TAKEN] += paged
+    x.offset[0] += paged + answer + beside(x, sched.ROOMIER)
+    adder[sched.A_TAKEN] += paged + beside(x, sched.ROOMIER)
     adder[sched.A_INPUT] -= paged
     adder[sched.A_CHUNK] -= paged
     adder[sched.A_PAGES] += pages
@@ -101,13 +114,14 @@ def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, i
     request, adder, page = st.ints[i], x.adder, x.rules.page
     extend = request[col.I_TARGET] - found
     answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), sched.CLIP)
-    paged = blocks_of(extend, page) * page
-    if extend + answer >= available(x, r) - x.offset[0]:
+    paged, need = blocks_of(extend, page) * page, extend + answer + beside(x, sched.ROOMIER)
+    if need >= available(x, r) - x.offset[0]:
         return 0, NO_TOKEN
-    if paged >= adder[sched.A_INPUT] and adder[sched.A_ADDED] > 0:
+    capped = x.rules.patch < sched.UNCAPPED or x.rules.chunk <= 0
+    if capped and paged >= adder[sched.A_INPUT] and adder[sched.A_ADDED] > 0:
         return 0, OTHER
     lock(x.tree, r, request[col.I_SLOT], 1)
-    if extend + answer >= available(x, r) - x.offset[0]:
+    if need >= available(x, r) - x.offset[0]:
         lock(x.tree, r, request[col.I_SLOT], -1)
         return 0, NO_TOKEN
     tokens, answer = extend, min(request[col.I_OUTPUT], sched.CLIP)
@@ -155,7 +169,7 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
     """
     request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
     extend, have = request[col.I_TARGET], available(x, r)
-    paged = blocks_of(extend, page) * page
+    paged = blocks_of(extend, page) * page + beside(x, sched.ROOMY_ENDLESS)
     if paged > min(have - adder[sched.A_TAKEN], have - x.offset[0]):
         return 0, NO_TOKEN
     size = adder[sched.A_STATES]

@@ -1,7 +1,7 @@
 """SGLang's next step of one rank: prompts if any can run, else decodes, or both in mixed chunks.
 
 (`get_next_batch_to_run`, `get_new_batch_prefill` and `update_running_batch` in
-sglang/srt/managers/scheduler.py, `retract_decode` in schedule_batch.py, 0.5.9.)
+sglang/srt/managers/scheduler.py, `retract_decode` in schedule_batch.py, 0.5.9 to 0.5.23.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from ...batching.plans import record_preempted, record_tokens
 from ...batching.radix import K_FREE, make_room
 from ...batching.state import I8, State
 from ..drafts.hooks import drafts_of
-from .adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
+from . import state as sched
+from .adder import GO_ON, NO_TOKEN, OTHER, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
 from .priority import look_again, preempt_for, preempts, queue_by_priority, queue_preempted
 from .state import A_CUT, RETRACT_STEPS, S_CHUNKED, S_EXTENDED, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
@@ -78,17 +79,29 @@ def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
 
 
 @compiled_inside
-def drop_finished(st: State, x: Sglang, r: int) -> bool:
-    """Take finished requests out of the running batch; whether there were any."""
-    own, kept = x.ranks[r], 0
+def ends_in_flight(st: State, x: Sglang, i: int) -> bool:
+    """Whether a running request's last token is in flight, and known to be the last (`_reqs_finishing_inflight`)."""
+    request = st.ints[i]
+    last = x.rules.patch >= sched.LENGTHS and request[col.I_GENERATED] + 1 >= request[col.I_OUTPUT]
+    return bool(last and request[col.I_ROOM] >= request[col.I_INPUT] + request[col.I_GENERATED])
+
+
+@compiled_inside
+def drop_finished(st: State, x: Sglang, r: int, flying: bool) -> int:
+    """Take requests out of the running batch that have ended, and, if `flying`, whose last token is in flight: how many of these."""
+    own, kept, last = x.ranks[r], int64(0), int64(0)
     for j in range(own[S_LIST]):
         i = st.running[r, j]
-        if st.ints[i, col.I_ORDER] < 0:
+        ended = st.ints[i, col.I_ORDER] >= 0
+        if flying and not ended and ends_in_flight(st, x, i):
+            last += 1
+        elif not ended:
             st.running[r, kept] = i
             kept += 1
-    any_ = kept < own[S_LIST]
+    if kept < own[S_LIST]:
+        own[S_FULL] = 0
     own[S_LIST] = st.ranks[r, col.R_RUNNING] = kept
-    return bool(any_)
+    return int(last)
 
 
 @compiled_part
@@ -123,6 +136,8 @@ def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> No
     own, rank = x.ranks[r], st.ranks[r]
     while rank[col.R_HEAD] >= 0:
         i = rank[col.R_HEAD]
+        if x.rules.patch >= sched.LEAVERS and state_of(x, r) == OTHER:
+            return
         if rank[col.R_RUNNING] >= x.rules.sequences or rank[col.R_RUNNING] - own[S_LIST] >= slots_of(x, r):
             own[S_FULL] = 1
         if own[S_FULL] == 1 and not preempt_for(st, x, r, i):
@@ -164,6 +179,8 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     own, rank = x.ranks[r], st.ranks[r]
     cut = own[S_CHUNKED]
     look_again(x, r)
+    if x.rules.patch >= sched.LENGTHS and own[S_LIST] == 0:
+        own[S_FULL] = 0
     if cut < 0 and (own[S_FULL] == 1 or rank[col.R_WAITING] == 0):
         return 0
     first = own[S_LIST]
@@ -218,7 +235,9 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
     running = int64(0)
     for j in range(own[S_LIST]):
         i = st.running[r, j]
-        if st.ints[i, col.I_ORDER] < 0:
+        if ends_in_flight(st, x, i):
+            own[S_FULL] = 0
+        elif st.ints[i, col.I_ORDER] < 0:
             st.running[r, room + running] = i
             running += 1
     for j in range(prompts):
@@ -296,18 +315,18 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
 @compiled_part
 def plan_decodes(st: State, x: Sglang, windows: I8, r: int) -> None:
     """Plan a token of each running request; retract some if memory does not suffice."""
-    own, before = x.ranks[r], x.ranks[r, S_LIST]
-    if before == 0:
+    own = x.ranks[r]
+    ending = drop_finished(st, x, r, True)
+    if own[S_LIST] == 0:
         return
-    drop_finished(st, x, r)
-    if own[S_LIST] > 0:
-        if decode_fits(st, x, r):
-            x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
-        else:
-            retract_some(st, x, r)
-        hold_decodes(st, x, windows, r, int64(0))
-    if own[S_LIST] < before:
-        own[S_FULL] = 0
+    if decode_fits(st, x, r):
+        x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
+    else:
+        own[S_FULL] = 0  # what leaves makes room
+        if ending > 0:
+            return
+        retract_some(st, x, r)
+    hold_decodes(st, x, windows, r, int64(0))
 
 
 @compiled_part
@@ -318,6 +337,8 @@ def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     if own[S_CHUNKED] >= 0:
         keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], col.I_ROOM])
     merge(st, x, r)
+    if x.rules.patch >= sched.LEAVERS:
+        drop_finished(st, x, r, False)
     join_brought(st, x, r, known)
     prompts = 0 if brought(st, r) else plan_prompts(st, x, windows, r, known)
     own[S_EXTENDED], own[S_LAST_CHUNK] = prompts > 0, own[S_CHUNKED]

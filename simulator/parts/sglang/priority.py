@@ -13,6 +13,7 @@ from ...batching.links import link_in
 from ...batching.plans import record_preempted
 from ...batching.radix import K_EVICTABLE, K_FREE
 from ...batching.state import State
+from .adder import still_to_come
 from .cache import retract
 from .state import A_PAGES, CLIP, S_FULL, S_LIST, U_CAME, U_OUT, Sglang
 
@@ -60,13 +61,6 @@ def look_again(x: Sglang, r: int) -> None:
     """A full batch may have room by now (`try_preemption`)."""
     x.ranks[r, S_FULL] = 0
     x.urgent.marks[U_OUT] = 0
-
-
-@compiled_inside
-def still_to_come(st: State, x: Sglang, r: int, i: int) -> float:
-    """Tokens that a running request is expected to take yet."""
-    left = st.ints[i, col.I_OUTPUT] - st.ints[i, col.I_GENERATED]
-    return float(min(left, CLIP) * x.ratio[r])
 
 
 @compiled_part

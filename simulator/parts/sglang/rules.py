@@ -1,7 +1,7 @@
 """SGLang's scheduler as data: what its options say.
 
 The rules are those of SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and
-schedule_batch.py); `plan` and `cache` act by them.
+schedule_batch.py), and what later versions do otherwise; `plan` and `cache` act by them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...batching.exact_state import Exact, new_exact
-from .state import Numbers, new_sglang, new_turns
+from .state import ROOMIER, Numbers, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
 """SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""
@@ -44,6 +44,8 @@ class SglangRules:
     threshold : int
         `priority_scheduling_preemption_threshold`: running requests make way for waiting ones whose
         priority is better by more than this.
+    patch : int
+        Whose rules: 0.5.`patch`, see `state.ROOMIER` and what follows it.
     """
 
     max_prefill_tokens: int = 16_384
@@ -56,6 +58,7 @@ class SglangRules:
     priority: bool = False
     low_first: bool = False
     threshold: int = THRESHOLD
+    patch: int = 9
 
     @property
     def init_ratio(self) -> float:
@@ -101,7 +104,7 @@ class SglangRules:
         """
         numbers = Numbers(
             page, max(sequences // stages, 1), self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
-            self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay,
+            self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay, self.patch,
         )  # fmt: skip
         threshold = self.threshold if self.priority else -1
         sign = 1.0 if self.low_first else -1.0
@@ -113,5 +116,5 @@ class SglangRules:
         return x
 
     def spare(self, page: int) -> int:
-        """Admission asks for more room than a request's tokens take, and a page may be begun."""
-        return page + 2
+        """Admission asks for more room than a request's tokens take, and a page may be begun, later versions for one more."""
+        return (2 if self.patch >= ROOMIER else 1) * page + 2

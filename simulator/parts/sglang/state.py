@@ -24,6 +24,13 @@ LPM_QUEUE, IN_BATCH = 128, 32
 which a request waits for it (schedule_policy.py)."""
 
 
+ROOMIER, UNCAPPED, ROOMY_ENDLESS, LENGTHS, LEAVERS = 11, 13, 21, 22, 23
+"""First versions 0.5.x that have a rule: every prompt is counted with a page more (without a tree from the third on);
+`max_prefill_tokens` stops no prompt of a step where prompts are cut; the ends of answers are known, so that running requests
+are counted with all of their answers and those whose last token is in flight do not run again; what has ended leaves
+before prompts are planned, and a step that is full looks at no more. From the wheels of 0.5.9 to 0.5.23."""
+
+
 class Numbers(NamedTuple):
     """`SglangRules` and what they run with, for the compiled path."""
 
@@ -37,6 +44,7 @@ class Numbers(NamedTuple):
     init_ratio: float
     min_ratio: float
     decay: float
+    patch: int
 
 
 (S_LIST, S_FULL, S_CHUNKED, S_EXTENDED, S_LAST_CHUNK, S_FLIGHT, S_FLIGHT_CHUNK) = range(7)

@@ -12,6 +12,7 @@ from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
 from ..drafts.hooks import drafts_of
 from ..drafts.verify import record_together, verified
+from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens
 from .plan import plan_step
 from .priority import preempts
@@ -146,7 +147,10 @@ def most_steps(st: State) -> int:
             request = st.ints[st.running[r, j]]
             if request[col.I_ORDER] >= 0:
                 return -1
-            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED])
+            flies = (
+                x.rules.patch >= sched.LENGTHS and request[col.I_ROOM] > request[col.I_INPUT] + request[col.I_GENERATED]
+            )
+            most = min(most, request[col.I_OUTPUT] - request[col.I_GENERATED] - int64(flies))
     for r in range(st.ranks.shape[0]):
         top, size = x.tree.tops[r], x.ranks[r, S_LIST]
         free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
