@@ -155,7 +155,7 @@ def _quantiles(drawn: F8) -> tuple[float, ...]:
 
 def step_interval(d: Deployment, stage: StageCost) -> Interval | None:
     """Factors on the seconds of one step."""
-    drawn = slowdowns(parts_of(d, stage))
+    drawn = wholly(d, stage)
     return None if drawn is None else interval_of(drawn)
 
 
@@ -189,15 +189,31 @@ class RunIntervals:
 
 def step_intervals(d: Deployment, decodes: int, context: int, prompt: int) -> tuple[Interval, Interval] | None:
     """Factors on a rank's step of decodes, and on one with a prompt beside them."""
-    drawn = [slowdowns(parts_of(d, _stage(d, b))) for b in _usual(decodes, context, prompt)]
+    drawn = [wholly(d, _stage(d, b)) for b in _usual(decodes, context, prompt)]
     decode, mixed = (None if one is None else interval_of(one) for one in drawn)
     return None if decode is None or mixed is None else (decode, mixed)
 
 
 def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
-    """Factors on the figures of a run; None where too little of it rests on measurements."""
-    if run.pools:
-        return _pool_intervals(run, open_loop)
+    """Factors on the figures of a run; None where too little of it rests on measurements.
+
+    Of two pools each one's steps make its own latency: first tokens wait for prompts as in a queue as busy as the pool
+    that prefills. Throughput is that of the pool that is slower.
+    """
+    found = (_pool_draws if run.pools else _engine_draws)(run, not open_loop or run.window.overloaded)
+    if found is None:
+        return None
+    step, prompt, whole, served, e, busy = found
+    first = first_token(interval_of(_held(prompt, busy)))
+    return RunIntervals(interval_of(step), interval_of(served), interval_of(_held(step, e)), first, _quantiles(whole))
+
+
+Draws = tuple[F8, F8, F8, F8, float, float]
+"""How many times as long steps of decodes and of prompts take, and the slower of both; rates, as a share; parts of a step of
+decodes, and of prompts, that grow with the requests in it, 0 in a closed loop."""
+
+
+def _engine_draws(run: Run, closed: bool) -> Draws | None:
     d = run.deployment
     batches = typical(run)
     decoding, mixed = (_stage(d, b) for b in batches)
@@ -206,60 +222,45 @@ def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
         return None
     share = _mixed_share(run, decoding.seconds, mixed.seconds)
     drawn = (1.0 - share) * decode + share * prompt
-    step = interval_of(drawn)
-    if not open_loop or run.window.overloaded:
-        first = first_token(interval_of(prompt))
-        return RunIntervals(step, step.inverse, step, first, _quantiles(drawn))
+    if closed:
+        return drawn, prompt, drawn, 1.0 / drawn, 0.0, 0.0
     e = _growth(d, batches[0], decoding.seconds)
-    served = 1.0 / np.maximum(drawn * e, 1.0)
-    return RunIntervals(
-        step, interval_of(served), interval_of(_held(drawn, e)),
-        first_token(interval_of(_held(prompt, e))), _quantiles(drawn),
-    )  # fmt: skip
+    return drawn, prompt, drawn, 1.0 / np.maximum(drawn * e, 1.0), e, e
 
 
 def _with_host(run: Run, batch: Batch, stage: StageCost) -> F8 | None:
     """`wholly` of a step with what its version's host adds, where that is known from runs."""
-    from scipy.special import ndtri
-
     drawn, pace = wholly(run.deployment, stage), run.policy.pace(0, 1)
     own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context)
     if drawn is None or not run.policy.host.why or own <= 0.0:
         return drawn
+    return hosted(drawn, stage.seconds, own, pace.hidden)
+
+
+def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
+    """Draws of a step of so many seconds to which a version's host adds `own`, behind the devices' work if `hidden`."""
+    from scipy.special import ndtri
+
     scores = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     host = own * np.exp(HOST.at(np.random.default_rng(2).permutation(scores)))
-    if pace.hidden:
-        return np.asarray(np.maximum(drawn * stage.seconds, host) / max(stage.seconds, own))
-    return np.asarray((drawn * stage.seconds + host) / (stage.seconds + own))
+    if hidden:
+        return np.asarray(np.maximum(drawn * seconds, host) / max(seconds, own))
+    return np.asarray((drawn * seconds + host) / (seconds + own))
 
 
-def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
-    """Factors on the figures of two pools: each one's steps make its own latency.
-
-    First tokens wait for prompts as in a queue as busy as the pool that prefills; throughput is that
-    of the pool that is slower.
-    """
+def _pool_draws(run: Run, closed: bool) -> Draws | None:
     prefill, d = run.pools[0], run.pools[1].deployment
     decodes, mixed = typical(run)
     prompts = Batch.of(chunks=[(int(mixed.q_len[-1]), 0)])
-    stage = _stage(d, decodes)
-    decode = wholly(d, stage)
-    side = prefill.deployment
-    prompt = wholly(side, _stage(side, prompts))
+    stage, side = _stage(d, decodes), prefill.deployment
+    decode, prompt = wholly(d, stage), wholly(side, _stage(side, prompts))
     if decode is None or prompt is None:
         return None
-    step = interval_of(decode)
-    if not open_loop or run.window.overloaded:
-        slower = prompt if prefill.stepping >= KNOWN else decode
-        served = interval_of(slower).inverse
-        first = first_token(interval_of(prompt))
-        return RunIntervals(step, served, step, first, _quantiles(np.maximum(decode, prompt)))
+    whole = np.maximum(decode, prompt)
+    if closed:
+        return decode, prompt, whole, 1.0 / (prompt if prefill.stepping >= KNOWN else decode), 0.0, 0.0
     e, busy = _growth(d, decodes, stage.seconds), min(prefill.stepping, 0.99)
-    rates = interval_of(1.0 / np.maximum(np.maximum(decode * e, prompt * busy), 1.0))
-    return RunIntervals(
-        step, rates, interval_of(_held(decode, e)), first_token(interval_of(_held(prompt, busy))),
-        _quantiles(np.maximum(decode, prompt)),
-    )  # fmt: skip
+    return decode, prompt, whole, 1.0 / np.maximum(np.maximum(decode * e, prompt * busy), 1.0), e, busy
 
 
 def power_interval(d: Deployment) -> Interval | None:
@@ -285,6 +286,8 @@ def first_token(steps: Interval, waiting: Ratios = WAITING) -> Interval:
 
 def _held(drawn: F8, e: float) -> F8:
     """Factors on a latency where slower steps hold more requests."""
+    if not e:
+        return drawn
     room = 1.0 - drawn * e
     longer = drawn * (1.0 - e) / np.where(room > 0.0, room, 1.0)
     return np.where((room > 0.0) & (longer < LONGEST), longer, np.inf)

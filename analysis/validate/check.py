@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,26 @@ def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[st
     held = [x for x in inside if x is not None]
     found = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
     return {"n": len(off), **found, "within": sum(held) / len(held) if held else None}
+
+
+ALIKE = 0.37
+"""How alike points of one system are in lying within their intervals or not: intra-class correlation over 101 systems, 380
+rates, times a token and batches of published runs (../shared/real_runs)."""
+
+
+def by_chance(systems: Sequence[str]) -> dict[str, Any]:
+    """Systems of a set's points, and between which shares within their intervals nine of ten such sets lie if these are true.
+
+    Points of one system err alike, so that a share of few systems tells little: of one, beta distributed about `LEVEL`.
+    """
+    many = list(Counter(systems).values())
+    if not many:
+        return {"systems": 0, "chance_least": None, "chance_most": None}
+    rng = np.random.default_rng(0)
+    sure = 1.0 / ALIKE - 1.0
+    own = rng.beta(LEVEL * sure, (1.0 - LEVEL) * sure, size=(4000, len(many)))
+    low, high = np.quantile(rng.binomial(many, own).sum(axis=1) / sum(many), [0.05, 0.95]).tolist()
+    return {"systems": len(many), "chance_least": low, "chance_most": high}
 
 
 class Compared(Result):

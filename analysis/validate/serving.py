@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import RunIntervals, run_intervals
 from ..show.result import Drawing
 from .check import Compared, RunCheck
-from .statistics import per_token, statistics
+from .statistics import figures, per_token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,11 +43,9 @@ I8 = npt.NDArray[np.int64]
 
 STAMPS = ("queued_s", "first_token_s", "last_token_s")
 LENGTHS = ("input_tokens", "output_tokens")
-QUANTITIES = ("ttft", "tpot", "latency")
 
 
-@dataclass(frozen=True, slots=True)
-class Latencies:
+class Latencies(NamedTuple):
     """Per-request times of a run, shape (n,) each [s]; TPOT is NaN for one-token requests."""
 
     ttft: F8
@@ -61,11 +59,7 @@ class Latencies:
 
     def statistics(self) -> dict[str, float]:
         """Mean and quantiles of each quantity."""
-        out: dict[str, float] = {}
-        for name in QUANTITIES:
-            values = getattr(self, name)
-            out |= {f"{name}_{s}": x for s, x in statistics(values).items()}
-        return out
+        return figures(self._asdict())
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +122,6 @@ class ServingRun:
         factors = {} if sure is None else {n: sure.ttft if n.startswith("ttft") else sure.tpot for n in measured}
         return RunCheck(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Measured, simulated, relative error and interval of every figure."""
-        return self.entry.metrics(sure=True)
-
     def within(self) -> float | None:
         """Share of the measured figures that lie inside their intervals."""
         found = self.entry
@@ -144,7 +134,7 @@ class ServingRun:
 
         columns = {"request_id": self.table.request_id, "input_tokens": self.table.input_tokens,
                    "output_tokens": self.table.output_tokens}  # fmt: skip
-        for name in QUANTITIES:
+        for name in Latencies._fields:
             columns[f"{name}_measured_s"] = getattr(self.measured, name)
             columns[f"{name}_simulated_s"] = getattr(self.simulated, name)
         return pd.DataFrame(columns)
@@ -161,7 +151,7 @@ class ServingValidation(Compared):
             "runs": [
                 {
                     "run": r.name, "requests": len(r.table), "costs": r.costs,
-                    "preemptions": r.preemptions, "metrics": r.metrics(),
+                    "preemptions": r.preemptions, "metrics": r.entry.metrics(sure=True),
                     "within": r.within(),
                     "kernel_tables": r.coverage,
                 }
@@ -184,7 +174,8 @@ class ServingValidation(Compared):
         return [row for r in self.runs for row in r.entry.table(sure=True)]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [{"run": r.name, "metric": name, **values} for r in self.runs for name, values in r.metrics().items()]
+        named = ((r.name, r.entry.metrics(sure=True).items()) for r in self.runs)
+        return [{"run": run, "metric": name, **values} for run, metrics in named for name, values in metrics]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []

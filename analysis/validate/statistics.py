@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,11 @@ def client_times(run: Run, queued: bool = False) -> dict[str, F8]:
     first, last = rows.first_token_s - rows.arrival_s, rows.last_token_s - rows.arrival_s
     seen = seen_s(rows.arrival_s, rows.first_token_s, rows.input_tokens) - rows.arrival_s if queued else first
     return {"ttft": seen + outside, "tpot": per_token(first, last, rows.output_tokens), "e2e": last + outside}
+
+
+def figures(times: Mapping[str, F8]) -> dict[str, float]:
+    """`statistics` of each quantity."""
+    return {f"{name}_{k}": x for name, values in times.items() for k, x in statistics(values).items()}
 
 
 def statistics(times: F8) -> dict[str, float]:

@@ -53,16 +53,31 @@ class Keys:
                 found.append(f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?")
         return found
 
-    def _wrong(self, key: str, wanted: str) -> SpecError:
-        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}, not {self.values[key]!r}")
+    def wrong(self, key: str, wanted: str) -> SpecError:
+        """What to raise: a key whose value is not what it must be."""
+        have = self.values.get(key)
+        found = "; it is missing" if have is None else f", not {have!r}"
+        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}{found}")
+
+    def needed(self, *keys: str) -> Keys:
+        """The same, if it has all of them."""
+        for key in keys:
+            if self.values.get(key) is None:
+                raise self.wrong(key, "given")
+        return self
 
     def part(self, key: str) -> Keys:
         found = self.values.get(key)
-        if found is None:
-            return Keys(self.path, {}, f"{key}.")
-        if not isinstance(found, dict):
-            raise self._wrong(key, "an object")
-        return Keys(self.path, found, f"{key}.")
+        if found is not None and not isinstance(found, dict):
+            raise self.wrong(key, "an object")
+        return Keys(self.path, found or {}, f"{self.prefix}{key}.")
+
+    def list(self, key: str) -> Sequence[Keys]:
+        """A list of objects."""
+        found = self.values.get(key)
+        if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
+            raise self.wrong(key, "a list of objects")
+        return [Keys(self.path, found[i], f"{self.prefix}{key}[{i}].") for i in range(len(found))]
 
     def refuse_unsimulated(self, only_: Mapping[str, tuple[Any, str]]) -> None:
         """Refuse settings that bear on time and have a value that is not simulated."""
@@ -77,7 +92,7 @@ class Keys:
         if found is None:
             return default
         if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
-            raise self._wrong(key, f"a whole number in [{least}, {most}]")
+            raise self.wrong(key, f"a whole number in [{least}, {most}]")
         return found
 
     def flag(self, key: str, default: bool) -> bool:
@@ -85,44 +100,28 @@ class Keys:
         if found is None:
             return default
         if not isinstance(found, bool):
-            raise self._wrong(key, "true or false")
+            raise self.wrong(key, "true or false")
         return found
 
     def share(self, key: str, default: float) -> float:
-        found = self.values.get(key)
-        if found is None:
-            found = default
-        if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found <= 1:
-            raise self._wrong(key, "a fraction in (0, 1]")
-        return float(found)
+        return self.real(key, default, 1e-9, 1.0, "a fraction in (0, 1]")
 
     def seconds(self, key: str, default: float, unit: float) -> float:
         """A time that the file gives in units of `unit` seconds."""
-        found = self.values.get(key)
-        if found is None:
-            return default
-        number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        if not number or not 0 <= found <= 1e9:
-            raise self._wrong(key, "a number in [0, 1e9]")
-        return float(found) * unit
+        return default if self.values.get(key) is None else self.real(key, 0.0, 0.0, 1e9) * unit
 
-    def real(self, key: str, default: float, least: float, most: float) -> float:
+    def real(self, key: str, default: float, least: float, most: float, wanted: str = "") -> float:
         """A number of a range."""
-        self.number(key, least, most)
-        found = self.values.get(key)
-        return default if found is None else float(found)
-
-    def number(self, key: str, least: float, most: float) -> None:
-        """Refuse a value, where there is one, that is no number in a range."""
         found = self.values.get(key)
         number = isinstance(found, (int, float)) and not isinstance(found, bool)
         if found is not None and not (number and least <= found <= most):
-            raise self._wrong(key, f"a number in [{least:g}, {most:g}]")
+            raise self.wrong(key, wanted or f"a number in [{least:g}, {most:g}]")
+        return default if found is None else float(found)
 
     def text(self, key: str, default: str) -> str:
         found = self.values.get(key, default)
         if not isinstance(found, str):
-            raise self._wrong(key, "a text")
+            raise self.wrong(key, "a text")
         return found
 
     def one_of(self, key: str, default: str, known: Sequence[str]) -> str:
@@ -157,8 +156,18 @@ def sampling_of(keys: Keys) -> str:
     if not asked.values:
         return GREEDY
     for key, low, high in (("temperature", 0.0, 1e3), ("top_p", 0.0, 1.0), ("top_k", -1.0, 1e9)):
-        asked.number(key, low, high)
+        asked.real(key, 0.0, low, high)
     return asked_sampling(asked.values)
+
+
+def told(keys: Keys, longest: str, cache: Keys, cache_format: str) -> dict[str, Any]:
+    """What files of all engines say alike, as fields of `EngineSettings`."""
+    hardware = keys.part("hardware")
+    return {
+        "max_model_len": keys.count(longest, None), "dtype": keys.format("dtype"), "kv_dtype": cache.format(cache_format),
+        "memory_bytes": hardware.count("device_total_memory_bytes", None, 1 << 50),
+        "device_name": hardware.text("device_name", ""), "given": True, "sampling": sampling_of(keys),
+    }  # fmt: skip
 
 
 def numbers_of(version: str) -> tuple[int, ...]:

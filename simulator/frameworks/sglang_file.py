@@ -12,7 +12,7 @@ from ..batching.policies import SGLANG, Policy
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import THRESHOLD, SglangRules
 from .engines import kept_by_sglang, sglang_chunk, sglang_patch
-from .keys import Keys, host_of, listed, sampling_of, version_doubts
+from .keys import Keys, host_of, listed, told, version_doubts
 from .settings import EngineSettings
 from .sglang_sharing import HARMLESS as APART
 from .sglang_sharing import KEYS as SHARING
@@ -63,18 +63,12 @@ def sglang_settings(keys: Keys) -> EngineSettings:
         dp=dp,
         pp=pp,
         ep=ep,
-        max_model_len=keys.count("context_length", None),
-        dtype=keys.format("dtype"),
-        kv_dtype=keys.format("kv_cache_dtype"),
+        **told(keys, "context_length", keys, "kv_cache_dtype"),
         memory_share=share,
         memory_kept=0.0 if share is not None else kept_by_sglang(policy.token_budget, tp * pp),
-        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
-        device_name=hardware.text("device_name", ""),
-        given=True,
         engine="sglang",
         exchange=exchange,
         sharing=sharing,
-        sampling=sampling_of(keys),
         doubts=(
             *doubts, *also,
             *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, LISTED.harmless | APART)),

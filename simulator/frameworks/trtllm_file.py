@@ -10,7 +10,7 @@ from ..batching.policies import TRTLLM, Policy, of_trtllm
 from ..limits import MAX_SEQUENCES
 from ..parts.tensorrt_llm.rules import TrtllmRules
 from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
-from .keys import Keys, host_of, listed, sampling_of, version_doubts
+from .keys import Keys, host_of, listed, told, version_doubts
 from .settings import EngineSettings
 
 LISTED, OF_CACHE, OF_SCHEDULER = (
@@ -49,16 +49,10 @@ def trtllm_settings(keys: Keys) -> EngineSettings:
         dp=tp if apart else 1,
         pp=keys.count("pipeline_parallel_size", 1),
         ep=keys.count("moe_expert_parallel_size", 1),
-        max_model_len=keys.count("max_seq_len", None),
-        dtype=keys.format("dtype"),
-        kv_dtype=cache.format("dtype"),
+        **told(keys, "max_seq_len", cache, "dtype"),
         left_share=cache.share("free_gpu_memory_fraction", TRTLLM_SHARE),
-        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
-        device_name=hardware.text("device_name", ""),
-        given=True,
         engine="tensorrt-llm",
         exchange="gather",
-        sampling=sampling_of(keys),
         doubts=(*doubts, *(d for part in parts for d in part.doubts(KEYS, LISTED.harmless))),
     )
 

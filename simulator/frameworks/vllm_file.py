@@ -8,7 +8,7 @@ from ...workloads.errors import SpecError, nearest
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy, limited
 from ..limits import MAX_SEQUENCES
-from .keys import Keys, host_of, listed, sampling_of, version_doubts, version_of
+from .keys import Keys, host_of, listed, told, version_doubts, version_of
 from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
@@ -63,17 +63,11 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         dp=dp,
         pp=keys.count("pipeline_parallel_size", 1),
         ep=tp * dp if keys.flag("enable_expert_parallel", False) else 1,
-        max_model_len=max_model_len,
-        dtype=keys.format("dtype"),
-        kv_dtype=keys.format("kv_cache_dtype"),
+        **told(keys, "max_model_len", keys, "kv_cache_dtype"),
         memory_share=cache.share("gpu_memory_utilization", rules.memory_share),
         logit_bytes=rules.logit_bytes,
-        memory_bytes=memory,
-        device_name=device,
-        given=True,
         exchange=exchange,
         sharing=sharing,
-        sampling=sampling_of(keys),
         speculative=speculation_of(keys, tp),
         doubts=(
             *doubts,

@@ -9,6 +9,7 @@ import pytest
 from opbyte import simulate, validate_runs
 from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.answers.usual import as_usual
+from opbyte.analysis.validate.check import by_chance
 from opbyte.analysis.validate.runs.published import read_published
 from opbyte.analysis.validate.runs.published_run import _either, _options
 from opbyte.devices.catalog import load_system
@@ -76,6 +77,22 @@ def test_figures_are_those_of_simulate(tmp_path: Path) -> None:
     low, high = alone.intervals.tpot.of(alone.run.tbt_s.p50)
     assert high is not None
     assert summary["within"] == float(low <= 0.007 <= high)
+    assert summary["systems"] == 1
+    assert (summary["chance_least"], summary["chance_most"]) == (0.0, 1.0)  # of one point
+
+
+def test_a_share_of_points_of_few_systems_says_little() -> None:
+    """Of one system shares scatter far, of many systems, and of as many points, less; about 80 % throughout."""
+    one, few, many = (by_chance([str(i % systems) for i in range(60)]) for systems in (1, 6, 60))
+    ends = [(each["chance_least"], each["chance_most"]) for each in (one, few, many)]
+    assert ends[0][0] < ends[1][0] < ends[2][0] < 0.8 < ends[2][1] < ends[1][1] <= ends[0][1]
+    assert ends[2] == pytest.approx((0.8 - 1.645 * 0.4 / 60**0.5, 0.8 + 1.645 * 0.4 / 60**0.5), abs=0.02)
+    assert by_chance([])["chance_least"] is None
+
+
+def test_random_prompts_are_ten_requests_for_each_client(tmp_path: Path) -> None:
+    path = table(tmp_path, row("concurrency=4", "itl_p50", 7).replace("set,", "inferencex x,", 1))
+    assert read_published(path)[0][0].load.requests == 40
 
 
 def test_rates_are_of_the_whole_run_only_where_its_requests_are_told(tmp_path: Path) -> None:

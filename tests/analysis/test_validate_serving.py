@@ -53,10 +53,10 @@ def test_runs_on_two_devices(name: str, tmp_path: Path) -> None:
     table["first_token_s"], table["last_token_s"] = first.simulated_first_s, first.simulated_last_s
     table.to_csv(folder / "requests.csv", index=False)
     (again,) = validate_serving([folder]).runs
-    assert all(abs(v["error"]) < 1e-9 for v in again.metrics().values())
+    assert all(abs(v["error"]) < 1e-9 for v in again.entry.metrics().values())
     (plain,) = validate_serving([folder], kernels=False).runs
     assert plain.costs == "rtx-pro-6000-x2, the device's kernel models"
-    errors = {k: v["error"] for k, v in plain.metrics().items() if k.endswith("mean")}
+    errors = {k: v["error"] for k, v in plain.entry.metrics().items() if k.endswith("mean")}
     assert all(abs(e) < 0.25 for e in errors.values()), errors
 
 
@@ -91,7 +91,7 @@ def test_all_ops_are_measured(name: str, collectives: set[str], tmp_path: Path) 
 def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
     found = validate_serving([data_set("serving_runs") / name])
     (run,) = found.runs
-    metrics = run.metrics()
+    metrics = run.entry.metrics()
     assert len(metrics) == 12
     assert len(run.table) == 300
     for metric, values in metrics.items():

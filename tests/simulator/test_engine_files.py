@@ -142,13 +142,32 @@ def test_what_cannot_be_used_is_refused(read: Read, engine: str, said: dict[str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("version", "patch", "chunks"),  # below 20, 35, 60 and 160 GiB, and above
+    [
+        ("0.4.6", 0, (2048, 8192, 8192, 8192, 8192)), ("0.4.9", 0, (2048, 2048, 8192, 8192, 16384)),
+        ("0.5.9", 9, (2048, 2048, 4096, 8192, 16384)), ("0.5.23", 23, (2048, 4096, 4096, 8192, 16384)),
+        ("0.6.0", 23, (2048, 4096, 4096, 8192, 16384)),
+    ],
+)  # fmt: skip
+def test_sglang_has_its_version_s_rules_and_chunks(
+    version: str, patch: int, chunks: tuple[int, ...], read: Read
+) -> None:
+    for gib, tokens in zip((16, 32, 48, 80, 180), chunks, strict=True):
+        found = read("sglang", version=version, hardware={"device_total_memory_bytes": gib * 2**30}).policy
+        assert isinstance(found.rules, SglangRules)
+        assert (found.rules.patch, found.rules.chunked_prefill_size, found.token_budget) == (patch, tokens, tokens)
+    assert bool(read("sglang", version=version).doubts) == (version == "0.6.0")
+    assert read("sglang", chunked_prefill_size=512, version=version).policy.token_budget == 512
+
+
 def test_misspelt_keys_and_other_versions_get_a_warning(read: Read) -> None:
     found = read("sglang", version="0.6.1", max_running_request=5, enable_mixed_chunks=True)
     assert [doubt.split(": ", 1)[1].split(" ")[0] for doubt in found.doubts] == [
         "version:", "max_running_request", "enable_mixed_chunks"
     ]  # fmt: skip
     for engine, version, taken in (
-        ("vllm", "0.99.1", "vllm 0.30"),
+        ("vllm", "0.99.1", "vllm 0.33"),
         ("tensorrt-llm", "2.0", "trtllm 1.3"),
         ("vllm", "0.25", ""),
     ):

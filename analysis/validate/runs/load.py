@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,11 @@ from .spec import MeasuredRun, Prompts
 I8 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequests:
-    """Requests of a whole run.
-
-    Attributes
-    ----------
-    stage : int64 array, shape (n,)
-        In which each was sent.
-    """
+class RunRequests(NamedTuple):
+    """Requests of a whole run."""
 
     stream: RequestStream
-    stage: I8
+    stage: I8  # [n] in which each was sent
 
 
 def draw(run: MeasuredRun, seed: int, block_tokens: int) -> RunRequests:

@@ -53,6 +53,8 @@ RANDOM, FAVOURITES = ("inferencex",), {"deepseek": 0.54, "": 0.91}
 """Sets whose prompts are random tokens, and so text of one kind, for which a router has favourites: exponents of their
 popularity within 256 tokens of one text, by a model's name (DeepSeek-V2-Lite in routing/expert_segment_coverage.csv; for others
 Qwen3-30B-A3B, the one of 128 experts). Experts are chosen evenly in other sets; where thousands of tokens a step choose, all are read."""
+SENT = 10
+"""Requests for each client in runs of these sets, all clients starting at once (README of ../shared/serving_points)."""
 LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
 UNTOLD = "ep not stated"
 """Note of a row whose command had no degree of experts: each is then cut over all devices (moe_tp_size of TensorRT-LLM's
@@ -151,11 +153,16 @@ class PublishedRun:
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
+    def system(self) -> str:
+        """What served it, whose points err alike."""
+        ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
+        return f"{self.model} {self.device}-x{self.devices}{ways}"
+
+    @property
     def name(self) -> str:
         """What tells it from others of its set."""
-        ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
         level = f"{self.load.kind} {self.load.level:g}".removesuffix(" 0")
-        return f"{self.model} {self.device}-x{self.devices}{ways} {self.input_len:.0f}+{self.output_len:.0f} {level}"
+        return f"{self.system} {self.input_len:.0f}+{self.output_len:.0f} {level}"
 
 
 def device_of(text: str, names: Mapping[str, str]) -> str | None:
@@ -284,5 +291,6 @@ def _load(row: Mapping[str, str]) -> ArrivalPattern | str:
     found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
     if found is None or found[1] not in READERS:
         return f"load {row['load'][:40]!r} is none of {', '.join(READERS)}"
-    result = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)
-    return READERS[found[1]](float(found[2] or 0), int(result) if result else None)
+    level, told = float(found[2] or 0), re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])
+    result = found[3] or next(iter(told), None) or (SENT * level if row["source"].startswith(RANDOM) else 0)
+    return READERS[found[1]](level, int(result) or None)

@@ -22,7 +22,7 @@ from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER, Score, best_score
-from ...answers.interval import LEVEL, Interval, first_token, interval_of, power_interval, wholly
+from ...answers.interval import LEVEL, Interval, first_token, hosted, interval_of, power_interval, wholly
 from ...answers.simulate import Simulation, simulate
 from ..check import RunCheck
 from ..statistics import client_times
@@ -83,14 +83,6 @@ def _time(answer: Answer, metric: str) -> float | None:
     return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
 
 
-def _of_rate(served: Interval, run: PublishedRun) -> Interval:
-    """Factors on a rate; of a whole run whose requests come at random, chance among them."""
-    if run.load.kind != "open" or run.load.requests is None:
-        return served
-    chance = float(np.exp(Z / np.sqrt(run.load.requests)))
-    return Interval(served.low / chance, served.high * chance, LEVEL)
-
-
 def _interval(answer: Answer, metric: str, run: PublishedRun) -> Interval | None:
     """Factors on a figure, of those that have them."""
     known = answer.intervals
@@ -98,12 +90,14 @@ def _interval(answer: Answer, metric: str, run: PublishedRun) -> Interval | None
         return power_interval(answer.run.deployment)
     if known is None:
         return None
-    if metric in FIGURES:
-        return _of_rate(known.throughput, run) if metric.endswith("tokens_per_s") else None
-    kind = metric.partition("_")[0]
+    if metric in FIGURES:  # the rate of a whole run whose requests come at random has chance in it
+        random = run.load.kind == "open" and run.load.requests is not None
+        chance = float(np.exp(Z / np.sqrt(run.load.requests or 1))) if random else 1.0
+        served = Interval(known.throughput.low / chance, known.throughput.high * chance, LEVEL)
+        return served if metric.endswith("tokens_per_s") else None
     if metric == "itl_p99":  # a gap in which prompts run, or wait
         return first_token(known.tpot)
-    return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(kind)
+    return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(metric.partition("_")[0])
 
 
 def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | str:
@@ -123,7 +117,7 @@ def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | s
 def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
     if not run.output_len and "batch_latency" not in run.measured:
         return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
-    costs = f"{run.device}-x{run.devices}, {run.framework} kernels"
+    costs = f"{run.system}, {run.framework} kernels"
     if run.load.kind == "batch":
         seconds, between, sure = static_seconds(run, host)
         seconds += between
@@ -180,10 +174,12 @@ def _dtype(run: PublishedRun) -> str | None:
 
 def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     """Options of ``opbyte simulate`` for a point."""
+    favoured = run.source.startswith(RANDOM) and any(layer.expert_parts for layer in load_model(run.model).layers)
+    exponent = next(s for name, s in FAVOURITES.items() if name in run.model.lower())
     out: dict[str, Any] = {
         "framework": _framework(run), "dtype": _dtype(run),
         "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
-        "routing": _routing(run),
+        "routing": f"power_law:{exponent}" if favoured else "uniform",
         "kv_dtype": run.kv_dtype, "host": host, "power_cap": run.power_cap, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
@@ -198,14 +194,6 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     if run.load.limit is not None:
         out |= {"max_seqs": run.load.limit}
     return out
-
-
-def _routing(run: PublishedRun) -> str:
-    """How tokens choose experts."""
-    routed = any(layer.expert_parts for layer in load_model(run.model).layers)
-    if not (routed and run.source.startswith(RANDOM)):
-        return "uniform"
-    return f"power_law:{next(s for name, s in FAVOURITES.items() if name in run.model.lower())}"
 
 
 def _framework(run: PublishedRun) -> str:
@@ -231,6 +219,7 @@ def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, I
     times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)
     between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences
     middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
-    drawn = wholly(d, explicit_stage(d, [middle] * d.ranks, expected=True))
-    sure = None if drawn is None else interval_of(drawn)
+    stage = explicit_stage(d, [middle] * d.ranks, expected=True)
+    drawn = wholly(d, stage)
+    sure = None if drawn is None else interval_of(hosted(drawn, stage.seconds, between))
     return times["total"], tokens * between, sure

@@ -21,7 +21,7 @@ from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
 from ..check import RunCheck
-from ..statistics import QUANTILES, STATISTICS, client_times, statistics
+from ..statistics import QUANTILES, STATISTICS, client_times, figures
 from .load import draw
 from .spec import RUN, MeasuredRun
 
@@ -95,8 +95,7 @@ def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, f
     for s, start in enumerate(starts):
         end = starts[s + 1] if s + 1 < len(starts) else np.inf
         here = own == s
-        values = {f"{name}_{k}": x for name, all_ in times.items() for k, x in statistics(all_[here]).items()}
-        out.append(values | _gaps(result.stages, start, end))
+        out.append(figures({name: every[here] for name, every in times.items()}) | _gaps(result.stages, start, end))
     return out
 
 

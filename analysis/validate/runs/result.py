@@ -13,7 +13,7 @@ from ....workloads.errors import InputError
 from ...answers.interval import LEVEL
 from ...parallel import OnProgress
 from ...show.result import Drawing
-from ..check import Compared, RunCheck, for_people, summary
+from ..check import Compared, RunCheck, by_chance, for_people, summary
 from ..serving import replay_requests
 from .published import read_published
 from .published_run import replay_published
@@ -62,14 +62,18 @@ class RunsValidation(Compared):
         return {name: float(np.median(values)) for name, values in found.items()}
 
     def sets(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
-        """Errors of published points by set and metric: count, median, bias, share inside intervals."""
-        found: dict[str, dict[str, list[tuple[float, bool | None]]]] = {}
+        """Errors of published points by set and metric, share inside intervals, and what chance makes of it."""
+        found: dict[str, dict[str, list[RunCheck]]] = {}
         for e in self.entries:
-            for name, values in e.metrics().items() if e.group else ():
-                found.setdefault(e.group, {}).setdefault(name, []).append((values["error"], e.within(name)))
+            for name in e.measured if e.group else ():
+                found.setdefault(e.group, {}).setdefault(name, []).append(e)
         return {
-            group: {name: summary([e for e, _ in errors], [w for _, w in errors]) for name, errors in own.items()}
-            for group, own in found.items()
+            group: {
+                name: summary([e.metrics()[name]["error"] for e in own], [e.within(name) for e in own])
+                | by_chance([e.costs for e in own if name in e.factors])
+                for name, own in metrics.items()
+            }
+            for group, metrics in found.items()
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:

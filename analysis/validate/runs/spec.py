@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ....devices.catalog import device_names
-from ....workloads.errors import InputError, SpecError, nearest
+from ....simulator.frameworks.keys import Keys
+from ....workloads.errors import InputError, nearest
 from ....workloads.hf.json_file import read_json_object
 from ..statistics import STATISTICS, TIMES
 from .published import is_published
@@ -21,7 +21,6 @@ RECORDED = "as recorded"
 SYSTEM = "system.yaml"
 """Description of the system of a run, where it is of a device of one's own."""
 MOST_REQUESTS = 2_000_000
-MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +113,15 @@ def read_run(folder: Path) -> MeasuredRun:
         Names the file and the key that cannot be used, and what would be right.
     """
     path = folder / RUN
-    top = _Node(path, "", read_json_object(path))
+    top = Keys(path, read_json_object(path)).needed("device", "devices")
     load, prompts = top.part("workload"), top.part("workload").part("prompts")
     arrivals = load.text("arrivals", ARRIVALS)
     if arrivals not in (ARRIVALS, RECORDED):
         raise load.wrong("arrivals", f"{ARRIVALS!r} or {RECORDED!r}")
     recorded = arrivals == RECORDED
     stages = tuple(
-        RateStage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9)) for s in load.list("stages")
+        RateStage(s.real("rate", 0.0, 1e-6, 1e6), s.real("duration_s", 0.0, 1e-3, 1e9))
+        for s in (each.needed("rate", "duration_s") for each in load.list("stages"))
     )
     if sum(s.requests for s in stages) > MOST_REQUESTS or any(s.requests < 1 for s in stages):
         raise load.wrong("stages", f"1 request a stage to {MOST_REQUESTS:,} requests in all")
@@ -129,107 +129,64 @@ def read_run(folder: Path) -> MeasuredRun:
         folder=folder,
         name=top.text("run", folder.name),
         checkpoint=top.text("checkpoint", ""),
-        device=top.text("device") if "system" in top.values else _device(top),
+        device=top.text("device", "") if "system" in top.values else _device(top),
         devices=top.count("devices", 1, 4096),
         model=_beside(top, "model", "config.json"),
         engine=top.part("engine").values,
         stages=stages,
-        pause_s=load.number("pause_s", 0.0, 1e9, 0.0),
+        pause_s=load.real("pause_s", 0.0, 0.0, 1e9),
         prompts=_prompts(prompts),
-        output_tokens=None if recorded else load.count("output_tokens", 1, MOST_TOKENS),
+        output_tokens=None if recorded else load.needed("output_tokens").count("output_tokens", 1),
         requests=_beside(load, "requests", "requests.csv") if recorded else None,
         measured=_measured(top, len(stages)),
         described=_beside(top, "system", SYSTEM) if "system" in top.values else None,
     )
 
 
-def _device(top: _Node) -> str:
-    name = top.text("device")
+def _device(top: Keys) -> str:
+    name = top.text("device", "")
     names = device_names()
     if name not in names:
         raise top.wrong("device", f"a device of the catalog{nearest(name, names)}")
     return names[name]
 
 
-def _beside(top: _Node, key: str, default: str) -> Path:
+def _beside(top: Keys, key: str, default: str) -> Path:
     path = top.path.parent / top.text(key, default)
     if not path.exists():
         raise top.wrong(key, f"a file beside it; {path} is missing")
     return path
 
 
-def _prompts(node: _Node) -> Prompts:
-    least, most = node.count("tokens_min", 1, MOST_TOKENS), node.count("tokens_max", 1, MOST_TOKENS)
-    mean = node.number("tokens_mean", 1.0, float(MOST_TOKENS))
+def _prompts(node: Keys) -> Prompts:
+    node.needed("tokens_min", "tokens_max", "tokens_mean", "distinct")
+    least, most, mean = (
+        node.count("tokens_min", 1),
+        node.count("tokens_max", 1),
+        node.real("tokens_mean", 0.0, 1.0, 2**31),
+    )
     distinct = node.count("distinct", 1, MOST_REQUESTS)
-    groups = node.count("groups", 1, distinct, 1)
+    groups = node.count("groups", 1, distinct)
     if not least <= mean <= most:
         raise node.wrong("tokens_mean", f"within tokens_min and tokens_max, {least} to {most}")
     if distinct % groups:
         raise node.wrong("groups", f"a divisor of the {distinct} distinct prompts")
-    shared = node.count("shared_tokens", 0, least, 0)
+    shared = node.count("shared_tokens", 0, least, least=0)
     return Prompts(distinct, groups, shared, least, most, mean)
 
 
-def _measured(top: _Node, stages: int) -> tuple[Mapping[str, float], ...]:
+def _measured(top: Keys, stages: int) -> tuple[Mapping[str, float], ...]:
     found: list[Mapping[str, float]] = [{} for _ in range(stages)]
     for entry in top.list("measured"):
-        stage = entry.count("stage", 0, stages - 1)
+        stage = entry.needed("stage").count("stage", 0, stages - 1, least=0)
         own = {}
         for name in TIMES:
             part = entry.part(f"{name}_s")
             for statistic in STATISTICS:
                 if part.values.get(statistic) is not None:
-                    own[f"{name}_{statistic}"] = part.number(statistic, 1e-9, 1e9)
+                    own[f"{name}_{statistic}"] = part.real(statistic, 0.0, 1e-9, 1e9)
         found[stage] = own
     return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """An object of the file, whose values are checked as they are read."""
-
-    path: Path
-    prefix: str
-    values: Mapping[str, Any]
-
-    def wrong(self, key: str, wanted: str) -> SpecError:
-        """What to raise: a key whose value is not what it must be."""
-        have = self.values.get(key)
-        found = "missing" if have is None else f"not {json.dumps(have)[:80]}"
-        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}; it is {found}")
-
-    def part(self, key: str) -> _Node:
-        found = self.values.get(key) or {}
-        if not isinstance(found, dict):
-            raise self.wrong(key, "an object")
-        return _Node(self.path, f"{self.prefix}{key}.", found)
-
-    def list(self, key: str) -> Sequence[_Node]:
-        found = self.values.get(key)
-        if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
-            raise self.wrong(key, "a list of objects")
-        return [_Node(self.path, f"{self.prefix}{key}[{i}].", x) for i, x in enumerate(found)]
-
-    def text(self, key: str, default: str | None = None) -> str:
-        found = self.values.get(key, default)
-        if not isinstance(found, str):
-            raise self.wrong(key, "a text")
-        return found
-
-    def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
-        found = self.values.get(key, default)
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise self.wrong(key, "a number")
-        if not least <= found <= most:
-            raise self.wrong(key, f"in [{least:g}, {most:g}]")
-        return float(found)
-
-    def count(self, key: str, least: int, most: int, default: int | None = None) -> int:
-        found = self.values.get(key, default)
-        if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
-            raise self.wrong(key, f"a whole number in [{least}, {most}]")
-        return found
 
 
 class RunFiles(NamedTuple):

@@ -91,28 +91,17 @@ def replay_static(
     path: Path, batches: Sequence[StaticBatch], kernels: str, host: str | Path | None = None
 ) -> list[RunCheck]:
     """Cost the batches of a table; one entry a batch."""
-    options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host))
     entries = []
     for batch in batches:
         with errors_in(f"{path}: run {batch.name!r}"):
-            entries.append(_entry(path.parent, batch, options))
+            beside = path.parent / "models" / batch.model
+            named = beside if beside.is_dir() else batch.model
+            model, system = load(named, load_system(f"{batch.device}-x{batch.tp}"), batch.dtype)
+            options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host), tp=batch.tp)
+            simulated = static_times(deployed(model, system, options), batch.lengths, batch.output_tokens)
+        own = {name: simulated[name] for name in batch.measured}
+        entries.append(RunCheck(batch.name, None, batch.measured, own, f"{system.name}, {kernels} kernels"))
     return entries
-
-
-def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> RunCheck:
-    d = _deployment(folder, batch, options)
-    simulated = static_times(d, batch.lengths, batch.output_tokens)
-    costs = f"{d.system.name}, {options.framework} kernels"
-    own = {name: simulated[name] for name in batch.measured}
-    return RunCheck(batch.name, None, batch.measured, own, costs)
-
-
-def _deployment(folder: Path, batch: StaticBatch, options: DeployOptions) -> Deployment:
-    beside = folder / "models" / batch.model
-    model, system = load(
-        beside if beside.is_dir() else batch.model, load_system(f"{batch.device}-x{batch.tp}"), batch.dtype
-    )
-    return deployed(model, system, replace(options, tp=batch.tp))
 
 
 def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST) -> dict[str, float]:

@@ -8,7 +8,9 @@ in the tree (cache_protected_len) and `I_SLOT` their last node.
 from __future__ import annotations
 
 from ....workloads.jit import compiled_given, compiled_inside, compiled_part
+from ...batching import state as col
 from ...batching.kv import KvRules, blocks_of
+from ...batching.plans import record_preempted
 from ...batching.radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from ...batching.state import I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, State
 from .state import RETRACT_STEPS, Sglang
@@ -84,7 +86,13 @@ def count_slots(x: Sglang, r: int, more: int) -> None:
 
 @compiled_part
 def retract(st: State, x: Sglang, r: int, i: int, others: int) -> None:
-    """Take a retracted request's memory, and evict for the others' next steps (`release_req`)."""
+    """Take a retracted request's memory, evict for the others' next steps (`release_req`), and let it begin anew."""
     give_up(st, x, r, i, False)
+    request = st.ints[i]
+    request[I_ROOM] = request[col.I_CACHED] = 0
+    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
+    request[col.I_PREEMPTED] += 1
+    st.counters[col.C_PREEMPTIONS] += 1
+    record_preempted(st, i)
     if x.rules.radix:
         make_room(x.tree, st, r, others * RETRACT_STEPS, x.rules.page)

@@ -12,7 +12,7 @@ from ....workloads.jit import compiled_given, compiled_inside, compiled_part, in
 from ...batching import state as col
 from ...batching.counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
 from ...batching.kv import blocks_of
-from ...batching.plans import record_preempted, record_tokens
+from ...batching.plans import record_tokens
 from ...batching.radix import K_FREE, make_room
 from ...batching.state import I8, State
 from ..drafts.hooks import drafts_of
@@ -294,13 +294,7 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
     while more:
         own[S_LIST] -= 1
         i = st.running[r, own[S_LIST]]
-        request = st.ints[i]
         retract(st, x, r, i, own[S_LIST])
-        request[col.I_ROOM] = request[col.I_CACHED] = 0
-        request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-        request[col.I_PREEMPTED] += 1
-        st.counters[col.C_PREEMPTIONS] += 1
-        record_preempted(st, i)
         queue_by_priority(st, x, r, i)
         more = not decode_fits(st, x, r) and own[S_LIST] > least
     rank[col.R_RUNNING] = own[S_LIST]

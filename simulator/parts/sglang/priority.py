@@ -10,7 +10,6 @@ from __future__ import annotations
 from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from ...batching import state as col
 from ...batching.links import link_in
-from ...batching.plans import record_preempted
 from ...batching.radix import K_EVICTABLE, K_FREE
 from ...batching.state import State
 from .adder import still_to_come
@@ -109,16 +108,10 @@ def later(st: State, x: Sglang, i: int, j: int) -> bool:
 @compiled_part
 def give_way(st: State, x: Sglang, r: int, i: int, others: int) -> None:
     """Take a marked request's memory, and what is expected of it off the step's budget."""
-    request, page = st.ints[i], x.rules.page
     x.offset[0] -= still_to_come(st, x, r, i)
-    if x.rules.mixed and request[col.I_ROOM] % page == 0:
+    if x.rules.mixed and st.ints[i, col.I_ROOM] % x.rules.page == 0:
         x.adder[A_PAGES] -= 1
     retract(st, x, r, i, others)
-    request[col.I_ROOM] = request[col.I_CACHED] = 0
-    request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-    request[col.I_PREEMPTED] += 1
-    st.counters[col.C_PREEMPTIONS] += 1
-    record_preempted(st, i)
 
 
 @compiled_given("x.urgent", otherwise=lambda st, x, r, i: False)
