@@ -167,9 +167,9 @@ def kept_by_sglang(tokens: int, devices: int) -> float:
 def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
-    Defaults (sglang/srt/server_args.py): chunks by device and version (`CHUNKS`); 16,384 prompt tokens a step; arrivals are received at every step (scheduler_recv_interval 1);
-    pages of a token, of 64 on data-centre Blackwell (trtllm_mla, trtllm_mha). Data-parallel attention
-    deals chunks to its ranks and counts tokens to come with 0.3 of the usual care.
+    Defaults (sglang/srt/server_args.py): chunks by device and version (`CHUNKS`); 16,384 prompt tokens a step; arrivals
+    are received at every step; pages of a token, of 64 on data-centre Blackwell (trtllm_mla, trtllm_mha). Data-parallel
+    attention deals chunks to its ranks and counts tokens to come with 0.3 of the usual care.
     """
     total = deployment.system.device.memory.capacity_bytes
     layout, device = deployment.layout, deployment.system.device
