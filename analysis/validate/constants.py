@@ -109,15 +109,15 @@ def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]
     points, _ = read_points(path)
     hosts = {p: _host(NAMES.get(p.framework, ""), p.version) for p in points if p.framework in NAMES}
     own = [p for p in points if p.version and hosts.get(p)]
-    rest = [p for p in points if p not in own]
-    at = {times: predict_all(own, path.parent, progress=progress, host_times=times) if own else [] for times in TIMES}
-    for i, p in enumerate(own):
-        found = [at[times][i] for times in TIMES]
+    points = [*own, *(p for p in points if p not in own)]
+    at = {
+        times: predict_all(rows, path.parent, progress=progress, host_times=times) if rows else []
+        for times, rows in ((times, points if times == 1.0 else own) for times in TIMES)
+    }
+    for p, *found in zip(own, *(at[times][: len(own)] for times in TIMES), strict=True):
         if all(isinstance(x, Prediction) for x in found):
             yield _row(hosts[p], p, p.tpot_s, [x.tpot_s for x in found if isinstance(x, Prediction)])
-    others = predict_all(rest, path.parent, progress=progress) if rest else []
-    usual = [*zip(own, at[1.0], strict=True), *zip(rest, others, strict=True)]
-    for p, x in usual:
+    for p, x in zip(points, at[1.0], strict=True):
         if isinstance(x, Prediction) and x.first_use_s and p.prefill is None and not p.suspect:
             bare = x.engine_ttft_s + x.request_s
             each = [bare + times * x.first_use_s / REQUESTS for times in TIMES]

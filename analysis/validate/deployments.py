@@ -11,6 +11,7 @@ import numpy as np
 
 from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Skipped
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
@@ -18,7 +19,7 @@ from ..show.result import Drawing
 from .check import Compared, for_people, percent, summary
 from .points.pool import predict_all
 from .points.predict import Prediction
-from .points.table import ServingPoint, SkippedPoint, read_points
+from .points.table import ServingPoint, read_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ class Scored:
     Attributes
     ----------
     ttft : Interval or None
-        Factors on the simulated TTFT: those of its steps, and how far off TTFT is of other models.
+        Factors on the simulated TTFT: those of its steps, and how far off TTFT is of others.
     """
 
     point: ServingPoint
@@ -91,7 +92,7 @@ class PointsValidation(Compared):
     """
 
     scored: tuple[Scored, ...]
-    skipped: tuple[SkippedPoint, ...]
+    skipped: tuple[Skipped, ...]
 
     def groups(self, *keys: str) -> dict[tuple[str, ...], list[Scored]]:
         """Points by some of their attributes, in order of the names."""
@@ -141,27 +142,40 @@ class PointsValidation(Compared):
         inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
         text = (
             f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
-            f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
+            f"TTFT {inside[1]}; how long first tokens wait is taken from other models' or devices' points"
         )
         return [self.rows(), for_people(self.frameworks()), every, text]
 
 
 FEWEST = 10
-"""Points of other models that tell how long first tokens wait; with fewer `interval.WAITING` does."""
+"""Points that tell how long first tokens of others wait; with fewer `interval.WAITING` does."""
+
+
+def _waits(scored: Sequence[Scored], of: ServingPoint) -> Ratios:
+    """How long first tokens wait, of points of its mode: other models', and other devices' where one model's is all there is (split)."""
+    there = "device" if of.prefill else "model"
+    others = (s for s in scored if s.point.mode == of.mode and getattr(s.point, there) != getattr(of, there))
+    logs = [-np.log1p(s.ttft_error) for s in others if s.ttft_error is not None]
+    return Ratios(*map(float, np.quantile(logs, [0.1, 0.5, 0.9]))) if len(logs) >= FEWEST else WAITING
 
 
 def _with_waiting(scored: Sequence[Scored]) -> list[Scored]:
-    """Intervals of TTFT, the part beyond the steps from the points of other models."""
-    out = []
-    held: dict[str, Ratios] = {}
+    """Intervals of TTFT, the part beyond the steps from points of others.
+
+    What a server was launched with may not be known, nor its places then: with one less than clients a request waits
+    for the next one's end, its whole time divided by the clients on average, which the upper end holds.
+    """
+    out, held = list[Scored](), dict[tuple[str, ...], Ratios]()
     for s in scored:
-        model, steps = s.point.model, s.predicted.steps
-        if model not in held:
-            logs = [-np.log1p(o.ttft_error) for o in scored if o.point.model != model and o.ttft_error is not None]
-            held[model] = WAITING
-            if len(logs) >= FEWEST:
-                held[model] = Ratios(*map(float, np.quantile(logs, [0.1, 0.5, 0.9])))
-        out.append(replace(s, ttft=steps and first_token(steps[1], held[model])))
+        p, own, steps = s.point, s.predicted, s.predicted.steps
+        key = (p.model, p.mode, p.device)
+        if key not in held:
+            held[key] = _waits(scored, p)
+        found = steps and first_token(steps[1], held[key])
+        if found and not p.scripted:
+            place_s = (own.ttft_s + p.osl * own.tpot_s) / p.clients
+            found = replace(found, high=found.high + place_s / own.ttft_s)
+        out.append(replace(s, ttft=found))
     return out
 
 
@@ -209,7 +223,7 @@ def validate_points(
         if isinstance(outcome, Prediction):
             scored.append(Scored(point, outcome))
         else:
-            skipped.append(SkippedPoint(point.line, outcome))
+            skipped.append(Skipped(path.name, point.line, outcome))
     if not scored:
         raise InputError(path, f"has no row that can be simulated; {skipped[0]}")
     scored = _with_waiting(scored)

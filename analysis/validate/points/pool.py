@@ -32,7 +32,8 @@ def predict_all(
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, p in enumerate(points):
         groups.setdefault((p.device, p.model, p.weight_dtype, p.workers, p.prefill), []).append(i)
-    jobs = sorted(groups.values(), key=lambda rows: -sum(_work(points[i]) for i in rows))
+    work = [p.osl * (100.0 if p.prefill else 1.0) for p in points]  # roughly
+    jobs = sorted(groups.values(), key=lambda rows: -sum(work[i] for i in rows))
     out: dict[int, Outcome] = {}
 
     def lost(line: str) -> list[Outcome]:
@@ -46,11 +47,6 @@ def predict_all(
             if progress:
                 progress(len(out), len(points))
     return [out[i] for i in range(len(points))]
-
-
-def _work(point: ServingPoint) -> float:
-    """Roughly how long a point takes, for a fair share of the work."""
-    return point.osl * (100.0 if point.prefill else 1.0)
 
 
 def _several(points: Sequence[ServingPoint], folder: Path, seed: int, kept: Kept, host_times: float) -> list[Outcome]:

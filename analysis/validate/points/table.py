@@ -10,6 +10,7 @@ from typing import Any
 
 from ....devices.catalog import device_names
 from ....workloads.csvfile import numbers, read_whole
+from ....workloads.kernel_tables import Skipped
 from ....workloads.requests.options import MAX_SIZE
 
 COUNTS = ("gpus", "tp", "pp", "ep", "attention_dp", "isl", "osl", "batch_or_concurrency")
@@ -99,18 +100,7 @@ class ServingPoint:
         return sum(w.count * w.devices for w in sides if w is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedPoint:
-    """A row that is not scored, and why."""
-
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
-
-
-def read_points(path: Path) -> tuple[list[ServingPoint], list[SkippedPoint]]:
+def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:
     """Read a table in the form of ``../shared/serving_points/points.csv``.
 
     Returns
@@ -129,12 +119,12 @@ def read_points(path: Path) -> tuple[list[ServingPoint], list[SkippedPoint]]:
     cells |= {n: numbers(columns[n], SHORTEST_S, MAX_SIZE).tolist() for n in TIMES}
     names = device_names()
     points: list[ServingPoint] = []
-    skipped: list[SkippedPoint] = []
+    skipped: list[Skipped] = []
     for line, *row in zip(columns["gpus"].lines, *cells.values(), strict=True):
         named = dict(zip(cells, row, strict=True))
         reason = _unusable(named, names)
         if reason:
-            skipped.append(SkippedPoint(line, reason))
+            skipped.append(Skipped(path.name, line, reason))
         else:
             points.append(_point(line, named, names))
     return points, skipped
