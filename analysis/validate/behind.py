@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.behind import ANY, KIN, TRANSFER, formats_of, places
+from ...devices.calibrated.behind import ANY, FAR_SET, KIN, NEAR_SET, TRANSFER, formats_of, places
 from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
-from ...devices.calibrated.kernel_sets import LABELS, MEASURED, TYPICAL, SetEntry, load_set, silicon_of
+from ...devices.calibrated.kernel_sets import LABELS, MEASURED, TYPICAL, SetEntry, load_set, owner, silicon_of
 from ...devices.calibrated.rules import ALONE, parameters
 from ...devices.calibrated.set_rows import absorbed, some_of
 from ...devices.spec import DeviceSpec
-from .transfer import LEAST, from_others, owner, spread
+from .transfer import LEAST, from_others, left_alike, spread
 
 HEAD = "family,framework,format,sizes,rows,low,middle,high"
 FEW = 50
@@ -37,16 +37,18 @@ def evidence_files(measured: Found) -> dict[str, str]:
         Device -> its description and rows by family, see `calibrate.by_device`.
     """
     lines: dict[str, dict[tuple[str, str, str, str], list[F8]]] = {}
-    moved: dict[str, list[F8]] = {}
+    moved: dict[tuple[str, str, str, str], list[F8]] = {}
     kin: dict[str, list[tuple[SetEntry, FamilyRows]]] = {}
-    for _, (spec, held) in sorted(measured.items()):
+    for device, (spec, held) in sorted(measured.items()):
         for name, rows in held.items():
             family = rows.family
             if not family.kinds or spec.kernels is None:
                 continue
             whose, run = owner(spec.kernels, name), some_of(rows, ~absorbed(rows))
             if len(rows.measured) >= LEAST and whose not in ALONE:
-                moved.setdefault(name, []).append(np.log(run.measured / from_others(spec, run)))
+                left = np.log(run.measured / from_others(spec, run))
+                for which in (TYPICAL, NEAR_SET if left_alike(device, name) else FAR_SET):
+                    moved.setdefault((name, which, ANY, "0"), []).append(left)
             if name not in families():  # layers' kernels have tables of their own
                 continue
             for key, errors, kept in _errors(spec, family, rows, whose):
@@ -61,7 +63,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
         name = alike.partition(" ")[0]
         apart.setdefault((name, KIN, ANY, "0"), []).extend(_between(families()[name], devices))
     near = _lines({key: errors for key, errors in apart.items() if errors}, _quantiles)
-    far = _lines({(name, TYPICAL, ANY, "0"): errors for name, errors in moved.items()}, spread)
+    far = _lines(moved, spread)
     return {**out, TRANSFER: "\n".join([HEAD, *sorted([*near, *far])]) + "\n"}
 
 

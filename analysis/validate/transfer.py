@@ -2,30 +2,25 @@
 
 Each device in turn is left out, with the kernel set that its rows are behind: its parameters are those that answers
 use for a device without rows (`kernel_sets.borrowed`), from all other sets. The interval of such a prediction is what
-the other devices, each left out likewise, say: the 10th to 90th percentile of measured over predicted, by family. It
-holds where 80 % of a device's rows lie inside.
+the other devices, each left out likewise, say: the 10th to 90th percentile of measured over predicted, by family, of
+devices with a set of their silicon left or of those without (`kernel_sets.alike`). It holds where 80 % of a device's
+rows lie inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from ...devices.calibrated.calibrate import FamilyRows
-from ...devices.calibrated.family import F8
-from ...devices.calibrated.kernel_sets import (
-    LABELS,
-    LINK_PARENTS,
-    LINKS,
-    PARENTS,
-    TYPICAL,
-    borrowed,
-    load_layer_set,
-    load_set,
-)
+from ...devices.calibrated.family import F8, families
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, alike, borrowed, owner
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES
+from ...devices.calibrated.rules import ALONE
+from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
 from .check import Check
 
@@ -34,26 +29,24 @@ LEAST = 20
 INSIDE = (0.1, 0.5, 0.9)
 
 
-def owner(name: str, family: str) -> str:
-    """A set itself, or its nearest parent that has the family."""
-    parents = LINK_PARENTS if family in LINKS else PARENTS
-    load = load_layer_set if family in LAYER_FAMILIES else load_set
-    while family not in load(name).families and name in parents:
-        name = parents[name]
-    return name
-
-
 def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
     """Seconds of a device's rows, each by its framework's kernels, as if the device's set had none."""
     family, out = rows.family, np.empty(len(rows.x))
-    load = load_layer_set if family.name in LAYER_FAMILIES else load_set
     own = "" if spec.kernels is None else owner(spec.kernels, family.name)
     names = {label: name for name, label in LABELS.items()}
     for label in dict.fromkeys(rows.labels.tolist()):
         at = rows.labels == label
-        known = borrowed(spec, family, names.get(label, TYPICAL), own, load)
+        known = borrowed(spec, family, names.get(label, TYPICAL), own)
         out[at] = family.seconds(known.fit.values, rows.h, np.ascontiguousarray(rows.x[at]))
     return out
+
+
+@cache
+def left_alike(device: str, name: str) -> bool:
+    """Whether a device of the catalog, left out with its set, is of the silicon of a set that is left."""
+    spec = load_device(device)[0]
+    own = "" if spec.kernels is None else owner(spec.kernels, name)
+    return alike(spec, families().get(name) or LAYER_FAMILIES[name], own)
 
 
 def with_intervals(checks: Sequence[Check]) -> list[Check]:
@@ -66,11 +59,13 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
     """
     out = []
     for check in checks:
-        logs = [
-            np.log(c.measured / c.predicted)
+        others = [
+            c
             for c in checks
-            if c.family == check.family and c.device != check.device and len(c.measured) >= LEAST
+            if c.family == check.family and c.device not in (check.device, *ALONE) and len(c.measured) >= LEAST
         ]
+        near = [c for c in others if left_alike(c.device, c.family) == left_alike(check.device, check.family)]
+        logs = [np.log(c.measured / c.predicted) for c in near or others]
         if logs:
             interval = spread(logs)
             ratio = check.measured / check.predicted

@@ -8,7 +8,8 @@ kernels --out` writes the files anew from the rows (`analysis.validate.behind`).
 Where a price rests on something else than rows of its own device, format and size, its error is that of asking
 another device's parameters, beside that of its cells. `TRANSFER` holds it for each family: the errors of rows by those of
 another silicon, and for one of the same (`KIN`) how far apart the medians of two such devices are, whose rows differ no
-more than a cell's.
+more than a cell's. For a device of no set the errors are those of devices left out that had a set of their silicon left
+(`NEAR_SET`), or of those that had none (`FAR_SET`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
 from .hardware import FORMATS, H_LINK_BANDWIDTH, hardware
-from .kernel_sets import LINK_PARENTS, LINKS, PARENTS, load_set
+from .kernel_sets import LINKS, alike, load_set, owner, parents_of
 
 I8 = npt.NDArray[np.int64]
 BASE = 8.0
@@ -44,7 +45,7 @@ NEAR = 1.0
 APART = "no row is within about a factor of 8 in every size"
 ENOUGH = 20
 """Rows that an error is quoted from at least, where there are so many."""
-TRANSFER, KIN = "transfer", "kin"
+TRANSFER, KIN, NEAR_SET, FAR_SET = "transfer", "kin", "near", "far"
 ALIKE = 2.0
 """Factor between constants within which devices of one silicon are as those measured: H100, H200 and H20 differ by 1.4 to 1.7."""
 
@@ -128,10 +129,10 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
 
 
 @cache
-def transferred(family: str, kin: bool = False) -> Ratios:
-    """How far off another device's parameters are; those of one of the same silicon, if `kin`."""
+def transferred(family: str, whose: str = "typical") -> Ratios:
+    """How far off other devices' parameters are; those of `KIN`, `NEAR_SET` or `FAR_SET`, where they are known."""
     read = _read(TRANSFER)
-    found = (kin and read.get((family, KIN))) or read.get((family, "typical"), {})
+    found = read.get((family, whose)) or read.get((family, "typical"), {})
     if ANY not in found:
         return Ratios(-0.5, 0.0, 0.5)
     low, middle, high = found[ANY].ratios[0]
@@ -161,9 +162,12 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
 
     """
     if spec.kernels is None:
-        return Behind(0, {}, 0, np.inf, transferred(family.name), "the mean of other silicon's kernels")
-    held, owner = _of(spec.kernels, family.name, framework)
-    moved, kin = _moved(spec, family.name, framework, owner)
+        far = transferred(family.name, NEAR_SET if alike(spec, family) else FAR_SET)
+        return Behind(0, {}, 0, np.inf, far, "the mean of other silicon's kernels")
+    whose = owner(spec.kernels, family.name)
+    read = _read(whose)
+    held = read.get((family.name, framework), read.get((family.name, "typical"), {}))
+    moved, kin = _moved(spec, family.name, framework, whose)
     format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
     others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}
     cells = held.get(format_)
@@ -179,7 +183,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
     ratios = cells.pooled(distances <= reach)
     distance = float(BASE ** max(distances.min() - 0.5, 0.0))
     if moved or not near.any():
-        ratios = ratios.wider(transferred(family.name, kin and bool(near.any())))
+        ratios = ratios.wider(transferred(family.name, KIN if kin and near.any() else "typical"))
     return Behind(
         int(cells.rows.sum()), others, int(cells.rows[near].sum()), distance, ratios, moved,
         _beyond(family, x, at, cells.at) or ("" if near.any() else APART),
@@ -214,21 +218,12 @@ def _reach(distance: F8, rows: I8) -> float:
     return float(distance[order][min(last, len(order) - 1)])
 
 
-def _of(name: str, family: str, framework: str) -> tuple[dict[str, _Cells], str]:
-    """Cells of a set or of its nearest parent that has the family, and whose they are."""
-    parents = LINK_PARENTS if family in LINKS else PARENTS
-    while family not in load_set(name).families and name in parents:
-        name = parents[name]
-    read = _read(name)
-    return read.get((family, framework), read.get((family, "typical"), {})), name
-
-
-def _moved(spec: DeviceSpec, family: str, framework: str, owner: str) -> tuple[str, bool]:
+def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[str, bool]:
     """Why a device's parameters are not those of rows timed on it, and whether they are of its silicon."""
-    entry = load_set(owner).find(family, framework)
+    entry = load_set(whose).find(family, framework)
     if entry is None or entry.basis == "transferred":
         return "no rows of these kernels on its silicon", False
-    timed = _timed(owner, family)
+    timed = _timed(whose, family)
     if not timed:
         return "no measured rows", False
     own = hardware(spec)
@@ -240,14 +235,13 @@ def _moved(spec: DeviceSpec, family: str, framework: str, owner: str) -> tuple[s
 
 
 @cache
-def _timed(owner: str, family: str) -> dict[str, F8]:
+def _timed(whose: str, family: str) -> dict[str, F8]:
     """Devices of the catalog with rows of a family that stand behind a set, and their constants."""
     from ..catalog import fitted_devices, load_device
 
     found = (load_device(device)[0] for device in fitted_devices())
-    parents = LINK_PARENTS if family in LINKS else PARENTS
     return {
         spec.name: hardware(spec)
         for spec in found
-        if family in spec.calibration and (spec.kernels == owner or parents.get(str(spec.kernels)) == owner)
+        if family in spec.calibration and (spec.kernels == whose or parents_of(family).get(str(spec.kernels)) == whose)
     }

@@ -55,6 +55,8 @@ class Donor:
         Frameworks its rows are of.
     told : tuple of str, optional
         Branches of the family that its rows tell; all without it.
+    share : float
+        Part of a row that each of its rows counts.
     """
 
     rows: int
@@ -62,6 +64,7 @@ class Donor:
     h: F8
     labels: tuple[str, ...] = ()
     told: tuple[str, ...] | None = None
+    share: float = 1.0
 
     def known(self) -> tuple[str, ...]:
         """Frameworks with enough rows to tell them apart, or all where there is only one base."""

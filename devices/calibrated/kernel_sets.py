@@ -13,7 +13,7 @@ wherever these lead; they are what ``measured-blend`` uses, and what ``opbyte va
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -34,7 +34,7 @@ from .fit import BlendPart, Fit
 from .frameworks import Donor
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good
-from .rules import ALONE, Parameters, parameters, transfer
+from .rules import ALONE, Parameters, at_clock, distance, parameters, transfer
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -63,6 +63,8 @@ ATTENTION = ("attention_prefill", "attention_decode")
 """Families of attention to keys and values of each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 """Device that stands for a set of another name."""
+OTHER, ALIKE = 0.003, 0.5
+"""What a row of another framework counts on a device of no set, and the distance of devices of one silicon."""
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -169,10 +171,7 @@ class KernelSet:
 
     def find(self, family: str, framework: str) -> SetEntry | None:
         """The entry of a framework; of the typical one where the family knows no others."""
-        held = self.families.get(family)
-        if held is None:
-            parent = parents_of(family).get(self.name)
-            return None if parent is None else load_set(parent).find(family, framework)
+        held = load_set(owner(self.name, family)).families.get(family, {})
         return held.get(framework) or held.get(TYPICAL)
 
 
@@ -223,7 +222,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
         held = dict(load_layer_set(name).families.get(family.name, {}))
         name = PARENTS.get(name)
     if TYPICAL not in held:
-        under = {key: borrowed(spec, family, key, load=load_layer_set) for key in (TYPICAL, *LABELS)}
+        under = {key: borrowed(spec, family, key) for key in (TYPICAL, *LABELS)}
     labels = {label: (BlendPart(1.0, held[key].values(family), 1.0),) for key, label in LABELS.items() if key in held}
     for key, entry in held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
@@ -234,25 +233,51 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     return replace(under[framework], under=under)
 
 
-def borrowed(
-    spec: DeviceSpec, family: Family, framework: str, without: str = "", load: Callable[[str], KernelSet] = load_set
-) -> Parameters:
+def borrowed(spec: DeviceSpec, family: Family, framework: str, without: str = "") -> Parameters:
     """Parameters of a family on a device from the sets that have rows of it: their mean, by the rule of `rules`.
 
     Parameters
     ----------
     without : str
         A set that is left out, as if its devices had not been timed.
-    load : callable
-        Set of a name: `load_set` or `load_layer_set`.
     """
-    donors = {}
+    h, donors = hardware(spec), _donors(family, framework, without)
+    known = {name: at_clock(h, family, donor) for name, donor in donors.items()}
+    return replace(transfer(h, family, known), framework=framework)
+
+
+def alike(spec: DeviceSpec, family: Family, without: str = "") -> bool:
+    """Whether a set of a device's own silicon is among those that it borrows from."""
+    h = hardware(spec)
+    return any(distance(h, donor.h) < ALIKE for donor in _donors(family, TYPICAL, without).values())
+
+
+def entries(name: str, family: str) -> Mapping[str, SetEntry]:
+    """Framework -> entry of a family in a set, be it a layer's; empty where it has none."""
+    return load_set(name).families.get(family) or load_layer_set(name).families.get(family, {})
+
+
+def owner(name: str, family: str) -> str:
+    """A set itself, or its nearest parent that has the family."""
+    parents = parents_of(family)
+    while not entries(name, family) and name in parents:
+        name = parents[name]
+    return name
+
+
+def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
+    """Sets with rows of a family; where these are of other frameworks, they tell of the silicon, for `OTHER`."""
+    out = {}
     for name in list_sets():
-        held = load(name).families.get(family.name, {})
-        entry = held.get(framework) or held.get(TYPICAL)
-        if entry is not None and entry.basis != "transferred" and name not in (*ALONE, without):
-            donors[name] = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name), told=entry.told)
-    return replace(transfer(hardware(spec), family, donors), framework=framework)
+        held = {} if name in (*ALONE, without) else entries(name, family.name)
+        asked = framework if framework in held else TYPICAL
+        for key, entry in held.items():
+            other = framework in LABELS and key in LABELS and entry.basis == "own"
+            share = 1.0 if key == asked else OTHER if other else 0.0
+            if share and entry.basis != "transferred":
+                donor = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name), (), entry.told, share)
+                out[name if key == asked else f"{name} {key}"] = donor
+    return out
 
 
 @cache

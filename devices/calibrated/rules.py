@@ -36,6 +36,8 @@ ALONE = ("b60",)
 """Devices and sets that stand in for no other: calls of their rows were started one by one, and time the host."""
 LIMITED = ("peak", "peak_16", "peak_8")
 """Parameters of products that power limits."""
+STARTS, GENERATION = ("launch_s", "gap_s", "quantise_s"), 0.5
+"""Latencies that are counted in a core's clocks, and compute capabilities within which chips are of one generation."""
 FLOOR = 1e-6
 """Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
 
@@ -130,10 +132,21 @@ def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
     return replace(donor, fit=replace(donor.fit, values=np.minimum(donor.fit.values * more, most), kernels=kernels))
 
 
+def at_clock(h: F8, family: Family, donor: Donor) -> Donor:
+    """A donor whose kernels start in as many clocks of a device of NVIDIA's; in one generation clocks differ on paper."""
+    one, other = donor.h[H_CAPABILITY], h[H_CAPABILITY]
+    if min(one, other) <= 0.0 or abs(one - other) < GENERATION:
+        return donor
+    slow = donor.h[H_CLOCK] / h[H_CLOCK]
+    values = donor.fit.values * np.array([slow if p.name in STARTS else 1.0 for p in family.parameters])
+    limits = np.array([(p.low, p.high) for p in family.parameters]).T
+    return replace(donor, fit=replace(donor.fit, values=np.clip(values, *limits)))
+
+
 def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[str, float]]:
     """Weighted geometric mean of the donors' parameters, and each donor's share."""
     far = np.array([distance(h, donor.h) for donor in donors.values()])
-    weight = np.array([d.rows for d in donors.values()])
+    weight = np.array([d.rows * d.share for d in donors.values()])
     weight = weight * (np.exp(-(far**2) / 2) + FLOOR)
     weight /= weight.sum()
     values = [donor.fit.values for donor in donors.values()]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from opbyte.devices.calibrated.behind import behind, transferred
+from opbyte.devices.calibrated.behind import FAR_SET, NEAR_SET, behind, transferred
 from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.fit import Fit
+from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import (
     BEST,
@@ -27,7 +30,7 @@ from opbyte.devices.calibrated.kernel_sets import (
 )
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import parameters
+from opbyte.devices.calibrated.rules import at_clock, parameters, transfer
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device, can_calibrate
 from opbyte.workloads.errors import InputError
@@ -120,7 +123,24 @@ def test_layers_of_a_device_of_no_set_have_the_mean_of_all() -> None:
     known = layer_parameters(spec, family, "vllm")
     assert (known.basis, known.near[0][0]) == ("transferred", "rtx-pro-6000")
     found = behind(spec, family, known.framework, family.defaults)
-    assert (found.rows, found.ratios) == (0, transferred("conv_decode"))
+    assert (found.rows, found.ratios) == (0, transferred("conv_decode", FAR_SET))
+    near = load_device("b300")[0].model_copy(update={"kernels": None})  # GB200's set is of its silicon
+    assert behind(near, family, known.framework, family.defaults).ratios == transferred("conv_decode", NEAR_SET)
+    assert transferred("conv_decode", NEAR_SET).high < transferred("conv_decode", FAR_SET).high
+
+
+def test_kernels_start_in_clocks_and_a_set_speaks_for_what_it_has_rows_of() -> None:
+    """An A100's start later than those of cards of 2.5 GHz; a B200 alone has tensor cores for NVFP4 here."""
+    family, h = families()["gemm"], hardware(load_device("a100-80gb")[0])
+    card = Donor(100, Fit(1.5 * family.defaults, {}), hardware(load_device("l40s")[0]), told=("bf16",))
+    other = Donor(1, Fit(2.0 * family.defaults, {}), hardware(load_device("b200")[0]), told=("nvfp4",))
+    assert at_clock(h, family, card).fit.values[0] / card.fit.values[0] == pytest.approx(2520 / 1410, rel=0.01)
+    assert at_clock(card.h, family, card) is card
+    per_branch = [replace(d, fit=Fit(family.per_branch(d.fit.values), {})) for d in (card, other)]
+    found = transfer(card.h, family, {"card": per_branch[0], "other": per_branch[1]}).fit.values
+    launch = {name: found[family.branches.index(name)][0] for name in ("nvfp4", "fp8")}
+    assert launch["nvfp4"] == pytest.approx(2.0 * family.defaults[0])
+    assert launch["fp8"] == pytest.approx(1.5 * family.defaults[0])
 
 
 def test_a_users_own_tables_come_first() -> None:
