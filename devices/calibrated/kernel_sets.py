@@ -216,11 +216,8 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
 
     A device whose set has no rows of it has the mean of others' (`borrowed`).
     """
-    name, held = spec.kernels, dict[str, SetEntry]()
+    held = {} if spec.kernels is None else entries(owner(spec.kernels, family.name), family.name)
     under: dict[str, Parameters] = {}
-    while name is not None and not held:
-        held = dict(load_layer_set(name).families.get(family.name, {}))
-        name = PARENTS.get(name)
     if TYPICAL not in held:
         under = {key: borrowed(spec, family, key) for key in (TYPICAL, *LABELS)}
     labels = {label: (BlendPart(1.0, held[key].values(family), 1.0),) for key, label in LABELS.items() if key in held}
@@ -234,13 +231,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
 
 
 def borrowed(spec: DeviceSpec, family: Family, framework: str, without: str = "") -> Parameters:
-    """Parameters of a family on a device from the sets that have rows of it: their mean, by the rule of `rules`.
-
-    Parameters
-    ----------
-    without : str
-        A set that is left out, as if its devices had not been timed.
-    """
+    """Parameters of a family on a device from the sets that have rows of it, but one: their mean, by the rule of `rules`."""
     h, donors = hardware(spec), _donors(family, framework, without)
     known = {name: at_clock(h, family, donor) for name, donor in donors.items()}
     return replace(transfer(h, family, known), framework=framework)

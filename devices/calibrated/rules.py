@@ -4,7 +4,7 @@ A device without a fit takes the weighted geometric mean of the fitted devices, 
 device is ``rows * exp(-d**2 / 2)`` with `d` the distance between the two in three logarithms, in units of `UNITS`: FLOP
 per clock of one core (the generation of its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level
 cache; makers, whose libraries are others, are a unit of their own apart. What products attain of a peak goes with the
-power that the board has for it (`hardware.H_ROOM`). All parameters are fractions, multiples and latencies, so that the
+power that the board has for it (`hardware.H_ROOM`), how late kernels start with the clock (`at_clock`). All parameters are fractions, multiples and latencies, so that the
 device's own peaks, bandwidth and cores carry the rest. A parameter that no row of a device depends on (it is at the
 family's default, or is of a kernel that the device has no rows of where others have) has no weight.
 
