@@ -19,6 +19,7 @@ from ...workloads.adapters import Tenants, with_adapters
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
+from ...workloads.numerics import BITS
 from ...workloads.ops import Op
 from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, parse_sampling
@@ -51,7 +52,7 @@ from .layout import (
     stage_models,
 )
 from .memory import Memory, device_memory
-from .programs import LOGITS, TO_AND_FRO
+from .programs import LOGITS, QUANTISED, TO_AND_FRO
 
 AnyLink = LinkModel | PlannedLink
 """What prices a collective: as measured or with all messages at once, or by a named algorithm."""
@@ -316,14 +317,16 @@ def deploy(
     experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
     experts = place_experts(experts, placing, layout, system)
     fewer = fewer_reached(experts, layout, system) if all_to_all else (1.0, 1.0)
+    sender, format_ = frameworks.get("all_to_all", "").partition("@")[0], model.numerics.weight_format("experts")
+    width = BITS[format_] / 16.0 if sender == "trtllm" and format_ in QUANTISED else 1.0
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
-        layout=replace(layout, sent=sent_share(experts), fewer=fewer), tenants=tenants, placing=placing,
+        layout=replace(layout, sent=sent_share(experts), fewer=fewer, width=width), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
         run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
-        sender=frameworks.get("all_to_all", "").partition("@")[0], store=checked_store(store, model, system),
+        sender=sender, store=checked_store(store, model, system),
     ))  # fmt: skip
 
 

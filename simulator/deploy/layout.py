@@ -47,6 +47,8 @@ class Layout:
     gather : bool
         Ranks share experts by gathering everybody's tokens before them and scattering the sums after them, instead of
         sending each token to its experts' ranks; and a rank's devices gather the logits of the whole vocabulary.
+    width : float
+        Bytes of a gathered token over those of its activations.
     away : frozenset of str
         Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     pp : int
@@ -67,6 +69,7 @@ class Layout:
     ep: int
     expert_tp: int
     gather: bool = False
+    width: float = 1.0
     away: frozenset[str] = frozenset()
     pp: int = 1
     sent: float = 1.0

@@ -14,6 +14,9 @@ from .layout import Layout
 
 TO_AND_FRO = "to_and_fro"
 """Mark in the shape of what crosses to experts on devices of their own, and back."""
+QUANTISED = ("fp8", "nvfp4")
+"""Formats of experts whose inputs TensorRT-LLM quantises before it gathers them (``run_post_quant_allgather`` in
+tensorrt_llm/_torch/modules/fused_moe/fused_moe_cutlass.py); others gather 16 bits."""
 LOGITS = "logits"
 """Label of what the devices of a rank gather after the head."""
 
@@ -115,8 +118,9 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
         values = tokens * sent_width(part) * part.routed.top_k / layout.tp
         return [to_and_fro("dispatch", values, run), op, to_and_fro("collect", values, run)]
     if layout.gather:
-        moved = (tokens, sent_width(part), layout.dp, run)
-        return [gather_tokens("all_gather", "dispatch", *moved), op, gather_tokens("reduce_scatter", "collect", *moved)]
+        moved = (sent_width(part), layout.dp, run)
+        gather = gather_tokens("all_gather", "dispatch", tokens * layout.width, *moved)
+        return [gather, op, gather_tokens("reduce_scatter", "collect", tokens, *moved)]
     sent = (tokens * layout.sent, sent_width(part), part.routed.top_k, layout.tp, layout.dp, run)
     op = replace(op, shape={**op.shape, "wide": 1.0})  # no other's rows are among its own
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
