@@ -159,8 +159,8 @@ class Afd(Result):
         step = self.best.step
         assert step is not None
         times = step.attention_s, step.experts_s, step.link_s, len(step.sizes)
-        layers = max(task.layer for task in step.timeline.graph.tasks if task.name == "experts") + 1
-        return step_seconds(*times, layers) if enough(*times) else None
+        visits = sum(task.name == "experts" for task in step.timeline.graph.tasks)
+        return step_seconds(*times, visits // len(step.sizes)) if enough(*times) else None
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows = [row.record() for row in self.found]

@@ -102,7 +102,7 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
         if (*key, kin) not in held:
             key = TYPICAL, *key[1:]
         own = held.get((*key, spec.name)) or replace(held[*key, kin], moved=True)
-        out[mode] = replace(own, taken=SMS / hardware(spec)[H_CORES] * (mode == NORMAL)).on(link)
+        out[mode] = replace(own, taken=SMS / float(hardware(spec)[H_CORES]) * (mode == NORMAL)).on(link)
     return out
 
 

@@ -33,6 +33,8 @@ from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
+from opbyte.simulator.scenario.parts import DeployOptions
+from opbyte.simulator.scenario.place import deployed
 from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import lower
@@ -318,6 +320,18 @@ def test_errors_of_a_deployment_name_the_key(tmp_path: Path) -> None:
     scenario = Scenario.of("deepseek-v2-lite", "h100-2x8", engine=written(tmp_path, said))
     with pytest.raises(InputError, match=r"engine.json: eplb_config.num_redundant_experts .*multiple"):
         deployment_of(scenario)
+
+
+@pytest.mark.parametrize(("framework", "bits"), [
+    ("trtllm", {"bf16": 16, "fp8": 8, "fp8_block": 16, "nvfp4": 4.5}), ("vllm", {"fp8": 16, "nvfp4": 16}),
+])  # fmt: skip
+def test_tensorrt_llm_gathers_tokens_as_it_quantised_them(framework: str, bits: dict[str, float]) -> None:
+    """`run_post_quant_allgather`; outputs are scattered in 16 bits."""
+    for dtype, wide in bits.items():
+        model = replace(few("qwen3-235b-a22b"), numerics=few("qwen3-235b-a22b").numerics.with_formats(dtype, None))
+        d = deployed(model, load_system("b200-x8"), DeployOptions(framework=framework, tp=1, ep=8))
+        sent = {p.op.kind: p.op.act_bytes for p in explicit_stage(d, dealt(d, 64, 100)).ops if p.op.exchange}
+        assert sent["all_gather"] == pytest.approx(sent["reduce_scatter"] * wide / 16)
 
 
 def test_the_normal_kernels_run_without_graphs(read: Read) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ....devices.spec import LinkSpec, SystemSpec
+from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
@@ -13,8 +13,8 @@ from ...frameworks.sharing import NOTHING
 from ...scenario.load import load
 from ...scenario.scenario import Scenario
 from ..registry import check_parts
-from .holders import held_bytes, with_experts_on
-from .one_step import Apart, apart_of
+from .holders import held_bytes
+from .one_step import apart_of, one_of
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings
@@ -80,16 +80,3 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
     }.items():
         if there:
             raise InputError(flag, f"cannot go with {OPTION}; leave one out")
-
-
-def one_of(a: Apart, batches: int) -> Deployment:
-    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
-
-    Parameters
-    ----------
-    batches : int
-        Micro-batches of a step.
-    """
-    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
-    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
-    return with_experts_on(a.attention, a.experts, link, batches)

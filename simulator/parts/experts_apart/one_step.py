@@ -7,30 +7,27 @@ Every expert that a token chose gets its vector over the link between them, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ....devices.spec import SystemSpec
-from ....workloads.batch import Batch
+from ....devices.spec import LinkSpec, SystemSpec
 from ....workloads.errors import CapacityError, InputError
-from ....workloads.model import ModelSpec, embedding_ops
-from ....workloads.ops import Loads, Op
+from ....workloads.model import ModelSpec
 from ...batching.kv import CacheSettings, rank_rules, sequence_bytes
 from ...deploy.deployment import Deployment
 from ...deploy.memory import device_memory
-from ...deploy.placement import regions
-from ...deploy.programs import LOGITS, head_program
+from ...deploy.programs import TO_AND_FRO
 from ...scenario.links import kv_link
 from ...scenario.parts import DeployOptions, PoolOptions
 from ...scenario.place import deployed
-from ...step.sections import whole_layer
-from ...streams.scheduler import Timeline, run
+from ...step.explicit import StageCost, dealt, explicit_stage
+from ...streams.graph import COMPUTE
+from ...streams.scheduler import Timeline
 from ..overlap.chunking import chunk_tokens
-from .holders import expert_bytes, held_bytes
-from .schedule import ATTENTION, BACK, EXPERTS, OUT, Trip, pingpong
+from .holders import expert_bytes, held_bytes, runs_on, with_experts_on
+from .schedule import ATTENTION, BACK, EXPERTS, OUT
 
 if TYPE_CHECKING:
     from ...frameworks.settings import EngineSettings
@@ -82,21 +79,6 @@ class GroupMemory(NamedTuple):
         return int((self.attention - self.attention_weights) / self.sequence)
 
 
-class GroupWork(NamedTuple):
-    """Seconds of the slowest device of a group, and what all of its devices spend and are busy."""
-
-    seconds: float
-    joules: float
-    busy_s: float
-
-    def plus(self, other: GroupWork) -> GroupWork:
-        """One after the other."""
-        return GroupWork(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-NO_WORK = GroupWork(0.0, 0.0, 0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class ApartStep:
     """A step of decodes.
@@ -132,7 +114,7 @@ class ApartStep:
         """Share of the step that each stream works; of the link the busier direction's."""
         found = self.timeline.busy()
         link = max(found.get(OUT, 0.0), found.get(BACK, 0.0))
-        shares = {ATTENTION: found.get(ATTENTION, 0.0), EXPERTS: found.get(EXPERTS, 0.0), "link": link}
+        shares = {ATTENTION: found.get(COMPUTE, 0.0), EXPERTS: found.get(EXPERTS, 0.0), "link": link}
         return {name: s / self.seconds for name, s in shares.items()}
 
     @property
@@ -195,13 +177,11 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
         raise InputError("--pp", "cannot go with --attention-on, which costs one stage; --experts-on takes it")
     ranks = a.attention.layout.dp
     each, over = divmod(sequences, ranks)
-    dealt = [
-        (over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * own, most)
+    many = [
+        over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * int(chunk_tokens(each, batches, i))
         for i in range(batches)
-        for own, most in [[int(chunk_tokens(n, batches, i)) for n in (each, each + (over > 0))]]
     ]
-    sizes = tuple(size for size, _ in dealt if size)
-    found = memories(a, context)
+    sizes, found = tuple(size for size in many if size), memories(a, context)
     each += over > 0
     if each > found.most:
         raise CapacityError(
@@ -209,121 +189,50 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
             f"{each * found.sequence / 2**30:.2f} GiB per device, "
             f"{(found.attention - found.attention_weights) / 2**30:.2f} GiB available",
         )  # fmt: skip
-    dealt = dealt[: len(sizes)]
-    known = {own: _Batch(a, *own, context) for own in dict.fromkeys(dealt)}
-    trips = [known[own].trip for own in dealt]
-    timeline = run(pingpong(trips))
-    layers = len(trips[0].out)
-    joules = [
-        _spent(d, [known[own].works[side] for own in dealt], timeline.makespan, n)
-        for side, (d, n) in enumerate(zip((a.attention, a.experts), a.devices, strict=True))
-    ]
-
-    def mean(parts: Sequence[Sequence[float]]) -> float:
-        return sum(sum(own[:layers]) for own in parts) / (layers * len(trips))
-
-    return ApartStep(
-        sizes, mean([t.attention for t in trips]), mean([t.experts for t in trips]),
-        mean([t.out for t in trips]), timeline, (joules[0], joules[1]),
-    )  # fmt: skip
+    d = one_of(a, batches)
+    stage = explicit_stage(d, dealt(d, sequences, context), expected=True)
+    (timeline,) = stage.timelines
+    means, joules = (
+        _means(timeline),
+        [_spent(d, stage, own, n) for own, n in zip((d, a.experts), a.devices, strict=True)],
+    )
+    return ApartStep(sizes, *means, timeline, (joules[0], joules[1]))
 
 
-def _spent(d: Deployment, works: Sequence[GroupWork], seconds: float, devices: int) -> float:
+def _means(timeline: Timeline) -> tuple[float, float, float]:
+    """Seconds that a micro-batch attends before the experts of a layer, is there, and on the way to them."""
+    before, attention, experts, link, visits = dict[int, float](), 0.0, 0.0, 0.0, 0
+    for task in timeline.graph.tasks:
+        if task.resource == COMPUTE:
+            before[task.chunk] = before.get(task.chunk, 0.0) + task.seconds
+        elif task.resource == OUT:
+            link += task.seconds
+        elif task.resource == EXPERTS:
+            attention += before.pop(task.chunk, 0.0)
+            experts += task.seconds
+            visits += 1
+    return attention / visits, experts / visits, link / visits
+
+
+def _spent(d: Deployment, stage: StageCost, group: Deployment, devices: int) -> float:
     """Energy of a group of devices in a step, static power among it [J]."""
-    board = d.device.board
-    busy = sum(work.busy_s for work in works)
-    work = board.work_joules(sum(work.joules for work in works), busy)
-    return float(board.idle_joules(seconds * devices) + work + board.busy_joules(busy))
+    own = [p for p in stage.ops if runs_on(d, p.op) is group and TO_AND_FRO not in p.op.shape]
+    board, busy = group.device.board, sum(p.cost.seconds * p.count * p.devices for p in own)
+    work = board.work_joules(sum(p.cost.total_joules * p.count * p.devices for p in own), busy)
+    return float(board.idle_joules(stage.seconds * devices) + work + board.busy_joules(busy))
 
 
-class _Batch:
-    """One micro-batch: what it takes where."""
+def one_of(a: Apart, batches: int) -> Deployment:
+    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
 
-    def __init__(self, a: Apart, size: int, most: int, context: int) -> None:
-        d = a.attention
-        self.a, self.size, self.most, self.known = a, size, most, dict[bytes, GroupWork]()
-        batch = Batch.of([context] * most)
-        self.moments = batch.moments(d.shard.windows)
-        self.works = (NO_WORK, NO_WORK)
-        attention, out, experts, back = [NO_WORK], list[float](), list[float](), list[float]()
-        attention[0] = self._attend(embedding_ops(d.shard, self.moments, d.run))
-        known: dict[int, tuple[GroupWork, GroupWork]] = {}
-        part = 0
-        for layer in d.stages[0].layers:
-            if id(layer) not in known:
-                known[id(layer)] = self._around(whole_layer(d, layer, self.moments))
-            before, after = known[id(layer)]
-            attention[-1] = attention[-1].plus(before)
-            if layer.expert_parts:
-                sent, work = self._expert(part)
-                part += 1
-                out.append(sent)
-                back.append(sent)
-                experts.append(work.seconds)
-                self.works = self.works[0], self.works[1].plus(work)
-                attention.append(after)
-        attention[-1] = attention[-1].plus(self._attend(head_program(d.shard, self.moments, d.layout, d.run)))
-        total = NO_WORK
-        for own in attention:
-            total = total.plus(own)
-        self.works = total, self.works[1]
-        self.trip = Trip([own.seconds for own in attention], out, experts, back)
-
-    def _around(self, program: Sequence[Op]) -> tuple[GroupWork, GroupWork]:
-        """A layer's ops before its experts and after them."""
-        at = next((i for i, op in enumerate(program) if op.routed), len(program))
-        return self._attend(program[:at]), self._attend(program[at + 1 :])
-
-    def _attend(self, ops: Sequence[Op]) -> GroupWork:
-        """Ops on the devices that attend."""
-        d = self.a.attention
-        own = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
-        work = _run(d, [op for op in own if not op.exchange])
-        within = [op for op in own if op.kind == "all_reduce" or op.name.startswith(LOGITS)]
-        for op in within:  # of the devices of a rank; ranks exchange nothing with each other
-            if not op.exchange:
-                continue
-            cost = d.link(op).cost(op)
-            work = work.plus(GroupWork(cost.seconds, cost.total_joules, cost.seconds))
-        devices = d.layout.devices
-        return GroupWork(work.seconds, work.joules * devices, work.busy_s * devices)
-
-    def _expert(self, part: int) -> tuple[float, GroupWork]:
-        """Seconds of the link one way, and work of the experts of one layer."""
-        d = self.a.experts
-        own = d.experts[min(part, len(d.experts) - 1)]
-        loads = own.expected(float(self.size))
-        held = len(loads.tokens) // own.ep
-        slowest, joules, busy, most = 0.0, 0.0, 0.0, 0.0
-        for g in range(own.ep):
-            at = slice(g * held, (g + 1) * held)
-            key = loads.tokens[at].tobytes() + loads.experts[at].tobytes()
-            if key not in self.known:  # equal loads cost the same
-                op = own.spec.expert_op(Loads(loads.tokens[at], loads.experts[at]), d.run)
-                self.known[key] = _run(d, [op])
-            work = self.known[key]
-            slowest = max(slowest, work.seconds)
-            joules += work.joules
-            busy += work.busy_s
-            most = max(most, float(loads.tokens[at].sum()))
-        return self._link_s(own.spec.hidden, own.spec.routed.top_k, most), GroupWork(slowest, joules, busy)
-
-    def _link_s(self, hidden: int, top_k: int, most: float) -> float:
-        """Seconds of what the busiest device of either group sends or receives."""
-        layout = self.a.attention.layout
-        vector = hidden * self.a.attention.run.numerics.act_bytes
-        sent = self.most * top_k / layout.tp
-        return self.a.latency_s + vector * max(sent, most) / self.a.rate
-
-
-def _run(d: Deployment, ops: Sequence[Op]) -> GroupWork:
-    """Ops of one device one after another."""
-    costs = d.device.run(regions(ops, d.device, d.placement, False, d.system.mapping.splitter))
-    placed = [cost for region in costs for _, _, cost in region.ops]
-    return GroupWork(
-        sum(region.seconds for region in costs), sum(cost.total_joules for cost in placed),
-        sum(cost.seconds for cost in placed),
-    )  # fmt: skip
+    Parameters
+    ----------
+    batches : int
+        Micro-batches of a step.
+    """
+    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
+    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
+    return with_experts_on(a.attention, a.experts, link, batches)
 
 
 def apart_of(

@@ -7,52 +7,8 @@ each direction of the link between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from ...streams.graph import Builder, Graph
-
 ATTENTION, EXPERTS, OUT, BACK = "attention", "experts", "link to experts", "link back"
 """The streams."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trip:
-    """What one micro-batch takes in a step [s].
-
-    Attributes
-    ----------
-    attention : sequence of float
-        On the devices that attend, before the experts of each layer that has some, and after the last.
-    out, experts, back : sequence of float
-        Of each layer that has experts.
-    """
-
-    attention: Sequence[float]
-    out: Sequence[float]
-    experts: Sequence[float]
-    back: Sequence[float]
-
-
-def pingpong(trips: Sequence[Trip]) -> Graph:
-    """The task graph of a step; streams take micro-batches in order, layer by layer."""
-    builder = Builder()
-    ready: list[list[int]] = [[] for _ in trips]
-    for layer in range(len(trips[0].attention)):
-        for i, trip in enumerate(trips):
-            if trip.attention[layer] or layer < len(trip.out):
-                at = builder.add("attention", ATTENTION, trip.attention[layer], ready[i], chunk=i, layer=layer)
-                ready[i] = [at]
-        if layer == len(trips[0].out):
-            break
-        for name, stream, seconds in (
-            ("dispatch", OUT, [t.out for t in trips]),
-            ("experts", EXPERTS, [t.experts for t in trips]),
-            ("collect", BACK, [t.back for t in trips]),
-        ):
-            for i, own in enumerate(seconds):
-                ready[i] = [builder.add(name, stream, own[layer], ready[i], chunk=i, layer=layer)]
-    return builder.graph()
 
 
 def step_seconds(attention_s: float, experts_s: float, link_s: float, batches: int, layers: int) -> float:
