@@ -38,6 +38,9 @@ what the source sent."""
 
 KEPT = ("framework", "policy", "dtype", "kv_dtype", "host", "power_cap", "max_seqs")
 """Options of a point that a benchmark does not set."""
+CHOSEN = 0.89
+"""Least share of what a system serves that its maker asks of it in scenario Server: of ten makers of eight H100 (MLPerf v4.1)
+the most has 23,144 tokens/s, the least 20,605; all at once they are within 2 % of each other."""
 CONTEXTS = 65
 """Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
@@ -127,8 +130,9 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         score = _scored(run.device, run.devices, run.load.kind, run.benchmark, run.layout.get("tp"), options)
         if score.output_tokens_per_s is None:
             return f"{run.source}, line {run.line}: {score.reason}"
+        sure, least = score.interval, CHOSEN if run.load.kind == SERVER else 1.0
         simulated = {"tokens_per_s": score.output_tokens_per_s}
-        factors = {"tokens_per_s": score.interval} if score.interval else {}
+        factors = {"tokens_per_s": Interval(sure.low * least, sure.high, sure.level)} if sure else {}
     else:
         simulated, factors = _served(run, host)
         if run.guess not in ({}, run.layout):
