@@ -36,7 +36,7 @@ LEVEL = 0.8
 DRAWS, QUANTILES = 2000, 41
 WAITING = Ratios(-0.15, 0.12, 0.79)
 """How far off the time to a first token is beyond the steps it takes: what lets prompts wait, network,
-tokenisation. From the 917 measured TTFTs of serving_points as `validate points` simulates them;
+tokenisation. From the 917 measured TTFTs of serving_points, between what 567 with known launch scripts say today (0.56 above) and all (1.17);
 `validate points` takes it from the other models' points when it judges a model's."""
 BETWEEN = 0.03 / 0.6745
 """Standard deviation of the host and framework's share: modelled steps are within 3 % (median) of a
