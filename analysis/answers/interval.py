@@ -43,7 +43,7 @@ BETWEEN = 0.03 / 0.6745
 vLLM server's at equal batch, on eleven runs on H100s (serving_h100 of the data folder), none of them
 among those that `validate points` and `validate serving` judge intervals by."""
 HOST = Ratios(-0.35, 0.0, 0.35)
-"""How far off what a version's host adds to a step is (`upkeep`): published rates tell TensorRT-LLM's 70 us a sequence from
+"""How far off what a version's host adds to a step is (`upkeep`): points tell TensorRT-LLM's 50 us a sequence from
 0 and from 55, not from 100; those of 2024 move by as much between the device that they were fitted to and another."""
 KNOWN = 0.5
 """Share of the time that must rest on measurements; with less there is no interval."""
@@ -230,11 +230,12 @@ def _engine_draws(run: Run, closed: bool) -> Draws | None:
 
 def _with_host(run: Run, batch: Batch, stage: StageCost) -> F8 | None:
     """`wholly` of a step with what its version's host adds, where that is known from runs."""
-    drawn, pace = wholly(run.deployment, stage), run.policy.pace(0, 1)
+    stages = run.deployment.layout.pp
+    drawn, pace = wholly(run.deployment, stage), run.policy.pace(0, stages)
     own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context)
     if drawn is None or not run.policy.host.why or own <= 0.0:
         return drawn
-    return hosted(drawn, stage.seconds, own, pace.hidden)
+    return hosted(drawn, stage.seconds / stages, own, pace.hidden)
 
 
 def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
@@ -243,9 +244,8 @@ def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
 
     scores = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     host = own * np.exp(HOST.at(np.random.default_rng(2).permutation(scores)))
-    if hidden:
-        return np.asarray(np.maximum(drawn * seconds, host) / max(seconds, own))
-    return np.asarray((drawn * seconds + host) / (seconds + own))
+    both = np.maximum if hidden else np.add
+    return np.asarray(both(drawn * seconds, host) / both(seconds, own))
 
 
 def _pool_draws(run: Run, closed: bool) -> Draws | None:

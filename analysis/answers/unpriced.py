@@ -50,11 +50,6 @@ def _below_clock(d: Deployment) -> float:
 
 UNPRICED = (
     Unpriced(
-        "stages of a pipeline", "launches of sends, and chunks of several sizes; 30 runs of "
-        "one dense model on two to eight cards on PCIe, TensorRT-LLM, for each doubling of stages",
-        lambda d: log2(d.layout.pp), Ratios(-0.03, 0.03, 0.05),
-    ),
-    Unpriced(
         "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two "
         "cards, vLLM 0.8", _no_peers, Ratios(-0.03, 0.3, 0.95),
     ),

@@ -166,7 +166,8 @@ class Policy:
     def pace(self, ops: int, stages: int) -> Pace:
         """What the host takes for the steps of a deployment of so many ops and stages."""
         starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
-        hidden = self.ahead or stages > 1
+        serial = stages > 1 and isinstance(self.rules, TrtllmRules) and self.rules.serial
+        hidden = not serial and (self.ahead or stages > 1)
         own = self.host
         return Pace(own.step_s, own.sequence_s, starting, hidden, own.gap_s, own.prompts_s / stages)
 

@@ -122,6 +122,7 @@ def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettin
         wait_tokens=launch.gather_tokens, even=launch.even_steps > 0 and layout.dp > 1,
         even_steps=launch.even_steps, even_batches=launch.even_batches,
         overlap=upkeep.hidden,
+        serial=upkeep.hidden and (number_of(launch.version) or (99, 0)) < (1, 2),
     )  # fmt: skip
     policy = of_trtllm(rules, launch.sequences or TRTLLM.max_sequences, host)
     settings = EngineSettings(

@@ -52,7 +52,11 @@ TPOT over the 120 rows of vLLM 0.10.2 in ../shared/serving_points, which it brin
 for 1 to 8 devices, two formats and 4 to 64 sequences alike. Runs of 0.15 and 0.19 show no such gap;
 that it ended with 0.11 is assumed."""
 STATIC = "fitted to static batches of 2024 on A100 and H100 (argonne-lcf/LLM-Inference-Bench), no experts, "
-OVERLAPPED = "fitted to published rates of TensorRT-LLM 1.0, Llama-3.3-70B"
+OVERLAPPED = "read off deployments of TensorRT-LLM 1.0 and 1.1 without pipelines"
+SEQUENCE_S = 50e-6
+"""A sequence's share of a step of TensorRT-LLM's PyTorch backend on the host [s]: 42 to 70 us are 17, 16 (49), 15 (56) and 16 % off (mean
+|error|) on the 27 points of ../shared/serving_points that it changes, none 18; a B200's and a GB200's published rate of 3,584 sequences
+3 and 4 % with 49, 12 and 13 with 70. No pipeline was among these; 30 rates of two, four and eight stages are then 9, 10 and 2 % off."""
 UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     "vllm": (
         Upkeep((0, 0), f"{STATIC}vLLM 0.4 and 0.5", 1.07e-3, 1.24e-3, 68e-6),
@@ -64,18 +68,13 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     ),
     "trtllm": (
         Upkeep((0, 0), f"{STATIC}TensorRT-LLM 0.9 to 0.11", 0.49e-3, 0.72e-3, 36e-6),
-        Upkeep((0, 17), OVERLAPPED, sequence_s=70e-6, hidden=True),
+        Upkeep((0, 17), OVERLAPPED, sequence_s=SEQUENCE_S, hidden=True),
     ),
     "sglang": (Upkeep((0, 0)),),
 }  # fmt: skip
 """The static batches (../shared/real_runs/anl_static.csv, 218 and 230 of dense models): least mean of
 |log(simulated / measured)|. Median error 4.6 and 4.5 % (21 and 16 without); of each model under a fit to the
-others 5.1 and 4.9 %, of each device under one to the other 8.8 and 5.7 %. vLLM 0.6 and 0.7 take the nearest, 0.5.
-
-The PyTorch backend's (../shared/real_runs/trtllm_overview.csv; 12 rates of four and eight stages on RTX PRO 6000, four
-of a B200) tell 90 us from 0 and from 55, not from 70 or 100 (mean |error| 16 %, 27 without; both devices alone say the same). Of these
-the least, which points of two other sources leave room for: on the 23 that a host of 90 us changes (Llama-3.1-8B on H100s, 70B on
-B200s) 90 us are 20 % off (mean |error|), 70 13, 58 11, none 14. It is seen where many sequences meet short steps."""
+others 5.1 and 4.9 %, of each device under one to the other 8.8 and 5.7 %. vLLM 0.6 and 0.7 take the nearest, 0.5."""
 
 
 def upkeep_of(framework: str, version: tuple[int, int]) -> Upkeep:

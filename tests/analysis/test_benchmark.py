@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from opbyte import InputError, benchmark
-from opbyte.analysis.answers.benchmarks import BENCHMARKS, best_score
+from opbyte.analysis.answers.benchmarks import BENCHMARKS, Score, best_score
 from opbyte.analysis.names import catalog
+from opbyte.analysis.studies.benchmark import study
 from opbyte.devices.catalog import load_system
+from opbyte.simulator.scenario import Scenario
 
 
 def test_the_server_keeps_its_level_and_all_at_once_is_never_slower() -> None:
@@ -33,6 +35,27 @@ def test_a_curve_has_a_point_for_each_closed_loop() -> None:
     assert rates == sorted(rates)
     paces = [row["tpot_s_mean"] for row in rows]
     assert paces == sorted(paces)
+
+
+@pytest.mark.parametrize(
+    ("pp", "budget", "tried"), [(1, None, [None]), (2, None, [None, study.CHUNK]), (2, 4096, [4096])]
+)
+def test_stages_are_tried_with_small_steps_too(
+    pp: int, budget: int | None, tried: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def closed(base: Scenario, *_: object) -> Score:
+        seen.append(base.serving.token_budget)
+        return Score("offline", 1, "", float(len(seen)))
+
+    monkeypatch.setattr(study, "_closed", closed)
+    monkeypatch.setattr(study, "CLIENTS", (128,))
+    rules = replace(BENCHMARKS["mlperf-llama3.1-405b"], prompts=None)
+    base = rules.scenario(None, tp=1, pp=pp, token_budget=budget)
+    best = study._at_once(rules, base, load_system("h100-x2"), 1, None, 0.0)
+    assert seen == tried
+    assert best.output_tokens_per_s == len(tried)
 
 
 def test_what_cannot_be_asked() -> None:

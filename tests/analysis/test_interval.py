@@ -186,11 +186,7 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("system", "tp", "pp", "name"),
-    [
-        ("h100-x2", 1, 2, "stages of a pipeline"),
-        ("rtx-4090-x2", 2, 1, "links without peer access"),
-        ("h100-x2", 2, 1, None),
-    ],
+    [("h100-x2", 1, 2, None), ("rtx-4090-x2", 2, 1, "links without peer access"), ("h100-x2", 2, 1, None)],
 )
 def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, name: str | None) -> None:
     """Upwards in seconds, and the evidence says what it is."""

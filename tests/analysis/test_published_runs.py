@@ -95,6 +95,23 @@ def test_random_prompts_are_ten_requests_for_each_client(tmp_path: Path) -> None
     assert read_published(path)[0][0].load.requests == 40
 
 
+@pytest.mark.parametrize(
+    ("isl", "osl", "pp", "sequences", "tokens"),
+    [(128, 2048, 1, 192, 2048), (128, 2048, 8, 256, 2048), (2048, 128, 8, 256, 4608), (20000, 2000, 8, 64, 20064)],
+)
+def test_who_names_no_limits_has_those_of_the_tool(
+    tmp_path: Path, isl: int, osl: int, pp: int, sequences: int, tokens: int
+) -> None:
+    """By hand after ``finetune_setting``: eight cards of 96 GB hold 1,855 requests of 2,176 tokens, 232 a stage."""
+    text = row("saturated", "output_tokens_per_s", 500, "1/s").replace("bf16,tp1,128,32", f"fp4,tp1 pp{pp},{isl},{osl}")
+    text = text.replace(
+        "H100-SXM-80GB,1,Qwen/Qwen3-8B,vllm 0.30.0", f"RTX-PRO-6000,{pp},Llama-3.3-70B,tensorrt-llm 1.0"
+    )
+    (run,), _ = read_published(table(tmp_path, text))
+    options = _options(run, None)
+    assert (options["max_seqs"], options["token_budget"]) == (sequences, tokens)
+
+
 def test_rates_are_of_the_whole_run_only_where_its_requests_are_told(tmp_path: Path) -> None:
     """A run with all requests queued at once drains; one of a steady part does not."""
     path = table(

@@ -250,12 +250,14 @@ class Rank:
             elif self.rules.chunked:
                 prompts.append((request, request.prompt - request.position))
             else:
-                # One that is too long for any step, which TensorRT-LLM refuses, is the only prompt.
-                alone = request.tokens > most and not prompts
-                if tokens + request.tokens > most and not alone:
+                whole, new = request.tokens, request.prompt
+                if whole > most:  # TensorRT-LLM refuses one that is too long for any step; here it is cut
+                    left, size = most - tokens, request.prompt - request.position
+                    whole = new = size if size <= left else left // self.memory.size * self.memory.size
+                if not new or tokens + whole > most:
                     break
-                prompts.append((request, request.prompt))
-                tokens += request.tokens
+                prompts.append((request, new))
+                tokens += whole
             if len(prompts) + len(decodes) >= self.most:
                 break
         if self.rules.chunked and sum(q for _, q in prompts) > most - tokens:
@@ -450,8 +452,8 @@ class Stages(Reference):
     """The loop over pipeline stages (_executor_loop_pp): as many batches take turns, planned from the same requests.
 
     `seconds` gives those of each stage. A request whose last token is in flight is in no other batch, and none in flight
-    is paused. One is planned and sent off; then the host waits for the first stage's work on the one before it, and for
-    the results of the next one.
+    is paused. One is planned and sent off; then the host waits for the first stage's work on the one before it (on this one
+    up to 1.1, `serial`), and for the results of the next one.
     """
 
     stages: int = 1
@@ -472,7 +474,7 @@ class Stages(Reference):
             before = self.free[0]
             flying[turn] = step = self.launch()
             self.count(step, 1)
-            self.host = max(self.host, before)
+            self.host = max(self.host, self.free[0] if self.rules.serial else before)
             turn = (turn + 1) % self.stages
             step = flying[turn]
             if step:

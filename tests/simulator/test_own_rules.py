@@ -108,6 +108,7 @@ def trtllm_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> Trtl
         even=draw(st.booleans()),
         even_steps=draw(st.integers(1, 9)),
         even_batches=draw(st.integers(0, 3)),
+        serial=draw(st.booleans()),
     )
 
 
@@ -192,7 +193,7 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         own = policy.host.step_s + policy.host.sequence_s * count
         if pp > 1:
             first, *others = (max(seconds, starting) for seconds in devices)
-            return [max(first, own), *others]
+            return [first + own if getattr(policy.rules, "serial", False) else max(first, own), *others]
         devices = max(devices, starting)
         return max(devices, own) if policy.ahead else devices + own
 

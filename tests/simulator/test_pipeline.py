@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte import simulate
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import CacheSettings, kv_rules
 from opbyte.simulator.batching.policies import Policy, make_policy
@@ -190,6 +191,19 @@ def test_rates_of_a_full_pipeline() -> None:
     assert 0.8 * bound < result.output_tokens_per_s < 1.02 * bound
     assert result.output_tokens_per_s > 2.5 * alone_
     assert result.output_tokens == 512 * 200
+
+
+def test_small_chunks_leave_stages_full_whatever_the_lengths() -> None:
+    """A chunk that takes much longer than decodes leaves a stage idle while the next one computes it; a spread of lengths has more such."""
+    rates = {
+        (spread, tokens): simulate(
+            "llama-3.1-405b", "gb200-x4", framework="vllm@0.11", tp=2, pp=2, dtype="nvfp4", kv_dtype="fp8",
+            lengths=spread, input_len=9400, output_len=684, closed_loop=128, requests=512, token_budget=tokens,
+        ).run.output_tokens_per_s or 0.0
+        for spread in ("fixed", "lognormal") for tokens in (8192, 2048)
+    }  # fmt: skip
+    assert rates["lognormal", 2048] > 1.1 * rates["lognormal", 8192]
+    assert 0.75 < rates["lognormal", 2048] / rates["fixed", 2048] < 1.0
 
 
 def test_links_between_nodes() -> None:

@@ -48,6 +48,14 @@ def test_early_tensorrt_llm_does_not_overlap() -> None:
     assert (early.ahead, late.ahead) == (False, True)
 
 
+@pytest.mark.parametrize(("version", "stages", "hidden"), [("1.0", 1, True), ("1.1", 2, False), ("1.2", 2, True)])
+def test_stages_of_early_tensorrt_llm_and_their_hosts_take_turns(version: str, stages: int, hidden: bool) -> None:
+    """A stage's host waits for its own work: a step is the sum of both, not the longer one."""
+    pace = policy("trtllm", version).pace(0, stages)
+    assert pace.sequence_s > 0.0
+    assert pace.hidden == hidden
+
+
 @pytest.mark.parametrize(
     ("asked", "taken"),
     [("vllm@0.31", "vllm 0.30"), ("vllm@0.3", "vllm 0.4"), ("sglang@0.4.9", "sglang 0.5"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CLIENTS, GENERATIONS, LEAST = (128, 256, 512, 1024), 16, 1000
 """Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and requests for
 each and at least: with six for each no steady part is found, and a 405B with 64 at once is 12 % slower by the spread of lengths alone."""
+CHUNK = 2048
+"""Tokens of a step that are tried too between pipeline stages, which prompts in small pieces leave fewer gaps."""
 SET_HERE = ("rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system")
 """Options that the benchmark sets."""
 
@@ -169,7 +171,9 @@ def _ordered(scored: Sequence[Score]) -> list[Score]:
 def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, clients: int | None, _: float) -> Score:
     """Requests kept in flight: so many, or as many as score most."""
     sizes = CLIENTS if clients is None else (max(clients // replicas, 1),)
-    found = [_closed(base, part, replicas, clients, n) for n in sizes]
+    tuned = (base.deployment.pp or 1) > 1 and clients is None and base.serving.token_budget is None
+    cuts = (base, base.changed(token_budget=CHUNK)) if tuned else (base,)
+    found = [_closed(cut, part, replicas, clients, n) for cut in cuts for n in sizes]
     best = max(found, key=lambda s: s.output_tokens_per_s or 0.0)
     return replace(best, interval=_beside_prompts(rules, base, part, best.interval))
 
@@ -219,4 +223,5 @@ def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: In
 def _layout(found: Simulation, replicas: int) -> str:
     d = found.run.deployment
     way = " ".join(f"{n} {getattr(d.layout, n)}" for n in ("tp", "dp", "ep", "pp") if getattr(d.layout, n) > 1)
+    way += f", {found.run.policy.token_budget:,} tokens a step" if d.layout.pp > 1 else ""
     return f"{replicas} x {d.system.name}" + (f", {way}" if way else "")

@@ -68,8 +68,8 @@ class ArrivalPattern:
     Attributes
     ----------
     kind : str
-        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "offline" and
-        "server" as a benchmark defines them.
+        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "saturated" (all at
+        once), "offline" and "server" as a benchmark defines them.
     level : float
         Requests in flight, requests a second, sequences of the batch; 0 of a benchmark's.
     requests : int or None
@@ -98,7 +98,7 @@ READERS: Mapping[str, Callable[[float, int | None], ArrivalPattern]] = {
     "static_batch": lambda level, _: ArrivalPattern("batch", level),
     "Offline": lambda *_: ArrivalPattern(OFFLINE, 0.0),
     "Server": lambda *_: ArrivalPattern(SERVER, 0.0),
-    "saturated": lambda _, n: ArrivalPattern("closed", min(SATURATED, n or SATURATED), n),
+    "saturated": lambda _, n: ArrivalPattern("saturated", min(SATURATED, n or SATURATED), n),
 }
 """What a load means, by its first word."""
 

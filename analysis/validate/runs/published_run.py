@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ KEPT = ("framework", "policy", "dtype", "kv_dtype", "host", "power_cap", "max_se
 CHOSEN = 0.89
 """Least share of what a system serves that its maker asks of it in scenario Server: of ten makers of eight H100 (MLPerf v4.1)
 the most has 23,144 tokens/s, the least 20,605; all at once they are within 2 % of each other."""
+BENCH_SHARE, BENCH_SEQUENCES, BENCH_TOKENS = 0.9, 4096, 32768
+BENCH_BYTES = {"nvfp4": 0.5, "int4": 0.5, "fp8": 1.0, "fp8_block": 1.0, None: 2.0}
+"""Share of memory, most sequences and tokens, and bytes of a weight that `_limits` counts on."""
 CONTEXTS = 65
 """Contexts at which steps of a static batch are costed; between them seconds are linear."""
 
@@ -197,7 +201,27 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     out |= {"closed_loop": clients, "requests": min(requests, MOST, result or MOST)}
     if run.load.limit is not None:
         out |= {"max_seqs": run.load.limit}
-    return out
+    return out | _limits(run) if (run.load.kind, run.framework) == ("saturated", "trtllm") else out
+
+
+def _limits(run: PublishedRun) -> dict[str, int]:
+    """Sequences and tokens of a step that ``trtllm-bench throughput`` starts an engine with where nobody names any.
+
+    As many requests as its estimate of the cache holds, shared among the stages of a pipeline and rounded up, and
+    the tokens that these bring a step while prompts and answers flow; prompts are not cut (`finetune_setting` and
+    `calc_engine_setting` in tensorrt_llm/bench/build/tuning.py, `get_settings` in bench/benchmark/utils/general.py, 1.0).
+    """
+    model, system = load(run.model, f"{run.device}-x{run.devices}", run.dtype, run.kv_dtype)
+    pp, isl, osl = run.layout.get("pp", 1), round(run.input_len), round(run.output_len)
+    heads = getattr(model.layers[0].mixer, "kv_heads", 1)
+    request = (isl + osl) * model.kv_bytes_per_token * max(run.devices // pp, heads) / heads
+    left = run.devices * system.device.memory.capacity_bytes - model.total_params * BENCH_BYTES[run.dtype]
+    held = min(BENCH_SHARE * left / request, BENCH_SEQUENCES) / pp
+    step = 32 if held < 256 else 128 if held < 1024 else 256
+    sequences = max(step * ceil(held / step), 64)
+    flow = min(held * (1.0 + isl / osl), BENCH_TOKENS)
+    step = 256 if flow < 4096 else 512 if flow < 8192 else 1024
+    return {"max_seqs": sequences, "token_budget": max(step * ceil(flow / step), 2048, isl + sequences)}
 
 
 def _framework(run: PublishedRun) -> str:

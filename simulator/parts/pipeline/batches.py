@@ -50,7 +50,7 @@ class Pipe(NamedTuple):
     """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
 
     work: I8  # [P, R, B, NUM_WORK]
-    sizes: I8  # [P, R] sequences of each batch
+    sizes: I8  # [P, R] sequences of each batch; 0 once it has landed
     ends: F8  # [P] when each batch leaves the last stage
     free: F8  # [P] when each stage has done all that it was given
     ring: I8  # [2]
@@ -112,7 +112,6 @@ def note_work(st: State, place: int, r: int, ahead: bool) -> None:
 def send_nothing(pipe: Pipe, now: float) -> None:
     """Let an empty batch take a place among those in flight."""
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
-    pipe.sizes[place] = 0
     pipe.ends[place] = now
     pipe.ring[P_COUNT] += 1
 
@@ -141,7 +140,7 @@ def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books) -> 
 
 
 @compiled_part
-def tokens_landed(st: State, kv: KvRules, r: int, i: int, count: int) -> None:
+def tokens_landed(st: State, i: int, count: int) -> None:
     """What tokens of a request change that has been stamped, but for its end."""
     request = st.ints[i]
     if request[col.I_CACHED] < request[col.I_TARGET]:
@@ -182,7 +181,7 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float)
         count_served(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, now, now, gap, gaps)
-        tokens_landed(st, kv, r, i, count)
+        tokens_landed(st, i, count)
         if st.ints[i, col.I_GENERATED] == st.ints[i, col.I_OUTPUT]:
             end_request(st, kv, r, i)
     if gaps > 0:
@@ -200,6 +199,7 @@ def land(st: State, kv: KvRules) -> float:
     completed = st.counters[col.C_COMPLETED]
     for r in range(st.ranks.shape[0]):
         stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now)
+        pipe.sizes[place, r] = 0
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
     if st.counters[col.C_COMPLETED] == completed:
@@ -213,17 +213,6 @@ def land(st: State, kv: KvRules) -> float:
                 kept += 1
         st.ranks[r, col.R_RUNNING] = kept
     return float(now)
-
-
-@compiled_part
-def any_in_flight(pipe: Pipe) -> bool:
-    """Whether any batch in flight holds something."""
-    for k in range(pipe.ring[P_COUNT]):
-        place = (pipe.ring[P_FIRST] + k) % pipe.ends.size
-        for r in range(pipe.sizes.shape[1]):
-            if pipe.sizes[place, r] > 0:
-                return True
-    return False
 
 
 @compiled_part
@@ -249,7 +238,7 @@ def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, 
     while more and pipe.ring[P_COUNT] < plan.stages:
         more = launch(plan, limits, kv, st, books)
         more = more and pipe.ends[pipe.ring[P_FIRST]] > now
-    if counters[col.C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
+    if counters[col.C_PREEMPTIONS] == preempted and not pipe.sizes.any():
         soonest = next_landing(st)
         if soonest == np.inf:
             return STUCK

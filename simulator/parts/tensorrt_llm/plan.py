@@ -61,7 +61,7 @@ def take_active(st: State, x: Trtllm, r: int) -> None:
 def tell_cut(st: State, x: Trtllm, r: int) -> int:
     """Note what prompts that are being cut will let others find; how many there are."""
     told = int64(0)
-    if not x.rules.reuse or not x.rules.chunked:
+    if not x.rules.reuse:
         return 0
     for j in range(st.ranks[r, col.R_RUNNING]):
         i = st.running[r, j]
@@ -183,6 +183,12 @@ def pause(st: State, x: Trtllm, r: int) -> None:
         record_preempted(st, i)
 
 
+@compiled_inside
+def cut_to(tokens: int, room: int, block: int) -> int:
+    """Tokens of a prompt in a step that has room for so many: all, or whole blocks."""
+    return int(tokens if tokens <= room else room // block * block)
+
+
 @compiled_part
 def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
@@ -206,11 +212,13 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
             cut += fresh[j]
             prompts += 1
         else:
-            whole = request[col.I_INPUT] + request[col.I_GENERATED]
-            alone = whole > rules.tokens and prompts == 0
-            if tokens + whole > rules.tokens and not alone:
-                break
+            whole, room = request[col.I_INPUT] + request[col.I_GENERATED], rules.tokens - tokens
             fresh[j] = request[col.I_TARGET]
+            if whole > rules.tokens:  # which TensorRT-LLM refuses
+                whole = fresh[j] = cut_to(request[col.I_TARGET] - request[col.I_CACHED], room, rules.block)
+            if whole > room or whole == 0:
+                fresh[j] = 0
+                break
             tokens += whole
             prompts += 1
         if running + prompts >= rules.requests:
@@ -221,8 +229,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
             request = st.ints[st.running[r, j]]
             if fresh[j] == 0 or decodes(request) or brought(request):
                 continue
-            if fresh[j] > left:
-                fresh[j] = left // rules.block * rules.block
+            fresh[j] = cut_to(fresh[j], left, rules.block)
             left -= fresh[j]
             prompts += fresh[j] > 0
     if rules.wait_steps > 0:

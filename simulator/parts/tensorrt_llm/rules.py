@@ -36,6 +36,9 @@ class TrtllmRules:
         `attention_dp_config.enable_balance`: prompts wait until every rank has one.
     even_steps, even_batches : int
         Its `timeout_iters`, and `batching_wait_iters`: steps that they then wait for more.
+    serial : bool
+        With pipeline stages a stage's host waits for its work on a batch before it goes on, so that neither hides the
+        other: `sampler_event` in `_forward_step_inter_pp` up to 1.1. If not, it waits for that on the batch before.
     """
 
     max_num_tokens: int = 8192
@@ -48,6 +51,7 @@ class TrtllmRules:
     even: bool = False
     even_steps: int = 50
     even_batches: int = 10
+    serial: bool = False
 
     @property
     def part(self) -> str:
@@ -79,7 +83,7 @@ class TrtllmRules:
             page, sequences, self.most(sequences, stages), min(stages, 2),
             self.max_num_tokens, self.chunked, self.evicts, self.reuse,
             self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,
-            self.even_steps, self.even_batches,
+            self.even_steps, self.even_batches, self.serial,
         )  # fmt: skip
         return new_exact(self.overlap and stages == 1, trtllm=new_trtllm(numbers, ranks, pages, stages))
 

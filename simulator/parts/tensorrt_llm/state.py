@@ -28,6 +28,7 @@ class TrtNumbers(NamedTuple):
     even: bool
     even_steps: int
     even_batches: int
+    serial: bool
 
 
 (B_USERS, B_KEY, B_PARENT, B_CHILD, B_NEXT, B_BEFORE, B_MARK) = range(7)

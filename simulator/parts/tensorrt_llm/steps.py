@@ -186,8 +186,8 @@ def put_down(st: State, place: int) -> None:
 
 
 def seen(st: State, before: float) -> float:
-    """Before it takes results the executor waits for the first stage's work on the batch before (`sampler_event`)."""
-    return float(max(before, st.clocks[col.T_NOW]))
+    """Before it takes results the executor waits for the first stage's work (`sampler_event`) on the batch before, or on this."""
+    return float(max(st.pipe.free[0] if st.exact.trtllm.rules.serial else before, st.clocks[col.T_NOW]))
 
 
 def elsewhere(st: State, place: int) -> int:
