@@ -189,8 +189,7 @@ class RunIntervals:
 
 def step_intervals(d: Deployment, decodes: int, context: int, prompt: int) -> tuple[Interval, Interval] | None:
     """Factors on a rank's step of decodes, and on one with a prompt beside them."""
-    drawn = [wholly(d, _stage(d, b)) for b in _usual(decodes, context, prompt)]
-    decode, mixed = (None if one is None else interval_of(one) for one in drawn)
+    decode, mixed = (step_interval(d, _stage(d, b)) for b in _usual(decodes, context, prompt))
     return None if decode is None or mixed is None else (decode, mixed)
 
 

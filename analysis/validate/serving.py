@@ -32,7 +32,7 @@ from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import RunIntervals, run_intervals
 from ..show.result import Drawing
-from .check import Compared, RunCheck
+from .check import Compared, RunCheck, summary
 from .statistics import figures, per_token
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class ServingRun:
     def within(self) -> float | None:
         """Share of the measured figures that lie inside their intervals."""
         found = self.entry
-        inside = [held for name in found.measured if (held := found.within(name)) is not None]
-        return sum(inside) / len(inside) if inside else None
+        share: float | None = summary((), [found.within(name) for name in found.measured])["within"]
+        return share
 
     def requests(self) -> pd.DataFrame:
         """One row a request: measured and simulated latencies [s]."""

@@ -22,8 +22,9 @@ from .sharing import without_effect
 LISTED = listed("sglang")
 ONLY = LISTED.only
 
+URGENT = "enable_priority_scheduling"
 PRIORITY = ("schedule_low_priority_values_first", "priority_scheduling_preemption_threshold")
-"""Keys that say how `enable_priority_scheduling` schedules."""
+"""Keys that say how it schedules."""
 
 KEYS = (*LISTED.keys, *SHARING, *ONLY)
 """Every key that is read, of the file and of its parts."""
@@ -39,7 +40,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     """
     doubts = version_doubts(keys, "sglang", "0.5.9")
     keys.refuse_unsimulated(ONLY)
-    doubts += _without_priorities(keys)
+    doubts += [] if keys.flag(URGENT, False) else without_effect(keys, PRIORITY, f"without {URGENT}")
     hardware, host = keys.part("hardware"), keys.part("host")
     tp, dp, pp = (_degree(keys, name) for name in ("tensor", "data", "pipeline"))
     apart = dp > 1 and keys.flag("enable_dp_attention", False)
@@ -85,41 +86,29 @@ def _degree(keys: Keys, of: str) -> int:
     return keys.count(short if keys.values.get(short) is not None else long, 1)
 
 
-def _without_priorities(keys: Keys) -> list[str]:
-    """What is to be said of keys of priority scheduling where it is not on.
-
-    Raises
-    ------
-    SpecError
-        Requests with a priority would be turned away.
-    """
-    if keys.flag("enable_priority_scheduling", False):
-        return []
-    if keys.flag("abort_on_priority_when_disabled", False):
-        raise SpecError(
-            keys.path, "abort_on_priority_when_disabled: must be false, or enable_priority_scheduling "
-            "true: SGLang turns requests with a priority away, here they are served without",
-        )  # fmt: skip
-    return without_effect(keys, PRIORITY, "without enable_priority_scheduling")
-
-
 def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
     """Options of `SglangRules` that say who goes before whom.
 
     Raises
     ------
     SpecError
-        A policy of the queue that SGLang does not combine with it.
+        A policy of the queue that SGLang does not combine with it; without it, that requests with a priority are turned away.
     """
-    if not keys.flag("enable_priority_scheduling", False):
+    low, threshold = PRIORITY
+    if not keys.flag(URGENT, False):
+        if keys.flag("abort_on_priority_when_disabled", False):
+            raise SpecError(
+                keys.path, f"abort_on_priority_when_disabled: must be false, or {URGENT} true: SGLang turns requests "
+                "with a priority away, here they are served without",
+            )  # fmt: skip
         return {}
     if lpm:
-        raise SpecError(keys.path, "schedule_policy: must be fcfs with enable_priority_scheduling, not lpm")
-    low, threshold = PRIORITY
+        raise SpecError(keys.path, f"schedule_policy: must be fcfs with {URGENT}, not lpm")
     return {
-        "priority": True, "low_first": keys.flag(low, False),
+        "priority": True,
+        "low_first": keys.flag(low, False),
         "threshold": keys.count(threshold, THRESHOLD, least=0),
-    }  # fmt: skip
+    }
 
 
 def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:

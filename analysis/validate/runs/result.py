@@ -55,11 +55,8 @@ class RunsValidation(Compared):
 
     def medians(self) -> dict[str, float]:
         """Median of abs(error) over the entries that have a metric, by metric."""
-        found: dict[str, list[float]] = {}
-        for e in self.entries:
-            for name, values in e.metrics().items():
-                found.setdefault(name, []).append(abs(values["error"]))
-        return {name: float(np.median(values)) for name, values in found.items()}
+        off = [(name, abs(values["error"])) for e in self.entries for name, values in e.metrics().items()]
+        return {name: float(np.median([x for n, x in off if n == name])) for name, _ in off}
 
     def sets(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
         """Errors of published points by set and metric, share inside intervals, and what chance makes of it."""
