@@ -299,8 +299,7 @@ def deploy(
     parse_sampling(sampling)
     ways(overlap)
     if system.mapping.prefill_share is not None:
-        if pp not in (None, 1):
-            raise InputError("--pp", f"cannot go with the two pools of {system.name}")
+        _check_pools(system, pp)
         sides = tuple(deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
@@ -310,24 +309,27 @@ def deploy(
             ) for side in system.pools())  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     model, popularity = _adapted(model, tenants)
-    layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), system, exchange, all_to_all)
+    sender = frameworks.get("all_to_all", "").partition("@")[0]
+    layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), model, system, exchange, all_to_all, sender)
     placing = checked_placing(placing, model, system, layout)
     shard = shard_model(model, layout, copies_of(placing, layout, system))
     stages = stage_models(shard, layout.pp)
     experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
     experts = place_experts(experts, placing, layout, system)
-    fewer = fewer_reached(experts, layout, system) if all_to_all else (1.0, 1.0)
-    sender, format_ = frameworks.get("all_to_all", "").partition("@")[0], model.numerics.weight_format("experts")
-    width = BITS[format_] / 16.0 if sender == "trtllm" and format_ in QUANTISED else 1.0
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
-        layout=replace(layout, sent=sent_share(experts), fewer=fewer, width=width), tenants=tenants, placing=placing,
-        placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
+        layout=replace(layout, sent=sent_share(experts), fewer=fewer_reached(experts, layout, system)),
+        placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap, tenants=tenants,
         run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
-        sender=sender, store=checked_store(store, model, system),
+        sender=sender, store=checked_store(store, model, system), placing=placing,
     ))  # fmt: skip
+
+
+def _check_pools(system: SystemSpec, pp: int | None) -> None:
+    if pp not in (None, 1):
+        raise InputError("--pp", f"cannot go with the two pools of {system.name}")
 
 
 def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]:
@@ -337,9 +339,13 @@ def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]
     return with_adapters(model, tenants), tenants.popularity
 
 
-def _laid_out(layout: Layout, system: SystemSpec, exchange: str, all_to_all: str | None) -> Layout:
+def _laid_out(
+    layout: Layout, model: ModelSpec, system: SystemSpec, exchange: str, all_to_all: str | None, sender: str
+) -> Layout:
     """The layout with its way to exchange, which is refused where the system cannot run it."""
-    layout = replace(layout, gather=exchange == "gather")
+    bits = model.numerics.weight_format("experts")
+    width = BITS[bits] / 16.0 if sender == "trtllm" and bits in QUANTISED else 1.0
+    layout = replace(layout, gather=exchange == "gather", width=width)
     if all_to_all is not None:
         planned_exchange(layout, system, all_to_all)
     return layout
