@@ -209,7 +209,7 @@ def _in_order(sites: Sites) -> Dispatch:
 def fewer_reached(parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec) -> tuple[float, float]:
     """Devices, and nodes, that a token's copies reach, over what they would by routers without groups; mean of layers."""
     spread = [part for part in parts if part.spec.routed.spreads and layout.sends]
-    each = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1.0, 1.0, 1.0)])
+    each = np.array([(part.layers, *_fewer(part, layout, system)) for part in spread] or [(1, 1.0, 1.0)])
     devices, nodes = each[:, 0] @ each[:, 1:] / each[:, 0].sum()
     return float(devices), float(nodes)
 

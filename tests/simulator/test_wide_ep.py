@@ -30,6 +30,7 @@ from opbyte.simulator.frameworks.launch import Start, command_line, engine_value
 from opbyte.simulator.frameworks.settings import EngineSettings
 from opbyte.simulator.frameworks.sharing import Sharing
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
+from opbyte.simulator.parts.overlap.explicit import hidden_s
 from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
@@ -456,6 +457,8 @@ def test_kernels_that_keep_cores_slow_what_runs_beside_them(
     else:
         assert found[0] < found[1] <= found[0] + kept * (1 + 1e-9)
         assert prompt == 16 or found[1] > found[0] + 0.7 * kept
+    hidden = sum(p.cost.seconds * p.count * (1.0 - p.exposed) for p in stage.ops if p.critical and p.op.exchange)
+    assert sum(hidden_s(stage.timelines).values()) == pytest.approx(hidden)
 
 
 @pytest.mark.parametrize(("nodes", "each"), [(9, 4), (18, 2)])

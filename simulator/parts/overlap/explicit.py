@@ -183,5 +183,6 @@ def hidden_s(timelines: Sequence[Timeline]) -> dict[tuple[str, str], float]:
     out: dict[tuple[str, str], float] = {}
     for line in timelines:
         for key, seconds in line.hidden(COMPUTE).items():
-            out[key] = out.get(key, 0.0) + seconds
+            if key[1] != TAKEN:  # which counts as not hidden
+                out[key] = out.get(key, 0.0) + seconds
     return out
