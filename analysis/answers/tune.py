@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...devices.calibrated.hardware import CODES, FORMATS
 from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
+from ...devices.tiles.calls import PRODUCTS
 from ...devices.tiles.config import I8, KernelConfig
 from ...devices.tiles.form import FORMS, Shape, TiledKernel
 from ...devices.tiles.machine import SETTINGS, Machine
@@ -319,6 +321,9 @@ def _evidence(tuned: Tuned, changed: Mapping[str, float]) -> tuple[str, ...]:
         lines = ["no constants were fitted: what is assumed stands in the form"]
     if machine.derived:
         lines.append(f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}")
+    code = CODES[str(tuned.shape["dtype"])]
+    if tuned.form.name in PRODUCTS and code in machine.wider:
+        lines.append(f"{machine.name} has no units for {FORMATS[code]}: at the rate of the next wider format")
     if changed:
         lines.append("set: " + ", ".join(f"{k} {v:g}" for k, v in changed.items()))
     lines += tuned.form.beyond(tuned.shape)

@@ -7,6 +7,8 @@ from ..calibrated.hardware import CODES
 from .form import FORMS, Shape, TiledKernel, Value
 
 Call = tuple[TiledKernel, Shape]
+PRODUCTS = ("gemm", "fused_moe")
+"""Kernels whose format is that of what they multiply."""
 
 
 def calls_of(op: Op) -> list[Call]:
@@ -45,6 +47,6 @@ def _call(name: str, sizes: dict[str, float], dtype: str) -> Call:
     form = FORMS[name]
     least = {key.name: 0 if key.default == 0 else 1 for key in form.keys}
     whole: dict[str, Value] = {k: max(least[k], round(v)) for k, v in sizes.items()}
-    if "dtype" in least and name in ("gemm", "fused_moe"):
+    if "dtype" in least and name in PRODUCTS:
         whole["dtype"] = dtype
     return form, form.shape({**whole, "cold": 1})

@@ -13,7 +13,7 @@ from ...workloads.errors import InputError, SpecError, nearest
 from ..calibrated.hardware import ARITHMETIC, FORMATS
 from ..core_spec import CoreSpec
 from ..peaks import peaks_of
-from ..spec import DeviceSpec, ProcessorSpec
+from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
@@ -97,6 +97,8 @@ class Machine:
         Values in the order of the ``M_`` constants.
     derived : tuple of str
         Settings that the description does not have and a rule gave.
+    wider : frozenset of int
+        Format codes without units of their own, whose products run at the rate of the next wider format.
     row_efficiency : tuple of float
         Of units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
     """
@@ -104,6 +106,7 @@ class Machine:
     name: str
     vector: tuple[float, ...]
     derived: tuple[str, ...] = ()
+    wider: frozenset[int] = frozenset()
     row_efficiency: tuple[float, ...] = ()
 
     @property
@@ -169,6 +172,8 @@ def machine_of(spec: DeviceSpec) -> Machine:
         raise SpecError(spec.name, "needs an xpu with cores and clock_MHz for the tile model")
     derived = [] if xpu.core else ["shared_memory_KiB", "registers", "warps", "blocks"]
     core, memory = xpu.core or LIKE_AMPERE, spec.memory
+    bandwidth = memory.bandwidth_bytes_per_s * memory.data_fraction
+    peak = peaks_of(xpu, spec, bandwidth * xpu.bandwidth_multiple)
     cores, clock = float(xpu.cores), xpu.clock_Hz
     latency, cache_latency = memory.latency_s, memory.cache_latency_s
     cache_bandwidth = memory.cache_bandwidth_bytes_per_s
@@ -181,25 +186,22 @@ def machine_of(spec: DeviceSpec) -> Machine:
     if cache_bandwidth is None:
         cache_bandwidth = BYTES_PER_CLOCK * cores * clock
         derived.append("cache_bandwidth_GBps")
-    bandwidth = memory.bandwidth_bytes_per_s * memory.data_fraction
-    rates = _rates(spec, xpu, bandwidth, cores * clock)
+    rates = [_power(peak.get(name, peak["bf16"]) / (cores * clock)) for name in ARITHMETIC]
     vector = (
         bandwidth, latency, memory.cache_bytes, cache_bandwidth, cache_latency, cores, clock,
         core.shared_bytes, core.block_bytes, float(core.registers), float(core.warps),
         float(core.blocks), float(core.lanes), xpu.compute_capability or 0.0,
         HBM_CHANNEL if memory.stacks > 1 else GDDR_CHANNEL, *rates,
     )  # fmt: skip
-    return Machine(spec.name, vector, tuple(derived))
+    wider = {i for i, name in enumerate(ARITHMETIC) if i and name not in (xpu.peak_flops_per_s or peak)}
+    return Machine(spec.name, vector, tuple(derived), frozenset(wider))
 
 
-def _rates(spec: DeviceSpec, xpu: ProcessorSpec, bandwidth: float, clocks: float) -> tuple[float, ...]:
-    """FLOP per clock and core by format code; a format without a rate runs at the 16-bit one.
+def _power(rate: float) -> float:
+    """FLOP per clock and core of a data sheet's rate.
 
     Matrix units do powers of two in a clock. Data sheets give peaks at a clock of their own, which
     need not be the one that a device runs at: an H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
     """
-    peak = peaks_of(xpu, spec, bandwidth * xpu.bandwidth_multiple)
-    given = [peak.get(name, peak["bf16"]) / clocks for name in ARITHMETIC]
-    whole = [2.0 ** round(math.log2(rate)) for rate in given]
-    near = zip(given, whole, strict=True)
-    return tuple(w if abs(w / rate - 1.0) <= NEAR_POWER else rate for rate, w in near)
+    whole = 2.0 ** round(math.log2(rate))
+    return whole if abs(whole / rate - 1.0) <= NEAR_POWER else rate

@@ -21,9 +21,12 @@ NUM_PRICE = O_WAIT + 1
 
 SHARP = 6.0
 """Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
-DEEPER, WIDER = 0.05, 0.05
-"""Exponents of how rows of two steps in flight, and of fewer columns, keep DRAM pages open: they order
-configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
+DEEPER, WIDER = 0.3, 0.6
+"""Exponents of how rows of two steps in flight, and of fewer columns, keep DRAM pages open where a row of a tile
+fills no channel: they order configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
+CROWD = 0.6
+"""Share of the work of a core's other blocks that a step lasts longer for: between blocks that take turns as a
+whole (0) and warps that all advance alike (1); fits on four GPUs give 0.5 to 0.65."""
 
 
 @compiled_part
@@ -63,9 +66,10 @@ def finish(
     """
     cores, clock, blocks = h[M_CORES], h[M_CLOCK], out[O_BLOCKS]
     through = launched * steps * load
-    lies = min(row, h[M_CHANNEL]) * min(buffers, 2.0) ** DEEPER
+    lies = min(row * min(buffers, 2.0) ** DEEPER, h[M_CHANNEL])
     rate, lost = p[P_MEMORY] * h[M_BANDWIDTH], p[P_ROW]
-    memory = moved / rate * (1.0 + lost * (columns / 64.0) ** WIDER / lies)
+    narrow = WIDER * (1.0 - lies / h[M_CHANNEL])
+    memory = moved / rate * (1.0 + lost * (columns / 64.0) ** narrow / lies)
     cache = through / (p[P_CACHE] * h[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
     near, far = p[P_CACHE_LATENCY] * h[M_CACHE_LATENCY], p[P_LATENCY] * h[M_LATENCY]
     wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
@@ -77,10 +81,11 @@ def finish(
         of_slot = max(launched * steps / (cores * blocks), longest)
     one = max(alone, (wait + alone) / buffers)
     start = waves * (p[P_START] + wait) / clock
-    waiting = of_slot * one * spilled / clock + start
+    turn = of_slot * (wait + alone) * spilled + CROWD * (of_core - of_slot) * work
+    waiting = max(of_slot * alone * spilled, turn / buffers) / clock + start
     working = of_core * work / clock
     out[O_SECONDS] = join(join(join(waiting, memory, p[P_OVERLAP]), working, SHARP), cache, SHARP)
-    out[O_SECONDS] += p[P_LAUNCH]
+    out[O_SECONDS] += p[P_LAUNCH] + alone * spilled / clock  # the last step has nothing beside it
     out[O_LAUNCH] = p[P_LAUNCH]
     if merged > 0.0:
         out[O_SECONDS] += merged / rate + p[P_LAUNCH]

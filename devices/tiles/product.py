@@ -12,21 +12,23 @@ import math
 
 from ...workloads.jit import compiled_part
 from ..calibrated.family import F8
+from ..calibrated.hardware import HOPPER_FLOP
 from .config import C_GROUP, C_K, C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
 from .layout import COLUMNS, DEEP_BYTES, ROWS, most_registers, resident, thread_registers, warp_grid, warpgroup
 from .machine import M_CACHE, M_CAPABILITY, M_CORES, M_LANES
 from .parameters import P_MATRIX, P_MATRIX_LATENCY, P_SHARED, P_STEP
 from .price import O_BLOCKS, O_MATRIX, O_REGISTERS, O_SHARED, O_SHARED_BYTES, O_STEP, SHARP, finish, join
 
-(W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES, W_WARM) = range(12)
+(W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES, W_WARM,
+ W_CLUSTER) = range(13)  # fmt: skip
 """What is multiplied: rows of most groups and how many those are, rows of the others and their number,
 columns, k, distinct rows of the left side, FLOP per clock and core, bytes of values of left side,
-right side and result, and whether caches hold what they can from the call before."""
-NUM_WORK = W_WARM + 1
+right side and result, whether caches hold what they can from the call before, and blocks beside the first along
+the columns that get their left side by the same load."""
+NUM_WORK = W_CLUSTER + 1
 
-SYNCHRONOUS = 0.63 * 4096.0
-"""Most FLOP per clock and core of `mma.sync` with 16-bit operands from capability 9.0 on: 0.63 of the
-H100's rate (arXiv 2402.13499)."""
+SYNCHRONOUS = 0.63
+"""Share of an H100's FLOP per clock and core that `mma.sync` with 16-bit operands reaches (arXiv 2402.13499)."""
 SHARED_BYTES_PER_CLOCK, PORT = 128.0, 64.0
 """Bytes a clock of a core's shared memory, and of its port to the last-level cache (NVIDIA whitepapers
 of A100 and H100: 32 banks of 4 bytes; 64 bytes a clock and core)."""
@@ -44,10 +46,12 @@ KEEP = 0.8
 
 @compiled_part
 def synchronous_rate(h: F8, rate: float, value_bytes: float) -> float:
-    """FLOP per clock and core that `mma.sync` reaches."""
-    if 9.0 <= h[M_CAPABILITY] < 12.0:
-        return min(rate, SYNCHRONOUS * 2.0 / value_bytes)
-    return rate
+    """FLOP per clock and core that `mma.sync` reaches: from capability 9.0 on each instruction loses an H100's clocks."""
+    if not 9.0 <= h[M_CAPABILITY] < 12.0:
+        return rate
+    full = HOPPER_FLOP * 2.0 / value_bytes
+    slowed: float = 1.0 / (1.0 / min(rate, full) + (1.0 / SYNCHRONOUS - 1.0) / full)
+    return slowed
 
 
 @compiled_part
@@ -80,25 +84,25 @@ def step(
     warps, lanes = float(c[C_WARPS]), h[M_LANES]
     groups = warpgroup(h, bm, warps)
     rows, columns = warp_grid(bm, bn, warps, groups)
-    buffers = float(c[C_STAGES]) if groups else max(1.0, c[C_STAGES] - 1.0)
+    buffers = max(1.0, c[C_STAGES] - 1.0)
     a, b = x[W_A_BYTES], x[W_B_BYTES]
     held = (bm * a + bn * b) * bk
     copies = held / (COPY_BYTES * lanes * warps)
     registers = thread_registers(h, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
     limit = most_registers(h)
     spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
-    shared_bytes = max(buffers * held, bm * bn * x[W_OUT_BYTES])
+    shared_bytes = max((c[C_STAGES] if groups else buffers) * held, bm * bn * x[W_OUT_BYTES])
     load = (valid * a + bn * b) * bk
     flop = 2.0 * bm * bn * bk
     if groups:
-        matrix = flop / (p[P_MATRIX] * x[W_RATE])
+        matrix = flop / x[W_RATE]
         bubbles = matrix
         reads = bk * (bm * a * max(columns, bn / 256.0) + bn * b * bm / 64.0)
     else:
         rate = synchronous_rate(h, x[W_RATE], max(a, b))
         twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(1.0, columns * COLUMNS / max(bn, COLUMNS))
         matrix = flop * twice / (p[P_MATRIX] * rate)
-        bubbles = max(matrix, bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
+        bubbles = max(matrix, matrix * SCHEDULERS / warps + bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
         reads = bk * (bm * a * columns + bn * b * rows)
     shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
     other = copies * warps * COPY_CLOCKS / SCHEDULERS
@@ -163,6 +167,7 @@ def price(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
     steps = math.ceil(x[W_K] / (split * bk))
     moved = traffic(h, x, c, tiles, valid, h[M_CORES] * blocks)
     row = bk * min(x[W_A_BYTES], x[W_B_BYTES])
+    load -= valid * x[W_A_BYTES] * bk * x[W_CLUSTER] / (x[W_CLUSTER] + 1.0)
     merged = routed * x[W_N] * (4.0 * split + x[W_OUT_BYTES]) if split > 1.0 else 0.0
     out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
     out[O_BLOCKS], out[O_REGISTERS], out[O_SHARED_BYTES] = blocks, registers, shared_bytes

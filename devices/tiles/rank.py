@@ -103,29 +103,21 @@ class Ranking:
 
     def top(self, count: int) -> list[Priced]:
         """The first `count`, with groups that are predicted equal as one."""
-        out: list[Priced] = []
-        merged: dict[tuple[int, ...], list[int]] = {}
+        found: list[list[int]] = []
+        last: dict[tuple[int, ...], list[int]] = {}
         seconds = self.prices[:, O_SECONDS]
-        firsts: list[int] = []
-        known: dict[tuple[int, ...], int] = {}
         for i, row in enumerate(self.configs.tolist()):
             rest = (*row[:C_GROUP], *row[C_GROUP + 1 :])
-            first = known.get(rest)
-            if first is not None and seconds[i] <= seconds[first] * (1.0 + EQUAL):
-                merged[rest].append(row[C_GROUP])
-                continue
-            if len(firsts) == count:
-                if first is None and seconds[i] > seconds[firsts[-1]] * (1.0 + EQUAL):
-                    break
-                continue
-            known[rest], merged[rest] = i, []
-            firsts.append(i)
-        for i in firsts:
-            row = self.configs[i].tolist()
-            rest = (*row[:C_GROUP], *row[C_GROUP + 1 :])
-            also = tuple(merged[rest]) if known[rest] == i else ()
-            out.append(priced(self.configs[i], self.prices[i], also))
-        return out
+            same = last.get(rest)
+            if same and seconds[i] <= seconds[same[0]] * (1.0 + EQUAL):
+                same.append(i)
+            elif len(found) < count:
+                last[rest] = [i]
+                found.append(last[rest])
+            elif not same and seconds[i] > seconds[found[-1][0]] * (1.0 + EQUAL):
+                break
+        groups = self.configs[:, C_GROUP]
+        return [priced(self.configs[i], self.prices[i], tuple(map(int, groups[also]))) for i, *also in found]
 
 
 def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) -> Priced:

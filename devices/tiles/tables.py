@@ -51,12 +51,11 @@ class MeasuredKernel:
     median_s: F8
     defaults: I8
 
-    def every(self, stride: int, first: int = 0) -> MeasuredKernel:
-        """Every `stride`-th shape from `first` on."""
-        at = slice(first, None, stride)
+    def those(self, at: slice | npt.NDArray[np.bool_]) -> MeasuredKernel:
+        """Some of the shapes."""
         return replace(
-            self, shapes=self.shapes[at], times=self.times[at], best_s=self.best_s[at],
-            default_s=self.default_s[at], median_s=self.median_s[at], defaults=self.defaults[at],
+            self, shapes=tuple(self.shapes[i] for i in np.arange(len(self.shapes))[at]), times=self.times[at],
+            best_s=self.best_s[at], default_s=self.default_s[at], median_s=self.median_s[at], defaults=self.defaults[at],
         )  # fmt: skip
 
     @property
@@ -108,12 +107,6 @@ class FixedTile:
         kept = set(sorted(set(pairs))[::2])
         mask = np.array([pair in kept for pair in pairs])
         return np.flatnonzero(mask), np.flatnonzero(~mask)
-
-
-def fits(form: TiledKernel, machine: Machine, shape: Shape, configs: I8) -> npt.NDArray[np.bool_]:
-    """Which configurations' shared memory a block can have."""
-    prices = form.prices(UNFITTED.p, machine, shape, configs)
-    return np.asarray(prices[:, O_SHARED_BYTES] <= machine.vector[M_SHARED_BLOCK])
 
 
 def read_grid(path: Path) -> list[tuple[int, ...]]:
@@ -213,7 +206,8 @@ def _device(
     sizes = np.stack([_whole(totals[key])[mine] for key in keys], axis=1).astype(np.int64)
     shapes = tuple(form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes)
     configs = expanded(machine, quadruples)
-    configs = configs[fits(form, machine, shapes[0], configs)]
+    held = form.prices(UNFITTED.p, machine, shapes[0], configs)[:, O_SHARED_BYTES]
+    configs = configs[held <= machine.vector[M_SHARED_BLOCK]]
     place = {tuple(c): j for j, c in enumerate(configs.tolist())}
     which = {tuple(s): i for i, s in enumerate(sizes.tolist())}
     times = np.full((len(shapes), len(configs)), np.nan)
@@ -232,16 +226,7 @@ def _device(
         numbers(totals["best_s"], 0)[mine], _optional(totals["default_s"])[mine],
         numbers(totals["grid_median_s"], 0)[mine], _defaults(totals, mine, defaults),
     )  # fmt: skip
-    return measured if kept.all() else _only(measured, kept)
-
-
-def _only(all_: MeasuredKernel, kept: npt.NDArray[np.bool_]) -> MeasuredKernel:
-    """The shapes of which a configuration in the space was timed."""
-    return replace(
-        all_, shapes=tuple(s for s, k in zip(all_.shapes, kept, strict=True) if k),
-        times=all_.times[kept], best_s=all_.best_s[kept], default_s=all_.default_s[kept],
-        median_s=all_.median_s[kept], defaults=all_.defaults[kept],
-    )  # fmt: skip
+    return measured.those(kept)  # of which a configuration in the space was timed
 
 
 def _optional(column: Column) -> F8:

@@ -45,7 +45,7 @@ def units_of(spec: DeviceSpec) -> Machine:
         HBM_CHANNEL, *rates,
     )  # fmt: skip
     efficiency = _efficiency(memory.dram.standard, NEAR[unit.kind])
-    return Machine(spec.name, vector, (), efficiency)
+    return Machine(spec.name, vector, row_efficiency=efficiency)
 
 
 @lru_cache(maxsize=64)

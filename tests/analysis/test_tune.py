@@ -52,6 +52,17 @@ def test_it_agrees_with_the_calibrated_family_at_the_default() -> None:
     assert answer.calibrated_s == pytest.approx(answer.tuned.default.seconds, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "told"),
+    [("h100", "nvfp4", True), ("a100-80gb", "fp8", True), ("a100-80gb", "w4a16_mxfp4", False), ("l4", "fp8", False),
+     ("l40s", "mxfp4", True), ("b300", "nvfp4", False), ("rtx-pro-6000", "mxfp4", False), ("a40", "bf16", False)],
+)  # fmt: skip
+def test_a_format_without_units_is_told(device: str, dtype: str, told: bool) -> None:
+    answer = tune("gemm", {"m": 64, "n": 4096, "k": 4096, "dtype": dtype}, device, top=1)
+    line = f"{answer.tuned.machine.name} has no units for {dtype}: at the rate of the next wider format"
+    assert (line in answer.evidence) is told
+
+
 def test_many_shapes_are_as_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "shapes.csv"
     path.write_text(

@@ -66,7 +66,7 @@ def test_every_bound_belongs_to_a_check(data_set: Callable[[str], Path]) -> None
 def test_a_perfect_ranking_hits_always(data_set: Callable[[str], Path]) -> None:
     """The measured times themselves, what is not listed last: every figure is 1."""
     measured, _, _ = read_configs([data_set("kernel_configs")])
-    some = measured[1].every(24)
+    some = measured[1].those(slice(None, None, 24))
     seconds = np.where(np.isnan(some.times), 1.0, some.times)
     chosen = score.picks(seconds, some.configs, 20)
     assert score.hits(some, chosen, 1) == 1.0

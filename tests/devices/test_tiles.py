@@ -16,12 +16,23 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from opbyte.devices.calibrated.hardware import FORMATS, WEIGHT_BYTES
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.tiles.config import KernelConfig
 from opbyte.devices.tiles.form import FORMS, TiledKernel
 from opbyte.devices.tiles.layout import warp_grid
-from opbyte.devices.tiles.machine import BETTER_LESS, M_RATE, SETTINGS, Machine, machine_of
+from opbyte.devices.tiles.machine import (
+    BETTER_LESS,
+    M_BANDWIDTH,
+    M_CLOCK,
+    M_CORES,
+    M_RATE,
+    SETTINGS,
+    Machine,
+    machine_of,
+)
 from opbyte.devices.tiles.price import O_SECONDS
+from opbyte.devices.tiles.product import synchronous_rate
 from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
 from opbyte.devices.tiles.store import UNFITTED, constants
 from opbyte.workloads.errors import InputError, SpecError
@@ -83,10 +94,21 @@ def test_gpus_of_the_catalog_have_a_machine() -> None:
         assert "registers" not in MACHINES[name].derived
 
 
-@pytest.mark.parametrize("name", ["a100-80gb", "a40", "l40", "h100", "b200", "mi300x"])
+@pytest.mark.parametrize("name", ["a100-80gb", "a40", "l40", "l40s", "h20", "h100", "b200", "mi300x"])
 def test_matrix_units_do_powers_of_two_in_a_clock(name: str) -> None:
     rate = MACHINES[name].vector[M_RATE]
     assert rate == 2 ** round(np.log2(rate))
+
+
+@given(st.floats(64.0, 16384.0), st.floats(1.0, 2.0), st.sampled_from((1.0, 2.0)))
+def test_synchronous_products_lose_the_same_clocks_on_slower_units(rate: float, more: float, width: float) -> None:
+    """0.63 of an H100's rate by the source; never above the units' rate, nor less for more of it."""
+    plain = getattr(synchronous_rate, "py_func", synchronous_rate)
+    hopper, ampere = MACHINES["h100"].h, MACHINES["a100-80gb"].h
+    assert plain(ampere, rate, width) == rate
+    assert plain(hopper, 8192.0 / width, width) == pytest.approx(0.63 * 8192.0 / width)
+    assert plain(hopper, rate, width) <= min(rate, plain(hopper, rate * more, width) * (1 + 1e-12))
+    assert plain(hopper, 1024.0, 2.0) > 0.85 * 1024.0
 
 
 @pytest.mark.parametrize(
@@ -101,13 +123,15 @@ def test_warps_are_dealt_as_triton_does(tile: tuple[int, int], warps: int, expec
 
 
 def test_warpgroups_need_a_buffer_more() -> None:
-    """Shared bytes are (stages - 1) buffers with `mma.sync`, `stages` with warpgroups."""
+    """Shared bytes are (stages - 1) buffers with `mma.sync`, `stages` with warpgroups; both have stages - 1 on the way."""
     form, config = FORMS["fused_moe"], KernelConfig(64, 128, 64, 1, 4, 4)
     shape = form.shape({"tokens": 512, "experts": 8, "topk": 2, "hidden": 4096, "inter": 1024})
     held = (64 + 128) * 64 * 2
     for name, buffers in (("a100-80gb", 3), ("h100", 4)):
         price = price_one(form, MACHINES[name], shape, UNFITTED.p, config)
         assert price.shared_bytes == buffers * held
+        blocks = min(price.blocks_per_core, np.ceil(2 * 8 * 16 / MACHINES[name].vector[M_CORES]))
+        assert price.in_flight_bytes == blocks * 3 * held  # 64 tokens an expert: whole tiles
 
 
 @pytest.mark.parametrize(("name", "expected"), [("a100-80gb", 1068), ("a40", 734), ("l40", 734), ("h20", 1078)])
@@ -157,6 +181,21 @@ def test_more_of_anything_never_makes_the_best_slower(kernel: str, data: st.Data
 
 
 @given(st.data())
+def test_a_deeper_pipeline_costs_shared_memory_alone(data: st.DataObject) -> None:
+    """Where memory for buffers does not count, one stage more is never slower."""
+    form = FORMS["fused_moe"]
+    machine = MACHINES[data.draw(st.sampled_from(sorted(MACHINES)))].changed({"shared_memory_KiB": 1e6})
+    shape = shape_of(form, data.draw)
+    sides = [data.draw(st.sampled_from((16, 32, 64, 128, 256))) for _ in range(3)]
+    groups, warps, stages = data.draw(st.tuples(st.sampled_from((1, 16)), st.sampled_from((4, 8)), st.integers(1, 6)))
+    p = constants(form.constants(machine, shape)).p
+    shallow, deep = (
+        price_one(form, machine, shape, p, KernelConfig(*sides, groups, warps, s)) for s in (stages, stages + 1)
+    )
+    assert deep.seconds <= shallow.seconds * (1 + 1e-9)
+
+
+@given(st.data())
 @pytest.mark.parametrize("kernel", sorted(SHAPES))
 def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataObject) -> None:
     """With cold caches: bytes once over the bandwidth, FLOP over the rate of all cores."""
@@ -171,6 +210,26 @@ def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataO
         h = machine.vector
         least = max(moved / h[0], flop / (h[M_RATE] * h[5] * h[6]))
         assert ranking.prices[0, O_SECONDS] >= least
+
+
+@pytest.mark.parametrize("kernel", ["gemm", "fused_moe"])
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_products_of_every_format_stay_below_the_peak_of_new_cards(kernel: str, dtype: str) -> None:
+    """Cold: weights once over the bandwidth, FLOP over the peak of the format or of the next wider one."""
+    sizes = {"gemm": {"m": 4096, "n": 4096, "k": 4096},
+             "fused_moe": {"tokens": 4096, "experts": 32, "topk": 4, "hidden": 2048, "inter": 1024}}[kernel]  # fmt: skip
+    code, rows = FORMATS.index(dtype), 4096 if kernel == "gemm" else 4096 * 4
+    weights = 4096.0 * 4096.0 if kernel == "gemm" else 32 * 2048.0 * 2048.0
+    flop = 2.0 * weights * (rows if kernel == "gemm" else rows / 32)
+    form = FORMS[kernel]
+    shape = form.shape({**sizes, "dtype": dtype, "cold": 1})
+    for name in ("b200", "b300", "gb200", "gb300", "rtx-pro-6000", "rtx-5090", "l4", "l40s", "h200", "a30", "mi355x"):
+        h = MACHINES[name].vector
+        best = rank(form, MACHINES[name], shape, constants(form.constants(MACHINES[name], shape)).p).prices[
+            0, O_SECONDS
+        ]
+        assert best > flop / (h[M_RATE + code] * h[M_CORES] * h[M_CLOCK]), name
+        assert best > weights * WEIGHT_BYTES[code] / h[M_BANDWIDTH], name
 
 
 def test_units_in_the_memory_stream_weights_once_for_eight_rows() -> None:

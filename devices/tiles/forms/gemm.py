@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...calibrated.block_scaled import BEYOND, LEAST
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_FP8_BLOCK, CODES, INPUT_BYTES
 from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
 from ..form import Shape, ShapeKey, TiledKernel, Value, grid_of, kernel_form, number
-from ..machine import Machine
-from ..product import W_K, W_LOW, W_N, W_NUM_LOW, W_ROWS
+from ..machine import M_CAPABILITY, Machine
+from ..product import W_CLUSTER, W_K, W_LOW, W_N, W_NUM_LOW, W_ROWS
 from .fused_moe import product_of, rows, stages_of
 
 KEYS = (
@@ -29,6 +30,9 @@ def work(machine: Machine, shape: Shape) -> F8:
     x = product_of(machine, shape)
     x[W_LOW], x[W_NUM_LOW], x[W_ROWS] = number(shape, "m"), 1, number(shape, "m")
     x[W_N], x[W_K] = number(shape, "n"), number(shape, "k")
+    # CUTLASS's kernel runs in clusters of two blocks along the columns (vllm-project/vllm,
+    # scaled_mm_blockwise_sm90_fp8_dispatch.cuh).
+    x[W_CLUSTER] = CODES[str(shape["dtype"])] == C_FP8_BLOCK and LEAST <= machine.vector[M_CAPABILITY] < BEYOND
     return x
 
 
