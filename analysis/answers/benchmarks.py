@@ -63,8 +63,8 @@ class Benchmark:
 
     def scenario(self, model: str | Path | None = None, **options: Any) -> Scenario:
         """Its workload on a model, its own unless another is said."""
-        lengths = {"input_len": self.input_len, "output_len": self.output_len, "lengths": self.lengths}
-        return Scenario.of(model or self.model, **lengths | {"dtype": self.dtype} | options)
+        usual: dict[str, Any] = {"input_len": self.input_len, "output_len": self.output_len, "lengths": self.lengths}
+        return Scenario.of(model or self.model, **usual | {"dtype": self.dtype} | options)
 
 
 @dataclass(frozen=True, slots=True)
