@@ -12,7 +12,7 @@ from ...devices.calibrated.family import families
 from ...devices.catalog import list_devices, load_device
 from .check import Check
 from .framework_report import held_out, intro, section
-from .transfer import from_others, with_intervals
+from .transfer import by_others, with_intervals
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 
@@ -24,8 +24,7 @@ def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[s
         spec, found = load_device(device)[0], rows[device]
         for name, r in found.items():
             if name in families() and r.family.kinds:
-                known = Check(name, r.family.title, device, "transferred", r.table, from_others(spec, r), r.measured)
-                out.setdefault(name, {})[device] = known
+                out.setdefault(name, {})[device] = by_others(device, spec, r)
     return {name: {c.device: c for c in with_intervals(list(held.values()))} for name, held in out.items()}
 
 

@@ -16,7 +16,6 @@ from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import parameters
-from ...devices.calibrated.set_rows import absorbed, some_of
 from ...devices.catalog import load_device
 from ...devices.device import build_device
 from ...devices.fits import BoundsSpec
@@ -30,7 +29,7 @@ from ..parallel import OnProgress
 from ..show.result import Drawing
 from .check import Check, Checked, left_out
 from .fractions import SHOWN, fractions
-from .transfer import from_others, with_intervals
+from .transfer import by_others, with_intervals
 from .unequal import COMPARED, NAME, skew_checks
 
 if TYPE_CHECKING:
@@ -200,8 +199,7 @@ def validate_kernels(
             if not transfer:
                 checks.append(_check(name, spec, rows))
             elif rows.family.kinds:
-                run = some_of(rows, ~absorbed(rows))  # sets speak for what frameworks run
-                checks.append(_checked(name, run, "transferred", from_others(spec, run), None, None, 0))
+                checks.append(by_others(name, spec, rows))
             if progress is not None:
                 progress(len(checks), total)
     if transfer:

@@ -311,8 +311,8 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
         entry = None if name is None else load_set(name).find(family.name, key)
         if name is not None and entry is not None:
             under[key] = _known(spec, family, entry, name, key)
-        elif name is None and _has_sets(family.name):
-            under[key] = borrowed(spec, family, key)
+        elif name is None and (known := borrowed(spec, family, key)).near:
+            under[key] = known
     if TYPICAL in under:
         under[BEST] = _quickest(under)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
@@ -342,11 +342,6 @@ def asked_for(known: Parameters, version: str) -> Parameters:
     found = ", ".join(known.versions)
     rows = f"rows of {known.framework} {found}" if found else f"no rows of {known.framework} itself"
     return replace(known, other_version=f"{rows}, not of {version}")
-
-
-@cache
-def _has_sets(family: str) -> bool:
-    return any(family in load_set(name).families for name in list_sets())
 
 
 def _own_tables(spec: DeviceSpec, family: str) -> bool:
