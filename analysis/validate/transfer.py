@@ -75,10 +75,14 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
         near = [c for c in others if left_alike(c.device, c.family) == left_alike(check.device, check.family)]
         logs = [np.log(c.measured / c.predicted) for c in near or others]
         if logs:
-            interval = spread(logs)
+            low, _, high = spread(logs)
+            low, high = min(low, 1.0), max(high, 1.0)  # few others may err to one side: the prediction is inside
             ratio = check.measured / check.predicted
-            held = float(np.mean((ratio >= interval[0]) & (ratio <= interval[2])))
-            entry = {"interval_low": interval[0], "interval_high": interval[2], "held": held}
+            entry = {
+                "interval_low": low,
+                "interval_high": high,
+                "held": float(np.mean((ratio >= low) & (ratio <= high))),
+            }
             check = replace(check, last=entry)
         out.append(check)
     return out
