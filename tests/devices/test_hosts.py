@@ -61,7 +61,8 @@ def test_pcie_cards_name_a_class() -> None:
     """Peer access over PCIe is the host's to grant; NVLink's is in the devices' own rows."""
     assert list_hosts() == ["nvlink", *sorted(CLASSES)]
     named = {name: load_device(name)[0].host for name in CALIBRATED}
-    assert {named[name] for name in ON_PCIE} == {"pcie-host"}
+    assert {named[name] for name in ON_PCIE} == {"pcie-host", "pcie-sockets"}
+    assert {name for name in ON_PCIE if named[name] == "pcie-sockets"} == {"rtx-4090"}
     assert {named[name] for name in set(CALIBRATED) - set(ON_PCIE)} == {None}
 
 
