@@ -87,7 +87,7 @@ SCHEMAS: dict[str, Schema] = {
     **dict.fromkeys(("conv_prefill", "conv_decode"), CONV),
     **dict.fromkeys(("hyper_pre", "hyper_post"), HYPER),
     "encoder_attention": Schema(("batch", "q_len", "heads", "head_dim")),
-    "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant")),
+    "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant", "scale_matrix"), ("n",)),
     "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
     "attention_prefill": Schema(
         ("kv_dtype", "batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window",
@@ -131,6 +131,7 @@ STEMS: dict[str, str] = {
     "moe_more": "moe",
     "wideep_moe": "moe",
     "collectives_oneccl": "collectives",
+    "quantize": "gemm",
 }
 """Files named otherwise than their family."""
 MIXED = {("trtllm", "nvfp4")}
@@ -179,6 +180,8 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
         for old, new in PROFILE_COLUMNS.items():
             if old in raw and new not in raw:
                 raw[new] = raw.pop(old)
+    if family == "gemm" and {"rows", "cols"} <= raw.keys():
+        _as_products(raw)
     if family == "gemm" and "batch" not in raw:
         raw["batch"] = np.full(count, "1", dtype=object)
     if family == "moe" and "intermediate" in raw:
@@ -195,3 +198,15 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
     if family in ("attention_mixed", "attention_skew"):
         raw.setdefault("kernel", np.full(count, "mixed_attention", dtype=object))
     raw.setdefault("timing", np.full(count, "kernel", dtype=object))
+
+
+def _as_products(raw: dict[str, npt.NDArray[Any]]) -> None:
+    """Kernels that make activations fp8 are products without columns; rows that tell what finding a scale adds become the sum."""
+    raw |= {"m": raw.pop("rows"), "k": raw.pop("cols")}
+    raw["n"] = np.full(len(raw["m"]), "0", dtype=object)
+    finds, times = raw["kernel"] == "compute_scale", raw["measured_s"]
+    names = list(zip(*(raw[name] for name in ("source", "device", "m", "k")), strict=True))
+    given = {name: time for name, time, more in zip(names, times, finds, strict=True) if not more}
+    for i in np.flatnonzero(finds):
+        times[i] = str(float(times[i]) + float(given.get(names[i], "nan")))
+    raw["kernel"] = np.where(finds, "linear_actquant", raw["kernel"])

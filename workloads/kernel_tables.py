@@ -206,6 +206,8 @@ def read_table(
                 for i in np.flatnonzero(columns[name] != np.floor(columns[name])):
                     _mark(bad, int(i), f"{name} is {str(raw[name][i])!r}, not a whole number")
     _check_names(columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op)
+    if family == "gemm":
+        _check_served(columns, bad)
     if family == "moe":
         _check_host(columns, bad)
     if family == "moe" and not path.with_name("moe_more.csv").exists():
@@ -253,6 +255,16 @@ def _check_host(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) 
     started = (columns["kernel"] == "wide_experts") & (columns["timing"] == "event")
     for i in np.flatnonzero(started & (columns["measured_s"] < HOST_BOUND_S)):
         _mark(bad, int(i), f"experts started one by one in less than {HOST_BOUND_S * 1e3:g} ms")
+
+
+def _check_served(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
+    """Mark rows without columns of the product but those of kernels that make the inputs of some narrow."""
+    for i in np.flatnonzero(columns["n"] == 0.0):
+        whose, kernel = framework(str(columns["source"][i])).rpartition("/")[2], columns["kernel"][i]
+        if kernel == "gemm":
+            _mark(bad, int(i), "n is '0', not a positive number")
+        elif whose == "sglang" or (whose, kernel) == ("vllm", "scale_matrix"):
+            _mark(bad, int(i), f"{whose} serves another kernel than timed here to make activations fp8")
 
 
 def _check_mixed(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:

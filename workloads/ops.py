@@ -193,6 +193,8 @@ class Op:
         Tokens per expert for "experts" ops.
     access : Access
         How most of its bytes lie in main memory.
+    whole : bool
+        Whether what stands before a product is no all-reduce's kernel.
     """
 
     name: str
@@ -209,6 +211,7 @@ class Op:
     count: int = 1
     loads: Loads | None = None
     access: Access = IN_SEQUENCE
+    whole: bool = False
 
     @property
     def product(self) -> bool:

@@ -34,6 +34,8 @@ ASKED = partial(
     batches=BATCHES,
 )  # fmt: skip
 """Steps that the inequalities are asked of: the fewest that hold them on those of `dominance.sweep`."""
+EXPERTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block"))
+"""The same of experts, whose kernels of block-scaled fp8 are their own."""
 PRODUCTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block", "int8"), batches=((8, 4096, 0), *BATCHES))
 """The same of products, in all formats."""
 LATENT = partial(sweep, ("deepseek-v2-lite", "deepseek-v3", "kimi-k2"), FORMATS)
@@ -77,7 +79,7 @@ def fit_sets(
     over = cache(partial(_steps, specs))
 
     def steps(name: str) -> tuple[Probes, AskedSteps, dict[str, F8]]:
-        which = LATENT if name == "mla" else PRODUCTS if name == "gemm" else ASKED
+        which = {"mla": LATENT, "gemm": PRODUCTS, "moe": EXPERTS}.get(name, ASKED)
         probes, on, order = over(which)
         return probes[name], on, order
 

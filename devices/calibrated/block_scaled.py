@@ -36,9 +36,6 @@ COLUMNS = (64.0, 128.0, 256.0)
 """Columns of a tile of 4-bit products; that of workstations' Blackwell is at least square (CUTLASS's there)."""
 WALK = 2048.0
 """Values along k that the least time of a tile of 4-bit products is told for."""
-GROUPED = 0.55
-"""Shortest kernel that finds scales of 128 values, over one that finds those of a whole token: a warp
-does it alone. From short products on H100 and H200."""
 LEAST, BEYOND = 9.0, 12.0
 """Compute capabilities whose kernels are these: Hopper and the data centres' Blackwell."""
 

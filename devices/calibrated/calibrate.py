@@ -64,15 +64,20 @@ def usable_rows(family: Family, spec: DeviceSpec, table: KernelTable, skipped: l
     """Rows that can be a time of that device; the others are appended to `skipped`."""
     h = hardware(spec)
     x = family.from_table(table)
+    labels = np.array([framework(source) for source in table["source"]], dtype=object)
     reasons = implausible(family, h, x, table["measured_s"])
+    if family.name == "gemm":  # kernels of inputs alone say nothing of a framework's products
+        whose = labels[table["n"] > 0.0]
+        reasons[~np.isin(labels, whose) & (reasons == "") & bool(len(whose))] = (
+            "none of its framework's products was timed"
+        )
     good = reasons == ""
     for i in np.flatnonzero(~good):
         skipped.append(Skipped(str(table.file[i]), int(table.line[i]), str(reasons[i])))
     if not good.any():
         return None
     kept = table.take(good)
-    labels = np.array([framework(source) for source in kept["source"]], dtype=object)
-    return FamilyRows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels)
+    return FamilyRows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels[good])
 
 
 def calibrate_family(rows: FamilyRows, date: str) -> FamilyFit:

@@ -6,17 +6,18 @@ then stores its result, plus a fixed pipeline fill; a split of k adds a pass ove
 core even out half of the last, partly filled wave. All waves together overlap with the traffic to main memory (soft
 maximum), where weights that a benchmark re-reads often enough come from the last-level cache instead.
 
-Activations that arrive in 16 bits are quantised before, by one kernel where every token or block
-has a scale of its own. One scale for the whole tensor, which fp8 has and NVFP4 beside those of its
-blocks, must be known before any value is written: TensorRT-LLM clears it, finds it and then
-quantises, three nodes of a graph (``invokeComputeScalesAndQuantizeMatrix`` in NVIDIA/TensorRT-LLM,
-``cpp/tensorrt_llm/common/cudaFp8Utils.cu``). vLLM and SGLang quantise fp8 by token, and NVFP4 with a
-tensor scale from the checkpoint.
+Activations that arrive in 16 bits are quantised before, by one kernel where every token or block has a scale of its own. One
+scale for the whole tensor must be known before any value is written: TensorRT-LLM's rows clear it, find it and then quantise
+(``invokeComputeScalesAndQuantizeMatrix`` in NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/common/cudaFp8Utils.cu``), in fp8 and in
+NVFP4, where it stands beside those of blocks, and vLLM's fp8 rows find it row by row. Servers are given it, by the
+checkpoint, or find one a token. Rows of such a kernel alone (``quantize.csv``) are products without columns.
 
 Inputs scaled by block have kernels of their own on Hopper and later, 4-bit ones on Blackwell (`block_scaled`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
-from .block_scaled import GROUPED, WIDE, block_tiled, four_bit_tiled, keeps_tiles
+from .block_scaled import WIDE, block_tiled, four_bit_tiled, keeps_tiles
 from .family import F8, Family, parameters_of, register
 from .hardware import (
     C_16,
@@ -59,14 +60,25 @@ only tile of a block-scaled kernel, 0 where it has several."""
 ONE_TILE = ("pipeweave",)
 """Sources that timed CUTLASS's block-scaled kernel (README of the tables: one tile whatever the shape)."""
 
-TENSOR_SCALE_KERNELS = 3.0
-"""Kernels that quantise with one scale for a whole tensor."""
-TENSOR_SCALED = ("fp8", "nvfp4")
-"""Formats with such a scale, where a framework finds it for each call."""
+TENSOR_SCALE_KERNELS: Mapping[str, float] = {"fp8": 6.0, "nvfp4": 3.0}
+"""Formats with such a scale, where a framework finds it for each call, and how many times as long the shortest kernels that
+do take as one that is given it: 8.4 us and 1.3 on Hopper, 10.5 and 1.9 on Blackwell. NVFP4 has no rows of its own: its three count."""
+SCALE_TRAFFIC, HOPPER_SCALE_TRAFFIC = 2.0, 2.75
+"""The same of the traffic of long ones, whose largest value Hopper's cores find more slowly than memory brings it."""
+BY_ROW_KERNELS, ATOMIC_CLOCKS = 1.1, 14.0
+"""The same of vLLM's rows, whose first kernel has a block for each row, all of which then compare with one address, one
+after another: 5.8 ns a row on L40S, 6.5 on B200, 7.3 on H200, whatever its length (``segmented_max_reduction`` in
+vllm-project/vllm, ``csrc/quantization/w8a8/fp8/common.cu``). Served are a scale a token or the checkpoint's."""
+WALK = 0.14
+"""Rows that a value more in the longest row is worth in kernels with a block of threads for each: 0.1 to 0.2."""
+CACHE_DRAW = 14.0
+"""Bytes that a core draws from the last-level cache in a clock, as in vector kernels (`norm`)."""
 PARAMETERS = parameters_of("gemm")
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
+SCALED = "scale_matrix"
+"""Kernel of rows that quantise with a scale that it is given."""
 QUANTISE = ("quantise_s", "quantise_row_s", "quantise_memory")
 """Parameters of a framework's own kernel: the matrix product itself is the device library's."""
 OVERLAP = 2.5
@@ -147,11 +159,33 @@ def cool(h: F8, code: int, sustained: float) -> float:
 
 
 @compiled_part
+def quantised(p: F8, h: F8, x: F8) -> tuple[float, float]:
+    """Seconds of making a product's inputs narrow: the shortest such kernel, and what rows and values add, of which a last-level cache holds few."""
+    if x[X_QUANT] <= 0.0:
+        return 0.0, 0.0
+    rows, hopper = x[X_M] * x[X_BATCH], HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0
+    first_s = x[X_QUANT] * p[P_QUANTISE]
+    moved = rows * x[X_K] * (2.0 + x[X_INPUT])
+    kept = resident(moved, CACHE_SHARE * h[H_CACHE])
+    if x[X_QUANT] > 1.0:
+        moved *= HOPPER_SCALE_TRAFFIC if hopper else SCALE_TRAFFIC
+    memory, cache = h[H_BANDWIDTH], max(h[H_BANDWIDTH], CACHE_DRAW * h[H_CORES] * h[H_CLOCK])
+    traffic_s = moved * ((1.0 - kept) / memory + kept / cache) / p[P_QUANTISE_MEMORY]
+    walk_s = p[P_QUANTISE_ROW] * (rows + WALK * x[X_K])
+    if x[X_QUANT] == BY_ROW_KERNELS and h[H_CAPABILITY] > 0.0:
+        walk_s += rows * ATOMIC_CLOCKS / h[H_CLOCK]
+    return first_s, soft_max(traffic_s, walk_s, 2.0)
+
+
+@compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
     """Seconds, with those of arithmetic, memory and fixed costs alone, of one GEMM; `p`, `h` and `x` in the order of the constants above."""
     m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
     if m <= 0.0 or batch <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
+    first_s, rest_s = quantised(p, h, x)
+    if n <= 0.0:
+        return first_s + rest_s, 0.0, rest_s, first_s
     code = int(x[X_CODE])
     rate = p[P_16] if code <= C_32 or code in WIDENED else p[P_8]
     if code in (C_FP8_BLOCK, C_W4A8) or C_NVFP4 <= code <= C_MXFP4:
@@ -181,16 +215,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
     if memory_s > 0.0:  # little traffic ends before many requests are in flight
         memory_s *= 1.0 + RAMP_S / (memory_s + RAMP_S)
-    fixed = x[X_HOST] + p[P_LAUNCH]
-    total = fixed + soft_max(best, memory_s, OVERLAP)
-    if x[X_QUANT] > 0.0:
-        moved = batch * m * k * (2.0 + x[X_INPUT])
-        least_s = x[X_QUANT] * p[P_QUANTISE]
-        if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
-            least_s *= GROUPED
-        fixed += least_s
-        total += least_s + batch * m * p[P_QUANTISE_ROW]
-        total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
+    fixed = x[X_HOST] + p[P_LAUNCH] + first_s
+    total = fixed + rest_s + soft_max(best, memory_s, OVERLAP)
     return total, best, memory_s, fixed
 
 
@@ -205,10 +231,12 @@ def from_table(table: KernelTable) -> F8:
     """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     graph = table["timing"] == "graph"
-    actquant = (table["kernel"] == "linear_actquant").astype(np.float64)
-    whose = [framework(source) for source in table["source"]]
-    trtllm = np.array([name.endswith("/trtllm") for name in whose])
-    actquant[trtllm & np.isin(table["dtype"], TENSOR_SCALED)] *= TENSOR_SCALE_KERNELS
+    whose = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
+    kernel, dtype = table["kernel"], table["dtype"]
+    actquant = np.isin(kernel, ("linear_actquant", SCALED)).astype(np.float64)
+    for name, kernels in TENSOR_SCALE_KERNELS.items():
+        actquant[(whose == "trtllm") & (kernel != SCALED) & (dtype == name)] *= kernels
+    actquant[(whose == "vllm") & (dtype == "fp8") & (table["n"] > 0.0)] *= BY_ROW_KERNELS
     return np.column_stack(
         [
             table["m"], table["n"], table["k"], table["batch"], code,
@@ -223,16 +251,11 @@ def from_table(table: KernelTable) -> F8:
 def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step: cold weights, kernels of one graph.
 
-    Inputs with one scale a tensor or token (fp8) come quantised from the norm or activation before, unless
-    `_quantised` says otherwise of an engine: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
-    vllm-project/vllm, ``vllm/compilation/passes/fusion/rms_quant_fusion.py``, beside
-    ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know no int8. Of 4-bit inputs only an
-    activation's do: no norm is fused with their quantisation, and attention is not by default (``enable_act_fusion``
-    and ``OPTIMIZATION_LEVEL_02`` in ``vllm/config/vllm.py``). TensorRT-LLM fuses other two of the four. Block-scaled
-    inputs have a kernel of their own before the matmul: ``QuantFP8`` in
-    ``vllm/model_executor/layers/quantization/utils/fp8_utils.py``, ``per_token_group_quant_fp8``
-    in sgl-project/sglang, ``python/sglang/srt/layers/quantization/fp8_utils.py``. (vLLM releases
-    with ``rms_norm_per_block_quant`` fuse that one after a norm too; the tables time it apart.)
+    Inputs with one scale a tensor or token (fp8) come quantised from the norm or activation before, unless `_quantised` says
+    otherwise of an engine: vLLM's compiler passes make one kernel of the two (``vllm/compilation/passes/fusion``), which
+    know no int8. Of 4-bit inputs only an activation's do (``enable_act_fusion`` in ``vllm/config/vllm.py``). Block-scaled
+    ones have a kernel of their own: ``QuantFP8`` in vLLM, ``per_token_group_quant_fp8`` in SGLang. (vLLM releases with
+    ``rms_norm_per_block_quant`` fuse that one after a norm too; the tables time it apart.)
     """
     code = CODES.get(op.dtype)
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
@@ -250,9 +273,13 @@ def _quantised(x: F8, op: Op, framework: str) -> F8:
     """An op with the kernel that makes its inputs fp8, where an engine starts one.
 
     SGLang does for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py), vLLM for what
-    attention leaves (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``); TensorRT-LLM's attention, norms and activations write fp8.
+    attention leaves (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``). TensorRT-LLM's attention and activations write fp8, and
+    so do its all-reduces with the norm behind them (``RESIDUAL_RMS_NORM_QUANT_FP8``); behind a norm alone, its products
+    start one (``FP8QDQLinearMethod`` in tensorrt_llm/_torch/modules/linear.py).
     """
-    if op.dtype == "fp8" and (framework == "sglang" or (framework == "vllm" and op.reads_attention)):
+    behind_norm = op.whole and not (op.reads_attention or op.name.endswith("down"))
+    starts = {"sglang": True, "vllm": op.reads_attention, "trtllm": behind_norm}
+    if op.dtype == "fp8" and starts.get(framework, False):
         x[X_QUANT] = 1.0
     return x
 

@@ -6,8 +6,10 @@ as the layers say it (`workloads.layers`), so that rows and ops are the same qua
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import GATHERS, Rates, encoder_rates, sparse_rates
 from .family import F8, I8, Family, Parameter
 from .hardware import C_16, C_32, C_FP8
-from .streamed import PARAMETERS, QUANTITIES, WIDE, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows
+from .streamed import PARAMETERS, QUANTITIES, X_ROWS, X_SEQ_UNITS, X_TOKEN_BYTES, from_op, rows
 
 
 def _x(table: KernelTable, format_: Any, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any) -> F8:
@@ -131,74 +133,27 @@ class _Family:
     phases: tuple[str, ...] = ()
 
 
-_DECODES = ("generation", "verify")
+def _rows(name: str) -> list[dict[str, str]]:
+    with (Path(__file__).parent / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+_READERS = {f.__name__: f for f in (_scores, _select, _no_table, _sparse, _conv, _delta, _encoder, _hyper)}
 _FAMILIES: dict[str, _Family] = {
-    "index_prefill": _Family("indexer scores of prompts", _scores, ("index_prefill",),
-                             ("glm5_mqa_logits",)),
-    "index_decode": _Family("indexer scores of paged keys", _scores, ("index_decode",),
-                            ("dsv4_paged_mqa_logits",)),
-    "index_select": _Family("choice of the best scores", _select, ("index_select",),
-                            ("glm5_topk", "dsv4_csa_topk")),
-    "index_rest": _Family("small kernels around an indexer", _no_table, ("index_rest",), ()),
-    "sparse_prefill": _Family("sparse attention of prompts", _sparse, ("sparse_prefill",),
-                              ("glm5_dsa_attn", "dsv4_hca_attn")),
-    "sparse_decode": _Family("sparse attention of decodes", _sparse, ("sparse_decode",),
-                             ("dsv4_hca_attn",)),
-    "conv_prefill": _Family("short convolution of prompts", _conv, ("conv_prefill",),
-                            ("causal_conv1d_fn",)),
-    "conv_decode": _Family("short convolution of decodes", _conv, ("conv_decode",),
-                           ("causal_conv1d_update",)),
-    "delta_prefill": _Family("chunked delta rule", _delta, ("delta_prefill", "scan_prefill"),
-                             ("chunk_gated_delta_rule", "opbyte_chunk_delta"), ("context",)),
-    "delta_decode": _Family("recurrent delta rule", _delta, ("delta_decode", "scan_decode"),
-                            ("fused_recurrent_gated_delta_rule", "opbyte_recurrent_delta"), _DECODES),
-    "kda_prefill": _Family("chunked delta rule, decay by channel", _delta, ("kda_prefill",),
-                           ("chunk_kda", "flashkda_fwd", "opbyte_chunk_kda"), ("context",)),
-    "kda_decode": _Family("recurrent delta rule, decay by channel", _delta, ("kda_decode",),
-                          ("fused_recurrent_kda", "fused_sigmoid_gating_delta_rule_update",
-                           "opbyte_recurrent_kda"), _DECODES),
-    "encoder_attention": _Family("attention of image towers", _encoder, ("encoder_attention",),
-                                 ("encoder_attention",)),
-    "hyper_pre": _Family("hyper-connections, mixing before a part", _hyper, ("hyper_pre",), ("mhc_pre",)),
-    "hyper_post": _Family("hyper-connections, after a part", _hyper, ("hyper_post",), ("mhc_post",)),
-}  # fmt: skip
+    row["name"]: _Family(
+        row["title"], _READERS[f"_{row['reader']}"], *(tuple(row[n].split()) for n in ("kinds", "kernels", "phases"))
+    )
+    for row in _rows("layer_families.csv")
+}
 """No rows of Mamba-2's scan were measured: it takes the parameters of the delta rule, whose recurrence
 moves the same states; with its own FLOP and bytes."""
 
-_IN_CACHE = ("index_prefill", "index_decode", "index_select", "sparse_prefill", "sparse_decode")
-"""Families whose rows re-read operands that a cache holds: they tell no bandwidth, and could have any."""
-_STREAMS = tuple(replace(p, default=0.8, low=0.6, spread=0.15) if p.name == "memory" else p for p in PARAMETERS)
-
-
-_TILED = tuple(
-    replace(p, default=64.0, low=WIDE, high=68.0, spread=0.01) if p.name == "tile_rows" else p for p in _STREAMS
-)
-
-
-_PADDED = tuple(
-    replace(p, default=96.0, low=80.0, high=128.0, spread=0.1) if p.name == "tile_rows" else p for p in _STREAMS
-)
-_SHORT = tuple(
-    replace(p, low=20.0, high=30.0, spread=0.1) if p.name == "core_bytes" else p for p in _STREAMS
-)  # of rows with few tokens, which tell no rate
-
-
-_WALKS = tuple(
-    replace(p, default=8e-6, spread=0.3) if p.name == "step_s" else p for p in PARAMETERS
-)  # of chunked prompts, whose kernels' own is 7 to 12 us where rows of few heads tell it
-
 
 def _parameters(name: str) -> tuple[Parameter, ...]:
-    """Bounds by what rows can tell; heads that a tile pads to are FlashMLA's, as no row has fewer."""
-    if name.startswith("sparse"):
-        return _TILED
-    if name == "encoder_attention":
-        return _PADDED
-    if name == "index_rest":
-        return _SHORT
-    if name in ("delta_prefill", "kda_prefill"):
-        return _WALKS
-    return _STREAMS if name in _IN_CACHE else PARAMETERS
+    """Bounds by what rows can tell (layer_bounds.csv); those of all, else."""
+    own = {row["parameter"]: row for row in _rows("layer_bounds.csv") if name in row["families"].split()}
+    told = {key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]} for key, row in own.items()}
+    return tuple(replace(p, **told.get(p.name, {})) for p in PARAMETERS)
 
 
 _BRANCHES: Mapping[str, Any] = {

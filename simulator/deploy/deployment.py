@@ -322,7 +322,7 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
         layout=replace(layout, sent=sent_share(experts), fewer=fewer_reached(experts, layout, system)),
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap, tenants=tenants,
-        run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends), all_to_all=all_to_all or "",
+        run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends, layout.tp == 1), all_to_all=all_to_all or "",
         sender=sender, store=checked_store(store, model, system), placing=placing,
     ))  # fmt: skip
 

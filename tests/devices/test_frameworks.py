@@ -168,7 +168,7 @@ def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     assert rooflines == build_device(duplex)
 
 
-@pytest.mark.parametrize(("engine", "started"), [("sglang", {"qkv", "out"}), ("vllm", {"out"}), ("trtllm", set())])
+@pytest.mark.parametrize(("engine", "started"), [("sglang", {"qkv", "out"}), ("vllm", {"out"}), ("trtllm", {"qkv"})])
 def test_inputs_are_made_fp8_by_a_kernel_where_the_engine_starts_one(engine: str, started: set[str]) -> None:
     device = build_device(load_device("h100")[0], calibrated=True, frameworks={"gemm": engine})
     model = next(p.model for p in device.processors.values())
@@ -177,10 +177,15 @@ def test_inputs_are_made_fp8_by_a_kernel_where_the_engine_starts_one(engine: str
     for name in ("qkv", "out"):
         for dtype in ("fp8", "bf16"):
             size = 4096.0**2 * (1.0 if dtype == "fp8" else 2.0)
-            op = Op(name, "attention", "gemm", "both", shape, dtype, 2.0 * 16 * 4096.0**2, size)
+            op = Op(name, "attention", "gemm", "both", shape, dtype, 2.0 * 16 * 4096.0**2, size, whole=True)
             x = model.quantities(op)
             assert x is not None
             assert x[gemm.X_QUANT] == float(dtype == "fp8" and name in started)
             x[gemm.X_QUANT] = 0.0
             more = model.cost(op).seconds - float(model.models["gemm"].seconds(x[None])[0])
             assert (1e-6 < more < 1e-5) if dtype == "fp8" and name in started else more == 0.0
+            behind = model.quantities(
+                replace(op, whole=False)
+            )  # an all-reduce, whose kernel TensorRT-LLM lets write fp8
+            assert behind is not None
+            assert behind[gemm.X_QUANT] == float(dtype == "fp8" and name in started and engine != "trtllm")

@@ -161,6 +161,8 @@ class Run:
         Whether prompts below `Reads.dense` are computed without choosing keys.
     wide : bool
         Whether an all-to-all brings experts their rows, and no others.
+    whole : bool
+        Whether no all-reduce stands behind products, in whose kernel an engine may fuse the norm that follows.
     """
 
     numerics: Numerics
@@ -169,6 +171,7 @@ class Run:
     joint: bool = False
     short_dense: bool = False
     wide: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +331,7 @@ def gemm(
         flops=2.0 * m * n * k * batch,
         weight_bytes=num.weight_bytes(group) * n * k * batch if m else 0.0,
         act_bytes=num.act_bytes * m * (n + k) * batch,
+        whole=run.whole,
     )
 
 
