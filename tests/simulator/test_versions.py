@@ -58,7 +58,7 @@ def test_stages_of_early_tensorrt_llm_and_their_hosts_take_turns(version: str, s
 
 @pytest.mark.parametrize(
     ("asked", "taken"),
-    [("vllm@0.31", "vllm 0.30"), ("vllm@0.3", "vllm 0.4"), ("sglang@0.4.9", "sglang 0.5"),
+    [("vllm@0.34", "vllm 0.33"), ("vllm@0.3", "vllm 0.4"), ("sglang@0.3.9", "sglang 0.4"),
      ("trtllm@2.0", "trtllm 1.3")],
 )  # fmt: skip
 def test_a_version_that_was_not_read_says_which_stands_for_it(asked: str, taken: str) -> None:
