@@ -139,7 +139,7 @@ def wholly(d: Deployment, stage: StageCost) -> F8 | None:
     drawn = slowdowns(parts_of(d, stage))
     if drawn is None:
         return None
-    return drawn * unpriced_slowdowns(d, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
+    return drawn * unpriced_slowdowns(d, stage, ndtri((np.arange(DRAWS) + 0.5) / DRAWS))
 
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:

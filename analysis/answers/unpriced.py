@@ -19,17 +19,25 @@ from ...devices.hosts.catalog import host_of
 from ...devices.power.cap import held_processor
 from ...devices.ratios import Ratios
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.step.explicit import StageCost
 
 F8 = npt.NDArray[np.float64]
 
 
 class Unpriced(NamedTuple):
-    """One such thing, what its errors are of, how often a deployment has it, and the errors each time."""
+    """One such thing, what its errors are of, how often a deployment has it, the errors each time, and how ops are bound that have it."""
 
     name: str
     why: str
     times: Callable[[Deployment], float]
     ratios: Ratios
+    bound: str = ""
+
+    def of(self, d: Deployment, stage: StageCost) -> float:
+        """How often a step has it."""
+        own = [(o.cost.seconds * o.count, o.cost.bound) for o in stage.ops if o.critical]
+        held = sum(s for s, bound in own if self.bound in ("", bound))
+        return self.times(d) * held / max(sum(s for s, _ in own), 1e-300)
 
 
 def _no_peers(d: Deployment) -> float:
@@ -54,17 +62,18 @@ UNPRICED = (
         "cards, vLLM 0.8", _no_peers, Ratios(-0.03, 0.3, 0.95),
     ),
     Unpriced(
-        "boards with fewer watts", "what lower clocks do beside products, and makers' own limits; Llama-2-70B on four "
-        "systems of H100 NVL and PCIe, TensorRT-LLM, for each halving of the clock", _below_clock, Ratios(-0.03, 0.7, 1.2),
+        "boards with fewer watts", "what lower clocks do to arithmetic beside what is said, and makers' own limits; Llama-2-70B on four "
+        "systems of H100 NVL and PCIe, TensorRT-LLM, three quarters of whose steps are bound by arithmetic, for each halving of the clock",
+        _below_clock, Ratios(-0.04, 0.92, 1.58), "compute",
     ),
 )  # fmt: skip
 
 
-def unpriced_slowdowns(d: Deployment, scores: F8) -> F8:
-    """Draws of how many times as long steps take for it, from standard normal scores in order."""
+def unpriced_slowdowns(d: Deployment, stage: StageCost, scores: F8) -> F8:
+    """Draws of how many times as long a step takes for it, from standard normal scores in order."""
     rng, out = np.random.default_rng(1), np.ones(len(scores))
     for each in UNPRICED:
-        if times := each.times(d):
+        if times := each.of(d, stage):
             out *= np.exp(times * each.ratios.at(rng.permutation(scores)))
     return out
 

@@ -199,3 +199,18 @@ def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, na
     assert [e["applies_to"] for e in told] == ([] if name is None else [name])
     assert all("NOT PRICED" in e["why"] for e in told)
     assert (interval_of(all_of_it).high > interval_of(kernels).high) == (name is not None)
+
+
+def test_fewer_watts_slow_arithmetic_alone() -> None:
+    """A decode of one sequence, which waits for memory, is as sure on a board of 350 W; a long prompt is not."""
+    d = deploy(load_model("llama-3.2-1b"), load_system("h100-pcie-x1"))
+    assert [e["applies_to"] for e in unpriced_evidence(d)] == ["boards with fewer watts"]
+    more = []
+    for batch in (Batch.of([512]), Batch.of(chunks=[(8192, 0)])):
+        stage = explicit_stage(d, [batch], expected=True)
+        kernels, all_of_it = slowdowns(parts_of(d, stage)), wholly(d, stage)
+        assert kernels is not None
+        assert all_of_it is not None
+        more.append(interval_of(all_of_it).high / interval_of(kernels).high)
+    assert more[0] == pytest.approx(1.0, abs=0.02)
+    assert more[1] > 1.1
