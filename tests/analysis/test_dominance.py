@@ -142,10 +142,10 @@ MANY = ("llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b"
         "glm-4.5", "phi-3.5-moe", "llama-4-scout", "minimax-m2")  # fmt: skip
 
 
-def test_on_twenty_models_three_formats_and_any_batch() -> None:
+def test_on_twenty_models_four_formats_and_any_batch() -> None:
     """Every pair of devices with comparable peaks; decodes of 1 to 1,024, prompts of 16 to 8,192."""
     batches = [(b, 4096, 0) for b in (1, 16, 256, 1024)] + [(0, 0, 16), (0, 0, 8192)]
-    whole = sweep(MANY, (None, "bf16", "fp8"), (1,), batches)
+    whole = sweep(MANY, (None, "bf16", "fp8", "fp8_block"), (1,), batches)
     count, found = violations(whole, TYPICAL, TOLERANCE)
     assert count > 50_000
     assert found == []
