@@ -152,7 +152,9 @@ moves the same states; with its own FLOP and bytes."""
 def _parameters(name: str) -> tuple[Parameter, ...]:
     """Bounds by what rows can tell (layer_bounds.csv); those of all, else."""
     own = {row["parameter"]: row for row in _rows("layer_bounds.csv") if name in row["families"].split()}
-    told = {key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]} for key, row in own.items()}
+    told: dict[str, dict[str, Any]] = {
+        key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]} for key, row in own.items()
+    }
     return tuple(replace(p, **told.get(p.name, {})) for p in PARAMETERS)
 
 
