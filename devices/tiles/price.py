@@ -22,7 +22,7 @@ NUM_PRICE = O_WAIT + 1
 SHARP = 6.0
 """Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
 DEEPER, WIDER = 0.3, 0.6
-"""Exponents of how rows of two steps in flight, and of fewer columns, keep DRAM pages open where a row of a tile
+"""Exponents of how rows of two steps in flight, and of columns fewer than 64, keep DRAM pages open where a row of a tile
 fills no channel: they order configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
 CROWD = 0.6
 """Share of the work of a core's other blocks that a step lasts longer for: between blocks that take turns as a
@@ -69,7 +69,7 @@ def finish(
     lies = min(row * min(buffers, 2.0) ** DEEPER, h[M_CHANNEL])
     rate, lost = p[P_MEMORY] * h[M_BANDWIDTH], p[P_ROW]
     narrow = WIDER * (1.0 - lies / h[M_CHANNEL])
-    memory = moved / rate * (1.0 + lost * (columns / 64.0) ** narrow / lies)
+    memory = moved / rate * (1.0 + lost * (min(columns, 64.0) / 64.0) ** narrow / lies)
     cache = through / (p[P_CACHE] * h[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
     near, far = p[P_CACHE_LATENCY] * h[M_CACHE_LATENCY], p[P_LATENCY] * h[M_LATENCY]
     wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
