@@ -11,7 +11,7 @@ from ...devices.calibrated.errors import Errors, constant_by_shape, errors
 from ...devices.calibrated.family import families
 from ...devices.catalog import list_devices, load_device
 from .check import Check
-from .framework_report import held_out, intro, section
+from .set_report import intro
 from .transfer import by_others, with_intervals
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
@@ -30,28 +30,26 @@ def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[s
 
 def report(fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]]) -> str:
     """The page as Markdown."""
-    others, (elsewhere, frameworks) = leave_one_device_out(rows), held_out(fits, rows)
+    others = leave_one_device_out(rows)
     parts = [intro("calibration")]
     for name, family in families().items():
         devices = [device for device in sorted(rows) if name in rows[device]]
         if not devices:
             continue
         parts.append(f"## {family.title} (`{name}`)\n")
-        parts.append(_table([_row(d, name, fits, rows, elsewhere, others) for d in devices]))
+        parts.append(_table([_row(d, name, fits, rows, others) for d in devices]))
         parts.append("Parameters:\n")
         parts.append("\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n")
-    if frameworks:
-        parts.append(section(frameworks))
     return "\n".join(parts)
 
 
-HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "known elsewhere",
-        "from others", "inside", "measured / roofline")  # fmt: skip
+HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "from others",
+        "inside", "measured / roofline")  # fmt: skip
 
 
 def _row(
     device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, FamilyRows]],
-    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Check]],
+    others: Mapping[str, Mapping[str, Check]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
     r = rows[device][name]
@@ -62,7 +60,6 @@ def _row(
     cells = [device, str(len(r.measured)), _cell(usual)]
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))
-    cells.append(_cell(elsewhere.get(name, {}).get(device)))
     check = others.get(name, {}).get(device)
     inside = "-" if check is None or not check.last else f"{100 * check.last['held']:.0f} %"
     return [*cells, _cell(None if check is None else check.errors), inside, f"{_over_roofline(r):.1f}"]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ...devices.calibrated.family import families
 from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, SetEntry
-from .framework_report import intro
+
+
+def intro(page: str) -> str:
+    """What stands above the tables of a page."""
+    return (Path(__file__).parent / "pages" / f"{page}.md").read_text(encoding="utf-8")
 
 
 def set_report(sets: Mapping[str, Mapping[str, Mapping[str, SetEntry]]]) -> str:

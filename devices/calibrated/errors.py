@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,28 +98,17 @@ def by_shape(
     return out
 
 
-def without_each(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit
-) -> Iterator[tuple[npt.NDArray[np.bool_], Fit]]:
-    """Which rows are of each framework, and a fit to those of the others.
-
-    Left out where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`.
-    """
-    for name in sorted(set(labels.tolist())):
-        held = labels == name
-        if np.count_nonzero(~held) < FEW_ROWS or np.count_nonzero(held) < FEW:
-            continue
-        yield held, fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
-
-
 def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others, where it gets the base.
 
-    NaN and None where `without_each` leaves out a framework, or all.
+    NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where all are.
     """
     out = np.full(len(measured), np.nan)
-    for held, done in without_each(family, h, x, measured, labels, start):
-        out[held] = predict(family, done, h, x[held], labels[held])
+    for name in sorted(set(labels.tolist())):
+        held = labels == name
+        if np.count_nonzero(~held) >= FEW_ROWS and np.count_nonzero(held) >= FEW:
+            done = fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
+            out[held] = predict(family, done, h, x[held], labels[held])
     return None if np.isnan(out).all() else out
 
 

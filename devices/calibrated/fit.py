@@ -30,31 +30,6 @@ Scales = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class BlendPart:
-    """One set of parameters in a blend.
-
-    Attributes
-    ----------
-    weight : float
-        Of 1 for all parts together.
-    values : float64 array
-        In the order of `Family.parameters`.
-    time : float
-        Multiple of the whole time.
-    origin : str
-        Device and framework they are of.
-    kin : bool
-        Whether that framework calls the same kernel library there.
-    """
-
-    weight: float
-    values: F8
-    time: float
-    origin: str = ""
-    kin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Fit:
     """Fitted parameters of one family on one device.
 
@@ -68,18 +43,19 @@ class Fit:
         never seen gets the base, and one unlike all others does not move that.
     kernels : mapping of str to mapping of str to float64 array
         Framework -> branch of the family -> its parameters, where its rows tell them.
-    blends : mapping of str to tuple of BlendPart
-        Framework that the device has no rows of -> what it is predicted from (see `frameworks`):
-        the weighted geometric mean of the parts' times.
+    own : mapping of str to float64 array
+        Framework -> all its parameters, where none are shared.
     """
 
     values: F8
     scales: Scales
-    blends: Mapping[str, tuple[BlendPart, ...]] = field(default_factory=dict)
+    own: Mapping[str, F8] = field(default_factory=dict)
     kernels: Mapping[str, Mapping[str, F8]] = field(default_factory=dict)
 
-    def of(self, family: Family, label: str) -> BlendPart:
-        """Parameters of one of the device's frameworks; the base for any other."""
+    def of(self, family: Family, label: str) -> tuple[F8, float]:
+        """Parameters of one of the device's frameworks and its multiple of the whole time; the base for any other."""
+        if label in self.own:
+            return self.own[label], 1.0
         values, time = self.values.copy(), 1.0
         for name, factor in self.scales.get(label, {}).items():
             if name == TIME:
@@ -90,32 +66,20 @@ class Fit:
             values = family.per_branch(values)
         for branch, own in self.kernels.get(label, {}).items():
             values[family.branches.index(branch)] = own
-        return BlendPart(1.0, values, time)
-
-    def parts(self, family: Family, label: str) -> tuple[BlendPart, ...]:
-        """What a framework is predicted from: its blend, or its own parameters, or the base."""
-        return self.blends.get(label) or (self.of(family, label),)
+        return values, time
 
     def single(self, family: Family, label: str) -> F8:
-        """A framework's parameters as one set, its multiple of the whole time among them.
-
-        Those of a blend are the weighted geometric mean of its parts.
-        """
-        parts = self.parts(family, label)
-        logs = (part.weight * np.log(family.slowed(part.values, part.time)) for part in parts)
-        return np.exp(sum(logs))
+        """A framework's parameters as one set, its multiple of the whole time among them."""
+        return family.slowed(*self.of(family, label))
 
 
 def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
-    """Seconds with the scales or the blend of each row's framework; the base where it has none."""
+    """Seconds with the parameters of each row's framework; the base where it has none."""
     out = np.empty(len(x))
     for label in set(labels.tolist()):
         rows = labels == label
-        logs = [
-            part.weight * np.log(family.seconds(part.values, h, x[rows]) * part.time)
-            for part in done.parts(family, label)
-        ]
-        out[rows] = np.exp(sum(logs))
+        values, time = done.of(family, label)
+        out[rows] = family.seconds(values, h, x[rows]) * time
     return out
 
 
@@ -246,12 +210,12 @@ def with_kernels(
                    prior=prior, starts=1, start=first).values  # fmt: skip
 
     for label in sorted(set(labels.tolist())) if family.branches else ():
-        part = done.of(family, label)
+        values, time = done.of(family, label)
         for name in dict.fromkeys(kind[which[labels == label]]):
             every = (labels == label) & (kind[which] == name)
             if np.count_nonzero(every) < KERNEL_ROWS:
                 continue
-            whole = own(every, name, part.values, part.time)
+            whole = own(every, name, values, time)
             for branch in family.branches:
                 if branch.partition("+")[0] != name:
                     continue
@@ -259,7 +223,7 @@ def with_kernels(
                 if branch.endswith(family.aside) and np.count_nonzero(rows) < KERNEL_ROWS:
                     continue
                 apart = KERNEL_ROWS <= np.count_nonzero(rows) < np.count_nonzero(every)
-                values = own(rows, branch, whole, part.time) if apart else whole
+                values = own(rows, branch, whole, time) if apart else whole
                 found.setdefault(label, {})[branch] = values
     return replace(done, kernels=found)
 

@@ -30,11 +30,10 @@ from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family
-from .fit import BlendPart, Fit
-from .frameworks import Donor
+from .fit import Fit
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good
-from .rules import ALONE, Parameters, at_clock, distance, parameters, transfer
+from .rules import ALONE, Donor, Parameters, at_clock, distance, parameters, transfer
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -220,7 +219,7 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
     under: dict[str, Parameters] = {}
     if TYPICAL not in held:
         under = {key: borrowed(spec, family, key) for key in (TYPICAL, *LABELS)}
-    labels = {label: (BlendPart(1.0, held[key].values(family), 1.0),) for key, label in LABELS.items() if key in held}
+    labels = {label: held[key].values(family) for key, label in LABELS.items() if key in held}
     for key, entry in held.items():
         seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
@@ -266,7 +265,7 @@ def _donors(family: Family, framework: str, without: str) -> dict[str, Donor]:
             other = framework in LABELS and key in LABELS and entry.basis == "own"
             share = 1.0 if key == asked else OTHER if other else 0.0
             if share and entry.basis != "transferred":
-                donor = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name), (), entry.told, share)
+                donor = Donor(entry.rows, Fit(entry.values(family), {}), _constants(name), entry.told, share)
                 out[name if key == asked else f"{name} {key}"] = donor
     return out
 

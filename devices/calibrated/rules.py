@@ -8,9 +8,7 @@ power that the board has for it (`hardware.H_ROOM`), how late kernels start with
 device's own peaks, bandwidth and cores carry the rest. A parameter that no row of a device depends on (it is at the
 family's default, or is of a kernel that the device has no rows of where others have) has no weight.
 
-A framework that a device has no rows of, but other devices have, is predicted as `frameworks` says;
-one that no device has rows of gets the base. Families whose frameworks call one library
-(collectives) are left out: their scales tell of the machine, not of the framework.
+A framework that a device's own fit has no rows of gets the base; shared sets (`kernel_sets`) know what others' kernels say.
 """
 
 from __future__ import annotations
@@ -20,15 +18,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
-from ...workloads.kernel_tables import framework
 from ..catalog import fitted_devices, load_device
 from ..fits import FamilyFitSpec
 from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
-from .frameworks import TOLD, Donor, blends, mean_logs
 from .hardware import C_INT8, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK, H_ROOM, hardware
 
 UNITS = np.array([0.35, 0.7, 0.7, 0.35])
@@ -38,8 +35,29 @@ LIMITED = ("peak", "peak_16", "peak_8")
 """Parameters of products that power limits."""
 STARTS, GENERATION = ("launch_s", "gap_s", "quantise_s"), 0.5
 """Latencies that are counted in a core's clocks, and compute capabilities within which chips are of one generation."""
+TOLD = 1e-3
+"""A parameter closer to its default, in the logarithm, was told by no row."""
 FLOOR = 1e-6
 """Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """A fitted device that others take parameters from.
+
+    Attributes
+    ----------
+    told : tuple of str, optional
+        Branches of the family that its rows tell; all without it.
+    share : float
+        Part of a row that each of its rows counts.
+    """
+
+    rows: int
+    fit: Fit
+    h: F8
+    told: tuple[str, ...] | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +103,12 @@ class Parameters:
 
 def parameters(spec: DeviceSpec, family: Family) -> Parameters:
     """Parameters of a family on a device: its own fit, else from other devices' fits."""
-    donors = {name: donor for name, donor in _catalog(family.name).items() if name != spec.name}
     own = spec.calibration.get(family.name)
     if own is None:
+        donors = {name: donor for name, donor in _catalog(family.name).items() if name != spec.name}
         return transfer(hardware(spec), family, donors)
     errors = {str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias) for name, e in own.errors.items()}
-    fit = known_elsewhere(hardware(spec), family, _donor(family, spec, own), donors)
-    return Parameters(fit, "fitted", own.rows, errors)
-
-
-def known_elsewhere(h: F8, family: Family, own: Donor, donors: Mapping[str, Donor]) -> Fit:
-    """A device's own fit, with what frameworks that only others know are predicted from.
-
-    What its own rows do not tell of its silicon, other devices do.
-    """
-    if not donors:
-        return own.fit
-    informed = np.abs(np.log(own.fit.values / family.defaults)) > TOLD
-    silicon = np.where(informed, own.fit.values, _mean(h, family, donors)[0])
-    return replace(own.fit, blends=blends(h, family, silicon, own, donors, distance))
+    return Parameters(_donor(family, spec, own).fit, "fitted", own.rows, errors)
 
 
 def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
@@ -114,8 +119,7 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     mean, shares = _mean(h, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
-    fit = Fit(mean, {}, blends=blends(h, family, mean, None, donors, distance))
-    return Parameters(fit, "transferred", rows, {}, tuple(near))
+    return Parameters(Fit(mean, {}), "transferred", rows, {}, tuple(near))
 
 
 def _at_power(h: F8, family: Family, donor: Donor) -> Donor:
@@ -157,8 +161,16 @@ def _mean(h: F8, family: Family, donors: Mapping[str, Donor]) -> tuple[F8, dict[
     if logs.ndim > 2:
         told = np.array([[d.told is None or b in d.told for b in family.branches] for d in donors.values()])
         informed &= (told | ~told.any(axis=0))[:, :, None]
-    mean = np.exp(mean_logs(weight, logs, informed, family))
+    mean = np.exp(_mean_logs(weight, logs, informed, family))
     return mean, dict(zip(donors, weight.tolist(), strict=True))
+
+
+def _mean_logs(weight: F8, logs: F8, informed: npt.NDArray[np.bool_], family: Family) -> F8:
+    """Weighted mean of each parameter over the sets that tell it; its default where none does."""
+    share = weight.reshape(-1, *[1] * (logs.ndim - 1)) * informed
+    total = share.sum(axis=0)
+    mean = (share * logs).sum(axis=0) / np.where(total > 0, total, 1.0)
+    return np.where(total > 0, mean, np.log(family.defaults))
 
 
 def distance(one: F8, other: F8) -> float:
@@ -187,5 +199,4 @@ def _donor(family: Family, spec: DeviceSpec, own: FamilyFitSpec) -> Donor:
     kernels = {label: {branch: family.vector(v) for branch, v in held.items()} for label, held in own.kernels.items()}
     scales = {k: dict(v) for k, v in own.frameworks.items()}
     fit = Fit(family.vector(own.parameters), scales, kernels=kernels)
-    labels = tuple(dict.fromkeys(framework(source) for source in own.tables))
-    return Donor(own.rows, fit, hardware(spec), labels)
+    return Donor(own.rows, fit, hardware(spec))

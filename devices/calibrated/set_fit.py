@@ -28,12 +28,11 @@ from .calibrate import FamilyRows
 from .errors import errors
 from .family import F8, Family
 from .fit import Fit, fit
-from .frameworks import Donor
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
 from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, representative
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
-from .rules import ALONE, transfer
+from .rules import ALONE, Donor, transfer
 from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 

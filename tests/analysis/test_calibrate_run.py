@@ -122,7 +122,7 @@ def test_what_is_held_out_is_predicted(tensor: Path, tmp_path: Path) -> None:
     (run,) = validate_serving([tensor], host=path).runs
     after = {r["metric"]: r["error_after"] for r in done.records()}
     for name in ("tpot_mean", "latency_mean"):
-        assert run.metrics()[name]["error"] == pytest.approx(after[name], abs=2e-3)
+        assert run.entry.metrics()[name]["error"] == pytest.approx(after[name], abs=2e-3)
 
 
 def test_what_a_run_does_not_tell_is_refused(tensor: Path, tmp_path: Path) -> None:

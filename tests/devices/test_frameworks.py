@@ -1,4 +1,4 @@
-"""What is a framework predicted from that a device has no rows of?"""
+"""Whose kernels does a framework call, and which parameters are theirs?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import pytest
 
 from opbyte.devices.calibrated import gemm
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import BlendPart, Fit, predict
-from opbyte.devices.calibrated.frameworks import Donor
+from opbyte.devices.calibrated.fit import Fit, predict
 from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
@@ -34,10 +32,6 @@ def vector(family: Family, **factors: float) -> np.ndarray:
     for name, factor in factors.items():
         values[family.index(name)] *= factor
     return values
-
-
-def donor(h: np.ndarray, values: np.ndarray, *labels: str, **scales: dict[str, float]) -> Donor:
-    return Donor(100, Fit(values, scales), h, labels)
 
 
 @pytest.mark.parametrize(
@@ -60,76 +54,6 @@ def test_what_is_not_known_stands_for_itself() -> None:
     assert all(framework(label) == label for label in known)  # as the tables' labels are
 
 
-def test_kernels_come_from_elsewhere_and_the_silicon_is_the_devices_own() -> None:
-    # On a device just alike, b packs no heads and has twice the start; here only a is known, and a
-    # memory half as good.
-    family, h = families()["attention_prefill"], constants("h100")
-    there = donor(h, vector(family), "a", "b", a={"time": 1.0}, b={"launch_s": 3.0, "packing": 0.1})
-    here = donor(h, vector(family, memory=0.5, gap_s=2.0), "a")
-    found = known_elsewhere(h, family, here, {"there": there}).blends
-    assert set(found) == {"b"}
-    biggest = max(found["b"], key=lambda part: part.weight)
-    assert biggest.weight > 0.9
-    assert biggest.origin == "there b"
-    expected = vector(family, memory=0.5, gap_s=2.0, launch_s=3.0, packing=0.1)
-    assert biggest.values == pytest.approx(expected)
-
-
-def test_a_device_alike_says_more_than_one_unlike() -> None:
-    family, h = families()["moe"], constants("h100")
-    slow, fast = vector(family, launch_s=4.0), vector(family, launch_s=0.5)
-    here = donor(h, vector(family, memory=0.9), TRTLLM)
-    others = {"alike": donor(constants("h200"), fast, VLLM), "unlike": donor(constants("l40s"), slow, VLLM)}
-    parts = known_elsewhere(h, family, here, others).blends[VLLM]
-    share = {part.origin: part.weight for part in parts}
-    assert sum(share.values()) == pytest.approx(1.0)
-    assert share[f"alike {VLLM}"] > 5 * share[f"unlike {VLLM}"]
-    assert share[f"unlike {VLLM}"] > share[f"this device {TRTLLM}"]  # Triton's kernels, anywhere
-
-
-def test_another_framework_with_the_same_library_says_more_than_the_same_with_another() -> None:
-    family, h = families()["attention_decode"], constants("h100")
-    others = {
-        "twin": donor(constants("h200"), vector(family), SGLANG),
-        "blackwell": donor(constants("b200"), vector(family), VLLM),
-    }
-    here = donor(h, vector(family), TRTLLM)
-    parts = known_elsewhere(h, family, here, others).blends[VLLM]
-    assert max(parts, key=lambda part: part.weight).origin == f"twin {SGLANG}"
-
-
-def test_a_blend_lies_between_its_parts() -> None:
-    family, h = families()["attention_decode"], constants("l40s")
-    x = np.array([[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0, -1, 1] for b in (1, 64) for k in (512.0, 32768.0)])
-    known = parameters(load_device("l40s")[0], family)
-    parts = known.fit.blends[TRTLLM]
-    times = np.array([family.seconds(part.values, h, x) * part.time for part in parts])
-    found = predict(family, known.fit, h, x, np.array([TRTLLM] * len(x), dtype=object))
-    assert (found >= times.min(axis=0)).all()
-    assert (found <= times.max(axis=0)).all()
-    lab = predict(family, known.fit, h, x, np.array(["a lab"] * len(x), dtype=object))
-    assert lab == pytest.approx(family.seconds(known.fit.values, h, x))
-
-
-def test_own_frameworks_and_those_of_one_library_are_left_alone() -> None:
-    h = constants("h100")
-    for name in ("gemm", "collectives"):
-        family = families()[name]
-        here = donor(h, vector(family), "a", "b")
-        others = {"there": donor(h, vector(family), "a", "b", "c")}
-        found = known_elsewhere(h, family, here, others).blends
-        assert set(found) == ({"c"} if name == "gemm" else set())
-
-
-def test_a_device_without_rows_takes_a_frameworks_kernels_from_others() -> None:
-    family, h = families()["moe"], constants("h100")
-    there = donor(constants("h200"), vector(family), "a", "b", a={"time": 1.0}, b={"time": 2.0})
-    fit = transfer(h, family, {"there": there}).fit
-    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9, 8, 0]], dtype=float)
-    a, b = (predict(family, fit, h, x, np.array([name], dtype=object))[0] for name in "ab")
-    assert 1.7 < b / a < 2.0
-
-
 def test_one_set_of_parameters_for_a_framework() -> None:
     family, h = families()["moe"], constants("h100")
     own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
@@ -138,12 +62,13 @@ def test_one_set_of_parameters_for_a_framework() -> None:
         [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD, 8, 0]
          for n in (1, 100, 8192) for code in (CODES["bf16"], CODES["fp8"], CODES["w4a16_mxfp4"])]
     )  # fmt: skip
-    part = own.of(family, VLLM)
-    expected = family.seconds(part.values, h, x) * part.time
+    values, time = own.of(family, VLLM)
+    expected = family.seconds(values, h, x) * time
     assert family.seconds(own.single(family, VLLM), h, x) == pytest.approx(expected)
-    parts = (BlendPart(0.75, vector(family, launch_s=16.0), 1.0), BlendPart(0.25, vector(family), 1.0))
-    blend = replace(own, blends={SGLANG: parts})
-    assert blend.single(family, SGLANG) == pytest.approx(vector(family, launch_s=8.0))
+    labelled = np.array([VLLM, "a lab"] * len(x), dtype=object)[: len(x)]
+    known = replace(own, own={"a lab": vector(family, launch_s=8.0)})
+    alone = family.seconds(vector(family, launch_s=8.0), h, x)
+    assert predict(family, known, h, x, labelled) == pytest.approx(np.where(labelled == VLLM, expected, alone))
     with pytest.raises(ValueError, match="norm names no rates"):
         own.single(families()["norm"], VLLM)
 

@@ -14,7 +14,6 @@ from opbyte.devices.calibrated.behind import FAR_SET, NEAR_SET, behind, transfer
 from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.fit import Fit
-from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.kernel_sets import (
     BEST,
@@ -30,7 +29,7 @@ from opbyte.devices.calibrated.kernel_sets import (
 )
 from opbyte.devices.calibrated.layer_kernels import LAYER_FAMILIES
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import at_clock, parameters, transfer
+from opbyte.devices.calibrated.rules import Donor, at_clock, parameters, transfer
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.device import build_device, can_calibrate
 from opbyte.workloads.errors import InputError
