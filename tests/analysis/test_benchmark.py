@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from opbyte import InputError, benchmark
+from opbyte.analysis.answers import benchmarks
 from opbyte.analysis.answers.benchmarks import BENCHMARKS, Score, best_score
 from opbyte.analysis.names import catalog
 from opbyte.analysis.studies.benchmark import study
@@ -56,6 +57,18 @@ def test_stages_are_tried_with_small_steps_too(
     best = study._at_once(rules, base, load_system("h100-x2"), 1, None, 0.0)
     assert seen == tried
     assert best.output_tokens_per_s == len(tried)
+
+
+@pytest.mark.parametrize(("most", "rate", "load"), [(None, 101.0, 2.0), (200.0, 101.0, 2.0), (50.5, 50.5, 1.0)])
+def test_arrivals_get_no_more_than_all_at_once(
+    most: float | None, rate: float, load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load is found to a tolerance, and a run's rate is that of the answers it drew."""
+    monkeypatch.setattr(benchmarks, "SCORERS", {"server": lambda *_: Score("server", None, "", 101.0, 2.0)})
+    rules = BENCHMARKS["mlperf-llama2-70b"]
+    at_once = None if most is None else Score("offline", 1, "", most)
+    found = best_score(rules, rules.scenario(), load_system("h100-x1"), "server", most=at_once)
+    assert (found.output_tokens_per_s, found.requests_per_s) == (rate, load)
 
 
 def test_what_cannot_be_asked() -> None:

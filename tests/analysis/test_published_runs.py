@@ -173,7 +173,7 @@ def test_mlperf_is_scored_as_its_benchmark_is(tmp_path: Path) -> None:
     one, same, eight, served, less = (r["metrics"]["tokens_per_s"]["simulated"] for r in found["runs"])
     assert one == same
     assert eight == pytest.approx(8 * one)
-    assert 0.9 * one < served < 1.02 * one
+    assert 0.9 * one < served <= one
     assert 0.8 * one < less < 0.9 * one
     assert "'gptj-99' is none of MLPerf's" in found["skipped"][0]
 

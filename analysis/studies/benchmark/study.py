@@ -146,24 +146,12 @@ def benchmark(
     jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]
     scored = []
     for done, (scenario, clients) in enumerate(jobs, 1):
-        scored.append(best_score(rules, base, whole, scenario, clients, tolerance))
+        most = next((s for s in scored if s.scenario == OFFLINE), None)
+        scored.append(best_score(rules, base, whole, scenario, clients, tolerance, most=most))
         if progress is not None:
             progress(done, len(jobs))
-    scored = _ordered(scored)
     shown = str(model or rules.model)
     return BenchmarkResult(rules, shown, whole.name, whole.devices_per_node * whole.nodes, tuple(scored))
-
-
-def _ordered(scored: Sequence[Score]) -> list[Score]:
-    """Scores of which none contradicts another: what Poisson arrivals get, all at once get too."""
-    served = max((s.output_tokens_per_s or 0.0 for s in scored if s.scenario == SERVER), default=0.0)
-    return [
-        replace(s, output_tokens_per_s=served, clients=None,
-                reason="that of the server scenario, which requests sent all at once can have too")
-        if s.scenario == OFFLINE and (s.output_tokens_per_s or 0.0) < served
-        else s
-        for s in scored
-    ]  # fmt: skip
 
 
 @SCORERS.register(CURVE)

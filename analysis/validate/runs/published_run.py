@@ -169,8 +169,9 @@ def _scored(
     device: str, devices: int, kind: str, benchmark: str, size: int | None, options: tuple[tuple[str, Any], ...]
 ) -> Score:
     """A benchmark's score of a system, by the benchmark's own rules."""
-    rules = BENCHMARKS[benchmark]
-    return best_score(rules, rules.scenario(**dict(options)), load_system(f"{device}-x{devices}"), kind, size=size)
+    rules, whole = BENCHMARKS[benchmark], load_system(f"{device}-x{devices}")
+    most = _scored(device, devices, OFFLINE, benchmark, size, options) if kind == SERVER else None
+    return best_score(rules, rules.scenario(**dict(options)), whole, kind, size=size, most=most)
 
 
 def _dtype(run: PublishedRun) -> str | None:
