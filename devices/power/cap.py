@@ -144,9 +144,9 @@ def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
 
 
 def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
-    """Share of the memory's rate that a cap leaves; 1 at the limit, under which it was measured."""
+    """Share of the memory's rate that a cap leaves; 1 at the limit. Bytes of fitted kernels also hold what cores draw beside."""
     memory = spec.memory
-    each = known.dram_J_per_byte + known.cache_J_per_byte
+    each = next(iter(spec.processors.values())).memory_J_per_byte
     streaming = each * memory.bandwidth_bytes_per_s * memory.data_fraction
     base_W = _waiting_W(known)
     nominal = min(streaming, HELD * known.limit_W - base_W)

@@ -100,6 +100,16 @@ def test_memory_keeps_its_rate_while_it_fits() -> None:
     assert memory_rate(spec, known, half) == pytest.approx(0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("device", ["h100", "b200", "b300"])
+def test_a_cap_of_what_a_locked_clock_draws_is_as_fast(device: str) -> None:
+    """Whoever keeps a cap may lock that clock, so that both agree; and newer boards stay ahead at equal watts."""
+    locked = roofline("llama-3-8b", f"{device}-x1", batch=64, clock=1200.0)
+    capped_ = roofline("llama-3-8b", f"{device}-x1", batch=64, power_cap=locked.watts_per_device / HELD)
+    assert capped_.step_seconds == pytest.approx(locked.step_seconds, rel=0.03)
+    same, older = (roofline("llama-3-8b", f"{d}-x1", batch=64, power_cap=500.0) for d in (device, "h100"))
+    assert same.step_seconds <= older.step_seconds
+
+
 def test_a_cap_at_the_limit_changes_nothing() -> None:
     for name in ("h100", "b200", "mi300x"):
         spec = load_device(name)[0]
