@@ -59,7 +59,7 @@ def _below_clock(d: Deployment) -> float:
 UNPRICED = (
     Unpriced(
         "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two "
-        "cards, vLLM 0.8", _no_peers, Ratios(-0.03, 0.3, 0.95),
+        "cards, vLLM 0.8", _no_peers, Ratios(-0.17, 0.15, 0.5),
     ),
     Unpriced(
         "boards with fewer watts", "what lower clocks do to arithmetic beside what is said, and makers' own limits; Llama-2-70B on four "
