@@ -239,6 +239,11 @@ class Op:
         return self.product and self.name == "out"
 
     @property
+    def reads_activation(self) -> bool:
+        """Whether it is the product behind an activation, whose kernel writes its input; projections down to a latent are not."""
+        return self.product and self.name in ("down", "shared_down", "residual_down", "vision_down")
+
+    @property
     def stream_bytes(self) -> float:
         """Weights and KV: the traffic a processor in memory reads over its own path [B]."""
         return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes

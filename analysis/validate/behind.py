@@ -13,7 +13,7 @@ from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LABELS, MEASURED, TYPICAL, SetEntry, load_set, owner, silicon_of
 from ...devices.calibrated.rules import ALONE, parameters
-from ...devices.calibrated.set_rows import absorbed, some_of
+from ...devices.calibrated.set_rows import some_of, unserved
 from ...devices.spec import DeviceSpec
 from .transfer import LEAST, from_others, left_alike, spread
 
@@ -44,7 +44,7 @@ def evidence_files(measured: Found) -> dict[str, str]:
             family = rows.family
             if not family.kinds or spec.kernels is None:
                 continue
-            whose, run = owner(spec.kernels, name), some_of(rows, ~absorbed(rows))
+            whose, run = owner(spec.kernels, name), some_of(rows, ~unserved(rows))
             if len(rows.measured) >= LEAST and whose not in ALONE:
                 left = np.log(run.measured / from_others(spec, run))
                 for which in (TYPICAL, NEAR_SET if left_alike(device, name) else FAR_SET):
@@ -73,7 +73,7 @@ def _errors(
     """Framework, errors of its parameters, and the rows that they are of."""
     stretch = _unseen(spec, family.name)
     drawn = stretch if len(rows.measured) >= FEW else 1.0  # few rows only draw at what others' say: they are not fitted
-    away, branch = absorbed(rows), family.branch(rows.x)
+    away, branch = unserved(rows), family.branch(rows.x)
     own = {key: np.asarray(rows.labels == label) for key, label in LABELS.items()}
     any_own = np.isin(rows.labels, list(LABELS.values()))
     for key, entry in load_set(owner).families.get(family.name, {}).items():

@@ -20,7 +20,7 @@ from ...devices.calibrated.family import F8, families
 from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, alike, borrowed, owner
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES
 from ...devices.calibrated.rules import ALONE
-from ...devices.calibrated.set_rows import absorbed, some_of
+from ...devices.calibrated.set_rows import some_of, unserved
 from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
 from .check import Check
@@ -44,7 +44,7 @@ def from_others(spec: DeviceSpec, rows: FamilyRows) -> F8:
 
 def by_others(device: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
     """What the sets of others say of those rows of a device that frameworks run."""
-    family, run = rows.family, some_of(rows, ~absorbed(rows))
+    family, run = rows.family, some_of(rows, ~unserved(rows))
     said = from_others(spec, run)
     return Check(family.name, family.title, device, "transferred", run.table, said, run.measured, rows=run)
 

@@ -265,7 +265,7 @@ def from_op(op: Op) -> F8 | None:
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
     quantised = code in (C_FP8_BLOCK, C_INT8)
     if code in (C_NVFP4, C_MXFP4):
-        quantised = not op.name.endswith("down")
+        quantised = not op.reads_activation
     return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0, 0.0])
 
 
@@ -277,7 +277,7 @@ def _quantised(x: F8, op: Op, framework: str) -> F8:
     so do its all-reduces with the norm behind them (``RESIDUAL_RMS_NORM_QUANT_FP8``); behind a norm alone, its products
     start one (``FP8QDQLinearMethod`` in tensorrt_llm/_torch/modules/linear.py).
     """
-    behind_norm = op.whole and not (op.reads_attention or op.name.endswith("down"))
+    behind_norm = op.whole and not (op.reads_attention or op.reads_activation)
     starts = {"sglang": True, "vllm": op.reads_attention, "trtllm": behind_norm}
     if op.dtype == "fp8" and starts.get(framework, False):
         x[X_QUANT] = 1.0

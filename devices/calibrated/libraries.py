@@ -53,9 +53,10 @@ LATENT: Mapping[str, Mapping[int | None, str]] = {
 LIBRARIES = {"mla": LATENT, "attention_prefill": ATTENTION, "attention_decode": ATTENTION, "moe": EXPERTS}
 """Family -> framework -> major compute capability, or None for all others, -> library."""
 
-ABSORBED = ("FlashAttention-3", "Triton")
-"""Libraries of latent attention whose rows of prompts are of the absorbed form, 3.4 times the arithmetic: at most 189
-TFLOP/s of the expanded form's on an H100, where whole modules of SGLang and vLLM, which expand, attain up to 527."""
+UNSERVED: Mapping[str, tuple[str, ...]] = {"FlashAttention-3": ("prefill", "decode_fp8"), "Triton": ("prefill",)}
+"""Kernels of latent attention, by library, whose bare rows are of calls that no framework serves: whole modules take less. Prompts are of the absorbed
+form, 3.4 times the arithmetic: at most 189 TFLOP/s of the expanded form's on an H100, where modules of SGLang and vLLM, which expand, attain up to
+527. Decodes read a cache in fp8 at no more than 0.28 TB/s, whole modules of SGLang and vLLM at up to 1.06 and 2.89."""
 
 
 def generation(spec: DeviceSpec) -> int:

@@ -13,7 +13,7 @@ from .calibrate import FamilyRows
 from .family import F8, Family
 from .hardware import H_CAPABILITY
 from .kernel_sets import LABELS
-from .libraries import ABSORBED, library
+from .libraries import UNSERVED, library
 
 SOME = 20
 """Rows of a framework that go before those of others."""
@@ -43,7 +43,7 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
     for rows in devices:
         usual = family.usual(rows.x)
         for other in sorted(set(rows.labels.tolist())):
-            kept = (rows.labels == other) & usual & ~absorbed(rows)
+            kept = (rows.labels == other) & usual & ~unserved(rows)
             if without is not None:
                 kept &= formats(family, rows.x) != without
             if not kept.any():
@@ -63,12 +63,13 @@ def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None
     return SetEvidence("transferred", ())
 
 
-def absorbed(rows: FamilyRows) -> npt.NDArray[np.bool_]:
-    """Which rows are of prompts in a form that frameworks do not run them in; see `libraries.ABSORBED`."""
+def unserved(rows: FamilyRows) -> npt.NDArray[np.bool_]:
+    """Which rows are of calls that frameworks do not serve; see `libraries.UNSERVED`."""
     if rows.family.name != "mla":
         return np.zeros(len(rows.x), dtype=np.bool_)
-    labels = [n for n in set(rows.labels.tolist()) if library("mla", n, rows.h[H_CAPABILITY]) in ABSORBED]
-    return np.isin(rows.labels, labels) & (rows.x[:, rows.family.quantities.index("prefill")] > 0.0)
+    kernels = {n: UNSERVED.get(library("mla", n, rows.h[H_CAPABILITY]), ()) for n in set(rows.labels.tolist())}
+    each = zip(rows.labels.tolist(), rows.family.branch(rows.x).tolist(), strict=True)
+    return np.array([rows.family.branches[branch] in kernels[label] for label, branch in each], dtype=np.bool_)
 
 
 def some_of(rows: FamilyRows, kept: npt.NDArray[np.bool_]) -> FamilyRows:

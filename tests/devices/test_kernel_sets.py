@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from opbyte.devices.calibrated.behind import FAR_SET, NEAR_SET, behind, transferred
@@ -150,21 +146,3 @@ def test_a_users_own_tables_come_first() -> None:
     own = spec.model_copy(update={"calibration": {**spec.calibration, "gemm": other}})
     found = shared_parameters(own, family, TYPICAL)
     assert found.fit.values.tolist() == parameters(own, family).fit.values.tolist()
-
-
-def test_prompts_of_latent_attention_fit_in_the_modules_that_hold_them(data_set: Callable[[str], Path]) -> None:
-    """A part takes no longer than the whole: under an engine, on prompts of 4,096 tokens and more."""
-    family, shares = families()["mla"], dict[tuple[str, str], list[float]]()
-    with (data_set("measured_2026") / "mla_module.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            batch, q, prefix, heads = (float(row[name]) for name in ("batch", "q_len", "kv_prefix", "heads"))
-            name, framework = row["device"], row["source"].removeprefix("aiconfigurator/").partition("-")[0]
-            if row["phase"] != "context" or batch * q < 4096 or not name.startswith(("H", "RTX")):
-                continue
-            spec = load_device(name)[0]
-            x = np.array([[1.0, batch, q, prefix + (q + 1.0) / 2.0, prefix + q, heads, 2.0, 1.0]])
-            part = family.seconds(shared_parameters(spec, family, framework).fit.values, hardware(spec), x)
-            shares.setdefault((spec.name, framework), []).append(float(part[0]) / float(row["measured_s"]))
-    assert len(shares) == 8
-    for key, found in shares.items():
-        assert np.quantile(found, 0.9) < 1.0, key

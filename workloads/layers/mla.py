@@ -77,8 +77,8 @@ class LatentAttention:
         return replace(self, heads=split(self.heads, tp, "query heads"))
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        def linear(name: str, rows: float, n: int, k: int, **more: int) -> Op:
-            return gemm(name, "attention", "attention", rows, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
+        def linear(name: str, rows: float, n: int, k: int) -> Op:
+            return gemm(name, "attention", "attention", rows, n, k, run)
 
         def absorb(name: str, n: int, k: int) -> Op:
             # vLLM keeps 16-bit copies of these halves of the up projection, whatever the rest
@@ -90,56 +90,49 @@ class LatentAttention:
         # (`fused_qkv_a_proj` in vllm/model_executor/models/deepseek_v2.py,
         # `fused_qkv_a_proj_with_mqa` in python/sglang/srt/models/deepseek_v2.py).
         q_in = self.q_rank or self.hidden
-        down = "qkv_down" if self.q_rank else "kv_down"
-        ops = [
-            *([linear(down, m.tokens, self.down_width, self.hidden)] if self.down_width else ()),
+        down, norms = "qkv_down" if self.q_rank else "kv_down", self.down_width - self.rope_dim * (not self.shares)
+        ops = [linear(down, m.tokens, self.down_width, self.hidden)] if self.down_width else []
+        if norms:  # of both latents, one kernel or two beside each other
+            ops.append(elementwise("latent_norm", "attention", m.tokens, norms, 2, run))
+        kv, keys = m.prefill_kv(self.window), self.nope_dim + self.rope_dim
+        return [
+            *ops,
             linear("q_up", m.tokens, self._q_width, q_in),
             elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
-            linear("kv_up", m.prefill_kv(self.window), self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
+            linear("kv_up", kv, self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
+            # Every head's keys are written anew, behind them the rotated part that all share (``_concat_k_nope_k_pe``
+            # in vLLM's common.py, ``concat_mla_k`` in SGLang, the copies of ``forward_context`` in TensorRT-LLM).
+            elementwise("keys", "attention", kv, self.heads * keys, 1 + self.nope_dim / keys, run, "prefill"),
             self._prefill(m, run),
             absorb("q_absorb", self.kv_rank, self.nope_dim),
             self._decode(m, run),
             absorb("v_absorb", self.v_dim, self.kv_rank),
+            *([linear("gate", m.tokens, self.heads * self.gate_dim, self.hidden)] if self.gate_dim else ()),
             linear("out", m.tokens, self.hidden, self.heads * self.v_dim),
         ]
-        if self.gate_dim:
-            gate = linear("gate", m.tokens, self.heads * self.gate_dim, self.hidden)
-            ops.insert(-1, gate)
-        return ops
-
-    def _written(self, num: Numerics) -> float:
-        return 0.0 if self.shares else self._latent * num.kv_bytes
 
     def _prefill(self, m: Moments, run: Run) -> Op:
         num, width = run.numerics, self.nope_dim + self.rope_dim + self.v_dim
-        kv, rect = m.prefill_kv(self.window), m.prefill_rect(self.window)
+        kv, rect, pairs = m.prefill_kv(self.window), m.prefill_rect(self.window), m.prefill_pairs(self.window)
         unfused = run.attention == "unfused"
-        pairs = m.prefill_pairs(self.window)
         row = self.heads * width * num.act_bytes
         scores = 4.0 * self.heads * rect * num.act_bytes if unfused else 0.0
-        return Op(
-            name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
-            shape={"batch": m.prefills, "tokens": m.prefill_tokens, "kv": kv, "pairs": pairs,
-                   "heads": self.heads},
-            dtype=num.default,
-            flops=2.0 * self.heads * width * (rect if unfused else pairs),
-            act_bytes=row * (m.prefill_tokens + kv) + scores,
-            kv_read_bytes=self._latent * num.kv_bytes * kv,
-            kv_write_bytes=self._written(num) * m.prefill_tokens,
-            access=Access("pages", self._latent * num.kv_bytes),
-        )  # fmt: skip
+        sums = {"batch": m.prefills, "tokens": m.prefill_tokens, "kv": kv, "pairs": pairs}
+        flops = 2.0 * self.heads * width * (rect if unfused else pairs)
+        return self._attention("prefill", sums, num, flops, row * (m.prefill_tokens + kv) + scores)
 
     def _decode(self, m: Moments, run: Run) -> Op:
-        num, kv, tokens = run.numerics, m.decode_kv(self.window), m.decode_tokens
-        pairs = m.decode_pairs(self.window)
+        num, tokens, pairs = run.numerics, m.decode_tokens, m.decode_pairs(self.window)
+        sums = {"batch": m.decodes, "tokens": tokens, "kv": m.decode_kv(self.window), "pairs": pairs}
+        flops = 2.0 * self.heads * (self._latent + self.kv_rank) * pairs
+        return self._attention(
+            "decode", sums, num, flops, num.act_bytes * self.heads * (self._latent + self.kv_rank) * tokens
+        )
+
+    def _attention(self, phase: str, sums: dict[str, float], num: Numerics, flops: float, act_bytes: float) -> Op:
+        entry = self._latent * num.kv_bytes
         return Op(
-            name="mla_decode", layer="attention", kind="mla_decode", phase="decode",
-            shape={"batch": m.decodes, "tokens": tokens, "kv": kv, "pairs": pairs,
-                   "heads": self.heads},
-            dtype=num.default,
-            flops=2.0 * self.heads * (self._latent + self.kv_rank) * pairs,
-            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * tokens,
-            kv_read_bytes=self._latent * num.kv_bytes * kv,
-            kv_write_bytes=self._written(num) * tokens,
-            access=Access("pages", self._latent * num.kv_bytes),
+            name=f"mla_{phase}", layer="attention", kind=f"mla_{phase}", phase=phase, shape={**sums, "heads": self.heads},
+            dtype=num.default, flops=flops, act_bytes=act_bytes, kv_read_bytes=entry * sums["kv"],
+            kv_write_bytes=0.0 if self.shares else entry * sums["tokens"], access=Access("pages", entry),
         )  # fmt: skip
