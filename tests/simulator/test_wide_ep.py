@@ -472,8 +472,10 @@ def test_copies_as_deployed_on_72_and_144_devices(nodes: int, each: int, overlap
     assert all(part.placed is not None and set(part.placed.map.copies.tolist()) == {1, 2} for part in d.experts)
     stage = explicit_stage(d, dealt(d, 64 * ep, 4989), expected=True)
     assert 0.0 < stage.seconds < 0.02
-    with pytest.raises(InputError, match=f"ep={ep}: does not divide the 256 experts"):
+    with pytest.raises(InputError, match=f"ep={ep}: does not divide the 256 experts; try --redundant-experts"):
         deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1, ep=ep)
+    with pytest.raises(InputError, match=f"tp=9: does not divide the 2048 columns of an expert, with ep={ep // 9}"):
+        deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1)
 
 
 @pytest.mark.parametrize("case", range(2))

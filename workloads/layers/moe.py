@@ -129,10 +129,9 @@ class MixtureOfExperts:
         Where groups have not equally many experts, copies fill those that have fewer.
         """
         if self.experts % ep and not copies:
-            raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts")
-        return replace(
-            self, experts_held=self.experts // ep + copies, width=split(self.width, tp, "columns of an expert")
-        )
+            raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts; try --redundant-experts")
+        width = split(self.width, tp, f"columns of an expert, with ep={ep}")
+        return replace(self, experts_held=self.experts // ep + copies, width=width)
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if loads is None:
