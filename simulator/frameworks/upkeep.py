@@ -55,7 +55,7 @@ OVERLAPPED = "read off deployments of TensorRT-LLM 1.0 and 1.1 without pipelines
 SEQUENCE_S = 50e-6
 """A sequence's share of a step of TensorRT-LLM's PyTorch backend on the host [s]: the nine points of ../shared/serving_points
 that it changes by 2 % are 19 % off (mean |error|), without it 25, with 62 us 17; a B200's and a GB200's published rate of 3,584 sequences
-3 and 4 % with 49, 12 and 13 with 70. No pipeline was among these; 30 rates of two, four and eight stages are then 9, 10 and 2 % off."""
+2 and 3 % with 50, 11 and 12 with 70. No pipeline was among these; 30 rates of two, four and eight stages are then 6.8 % off, none 21."""
 UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     "vllm": (
         Upkeep((0, 0), f"{STATIC}vLLM 0.4 and 0.5", 1.07e-3, 1.24e-3, 68e-6),
