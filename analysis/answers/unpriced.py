@@ -1,7 +1,7 @@
 """What no price has, though it takes time: the interval widens by it, and the evidence says so.
 
 Each has what the kernels' own errors leave of the distribution of measured over simulated seconds of given runs where it
-is (../shared/real_runs): their median error, and their spread less that of the kernels, in squares. Nothing that is
+is ($OPBYTE_DATA/real_runs): their median error, and their spread less that of the kernels, in squares. Nothing that is
 answered is scaled by it.
 """
 

@@ -64,7 +64,7 @@ def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[st
 
 ALIKE = 0.37
 """How alike points of one system are in lying within their intervals or not: intra-class correlation over 101 systems, 380
-rates, times a token and batches of published runs (../shared/real_runs)."""
+rates, times a token and batches of published runs ($OPBYTE_DATA/real_runs)."""
 
 
 def by_chance(systems: Sequence[str]) -> dict[str, Any]:

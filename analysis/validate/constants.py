@@ -73,7 +73,7 @@ def validate_constants(paths: Sequence[str | Path], *, progress: OnProgress | No
     Parameters
     ----------
     paths : sequence of path-like
-        Tables in the form of ``../shared/serving_points/points.csv`` or ``../shared/real_runs/anl_static.csv``.
+        Tables in the form of ``$OPBYTE_DATA/serving_points/points.csv`` or ``$OPBYTE_DATA/real_runs/anl_static.csv``.
     progress : callable, optional
         Told (done, of how many).
 

@@ -201,7 +201,7 @@ def validate_points(
     Parameters
     ----------
     path : path-like
-        Table in the form of ``../shared/serving_points/points.csv``; models lie in
+        Table in the form of ``$OPBYTE_DATA/serving_points/points.csv``; models lie in
         ``model_configs`` beside it or one folder above.
     seed : int
         Of the drawn lengths.

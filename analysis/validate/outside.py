@@ -27,7 +27,7 @@ takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone
 a DGX H100's does (10.7, the issue above). English takes 0.8 us a token."""
 FIRST_USE_S: Mapping[str, float] = {"SGLang": 1.4, "TensorRT-LLM": 1.2}
 """Seconds by framework, the one fitted constant of each: the value with the least median error of TTFT
-over the rows of ../shared/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM
+over the rows of $OPBYTE_DATA/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM
 has no such row."""
 
 

@@ -86,7 +86,7 @@ def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) 
     Parameters
     ----------
     path : path-like
-        One case a line, in the form of ``../shared/vllm_schedules/schedules.jsonl``.
+        One case a line, in the form of ``$OPBYTE_DATA/vllm_schedules/schedules.jsonl``.
     progress : callable, optional
         Called with (cases done, cases).
 

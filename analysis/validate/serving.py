@@ -54,7 +54,7 @@ class Latencies(NamedTuple):
 
     @classmethod
     def of(cls, queued: F8, first: F8, last: F8, tokens: npt.NDArray[np.int64]) -> Latencies:
-        """From stamps: README of ../shared/serving_runs."""
+        """From stamps: README of $OPBYTE_DATA/serving_runs."""
         return cls(first - queued, per_token(first, last, tokens), last - queued)
 
     def statistics(self) -> dict[str, float]:

@@ -29,7 +29,7 @@ which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs suc
 
 OUTSIDE_S = 7.4e-3
 """Seconds that a request spends outside the steps: the median of what the mean TTFT of dense models
-lacks in ../shared/serving_h100 (vLLM 0.15.1, Poisson arrivals). One client's 95th percentiles under vLLM 0.30 (silybench) lack 6.4 of 128
+lacks in $OPBYTE_DATA/serving_h100 (vLLM 0.15.1, Poisson arrivals). One client's 95th percentiles under vLLM 0.30 (silybench) lack 6.4 of 128
 tokens, 8.6 of 1,024. Assumed of other frameworks too, whose servers do the same work."""
 
 

@@ -48,12 +48,12 @@ EARLY_GAP_S = 1e-3
 """What a step of vLLM 0.8 to 0.10 takes beside its devices' work [s]; most likely its inputs are prepared, and its
 tokens read, while the devices wait: overlapping that was to save 5 to 10 % of a step with asynchronous
 scheduling (github.com/vllm-project/vllm/pull/23569), which these runs asked for and which hides none of it in 0.10.2. A round number between those with the
-least mean error of TPOT of 120 rows of vLLM 0.10.2 in ../shared/serving_points (0.75 ms; 8.5 % without, 6.0 with 1 ms) and of
-22 runs of 0.8.5 in ../shared/real_runs (1.2 ms; 13.7, 8.9). Runs of 0.15 and 0.19 show no such gap; that it ended with 0.11 is assumed."""
+least mean error of TPOT of 120 rows of vLLM 0.10.2 in $OPBYTE_DATA/serving_points (0.75 ms; 8.5 % without, 6.0 with 1 ms) and of
+22 runs of 0.8.5 in $OPBYTE_DATA/real_runs (1.2 ms; 13.7, 8.9). Runs of 0.15 and 0.19 show no such gap; that it ended with 0.11 is assumed."""
 STATIC = "fitted to static batches of 2024 on A100 and H100 (argonne-lcf/LLM-Inference-Bench), no experts, "
 OVERLAPPED = "read off deployments of TensorRT-LLM 1.0 and 1.1 without pipelines"
 SEQUENCE_S = 50e-6
-"""A sequence's share of a step of TensorRT-LLM's PyTorch backend on the host [s]: the nine points of ../shared/serving_points
+"""A sequence's share of a step of TensorRT-LLM's PyTorch backend on the host [s]: the nine points of $OPBYTE_DATA/serving_points
 that it changes by 2 % are 19 % off (mean |error|), without it 25, with 62 us 17; a B200's and a GB200's published rate of 3,584 sequences
 2 and 3 % with 50, 11 and 12 with 70. No pipeline was among these; 30 rates of two, four and eight stages are then 6.8 % off, none 21."""
 UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
@@ -71,7 +71,7 @@ UPKEEP: Mapping[str, tuple[Upkeep, ...]] = {
     ),
     "sglang": (Upkeep((0, 0)),),
 }  # fmt: skip
-"""The static batches (../shared/real_runs/anl_static.csv, 218 and 230 of dense models): least mean of
+"""The static batches ($OPBYTE_DATA/real_runs/anl_static.csv, 218 and 230 of dense models): least mean of
 |log(simulated / measured)|. Mean error 8.2 and 10.9 % (25.5 and 19.2 without); of each model under a fit to the
 others 8.5 and 11.4 %, of each device under one to the other 13.8 and 10.9 %. vLLM 0.6 and 0.7 take the nearest, 0.5."""
 

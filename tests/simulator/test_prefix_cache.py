@@ -146,7 +146,7 @@ def known_reuse(path: Path) -> tuple[int, int]:
 
 
 def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[str], Path]) -> None:
-    """README of ../shared/traces: 35.3 % of the slice's prompt blocks were seen before.
+    """README of $OPBYTE_DATA/traces: 35.3 % of the slice's prompt blocks were seen before.
 
     The engine reuses whole blocks only and computes every prompt's last token, so it finds that
     less the last blocks that the count includes.

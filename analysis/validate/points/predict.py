@@ -27,7 +27,7 @@ from .engines import NAMES, settings, with_experts
 from .table import ServingPoint, WorkerGroup
 
 REQUESTS = 10
-"""Requests for each client (README of ../shared/serving_points)."""
+"""Requests for each client (README of $OPBYTE_DATA/serving_points)."""
 MEAN = 0.9
 """Mean length over the nominal one in the public benchmark."""
 MANY, LEAST = 1000, 3
@@ -122,7 +122,7 @@ def requests(point: ServingPoint, seed: int) -> RequestStream:
     """Draw a point's closed loop.
 
     The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none (README of
-    ../shared/serving_points); their tool asks for the nominal ones without a spread (ai-dynamo/aiconfigurator,
+    $OPBYTE_DATA/serving_points); their tool asks for the nominal ones without a spread (ai-dynamo/aiconfigurator,
     eval/benchmarks: stddev 0, random-range-ratio 1). Equal ones would keep all clients in step for a whole run, which
     their TPOT contradicts, so they are drawn as widely, around the nominal ones.
     """

@@ -101,7 +101,7 @@ class ServingPoint:
 
 
 def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:
-    """Read a table in the form of ``../shared/serving_points/points.csv``.
+    """Read a table in the form of ``$OPBYTE_DATA/serving_points/points.csv``.
 
     Returns
     -------

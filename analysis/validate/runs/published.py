@@ -1,7 +1,7 @@
 """Published measurements of servers as one table of points: system, model, load, metric, value.
 
 A row is one figure of one deployment under one load; rows that differ in nothing but metric and
-value are one point. The columns are those of ``../shared/real_runs`` (docs/accuracy.md).
+value are one point. The columns are those of ``$OPBYTE_DATA/real_runs`` (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RANDOM, FAVOURITES = ("inferencex",), {"deepseek": 0.54, "": 0.91}
 popularity within 256 tokens of one text, by a model's name (DeepSeek-V2-Lite in routing/expert_segment_coverage.csv; for others
 Qwen3-30B-A3B, the one of 128 experts). Experts are chosen evenly in other sets; where thousands of tokens a step choose, all are read."""
 SENT = 10
-"""Requests for each client in runs of these sets, all clients starting at once (README of ../shared/serving_points)."""
+"""Requests for each client in runs of these sets, all clients starting at once (README of $OPBYTE_DATA/serving_points)."""
 LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
 UNTOLD = "ep not stated"
 """Note of a row whose command had no degree of experts: each is then cut over all devices (moe_tp_size of TensorRT-LLM's
