@@ -144,7 +144,7 @@ def benchmark(
     whole = load_system(system)
     base = rules.scenario(model, **options)
     jobs = [(s, clients) for s in rules.scenarios for clients in (rules.clients if s == CURVE else (None,))]
-    scored = []
+    scored: list[Score] = []
     for done, (scenario, clients) in enumerate(jobs, 1):
         most = next((s for s in scored if s.scenario == OFFLINE), None)
         scored.append(best_score(rules, base, whole, scenario, clients, tolerance, most=most))
