@@ -46,14 +46,14 @@ def _no_peers(d: Deployment) -> float:
 
 
 def _below_clock(d: Deployment) -> float:
-    """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked."""
+    """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked; one at most, as no run had more."""
     spec = d.system.device
     own = next(iter(spec.processors.values()))
     held, share = held_processor(spec, own), spec.clock_share
     if held is not own and spec.kernels is not None:
         timed = next(iter(load_device(spec.kernels)[0].processors.values()))
         share *= min((held.clock_Hz or 1.0) / (timed.clock_Hz or 1.0), 1.0)
-    return -log2(share)
+    return min(-log2(share), 1.0)
 
 
 UNPRICED = (

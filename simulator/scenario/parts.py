@@ -143,7 +143,8 @@ class DeployOptions(CheckedOptions):
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
     framework: str | None = text(
         "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
-        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version. Without it "
+        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (a name alone has vLLM's rules of "
+        "0.19, SGLang's of 0.5.9 and the newest rows). Without it "
         "those of --policy, vLLM's if nothing is said, on GPUs with fitted kernels; typical elsewhere.",
         "NAME",
     )

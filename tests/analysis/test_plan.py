@@ -134,7 +134,8 @@ def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
 
 def test_what_nobody_has_measured_stands_apart() -> None:
     """Finding 3 of a trial: a device without a measurement wins over none that has."""
-    found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1, workers=1, **WORK)
+    found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1, workers=1,
+                 dtype="fp8", **WORK)  # fmt: skip
     assert found.winner is not None
     assert found.winner.system == "h100-x1"
     assert "NOT MEASURED" in str(found.blocks())

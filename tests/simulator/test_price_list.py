@@ -395,10 +395,11 @@ def test_prices_of_experts_that_are_remembered_are_those_of_others(seed: int) ->
 
 
 def test_a_prompt_beyond_the_counts_of_the_curves_costs_what_its_step_does() -> None:
-    """Whole prompts above a step's tokens run alone; products rise in steps of their tiles, so that two counts are no line."""
+    """Products rise in steps of their tiles, so that two counts are no line."""
     found = simulate(
-        "llama-3.2-1b", "h100-x1", framework="trtllm", closed_loop=1, requests=2, input_len=20_000, output_len=1
-    )
+        "llama-3.2-1b", "h100-x1", framework="trtllm", closed_loop=1, requests=2, input_len=20_000, output_len=1,
+        token_budget=20_000,
+    )  # fmt: skip
     rows = found.run.requests
     took = float((rows.first_token_s - rows.arrival_s)[0])
     stage = explicit_stage(found.run.deployment, [Batch.of(chunks=[(20_000, 0)])], expected=True)
