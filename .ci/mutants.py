@@ -50,7 +50,7 @@ MUTANTS: list[tuple[str, str, str, str]] = [
     ("devices/collectives/sums.py", "rounds * (n - 1) / n)", "rounds * 1.0)", COLLECTIVES),
     ("devices/collectives/sums.py", "slowest = min(used", "slowest = max(used", COLLECTIVES),
     ("devices/collectives/exchanges.py", "peers, peers / topology.ranks", "peers, peers / reached", COLLECTIVES),
-    ("devices/collectives/exchanges.py", "peers = reached - inside", "peers = level.ranks - 1", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "yield level.link, reached - inside", "yield level.link, level.ranks - 1", COLLECTIVES),
     ("devices/collectives/exchanges.py", "level.ranks - 1, (level.ranks - 1) / level.ranks)", "level.ranks - 1, 1.0)", COLLECTIVES),
     ("devices/collectives/plans.py", "hop.messages * hop.latency_s", "hop.latency_s", COLLECTIVES),
     ("devices/collectives/plans.py", "if self.at_once else sum(each)", "if not self.at_once else sum(each)",

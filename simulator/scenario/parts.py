@@ -26,7 +26,7 @@ class Workload(CheckedOptions):
     input_len: int | None = whole("Mean prompt tokens.", 1)
     output_len: int | None = whole("Mean output tokens.", 1)
     lengths: str | None = text(
-        "fixed, lognormal (-1024 or -20000: cut there), gaussian or uniform.",
+        "fixed, lognormal (lognormal-1024, lognormal-20000: cut there), gaussian or uniform.",
         "NAME",
         choices=("fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"),
     )
