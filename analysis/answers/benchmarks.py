@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
@@ -17,6 +19,8 @@ from .interval import Interval
 
 OFFLINE, SERVER, CURVE = "offline", "server", "curve"
 """Scenarios: all requests at once; the highest Poisson rate within the level; a closed loop of each size."""
+FULL = 1024
+"""Sequences at once in a replica by which scores of other mean prompts are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +139,31 @@ def best_score(
     found = []
     for part, count in _splits(whole, base, size):
         try:
-            found.append(SCORERS[scenario](rules, base, part, count, clients, tolerance))
+            found.append((SCORERS[scenario](rules, base, part, count, clients, tolerance), part))
         except CapacityError:
             continue
     if not found:
         raise CapacityError(whole.name, f"{base.model} does not fit, however its devices are split")
-    best = max(found, key=lambda s: s.output_tokens_per_s or 0.0)
+    best, part = max(found, key=lambda pair: pair[0].output_tokens_per_s or 0.0)
+    best = replace(best, interval=_beside_prompts(rules, base, part, best.interval))
     rate, load, limit = best.output_tokens_per_s, best.requests_per_s, most and most.output_tokens_per_s
     if scenario != SERVER or not rate or not limit or rate <= limit:
         return best
     return replace(
         best, output_tokens_per_s=limit, requests_per_s=load and load * limit / rate, reason="as many as all at once"
     )
+
+
+def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: Interval | None) -> Interval | None:
+    """Factors on a score where the mean prompt is known by its range alone: both unknowns together, in squares of logs."""
+    if rules.prompts is None or sure is None or not 0.0 < sure.low < sure.high < np.inf:
+        return sure
+    outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])
+    means = (rules.prompts[0] + outside, rules.input_len, rules.prompts[1] - outside)
+    tried = [SCORERS[CURVE](rules, base.changed(input_len=round(n)), part, 1, FULL, 0.0) for n in means]
+    above, own, below = np.log([s.output_tokens_per_s or 1.0 for s in tried])
+    low, high = np.hypot(np.log(sure.low), own - below), np.hypot(np.log(sure.high), above - own)
+    return Interval(float(np.exp(-low)), float(np.exp(high)), sure.level)
 
 
 def _splits(whole: SystemSpec, base: Scenario, size: int | None) -> list[tuple[SystemSpec, int]]:

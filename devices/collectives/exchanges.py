@@ -62,23 +62,21 @@ def _peers(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
         inside = reached
 
 
-def _straight(topology: Topology) -> CollectivePlan:
+@ALGORITHMS.register("sparse_scatter:flat", "Every chunk's sums straight to its owner, all at once")
+@ALGORITHMS.register("sparse_gather:flat", "Every chunk straight from its owner, all at once")
+def straight(topology: Topology) -> CollectivePlan:
     """One message time a level; a chunk comes from each of the other devices alike."""
     hops = tuple(Hop(link, 1.0, peers / (topology.ranks - 1)) for link, peers in _peers(topology))
     return CollectivePlan("flat", hops, topology.ranks, 1.0)
 
 
-def _by_level(topology: Topology) -> CollectivePlan:
+@ALGORITHMS.register(
+    "sparse_scatter:hierarchical", "Sums over the devices of a node first, which then cross to the owner once"
+)
+@ALGORITHMS.register(
+    "sparse_gather:hierarchical",
+    "Chunks that all devices of a node want cross into it once, shared over its links, and go around",
+)
+def by_level(topology: Topology) -> CollectivePlan:
+    """One round over every level."""
     return CollectivePlan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
-
-
-SPARSE = {
-    "sparse_gather:flat": (_straight, "Every chunk straight from its owner, all at once"),
-    "sparse_scatter:flat": (_straight, "Every chunk's sums straight to its owner, all at once"),
-    "sparse_gather:hierarchical":
-        (_by_level, "Chunks that all devices of a node want cross into it once, shared over its links, and go around"),
-    "sparse_scatter:hierarchical":
-        (_by_level, "Sums over the devices of a node first, which then cross to the owner once"),
-}  # fmt: skip
-for _name, (_algorithm, _says) in SPARSE.items():
-    ALGORITHMS.register(_name, _says)(_algorithm)

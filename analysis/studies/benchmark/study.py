@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
-
-import numpy as np
 
 from ....devices.catalog import load_system
 from ....devices.spec import SystemSpec
 from ....simulator.scenario import Scenario
 from ....workloads.errors import CapacityError, InputError
-from ...answers.benchmarks import BENCHMARKS, CURVE, OFFLINE, SCORERS, SERVER, Benchmark, Score, best_score
-from ...answers.interval import Interval, interval_dict
+from ...answers.benchmarks import BENCHMARKS, CURVE, FULL, OFFLINE, SCORERS, SERVER, Benchmark, Score, best_score
+from ...answers.interval import interval_dict
 from ...answers.simulate import Simulation, simulate
 from ...parallel import OnProgress
 from ...show.result import Result
@@ -24,7 +22,7 @@ from ..capacity import capacity
 if TYPE_CHECKING:
     from ....simulator.scenario.keywords import ScenarioKeywords
 
-CLIENTS, GENERATIONS, LEAST = (128, 256, 512, 1024), 16, 1000
+CLIENTS, GENERATIONS, LEAST = (128, 256, 512, FULL), 16, 1000
 """Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and requests for
 each and at least: with six for each no steady part is found, and a 405B with 64 at once is 12 % slower by the spread of lengths alone."""
 CHUNK = 2048
@@ -162,8 +160,7 @@ def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, 
     tuned = (base.deployment.pp or 1) > 1 and clients is None and base.serving.token_budget is None
     cuts = (base, base.changed(token_budget=CHUNK)) if tuned else (base,)
     found = [_closed(cut, part, replicas, clients, n) for cut in cuts for n in sizes]
-    best = max(found, key=lambda s: s.output_tokens_per_s or 0.0)
-    return replace(best, interval=_beside_prompts(rules, base, part, best.interval))
+    return max(found, key=lambda s: s.output_tokens_per_s or 0.0)
 
 
 @SCORERS.register(SERVER)
@@ -183,7 +180,7 @@ def _server(
     return Score(
         SERVER, None, way, (held.output_tokens_per_s or 0.0) * replicas,
         held.load_per_s * replicas, held.figures.get("ttft_p99"), held.figures.get("tpot_p99"), None,
-        _beside_prompts(rules, base, part, found.held), reason,
+        found.held, reason,
     )  # fmt: skip
 
 
@@ -194,18 +191,6 @@ def _closed(base: Scenario, part: SystemSpec, replicas: int, clients: int | None
         CURVE if clients else OFFLINE, clients or each, _layout(found, replicas), None if rate is None else rate * replicas,
         None, run.ttft_s.p99, run.tpot_s.p99, run.tpot_s.mean, sure.throughput if sure else None,
     )  # fmt: skip
-
-
-def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: Interval | None) -> Interval | None:
-    """Factors on a score where the mean prompt is known by its range alone: both unknowns together, in squares of logs."""
-    if rules.prompts is None or sure is None or not 0.0 < sure.low < sure.high < np.inf:
-        return sure
-    outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])
-    means = (rules.prompts[0] + outside, rules.input_len, rules.prompts[1] - outside)
-    tried = [_closed(base.changed(input_len=round(n)), part, 1, None, CLIENTS[-1]) for n in means]
-    above, own, below = np.log([s.output_tokens_per_s or 1.0 for s in tried])
-    low, high = np.hypot(np.log(sure.low), own - below), np.hypot(np.log(sure.high), above - own)
-    return Interval(float(np.exp(-low)), float(np.exp(high)), sure.level)
 
 
 def _layout(found: Simulation, replicas: int) -> str:
