@@ -17,7 +17,7 @@ help:
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
 	@echo "make mutants    deliberate faults, each of which the tests must catch; ONLY=PART of a path"
 	@echo "make replay     OLD=REVISION: do a list of commands answer as they did, byte for byte?"
-	@echo "make lines      lines of code by room, the change against SINCE=REVISION, and budgets"
+	@echo "make lines      syntax nodes by room, the change against SINCE=REVISION, unclear English, budgets"
 	@echo "make gpu        on a machine with a GPU: kernels checked and measured, tables in $(GPU_OUT)"
 	@echo "make notebooks  execute every notebook"
 	@echo "make docs       the documents as a site in $(DOCS_OUT), every link of theirs checked"

@@ -1,7 +1,8 @@
-"""Do the checks of `.ci` see what they should: lines by room, tests by the import graph, mutants that apply?"""
+"""Do the checks of `.ci` see what they should: syntax nodes by room, tests by the import graph, mutants that apply?"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import shutil
 import subprocess
@@ -26,22 +27,33 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_papers_are_counted_apart() -> None:
+def nodes_of(text: bytes) -> int:
+    return sum(1 for _ in ast.walk(ast.parse(text)))
+
+
+def test_papers_are_one_room_of_the_product() -> None:
     lines = script("lines")
-    found = lines.rooms(lines.files_of(None))
-    assert found["papers"] == sum(
-        len((ROOT / p).read_bytes().splitlines()) for folder in lines.APART for p in (ROOT / folder).rglob("*.py")
-    )
-    assert not [room for room in found if room.startswith(lines.APART)]
-    assert sum(found.values()) > found["papers"] > 0
+    files = lines.files_of(None)
+    by_room, counts = lines.rooms(files), lines.totals(files)
+    papers = [p for folder in lines.PAPERS for p in (ROOT / folder).rglob("*.py")]
+    assert by_room["papers"] == counts["papers"] == sum(nodes_of(p.read_bytes()) for p in papers)
+    assert not [room for room in by_room if room.startswith(lines.PAPERS)]
+    assert counts["product"] > counts["papers"] > 0
+    assert counts["product"] + counts["tests"] == sum(files.values())
+
+
+def test_unclear_english_is_counted_where_it_is() -> None:
+    tree = ast.parse('"""A load is held."""\nx = "three words only"\ny = "this must lie in between"\n')
+    assert dict(script("lines")._strings(tree)) == {True: "A load is held.", False: "this must lie in between"}
 
 
 def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     lines = script("lines")
     monkeypatch.setattr(lines, "files_of", lambda revision: {"workloads/a/b.py": 11, "src/c.py": 1})
-    monkeypatch.setattr(lines, "BUDGETS", {"product": 12, "papers": 0})
+    monkeypatch.setattr(lines, "BUDGETS", {"product": 12})
+    monkeypatch.setattr(lines, "english", dict)
     assert lines.main(None) == 0
-    monkeypatch.setattr(lines, "BUDGETS", {"product": 11, "papers": 0})
+    monkeypatch.setattr(lines, "BUDGETS", {"product": 11})
     assert lines.main(None) == 1
     assert "over the budget: product" in capsys.readouterr().out
 
@@ -81,7 +93,7 @@ def test_a_revision_is_counted_as_it_stood() -> None:
     listed = subprocess.run(
         ["git", "show", "HEAD:workloads/errors.py"], cwd=ROOT, capture_output=True, check=True
     ).stdout
-    assert lines.files_of("HEAD")["workloads/errors.py"] == listed.count(b"\n")
+    assert lines.files_of("HEAD")["workloads/errors.py"] == nodes_of(listed)
 
 
 def test_a_replay_asks_every_command() -> None:
