@@ -277,6 +277,14 @@ class DeviceSpec(Spec):
             self._fits(designs, self.fabric)
         return self
 
+    @model_validator(mode="after")
+    def _limit_above_idle(self) -> DeviceSpec:
+        if self.limit_W is not None and self.limit_W <= self.static_W:
+            raise ValueError(
+                f"limit_W: {self.limit_W:g} W must exceed the {self.static_W:g} W that the device draws idle"
+            )
+        return self
+
     @staticmethod
     def _fits(designs: Sequence[ProcessorSpec], fabric: FabricSpec) -> None:
         """Refuse a design with more multipliers than the board has; engines are checked elsewhere."""

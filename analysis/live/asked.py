@@ -11,7 +11,19 @@ DEFAULT_TOKENS = 16
 """Output tokens of a completion that says nothing of them, as OpenAI's and vLLM's servers."""
 MOST_TOKENS = 2**31 - 1
 ROOM_COMMAS, SPACES = 10_000, 16
-"""Commas of a body beside those of its prompt, at most; blanks of a token where a body is indented."""
+"""At most this number of commas outside the prompt, and of white space for each token (a body may be indented)."""
+WHITE_SPACE = (
+    b" ",
+    b"\\",
+    b"\n",
+    b"\t",
+    "\u0085".encode(),
+    "\u00a0".encode(),
+    "\u1680".encode(),
+    b"\xe2\x80",
+    b"\xe3\x80\x80",
+)
+"""What `str.split` may split at, in JSON: blanks, any escape (``\\n``, ``\\u2003``), and Unicode's white space."""
 
 
 class Refused(Exception):
@@ -77,16 +89,19 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     _check_size(raw, longest)
     body = _object(raw)
     if body.get("model", model) != model:
-        raise Refused(f"The model {body['model']!r} does not exist; it is {model!r}", "model", 404)
+        raise Refused(f"The model {body['model']!r:.200} does not exist; it is {model!r}", "model", 404)
     if body.get("n", 1) not in (1, None) or body.get("best_of", 1) not in (1, None):
         raise Refused("n: one answer a request is simulated", "n")
     if not isinstance(body.get("stream"), bool | None):
         raise Refused(f"stream: must be true or false, not {body['stream']!r:.40}", "stream")
-    tokens = _tokens(_text(body.get("messages", [])) if chat else body.get("prompt"))
+    most = MOST_TOKENS if longest is None else longest
+    tokens = _tokens(_text(body.get("messages", [])) if chat else body.get("prompt"), most)
     if not tokens:
         key = "messages" if chat else "prompt"
         raise Refused(f"{key}: must be {'messages' if chat else 'a text or token ids'}", key)
-    room = (MOST_TOKENS if longest is None else longest) - len(tokens)
+    room = most - len(tokens)
+    if room < 0:  # the rest of a text was not split
+        raise _too_long(most)
     asked = _count(body, "max_completion_tokens") or _count(body, "max_tokens")
     output = asked or min(DEFAULT_TOKENS, max(room, 1))
     if output > room:
@@ -94,21 +109,27 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
             f"This model's maximum context length is {longest} tokens; {len(tokens)} of the prompt "
             f"and {output} of the completion are more", "max_tokens",
         )  # fmt: skip
-    options = body.get("stream_options") or {}
-    usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    options = body.get("stream_options")
+    if not isinstance(options, dict | None):
+        raise Refused(f"stream_options: must be an object, not {options!r:.40}", "stream_options")
+    usage = bool((options or {}).get("include_usage"))
     return LiveRequest(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens, block))
 
 
 def _check_size(raw: bytes, longest: int | None) -> None:
     """Refuse what is far too long before it is parsed, which holds up every stream.
 
-    Token ids are parted by commas, and a text has a word or more between two spaces of several: so
-    many of either are more tokens than fit, whatever the body is laid out like.
+    Commas separate token ids, and white space separates words. More of either than a long prompt needs, however
+    the body is laid out, are more tokens than fit.
     """
     if longest is not None and (
-        raw.count(b",") > longest + ROOM_COMMAS or raw.count(b" ") > SPACES * longest + ROOM_COMMAS
+        raw.count(b",") > longest + ROOM_COMMAS or sum(map(raw.count, WHITE_SPACE)) > SPACES * longest + ROOM_COMMAS
     ):
-        raise Refused(f"This model's maximum context length is {longest} tokens; the prompt is longer")
+        raise _too_long(longest)
+
+
+def _too_long(longest: int) -> Refused:
+    return Refused(f"This model's maximum context length is {longest} tokens; the prompt is longer")
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:
@@ -142,12 +163,12 @@ def _text(messages: object) -> str:
     return " ".join(parts)
 
 
-def _tokens(prompt: object) -> list[Hashable]:
-    """Tokens of a prompt: its ids, or the words of a text, each counted as one."""
+def _tokens(prompt: object, most: int) -> list[Hashable]:
+    """Tokens of a prompt: its ids, or the words of a text, each counted as one; a text is split into `most` + 2 at most."""
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     if isinstance(prompt, str):
-        return list(prompt.split())
+        return list(prompt.split(maxsplit=most + 1))
     if isinstance(prompt, list):
         if all(isinstance(n, int) and not isinstance(n, bool) for n in prompt):
             return list(prompt)

@@ -144,6 +144,7 @@ def samples(server: Serving) -> dict[str, float]:
         ({"prompt": ""}, 400, "prompt: must be"),
         ({}, 400, "prompt: must be"),
         ([], 400, "must be a JSON object"),
+        ({"prompt": "a", "stream_options": [1]}, 400, "stream_options: must be an object, not [1]"),
         ({"prompt": "a", "stream": "no"}, 400, "stream: must be true or false"),
         ({"prompt": [1] * 30_000}, 400, "maximum context length is 4096"),
         ({"prompt": "a " * 90_000}, 400, "maximum context length is 4096"),
@@ -174,6 +175,28 @@ def test_a_large_body_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyP
     for body in (b'{"prompt": [' + b"1," * 30_000_000 + b"1]}", b'{"prompt": "' + b"a " * 30_000_000):
         with pytest.raises(asked.Refused, match="maximum context length"):
             asked.read_asked(body, False, "m", 131_072, 16)
+
+
+@pytest.mark.parametrize("space", [r"\n", r"\t", r"\u2003", "\u00a0", "\u3000", "\u2009"])
+def test_any_white_space_counts_before_a_body_is_parsed(monkeypatch: pytest.MonkeyPatch, space: str) -> None:
+    monkeypatch.setattr(asked, "_object", lambda raw: pytest.fail("the body was parsed"))
+    for key in ("prompt", "messages"):
+        with pytest.raises(asked.Refused, match="maximum context length is 131072"):
+            asked.read_asked((f'{{"{key}": "' + f"a{space}" * 3_000_000).encode(), key == "messages", "m", 131_072, 16)
+
+
+def test_words_are_split_no_further_than_a_prompt_may_be_long() -> None:
+    body = json.dumps({"prompt": "a " * 50_000}).encode()
+    with pytest.raises(asked.Refused, match="maximum context length is 4096 tokens; the prompt is longer"):
+        asked.read_asked(body, False, "m", 4096, 16)
+    assert asked.read_asked(body, False, "m", 50_016, 16).input_tokens == 50_000
+
+
+def test_a_long_text_of_a_client_is_not_sent_back() -> None:
+    body = json.dumps({"prompt": "a", "model": "\u0001" * 1_000_000}).encode()
+    with pytest.raises(asked.Refused) as refused:
+        asked.read_asked(body, False, "m", 4096, 16)
+    assert len(str(refused.value)) < 300
 
 
 def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:

@@ -15,14 +15,18 @@ from functools import cache
 import pytest
 
 from opbyte.analysis.answers.afd import afd, most_of
+from opbyte.analysis.answers.apart import apart_evidence
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, memories
+from opbyte.simulator.parts.drafts.speculating import speculating
+from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, memories, one_of
 from opbyte.simulator.scenario.parts import DeployOptions
 from opbyte.simulator.step.explicit import dealt, explicit_stage
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.model import ModelSpec
+from opbyte.workloads.speculators.asked import read_asked
 
 
 @cache
@@ -48,6 +52,15 @@ def test_in_one_piece_it_is_the_explicit_step_without_exchanges(name: str) -> No
         assert found.seconds == pytest.approx(stage.seconds - exchanged, rel=1e-9)
     held = memories(a, 1000)
     assert held.attention_weights + held.experts_weights == pytest.approx(plain.memory().weights)
+
+
+def test_drafts_reach_the_devices_with_the_experts() -> None:
+    """A decode brings all its drafts to them too, so that what they rest on can be asked (it was a traceback)."""
+    made = one_of(apart("h200-x8", "h200-x8"), 1)
+    drafting = speculating(made, read_asked("ngram:3"), (0.8, 0.7, 0.6), "uniform", 3)
+    assert drafting.apart is not None
+    assert drafting.apart.holder.several == drafting.several == 4
+    assert apart_evidence(drafting, {}, {}, None, [Batch.of([100], new=4)])
 
 
 def test_more_micro_batches_cost_weights_and_links_cost_time() -> None:

@@ -39,6 +39,7 @@ MIXERS: dict[str, dict[str, Any]] = {
               "spans": [[4, 0, 0.125], [2, -1024, 1], [2, 0, 1]]},
     "heads": {"kind": "attention_heads", "base": {**ATTENTION, "heads": 16, "kv_heads": 16},
               "shared": 4, "top_k": 4},
+    "heads, none shared": {"kind": "attention_heads", "base": {**ATTENTION, "heads": 16, "kv_heads": 16}, "top_k": 8},
     "mixture": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4},
     "shared keys": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4, "shared_kv": True},
     "slices": {"kind": "attention_slices", "base": ATTENTION, "slices": 2, "top_k": 1},
@@ -142,6 +143,14 @@ def test_halves_and_derived_memory_agree(name: str, compiled_step: Callable[...,
     moments = [batch.moments(d.shard.windows)]
     seconds = compiled_step(plan, new_books(plan), [batch], moments, step)
     assert seconds == pytest.approx(explicit_stage(d, [batch], step=step).seconds, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_op_computes_something(name: str) -> None:
+    """No product without columns: cost models divide by them."""
+    stage = explicit_stage(deploy(model(name), load_system("h100-x1")), [Batch.of([5] * 3, [(40, 9)])])
+    for op in (placed.op for placed in stage.ops):
+        assert all(op.shape.get(size, 1) > 0 for size in ("m", "n", "k", "batch", "rows", "cols")), op
 
 
 def test_no_kind_is_left_out() -> None:

@@ -320,6 +320,10 @@ def gemm(
     name: str, layer: str, group: str, m: float, n: int, k: int, run: Run, *, batch: int = 1, phase: str = "both"
 ) -> Op:
     """C[m, n] = A[m, k] B[k, n], `batch` times with different weights."""
+    if min(n, k, batch) < 1:
+        raise ValueError(
+            f"{name}: a product of {n} columns, depth {k}, batch {batch} computes nothing: leave the op out"
+        )
     num = run.numerics
     return Op(
         name=name,

@@ -58,7 +58,8 @@ def speculating(
         replace(p, router=replace(p.router, tilt=BY_REQUEST * several)) if p.kept else p
         for p in d.experts  # requests choose for all tokens that a decode has in a step
     )
-    return replace(d, speculation=speculation, draft=draft, several=several, experts=experts)
+    apart = d.apart and replace(d.apart, holder=replace(d.apart.holder, several=several))
+    return replace(d, speculation=speculation, draft=draft, several=several, experts=experts, apart=apart)
 
 
 def _check(d: Deployment, asked: DraftChoice) -> None:

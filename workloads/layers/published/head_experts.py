@@ -139,7 +139,9 @@ class HeadExperts:
         used = replace(self._local, heads=active)
         width, dim = active * self.base.head_dim, self.base.head_dim
         qkv = self._shared_width + self._kv_width
-        tokens = m.tokens
+        tokens, out = m.tokens, []
+        if self._shared_width:  # without shared heads the routed ones write the whole output
+            out = [gemm("out", "attention", "attention", tokens, self.hidden, self._shared_width, run)]
         return [
             gemm("router", "attention", "other", tokens, self._columns, self.hidden, run),
             gemm("qkv", "attention", "attention", tokens, qkv, self.hidden, run),
@@ -147,7 +149,7 @@ class HeadExperts:
             elementwise("rope", "attention", tokens, width + used.kv_heads * dim, 2, run),
             *attention_core(used, m, run, read=self.kv_read_share),
             elementwise("weigh", "attention", tokens, width, 2, run),
-            gemm("out", "attention", "attention", tokens, self.hidden, self._shared_width, run),
+            *out,
         ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
