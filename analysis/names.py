@@ -187,11 +187,11 @@ def _memories() -> list[dict[str, Any]]:
 
 def _parts() -> list[dict[str, Any]]:
     from ..simulator.batching.outside import OUTSIDE
-    from ..simulator.parts.registry import CODE, PARTS, refused_with
+    from ..simulator.registry import CODE, PARTS, refused_with
 
     OUTSIDE.load()  # those of packages
     return [
-        {"name": name, "options": part.options, "title": part.title,
+        {"name": name, "options": part.flags, "title": part.title,
          "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items()),
          "page": part.page, "code": " ".join(CODE[name]), "tests": " ".join(part.tests)}
         for name, part in PARTS.items()

@@ -13,6 +13,7 @@ from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.option import chosen
 from ...simulator.parts.experts_apart.one_step import (
     MOST_BATCHES,
     Apart,
@@ -25,8 +26,7 @@ from ...simulator.parts.experts_apart.one_step import (
 from ...simulator.parts.experts_apart.schedule import enough, step_seconds
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import num_devices
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import dealt, explicit_stage
 from ...workloads.errors import CapacityError, InputError
@@ -256,7 +256,7 @@ def afd(
     against : str, Path or spec, optional
         A system whose devices do both, at the same limit or with as many sequences.
     **options
-        Of `simulator.scenario.parts.DeployOptions`: degrees of the devices that attend, placement of experts
+        Of `simulator.scenario.options.DeployOptions`: degrees of the devices that attend, placement of experts
         of the others. Exchange and overlap are those of `against`.
 
     Raises

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Unpack
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.fpga.schedules import SCHEDULES
+from ...simulator.option import chosen
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import StepCost, StepLoad, available_bytes, needed_bytes, num_devices, step_cost
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
@@ -60,7 +60,7 @@ def compare(
     seed : int, optional
         Of an FPGA's expert draws, 0 unless given; other devices take expected loads.
     **options
-        Options of `simulator.scenario.parts.DeployOptions`, such as ``dtype`` or ``costs``, of all
+        Options of `simulator.scenario.options.DeployOptions`, such as ``dtype`` or ``costs``, of all
         systems alike; an FPGA takes number formats and ``routing``.
 
     Raises

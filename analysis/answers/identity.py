@@ -10,8 +10,9 @@ from ...devices.catalog import describe_system, is_path
 from ...devices.dram.catalog import load_memory
 from ...devices.hosts.catalog import load_host
 from ...devices.spec import SystemSpec
+from ...simulator.option import placed
 from ...simulator.parts.two_pools.asked import counted
-from ...simulator.scenario.scenario import Scenario, placed
+from ...simulator.scenario.scenario import Scenario
 from ...workloads.catalog import is_model_path
 from ...workloads.digest import digest_of, digest_of_files
 from ...workloads.errors import InputError

@@ -103,7 +103,7 @@ def kernel_shapes(
     prompts : sequence of int
         Steps of one prompt each [tokens].
     **options
-        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``dtype``.
+        Options of `simulator.scenario.options.DeployOptions`, such as ``tp`` or ``dtype``.
 
     Raises
     ------

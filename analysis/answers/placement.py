@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,11 +14,11 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
+from ...simulator.option import chosen
 from ...simulator.parts.expert_map.placing import expert_placing
 from ...simulator.parts.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.load import load
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import dealt
 from ...workloads.batch import Batch
@@ -253,7 +253,7 @@ def placement(
     period : int, optional
         Steps after which maps are made anew: what moving experts costs is shared by as many.
     **options
-        Options of `simulator.scenario.parts.DeployOptions`. Without ``expert_placement`` every policy
+        Options of `simulator.scenario.options.DeployOptions`. Without ``expert_placement`` every policy
         is tried; without ``redundant_experts`` no copies and one a layer and group.
 
     Raises
@@ -271,7 +271,7 @@ def placement(
     how = chosen(DeployOptions, options)
     spec, where = load(model, system, how.dtype, how.kv_dtype)
     how = kernels_as_usual(how, where)
-    bare = replace(how, expert_placement=None, redundant_experts=None, expert_dispatch=None)
+    bare = how.changed(expert_placement=None, redundant_experts=None, expert_dispatch=None)
     plain = deployed(spec, where, bare)
     refuse_unused(how, plain)
     if not spreading(plain):
@@ -279,9 +279,9 @@ def placement(
             "MODEL", f"{spec.name} on {where.name} has no experts on several groups of devices ({plain.layout.degrees})"
         )
     work = batch, context, prefill
-    before = _placed(BEFORE, deployed(spec, where, replace(bare, expert_placement="even")), work, None)
+    before = _placed(BEFORE, deployed(spec, where, bare.changed(expert_placement="even")), work, None)
     found = tuple(
-        _placed(each.expert_placement or "", deployed(spec, where, each), work, before.deployment)
+        _placed(each.option("expert_placement") or "", deployed(spec, where, each), work, before.deployment)
         for each in _tries(how, plain)
     )
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
@@ -293,7 +293,8 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
 
     Policies that these nodes do not allow are tried where they are named.
     """
-    given, copies = how.expert_placement, how.redundant_experts
+    asked = how.parts["expert-copies"]
+    given, copies = asked.expert_placement, asked.redundant_experts
     if given is not None and given.startswith("file:"):
         return [how]
     groups = plain.layout.ep
@@ -301,11 +302,11 @@ def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
     names = [given] if given is not None else [
         name for name in MAP_POLICIES if by_node or not MAP_POLICIES[name].needs_nodes
     ]  # fmt: skip
-    expert_placing(names[0], copies, how.expert_dispatch)  # refused before anything is costed
+    expert_placing(names[0], copies, asked.expert_dispatch)  # refused before anything is costed
     out = []
     for name in names:
         amounts = [copies] if copies is not None else [groups] if name in COPYING else [0, groups]
-        out += [replace(how, expert_placement=name, redundant_experts=n) for n in amounts]
+        out += [how.changed(expert_placement=name, redundant_experts=n) for n in amounts]
     return out
 
 

@@ -14,9 +14,9 @@ from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.option import chosen
 from ...simulator.parts.expert_cache.counts import StepFetch
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.catalog import load_model
@@ -269,7 +269,7 @@ def roofline(
     timeline : bool
         Also say when each op runs, on which processor or link (`Roofline.bars`).
     **options
-        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``, and of
+        Options of `simulator.scenario.options.DeployOptions`, such as ``tp`` or ``placement``, and of
         `SpeculationOptions`. Loads of experts are expectations, so the table has no noise.
 
     Returns

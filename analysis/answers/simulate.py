@@ -315,10 +315,10 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
     sources, batches = _sources(scenario, scenario.system), typical(made)
     ranges = ranges_of_run(made, batches)
     ranges.refuse(scenario.deployment.strict)
-    beside = _sources(scenario, scenario.apart.experts_on)
+    beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
     found = apart_evidence(made.deployment, sources, beside, made.policy, batches)
     found += start_up_evidence(made)
-    if scenario.pools.given:
+    if scenario.parts.asks("two-pools"):
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     seen = steps_seen(made, window) if window else None
@@ -336,9 +336,11 @@ def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mappi
 def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
     """Evidence of both pools, told apart by name, and the sources of the one that decodes."""
     out: list[dict[str, Any]] = []
-    for pool, flag in zip(r.pools, (scenario.pools.prefill, scenario.pools.decode), strict=True):
+    for pool, flag in zip(
+        r.pools, (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
+    ):
         sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
-        beside = _sources(scenario, scenario.apart.experts_on)
+        beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
         own = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
         out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in own]
     if r.moves is not None:

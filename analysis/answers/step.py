@@ -9,11 +9,12 @@ from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.option import chosen, options_of
 from ...simulator.parts.drafts.explicit import speculative_stage
+from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.parts.encoders.asked import PLAIN, tower_of
 from ...simulator.scenario.load import load
-from ...simulator.scenario.option import chosen, options_of
-from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
+from ...simulator.scenario.options import DeployOptions
 from ...simulator.scenario.place import deployed, drafted, refuse_unused
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
 from ...workloads.batch import Batch

@@ -11,9 +11,9 @@ from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.option import chosen, options_of
 from ...simulator.scenario.load import load
-from ...simulator.scenario.option import chosen, options_of
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from ...simulator.training.deploy import training_deployment, training_formats
 from ...simulator.training.layout import TrainingLayout, TrainingOptions, training_layout
 from ...simulator.training.step import TrainingStep, training_step
@@ -251,7 +251,7 @@ def train(
     dropout : bool
         Whether the model drops activations, whose masks are kept.
     **options
-        Of `simulator.scenario.parts.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
+        Of `simulator.scenario.options.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
         framework, host, all_to_all, placement, attention.
 
     Raises

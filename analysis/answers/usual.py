@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.options import DeployOptions
 from .summary import degrees
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def as_usual(scenario: Scenario) -> Scenario:
 
     A framework that is named brings its own policy; an engine's file says both.
     """
-    own, pools, where = scenario.serving, scenario.pools, scenario.deployment
+    own, pools, where = scenario.serving, scenario.parts["two-pools"], scenario.deployment
     if any((own.engine, pools.prefill_engine, pools.decode_engine)):
         return scenario
     if where.framework is not None:
@@ -55,9 +55,9 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
     """All that a scenario runs on, as far as it says."""
     from ...simulator.parts.two_pools.asked import counted  # compiled code, which one step has no use for
 
-    both = ("--prefill", scenario.pools.prefill), ("--decode", scenario.pools.decode)
+    both = ("--prefill", scenario.parts["two-pools"].prefill), ("--decode", scenario.parts["two-pools"].decode)
     pools = [counted(str(text), option)[0] for option, text in both if text]
-    named: list[str | Path | SystemSpec | None] = [scenario.system, scenario.apart.experts_on, *pools]
+    named: list[str | Path | SystemSpec | None] = [scenario.system, scenario.parts["experts-apart"].experts_on, *pools]
     return [x if isinstance(x, SystemSpec) else load_system(x) for x in named if x is not None]
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ...simulator.option import options_of
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.option import options_of
 from .app import app
 from .io import answer, resumed
 from .options import Fresh, Json, Model, Out, Why, count, real, takes

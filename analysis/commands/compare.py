@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ...simulator.scenario.option import options_of
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.option import options_of
+from ...simulator.scenario.options import DeployOptions
 from .app import app
 from .io import answer
 from .options import Json, Model, Out, Why, count, takes

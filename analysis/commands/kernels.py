@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ...simulator.scenario.option import options_of
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.option import options_of
+from ...simulator.scenario.options import DeployOptions
 from ...workloads.errors import InputError
 from .app import App, app
 from .io import answer

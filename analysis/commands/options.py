@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ...simulator.scenario.option import PlacedOption
-from ...simulator.scenario.scenario import Scenario, placed
+from ...simulator.option import PlacedOption, placed
+from ...simulator.scenario.scenario import Scenario
 from ...workloads.errors import InputError
 from . import panels
 from .usage import number, whole

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer.core
 
+from ...simulator.registry import PARTS
+
 COMMANDS = {
     "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "benchmark", "design", "sweep", "pareto"),
     "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "afd", "frames", "search"),
@@ -18,9 +20,8 @@ COMMANDS = {
 OTHERS = "Of plug-ins"
 """Panel of commands that are not named above."""
 OPTIONS = {
-    "workload": "Requests", "serving": "Engine", "speculation": "Engine", "tiers": "Engine",
-    "deployment": "Model on devices", "fleet": "Fleet and failures", "pools": "Two pools",
-    "apart": "Experts on devices of their own",
+    "workload": "Requests", "serving": "Engine", "deployment": "Model on devices", "fleet": "Fleet and failures",
+    **{name: part.panel for name, part in PARTS.items() if part.scope == "run"},
 }  # fmt: skip
 """Part of a scenario -> panel of its options; the others are the command's own."""
 ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from ...simulator.scenario.option import options_of
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.option import options_of
+from ...simulator.scenario.options import DeployOptions
 from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, takes

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ...simulator.option import options_of
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.option import options_of
 from . import panels
 from .app import app
 from .io import answer
@@ -20,7 +20,7 @@ OWN = (
     "duration", "tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget",
 )  # fmt: skip
 """Options of a scenario that this command takes in another form, or that the plan sets."""
-APART = ("pools", "apart")
+APART = ("two-pools", "experts-apart")
 """Parts of a scenario that no plan has."""
 GOAL = "devices, cost (dollars an hour), energy (of a token) or carbon."
 

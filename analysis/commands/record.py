@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ...simulator.option import options_of
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.option import options_of
 from .app import app
 from .io import answer
 from .options import Json, Out, count, real, takes

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ...simulator.scenario.option import options_of
-from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
+from ...simulator.option import options_of
+from ...simulator.parts.drafts.options import SpeculationOptions
+from ...simulator.scenario.options import DeployOptions
 from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, takes

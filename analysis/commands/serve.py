@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ...simulator.option import options_of
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.option import options_of
 from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, real, takes
 
 OWN = ("model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh", "strict")
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
-DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "tiers", "pools", "apart")]
+DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "kv-tiers", "two-pools", "experts-apart")]
 
 
 @app.command("serve")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import Workload
+from ...simulator.option import chosen
+from ...simulator.scenario.options import Workload
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard

@@ -9,23 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
-from ...simulator.scenario.option import PlacedOption, options_of
-from ...simulator.scenario.parts import (
-    ApartOptions,
-    DeployOptions,
-    EngineOptions,
-    FleetOptions,
-    PoolOptions,
-    SpeculationOptions,
-    TierOptions,
-    Workload,
-)
+from ...simulator.option import PlacedOption, options_of
+from ...simulator.registry import PARTS as REGISTERED
+from ...simulator.scenario.options import DeployOptions, EngineOptions, FleetOptions, Workload
 from ...simulator.scenario.scenario import Scenario
 
-PARTS = (
-    Workload, EngineOptions, TierOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions,
-    ApartOptions,
-)  # fmt: skip
+CORE = (Workload, EngineOptions, DeployOptions, FleetOptions)
+PARTS = {name: part.options for name, part in REGISTERED.items() if part.options and part.scope == "run"}
+"""Options of parts of a run; those of a deployment are among `DeployOptions`."""
+ALL = (*CORE, *PARTS.values())
+UNPLANNED, UNSERVED = ("two-pools", "experts-apart"), ("kv-tiers", "two-pools", "experts-apart")
+"""Parts that a plan, and a server, do not take."""
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
 
@@ -37,13 +31,14 @@ from ...devices.spec import SystemSpec
 from ...workloads.model import ModelSpec
 from ...workloads.requests.frames import Table
 
-from .parts import (
+from ..option import PartOptions
+from .options import (
 {parts}
 )
 
 Name = str | os.PathLike[str] | None
 Several = int | str | Sequence[int | str] | None
-'''.format(parts="\n".join(f"    {name}," for name in sorted(part.__name__ for part in PARTS)))
+'''.format(parts="\n".join(f"    {name}," for name in sorted(part.__name__ for part in CORE)))
 KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]", bool: "bool"}
 FILES = ("host",)
 """Options that take a name or a file."""
@@ -60,30 +55,32 @@ def module() -> str:
     """The whole module."""
     deploy = list(options_of(DeployOptions))
     own = [p for p in options_of(Scenario) if not p.group and p.name not in ("model", "system")]
-    groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in PARTS]
+    groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in CORE]
     classes = [
         ("DeployedKeywords", ("TypedDict",), _lines(p for p in deploy if p.name not in APART),
          "Those of `DeployOptions` that a server takes too."),
         *((_of(part), ("DeployedKeywords",), _lines(p for p in deploy if p.name in APART), _those(part))
           if part is DeployOptions
           else (_of(part), ("TypedDict",), _lines(options_of(part)), _those(part))
-          for part in PARTS),
-        ("ScenarioKeywords", tuple(map(_of, PARTS)), [*groups, *_lines(own)],
+          for part in ALL),
+        ("ScenarioKeywords", tuple(map(_of, ALL)), [*groups, "parts: PartOptions", *_lines(own)],
          "All of a `Scenario`, and whole parts."),
-        ("StepKeywords", (_of(DeployOptions), _of(SpeculationOptions)), [], "Of one step."),
+        ("StepKeywords", (_of(DeployOptions), _of(REGISTERED["drafts"].options)), [], "Of one step."),
         ("ChangeKeywords", ("ScenarioKeywords",),
          ["model: Name | ModelSpec", "system: Name | SystemSpec"], "The same with model and system."),
         ("TrainKeywords", (_of(DeployOptions),), TRAINED, "Of `train`."),
-        ("PlanKeywords",
-         (_of(Workload), _of(FleetOptions), _of(SpeculationOptions), _of(TierOptions)),
+        ("PlanKeywords", (_of(Workload), _of(FleetOptions), *_without(UNPLANNED)),
          [*_lines(p for p in (*options_of(EngineOptions), *deploy, *own) if p.name not in VARIED),
           *(f"{name}: Several" for name in VARIED)],
          "Of a plan: some options may have several values, a list or a text with commas."),
-        ("ServedKeywords",
-         ("DeployedKeywords", _of(EngineOptions), _of(SpeculationOptions), _of(FleetOptions)),
+        ("ServedKeywords", ("DeployedKeywords", _of(EngineOptions), _of(FleetOptions), *_without(UNSERVED)),
          ["seed: int"], "Of a server."),
     ]  # fmt: skip
     return "\n\n".join([HEAD, *(_class(*each) for each in classes)])
+
+
+def _without(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_of(part) for name, part in PARTS.items() if name not in names)
 
 
 def _of(part: type) -> str:

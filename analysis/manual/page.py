@@ -83,7 +83,8 @@ def _default(parameter: Any) -> str:
 
 
 def _options() -> Iterator[str]:
-    from ...simulator.scenario.scenario import Scenario, placed
+    from ...simulator.option import placed
+    from ...simulator.scenario.scenario import Scenario
     from ..commands.usage import ALIASES
 
     yield "## Options of a scenario\n"

@@ -82,7 +82,8 @@ def _memory() -> dict[str, Any]:
 
 
 def _sweep() -> dict[str, Any]:
-    from ...simulator.scenario.scenario import Scenario, placed
+    from ...simulator.option import placed
+    from ...simulator.scenario.scenario import Scenario
     from ..studies.sweep.parameters import SEEDS, parameters
 
     options = placed(Scenario)

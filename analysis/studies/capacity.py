@@ -224,7 +224,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return tried[rate].holds
 
     probe = task.probe(system)
-    several = "pools" in system.options or task.scenario.pools.given
+    several = "pools" in system.options or task.scenario.parts.asks("two-pools")
     made = None if several else deployment_of(task.asked(system))
     low, high = highest(passes, tried, len(probe.run.requests.request_id) / probe.run.makespan_s / 4, task.tolerance)
     best = None

@@ -13,8 +13,8 @@ from ...devices.spec import SystemSpec
 from ...simulator.frameworks.launch import Start
 from ...simulator.limits import MAX_REPLICAS
 from ...simulator.parts.two_pools.asked import both, counted
+from ...simulator.parts.two_pools.options import PoolOptions
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.parts import ApartOptions, PoolOptions
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -66,19 +66,19 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
     InputError
         None at all, or a number of devices that no ratio makes.
     """
-    if systems is None and not scenario.pools.given:
+    if systems is None and not scenario.parts.asks("two-pools"):
         raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4; or --prefill and --decode")
     names = [] if systems is None else names_of(systems)
     alone: dict[str, Any] = {}
-    if scenario.pools.given:  # systems beside two pools do all
-        alone = {"pools": PoolOptions(), "apart": ApartOptions()}
+    if scenario.parts.asks("two-pools"):  # systems beside two pools do all
+        alone = {"parts": scenario.parts.having("two-pools").having("experts-apart")}
     out = [Variant("", (name,), (1,), {"system": name, **alone}) for name in names]
-    experts_on = scenario.apart.experts_on
-    if scenario.pools.given:
+    experts_on = scenario.parts["experts-apart"].experts_on
+    if scenario.parts.asks("two-pools"):
         if devices is not None and experts_on is not None:
             reason = "cannot go with --experts-on; name both pools and leave it"
             raise InputError("--devices", reason)
-        pairs = _pairs(scenario.pools, devices)
+        pairs = _pairs(scenario.parts["two-pools"], devices)
         return out + (pairs if experts_on is None else [_with_experts_on(each, experts_on) for each in pairs])
     if devices is not None:
         raise InputError("--devices", "are those of two pools: needs --prefill and --decode")

@@ -15,9 +15,9 @@ from numba import types
 from ...workloads.errors import InputError, nearest
 from ...workloads.jit import compiled_from_outside
 from ...workloads.registry import Registry, first_line
-from ..parts.part import Combination, Part
-from ..parts.registry import PARTS
-from ..parts.registry import add as add_part
+from ..part import Combination, Part
+from ..registry import PARTS
+from ..registry import add as add_part
 
 OPTION = "--part"
 OWN_SCHEDULERS = "its scheduler admits prompts by rules of its own"

@@ -23,12 +23,12 @@ from ...workloads.numerics import BITS
 from ...workloads.ops import Op
 from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, parse_sampling
+from ..part import Combination
 from ..parts.drafts.speculation import Speculation
 from ..parts.expert_cache.store import ExpertStore
 from ..parts.expert_map.placing import ExpertPlacing
 from ..parts.overlap.ways import ways
-from ..parts.part import Combination
-from ..parts.registry import check_parts, parts_of
+from ..registry import check_parts, parts_of
 from .checks import check_choices, checked_device
 from .expert_parts import (
     ExpertPart,
@@ -267,7 +267,7 @@ def deploy(
     Parameters
     ----------
     tp, dp, ep, pp, placement, attention, routing, costs, memory, sampling, all_to_all, overlap : optional
-        As of `scenario.parts.DeployOptions`; fitted kernel models, whose efficiency was measured, stand in any `memory`.
+        As of `scenario.options.DeployOptions`; fitted kernel models, whose efficiency was measured, stand in any `memory`.
     seed : int
         Seed of the expert draws.
     draws : str

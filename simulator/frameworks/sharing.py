@@ -17,7 +17,7 @@ PLACED_ONCE = "experts are placed once, by the loads that --routing expects in t
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Options of `scenario.parts.DeployOptions`; what a file does not say is None.
+    """Options of `scenario.options.DeployOptions`; what a file does not say is None.
 
     Attributes
     ----------

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from .part import Part
+from dataclasses import dataclass
+
+from ..option import CheckedOptions, described, real
+from ..part import Part
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class PowerOptions(CheckedOptions):
+    """Limits of power and clock."""
+
+    power_cap: float | None = real("Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W")
+    clock: float | None = real("Clock that the cores are locked at.", 1.0, 1e5, unit="MHz")
+
 
 PARTS = (
     Part(
         "power-cap",
         "--power-cap",
         "a board's limit, for which its clock falls",
+        options=PowerOptions,
+        scope="deployment",
         page="power",
         tests=("analysis/test_validate_power",),
         also=("serving/course", "serving/drawn"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from ...devices.spec import SystemSpec
@@ -35,7 +35,7 @@ def deployment_of(scenario: Scenario) -> Made:
     check_images(scenario.workload)
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
-    if scenario.apart.given:
+    if scenario.parts.asks("experts-apart"):
         from ..parts.experts_apart.asked import deployed_beside  # of no use to others
 
         deployment = deployed_beside(model, system, scenario, settings)
@@ -43,10 +43,10 @@ def deployment_of(scenario: Scenario) -> Made:
         deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
     traced = scenario.workload.trace is not None
     deployment = drafted(
-        deployment, scenario.speculation, scenario.deployment.routing, scenario.seed, settings.speculative, traced
+        deployment, scenario.parts["drafts"], scenario.deployment.routing, scenario.seed, settings.speculative, traced
     )
     settings = framed(scenario, settings, deployment).in_host(deployment.system)
-    tiers = tiers_asked(scenario.tiers, deployment.system, settings.cache.tiers)
+    tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
     if tiers is not None:
         settings = replace(settings, cache=replace(settings.cache, tiers=tiers))
     return deployment, settings
@@ -129,10 +129,11 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
 
 def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
     """The replicas, their failures and the encoder; None for one system on its own."""
-    options = scenario.fleet
-    given = {own.name: getattr(options, own.name) for own in fields(options)}
-    given.pop("encoder"), given.pop("encoder_system")
-    fleet = parse_fleet(**given)
+    options, failures = scenario.fleet, scenario.parts["failures"]
+    fleet = parse_fleet(
+        options.router, options.replicas, failures.fail, failures.mtbf, failures.repair,
+        scenario.parts["autoscale"].autoscale,
+    )  # fmt: skip
     if not has_own_devices(scenario):
         return fleet
     model = scenario.model

@@ -8,14 +8,11 @@ from ...devices.spec import SystemSpec
 from ...workloads.model import ModelSpec
 from ...workloads.requests.frames import Table
 
-from .parts import (
-    ApartOptions,
+from ..option import PartOptions
+from .options import (
     DeployOptions,
     EngineOptions,
     FleetOptions,
-    PoolOptions,
-    SpeculationOptions,
-    TierOptions,
     Workload,
 )
 
@@ -40,19 +37,19 @@ class DeployedKeywords(TypedDict, total=False):
     pp: int | None
     all_to_all: str | None
     placement: str | None
-    expert_placement: str | None
-    redundant_experts: int | None
-    expert_dispatch: Literal["any", "node", "local"] | None
     attention: Literal["flash", "unfused"] | None
-    overlap: str | None
-    experts_resident: str | None
-    expert_cache: str | None
-    expert_predictor: str | None
-    expert_horizon: Literal["layer", "step"] | None
     adapters: int | None
     adapter_rank: int | None
     adapters_resident: int | None
     adapter_popularity: str | None
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: Literal["layer", "step"] | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: Literal["any", "node", "local"] | None
+    overlap: str | None
     power_cap: float | None
     clock: float | None
 
@@ -94,20 +91,24 @@ class EngineOptionsKeywords(TypedDict, total=False):
     prompt_room: int | None
 
 
-class TierOptionsKeywords(TypedDict, total=False):
-    """Those of `TierOptions`."""
-
-    kv_tiers: str | None
-    kv_write: str | None
-    kv_load: str | None
-    kv_prefetch: bool
-
-
 class DeployOptionsKeywords(DeployedKeywords, total=False):
     """Those of `DeployOptions`."""
 
     host: Name
     strict: bool
+
+
+class FleetOptionsKeywords(TypedDict, total=False):
+    """Those of `FleetOptions`."""
+
+    router: str | None
+    replicas: int | None
+
+
+class AutoscaleOptionsKeywords(TypedDict, total=False):
+    """Those of `AutoscaleOptions`."""
+
+    autoscale: str | None
 
 
 class SpeculationOptionsKeywords(TypedDict, total=False):
@@ -117,17 +118,36 @@ class SpeculationOptionsKeywords(TypedDict, total=False):
     acceptance: str | None
 
 
-class FleetOptionsKeywords(TypedDict, total=False):
-    """Those of `FleetOptions`."""
+class EncoderOptionsKeywords(TypedDict, total=False):
+    """Those of `EncoderOptions`."""
 
-    router: str | None
-    replicas: int | None
-    autoscale: str | None
+    encoder: Name
+    encoder_system: str | None
+
+
+class ApartOptionsKeywords(TypedDict, total=False):
+    """Those of `ApartOptions`."""
+
+    experts_on: str | None
+    micro_batches: int | None
+    experts_link: str | None
+
+
+class FailureOptionsKeywords(TypedDict, total=False):
+    """Those of `FailureOptions`."""
+
     fail: Sequence[str]
     mtbf: float | None
     repair: float | None
-    encoder: Name
-    encoder_system: str | None
+
+
+class TierOptionsKeywords(TypedDict, total=False):
+    """Those of `TierOptions`."""
+
+    kv_tiers: str | None
+    kv_write: str | None
+    kv_load: str | None
+    kv_prefetch: bool
 
 
 class PoolOptionsKeywords(TypedDict, total=False):
@@ -157,25 +177,14 @@ class PoolOptionsKeywords(TypedDict, total=False):
     decode_autoscale: str | None
 
 
-class ApartOptionsKeywords(TypedDict, total=False):
-    """Those of `ApartOptions`."""
-
-    experts_on: str | None
-    micro_batches: int | None
-    experts_link: str | None
-
-
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, ApartOptionsKeywords, total=False):
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, ApartOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, PoolOptionsKeywords, total=False):
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
     serving: EngineOptions
     deployment: DeployOptions
-    speculation: SpeculationOptions
-    tiers: TierOptions
     fleet: FleetOptions
-    pools: PoolOptions
-    apart: ApartOptions
+    parts: PartOptions
     warmup: int | None
     stop: int | None
     seed: int
@@ -211,7 +220,7 @@ class TrainKeywords(DeployOptionsKeywords, total=False):
     dropout: bool
 
 
-class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKeywords, TierOptionsKeywords, total=False):
+class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, TierOptionsKeywords, total=False):
     """Of a plan: some options may have several values, a list or a text with commas."""
 
     engine: Name
@@ -228,22 +237,22 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKey
     sampling: str | None
     all_to_all: str | None
     placement: str | None
-    expert_placement: str | None
-    redundant_experts: int | None
-    expert_dispatch: Literal["any", "node", "local"] | None
     attention: Literal["flash", "unfused"] | None
-    overlap: str | None
-    experts_resident: str | None
-    expert_cache: str | None
-    expert_predictor: str | None
-    expert_horizon: Literal["layer", "step"] | None
+    strict: bool
     adapters: int | None
     adapter_rank: int | None
     adapters_resident: int | None
     adapter_popularity: str | None
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: Literal["layer", "step"] | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: Literal["any", "node", "local"] | None
+    overlap: str | None
     power_cap: float | None
     clock: float | None
-    strict: bool
     warmup: int | None
     stop: int | None
     seed: int
@@ -263,7 +272,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, SpeculationOptionsKey
     token_budget: Several
 
 
-class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):
+class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, FleetOptionsKeywords, AutoscaleOptionsKeywords, SpeculationOptionsKeywords, EncoderOptionsKeywords, FailureOptionsKeywords, total=False):
     """Of a server."""
 
     seed: int

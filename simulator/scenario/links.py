@@ -8,8 +8,8 @@ from ...devices.catalog import list_devices, load_device
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError, nearest
+from ..parts.two_pools.options import PoolOptions
 from ..parts.two_pools.pools import KvLink
-from .parts import PoolOptions
 
 FREE = "free"
 LAYERS = "layers"

@@ -22,7 +22,7 @@ from ..fpga.deploy import check_schedule, deploy_fpga, step_program, stored_byte
 from ..fpga.engine import CycleShare, FrameResult, run_frame
 from ..fpga.frames import serve_images
 from ..step.explicit import StageCost, dealt, explicit_stage
-from .parts import DeployOptions
+from .options import DeployOptions
 from .place import deployed, refuse_unused
 
 
@@ -100,7 +100,9 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: StepLoad, options: Dep
         Weights and KV cache that its memory does not hold.
     """
     if system.device.on_engine:
-        capped_system(system, options.power_cap, options.clock)  # refuses one: its power is not modelled
+        capped_system(
+            system, options.parts["power-cap"].power_cap, options.parts["power-cap"].clock
+        )  # refuses one: its power is not modelled
         return _on_board(model, system, load, options.routing)
     made = deployed(model, system, options)
     refuse_unused(options, made)

@@ -17,10 +17,11 @@ from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
 from ..frameworks.sharing import SHARING
+from ..parts.drafts.options import SpeculationOptions
 from ..parts.drafts.speculating import rates_needed, speculating
 from ..parts.expert_cache.store import expert_store
 from ..parts.expert_map.placing import expert_placing
-from .parts import DeployOptions, SpeculationOptions
+from .options import DeployOptions
 
 if TYPE_CHECKING:
     from ...workloads.speculators.asked import DraftChoice
@@ -77,7 +78,7 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
 
 def _said(name: str, options: DeployOptions, settings: EngineSettings | None) -> Any:
     """What options say, or else an engine's file."""
-    given = getattr(options, name)
+    given = options.option(name)
     return given if given is not None or settings is None else getattr(settings.sharing, name)
 
 
@@ -96,14 +97,15 @@ def deployed(
     except InputError as error:
         if settings is None:
             raise
-        given = {f"--{n.replace('_', '-')}" for n in SHARING if getattr(options, n) is not None}
+        given = {f"--{n.replace('_', '-')}" for n in SHARING if options.option(n) is not None}
         raise settings.sharing.blamed(error, given) from None
 
 
 def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
 ) -> Deployment:
-    system = capped_system(placed_in(system, options.host), options.power_cap, options.clock)
+    power, tenants, store = (options.parts[name] for name in ("power-cap", "adapters", "resident-experts"))
+    system = capped_system(placed_in(system, options.host), power.power_cap, power.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
@@ -129,7 +131,10 @@ def _deployed(
             sampling = GREEDY
     if options.sampling is not None:
         sampling = sampling_named(options.sampling, model.name)
-    near = options.expert_dispatch in ("node", "local")  # where all tokens are gathered copies are alike
+    near = options.parts["expert-copies"].expert_dispatch in (
+        "node",
+        "local",
+    )  # where all tokens are gathered copies are alike
     if options.all_to_all is not None or near:  # asked for by name: whatever an engine does by itself
         exchange = "all_to_all"
     return deploy(
@@ -138,14 +143,12 @@ def _deployed(
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=shared["all_to_all"], sampling=sampling,
         tenants=tenants_of(
-            options.adapters, options.adapter_rank, options.adapters_resident,
-            options.adapter_popularity,
+            tenants.adapters, tenants.adapter_rank, tenants.adapters_resident, tenants.adapter_popularity,
         ),
         joint=vllm and joint_attention(system.device), short_dense=engine == "sglang",
         overlap=shared["overlap"] or "none",
         store=expert_store(
-            options.experts_resident, options.expert_cache, options.expert_predictor,
-            options.expert_horizon,
+            store.experts_resident, store.expert_cache, store.expert_predictor, store.expert_horizon,
         ),
         placing=expert_placing(
             shared["expert_placement"], shared["redundant_experts"], shared["expert_dispatch"]

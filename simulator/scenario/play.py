@@ -63,7 +63,7 @@ def run_group_of(task: tuple[Scenario, Cut, bool]) -> Served:
 def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Policy, RequestStream], dict[str, Any]]:
     """What a scenario's run is of, and its options."""
     stream, pools = scenario.workload.open(scenario.seed), None
-    if scenario.pools.given:
+    if scenario.parts.asks("two-pools"):
         pair = pair_of(scenario)
         deployment, settings, pools = pair.deployment, pair.prefill.settings, pair.pools
         own, each = pair.prefill.deployment, [settings, pair.decode.settings]

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .option import CheckedOptions, PlacedOption, described, options_of, real, text, thing, unknown, whole
-from .parts import (
-    ApartOptions,
-    DeployOptions,
-    EngineOptions,
-    FleetOptions,
-    PoolOptions,
-    SpeculationOptions,
-    TierOptions,
-    Workload,
-)
+from ..option import SCOPE, CheckedOptions, PartOptions, PlacedOption, described, placed, real, text, thing, whole
+from .options import DeployOptions, EngineOptions, FleetOptions, Workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +42,6 @@ class Scenario(CheckedOptions):
     workload: Workload = field(default_factory=Workload)
     serving: EngineOptions = field(default_factory=EngineOptions)
     deployment: DeployOptions = field(default_factory=DeployOptions)
-    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
-    tiers: TierOptions = field(default_factory=TierOptions)
     warmup: int | None = whole("Completions left out of the metrics.", 0)
     stop: int | None = whole("End after this many completions, the system still full.", 1)
     seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)
@@ -71,8 +60,7 @@ class Scenario(CheckedOptions):
     years: float | None = real("Years that owned devices serve; 4 without it.", 0.1, 50.0)
     usd_per_kWh: float | None = real("Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh")
     pue: float | None = real("Power of the building over that of owned devices; 1.3 without it.", 1.0, 10.0)
-    pools: PoolOptions = field(default_factory=PoolOptions)
-    apart: ApartOptions = field(default_factory=ApartOptions)
+    parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "run"})
 
     @classmethod
     def of(
@@ -101,25 +89,7 @@ class Scenario(CheckedOptions):
         InputError
             An unknown option, or a value of the wrong type or out of range.
         """
-        known = placed(type(self))
-        groups = {p.group for p in known.values()} - {""}
-        top: dict[str, Any] = {name: x for name, x in options.items() if name in groups}
-        for name, value in options.items():
-            if name in groups:
-                continue
-            if name not in known:
-                raise unknown(name, known)
-            where = known[name].group
-            if where:
-                top[where] = replace(top.get(where, getattr(self, where)), **{name: value})
-            else:
-                top[name] = value
-        return replace(self, **top)
-
-    def option(self, name: str) -> Any:
-        """Value of an option, whatever part holds it."""
-        where = placed(type(self))[name].group
-        return getattr(getattr(self, where) if where else self, name)
+        return CheckedOptions.changed(self, **options)
 
     def given(self) -> Iterator[tuple[PlacedOption, Any]]:
         """Options that differ from their defaults, with their values."""
@@ -127,8 +97,3 @@ class Scenario(CheckedOptions):
             value = self.option(name)
             if value != known.default:
                 yield known, value
-
-
-def placed(cls: type) -> dict[str, PlacedOption]:
-    """Options of a dataclass by name."""
-    return {p.name: p for p in options_of(cls)}

@@ -23,14 +23,14 @@ from ..batching.prefix import new_pool, widened
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
+from ..part import Combination
 from ..parts.classes.lanes import M_REFUSED, LaneBook, LaneRules
 from ..parts.drafts.run import acceptance_of, speculating_policy, start_speculation
 from ..parts.drafts.state import DraftState, with_requests
 from ..parts.experts_apart.run import Side
 from ..parts.kv_tiers.run import Below, Common
-from ..parts.part import Combination
 from ..parts.pipeline.batches import new_pipe
-from ..parts.registry import check_parts, parts_of
+from ..registry import check_parts, parts_of
 from ..step.books import Books, new_books
 from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of

@@ -7,9 +7,9 @@ from ...workloads.requests import RequestBlock
 from ..batching.kv import CacheSettings
 from ..batching.orders import LANED
 from ..batching.policies import Policy
-from ..parts.part import Combination
-from ..parts.registry import check_parts, parts_of
+from ..part import Combination
 from ..parts.two_pools.pools import Pools
+from ..registry import check_parts, parts_of
 
 
 def check_order(policy: Policy) -> None:

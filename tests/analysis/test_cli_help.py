@@ -9,8 +9,8 @@ import pytest
 
 from opbyte.analysis import cli
 from opbyte.analysis.commands.panels import COMMANDS, OPTIONS, OTHERS
+from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.option import options_of
 
 if TYPE_CHECKING:
     from conftest import Ask

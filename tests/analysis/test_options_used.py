@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from opbyte.simulator.scenario.option import PlacedOption
-from opbyte.simulator.scenario.scenario import Scenario, placed
+from opbyte.simulator.option import PlacedOption, placed
+from opbyte.simulator.scenario.scenario import Scenario
 
 from .conftest import Answer, Ask
 from .test_fuzz import commands

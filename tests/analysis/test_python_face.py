@@ -31,7 +31,7 @@ from opbyte.analysis.plots.files import Picture
 from opbyte.analysis.show.console import table_lines
 from opbyte.analysis.show.result import Result
 from opbyte.analysis.validate.check import Checked, Compared
-from opbyte.simulator.scenario.option import options_of
+from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario.scenario import Scenario
 
 FUNCTIONS = {name: found for name in opbyte.__all__ if inspect.isfunction(found := getattr(opbyte, name))}

@@ -18,10 +18,10 @@ from opbyte import Scenario, simulate, simulate_seeds
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep.parameters import scenario_of
+from opbyte.simulator.option import options_of
 from opbyte.simulator.scenario.build import engine_settings
 from opbyte.simulator.scenario.load import load
-from opbyte.simulator.scenario.option import options_of
-from opbyte.simulator.scenario.parts import DeployOptions, EngineOptions, Workload
+from opbyte.simulator.scenario.options import DeployOptions, EngineOptions, Workload
 from opbyte.simulator.scenario.place import deployed
 from opbyte.workloads.errors import InputError
 
@@ -49,7 +49,7 @@ class Wider(SourceFileLoader):
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name != "opbyte.simulator.scenario.parts":
+        if name != "opbyte.simulator.scenario.options":
             return None
         spec = PathFinder.find_spec(name, path)
         spec.loader = Wider(name, spec.origin)

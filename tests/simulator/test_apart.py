@@ -20,7 +20,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.parts.drafts.speculating import speculating
 from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart_step, memories, one_of
-from opbyte.simulator.scenario.parts import DeployOptions
+from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model

@@ -23,7 +23,7 @@ from opbyte.simulator.parts.experts_apart.one_step import Apart, apart_of, apart
 from opbyte.simulator.parts.experts_apart.schedule import enough, step_seconds
 from opbyte.simulator.parts.experts_apart.side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.parts.overlap.chunking import MOST_CHUNKS, micro_moments
-from opbyte.simulator.scenario.parts import DeployOptions
+from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower

@@ -20,7 +20,7 @@ from opbyte.simulator.batching.outside import OUTSIDE, AskedPart, read_part
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_COMPLETED, C_PREEMPTIONS, C_STEPS
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.registry import PAIRS, PARTS, check_parts
+from opbyte.simulator.registry import PAIRS, PARTS, check_parts
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.engine import Engine

@@ -14,7 +14,7 @@ import pytest
 
 import opbyte
 from opbyte import catalog
-from opbyte.simulator.parts.registry import CODE, PAIRS, PARTS, check_parts, refused_with
+from opbyte.simulator.registry import CODE, PAIRS, PARTS, check_parts, refused_with
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.workloads.errors import InputError
@@ -84,7 +84,7 @@ def test_a_part_is_where_the_list_says() -> None:
         assert code
         assert part.tests
         assert not [file for file in files if not file.is_file()]
-        word = part.options.split(",")[0].split()[0].removeprefix("POLICY+")
+        word = part.flags.split(",")[0].split()[0].removeprefix("POLICY+")
         assert word in (TOP / "docs" / f"{part.page}.md").read_text(encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ from opbyte.simulator.parts.overlap.explicit import hidden_s
 from opbyte.simulator.parts.overlap.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.scenario.parts import DeployOptions
+from opbyte.simulator.scenario.options import DeployOptions
 from opbyte.simulator.scenario.place import deployed
 from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import dealt, explicit_stage

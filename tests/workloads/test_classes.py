@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.scenario.parts import Workload
+from opbyte.simulator.scenario.options import Workload
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests.classes import read_classes, without_bounds
 

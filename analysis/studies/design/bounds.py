@@ -20,8 +20,8 @@ from ....devices.calibrated.kernel_sets import TYPICAL
 from ....devices.device import Processor, SharedMemoryDevice
 from ....devices.spec import DeviceSpec, SystemSpec
 from ....simulator.deploy.placement import PLACEMENTS, processors_of, regions
-from ....simulator.scenario.option import options_of
-from ....simulator.scenario.parts import DeployOptions
+from ....simulator.option import options_of
+from ....simulator.scenario.options import DeployOptions
 from ....simulator.step.costing import PlacedOp, StageCost
 from ...answers.step import step_of
 from ...answers.usual import POLICY, framework_of

@@ -23,7 +23,7 @@ from ....simulator.frameworks.manifests import Copies
 from ....simulator.frameworks.sharing import SHARING, Sharing
 from ....simulator.frameworks.vllm_speculation import DRAFTS, drafts_written
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.options import DeployOptions
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec

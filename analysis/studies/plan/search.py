@@ -36,9 +36,9 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of a scenario that may have several values, by commas."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
-APART = ("pools", "apart")
+APART = ("two-pools", "experts-apart")
 """Parts of a scenario that no plan is given; two pools may be searched."""
-TRIED = {"speculation": "drafts", "tiers": "tiers"}
+TRIED = {"drafts": "drafts", "kv-tiers": "tiers"}
 """Parts that are only tried beside none: what `search` calls them."""
 
 

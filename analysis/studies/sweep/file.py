@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ....simulator.scenario.option import options_of
-from ....simulator.scenario.parts import Workload
+from ....simulator.option import options_of
+from ....simulator.scenario.options import Workload
 from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count

@@ -14,7 +14,7 @@ from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.parts.two_pools.pools import KvLink, Pools
-from ....simulator.scenario.parts import Workload
+from ....simulator.scenario.options import Workload
 from ....simulator.serving.driver import serve
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model

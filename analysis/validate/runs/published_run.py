@@ -16,7 +16,7 @@ from ....devices.catalog import load_device, load_system
 from ....devices.ratios import Z
 from ....simulator.frameworks.engines import ENGINES, LaunchSettings
 from ....simulator.scenario.load import load
-from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch

@@ -15,7 +15,7 @@ from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engine_file import engine_of
 from ....simulator.frameworks.settings import EngineSettings
 from ....simulator.scenario.load import load
-from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve

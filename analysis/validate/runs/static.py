@@ -13,7 +13,7 @@ import numpy as np
 from ....devices.catalog import device_names, load_system
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.scenario.load import load
-from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch

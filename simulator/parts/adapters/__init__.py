@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import AdapterOptions
 
 PARTS = (
     Part(
         "adapters",
         "--adapters",
         "LoRA adapters, all in the devices' memory",
+        options=AdapterOptions,
+        scope="deployment",
         page="adapters",
         tests=("simulator/test_adapter_paths",),
         asked=lambda a: a.of("tenants"),

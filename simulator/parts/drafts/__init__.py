@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import SpeculationOptions
 
 PARTS = (
     Part(
         "drafts",
         "--speculative",
         "drafts that are verified with the next token",
+        options=SpeculationOptions,
         page="speculation",
         tests=("simulator/test_speculation", "analysis/test_speculation_answers"),
         asked=lambda a: (drafts := a.of("speculation")) and f"--speculative {drafts.asked}",

@@ -14,8 +14,8 @@ from ....workloads.speculators.asked import OPTION, RATES, DraftChoice, check_ra
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import expert_parts
 from ...deploy.layout import make_layout, shard_model
-from ..part import Combination
-from ..registry import check_parts, parts_of
+from ...part import Combination
+from ...registry import check_parts, parts_of
 from .speculation import Speculation
 
 DRAFT_SEED = 0xD2AF7

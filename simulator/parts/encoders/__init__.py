@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import EncoderOptions
 
 PARTS = (
     Part(
         "encoder",
         "--encoder",
         "images that an encoder takes before prompts",
+        options=EncoderOptions,
+        panel="Fleet and failures",
         page="layer-lists",
         tests=("simulator/test_encoders",),
         asked=lambda a: getattr(a.pools, "encoder", None),

@@ -10,7 +10,7 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.tower import Size, Tower, read_size
 from ....workloads.towered import with_tower
-from ...scenario.parts import Workload
+from ...scenario.options import Workload
 from ...scenario.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PLAIN = (1024, 1024)
 
 def has_own_devices(scenario: Scenario) -> bool:
     """Whether images are encoded on devices of their own."""
-    return scenario.fleet.encoder is not None or scenario.fleet.encoder_system is not None
+    return scenario.parts["encoder"].encoder is not None or scenario.parts["encoder"].encoder_system is not None
 
 
 def check_images(work: Workload) -> None:
@@ -125,7 +125,7 @@ def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -
     """The encoder on devices of its own: the one that is named, else the model's own tower."""
     from .run import encoder_of  # its queue's packages are heavy; `roofline` has none
 
-    name, where = scenario.fleet.encoder, scenario.fleet.encoder_system
+    name, where = scenario.parts["encoder"].encoder, scenario.parts["encoder"].encoder_system
     size = scenario.workload.image_size
     own = model if name is None else str(name)
     pixels = None

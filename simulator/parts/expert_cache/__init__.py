@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import ExpertCacheOptions
 
 PARTS = (
     Part(
         "resident-experts",
         "--experts-resident",
         "experts that come from the host's memory",
+        options=ExpertCacheOptions,
+        scope="deployment",
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
         asked=lambda a: a.of("store"),

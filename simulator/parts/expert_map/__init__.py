@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import PlacementOptions
 
 PARTS = (
     Part(
         "expert-copies",
         "--expert-placement, --redundant-experts",
         "placed experts and copies",
+        options=PlacementOptions,
+        scope="deployment",
         page="wide-ep",
         tests=("simulator/test_expert_map", "simulator/test_eplb"),
         asked=lambda a: a.of("placing"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import ApartOptions
 
 PARTS = (
     Part(
         "experts-apart",
         "--experts-on",
         "experts on devices of their own",
+        options=ApartOptions,
+        panel="Separate devices for experts",
         page="wide-ep",
         tests=("simulator/test_apart", "simulator/test_apart_serving"),
         asked=lambda a: a.of("apart"),

@@ -10,9 +10,9 @@ from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ...deploy.deployment import Deployment
 from ...frameworks.sharing import NOTHING
+from ...registry import check_parts
 from ...scenario.load import load
 from ...scenario.scenario import Scenario
-from ..registry import check_parts
 from .holders import held_bytes
 from .one_step import apart_of, one_of
 
@@ -35,7 +35,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     CapacityError
         Experts that do not fit.
     """
-    own = scenario.apart
+    own = scenario.parts["experts-apart"]
     _check(scenario, settings)
     _, experts = load(model, str(own.experts_on))
     for each in (system, experts):
@@ -44,10 +44,10 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
             raise InputError(OPTION, f"{each.name} has a mapping of its own; use plain devices")
     bare = replace(settings, ep=None, sharing=NOTHING)
     placing = {
-        name: getattr(scenario.deployment, name) or getattr(settings.sharing, name)
+        name: scenario.deployment.option(name) or getattr(settings.sharing, name)
         for name in ("expert_placement", "redundant_experts", "expert_dispatch")
     }
-    options = replace(scenario.deployment, **placing)
+    options = scenario.deployment.changed(**placing)
     try:
         a = apart_of(model, system, experts, options, own.experts_link, scenario.seed, bare)
     except InputError as error:
@@ -63,14 +63,14 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
 
 def _check(scenario: Scenario, settings: EngineSettings) -> None:
     """Refuse what is not simulated with experts on devices of their own."""
-    own, how = scenario.apart, scenario.deployment
+    own, how = scenario.parts["experts-apart"], scenario.deployment
     if own.experts_on is None:
         flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
         raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
     shared = settings.sharing
     given = {
-        "overlap": ("--overlap", (how.overlap or shared.overlap or "none") != "none"),
-        "resident-experts": ("--experts-resident", how.experts_resident is not None),
+        "overlap": ("--overlap", (how.option("overlap") or shared.overlap or "none") != "none"),
+        "resident-experts": ("--experts-resident", how.option("experts_resident") is not None),
         "experts-apart": (OPTION, True),
     }
     check_parts({part: flag for part, (flag, there) in given.items() if there})

@@ -20,12 +20,13 @@ from ...deploy.deployment import Deployment
 from ...deploy.memory import device_memory
 from ...deploy.programs import TO_AND_FRO
 from ...scenario.links import kv_link
-from ...scenario.parts import DeployOptions, PoolOptions
+from ...scenario.options import DeployOptions
 from ...scenario.place import deployed
 from ...step.explicit import StageCost, dealt, explicit_stage
 from ...streams.graph import COMPUTE
 from ...streams.scheduler import Timeline
 from ..overlap.chunking import chunk_tokens
+from ..two_pools.options import PoolOptions
 from .holders import expert_bytes, held_bytes, runs_on, with_experts_on
 from .schedule import ATTENTION, BACK, EXPERTS, OUT
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import FailureOptions
 
 PARTS = (
     Part(
         "failures",
         "--fail, --mtbf",
         "replicas that fail",
+        options=FailureOptions,
+        panel="Fleet and failures",
         page="clusters",
         tests=("simulator/test_cluster",),
         asked=lambda a: a.fails and "--fail or --mtbf",

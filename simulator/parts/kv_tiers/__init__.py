@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import TierOptions
 
 PARTS = (
     Part(
         "kv-tiers",
         "--kv-tiers",
         "memories below the devices' that keep KV blocks",
+        options=TierOptions,
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
         asked=lambda a: getattr(a.cache, "tiers", None),

@@ -7,7 +7,7 @@ import re
 from ....devices.spec import SystemSpec
 from ....devices.tier import TierSpec
 from ....workloads.errors import InputError, nearest
-from ...scenario.parts import TierOptions
+from .options import TierOptions
 from .settings import LOADS, WRITES, KvTier, TierSettings
 
 TIERS, WRITE, LOAD, PREFETCH = "--kv-tiers", "--kv-write", "--kv-load", "--kv-prefetch"

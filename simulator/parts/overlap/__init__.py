@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
+from .options import OverlapOptions
 
 PARTS = (
     Part(
         "overlap",
         "--overlap",
         "exchanges beside computation",
+        options=OverlapOptions,
+        scope="deployment",
         page="overlap",
         tests=("simulator/test_overlap", "simulator/test_streams"),
         asked=lambda a: (way := a.of("overlap")) not in (None, "none") and f"--overlap {way}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..part import Combination, Part
+from ...part import Combination, Part
+from .options import PoolOptions
 
 
 def _asked(a: Combination) -> str:
@@ -16,6 +17,8 @@ PARTS = (
         "two-pools",
         "--prefill, --decode",
         "prompts and answers on devices of their own",
+        options=PoolOptions,
+        panel="Prefill and decode pools",
         page="disaggregation",
         tests=("simulator/test_disaggregation", "simulator/test_own_pools", "analysis/test_pools"),
         asked=_asked,

@@ -11,10 +11,10 @@ from ...frameworks.settings import EngineSettings
 from ...limits import MAX_REPLICAS
 from ...scenario.build import deployment_of
 from ...scenario.links import kv_link
-from ...scenario.parts import ApartOptions, PoolOptions
 from ...scenario.scenario import Scenario
 from ..autoscale.asked import OPTION as AUTOSCALE
 from ..autoscale.asked import Autoscale, parse_autoscale
+from .options import PoolOptions
 from .pools import KvLink, Pools
 
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
@@ -93,13 +93,13 @@ def pair_of(scenario: Scenario) -> Pair:
     CapacityError
         A model that does not fit a pool.
     """
-    own = scenario.pools
+    own = scenario.parts["two-pools"]
     both(own)
-    if scenario.fleet.autoscale is not None:
+    if scenario.parts["autoscale"].autoscale is not None:
         reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
         raise InputError(AUTOSCALE, reason)
     for name in ("prefill", "decode"):
-        if scenario.apart.given and getattr(own, f"{name}_autoscale") is not None:
+        if scenario.parts.asks("experts-apart") and getattr(own, f"{name}_autoscale") is not None:
             raise InputError(f"--{name}-autoscale", "cannot go with --experts-on; leave one out")
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
@@ -176,12 +176,13 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
 
 def _side(scenario: Scenario, name: str) -> PoolSide:
     """One pool: the scenario on its own system, with the options that are its own."""
-    own, scale = scenario.pools, _scale(scenario.pools, name)
+    own, scale = scenario.parts["two-pools"], _scale(scenario.parts["two-pools"], name)
+    parts = scenario.parts.having("two-pools")
     system, count = counted(str(getattr(own, name)), f"--{name}")
     count = count if scale is None else scale.most
     given = {key: getattr(own, f"{name}_{key}") for key in OWN}
     alone = scenario.changed(
-        system=system, pools=PoolOptions(), apart=scenario.apart if name == "decode" else ApartOptions(),
+        system=system, parts=parts if name == "decode" else parts.having("experts-apart"),
         **{key: value for key, value in given.items() if value is not None},
     )  # fmt: skip
     try:

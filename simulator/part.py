@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,12 @@ class Part:
 
     Attributes
     ----------
-    name, options, title : str
+    name, flags, title : str
         Its name, the options that ask for it, and a line on it.
+    options : type, optional
+        Class of its options (`option.CheckedOptions`).
+    scope, panel : str
+        Whether its options are a run's ("run") or change what a step costs ("deployment"); and where ``--help`` lists those of a run.
     page, tests
         Its page in docs, with its rules and evidence, and its tests below `tests`.
     also : sequence of str
@@ -56,12 +60,15 @@ class Part:
     cannot : mapping of str to str
         Parts that it cannot go with, each with the physical reason.
     asked : callable
-        What is given, to the option that asks for the part, or to whether the first of `options` does.
+        What is given, to the option that asks for the part, or to whether the first of `flags` does.
     """
 
     name: str
-    options: str
+    flags: str
     title: str
+    options: type[Any] | None = None
+    scope: Literal["run", "deployment"] = "run"
+    panel: str = "Engine"
     page: str = ""
     tests: Sequence[str] = ()
     also: Sequence[str] = ()

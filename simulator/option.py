@@ -10,13 +10,18 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ...workloads.errors import InputError, nearest
-from ...workloads.requests.frames import is_table, table_file
-from ...workloads.requests.options import check_count, check_real, check_whole
+from ..workloads.errors import InputError, nearest
+from ..workloads.requests.frames import is_table, table_file
+from ..workloads.requests.options import check_count, check_real, check_whole
+
+if TYPE_CHECKING:
+    from .part import Part
 
 OPTION = "option"
+SCOPE = "scope"
+"""Metadata of the field that holds options of parts: which parts (`Part.scope`)."""
 T = TypeVar("T")
 
 
@@ -132,14 +137,19 @@ class PlacedOption:
     Attributes
     ----------
     default : object
-    group : str
-        Field that holds it; empty where it stands at the top.
+    path : tuple of str
+        Fields that hold it, and the name of its part; empty at the top.
     """
 
     name: str
     option: OptionSpec
     default: Any
-    group: str = ""
+    path: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Field of the scenario that holds it, or the part of a run; empty at the top."""
+        return self.path[1] if self.path[:1] == ("parts",) else "".join(self.path[:1])
 
     @property
     def flag(self) -> str:
@@ -156,23 +166,37 @@ def options_of(cls: type) -> tuple[PlacedOption, ...]:
     >>> [p.name for p in options_of(Scenario)][:4]
     ['model', 'system', 'trace', 'rate']
     """
-    return _options(cls)
+    return _options(cls, tuple(_known()))
+
+
+def _known() -> dict[str, Part]:
+    from .registry import PARTS  # whose parts import this
+
+    return PARTS
 
 
 @cache
-def _options(cls: type) -> tuple[PlacedOption, ...]:
-    """Kept: the command line asks for each of its options at every start."""
+def _options(cls: type, parts: tuple[str, ...]) -> tuple[PlacedOption, ...]:
+    """Kept while the `parts` are the same: the command line asks for each of its options at every start."""
     out: list[PlacedOption] = []
     for own in fields(cls):
-        part = _part(own)
-        if part is not None:
-            out += [replace(inner, group=own.name) for inner in options_of(part)]
+        inside = {own.name: _part(own)}
+        path: tuple[str, ...] = ()
+        if SCOPE in own.metadata:
+            path, inside = (own.name,), {n: p.options for n, p in _known().items() if p.scope == own.metadata[SCOPE]}
         elif OPTION in own.metadata:
             out.append(PlacedOption(own.name, own.metadata[OPTION], None if own.default is MISSING else own.default))
+        for name, group in inside.items():
+            out += [replace(p, path=(*path, name, *p.path)) for p in options_of(group)] if group else []
     return tuple(out)
 
 
-def chosen(cls: type[T], options: Mapping[str, Any]) -> T:
+def placed(cls: type) -> dict[str, PlacedOption]:
+    """Options of a dataclass by name."""
+    return {p.name: p for p in options_of(cls)}
+
+
+def chosen(cls: type[C], options: Mapping[str, Any]) -> C:
     """A part of a scenario from its options by name.
 
     Raises
@@ -180,11 +204,7 @@ def chosen(cls: type[T], options: Mapping[str, Any]) -> T:
     InputError
         An unknown option, or a value of the wrong type or out of range.
     """
-    known = {p.name for p in options_of(cls)}
-    for name in options:
-        if name not in known:
-            raise unknown(name, known)
-    return cls(**options)
+    return cls().changed(**options)
 
 
 def unknown(name: str, known: Iterable[str]) -> InputError:
@@ -204,11 +224,79 @@ class CheckedOptions:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for placed in options_of(type(self)):
-            value = None if placed.group else getattr(self, placed.name)
-            if value is not None or (placed.default is not None and not placed.group):
-                found = placed.option.checked(value, placed.flag)
-                object.__setattr__(self, placed.name, found)
+        for own in options_of(type(self)):
+            value = None if own.path else getattr(self, own.name)
+            if value is not None or (own.default is not None and not own.path):
+                object.__setattr__(self, own.name, own.option.checked(value, own.flag))
+
+    def changed(self, **options: Any) -> Self:
+        """The same with options replaced, whatever part holds them; a whole part goes by its field's name.
+
+        Raises
+        ------
+        InputError
+            An unknown option, or a value of the wrong type or out of range.
+        """
+        known, inside = placed(type(self)), {own.name for own in fields(self)}  # type: ignore[arg-type]
+        deeper: dict[tuple[str, ...], dict[str, Any]] = {}
+        for name, value in options.items():
+            if name not in known and name not in inside:
+                raise unknown(name, known)
+            deeper.setdefault(known[name].path if name in known else (), {})[name] = value
+        out = replace(self, **deeper.pop((), {}))  # type: ignore[type-var]
+        for path, values in deeper.items():
+            out = _put(out, path, values)
+        return out
+
+    def option(self, name: str) -> Any:
+        """Value of an option, whatever part holds it."""
+        return getattr(_holder(self, placed(type(self))[name].path), name)
+
+
+C = TypeVar("C", bound=CheckedOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class PartOptions:
+    """Options of parts by the name of the part; of a part that is not asked for, its defaults."""
+
+    given: tuple[CheckedOptions, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        made: Any = _known()[name].options
+        return next((own for own in self.given if type(own) is made), None) or _default(made)
+
+    def asks(self, name: str) -> bool:
+        """Whether any option of a part is given."""
+        return any(type(own) is _known()[name].options for own in self.given)
+
+    def having(self, name: str, options: CheckedOptions | None = None) -> PartOptions:
+        """The same with other options of a part; None: its defaults."""
+        made = _known()[name].options
+        others = [own for own in self.given if type(own) is not made]
+        if options is not None and options != _default(type(options)):
+            others.append(options)
+        order = [part.options for part in _known().values()]
+        return PartOptions(tuple(sorted(others, key=lambda own: order.index(type(own)))))
+
+
+@cache
+def _default(made: type[C]) -> C:
+    return made()
+
+
+def _holder(top: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        top = top[name] if isinstance(top, PartOptions) else getattr(top, name)
+    return top
+
+
+def _put(top: Any, path: tuple[str, ...], values: Mapping[str, Any]) -> Any:
+    if not path:
+        return replace(top, **values)
+    head, rest = path[0], path[1:]
+    inner = _put(_holder(top, (head,)), rest, values)
+    return top.having(head, inner) if isinstance(top, PartOptions) else replace(top, **{head: inner})
 
 
 def described(cls: type[T]) -> type[T]:
@@ -216,8 +304,8 @@ def described(cls: type[T]) -> type[T]:
     lines = [cls.__doc__ or "", "", "    Attributes", "    ----------"]
     for own in fields(cls):  # type: ignore[arg-type]
         part = _part(own)
-        if part is not None:
-            lines += [f"    {own.name} : {part.__name__}"]
+        if part is not None or SCOPE in own.metadata:
+            lines += [f"    {own.name} : {(part or PartOptions).__name__}"]
         elif OPTION in own.metadata:
             lines += [f"    {own.name} : {own.type}", f"        {own.metadata[OPTION].text}"]
     cls.__doc__ = "\n".join(lines)

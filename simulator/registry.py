@@ -1,6 +1,6 @@
 """All parts of a serving engine or a fleet, and which of them cannot go together.
 
-A part is a package here (a module where it is small) that names it in `PARTS`; parts compose unless one says not. What
+A part is a package in `parts` (a module where it is small) that names it in `PARTS`; parts compose unless one says not. What
 comes from outside is added (`batching.outside`). `opbyte list parts` prints them.
 """
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from ...workloads.errors import InputError
+from ..workloads.errors import InputError
 from .part import Combination, Part
 
 PARTS: dict[str, Part] = {}
@@ -28,9 +28,9 @@ def add(part: Part, *code: str) -> None:
 
 
 def _add_all() -> None:
-    for found in iter_modules([str(Path(__file__).parent)]):
-        module = import_module(f"{__package__}.{found.name}")
-        for part in getattr(module, "PARTS", ()) if found.name not in ("part", "registry") else ():
+    for found in iter_modules([str(Path(__file__).parent / "parts")]):
+        module = import_module(f"{__package__}.parts.{found.name}")
+        for part in getattr(module, "PARTS", ()):
             add(part, f"parts/{found.name}")
 
 
@@ -45,7 +45,7 @@ def refused_with(name: str) -> dict[str, str]:
 def parts_of(asked: Combination) -> dict[str, str]:
     """Parts of what is asked, and the options that ask for them."""
     found = {name: part.asked(asked) for name, part in PARTS.items()}
-    return {n: o if isinstance(o, str) else PARTS[n].options.split(",")[0] for n, o in found.items() if o}
+    return {n: o if isinstance(o, str) else PARTS[n].flags.split(",")[0] for n, o in found.items() if o}
 
 
 def check_parts(given: Mapping[str, str]) -> None:

@@ -1,0 +1,152 @@
+"""Options of the core: the requests, the engine, the deployment and the fleet. A part has its own (`parts/*/options.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...workloads.requests import RequestStream, open_requests
+from ...workloads.requests.arrivals import MAX_CV, MIN_CV
+from ...workloads.requests.classes import read_classes
+from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
+from ...workloads.requests.labelling import labelled
+from ...workloads.requests.options import MAX_RATE, MIN_RATE
+from ..limits import MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES
+from ..option import SCOPE, CheckedOptions, PartOptions, described, flag, real, text, whole
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class Workload(CheckedOptions):
+    """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
+
+    trace: str | None = text("Request trace, file or folder.", "PATH", file=True, table=True)
+    rate: float | None = real("Requests per second.", MIN_RATE, MAX_RATE)
+    closed_loop: int | None = whole("Requests kept in flight.", 1)
+    requests: int | None = whole("Most requests.", 1)
+    input_len: int | None = whole("Mean prompt tokens.", 1)
+    output_len: int | None = whole("Mean output tokens.", 1)
+    lengths: str | None = text(
+        "fixed, lognormal (lognormal-1024, lognormal-20000: cut there), gaussian or uniform.",
+        "NAME",
+        choices=("fixed", "lognormal", "lognormal-1024", "lognormal-20000", "gaussian", "uniform"),
+    )
+    turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
+    think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")
+    cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
+    rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
+    spread: float | None = real("Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    since: float | None = real("Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s")
+    mean_rate: float | None = real("Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s")
+    rate_profile: str | None = text(
+        "How --rate, the mean, changes over time: diurnal:DEPTH, a CSV of start_s and rate, or ServeGen clients.",
+        "PROFILE",
+        file=True,
+    )
+    images: int | None = whole("Images of each request, where a trace does not say how many.", 1, MAX_IMAGES)
+    image_size: str | None = text(
+        "Pixels of the images, such as 1920x1080, where their tokens follow from them.", "WxH"
+    )
+    encoder_cache_hits: float | None = real("Share of images whose tokens the encoder's cache has.", 0.0, 1.0)
+    classes: str | None = text(
+        "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
+        "input_len, output_len, max_waiting, max_wait, and latencies promised, such as ttft_p99=0.5.",
+        "CLASSES",
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether anything says how many requests there are or when they come."""
+        own = (self.trace, self.rate, self.closed_loop, self.requests, self.duration)
+        return any(value is not None for value in own)
+
+    def open(self, seed: int) -> RequestStream:
+        """The requests themselves; see `workloads.requests.open_requests`."""
+        stream = open_requests(
+            self.trace, rate=self.rate, closed_loop=self.closed_loop, limit=self.requests,
+            duration=self.duration, seed=seed, input_len=self.input_len,
+            output_len=self.output_len, lengths=self.lengths, turns=self.turns, think=self.think,
+            cv=self.cv, rate_scale=self.rate_scale, spread=self.spread,
+            rate_profile=self.rate_profile, mean_rate=self.mean_rate, since=self.since,
+        )  # fmt: skip
+        if self.classes is None and self.trace is None:
+            return stream
+        known = read_classes(self.classes) if self.classes is not None else ()
+        drawn = self.trace is None and self.turns is None
+        return labelled(stream, known, seed, (self.lengths or "fixed") if drawn else None)
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class EngineOptions(CheckedOptions):
+    """How the serving engine batches; what is given comes before what `engine` says."""
+
+    policy: str | None = text("A name of `opbyte list policies`; vllm without it.", "NAME")
+    engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
+    part: str | None = text(
+        "A part of the engine from outside, with its options; see docs/extending.md.", "NAME:KEY=VALUE,..."
+    )
+    token_budget: int | None = whole("Tokens of one step.", 1)
+    max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
+    max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")
+    prompt_room: int | None = whole(
+        "Each sequence has room for the activations of a whole prompt of so many tokens, as in engines "
+        "that do not cut prompts.",
+        1, unit="tokens",
+    )  # fmt: skip
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class DeployOptions(CheckedOptions):
+    """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
+
+    kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
+    framework: str | None = text(
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
+        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (a name alone has vLLM's rules of "
+        "0.19, SGLang's of 0.5.9 and the newest rows). Without it "
+        "those of --policy, vLLM's if nothing is said, on GPUs with fitted kernels; typical elsewhere.",
+        "NAME",
+    )
+    costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto", choices=("auto", "roofline"))
+    memory: str = text(
+        "flat (one efficiency) or derived (that of each access pattern on the DRAM).",
+        "MODEL",
+        "flat",
+        choices=("flat", "derived"),
+    )
+    host: str | None = text(
+        "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.", "HOST", file=True
+    )
+    routing: str = text("uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform")
+    sampling: str | None = text(
+        "How tokens are drawn from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
+        "(top_p=0.95,repetition_penalty=1.1), a generation_config.json, or checkpoint (as vLLM "
+        "does unasked); an engine's default without it.",
+        "SAMPLING",
+    )
+    dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
+    kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
+    tp: int | None = whole("Tensor-parallel devices per rank.")
+    dp: int | None = whole("Data-parallel ranks.")
+    ep: int | None = whole("Groups that experts are dealt to.")
+    pp: int | None = whole("Pipeline stages of the layers.")
+    all_to_all: str | None = text(
+        "Exchange of tokens between ranks, instead of an engine's own: auto (the cheapest) or a name of "
+        "`opbyte list exchanges`; without it all messages at once (in training auto).",
+        "ALGORITHM",
+    )
+    placement: str | None = text("A name of `opbyte list placements`.", "RULE")
+    attention: str | None = text("flash or unfused.", "ALGORITHM", choices=("flash", "unfused"))
+    strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
+    parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "deployment"})
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class FleetOptions(CheckedOptions):
+    """Replicas of the system behind a router."""
+
+    router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
+    replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
