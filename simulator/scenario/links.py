@@ -8,14 +8,13 @@ from ...devices.catalog import list_devices, load_device
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError, nearest
-from ..parts.two_pools.options import PoolOptions
 from ..parts.two_pools.pools import KvLink
 
 FREE = "free"
 LAYERS = "layers"
 
 
-def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink:
+def kv_link(text: str | None, overlap: str | None, prefill: SystemSpec, decode: SystemSpec) -> KvLink:
     """The link between two pools.
 
     By name one of their devices' or of the catalog's; by rate, one way of one device [GB/s], with a
@@ -26,11 +25,10 @@ def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink
     InputError
         An unknown name, no rate, or a way to overlap that there is not.
     """
-    if own.kv_overlap not in (None, "none", LAYERS):
-        raise InputError("--kv-overlap", f"must be none or {LAYERS}, not {own.kv_overlap!r}")
+    if overlap not in (None, "none", LAYERS):
+        raise InputError("--kv-overlap", f"must be none or {LAYERS}, not {overlap!r}")
     networks = [system.device.node_link for system in (prefill, decode)]
     slower = min(networks, key=lambda link: (link.bandwidth_bytes_per_s, -link.latency_s))
-    text = own.kv_link
     if text is None:
         found = KvLink.of(slower)
     elif text == FREE:
@@ -39,7 +37,7 @@ def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink
         found = _by_rate(text, slower.latency_s)
     else:
         found = KvLink.of(_named(text, prefill, decode))
-    return replace(found, by_layer=own.kv_overlap == LAYERS)
+    return replace(found, by_layer=overlap == LAYERS)
 
 
 def _by_rate(text: str, latency_s: float) -> KvLink:

@@ -26,7 +26,6 @@ from ...step.explicit import StageCost, dealt, explicit_stage
 from ...streams.graph import COMPUTE
 from ...streams.scheduler import Timeline
 from ..overlap.chunking import chunk_tokens
-from ..two_pools.options import PoolOptions
 from .holders import expert_bytes, held_bytes, runs_on, with_experts_on
 from .schedule import ATTENTION, BACK, EXPERTS, OUT
 
@@ -267,20 +266,17 @@ def apart_of(
                 "--experts-on", f"{experts.name}: its {experts.groups // stages} devices{of} must divide the "
                 f"{count} experts of a layer",
             )  # fmt: skip
-    plain = replace(
-        options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
-        overlap=None, all_to_all=None, ep=None,
-    )  # fmt: skip
+    bare = options.parts.having("overlap")
+    plain = replace(options, all_to_all=None, ep=None, parts=bare.having("expert-copies"))
     attend = deployed(model, attention, plain, settings, seed)
     hold = deployed(
         model, experts,
         replace(options, tp=1, dp=None, pp=stages, ep=experts.groups // stages if counts else None,
-                overlap=None, all_to_all=None, placement=None, adapters=None, adapter_rank=None,
-                adapters_resident=None, adapter_popularity=None),
+                all_to_all=None, placement=None, parts=bare.having("adapters")),
         seed=seed,
     )  # fmt: skip
     try:
-        found = kv_link(PoolOptions(kv_link=link), attention, experts)
+        found = kv_link(link, None, attention, experts)
     except InputError as error:
         raise InputError(error.subject.replace("--kv-link", "--link"), error.reason) from None
     made = Apart(attend, hold, found.bandwidth_bytes_per_s, found.latency_s)

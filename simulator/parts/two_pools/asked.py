@@ -113,7 +113,7 @@ def pair_of(scenario: Scenario) -> Pair:
             f"{formats[0]}, {decode.name} in {formats[1]}",
         )  # fmt: skip
     systems = prefill.deployment.system, decode.deployment.system
-    return Pair(prefill, decode, kv_link(own, *systems))
+    return Pair(prefill, decode, kv_link(own.kv_link, own.kv_overlap, *systems))
 
 
 def both(own: PoolOptions) -> tuple[str, str]:
