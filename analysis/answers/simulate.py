@@ -108,6 +108,7 @@ class Simulation(Result):
             "policy": r.policy.name, "placement": r.deployment.placement,
             "workload": r.workload, "seed": r.seed, **entries(r, COUNTS),
             "token_budget": r.policy.token_budget, "max_sequences": r.policy.max_sequences,
+            "max_sequences_why": r.policy.sequences_why or None, "prefix_cache": not uncached(r),
             **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             **entries(r, LENGTHS),
             "window": window_dict(r.window),

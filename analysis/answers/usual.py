@@ -64,4 +64,22 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
 def served_by(run: Run, scenario: Scenario) -> str:
     """Layout, policy and kernels of a simulation in words."""
     layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in run.pools) or degrees(run.deployment)
-    return f"{layout}; {run.policy.name} on {scenario.deployment.framework or 'no engine'}'s kernels"
+    return f"{layout}; {run.policy.name} on {scenario.deployment.framework or 'no engine'}'s kernels; {may_run(run)}"
+
+
+def may_run(run: Run) -> str:
+    """How many requests a rank runs at once, why no more, and whether prompts are found again."""
+    why = run.policy.sequences_why or "the policy's limit"
+    none = uncached(run)
+    return f"at most {run.policy.max_sequences:,} running a rank: {why}" + (f"; no prefix cache: {none}" if none else "")
+
+
+def uncached(run: Run) -> str:
+    """Why no prompt is found in a prefix cache; empty where prompts can be."""
+    rules = run.policy.rules
+    asked = run.policy.caching if rules is None else rules.caches
+    if run.cached:
+        return "" if asked else "the engine keeps none, as it is set up"
+    if rules is None and not run.policy.caching:
+        return f"policy {run.policy.name} keeps none"
+    return "with constant states or windows that share its memory it is not simulated"

@@ -237,8 +237,8 @@ class Replayed:
         """The same requests in the simulator: they arrive when the engine queued them."""
         system = placed_in(self.system, host)
         d = deployed(self.model, system, self.scenario.deployment, self.engine)
-        policy, cache = self.engine.in_host(system).policy, self.engine.cache_for(d)
-        return run(d, policy, _stream(self.folder.name, self.table), cache=cache)
+        engine = self.engine.on(d)
+        return run(d, engine.policy, _stream(self.folder.name, self.table), cache=engine.cache_for(d))
 
 
 def read_replayed(folder: Path, kernels: bool) -> Replayed:

@@ -46,6 +46,11 @@ class CacheSettings:
         batch's prompts at once and uncut. 0: the usable fraction leaves enough for a step's tokens.
     tiers : TierSettings, optional
         Memories below the device's, which keep blocks that it cannot.
+    window_share : float, optional
+        Of engines whose window layers have a pool of fixed size: its tokens over those of other layers. Without,
+        window layers keep their window of every sequence, in the same memory.
+    state_slots : float, optional
+        Of engines whose constant states have a pool of their own: states that it has memory for.
     """
 
     block_tokens: int = BLOCK_TOKENS
@@ -53,6 +58,8 @@ class CacheSettings:
     memory_bytes: float | None = None
     prompt_room: int = 0
     tiers: TierSettings | None = None
+    window_share: float | None = None
+    state_slots: float | None = None
 
 
 @held
@@ -123,6 +130,11 @@ def _stage_rules(
         states *= 1 + d.speculation.tokens
         for w, size in ({} if d.draft is None or not last else d.draft.shard.kv_classes()).items():
             classes[w] = classes.get(w, 0.0) + size * d.speculation.copies
+    if settings.window_share is not None and 0 in classes:  # every token has room in all layers
+        classes = {0: sum(size * (settings.window_share if w else 1.0) for w, size in classes.items())}
+    if settings.state_slots is not None:
+        capacity -= settings.state_slots * held.state_bytes_per_sequence
+        states = 0.0
     sizes = np.array([size * block for size in classes.values()])
     if settings.blocks is not None:
         capacity = float(settings.blocks * sizes.sum())

@@ -23,6 +23,11 @@ class OwnRules(Protocol):
         """Those of a server whose decodes verify drafts."""
         ...
 
+    @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        ...
+
     def decoding(self) -> OwnRules:
         """The same of an engine that requests come to with their caches."""
         ...

@@ -114,6 +114,8 @@ class Policy:
         above stand for it.
     part : AskedPart, optional
         A part from outside, which lets prompts wait.
+    sequences_why : str
+        What `max_sequences` follows from, where a deployment decides it.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
         flight; kernels are started one by one without `graphs`.
@@ -142,6 +144,7 @@ class Policy:
     order: str = ""
     rules: OwnRules | None = None
     part: AskedPart | None = None
+    sequences_why: str = ""
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:

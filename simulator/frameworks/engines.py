@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
 from ..batching.kv import CacheSettings
@@ -20,11 +19,9 @@ from ..parts.sglang.state import LEAVERS
 from ..parts.tensorrt_llm.rules import TrtllmRules
 from .keys import number_of, numbers_of
 from .settings import EngineSettings
+from .sglang_limits import READ, SglangLimits
 from .upkeep import Upkeep, upkeep_of
 from .vllm_rules import DEFAULT_VERSION, rules_of
-
-MIB = 2.0**20
-SGLANG_PREFILL, SGLANG_READ = SglangRules().max_prefill_tokens, (0, 5, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,67 +128,34 @@ def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettin
     return replace(settings, cache=settings.cache_for(deployment))
 
 
-CHUNKS = (
-    ((0, 0), ((24.4, 8192), (0.0, 2048))),
-    ((0, 4, 9), ((160.0, 16_384), (35.0, 8192), (0.0, 2048))),
-    ((0, 5, 3), ((160.0, 16_384), (60.0, 8192), (35.0, 4096), (0.0, 2048))),
-    ((0, 5, 20), ((160.0, 16_384), (60.0, 8192), (20.0, 4096), (0.0, 2048))),
-)
-"""SGLang's default of `chunked_prefill_size` from a version on: a device's least memory [GiB] and tokens (sglang/srt/server_args.py,
-from 0.5.19 on arg_groups/memory_hook.py; of the wheels 0.4.0 to 0.5.23 that were read, the first that has it)."""
-
-
-def sglang_chunk(version: str, memory_bytes: float) -> int:
-    """Tokens to which SGLang cuts a step's prompts on a device, unless it is told."""
-    number = numbers_of(version)
-    rows = next(r for since, r in reversed(CHUNKS) if since <= (number if len(number) > 2 else SGLANG_READ))
-    return next(tokens for least, tokens in rows if memory_bytes >= least * 1024 * MIB)
-
-
 def sglang_patch(version: str) -> int:
     """Whose rules a version has, see `SglangRules`: of 0.4 the first ones, beyond 0.5 the last ones."""
-    *two, patch = number if len(number := numbers_of(version)) > 2 else SGLANG_READ
+    *two, patch = sglang_version(version)
     return patch if two == [0, 5] else 0 if two < [0, 5] else LEAVERS
 
 
-def kept_by_sglang(tokens: int, devices: int) -> float:
-    """Memory that SGLang keeps free of weights and cache [B].
-
-    0.5 GiB, 1.5 MiB for each token of a chunk, 2 MiB for each sequence of the largest CUDA graph (256,
-    from four devices on 512) and 1 GiB for each eight devices (sglang/srt/server_args.py).
-    """
-    graphs = 512 if devices >= 4 else 256
-    return MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
+def sglang_version(version: str) -> tuple[int, ...]:
+    """The three numbers of a version; those of the one that was read without a patch."""
+    return number if len(number := numbers_of(version)) > 2 else READ
 
 
 @ENGINES.register("sglang")
 def sglang(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
-    Defaults (sglang/srt/server_args.py): chunks by device and version (`CHUNKS`); 16,384 prompt tokens a step; arrivals
-    are received at every step; pages of a token, of 64 on data-centre Blackwell (trtllm_mla, trtllm_mha). Data-parallel
-    attention deals chunks to its ranks and counts tokens to come with 0.3 of the usual care.
+    Defaults (sglang/srt/server_args.py): limits of `SglangLimits`; 16,384 prompt tokens a step; arrivals are received at every
+    step. Data-parallel attention shares chunks among its ranks and counts tokens to come with 0.3 of the usual care.
     """
-    total = deployment.system.device.memory.capacity_bytes
-    layout, device = deployment.layout, deployment.system.device
-    tokens = launch.tokens or sglang_chunk(launch.version, total)
-    page = 64 if generation(device) >= BLACKWELL else 1
-    chunk = max(tokens // layout.dp // page, 1) * page
+    layout = deployment.layout
     rules = SglangRules(
-        max_prefill_tokens=launch.prefill or SGLANG_PREFILL,
-        chunked_prefill_size=chunk,
+        max_prefill_tokens=launch.prefill or SglangRules().max_prefill_tokens,
         radix=launch.reuse,
         conservativeness=0.3 if layout.dp > 1 else 1.0,
         patch=sglang_patch(launch.version),
     )
-    policy = replace(
-        SGLANG, token_budget=tokens, max_sequences=launch.sequences or SGLANG.max_sequences,
-        poll_steps=launch.poll_steps, rules=rules,
-    )  # fmt: skip
-    left = total - kept_by_sglang(tokens, layout.devices)
-    if launch.memory:
-        left = launch.memory * total
-    return EngineSettings(policy, CacheSettings(page, memory_bytes=left), engine="sglang")
+    policy = replace(SGLANG, poll_steps=launch.poll_steps, rules=rules)
+    limits = SglangLimits(sglang_version(launch.version), launch.sequences, launch.memory, launch.tokens)
+    return limits.applied(EngineSettings(policy, CacheSettings(1), engine="sglang"), deployment)
 
 
 HGX = 8

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...devices.hosts.catalog import host_of
-from ...devices.spec import SystemSpec
 from ...workloads.ops import Loads
 from ...workloads.sampling import NONE
 from ...workloads.speculators.asked import DraftChoice
@@ -15,6 +15,9 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .sharing import NOTHING, Sharing
+
+if TYPE_CHECKING:
+    from .sglang_limits import SglangLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,6 @@ class EngineSettings:
         How logits become tokens; see `workloads.sampling`.
     memory_share : float or None
         Fraction of a device's memory for weights and cache, where `cache` does not say how much.
-    memory_kept : float
-        Without a share: what the engine keeps of a device's memory for other things [B].
     logit_bytes : float
         What it keeps of its share for each sequence of a step and entry of the vocabulary [B].
     left_share : float or None
@@ -57,6 +58,8 @@ class EngineSettings:
         Who drafts how much.
     framework : str, optional
         Whose kernels run, where no option says so; a key of this project's own.
+    limits : SglangLimits, optional
+        What may run at once where the deployment decides it, see `on`.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -74,7 +77,6 @@ class EngineSettings:
     sharing: Sharing = NOTHING
     sampling: str = NONE
     memory_share: float | None = None
-    memory_kept: float = 0.0
     logit_bytes: float = 0.0
     left_share: float | None = None
     memory_bytes: float | None = None
@@ -83,16 +85,18 @@ class EngineSettings:
     engine: str = "vllm"
     speculative: DraftChoice | None = None
     framework: str | None = None
+    limits: SglangLimits | None = None
     doubts: tuple[str, ...] = ()
 
-    def in_host(self, system: SystemSpec) -> EngineSettings:
-        """The same with what the host of a system lets its devices wait between steps."""
-        host = host_of(system)
+    def on(self, deployment: Deployment) -> EngineSettings:
+        """The same with what an engine sets by its deployment: limits, the split of memory, its host's waits."""
+        limited = self if self.limits is None else self.limits.applied(self, deployment)
+        host = host_of(deployment.system)
         if host is None or not host.gap_s:
-            return self
-        own = self.policy.host
+            return limited
+        own = limited.policy.host
         waits = replace(own, gap_s=own.gap_s + host.gap_s)  # of the version, and of the host
-        return replace(self, policy=replace(self.policy, host=waits))
+        return replace(limited, policy=replace(limited.policy, host=waits))
 
     def cache_for(self, deployment: Deployment) -> CacheSettings:
         """Cache settings of a deployment: without a number of blocks, what the memory holds."""
@@ -103,10 +107,9 @@ class EngineSettings:
             weights = deployment.memory(total).weights
             left = total - weights - gathered_bytes(deployment, self.policy.token_budget)
             held = weights + self.left_share * max(left, 0.0)
-        elif self.memory_share is not None or self.memory_kept:
+        elif self.memory_share is not None:
             logits = deployment.model.vocab * min(self.policy.max_sequences, self.policy.token_budget)
-            share = (self.memory_share or 1.0) * (total - self.memory_kept)
-            held = max(share - self.logit_bytes * logits, 1.0)
+            held = max(self.memory_share * total - self.logit_bytes * logits, 1.0)
         else:
             return self.cache
         return replace(self.cache, memory_bytes=held)

@@ -11,9 +11,10 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import THRESHOLD, SglangRules
-from .engines import kept_by_sglang, sglang_chunk, sglang_patch
+from .engines import sglang_patch, sglang_version
 from .keys import Keys, host_of, listed, told, version_doubts
 from .settings import EngineSettings
+from .sglang_limits import STRATEGIES, SglangLimits, sglang_chunk
 from .sglang_sharing import HARMLESS as APART
 from .sglang_sharing import KEYS as SHARING
 from .sglang_sharing import captures, sends_tokens, sharing_of
@@ -54,9 +55,6 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     page = keys.count("page_size", 1)
     policy = _policy(keys, host, page, dp if apart else 1, pp)
     total = keys.count("max_total_tokens", None)
-    share = None
-    if keys.values.get("mem_fraction_static") is not None:
-        share = keys.share("mem_fraction_static", 1.0)
     return EngineSettings(
         policy=policy,
         cache=CacheSettings(page, None if total is None else max(total // page, 1)),
@@ -65,9 +63,8 @@ def sglang_settings(keys: Keys) -> EngineSettings:
         pp=pp,
         ep=ep,
         **told(keys, "context_length", keys, "kv_cache_dtype"),
-        memory_share=share,
-        memory_kept=0.0 if share is not None else kept_by_sglang(policy.token_budget, tp * pp),
         engine="sglang",
+        limits=_limits(keys),
         exchange=exchange,
         sharing=sharing,
         doubts=(
@@ -75,6 +72,25 @@ def sglang_settings(keys: Keys) -> EngineSettings:
             *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, LISTED.harmless | APART)),
         ),
     )  # fmt: skip
+
+
+def _limits(keys: Keys) -> SglangLimits:
+    """What the file says of what may run at once."""
+    chunk = keys.count("chunked_prefill_size", None, least=-1)
+    return SglangLimits(
+        sglang_version(keys.text("version", keys.text("engine_version", ""))),
+        keys.count("max_running_requests", None, MAX_SEQUENCES),
+        keys.share("mem_fraction_static", 0.0) or None,
+        None if chunk is None else max(chunk, 0),
+        keys.count("page_size", None),
+        None if keys.values.get("swa_full_tokens_ratio") is None else keys.share("swa_full_tokens_ratio", 0.8),
+        keys.real("mamba_full_memory_ratio", 0.9, 1e-6, 1e6),
+        keys.count("max_mamba_cache_size", None),
+        keys.one_of("mamba_radix_cache_strategy", STRATEGIES[0], STRATEGIES),
+        keys.count("cuda_graph_max_bs", None),
+        keys.count("context_length", None),
+        keys.text("attention_backend", ""),
+    )
 
 
 def _degree(keys: Keys, of: str) -> int:
@@ -115,7 +131,7 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     """The batching that the file asks for."""
     own, version = SglangRules(), keys.text("version", keys.text("engine_version", ""))
     memory = keys.part("hardware").count("device_total_memory_bytes", None, 1 << 50)
-    usual = own.chunked_prefill_size if memory is None else sglang_chunk(version, memory)
+    usual = own.chunked_prefill_size if memory is None else sglang_chunk(sglang_version(version), memory)
     chunk = keys.count("chunked_prefill_size", usual, least=-1)
     chunk = max(chunk, 0) // ranks
     if chunk % page:

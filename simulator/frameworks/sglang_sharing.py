@@ -22,6 +22,8 @@ DISPATCHES = {"static": "local", "dynamic": "any"}
 """Values of `ep_dispatch_algorithm` and the rule of each."""
 EVEN = 0.48
 """Least share of the smaller half's tokens above which halves count as even; SGLang's default."""
+DIRECT = ("deepep_v2", "flashinfer", "megamoe", "mooncake", "mori", "nixl", "pplx")
+"""Other values of `moe_a2a_backend` than none and deepep (0.5.23): here all messages at once, directly."""
 OLD = {"enable_deepep_moe": "moe_a2a_backend: deepep", "enable_ep_moe": "ep_size"}
 """Keys of earlier versions."""
 LISTED = listed("sglang sharing")
@@ -54,8 +56,8 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     keys.refuse_unsimulated(ONLY)
     sends = sends_tokens(keys)
     mode = keys.one_of("deepep_mode", "auto", tuple(MODES))
-    own = ["deepep_mode", "deepep_config"]
-    doubts = [] if sends else without_effect(keys, own, "without moe_a2a_backend: deepep")
+    own, deepep = ["deepep_mode", "deepep_config"], _backend(keys) == "deepep"
+    doubts = [] if deepep else without_effect(keys, own, "without moe_a2a_backend: deepep")
     if sends:
         doubts += not_simulated(keys, {"deepep_config": "how many SMs exchange is not modelled"})
         if not apart:
@@ -75,18 +77,22 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     if not keys.flag("enable_eplb", False):
         said["--expert-placement"] = "init_expert_location"
     overlap, also = _halves(keys, sends, mode)
-    found = Sharing(MODES[mode] if sends else None, overlap, placement, copies, rule, keys=named(keys.path, said))
+    found = Sharing(MODES[mode] if deepep else None, overlap, placement, copies, rule, keys=named(keys.path, said))
     return "all_to_all" if sends else "gather", found, [*doubts, *why_placed, *also]
 
 
 def sends_tokens(keys: Keys) -> bool:
-    """Whether tokens are sent to their experts, by DeepEP, and not gathered."""
-    return keys.one_of("moe_a2a_backend", "none", ("none", "deepep")) == "deepep"
+    """Whether tokens are sent to their experts, and not gathered."""
+    return _backend(keys) != "none"
+
+
+def _backend(keys: Keys) -> str:
+    return keys.one_of("moe_a2a_backend", "none", ("none", "deepep", *DIRECT))
 
 
 def captures(keys: Keys) -> bool:
     """Whether the exchange lets SGLang capture graphs: DeepEP's normal kernels do not."""
-    return not (sends_tokens(keys) and keys.values.get("deepep_mode") == "normal")
+    return not (_backend(keys) == "deepep" and keys.values.get("deepep_mode") == "normal")
 
 
 def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, str | None, list[str]]:

@@ -45,7 +45,7 @@ def deployment_of(scenario: Scenario) -> Made:
     deployment = drafted(
         deployment, scenario.parts["drafts"], scenario.deployment.routing, scenario.seed, settings.speculative, traced
     )
-    settings = framed(scenario, settings, deployment).in_host(deployment.system)
+    settings = framed(scenario, settings, deployment).on(deployment)
     tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
     if tiers is not None:
         settings = replace(settings, cache=replace(settings.cache, tiers=tiers))
@@ -59,6 +59,12 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
     return replace(
         base,
         policy=_policy(scenario, base.policy),
+        limits=base.limits
+        and replace(
+            base.limits,
+            sequences=_first(own.max_seqs, base.limits.sequences),
+            chunk=_first(own.token_budget, base.limits.chunk),
+        ),
         max_model_len=_first(own.max_model_len, base.max_model_len),
         cache=replace(base.cache, prompt_room=own.prompt_room or 0),
         **{name: _first(getattr(where, name), getattr(base, name)) for name in SHARED},

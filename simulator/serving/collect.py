@@ -82,6 +82,7 @@ def collect(
         output_tokens=_count(engines, col.C_EMITTED),
         prompt_tokens=_count(engines, col.C_PROMPT),
         cached_tokens=_count(engines, col.C_HITS),
+        cached=any(engine.kv.cached for engine in engines),
         makespan_s=end, window=window,
         interval_output_tokens=float(within[X_EMITTED]),
         interval_prompt_tokens=float(within[X_PROMPT]),

@@ -166,6 +166,8 @@ class Run:
         Stretches of equal batches in order of start (empty unless kept).
     iterations, preemptions, output_tokens, prompt_tokens : int
         Over the whole run; prompt tokens are those computed, recomputed ones included.
+    cached : bool
+        Whether an engine could find prompts in a prefix cache.
     cached_tokens : int
         Prompt tokens found in the prefix cache instead.
     makespan_s : float
@@ -237,6 +239,7 @@ class Run:
     output_tokens: int
     prompt_tokens: int
     cached_tokens: int
+    cached: bool
     makespan_s: float
     window: Window
     interval_output_tokens: float

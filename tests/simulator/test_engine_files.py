@@ -52,7 +52,8 @@ def test_what_is_not_said_is_the_engines_default(read: Read) -> None:
     )
     total = deployment.system.device.memory.capacity_bytes
     kept = 2**20 * (512 + 1.5 * 8192 + 2 * 256 + 1024 / 8)  # server_args.py
-    assert sglang.cache_for(deployment).memory_bytes == pytest.approx(total - kept)
+    share = round((total - kept) / total, 3)
+    assert sglang.on(deployment).cache_for(deployment).memory_bytes == pytest.approx(share * total)
 
 
 def test_sglangs_options(read: Read) -> None:
@@ -67,7 +68,8 @@ def test_sglangs_options(read: Read) -> None:
     assert policy.rules == SglangRules(4096, 2048, True, True, False, False, 0.5)
     assert (policy.max_sequences, policy.poll_steps, policy.ahead) == (64, 3, False)
     assert policy.host.step_s == 1e-3
-    assert (found.cache.block_tokens, found.cache.blocks, found.memory_share) == (64, 101, 0.8)
+    assert found.limits is not None
+    assert (found.cache.block_tokens, found.cache.blocks, found.limits.fraction) == (64, 101, 0.8)
     assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(chunked_prefill_size=0)
 
 

@@ -77,7 +77,8 @@ def deployment_of(
         settings = replace(settings, sampling=checkpoint_sampling(run.checkpoint))
     model, system = load(run.model, run.system, settings.dtype, settings.kv_dtype, settings.max_model_len)
     options, system = replace(DeployOptions(), framework=kernels), placed_in(system, host)
-    return deployed(model, system, options, settings), settings.in_host(system)
+    deployment = deployed(model, system, options, settings)
+    return deployment, settings.on(deployment)
 
 
 def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, float]]:

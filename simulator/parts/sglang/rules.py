@@ -76,6 +76,11 @@ class SglangRules:
         return (self.init_ratio - self.min_ratio) / DECAY_STEPS
 
     @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        return self.radix
+
+    @property
     def part(self) -> str:
         """The part whose rules they are."""
         return "sglang"

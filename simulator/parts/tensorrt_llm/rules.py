@@ -54,6 +54,11 @@ class TrtllmRules:
     serial: bool = False
 
     @property
+    def caches(self) -> bool:
+        """Whether computed prompts can be found again."""
+        return self.reuse
+
+    @property
     def part(self) -> str:
         """The part whose rules they are."""
         return "tensorrt-llm"

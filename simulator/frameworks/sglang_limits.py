@@ -1,0 +1,279 @@
+"""What SGLang lets run at once on a deployment, and how it splits a device's memory, by version.
+
+From sglang/srt/server_args.py, model_executor/model_runner.py and model_runner_kv_cache_mixin.py, since 0.5.19 arg_groups/memory_hook.py
+and mem_cache/kv_cache_configurator.py, of the releases 0.4.0 to 0.5.23. A rule holds from the first release in which it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...workloads.errors import CapacityError
+from ...workloads.layers.mla import LatentAttention
+from ..batching.kv import CacheSettings, kv_rules
+from ..deploy.deployment import Deployment
+from ..parts.sglang.rules import SglangRules
+
+if TYPE_CHECKING:
+    from .settings import EngineSettings
+
+MIB, GIB = 2.0**20, 1024
+Version = tuple[int, ...]
+READ: Version = (0, 5, 9)
+"""The version where a file names none."""
+
+CHUNKS = (
+    ((0, 0), ((24.4, 8192), (0.0, 2048))),
+    ((0, 4, 9), ((160.0, 16_384), (35.0, 8192), (0.0, 2048))),
+    ((0, 5, 3), ((160.0, 16_384), (60.0, 8192), (35.0, 4096), (0.0, 2048))),
+    ((0, 5, 20), ((160.0, 16_384), (60.0, 8192), (20.0, 4096), (0.0, 2048))),
+)
+"""Default of `chunked_prefill_size`: a device's least memory [GiB] and tokens."""
+GRAPHS = (
+    ((0, 0), ((24.4, 160, 160), (0.0, 8, 8))),
+    ((0, 4, 9), ((35.0, 160, 160), (0.0, 8, 80))),
+    ((0, 5, 6), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 24, 80), (0.0, 8, 8))),
+    ((0, 5, 20), ((160.0, 512, 512), (60.0, 256, 512), (35.0, 32, 160), (20.0, 48, 160), (0.0, 8, 8))),
+)
+"""Largest batch with a captured graph: a device's least memory [GiB], below four devices and from four on."""
+EARLY_SHARES = ((16, 0.79), (8, 0.81), (4, 0.85), (2, 0.87), (1, 0.88))
+"""`mem_fraction_static` before 0.4.10: devices, and the share of memory."""
+
+WINDOWS: Mapping[str, Version] = {
+    **dict.fromkeys(("Llama4ForConditionalGeneration", "GptOssForCausalLM", "MiMoV2FlashForCausalLM", "Step3p5ForCausalLM"), READ),
+    **dict.fromkeys(("Gemma4ForConditionalGeneration", "Gemma4ForCausalLM", "LagunaForCausalLM"), (0, 5, 12)),
+    "Step3p7ForConditionalGeneration": (0, 5, 19),
+}  # fmt: skip
+"""Architectures whose window layers have a pool of their own (``is_hybrid_swa_model`` in configs/model_config.py), since 0.5.9."""
+FULL_BEFORE = ("Gemma2", "Gemma3", "Olmo2", "GptOss", "Llama4")
+"""Before 0.5.9 all models with windows had one but these."""
+V4, SPARSE = "DeepseekV4ForCausalLM", ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
+V4_RUNNING, DRAFT_RUNNING = 256, 48
+"""Defaults of `max_running_requests`: of DeepSeek-V4 since 0.5.12, and of all with drafts."""
+PAGES: Mapping[str, int] = {V4: 256, "MiniMaxM3ForCausalLM": 128, **dict.fromkeys(SPARSE, 64)}
+"""Page sizes that an architecture's attention needs [tokens]."""
+STRATEGIES = ("auto", "no_buffer", "extra_buffer", "extra_buffer_lazy")
+"""Values of `mamba_radix_cache_strategy`."""
+
+
+def since(rows: tuple[tuple[Version, tuple[tuple[float, ...], ...]], ...], version: Version, gib: float) -> list[int]:
+    """The row of a table of versions and memories that holds for both."""
+    found = next(table for first, table in reversed(rows) if first <= version)
+    return [int(x) for x in next(row for row in found if gib >= row[0])[1:]]
+
+
+def sglang_chunk(version: Version, memory_bytes: float) -> int:
+    """Tokens to which SGLang cuts a step's prompts on a device, unless it is told."""
+    return since(CHUNKS, version, memory_bytes / MIB / GIB)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class SglangLimits:
+    """Keys of SGLang that say what may run; None where SGLang chooses by the deployment.
+
+    Attributes
+    ----------
+    version : tuple of int
+        Whose rules.
+    sequences : int or None
+        `max_running_requests`, of all ranks together.
+    fraction : float or None
+        `mem_fraction_static`.
+    chunk : int or None
+        `chunked_prefill_size`, of all ranks together; 0: prompts are not cut.
+    page : int or None
+        `page_size`.
+    window_share : float or None
+        `swa_full_tokens_ratio`.
+    state_ratio, state_slots, strategy
+        `mamba_full_memory_ratio`, `max_mamba_cache_size`, `mamba_radix_cache_strategy`.
+    graphs : int or None
+        `cuda_graph_max_bs`.
+    context : int or None
+        `context_length`.
+    attention : str
+        `attention_backend`; empty if SGLang chooses.
+    """
+
+    version: Version = READ
+    sequences: int | None = None
+    fraction: float | None = None
+    chunk: int | None = None
+    page: int | None = None
+    window_share: float | None = None
+    state_ratio: float = 0.9
+    state_slots: int | None = None
+    strategy: str = "auto"
+    graphs: int | None = None
+    context: int | None = None
+    attention: str = ""
+
+    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+        """Settings with the batching and the cache of a deployment.
+
+        Raises
+        ------
+        CapacityError
+            No state of a request fits.
+        """
+        rules, ranks = settings.policy.rules, d.layout.dp if d.lockstep else 1
+        if not isinstance(rules, SglangRules):
+            return settings
+        total = settings.memory_bytes or d.system.device.memory.capacity_bytes
+        whole = sglang_chunk(self.version, total) if self.chunk is None else self.chunk
+        page = self.page or self._page(d)
+        chunk = whole and max(whole // ranks // page, 1) * page
+        share = self.fraction or self._fraction(d, total, whole, ranks)
+        cache = replace(settings.cache, block_tokens=page, memory_bytes=share * total, window_share=self._window(d))
+        if settings.cache.blocks is not None and page != settings.cache.block_tokens:
+            cache = replace(cache, blocks=max(settings.cache.blocks * settings.cache.block_tokens // page, 1))
+        buffered = self._buffered(rules.overlap)
+        states = max(stage.state_bytes_per_sequence for stage in d.stages)
+        overlap = rules.overlap and not (states and d.model.architecture != V4 and rules.radix and not buffered)
+        rules = replace(rules, chunked_prefill_size=chunk, overlap=overlap)
+        most, why = self._asked(d, ranks)
+        if states and d.model.architecture == V4:  # windows and compressors of as many as may run
+            cache = replace(cache, state_slots=most or V4_RUNNING)
+        elif states:
+            each = self._states_each(rules, d)
+            slots, stored = self._slots(d, cache, each, most, ranks)
+            cache = replace(cache, state_slots=stored)
+            if slots // each < 1:
+                raise CapacityError("mamba_full_memory_ratio", f"{slots} states fit a device, a request needs {each}")
+            if most is None or slots // each < most:
+                most, why = slots // each, f"state cache: {slots:,} states, {each} a request"
+        if most is None or (0, 5, 12) <= self.version < (0, 5, 23):
+            usual = self._usual(d, cache)
+            most, why = (usual, "SGLang's default") if most is None or usual < most else (most, why)
+        policy = replace(
+            settings.policy, max_sequences=most, sequences_why=why, rules=rules, ahead=settings.policy.ahead and overlap,
+            token_budget=chunk or rules.max_prefill_tokens,
+        )  # fmt: skip
+        return replace(settings, policy=policy, cache=cache)
+
+    def _page(self, d: Deployment) -> int:
+        """Tokens of a page: what an architecture's attention needs, or TensorRT-LLM's kernels on data-centre Blackwell."""
+        usual = 64 if generation(d.system.device) == BLACKWELL and self.version >= (0, 5, 6) else 1
+        return PAGES.get(d.model.architecture, usual)
+
+    def _asked(self, d: Deployment, ranks: int) -> tuple[int | None, str]:
+        """Most requests of a rank, if a key or a default of the model or its drafts says so, and which."""
+        most, why = self.sequences, "max_running_requests"
+        if most is None and d.model.architecture == V4 and self.version >= (0, 5, 12):
+            most, why = V4_RUNNING, "SGLang's default for DeepSeek-V4"
+        if most is None and d.speculation is not None and self.version >= (0, 4, 10):
+            most, why = DRAFT_RUNNING, "SGLang's default with drafts"
+        return None if most is None else max(most // ranks, 1), f"{why}, over {ranks} ranks" if ranks > 1 else why
+
+    def _usual(self, d: Deployment, cache: CacheSettings) -> int:
+        """Places for requests by what the cache holds, of requests as long as the context allows."""
+        rules = kv_rules(d, cache)
+        tokens = rules.blocks * rules.block if rules.block_bytes.sum() else 1 << 40
+        longest = min(self.context or 1 << 31, d.model.max_position or 1 << 31)
+        return max(min(max(tokens * 512 // longest, 2048), 4096, tokens // 2), 1)
+
+    def _window(self, d: Deployment) -> float:
+        """What a token takes in window layers over what it takes in others: they have pages for so many of all tokens."""
+        name, own = d.model.architecture, 0.8 if self.window_share is None else self.window_share
+        if self.version < (0, 4, 10):
+            return 1.0
+        if self.version < READ:
+            return 1.0 if name.startswith(FULL_BEFORE) else own
+        first = WINDOWS.get(name)
+        if name.startswith("GptOss") and generation(d.system.device) == BLACKWELL:
+            first = (0, 5, 12)  # not with trtllm_mha before
+        return 1.0 if first is None or self.version < first else own
+
+    def _buffered(self, overlap: bool) -> bool:
+        """Whether states are copied beside a running request, which lets steps overlap."""
+        if self.strategy == "auto":
+            return self.version >= (0, 5, 15) and overlap
+        return self.strategy != "no_buffer"
+
+    def _states_each(self, rules: SglangRules, d: Deployment) -> int:
+        """Places for states that SGLang counts for a running request (``mamba_cache_ratio``)."""
+        if not rules.radix:
+            return 1
+        if self.version < READ or not self._buffered(rules.overlap):
+            return 3
+        if self.version < (0, 5, 12):
+            return 4 if d.speculation is not None else 5
+        return 5 if rules.overlap and self.strategy != "extra_buffer_lazy" else 4
+
+    def _slots(self, d: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int) -> tuple[int, float]:
+        """Places for states on a device, and how many states' memory they take, those of drafts included."""
+        drafts = 0 if d.speculation is None else 1 + d.speculation.tokens
+        beside = 1 + drafts / each  # a running request has one for every token that is verified
+        if self.state_slots is not None:
+            slots = self.state_slots // ranks
+        elif each == 1 and most is not None:
+            slots = most
+        else:
+            share = self.state_ratio / (1 + self.state_ratio)
+            rooms = zip(d.memories(cache.memory_bytes), d.stages, strict=True)
+            room = min(m.kv / held.state_bytes_per_sequence for m, held in rooms if held.state_bytes_per_sequence)
+            if self.version < (0, 5, 12):  # those of drafts first
+                room, beside = max(room - (most or DRAFT_RUNNING) * drafts, 0.0), 1.0
+            slots = int(room * share / beside)
+            if self.version < (0, 5, 12):
+                return slots, slots + (most or DRAFT_RUNNING) * drafts
+        return slots, slots * beside
+
+    def _fraction(self, d: Deployment, total: float, chunk: int, ranks: int) -> float:
+        """Share of a device's memory for weights and cache (`mem_fraction_static`) that SGLang chooses."""
+        memory, devices = total / MIB, d.layout.all_devices
+        if self.version < (0, 4, 10):
+            share = next(x for least, x in EARLY_SHARES if devices >= least)
+        else:
+            early = self.version < (0, 5, 6)
+            reserved = self._reserved_early(d, memory, ranks) if early else self._reserved(d, memory, chunk, ranks)
+            share = round((memory - reserved) / memory, 3)
+        share *= self._tower_share(d)
+        longest = self.context or d.model.max_position or 0
+        if not generation(d.system.device) and self.attention in ("", "aiter") and longest > 8192:
+            share *= 0.85 if self.version >= (0, 4, 10) else 1.0
+        return share
+
+    def _reserved_early(self, d: Deployment, memory: float, ranks: int) -> float:
+        """What 0.4.10 to 0.5.5 keep free [MiB]."""
+        devices = d.layout.all_devices
+        rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
+        reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
+        return reserved + 2048 * (d.speculation is not None) + 4096 * (ranks > 1)
+
+    def _reserved(self, d: Deployment, memory: float, chunk: int, ranks: int) -> float:
+        """What versions since 0.5.6 keep free: activations, graphs, and what grows with the devices [MiB]."""
+        devices = d.layout.all_devices
+        top = self.graphs or since(GRAPHS, self.version, memory / GIB)[devices >= 4]
+        reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
+        if ranks > 1:
+            reserved += (4.5 if top > 300 else 3.0) * top * ranks
+        elif self.version >= (0, 5, 12) and generation(d.system.device) and d.layout.pp == 1 and not self._sees(d):
+            reserved += self._prompt_graphs(d, chunk)
+        if memory > 60 * GIB:
+            reserved = max(reserved, 10 * GIB)
+        if d.speculation is not None and not d.speculation.on_host and self.version < (0, 5, 15):
+            reserved += 2048 if self.version < (0, 5, 12) else 4096
+        return reserved
+
+    def _prompt_graphs(self, d: Deployment, chunk: int) -> float:
+        """Graphs of prompts [MiB]: 8 for each size that is captured, or a constant with latent attention."""
+        if any(isinstance(layer.mixer, LatentAttention) for layer in d.model.layers):
+            return 0.0 if (0, 5, 15) <= self.version < (0, 5, 19) or d.model.architecture in (V4, *SPARSE) else 1536.0
+        steps = ((4, 4, 32), (48, 16, 256), (288, 32, 512), (576, 64, 1024), (1280, 256, 4096), (4608, 512, 1 << 20))
+        return 8.0 * sum(max((min(last, chunk) - first) // step + 1, 0) for first, step, last in steps)
+
+    @staticmethod
+    def _sees(d: Deployment) -> bool:
+        """Whether a checkpoint has an image tower, which its class says."""
+        return d.model.tower is not None or d.model.architecture.endswith("ForConditionalGeneration")
+
+    def _tower_share(self, d: Deployment) -> float:
+        """What images leave of the share: less for a large tower (``adjust_mem_fraction_for_vlm``)."""
+        if not self._sees(d):
+            return 1.0
+        work = 1.0 if d.model.tower is None else d.model.tower.part.depth * d.model.tower.part.width**2 / (24 * 1024**2)
+        return 0.95 * max(0.8, min(1.05, 1 - 0.1 * (work - 1)))
