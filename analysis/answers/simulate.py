@@ -51,7 +51,7 @@ from .summary import (
     window_dict,
     window_text,
 )
-from .usual import as_usual, served_by
+from .usual import as_usual, served_by, uncached
 
 if TYPE_CHECKING:
     import pandas as pd

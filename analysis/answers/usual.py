@@ -71,7 +71,9 @@ def may_run(run: Run) -> str:
     """How many requests a rank runs at once, why no more, and whether prompts are found again."""
     why = run.policy.sequences_why or "the policy's limit"
     none = uncached(run)
-    return f"at most {run.policy.max_sequences:,} running a rank: {why}" + (f"; no prefix cache: {none}" if none else "")
+    return f"at most {run.policy.max_sequences:,} running a rank: {why}" + (
+        f"; no prefix cache: {none}" if none else ""
+    )
 
 
 def uncached(run: Run) -> str:

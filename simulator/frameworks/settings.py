@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .sharing import NOTHING, Sharing
-
-if TYPE_CHECKING:
-    from .sglang_limits import SglangLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class EngineSettings:
         Who drafts how much.
     framework : str, optional
         Whose kernels run, where no option says so; a key of this project's own.
-    limits : SglangLimits, optional
+    limits : RunningLimits, optional
         What may run at once where the deployment decides it, see `on`.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
@@ -85,7 +82,7 @@ class EngineSettings:
     engine: str = "vllm"
     speculative: DraftChoice | None = None
     framework: str | None = None
-    limits: SglangLimits | None = None
+    limits: RunningLimits | None = None
     doubts: tuple[str, ...] = ()
 
     def on(self, deployment: Deployment) -> EngineSettings:
@@ -113,6 +110,18 @@ class EngineSettings:
         else:
             return self.cache
         return replace(self.cache, memory_bytes=held)
+
+
+class RunningLimits(Protocol):
+    """What an engine lets run at once, where it depends on the deployment."""
+
+    def asked(self, sequences: int | None, tokens: int | None) -> RunningLimits:
+        """The same with limits that options give."""
+        ...
+
+    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+        """Settings with the limits and the split of memory of a deployment."""
+        ...
 
 
 def gathered_bytes(d: Deployment, tokens: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...workloads.errors import CapacityError
@@ -16,9 +15,7 @@ from ...workloads.layers.mla import LatentAttention
 from ..batching.kv import CacheSettings, kv_rules
 from ..deploy.deployment import Deployment
 from ..parts.sglang.rules import SglangRules
-
-if TYPE_CHECKING:
-    from .settings import EngineSettings
+from .settings import EngineSettings
 
 MIB, GIB = 2.0**20, 1024
 Version = tuple[int, ...]
@@ -110,6 +107,10 @@ class SglangLimits:
     graphs: int | None = None
     context: int | None = None
     attention: str = ""
+
+    def asked(self, sequences: int | None, tokens: int | None) -> SglangLimits:
+        """The same with limits that options give."""
+        return replace(self, sequences=sequences or self.sequences, chunk=tokens or self.chunk)
 
     def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
         """Settings with the batching and the cache of a deployment.

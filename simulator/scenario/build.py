@@ -59,12 +59,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
     return replace(
         base,
         policy=_policy(scenario, base.policy),
-        limits=base.limits
-        and replace(
-            base.limits,
-            sequences=_first(own.max_seqs, base.limits.sequences),
-            chunk=_first(own.token_budget, base.limits.chunk),
-        ),
+        limits=base.limits and base.limits.asked(own.max_seqs, own.token_budget),
         max_model_len=_first(own.max_model_len, base.max_model_len),
         cache=replace(base.cache, prompt_room=own.prompt_room or 0),
         **{name: _first(getattr(where, name), getattr(base, name)) for name in SHARED},

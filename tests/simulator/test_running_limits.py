@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,14 @@ def test_data_parallel_attention_keeps_more_memory(made: Make) -> None:
     ],
 )  # fmt: skip
 def test_defaults_of_models_and_drafts(
-    model: str, system: str, version: str, options: dict[str, Any], keys: dict[str, Any], most: int, why: str, made: Make
+    model: str,
+    system: str,
+    version: str,
+    options: dict[str, Any],
+    keys: dict[str, Any],
+    most: int,
+    why: str,
+    made: Make,
 ) -> None:
     policy = made(model, system, version, options, **keys)[1].policy
     assert policy.max_sequences == most
@@ -107,7 +115,8 @@ def test_states_have_a_pool_of_their_own(
     assert "state cache" in settings.policy.sequences_why
     rules = kv_rules(d, settings.cache_for(d), True)
     assert rules.capacity + slots * state == pytest.approx(kv, rel=1e-3)
-    assert rules.constant == 0.0 and rules.cached
+    assert rules.constant == 0.0
+    assert rules.cached
 
 
 def test_what_is_said_of_states_holds(made: Make) -> None:
@@ -151,4 +160,4 @@ def test_more_memory_never_runs_less(model: str, made: Make) -> None:
         rules = kv_rules(d, settings.cache_for(d), True)
         found.append((settings.policy.max_sequences, rules.blocks * rules.block))
     assert found == sorted(found)
-    assert all(a[1] < b[1] for a, b in zip(found, found[1:], strict=False))
+    assert all(fewer[1] < more[1] for fewer, more in itertools.pairwise(found))
