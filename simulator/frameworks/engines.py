@@ -21,7 +21,7 @@ from .keys import number_of, numbers_of
 from .settings import EngineSettings
 from .sglang_limits import READ, SglangLimits
 from .upkeep import Upkeep, upkeep_of
-from .vllm_rules import DEFAULT_VERSION, rules_of
+from .vllm_rules import DEFAULT_VERSION, VllmLimits, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,17 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
 
     Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of memory.
     """
-    rules = rules_of(number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0))
-    device = deployment.system.device
-    tokens, sequences = rules.limits_on(device.memory.capacity_bytes, device.name)
-    policy = make_policy("vllm", launch.tokens or tokens, launch.sequences or sequences)
-    policy = rules.applied(policy)
+    version = number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0)
+    rules = rules_of(version)
+    policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
     policy = replace(policy, ahead=policy.ahead or launch.ahead)
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
     host = replace(host, prompts_s=launch.prompts_s)
     settings = EngineSettings(
         replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=rules.logit_bytes
     )
+    limits = VllmLimits(version, launch.tokens is not None, launch.sequences is not None)
+    settings = limits.applied(settings, deployment)
     return replace(settings, cache=settings.cache_for(deployment))
 
 

@@ -13,7 +13,7 @@ from .settings import EngineSettings
 from .upkeep import upkeep_of
 from .vllm_offload import KEYS as OFFLOADED
 from .vllm_offload import tiers_of_vllm
-from .vllm_rules import DEFAULT_VERSION, rules_of
+from .vllm_rules import BATCHED, BATCHED_TOKENS, DEFAULT_VERSION, MODES, VllmLimits, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
 from .vllm_sharing import captures, sharing_of
@@ -69,6 +69,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         exchange=exchange,
         sharing=sharing,
         speculative=speculation_of(keys, tp),
+        limits=_limits(keys, cache, version, dp),
         doubts=(
             *doubts,
             *(
@@ -78,6 +79,18 @@ def vllm_settings(keys: Keys) -> EngineSettings:
             ),
         ),
     )
+
+
+def _limits(keys: Keys, cache: Keys, version: tuple[int, int], dp: int) -> VllmLimits:
+    """Which limits the file says, and what its other keys make of the defaults."""
+    said = {key for key in (*keys.values, *cache.values) if {**keys.values, **cache.values}[key] is not None}
+    batched = version >= (0, 20) and dp > 1 and keys.values.get("all2all_backend") in BATCHED
+    return VllmLimits(
+        version, not said.isdisjoint({"max_num_batched_tokens", "max_num_scheduled_tokens"}),
+        not said.isdisjoint({"max_num_seqs", "max_num_active_seqs"}),
+        2 if keys.one_of("performance_mode", MODES[0], MODES) == MODES[1] else 1,
+        BATCHED_TOKENS if batched else None, "block_size" in said,
+    )  # fmt: skip
 
 
 def _policy(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
+from .settings import EngineSettings
 
 LOGIT_BYTES = 40.4
 """What vLLM keeps free of its cache for each sequence that a step may have and entry of the vocabulary [B].
@@ -97,6 +99,74 @@ What 0.30.0 and 0.33.0 schedule otherwise than 0.25 is in docs/engine-files.md, 
 not simulated bears on no run without drafts, preemptions or adapters."""
 
 DEFAULT_VERSION = "0.19"
+V4_BLOCK = 256
+"""Tokens of a block of DeepSeek-V4 (vllm/models/deepseek_v4/attention.py)."""
+BATCHED, BATCHED_TOKENS = ("deepep_low_latency", "nixl_ep"), 256
+"""Exchanges with a fixed number of places, and tokens of a step with them, from 0.20 on (`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
+MODES = ("balanced", "throughput", "interactivity")
+"""Values of `performance_mode`; the second doubles both limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmLimits:
+    """Limits of vLLM where a file does not say them: of its version on a device, and of a model's caches.
+
+    Attributes
+    ----------
+    version : tuple of int
+        Whose rules.
+    tokens, sequences : bool
+        Whether the engine's settings say them.
+    times : int
+        What both defaults are multiplied with.
+    places : int or None
+        Default of tokens by the exchange of experts.
+    block : bool
+        Whether the settings say how long a block is.
+    """
+
+    version: tuple[int, int]
+    tokens: bool = False
+    sequences: bool = False
+    times: int = 1
+    places: int | None = None
+    block: bool = False
+
+    def asked(self, sequences: int | None, tokens: int | None) -> VllmLimits:
+        """The same with limits that options give."""
+        return replace(
+            self, sequences=self.sequences or sequences is not None, tokens=self.tokens or tokens is not None
+        )
+
+    def applied(self, settings: EngineSettings, d: Deployment) -> EngineSettings:
+        """Settings with the limits and blocks of a deployment."""
+        device, policy, rules = d.system.device, settings.policy, rules_of(self.version)
+        name = settings.device_name or device.name
+        tokens, sequences = rules.limits_on(settings.memory_bytes or device.memory.capacity_bytes, name)
+        if not self.tokens:
+            tokens = self.places or tokens * self.times
+            longest = 0 if policy.chunked else settings.max_model_len or 0
+            policy = replace(policy, token_budget=max(tokens, longest))
+        if not self.sequences:
+            why = f"vLLM's default on {name}"
+            policy = replace(policy, max_sequences=sequences * self.times, sequences_why=why)
+        cache = settings.cache
+        if self.version < (0, 9):  # window layers keep all tokens (`unify_hybrid_kv_cache_specs`)
+            cache = replace(cache, window_share=1.0)
+        if not self.block:
+            cache = replace(cache, block_tokens=self._block(d, cache.block_tokens))
+        return replace(settings, policy=policy, cache=cache)
+
+    @staticmethod
+    def _block(d: Deployment, usual: int) -> int:
+        """Tokens of a block: with states so many that one layer's take as much as a state (`_align_hybrid_block_size`)."""
+        if d.model.architecture == "DeepseekV4ForCausalLM":
+            return V4_BLOCK
+        parts = [part.state() for layer in d.shard.layers for part in layer.parts]
+        numerics = d.shard.numerics
+        states = max((sum(f.bytes(numerics) for f in state.fixed) for state in parts), default=0.0)
+        tokens = max((sum(k.token_bytes(numerics) for k in state.keeps) for state in parts), default=0.0)
+        return usual if not states or not tokens else max(usual, -(-int(states / tokens) // usual) * usual)
 
 
 def rules_of(number: tuple[int, int]) -> Rules:

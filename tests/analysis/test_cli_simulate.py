@@ -230,7 +230,9 @@ def test_people_see_where_time_went(ask: Ask) -> None:
     line = (*SMALL, "--rate", "5", "--requests", "20")
     short = ask(*line).out
     assert "h100-x1 rests on 5 fitted" in short
-    assert "Served with tp 1, dp 1; vllm on vllm's kernels (--policy, --framework)." in short
+    assert (
+        "Served with tp 1, dp 1; vllm on vllm's kernels; at most 1,024 running a rank: vLLM's default on h100" in short
+    )
     assert "family" not in short
     assert "tp 1, dp 1; chunked on no engine's kernels" in ask(*line, "--policy", "chunked").out
     shown = ask(*line, "--why").out

@@ -60,7 +60,7 @@ def test_the_usual_stands_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "h100-x1 tp 1, dp 1, op-per-byte, best's kernels (--framework)" in _text(step)
     assert roofline(model, system, batch=4).step_seconds == step.table[0].latency_s
     served = simulate(model, system, closed_loop=2, requests=4, **WORK)
-    assert "Served with tp 1, dp 1; chunked on best's kernels" in _text(served)
+    assert "Served with tp 1, dp 1; chunked on best's kernels; at most 256 running a rank" in _text(served)
     each = next(candidates(system, load_system(system), load_model(model), {}, lone=False))
     assert each.framework == "best"
 

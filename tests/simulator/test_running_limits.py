@@ -24,7 +24,7 @@ DRAFTS = {"speculative": "mtp:3", "acceptance": "0.7,0.7,0.7"}
 
 @pytest.fixture
 def made(tmp_path: Path) -> Make:
-    """A model on a system, and what an SGLang with such keys runs with there."""
+    """A model on a system, and what an engine (SGLang) with such keys runs with there."""
 
     def make(model: str, system: str, version: str, options: dict[str, Any] | None = None, **keys: Any) -> Made:
         path = tmp_path / "engine.json"
@@ -71,7 +71,6 @@ def test_data_parallel_attention_keeps_more_memory(made: Make) -> None:
         ("deepseek-v3", "b200-x8", "0.5.9", DRAFTS, {"tp_size": 8}, 48, "drafts"),
         ("deepseek-v3", "b200-x8", "0.5.9", DRAFTS, {"tp_size": 8, "max_running_requests": 100}, 100, "max_running"),
         ("deepseek-v4-flash", "h100-x8", "0.5.15", DRAFTS, {"tp_size": 8}, 256, "DeepSeek-V4"),
-        ("deepseek-v3", "b200-x8", "0.4.0", DRAFTS, {"tp_size": 8}, 4096, "default"),
     ],
 )  # fmt: skip
 def test_defaults_of_models_and_drafts(
@@ -87,6 +86,10 @@ def test_defaults_of_models_and_drafts(
     policy = made(model, system, version, options, **keys)[1].policy
     assert policy.max_sequences == most
     assert why in policy.sequences_why
+
+
+def test_early_versions_have_no_limit_with_drafts(made: Make) -> None:
+    assert made("deepseek-v3", "b200-x8", "0.4.0", DRAFTS, tp_size=8)[1].policy.max_sequences >= 2048
 
 
 def test_a_key_beats_what_the_deployment_would_have(made: Make) -> None:
@@ -126,7 +129,8 @@ def test_what_is_said_of_states_holds(made: Make) -> None:
     assert most(max_mamba_cache_size=100) == 20
     assert most(mamba_full_memory_ratio=0.5) < most() < most(mamba_full_memory_ratio=2.0)
     with_drafts = made("qwen3.5-35b-a3b", "h200-x1", "0.5.16", DRAFTS, mem_fraction_static=0.8)[1].policy
-    assert with_drafts.max_sequences == 48
+    assert with_drafts.max_sequences < 48  # a state for every token that is verified
+    assert "state cache" in with_drafts.sequences_why
     with pytest.raises(InputError, match="a request needs 5"):
         most(max_mamba_cache_size=4)
 
@@ -161,3 +165,34 @@ def test_more_memory_never_runs_less(model: str, made: Make) -> None:
         found.append((settings.policy.max_sequences, rules.blocks * rules.block))
     assert found == sorted(found)
     assert all(fewer[1] < more[1] for fewer, more in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "version", "keys", "limits"),  # tokens, sequences, and tokens of a block
+    [
+        ("llama-3.1-8b", "a100-80gb-x1", "0.11", {}, (2048, 256, 16)),
+        ("llama-3.1-8b", "b200-x1", "0.27", {}, (8192, 1024, 16)),
+        ("llama-3.1-8b", "b200-x1", "0.28", {}, (16384, 1024, 16)),
+        ("llama-3.1-8b", "b200-x1", "0.28", {"max_num_seqs": 64}, (16384, 64, 16)),
+        ("llama-3.1-8b", "h100-x1", "0.28", {"performance_mode": "throughput"}, (16384, 2048, 16)),
+        ("qwen3.5-35b-a3b", "h200-x1", "0.20", {}, (8192, 1024, 1056)),  # as rocm_attn.py names it
+        ("qwen3.5-35b-a3b", "h200-x1", "0.20", {"kv_cache": {"block_size": 32}}, (8192, 1024, 32)),
+        ("deepseek-v4-flash", "b200-x4", "0.20", {"tensor_parallel_size": 4}, (8192, 1024, 256)),
+        ("qwen3-30b-a3b", "h200-x2", "0.20",
+         {"data_parallel_size": 2, "enable_expert_parallel": True, "all2all_backend": "deepep_low_latency"},
+         (256, 1024, 16)),
+    ],
+)  # fmt: skip
+def test_vllms_limits_go_by_device_model_and_exchange(
+    model: str, system: str, version: str, keys: dict[str, Any], limits: tuple[int, int, int], made: Make
+) -> None:
+    _, settings = made(model, system, version, engine="vllm", **keys)
+    policy = settings.policy
+    assert (policy.token_budget, policy.max_sequences, settings.cache.block_tokens) == limits
+    assert ("default" in policy.sequences_why) == ("max_num_seqs" not in keys)
+
+
+def test_early_vllm_keeps_all_tokens_of_window_layers(made: Make) -> None:
+    for version, keeps in (("0.8.5", True), ("0.9.2", False)):
+        d, settings = made("gemma-3-27b", "h100-x1", version, engine="vllm")
+        assert (kv_rules(d, settings.cache_for(d), True).window.tolist() == [0]) == keeps
