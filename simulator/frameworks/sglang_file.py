@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...workloads.errors import SpecError
+from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
 from ..batching.host import LAUNCH_S
 from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
@@ -65,6 +66,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
         **told(keys, "context_length", keys, "kv_cache_dtype"),
         engine="sglang",
         limits=_limits(keys),
+        speculative=_speculation(keys),
         exchange=exchange,
         sharing=sharing,
         doubts=(
@@ -72,6 +74,43 @@ def sglang_settings(keys: Keys) -> EngineSettings:
             *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, LISTED.harmless | APART)),
         ),
     )  # fmt: skip
+
+
+ALGORITHMS = ("EAGLE", "EAGLE3", "NEXTN", "STANDALONE", "NGRAM")
+"""Values of `speculative_algorithm` that are simulated."""
+STEPS = 3
+"""Drafts of a step where a file does not say how many (``auto_choose_speculative_params``, of most models since 0.5.9)."""
+
+
+def _speculation(keys: Keys) -> DraftChoice | None:
+    """Who drafts how much; None without `speculative_algorithm`.
+
+    EAGLE without a draft model takes the checkpoint's own heads (multi-token prediction), as SGLang does.
+
+    Raises
+    ------
+    SpecError
+        An algorithm or a tree of drafts that is not simulated.
+    """
+    if keys.values.get("speculative_algorithm") is None:
+        return None
+    algorithm = keys.one_of("speculative_algorithm", ALGORITHMS[0], ALGORITHMS)
+    if keys.count("speculative_eagle_topk", 1) != 1:
+        raise SpecError(keys.path, "speculative_eagle_topk: must be 1: a chain is drafted here, no tree")
+    model = keys.text("speculative_draft_model_path", "")
+    steps = keys.count("speculative_num_steps", STEPS, MOST_DRAFTS)
+    drafts = keys.count("speculative_num_draft_tokens", None, MOST_DRAFTS + 1, 2)
+    if algorithm == "NGRAM":
+        return DraftChoice("ngram", "", steps if drafts is None else drafts - 1)
+    if drafts is not None and drafts != steps + 1:
+        raise SpecError(
+            keys.path, f"speculative_num_draft_tokens: must be speculative_num_steps + 1 ({steps + 1}), as a chain has"
+        )
+    if algorithm == "STANDALONE":
+        if not model:
+            raise SpecError(keys.path, "speculative_draft_model_path: is missing; STANDALONE needs one")
+        return DraftChoice("draft", model, steps)
+    return DraftChoice("eagle" if model else "mtp", "", steps)
 
 
 def _limits(keys: Keys) -> SglangLimits:

@@ -73,6 +73,22 @@ def test_sglangs_options(read: Read) -> None:
     assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(chunked_prefill_size=0)
 
 
+@pytest.mark.parametrize(
+    ("said", "drafts"),
+    [
+        ({}, None), ({"speculative_algorithm": "EAGLE"}, "mtp:3"), ({"speculative_algorithm": "NEXTN"}, "mtp:3"),
+        ({"speculative_algorithm": "EAGLE3", "speculative_draft_model_path": "org/head", "speculative_num_steps": 5},
+         "eagle:5"),
+        ({"speculative_algorithm": "STANDALONE", "speculative_draft_model_path": "llama-3.2-1b",
+          "speculative_num_steps": 2, "speculative_num_draft_tokens": 3}, "draft:llama-3.2-1b:2"),
+        ({"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 9}, "ngram:8"),
+    ],
+)  # fmt: skip
+def test_sglangs_drafts(said: dict[str, Any], drafts: str | None, read: Read) -> None:
+    found = read("sglang", **said).speculative
+    assert (None if found is None else str(found)) == drafts
+
+
 def test_sglangs_priorities(read: Read) -> None:
     """Defaults of server_args.py: the larger value first, more than 10 apart to preempt."""
     found = read("sglang", enable_priority_scheduling=True)
@@ -116,7 +132,11 @@ def test_tensorrt_llms_options(read: Read) -> None:
     [
         ("sgalng", {}, "unknown engine 'sgalng'; did you mean 'sglang'"),
         ("sglang", {"version": "new"}, "version: no version: 'new'; needs one such as '0.5.9'"),
-        ("sglang", {"speculative_algorithm": "EAGLE"}, "speculative_algorithm: must be left out"),
+        ("sglang", {"speculative_algorithm": "EAGEL"}, "speculative_algorithm: unknown 'EAGEL'; did you mean 'EAGLE'"),
+        ("sglang", {"speculative_algorithm": "EAGLE", "speculative_eagle_topk": 4}, "speculative_eagle_topk: must be 1"),
+        ("sglang", {"speculative_algorithm": "EAGLE", "speculative_num_steps": 3, "speculative_num_draft_tokens": 8},
+         "speculative_num_draft_tokens: must be speculative_num_steps . 1"),
+        ("sglang", {"speculative_algorithm": "STANDALONE"}, "speculative_draft_model_path: is missing"),
         ("sglang", {"schedule_policy": "lmp"}, "schedule_policy: unknown 'lmp'; did you mean 'lpm'"),
         ("sglang", {"schedule_policy": "dfs-weight"}, "schedule_policy: unknown"),
         ("sglang", {"radix_eviction_policy": "lfu"}, 'radix_eviction_policy: must be "lru"'),

@@ -189,7 +189,7 @@ def candidates(
         Says how ranks share experts, and whose kernels; the engine's own without.
     """
     devices = system.nodes * system.devices_per_node
-    sharing = Sharing(**{name: getattr(asked, name) for name in SHARING})
+    sharing = Sharing(**{name: asked.option(name) for name in SHARING})
     formats = [
         {"dtype": None if w == OWN else w, "kv_dtype": None if kv == OWN else kv}
         for w, kv in product(axes.get("dtype") or (OWN,), axes.get("kv_dtype") or (OWN,))
