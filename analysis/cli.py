@@ -27,6 +27,8 @@ from .commands.usage import translated, usage_line
 from .show.interrupt import Ended, endable
 from .show.record import typed
 
+with contextlib.suppress(InputError):  # which `main` tells; parts of plug-ins have options of their own
+    load_plugins()
 for _module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{_module.name}")
 

@@ -270,6 +270,10 @@ class PartOptions:
         """Whether any option of a part is given."""
         return any(type(own) is _known()[name].options for own in self.given)
 
+    def names(self) -> tuple[str, ...]:
+        """Parts of which an option is given."""
+        return tuple(name for name, part in _known().items() if part.options and self.asks(name))
+
     def having(self, name: str, options: CheckedOptions | None = None) -> PartOptions:
         """The same with other options of a part; None: its defaults."""
         made = _known()[name].options
@@ -278,6 +282,9 @@ class PartOptions:
             others.append(options)
         order = [part.options for part in _known().values()]
         return PartOptions(tuple(sorted(others, key=lambda own: order.index(type(own)))))
+
+
+NO_OPTIONS = PartOptions()
 
 
 @cache

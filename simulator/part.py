@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, cast
+
+from ..workloads.errors import InputError, nearest
+from .quantity import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class Combination:
         return "" if rules is None else str(rules.part)
 
 
+HOOKS = {
+    "build": "(options, deployment) -> state of a run; called before its first request where an option of the part is given",
+    "read": "(state, block) -> None; called with each block of requests as it is read",
+    "collect": "(run, served, stream, warmup) -> what the part left of a run, None if nothing; called after the core has measured it",
+    "request_columns": "(left) -> columns of requests.csv, by name",
+    "ops": "(engines) -> ops of the run that are the part's, beside those of the model",
+    "step": "(deployment, stage) -> what the part left of one step, None if nothing",
+    "figures": "Figures: JSON, tables, columns and the reference of what it left",
+    "figures_of": "(left) -> Figures, where they depend on what it left",
+}
+"""Hook points of Python's side: what a hook takes and returns, and when it is called."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One feature of a serving engine or a fleet.
@@ -59,6 +76,12 @@ class Part:
         Modules below `simulator` that it shares with others, beside those of its package.
     cannot : mapping of str to str
         Parts that it cannot go with, each with the physical reason.
+    left : callable
+        Whether a run has left something of the part although nothing of `asked` was there; takes `Served`.
+    hooks : mapping of str to object
+        Hook point (`HOOKS`) -> what the part has there, or ``MODULE:NAME`` of its package.
+    home : str
+        Its package below `simulator`.
     asked : callable
         What is given, to the option that asks for the part, or to whether the first of `flags` does.
     """
@@ -74,3 +97,26 @@ class Part:
     also: Sequence[str] = ()
     cannot: Mapping[str, str] = field(default_factory=dict)
     asked: Callable[[Combination], object] = lambda a: None
+    left: Callable[[Any], bool] = lambda served: False
+    hooks: Mapping[str, Any] = field(default_factory=dict)
+    home: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.hooks:
+            if name not in HOOKS:
+                raise InputError(
+                    f"part {self.name!r}", f"no hook {name!r}{nearest(name, HOOKS)}; there are {', '.join(HOOKS)}"
+                )
+
+    def hook(self, name: str) -> Any:
+        """What the part has at a hook point, imported when it is first needed; None where it has nothing."""
+        found = self.hooks.get(name)
+        if not isinstance(found, str):
+            return found
+        module, _, inner = found.partition(":")
+        return getattr(import_module(f"{__package__}.{self.home}.{module}"), inner)
+
+    def figures(self, left: Any) -> Figures:
+        """How an answer has what the part left."""
+        choose = self.hook("figures_of")
+        return cast("Figures", self.hook("figures") if choose is None else choose(left))

@@ -7,6 +7,7 @@ comes from outside is added (`batching.outside`). `opbyte list parts` prints the
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -23,7 +24,8 @@ CODE: dict[str, tuple[str, ...]] = {}
 
 def add(part: Part, *code: str) -> None:
     """Add a part, and where it is."""
-    PARTS[part.name], CODE[part.name] = part, (*code, *part.also)
+    home = code[0].replace("/", ".") if code else ""
+    PARTS[part.name], CODE[part.name] = replace(part, home=home), (*code, *part.also)
     PAIRS.update({(part.name, other): why for other, why in part.cannot.items()})
 
 

@@ -177,7 +177,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 FLOORS = {
     "simulator": (
-        "limits streams part", "registry", "option", "deploy fpga", "step training", "batching", "serving", "frameworks", "scenario",
+        "limits streams quantity", "part", "registry", "option", "deploy fpga", "step training", "batching", "serving", "frameworks", "scenario",
     ),
     "analysis": (
         "plots", "show", "parallel", "answers", "studies validate reproduce", "live reference",

@@ -279,7 +279,7 @@ def afd(
         check_count(micro_batches, "--micro-batches", 1, MOST_BATCHES)
     how = chosen(DeployOptions, options)
     for name in ("all_to_all", "overlap", "ep") if against is None else ():
-        if getattr(how, name) is not None:
+        if how.option(name) is not None:
             reason = "is of devices that do both: it needs --against"
             raise InputError(f"--{name.replace('_', '-')}", reason)
     spec, one = load(model, attention_on, how.dtype, how.kv_dtype)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from ...simulator.quantity import ratio
 from ...simulator.scenario import Scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from .evidence_table import evidence_line
-from .quantities import ratio
 from .several import Several
 from .simulate import layer_totals, simulate
 from .summary import comparison_rows, flat, heading, took, where_rows, window_text

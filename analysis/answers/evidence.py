@@ -19,10 +19,10 @@ from ...simulator.batching.host import LAUNCH_S, OUTSIDE_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.parts.drafts.speculation import given_text
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import USUAL, by_place
-from .speculation import given_text
 from .unpriced import unpriced_evidence
 
 

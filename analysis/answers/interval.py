@@ -26,7 +26,9 @@ from ...devices.cost import Evidence
 from ...devices.ratios import Ratios
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.parts.experts_apart.holders import runs_on
+from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.serving.record import Run
+from ...simulator.serving.usual import typical, usual_batches
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...workloads.batch import Batch
 from .unpriced import unpriced_slowdowns
@@ -189,7 +191,7 @@ class RunIntervals:
 
 def step_intervals(d: Deployment, decodes: int, context: int, prompt: int) -> tuple[Interval, Interval] | None:
     """Factors on a rank's step of decodes, and on one with a prompt beside them."""
-    decode, mixed = (step_interval(d, _stage(d, b)) for b in _usual(decodes, context, prompt))
+    decode, mixed = (step_interval(d, _stage(d, b)) for b in usual_batches(decodes, context, prompt))
     return None if decode is None or mixed is None else (decode, mixed)
 
 
@@ -199,7 +201,7 @@ def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     Of two pools each one's steps make its own latency: first tokens wait for prompts as in a queue as busy as the pool
     that prefills. Throughput is that of the pool that is slower.
     """
-    found = (_pool_draws if run.pools else _engine_draws)(run, not open_loop or run.window.overloaded)
+    found = (_pool_draws if pools_of(run) else _engine_draws)(run, not open_loop or run.window.overloaded)
     if found is None:
         return None
     step, prompt, whole, served, e, busy = found
@@ -248,7 +250,7 @@ def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
 
 
 def _pool_draws(run: Run, closed: bool) -> Draws | None:
-    prefill, d = run.pools[0], run.pools[1].deployment
+    prefill, d = pools_of(run)[0], pools_of(run)[1].deployment
     decodes, mixed = typical(run)
     prompts = Batch.of(chunks=[(int(mixed.q_len[-1]), 0)])
     stage, side = _stage(d, decodes), prefill.deployment
@@ -290,25 +292,6 @@ def _held(drawn: F8, e: float) -> F8:
     room = 1.0 - drawn * e
     longer = drawn * (1.0 - e) / np.where(room > 0.0, room, 1.0)
     return np.where((room > 0.0) & (longer < LONGEST), longer, np.inf)
-
-
-def typical(run: Run) -> tuple[Batch, Batch]:
-    """A rank's usual step of decodes, and one with a prompt beside them."""
-    rows, d = run.requests, run.deployment
-    context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
-    held = float((rows.last_token_s - rows.first_token_s).sum())
-    span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
-    engines = run.pools[1].replicas if run.pools else d.replicas
-    decodes = round(held / span / (d.ranks * engines))
-    decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
-    prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
-    return _usual(decodes, context, prompt, d.several)
-
-
-def _usual(decodes: int, context: int, prompt: int, new: int = 1) -> tuple[Batch, Batch]:
-    """Decodes of `new` tokens alone, and with a prompt beside them."""
-    seen = [context] * decodes
-    return Batch.of(seen, new=new), Batch.of(seen, [(prompt, 0)], new)
 
 
 def _stage(d: Deployment, batch: Batch) -> StageCost:

@@ -11,13 +11,12 @@ import numpy.typing as npt
 
 from ...simulator.parts.drafts.explicit import speculative_stage
 from ...simulator.serving.record import Run
+from ...simulator.serving.usual import FULL, steady_stages
 from ...simulator.step.explicit import dealt, explicit_stage
 from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]
 Stages = Mapping[str, F8]
-FULL = 0.9
-"""KV cache or token budget in use from which it is what requests wait for."""
 RESOURCES = {
     "compute": "arithmetic of {}",
     "memory": "memory bandwidth of {}",
@@ -78,13 +77,6 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
         return _bound(run, stages, chosen, "requests wait for steps")
     prompts = stages["prefill_tokens"] > 0
     return _bound(run, stages, prompts if prompts.any() else ~prompts, "prompts take long")
-
-
-def steady_stages(run: Run) -> Stages:
-    """The stretches of the window that a run's rates are of."""
-    stages, window = run.stages, run.window
-    within = (stages["end_s"] > window.start_s) & (stages["start_s"] < window.end_s)
-    return {name: column[within] for name, column in stages.items()}
 
 
 def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:

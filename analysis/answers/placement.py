@@ -15,6 +15,7 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
 from ...simulator.option import chosen
+from ...simulator.parts.expert_map.loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
 from ...simulator.parts.expert_map.placing import expert_placing
 from ...simulator.parts.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.load import load
@@ -28,7 +29,6 @@ from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
-from .expert_loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
 from .step import MAX_BATCH, stage_of
 from .usual import kernels_as_usual
 

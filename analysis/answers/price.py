@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...devices.catalog import is_path, list_devices, load_device
 from ...devices.spec import DeviceSpec, SystemSpec
+from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError, nearest
@@ -23,10 +24,11 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
     come and go the devices are their mean.
     """
     devices: float
-    if run.pools or run.apart is not None:
-        kinds = [(p.deployment, p.mean_devices(run.window)) for p in run.pools]
+    beside = run.parts.get("experts-apart")
+    if pools_of(run) or beside is not None:
+        kinds = [(p.deployment, p.mean_devices(run.window)) for p in pools_of(run)]
         devices = sum(each for _, each in kinds) or run.devices
-        if (beside := run.apart) is not None:  # of the last pool, or of the one system
+        if beside is not None:  # of the last pool, or of the one system
             here, there = kinds.pop() if kinds else (run.deployment, devices)
             kinds += [(here, there - beside.experts_devices)]
             kinds += [(beside.deployment, float(beside.experts_devices))]
@@ -36,7 +38,7 @@ def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[s
     else:
         system = run.deployment.system
         own = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
-        devices = own if run.scaling is None else run.mean_devices
+        devices = run.mean_devices if "autoscale" in run.parts else own
         price = price_of(system.device, scenario)
     price = None if price is None else price + _power_usd(run, scenario)
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None

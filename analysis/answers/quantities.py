@@ -1,60 +1,13 @@
-"""Numbers of a run that answers show, each declared once: its key, its meaning, how it is counted.
-
-JSON, tables for people, columns of sweeps and the reference follow.
-"""
+"""Values of any run that answers show; parts have their own (`Part.figures`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ...simulator.serving.record import Run
+from ...simulator.quantity import Quantity, ratio
+from ...simulator.serving.record import Run
 
 Figure = float | int | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """One number of a run.
-
-    Attributes
-    ----------
-    name : str
-        Its key in JSON and its column.
-    meaning : str
-        A sentence, with the unit in brackets.
-    value : callable
-        Of a run; None where it has no value there.
-    unit, label : str
-        In tables for people: "1/s", "J", "W", "s", "%" of a share, or none of a count.
-    column : bool
-        Whether sweeps have it as a column.
-    """
-
-    name: str
-    meaning: str
-    value: Callable[[Run], Figure]
-    unit: str = ""
-    label: str = ""
-    column: bool = False
-
-
-def ratio(a: float | None, b: float | None) -> float | None:
-    """Quotient, None where it is undefined."""
-    return a / b if a is not None and b else None
-
-
-def entries(run: Run, quantities: Sequence[Quantity]) -> dict[str, Figure]:
-    """Name -> value of each."""
-    return {q.name: q.value(run) for q in quantities}
-
-
-def columns(quantities: Sequence[Quantity]) -> tuple[str, ...]:
-    """Names of those that are columns of a sweep."""
-    return tuple(q.name for q in quantities if q.column)
-
 
 COUNTS = (
     Quantity("requests", "Requests that were served.", lambda r: len(r.requests), column=True),
@@ -93,7 +46,7 @@ STATE = (
              "%", "KV cache in use at most", True),
     Quantity("failures", "Failures of replicas.", lambda r: r.failures),
     Quantity("restarts", "Requests that were computed again.", lambda r: r.restarts),
-    Quantity("moved_kv_bytes", "KV cache that crossed between pools [B].", lambda r: r.moved_bytes),
+    Quantity("moved_kv_bytes", "KV cache that crossed between pools [B].", lambda r: 0.0 if (pools := r.parts.get("two-pools")) is None else pools.moves.total_bytes),
 )  # fmt: skip
 RUN_QUANTITIES = {q.name: q for q in (*COUNTS, *LENGTHS, *RATES, *STATE)}
 """Every number of any run by its name, in JSON's order."""
@@ -101,9 +54,4 @@ RUN_QUANTITIES = {q.name: q for q in (*COUNTS, *LENGTHS, *RATES, *STATE)}
 
 def labelled(run: Run, *names: str) -> list[tuple[str, Any, str]]:
     """Label, value and unit of some numbers of any run."""
-    return [(q.label, q.value(run), q.unit) for q in map(RUN_QUANTITIES.__getitem__, names)]
-
-
-def meanings(quantities: Sequence[Quantity]) -> Mapping[str, str]:
-    """Name -> meaning of those that are columns."""
-    return {q.name: q.meaning for q in quantities if q.column}
+    return [(q.label, q.of(run), q.unit) for q in map(RUN_QUANTITIES.__getitem__, names)]

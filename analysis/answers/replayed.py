@@ -44,7 +44,7 @@ def replayed(
 def dilates(scenario: Scenario, run: Run) -> bool:
     """Whether a run at another rate is the same one by another clock."""
     plain = all(scenario.option(name) in (None, False, ()) for name in FIXED)
-    return plain and not (run.pools or run.window.overloaded)
+    return plain and not ("two-pools" in run.parts or run.window.overloaded)
 
 
 def _factor(end: Run, run: Run, slow: float, what: str) -> float:

@@ -15,7 +15,8 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.option import chosen
-from ...simulator.parts.expert_cache.counts import StepFetch
+from ...simulator.parts.drafts.left import DraftedStep
+from ...simulator.parts.overlap.use import StepOverlap
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
 from ...simulator.streams.scheduler import Timeline
@@ -25,17 +26,13 @@ from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
-from .adapters import adapters_dict, adapters_text
-from .expert_cache import cache_dict, cache_text
-from .expert_loads import placing_dict, placing_text
 from .memory_rows import dram_blocks, dram_rows
 from .op_rows import OpRow, merged
-from .overlaps import overlap_of_step, step_blocks, tasks_shown
+from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
-from .speculation import StepGain, step_speculation, step_speculation_text
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
-from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
+from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of, tasks_shown
 from .summary import roof_of
 
 if TYPE_CHECKING:
@@ -64,10 +61,8 @@ class Roofline(Result):
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
-    overlap: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
     timelines: tuple[Timeline, ...] = ()
-    fetch: StepFetch | None = None
-    gain: StepGain | None = None
     bars: tuple[Bar, ...] = ()
     ranges: Ranges | None = None
 
@@ -94,12 +89,9 @@ class Roofline(Result):
             "watts_per_device": self.watts_per_device,
             "processors": [roof_of(p, self._default) for p in processors_of(self.deployment.device)],
             "roofs": self._roofs(),
-            **cache_dict(self.deployment, self.fetch, self.step_seconds),
-            **adapters_dict(self.deployment),
-            **placing_dict(self.deployment),
-            **step_speculation(self.deployment, self.gain),
+            **entries_after(self.parts, "figures"),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
-            **({"overlap": dict(self.overlap)} if self.overlap else {}),
+            **entries_after(self.parts, "layers"),
             **({"timeline": records_of(self.bars)} if self.bars else {}),
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
@@ -141,13 +133,10 @@ class Roofline(Result):
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             roof_rows(self._roofs()),
             *dram_blocks(dram_rows(d)),
-            *step_blocks(self.overlap, self.step_seconds),
-            *step_speculation_text(d, self.gain),
             *([lane_rows(self.bars)] if self.bars else []),
             self.rows(),
-            *cache_text(self.deployment, self.fetch, self.step_seconds),
-            *adapters_text(self.deployment),
-            *placing_text(self.deployment),
+            *blocks_of(self.parts, late=False),
+            *blocks_of(self.parts, late=True),
             *([] if self.ranges is None else self.ranges.text()),
             FOOTNOTE,
         ]
@@ -197,7 +186,7 @@ class Roofline(Result):
             return []
         from ..plots.streams import streams as draw
 
-        tasks, title = tasks_shown(self.timelines), f"{self.title()}, {self.overlap['way']}"
+        tasks, title = tasks_shown(self.timelines), f"{self.title()}, {self.parts['overlap'].way}"
         text = "What computes and what is exchanged at the same time, in some layers of the step."
         return [Drawing(draw(tasks, title), text)]
 
@@ -296,10 +285,12 @@ def roofline(
         prefill += image_tokens(model, images, image_size)
     deployment, stage = step_of(model, system, batch, context, prefill, options, images, image_size)
     work = work_joules(deployment, stage)
-    overlap: dict[str, Any] = {}
+    parts = step_parts(deployment, stage)
+    if (gain := gain_of(deployment, batch, context, prefill)) is not None:
+        parts["drafts"] = DraftedStep(deployment, gain)
     if deployment.overlap != "none":
         plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
-        overlap = overlap_of_step(deployment, stage, plain.seconds)
+        parts["overlap"] = StepOverlap.of(deployment, stage, plain.seconds)
     how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in SPECULATIVE})
     where, ranges = deployment.system, ranges_of_stage(deployment, stage)
     ranges.refuse(how.strict)
@@ -310,7 +301,7 @@ def roofline(
          *cap_texts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
-        overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),
+        parts, stage.timelines,
         bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges,
     )  # fmt: skip
 

@@ -14,8 +14,8 @@ from .summary import overload
 def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
     sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
-    if r.apart is not None:
-        device = r.apart.deployment.system.device
+    if (apart := r.parts.get("experts-apart")) is not None:
+        device = apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *_cut(scenario, r), *known]

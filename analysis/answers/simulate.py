@@ -12,10 +12,13 @@ from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.parts.two_pools.asked import counted
+from ...simulator.parts.two_pools.run import pools_of
+from ...simulator.quantity import entries
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
+from ...simulator.serving.usual import typical
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
@@ -23,15 +26,14 @@ from ..show.text import seconds, show
 from .apart import apart_evidence
 from .autoscale import replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
-from .classes import class_figures
 from .coverage import coverage, coverage_blocks
 from .evidence import link_evidence
 from .evidence_table import Known, evidence_blocks
-from .facets import facet_blocks, facet_entries
 from .groups import play_groups
-from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
+from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken
+from .part_answers import blocks_of, columns_of, entries_after
 from .price import check_prices, costs_of
-from .quantities import COUNTS, LENGTHS, RATES, STATE, entries
+from .quantities import COUNTS, LENGTHS, RATES, STATE
 from .ranges import Ranges, ranges_of_run
 from .replayed import replayed
 from .run_steps import Steps, read_window, steps_seen
@@ -115,12 +117,12 @@ class Simulation(Result):
             **entries(r, RATES),
             **carbon_of(r, self.scenario.grid_gCO2_per_kWh),
             **entries(r, STATE),
-            **facet_entries(r, "figures"),
+            **entries_after(r.parts, "figures"),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [op_row(op) for op in layer_totals(r)],
-            **facet_entries(r, "layers"),
+            **entries_after(r.parts, "layers"),
             "intervals": self._interval_dict(),
-            **facet_entries(r, "intervals"),
+            **entries_after(r.parts, "intervals"),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             **({"steps": self.steps.records()} if self.steps else {}),
@@ -140,14 +142,14 @@ class Simulation(Result):
         ]
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [{"metric": name, "value": value} for name, value in (flat(self.run) | class_figures(self.run)).items()]
+        return [{"metric": name, "value": value} for name, value in (flat(self.run) | columns_of(self.run)).items()]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
-            *facet_blocks(self.run, late=False), self.sure(), latency_rows(self.run),
-            *facet_blocks(self.run, late=True), where_rows(self.run),
+            *blocks_of(self.run.parts, late=False), self.sure(), latency_rows(self.run),
+            *blocks_of(self.run.parts, late=True), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []),
             *self.outside_tables(), *evidence_blocks([self.rests_on()], self.why),
             f"Served with {served_by(self.run, self.scenario)} (--policy, --framework).",
@@ -338,13 +340,13 @@ def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str
     """Evidence of both pools, told apart by name, and the sources of the one that decodes."""
     out: list[dict[str, Any]] = []
     for pool, flag in zip(
-        r.pools, (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
+        pools_of(r), (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True
     ):
         sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
         beside = _sources(scenario, scenario.parts["experts-apart"].experts_on)
         own = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
         out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in own]
-    if r.moves is not None:
+    if (left := r.parts.get("two-pools")) is not None:
         node_link = r.deployment.system.device.node_link.name
-        out.append(link_evidence(r.moves.link.name, node_link, sources))
+        out.append(link_evidence(left.moves.link.name, node_link, sources))
     return out, sources

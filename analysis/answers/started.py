@@ -45,7 +45,12 @@ def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
         No such file, or what the manifest cannot start.
     """
     file, where = scenario.serving.engine, scenario.system
-    if file is None or where is None or scenario.parts.asks("two-pools") or (run is not None and run.pools):
+    if (
+        file is None
+        or where is None
+        or scenario.parts.asks("two-pools")
+        or (run is not None and "two-pools" in run.parts)
+    ):
         raise InputError("--emit", "needs --engine, an engine's own settings, --system and one pool")
     path = Path(file)
     given = read_json_object(path / "engine.json" if path.is_dir() else path)

@@ -11,6 +11,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
 from ...simulator.parts.drafts.explicit import speculative_stage
+from ...simulator.parts.drafts.left import StepGain
 from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.parts.encoders.asked import PLAIN, tower_of
 from ...simulator.scenario.load import load
@@ -23,7 +24,6 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ...workloads.tower import read_size
 from ...workloads.towered import with_tower
-from .speculation import StepGain
 from .step_timeline import Bar, bars_of
 from .usual import kernels_as_usual
 

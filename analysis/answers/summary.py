@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
+from ...simulator.quantity import ratio
 from ..show.text import seconds, show
-from .quantities import labelled, ratio
+from .part_answers import text_of
+from .quantities import RUN_QUANTITIES, labelled
 
 if TYPE_CHECKING:
     from ...simulator.deploy.deployment import Deployment
@@ -70,22 +72,10 @@ def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
     out: list[tuple[str, float | None, str]] = []
     if r.failures:
         out += [("replica failures", float(r.failures), ""), ("requests computed again", float(r.restarts), "")]
-    if r.moved_bytes:
-        rate = ratio(r.moved_bytes / 1e9, r.makespan_s)
+    if moved := RUN_QUANTITIES["moved_kv_bytes"].of(r):
+        rate = ratio(moved / 1e9, r.makespan_s)
         out.append(("GB of KV cache moved per second", rate, "1/s"))
     return out
-
-
-def text_of(value: float | None, unit: str) -> str:
-    """A figure with its unit."""
-    if value is None:
-        return "-"
-    if unit == "s":
-        return seconds(value)
-    if unit == "%":
-        return f"{value:.1%}"
-    number = show(int(value) if unit == "" else value)
-    return f"{number} {unit}".strip() if unit in ("J", "W") else number
 
 
 def overload(run: Run) -> str:
@@ -207,7 +197,7 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
     clock = sum(ops[0].wall_s for ops in groups.values())
     joules = sum(energy(op) for op in r.ops)
     devices = r.deployment.layout.all_devices / r.deployment.replicas
-    rows, small = [], []
+    rows, small, apart = [], [], r.parts.get("experts-apart")
     for ops in groups.values():
         share, part = ratio(ops[0].wall_s, clock) or 0.0, ratio(sum(map(energy, ops)), joules) or 0
         if share < SMALL and part < SMALL:
@@ -215,8 +205,8 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
             continue
         for i, op in enumerate(ops):
             on = devices
-            if r.apart is not None and op.kind == "experts":
-                on *= r.apart.experts_devices / r.apart.attention_devices
+            if apart is not None and op.kind == "experts":
+                on *= apart.experts_devices / apart.attention_devices
             rows.append(
                 {
                     "op": op.name if i == 0 else '  "',

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..answers.facets import COLUMNS
-from ..answers.quantities import RUN_QUANTITIES, meanings
+from ...simulator.quantity import meanings
+from ..answers.part_answers import with_columns
+from ..answers.quantities import RUN_QUANTITIES
 from ..answers.summary import LATENCIES, QUANTILES
 from ..studies.sweep.point import DERIVED, METRICS
 
@@ -19,4 +20,4 @@ def metrics() -> dict[str, str]:
             out[name] = f"{LATENCIES[stem].capitalize()}, {share} [s]."
         else:
             out[name] = known[name]
-    return out | {name: text for f in COLUMNS for name, text in meanings(f.quantities).items()}
+    return out | {name: text for f in with_columns() for name, text in meanings(f.columns).items()}

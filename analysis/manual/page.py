@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...simulator.quantity import Quantity
 from ..reference.keys import Block, attributes, blocks
 
 HEAD = """\
@@ -180,9 +181,9 @@ def _block(block: Block) -> Iterator[str]:
 
 def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
+    from ...simulator.quantity import columns
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
-    from ..answers.facets import COLUMNS
-    from ..answers.quantities import columns
+    from ..answers.part_answers import with_columns
     from ..studies.sweep.point import BASES, METRICS
     from .meanings import metrics
 
@@ -213,10 +214,30 @@ def _columns() -> Iterator[str]:
     )
     known = metrics()
     yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in METRICS)) + "\n"
-    for facet in COLUMNS:
-        yield f"{facet.of.replace('it is of', 'Of').partition(' (')[0]} also:\n"
-        names = columns(facet.quantities)
+    yield from _of_parts()
+    for facet in with_columns():
+        yield f"{facet.missing.replace('it is of', 'Of').partition(' (')[0]} also:\n"
+        names = columns(facet.columns)
         yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in names)) + "\n"
+
+
+def _of_parts() -> Iterator[str]:
+    from ...simulator.registry import PARTS
+
+    yield "## Values of parts\n"
+    yield "What each part has in the JSON of an answer (`opbyte list parts`).\n"
+    for name, part in PARTS.items():
+        found = part.hook("figures")
+        if found is not None:
+            yield f"`{name}`: {'; '.join(_told(found.quantities, found.key))}.\n"
+
+
+def _told(quantities: Sequence[Quantity], above: str) -> Iterator[str]:
+    """Path and meaning of each quantity, those inside others too."""
+    for q in quantities:
+        path = f"{above}.{q.name}" if above else q.name
+        yield f"`{path}` {q.meaning.removesuffix('.')}"
+        yield from _told(q.inside, path)
 
 
 NAMED_ELSEWHERE = ("models", "devices", "systems", "prices")

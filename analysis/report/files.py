@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.parts.experts_apart.holders import devices_apart
+from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
@@ -264,23 +265,23 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
 
 def _shown(run: Run) -> list[EngineProcess]:
     """Engines of a run's timeline: one for all of a kind, but each of two pools."""
-    if not run.pools:
+    if "two-pools" not in run.parts:
         system = run.deployment.system
         devices = system.devices_per_node * system.nodes // run.deployment.replicas
-        if run.apart is not None:
+        if "experts-apart" in run.parts:
             devices += devices_apart(run.deployment)
         return [EngineProcess("engine", devices, run.deployment.layout.pp)]
     return [
         EngineProcess(f"{p.name} {i}", p.devices // p.replicas, p.deployment.layout.pp)
-        for p in run.pools
+        for p in pools_of(run)
         for i in range(p.replicas)
     ]
 
 
 def _sent(run: Run) -> Sent | None:
     """Caches on their way between two pools."""
-    moves = run.moves
-    return None if moves is None else Sent(run.requests.request_id, moves.start_s, moves.end_s)
+    left = run.parts.get("two-pools")
+    return left and Sent(run.requests.request_id, left.moves.start_s, left.moves.end_s)
 
 
 def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:

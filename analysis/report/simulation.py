@@ -12,20 +12,18 @@ from ...devices.cost import PATHS
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.digest import digest_of
-from ..answers.autoscale import autoscale_text, replicas_drawn
-from ..answers.classes import class_blocks
+from ..answers.autoscale import replicas_drawn
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.evidence_table import evidence_rows
 from ..answers.inspect import inspect
+from ..answers.part_answers import blocks_of
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation, op_row
-from ..answers.speculation import run_speculation_text
 from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import figure_rows, heading, latency_rows, where_rows, window_text
-from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, ReportSection
 from ..show.text import show
@@ -49,8 +47,7 @@ def run_sections(result: Simulation) -> list[ReportSection]:
     return [
         ReportSection("Result", [
             heading(run), *result.warnings, figure_rows(run), window_text(run.window),
-            *run_speculation_text(run), *tiers_text(run), result.sure(), latency_rows(run),
-            *class_blocks(run),
+            *blocks_of(run.parts, late=False), result.sure(), latency_rows(run), *blocks_of(run.parts, late=True),
         ]),
         ReportSection("Where time and energy go", [
             Drawing(breakdown(ops_by_share([run]), name), SHARES), WHERE, where_rows(run),
@@ -162,7 +159,7 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
     run = result.run
     text = "Latency of requests as cumulative shares; output and arrivals over time."
     out: list[Any] = [Drawing(latency(result.requests(), name), text)]
-    out += [*replicas_drawn(run, name), *autoscale_text(run)]
+    out += replicas_drawn(run, name)
     if len(run.stages):
         idle = run.deployment.device.board.idle_W
         figure = timeline(result.stages(), run.kv_capacity, name, idle, _engines(run))

@@ -135,7 +135,7 @@ def _evidence(result: Sweep) -> list[ReportSection]:
         return []
     made = simulate(scenario_of(first.settings), requests=1, warmup=None)  # needs no long run
     deployment, sources = made.run.deployment, sources_of(first.settings)
-    models = made.evidence if deployment.pools or made.run.apart else evidence(deployment, sources)
+    models = made.evidence if deployment.pools or "experts-apart" in made.run.parts else evidence(deployment, sources)
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())
     rests = evidence_rows(models, deployment.system.name, made.ranges)
     return [

@@ -238,7 +238,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         failing = run_scenario(task.asked(system, requests=few, **at(high)), keep_stages=True)
         missed = tried[high].missed
         missed_level = {n: x for n, x in task.level.items() if n in missed}
-        limit = (pool_limit if failing.pools else limit_of)(failing, missed_level)
+        limit = (pool_limit if "two-pools" in failing.parts else limit_of)(failing, missed_level)
         reason = _reason(tried[high], task.level, limit, low is None)
     else:
         reason = _undecided(tried[high], low)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...simulator.parts.classes.kinds import Classes
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
-from ..answers.classes import needs_promises
 from ..answers.price import Worth
 from .service_level import ATTAINMENT, MEASURES, figure_text
 
@@ -93,7 +93,7 @@ def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     """Hold a run against a service level."""
     figures = {name: _figure(run, name) for name in level}
     missed = [name for name, most in level.items() if _misses(name, figures[name] or 0.0, most)]
-    refuses = run.classes is not None and len(run.classes.refused_id) > 0
+    refuses = refused_of(run) > 0
     if run.window.overloaded or (refuses and ATTAINMENT not in level):
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
@@ -124,3 +124,26 @@ def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: 
     if "load" in missed:
         lines.append("requests come faster than they are served")
     return " and ".join(lines)
+
+
+def needs_promises(run: Run, where: str) -> Classes:
+    """Classes of a run that is asked how many of its requests are in time.
+
+    Raises
+    ------
+    InputError
+        No classes, or one that is promised nothing.
+    """
+    if "classes" not in run.parts:
+        raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")
+    found: Classes = run.parts["classes"]
+    for c in found.kinds:
+        if c.attained is None and c.sent and not c.kept:
+            reason = f"class {c.name!r} has no latency in --classes, such as ttft_p99=1"
+            raise InputError(where, reason)
+    return found
+
+
+def refused_of(run: Run) -> int:
+    """Requests that admission rejected."""
+    return len(run.parts["classes"].refused_id) if "classes" in run.parts else 0

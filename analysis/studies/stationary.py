@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
-from .loads import Tried, judged
+from .loads import Tried, judged, refused_of
 from .service_level import ATTAINMENT
 
 F8 = npt.NDArray[np.float64]
@@ -124,7 +124,7 @@ def judge(
     for name, most in level.items():
         exact: State = "missed" if name in found.missed else "holds"
         states[name] = _latency(run, found, name, most, before) if sampled else exact
-    refuses = run.classes is not None and len(run.classes.refused_id) > 0
+    refuses = refused_of(run) > 0
     states["load"] = "missed" if refuses and ATTAINMENT not in level else queue
     missed = tuple(n for n, state in states.items() if state == "missed")
     left = () if missed else tuple(n for n, state in states.items() if state == "open")
@@ -160,7 +160,7 @@ def stationary(run: Run, sampled: bool) -> bool | None:
 
 def _count(run: Run) -> int:
     """Requests of a run, those that are turned away among them."""
-    return len(run.requests.request_id) + (0 if run.classes is None else len(run.classes.refused_id))
+    return len(run.requests.request_id) + refused_of(run)
 
 
 def _needed(run: Run) -> int:

@@ -84,7 +84,7 @@ def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Pol
         stream = _within(stream, min(longest))
     return (deployment, settings.policy, stream), {
         "seed": scenario.seed, "warmup": scenario.warmup or 0, "fleet": fleet, "pools": pools,
-        "cache": settings.cache_for(own), "stop": scenario.stop,
+        "cache": settings.cache_for(own), "stop": scenario.stop, "options": scenario.parts,
     }  # fmt: skip
 
 

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS, PATHS
+from ...workloads.requests import RequestStream
 from ..batching import state as col
 from ..batching.policies import Policy
 from ..batching.state import F8
 from ..deploy.deployment import Deployment
-from ..parts.drafts.run import Speculated, drafting
-from ..parts.expert_cache.counts import StepFetch
-from ..parts.expert_cache.shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
-from ..parts.experts_apart.holders import devices_apart
-from ..parts.experts_apart.run import ApartRun, apart_run
-from ..parts.kv_tiers.run import TiersRun
-from ..parts.two_pools.run import boards_of, kv_moves, pool_runs
+from ..registry import PARTS
 from ..step.books import T_ACT, T_BUSY, T_FLOPS, T_JOULES, T_OUTSIDE, T_RUNS, T_STREAM, Books, totals
 from ..step.lowering import Plan, Slots
-from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
+from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .draining import Drained
-from .drawn import busy_joules, joules_half_width, static_joules
+from .drawn import boards_of, busy_joules, joules_half_width, static_joules
 from .engine import Engine
 from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Run
-from .replicas import Scaling
 from .served import Served
 from .steady import find_window
-from .task_paths import tasks_of
-
-FETCH = "expert_fetch"
-"""Name of the op that stands for what layers wait for experts."""
 
 
 def collect(
@@ -58,8 +50,8 @@ def collect(
     """
     engines, requests = served.engines, _finished(served)
     end = served.end_s(requests)
-    scalings = _scalings(served, end, requests)
-    boards = boards_of(served, deployment, copies, scalings)
+    presence = [own and own.until(end, _ttft(requests)) for own in served.presence]
+    boards = boards_of(served, deployment, copies, presence)
     curves = [curve for each in boards for curve in each.curves]
     window = find_window(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
@@ -76,7 +68,7 @@ def collect(
         workload=workload,
         seed=seed, requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
-        ops=_op_totals(engines, _clock(engines, spent)) + _waiting(engines),
+        ops=_op_totals(engines, _clock(engines, spent)) + _ops_of_parts(served),
         iterations=_count(engines, col.C_STEPS),
         preemptions=_count(engines, col.C_PREEMPTIONS),
         output_tokens=_count(engines, col.C_EMITTED),
@@ -99,43 +91,15 @@ def collect(
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
         failures=served.failures, restarts=served.restarts,
-        pools=pool_runs(served, policy, window, end, scalings),
-        moves=kv_moves(served, requests),
-        fetch=_fetch(engines),
-        adapters=served.adapters,
-        speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
-        encoder=served.encoder,
-        scaling=None if served.pools.decode else scalings[0],
-        tasks=tasks_of(served.table),
-        tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
-        apart=_apart(engines),
         groups=served.groups, every=served.every,
     )  # fmt: skip
-
-
-def _apart(engines: list[Engine]) -> ApartRun | None:
-    """What both groups of devices did; None where there is one."""
-    found = [engine for engine in engines if engine.expert_side is not None]
-    if not found:
-        return None
-    d = found[0].deployment
-    busy = np.sum([engine.books.aside.busy for engine in found], axis=0)
-    stepping = sum(float(engine.curve()[1][-1, X_STEPPING]) for engine in found)
-    return apart_run(d, busy, stepping, d.layout.all_devices * len(found), len(found))
-
-
-def _scalings(served: Served, end: float, requests: Requests) -> list[Scaling | None]:
-    """What autoscalers did until the end: of all replicas, or of each of two pools."""
-    found = served.scalings if served.pools.decode else (served.scaling,)
-    return [None if own is None else own.until(end, _ttft(requests)) for own in found]
 
 
 def _finished(served: Served) -> Requests:
     """Completed requests, with their places among all."""
     if served.drained is not None:
         return served.drained.sampled()
-    found = (served.scaling, *served.scalings)
-    scaled = any(own is not None and own.spec.decides for own in found)
+    scaled = any(own is not None and own.changes for own in served.presence)
     return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
 
 
@@ -150,28 +114,22 @@ def _count(engines: list[Engine], counter: int) -> int:
     return sum(int(engine.state.counters[counter]) for engine in engines)
 
 
-def _fetch(engines: list[Engine]) -> StepFetch | None:
-    """What the expert caches of all engines did; None without any."""
-    found = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
-    if not found:
-        return None
-    t = np.concatenate(found).sum(axis=0)
-    columns = (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_LINK_S, F_WAIT_S)
-    return StepFetch(*(float(t[column]) for column in columns))
+def _ops_of_parts(served: Served) -> tuple[OpTotal, ...]:
+    """What parts add to the ops of the model."""
+    hooks = [PARTS[name].hook("ops") for name in served.parts]
+    return tuple(op for hook in hooks if hook is not None for op in hook(served.engines))
 
 
-def _waiting(engines: list[Engine]) -> tuple[OpTotal, ...]:
-    """Fetches of experts as an op on a link: its wall seconds are those that layers waited."""
-    fetch = _fetch(engines)
-    if fetch is None:
-        return ()
-    bound = {"memory": fetch.link_s}
-    return (
-        OpTotal(
-            "communication", FETCH, "transfer", "host link", fetch.waited_s, fetch.link_s,
-            0.0, 0.0, 0.0, dict.fromkeys(PATHS, 0.0), fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
-        ),
-    )  # fmt: skip
+def left_of_parts(run: Run, served: Served, stream: RequestStream, warmup: int) -> Run:
+    """A run with what each part left of it."""
+    parts: dict[str, Any] = {}
+    run = replace(run, parts=parts)  # which hooks may read later
+    for name, part in PARTS.items():
+        hook = part.hook("collect") if name in served.parts or part.left(served) else None
+        left = None if hook is None else hook(run, served, stream, warmup)
+        if left is not None:
+            parts[name] = left
+    return run
 
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None) -> tuple[Quantiles, ...]:
@@ -255,7 +213,7 @@ def _watts(log: F8, engine: Engine) -> F8:
     if side is not None:
         more = range(len(engine.slots.processors), len(_tracks(engine)))
         theirs, other = busy[:, more].sum(axis=1), side.course.board
-        here, there = devices, devices_apart(d)
+        here, there = devices, side.devices
         busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
         drawn = log[:, col.L_JOULES] + board.busy_joules(1.0) * busy_s
         drawn = drawn + other.busy_joules(1.0) * np.minimum(theirs, there * length)
@@ -281,7 +239,7 @@ def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]
         yield device, engine.slots, engine.plan, engine.books
         spec, slots = engine.spec, engine.draft_slots
         if spec is not None and slots is not None:
-            yield device, drafting(slots), spec.draft, spec.books
+            yield device, slots, spec.draft, spec.books
         if (side := engine.expert_side) is not None:
             where = side.deployment.system.device.name
             yield where, side.slots, engine.plan.apart.plan, engine.books.aside.books

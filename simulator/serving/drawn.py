@@ -2,12 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
 import numpy as np
 
+from ...devices.power.board import Board
 from ..batching.state import F8
-from ..parts.two_pools.run import Boards
+from ..deploy.deployment import Deployment
 from .course import X_BUSY, X_EMITTED, X_JOULES, totals_at
+from .engine import Engine
+from .nodes import Node
+from .served import Presence, Served
 from .steady import Window, half_width
+
+
+@dataclass(frozen=True, slots=True)
+class Boards:
+    """Devices of one kind, and what the engines on them did over time.
+
+    Attributes
+    ----------
+    curves : list
+        See `Course.curve`.
+    fixed : int
+        Of the devices those that are always there.
+    others : tuple of (int, Presence)
+        Devices of a replica that comes and goes, and when it is there.
+    """
+
+    board: Board
+    devices: int
+    curves: list[tuple[F8, F8]]
+    fixed: int
+    others: tuple[tuple[int, Presence], ...] = ()
+
+    def held(self, edges: Sequence[float]) -> list[tuple[int, F8]]:
+        """Devices, and the seconds that they are held from each of some times to the next.
+
+        Of replicas that come and go the devices are those of one, the seconds those of all together.
+        """
+        out = [(self.fixed, np.diff(edges))] if self.fixed else []
+        for devices, own in self.others:
+            spans = [own.held_s(None, a, b) for a, b in pairwise(edges)]
+            out.append((devices, np.array(spans)))
+        return out
+
+
+def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Sequence[Presence | None]) -> list[Boards]:
+    """Devices by kind; of two pools on the same kind all together."""
+    pools = served.pools
+    beside = _beside(served.engines, None if pools.decode else scalings[0])
+    if not pools.decode:
+        curves = [engine.curve() for engine in served.engines]
+        devices = system_devices(deployment) * copies
+        here = system_devices(deployment)
+        return [_boards(deployment.device.board, devices, curves, scalings[0], here), *beside]
+    first = len(pools.entry)
+    out: list[Boards] = []
+    for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
+        board = nodes[0].engine.deployment.device.board
+        here, curves = (system_devices(nodes[0].engine.deployment), [node.engine.curve() for node in nodes])
+        more = _boards(board, devices_of_nodes(nodes), curves, own, here)
+        if out and out[0].board == board:
+            one = out.pop()
+            more = Boards(
+                board, one.devices + more.devices, [*one.curves, *more.curves],
+                one.fixed + more.fixed, (*one.others, *more.others),
+            )  # fmt: skip
+        out.append(more)
+    return out + beside
+
+
+def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
+    """Devices that hold experts alone; they emit nothing."""
+    found = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
+    if not found:
+        return []
+    devices = sum(side.devices for _, side in found)
+    curves = [side.course.curve(engine.now, 0) for engine, side in found]
+    return [_boards(found[0][1].course.board, devices, curves, scaling, devices // len(found))]
+
+
+def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Presence | None, each: int) -> Boards:
+    """All of some devices, of which a replica has so many; of those that come and go when they are there."""
+    if own is None:
+        return Boards(board, devices, curves, devices)
+    return Boards(board, devices, curves, 0, ((each, own),))
+
+
+def devices_of_nodes(nodes: list[Node]) -> int:
+    """Devices of some nodes of one deployment."""
+    d = nodes[0].engine.deployment
+    return system_devices(d) * len(nodes) // d.replicas
+
+
+def system_devices(d: Deployment) -> int:
+    """Devices of a system, all its independent engines together; of two groups those that attend."""
+    return d.system.devices_per_node * d.system.nodes
 
 
 def static_joules(boards: list[Boards], window: Window) -> float:

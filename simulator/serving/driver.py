@@ -8,9 +8,9 @@ rule, failures, autoscalers, stages that requests pass on their way (`dealing`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock, RequestStream
@@ -21,6 +21,7 @@ from ..batching.policies import Policy
 from ..batching.state import I_ROW
 from ..batching.status import LOG_FULL, REACHED, RESTS, STUCK
 from ..deploy.deployment import Deployment
+from ..option import NO_OPTIONS, PartOptions
 from ..parts.adapters.run import AdapterCounts
 from ..parts.autoscale.asked import OPTION, Autoscale
 from ..parts.autoscale.scaling import Scaler
@@ -32,6 +33,7 @@ from ..parts.failures.faults import Faults
 from ..parts.kv_tiers.run import common_of
 from ..parts.two_pools.crossing import LOST
 from ..parts.two_pools.pools import Moves, Pools
+from ..registry import PARTS
 from .arrivals import Arrivals, check_kept
 from .clock import Clock
 from .dealing import Dealer
@@ -40,11 +42,10 @@ from .engine import Engine
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
-from .parts import check_run
+from .parts import check_run, decoding, scaled_by, states_of, swapped_by
 from .progress import Progress, now_and_then
-from .replicas import Scaling
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
-from .served import Served
+from .served import Presence, Served
 from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
@@ -67,6 +68,7 @@ def serve(
     autoscale: Autoscale | None = None,
     cut: Cut | None = None,
     grown: Callable[[RunSettings], Served] | None = None,
+    options: PartOptions = NO_OPTIONS,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -94,6 +96,8 @@ def serve(
         How many of the replicas there are when; entry nodes are all that there may be.
     cut : Cut, optional
         Of the entry nodes those that run here; all of them if not given.
+    options : PartOptions
+        Options of parts of the run.
     grown : callable, optional
         Runs it from where one of fewer requests of the same stream stands, see `growing`.
 
@@ -118,7 +122,7 @@ def serve(
         raise InputError(OPTION, reason)
     cut = cut or Cut(spill="" if keep_log else None)
     asked = RunSettings(
-        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut
+        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut, options
     )
     return Driver(asked).run(seed, progress) if grown is None else grown(asked)
 
@@ -139,34 +143,26 @@ class RunSettings(NamedTuple):
     steps: int
     autoscale: Autoscale | None
     cut: Cut
-
-
-def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
-    """Whether replicas come and go."""
-    scales = pools.scales if pools.decode else (autoscale,)
-    return any(scale.decides for scale in scales if scale is not None)
-
-
-def _swapped(pools: Pools) -> bool:
-    """Whether adapters wait for slots."""
-    tenants = pools.entry[0].tenants
-    return tenants is not None and tenants.swapped
+    options: PartOptions = NO_OPTIONS
 
 
 class Driver:
     """One run: puts its parts together and does what the clock asks for."""
 
     def __init__(self, asked: RunSettings) -> None:
-        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut = asked
-        self.pools, self.stream, self.seed, self.keep_log = pools, stream, seed, keep_log
+        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale, cut, options = (
+            asked
+        )
+        self.pools, self.policy, self.stream, self.seed, self.keep_log = pools, policy, stream, seed, keep_log
         self.steps, self.common = steps, common_of(pools, policy, cache)
         self.warmup, self.stop, self.warm_s, self.ended = warmup, stop or 0, 0.0, False
         self.first = first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         turns = None if first is None else first.turns
         check_bounds(stream, first)
-        scaled, swapped = scaled_by(pools, autoscale), _swapped(pools)
-        check_run(pools, policy, cache, first, faults is not None, scaled)
+        scaled, swapped = scaled_by(pools, autoscale), swapped_by(pools)
+        self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, options)
+        self.states = states_of(options, pools.entry[0])
         staged = swapped or pools.encoder is not None
         scales = pools.scales if pools.decode else (autoscale, None)
         self.one = len(pools.entry) == 1 and not pools.decode
@@ -177,12 +173,7 @@ class Driver:
         self.table = table = RequestTable()
         here = cut.replicas(len(pools.entry))
         entry = self._nodes(pools.entry, here, policy, cache, alone=alone)
-        # Where caches come in whole from elsewhere, there are no prompts to find in one.
-        decoding, there = pools.policy or policy, pools.cache or cache
-        rules = decoding.rules and decoding.rules.decoding()
-        decoding = replace(decoding, rules=rules, caching=False)
-        there = None if there is None else replace(there, tiers=None)
-        decode = self._nodes(pools.decode, range(len(pools.decode)), decoding, there, len(entry))
+        decode = self._nodes(pools.decode, range(len(pools.decode)), *decoding(pools, policy, cache), len(entry))
         route, rule = ROUTERS[router], compiled_rule(ROUTERS[router])
         looks = route is not round_robin and max(len(entry), len(decode)) > 1
         doors = bounded(stream) and not alone
@@ -246,11 +237,12 @@ class Driver:
     def _stages(self, stream: RequestStream, seed: int, doors: bool) -> list[Callable[[RequestBlock], None]]:
         """What requests pass on their way: a door and their images, on a node their adapter; what reads of them."""
         pools, dealer, clock = self.pools, self.dealer, self.clock
-        readers: list[Callable[[RequestBlock], None]] = []
+        hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
+        readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
         self.encoding: EncoderQueue | None = None
         if doors:
             dealer.door = Door(stream.classes, clock, self.table).admits
-        if _swapped(pools):
+        if swapped_by(pools):
             choices, self.adapters = dealer.shelve(seed)
             readers.append(choices.read)
         if pools.encoder is not None:
@@ -342,10 +334,21 @@ class Driver:
                 self.table.refused += state.ints[places, I_ROW].tolist()
         return Served(
             [node.engine for node in nodes], self.table, clock.completed, self.warm_s,
-            self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, self._moves(),
-            self.adapters, None if self.encoding is None else self.encoding.counts,
-            *self._scalings(), drained=drained,
+            self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, self.policy,
+            self._counted(), self._presence(), drained=drained,
         )  # fmt: skip
+
+    def _counted(self) -> dict[str, Any]:
+        """Parts that took part, each with what it counted."""
+        counts = {
+            "two-pools": self._moves(), "adapters": self.adapters,
+            "encoder": None if self.encoding is None else self.encoding.counts,
+        }  # fmt: skip
+        return {
+            **dict.fromkeys(self.parts),
+            **self.states,
+            **{name: found for name, found in counts.items() if found is not None},
+        }
 
     def _moves(self) -> Moves | None:
         """Caches that have crossed the link."""
@@ -355,10 +358,9 @@ class Driver:
         start_s, end_s = between.stamps[: self.table.count].T.copy()
         return Moves(start_s, end_s, float(at.moved), int(at.moves))
 
-    def _scalings(self) -> tuple[Scaling | None, tuple[Scaling | None, ...]]:
-        """What autoscalers did: of all replicas, or of each of two pools."""
-        found = tuple(None if s is None else s.scaling() for s in self.scalers)
-        return (None, found) if self.pools.decode else (found[0], (None, None))
+    def _presence(self) -> tuple[Presence | None, ...]:
+        """When the replicas of each pool were there, where an autoscaler decides."""
+        return tuple(None if s is None else s.scaling() for s in self.scalers)
 
     def _note(self, now: float) -> None:
         """See whether the warm-up or the run ends with the completions so far."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.kv import CacheSettings
 from ..batching.orders import LANED
 from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
+from ..option import PartOptions
 from ..part import Combination
+from ..parts.autoscale.asked import Autoscale
 from ..parts.two_pools.pools import Pools
-from ..registry import check_parts, parts_of
+from ..registry import PARTS, check_parts, parts_of
 
 
 def check_order(policy: Policy) -> None:
@@ -28,9 +34,9 @@ def check_order(policy: Policy) -> None:
 
 def check_run(
     pools: Pools, policy: Policy, cache: CacheSettings | None,
-    first: RequestBlock | None, failures: bool, scaled: bool,
-) -> None:  # fmt: skip
-    """Refuse parts of a run that cannot go together.
+    first: RequestBlock | None, failures: bool, scaled: bool, options: PartOptions,
+) -> tuple[str, ...]:  # fmt: skip
+    """Names of the parts of a run; refuses those that cannot go together.
 
     Parameters
     ----------
@@ -38,6 +44,8 @@ def check_run(
         The first ones of the run.
     failures, scaled : bool
         Whether replicas fail, or come and go.
+    options : PartOptions
+        Those of the run; a part that builds a state from them takes part where one is given.
 
     Raises
     ------
@@ -50,4 +58,31 @@ def check_run(
         found |= parts_of(Combination(d, policy, cache))
     for d in pools.decode[:1]:
         found |= parts_of(Combination(d, pools.policy or policy))
+    found |= {name: PARTS[name].flags for name in options.names() if PARTS[name].hook("build") is not None}
     check_parts(found)
+    return tuple(found)
+
+
+def states_of(options: PartOptions, deployment: Deployment) -> dict[str, Any]:
+    """State of each part that builds one for a run, on an engine that requests arrive at."""
+    hooks = {name: PARTS[name].hook("build") for name in options.names()}
+    return {name: hook(options[name], deployment) for name, hook in hooks.items() if hook is not None}
+
+
+def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
+    """Whether replicas come and go."""
+    scales = pools.scales if pools.decode else (autoscale,)
+    return any(scale.decides for scale in scales if scale is not None)
+
+
+def swapped_by(pools: Pools) -> bool:
+    """Whether adapters wait for slots."""
+    tenants = pools.entry[0].tenants
+    return tenants is not None and tenants.swapped
+
+
+def decoding(pools: Pools, policy: Policy, cache: CacheSettings | None) -> tuple[Policy, CacheSettings | None]:
+    """What nodes run to which caches come in whole from elsewhere: there are no prompts to find in one."""
+    policy, cache = pools.policy or policy, pools.cache or cache
+    policy = replace(policy, rules=policy.rules and policy.rules.decoding(), caching=False)
+    return policy, None if cache is None else replace(cache, tiers=None)

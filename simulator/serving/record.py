@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +12,12 @@ import numpy.typing as npt
 from ..batching.policies import Policy
 from ..batching.state import F8
 from ..deploy.deployment import Deployment
-from ..parts.adapters.run import AdapterCounts
-from ..parts.drafts.run import Speculated
-from ..parts.encoders.run import EncoderCounts
-from ..parts.expert_cache.counts import StepFetch
-from ..parts.experts_apart.run import ApartRun
-from ..parts.kv_tiers.run import TiersRun
-from ..parts.two_pools.pools import KvLink
+from ..registry import PARTS
 from .finished import AT_ONCE, Blocks, Requests
 from .metrics import Quantiles
-from .replicas import Scaling
 from .steady import Window
-from .tasks import Tasks
 
 if TYPE_CHECKING:
-    from ..parts.classes.kinds import Classes
     from .steps import RunStep
 
 
@@ -84,74 +75,13 @@ class OpTotal:
         return self.flops / self.bytes if self.bytes else None
 
 
-@dataclass(frozen=True, slots=True)
-class PoolRun:
-    """What one of two pools did.
-
-    Attributes
-    ----------
-    name : str
-        "prefill" or "decode".
-    deployment : Deployment
-        Of one replica.
-    devices : int
-        Of all replicas.
-    stepping : float
-        Share of the window that a replica spends in steps.
-    sending : float
-        Share of the run that a port of the link is busy.
-    kv_peak : float
-        See `Run.kv_peak`.
-    scaling : Scaling or None
-        Which replicas there were when, where an autoscaler decides.
-    """
-
-    name: str
-    deployment: Deployment
-    policy: Policy
-    replicas: int
-    devices: int
-    stepping: float
-    sending: float
-    kv_peak: float
-    kv_capacity: float
-    iterations: int
-    preemptions: int
-    output_tokens: int
-    prompt_tokens: int
-    scaling: Scaling | None = None
+@runtime_checkable
+class HoldsDevices(Protocol):
+    """What a part left of a run in which not all devices were always there."""
 
     def mean_devices(self, window: Window) -> float:
-        """Its devices; of replicas that come and go their mean over a window."""
-        return self.devices if self.scaling is None else self.scaling.mean_devices(window)
-
-
-@dataclass(frozen=True, slots=True)
-class KvMoves:
-    """The KV caches that crossed from a pool to the other.
-
-    Attributes
-    ----------
-    count : int
-        Caches sent; those sent again after a failure count again.
-    wait_s : Quantiles
-        From the first token until its cache leaves; 0 where layers left before.
-    transfer_s : Quantiles
-        From the first token, or from when it leaves where that is later, until it is there.
-    share : float or None
-        Both together, as a share of all requests' time from arrival to last token.
-    start_s, end_s : float64 array
-        When each request's cache left and was there, as rows of `Run.requests`; NaN without one.
-    """
-
-    link: KvLink
-    count: int
-    total_bytes: float
-    wait_s: Quantiles
-    transfer_s: Quantiles
-    share: float | None
-    start_s: F8
-    end_s: F8
+        """Devices over a window, on average."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,32 +125,12 @@ class Run:
         Bytes of KV cache that a device may hold, the engine's settings counted (of two pools, one that decodes).
     failures, restarts : int
         Replicas that failed, and requests that had to be computed again because of it.
-    pools : tuple of PoolRun
-        Of two pools: prefill and decode.
-    moves : KvMoves or None
-        What crossed from the one to the other.
     wall_s : float
         Seconds of real time the simulation took.
-    fetch : StepFetch or None
-        What its expert caches did, all steps together, where there were some.
-    adapters : AdapterCounts or None
-        What requests asked of the slots for adapters, where not all fit.
-    speculated : Speculated or None
-        What speculation did, where there was some.
     steps : tuple of RunStep
         Its first steps, where they were kept.
-    encoder : EncoderCounts or None
-        What requests with images asked of their encoder.
-    scaling : Scaling or None
-        Which replicas there were when, where an autoscaler decides.
-    tasks : Tasks or None
-        What sessions or agents' tasks took, where requests follow others.
-    classes : Classes or None
-        The same by class and tenant, where requests have one.
-    tiers : TiersRun or None
-        What KV cache tiers did, where there were some.
-    apart : ApartRun or None
-        What devices that attend and devices that hold experts did, where these are not the same.
+    parts : mapping of str to object
+        What parts left, by their names (`Part.figures` says how answers have it).
     groups : int
         Groups of replicas that were simulated each on its own, where their router would have looked at all.
     every : callable or None
@@ -259,18 +169,8 @@ class Run:
     wall_s: float
     failures: int = 0
     restarts: int = 0
-    pools: tuple[PoolRun, ...] = ()
-    moves: KvMoves | None = None
-    fetch: StepFetch | None = None
-    adapters: AdapterCounts | None = None
-    speculated: Speculated | None = None
     steps: tuple[RunStep, ...] = ()
-    encoder: EncoderCounts | None = None
-    scaling: Scaling | None = None
-    tasks: Tasks | None = None
-    classes: Classes | None = None
-    tiers: TiersRun | None = None
-    apart: ApartRun | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
     groups: int = 1
     every: Blocks | None = None
 
@@ -279,11 +179,6 @@ class Run:
             f"<Run: {self.deployment.model.name} on {self.deployment.system.name}, "
             f"{len(self.requests):,} requests from {self.workload}>"
         )
-
-    @property
-    def moved_bytes(self) -> float:
-        """KV caches sent from devices that prefill to devices that decode."""
-        return 0.0 if self.moves is None else self.moves.total_bytes
 
     @property
     def interval_s(self) -> float:
@@ -326,10 +221,9 @@ class Run:
     def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns of requests.csv, of a long run those of a sample; with what clients see where that differs."""
         columns = self._seen(self.requests.columns())
-        if self.classes is not None:
-            columns |= self.classes.labels.columns()
-        if self.moves is not None:
-            columns["kv_start_s"], columns["kv_end_s"] = self.moves.start_s, self.moves.end_s
+        for name, left in self.parts.items():
+            if (hook := PARTS[name].hook("request_columns")) is not None:
+                columns |= hook(left)
         return columns
 
     @property
@@ -359,9 +253,8 @@ class Run:
         """Devices of all replicas; of those that come and go their mean over the window."""
         if self.interval_s <= 0:
             return self.devices
-        if any(pool.scaling is not None for pool in self.pools):
-            return sum(pool.mean_devices(self.window) for pool in self.pools)
-        return self.devices if self.scaling is None else self.scaling.mean_devices(self.window)
+        held = [left.mean_devices(self.window) for left in self.parts.values() if isinstance(left, HoldsDevices)]
+        return held[0] if held else self.devices
 
     @property
     def watts_per_device(self) -> float | None:

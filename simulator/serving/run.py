@@ -12,10 +12,10 @@ from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from ..option import NO_OPTIONS, PartOptions
 from ..parts.adapters.run import by_names, known
-from ..parts.classes.run import classes_of
 from ..parts.two_pools.pools import Pools
-from .collect import collect
+from .collect import collect, left_of_parts
 from .driver import serve
 from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
@@ -45,6 +45,7 @@ def run(
     steps: int = 0,
     groups: Groups | None = None,
     grown: Growing | None = None,
+    options: PartOptions = NO_OPTIONS,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -69,6 +70,8 @@ def run(
         are then those of the nodes that prefill.
     groups : Groups, optional
         What the groups of a fleet have left, where it is simulated in such.
+    options : PartOptions
+        Options of parts of the run.
     grown : Growing, optional
         What runs of fewer requests of the same stream have left.
 
@@ -91,7 +94,7 @@ def run(
             pools, policy, stream, router=fleet.router, faults=fleet.faults,
             seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
             stop=stop, steps=steps, autoscale=fleet.autoscale,
-            grown=None if grown is None else grown.served,
+            grown=None if grown is None else grown.served, options=options,
         )  # fmt: skip
     if served.completed == 0:
         if served.table.refused:
@@ -103,9 +106,7 @@ def run(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
     )  # fmt: skip
-    by_class = classes_of(served, found.requests, stream.classes, found.window, warmup, policy.host.request_s)
-    if by_class is not None:
-        found = replace(found, classes=by_class)
+    found = left_of_parts(found, served, stream, warmup)
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found
 
 

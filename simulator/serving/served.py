@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
-from ..parts.adapters.run import AdapterCounts
-from ..parts.encoders.run import EncoderCounts
-from ..parts.two_pools.pools import Moves, Pools
+from ..batching.policies import Policy
+from ..batching.state import F8
+from ..parts.two_pools.pools import Pools
 from .draining import Drained
 from .engine import Engine
 from .finished import Blocks, Requests
 from .nodes import Node
-from .replicas import Scaling
 from .steady import Stamps
 from .table import RequestTable
+
+
+class Presence(Protocol):
+    """When the replicas of a pool were there."""
+
+    def until(self, end: float, ttft_s: F8) -> Self:
+        """The same of a run that ended then, with the times to first token of its requests [s]."""
+        ...
+
+    def held_s(self, phase: Any = None, begin: float = 0.0, end: float = ...) -> float:
+        """Replica-seconds between two times [s]."""
+        ...
+
+    @property
+    def changes(self) -> bool:
+        """Whether any of them comes or goes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +46,10 @@ class Served:
     restarts: int
     pools: Pools  # what ran it
     nodes: list[Node]
-    moves: Moves | None = None  # KV caches that crossed the link, of two pools
-    # what requests asked of the slots for adapters, where not all fit
-    adapters: AdapterCounts | None = None
-    encoder: EncoderCounts | None = None  # what requests with images asked of their encoder
-    scaling: Scaling | None = None  # which replicas there were when, where an autoscaler decides
-    scalings: tuple[Scaling | None, ...] = (None, None)  # of two pools those of each
+    policy: Policy  # of the nodes that requests arrive at
+    # parts that took part, each with what it counted while the engines ran
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    presence: tuple[Presence | None, ...] = (None, None)  # of each pool, where its replicas come and go
     groups: int = 1  # of a fleet that it was put together of
     drained: Drained | None = None  # what is kept of requests that were let go, of a long run
 

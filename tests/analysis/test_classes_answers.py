@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from opbyte import simulate
-from opbyte.analysis.answers.classes import class_rows
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.loads import judged
@@ -33,31 +32,30 @@ def run(policy: str, classes: str = CLASSES, **options: float) -> Simulation:
 def test_shares_and_goodput_are_counted() -> None:
     found = run("vllm+priority")
     table, r = found.requests(), found.run
-    assert r.classes is not None
     ttft = table.first_token_s - table.arrival_s
     tpot = (table.last_token_s - table.first_token_s) / np.maximum(table.output_tokens - 1, 1)
     chat = table["class"] == "chat"
     good = np.where(chat, (ttft <= 0.06) & (tpot <= 0.02), table.last_token_s - table.arrival_s <= 2)
-    kinds = {c.name: c for c in r.classes.kinds}
+    kinds = {c.name: c for c in r.parts["classes"].kinds}
     assert kinds["batch"].refused > 0
     assert kinds["chat"].refused == 0
-    assert sum(c.sent for c in r.classes.kinds) == 300 == len(table) + kinds["batch"].refused
+    assert sum(c.sent for c in r.parts["classes"].kinds) == 300 == len(table) + kinds["batch"].refused
     assert 0 < good[chat].mean() < 1
     assert kinds["chat"].attained == pytest.approx(good[chat].mean())
     lost = kinds["batch"].refused
     assert kinds["batch"].attained == pytest.approx(good[~chat].sum() / ((~chat).sum() + lost))
-    assert r.classes.attained == pytest.approx(good.sum() / 300)
+    assert r.parts["classes"].attained == pytest.approx(good.sum() / 300)
     kept = kinds["chat"].kept[0]
     assert kept.share == pytest.approx((ttft[chat] <= 0.06).mean())
     assert kept.met is (kept.share >= 0.9)
     within = (table.last_token_s >= r.window.start_s) & (table.last_token_s <= r.window.end_s)
     rate = (good & within).sum() / r.window.length_s
-    assert r.classes.goodput_per_s == pytest.approx(rate)
-    parts = [c.goodput_per_s for c in r.classes.kinds]
+    assert r.parts["classes"].goodput_per_s == pytest.approx(rate)
+    parts = [c.goodput_per_s for c in r.parts["classes"].kinds]
     assert sum(x for x in parts if x is not None) == pytest.approx(rate)
     told = found.to_dict()
-    assert told["goodput_per_s"] == r.classes.goodput_per_s
-    assert [row["class"] for row in class_rows(r)] == ["chat", "batch", "all"]
+    assert told["goodput_per_s"] == r.parts["classes"].goodput_per_s
+    assert [row["class"] for row in told["classes"]] == ["chat", "batch"]
 
 
 def test_a_requests_table_plays_again(tmp_path: Path) -> None:
@@ -66,7 +64,7 @@ def test_a_requests_table_plays_again(tmp_path: Path) -> None:
     path = tmp_path / "requests.csv"
     first.requests().to_csv(path, index=False)
     again = simulate("llama-3-8b", "h100-x1", policy="vllm+vtc", trace=str(path), max_seqs=32)
-    one, other = first.run.classes, again.run.classes
+    one, other = first.run.parts["classes"], again.run.parts["classes"]
     assert one is not None
     assert other is not None
     sent = [dict(zip(c.tenants.names, c.tenants.sent.tolist(), strict=True)) for c in (one, other)]
@@ -79,10 +77,8 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
     scheduling, which plans a step ahead of what a router sees, nothing else changes."""
     bounds = "a:share=0.5,max_waiting=2;b:share=0.5,max_wait=0.05"
     whole, judged = run("chunked", bounds), run("chunked", bounds, mtbf=1e9)
-    assert whole.run.classes is not None
-    assert judged.run.classes is not None
-    assert 0 < len(whole.run.classes.refused_id) < 300
-    assert np.array_equal(whole.run.classes.refused_id, judged.run.classes.refused_id)
+    assert 0 < len(whole.run.parts["classes"].refused_id) < 300
+    assert np.array_equal(whole.run.parts["classes"].refused_id, judged.run.parts["classes"].refused_id)
     assert whole.requests().equals(judged.requests())
 
 

@@ -13,7 +13,7 @@ BASE = Scenario.of("mixtral-8x7b", "h100-x2", closed_loop=4, requests=12, input_
 def test_without_the_option_nothing_is_said() -> None:
     found = simulate(BASE)
     assert "expert_cache" not in found.to_dict()
-    assert found.run.fetch is None
+    assert "resident-experts" not in found.run.parts
     assert "expert_cache" not in roofline("mixtral-8x7b", "h100-x2", batch=4).to_dict()
 
 
@@ -39,7 +39,7 @@ def test_what_is_waited_for_is_part_of_the_time(degrees: dict[str, int]) -> None
     assert ops["expert_fetch"].wall_s == told["waited_s"]
     assert ops["expert_fetch"].bound == "link"
     text = " ".join(block for block in cached.blocks() if isinstance(block, str))
-    assert "stay in a device's memory under lru" in text
+    assert "Expert cache: slots" in text
     assert any(e["applies_to"] == "experts fetched" for e in cached.evidence)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from opbyte.analysis.answers.pools import limiting_pool
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep.point import OF_PARTS, metrics_of
 from opbyte.simulator.parts.two_pools.asked import pair_of
+from opbyte.simulator.parts.two_pools.run import limiting_pool
 from opbyte.simulator.scenario import Scenario
 from opbyte.workloads.errors import CapacityError, InputError
 
@@ -87,8 +87,7 @@ def test_an_answer_tells_of_both_pools_and_the_link() -> None:
     assert [p["output_tokens"] for p in told["pools"]] == [60, 60 * 31]
     assert told["kv_link"]["bytes"] == told["moved_kv_bytes"] == 60 * 512 * 131_072
     assert run.devices == 3
-    assert run.moves is not None
-    waits = run.moves.end_s - run.requests.first_token_s
+    waits = run.parts["two-pools"].moves.end_s - run.requests.first_token_s
     assert told["kv_link"]["share_of_latency"] == pytest.approx(
         waits.sum() / (run.requests.last_token_s - run.requests.arrival_s).sum()
     )
@@ -106,7 +105,7 @@ def test_what_is_too_small_limits() -> None:
         ({"kv_link": "0.2"}, "link"),
     ):
         made = simulate(MODEL, **PAIR, keep_stages=True, **{**LOAD, **changes})
-        assert limiting_pool(made.run, ("ttft_p99",)) == name
+        assert limiting_pool(made.run, made.run.parts["two-pools"], ("ttft_p99",)) == name
 
 
 def test_capacity_tries_every_ratio_and_names_the_pool(ask: Callable[..., Any]) -> None:

@@ -66,8 +66,8 @@ def test_an_answer_says_what_speculation_did(ask: Ask) -> None:
     rests = [e for e in found["evidence"] if e["cost_model"] == "acceptance of drafts"]
     assert [(e["basis"], e["why"]) for e in rests] == [("given", "0.8, 0.5")]
     text = ask(*RUN, *EAGLE).out
-    assert "Speculation eagle:2: " in text
-    assert "(chances given: 0.8, 0.5)" in text
+    assert "Speculation: method eagle, " in text
+    assert "chances given 0.8000, 0.5000" in text
 
 
 def test_one_step_is_its_parts() -> None:
@@ -125,8 +125,10 @@ def test_failures_lose_nothing() -> None:
         table = run.requests
         assert len(table.request_id) == 200
         assert (table.first_token_s <= table.last_token_s).all()
-        assert run.speculated is not None
-        assert run.speculated.emitted <= run.speculated.verified + run.speculated.accepted
+        assert (
+            run.parts["drafts"].counts.emitted
+            <= run.parts["drafts"].counts.verified + run.parts["drafts"].counts.accepted
+        )
     assert hit.output_tokens >= calm.output_tokens == int(calm.requests.output_tokens.sum())
 
 
@@ -161,9 +163,8 @@ def test_the_pool_that_decodes_speculates() -> None:
         "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=4.0, requests=4, input_len=64,
         output_len=8, speculative="eagle:1", acceptance="1",
     ).run  # fmt: skip
-    assert found.speculated is not None
-    assert found.speculated.emitted == 4 * 7
-    assert found.speculated.verified == 4 * (1 + 3)  # 8 tokens: one, one, and three times two
+    assert found.parts["drafts"].counts.emitted == 4 * 7
+    assert found.parts["drafts"].counts.verified == 4 * (1 + 3)  # 8 tokens: one, one, and three times two
 
 
 def test_engine_files_ask_for_speculation(ask: Ask, tmp_path: Path) -> None:

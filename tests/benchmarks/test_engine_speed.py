@@ -118,11 +118,10 @@ def test_speculation_is_quick(method: str, capsys: pytest.CaptureFixture[str]) -
     load = {"rate": 50.0, "input_len": 512, "output_len": 128, "lengths": "lognormal"}
     run(deployment, rules, open_requests(**load, limit=20))  # compiles
     began = time.process_time()
-    result = run(deployment, rules, open_requests(**load, limit=20_000))
+    run(deployment, rules, open_requests(**load, limit=20_000))
     took = time.process_time() - began
     with capsys.disabled():
         print(f"\n{method}:3: {20_000 / took:,.0f} requests/s", end="")
-    assert result.speculated is not None
     assert 20_000 / took >= 30_000
 
 
@@ -201,6 +200,5 @@ def test_a_run_with_an_expert_cache_is_quick(policy: str) -> None:
     began = time.process_time()
     found = run(deployment, make_policy("chunked"), open_requests(None, limit=100_000, **options))
     took = time.process_time() - began
-    assert found.fetch is not None
-    print(f"{policy}: {took:.1f} s CPU, hit rate {found.fetch.hit_rate:.3f}")
+    print(f"{policy}: {took:.1f} s CPU, hit rate {found.parts['resident-experts'].fetch.hit_rate:.3f}")
     assert took < 60.0

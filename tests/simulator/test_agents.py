@@ -78,12 +78,10 @@ def test_a_graph_that_is_a_chain_is_a_session(
         found = served(d, written(folder / "graph.jsonl", other), policy, fleet)
         same(plain, found)
         assert found.cached_tokens == plain.cached_tokens
-        assert plain.tasks is not None
-        assert found.tasks is not None
-        assert found.tasks.count == plain.tasks.count == len(drawn)
-        assert found.tasks.e2e_s.p99 == pytest.approx(plain.tasks.e2e_s.p99)
-        assert found.tasks.path_calls == plain.tasks.path_calls
-        assert found.tasks.serving_s == pytest.approx(plain.tasks.serving_s)
+        assert found.parts["sessions"].count == plain.parts["sessions"].count == len(drawn)
+        assert found.parts["sessions"].e2e_s.p99 == pytest.approx(plain.parts["sessions"].e2e_s.p99)
+        assert found.parts["sessions"].path_calls == plain.parts["sessions"].path_calls
+        assert found.parts["sessions"].serving_s == pytest.approx(plain.parts["sessions"].serving_s)
 
 
 def test_a_graph_without_edges_is_open_arrivals(small: Small, tmp_path: Path) -> None:
@@ -92,9 +90,12 @@ def test_a_graph_without_edges_is_open_arrivals(small: Small, tmp_path: Path) ->
     plain = served(d, written(tmp_path / "plain.jsonl", rows))
     found = served(d, written(tmp_path / "graph.jsonl", [{**row, "after": None} for row in rows]))
     same(plain, found)
-    assert plain.tasks is None
-    assert found.tasks is not None
-    assert (found.tasks.count, found.tasks.path_calls, found.tasks.between_s) == (30, 1.0, 0.0)
+    assert "sessions" not in plain.parts
+    assert (found.parts["sessions"].count, found.parts["sessions"].path_calls, found.parts["sessions"].between_s) == (
+        30,
+        1.0,
+        0.0,
+    )
 
 
 def test_a_join_waits_for_the_last_of_all_and_its_tool(small: Small, tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_a_join_waits_for_the_last_of_all_and_its_tool(small: Small, tmp_path: P
         assert arrival[i] == pytest.approx(last[0] + wait, rel=1e-12)
     assert arrival[4] == pytest.approx(last[1:4].max() + 0.25, rel=1e-12)
     slowest = 1 + int(last[1:4].argmax())
-    tasks = found.tasks
+    tasks = found.parts["sessions"]
     assert tasks is not None
     assert (tasks.count, tasks.calls, tasks.path_calls) == (2, 6, 2.0)
     took = last - arrival
@@ -156,10 +157,9 @@ def test_every_call_is_sent_once_after_all_it_waits_for(
     for i, before in enumerate(waits):
         ready = max([1e-3 * i, *(table.last_token_s[j] + 0.01 * (i % 3) for j in before)])
         assert table.arrival_s[i] == pytest.approx(ready, rel=1e-9, abs=1e-12)
-    assert found.tasks is not None
     longest = table.last_token_s.max()
-    assert found.tasks.e2e_s.mean == pytest.approx(longest)
-    assert found.tasks.serving_s + found.tasks.between_s == pytest.approx(longest)
+    assert found.parts["sessions"].e2e_s.mean == pytest.approx(longest)
+    assert found.parts["sessions"].serving_s + found.parts["sessions"].between_s == pytest.approx(longest)
 
 
 @pytest.mark.parametrize(("second", "says"), [

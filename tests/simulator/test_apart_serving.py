@@ -79,7 +79,7 @@ def test_more_micro_batches_and_a_slower_link_take_longer() -> None:
     assert slow is not None
     assert slow.link > max(slow.attention, slow.experts)
     for run in links:
-        a = run.apart
+        a = run.parts["experts-apart"]
         assert a is not None
         assert (a.attention_devices, a.experts_devices, a.batches) == (2, 4, 2)
         assert 0.0 < max(a.attention, a.experts, a.link) <= 1.0 + 1e-9
@@ -95,12 +95,11 @@ def test_nothing_is_lost_behind_a_pool_that_prefills(more: dict[str, Any]) -> No
     assert len(rows.request_id) == LOAD["requests"]
     assert run.output_tokens == rows.output_tokens.sum()
     assert (np.diff(stamps(run), axis=1) >= 0).all()
-    prefill, decode = run.pools
+    prefill, decode = run.parts["two-pools"].pools
     assert (prefill.devices, decode.devices, run.devices) == (1, 6, 7)
     assert prefill.deployment.apart is None
     assert decode.deployment.apart is not None
-    assert run.apart is not None
-    assert run.apart.experts_devices == 4
+    assert run.parts["experts-apart"].experts_devices == 4
     assert decode.kv_capacity > prefill.kv_capacity
     if more:
         assert run.failures == 1
@@ -109,8 +108,7 @@ def test_nothing_is_lost_behind_a_pool_that_prefills(more: dict[str, Any]) -> No
 def test_the_answer_names_both_groups() -> None:
     found = simulate(few(), "h100-x2", experts_on="h200-x2", tp=1, keep_stages=True, **{**LOAD, "costs": "auto"})
     told = found.to_dict()
-    assert found.run.apart is not None
-    board = found.run.apart.deployment.device.board.model  # 700 W, as those of the others
+    board = found.run.parts["experts-apart"].deployment.device.board.model  # 700 W, as those of the others
     assert board is not None
     assert 0.0 < (found.run.watts_per_device or 0.0) <= board.limit_W
     assert found.run.stages["watts"].max() <= board.limit_W * (1 + 1e-9)

@@ -21,6 +21,7 @@ from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale, parse_autoscale
+from opbyte.simulator.parts.autoscale.replicas import PHASES
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.parts.autoscale.scaling import Firsts
 from opbyte.simulator.parts.failures.faults import Faults
@@ -28,7 +29,6 @@ from opbyte.simulator.serving.collect import collect
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.fleet import Fleet, parse_fleet, pools_of
 from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.replicas import PHASES
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.serving.served import Served
@@ -70,10 +70,9 @@ def test_equal_bounds_are_a_fixed_fleet_byte_for_byte(small: Small, router: str,
     same(fixed, found, exact=True)
     assert found.joules_per_token == fixed.joules_per_token
     assert found.watts_per_device == pytest.approx(fixed.watts_per_device, rel=1e-12)
-    assert found.scaling is not None
-    assert found.scaling.held_s() == pytest.approx(count * found.makespan_s, rel=1e-12)
+    assert found.parts["autoscale"].held_s() == pytest.approx(count * found.makespan_s, rel=1e-12)
     waited = fixed.requests.first_token_s - fixed.requests.arrival_s
-    assert found.scaling.attained == np.mean(waited <= 0.01)
+    assert found.parts["autoscale"].attained == np.mean(waited <= 0.01)
 
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
@@ -89,8 +88,7 @@ def test_bounds_of_start_up(small: Small, always: str) -> None:
     late = Autoscale(1, 3, always, 3.0, start=1e6, every=0.1)
     found = run_of(d, stream(), scaled(late))
     same(run_of(d, stream(), Fleet(replicas=1)), found)
-    assert found.scaling is not None
-    assert found.scaling.held_s("starting") == pytest.approx(2 * (found.makespan_s - 0.1))
+    assert found.parts["autoscale"].held_s("starting") == pytest.approx(2 * (found.makespan_s - 0.1))
     soon = run_of(d, stream(), scaled(replace(late, start=0.0)))
     assert soon.scaling is not None
     times, counts = soon.scaling.counts()
@@ -112,7 +110,7 @@ def served_by(d: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served,
 
 def check_spans(served: Served, found: Run) -> None:
     """Nothing runs outside of spans that serve, and spans add up to the count over time."""
-    scaling = found.scaling
+    scaling = found.parts["autoscale"]
     assert scaling is not None
     times, counts = scaling.counts()
     assert (counts >= 0).all()
@@ -168,7 +166,7 @@ def test_a_replica_that_drains_ends_what_it_has_and_comes_back_empty(small: Smal
     d = small("llama-3-8b", "duplex-gpu-x1")
     spec = Autoscale(1, 2, always, 1.0, begin=2, start=0.0, every=0.1, hold=0.0)
     served, found = served_by(d, stream(2000.0, 300), scaled(spec))
-    scaling = found.scaling
+    scaling = found.parts["autoscale"]
     assert scaling is not None
     assert [(s.replica, s.phase) for s in scaling.spans] == [(0, "ready"), (1, "ready"), (1, "draining")]
     drained = scaling.spans[-1]
@@ -184,8 +182,7 @@ def test_idle_and_starting_devices_draw_power(small: Small, always: str) -> None
     d = small("llama-3-8b", "h100-x1")
     spec = Autoscale(1, 4, always, 4.0, start=0.2, every=0.1)
     found = run_of(d, stream(), scaled(spec))
-    assert found.scaling is not None
-    held = found.scaling.held_s(None, found.window.start_s, found.window.end_s)
+    held = found.parts["autoscale"].held_s(None, found.window.start_s, found.window.end_s)
     idle = d.device.board.idle_joules(held)
     assert idle > 0
     assert found.interval_static_joules == pytest.approx(idle, rel=1e-12)

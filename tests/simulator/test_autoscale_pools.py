@@ -19,12 +19,12 @@ from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import L_END, L_START
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale
+from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.serving.collect import collect
 from opbyte.simulator.serving.driver import Served, serve
 from opbyte.simulator.serving.record import Run
-from opbyte.simulator.serving.replicas import PHASES, Scaling
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
@@ -52,7 +52,7 @@ def ran(
 
 
 def spans_of(found: Run) -> list[Scaling]:
-    out = [pool.scaling for pool in found.pools if pool.scaling is not None]
+    out = [pool.scaling for pool in found.parts["two-pools"].pools if pool.scaling is not None]
     assert len(out) == 2
     return out
 
@@ -67,12 +67,12 @@ def test_equal_bounds_are_fixed_pools_byte_for_byte(small: Small, router: str) -
     )
     for name, column in fixed.requests.columns().items():
         assert column.tobytes() == found.requests.columns()[name].tobytes(), name
-    assert found.moves is not None
-    assert fixed.moves is not None
-    assert found.moves.end_s.tobytes() == fixed.moves.end_s.tobytes()
+    assert found.parts["two-pools"].moves.end_s.tobytes() == fixed.parts["two-pools"].moves.end_s.tobytes()
     assert found.joules_per_token == pytest.approx(fixed.joules_per_token, rel=1e-12)
     assert found.watts_per_device == pytest.approx(fixed.watts_per_device, rel=1e-12)
-    for pool, same, scaling in zip(found.pools, fixed.pools, spans_of(found), strict=True):
+    for pool, same, scaling in zip(
+        found.parts["two-pools"].pools, fixed.parts["two-pools"].pools, spans_of(found), strict=True
+    ):
         assert replace(pool, scaling=None) == same
         assert scaling.held_s() == pytest.approx(pool.replicas * found.makespan_s, rel=1e-12)
     waited = fixed.requests.first_token_s - fixed.requests.arrival_s
@@ -87,13 +87,15 @@ def test_rules_that_change_nothing_are_fixed_pools(small: Small, always: str) ->
     for name, column in one.requests.columns().items():
         np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, err_msg=name)
     assert one.interval_static_joules == pytest.approx(other.interval_static_joules, rel=1e-9)
-    assert [pool.stepping for pool in one.pools] == pytest.approx([p.stepping for p in other.pools])
+    assert [pool.stepping for pool in one.parts["two-pools"].pools] == pytest.approx(
+        [p.stepping for p in other.parts["two-pools"].pools]
+    )
 
 
 def check_spans(served: Served, found: Run) -> None:
     """Nothing runs, and no cache waits, outside of spans that serve; spans add up to the count over time."""
     first = len(served.pools.entry)
-    moves = served.moves
+    moves = served.parts["two-pools"]
     assert moves is not None
     for scaling, nodes in zip(spans_of(found), (served.nodes[:first], served.nodes[first:]), strict=True):
         times, counts = scaling.counts()
@@ -148,9 +150,8 @@ def test_nothing_is_lost_whatever_comes_and_goes(
     rows = found.requests
     assert found.output_tokens == rows.output_tokens.sum()
     assert sorted(rows.request_id) == list(range(80))
-    assert found.moves is not None
     if not found.restarts:
-        assert found.moves.count == (rows.output_tokens > 1).sum()
+        assert found.parts["two-pools"].moves.count == (rows.output_tokens > 1).sum()
     for node in served.nodes:
         assert node.inbound == 0
         assert node.promised == pytest.approx(0.0, abs=1.0)
@@ -172,8 +173,7 @@ def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(small: Small, 
     assert [(s.phase, s.start_s) for s in decode.spans] == [
         ("starting", pytest.approx(0.1)), ("ready", pytest.approx(0.5))
     ]  # fmt: skip
-    assert found.moves is not None
-    assert np.nanmin(found.moves.start_s) == pytest.approx(0.5)
+    assert np.nanmin(found.parts["two-pools"].moves.start_s) == pytest.approx(0.5)
     last = served.nodes[1].sent_s
     assert prefill.spans[-1].end_s == pytest.approx(last, rel=1e-9)
     assert last > 0.5

@@ -248,9 +248,8 @@ def test_what_was_sent_is_served_or_refused(
     policy = replace(load["policy"], order=order)
     r = run(small("llama-3-8b"), policy, stream, fleet=fleet)
     sent = stream.read()
-    assert r.classes is not None
-    assert [c.sent for c in r.classes.kinds] == np.bincount(sent.labels.kind, minlength=3).tolist()
-    assert all(c.sent == c.finished + c.refused for c in r.classes.kinds)
-    assert r.classes.kinds[2].refused == 0
-    assert sorted([*r.requests.request_id, *r.classes.refused_id]) == list(range(len(sent)))
+    assert [c.sent for c in r.parts["classes"].kinds] == np.bincount(sent.labels.kind, minlength=3).tolist()
+    assert all(c.sent == c.finished + c.refused for c in r.parts["classes"].kinds)
+    assert r.parts["classes"].kinds[2].refused == 0
+    assert sorted([*r.requests.request_id, *r.parts["classes"].refused_id]) == list(range(len(sent)))
     assert r.output_tokens == r.requests.output_tokens.sum()

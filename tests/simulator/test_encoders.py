@@ -98,11 +98,10 @@ def test_a_lone_request_waits_for_its_images_and_for_their_tokens() -> None:
 def test_images_of_a_trace_come_before_those_of_the_option_and_may_be_none() -> None:
     Path("t.csv").write_text("arrival_s,input_tokens,output_tokens,images\n0,32,4,0\n1,32,4,2\n")
     found = simulate(MODEL, SYSTEM, trace="t.csv", encoder=CLIP, images=7).run
-    assert found.encoder is not None
-    assert found.encoder.images == 2
+    assert found.parts["encoder"].images == 2
     assert found.prompt_tokens == 64 + 2 * 576
     plain = simulate(MODEL, SYSTEM, trace="t.csv").run
-    assert plain.encoder is None
+    assert "encoder" not in plain.parts
     assert plain.prompt_tokens == 64
 
 
@@ -112,8 +111,7 @@ def test_closed_loops_adapters_and_replicas_pass_the_encoder() -> None:
     both = run(rate=9, adapters=6, adapters_resident=2, **common).run
     two = run(rate=9, replicas=2, router="least-loaded", **common).run
     for found in (loop, both, two):
-        assert found.encoder is not None
-        assert found.encoder.images == 40
+        assert found.parts["encoder"].images == 40
         assert len(found.requests.request_id) == 40
     more = run(rate=400, encoder_system="a100-80gb-x4", **common).run
     less = run(rate=400, **common).run
@@ -128,8 +126,7 @@ def test_turns_of_a_session_bring_images_of_their_own() -> None:
     assert so_far(np.array([4, 7, 4]), np.array([1, 2, 3]), before).tolist() == [1, 2, 4]
     assert so_far(np.array([7, 4]), np.array([0, 1]), before).tolist() == [2, 5]
     found = run(rate=4, turns=3, think=0.1, requests=12, encoder=CLIP, images=1, policy="vllm").run
-    assert found.encoder is not None
-    assert found.encoder.images == len(found.requests.request_id) == 12
+    assert found.parts["encoder"].images == len(found.requests.request_id) == 12
 
 
 @pytest.mark.parametrize(

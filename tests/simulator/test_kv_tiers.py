@@ -319,12 +319,12 @@ def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]
 
     alone, shared = found(own), found(own, pool)
     assert shared.cached_tokens > alone.cached_tokens
-    assert shared.tiers.tiers[1].hit_tokens > 0
+    assert shared.parts["kv-tiers"].tiers[1].hit_tokens > 0
     again = found(own, pool, faults=Faults(((0, 300 * GAP_S),)))
     assert again.failures == 1
     assert len(again.requests.request_id) == 60
-    assert again.tiers.tiers[1].hit_tokens > shared.tiers.tiers[1].hit_tokens
-    for tier in again.tiers.tiers:
+    assert again.parts["kv-tiers"].tiers[1].hit_tokens > shared.parts["kv-tiers"].tiers[1].hit_tokens
+    for tier in again.parts["kv-tiers"].tiers:
         assert tier.peak_bytes <= tier.capacity_bytes
 
 

@@ -53,11 +53,10 @@ def test_all_that_comes_ends(name: str) -> None:
     assert (r.last_token_s > r.first_token_s).all()
     assert found.joules > 0.0
     if "resident-adapters" in name:
-        assert found.adapters is not None
-        assert 0 < found.adapters.loads <= found.adapters.asked
-        assert found.adapters.asked >= asked * (2 if "two-pools" in name else 1)
+        assert 0 < found.parts["adapters"].counts.loads <= found.parts["adapters"].counts.asked
+        assert found.parts["adapters"].counts.asked >= asked * (2 if "two-pools" in name else 1)
     if "kv-tiers" in name:
-        assert found.tiers is not None
+        assert "kv-tiers" in found.parts
 
 
 def test_what_never_happens_changes_no_byte() -> None:
@@ -67,16 +66,14 @@ def test_what_never_happens_changes_no_byte() -> None:
         other = run_of(LLAMA, **ADAPTERS, **options)
         assert np.array_equal(plain.requests.last_token_s, other.requests.last_token_s)
         assert plain.joules == other.joules
-        assert plain.adapters == other.adapters
+        assert plain.parts["adapters"].counts == other.parts["adapters"].counts
 
 
 def test_a_failed_replica_comes_back_without_adapters() -> None:
     """One adapter is brought once, and once more after each failure."""
     one: dict[str, Any] = {"adapters": 2, "adapters_resident": 1, "adapter_popularity": "power_law:10"}
     whole, failed = (run_of(LLAMA, **one, **more) for more in ({}, {"fail": ("0@1.5",), "repair": 0.1}))
-    assert whole.adapters is not None
-    assert failed.adapters is not None
-    assert failed.adapters.loads == whole.adapters.loads + 1
+    assert failed.parts["adapters"].counts.loads == whole.parts["adapters"].counts.loads + 1
     assert failed.restarts > 0
 
 
@@ -85,15 +82,11 @@ def test_the_link_to_the_host_carries_one_thing_at_a_time() -> None:
     where, options = PAIRS["kv-tiers+resident-experts+resident-adapters"]
     load = options | {"requests": 60, "rate": 30.0, "experts_resident": "0.25"}
     found = run_of(where, **load)
-    assert found.adapters is not None
-    assert found.tiers is not None
-    assert found.fetch is not None
-    up = sum(tier.up_s for tier in found.tiers.tiers)
-    used = up + found.adapters.link_s + found.fetch.link_s
-    assert found.fetch.link_s > 0.5 * found.makespan_s  # it is what all wait for
+    up = sum(tier.up_s for tier in found.parts["kv-tiers"].tiers)
+    used = up + found.parts["adapters"].counts.link_s + found.parts["resident-experts"].fetch.link_s
+    assert found.parts["resident-experts"].fetch.link_s > 0.5 * found.makespan_s  # it is what all wait for
     assert used <= found.makespan_s * (1 + 1e-9)
     alone = run_of(where, **{k: v for k, v in load.items() if k != "experts_resident"})
-    assert alone.adapters is not None
     waits = [x.adapters.waited_s / x.adapters.asked for x in (alone, found) if x.adapters]
     assert waits[1] > waits[0]
 
@@ -101,7 +94,6 @@ def test_the_link_to_the_host_carries_one_thing_at_a_time() -> None:
 def test_devices_with_experts_come_and_go_with_their_replica() -> None:
     where, options = PAIRS["experts-apart+autoscale"]
     found, fixed = run_of(where, **options), run_of(where, experts_on="h100-x4", replicas=3)
-    assert found.scaling is not None
-    assert found.scaling.devices == 8
-    assert found.scaling.mean_devices(found.window) <= 24
+    assert found.parts["autoscale"].devices == 8
+    assert found.parts["autoscale"].mean_devices(found.window) <= 24
     assert fixed.devices == 24

@@ -305,7 +305,8 @@ def limit_on(task: PlanTask, found: Searched, bench: TrialBench) -> Searched:
     run = bench.run(p.candidate, task.asked(p.candidate, p.copies, bench, few), keep_stages=True)
     missed = {name: x for name, x in task.level.items() if name in p.missed}
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
-    text += f"; {(pool_limit if run.pools else limit_of)(run, missed).why}"
+    why = pool_limit if "two-pools" in run.parts else limit_of
+    text += f"; {why(run, missed).why}"
     return replace(found, simulations=found.simulations + 1, limit=text)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from ....devices.catalog import describe_system
 from ....devices.spec import SystemSpec
+from ....simulator.quantity import columns
 from ....workloads.errors import InputError
-from ...answers.facets import COLUMNS
-from ...answers.quantities import columns
+from ...answers.part_answers import with_columns
 from .expression import OF_RUN
 from .file import SweepPoint
 from .parameters import scenario_of
@@ -38,9 +38,9 @@ def refuse_absent(
 
 def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
     """What of a point's description or settings would give a metric that `done` points lack."""
-    for facet in COLUMNS:
-        if name in columns(facet.quantities):
-            return facet.of
+    for facet in with_columns():
+        if name in columns(facet.columns):
+            return facet.missing
     if name.startswith(OF_RUN):
         return "simulate gives no such number of these points (see its --json)"
     if name == "stationary":

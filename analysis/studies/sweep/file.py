@@ -17,7 +17,6 @@ from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
-from ...answers.classes import PROMISED
 from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import OF_RUN, Expression, parse
@@ -186,7 +185,7 @@ def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
     constraints = tuple(parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given))
     columns = {column for axis in axes for column in axis.columns}
     objectives = read_objectives(_mapping(raw, "objectives", path), f"{path}: objectives", {*kind.figures, *columns})
-    asked = {*objectives, *(name for c in constraints for name in c.names)} & {*PROMISED}
+    asked = {*objectives, *(name for c in constraints for name in c.names)} & {"attainment", "goodput_per_s"}
     if asked:
         _check_promised(min(asked), base, axes, path)
     title = raw.get("title", visible(path.stem))

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....simulator.quantity import columns
 from ....simulator.serving.record import Run
 from ....workloads.errors import InputError
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
-from ...answers.facets import COLUMNS
+from ...answers.part_answers import columns_of, with_columns
 from ...answers.price import costs_of
-from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure, columns
+from ...answers.quantities import COUNTS, LENGTHS, RATES, RUN_QUANTITIES, STATE, Figure
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
@@ -43,7 +44,7 @@ METRICS = (*SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), 
 """Every figure of a row, in the order of the table."""
 BASES = ("basis", "energy_basis")
 """What a row's times and its energy rest on, in words: columns after the figures."""
-OF_PARTS = {facet.setting: columns(facet.quantities) for facet in COLUMNS}
+OF_PARTS = {facet.setting: columns(facet.columns) for facet in with_columns()}
 """Columns behind those, of points with some part, by the setting that asks for it."""
 FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in names)))
 
@@ -128,12 +129,8 @@ def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Fi
 
 def _of_parts(runs: Sequence[Run]) -> dict[str, Figure]:
     """Figures of the parts that took part: means over the seeds, words of the first."""
-    out: dict[str, Figure] = {}
-    for facet in COLUMNS:
-        if facet.entry(runs[0]):
-            for q in facet.quantities:
-                out[q.name] = plain(_mean([q.value(r) for r in runs]))
-    return out
+    rows = [columns_of(run) for run in runs]
+    return {name: plain(_mean([row.get(name) for row in rows])) for name in rows[0]}
 
 
 def _mean(values: Sequence[Figure]) -> Figure:

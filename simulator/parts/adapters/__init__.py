@@ -12,6 +12,12 @@ PARTS = (
         "LoRA adapters, all in the devices' memory",
         options=AdapterOptions,
         scope="deployment",
+        hooks={
+            "collect": "use:adapters_left",
+            "step": "use:adapters_of_step",
+            "figures": "figures:SWAPPED",
+            "figures_of": "figures:figures",
+        },
         page="adapters",
         tests=("simulator/test_adapter_paths",),
         asked=lambda a: a.of("tenants"),

@@ -12,6 +12,7 @@ PARTS = (
         "replicas that come and go",
         options=AutoscaleOptions,
         panel="Fleet and failures",
+        hooks={"collect": "replicas:scaling_left", "figures": "figures:FIGURES", "figures_of": "figures:figures"},
         page="autoscaling",
         tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),
         asked=lambda a: a.scaled,

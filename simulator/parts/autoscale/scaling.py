@@ -18,10 +18,10 @@ from ...batching.state import F8, F_FIRST
 from ...serving.clock import Clock
 from ...serving.dealing import Dealer
 from ...serving.nodes import Node
-from ...serving.replicas import Phase, ReplicaSpan, Scaling
 from ...serving.table import RequestTable
 from ..experts_apart.holders import devices_apart, devices_of
 from .asked import Autoscale
+from .replicas import Phase, ReplicaSpan, Scaling
 from .scalers import SCALERS, Seen, asks_ttft
 
 TOLERANCE = 0.1
@@ -231,4 +231,4 @@ class Scaler:
                 spans.append(ReplicaSpan(replica.index, replica.phase, replica.since, until))
         deployment = self.pool[0].engine.deployment
         devices = devices_of(deployment) + devices_apart(deployment)
-        return Scaling(self.spec, self.start_s, devices, tuple(spans))
+        return Scaling(self.spec, self.start_s, devices, deployment.system.device, tuple(spans))

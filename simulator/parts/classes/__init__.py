@@ -9,6 +9,8 @@ PARTS = (
         "classes",
         "POLICY+priority, POLICY+vtc, --classes with bounds",
         "queues by class or tenant",
+        hooks={"collect": "run:classes_left", "request_columns": "run:request_columns", "figures": "figures:FIGURES"},
+        left=lambda served: served.table.labels is not None,
         page="classes",
         tests=("simulator/test_classes", "analysis/test_classes_answers"),
         asked=lambda a: a.laned and f"--policy {a.policy.name}",

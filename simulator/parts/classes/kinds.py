@@ -88,6 +88,11 @@ class TenantShares:
     spread: int | None
     bound: int | None
 
+    def rows(self) -> list[tuple[str, int, int, int]]:
+        """Name, requests sent and rejected, and service of each."""
+        columns = self.sent.tolist(), self.refused.tolist(), self.served.tolist()
+        return list(zip(self.names, *columns, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Classes:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.requests.classes import Promise, RequestClass
+from ....workloads.requests import RequestStream
+from ....workloads.requests.classes import Promise
 from ....workloads.requests.labels import Labels
 from ...batching.state import F8, I8
 from ...serving.finished import Requests
 from ...serving.metrics import Quantiles, quantiles
+from ...serving.record import Run
 from ...serving.served import Served
 from ...serving.steady import Window
 from .kinds import Classes, ClassRun, KeptPromise, TenantShares
@@ -20,22 +20,14 @@ from .lanes import INPUT_WEIGHT, OUTPUT_WEIGHT
 Flags = npt.NDArray[np.bool_]
 
 
-def classes_of(
-    served: Served, requests: Requests, classes: Sequence[RequestClass], window: Window, warmup: int, outside_s: float
-) -> Classes | None:
-    """Measure a run by class; None where nothing tells its requests apart.
+def request_columns(left: Classes) -> dict[str, npt.NDArray[np.generic]]:
+    """Class, priority and tenant of each request."""
+    return left.labels.columns()
 
-    Parameters
-    ----------
-    classes : sequence of RequestClass
-        What is known of them; others are promised nothing.
-    window : Window
-        What goodput is of.
-    warmup : int
-        Completions left out of latencies and shares.
-    outside_s : float
-        What a request spends outside all steps.
-    """
+
+def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -> Classes | None:
+    """Measure a run by class; None where nothing tells its requests apart."""
+    requests, classes, window, outside_s = run.requests, stream.classes, run.window, served.policy.host.request_s
     table = served.table
     if table.labels is None:
         return None

@@ -11,6 +11,7 @@ PARTS = (
         "--speculative",
         "drafts that are verified with the next token",
         options=SpeculationOptions,
+        hooks={"collect": "left:drafts_left", "figures": "figures:FIGURES", "figures_of": "figures:figures"},
         page="speculation",
         tests=("simulator/test_speculation", "analysis/test_speculation_answers"),
         asked=lambda a: (drafts := a.of("speculation")) and f"--speculative {drafts.asked}",

@@ -60,7 +60,7 @@ def start_speculation(
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)
     spec = new_spec(speculation.tokens, speculation.lookahead, limits.captured, seed, rates, d.ranks, draft, books)
-    return limits, spec, slots
+    return limits, spec, None if slots is None else drafting(slots)
 
 
 def drafting(slots: Slots) -> Slots:
@@ -114,10 +114,8 @@ class Speculated:
     draft_s: float
 
     @classmethod
-    def of(cls, specs: list[DraftState]) -> Speculated | None:
-        """Sums over engines; None where none speculates."""
-        if not specs:
-            return None
+    def of(cls, specs: list[DraftState]) -> Speculated:
+        """Sums over engines."""
         counts = np.sum([x.counts for x in specs], axis=0).tolist()
         seconds = np.sum([x.seconds for x in specs], axis=0).tolist()
         return cls(

@@ -45,3 +45,10 @@ class Speculation:
         of; drafting writes `lookahead` slots behind them.
         """
         return self.tokens * (1 + ahead) + self.lookahead
+
+
+def given_text(speculation: Speculation) -> str:
+    """What is known of acceptance, and who says so."""
+    if speculation.rates is None:
+        return "each request's, of the trace"
+    return "given: " + ", ".join(f"{rate:g}" for rate in speculation.rates)

@@ -12,6 +12,7 @@ PARTS = (
         "images that an encoder takes before prompts",
         options=EncoderOptions,
         panel="Fleet and failures",
+        hooks={"collect": "left:images_left", "figures": "figures:FIGURES"},
         page="layer-lists",
         tests=("simulator/test_encoders",),
         asked=lambda a: getattr(a.pools, "encoder", None),

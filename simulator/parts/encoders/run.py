@@ -36,6 +36,7 @@ class EncoderCounts:
     # encoding itself among them; all together
     busy_s: float = 0.0
     waited_s: float = 0.0
+    busy_share: float = 0.0  # of the run
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,12 @@ PARTS = (
         "experts that come from the host's memory",
         options=ExpertCacheOptions,
         scope="deployment",
+        hooks={
+            "collect": "use:cache_left",
+            "ops": "use:waiting",
+            "step": "use:cache_of_step",
+            "figures": "figures:FIGURES",
+        },
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
         asked=lambda a: a.of("store"),

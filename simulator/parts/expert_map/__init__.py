@@ -12,6 +12,7 @@ PARTS = (
         "placed experts and copies",
         options=PlacementOptions,
         scope="deployment",
+        hooks={"collect": "loads:placed_left", "step": "loads:placed_of_step", "figures": "figures:FIGURES"},
         page="wide-ep",
         tests=("simulator/test_expert_map", "simulator/test_eplb"),
         asked=lambda a: a.of("placing"),

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ....devices.spec import LinkSpec
 from ...batching.state import F8, L_END, L_JOULES, L_START, NUM_LOG
 from ...deploy.deployment import Deployment
 from ...serving.course import Course
 from ...step.lowering import Plan, Slots
-from .holders import devices_apart
+from .holders import devices_apart, devices_of
 from .schedule import ATTENTION, EXPERTS
 from .side import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 
@@ -44,6 +45,11 @@ class Side:
         return cls(holder, slots.holders, course, NUM_LOG + len(slots.processors) + 1)
 
     @property
+    def devices(self) -> int:
+        """Devices that hold the experts."""
+        return devices_of(self.deployment)
+
+    @property
     def tracks(self) -> tuple[str, ...]:
         """Names of their processors beside those of the devices that attend."""
         return tuple(f"{name} with experts" for name in self.slots.processors)
@@ -75,7 +81,7 @@ class ApartRun:
         Of all replicas.
     batches : int
         Micro-batches of a step.
-    attention, experts, link : float
+    attention, experts, link_busy : float
         Share of the time in steps that each works; of the link the busier direction.
     """
 
@@ -85,12 +91,13 @@ class ApartRun:
     batches: int
     attention: float
     experts: float
-    link: float
+    link_busy: float
+    link: LinkSpec
 
     @property
     def limit(self) -> str:
         """The one that works nearly all of the steps' time, or that none does."""
-        shares = {ATTENTION: self.attention, EXPERTS: self.experts, LINK: self.link}
+        shares = {ATTENTION: self.attention, EXPERTS: self.experts, LINK: self.link_busy}
         first = max(shares, key=lambda name: shares[name])
         return first if shares[first] >= FULL else LATENCY
 
@@ -110,4 +117,5 @@ def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int
     return ApartRun(
         d.apart.holder, attention_devices, devices_apart(d) * engines, d.apart.batches,
         float(share[W_ATTENTION]), float(share[W_EXPERTS]), float(max(share[W_OUT], share[W_BACK])),
+        d.apart.link,
     )  # fmt: skip

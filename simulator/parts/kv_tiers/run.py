@@ -14,6 +14,7 @@ from ...batching.policies import Policy
 from ...batching.prefix import new_pool
 from ...batching.state import C_SUBMITTED, R_SLOTS, State
 from ...deploy.deployment import Deployment
+from ...quantity import ratio
 from ...step.lowering import Plan
 from ..two_pools.pools import Pools
 from . import state as cols
@@ -227,6 +228,7 @@ class TierRun:
     prefetched_bytes: float
     up_s: float
     down_s: float
+    hit_rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +255,15 @@ class TiersRun:
     waited_s: float
     longest_s: float
     held_s: float
+    hit_rate: float | None
+    near_rate: float | None
 
     @classmethod
-    def of(cls, belows: Sequence[tuple[Below, State, int]]) -> TiersRun | None:
-        """Measure engines' tiers, each with the tokens of a block; None where there are none."""
-        if not belows:
-            return None
+    def of(cls, belows: Sequence[tuple[Below, State, int]], found_tokens: int, asked_tokens: int) -> TiersRun:
+        """Measure engines' tiers, each with the tokens of a block.
+
+        Of the prompt tokens asked for (those of preempted requests again) so many were found somewhere.
+        """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
         own: list[TierState] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
         counts = np.sum([t.counts for t in own], axis=0)
@@ -276,9 +281,11 @@ class TiersRun:
                 tier, float(rows[:, cols.H_ROOM].sum()) * size, float(rows[:, cols.H_PEAK].sum()) * size,
                 n[cols.N_LOADED] * block, n[cols.N_LOADED] * size, n[cols.N_STORED] * size, n[cols.N_EVICTED] * size,
                 n[cols.N_PREFETCHED] * size, float(link_s[level, 0]), float(link_s[level, 1]),
+                ratio(n[cols.N_LOADED] * block, asked_tokens),
             ))  # fmt: skip
         return cls(
             first.settings, tuple(found), int(totals[cols.O_FOUND]) * block,
             int(totals[cols.O_DECLINED]) * block, int(totals[cols.O_LOADS]), float(seconds[cols.Z_WAITED]),
             max(float(t.seconds[cols.Z_LONGEST]) for t in own), float(seconds[cols.Z_HELD]),
+            ratio(found_tokens, asked_tokens), ratio(int(totals[cols.O_FOUND]) * block, asked_tokens),
         )  # fmt: skip

@@ -12,6 +12,7 @@ PARTS = (
         "exchanges beside computation",
         options=OverlapOptions,
         scope="deployment",
+        hooks={"collect": "use:overlap_left", "figures": "figures:FIGURES", "figures_of": "figures:figures"},
         page="overlap",
         tests=("simulator/test_overlap", "simulator/test_streams"),
         asked=lambda a: (way := a.of("overlap")) not in (None, "none") and f"--overlap {way}",

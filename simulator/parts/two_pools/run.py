@@ -4,128 +4,148 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
-from ....devices.power.board import Board
 from ...batching.policies import Policy
 from ...batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
 from ...deploy.deployment import Deployment
 from ...serving.course import X_STEPPING, totals_at
-from ...serving.engine import Engine
+from ...serving.drawn import devices_of_nodes
 from ...serving.finished import Requests
-from ...serving.metrics import quantiles
+from ...serving.metrics import Quantiles, quantiles
 from ...serving.nodes import Node
-from ...serving.record import KvMoves, PoolRun
-from ...serving.replicas import Scaling
+from ...serving.record import Run
 from ...serving.served import Served
 from ...serving.steady import Window
-from ..experts_apart.holders import devices_apart, devices_of
+from ...serving.usual import FULL, steady_stages
+from ..autoscale.replicas import Scaling
+from ..experts_apart.holders import devices_apart
+from .pools import KvLink
+
+LATE = ("tbt", "tpot")
+"""Latencies that the decode pool and the link make."""
 
 
 @dataclass(frozen=True, slots=True)
-class Boards:
-    """Devices of one kind, and what the engines on them did over time.
+class PoolRun:
+    """What one of two pools did.
 
     Attributes
     ----------
-    curves : list
-        See `Course.curve`.
-    fixed : int
-        Of the devices those that are always there.
-    scalings : tuple of Scaling
-        When the others are.
+    name : str
+        "prefill" or "decode".
+    deployment : Deployment
+        Of one replica.
+    devices : int
+        Of all replicas.
+    stepping : float
+        Share of the window that a replica spends in steps.
+    sending : float
+        Share of the run that a port of the link is busy.
+    kv_peak : float
+        See `Run.kv_peak`.
+    scaling : Scaling or None
+        Which replicas there were when, where an autoscaler decides.
     """
 
-    board: Board
+    name: str
+    deployment: Deployment
+    policy: Policy
+    replicas: int
     devices: int
-    curves: list[tuple[F8, F8]]
-    fixed: int
-    scalings: tuple[Scaling, ...] = ()
+    stepping: float
+    sending: float
+    kv_peak: float
+    kv_capacity: float
+    iterations: int
+    preemptions: int
+    output_tokens: int
+    prompt_tokens: int
+    scaling: Scaling | None = None
 
-    def held(self, edges: Sequence[float]) -> list[tuple[int, F8]]:
-        """Devices, and the seconds that they are held from each of some times to the next.
-
-        Of replicas that come and go the devices are those of one, the seconds those of all together.
-        """
-        out = [(self.fixed, np.diff(edges))] if self.fixed else []
-        for own in self.scalings:
-            spans = [own.held_s(None, a, b) for a, b in pairwise(edges)]
-            out.append((own.devices, np.array(spans)))
-        return out
-
-
-def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]) -> list[Boards]:
-    """Devices by kind; of two pools on the same kind all together."""
-    pools = served.pools
-    beside = _beside(served.engines, None if pools.decode else scalings[0])
-    if not pools.decode:
-        curves = [engine.curve() for engine in served.engines]
-        devices = devices_of(deployment) * copies
-        here = devices_of(deployment)
-        return [_boards(deployment.device.board, devices, curves, scalings[0], here), *beside]
-    first = len(pools.entry)
-    out: list[Boards] = []
-    for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
-        board = nodes[0].engine.deployment.device.board
-        here, curves = (devices_of(nodes[0].engine.deployment), [node.engine.curve() for node in nodes])
-        more = _boards(board, _devices(nodes), curves, own, here)
-        if out and out[0].board == board:
-            one = out.pop()
-            more = Boards(
-                board, one.devices + more.devices, [*one.curves, *more.curves],
-                one.fixed + more.fixed, (*one.scalings, *more.scalings),
-            )  # fmt: skip
-        out.append(more)
-    return out + beside
+    def mean_devices(self, window: Window) -> float:
+        """Its devices; of replicas that come and go their mean over a window."""
+        return self.devices if self.scaling is None else self.scaling.mean_devices(window)
 
 
-def _beside(engines: list[Engine], scaling: Scaling | None) -> list[Boards]:
-    """Devices that hold experts alone; they emit nothing."""
-    found = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
-    if not found:
-        return []
-    devices = sum(devices_apart(engine.deployment) for engine, _ in found)
-    curves = [side.course.curve(engine.now, 0) for engine, side in found]
-    return [_boards(found[0][1].course.board, devices, curves, scaling, devices // len(found))]
+@dataclass(frozen=True, slots=True)
+class KvMoves:
+    """The KV caches that crossed from a pool to the other.
 
-
-def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None, each: int) -> Boards:
-    """All of some devices, of which a replica has so many; of those that come and go when they are there."""
-    if own is None:
-        return Boards(board, devices, curves, devices)
-    return Boards(board, devices, curves, 0, (replace(own, devices=each),))
-
-
-def _devices(nodes: list[Node]) -> int:
-    """Devices of some nodes of one deployment."""
-    d = nodes[0].engine.deployment
-    return devices_of(d) * len(nodes) // d.replicas
-
-
-def pool_runs(
-    served: Served, policy: Policy, window: Window, end: float, scalings: Sequence[Scaling | None]
-) -> tuple[PoolRun, ...]:
-    """Measure both pools; nothing where there is one.
-
-    Parameters
+    Attributes
     ----------
-    policy : Policy
-        Of the entry nodes.
-    end : float
-        Of the run [s].
-    scalings : sequence of Scaling or None
-        Of each.
+    count : int
+        Caches sent; those sent again after a failure count again.
+    wait_s : Quantiles
+        From the first token until its cache leaves; 0 where layers left before.
+    transfer_s : Quantiles
+        From the first token, or from when it leaves where that is later, until it is there.
+    share : float or None
+        Both together, as a share of all requests' time from arrival to last token.
+    start_s, end_s : float64 array
+        When each request's cache left and was there, as rows of `Run.requests`; NaN without one.
     """
+
+    link: KvLink
+    count: int
+    total_bytes: float
+    wait_s: Quantiles
+    transfer_s: Quantiles
+    share: float | None
+    start_s: F8
+    end_s: F8
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPools:
+    """What two pools did, and what crossed between them; `limiting` is the one that more load would fill first."""
+
+    pools: tuple[PoolRun, ...]
+    moves: KvMoves
+    limiting: str
+
+    @property
+    def decode_engines(self) -> int:
+        """Engines of the pool that decodes."""
+        return self.pools[1].replicas
+
+    def mean_devices(self, window: Window) -> float:
+        """Devices of both over a window, on average."""
+        return sum(pool.mean_devices(window) for pool in self.pools)
+
+
+def pools_left(run: Run, served: Served, *_: object) -> TwoPools | None:
+    """Measure both pools; None where there is one."""
+    end = run.makespan_s
+    pools, moves = _pool_runs(served, run, end), _kv_moves(served, run.requests)
+    if not pools or moves is None:
+        return None
+    found = TwoPools(pools, moves, "")
+    return replace(found, limiting=limiting_pool(run, found))
+
+
+def request_columns(left: TwoPools) -> dict[str, F8]:
+    """When each request's KV cache was transferred."""
+    return {"kv_start_s": left.moves.start_s, "kv_end_s": left.moves.end_s}
+
+
+def pools_of(run: Run) -> tuple[PoolRun, ...]:
+    """Both pools of a run; nothing where there is one."""
+    left = run.parts.get("two-pools")
+    return () if left is None else left.pools
+
+
+def _pool_runs(served: Served, run: Run, end: float) -> tuple[PoolRun, ...]:
     pools, first = served.pools, len(served.pools.entry)
     if not pools.decode:
         return ()
+    scalings = [own and own.until(end, run.requests.first_token_s - run.requests.arrival_s) for own in served.presence]
     sides = (
-        ("prefill", policy, served.nodes[:first], scalings[0]),
-        ("decode", pools.policy or policy, served.nodes[first:], scalings[1]),
+        ("prefill", served.policy, served.nodes[:first], scalings[0]),
+        ("decode", run.policy, served.nodes[first:], scalings[1]),
     )
-    return tuple(_pool(*side, window, end) for side in sides)
+    return tuple(_pool(*side, run.window, end) for side in sides)
 
 
 def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
@@ -146,7 +166,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
         return sum(int(engine.state.counters[counter]) for engine in engines)
 
     return PoolRun(
-        name, deployment, policy, len(nodes), _devices(nodes) + devices_apart(deployment) * len(nodes),
+        name, deployment, policy, len(nodes), devices_of_nodes(nodes) + devices_apart(deployment) * len(nodes),
         stepping=min(stepping / whole, 1.0) if whole > 0 else 0.0,
         sending=min(busy_s / run_s, 1.0) if run_s > 0 else 0.0,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
@@ -156,9 +176,9 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
     )  # fmt: skip
 
 
-def kv_moves(served: Served, requests: Requests) -> KvMoves | None:
+def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
     """Measure what crossed the link; None where there are no two pools."""
-    moves, link = served.moves, served.pools.link
+    moves, link = served.parts.get("two-pools"), served.pools.link
     if moves is None or link is None:
         return None
     done = served.table.done()
@@ -169,3 +189,45 @@ def kv_moves(served: Served, requests: Requests) -> KvMoves | None:
     return KvMoves(
         link, moves.count, moves.total_bytes, quantiles(left - first), quantiles(end - left), share, start, end
     )
+
+
+def limiting_pool(r: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
+    """Which part of a run of two pools limits it: "prefill", "decode" or "link".
+
+    A port of the link that is nearly always busy does. Otherwise latencies that are missed tell: those between tokens
+    are the decode pool's, or the link's where caches are longer on it than between all later tokens. First tokens are
+    late because of prompts, unless caches wait longer for room in the decode pool than prompts do for a step, while
+    prompts have steps to spare. Without a latency it is what has the least to spare: of its steps' time, of places and
+    memory, or of the time of a port.
+    """
+    m, (prefill, decode) = left.moves, left.pools
+    if max(p.sending for p in left.pools) >= FULL:
+        return "link"
+    late = [name for name in missed if name.startswith(LATE)]
+    first = [name for name in missed if name.startswith("ttft")]
+    if late and not first:
+        decoded = r.requests.last_token_s - np.maximum(m.end_s, r.requests.first_token_s)
+        moved = (m.wait_s.mean or 0.0) + (m.transfer_s.mean or 0.0)
+        blocked = (m.wait_s.mean or 0.0) > (m.transfer_s.mean or 0.0)
+        return "link" if moved > np.nanmean(decoded) and not blocked else "decode"
+    queued = float((r.requests.scheduled_s - r.requests.arrival_s).mean())
+    if first or r.window.overloaded:
+        parked = (m.wait_s.mean or 0.0) > queued or _room(r, left) >= FULL
+        return "decode" if parked and prefill.stepping < FULL else "prefill"
+    used = {
+        "prefill": prefill.stepping, "decode": max(_room(r, left), decode.kv_peak),
+        "link": max(p.sending for p in left.pools),
+    }  # fmt: skip
+    return max(used, key=used.__getitem__)
+
+
+def _room(r: Run, left: TwoPools) -> float:
+    """Share of the decode pool's places in use, over the time of its steps; 0 without its stretches."""
+    decode, stages = left.pools[1], steady_stages(r) if r.stages else {}
+    if not stages:
+        return 0.0
+    mine = stages["node"] >= left.pools[0].replicas
+    length = (stages["end_s"] - stages["start_s"])[mine]
+    most = decode.policy.max_sequences * decode.deployment.ranks
+    total = float(length.sum())
+    return float((length * stages["running"][mine]).sum()) / total / most if total else 0.0

@@ -50,10 +50,20 @@ if TYPE_CHECKING:
     from opbyte.simulator.deploy.deployment import deploy as deploy
     from opbyte.simulator.deploy.placement import Option as Option
     from opbyte.simulator.deploy.placement import placement as placement
+    from opbyte.simulator.option import CheckedOptions as CheckedOptions
+    from opbyte.simulator.option import described as described
+    from opbyte.simulator.option import flag as flag
+    from opbyte.simulator.option import real as real
+    from opbyte.simulator.option import text as text
+    from opbyte.simulator.option import whole as whole
+    from opbyte.simulator.part import Part as Part
     from opbyte.simulator.parts.expert_cache.policies import Entry as Entry
     from opbyte.simulator.parts.expert_cache.policies import cache_policy as cache_policy
     from opbyte.simulator.parts.expert_map.maps import Sites as Sites
     from opbyte.simulator.parts.expert_map.policies import map_policy as map_policy
+    from opbyte.simulator.quantity import Figures as Figures
+    from opbyte.simulator.quantity import Quantity as Quantity
+    from opbyte.simulator.registry import add as add
     from opbyte.simulator.serving.routers import ROUTERS as ROUTERS
     from opbyte.simulator.serving.routers import Load as Load
     from opbyte.workloads.batch import Batch as Batch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ..part import Part
+from ...part import Part
 
 PARTS = (
     Part(
         "sessions",
         "--turns, traces with sessions",
         "requests that follow others",
+        hooks={"collect": "run:tasks_left", "figures": "figures:FIGURES"},
         page="serving",
         tests=("simulator/test_sessions", "simulator/test_agents"),
         asked=lambda a: getattr(a.first, "turns", None) is not None and "sessions",

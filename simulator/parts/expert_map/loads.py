@@ -1,16 +1,19 @@
-"""How placed experts load a deployment's devices, and what copies of them cost: rows and sentences."""
+"""How placed experts load the devices of a deployment, and what their copies cost."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.deploy.deployment import Deployment
-from ...simulator.deploy.expert_parts import ExpertPart
-from ...simulator.parts.expert_map.dispatch import Dispatch
-from .facet import Facet
+from ...deploy.deployment import Deployment
+from ...deploy.expert_parts import ExpertPart
+from .dispatch import Dispatch
+
+if TYPE_CHECKING:
+    from ...serving.record import Run
 
 F8 = npt.NDArray[np.float64]
 
@@ -57,41 +60,38 @@ def out_share(d: Deployment) -> float | None:
     return float(np.average(found, weights=weights)) if found else None
 
 
-def placing_dict(d: Deployment) -> dict[str, Any]:
-    """Entry of an answer's JSON; nothing where experts lie in order and have no copies."""
-    placing = d.placing
-    if placing is None:
-        return {}
-    found = {
-        "policy": placing.policy,
-        "redundant_experts": sum(part.held * part.ep - part.spec.routed.experts for part in spreading(d)[:1]),
-        "dispatch": placing.dispatch,
-        "held": spreading(d)[0].held,
-        "max_over_mean": worst_over_mean(d),
-        "copies_bytes": copy_bytes(d),
-        "sent_share": d.layout.sent,
-        "leaves_node_share": out_share(d),
-    }
-    return {"expert_placement": found}
+@dataclass(frozen=True, slots=True)
+class PlacedExperts:
+    """Placed experts of a deployment, as answers have them."""
+
+    policy: str
+    redundant_experts: int
+    dispatch: str
+    held: int
+    max_over_mean: float
+    copies_bytes: float
+    sent_share: float
+    leaves_node_share: float | None
 
 
-def placing_text(d: Deployment) -> list[str]:
-    """The same as a sentence."""
-    found = placing_dict(d).get("expert_placement")
-    if found is None:
-        return []
-    copies = ""
-    if found["redundant_experts"]:
-        copies = (
-            f" with {found['redundant_experts']} copies a layer, {found['copies_bytes'] / 2**30:.2f} "
-            f"GiB on a device, dispatched to {found['dispatch']}"
-        )
-    return [
-        (
-            f"Experts are placed by {found['policy']}{copies}: the most loaded device has "
-            f"{found['max_over_mean']:.2f} times the mean in the long run."
-        )
-    ]
+def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
+    """Those of a deployment; None where experts lie in order and have no copies."""
+    if d.placing is None:
+        return None
+    first = spreading(d)[0]
+    copies = first.held * first.ep - first.spec.routed.experts
+    return PlacedExperts(
+        d.placing.policy,
+        copies,
+        d.placing.dispatch,
+        first.held,
+        worst_over_mean(d),
+        copy_bytes(d),
+        d.layout.sent,
+        out_share(d),
+    )
 
 
-FACET = Facet(lambda r: placing_dict(r.deployment), lambda r: placing_text(r.deployment))
+def placed_left(run: Run, *_: object) -> PlacedExperts | None:
+    """Those of a run."""
+    return placed_of_step(run.deployment)

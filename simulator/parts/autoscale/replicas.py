@@ -7,9 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from ..batching.state import F8, I8
-from ..parts.autoscale.asked import Autoscale
-from .steady import Window
+from ....devices.spec import DeviceSpec
+from ...batching.state import F8, I8
+from ...serving.record import Run
+from ...serving.served import Served
+from ...serving.steady import Window
+from .asked import Autoscale
 
 Phase = Literal["starting", "ready", "draining"]
 PHASES: tuple[Phase, ...] = ("starting", "ready", "draining")
@@ -35,6 +38,8 @@ class Scaling:
         Seconds that a replica took to start.
     devices : int
         Of one replica.
+    device : DeviceSpec
+        What they are.
     spans : tuple of ReplicaSpan
         In order of their start; a replica that is not in one holds no devices.
     end_s : float
@@ -46,6 +51,7 @@ class Scaling:
     spec: Autoscale
     start_s: float
     devices: int
+    device: DeviceSpec
     spans: tuple[ReplicaSpan, ...]
     end_s: float = np.inf
     attained: float | None = None
@@ -70,6 +76,22 @@ class Scaling:
         """Devices held over a window, on average."""
         held_s = self.held_s(begin=window.start_s, end=window.end_s)
         return held_s * self.devices / window.length_s
+
+    @property
+    def changes(self) -> bool:
+        """Whether any of them comes or goes."""
+        return self.spec.decides
+
+    @property
+    def usd(self) -> float | None:
+        """Rent of all devices [USD]; None where they have no price."""
+        price = self.device.price_USD_per_hour
+        return None if price is None else self.device_hours * price
+
+    @property
+    def idle_W(self) -> float:
+        """Power of a replica's devices at rest [W]."""
+        return self.device.static_W * self.devices
 
     @property
     def device_hours(self) -> float:
@@ -100,3 +122,12 @@ class Scaling:
             change[np.searchsorted(times, span.start_s), column] += 1
             change[np.searchsorted(times, span.end_s), column] -= 1
         return times, np.cumsum(change, axis=0)
+
+
+def scaling_left(run: Run, served: Served, *_: object) -> Scaling | dict[str, Scaling] | None:
+    """What autoscalers did until the end: of all replicas, or of each of two pools."""
+    ttft_s = run.requests.first_token_s - run.requests.arrival_s
+    found = [own and own.until(run.makespan_s, ttft_s) for own in served.presence]
+    if not served.pools.decode:
+        return found[0]  # type: ignore[return-value]
+    return {name: own for name, own in zip(("prefill", "decode"), found, strict=True) if own} or None  # type: ignore[misc]

@@ -1,0 +1,106 @@
+"""What parts have in an answer, from their `Figures` alone: JSON, text for people, columns of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.quantity import Figures, Quantity
+from ...simulator.registry import PARTS
+from ...simulator.serving.metrics import Quantiles
+from ...simulator.serving.record import Run
+from ...simulator.step.explicit import StageCost
+from ..show.text import seconds, show
+
+TextOrRows = str | Sequence[Mapping[str, Any]]
+UNITS = {"B": (2.0**30, "GiB"), "B/s": (1e9, "GB/s")}
+MOST_ROWS = 16
+"""Rows of a part's table for people; JSON has all."""
+
+
+def text_of(value: Any, unit: str) -> str:
+    """A value with its unit, for people."""
+    if isinstance(value, Quantiles):
+        return text_of(value.mean, unit)
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {show(x)}" for name, x in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(show, value))
+    if unit == "s":
+        return seconds(value)
+    if unit == "%":
+        return f"{value:.1%}"
+    if unit in UNITS:
+        factor, name = UNITS[unit]
+        return f"{show(value / factor)} {name}"
+    number = show(int(value) if unit == "" and not isinstance(value, str | bool) else value)
+    return f"{number} {unit}" if unit in ("J", "W") else number
+
+
+def lines(source: Any, quantities: Sequence[Quantity], title: str) -> Iterator[TextOrRows]:
+    """A line of what has a label, then a table of each list."""
+    told, tables, inner = [], [], []
+    for q in quantities:
+        value = q.of(source)
+        if isinstance(value, list | tuple) and q.inside:
+            tables.append([_row(each, q.inside) for each in value[:MOST_ROWS]])
+            inner += [line for each in value[:MOST_ROWS] for line in _inner_lists(each, q.inside, title)]
+        elif q.inside and value is not None:
+            inner += list(lines(value, q.inside, f"{title}, {q.name.replace('_', ' ')}"))
+        elif q.label and value is not None:
+            told.append(f"{q.label} {text_of(value, q.unit)}")
+    if told:
+        yield f"{title}: {', '.join(told)}."
+    yield from (table for table in tables if table)
+    yield from inner
+
+
+def _row(source: Any, quantities: Sequence[Quantity]) -> dict[str, str]:
+    return {q.label: text_of(q.of(source), q.unit) for q in quantities if q.label and not q.inside}
+
+
+def _inner_lists(source: Any, quantities: Sequence[Quantity], title: str) -> Iterator[TextOrRows]:
+    lists = [q for q in quantities if q.inside and q.of(source)]
+    name = text_of(quantities[0].of(source), "")
+    for q in lists:
+        yield from lines(source, [q], f"{title}, {name}")
+
+
+def entries_after(parts: Mapping[str, Any], after: str) -> dict[str, Any]:
+    """Keys of JSON that follow some others."""
+    return {k: v for own, left in figures_of(parts) if own.after == after for k, v in own.entry(left).items()}
+
+
+def blocks_of(parts: Mapping[str, Any], late: bool) -> Iterator[TextOrRows]:
+    """What all parts say, before the latencies or after them."""
+    for own, left in figures_of(parts):
+        if own.late == late:
+            yield from lines(left, own.quantities, own.title)
+
+
+def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
+    """How answers have what parts left, and what they left."""
+    for name, left in parts.items():
+        if PARTS[name].hook("figures") is not None:
+            yield PARTS[name].figures(left), left
+
+
+def step_parts(d: Deployment, stage: StageCost) -> dict[str, Any]:
+    """What parts left of a step."""
+    hooks = {name: part.hook("step") for name, part in PARTS.items()}
+    found = {name: hook(d, stage) for name, hook in hooks.items() if hook is not None}
+    return {name: left for name, left in found.items() if left is not None}
+
+
+def with_columns() -> tuple[Figures, ...]:
+    """Figures of parts with columns of a sweep."""
+    found = [part.hook("figures") for part in PARTS.values()]
+    return tuple(own for own in found if own and own.columns)
+
+
+def columns_of(run: Run) -> dict[str, Any]:
+    """Columns of the parts of a run."""
+    return {k: v for own, left in figures_of(run.parts) for k, v in own.row(left).items()}

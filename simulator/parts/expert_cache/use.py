@@ -1,0 +1,80 @@
+"""What expert caches did in a run or a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....devices.cost import BOUNDS, PATHS
+from ...deploy.deployment import Deployment
+from .counts import StepFetch
+from .shelf import F_AHEAD, F_BYTES, F_HITS, F_LINK_S, F_MISSES, F_NEEDED, F_WAIT_S
+from .store import ExpertStore
+
+if TYPE_CHECKING:
+    from ...serving.engine import Engine
+    from ...serving.record import OpTotal, Run
+    from ...serving.served import Served
+    from ...step.explicit import StageCost
+
+FETCH = "expert_fetch"
+"""Name of the op that stands for what layers wait for experts."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """Expert caches of some steps; `seconds` is what the steps took in all, waiting included [s]."""
+
+    store: ExpertStore
+    fetch: StepFetch
+    seconds: float
+    slots: int
+    held: int
+
+    @classmethod
+    def of(cls, d: Deployment, fetch: StepFetch | None, seconds: float) -> CacheUse | None:
+        """Caches of a deployment; None without any."""
+        if d.store is None or fetch is None:
+            return None
+        held = next(part.held for part in d.experts if not part.kept)
+        return cls(d.store, fetch, seconds, d.store.slots(held, d.system.name), held)
+
+
+def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:
+    """Expert caches of a run."""
+    stepping_s = sum({(op.layer, op.name, op.kind): op.wall_s for op in run.ops}.values())
+    return CacheUse.of(run.deployment, fetched(served.engines), stepping_s)
+
+
+def cache_of_step(d: Deployment, stage: StageCost) -> CacheUse | None:
+    """Expert caches of a step."""
+    return CacheUse.of(d, stage.fetch, stage.seconds)
+
+
+def fetched(engines: Sequence[Engine]) -> StepFetch | None:
+    """What the expert caches of all engines did; None without any."""
+    found = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
+    if not found:
+        return None
+    t = np.concatenate(found).sum(axis=0)
+    columns = (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_LINK_S, F_WAIT_S)
+    return StepFetch(*(float(t[column]) for column in columns))
+
+
+def waiting(engines: Sequence[Engine]) -> tuple[OpTotal, ...]:
+    """Fetches of experts as an op on a link: its wall seconds are those that layers waited."""
+    from ...serving.record import OpTotal
+
+    fetch = fetched(engines)
+    if fetch is None:
+        return ()
+    bound = {"memory": fetch.link_s}
+    return (
+        OpTotal(
+            "communication", FETCH, "transfer", "host link", fetch.waited_s, fetch.link_s,
+            0.0, 0.0, 0.0, dict.fromkeys(PATHS, 0.0), fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""What overlap hid of the exchanges of a run or a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from ...deploy.deployment import Deployment
+from ...serving.record import Run
+from ...serving.usual import typical
+from ...step.explicit import StageCost, explicit_stage
+from .explicit import hidden_s
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange: its time, and what of it is not hidden [s]; `behind` says what hides it."""
+
+    name: str
+    seconds: float
+    exposed_s: float
+    hidden_s: float
+    behind: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOverlap:
+    """Overlap of one step, and the time of the same step without [s]."""
+
+    asked: str
+    way: str
+    plain_s: float
+    exchanges: list[Exchange]
+    step_seconds: float
+    sequences: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, d: Deployment, stage: StageCost, plain_s: float, sequences: int = 0, tokens: int = 0) -> StepOverlap:
+        """That of a step."""
+        sums: dict[str, list[float]] = {}
+        for placed in stage.ops:
+            if placed.critical and placed.op.exchange:
+                took = placed.cost.seconds * placed.count
+                own = sums.setdefault(placed.op.name, [0.0, 0.0])
+                own[0] += took
+                own[1] += took * placed.exposed
+        behind = hidden_s(stage.timelines)
+        found = [
+            Exchange(
+                name, total, exposed, total - exposed, {other: s for (own, other), s in behind.items() if own == name}
+            )
+            for name, (total, exposed) in sums.items()
+        ]
+        return cls(d.overlap, stage.way, plain_s, found, stage.seconds, sequences, tokens)
+
+
+@dataclass(frozen=True)
+class OverlapRun:
+    """Overlap of a run."""
+
+    run: Run
+
+    @property
+    def asked(self) -> str:
+        """What was asked for."""
+        return self.run.deployment.overlap
+
+    @cached_property
+    def exchanges(self) -> list[Exchange]:
+        """Exchanges of the whole run, on one device."""
+        d, out = self.run.deployment, []
+        together = d.layout.devices / d.replicas
+        for op in self.run.ops:
+            if op.layer == "communication":
+                busy = op.busy_s / together
+                out.append(Exchange(op.name, busy, min(op.wall_s, busy), max(busy - op.wall_s, 0.0), {}))
+        return out
+
+    @cached_property
+    def usual_steps(self) -> dict[str, StepOverlap]:
+        """A usual step of decodes, and one with a prompt beside them, every rank alike."""
+        d, out = self.run.deployment, dict[str, StepOverlap]()
+        for name, batch in zip(("decodes", "decodes and a prompt"), typical(self.run), strict=True):
+            stage, plain = (
+                explicit_stage(each, [batch] * d.ranks, expected=True) for each in (d, replace(d, overlap="none"))
+            )
+            out[name] = StepOverlap.of(d, stage, plain.seconds, len(batch.q_len), batch.tokens)
+        return out
+
+
+def overlap_left(run: Run, *_: object) -> OverlapRun | None:
+    """Overlap of a run; None where none was asked for."""
+    return None if run.deployment.overlap == "none" else OverlapRun(run)

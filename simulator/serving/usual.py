@@ -1,0 +1,40 @@
+"""What the steps of a run usually are, and which of its fast-forwarded steps its rates are of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...workloads.batch import Batch
+from ..batching.state import F8
+from .record import Run
+
+FULL = 0.9
+"""Share of a resource in use from which on it limits."""
+
+
+def steady_stages(run: Run) -> Mapping[str, F8]:
+    """The stretches of the window that a run's rates are of."""
+    stages, window = run.stages, run.window
+    within = (stages["end_s"] > window.start_s) & (stages["start_s"] < window.end_s)
+    return {name: column[within] for name, column in stages.items()}
+
+
+def typical(run: Run) -> tuple[Batch, Batch]:
+    """A rank's usual step of decodes, and one with a prompt beside them."""
+    rows, d = run.requests, run.deployment
+    context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
+    held = float((rows.last_token_s - rows.first_token_s).sum())
+    span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
+    engines = getattr(run.parts.get("two-pools"), "decode_engines", d.replicas)
+    decodes = round(held / span / (d.ranks * engines))
+    decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
+    prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
+    return usual_batches(decodes, context, prompt, d.several)
+
+
+def usual_batches(decodes: int, context: int, prompt: int, new: int = 1) -> tuple[Batch, Batch]:
+    """Decodes of `new` tokens alone, and with a prompt beside them."""
+    seen = [context] * decodes
+    return Batch.of(seen, new=new), Batch.of(seen, [(prompt, 0)], new)
