@@ -8,16 +8,280 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from statistics import fmean
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
+import numpy as np
+import numpy.typing as npt
+
+from opbyte.extend import EXPERIMENTS, Deployment, Loads, ModelSpec, Op, Reproduction, Table, load_system
 from opbyte.extend.answers import OnProgress
+from opbyte.extend.models import layer_ops, model_from_keys
+from opbyte.extend.streams import COMPUTE, NODE_LINK, Builder, Timeline, run
+from opbyte.extend.systems import Dispatch, ExpertPart, ExpertPlacing, flows, sites_of
+from opbyte.extend.training import (
+    NOTHING,
+    BytesPerWeight,
+    LayerPrices,
+    RepeatedOp,
+    TrainingOptions,
+    backward,
+    training_deployment,
+    training_layout,
+    whole_sequences,
+)
 
 from . import PAPERS
-from .hecate_step import CLUSTERS, EP, HECATE, HELD, REMATERIALISED, SHAPES, Iteration, both, gain, memory_over_ep
 from .published import Prediction, assumed, ratio_table, rows_of
+
+F8 = npt.NDArray[np.float64]
+
+VOCABULARY, HEAD = 50_257, 64
+"""Assumed: GPT-2's vocabulary and width of a head; neither is printed."""
+HELD = 5.73
+"""Weights of experts that a device holds, over expert parallelism's; an input, the paper's section 5.3."""
+REMATERIALISED = 0.098
+"""What of the weights beyond expert parallelism's stays where layers are gathered anew; an input."""
+EP, HECATE = "expert parallel", "Hecate"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model of the paper's Table 1, and the sequences of a device (assumed: not printed)."""
+
+    name: str
+    hidden: int
+    length: int
+    layers: int
+    sequences: int
+
+
+SHAPES = (
+    Shape("GPT-MoE-S", 768, 2048, 12, 4),
+    Shape("GPT-MoE-L", 1536, 2048, 12, 4),
+    Shape("BERT-MoE", 1024, 512, 12, 16),
+    Shape("BERT-MoE-Deep", 1024, 512, 24, 16),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Devices of a cluster and how many experts a layer has on them."""
+
+    name: str
+    system: str
+    experts: int
+
+
+CLUSTERS = (Cluster("A16", "hecate-a-2x8", 32), Cluster("A32", "hecate-a-4x8", 64), Cluster("B32", "hecate-b-4x8", 64))
+
+
+def model_of(shape: Shape, experts: int) -> ModelSpec:
+    """A model with experts of two matrices, d x 2d, in every layer."""
+    keys = {
+        "architectures": ["DeepSpeedMoE"], "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden // HEAD,
+        "intermediate_size": 2 * shape.hidden, "num_experts": experts, "num_experts_per_tok": 2,
+        "moe_layer_freq": 1, "vocab_size": VOCABULARY, "max_position_embeddings": shape.length,
+        "tie_word_embeddings": True, "torch_dtype": "float16",
+    }  # fmt: skip
+    return model_from_keys(keys, name=shape.name, where="Hecate, Table 1")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """Seconds of a layer's tasks [s]: dense part and experts in both passes, exchanges, copies."""
+
+    dense: float
+    dense_back: float
+    experts: float
+    experts_back: float
+    exchange: float
+    gather: float = 0.0
+    scatter: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One iteration.
+
+    Attributes
+    ----------
+    timeline : Timeline
+    layers : tuple of LayerTimes
+    copies : tuple of int
+        Experts of each layer that are copied to every device.
+    """
+
+    timeline: Timeline
+    layers: tuple[LayerTimes, ...]
+    copies: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.timeline.makespan
+
+
+class Trained:
+    """A model on a cluster under a routing, both ways from one price list."""
+
+    def __init__(self, shape: Shape, cluster: Cluster, routing: str) -> None:
+        model, system = model_of(shape, cluster.experts), load_system(cluster.system)
+        devices = system.groups
+        options = TrainingOptions(
+            shape.sequences * devices, shape.length, micro_batch=shape.sequences, zero=0, recompute="none"
+        )
+        self.layout = training_layout(model, system, options, tp=1, ep=devices)
+        self.deployment: Deployment = training_deployment(model, system, self.layout, routing=routing, costs="roofline")
+        self.each = BytesPerWeight.adam(model.numerics.act_bytes)
+        m = whole_sequences(shape.sequences, shape.length, model.windows)
+        self.bench = LayerPrices(self.deployment, self.layout, options, m, self.each)
+        self.tokens = m.tokens * devices
+        self.nic = system.device.node_link.bandwidth_bytes_per_s * system.groups_per_node
+        self.nvlink = system.device.link.bandwidth_bytes_per_s
+
+    def priced(self, op: Op) -> tuple[float, float]:
+        """Seconds of an op's forward and backward pass."""
+        price, numerics = self.bench.prices.op, self.deployment.run
+        behind = backward(op, numerics, self.each.gradients)
+        return price(RepeatedOp(op)), sum(price(work) for work in behind)
+
+    def dense(self) -> tuple[float, float]:
+        """A layer without its experts; all layers are alike."""
+        layer = self.deployment.shard.layers[0]
+        ops = [op for part in layer_ops(layer, self.bench.m, self.deployment.run, NOTHING)
+               for op in part if not op.routed]  # fmt: skip
+        forward, behind = zip(*map(self.priced, ops), strict=True)
+        return sum(forward), sum(behind)
+
+    def hidden_experts(self, part: ExpertPart, dense_s: float) -> int:
+        """Experts whose weights a node gets while the dense part computes, at most those it has room for.
+
+        The paper's overlap degree: seconds x bandwidth between nodes / bytes of an expert.
+        """
+        own = part.spec.routed.experts // part.ep
+        room = int(HELD * own) - own
+        return min(int(dense_s * self.nic / part.expert_bytes(self.deployment.run)), room)
+
+    def experts(self, part: ExpertPart, placed: Dispatch) -> tuple[float, float]:
+        """Experts of the slowest device, forward and backward."""
+        popular = part.router.inclusion[part.row] * self.tokens
+        tokens = popular[placed.experts] * placed.share.reshape(-1)
+        slots = tokens.reshape(part.ep, -1)
+        each = [self.priced(part.spec.expert_op(Loads(own, np.ones(len(own))), self.deployment.run)) for own in slots]
+        return max(each)
+
+    def exchange(self, part: ExpertPart, placed: Dispatch) -> float:
+        """An all-to-all: the busiest node's network card, or the busiest device's links in its node."""
+        popular = part.router.inclusion[part.row] * self.tokens
+        size = self.deployment.shard.hidden * self.deployment.run.numerics.act_bytes
+        sent = flows(placed.map, placed.rule, popular) * size
+        node = placed.map.sites.nodes
+        inside = node[:, None] == node[None, :]
+        between = np.where(inside, 0.0, sent)
+        crossing = max(
+            float(between[node == n].sum()) for n in np.unique(node)
+        ), max(float(between[:, node == n].sum()) for n in np.unique(node))  # fmt: skip
+        local = np.where(inside & ~np.eye(len(node), dtype=bool), sent, 0.0)
+        near = max(float(local.sum(axis=0).max()), float(local.sum(axis=1).max()))
+        link = self.deployment.system.device.node_link.latency_s
+        return link + max(max(crossing) / self.nic, near / self.nvlink)
+
+    def copied(self, part: ExpertPart, placed: Dispatch, hot: int) -> float:
+        """Seconds of copying the hottest experts to all nodes, or of summing their gradients there.
+
+        A node gets each once and spreads it over NVLink; gradients are summed in the node first.
+        """
+        if not hot:
+            return 0.0
+        order = np.argsort(-part.router.inclusion[part.row], kind="stable")[:hot]
+        sites = placed.map.sites
+        owner = {int(e): g for g, row in enumerate(placed.map.slots[:, : sites.own]) for e in row}
+        home = sites.nodes[[owner[int(e)] for e in order]]
+        nodes = np.unique(sites.nodes)
+        got = max(int((home != n).sum()) for n in nodes)
+        given = max(int((home == n).sum()) for n in nodes) * (len(nodes) - 1)
+        size = part.expert_bytes(self.deployment.run)
+        return max(got, given) * size / self.nic if len(nodes) > 1 else 0.0
+
+    def layer(self, part: ExpertPart, hecate: bool) -> tuple[LayerTimes, int]:
+        """Seconds of one layer, and how many experts it copies."""
+        dense = self.dense()
+        hot = self.hidden_experts(part, dense[0]) if hecate else 0
+        copies, rule = hot * part.ep, "local" if hecate else "any"
+        placing = ExpertPlacing("fssdp" if hecate else "even", copies, rule)
+        sites = sites_of(part, placing, self.layout.serving, self.deployment.system)
+        placed = placing.placed(part.router.inclusion[part.row], sites, part.row)
+        moved = self.copied(part, placed, hot)
+        experts = self.experts(part, placed)
+        return LayerTimes(*dense, *experts, self.exchange(part, placed), moved, moved), hot
+
+    def iteration(self, way: str) -> Iteration:
+        """One iteration in one way."""
+        found = [self.layer(part, way == HECATE) for part in self.deployment.experts]
+        layers = tuple(times for times, _ in found)
+        ends = [self.bench.embedding(), self.bench.head()]
+        graph = tasks(layers, sum(e.forward_s for e in ends), sum(e.backward_s for e in ends))
+        return Iteration(run(graph.graph()), layers, tuple(hot for _, hot in found))
+
+
+def tasks(layers: Sequence[LayerTimes], ends: float, ends_back: float) -> Builder:
+    """The iteration as tasks: copies beside dense parts, exchanges around experts.
+
+    Weights of a layer's copies come while its dense part computes; in the backward pass while that of
+    the layer above does, and gradients leave while that of their own layer does.
+    """
+    b = Builder()
+    last = -1
+    for i, t in enumerate(layers):
+        before = [last] if last >= 0 else []
+        dense = b.add("dense", COMPUTE, t.dense, before, chunk=i)
+        copy = b.add("gather", NODE_LINK, t.gather, before, chunk=i)
+        sent = b.add("exchange", NODE_LINK, t.exchange, [dense], chunk=i)
+        experts = b.add("experts", COMPUTE, t.experts, [sent, copy], chunk=i)
+        last = b.add("exchange", NODE_LINK, t.exchange, [experts], chunk=i)
+    last = b.add("head", COMPUTE, ends + ends_back, [last])
+    ready = b.add("gather", NODE_LINK, layers[-1].gather, [], chunk=len(layers) - 1)
+    for i in range(len(layers) - 1, -1, -1):
+        t = layers[i]
+        sent = b.add("exchange", NODE_LINK, t.exchange, [last], chunk=i)
+        experts = b.add("experts", COMPUTE, t.experts_back, [sent, ready], chunk=i)
+        back = b.add("exchange", NODE_LINK, t.exchange, [experts], chunk=i)
+        if i:
+            ready = b.add("gather", NODE_LINK, layers[i - 1].gather, [back], chunk=i - 1)
+        b.add("scatter", NODE_LINK, t.scatter, [experts], chunk=i)
+        last = b.add("dense", COMPUTE, t.dense_back, [back], chunk=i)
+    return b
+
+
+@cache
+def trained(shape: Shape, cluster: Cluster, routing: str) -> Trained:
+    """A model on a cluster, made once."""
+    return Trained(shape, cluster, routing)
+
+
+@cache
+def both(shape: Shape, cluster: Cluster, routing: str) -> dict[str, Iteration]:
+    """An iteration in both ways."""
+    own = trained(shape, cluster, routing)
+    return {way: own.iteration(way) for way in (EP, HECATE)}
+
+
+def gain(shape: Shape, cluster: Cluster, routing: str) -> float:
+    """Time of expert parallelism over Hecate's."""
+    found = both(shape, cluster, routing)
+    return found[EP].seconds / found[HECATE].seconds
+
+
+def memory_over_ep(held: float) -> float:
+    """Bytes of an expert's states with `held` times the weights, over those of expert parallelism."""
+    each = BytesPerWeight.adam(2.0)
+    more = replace(each, weights=held * each.weights)
+    total = each.weights + each.gradients + each.optimizer
+    return (more.weights + more.gradients + more.optimizer) / total
+
 
 EXPONENTS = (0.0, 0.3, 0.6, 0.9)
 ASSUMED = 0.6

@@ -7,11 +7,92 @@ the experts. Work and times here are those of what runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
-from opbyte.extend import Table
+from opbyte.extend import Deployment, LayerKind, Loads, ModelSpec, Op, Run, Table, deploy, load_system
+from opbyte.extend.models import (
+    BidirectionalAttention,
+    FeedForward,
+    Layer,
+    MergedExperts,
+    MixtureOfExperts,
+    Numerics,
+    layer_ops,
+)
+from opbyte.extend.systems import explicit_stage
 
-from .mode_step import BATCH, BLOCKS, PASSES, SYSTEM, expert_flops, gmac, projections_gmac, seconds, weights_gib
+from .passes import Denoising
 from .published import Prediction, paper
+
+SYSTEM = "rtx-a6000-x1"
+LAYERS, HIDDEN, HEADS = 12, 1024, 8
+EXPERTS, TOP_K, WIDTH = 4, 2, 4 * HIDDEN
+"""An expert is a gated block of 3 x 4 d^2 weights."""
+PASSES = Denoising(steps=10, tokens=14)
+BATCH = 512
+
+BLOCKS: dict[str, LayerKind] = {
+    "merged": MergedExperts(HIDDEN, EXPERTS, TOP_K, WIDTH, levels=PASSES.steps),
+    "top2": MixtureOfExperts(HIDDEN, EXPERTS, TOP_K, WIDTH),
+    "dense": FeedForward(HIDDEN, EXPERTS * WIDTH),
+}
+"""Feed-forward part by design: experts merged for a level, routed by token, or all of them."""
+
+
+@cache
+def model(block: str) -> ModelSpec:
+    """The transformer with one of `BLOCKS`; observations and noise come embedded."""
+    attention = BidirectionalAttention(HIDDEN, HEADS, HIDDEN // HEADS, bias=False)
+    layer = Layer(attention, BLOCKS[block], 2, HIDDEN)
+    return ModelSpec(
+        f"mode-{block}", "built here", HIDDEN, 0, (layer,) * LAYERS, True,
+        Numerics("bf16", kv="bf16"), source="MoDE (arXiv 2412.12953), A.4",
+    )  # fmt: skip
+
+
+@cache
+def deployed(block: str) -> Deployment:
+    """The transformer on one card."""
+    return deploy(model(block), load_system(SYSTEM))
+
+
+def seconds(block: str, samples: int) -> float:
+    """One pass over so many samples [s]."""
+    d = deployed(block)
+    return explicit_stage(d, [PASSES.batch(samples)], expected=True).seconds
+
+
+def _matmuls(block: str, samples: int) -> list[Op]:
+    """Matmuls of one layer of a pass."""
+    spec, batch = model(block), PASSES.batch(samples)
+    m, run = batch.moments(spec.windows), Run(spec.numerics)
+    loads = Loads.expected(batch.tokens, TOP_K, EXPERTS, EXPERTS)
+    return [
+        op for part in layer_ops(spec.layers[0], m, run, loads) for op in part
+        if op.kind != "elementwise" and op.name != "router"
+    ]  # fmt: skip
+
+
+def gmac(block: str, samples: int = 1) -> float:
+    """Multiply-accumulates of a pass, routers aside [1e9]."""
+    return LAYERS * sum(op.flops for op in _matmuls(block, samples)) / 2 / 1e9
+
+
+def projections_gmac(samples: int = 1) -> float:
+    """Those of attention's projections alone [1e9]."""
+    ops = [op for op in _matmuls("merged", samples) if op.name in ("qkv", "out")]
+    return LAYERS * sum(op.flops for op in ops) / 2 / 1e9
+
+
+def expert_flops(block: str) -> float:
+    """FLOPs of a layer's feed-forward part for one sample, routers aside."""
+    return sum(op.flops for op in _matmuls(block, 1) if op.layer != "attention")
+
+
+def weights_gib(block: str) -> float:
+    """Weights in memory, merged copies among them [GiB]."""
+    return model(block).weight_bytes / 2**30
+
 
 BATCHES = (1, 8, 64, 512)
 TIMED = ("merged", "dense")

@@ -7,18 +7,241 @@ by expert. Both are simulated on uniform, independent accesses.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from math import inf
 
 import numpy as np
+import numpy.typing as npt
 
-from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend import (
+    EXPERIMENTS,
+    Batch,
+    Deployment,
+    Loads,
+    ModelSpec,
+    Reproduction,
+    Table,
+    deploy,
+    load_model,
+    load_system,
+    open_requests,
+)
 from opbyte.extend.answers import OnProgress
+from opbyte.extend.models import MixtureOfExperts
+from opbyte.extend.systems import CACHE_POLICIES, Chances, ExpertCache, explicit_stage, processors_of
 
 from . import PAPERS
 from .published import Prediction, assumed, rows_of
-from .read_me_step import EXPERTS, FORMERS, LIMIT, LOOK_AHEAD, STREAMS, StepTimes, rate, served
+
+
+def first_come(experts: Sequence[int], limit: int) -> list[int]:
+    """The tokens that have waited longest."""
+    return list(range(min(limit, len(experts))))
+
+
+def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
+    """The longest queue whole, then the next, until the batch is full (Read-ME, algorithm 1).
+
+    Parameters
+    ----------
+    experts : sequence of int
+        Expert of each waiting token, the one that has waited longest first.
+    limit : int
+        Most tokens of a batch.
+
+    Returns
+    -------
+    list of int
+        Positions of the tokens taken; of equally long queues, that of the token that has waited longest comes first.
+
+    Examples
+    --------
+    >>> longest_queues([2, 0, 1, 0, 1, 0], 4)
+    [1, 3, 5, 2]
+    """
+    queues: dict[int, list[int]] = {}
+    for i, expert in enumerate(experts):
+        queues.setdefault(expert, []).append(i)
+    order = sorted(queues.values(), key=lambda queue: (-len(queue), queue[0]))
+    return [i for queue in order for i in queue][:limit]
+
+
+def next_uses(steps: Sequence[Collection[int]], look_ahead: float = inf) -> list[dict[int, float]]:
+    """After each step, in how many steps experts are used again, as far as `look_ahead` reaches.
+
+    Examples
+    --------
+    >>> next_uses([{0}, {1}, {0}])
+    [{1: 1.0, 0: 2.0}, {0: 1.0}, {}]
+    """
+    out: list[dict[int, float]] = [{} for _ in steps]
+    known: dict[int, int] = {}
+    for t in range(len(steps) - 1, -1, -1):
+        near = sorted((at - t, e) for e, at in known.items())
+        out[t] = {e: float(ahead) for ahead, e in near if ahead <= look_ahead}
+        known |= dict.fromkeys(steps[t], t)
+    return out
+
+
+def drawn_by(seed: int) -> Chances:
+    """Victims by a seed: numbers of NumPy's generator at each clock."""
+
+    def chances(clock: int, experts: Sequence[int]) -> list[float]:
+        return [float(x) for x in np.random.default_rng([seed, clock]).random(len(experts))]
+
+    return chances
+
+
+def replay(
+    steps: Sequence[Collection[int]], size: int, policy: str, *, look_ahead: float = inf,
+    names: Sequence[Collection[int]] | None = None, seed: int = 0, staging: bool = False,
+) -> ExpertCache:  # fmt: skip
+    """Play a sequence of steps against an empty cache; returns it with its counts.
+
+    Parameters
+    ----------
+    steps : sequence of collections of int
+        Experts that each step uses.
+    size : int
+        Slots.
+    policy : str
+        A name of `CACHE_POLICIES`.
+    look_ahead : float
+        Steps that are known ahead, for policies that ask.
+    names : sequence of collections of int, optional
+        Experts that a predictor names for each step.
+    staging : bool
+        See `ExpertCache`.
+    """
+    cache = ExpertCache(size, policy, drawn_by(seed), staging=staging)
+    looks = CACHE_POLICIES[policy].looks_ahead
+    ahead = next_uses(steps, look_ahead) if looks else [{}] * len(steps)
+    named: Sequence[Collection[int]] = [()] * len(steps) if names is None else names
+    for step, known, name in zip(steps, ahead, named, strict=True):
+        cache.touch(step, known, name)
+    return cache
+
+
+def hit_rate(
+    steps: Sequence[Collection[int]], size: int, policy: str, *, look_ahead: float = inf,
+    names: Sequence[Collection[int]] | None = None, seed: int = 0,
+) -> float:  # fmt: skip
+    """Share of all experts used that the cache held; see `replay`."""
+    cache = replay(steps, size, policy, look_ahead=look_ahead, names=names, seed=seed)
+    return cache.hits / max(1, cache.hits + cache.misses)
+
+
+EXPERTS, WIDTH, SHARED_WIDTH = 6, 5504, 320
+"""Half of Llama-2-7B's MLP each, and the small part that always runs: 4.7 billion active weights."""
+ACCESSES = 8_000
+LOOK_AHEAD = 3
+SYSTEM = "a100-80gb-x1"
+LIMIT, REQUESTS, CONTEXT = 16, 150, 512
+STREAMS = 2 * LIMIT
+Former = Callable[[Sequence[int], int], list[int]]
+FORMERS: dict[str, Former] = {"fcfs": first_come, "by_expert": longest_queues}
+
+
+def accesses(seed: int) -> npt.NDArray[np.int64]:
+    """The sequence of experts that is asked for."""
+    return np.random.default_rng([seed, 0x5E]).integers(0, EXPERTS, ACCESSES)
+
+
+@cache
+def rate(policy: str, size: int, seed: int, look_ahead: float = inf) -> float:
+    """Hit rate of a cache of `size` experts."""
+    steps = [(int(expert),) for expert in accesses(seed)]
+    return hit_rate(steps, size, policy, look_ahead=look_ahead, seed=seed)
+
+
+@lru_cache
+def model() -> ModelSpec:
+    """Llama-2-7B with its MLP split into experts, one of them for a token in all layers."""
+    dense = load_model("llama-2-7b")
+    moe = MixtureOfExperts(hidden=dense.hidden, experts=EXPERTS, top_k=1, width=WIDTH, shared_width=SHARED_WIDTH)
+    layer = dense.layers[0]
+    split = type(layer)(layer.mixer, moe, layer.norms, layer.norm_width)
+    return type(dense)(
+        "read-me", "built here", dense.hidden, dense.vocab, (split,) * len(dense.layers),
+        dense.tied, dense.numerics, dense.extra_weights, dense.max_position, "Read-ME, 3 and 4",
+    )  # fmt: skip
+
+
+class StepTimes:
+    """Seconds of a decode step by its tokens and the loads of its experts."""
+
+    def __init__(self) -> None:
+        self.d: Deployment = deploy(model(), load_system(SYSTEM))
+        self._dense: dict[int, float] = {}
+        self._experts: dict[tuple[int, ...], float] = {}
+
+    def seconds(self, loads: Sequence[int]) -> float:
+        """A step with so many tokens for each expert, the same in all layers."""
+        key = tuple(sorted(loads))
+        if key not in self._experts:
+            part = self.d.experts[0]
+            op = part.spec.expert_op(Loads.drawn(np.array(key)), self.d.run)
+            one = processors_of(self.d.device)[0].model.cost(op).seconds
+            self._experts[key] = one * len(self.d.experts)
+        return self._without_experts(sum(loads)) + self._experts[key]
+
+    def _without_experts(self, tokens: int) -> float:
+        if tokens not in self._dense:
+            found = explicit_stage(self.d, [Batch.of([CONTEXT] * tokens)], expected=True)
+            parts = found.times(lambda placed: placed.op.kind)
+            self._dense[tokens] = found.seconds - parts["experts"]
+        return self._dense[tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Requests decoded under one way of forming batches.
+
+    Attributes
+    ----------
+    distinct : float
+        Experts of a batch, mean.
+    latencies : float64 array
+        Of requests, from their first to their last step [s].
+    """
+
+    distinct: float
+    latencies: npt.NDArray[np.float64]
+
+
+def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) -> Served:
+    """Decode requests of the sample of the library, so many streams at once, `LIMIT` tokens a step.
+
+    A stream has one token waiting at a time, each of an expert of its own, and begins the next request
+    as one ends.
+    """
+    lengths = np.concatenate([block.output_tokens for block in open_requests(None, limit=REQUESTS, seed=seed)])
+    rng = np.random.default_rng([seed, 0xA])
+    left = [int(n) for n in lengths[:streams]]
+    began, nexts = [0.0] * streams, streams
+    queue = [(stream, int(rng.integers(EXPERTS))) for stream in range(streams)]
+    now, distinct, latencies = 0.0, [], []
+    while queue:
+        chosen = former([expert for _, expert in queue], LIMIT)
+        loads = np.bincount([queue[i][1] for i in chosen], minlength=EXPERTS)
+        now += times.seconds([int(n) for n in loads])
+        if nexts < len(lengths):  # while all streams are busy
+            distinct.append(int((loads > 0).sum()))
+        ran = [queue[i][0] for i in chosen]
+        taken = set(chosen)
+        queue = [token for i, token in enumerate(queue) if i not in taken]
+        for stream in sorted(ran):
+            left[stream] -= 1
+            if left[stream] == 0:
+                latencies.append(now - began[stream])
+                if nexts == len(lengths):
+                    continue
+                left[stream], began[stream], nexts = int(lengths[nexts]), now, nexts + 1
+            queue.append((stream, int(rng.integers(EXPERTS))))
+    return Served(float(np.mean(distinct)), np.array(latencies))
+
 
 SIZES = (2, 3, 4, 5)
 CLOSE = 0.03

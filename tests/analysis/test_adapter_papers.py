@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.analysis.papers import mixlora_step, mode_step, rmoe_step, scmoe_step
+from opbyte.analysis.papers import mixlora_step, mode, rmoe_step, scmoe
 from opbyte.analysis.papers.deepseekmoe import training_flops
 from opbyte.analysis.papers.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
 from opbyte.analysis.papers.moe_graphs_smora import smora
@@ -65,9 +65,9 @@ def test_modes_pass_is_28_squares_of_its_width() -> None:
     d, tokens = 1024, 14 * 12
     scores = 2 * 14 * tokens * d
     for block, squares in (("merged", 28), ("top2", 28), ("dense", 52)):
-        assert mode_step.gmac(block) * 1e9 == pytest.approx(tokens * squares * d * d + scores)
-    assert mode_step.projections_gmac(512) == pytest.approx(512 * tokens * 4 * d * d / 1e9)
-    assert mode_step.expert_flops("merged") == pytest.approx(mode_step.expert_flops("top2"))
+        assert mode.gmac(block) * 1e9 == pytest.approx(tokens * squares * d * d + scores)
+    assert mode.projections_gmac(512) == pytest.approx(512 * tokens * 4 * d * d / 1e9)
+    assert mode.expert_flops("merged") == pytest.approx(mode.expert_flops("top2"))
 
 
 def test_modes_pass_is_not_faster_than_its_weights_and_products() -> None:
@@ -75,25 +75,25 @@ def test_modes_pass_is_not_faster_than_its_weights_and_products() -> None:
     weights = 12 * 28 * 1024**2
     for samples in (1, 64, 512):
         floor = max(2 * weights / 768e9, 2 * weights * 14 * samples / 154.8e12)
-        assert floor < mode_step.seconds("merged", samples) < mode_step.seconds("dense", samples)
+        assert floor < mode.seconds("merged", samples) < mode.seconds("dense", samples)
 
 
 def test_scmoe_reads_what_its_experts_weigh() -> None:
     """Mixtral: 12.9 billion weights a token, 0.176 an expert and layer; 2.75 experts for two passes."""
     one = 3 * 4096 * 14336 * 32
-    greedy = scmoe_step.weight_bytes(scmoe_step.GREEDY)
-    for shares, experts in ((scmoe_step.TOP3, 3.0), (scmoe_step.SELF_CONTRAST, 2.75), (Shares.of_passes((2, 2)), 3.5)):
-        assert scmoe_step.distinct(shares) == pytest.approx(experts)
-        more = scmoe_step.weight_bytes(shares) - greedy
+    greedy = scmoe.weight_bytes(scmoe.GREEDY)
+    for shares, experts in ((scmoe.TOP3, 3.0), (scmoe.SELF_CONTRAST, 2.75), (Shares.of_passes((2, 2)), 3.5)):
+        assert scmoe.distinct(shares) == pytest.approx(experts)
+        more = scmoe.weight_bytes(shares) - greedy
         assert more == pytest.approx(2 * one * (experts - 2))
-    assert scmoe_step.weight_bytes(scmoe_step.TOP3) / greedy == pytest.approx(1.44, abs=0.005)
+    assert scmoe.weight_bytes(scmoe.TOP3) / greedy == pytest.approx(1.44, abs=0.005)
 
 
 def test_two_passes_in_one_batch_cost_less_than_two_steps() -> None:
-    context = scmoe_step.MIDDLE
-    one = scmoe_step.step_s(scmoe_step.GREEDY, context)
-    weak = scmoe_step.step_s(Shares.of_passes((1,)), context)
-    both = scmoe_step.step_s(scmoe_step.SELF_CONTRAST, context)
+    context = scmoe.MIDDLE
+    one = scmoe.step_s(scmoe.GREEDY, context)
+    weak = scmoe.step_s(Shares.of_passes((1,)), context)
+    both = scmoe.step_s(scmoe.SELF_CONTRAST, context)
     assert max(one, weak) < both < one + weak
 
 

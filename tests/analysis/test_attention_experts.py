@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from opbyte.analysis.papers import bam, moa, moa_step, moh, moh_step, published
-from opbyte.analysis.papers.bam_step import token_flops, with_top_k
+from opbyte.analysis.papers import bam, moa, moh, published
+from opbyte.analysis.papers.bam import token_flops, with_top_k
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
 from opbyte.workloads.batch import Batch
@@ -42,11 +42,11 @@ def test_moh_reads_all_keys_so_decoding_gains_nothing() -> None:
     result = reproduce("moh", seeds=(0,), figures=True)
     assert [row.status for row in result.table] == ["pass"] * 3 + ["prediction"] * 4
     assert set(figures_of(result)) == {"steps"}
-    ours, plain = (moh_step.step_parts(r, Batch.of([8191] * 32), "roofline") for r in (True, False))
+    ours, plain = (moh.step_parts(r, Batch.of([8191] * 32), "roofline") for r in (True, False))
     assert ours["scores"] == pytest.approx(plain["scores"], rel=1e-3)
     assert ours["projections"] > plain["projections"]
     prompt = Batch.of([], [(8192, 0)])
-    ours, plain = (moh_step.step_parts(r, prompt, "roofline") for r in (True, False))
+    ours, plain = (moh.step_parts(r, prompt, "roofline") for r in (True, False))
     assert ours["scores"] == pytest.approx(0.75 * plain["scores"], rel=0.01)
 
 
@@ -81,23 +81,23 @@ def test_moas_batches_by_hand(length: int) -> None:
     """84 GB less weights; 524,288 bytes a token of all keys, 3 x 11,008 values a token of a prompt."""
     left = 84e9 - load_model("vicuna-7b-moa").weight_bytes
     whole = 524_288 * length
-    assert moa_step.batch_that_fits("7b", "vllm", length) == int(left / whole)
-    density = sum(moa_step.densities("7b", length)) / 32
+    assert moa.batch_that_fits("7b", "vllm", length) == int(left / whole)
+    density = sum(moa.densities("7b", length)) / 32
     room = 3 * 11_008 * 2 * length
-    assert moa_step.batch_that_fits("7b", "moa", length) == int(left / (density * whole + room))
-    read = moa_step.kv_read_bytes("7b", "moa", length)
+    assert moa.batch_that_fits("7b", "moa", length) == int(left / (density * whole + room))
+    read = moa.kv_read_bytes("7b", "moa", length)
     assert read == pytest.approx(density * whole)
-    assert moa_step.kv_read_bytes("7b", "streaming", length) == pytest.approx(0.5 * whole)
+    assert moa.kv_read_bytes("7b", "streaming", length) == pytest.approx(0.5 * whole)
 
 
 def test_moas_gain_lies_within_what_bytes_allow() -> None:
     """No more than fewer bytes a token give: weights over a larger batch, and half of the keys."""
     for size in ("7b", "13b"):
         for length in moa.LENGTHS.values():
-            fits = {kind: moa_step.batch_that_fits(size, kind, length) for kind in ("vllm", "moa")}
-            weights = load_model(moa_step.MODELS[size]).weight_bytes
-            a_token = {kind: weights / fits[kind] + moa_step.kv_read_bytes(size, kind, length) for kind in fits}
-            rates = {kind: moa_step.tokens_per_s(size, kind, length, fits[kind]) for kind in fits}
+            fits = {kind: moa.batch_that_fits(size, kind, length) for kind in ("vllm", "moa")}
+            weights = load_model(moa.MODELS[size]).weight_bytes
+            a_token = {kind: weights / fits[kind] + moa.kv_read_bytes(size, kind, length) for kind in fits}
+            rates = {kind: moa.tokens_per_s(size, kind, length, fits[kind]) for kind in fits}
             assert 1 < rates["moa"] / rates["vllm"] < 1.05 * a_token["vllm"] / a_token["moa"]
 
 

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.analysis.papers.dsmoe_step import (
-    DEVICE,
-    decode,
-    fewest_devices,
-    floor_s,
-    gating_ops,
-    parameters,
-    system_name,
-)
-from opbyte.analysis.papers.z_code_step import LAST, STRATEGIES, device_states, on_device, scaled_step, with_experts
+from opbyte.analysis.papers.dsmoe import DEVICE, decode, fewest_devices, floor_s, gating_ops, parameters, system_name
+from opbyte.analysis.papers.z_code import LAST, STRATEGIES, device_states, on_device, scaled_step, with_experts
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.papers import hecate, published
-from opbyte.analysis.papers.hecate_step import (
+from opbyte.analysis.papers.hecate import (
     CLUSTERS,
     EP,
     HECATE,
@@ -52,7 +52,7 @@ def test_rows_figures_and_tables() -> None:
 
 
 def test_nothing_simulated_reads_what_is_published() -> None:
-    text = Path(hecate.__file__).with_name("hecate_step.py").read_text(encoding="utf-8")
+    text = Path(hecate.__file__).with_name("hecate.py").read_text(encoding="utf-8")
     assert "import published" not in text
 
 

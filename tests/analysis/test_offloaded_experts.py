@@ -13,19 +13,9 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.papers import expertflow, published, read_me
-from opbyte.analysis.papers.expertflow_step import (
-    ALL,
-    PRELOAD,
-    ROUTING,
-    deepseek,
-    fits,
-    qwen,
-    resident_bytes,
-    step,
-    switch,
-)
-from opbyte.analysis.papers.expertflow_step import expertflow as store
-from opbyte.analysis.papers.read_me_step import StepTimes, model
+from opbyte.analysis.papers.expertflow import ALL, PRELOAD, ROUTING, deepseek, fits, qwen, resident_bytes, step, switch
+from opbyte.analysis.papers.expertflow import expertflow as store
+from opbyte.analysis.papers.read_me import StepTimes, model
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Reproduction, figures_of
 from opbyte.devices.catalog import load_system

@@ -32,8 +32,8 @@ from opbyte.analysis.papers import (
     stratum,
     z_code,
 )
-from opbyte.analysis.papers.cent_step import Mapping as Blocks
-from opbyte.analysis.papers.cent_step import decode_tokens_s, exchanges, token, vector
+from opbyte.analysis.papers.cent import Mapping as Blocks
+from opbyte.analysis.papers.cent import decode_tokens_s, exchanges, token, vector
 from opbyte.analysis.papers.kinds.gemv import BankGemv
 from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Reproduction, Row, figures_of

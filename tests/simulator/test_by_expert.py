@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.read_me_batches import first_come, longest_queues
+from opbyte.analysis.papers.read_me import first_come, longest_queues
 
 B1 = npt.NDArray[np.bool_]
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.expert_sequences import hit_rate, next_uses, replay
+from opbyte.analysis.papers.read_me import hit_rate, next_uses, replay
 from opbyte.devices.tier import TierSpec
 from opbyte.simulator.parts.expert_cache.cache import ExpertCache, one_of
 from opbyte.simulator.parts.expert_cache.compiled import chances_of, named_by

@@ -16,7 +16,7 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.vit import encoder_macs
+from opbyte.analysis.papers.m3vit import encoder_macs
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.spec import EngineSpec
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.analysis.papers.fsmoe.orders import add_chunks
-from opbyte.analysis.papers.fsmoe.schedules import makespans
+from opbyte.analysis.papers.fsmoe.schedules import add_chunks, makespans
 from opbyte.simulator.parts.overlap.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
 from opbyte.simulator.parts.overlap.ways import ways
 from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task

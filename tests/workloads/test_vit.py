@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opbyte.analysis.papers.vit import encoder_macs, upsampling_decoder_macs, with_experts
+from opbyte.analysis.papers.m3vit import encoder_macs, upsampling_decoder_macs, with_experts
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
