@@ -2,7 +2,8 @@
 
 Load is requests per second. A trace keeps its own arrivals, played faster or slower; lengths alone get Poisson (or
 gamma) arrivals. The search runs whole simulations, each as long as it takes to tell whether the load is held
-(`stationary`): it doubles the load until the level is missed, then bisects on the logarithm down to the tolerance.
+(`stationary`): it begins just below what full engines serve (`backlog`), or else doubles the load until the level is
+missed, then bisects on the logarithm down to the tolerance.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from ..parallel.study import Study
 from ..parallel.workers import Workers
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
+from .backlog import full_rate
 from .capacity_result import Capacity, SystemCapacity
-from .loads import Tried, knob_of, too_long
+from .loads import BACKLOG, Tried, knob_of, too_long
 from .service_level import ATTAINMENT, read_level
 from .stationary import HeldLoad, decide
 from .variants import Variant, laid_out, variants
@@ -54,6 +56,8 @@ MOST_STAGES = 16_000
 """Requests of the run that says what a load fails by, whose stages are kept."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
+NEAR = 0.95
+"""Load tried first, as a share of what full engines serve."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
 """Loads tried at least and at most, as multiples of the first."""
 SEARCHED = ("rate", "rate_scale", "closed_loop")
@@ -209,6 +213,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return decide(
             lambda count: run_scenario(task.asked(system, requests=count, **at(rate)), made=made, grown=grown),
             rate, level, task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate", most=most,
+            full=lambda: full,
         )  # fmt: skip
 
     def at_rate(rate: float) -> Tried:
@@ -226,7 +231,9 @@ def _searched(task: _Task, system: Variant) -> Answer:
     probe = task.probe(system)
     several = "pools" in system.options or task.scenario.parts.asks("two-pools")
     made = None if several else deployment_of(task.asked(system))
-    low, high = highest(passes, tried, len(probe.run.requests.request_id) / probe.run.makespan_s / 4, task.tolerance)
+    full = full_rate(task.asked(system, **at(1.0)), made)
+    begin = NEAR * full.per_s if full else len(probe.run.requests.request_id) / probe.run.makespan_s / 4
+    low, high = highest(passes, tried, begin, task.tolerance, full and full.per_s)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
         best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))
@@ -235,8 +242,9 @@ def _searched(task: _Task, system: Variant) -> Answer:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
     elif tried[high].missed:
         few = min(tried[high].requests, MOST_STAGES)
-        failing = run_scenario(task.asked(system, requests=few, **at(high)), keep_stages=True)
         missed = tried[high].missed
+        asked = full.asked if full and missed == (BACKLOG,) else task.asked(system, requests=few, **at(high))
+        failing = run_scenario(asked, keep_stages=True)
         missed_level = {n: x for n, x in task.level.items() if n in missed}
         limit = (pool_limit if "two-pools" in failing.parts else limit_of)(failing, missed_level)
         reason = _reason(tried[high], task.level, limit, low is None)
@@ -267,8 +275,6 @@ def _answer(
     """What was found, with the figures of the highest load within the level."""
     shown = best or probe
     where = shown.run.deployment.system
-    if high is not None and tried[[t.load_per_s for t in tried].index(high)].open:
-        low = None  # what is not decided has no number
     rate = best.run.output_tokens_per_s if best else None
     price = costs_of(shown.run, shown.scenario, rate)
     found = SystemCapacity(
@@ -309,9 +315,25 @@ def ends(
     return Interval(min(found), max(found), LEVEL)
 
 
-def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | None, float | None]:
-    """A load that passes and one that fails, a factor of two apart; None where there is none."""
+def _bracket(
+    passes: Callable[[float], bool], start: float, most: float | None = None
+) -> tuple[float | None, float | None]:
+    """A load that passes and one that fails, a factor of two apart or less; None where there is none.
+
+    Parameters
+    ----------
+    most : float, optional
+        A load that is known to fail.
+    """
     load = float(f"{start:.6g}")
+    if most is not None and passes(load):
+        passes(above := float(f"{most:.6g}"))
+        return load, above
+    if most is not None:
+        start, load = load, load / 2
+        while load > start * LOWEST and not passes(load):
+            load /= 2
+        return (load, 2 * load) if load > start * LOWEST else (None, 2 * load)
     if passes(load):
         while load < start * HIGHEST:
             if not passes(2 * load):
@@ -326,13 +348,14 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
 
 
 def highest(
-    passes: Callable[[float], bool], tried: Mapping[float, Tried], start: float, tolerance: float
-) -> tuple[float | None, float | None]:
+    passes: Callable[[float], bool], tried: Mapping[float, Tried], start: float, tolerance: float,
+    most: float | None = None,
+) -> tuple[float | None, float | None]:  # fmt: skip
     """The highest load that passes and the least above it that does not, of what `passes` leaves in `tried`.
 
     Of a looser level it is never less: loads are the same until one passes, and what follows lies above it.
     """
-    low, high = _bracket(passes, start)
+    low, high = _bracket(passes, start, most)
     while low is not None and high is not None and high / low > 1 + tolerance:
         middle = float(f"{(low * high) ** 0.5:.6g}")
         if middle in (low, high):
@@ -356,15 +379,21 @@ def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None,
 
 def _undecided(tried: Tried, low: float | None) -> str:
     """What no run could tell, in words."""
-    holds = "" if low is None else f"{show(low)} requests/s holds; "
+    holds = "" if low is None else f"{show(low)} requests/s is sustained; "
     what = " and ".join("the queue" if n == "load" else n.replace("_", " ") for n in tried.open)
     return (
-        f"NOT DECIDED: {holds}at {show(tried.load_per_s)} {what} cannot be told after "
-        f"{tried.requests:,} requests, the most of a load"
+        f"{'not decided: ' if low is None else ''}{holds}at {show(tried.load_per_s)} {what} cannot be told after "
+        f"{tried.requests:,} requests"
     )
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:
+    if tried.missed == (BACKLOG,):
+        filled = "the KV cache is full" if limit.resource == "KV capacity" else "all engines are full"
+        return (
+            f"{show(tried.load_per_s)} requests/s are within the limits until {filled}; from then on "
+            f"only {show(tried.full_per_s)} requests/s are sure to be served: not sustained ({limit.why})"
+        )
     text = too_long(tried.missed, tried.figures, level, "{name} is {value}, {over:.1%} too long")
     even = "even at " if none else "at "
     return f"{even}{show(tried.load_per_s)} requests/s {text}: {limit.why}"

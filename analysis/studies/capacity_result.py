@@ -78,8 +78,16 @@ class SystemCapacity:
 
     @property
     def undecided(self) -> bool:
-        """Whether some load could not be told, and so no number is said."""
-        return self.load_per_s is None and any(t.open for t in self.tried)
+        """Whether the least load above the highest that holds could not be told."""
+        return any(t.open for t in self.tried if t.load_per_s == self.next_load_per_s)
+
+    @property
+    def load_text(self) -> str:
+        """The load with what is not decided above it."""
+        if self.load_per_s is None:
+            return "not decided" if self.undecided else "none"
+        above = f" ({show(self.next_load_per_s)} not decided)" if self.undecided else ""
+        return f"{show(self.load_per_s)}{above}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ class Capacity(Result):
         return [
             {
                 "system": f.system, "served as": f.served,
-                "requests/s": show(f.load_per_s or ("not decided" if f.undecided else "none")),
+                "requests/s": f.load_text,
                 f"{LEVEL:.0%} interval": spoken(f.held) if f.held else None,
                 "output tokens/s": f.output_tokens_per_s,
                 **{n.replace("_", " "): best and figure_text(n, best.figures[n]) for n in self.level},

@@ -13,6 +13,9 @@ from ...workloads.errors import InputError
 from ..answers.price import Worth
 from .service_level import ATTAINMENT, MEASURES, figure_text
 
+BACKLOG = "backlog"
+"""What a load misses that is more than full engines serve."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -27,13 +30,16 @@ class Tried:
     worth : Worth or None
         What it is judged by beside the level.
     missed : tuple of str
-        Names whose limit is exceeded; "load" where requests come faster than they are served.
+        Names whose limit is exceeded; "load" where requests come faster than they are served, `BACKLOG` where
+        they come faster than full engines serve them.
     open : tuple of str
         Names that the run is too short, or its chances too wide, to decide.
     requests : int
         Of the run.
     growth : float or None
         Share of the arrivals by which those that wait for a place become more.
+    full_per_s : float or None
+        What full engines surely serve; None where that was not asked.
     """
 
     load_per_s: float
@@ -44,10 +50,11 @@ class Tried:
     open: tuple[str, ...] = ()
     requests: int = 0
     growth: float | None = None
+    full_per_s: float | None = None
 
     def holds_within(self, level: Mapping[str, float]) -> bool:
         """Whether requests go as they come, with latencies that a level allows."""
-        return "load" not in (*self.missed, *self.open) and all(
+        return not {"load", BACKLOG} & {*self.missed, *self.open} and all(
             not _misses(name, self.figures[name] or 0.0, most) for name, most in level.items()
         )
 
@@ -121,6 +128,8 @@ def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: 
         for name in missed
         if (value := figures.get(name)) is not None
     ]
+    if BACKLOG in missed:
+        lines.append("full engines serve less than arrives")
     if "load" in missed:
         lines.append("requests come faster than they are served")
     return " and ".join(lines)

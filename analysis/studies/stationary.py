@@ -6,6 +6,9 @@ interval, must lie below `GROWS` of the arrivals. Each latency of the service le
 batches; a run that is too short for either, or whose interval holds the limit and is wider than `NARROW`, tells nothing
 yet, and the next one has twice the requests or as many as it takes. After `MOST_REQUESTS` the load is not decided.
 
+A load that is held must also be less than what full engines serve, and a run must be long enough to vouch for bursts
+that are rare (`backlog`).
+
 A run from an empty system has no longer latencies than a longer one at the same load, so that what
 surely misses a limit misses it at any length. Counts of requests are `FIRST` times powers of two: studies
 that begin with 600 requests or with 20,000 end on the same runs. Of a looser level a run never says
@@ -21,9 +24,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
-from .loads import Tried, judged, refused_of
+from .backlog import FullRate, full_rate, unseen
+from .loads import BACKLOG, Tried, judged, refused_of
 from .service_level import ATTAINMENT
 
 F8 = npt.NDArray[np.float64]
@@ -43,6 +48,8 @@ make it so long, and in a system that they fill it would be no shorter. So does 
 request is beyond the limit are so many times what the quantile allows, whether they wait or not."""
 NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
+MUCH = 2
+"""Where a run would need so many times the most requests, none is made."""
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -77,6 +84,7 @@ def counted(asked: int) -> int:
 def decide(
     make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
     *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
+    full: Callable[[], FullRate | None] = lambda: None,
 ) -> HeldLoad:  # fmt: skip
     """Simulate a load until it is decided whether it is held.
 
@@ -94,6 +102,8 @@ def decide(
         Of a run; `GLANCE` of them may tell that a load is far too much, and no more.
     enough : callable
         Whether a run that cannot tell says enough all the same.
+    full : callable
+        The rate of full engines, which is asked for where a run would hold the load.
     """
     most = most or MOST_REQUESTS
     count, before = min(counted(asked), most) if grows else asked, None
@@ -101,7 +111,9 @@ def decide(
         made = make(count)
         short = not grows or _count(made) < count
         tried, need = judge(made, load, level, before, sampled=not short)
-        if not tried.open or short or count >= most or enough(made):
+        if not tried.missed and count > GLANCE and (rate := full()) is not None:
+            tried, need = recovering(tried, need, made, load, level, rate, sampled=not short)
+        if not tried.open or short or count >= most or need > MUCH * most or enough(made):
             return HeldLoad(tried, made)
         before, count = tried, min(max(2 * count, counted(need)), most)
 
@@ -131,6 +143,22 @@ def judge(
     return replace(found, missed=missed, open=left, requests=_count(run), growth=growth), _needed(run)
 
 
+def recovering(
+    tried: Tried, need: int, run: Run, load: float, level: Mapping[str, float], full: FullRate, *, sampled: bool
+) -> tuple[Tried, int]:
+    """The same verdict where a backlog counts too: a load that full engines do not serve is missed.
+
+    A run too short for the spells of a queue that may come leaves it open.
+    """
+    tried = replace(tried, full_per_s=full.sustains_per_s)
+    if load > full.sustains_per_s:
+        return replace(tried, missed=(*tried.missed, BACKLOG), open=()), need
+    if not sampled or not tried.holds:
+        return tried, need
+    left, more = unseen(run, load, level, full, SHARES)
+    return replace(tried, open=left), max(need, int(more * tried.requests))
+
+
 def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float | None]:
     """Whether requests go as they come, and the share of them that stay.
 
@@ -152,10 +180,18 @@ def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float 
     return "holds" if steady else "open", share
 
 
-def stationary(run: Run, sampled: bool) -> bool | None:
-    """Whether the queue is stationary over one run of an open loop, by the rule of `judge`; None = not decided."""
-    state = _queue(run, None, sampled)[0]
-    return None if state == "open" else state == "holds"
+def stationary(run: Run, asked: Scenario) -> bool | None:
+    """Whether one run of an open loop shows that its load is sustained, by the rule of `decide`; None = undecided."""
+    sampled = asked.workload.trace is None
+    state, _ = _queue(run, None, sampled)
+    if state != "holds":
+        return None if state == "open" else False
+    tried, full = Tried(0.0, None, {}, ()), full_rate(asked)
+    if full is not None:
+        r = run.requests
+        load = (len(r) - 1) / max(float(np.ptp(r.arrival_s)), 1e-12)
+        tried, _ = recovering(tried, 0, run, asked.workload.rate or load, {}, full, sampled=sampled)
+    return None if tried.open else not tried.missed
 
 
 def _count(run: Run) -> int:

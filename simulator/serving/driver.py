@@ -50,9 +50,6 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
 
-MOST_LOGGED = 1 << 14
-"""Stretches of all engines that are taken in together."""
-
 
 def serve(
     pools: Pools,
@@ -192,9 +189,7 @@ class Driver:
             clients=0 if whole else stream.closed_loop or 0, between=None,
         )  # fmt: skip
         prefixes = looks and asks_prefix(route)
-        self.clock = clock = Clock(
-            table, entry, decode, how, pools.link, prefixes, 0 if faults or steps else MOST_LOGGED
-        )
+        self.clock = clock = Clock(table, entry, decode, how, pools.link, prefixes)
         self.dealer = Dealer(table, clock, route)
         self.adapters: AdapterCounts | None = None
         lets_go = apart and not (self.warmup or self.stop)
@@ -330,7 +325,6 @@ class Driver:
 
     def _served(self, drained: Drained | None) -> Served:
         nodes, clock = self.clock.all, self.clock
-        clock.take_logs()
         for node in nodes:
             node.engine.take_log(REACHED)
         for node in nodes:

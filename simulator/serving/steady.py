@@ -38,6 +38,8 @@ WIDE = 0.25
 GROWS, FEWEST_WAITING = 0.05, 10
 """A queue that grows by more than this share of the arrivals, and by so many requests, is one of a
 system that is overloaded."""
+SURELY_GROWS = 0.01
+"""So is one of a queue that surely grows by more than this share of the arrivals, in a steady window."""
 
 Rate = Callable[[F8], F8]
 Kind = Literal["steady", "asked", "whole"]
@@ -312,5 +314,7 @@ def _queue(window: Window, stamps: Stamps, drain: float, open_loop: bool) -> Win
     waiting = came - np.searchsorted(scheduled, edges, side="right") * stamps.each
     slope, _ = _trend(np.append(edges, 2 * edges[-1] - edges[-2]), waiting.astype(float))
     growth = slope * (end - start)
-    many = growth >= max(GROWS * float(came[-1] - came[0]), FEWEST_WAITING)
-    return replace(window, queue_growth_per_s=slope, overloaded=bool(many))
+    many = growth >= GROWS * float(came[-1] - came[0])
+    if window.kind == "steady" and not many:
+        many = trend_share(arrival, scheduled, np.minimum(window.edges, end))[0] > SURELY_GROWS
+    return replace(window, queue_growth_per_s=slope, overloaded=bool(many and growth >= FEWEST_WAITING))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from opbyte import capacity, simulate
 from opbyte.analysis.studies.capacity_result import SystemCapacity
-from opbyte.analysis.studies.stationary import FIRST, MOST_REQUESTS, counted, decide, judge
+from opbyte.analysis.studies.stationary import BATCHES, FIRST, MOST_REQUESTS, counted, decide, judge
 from opbyte.analysis.studies.sweep.point import metrics_of
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.steady import trend_share
@@ -62,7 +62,7 @@ def test_the_number_of_requests_does_not_matter(by_default: SystemCapacity, requ
 def test_a_sweep_says_what_a_capacity_says(by_default: SystemCapacity) -> None:
     """Of the same load and requests; far beyond what is held no second run is needed."""
     held = [t for t in by_default.tried if t.holds]
-    missed = [t for t in by_default.tried if "load" in t.missed]
+    missed = [t for t in by_default.tried if t.missed]
     for t in (held[0], held[-1], missed[-1]):
         asked = simulate(MODEL, SYSTEM, rate=t.load_per_s, requests=t.requests, **WORK)
         said = metrics_of(asked)["stationary"]
@@ -87,14 +87,24 @@ def test_shares_that_stay_are_found() -> None:
         assert low - 0.01 <= share <= high + 0.01
 
 
-def test_what_cannot_be_told_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_told_is_named_beside_what_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding U4: a number, and the load above it that no run could tell."""
     monkeypatch.setattr("opbyte.analysis.studies.stationary.MOST_REQUESTS", FIRST)
     each = found(None)
-    assert each.load_per_s is None
     assert each.undecided
-    assert "NOT DECIDED" in each.reason
+    assert each.load_per_s is not None
+    assert each.next_load_per_s is not None
+    assert each.load_text == f"{each.load_per_s:.2f} ({each.next_load_per_s:.2f} not decided)"
     assert f"{FIRST:,} requests" in each.reason
     assert MOST_REQUESTS > FIRST
+
+
+def test_five_generations_tell_nothing() -> None:
+    """A run of fewer than ten generations is open, whatever its trend."""
+    for count, told in ((900, True), (9000, False)):
+        made = run(30.0, count)
+        assert (made.window.batches < BATCHES) is told
+        assert ("load" in judge(made, 30.0, {}, None, sampled=True)[0].open) is told
 
 
 RUNS: dict[tuple[float, int], Run] = {}

@@ -101,6 +101,24 @@ def test_short_and_drifting_runs_say_so() -> None:
     assert not rising.overloaded
 
 
+@pytest.mark.parametrize("load", [0.9, 1.02, 1.05, 1.1])
+def test_a_queue_that_surely_grows_is_overload(load: float) -> None:
+    """Finding G2: 2 to 5 % more than is served grow unsaid in a steady window; one that recovers is no overload."""
+    told = []
+    for seed in range(5):
+        arrival = np.cumsum(np.random.default_rng(seed).exponential(1.0 / load, 30_000))
+        at = np.arange(30_000.0)  # one a second is let in, in order
+        scheduled = np.maximum.accumulate(arrival - at) + at
+        last = scheduled + SERVICE_S
+        stamps = Stamps(arrival, scheduled, last, np.ones(30_000, dtype=bool))
+        window = find_window(
+            lambda t, first=scheduled, last=last: 100.0 * np.searchsorted((first + last) / 2, t), stamps,
+            begin=0.0, end=float(last.max()), clients=None, asked=False,
+        )  # fmt: skip
+        told.append(window.overloaded)
+    assert told == [load > 1.0] * 5
+
+
 @pytest.fixture(scope="module")
 def served() -> Any:
     found: Deployment = deploy(load_model("llama-3-8b"), load_system("h100-x1"))

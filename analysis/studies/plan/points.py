@@ -26,6 +26,7 @@ from ...answers.price import Worth, costs_of, price_of, worth_of
 from ...answers.ranges import Ranges, is_measured
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
+from ..backlog import FullRate, full_rate
 from ..loads import too_long
 from ..stationary import GLANCE, counted, decide
 from ..variants import Axes
@@ -52,12 +53,20 @@ class TrialBench:
 
     folder: Path
     made: dict[Candidate, Made] = field(default_factory=dict)
+    full: dict[Candidate, FullRate | None] = field(default_factory=dict)
 
     def deployed(self, candidate: Candidate, asked: Scenario) -> Made:
         """What a candidate is deployed as, whatever load of it is asked."""
         if candidate not in self.made:
             self.made[candidate] = deployment_of(asked)
         return self.made[candidate]
+
+    def full_rate(self, candidate: Candidate, asked: Scenario, copies: int) -> FullRate | None:
+        """What so many copies serve while a backlog waits."""
+        if candidate not in self.full:
+            self.full[candidate] = full_rate(asked, None if candidate.pools else self.deployed(candidate, asked))
+        known = self.full[candidate]
+        return None if known is None else known.of(copies)
 
     def run(self, candidate: Candidate, asked: Scenario, **how: Any) -> Run:
         """Serve a scenario of a candidate."""
@@ -241,6 +250,7 @@ def point_of(
     held = decide(
         lambda count: bench.run(candidate, task.asked(candidate, copies, bench, count, slow), grown=grown),
         task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=most, enough=beaten,
+        full=lambda: bench.full_rate(candidate, task.asked(candidate, 1, bench, task.requests), copies),
     )  # fmt: skip
     run, tried = held.run, held.tried
     unsure = (BEATEN if beaten(run) else OPEN) if tried.open else ()
@@ -254,7 +264,7 @@ def point_of(
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         {n: None if x is None else x * slow for n, x in tried.figures.items()},
         tried.missed or unsure, tried.requests,
-        paced(run),
+        min(paced(run), (tried.full_per_s or float("inf")) / (task.load_per_s * slow)),
         *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
                                    made.ranges, room_of(asked, run))),
     )  # fmt: skip

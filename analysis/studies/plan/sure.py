@@ -13,6 +13,7 @@ from functools import partial
 
 from ....devices.spec import SystemSpec
 from ...answers.interval import LEVEL
+from ..loads import BACKLOG
 from .candidates import Candidate
 from .points import MEDIAN, PlanTask, Point, TrialBench, point_of
 
@@ -77,7 +78,7 @@ def sure_of(
         found[share] = copies if share == own else _fewest(partial(holds, r), 1 if share < own else copies, guess, most)
     fast, late = (at(copies, known.slow(q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     ends = {
-        n: (min(a, x), None if "load" in late.missed or b is None else max(b, x))
+        n: (min(a, x), None if {"load", BACKLOG} & {*late.missed} or b is None else max(b, x))
         for n, x in best.figures.items()
         if x is not None and (a := fast.figures[n]) is not None
         for b in (late.figures[n],)

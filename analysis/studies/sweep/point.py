@@ -110,10 +110,9 @@ def _held(runs: Sequence[Simulation]) -> int | None:
     """Whether every run's queue is stationary; None where one cannot tell, or has no queue of arrivals."""
     found = []
     for each in runs:
-        work = each.scenario.workload
-        if work.closed_loop is not None:
+        if each.scenario.workload.closed_loop is not None:
             return None
-        found.append(stationary(each.run, work.trace is None))
+        found.append(stationary(each.run, each.scenario))
     return None if None in found and False not in found else int(all(found))
 
 

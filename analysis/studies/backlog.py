@@ -1,0 +1,287 @@
+"""What a system serves while a backlog waits, and how long it takes to recover from one.
+
+A load is sustained only if it is below the service rate of full engines: otherwise a queue that chance once builds up
+never goes away. A full KV cache lowers that rate, as preempted requests are computed again; so does a step
+that is slower the more sequences it has. One closed loop that keeps every engine full measures the rate.
+
+Near that rate the queue behaves as one of a single server in heavy traffic (Whitt, Stochastic-Process Limits, 2002,
+sections 5.7 and 9.6): with load `r` of the rate, and the variance `v` of arrivals and completions per request, waits
+are exponential with mean `v / (2 rate (1 - r))`, and spells that have nothing to do with each other are
+`v / (rate (1 - r)^2)` apart. How often engines fill at all follows from the tokens that they hold: by how many
+standard deviations these stay below what full engines hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...simulator.batching.kv import kv_rules, sequences_that_fit
+from ...simulator.batching.policies import Policy
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.frameworks.settings import EngineSettings
+from ...simulator.parts.two_pools.asked import pair_of
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import Made, deployment_of, fleet_of
+from ...simulator.scenario.play import run_scenario
+from ...simulator.serving.record import Run
+from ...simulator.serving.steady import half_width
+from ...workloads.requests import RequestBlock
+from ...workloads.requests.classes import without_bounds
+
+F8 = npt.NDArray[np.float64]
+ROUNDS, FEWEST, MOST = 14, 2000, 120_000
+"""Rounds of a closed loop's clients in its first run, and its requests at least and at most."""
+NARROW = 0.02
+"""Half of the rate's 95 % interval from which no longer run is needed."""
+OVER, SPARE = 1.1, 2.0
+"""Clients of an engine, as multiples of the sequences allowed, or of those whose KV caches fit: some always wait."""
+LONGER = 2.5
+"""Mean wait behind a full cache over that of a single server: it fills by a burst of long requests, whose length is
+no exponential one. In 200,000 requests of llama-2-7b at 0.9 of the full rate it is 4.1 s, and by the formula 1.6 s."""
+SAMPLES, BATCHES = 1800, 30
+"""Times of a run at which the requests in service are counted, and batches that say how long a count lasts."""
+SKEW = 3.0
+"""How many times as often as a normal number one with the skew of lognormal lengths is far out (0.2 to 0.4)."""
+STAYS = 5.0
+"""Times in service for which the number of tokens in service remembers itself at least: `test_backlog` measures 4 to 7."""
+NOT_ALL = 0.9
+"""Share of the sequences allowed below which the KV cache limits an engine."""
+RARELY = 1e-3
+"""Share of time that makes no difference to any latency."""
+LENGTHS = 65_536
+"""Requests whose mean length is the workload's."""
+TIMING = (
+    "rate", "rate_scale", "mean_rate", "rate_profile", "since", "warmup", "stop", "cv", "spread", "duration",
+    "router", "replicas", "autoscale", "fail", "mtbf", "repair",
+)  # fmt: skip
+"""Options of an open loop, or of several replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullRate:
+    """The service rate of a system whose engines are all full.
+
+    Attributes
+    ----------
+    per_s : float
+        Requests per second.
+    half_width : float
+        Half of its 95 % interval, as a fraction.
+    variance : float
+        Variance of the number of completions in a long time over its mean.
+    engines : int
+        Queues that it is made of.
+    holds : (float, float) or None
+        Tokens and requests in service in a full replica, one standard deviation below their means; None of pools,
+        where requests wait between them.
+    asked : Scenario
+        The closed loop that measured it, of one replica.
+    """
+
+    per_s: float
+    half_width: float
+    variance: float
+    engines: int
+    holds: tuple[float, float] | None
+    asked: Scenario
+
+    def of(self, copies: int) -> FullRate:
+        """The rate of so many replicas."""
+        return replace(self, per_s=self.per_s * copies, engines=self.engines * copies)
+
+    @property
+    def sustains_per_s(self) -> float:
+        """Load from which it is not sure to recover [1/s]."""
+        return self.per_s * (1.0 - self.half_width)
+
+    def mean_wait_s(self, load: float) -> float:
+        """Mean wait of requests that find an engine full [s]."""
+        rate = self.sustains_per_s
+        return LONGER * (1.0 + self.variance) / (2.0 * rate / self.engines * (1.0 - load / rate))
+
+    def spells(self, load: float, span_s: float) -> float:
+        """How many spells of a queue a time has that tell something new."""
+        rate = self.sustains_per_s
+        return span_s * rate * (1.0 - load / rate) ** 2 / (1.0 + self.variance)
+
+
+def full_rate(asked: Scenario, made: Made | None = None) -> FullRate | None:
+    """Measure the rate at which a scenario's engines serve while a backlog waits.
+
+    Returns
+    -------
+    FullRate or None
+        None where requests follow each other, or a trace is too short to fill an engine.
+
+    Examples
+    --------
+    >>> work = dict(input_len=512, output_len=512, lengths="lognormal", framework="vllm")
+    >>> full = full_rate(Scenario(model="llama-3-8b", system="h100-x1").changed(rate=1.0, **work))
+    >>> 18 < full.per_s < 21 and full.half_width < 0.02
+    True
+    """
+    changes: dict[str, Any] = dict.fromkeys(TIMING)
+    changes["fail"] = ()
+    if asked.workload.classes is not None:  # a closed loop rejects nobody
+        changes["classes"] = without_bounds(asked.workload.classes)
+    block = asked.changed(requests=LENGTHS, duration=None).workload.open(asked.seed).read()
+    if block.turns is not None:
+        return None
+    sides, pools = list(_sides(asked, made)), asked.parts.asks("two-pools")
+    places = sum(count * settings.policy.max_sequences * d.layout.dp for d, settings, count in sides)
+    clients = sum(count * _clients(d, settings, block) for d, settings, count in sides)
+    if asked.serving.policy is not None and asked.serving.engine is None and not pools:
+        changes["max_seqs"] = sides[0][1].policy.max_sequences  # else room for all clients
+    count = max(ROUNDS * clients, FEWEST)
+    while True:
+        loop = asked.changed(**changes, closed_loop=clients, requests=count)
+        run = run_scenario(loop, made=made if "max_seqs" not in changes else None)
+        wide, few = run.window.half_width, len(run.requests) < count
+        known = run.window.kind == "steady" and wide is not None
+        if few or 2 * count > MOST or (known and (wide or 0.0) <= NARROW):
+            break
+        count *= 2
+    if not known or wide is None:
+        return None
+    replicas = 1 if pools else _replicas(asked, sides[0][0])
+    rate = (run.output_tokens_per_s or 0.0) / float(block.output_tokens.mean())
+    engines = max(d.replicas * count for d, _, count in sides)
+    tokens, running = in_service(run)
+    levels = None if pools else (float(tokens.mean() - tokens.std()), float(running.mean() - running.std()))
+    variance = max(_variance(run), 0.0 if pools else _work_variance(block, float(running.mean()) < NOT_ALL * places))
+    return FullRate(rate, wide, variance, engines, levels, loop).of(replicas)
+
+
+def in_service(run: Run) -> tuple[F8, F8]:
+    """Tokens of the requests in service, and their number, at evenly spaced times of a run's window."""
+    r = run.requests
+    times = np.linspace(run.window.start_s, run.window.end_s, SAMPLES)
+    begin, end = r.scheduled_s, r.last_token_s
+    rate = r.output_tokens / np.maximum(end - begin, 1e-9)
+
+    def at(values: F8) -> F8:
+        out: F8 = _sums(begin, values, times) - _sums(end, values, times)
+        return out
+
+    tokens: F8 = at(r.input_tokens - rate * begin) + at(rate) * times
+    return tokens, at(np.ones(len(begin)))
+
+
+def _sums(at: F8, values: F8, times: F8) -> F8:
+    """Sums of the values that have come by each of some times."""
+    order = np.argsort(at, kind="stable")
+    sums: F8 = np.append(0.0, np.cumsum(values[order]))[np.searchsorted(at[order], times, side="right")]
+    return sums
+
+
+def _sides(asked: Scenario, made: Made | None) -> Iterator[tuple[Deployment, EngineSettings, int]]:
+    """Deployments of a scenario, with how many there are."""
+    if asked.parts.asks("two-pools"):
+        pair = pair_of(asked)
+        for side in (pair.prefill, pair.decode):
+            yield side.deployment, side.settings, side.count
+    else:
+        yield *(made or deployment_of(asked)), 1
+
+
+def _replicas(asked: Scenario, d: Deployment) -> int:
+    """Replicas that there are at most."""
+    fleet = fleet_of(asked, d.system)
+    if fleet is None:
+        return 1
+    return fleet.replicas if fleet.autoscale is None else fleet.autoscale.most
+
+
+def _clients(d: Deployment, settings: EngineSettings, block: RequestBlock) -> int:
+    """Requests that keep all ranks of a deployment full: of its policy's sequences, no more than can ever run."""
+    policy: Policy = settings.policy
+    prompt, out = block.input_tokens.astype(float), block.output_tokens.astype(float)
+    context = float((out * (prompt + out / 2)).sum() / out.sum())  # of a sequence that runs, not of a request
+    fits = sequences_that_fit(kv_rules(d, settings.cache_for(d)), max(int(context), 1))
+    return min(int(OVER * policy.max_sequences) + 1, int(SPARE * fits) + 8) * d.layout.dp
+
+
+def _variance(run: Run) -> float:
+    """Variance of completions over their mean, from the batches of a closed loop's window."""
+    from scipy.special import stdtrit
+
+    edges = np.array(run.window.edges)
+    made = np.diff(np.searchsorted(np.sort(run.requests.last_token_s), edges)).astype(float)
+    error = half_width(made, np.diff(edges)) / float(stdtrit(len(made) - 1, 0.975))
+    return max(error**2 * float(made.sum()), 0.5)
+
+
+FEWEST_SPELLS = 10.0
+"""Spells of a run that says anything of its queue."""
+NONE_SEEN = 3.0
+"""What is not seen in `n` spells has at most this chance over `n`, 95 of 100 times (rule of three)."""
+
+
+def _work_variance(block: RequestBlock, cache: bool) -> float:
+    """Variance over squared mean of what requests take: where the cache limits an engine, of its tokens times steps.
+
+    Completions of a closed loop show all of it in a time that is long against the longest requests alone.
+    """
+    prompt, out = block.input_tokens.astype(float), block.output_tokens.astype(float)
+    work = out * (prompt + out / 2) if cache else out
+    return float(work.var() / work.mean() ** 2)
+
+
+def fills(run: Run, load: float, full: FullRate) -> float:
+    """Upper bound of the share of time in which an engine is full, by how far below that it stays.
+
+    The number of tokens in service is a sum of many that are independent, and so about normal. Its spread is known by
+    the times that have nothing to do with each other; a queue, once there, lasts longer than the excursion itself.
+    """
+    from scipy.special import ndtr
+
+    if full.holds is None:
+        return 1.0
+    length, chances = run.window.length_s, [0.0]
+    for level, series in zip(full.holds, in_service(run), strict=True):
+        spread = float(series.std())
+        if spread <= 0.0:
+            continue
+        means = series[: SAMPLES // BATCHES * BATCHES].reshape(BATCHES, -1).mean(axis=1)
+        apart = float(means.var(ddof=1)) / spread**2 * length / BATCHES
+        apart = max(apart, STAYS * float((run.requests.last_token_s - run.requests.scheduled_s).mean()))
+        free = max(length / max(apart, 1e-12), 1.0)
+        sigmas = (level * full.engines - float(series.mean())) / (spread * full.engines**0.5)
+        sure = sigmas - 2.0 * (1.0 / free**0.5 + abs(sigmas) / (2.0 * free) ** 0.5)  # of mean and spread
+        lasts = length / max(full.spells(load, length), 1e-12)
+        chances.append(float(SKEW * ndtr(-sure)) * max(lasts / max(apart, 1e-12), 1.0))
+    return min(max(chances), 1.0)
+
+
+def unseen(
+    run: Run, load: float, level: Mapping[str, float], full: FullRate, shares: Mapping[str, float]
+) -> tuple[tuple[str, ...], float]:
+    """Latencies that a run is too short to vouch for, and how many times as long a run might do."""
+    spells = full.spells(load, run.window.length_s)
+    chance = fills(run, load, full)
+    if spells < FEWEST_SPELLS and chance > RARELY:
+        return ("load",), FEWEST_SPELLS / max(spells, 1e-9)
+    wait, r = full.mean_wait_s(load), run.requests
+    waits = float(np.e * (r.scheduled_s - r.arrival_s >= wait).mean())
+    left, more = list[str](), 1.0
+    for name, most in level.items():
+        measure, _, share = name.partition("_")
+        rare = 1.0 - shares.get(share, 0.0)
+        if measure not in ("ttft", "e2e") or share not in shares or min(chance, NONE_SEEN / spells) <= rare:
+            continue
+        usual = r.first_token_s if measure == "ttft" else r.last_token_s
+        slack = most - float(np.median(usual - r.arrival_s))
+        allowed = rare * float(np.exp(min(max(slack, 0.0) / wait, 100.0)))
+        if min(chance, 1.0) <= allowed:
+            continue
+        allowed -= waits
+        needed = NONE_SEEN / max(allowed, rare / 10)
+        if allowed < 1.0 and needed > spells:
+            left.append(name)
+            more = max(more, needed / spells)
+    return tuple(left), more
