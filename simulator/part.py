@@ -38,6 +38,10 @@ class Combination:
         """What the deployment has under a name; None without one."""
         return getattr(self.deployment, name, None)
 
+    def part(self, name: str) -> Any:
+        """What the deployment has of a part; None without one."""
+        return None if self.deployment is None else self.deployment.parts.get(name)
+
     @property
     def rules(self) -> str:
         """The part whose scheduler the engine runs; empty: the library's own."""
@@ -46,7 +50,26 @@ class Combination:
 
 
 HOOKS = {
+    "check_scenario": "(scenario) -> None; refuses options that do not fit each other",
+    "adapt_spec": "(model, scenario) -> model as it is read for a scenario",
+    "arrange": "(scenario) -> (deployment, deployment of prompts, settings of each, pools), instead of one system",
+    "deploy": "(model, system, scenario, settings) -> deployment, instead of the core's, where an option of the part is given",
+    "deployed": "(deployment, scenario, settings) -> deployment as it runs",
+    "settings": "(scenario, settings, deployment) -> engine settings",
+    "fleet": "(scenario, system, fleet) -> fleet",
+    "requests": "(stream, scenario, deployment, fleet) -> requests as engines see them",
+    "value": "(options, said) -> what a deployment is given of the part; `said` has what options or else an engine's file say",
+    "configure": "(value, model, system, layout) -> value of a deployment; refuses what does not fit, None drops it",
+    "adapt_model": "(value, model) -> (model, popularity of what requests choose); called before it is sharded",
+    "expert_copies": "(value, layout, system) -> (experts of a layer) -> copies that a device has",
+    "place_experts": "(value, expert parts, layout, system) -> expert parts",
+    "check": "(value, deployment) -> None; refuses what the finished deployment does not allow",
+    "elsewhere_bytes": "(value, deployment, stage) -> bytes of weights that a device of a stage has not",
+    "added_bytes": "(value, deployment, stage) -> bytes of weights that it has in addition",
     "build": "(options, deployment) -> state of a run; called before its first request where an option of the part is given",
+    "engine_requests": "(value, stream) -> requests, refused where a deployment cannot serve them",
+    "nodes": "(value, pools, stream) -> nodes as their requests make them",
+    "stage": "(clock, dealer, pools, seed) -> (what it counts, reader of blocks of requests), or None; lets requests wait on their way",
     "read": "(state, block) -> None; called with each block of requests as it is read",
     "collect": "(run, served, stream, warmup) -> what the part left of a run, None if nothing; called after the core has measured it",
     "request_columns": "(left) -> columns of requests.csv, by name",

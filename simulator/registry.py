@@ -6,13 +6,14 @@ comes from outside is added (`batching.outside`). `opbyte list parts` prints the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
-from ..workloads.errors import InputError
+from ..workloads.errors import InputError, nearest
 from .part import Combination, Part
 
 PARTS: dict[str, Part] = {}
@@ -66,3 +67,20 @@ def check_parts(given: Mapping[str, str]) -> None:
     for (one, other), why in PAIRS.items():
         if one in given and other in given:
             raise InputError(given[one], f"cannot go with {given[other]}: {why}")
+
+
+def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..., Any], Any]]:
+    """Hooks at a point, each with what is given of its part."""
+    for name, value in given.items():
+        if name not in PARTS:
+            raise InputError(f"part {name!r}", f"unknown part{nearest(name, PARTS)}")
+        hook = PARTS[name].hook(point)
+        if hook is not None:
+            yield hook, value
+
+
+def all_hooks(point: str, names: Iterable[str] | None = None) -> Iterator[Callable[..., Any]]:
+    """Hooks at a point, of all parts or of some."""
+    for name, part in PARTS.items():
+        if (names is None or name in names) and (hook := part.hook(point)) is not None:
+            yield hook

@@ -116,7 +116,7 @@ def test_scripts_add_and_run(bare: Outside) -> None:
 def test_there_is_one_of_each() -> None:
     assert sorted(
         f"{name}.py"
-        for name in ("placement_rule", "cache_policy", "expert_placement", "router", "order", "engine_part", "layer_kind",
+        for name in ("placement_rule", "cache_policy", "expert_placement", "router", "order", "engine_part", "layer_kind", "part_with_options",
                      "processor_kind", "trace_format", "experiment", "kernel")
     ) == SCRIPTS  # fmt: skip
 

@@ -152,7 +152,7 @@ def link_evidence(name: str, node_link: str, sources: Mapping[str, str]) -> dict
 
 def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
     """The memories that experts are fetched from, and the predictor, where there are any."""
-    store = deployment.store
+    store = deployment.parts.get("resident-experts")
     if store is None:
         return []
     out = [_entry(LATENCY_BYTES, "experts fetched", sources, ("host_memory.", "disk."))]
@@ -164,7 +164,7 @@ def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str,
 
 def _acceptance(deployment: Deployment) -> list[dict[str, Any]]:
     """How often drafts are accepted, which nothing here computes."""
-    speculation = deployment.speculation
+    speculation = deployment.parts.get("drafts")
     if speculation is None:
         return []
     return [
@@ -178,7 +178,7 @@ def _acceptance(deployment: Deployment) -> list[dict[str, Any]]:
 
 def _maps(deployment: Deployment) -> list[dict[str, Any]]:
     """What maps of experts are made from, where there are any."""
-    if deployment.placing is None:
+    if deployment.parts.get("expert-copies") is None:
         return []
     loads = {
         "expert_placement": "assumed: maps are made from the router's popularity in the long run, which "

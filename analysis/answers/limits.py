@@ -139,7 +139,7 @@ def _parts(run: Run, decodes: int, prompt: int, prompts: int) -> dict[tuple[str,
     context = round(float((table.input_tokens + table.output_tokens / 2).mean()))
     chunks = [(max(prompt // max(prompts, 1), 1), 0)] * prompts
     batches = dealt(deployment, decodes, context, chunks)
-    if deployment.speculation is None:
+    if deployment.parts.get("drafts") is None:
         stage = explicit_stage(deployment, batches, expected=True)
     else:
         stage = speculative_stage(deployment, batches, expected=True).whole

@@ -113,7 +113,7 @@ class Placement(Result):
         return min(self.found, key=lambda each: each.step_s)
 
     def to_dict(self) -> dict[str, Any]:
-        d, placing = self.before.deployment, self.after.deployment.placing
+        d, placing = self.before.deployment, self.after.deployment.parts.get("expert-copies")
         assert placing is not None
         return {
             "model": d.model.name,
@@ -198,15 +198,15 @@ class Placement(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         d, after = self.before.deployment, self.after
-        assert after.deployment.placing is not None
         work = f"{self.batch:,} decodes at context {self.context:,}"
         if self.prefill:
             work += f" and one prompt of {self.prefill:,} tokens"
         ratio = after.step_s / self.before.step_s
         copies = after.copy_bytes / 2**30
+        placing = after.deployment.parts["expert-copies"]
         heading = (
             f"{d.model.name} on {d.system.name}: {work}; tp {d.layout.tp}, dp {d.layout.dp}, "
-            f"ep {d.layout.ep}, dispatch {after.deployment.placing.dispatch}, routing "
+            f"ep {d.layout.ep}, dispatch {placing.dispatch}, routing "
             f"{d.experts[0].router.name}"
         )
         gain = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -287,9 +287,9 @@ def roofline(
     work = work_joules(deployment, stage)
     parts = step_parts(deployment, stage)
     if (gain := gain_of(deployment, batch, context, prefill)) is not None:
-        parts["drafts"] = DraftedStep(deployment, gain)
-    if deployment.overlap != "none":
-        plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
+        parts["drafts"] = DraftedStep(deployment.parts["drafts"], gain)
+    if deployment.parts.get("overlap", "none") != "none":
+        plain = stage_of(deployment.without("overlap"), batch, context, prefill)
         parts["overlap"] = StepOverlap.of(deployment, stage, plain.seconds)
     how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in SPECULATIVE})
     where, ranges = deployment.system, ranges_of_stage(deployment, stage)

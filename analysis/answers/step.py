@@ -10,13 +10,14 @@ from typing import Any
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.option import chosen, options_of
+from ...simulator.parts.drafts.asked import drafted
 from ...simulator.parts.drafts.explicit import speculative_stage
 from ...simulator.parts.drafts.left import StepGain
 from ...simulator.parts.drafts.options import SpeculationOptions
 from ...simulator.parts.encoders.asked import PLAIN, tower_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.options import DeployOptions
-from ...simulator.scenario.place import deployed, drafted, refuse_unused
+from ...simulator.scenario.place import deployed, refuse_unused
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
@@ -80,7 +81,7 @@ def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
 def stage_of(d: Deployment, batch: int, context: int, prefill: int) -> StageCost:
     """One step of an engine of the deployment."""
     batches = _batches(d, batch, context, prefill)
-    if d.speculation is not None:
+    if d.parts.get("drafts") is not None:
         return speculative_stage(d, batches, expected=True).whole
     return explicit_stage(d, batches, expected=True)
 
@@ -93,7 +94,7 @@ def bars_of_step(d: Deployment, batch: int, context: int, prefill: int) -> tuple
     InputError
         Drafts, or experts that are fetched: when in the step they come is not known.
     """
-    if d.speculation is not None:
+    if d.parts.get("drafts") is not None:
         raise InputError("--timeline", "cannot show steps that draft; leave --speculative")
     return bars_of(timelines_of(d, _batches(d, batch, context, prefill), expected=True))
 
@@ -106,10 +107,10 @@ def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batc
 
 def gain_of(d: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
     """What speculation makes of the step that `stage_of` costs; None without."""
-    if d.speculation is None:
+    if d.parts.get("drafts") is None:
         return None
     found = speculative_stage(d, _batches(d, batch, context, prefill), expected=True)
-    plain = replace(d, speculation=None, draft=None, several=1)
+    plain = replace(d.without("drafts"), several=1)
     plain_s = stage_of(plain, batch, context, prefill).seconds
     return StepGain(found.verify_s, found.draft_s, plain_s)
 

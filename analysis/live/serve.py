@@ -118,7 +118,9 @@ def serve(
     fleet = fleet_of(scenario, deployment.system) or Fleet()
     if fleet.autoscale is not None:
         raise InputError("serve", "has no --autoscale; see simulate")
-    if fleet.encoder is not None or (deployment.tenants is not None and deployment.tenants.swapped):
+    if "encoder" in fleet.parts or (
+        deployment.parts.get("adapters") is not None and deployment.parts.get("adapters").swapped
+    ):
         raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)
     if cache.tiers is not None:

@@ -75,7 +75,7 @@ def deployed(overlap: str, copies: int, exchange: str) -> Deployment:
     """The model on the system."""
     return deploy(
         load_model(MODEL), load_system(SYSTEM), tp=1, routing="measured", overlap=overlap,
-        all_to_all=exchange, placing=ExpertPlacing("balanced" if copies else "even", copies),
+        all_to_all=exchange, expert_copies=ExpertPlacing("balanced" if copies else "even", copies),
     )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def mixtral() -> ModelSpec:
 
 def deployed(model: ModelSpec, store: ExpertStore | None, routing: str = ROUTING, seed: int = 0) -> Deployment:
     """A model on the GPU with experts kept as `store` says."""
-    return deploy(model, load_system(SYSTEM), routing=routing, seed=seed, store=store)
+    return deploy(model, load_system(SYSTEM), routing=routing, seed=seed, resident_experts=store)
 
 
 @cache

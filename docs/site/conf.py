@@ -39,7 +39,7 @@ PAGES = {
     "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/overlap docs/expert-memory docs/layer-lists docs/adapters docs/survey",
     "How far to trust it": "docs/accuracy docs/evidence docs/calibration docs/security docs/invariants",
     "Notebooks": "notebooks/*",
-    "Extend": "docs/extending docs/extending-models docs/extending-inputs CONTRIBUTING CHANGELOG",
+    "Extend": "docs/extending docs/extending-parts docs/extending-models docs/extending-inputs CONTRIBUTING CHANGELOG",
 }
 
 

@@ -126,10 +126,13 @@ def _stage_rules(
     """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
     states = held.state_bytes_per_sequence
-    if d.speculation is not None:
-        states *= 1 + d.speculation.tokens
-        for w, size in ({} if d.draft is None or not last else d.draft.shard.kv_classes()).items():
-            classes[w] = classes.get(w, 0.0) + size * d.speculation.copies
+    drafts = d.parts.get("drafts")
+    if drafts is not None:
+        states *= 1 + drafts.tokens
+        for w, size in (
+            {} if drafts is None or drafts.draft is None or not last else drafts.draft.shard.kv_classes()
+        ).items():
+            classes[w] = classes.get(w, 0.0) + size * drafts.copies
     if settings.window_share is not None and 0 in classes:  # every token has room in all layers
         classes = {0: sum(size * (settings.window_share if w else 1.0) for w, size in classes.items())}
     if settings.state_slots is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from ...devices.collectives.deepep import WIDTHS
 from ...devices.collectives.deepep import kernels as exchange_kernels
@@ -15,7 +15,6 @@ from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
 from ...devices.spec import LinkSpec, SystemSpec
-from ...workloads.adapters import Tenants, with_adapters
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
@@ -24,23 +23,9 @@ from ...workloads.ops import Op
 from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, parse_sampling
 from ..part import Combination
-from ..parts.drafts.speculation import Speculation
-from ..parts.expert_cache.store import ExpertStore
-from ..parts.expert_map.placing import ExpertPlacing
-from ..parts.overlap.ways import ways
-from ..registry import check_parts, parts_of
+from ..registry import PARTS, check_parts, hooks_at, parts_of
 from .checks import check_choices, checked_device
-from .expert_parts import (
-    ExpertPart,
-    checked_placing,
-    checked_store,
-    copies_of,
-    elsewhere_bytes,
-    expert_parts,
-    fewer_reached,
-    place_experts,
-    sent_share,
-)
+from .expert_parts import ExpertPart, expert_parts, fewer_reached, sent_share
 from .layout import (
     Layout,
     exchange_link,
@@ -100,23 +85,13 @@ class Deployment:
         Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
     sender : str
         Framework whose calls of that algorithm were timed; of all where it has none.
-    overlap : str
-        How a step's exchanges and its computation overlap; see `parts.overlap.ways`.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
-    store : ExpertStore, optional
-        How many experts a device keeps in its memory, and how it chooses them; without, all.
-    tenants : Tenants, optional
-        Adapters on the model; without, it has none.
-    placing : ExpertPlacing, optional
-        How experts and copies of them are placed; without, in order and without copies.
-    speculation : Speculation, optional
-        How much is drafted and accepted; without, decodes bring one token each.
-    draft : Deployment, optional
-        The model that drafts, on the same devices.
     several : int
-        Most tokens of a decode in a step, of those two: captured graphs hold multiples of it.
+        Most tokens of a decode in a step, of the model and of what drafts: captured graphs hold multiples of it.
+    parts : mapping of str to object
+        What parts are set to, by their names.
     apart : ExpertsApart, optional
         Devices that hold the routed experts; all else, `system` and `layout` too, speaks of those that attend.
     """
@@ -133,13 +108,8 @@ class Deployment:
     kernels: tuple[str, ...] = ()
     all_to_all: str = ""
     sender: str = ""
-    overlap: str = "none"
-    store: ExpertStore | None = None
-    tenants: Tenants | None = None
     pools: tuple[Deployment, ...] = ()
-    placing: ExpertPlacing | None = None
-    speculation: Speculation | None = None
-    draft: Deployment | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
     several: int = 1
     apart: ExpertsApart | None = None
 
@@ -216,23 +186,24 @@ class Deployment:
         return tuple(
             device_memory(
                 held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage),
-                self.draft_bytes if stage == len(self.stages) - 1 else 0.0,
+                self.added(stage),
             )
             for stage, held in enumerate(self.stages)
         )  # fmt: skip
 
-    @property
-    def draft_bytes(self) -> float:
-        """Bytes of what drafts on one device."""
-        if self.draft is None or self.speculation is None:
-            return 0.0
-        return self.draft.memory(math.inf).weights * self.speculation.copies
-
     def elsewhere(self, stage: int) -> float:
-        """Bytes of the experts of a stage for which a device has no slots."""
+        """Bytes of weights of a stage that a device has not."""
         if self.apart is not None:
             return self.apart.freed_bytes[stage]
-        return elsewhere_bytes(self.store, self.experts, stage, self.run, self.system.name)
+        return sum(hook(value, self, stage) for hook, value in hooks_at("elsewhere_bytes", self.parts))
+
+    def added(self, stage: int) -> float:
+        """Bytes of weights beside the model's on a device of a stage."""
+        return sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts))
+
+    def without(self, name: str) -> Deployment:
+        """The same without a part."""
+        return replace(self, parts={other: value for other, value in self.parts.items() if other != name})
 
 
 def deploy(
@@ -257,16 +228,13 @@ def deploy(
     sampling: str = NONE,
     joint: bool = False,
     short_dense: bool = False,
-    overlap: str = "none",
-    store: ExpertStore | None = None,
-    tenants: Tenants | None = None,
-    placing: ExpertPlacing | None = None,
+    **parts: Any,
 ) -> Deployment:
     """Put a model on a system.
 
     Parameters
     ----------
-    tp, dp, ep, pp, placement, attention, routing, costs, memory, sampling, all_to_all, overlap : optional
+    tp, dp, ep, pp, placement, attention, routing, costs, memory, sampling, all_to_all : optional
         As of `scenario.options.DeployOptions`; fitted kernel models, whose efficiency was measured, stand in any `memory`.
     seed : int
         Seed of the expert draws.
@@ -285,8 +253,9 @@ def deploy(
         Whether one kernel serves the attention of a step's prompts and decodes.
     short_dense : bool
         Whether sparse attention computes short prompts without choosing keys.
-    store, tenants, placing : optional
-        Experts that a device keeps, adapters on the model's matrices, and where experts and copies of them lie.
+    **parts
+        What parts are set to: ``overlap="two-batch"``, ``resident_experts=ExpertStore(4)``, ``adapters=Tenants(...)``,
+        ``expert_copies=ExpertPlacing(...)``.
 
     Raises
     ------
@@ -297,46 +266,63 @@ def deploy(
                             "--memory": memory, "draws": draws, "exchange": exchange})  # fmt: skip
     check_routing(routing)
     parse_sampling(sampling)
-    ways(overlap)
+    given = {name.replace("_", "-"): value for name, value in parts.items() if value is not None}
     if system.mapping.prefill_share is not None:
         _check_pools(system, pp)
         sides = tuple(deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, short_dense=short_dense, overlap=overlap, store=store, tenants=tenants,
-                placing=placing,
+                joint=joint, short_dense=short_dense, **parts,
             ) for side in system.pools())  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
-    model, popularity = _adapted(model, tenants)
+    model, popularity = _adapted(model, given)
     sender = frameworks.get("all_to_all", "").partition("@")[0]
     layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), model, system, exchange, all_to_all, sender)
-    placing = checked_placing(placing, model, system, layout)
-    shard = shard_model(model, layout, copies_of(placing, layout, system))
+    given = _configured(given, model, system, layout)
+    copies = [hook(value, layout, system) for hook, value in hooks_at("expert_copies", given)]
+    shard = shard_model(model, layout, *copies)
     stages = stage_models(shard, layout.pp)
     experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
-    experts = place_experts(experts, placing, layout, system)
+    for hook, value in hooks_at("place_experts", given):
+        experts = hook(value, experts, layout, system)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
-    return _overlapping(Deployment(
+    return _checked(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
         layout=replace(layout, sent=sent_share(experts), fewer=fewer_reached(experts, layout, system)),
-        placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap, tenants=tenants,
+        placement=placement or system.mapping.placement, kernels=tuple(kernels), parts=given,
         run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends, layout.tp == 1), all_to_all=all_to_all or "",
-        sender=sender, store=checked_store(store, model, system), placing=placing,
+        sender=sender,
     ))  # fmt: skip
+
+
+def _adapted(model: ModelSpec, given: Mapping[str, Any]) -> tuple[ModelSpec, str]:
+    """The model as parts change it, and how requests choose among what serves them alone."""
+    popularity = "uniform"
+    for hook, value in hooks_at("adapt_model", given):
+        model, popularity = hook(value, model)
+    return model, popularity
+
+
+def _checked(d: Deployment) -> Deployment:
+    """Refuse parts that cannot go together, and what parts do not allow."""
+    check_parts(parts_of(Combination(d)))
+    for hook, value in hooks_at("check", d.parts):
+        hook(value, d)
+    return d
+
+
+def _configured(given: Mapping[str, Any], model: ModelSpec, system: SystemSpec, layout: Layout) -> dict[str, Any]:
+    """What parts are set to, refused where it does not fit; without those that change nothing."""
+    found = {name: (PARTS[name].hook("configure"), value) for name, value in given.items()}
+    made = {name: hook(value, model, system, layout) if hook else value for name, (hook, value) in found.items()}
+    return {name: value for name, value in made.items() if value is not None}
 
 
 def _check_pools(system: SystemSpec, pp: int | None) -> None:
     if pp not in (None, 1):
         raise InputError("--pp", f"cannot go with the two pools of {system.name}")
-
-
-def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]:
-    """The model with its tenants' adapters, and how requests choose among them."""
-    if tenants is None:
-        return model, "uniform"
-    return with_adapters(model, tenants), tenants.popularity
 
 
 def _laid_out(
@@ -349,23 +335,3 @@ def _laid_out(
     if all_to_all is not None:
         planned_exchange(layout, system, all_to_all)
     return layout
-
-
-def _overlapping(d: Deployment) -> Deployment:
-    """Refuse parts that cannot go together, an overlap without use, and adapters of ranks in lock step."""
-    check_parts(parts_of(Combination(d)))
-    if d.lockstep and any(part.spec.routed.by_request for part in d.experts):
-        raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
-    where = f"--overlap {d.overlap}"
-    if d.overlap == "none":
-        return d
-    if d.system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
-        raise InputError(where, f"{reason}, as on {d.system.name}")
-    if not d.exchanges and d.overlap != "auto":
-        raise InputError(
-            where,
-            f"has nothing to hide: {d.model.name} on {d.system.name} exchanges nothing within a "
-            f"layer ({d.layout.degrees}); leave it out, or take auto",
-        )
-    return d

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 
 from ...devices.collectives.deepep import reached
 from ...devices.spec import SystemSpec
-from ...workloads.errors import InputError
 from ...workloads.layers import RoutedKind, Run
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Loads
 from ...workloads.routing import Router, make_router
-from ..parts.expert_cache.store import ExpertStore, tiers_of
-from ..parts.expert_map.dispatch import Dispatch, dispatch
-from ..parts.expert_map.maps import F8, ExpertMap, Sites
-from ..parts.expert_map.placing import ExpertPlacing
-from ..parts.expert_map.policies import dealt
+from .expert_dispatch import Dispatch, dispatch
+from .expert_maps import F8, ExpertMap, Sites, dealt
 from .layout import Layout
+
+
+class Placing(Protocol):
+    """How many copies of experts there are."""
+
+    def copies(self, experts: int, groups: int, where: str) -> int:
+        """Experts that a device has beside its own."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,73 +113,7 @@ def expert_parts(
     return tuple(out)
 
 
-def checked_store(store: ExpertStore | None, model: ModelSpec, system: SystemSpec) -> ExpertStore | None:
-    """Refuse an expert cache without experts, or without a memory for the others.
-
-    Raises
-    ------
-    InputError
-    """
-    if store is None:
-        return None
-    parts = [part.routed for layer in model.layers for part in layer.expert_parts]
-    if all(routed.by_request for routed in parts):
-        raise InputError("--experts-resident", f"{model.name} has no experts")
-    if system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
-        raise InputError("--experts-resident", f"{reason}, as on {system.name}")
-    tiers_of(system.device)
-    return store
-
-
-def checked_placing(
-    placing: ExpertPlacing | None, model: ModelSpec, system: SystemSpec, layout: Layout
-) -> ExpertPlacing | None:
-    """Refuse a placement of experts where there are none to place.
-
-    Raises
-    ------
-    InputError
-    """
-    if placing is None:
-        return None
-    where = "--expert-placement"
-    if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
-        raise InputError(where, f"{model.name} has no experts that spread over devices")
-    if system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
-        raise InputError(where, f"{reason}, as on {system.name}")
-    if layout.gather and placing.dispatch != "any":
-        reason = "must be any where ranks gather all tokens, which reach every copy alike"
-        raise InputError("--expert-dispatch", reason)
-    return placing
-
-
-def copies_of(placing: ExpertPlacing | None, layout: Layout, system: SystemSpec) -> Callable[[int], int] | None:
-    """Experts that a device holds beside its own, by the experts of a layer; None without a placement."""
-    if placing is None:
-        return None
-    return lambda experts: placing.copies(experts, layout.dealt(experts)[0], system.name)
-
-
-def place_experts(
-    parts: Sequence[ExpertPart], placing: ExpertPlacing | None, layout: Layout, system: SystemSpec
-) -> tuple[ExpertPart, ...]:
-    """Give every part whose experts spread its map, made from the router's long-run popularity."""
-    if placing is None:
-        return tuple(parts)
-    out, layer = [], 0
-    for part in parts:
-        if part.spec.routed.spreads:
-            sites = sites_of(part, placing, layout, system)
-            loads = part.router.inclusion[part.row]
-            part = replace(part, placed=placing.placed(loads, sites, layer))
-        layer += part.layers
-        out.append(part)
-    return tuple(out)
-
-
-def sites_of(part: ExpertPart, placing: ExpertPlacing | None, layout: Layout, system: SystemSpec) -> Sites:
+def sites_of(part: ExpertPart, placing: Placing | None, layout: Layout, system: SystemSpec) -> Sites:
     """Where the experts of a part can lie."""
     experts = part.spec.routed.experts
     groups, wide = layout.dealt(experts)
@@ -231,24 +170,3 @@ def _fewer(part: ExpertPart, layout: Layout, system: SystemSpec) -> tuple[float,
         return reached(own, routed.chosen, routed.top_k) / reached(own, routed.groups, routed.top_k)
 
     return share(held), share(nodes)
-
-
-def elsewhere_bytes(
-    store: ExpertStore | None, experts: Sequence[ExpertPart], stage: int, run: Run, where: str
-) -> float:
-    """Bytes of the experts of a pipeline stage for which a device has no slots.
-
-    Raises
-    ------
-    InputError
-        More slots than experts on the devices of system `where`.
-    """
-    parts = [part for part in experts if part.stage == stage and not part.kept]
-    if store is None or not parts:
-        return 0.0
-    sizes = [part.expert_bytes(run) for part in parts]
-    staging = max(sizes) if store.rule.looks_ahead else 0.0  # see `ExpertCache`
-    slots = [store.slots(part.held, where) for part in parts]
-    return -staging + sum(
-        (part.held - own) * part.layers * size for part, own, size in zip(parts, slots, sizes, strict=True)
-    )

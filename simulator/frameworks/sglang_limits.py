@@ -165,7 +165,7 @@ class SglangLimits:
         most, why = self.sequences, "max_running_requests"
         if most is None and d.model.architecture == V4 and self.version >= (0, 5, 12):
             most, why = V4_RUNNING, "SGLang's default for DeepSeek-V4"
-        if most is None and d.speculation is not None and self.version >= (0, 4, 10):
+        if most is None and d.parts.get("drafts") is not None and self.version >= (0, 4, 10):
             most, why = DRAFT_RUNNING, "SGLang's default with drafts"
         return None if most is None else max(most // ranks, 1), f"{why}, over {ranks} ranks" if ranks > 1 else why
 
@@ -201,12 +201,12 @@ class SglangLimits:
         if self.version < READ or not self._buffered(rules.overlap):
             return 3
         if self.version < (0, 5, 12):
-            return 4 if d.speculation is not None else 5
+            return 4 if d.parts.get("drafts") is not None else 5
         return 5 if rules.overlap and self.strategy != "extra_buffer_lazy" else 4
 
     def _slots(self, d: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int) -> tuple[int, float]:
         """Places for states on a device, and how many states' memory they take, those of drafts included."""
-        drafts = 0 if d.speculation is None else 1 + d.speculation.tokens
+        drafts = 0 if d.parts.get("drafts") is None else 1 + d.parts.get("drafts").tokens
         beside = 1 + drafts / each  # a running request has one for every token that is verified
         if self.state_slots is not None:
             slots = self.state_slots // ranks
@@ -243,7 +243,7 @@ class SglangLimits:
         devices = d.layout.all_devices
         rows = ((160, 32.0), (90, 12 + devices / 2), (35, 9.5 + devices / 2), (0, 2.8 + devices / 10))
         reserved = GIB * next(gib for least, gib in rows if memory >= least * GIB)
-        return reserved + 2048 * (d.speculation is not None) + 4096 * (ranks > 1)
+        return reserved + 2048 * (d.parts.get("drafts") is not None) + 4096 * (ranks > 1)
 
     def _reserved(self, d: Deployment, memory: float, chunk: int, ranks: int) -> float:
         """What versions since 0.5.6 keep free: activations, graphs, and what grows with the devices [MiB]."""
@@ -256,7 +256,7 @@ class SglangLimits:
             reserved += self._prompt_graphs(d, chunk)
         if memory > 60 * GIB:
             reserved = max(reserved, 10 * GIB)
-        if d.speculation is not None and not d.speculation.on_host and self.version < (0, 5, 15):
+        if d.parts.get("drafts") is not None and not d.parts.get("drafts").on_host and self.version < (0, 5, 15):
             reserved += 2048 if self.version < (0, 5, 12) else 4096
         return reserved
 

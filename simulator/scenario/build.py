@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from ...devices.spec import SystemSpec
-from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..batching.policies import Policy, limited, make_policy
@@ -14,11 +13,10 @@ from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, LaunchSettings
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
-from ..parts.encoders.asked import check_images, has_own_devices, separate_encoder, towered
-from ..parts.kv_tiers.asked import tiers_asked
+from ..registry import all_hooks
 from ..serving.fleet import Fleet, parse_fleet
 from .load import load
-from .place import deployed, drafted
+from .place import deployed
 from .scenario import Scenario
 
 Made = tuple[Deployment, EngineSettings]
@@ -32,23 +30,20 @@ def deployment_of(scenario: Scenario) -> Made:
     InputError
         Anything that cannot be used.
     """
-    check_images(scenario.workload)
+    for check in all_hooks("check_scenario"):
+        check(scenario)
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
-    if scenario.parts.asks("experts-apart"):
-        from ..parts.experts_apart.asked import deployed_beside  # of no use to others
-
-        deployment = deployed_beside(model, system, scenario, settings)
+    make = next(all_hooks("deploy", scenario.parts.names()), None)
+    if make is not None:
+        deployment = make(model, system, scenario, settings)
     else:
         deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
-    traced = scenario.workload.trace is not None
-    deployment = drafted(
-        deployment, scenario.parts["drafts"], scenario.deployment.routing, scenario.seed, settings.speculative, traced
-    )
+    for hook in all_hooks("deployed"):
+        deployment = hook(deployment, scenario, settings)
     settings = framed(scenario, settings, deployment).on(deployment)
-    tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
-    if tiers is not None:
-        settings = replace(settings, cache=replace(settings.cache, tiers=tiers))
+    for hook in all_hooks("settings"):
+        settings = hook(scenario, settings, deployment)
     return deployment, settings
 
 
@@ -92,7 +87,9 @@ def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, Sy
     if system is None:
         raise InputError("--system", "is needed too, for example h100-x4")
     spec, where = load(model, system, settings.dtype, settings.kv_dtype, settings.max_model_len)
-    return towered(spec, scenario), where
+    for adapt in all_hooks("adapt_spec"):
+        spec = adapt(spec, scenario)
+    return spec, where
 
 
 def _policy(scenario: Scenario, base: Policy) -> Policy:
@@ -135,9 +132,6 @@ def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
         options.router, options.replicas, failures.fail, failures.mtbf, failures.repair,
         scenario.parts["autoscale"].autoscale,
     )  # fmt: skip
-    if not has_own_devices(scenario):
-        return fleet
-    model = scenario.model
-    assert model is not None  # it is deployed by now
-    own = model if isinstance(model, ModelSpec) else load_model(model)
-    return replace(fleet or Fleet(), encoder=separate_encoder(scenario, own, system))
+    for hook in all_hooks("fleet"):
+        fleet = hook(scenario, system, fleet)
+    return fleet

@@ -9,54 +9,17 @@ from ...devices.calibrated.libraries import joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
-from ...workloads.adapters import tenants_of
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE, sampling_named
-from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
 from ..frameworks.sharing import SHARING
-from ..parts.drafts.options import SpeculationOptions
-from ..parts.drafts.speculating import rates_needed, speculating
-from ..parts.expert_cache.store import expert_store
-from ..parts.expert_map.placing import expert_placing
+from ..registry import PARTS
 from .options import DeployOptions
 
 if TYPE_CHECKING:
-    from ...workloads.speculators.asked import DraftChoice
     from ..frameworks.settings import EngineSettings
-
-
-def drafted(
-    d: Deployment,
-    options: SpeculationOptions,
-    routing: str,
-    seed: int,
-    own: DraftChoice | None = None,
-    traced: bool = False,
-) -> Deployment:
-    """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
-
-    Parameters
-    ----------
-    traced : bool
-        Whether a trace may say how often drafts are accepted.
-
-    Raises
-    ------
-    InputError
-        Drafts without any chance of acceptance, or such a chance without drafts; see `speculating`.
-    """
-    asked = own if options.speculative is None else read_asked(options.speculative)
-    if asked is None:
-        if options.acceptance is not None:
-            raise InputError(RATES, f"needs {OPTION}, such as mtp:2: nothing is drafted")
-        return d
-    rates = None if options.acceptance is None else read_rates(options.acceptance)
-    if rates is None and asked.tokens and not traced:
-        raise rates_needed(asked)
-    return speculating(d, asked, rates, routing, seed)
 
 
 def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
@@ -104,7 +67,7 @@ def deployed(
 def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None, seed: int
 ) -> Deployment:
-    power, tenants, store = (options.parts[name] for name in ("power-cap", "adapters", "resident-experts"))
+    power = options.parts["power-cap"]
     system = capped_system(placed_in(system, options.host), power.power_cap, power.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
@@ -142,15 +105,9 @@ def _deployed(
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=shared["all_to_all"], sampling=sampling,
-        tenants=tenants_of(
-            tenants.adapters, tenants.adapter_rank, tenants.adapters_resident, tenants.adapter_popularity,
-        ),
         joint=vllm and joint_attention(system.device), short_dense=engine == "sglang",
-        overlap=shared["overlap"] or "none",
-        store=expert_store(
-            store.experts_resident, store.expert_cache, store.expert_predictor, store.expert_horizon,
-        ),
-        placing=expert_placing(
-            shared["expert_placement"], shared["redundant_experts"], shared["expert_dispatch"]
-        ),
+        **{
+            name.replace("-", "_"): hook(options.parts[name], shared.get)
+            for name, part in PARTS.items() if (hook := part.hook("value")) is not None
+        },
     )  # fmt: skip

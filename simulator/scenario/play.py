@@ -7,14 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
-from ...workloads.layers import ImageTower
-from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from ..parts.encoders.asked import size_of, tower_of
-from ..parts.encoders.run import with_images
-from ..parts.two_pools.asked import pair_of
+from ..registry import all_hooks
 from ..serving.groups import Cut
 from ..serving.growing import Growing
 from ..serving.run import Groups, run, run_group
@@ -63,22 +59,19 @@ def run_group_of(task: tuple[Scenario, Cut, bool]) -> Served:
 def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Policy, RequestStream], dict[str, Any]]:
     """What a scenario's run is of, and its options."""
     stream, pools = scenario.workload.open(scenario.seed), None
-    if scenario.parts.asks("two-pools"):
-        pair = pair_of(scenario)
-        deployment, settings, pools = pair.deployment, pair.prefill.settings, pair.pools
-        own, each = pair.prefill.deployment, [settings, pair.decode.settings]
+    arrange = next(all_hooks("arrange", scenario.parts.names()), None)
+    if arrange is not None:
+        deployment, own, each, pools = arrange(scenario)
+        settings = each[0]
     else:
         deployment, settings = made or deployment_of(scenario)
         own, each = deployment, [settings]
     refuse_unused(scenario.deployment, own, deployment)
     fleet = fleet_of(scenario, deployment.system)
-    if fleet is not None and fleet.encoder is not None:
-        stream = with_images(stream, scenario.workload.images, fleet.encoder.tokens)
-        pools = None if pools is None else replace(pools, encoder=fleet.encoder)
-    elif scenario.workload.images is not None or _pictured(own.model):
-        tower = tower_of(own.model)
-        tokens = tower.tokens(size_of(scenario, tower, own.model.name))
-        stream = with_images(stream, scenario.workload.images, tokens)
+    if fleet is not None and pools is not None:
+        pools = replace(pools, parts=fleet.parts)
+    for hook in all_hooks("requests"):
+        stream = hook(stream, scenario, own, fleet)
     longest = [s.max_model_len for s in each if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))
@@ -86,11 +79,6 @@ def _asked(scenario: Scenario, made: Made | None) -> tuple[tuple[Deployment, Pol
         "seed": scenario.seed, "warmup": scenario.warmup or 0, "fleet": fleet, "pools": pools,
         "cache": settings.cache_for(own), "stop": scenario.stop, "options": scenario.parts,
     }  # fmt: skip
-
-
-def _pictured(model: ModelSpec) -> bool:
-    """Whether the model's own tower has work: requests of the trace have images."""
-    return any(isinstance(layer.mixer, ImageTower) for layer in model.layers)
 
 
 def _within(stream: RequestStream, longest: int) -> RequestStream:

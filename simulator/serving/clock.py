@@ -28,9 +28,9 @@ from ..batching.route_rules import LOAD
 from ..batching.state import I8, roomier
 from ..parts.drafts.state import roomier_drafts
 from ..parts.kv_tiers.state import roomier_rows
-from ..parts.two_pools.pools import KvLink
 from .engine import Engine
 from .nodes import Node
+from .pools import KvLink
 from .table import RequestTable
 
 

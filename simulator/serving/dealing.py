@@ -5,20 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
+from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.play import SENDING
 from ..batching.state import I_ROW
-from ..parts.adapters.run import AdapterCounts, AdapterShelf, Choices, load_seconds
-from ..parts.failures.faults import check_restarts
 from .clock import Clock
-from .host_link import HostLink
 from .nodes import Node
 from .routers import Load, Route
 from .table import RequestTable
+
+MAX_RESTARTS = 100
+"""Failures that one request may meet. Where replicas fail more often than they complete a
+request, none ever ends; with a mean time between failures of the service time itself, a request
+outlives its replica with probability 1/e, and 100 failures in a row with 1e-20."""
+
+
+def check_restarts(request: int, failures: int) -> None:
+    """Refuse a run in which a request meets failures without end."""
+    if failures > MAX_RESTARTS:
+        raise InputError(
+            "--mtbf",
+            f"request {request} was put back by {MAX_RESTARTS} failures; replicas fail faster than "
+            "they serve, so give a longer time between failures",
+        )
 
 
 @dataclass(slots=True)
@@ -76,17 +88,6 @@ class Dealer:
         now = max(float(self.table.arrival_s[row]), float(at.then))
         self.submit(node, row, now, int(at.cached))
         at.into = -1
-
-    def shelve(self, seed: int) -> tuple[Choices, AdapterCounts]:
-        """Give every node slots for adapters; which of these requests use, and what they ask of all slots."""
-        tenants, counts = self.clock.entry[0].engine.deployment.tenants, AdapterCounts()
-        assert tenants is not None
-        choices = Choices(tenants, seed)
-        for node in self.clock.all:
-            engine, queue = node.engine, partial(self.queue, node)
-            how = HostLink(engine), load_seconds(engine.deployment), counts, queue, node.asked
-            node.shelf = AdapterShelf(self.clock.call_at, choices, *how)
-        return choices, counts
 
     def submit(self, node: Node, row: int, now: float, cached: int) -> None:
         """Give a request to a node, which queues it once its adapter is there."""

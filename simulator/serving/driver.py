@@ -22,27 +22,25 @@ from ..batching.state import I_ROW
 from ..batching.status import LOG_FULL, REACHED, RESTS, STUCK
 from ..deploy.deployment import Deployment
 from ..option import NO_OPTIONS, PartOptions
-from ..parts.adapters.run import AdapterCounts
 from ..parts.autoscale.asked import OPTION, Autoscale
 from ..parts.autoscale.scaling import Scaler
 from ..parts.classes.admission import Door, bounded, check_bounds, laned
 from ..parts.classes.lanes import O_REFUSED
-from ..parts.encoders.run import EncoderQueue
 from ..parts.failures.failing import Failures
 from ..parts.failures.faults import Faults
 from ..parts.kv_tiers.run import common_of
 from ..parts.two_pools.crossing import LOST
-from ..parts.two_pools.pools import Moves, Pools
 from ..registry import PARTS
 from .arrivals import Arrivals, check_kept
 from .clock import Clock
+from .combined import check_run, decoding, scaled_by, states_of, swapped_by
 from .dealing import Dealer
 from .draining import Drain, Drained
 from .engine import Engine
 from .groups import OPTION as GROUPS
 from .groups import Cut
 from .nodes import Node
-from .parts import check_run, decoding, scaled_by, states_of, swapped_by
+from .pools import Moves, Pools
 from .progress import Progress, now_and_then
 from .routers import ROUTERS, asks_prefix, compiled_rule, round_robin
 from .served import Presence, Served
@@ -163,7 +161,7 @@ class Driver:
         scaled, swapped = scaled_by(pools, autoscale), swapped_by(pools)
         self.parts = check_run(pools, policy, cache, first, faults is not None, scaled, options)
         self.states = states_of(options, pools.entry[0])
-        staged = swapped or pools.encoder is not None
+        staged = swapped or pools.parts.get("encoder") is not None
         scales = pools.scales if pools.decode else (autoscale, None)
         self.one = len(pools.entry) == 1 and not pools.decode
         follow = turns is not None or stream.closed_loop is not None
@@ -185,13 +183,12 @@ class Driver:
             rule=-1 if rule is None else rule, looks=looks, stops=False,
             level=any(node.engine.common is not None for node in (*entry, *decode)), whole=whole,
             more=True if warmup or stop or not whole else None,
-            passes=doors or pools.encoder is not None, shelved=swapped,
+            passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
             clients=0 if whole else stream.closed_loop or 0, between=None,
         )  # fmt: skip
         prefixes = looks and asks_prefix(route)
         self.clock = clock = Clock(table, entry, decode, how, pools.link, prefixes)
         self.dealer = Dealer(table, clock, route)
-        self.adapters: AdapterCounts | None = None
         lets_go = apart and not (self.warmup or self.stop)
         self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
         if self.drain is None:
@@ -209,7 +206,7 @@ class Driver:
         """Refuse what binds replicas to each other, besides what is found: they are not cut apart."""
         stream, pools, first = self.stream, self.pools, self.first
         found |= {
-            "two pools": pools.decode, "--encoder": pools.encoder, "sessions": first is not None and first.turns,
+            "two pools": pools.decode, "--encoder": pools.parts.get("encoder"), "sessions": first is not None and first.turns,
             "--closed-loop": stream.closed_loop, "classes": stream.classes, "--warmup": self.warmup,
             "--stop": self.stop, "--steps": self.steps, "caches that they share": self.common,
         }  # fmt: skip
@@ -239,16 +236,14 @@ class Driver:
         pools, dealer, clock = self.pools, self.dealer, self.clock
         hooks = ((PARTS[name].hook("read"), state) for name, state in self.states.items())
         readers: list[Callable[[RequestBlock], None]] = [partial(h, state) for h, state in hooks if h is not None]
-        self.encoding: EncoderQueue | None = None
         if doors:
             dealer.door = Door(stream.classes, clock, self.table).admits
-        if swapped_by(pools):
-            choices, self.adapters = dealer.shelve(seed)
-            readers.append(choices.read)
-        if pools.encoder is not None:
-            self.encoding = EncoderQueue(clock.call_at, pools.encoder, clock.admit)
-            dealer.entrance = self.encoding.ask
-            readers.append(self.encoding.read)
+        for name in self.parts:
+            hook = PARTS[name].hook("stage")
+            made = hook and hook(clock, dealer, pools, seed)
+            if made is not None:
+                self.states[name], reader = made
+                readers.append(reader)
         return readers
 
     def _scaler(self, autoscale: Autoscale | None, decodes: bool) -> Scaler | None:
@@ -339,16 +334,9 @@ class Driver:
         )  # fmt: skip
 
     def _counted(self) -> dict[str, Any]:
-        """Parts that took part, each with what it counted."""
-        counts = {
-            "two-pools": self._moves(), "adapters": self.adapters,
-            "encoder": None if self.encoding is None else self.encoding.counts,
-        }  # fmt: skip
-        return {
-            **dict.fromkeys(self.parts),
-            **self.states,
-            **{name: found for name, found in counts.items() if found is not None},
-        }
+        """Parts that took part, each with its state or what it counted."""
+        moves = self._moves()
+        return {**dict.fromkeys(self.parts), **self.states, **({"two-pools": moves} if moves else {})}
 
     def _moves(self) -> Moves | None:
         """Caches that have crossed the link."""

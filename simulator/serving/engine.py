@@ -34,9 +34,9 @@ from ..registry import check_parts, parts_of
 from ..step.books import Books, new_books
 from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
+from .combined import check_order
 from .contents import Contents, check_hashes
 from .course import Course
-from .parts import check_order
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Engine:
     def __post_init__(self, twin: Engine | None) -> None:
         check_parts(parts_of(Combination(self.deployment, self.policy, self.cache)))
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
-        self.policy = speculating_policy(self.policy, self.deployment.speculation)
+        self.policy = speculating_policy(self.policy, self.deployment.parts.get("drafts"))
         if twin is None:
             self.plan, self.slots = lowered(self.deployment, self.replica, counts)
         else:
@@ -116,7 +116,7 @@ class Engine:
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices, self.among)
         self.expert_side = Side.of(d, self.plan, self.slots)
-        if d.speculation is not None:
+        if d.parts.get("drafts") is not None:
             self.limits, self._spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
@@ -282,7 +282,7 @@ class Engine:
         if self.book is not None:
             self.state = self.book.place(block, self.state)
         if self.spec is not None:
-            rates = acceptance_of(block, self.deployment.speculation)
+            rates = acceptance_of(block, self.deployment.parts.get("drafts"))
             spec = with_requests(self.spec, have, block.request_id, rates)
             if spec is not self.spec:
                 self.state = self.state._replace(spec=spec)

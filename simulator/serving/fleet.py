@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
 from ..parts.autoscale.asked import OPTION, Autoscale, parse_autoscale
-from ..parts.encoders.run import Encoder
 from ..parts.failures.faults import Faults
-from ..parts.two_pools.pools import KvLink, Pools
+from .pools import KvLink, Pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Fleet:
         See `routers`.
     replicas : int
         Copies of the whole system.
-    encoder : Encoder or None
-        Of the images that come with requests; one for all replicas.
+    parts : mapping of str to object
+        What parts have of the fleet, by their names.
     autoscale : Autoscale or None
         How many of the replicas there are when.
     """
@@ -34,8 +34,8 @@ class Fleet:
     router: str = "round-robin"
     replicas: int = 1
     faults: Faults | None = None
-    encoder: Encoder | None = None
     autoscale: Autoscale | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.replicas <= MAX_REPLICAS:
@@ -46,11 +46,11 @@ def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
     """Nodes of a fleet: independent ranks of every copy, or the two pools of split systems."""
     if not deployment.pools:
         entry = (deployment,) * (deployment.replicas * fleet.replicas)
-        return Pools(entry, encoder=fleet.encoder)
+        return Pools(entry, parts=fleet.parts)
     system = deployment.system
     link = link_of(system) if system.nodes == 1 else system.device.node_link
     entry, decode = ((side,) * (side.replicas * fleet.replicas) for side in deployment.pools)
-    return Pools(entry, decode, KvLink.of(link), encoder=fleet.encoder)
+    return Pools(entry, decode, KvLink.of(link), parts=fleet.parts)
 
 
 def parse_fleet(

@@ -16,10 +16,10 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
-from ..parts.two_pools.pools import Pools
 from .contents import Contents
 from .draining import Drained
 from .engine import Engine
+from .pools import Pools
 from .served import Served
 from .table import RequestTable
 

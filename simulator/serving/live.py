@@ -22,9 +22,9 @@ from ..batching import state as col
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from ..parts.two_pools.pools import Pools
 from .engine import Engine
 from .nodes import Node
+from .pools import Pools
 from .routers import ROUTERS, Load, asks_prefix
 
 I8 = npt.NDArray[np.int64]

@@ -14,7 +14,6 @@ from ..batching.level import ASKED, OWN, Face
 from ..batching.pages import give_back, runs
 from ..batching.records import records
 from ..batching.state import I8
-from ..parts.adapters.run import AdapterShelf
 from ..parts.classes.lanes import M_SPREAD
 from ..parts.experts_apart.side import NUM_STREAMS
 from .engine import Engine
@@ -43,8 +42,8 @@ class Node:
 
     index: int  # its number among the nodes; entry nodes come first
     engine: Engine
-    shelf: AdapterShelf | None = None  # slots for adapters, where not all fit
-    asked: dict[int, int] = field(default_factory=dict)  # see `AdapterShelf`
+    shelf: Any = None  # lets requests wait before they are queued: `ask`, `done`, `lose`
+    asked: dict[int, int] = field(default_factory=dict)  # those that wait there
     spread: int = 0  # most that the counters of two tenants differed by before its latest failure
     low: int = 0  # rows of the engine's state below which all have been let go, see `draining`
     own: Any = field(default_factory=lambda: records(1, OWN)[0])

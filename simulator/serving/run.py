@@ -13,13 +13,13 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from ..option import NO_OPTIONS, PartOptions
-from ..parts.adapters.run import by_names, known
-from ..parts.two_pools.pools import Pools
+from ..registry import hooks_at
 from .collect import collect, left_of_parts
 from .driver import serve
 from .fleet import Fleet, pools_of
 from .groups import Cut, joined, left_of
 from .growing import Growing
+from .pools import Pools
 from .progress import Progress
 from .record import Run
 from .served import Served
@@ -85,8 +85,7 @@ def run(
     began = time.perf_counter()
     fleet, clients = fleet or Fleet(), stream.closed_loop
     pools, stream = _asked(deployment, stream, fleet, pools)
-    if deployment.tenants is not None:
-        deployment = deployment if pools.decode else pools.entry[0]
+    deployment = deployment if pools.decode else pools.entry[0]
     if groups is not None:
         served = joined(pools, *groups)
     else:
@@ -129,10 +128,12 @@ def _asked(
         raise InputError(
             deployment.model.name, "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA"
         )
-    if deployment.tenants is not None:
-        stream = known(stream, deployment.tenants)
+    for hook, value in hooks_at("engine_requests", deployment.parts):
+        stream = hook(value, stream)
     clients = stream.closed_loop
     if clients is not None and not deployment.pools and clients < deployment.replicas:
         raise InputError("--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica")
     pools = pools or pools_of(deployment, fleet)
-    return (pools if deployment.tenants is None else by_names(pools, stream)), stream
+    for hook, value in hooks_at("nodes", deployment.parts):
+        pools = hook(value, pools, stream)
+    return pools, stream

@@ -8,11 +8,11 @@ from typing import Any, Protocol, Self
 
 from ..batching.policies import Policy
 from ..batching.state import F8
-from ..parts.two_pools.pools import Pools
 from .draining import Drained
 from .engine import Engine
 from .finished import Blocks, Requests
 from .nodes import Node
+from .pools import Pools
 from .steady import Stamps
 from .table import RequestTable
 

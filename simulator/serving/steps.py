@@ -59,14 +59,14 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int,
         )
     if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
         raise InputError("--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp")
-    if deployment.speculation is not None:
+    if deployment.parts.get("drafts") is not None:
         raise InputError("--steps", "cannot show steps that draft; leave --speculative")
     if policy.rules is not None:
         reason = f"cannot show those of {policy.name}'s own scheduler; take another --policy"
         raise InputError("--steps", reason)
     if tiered:
         raise InputError("--steps", "cannot show steps of requests that load; leave --kv-tiers")
-    if deployment.store is not None:
+    if deployment.parts.get("resident-experts") is not None:
         raise InputError("--steps", "cannot show steps that fetch experts; leave --experts-resident")
 
 

@@ -136,7 +136,7 @@ class Stage:
                 for m, added in zip(self.moments, self.unequal, strict=True)
             ]
             self._ranks(programs, section.layers, section.stage)
-        fetch = self._fetch(caches) if d.store is not None and d.experts else None
+        fetch = self._fetch(caches) if d.parts.get("resident-experts") is not None and d.experts else None
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
         stages = tuple(self.seconds)
         return StageCost(sum(stages), joules, tuple(self.placed), stages, fetch=fetch)

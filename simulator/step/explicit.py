@@ -84,7 +84,7 @@ def explicit_stage(
     given = deployment, batches, step, replica, expected, captured
     plain: Uncut | None = None
     found: list[StageCost] = []
-    chosen, gate = ways_of(deployment), gate_of(deployment.overlap)
+    chosen, gate = ways_of(deployment), gate_of(deployment.parts.get("overlap", "none"))
     if gate is not None and len(chosen) > 1:
         moments = np.array([m.values for m in Stage(*given).moments])
         chosen = chosen[1:] if halved(*gate.row, len(deployment.shard.windows), moments) else chosen[:1]
@@ -116,7 +116,7 @@ def timelines_of(
     InputError
         A deployment whose layers wait for experts: when in the step they do is not known.
     """
-    if deployment.store is not None:
+    if deployment.parts.get("resident-experts") is not None:
         raise InputError("--timeline", "cannot show steps that fetch experts; leave --experts-resident")
     given = deployment, batches, step, replica, expected, captured
     found = explicit_stage(*given).timelines

@@ -27,7 +27,7 @@ class Places(NamedTuple):
 
 def places_of(d: Deployment) -> Places | None:
     """The maps of a deployment; None where experts lie in order and have no copies."""
-    if d.placing is None:
+    if d.parts.get("expert-copies") is None:
         return None
     slots = max(part.held * part.ep for part in d.experts)
     experts = np.zeros((len(d.experts), slots), dtype=np.int64)

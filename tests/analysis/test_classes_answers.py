@@ -103,7 +103,7 @@ def test_goodput_needs_promises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class 'b' has no latency"):
         judged(run("vllm+vtc", "a:share=0.6,ttft=1;b:share=0.4").run, 1.0, {"attainment": 0.9})
     with pytest.raises(InputError, match="needs --classes"):
-        judged(replace(run("vllm+priority").run, classes=None), 1.0, {"attainment": 0.9})
+        judged(replace(run("vllm+priority").run, parts={}), 1.0, {"attainment": 0.9})
     with pytest.raises(InputError, match="--slo attainment"):
         read_level("attainment=90")
     with pytest.raises(InputError, match="is no part of a plan"):

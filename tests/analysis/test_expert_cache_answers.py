@@ -49,12 +49,9 @@ def test_a_predictor_hides_fetches_behind_compute() -> None:
                      expert_cache="predictive", expert_predictor="1.0")  # fmt: skip
     layer = roofline("mixtral-8x7b", "h100-x2", batch=2, experts_resident="2",
                      expert_cache="predictive", expert_predictor="1.0", expert_horizon="layer")  # fmt: skip
-    assert late.fetch is not None
-    assert early.fetch is not None
-    assert layer.fetch is not None
-    assert late.fetch.waited_s == pytest.approx(late.fetch.link_s)
-    assert early.fetch.waited_s < early.fetch.link_s
-    assert early.fetch.waited_s <= layer.fetch.waited_s
+    assert late.parts["resident-experts"].fetch.waited_s == pytest.approx(late.parts["resident-experts"].fetch.link_s)
+    assert early.parts["resident-experts"].fetch.waited_s < early.parts["resident-experts"].fetch.link_s
+    assert early.parts["resident-experts"].fetch.waited_s <= layer.parts["resident-experts"].fetch.waited_s
 
 
 def test_a_comparison_counts_what_lies_in_the_devices_memory() -> None:

@@ -106,8 +106,8 @@ def test_without_copies_tasks_are_one_after_another() -> None:
 
 def test_maps_of_a_layer_serve_every_token() -> None:
     own = trained(SHAPES[0], A16, ROUTING)
+    from opbyte.simulator.deploy.expert_dispatch import flows
     from opbyte.simulator.deploy.expert_parts import sites_of
-    from opbyte.simulator.parts.expert_map.dispatch import flows
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 
     part = own.deployment.experts[0]

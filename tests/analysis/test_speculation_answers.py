@@ -73,12 +73,12 @@ def test_an_answer_says_what_speculation_did(ask: Ask) -> None:
 def test_one_step_is_its_parts() -> None:
     found = roofline("llama-3-8b", "h100-x1", batch=4, context=500, speculative="eagle:3", acceptance="0.9,0.8,0.7")
     d = found.deployment
-    assert d.draft is not None
+    assert d.parts["drafts"].draft is not None
     batch = Batch.of([500] * 4, new=4)
     verify = explicit_stage(d, [batch], expected=True).seconds
     passes = draft_batches(batch, 3)
     assert [b.tokens for b in passes] == [16, 4, 4]
-    drafts = [explicit_stage(d.draft, [b], expected=True).seconds for b in passes]
+    drafts = [explicit_stage(d.parts["drafts"].draft, [b], expected=True).seconds for b in passes]
     own = found.to_dict()["speculation"]
     assert own["verify_seconds"] == verify
     assert own["draft_seconds"] == pytest.approx(sum(drafts), rel=1e-12)
@@ -100,12 +100,12 @@ def test_one_step_is_its_parts() -> None:
 def test_memory_holds_both_models(model: str, system: str, method: str) -> None:
     plain = deployment_of(Scenario.of(model, system))[0]
     d = deployment_of(Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5"))[0]
-    draft = 0.0 if d.draft is None else d.draft.memory(1e15).weights
+    draft = 0.0 if d.parts["drafts"].draft is None else d.parts["drafts"].draft.memory(1e15).weights
     assert (draft > 0) == (method != "ngram")
     assert d.memory().weights == plain.memory().weights + draft
     mine, rules = kv_rules(plain), kv_rules(d)
     assert rules.capacity == mine.capacity - draft
-    tokens = 0.0 if d.draft is None else d.draft.shard.kv_bytes_per_token
+    tokens = 0.0 if d.parts["drafts"].draft is None else d.parts["drafts"].draft.shard.kv_bytes_per_token
     per_token = mine.block_bytes.sum() / mine.block + tokens
     assert rules.block_bytes.sum() / rules.block == pytest.approx(per_token)
     assert rules.constant == 3 * mine.constant

@@ -194,7 +194,7 @@ def test_a_run_with_an_expert_cache_is_quick(policy: str) -> None:
     """10^5 requests of Mixtral in less than a minute of CPU time."""
     ahead, accuracy = (2 if policy == "belady" else 0), (0.9 if policy == "predictive" else 0.0)
     store = ExpertStore(2, policy=policy, look_ahead=ahead, accuracy=accuracy)
-    deployment = deploy(load_model("mixtral-8x7b"), load_system("h100-x2"), store=store)
+    deployment = deploy(load_model("mixtral-8x7b"), load_system("h100-x2"), resident_experts=store)
     options: dict[str, Any] = {"closed_loop": 256, "input_len": 512, "output_len": 128}
     run(deployment, make_policy("chunked"), open_requests(None, limit=8, **options))
     began = time.process_time()

@@ -149,7 +149,7 @@ def small() -> Callable[..., Deployment]:
             mixers = [replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)]
             layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
         model = replace(model, layers=layers)
-        return deploy(model, load_system(system), routing=routing, tenants=tenants, **degrees)
+        return deploy(model, load_system(system), routing=routing, adapters=tenants, **degrees)
 
     return find
 

@@ -120,7 +120,7 @@ def test_adapters_take_memory_and_time_by_how_many_are_used() -> None:
     bare = deploy(model, system)
     kv, seconds = [bare.memory().kv], [explicit_stage(bare, [Batch.of([500] * 32)]).seconds]
     for adapters in (1, 8, 64, 512):
-        d = deploy(model, system, tenants=Tenants(adapters, 16, adapters))
+        d = deploy(model, system, adapters=Tenants(adapters, 16, adapters))
         kv.append(d.memory().kv)
         stage = explicit_stage(d, [Batch.of([500] * 32)], expected=True)
         seconds.append(stage.seconds)
@@ -129,7 +129,7 @@ def test_adapters_take_memory_and_time_by_how_many_are_used() -> None:
         assert bare.memory().kv - d.memory().kv == pytest.approx(adapters * size)
     assert kv == sorted(kv, reverse=True)
     assert seconds == sorted(seconds)
-    slots = deploy(model, system, tenants=Tenants(512, 16, 8))
+    slots = deploy(model, system, adapters=Tenants(512, 16, 8))
     assert slots.memory().kv == kv[2]
 
 
@@ -151,7 +151,7 @@ def test_experts_of_a_model_keep_no_adapters() -> None:
         (lambda: with_adapters(load_model("llama-2-7b"), Tenants(1, 5000, 1)), "at most 4096"),
         (lambda: with_adapters(LATENT, Tenants(1, 8, 1)), "no matrices"),
         (
-            lambda: deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=2, dp=2, tenants=Tenants(4, 8, 4)),
+            lambda: deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=2, dp=2, adapters=Tenants(4, 8, 4)),
             "cannot go with ranks that share experts",
         ),
     ],

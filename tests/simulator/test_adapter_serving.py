@@ -20,8 +20,8 @@ from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.parts.adapters.run import AdapterCounts, AdapterShelf, Choices, by_names, load_seconds, popularity
-from opbyte.simulator.parts.two_pools.pools import Pools
 from opbyte.simulator.serving.host_link import HostLink
+from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.adapters import Tenants
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -92,7 +92,7 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
 
 def test_a_lone_request_waits_one_load_and_the_next_of_its_tenant_none() -> None:
     """At a request every 10 s: two tenants in turn on one slot load each time; one tenant once."""
-    d = deploy(load_model(MODEL), load_system(SYSTEM), tenants=Tenants(2, 16, 1))
+    d = deploy(load_model(MODEL), load_system(SYSTEM), adapters=Tenants(2, 16, 1))
     load = load_seconds(d)
     assert load == pytest.approx(10e-6 + 16 * 2_498_560 * 2 / 25e9)
 
@@ -122,8 +122,7 @@ def test_more_tenants_are_slower_and_slots_save_memory() -> None:
     assert [r.kv_capacity for r in found] == sorted((r.kv_capacity for r in found), reverse=True)
     swapped = run(adapters=64, adapters_resident=8).run
     assert swapped.kv_capacity == found[1].kv_capacity
-    assert swapped.adapters is not None
-    assert swapped.adapters.asked == 60
+    assert swapped.parts["adapters"].counts.asked == 60
     assert swapped.ttft_s.mean > found[1].ttft_s.mean
 
 
@@ -156,14 +155,14 @@ def test_steps_use_adapters_as_often_as_requests_name_them() -> None:
     rows = "".join(f"{i},64,4,{(i % 4 == 0) * 5}\n" for i in range(40))
     Path("t.csv").write_text(f"arrival_s,input_tokens,output_tokens,adapter\n{rows}")
     stream = open_requests("t.csv")
-    d = deploy(load_model(MODEL), load_system(SYSTEM), tenants=Tenants(6, 8, 6))
-    prob = by_names(Pools((d,)), stream).entry[0].experts[0].router.prob[0]
+    d = deploy(load_model(MODEL), load_system(SYSTEM), adapters=Tenants(6, 8, 6))
+    prob = by_names(d.parts["adapters"], Pools((d,)), stream).entry[0].experts[0].router.prob[0]
     assert prob.tolist() == [0.75, 0, 0, 0, 0, 0.25]
-    slots = deploy(load_model(MODEL), load_system(SYSTEM), tenants=Tenants(6, 8, 2))
-    both = by_names(Pools((slots,), (slots,)), stream)
+    slots = deploy(load_model(MODEL), load_system(SYSTEM), adapters=Tenants(6, 8, 2))
+    both = by_names(slots.parts["adapters"], Pools((slots,), (slots,)), stream)
     assert both.entry[0] is both.decode[0]
     assert both.decode[0].experts[0].router.prob[0].tolist() == prob.tolist()
-    assert by_names(Pools((d,)), open_requests(rate=1.0, limit=5)).entry[0] is d
+    assert by_names(d.parts["adapters"], Pools((d,)), open_requests(rate=1.0, limit=5)).entry[0] is d
     assert popularity(Tenants(4, 8, 4)).tolist() == [0.25] * 4
 
 

@@ -25,7 +25,7 @@ from opbyte.simulator.parts.autoscale.replicas import PHASES
 from opbyte.simulator.parts.autoscale.scalers import SCALERS, Seen
 from opbyte.simulator.parts.autoscale.scaling import Firsts
 from opbyte.simulator.parts.failures.faults import Faults
-from opbyte.simulator.serving.collect import collect
+from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.fleet import Fleet, parse_fleet, pools_of
 from opbyte.simulator.serving.record import Run
@@ -90,8 +90,7 @@ def test_bounds_of_start_up(small: Small, always: str) -> None:
     same(run_of(d, stream(), Fleet(replicas=1)), found)
     assert found.parts["autoscale"].held_s("starting") == pytest.approx(2 * (found.makespan_s - 0.1))
     soon = run_of(d, stream(), scaled(replace(late, start=0.0)))
-    assert soon.scaling is not None
-    times, counts = soon.scaling.counts()
+    times, counts = soon.parts["autoscale"].counts()
     assert counts[times <= 0.1][-1].tolist() == [0, 3, 0]
     assert soon.makespan_s < found.makespan_s
 
@@ -103,9 +102,10 @@ def served_by(d: Deployment, load: RequestStream, fleet: Fleet) -> tuple[Served,
         pools_of(d, fleet), policy, load, router=fleet.router, faults=fleet.faults, keep_log=True,
         autoscale=fleet.autoscale,
     )  # fmt: skip
-    return served, collect(
+    found = collect(
         served, d, policy, "", seed=0, warmup=0, copies=fleet.replicas, clients=None, stop=False, wall_s=0.0
     )
+    return served, left_of_parts(found, served, load, 0)
 
 
 def check_spans(served: Served, found: Run) -> None:

@@ -21,9 +21,9 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import Autoscale
 from opbyte.simulator.parts.autoscale.replicas import PHASES, Scaling
 from opbyte.simulator.parts.failures.faults import Faults
-from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
-from opbyte.simulator.serving.collect import collect
+from opbyte.simulator.serving.collect import collect, left_of_parts
 from opbyte.simulator.serving.driver import Served, serve
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.workloads.errors import InputError
@@ -48,7 +48,8 @@ def ran(
     pools = Pools(entry, decode, LINK, scales=scales)
     served = serve(pools, policy, load, router=router, faults=faults, keep_log=True)
     whole = replace(d, pools=(d, d))
-    return served, collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
+    found = collect(served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0)
+    return served, left_of_parts(found, served, load, 0)
 
 
 def spans_of(found: Run) -> list[Scaling]:

@@ -71,8 +71,8 @@ it, and nothing runs: what has been loaded must go first, or neither ever does."
 def engine_for(d: Deployment, load: dict[str, Any], order: str) -> Engine:
     """An engine with little KV memory, the workload's tiers, and a queue by priority or not."""
     block, tokens = block_of(load), load["block"]
-    assert d.speculation is not None
-    spare = d.speculation.spare(load["policy"].ahead)
+    assert d.parts.get("drafts") is not None
+    spare = d.parts.get("drafts").spare(load["policy"].ahead)
     longest = int((block.input_tokens + block.output_tokens - 1 + spare).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
     cache = replace(cache, tiers=settings_of(d, load, cache))
@@ -91,16 +91,16 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
         engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
         through=load["write"] == "through",
     )  # fmt: skip
-    assert d.speculation is not None
+    assert d.parts.get("drafts") is not None
     policy, rates = engine.policy, load["rates"]
     ops = ops_of(engine.plan)
-    ops += 0 if d.draft is None else len(rates) * ops_of(engine.spec.draft)  # type: ignore[union-attr]
+    ops += 0 if d.parts["drafts"].draft is None else len(rates) * ops_of(engine.spec.draft)  # type: ignore[union-attr]
     return Composed(
         policy, [memory],
         lambda batches, step: speculative_stage(
             d, batches, step=step, captured=policy.captures(1 + len(rates))
         ).whole.seconds,
-        None, ops, spare=engine.limits.spare, drafts=len(rates), lookahead=d.speculation.lookahead,
+        None, ops, spare=engine.limits.spare, drafts=len(rates), lookahead=d.parts.get("drafts").lookahead,
         accept=lambda request: drawn(request.index, request.generated, rates),
         cheaper=load["load"] == "cheaper", ahead_of=load["prefetch"],
     )  # fmt: skip
@@ -185,9 +185,9 @@ def test_stages_with_drafts_and_priorities_lose_nothing(
     """A sequence's drafts are verified before it is in another batch; preempted meanwhile, it keeps its tokens."""
     d = speculative(small("llama-3-8b", "h100-x2", "uniform", pp=2), "eagle", load["rates"], 2)
     block, tokens, n = block_of(load), load["block"], len(load["inputs"])
-    assert d.speculation is not None
+    assert d.parts.get("drafts") is not None
     longest = int((block.input_tokens + block.output_tokens - 1).max())
-    longest += d.speculation.spare(False)
+    longest += d.parts.get("drafts").spare(False)
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
     policy = replace(load["policy"], order="priority")
 

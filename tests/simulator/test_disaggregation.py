@@ -26,11 +26,11 @@ from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.state import DOWN
 from opbyte.simulator.parts.kv_tiers.store import moved
 from opbyte.simulator.parts.two_pools.crossing import cross, hold_tier, left_over, wait_for_tier
-from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage
@@ -347,8 +347,7 @@ def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> Non
     assert got.parts["two-pools"].moves.start_s[0] == 0.0
     assert got.parts["two-pools"].moves.end_s[0] == pytest.approx(prefill_s + size / rate / 2)
     slow = served(((d,), (d,)), load, KvLink("drawn", rate / 4, 0.0, by_layer=True))
-    assert slow.moves is not None
-    assert slow.moves.end_s[0] == pytest.approx(4 * size / rate)
+    assert slow.parts["two-pools"].moves.end_s[0] == pytest.approx(4 * size / rate)
 
 
 @pytest.mark.parametrize("options", [{"policy": "vllm", "decode_max_seqs": 3}, {"adapters": 3, "prefill": "h100-x1x2"}])

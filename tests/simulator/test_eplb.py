@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.parts.expert_map.maps import Sites
+from opbyte.simulator.deploy.expert_maps import Sites
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing
 from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
 from opbyte.workloads.catalog import load_model
@@ -72,13 +72,13 @@ def test_groups_stay_on_a_node_and_balance_what_they_can() -> None:
     model = load_model("deepseek-v3")
     model = replace(model, layers=model.layers[:5])
     for system, each in (("h800-4x8", 2), ("h800-8x8", 1)):
-        d = deploy(model, load_system(system), tp=1, routing="power_law:0.6", placing=ExpertPlacing("eplb", 64))
+        d = deploy(model, load_system(system), tp=1, routing="power_law:0.6", expert_copies=ExpertPlacing("eplb", 64))
         for part in d.experts:
             assert part.placed is not None
             node = part.placed.map.slots.reshape(d.layout.ep // 8, -1) // 32
             assert all(len(set(own.tolist())) == each for own in node)
     other = deploy(model, load_system("h800-4x8"), tp=1, routing="power_law:0.6",
-                   placing=ExpertPlacing("balanced", 64)).experts[0]  # fmt: skip
+                   expert_copies=ExpertPlacing("balanced", 64)).experts[0]  # fmt: skip
     assert other.placed is not None
     assert len(set((other.placed.map.slots[:8] // 32).reshape(-1).tolist())) > 2
 
@@ -107,9 +107,9 @@ def test_groups_are_read_and_refused() -> None:
 def test_a_model_without_groups_is_not_dealt_to_nodes() -> None:
     where = load_model("qwen3-235b-a22b"), load_system("h200-2x8")
     with pytest.raises(InputError, match=r"2 nodes divide; the model has 1: say eplb or balanced"):
-        deploy(*where, tp=1, placing=ExpertPlacing("balanced-by-node"))
+        deploy(*where, tp=1, expert_copies=ExpertPlacing("balanced-by-node"))
     found = [
-        deploy(*where, tp=1, routing="measured", placing=ExpertPlacing(policy, 16)).experts[0].placed
+        deploy(*where, tp=1, routing="measured", expert_copies=ExpertPlacing(policy, 16)).experts[0].placed
         for policy in ("eplb", "balanced")
     ]
     assert found[0] is not None

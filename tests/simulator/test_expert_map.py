@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.parts.expert_map.dispatch import DISPATCHES, dispatch
-from opbyte.simulator.parts.expert_map.maps import EMPTY, ExpertMap, Sites
+from opbyte.simulator.deploy.expert_dispatch import DISPATCHES, dispatch
+from opbyte.simulator.deploy.expert_maps import EMPTY, ExpertMap, Sites
 from opbyte.simulator.parts.expert_map.placing import ExpertPlacing, expert_placing
 from opbyte.simulator.parts.expert_map.policies import MAP_POLICIES
 from opbyte.simulator.step.books import T_FLOPS, T_JOULES, new_books, totals
@@ -147,7 +147,7 @@ def test_both_paths_agree(
         data.draw(st.sampled_from(DISPATCHES)),
     )  # fmt: skip
     deployment = deploy(
-        bare.model, bare.system, **given_, overlap=overlap, placing=placing,  # type: ignore[arg-type]
+        bare.model, bare.system, **given_, overlap=overlap, expert_copies=placing,  # type: ignore[arg-type]
     )  # fmt: skip
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
     plan, _ = lower(deployment, replica)
@@ -171,7 +171,7 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compile
     model = load_model("deepseek-v3")
     model = replace(model, layers=model.layers[-1:])
     d = deploy(model, load_system(system), tp=1, ep=ep, routing="power_law:0.8",
-               placing=ExpertPlacing("eplb", 32, "any"))  # fmt: skip
+               expert_copies=ExpertPlacing("eplb", 32, "any"))  # fmt: skip
     part = d.experts[0]
     assert part.placed is not None
     assert part.held == 288 // ep
@@ -185,7 +185,7 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compile
     stage = explicit_stage(d, batches, step=3)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
     with pytest.raises(InputError, match=f"not dealt to {ep} groups"):
-        deploy(model, load_system(system), tp=1, ep=ep, placing=ExpertPlacing("even", 32, "any"))
+        deploy(model, load_system(system), tp=1, ep=ep, expert_copies=ExpertPlacing("even", 32, "any"))
 
 
 def step_of(d: Deployment, expected: bool = True) -> float:
@@ -196,7 +196,7 @@ def step_of(d: Deployment, expected: bool = True) -> float:
 def placed(policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8") -> Deployment:
     return deploy(
         load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, routing=routing,
-        placing=ExpertPlacing(policy, redundant, rule),
+        expert_copies=ExpertPlacing(policy, redundant, rule),
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def test_files(tmp_path: Path, skew: str) -> None:
     path = tmp_path / "map.csv"
     path.write_text("\n".join(rows) + "\n")
     again = deploy(d.model, d.system, tp=1, routing=f"power_law:{skew}",
-                   placing=expert_placing(f"file:{path}", None, None))  # fmt: skip
+                   expert_copies=expert_placing(f"file:{path}", None, None))  # fmt: skip
     assert step_of(again) == pytest.approx(step_of(d), rel=1e-12)
     assert again.memory() == d.memory()
 
@@ -243,7 +243,7 @@ def refused(text: str, tmp_path: Path) -> str:
     path.write_text(text)
     with pytest.raises(InputError) as error:
         deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=1, ep=2,
-               placing=expert_placing(f"file:{path}", None, None))  # fmt: skip
+               expert_copies=expert_placing(f"file:{path}", None, None))  # fmt: skip
     return str(error.value).replace(str(tmp_path), "")
 
 
@@ -272,20 +272,20 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
 )
 def test_bad_options_are_refused(options: tuple[str | None, int | None, str | None], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, placing=expert_placing(*options))
+        deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, expert_copies=expert_placing(*options))
 
 
 def test_copies_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CapacityError, match="GiB of weights per device"):
         deploy(load_model("deepseek-v3"), load_system("h800-4x8"), tp=1,
-               placing=ExpertPlacing("balanced", 32 * 40)).memory()  # fmt: skip
+               expert_copies=ExpertPlacing("balanced", 32 * 40)).memory()  # fmt: skip
 
 
 def test_nothing_to_place_is_refused() -> None:
     with pytest.raises(InputError, match="has no experts that spread"):
-        deploy(load_model("llama-3-8b"), load_system("h100-x4"), placing=ExpertPlacing("even"))
+        deploy(load_model("llama-3-8b"), load_system("h100-x4"), expert_copies=ExpertPlacing("even"))
     with pytest.raises(InputError, match="has no choice: all experts lie on one group"):
-        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even"))
+        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, expert_copies=ExpertPlacing("even"))
 
 
 def test_expected_loads_are_the_mean_of_draws() -> None:
@@ -318,7 +318,7 @@ def test_groups_by_layer() -> None:
     assert {part.ep for part in common.experts} == {64}
     assert own.memory().weights == pytest.approx(common.memory().weights, rel=1e-3)
     assert deploy(model, own.system, tp=1, ep=64).layout == common.layout
-    placed = deploy(model, own.system, tp=1, placing=ExpertPlacing("balanced", 128))
+    placed = deploy(model, own.system, tp=1, expert_copies=ExpertPlacing("balanced", 128))
     assert {(part.ep, part.held) for part in placed.experts} == {(64, 3), (128, 2)}
 
 
@@ -326,7 +326,7 @@ def test_groups_by_layer_on_both_paths(compiled_step: Callable[..., float]) -> N
     system, model = load_system("a100-40gb-16x8"), load_model("dsmoe-1.3b-pr")
     mapping = system.mapping.model_copy(update={"experts": "expert-parallel-by-layer"})
     for placing in (None, ExpertPlacing("balanced", 128, "node")):
-        d = deploy(model, system.model_copy(update={"mapping": mapping}), tp=1, placing=placing,
+        d = deploy(model, system.model_copy(update={"mapping": mapping}), tp=1, expert_copies=placing,
                    routing="power_law:0.7")  # fmt: skip
         plan, _ = lower(d)
         books = new_books(plan)

@@ -113,7 +113,7 @@ def test_both_paths_agree(
     )  # fmt: skip
     tiers = data.draw(st.sampled_from(((HOST, None), (SMALL, DISK))))
     deployment = deploy(
-        load_model(model), with_tiers(system, *tiers), **degrees, store=store,
+        load_model(model), with_tiers(system, *tiers), **degrees, resident_experts=store,
         routing=data.draw(st.sampled_from(("uniform", "measured", "power_law:1.0"))),
         draws=data.draw(st.sampled_from(("layer", "step"))),
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_a_cache_that_holds_everything_changes_nothing(policy: str, compiled_ste
     model, system, batch = load_model("mixtral-8x7b"), with_tiers("h100-x2"), Batch.of([9] * 5)
     seconds = []
     for store in (None, ExpertStore(1.0, True, policy, look_ahead=2 if policy == "belady" else 0)):
-        d = deploy(model, system, store=store)
+        d = deploy(model, system, resident_experts=store)
         plan, _ = lower(d)
         books = new_books(plan)
         moments = [batch.moments(d.shard.windows)]
@@ -141,7 +141,7 @@ def test_a_cache_that_holds_everything_changes_nothing(policy: str, compiled_ste
 
 def test_more_slots_never_cost_more_time_or_less_memory() -> None:
     model, system = load_model("mixtral-8x7b"), with_tiers("h100-x2")
-    deployments = [deploy(model, system, store=ExpertStore(n)) for n in (1, 2, 3, 4)]
+    deployments = [deploy(model, system, resident_experts=ExpertStore(n)) for n in (1, 2, 3, 4)]
     weights = [d.memory().weights for d in deployments]
     took = [explicit_stage(d, [Batch.of([99] * 4)], step=500, expected=True).seconds for d in deployments]
     whole = deploy(model, system)
@@ -155,7 +155,7 @@ def test_a_model_that_does_not_fit_runs_from_the_host() -> None:
     model = load_model("mixtral-8x7b")
     with pytest.raises(CapacityError, match="does not fit"):
         deploy(model, with_tiers("h100-x1")).memory()
-    d = deploy(model, with_tiers("h100-x1"), store=ExpertStore(4))
+    d = deploy(model, with_tiers("h100-x1"), resident_experts=ExpertStore(4))
     fetch = explicit_stage(d, [Batch.of([99])], expected=True).fetch
     assert d.memory().kv > 0
     assert fetch is not None
@@ -167,15 +167,15 @@ def test_a_model_that_does_not_fit_runs_from_the_host() -> None:
 def test_what_is_wanting_is_said_in_one_line() -> None:
     model = load_model("mixtral-8x7b")
     with pytest.raises(InputError, match="needs the key `host_memory`"):
-        deploy(model, with_tiers("h100-x1", None), store=ExpertStore(4))
+        deploy(model, with_tiers("h100-x1", None), resident_experts=ExpertStore(4))
     with pytest.raises(InputError, match="at most the 8 experts"):
-        deploy(model, with_tiers("h100-x1"), store=ExpertStore(9)).memory()
+        deploy(model, with_tiers("h100-x1"), resident_experts=ExpertStore(9)).memory()
     with pytest.raises(InputError, match="has no experts"):
-        deploy(load_model("llama-3-8b"), with_tiers("h100-x1"), store=ExpertStore(4))
+        deploy(load_model("llama-3-8b"), with_tiers("h100-x1"), resident_experts=ExpertStore(4))
     with pytest.raises(InputError, match="cannot go with --overlap two-batch"):
-        deploy(model, with_tiers("h100-2x8"), store=ExpertStore(1), overlap="two-batch")
+        deploy(model, with_tiers("h100-2x8"), resident_experts=ExpertStore(1), overlap="two-batch")
     with pytest.raises(CapacityError, match="experts of a device need"):
-        lower(deploy(model, with_tiers("h100-x1", SMALL), store=ExpertStore(4)))
+        lower(deploy(model, with_tiers("h100-x1", SMALL), resident_experts=ExpertStore(4)))
 
 
 times = st.floats(0.0, 5.0)

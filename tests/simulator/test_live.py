@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.parts.two_pools.pools import Pools
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.live import Live
+from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
 

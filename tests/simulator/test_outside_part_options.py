@@ -1,7 +1,7 @@
 """Does a part from outside, one file, have its options, state and values wherever an answer is read?
 
-The file is laid out as an installed package with an entry point; the expected values are counted here from the
-requests that the run wrote.
+The file is that of docs/extending-parts.md, laid out as an installed package with an entry point. The expected values are
+counted here from the requests that the run wrote.
 """
 
 from __future__ import annotations
@@ -15,76 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-PART = '''\
-"""Requests with long prompts: how many there are, and how long they wait for their first token."""
-
-from dataclasses import dataclass
-
-import numpy as np
-
-from opbyte.extend import CheckedOptions, Figures, InputError, Part, Quantity, add, described, real, whole
-
-
-@described
-@dataclass(frozen=True, slots=True)
-class WatchOptions(CheckedOptions):
-    """Which requests are watched."""
-
-    watch_tokens: int | None = whole("Watch requests with prompts of at least so many tokens.", 1, unit="tokens")
-    watch_late: float | None = real("Count those whose first token takes longer.", 0.0, 1e6, unit="s")
-
-
-@dataclass
-class Watched:
-    """State of a run: requests read so far, and those among them that are watched."""
-
-    options: WatchOptions
-    read: int = 0
-    tokens: int = 0
-
-
-def build(options, deployment):
-    if options.watch_tokens is None:
-        raise InputError("--watch-late", "needs --watch-tokens N")
-    return Watched(options)
-
-
-def read(state, block):
-    long = block.input_tokens >= state.options.watch_tokens
-    state.read += int(long.sum())
-    state.tokens += int(block.input_tokens[long].sum())
-
-
-@dataclass(frozen=True)
-class Left:
-    """What is left of a run."""
-
-    requests: int
-    prompt_tokens: int
-    late_share: float | None
-
-
-def collect(run, served, stream, warmup):
-    state, table = served.parts["watch"], run.requests
-    long = table.input_tokens >= state.options.watch_tokens
-    waited = (table.first_token_s - table.arrival_s)[long]
-    limit = state.options.watch_late
-    late = None if limit is None or not len(waited) else float(np.mean(waited > limit))
-    return Left(state.read, state.tokens, late)
-
-
-FIGURES = Figures("watch", "Long prompts", (
-    Quantity("requests", "Requests with long prompts.", label="requests"),
-    Quantity("prompt_tokens", "Tokens of their prompts.", label="prompt tokens"),
-    Quantity("late_share", "Share of them whose first token is late.", unit="%", label="late"),
-), (
-    Quantity("watched_late_share", "Share of long prompts whose first token is late.", "late_share", column=True),
-), "watch_tokens", "it is of watched requests (watch_tokens)")
-add(Part(
-    "watch", "--watch-tokens", "requests with long prompts, watched", options=WatchOptions, panel="Engine",
-    hooks={"build": build, "read": read, "collect": collect, "figures": FIGURES},
-))
-'''
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "extending-parts.md").read_text(encoding="utf-8")
+PART = PAGE.partition("<!-- file: part_with_options.py -->")[2].partition("```python\n")[2].partition("```")[0]
 LOAD = ("llama-3-8b", "--system", "h100-x1", "--rate", "8", "--requests", "30", "--input-len", "256",
         "--output-len", "4", "--lengths", "lognormal")  # fmt: skip
 ASK = """

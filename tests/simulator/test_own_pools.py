@@ -27,9 +27,9 @@ from opbyte.simulator.batching.state import (
     I_PREEMPTED,
 )
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 FREE = KvLink("free", math.inf, 0.0)

@@ -155,7 +155,7 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little memory as the workload says."""
     page, block, policy = load["page"], block_of(load), load["policy"]
     longest = int((block.input_tokens + block.output_tokens).max()) + policy.rules.spare(page) - 1
-    longest += 0 if deployment.speculation is None else deployment.speculation.spare(False)
+    longest += 0 if deployment.parts.get("drafts") is None else deployment.parts.get("drafts").spare(False)
     cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)

@@ -87,7 +87,7 @@ def test_the_link_to_the_host_carries_one_thing_at_a_time() -> None:
     assert found.parts["resident-experts"].fetch.link_s > 0.5 * found.makespan_s  # it is what all wait for
     assert used <= found.makespan_s * (1 + 1e-9)
     alone = run_of(where, **{k: v for k, v in load.items() if k != "experts_resident"})
-    waits = [x.adapters.waited_s / x.adapters.asked for x in (alone, found) if x.adapters]
+    waits = [x.parts["adapters"].counts.waited_s / x.parts["adapters"].counts.asked for x in (alone, found)]
     assert waits[1] > waits[0]
 
 

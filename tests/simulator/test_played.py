@@ -24,10 +24,10 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.faults import Faults
 from opbyte.simulator.parts.kv_tiers.settings import KvTier, TierSettings
-from opbyte.simulator.parts.two_pools.pools import KvLink, Pools
 from opbyte.simulator.serving import clock, driver
 from opbyte.simulator.serving.dealing import Dealer
 from opbyte.simulator.serving.driver import serve
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.routers import ROUTERS, Load, compiled_rule
 from opbyte.simulator.serving.served import Served
 from opbyte.workloads.jit import compiled

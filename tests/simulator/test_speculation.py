@@ -146,8 +146,8 @@ def speculative(d: Deployment, method: str, rates: tuple[float, ...] | None, k: 
 def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
     block, tokens = block_of(load), load["block"]
-    assert d.speculation is not None
-    spare = d.speculation.spare(load["policy"].ahead)
+    assert d.parts.get("drafts") is not None
+    spare = d.parts.get("drafts").spare(load["policy"].ahead)
     lengths = block.input_tokens + block.output_tokens - 1 + spare
     cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
     engine = Engine(d, load["policy"], keep_log=True, cache=cache, seed=SEED)
@@ -167,7 +167,7 @@ def test_same_schedule_as_the_reference(
 ) -> None:  # fmt: skip
     rates: tuple[float, ...] = load["rates"]
     d = speculative(small(model, system, routing), method, rates, len(rates))
-    assert d.speculation is not None
+    assert d.parts.get("drafts") is not None
     engine, block = engine_for(d, load), block_of(load)
     play(engine, load)
     policy, kv, spec = engine.policy, engine.kv, engine.spec
@@ -192,7 +192,7 @@ def test_same_schedule_as_the_reference(
             d, batches, step=step, captured=policy.captures(1 + len(rates))
         ).whole.seconds,
         load["clients"], ops, spare=engine.limits.spare, drafts=len(rates),
-        lookahead=d.speculation.lookahead,
+        lookahead=d.parts.get("drafts").lookahead,
         accept=lambda request: drawn(request.index, request.generated, rates),
     )  # fmt: skip
     slow.serve(requests)
@@ -250,7 +250,7 @@ def test_what_every_schedule_owes(
         ):
             assert verified == sum(-(-(o - 1) // whole) for o in outputs)
     assert spec.seconds.sum() <= state.clocks[T_BUSY] * (1 + 1e-9)
-    assert (spec.seconds[Z_DRAFT] > 0.0) == (d.draft is not None)
+    assert (spec.seconds[Z_DRAFT] > 0.0) == (d.parts["drafts"].draft is not None)
     assert spec.seconds[Z_VERIFY] > 0.0
 
 

@@ -208,7 +208,7 @@ def same(folder: Path, base: Mapping[str, Any], keys: Any, options: Mapping[str,
         made.append(deployment_of(scenario)[0])
     steps = [dealt(made[0], 16 * n, 700, chunks) for n, chunks in ((40, ()), (2, [(99, 0)] * 16))]
     one, other = (
-        (d.layout, d.overlap, d.all_to_all, d.placing, d.memory(),
+        (d.layout, d.parts.get("overlap", "none"), d.all_to_all, d.parts.get("expert-copies"), d.memory(),
          [explicit_stage(d, batches, step=3).seconds for batches in steps])
         for d in made
     )  # fmt: skip
@@ -391,7 +391,7 @@ def large(case: int, **how: Any) -> Deployment:
 def test_copies_load_no_device_more(case: int) -> None:
     worst = []
     for each in (0, 1, 2, 4):
-        d = large(case, placing=ExpertPlacing("balanced", each * large(case).layout.ep))
+        d = large(case, expert_copies=ExpertPlacing("balanced", each * large(case).layout.ep))
         part = d.experts[0]
         assert part.placed is not None
         loads = part.placed.group_loads(part.router.inclusion[part.row])
@@ -466,7 +466,7 @@ def test_kernels_that_keep_cores_slow_what_runs_beside_them(
 def test_copies_as_deployed_on_72_and_144_devices(nodes: int, each: int, overlap: str) -> None:
     """32 of 256 experts twice, so that every device has as many; the other way round 256 do not divide."""
     ep = 8 * nodes
-    d = deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1, ep=ep, placing=ExpertPlacing("eplb", 32),
+    d = deploy(few("deepseek-v3"), load_system(f"h800-{nodes}x8"), tp=1, ep=ep, expert_copies=ExpertPlacing("eplb", 32),
                all_to_all="deepep-low-latency", overlap=overlap)  # fmt: skip
     assert {part.held for part in d.experts} == {each}
     assert all(part.placed is not None and set(part.placed.map.copies.tolist()) == {1, 2} for part in d.experts)

@@ -75,7 +75,7 @@ def least_of(d: Deployment) -> Least | None:
         return None
     if d.kernels or d.pools or device.spec.lines or d.system.mapping.separate:
         return None
-    if d.several > 1 or d.placing is not None:  # tokens by the step, experts more than once
+    if d.several > 1 or d.parts.get("expert-copies") is not None:  # tokens by the step, experts more than once
         return None
     if not all(isinstance(p.model, MODELS) for p in device.processors.values()):
         return None

@@ -13,9 +13,9 @@ from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
-from ....simulator.parts.two_pools.pools import KvLink, Pools
 from ....simulator.scenario.options import Workload
 from ....simulator.serving.driver import serve
+from ....simulator.serving.pools import KvLink, Pools
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.requests import RequestStream

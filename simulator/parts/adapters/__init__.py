@@ -13,6 +13,12 @@ PARTS = (
         options=AdapterOptions,
         scope="deployment",
         hooks={
+            "engine_requests": "run:known",
+            "nodes": "run:by_names",
+            "stage": "run:shelve",
+            "value": "deployed:tenants_asked",
+            "adapt_model": "deployed:adapted",
+            "check": "deployed:check_adapters",
             "collect": "use:adapters_left",
             "step": "use:adapters_of_step",
             "figures": "figures:SWAPPED",
@@ -20,7 +26,7 @@ PARTS = (
         },
         page="adapters",
         tests=("simulator/test_adapter_paths",),
-        asked=lambda a: a.of("tenants"),
+        asked=lambda a: a.part("adapters"),
         also=("serving/host_link",),
     ),
     Part(
@@ -29,6 +35,6 @@ PARTS = (
         "adapters that come from the host's memory",
         page="adapters",
         tests=("simulator/test_adapter_serving",),
-        asked=lambda a: getattr(a.of("tenants"), "swapped", False),
+        asked=lambda a: getattr(a.part("adapters"), "swapped", False),
     ),
 )

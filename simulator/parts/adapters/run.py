@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,13 @@ from ....workloads.requests import RequestBlock, RequestStream
 from ....workloads.routing import make_router
 from ...deploy.deployment import Deployment
 from ...deploy.expert_parts import ExpertPart
+from ...serving.clock import Clock
+from ...serving.dealing import Dealer
 from ...serving.host_link import HostLink
+from ...serving.pools import Pools
 from ..expert_cache.store import tiers_of
-from ..two_pools.pools import Pools
 
+Reader = Callable[[RequestBlock], None]
 CHOICES = 0xADA
 """Sets the draws of requests that name no adapter apart from all others."""
 
@@ -174,23 +178,23 @@ def load_seconds(d: Deployment) -> float:
     CapacityError
         A host's memory that does not hold all adapters.
     """
-    assert d.tenants is not None
+    tenants: Tenants = d.parts["adapters"]
     try:
         host = tiers_of(d.system.device).host
     except InputError as error:
         raise InputError("--adapters-resident", error.reason) from None
     size = adapter_bytes(d.shard)
-    needed = d.tenants.adapters * size
+    needed = tenants.adapters * size
     if needed > host.capacity_bytes:
         raise CapacityError(
             d.system.name,
-            f"{d.tenants.adapters} adapters need {needed / 2**30:.1f} GiB of a device's share of the "
+            f"{tenants.adapters} adapters need {needed / 2**30:.1f} GiB of a device's share of the "
             f"host's memory, {host.capacity_bytes / 2**30:.1f} GiB available",
         )
     return host.latency_s + size / host.bandwidth_bytes_per_s
 
 
-def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
+def known(tenants: Tenants, stream: RequestStream) -> RequestStream:
     """The same stream, refusing a request whose adapter there is none of."""
 
     def blocks() -> Iterator[RequestBlock]:
@@ -207,10 +211,8 @@ def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
     return replace(stream, blocks=blocks)
 
 
-def by_names(pools: Pools, stream: RequestStream) -> Pools:
+def by_names(tenants: Tenants, pools: Pools, stream: RequestStream) -> Pools:
     """The nodes, whose steps use adapters as often as a stream's requests name them."""
-    tenants = pools.entry[0].tenants
-    assert tenants is not None
     counts = np.zeros(tenants.adapters)
     for block in stream:
         if block.adapters is None:
@@ -231,3 +233,16 @@ def by_names(pools: Pools, stream: RequestStream) -> Pools:
             changed[id(d)] = replace(d, experts=tuple(map(named, d.experts)))
     entry, decode = (tuple(changed[id(d)] for d in side) for side in (pools.entry, pools.decode))
     return replace(pools, entry=entry, decode=decode)
+
+
+def shelve(clock: Clock, dealer: Dealer, pools: Pools, seed: int) -> tuple[AdapterCounts, Reader] | None:
+    """Give every node slots for adapters where not all fit; what requests ask of all slots, and which they use."""
+    tenants: Tenants = pools.entry[0].parts["adapters"]
+    if not tenants.swapped:
+        return None
+    counts, choices = AdapterCounts(), Choices(tenants, seed)
+    for node in clock.all:
+        engine, queue = node.engine, partial(dealer.queue, node)
+        how = HostLink(engine), load_seconds(engine.deployment), counts, queue, node.asked
+        node.shelf = AdapterShelf(clock.call_at, choices, *how)
+    return counts, choices.read

@@ -30,10 +30,11 @@ class AdaptersUse:
 
 def adapters_left(run: Run, served: Served, *_: object) -> AdaptersUse | None:
     """Adapters of a run."""
-    tenants = run.deployment.tenants
+    tenants = run.deployment.parts.get("adapters")
     return tenants and AdaptersUse(tenants, adapter_bytes(run.deployment.shard), served.parts["adapters"])
 
 
 def adapters_of_step(d: Deployment, *_: object) -> AdaptersUse | None:
     """Adapters of a step."""
-    return d.tenants and AdaptersUse(d.tenants, adapter_bytes(d.shard))
+    tenants = d.parts.get("adapters")
+    return tenants and AdaptersUse(tenants, adapter_bytes(d.shard))

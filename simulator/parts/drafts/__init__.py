@@ -11,9 +11,15 @@ PARTS = (
         "--speculative",
         "drafts that are verified with the next token",
         options=SpeculationOptions,
-        hooks={"collect": "left:drafts_left", "figures": "figures:FIGURES", "figures_of": "figures:figures"},
+        hooks={
+            "deployed": "asked:with_drafts",
+            "added_bytes": "speculation:added_bytes",
+            "collect": "left:drafts_left",
+            "figures": "figures:FIGURES",
+            "figures_of": "figures:figures",
+        },
         page="speculation",
         tests=("simulator/test_speculation", "analysis/test_speculation_answers"),
-        asked=lambda a: (drafts := a.of("speculation")) and f"--speculative {drafts.asked}",
+        asked=lambda a: (drafts := a.part("drafts")) and f"--speculative {drafts.asked}",
     ),
 )

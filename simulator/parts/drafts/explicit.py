@@ -9,6 +9,7 @@ from ....workloads.batch import Batch
 from ...deploy.deployment import Deployment
 from ...step.costing import StageCost
 from ...step.explicit import explicit_stage
+from .speculation import Speculation
 
 DRAFT = "draft"
 """Layer of all ops of what drafts."""
@@ -52,15 +53,15 @@ def speculative_stage(
 
     Verification and drafts run at captured graphs, up to the largest `captured`.
     """
-    assert d.speculation is not None
+    speculation: Speculation = d.parts["drafts"]
     given = replica, expected, captured
     target = explicit_stage(d, batches, step, *given)
-    if d.draft is None:
+    if speculation.draft is None:
         return SpeculativeStage(target, target.seconds, 0.0)
-    passes = list(zip(*(draft_batches(b, d.speculation.tokens) for b in batches), strict=True))
+    passes = list(zip(*(draft_batches(b, speculation.tokens) for b in batches), strict=True))
     number = step * len(passes)
     drafts = [
-        explicit_stage(d.draft, each, number + j, *given)
+        explicit_stage(speculation.draft, each, number + j, *given)
         for j, each in enumerate(passes)
         if any(b.tokens for b in each)
     ]

@@ -8,13 +8,13 @@ from .left import DraftedStep, DraftsLeft
 
 ASKED = (
     Quantity("method", "What drafts.", "speculation.asked.method", label="method"),
-    Quantity("draft", "Model that drafts.", lambda s: None if s.draft is None else s.draft.model.name, label="draft model"),
+    Quantity("draft", "Model that drafts.", lambda s: None if s.speculation.draft is None else s.speculation.draft.model.name, label="draft model"),
     Quantity("drafts", "Drafts of a step.", "speculation.tokens", label="drafts"),
     Quantity("acceptance", "Chance of each to be accepted, as given.",
              lambda s: None if s.speculation.rates is None else list(s.speculation.rates), label="chances given"),
     Quantity("expected_tokens_per_verification", "Tokens that those chances bring.",
              lambda s: None if s.speculation.rates is None else expected_tokens(s.speculation.rates), "1", "tokens expected"),
-    Quantity("draft_weight_bytes_per_device", "Bytes of what drafts on a device [B].", "draft_bytes", "B", "draft weights"),
+    Quantity("draft_weight_bytes_per_device", "Bytes of what drafts on a device [B].", "speculation.draft_bytes", "B", "draft weights"),
 )  # fmt: skip
 FIGURES = Figures("speculation", "Speculation", (
     *ASKED,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....workloads.speculators.asked import expected_tokens
-from ...deploy.deployment import Deployment
 from ...serving.record import Run
 from ...serving.served import Served
 from .run import Speculated
@@ -17,17 +16,13 @@ class DraftsLeft:
     """What speculation left of a run: what was asked for, and what came of it."""
 
     speculation: Speculation
-    draft: Deployment | None
-    draft_bytes: float
     counts: Speculated
 
 
 def drafts_left(run: Run, served: Served, *_: object) -> DraftsLeft | None:
     """What speculation did in a run; None where no engine speculates."""
-    specs, d = [e.spec for e in served.engines if e.spec is not None], run.deployment
-    if not specs or d.speculation is None:
-        return None
-    return DraftsLeft(d.speculation, d.draft, d.draft_bytes, Speculated.of(specs))
+    specs = [e.spec for e in served.engines if e.spec is not None]
+    return DraftsLeft(run.deployment.parts["drafts"], Speculated.of(specs)) if specs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +44,8 @@ class StepGain:
 class DraftedStep:
     """A step with drafts, as answers have it."""
 
-    deployment: Deployment
+    speculation: Speculation
     gain: StepGain
-
-    @property
-    def speculation(self) -> Speculation:
-        """What was asked for."""
-        assert self.deployment.speculation is not None
-        return self.deployment.speculation
-
-    @property
-    def draft(self) -> Deployment | None:
-        """What drafts."""
-        return self.deployment.draft
-
-    @property
-    def draft_bytes(self) -> float:
-        """Bytes of it on a device."""
-        return self.deployment.draft_bytes
 
     @property
     def whole_s(self) -> float:

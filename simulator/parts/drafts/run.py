@@ -47,11 +47,11 @@ def start_speculation(
     seed : int
         Of how many drafts are accepted.
     """
-    speculation = d.speculation
+    speculation = d.parts.get("drafts")
     assert speculation is not None
     draft, books, slots = None, None, None
-    if d.draft is not None:
-        draft, slots = lower(d.draft, replica, counts)
+    if speculation.draft is not None:
+        draft, slots = lower(speculation.draft, replica, counts)
         books = new_books(draft, policy.max_sequences)
         ops += speculation.tokens * ops_of(draft)
     ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings

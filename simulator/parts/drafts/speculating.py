@@ -52,14 +52,14 @@ def speculating(
     draft = None
     if drafter.model is not None:
         draft = _beside(d, drafter.model, asked, routing, seed ^ DRAFT_SEED)
-    speculation = Speculation(asked, rates, drafter.copies, drafter.on_host)
+    speculation = Speculation(asked, rates, drafter.copies, drafter.on_host, draft)
     several = 1 + asked.tokens
     experts = tuple(
         replace(p, router=replace(p.router, tilt=BY_REQUEST * several)) if p.kept else p
         for p in d.experts  # requests choose for all tokens that a decode has in a step
     )
     apart = d.apart and replace(d.apart, holder=replace(d.apart.holder, several=several))
-    return replace(d, speculation=speculation, draft=draft, several=several, experts=experts, apart=apart)
+    return replace(d, parts={**d.parts, "drafts": speculation}, several=several, experts=experts, apart=apart)
 
 
 def _check(d: Deployment, asked: DraftChoice) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ....workloads.speculators.asked import DraftChoice
+from ...deploy.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,20 @@ class Speculation:
         Draft models that are held, which take turns.
     on_host : bool
         Whether the host drafts: then nothing is scheduled ahead.
+    draft : Deployment, optional
+        The model that drafts, on the same devices.
     """
 
     asked: DraftChoice
     rates: tuple[float, ...] | None
     copies: int
     on_host: bool
+    draft: Deployment | None = None
+
+    @property
+    def draft_bytes(self) -> float:
+        """Bytes of what drafts on one device."""
+        return 0.0 if self.draft is None else self.draft.memory(math.inf).weights * self.copies
 
     @property
     def tokens(self) -> int:
@@ -52,3 +62,8 @@ def given_text(speculation: Speculation) -> str:
     if speculation.rates is None:
         return "each request's, of the trace"
     return "given: " + ", ".join(f"{rate:g}" for rate in speculation.rates)
+
+
+def added_bytes(speculation: Speculation, d: Deployment, stage: int) -> float:
+    """Bytes of what drafts on a device of a stage: the last has it."""
+    return speculation.draft_bytes if stage == len(d.stages) - 1 else 0.0

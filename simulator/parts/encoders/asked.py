@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ....devices.spec import SystemSpec
+from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
+from ....workloads.layers import ImageTower
 from ....workloads.model import ModelSpec
 from ....workloads.tower import Size, Tower, read_size
 from ....workloads.towered import with_tower
-from ...scenario.options import Workload
+from ...deploy.deployment import Deployment
 from ...scenario.scenario import Scenario
+from ...serving.fleet import Fleet
 
 if TYPE_CHECKING:
     from ....workloads.requests import RequestStream
@@ -26,13 +29,14 @@ def has_own_devices(scenario: Scenario) -> bool:
     return scenario.parts["encoder"].encoder is not None or scenario.parts["encoder"].encoder_system is not None
 
 
-def check_images(work: Workload) -> None:
+def check_images(scenario: Scenario) -> None:
     """Refuse what is said of images where there are none, and a size that is none whatever the model takes.
 
     Raises
     ------
     InputError
     """
+    work = scenario.workload
     if work.image_size is not None:
         read_size(work.image_size)
     if work.images is None and work.trace is None:
@@ -136,3 +140,32 @@ def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -
     made = encoder_of(own, where, system, pixels)
     hits = scenario.workload.encoder_cache_hits
     return made if hits is None else replace(made, hits=hits)
+
+
+def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) -> Fleet | None:
+    """A fleet with the encoder that a scenario asks for."""
+    if not has_own_devices(scenario):
+        return fleet
+    model = scenario.model
+    assert model is not None  # it is deployed by now
+    own = model if isinstance(model, ModelSpec) else load_model(model)
+    made, fleet = separate_encoder(scenario, own, system), fleet or Fleet()
+    return replace(fleet, parts={**fleet.parts, "encoder": made})
+
+
+def pictured(stream: RequestStream, scenario: Scenario, d: Deployment, fleet: Fleet | None) -> RequestStream:
+    """Requests with the tokens of their images."""
+    from .run import with_images
+
+    encoder = None if fleet is None else fleet.parts.get("encoder")
+    if encoder is not None:
+        return with_images(stream, scenario.workload.images, encoder.tokens)
+    if scenario.workload.images is None and not _pictured(d.model):
+        return stream
+    tower = tower_of(d.model)
+    return with_images(stream, scenario.workload.images, tower.tokens(size_of(scenario, tower, d.model.name)))
+
+
+def _pictured(model: ModelSpec) -> bool:
+    """Whether the model's own tower has work: requests of the trace have images."""
+    return any(isinstance(layer.mixer, ImageTower) for layer in model.layers)

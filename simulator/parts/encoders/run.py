@@ -23,6 +23,9 @@ from ....workloads.tower import Size
 from ....workloads.towered import tower_alone
 from ...batching.state import I8
 from ...deploy.deployment import Deployment, deploy
+from ...serving.clock import Clock
+from ...serving.dealing import Dealer
+from ...serving.pools import Pools
 from ...step.explicit import explicit_stage
 
 
@@ -172,3 +175,10 @@ class EncoderQueue:
         self.counts.busy_s += took
         self.counts.waited_s += at - now
         self.call_at(at, lambda: self.release(row, at))
+
+
+def encode(clock: Clock, dealer: Dealer, pools: Pools, _: int) -> tuple[EncoderCounts, Callable[[RequestBlock], None]]:
+    """Let requests wait for their images before they are routed."""
+    queue = EncoderQueue(clock.call_at, pools.parts["encoder"], clock.admit)
+    dealer.entrance = queue.ask
+    return queue.counts, queue.read

@@ -13,6 +13,9 @@ PARTS = (
         options=ExpertCacheOptions,
         scope="deployment",
         hooks={
+            "value": "deployed:store_asked",
+            "configure": "deployed:checked_store",
+            "elsewhere_bytes": "deployed:elsewhere_bytes",
             "collect": "use:cache_left",
             "ops": "use:waiting",
             "step": "use:cache_of_step",
@@ -20,7 +23,7 @@ PARTS = (
         },
         page="expert-memory",
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
-        asked=lambda a: a.of("store"),
+        asked=lambda a: a.part("resident-experts"),
         cannot={
             "experts-apart": "an expert lies in one place",
             "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",

@@ -43,7 +43,7 @@ class StepCaches:
 
     def __post_init__(self) -> None:
         d = self.deployment
-        fetch, store = fetch_of(d), d.store
+        fetch, store = fetch_of(d), d.parts.get("resident-experts")
         if fetch is None or store is None:
             raise ValueError("needs a deployment with an expert cache")
         self.fetch, self.clock = fetch, records(1, CLOCK)[0]

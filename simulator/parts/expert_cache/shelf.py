@@ -69,7 +69,7 @@ class Shelf(NamedTuple):
 
 def fetch_of(d: Deployment) -> Fetch | None:
     """The expert cache of a deployment; None without one."""
-    store = d.store
+    store = d.parts.get("resident-experts")
     if store is None or not d.experts:
         return None
     tiers = tiers_of(d.system.device)

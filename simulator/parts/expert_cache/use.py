@@ -37,10 +37,16 @@ class CacheUse:
     @classmethod
     def of(cls, d: Deployment, fetch: StepFetch | None, seconds: float) -> CacheUse | None:
         """Caches of a deployment; None without any."""
-        if d.store is None or fetch is None:
+        if d.parts.get("resident-experts") is None or fetch is None:
             return None
         held = next(part.held for part in d.experts if not part.kept)
-        return cls(d.store, fetch, seconds, d.store.slots(held, d.system.name), held)
+        return cls(
+            d.parts.get("resident-experts"),
+            fetch,
+            seconds,
+            d.parts.get("resident-experts").slots(held, d.system.name),
+            held,
+        )
 
 
 def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .maps import F8, I8, Sites
+from ...deploy.expert_maps import F8, I8, Sites
 
 
 def globally(loads: F8, sites: Sites) -> I8:

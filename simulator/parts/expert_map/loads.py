@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...deploy.deployment import Deployment
+from ...deploy.expert_dispatch import Dispatch
 from ...deploy.expert_parts import ExpertPart
-from .dispatch import Dispatch
 
 if TYPE_CHECKING:
     from ...serving.record import Run
@@ -76,14 +76,14 @@ class PlacedExperts:
 
 def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
     """Those of a deployment; None where experts lie in order and have no copies."""
-    if d.placing is None:
+    if d.parts.get("expert-copies") is None:
         return None
     first = spreading(d)[0]
     copies = first.held * first.ep - first.spec.routed.experts
     return PlacedExperts(
-        d.placing.policy,
+        d.parts.get("expert-copies").policy,
         copies,
-        d.placing.dispatch,
+        d.parts.get("expert-copies").dispatch,
         first.held,
         worst_over_mean(d),
         copy_bytes(d),

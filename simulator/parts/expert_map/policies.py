@@ -13,8 +13,8 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.registry import Registry, first_line
+from ...deploy.expert_maps import F8, I8, Sites
 from .eplb import by_node, globally
-from .maps import EMPTY, F8, I8, Sites
 
 Make = Callable[[F8, Sites], I8]
 
@@ -97,14 +97,6 @@ def _in_order(sites: Sites) -> I8:
             "numbers; take balanced, eplb or wrapped, whose copies even them out",
         )  # fmt: skip
     return np.arange(sites.experts).reshape(sites.groups, sites.own)
-
-
-def dealt(sites: Sites) -> I8:
-    """All experts in order over the groups, as equal in number as can be; slots behind them are empty."""
-    out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
-    for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
-        row[: len(own)] = own
-    return out
 
 
 def _followed(own: I8, sites: Sites) -> I8:

@@ -12,7 +12,7 @@ PARTS = (
         "experts on devices of their own",
         options=ApartOptions,
         panel="Separate devices for experts",
-        hooks={"collect": "left:apart_left", "figures": "figures:FIGURES"},
+        hooks={"deploy": "asked:deployed_beside", "collect": "left:apart_left", "figures": "figures:FIGURES"},
         page="wide-ep",
         tests=("simulator/test_apart", "simulator/test_apart_serving"),
         asked=lambda a: a.of("apart"),

@@ -8,6 +8,7 @@ stages each has its own share of both.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ....devices.spec import LinkSpec
 from ....workloads.errors import CapacityError
@@ -75,6 +76,12 @@ def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, b
     experts = tuple(part if part.kept else next(theirs) for part in attention.experts)
     name = f"{attention.system.name} with experts on {holder.system.name}"
     return replace(
-        attention, experts=experts, layout=layout, apart=apart, placing=holder.placing,
+        attention, experts=experts, layout=layout, apart=apart, parts=_with_copies(attention, holder),
         system=attention.system.model_copy(update={"name": name}),
     )  # fmt: skip
+
+
+def _with_copies(attention: Deployment, holder: Deployment) -> dict[str, Any]:
+    """Parts of both: copies of experts are the holder's."""
+    copies = {name: value for name, value in holder.parts.items() if name == "expert-copies"}
+    return {**attention.parts, **copies}

@@ -10,21 +10,6 @@ import numpy as np
 from ....workloads.errors import InputError
 from ...limits import MIN_MTBF_S
 
-MAX_RESTARTS = 100
-"""Failures that one request may meet. Where replicas fail more often than they complete a
-request, none ever ends; with a mean time between failures of the service time itself, a request
-outlives its replica with probability 1/e, and 100 failures in a row with 1e-20."""
-
-
-def check_restarts(request: int, failures: int) -> None:
-    """Refuse a run in which a request meets failures without end."""
-    if failures > MAX_RESTARTS:
-        raise InputError(
-            "--mtbf",
-            f"request {request} was put back by {MAX_RESTARTS} failures; replicas fail faster than "
-            "they serve, so give a longer time between failures",
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Faults:

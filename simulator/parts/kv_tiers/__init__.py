@@ -11,7 +11,7 @@ PARTS = (
         "--kv-tiers",
         "memories below the devices' that keep KV blocks",
         options=TierOptions,
-        hooks={"collect": "left:tiers_left", "figures": "figures:FIGURES"},
+        hooks={"settings": "asked:with_tiers", "collect": "left:tiers_left", "figures": "figures:FIGURES"},
         page="kv-tiers",
         tests=("simulator/test_kv_tiers", "analysis/test_kv_tiers"),
         asked=lambda a: getattr(a.cache, "tiers", None),

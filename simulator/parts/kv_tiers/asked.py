@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ....devices.spec import SystemSpec
 from ....devices.tier import TierSpec
 from ....workloads.errors import InputError, nearest
 from .options import TierOptions
 from .settings import LOADS, WRITES, KvTier, TierSettings
+
+if TYPE_CHECKING:
+    from ...deploy.deployment import Deployment
+    from ...frameworks.settings import EngineSettings
+    from ...scenario.scenario import Scenario
 
 TIERS, WRITE, LOAD, PREFETCH = "--kv-tiers", "--kv-write", "--kv-load", "--kv-prefetch"
 NAMES = ("host", "disk", "shared")
@@ -17,6 +24,12 @@ UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[KMGT]i?B|B)")
 EXAMPLE = "for example host:64GiB,disk:1TiB:6.5:100"
 FREE = "free"
+
+
+def with_tiers(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
+    """Settings of an engine with the tiers of a scenario."""
+    tiers = tiers_asked(scenario.parts["kv-tiers"], deployment.system, settings.cache.tiers)
+    return settings if tiers is None else replace(settings, cache=replace(settings.cache, tiers=tiers))
 
 
 def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | None = None) -> TierSettings | None:

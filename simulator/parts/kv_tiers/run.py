@@ -15,8 +15,8 @@ from ...batching.prefix import new_pool
 from ...batching.state import C_SUBMITTED, R_SLOTS, State
 from ...deploy.deployment import Deployment
 from ...quantity import ratio
+from ...serving.pools import Pools
 from ...step.lowering import Plan
-from ..two_pools.pools import Pools
 from . import state as cols
 from .settings import KvTier, TierSettings
 from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers, with_rows

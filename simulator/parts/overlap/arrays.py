@@ -73,7 +73,7 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         visits=np.array(visits, dtype=np.int64),
         alike=_alike(visits),
         resources=len(number),
-        gate=np.array((gate_of(d.overlap) or Gate()).row, dtype=np.int64),
+        gate=np.array((gate_of(d.parts.get("overlap", "none")) or Gate()).row, dtype=np.int64),
     )
 
 

@@ -78,7 +78,7 @@ def ways_of(d: Deployment) -> tuple[Way, ...]:
     """What a step of a deployment chooses from."""
     if d.apart is not None:
         return (Way(PING_PONG, d.apart.batches),)
-    return ways(d.overlap) if d.exchanges else (NONE,)
+    return ways(d.parts.get("overlap", "none")) if d.exchanges else (NONE,)
 
 
 def tracks_of(d: Deployment, section: Section) -> list[Track]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from ...deploy.deployment import Deployment
@@ -53,7 +53,7 @@ class StepOverlap:
             )
             for name, (total, exposed) in sums.items()
         ]
-        return cls(d.overlap, stage.way, plain_s, found, stage.seconds, sequences, tokens)
+        return cls(d.parts.get("overlap", "none"), stage.way, plain_s, found, stage.seconds, sequences, tokens)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class OverlapRun:
     @property
     def asked(self) -> str:
         """What was asked for."""
-        return self.run.deployment.overlap
+        return self.run.deployment.parts.get("overlap", "none")
 
     @cached_property
     def exchanges(self) -> list[Exchange]:
@@ -84,7 +84,7 @@ class OverlapRun:
         d, out = self.run.deployment, dict[str, StepOverlap]()
         for name, batch in zip(("decodes", "decodes and a prompt"), typical(self.run), strict=True):
             stage, plain = (
-                explicit_stage(each, [batch] * d.ranks, expected=True) for each in (d, replace(d, overlap="none"))
+                explicit_stage(each, [batch] * d.ranks, expected=True) for each in (d, d.without("overlap"))
             )
             out[name] = StepOverlap.of(d, stage, plain.seconds, len(batch.q_len), batch.tokens)
         return out
@@ -92,4 +92,4 @@ class OverlapRun:
 
 def overlap_left(run: Run, *_: object) -> OverlapRun | None:
     """Overlap of a run; None where none was asked for."""
-    return None if run.deployment.overlap == "none" else OverlapRun(run)
+    return None if run.deployment.parts.get("overlap", "none") == "none" else OverlapRun(run)

@@ -19,7 +19,12 @@ PARTS = (
         "prompts and answers on devices of their own",
         options=PoolOptions,
         panel="Prefill and decode pools",
-        hooks={"collect": "run:pools_left", "request_columns": "run:request_columns", "figures": "figures:FIGURES"},
+        hooks={
+            "arrange": "asked:arranged",
+            "collect": "run:pools_left",
+            "request_columns": "run:request_columns",
+            "figures": "figures:FIGURES",
+        },
         page="disaggregation",
         tests=("simulator/test_disaggregation", "simulator/test_own_pools", "analysis/test_pools"),
         asked=_asked,

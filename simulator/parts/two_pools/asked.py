@@ -12,10 +12,10 @@ from ...limits import MAX_REPLICAS
 from ...scenario.build import deployment_of
 from ...scenario.links import kv_link
 from ...scenario.scenario import Scenario
+from ...serving.pools import KvLink, Pools
 from ..autoscale.asked import OPTION as AUTOSCALE
 from ..autoscale.asked import Autoscale, parse_autoscale
 from .options import PoolOptions
-from .pools import KvLink, Pools
 
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
 """A system's name or file, and how many of it; a name alone ends in the devices of a node."""
@@ -80,6 +80,12 @@ class Pair:
             self.prefill.nodes, other.nodes, self.link, other.settings.policy,
             other.settings.cache_for(other.deployment), scales=(self.prefill.scale, other.scale),
         )  # fmt: skip
+
+
+def arranged(scenario: Scenario) -> tuple[Deployment, Deployment, list[EngineSettings], Pools]:
+    """Both pools as a run takes them."""
+    pair = pair_of(scenario)
+    return pair.deployment, pair.prefill.deployment, [pair.prefill.settings, pair.decode.settings], pair.pools
 
 
 def pair_of(scenario: Scenario) -> Pair:

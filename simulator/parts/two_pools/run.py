@@ -15,13 +15,13 @@ from ...serving.drawn import devices_of_nodes
 from ...serving.finished import Requests
 from ...serving.metrics import Quantiles, quantiles
 from ...serving.nodes import Node
+from ...serving.pools import KvLink
 from ...serving.record import Run
 from ...serving.served import Served
 from ...serving.steady import Window
 from ...serving.usual import FULL, steady_stages
 from ..autoscale.replicas import Scaling
 from ..experts_apart.holders import devices_apart
-from .pools import KvLink
 
 LATE = ("tbt", "tpot")
 """Latencies that the decode pool and the link make."""

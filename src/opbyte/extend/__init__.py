@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from opbyte.simulator.batching.outside import part as part
     from opbyte.simulator.deploy.deployment import Deployment as Deployment
     from opbyte.simulator.deploy.deployment import deploy as deploy
+    from opbyte.simulator.deploy.expert_maps import Sites as Sites
     from opbyte.simulator.deploy.placement import Option as Option
     from opbyte.simulator.deploy.placement import placement as placement
     from opbyte.simulator.option import CheckedOptions as CheckedOptions
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.part import Part as Part
     from opbyte.simulator.parts.expert_cache.policies import Entry as Entry
     from opbyte.simulator.parts.expert_cache.policies import cache_policy as cache_policy
-    from opbyte.simulator.parts.expert_map.maps import Sites as Sites
     from opbyte.simulator.parts.expert_map.policies import map_policy as map_policy
     from opbyte.simulator.quantity import Figures as Figures
     from opbyte.simulator.quantity import Quantity as Quantity

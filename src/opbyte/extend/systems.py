@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from opbyte.simulator.batching.kv import kv_rules as kv_rules
     from opbyte.simulator.batching.kv import sequence_bytes as sequence_bytes
     from opbyte.simulator.batching.kv import sequences_that_fit as sequences_that_fit
+    from opbyte.simulator.deploy.expert_dispatch import Dispatch as Dispatch
+    from opbyte.simulator.deploy.expert_dispatch import flows as flows
     from opbyte.simulator.deploy.expert_parts import ExpertPart as ExpertPart
     from opbyte.simulator.deploy.expert_parts import sites_of as sites_of
     from opbyte.simulator.deploy.layout import Layout as Layout
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from opbyte.simulator.parts.expert_cache.counts import StepFetch as StepFetch
     from opbyte.simulator.parts.expert_cache.policies import CACHE_POLICIES as CACHE_POLICIES
     from opbyte.simulator.parts.expert_cache.store import ExpertStore as ExpertStore
-    from opbyte.simulator.parts.expert_map.dispatch import Dispatch as Dispatch
-    from opbyte.simulator.parts.expert_map.dispatch import flows as flows
     from opbyte.simulator.parts.expert_map.placing import ExpertPlacing as ExpertPlacing
     from opbyte.simulator.scenario import Scenario as Scenario
     from opbyte.simulator.scenario.load import load as load

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.errors import InputError
+from ...workloads.errors import InputError
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -133,3 +133,11 @@ class ExpertMap:
             [len(set(new) - set(old) - {EMPTY})
              for new, old in zip(self.slots.tolist(), before.slots.tolist(), strict=True)]
         )  # fmt: skip
+
+
+def dealt(sites: Sites) -> I8:
+    """All experts in order over the groups, as equal in number as can be; slots behind them are empty."""
+    out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
+    for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
+        row[: len(own)] = own
+    return out

@@ -12,10 +12,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.errors import InputError, nearest
-from ....workloads.ops import Loads
-from ....workloads.routing import Router
-from .maps import F8, I8, ExpertMap
+from ...workloads.errors import InputError, nearest
+from ...workloads.ops import Loads
+from ...workloads.routing import Router
+from .expert_maps import F8, I8, ExpertMap
 
 DISPATCHES = ("any", "node", "local")
 """Copies that a token may go to: all of its expert, those of its node where there are some, or its own

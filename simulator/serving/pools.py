@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
-from ....devices.spec import LinkSpec
-from ...batching.kv import CacheSettings
-from ...batching.policies import Policy
-from ...batching.state import F8
-from ...deploy.deployment import Deployment
-from ..autoscale.asked import Autoscale
-from ..encoders.run import Encoder
+from ...devices.spec import LinkSpec
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy
+from ..batching.state import F8
+from ..deploy.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Pools:
         What KV caches cross from one to the other.
     policy, cache : optional
         Those of the decode nodes, where they are not those of the entry nodes.
-    encoder : Encoder or None
-        What requests' images pass before them.
-    scales : tuple of Autoscale or None
+    parts : mapping of str to object
+        What parts have of the fleet, by their names.
+    scales : tuple
         How many replicas of each of two pools there are when; the nodes are then all that there may be.
     """
 
@@ -69,8 +69,8 @@ class Pools:
     link: KvLink | None = None
     policy: Policy | None = None
     cache: CacheSettings | None = None
-    encoder: Encoder | None = None
-    scales: tuple[Autoscale | None, Autoscale | None] = (None, None)
+    scales: tuple[Any, Any] = (None, None)
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from ..deploy.deployment import Deployment
 from ..option import PartOptions
 from ..part import Combination
 from ..parts.autoscale.asked import Autoscale
-from ..parts.two_pools.pools import Pools
 from ..registry import PARTS, check_parts, parts_of
+from .pools import Pools
 
 
 def check_order(policy: Policy) -> None:
@@ -77,7 +77,7 @@ def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
 
 def swapped_by(pools: Pools) -> bool:
     """Whether adapters wait for slots."""
-    tenants = pools.entry[0].tenants
+    tenants = pools.entry[0].parts.get("adapters")
     return tenants is not None and tenants.swapped
 
 

@@ -1,0 +1,58 @@
+"""Experts of a deployment, placed as a policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ....devices.spec import SystemSpec
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ...deploy.expert_parts import ExpertPart, sites_of
+from ...deploy.layout import Layout
+from .placing import ExpertPlacing, expert_placing
+
+
+def placing_asked(_: object, said: Callable[[str], Any]) -> ExpertPlacing | None:
+    """A placement of experts as options or an engine's file say."""
+    return expert_placing(said("expert_placement"), said("redundant_experts"), said("expert_dispatch"))
+
+
+def checked_placing(placing: ExpertPlacing, model: ModelSpec, system: SystemSpec, layout: Layout) -> ExpertPlacing:
+    """Refuse a placement of experts where there are none to place.
+
+    Raises
+    ------
+    InputError
+    """
+    where = "--expert-placement"
+    if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
+        raise InputError(where, f"{model.name} has no experts that spread over devices")
+    if system.mapping.separate:
+        reason = "cannot go with processors that are devices of their own"
+        raise InputError(where, f"{reason}, as on {system.name}")
+    if layout.gather and placing.dispatch != "any":
+        reason = "must be any where ranks gather all tokens, which reach every copy alike"
+        raise InputError("--expert-dispatch", reason)
+    return placing
+
+
+def copies_of(placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Callable[[int], int]:
+    """Experts that a device holds beside its own, by the experts of a layer."""
+    return lambda experts: placing.copies(experts, layout.dealt(experts)[0], system.name)
+
+
+def place_experts(
+    placing: ExpertPlacing, parts: Sequence[ExpertPart], layout: Layout, system: SystemSpec
+) -> tuple[ExpertPart, ...]:
+    """Give every part whose experts spread its map, made from the router's long-run popularity."""
+    out, layer = [], 0
+    for part in parts:
+        if part.spec.routed.spreads:
+            sites = sites_of(part, placing, layout, system)
+            loads = part.router.inclusion[part.row]
+            part = replace(part, placed=placing.placed(loads, sites, layer))
+        layer += part.layers
+        out.append(part)
+    return tuple(out)
