@@ -15,6 +15,8 @@ from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.record import Run
 from .interval import LEVEL, Interval, RunIntervals, first_token
 
+MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
+"""Replicas of a larger fleet, and requests, whose runs stand for all: ratios of means need no more."""
 STEEP = 1.2
 """Times as much as of a step, from where a latency's interval is not told by a formula."""
 FIXED = (
@@ -32,13 +34,25 @@ def replayed(
     if found is None or rate is None or not dilates(scenario, run) or found.tpot.high < STEEP * found.step.high:
         return found
     slow = [found.slow(q) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    ends = [play(scenario.changed(rate=rate * r)) for r in slow]
+    part = _part(scenario, rate)
+    run, rate = (run, rate) if part is scenario else (play(part), part.workload.rate or rate)
+    ends = [play(part.changed(rate=rate * r)) for r in slow]
     tpot, first, served = (
         Interval(min(1.0, *each), max(1.0, *each), LEVEL)
         for what in ("tpot_s", "ttft_s", "")
         for each in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
     )
     return replace(found, tpot=tpot, ttft=first_token(first), throughput=served)
+
+
+def _part(scenario: Scenario, rate: float) -> Scenario:
+    """The scenario itself, or fewer of its replicas under their share of the load for fewer requests."""
+    copies, requests = scenario.fleet.replicas, scenario.workload.requests
+    some = None if copies is None else min(copies, MOST_REPLICAS)
+    fewer = None if requests is None else min(requests, MOST_REQUESTS)
+    if some == copies and fewer == requests:
+        return scenario
+    return scenario.changed(rate=rate * (some or 1) / (copies or 1), requests=fewer, replicas=some)
 
 
 def dilates(scenario: Scenario, run: Run) -> bool:

@@ -15,8 +15,8 @@ from ...workloads.jit_held import called_at, held, held_at, kept
 from ..parts.classes.lanes import M_REFUSED
 from .heap import Heap, drop_first, new_heap, push
 from .records import named, records
-from .state import C_COMPLETED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
-from .status import GOAL, REACHED, RESTING
+from .state import C_COMPLETED, C_LOG, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
+from .status import GOAL, LOG_FULL, REACHED, RESTING
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -37,9 +37,9 @@ forget what it sent. Time before which it has nothing left to do [s]; KV bytes o
 are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
 caches took on all its ports."""
 
-TURN = named("node goal rests", "until limit")
+TURN = named("node goal rests logged", "until limit")
 """The engine that is under way (-1: none), and at how many completions it stops; whether engines rest where they know
-of no more requests; up to when it runs, and all of them."""
+of no more requests; rows of `Engines.log` that are taken; up to when it runs, and all of them."""
 
 
 @kept
@@ -52,6 +52,7 @@ class Face(NamedTuple):
     counters: I8
     clocks: F8
     marks: I8  # those of its lanes; zeros without any
+    log: F8
     links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
     exchanged: F8  # `Aside.busy`; zeros without experts apart
 
@@ -69,14 +70,16 @@ class Engines(NamedTuple):
     busy: Heap  # engines that wait for their turn
     turn: npt.NDArray[Any]  # [1] of `TURN`
     first: int  # engines that requests arrive at; the others go on with them
+    # [rows, 1 + columns] stretches of engines whose logs were full: the engine's number, and a row of `State.log`
+    log: F8
 
 
-def new_fleet(engines: int, first: int, like: Face) -> Engines:
+def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
     """So many engines that have nothing to do, at time 0."""
     own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
-    return Engines(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first)
+    return Engines(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first, log)
 
 
 @compiled_part
@@ -144,6 +147,23 @@ def run_under_way(fleet: Engines) -> int:
 
 
 @compiled_part
+def move_log(fleet: Engines, n: int) -> bool:
+    """Move an engine's log behind those of others, which the caller is told of together; whether there was room."""
+    face, turn = face_of(fleet, n), fleet.turn[0]
+    rows, columns = face.counters[C_LOG], min(face.log.shape[1], fleet.log.shape[1] - 1)
+    if turn.logged + rows > fleet.log.shape[0]:
+        return False
+    for k in range(rows):
+        row = fleet.log[turn.logged + k]
+        row[0] = n
+        for c in range(columns):
+            row[1 + c] = face.log[k, c]
+    turn.logged += rows
+    face.counters[C_LOG] = 0
+    return True
+
+
+@compiled_part
 def bring(fleet: Engines, stops: bool, level: bool) -> int:
     """Run engines up to a limit, or the end of the step in which one has completions that matter.
 
@@ -164,6 +184,8 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
     while turn.node >= 0 or next_under_way(fleet, stops, level):
         n = turn.node
         status = run_under_way(fleet)
+        while status == LOG_FULL and move_log(fleet, n):
+            status = run_under_way(fleet)
         if status != REACHED and status != GOAL:
             return status
         turn.node, face, own = -1, face_of(fleet, n), fleet.own[n]

@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 OWN_MAP = 1 << 18
 """Bytes from which rows lie in a mapping of their own, of which a process has some 65,000."""
+PRIVATE: dict[str, Any] = {}
+if hasattr(mmap, "MAP_PRIVATE"):
+    PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # pages of a shared mapping are never given back
 PAGE_ROWS = mmap.PAGESIZE // 8
 """Rows of a column of 8 bytes that fill a page."""
 
@@ -45,7 +48,7 @@ def new_rows(shape: tuple[int, ...], dtype: npt.DTypeLike, lets_go: bool) -> npt
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < OWN_MAP or not lets_go:
         return np.zeros(shape, dtype)
-    room = mmap.mmap(-1, size)  # what was in use before would be zeroed, and so taken, as a whole
+    room = mmap.mmap(-1, size, **PRIVATE)  # what was in use before would be zeroed, and so taken, as a whole
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         room.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(room, dtype).reshape(shape)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled_inside, compiled_part
 from ...workloads.jit_held import held
 from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
+from .pages import new_rows
 
 I8 = npt.NDArray[np.int64]
 
@@ -53,13 +54,13 @@ class Pool(NamedTuple):
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
     """Return a pool of `blocks` free blocks per rank, none of which has content."""
-    rows = np.zeros((ranks, blocks + 1, NUM_BLOCK), dtype=np.int64)
+    rows = new_rows((ranks, blocks + 1, NUM_BLOCK), np.int64, True)
     rows[:, -1, [NEXT, PREVIOUS]] = rows[:, -1, BARE] = blocks
     rows[:, -1, UNUSED] = -1
     size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
     return Pool(
         rows,
-        np.zeros((ranks, size, 2), dtype=np.int64),
+        new_rows((ranks, size, 2), np.int64, True),
         np.zeros((ranks, sequences, 0), dtype=np.int64),
         np.tile(np.arange(sequences)[::-1], (ranks, 1)),
         np.zeros(0, dtype=np.int64),
@@ -67,12 +68,21 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
     )
 
 
+def stocked(pool: Pool, blocks: int) -> Pool:
+    """The same pool with so many free blocks, if it has none yet."""
+    ranks, sequences, _ = pool.held.shape
+    if pool.blocks.shape[1] > 1:
+        return pool
+    new = new_pool(ranks, blocks, sequences)
+    return pool._replace(blocks=new.blocks, table=new.table)
+
+
 def widened(pool: Pool, width: int, free: I8) -> Pool:
     """The same pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
     ranks, sequences, have = pool.held.shape
     if width <= have:
         return pool
-    held = np.zeros((ranks, sequences, width), dtype=np.int64)
+    held = new_rows((ranks, sequences, width), np.int64, True)
     for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
         used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
         held[r, used, :have] = pool.held[r, used]

@@ -66,6 +66,9 @@ LOG_COLUMNS = (
 emitted and joules are running totals of the engine by the end of the stretch, the joules those of the
 work at the nominal clock; of a pipeline's stretch, the tokens by its start."""
 
+FEWEST_ROWS = 64
+"""Requests that an engine has room for at first."""
+
 LOG_ROWS = 128
 """Stretches between two returns to Python, where signals are looked at and progress is told: few
 enough that an interrupt ends a run at once, many enough that returning costs nothing. A pipeline
@@ -106,7 +109,7 @@ class State(NamedTuple):
 def new_state(
     ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0, processors: int = 1
 ) -> State:
-    """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
+    """Return an engine's state without requests; `blocks` of a pool with prefix caching, which is yet to be stocked."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
     rank_rows[:, [R_HEAD, R_TAIL]] = -1
     rank_rows[:, R_BLOCKS], rank_rows[:, R_SLOTS] = blocks, sequences
@@ -123,7 +126,7 @@ def new_state(
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
-        pool=new_pool(ranks, blocks, sequences) if blocks else None,
+        pool=new_pool(ranks, 0, sequences) if blocks else None,
     )
 
 
@@ -158,7 +161,7 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     """
     have, new = int(st.counters[C_SUBMITTED]), len(arrival)
     if have + new > len(st.ints):
-        st = roomier(st, max(have + new, 2 * len(st.ints), 1024))
+        st = roomier(st, max(have + new, 2 * len(st.ints), FEWEST_ROWS))
     rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
     rows[:], stamps[:] = 0, np.nan
     rows[:, I_ORDER] = rows[:, I_NEXT] = -1

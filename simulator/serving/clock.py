@@ -25,7 +25,7 @@ from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
 from ..batching.route_rules import LOAD
-from ..batching.state import I8, roomier
+from ..batching.state import FEWEST_ROWS, I8, roomier
 from ..parts.drafts.state import roomier_drafts
 from ..parts.kv_tiers.state import roomier_rows
 from .engine import Engine
@@ -66,6 +66,7 @@ class Clock:
     how: How
     link: KvLink | None
     prefixes: bool = False  # whether the router asks what nodes were sent of a prompt before
+    log_rows: int = 0  # stretches that are told of together
     report: Callable[[], None] | None = None
     all: list[Node] = field(init=False)  # entry nodes and decode nodes, in order of their index
     play: Play = field(init=False)
@@ -82,7 +83,8 @@ class Clock:
         self.all = nodes = [*self.entry, *self.decode]
         first, face = len(self.entry), nodes[0].face
         count, none = len(nodes), np.zeros(0, dtype=np.int64)
-        fleet = new_fleet(count, first, face)
+        columns = 1 + max(node.engine.state.log.shape[1] for node in nodes)
+        fleet = new_fleet(count, first, face, np.zeros((self.log_rows, columns)))
         recall = new_recall([node.remembers for node in nodes], 0)
         waits = Waits(none, none, none, none, none, none)
         self.play = Play(
@@ -235,7 +237,19 @@ class Clock:
 
     def empty_log(self, status: int) -> None:
         """Take what an engine's log holds that has no room for more; where nothing can happen, that is an error."""
+        self.take_logs()
         self.all[max(int(self.play.fleet.turn["node"][0]), 0)].engine.take_log(status)
+
+    def take_logs(self) -> None:
+        """Let engines take what of their logs was moved away."""
+        turn = self.play.fleet.turn[0]
+        log = self.play.fleet.log[: turn.logged]
+        log = log[np.argsort(log[:, 0], kind="stable")]
+        first = np.searchsorted(log[:, 0], np.arange(len(self.all) + 1)).tolist()
+        for node, begin, end in zip(self.all, first, first[1:], strict=False):
+            state = node.engine.state
+            node.engine.take_rows(log[begin:end, 1 : 1 + state.log.shape[1]])
+        turn.logged = 0
 
     @property
     def rests(self) -> bool:
@@ -255,7 +269,8 @@ class Clock:
     def make_room(self, node: Node) -> None:
         """Let an engine have room for more requests, twice as many."""
         engine = node.engine
-        size, have = max(2 * len(engine.state.ints), 1024), engine.submitted
+        engine.stock()
+        size, have = max(2 * len(engine.state.ints), FEWEST_ROWS), engine.submitted
         state = roomier(engine.state, size)
         if state.pool is not None and state.pool.tiers is not None:
             tiers = roomier_rows(state.pool.tiers, have, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from .finished import Requests
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Run
 from .served import Served
-from .steady import find_window
+from .steady import Window, find_window
 
 
 def collect(
@@ -57,6 +57,7 @@ def collect(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
+    devices = sum(each.devices for each in boards)
     ends = window.start_s, window.end_s if window.end_s < end else np.inf  # what ends with the run counts in full
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
@@ -82,7 +83,7 @@ def collect(
         interval_static_joules=static_joules(boards, window),
         interval_busy_joules=sum(busy_joules(each, ends, window.length_s) for each in boards),
         joules_half_width=joules_half_width(boards, curves, window),
-        devices=sum(each.devices for each in boards),
+        devices=devices,
         ttft_s=ttft,
         tbt_s=_gaps(engines),
         tpot_s=tpot,
@@ -91,7 +92,7 @@ def collect(
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
         failures=served.failures, restarts=served.restarts,
-        groups=served.groups, every=served.every,
+        engines=_decoding(served, presence, window, devices), groups=served.groups, every=served.every,
     )  # fmt: skip
 
 
@@ -101,6 +102,14 @@ def _finished(served: Served) -> Requests:
         return served.drained.sampled()
     scaled = any(own is not None and own.changes for own in served.presence)
     return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
+
+
+def _decoding(served: Served, presence: Sequence[Any], window: Window, devices: int) -> float:
+    """Engines that decode; of those that come and go the mean number."""
+    if served.pools.decode:
+        return len(served.pools.decode)
+    there = devices if presence[0] is None else presence[0].mean_devices(window)
+    return len(served.engines) * there / devices
 
 
 def _clock(engines: list[Engine], spent: float) -> float:

@@ -188,6 +188,7 @@ class Drain:
             if self.spill is not None:
                 file = open(self.spill, "r+b") if self.spill else tempfile.TemporaryFile()  # noqa: SIM115
             self.drained = Drained(file=file)
+            self.nodes.take_logs()
             for node in nodes:  # a log of all stretches is one of the run's beginning
                 node.engine.take_log(REACHED)
                 node.engine.keep_log = False

@@ -48,6 +48,9 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import RequestTable
 
+MOST_LOGGED = 1 << 14
+"""Stretches of all engines that are taken in together."""
+
 
 def serve(
     pools: Pools,
@@ -187,7 +190,9 @@ class Driver:
             clients=0 if whole else stream.closed_loop or 0, between=None,
         )  # fmt: skip
         prefixes = looks and asks_prefix(route)
-        self.clock = clock = Clock(table, entry, decode, how, pools.link, prefixes)
+        self.clock = clock = Clock(
+            table, entry, decode, how, pools.link, prefixes, 0 if faults or steps else MOST_LOGGED
+        )
         self.dealer = Dealer(table, clock, route)
         lets_go = apart and not (self.warmup or self.stop)
         self.drain = Drain.of(clock, table, cut.spill) if lets_go else None
@@ -320,6 +325,7 @@ class Driver:
 
     def _served(self, drained: Drained | None) -> Served:
         nodes, clock = self.clock.all, self.clock
+        clock.take_logs()
         for node in nodes:
             node.engine.take_log(REACHED)
         for node in nodes:

@@ -19,7 +19,7 @@ from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import new_pool, widened
+from ..batching.prefix import new_pool, stocked, widened
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
@@ -93,7 +93,7 @@ class Engine:
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
     book: LaneBook | None = field(init=False, default=None)
-    width: int = field(init=False, default=0)  # blocks of the longest request under own rules
+    width: int = field(init=False, default=0)  # blocks of the longest request
     _spec: DraftState | None = field(init=False, default=None)  # before the first request
     _loop: EngineArrays | None = field(init=False, default=None)
 
@@ -165,8 +165,8 @@ class Engine:
             self.below.lose(old, now)
         self._empty()
         self.state = outlasting(old, self.state, now)
-        if old.pool is not None:
-            self._widen(old.pool.held.shape[2])
+        if self.below is not None:
+            self.stock()
         self._widen_own()
 
     @property
@@ -264,18 +264,26 @@ class Engine:
             self._widen_own()
         elif self.state.pool is not None:
             tokens += self.plan.stages - 1 + self.limits.spare
-            self._widen(-(-tokens // self.kv.block))
+            self.width = max(self.width, -(-tokens // self.kv.block))
+            if self.state.pool.blocks.shape[1] > 1:
+                self.stock()
 
     def _widen_own(self) -> None:
         if self.exact is not None and self.policy.rules is not None:
             self.state = self.state._replace(exact=self.policy.rules.widen(self.exact, self.width))
 
-    def _widen(self, blocks: int) -> None:
-        pool = widened(self.state.pool, blocks, self.state.ranks[:, col.R_SLOTS])
-        self.state = self.state._replace(pool=pool)
+    def stock(self) -> None:
+        """Give a prefix cache its blocks, and its sequences room for theirs: an engine without requests has neither."""
+        if self.state.pool is None or self.exact is not None:
+            return
+        pool = stocked(self.state.pool, self.kv.blocks)
+        pool = widened(pool, self.width, self.state.ranks[:, col.R_SLOTS])
+        if pool is not self.state.pool:
+            self.state = self.state._replace(pool=pool)
 
     def add(self, block: RequestBlock) -> None:
         """Queue requests that have been checked and made room for."""
+        self.stock()
         lengths = block.input_tokens, block.output_tokens
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
         self.state = grown(self.state, block.arrival_s, *lengths, keys)
@@ -332,19 +340,21 @@ class Engine:
 
     def take_log(self, status: int) -> int:
         """Take the stretches that have been logged by steps that stopped for a reason; the reason."""
-        rows = int(self.state.counters[col.C_LOG])
-        if rows:
-            log = self.state.log[:rows]
-            if self.expert_side is not None:
-                log = self.expert_side.taken(log, self.keep_log)
-            own = self.course.taken(log, self.keep_log)
-            self.logs += [] if own is None else [own]
+        self.take_rows(self.state.log[: int(self.state.counters[col.C_LOG])])
         self.state.counters[col.C_LOG] = 0
         if self.state.plans is not None:
             taken(self.state.plans, self.plans, self.most_plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)
+
+    def take_rows(self, log: F8) -> None:
+        """Take rows of its log, the next ones in order."""
+        if len(log):
+            if self.expert_side is not None:
+                log = self.expert_side.taken(log, self.keep_log)
+            own = self.course.taken(log, self.keep_log)
+            self.logs += [] if own is None else [own]
 
     def end_warmup(self) -> None:
         """Gap statistics start here."""

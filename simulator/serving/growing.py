@@ -71,9 +71,10 @@ def twin_of(driver: Driver) -> Driver:
 
 
 def _bare(pool: Pool | None) -> dict[int, Any]:
-    """Copies of a pool's blocks and table where none has had a content yet: the rest costs addresses, not memory."""
+    """Copies of a pool's arrays where none has had a content yet: the rest costs addresses, not memory."""
     if pool is None or pool.tiers is not None or pool.blocks[:, -1, NAMED].any():
         return {}
     blocks = np.zeros(pool.blocks.shape, dtype=np.int64)
     blocks[:, -1] = pool.blocks[:, -1]
-    return {id(pool.blocks): blocks, id(pool.table): np.zeros(pool.table.shape, dtype=np.int64)}
+    same = {id(array): np.zeros(array.shape, dtype=np.int64) for array in (pool.table, pool.held)}
+    return {id(pool.blocks): blocks} | same

@@ -81,7 +81,7 @@ class Node:
         tiers, aside = None if st.pool is None else st.pool.tiers, self.engine.books.aside
         links = np.zeros((1, 1, 2)) if tiers is None else tiers.free_s
         exchanged = np.zeros(NUM_STREAMS) if aside is None else aside.busy
-        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks, links, exchanged)
+        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks, st.log, links, exchanged)
 
     def wake(self) -> None:
         """Let it run if it has something to do."""

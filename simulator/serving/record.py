@@ -116,6 +116,8 @@ class Run:
         Half of the 95 % interval of energy per token, as a fraction of it; see `Window.half_width`.
     devices : int
         Devices of all replicas.
+    engines : float
+        Engines that decode; of those that come and go the mean number.
     ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
         Of requests completed after the warm-up, as the engine sees them; `client_ttft_s` and
         `client_e2e_s` are what clients see.
@@ -171,6 +173,7 @@ class Run:
     restarts: int = 0
     steps: tuple[RunStep, ...] = ()
     parts: Mapping[str, Any] = field(default_factory=dict)
+    engines: float = 1.0
     groups: int = 1
     every: Blocks | None = None
 

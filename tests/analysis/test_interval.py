@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte import capacity, compare, simulate
+from opbyte.analysis.answers import replayed
 from opbyte.analysis.answers.interval import (
     BETWEEN,
     Interval,
@@ -128,6 +129,30 @@ def test_near_saturation_both_ends_are_runs() -> None:
             longer = (late.tpot_s.mean or 0.0) * r / (found.run.tpot_s.mean or 1.0)
             assert sure.tpot.high == (np.inf if late.window.overloaded else pytest.approx(longer, rel=1e-9))
     assert max(sizes) > 1.5
+
+
+def test_a_fleet_is_as_sure_as_one_of_its_replicas() -> None:
+    """Its steps are those of one, whose batch is not the whole fleet's; and so far from saturation no end is a run."""
+    work = WORK | {"policy": "vllm", "lengths": "lognormal"}
+    one, four = (simulate("llama-3-8b", "h100-x1", rate=12.0 * n, requests=200 * n, replicas=n, **work) for n in (1, 4))
+    assert (one.run.engines, four.run.engines) == (1, 4)
+    assert one.intervals is not None
+    assert four.intervals is not None
+    assert four.intervals.tpot.high == pytest.approx(one.intervals.tpot.high, rel=0.02)
+    assert four.intervals.ttft.high == pytest.approx(one.intervals.ttft.high, rel=0.02)
+
+
+def test_part_of_a_long_run_stands_for_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends near saturation are runs of fewer replicas and requests, as far apart as those of all."""
+    work = WORK | {"policy": "vllm", "framework": "typical", "router": "least-loaded", "replicas": 3}
+    sizes = []
+    for most in (1000, 2):
+        monkeypatch.setattr(replayed, "MOST_REPLICAS", most)
+        found = simulate("llama-3-8b", "h100-x1", rate=400.0, requests=1800, **work)
+        assert found.intervals is not None
+        sizes.append(found.intervals.tpot.high)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.15)
+    assert sizes[1] != sizes[0]
 
 
 def test_tables_show_intervals() -> None:

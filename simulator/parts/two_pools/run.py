@@ -105,11 +105,6 @@ class TwoPools:
     moves: KvMoves
     limiting: str
 
-    @property
-    def decode_engines(self) -> int:
-        """Engines of the pool that decodes."""
-        return self.pools[1].replicas
-
     def mean_devices(self, window: Window) -> float:
         """Devices of both over a window, on average."""
         return sum(pool.mean_devices(window) for pool in self.pools)
