@@ -32,8 +32,9 @@ def room_of(asked: Scenario, run: Run) -> Room:
     spec = own if isinstance(own, ModelSpec) else load_model(str(own))
     settings = engine_settings(asked)
     share = settings.memory_share or settings.left_share
+    ranks = d.layout.dp if settings.engine == "sglang" and d.lockstep else 1  # SGLang's limit is of all ranks
     return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), whole,
-                run.policy.max_sequences, share)  # fmt: skip
+                run.policy.max_sequences * ranks, share)  # fmt: skip
 
 
 def started(emit: str, scenario: Scenario, run: Run | None = None) -> str:
