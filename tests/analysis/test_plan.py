@@ -19,9 +19,10 @@ from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
 from opbyte.analysis.answers.price import check_prices, prices_text
 from opbyte.analysis.studies.plan.best import Searched
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import candidates, systems_of
+from opbyte.analysis.studies.plan.candidates import Candidate, candidates, systems_of
 from opbyte.analysis.studies.plan.choices import WORDS
 from opbyte.analysis.studies.plan.points import PlanTask, TrialBench, point_of, slow_of
+from opbyte.analysis.studies.plan.words import untried
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.hub import hub_name
 from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
@@ -343,6 +344,24 @@ def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> 
     assert hub_name("meta-llama/Llama-3.3-70B-Instruct") == "meta-llama/Llama-3.3-70B-Instruct"
     assert hub_name("llama-3.3-70b") == "meta-llama/Llama-3.3-70B-Instruct"
     assert "quantization" not in line
+
+
+def test_a_format_without_a_checkpoint_is_started_from_a_folder() -> None:
+    """Finding U8: the layout is what one asked for; FOLDER stands for the checkpoint."""
+    start = Start(1, dp=2, ep=2, dtype="nvfp4")
+    lone = Candidate("b200-x2", 2, "vllm", start, None, dtype="nvfp4", framework="vllm")
+    line = lone.command("Qwen/Qwen3-32B", Room("bf16", 8192, 256, 0.9))
+    assert line is not None
+    assert line.startswith("vllm serve FOLDER --")
+    assert "--data-parallel-size 2" in line
+    assert "# FOLDER: no checkpoint of Qwen/Qwen3-32B in it is known" in line
+
+
+def test_what_was_not_tried_is_named() -> None:
+    """Finding U9: formats that a device computes in, and what --search would try."""
+    found = plan("llama-3-8b", "b200-x1", "ttft_p99=2", load=2, workers=1, **{**WORK, "requests": 40})
+    assert "Not tried: --dtype own,fp8,nvfp4; --search pools,drafts,tiers,caps,copies." in found.blocks()
+    assert "fp8" not in untried(replace(found.task, axes={**found.task.axes, "dtype": ("own", "fp8")}), found.searched)
 
 
 def test_systems_of_other_bases_are_not_ranked() -> None:

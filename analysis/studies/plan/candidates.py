@@ -34,6 +34,8 @@ from .choices import POOLS, RATIOS, Extra, words_of
 
 SIZES = (1, 2, 4, 8, 16)
 """Devices of a copy that are tried where only a device is named."""
+FOLDER = "FOLDER"
+"""Name of a checkpoint that is not known."""
 OWN = "own"
 """Format that the model comes in."""
 
@@ -119,17 +121,15 @@ class Candidate:
         return base.changed(**changes, policy=self.policy, token_budget=self.token_budget)
 
     def command(self, model: str, room: Room) -> str | None:
-        """How a copy is started; None where no engine's command says it.
-
-        Raises
-        ------
-        InputError
-            No checkpoint of the model in its format is known, and the engine makes none.
-        """
+        """How a copy is started, with FOLDER for a checkpoint that is not known; None where no engine's command says it."""
         values = self.engine
         if values is None:
             return None
-        line = command_line(self.policy, hub_name(model), values, room)
+        try:
+            line = command_line(self.policy, hub_name(model), values, room)
+        except InputError as error:
+            line = command_line(self.policy, FOLDER, values, replace(room, own=self.dtype or room.own))
+            return f"{line}  # {FOLDER}: {error.reason}"
         left = self.start.unsaid(self.policy) if self.start is not None else []
         left += self._unsaid(values)
         return f"{line}  # {self.policy} has no key for {', '.join(left)}" if left else line

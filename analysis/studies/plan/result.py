@@ -19,7 +19,7 @@ from .best import Searched
 from .candidates import Candidate
 from .points import MEDIAN, PlanTask, Point, Value
 from .sure import SURE, Sure
-from .words import counted, priced, said, times, verdict
+from .words import counted, priced, said, times, untried, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,7 +232,8 @@ class Plan(Result):
         out += evidence_blocks(shown[: None if self.why else 2], self.why)
         out += not_like_for_like((p.system, p.bases) for p in found)
         prices = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
-        return [*out, *prices, counted(self.searched), *self._emitted()]
+        left = untried(task, self.searched)
+        return [*out, *prices, counted(self.searched), *([left] if left else []), *self._emitted()]
 
     def _asked(self) -> str:
         task = self.task
@@ -271,10 +272,7 @@ class Plan(Result):
 
     def _start(self, p: Point) -> str:
         """How a copy is started, in a line."""
-        try:
-            command = self._command(p)
-        except InputError as error:
-            return f"Start: {error}."
+        command = self._command(p)
         if not command:
             return "Start: no engine's command says this layout and policy."
         return f"Start{f', each of {p.copies} copies' if p.copies > 1 else ''}: {command}"

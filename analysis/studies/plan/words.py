@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from ...answers.bases import in_short
 from ...show.text import show
 from .best import Searched, TriedCandidate
+from .choices import CHOICES, POOLS
 from .points import BEATEN, PlanTask, Point
+
+FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
+"""Formats of weights that a plan names where it has not tried them, and the arithmetic that a device needs for them."""
 
 
 def priced(p: Point) -> str:
@@ -53,6 +57,17 @@ def verdict(task: PlanTask, t: TriedCandidate) -> str:
         return f"{t.bound.why}: more than may be had" if t.bound.why else "more than may be had"
     least = (t.fails + 1) * t.candidate.devices
     return f"not simulated: {least} devices or more cannot be better than what was found"
+
+
+def untried(task: PlanTask, searched: Sequence[Searched]) -> str:
+    """Formats and searches that a plan leaves out, in a line; empty where it leaves out none."""
+    tried = [t for s in searched for t in s.tried]
+    devices = {t.system.device.name: t.system.device for t in tried}.values()
+    fast = {name for device in devices for p in device.processors.values() for name in p.peak_flops_per_s or ()}
+    formats = [f for f, needs in FORMATS.items() if needs in fast and f not in (task.axes.get("dtype") or ())]
+    searches = [name for name in (POOLS, *CHOICES) if name not in (task.axes.get("search") or ())]
+    said = [f"--{flag} {','.join(names)}" for flag, names in (("dtype own", formats), ("search", searches)) if names]
+    return f"Not tried: {'; '.join(said)}.".replace("dtype own ", "dtype own,") if said else ""
 
 
 def counted(searched: Sequence[Searched]) -> str:
