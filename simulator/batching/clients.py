@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part
-from ..parts.classes.queue import join_lane, turned_away
-from ..parts.kv_tiers.hooks import come_near
+from ...workloads.jit import compiled_inside, compiled_part
+from . import hooks
 from . import state as col
-from .holding import enqueue
 from .kv import KvRules
 from .policies import Limits
+from .queues import queue_request
 from .state import State
 
 
@@ -39,12 +38,6 @@ def lightest_rank(st: State, waiting_load: int) -> int:
     return best
 
 
-@compiled_given("st.lanes", otherwise=enqueue)
-def join_queue(st: State, r: int, i: int) -> None:
-    """Queue a request that has just come."""
-    join_lane(st, st.lanes, r, i)
-
-
 @compiled_part
 def release(st: State, limits: Limits, kv: KvRules, known_at: float) -> float:
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
@@ -57,10 +50,11 @@ def release(st: State, limits: Limits, kv: KvRules, known_at: float) -> float:
             return arrival
         i = take(st)
         r = lightest_rank(st, limits.waiting_load)
-        if turned_away(st, r, i):
+        if hooks.refuse(st, r, i):
+            st.counters[col.C_REFUSED] += 1
             continue
-        join_queue(st, r, i)
-        come_near(st, limits, kv, r, i)
+        queue_request(st, r, i)
+        hooks.on_arrival(st, limits, kv, r, i)
         st.counters[col.C_RELEASED] += 1
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...workloads import batch as sums
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
+from . import hooks
 from .policies import Limits
 from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, R_RUNNING, R_WAITING, State
 
@@ -97,40 +98,20 @@ def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
 
 
 @compiled_inside
-def brings_prompt(st: State, i: int, want: int) -> bool:
-    """`is_chunk` without drafts."""
-    return want > 1 or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET])
-
-
-@compiled_given("st.spec", otherwise=brings_prompt)
 def is_chunk(st: State, i: int, want: int) -> bool:
     """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
-    return bool(want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET])
+    if st.hooks.is_chunk.size > 0:
+        return bool(hooks.is_chunk(st, i, want))
+    return bool(want > 1 or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET]))
 
 
 @compiled_inside
-def count_single(st: State, m: F8, windows: I8, context: int, q: int) -> None:
-    """`count_tokens` without drafts."""
-    count_decode(m, windows, context)
-
-
-@compiled_given("st.spec", otherwise=count_single)
 def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
     """Add a decode, with the drafts behind its token."""
-    count_several(m, windows, context, q, q)
-
-
-@compiled_given("st.spec.draft", otherwise=lambda st, r, context, q, chunk: None)
-def count_draft(st: State, r: int, context: int, q: int, chunk: bool) -> None:
-    """Add a planned sequence to the batches of what drafts; see `drafts.explicit.draft_batches`."""
-    x = st.spec
-    windows = x.draft.windows
-    if chunk:
-        count_chunk(x.first[r], windows, context, q)
+    if st.hooks.count_tokens.size > 0:
+        hooks.count_tokens(st, m, windows, context, q)
     else:
-        count_several(x.first[r], windows, context, q, 1)
-    for j in range(x.later.shape[0]):
-        count_several(x.later[j, r], windows, context + q + j, 1, 1)
+        count_decode(m, windows, context)
 
 
 @compiled_inside
@@ -142,22 +123,10 @@ def count_planned(st: State, windows: I8, r: int, i: int, want: int) -> None:
         c = st.counters[C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = want, i
         st.counters[C_CHUNKS] += 1
-        count_draft(st, r, context, want, True)
+        hooks.on_count(st, r, context, want, True)
     elif want > 0:
         count_tokens(st, st.moments[r], windows, context, want)
-        count_draft(st, r, context, want, False)
-
-
-@compiled_given("st.spec", otherwise=lambda st, r: None)
-def clear_draft(st: State, r: int) -> None:
-    """Empty the sums of a rank's drafts, and plans of sequences that have ended."""
-    x, size = st.spec, st.running.shape[1] // 3
-    for g in range(st.ranks[r, R_LATE]):
-        st.fresh[r, size - 1 - g] = 0
-    for w in range(x.first.shape[1]):
-        x.first[r, w] = 0.0
-        for j in range(x.later.shape[0]):
-            x.later[j, r, w] = 0.0
+        hooks.on_count(st, r, context, want, False)
 
 
 @compiled_part
@@ -165,4 +134,4 @@ def clear_sums(st: State, r: int) -> None:
     """Empty the sums of a rank's batch."""
     for w in range(st.moments.shape[1]):
         st.moments[r, w] = 0.0
-    clear_draft(st, r)
+    hooks.on_clear(st, r)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held, kept
-from ..parts.drafts.state import NUM_OWN, S_ID
-from ..parts.kv_tiers.hooks import renew
+from . import hooks
 from . import state as col
 from .heap import Heap, push
 from .holding import kv_bytes
@@ -228,10 +227,12 @@ def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
     return choose(how.rule, count, p.loads[:found], home)
 
 
-@compiled_given("st.pool", otherwise=lambda st, x, row, i, last: None)
+@compiled_part
 def name_content(st: State, x: Columns, row: int, i: int, last: int) -> None:
     """`Contents.name`: what a request's blocks hold, by a trace's hashes or its session."""
     request = st.ints[i]
+    if request.size <= col.NUM_PLAIN:
+        return
     if x.pieces.size > 0:
         first, tokens = x.pieces[row], x.input_tokens[row]
         request[col.I_HASHES] = first
@@ -239,18 +240,6 @@ def name_content(st: State, x: Columns, row: int, i: int, last: int) -> None:
     elif x.session.size > 0:
         request[col.I_HASHES] = -1 - x.session[row] * MOST_PIECES
         request[col.I_HASHED] = x.input_tokens[row] + last
-
-
-@compiled_given("st.spec", otherwise=lambda st, i, number: True)
-def new_drafts(st: State, i: int, number: int) -> bool:
-    """`drafts.state.with_requests` of one request by its number, if there is room."""
-    rows = st.spec.rows
-    if i >= rows.shape[0]:
-        return False
-    for c in range(NUM_OWN):
-        rows[i, c] = 0
-    rows[i, S_ID] = number
-    return True
 
 
 @compiled_part
@@ -272,11 +261,12 @@ def when(p: Play, row: int) -> float:
 def take_in(loop: EngineArrays, x: Columns, row: int, arrival: float, last: int, cached: int) -> int:
     """Queue a request on an engine, up to its `last` token; whether there was room."""
     st = loop.state
-    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0] or not new_drafts(st, st.counters[col.C_SUBMITTED], x.id[row]):
+    if st.counters[col.C_SUBMITTED] >= st.ints.shape[0]:
+        return 0
+    if not hooks.on_submit(st, st.counters[col.C_SUBMITTED], x.id[row]):
         return 0
     i = append_request(st, arrival, x.input_tokens[row], last)
     st.ints[i, col.I_ROW] = row
-    renew(st, i)
     name_content(st, x, row, i, last)
     if x.generated[row] > 0:
         carry(st, x, row, i, cached)

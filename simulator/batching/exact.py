@@ -10,37 +10,16 @@ only those that a run has are compiled.
 from __future__ import annotations
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_given, compiled_part, int64
-from ..parts.drafts.verify import log_draft, run_steps
-from ..parts.sglang import steps as sglang_steps
-from ..parts.sglang.priority import queue_by_priority
-from ..parts.tensorrt_llm import steps as trtllm_steps
-from ..step.books import Books
-from ..step.lowering import Plan
-from . import plain
+from ...workloads.jit import compiled_code, compiled_part, int64
+from . import hooks, plain
 from . import state as col
 from .clients import next_arrival, take
-from .holding import enqueue
+from .exact_state import Exact
 from .kv import KvRules
 from .policies import Limits
+from .queues import queue_request
 from .state import State
-from .status import AGAIN, GO, STUCK
-
-SGLANG = "st.exact.sglang"
-"""Where it is None the rules are TensorRT-LLM's."""
-
-plan_step = compiled_given(SGLANG, trtllm_steps.plan_ranks)(sglang_steps.plan_ranks)
-start_step = compiled_given(SGLANG, trtllm_steps.start_ranks)(sglang_steps.start_ranks)
-take_results = compiled_given(SGLANG, trtllm_steps.take_ranks)(sglang_steps.take_ranks)
-most_steps = compiled_given(SGLANG, trtllm_steps.most_steps)(sglang_steps.most_steps)
-rank_for = compiled_given(SGLANG, trtllm_steps.rank_for)(sglang_steps.rank_for)
-fall_idle = compiled_given(SGLANG, lambda st: None)(sglang_steps.fall_idle)
-
-
-@compiled_given("st.exact.sglang.urgent", otherwise=enqueue)
-def queue_one(st: State, r: int, i: int) -> None:
-    """Queue a request that has come."""
-    queue_by_priority(st, st.exact.sglang, r, i)
+from .status import AGAIN, STUCK
 
 
 @compiled_part
@@ -49,16 +28,16 @@ def queue_arrivals(st: State, known: float) -> None:
     counters = st.counters
     while next_arrival(st) <= known:
         i = take(st)
-        queue_one(st, rank_for(st), i)
+        queue_request(st, hooks.rank_for(st), i)
         counters[col.C_RELEASED] += 1
 
 
 @compiled_part
-def plan_next(plan: Plan, kv: KvRules, st: State) -> None:
+def plan_next(own: Exact, kv: KvRules, st: State) -> None:
     """Plan the next step of all ranks, and note what it is."""
-    step = st.exact.step[0]
+    step = own.step[0]
     st.counters[col.C_CHUNKS] = 0
-    plan_step(st, kv, plan.windows, st.clocks[col.T_KNOWN])
+    hooks.plan_next(st, kv, st.costs.windows, st.clocks[col.T_KNOWN])
     tokens, prompts, decodes, used = 0.0, 0.0, 0.0, 0.0
     for r in range(st.ranks.shape[0]):
         tokens += st.moments[r, TOKENS]
@@ -71,36 +50,36 @@ def plan_next(plan: Plan, kv: KvRules, st: State) -> None:
 
 
 @compiled_part
-def land(kv: KvRules, st: State) -> None:
+def land(own: Exact, kv: KvRules, st: State) -> None:
     """Process the results of the step that ends now."""
-    step = st.exact.step[0]
-    take_results(st, kv, step.first_end, st.clocks[col.T_NOW])
+    step = own.step[0]
+    hooks.take_results(st, kv, step.first_end, st.clocks[col.T_NOW])
     step.flying = 0
     st.log[st.counters[col.C_LOG] - 1, col.L_EMITTED] = st.counters[col.C_EMITTED]
 
 
-@compiled_given("st.exact", otherwise=lambda st: False)
-def is_planned(st: State) -> bool:
+@compiled_code
+def is_planned(own: Exact, st: State) -> bool:
     """Whether the next step has been planned already."""
-    return bool(st.exact.step[0].planned == 1)
+    return bool(own.step[0].planned == 1)
 
 
-@compiled_given("st.exact", otherwise=lambda st: False)
-def flies(st: State) -> bool:
+@compiled_code
+def flies(own: Exact, st: State) -> bool:
     """Whether a step has run whose results are not processed."""
-    return bool(st.exact.step[0].flying == 1)
+    return bool(own.step[0].flying == 1)
 
 
-@compiled_given("st.exact", otherwise=plain.may_look)
-def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
+@compiled_code
+def may_look(own: Exact, st: State, limits: Limits, until: float) -> bool:
     """Whether all has been submitted that the next plan would find."""
     return bool(st.clocks[col.T_KNOWN] < until)
 
 
-@compiled_given("st.exact", otherwise=plain.let_in)
-def let_in(limits: Limits, kv: KvRules, st: State) -> float:
+@compiled_part
+def look(own: Exact, st: State, limits: Limits) -> float:
     """`plain.let_in`: a plan of nothing counts as a step between two looks."""
-    step, counters = st.exact.step[0], st.counters
+    step, counters = own.step[0], st.counters
     if step.ran == 0:
         counters[col.C_POLL] += 1
     step.ran = 0
@@ -110,55 +89,67 @@ def let_in(limits: Limits, kv: KvRules, st: State) -> float:
     return next_arrival(st)
 
 
-@compiled_given("st.exact", otherwise=plain.drop_all_late)
-def rest(plan: Plan, kv: KvRules, st: State) -> None:
+@compiled_code
+def let_in(own: Exact, st: State, limits: Limits, kv: KvRules) -> float:
+    """`look`."""
+    return float(look(own, st, limits))
+
+
+@compiled_code
+def rest(own: Exact, st: State, kv: KvRules) -> None:
     """Have nothing to do: a plan of nothing lets go of what has ended."""
-    plan_next(plan, kv, st)
-    fall_idle(st)
+    plan_next(own, kv, st)
+    hooks.on_idle(st)
 
 
-@compiled_given("st.exact", otherwise=lambda plan, limits, kv, st: GO)
-def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
+@compiled_code
+def prepare(own: Exact, st: State, limits: Limits, kv: KvRules) -> int:
     """Plan the next step, then process the results of the one that has run meanwhile."""
-    step, clocks = st.exact.step[0], st.clocks
-    plan_next(plan, kv, st)
+    step, clocks = own.step[0], st.clocks
+    plan_next(own, kv, st)
     if step.flying == 1:
-        land(kv, st)
+        land(own, kv, st)
         if step.planned == 0:
             clocks[col.T_KNOWN] = clocks[col.T_NOW]
     elif step.planned == 0:
-        fall_idle(st)
+        hooks.on_idle(st)
         step.tries += 1
         return STUCK if step.tries > limits.poll_steps + 2 else AGAIN
     step.tries = 0
     return AGAIN
 
 
-@compiled_given("st.exact", otherwise=plain.take_step)
-def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
+@compiled_code
+def take_step(own: Exact, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
     """Run the planned step, and those that are sure to be planned alike."""
-    counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], st.exact.step[0]
+    counters, clocks, start, step = st.counters, st.clocks, st.clocks[col.T_NOW], own.step[0]
     most, cut, chunks = int64(1), until, counters[col.C_CHUNKS]
     if chunks == 0:
-        most = most_steps(st)
+        most = hooks.most_steps(st)
         heeds = most < 0 or st.ranks.shape[0] > 1
         most = abs(most)
         if limits.poll_steps > 1:
             most = max(min(most, limits.poll_steps - counters[col.C_POLL]), 1)
         elif heeds:
             cut = min(next_arrival(st), until)
-    first_end, now, done = run_steps(plan, limits, st, books, most, cut, step.decodes, chunks)
+    first_end, now, done = plain.run_steps(limits, st, most, cut, step.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    plain.write_log(plan, st, books, start, now, done, step)
-    log_draft(st)
+    plain.write_log(st, start, now, done, step)
+    hooks.on_log(st)
     counters[col.C_PROMPT] += int(step.prompts)
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else done
-    start_step(st, kv, done)
+    hooks.on_start(st, kv, done)
     step.first_end = first_end
     step.planned, step.flying, step.ran = 0, 1, 1
-    if not st.exact.overlap:
+    if not own.overlap:
         clocks[col.T_KNOWN] = now
-        land(kv, st)
+        land(own, kv, st)
     return AGAIN
+
+
+HOOKS = {
+    "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest,
+    "prepare": prepare, "take_step": take_step,
+}  # fmt: skip

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
-from ..parts.sglang.state import Sglang
-from ..parts.tensorrt_llm.state import Trtllm
 from .records import named, records
 
 I8 = npt.NDArray[np.int64]
@@ -22,17 +20,15 @@ row; prompt tokens and decodes of the planned one, KV bytes in use; when the fir
 
 @held
 class Exact(NamedTuple):
-    """An engine's own rules with what they keep; one of the last ones is given."""
+    """What engines keep whose results come a step late."""
 
     overlap: bool
     step: npt.NDArray[Any]  # [1] of `STEP`
-    sglang: Sglang | Any  # None where the rules are another's
-    trtllm: Trtllm | Any
 
 
-def new_exact(overlap: bool, sglang: Sglang | None = None, trtllm: Trtllm | None = None) -> Exact:
+def new_exact(overlap: bool) -> Exact:
     """Return the state before the first step."""
-    return Exact(overlap, records(1, STEP), sglang, trtllm)
+    return Exact(overlap, records(1, STEP))
 
 
 @compiled_part

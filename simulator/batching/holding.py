@@ -5,18 +5,12 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
-import numpy as np
-
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ..parts.classes.queue import back_to_lane
-from ..parts.drafts.state import S_CAME
-from ..parts.kv_tiers.state import W_COMPUTED, W_STORED, Z_NOW
-from ..parts.kv_tiers.store import keep, take, tier_key
+from ...workloads.jit import compiled_inside, compiled_part
+from . import hooks
 from . import state as col
 from .kv import KvRules
-from .links import link_in
-from .plans import record_preempted
-from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
+from .prefix import BARE, NEXT, USERS, content_key, find, forget, give_back, give_back_bare, remember, share, unlink
+from .queues import queue_again
 from .state import I8, State
 
 
@@ -30,15 +24,33 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
     return size
 
 
-@compiled_given("st.pool", otherwise=lambda st, kv, r, i, tokens: False)
+@compiled_part
+def take(st: State, r: int, count: int) -> None:
+    """Hand out the blocks that were freed longest ago, of those that are free; their content is lost."""
+    pool, blocks = st.pool, st.pool.blocks[r]
+    end = blocks.shape[0] - 1
+    while True:
+        b = blocks[end, NEXT]
+        bare = min(blocks[b, BARE], count)
+        blocks[b, BARE] -= bare
+        count -= bare
+        if count == 0:
+            return
+        unlink(blocks, b)
+        hooks.on_evict(st, r, b)
+        forget(pool, r, b)
+        count -= 1
+
+
+@compiled_part
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """`hold` with prefix caching: blocks of the pool."""
-    pool, rank, request = st.pool, st.ranks[r], st.ints[i]
+    rank, request = st.ranks[r], st.ints[i]
     more = (tokens + kv.block - 1) // kv.block - request[col.I_BLOCKS]
     if more > rank[col.R_BLOCKS]:
         return False
     if more > 0:
-        take(pool, r, more)
+        take(st, r, more)
         request[col.I_BLOCKS] += more
         rank[col.R_BLOCKS] -= more
     count_blocks(st, kv, r, i)
@@ -58,14 +70,15 @@ def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """Give back all that a sequence holds; the content of its first `noted` tokens is known."""
     st.ints[i, col.I_ROOM] = 0
     if kv.cached:
+        hooks.on_free(st, kv, r, i, noted)
         drop_blocks(st, kv, r, i, noted)
     else:
         st.free[r] += st.floats[i, col.F_HELD]
         st.floats[i, col.F_HELD] = 0.0
 
 
-@compiled_given("st.pool", otherwise=lambda st, kv, r, i, noted: None)
-def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+@compiled_part
+def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """`drop` with prefix caching.
 
     The last block is handed out first of them all. Where the rules say so (`kv.bare_first`), what
@@ -93,34 +106,6 @@ def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     count_blocks(st, kv, r, i)
 
 
-@compiled_given("st.pool.tiers", otherwise=drop_pooled)
-def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
-    """`drop_pooled` where tiers keep what leaves: they take all content, told or not."""
-    note_content(st, kv, r, i, noted)
-    write_through(st, kv, r, i, noted)
-    st.pool.tiers.rows[i, W_STORED] = st.pool.tiers.rows[i, W_COMPUTED] = 0
-    drop_pooled(st, kv, r, i, noted)
-
-
-@compiled_part
-def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
-    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
-    pool, request = st.pool, st.ints[i]
-    t = pool.tiers
-    if not t.through:
-        return
-    full = (min(tokens, t.rows[i, W_COMPUTED]) if t.piped else tokens) // kv.block
-    row = pool.held[r, request[col.I_SLOT]]
-    while t.rows[i, W_STORED] < full:
-        j, ready = t.rows[i, W_STORED], np.inf
-        key = tier_key(t, content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block))
-        for level in range(t.which.shape[1]):
-            if t.worth[level] == 1:
-                ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))
-        t.out_s[r, row[j]] = 0.0 if ready == np.inf else ready
-        t.rows[i, W_STORED] += 1
-
-
 @compiled_part
 def drop_late(st: State, kv: KvRules, r: int) -> None:
     """Give back what sequences held that had finished unknown to the plan just made."""
@@ -139,24 +124,22 @@ def coming(st: State, i: int) -> bool:
 
 
 @compiled_inside
-def one_coming(st: State, i: int) -> int:
-    """`tokens_coming` without drafts."""
+def tokens_coming(st: State, i: int) -> int:
+    """Tokens of a sequence that are stamped, and not known to the plan being made."""
+    if st.hooks.tokens_coming.size > 0:
+        return int(hooks.tokens_coming(st, i))
     return int(coming(st, i))
 
 
-@compiled_given("st.spec", otherwise=one_coming)
-def tokens_coming(st: State, i: int) -> int:
-    """Tokens of a sequence that are stamped, and not known to the plan being made."""
-    return int(st.spec.rows[i, S_CAME] if coming(st, i) else 0)
-
-
 @compiled_part
-def found_stepwise(st: State, i: int) -> int:
-    """`found_again` without drafts.
+def found_again(st: State, i: int) -> int:
+    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
 
     Those in the cache; with asynchronous scheduling not the token in flight, if it was unknown
     when its step was planned.
     """
+    if st.hooks.found_again.size > 0:
+        return int(hooks.found_again(st, i))
     request = st.ints[i]
     if request[col.I_FLIGHT] > 0:  # of several batches in flight
         return int(request[col.I_NOTED])
@@ -165,15 +148,6 @@ def found_stepwise(st: State, i: int) -> int:
             return int(request[col.I_CACHED] - 1)
         return int(request[col.I_NOTED])
     return int(request[col.I_CACHED])
-
-
-@compiled_given("st.spec", otherwise=found_stepwise)
-def found_again(st: State, i: int) -> int:
-    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
-
-    Where several may be on their way, those that were known when it was planned.
-    """
-    return int(st.ints[i, col.I_NOTED])
 
 
 @compiled_part
@@ -194,7 +168,7 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
     return int(most)
 
 
-@compiled_given("st.pool", otherwise=lambda st, kv, r, i, whole: False)
+@compiled_part
 def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
@@ -216,7 +190,7 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     return True
 
 
-@compiled_given("st.pool", otherwise=lambda st, kv, r, i, tokens: None)
+@compiled_part
 def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, request = st.pool, st.ints[i]
@@ -228,8 +202,8 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
         request[col.I_KEYED] += 1
 
 
-@compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
-def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+@compiled_part
+def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
     request = st.ints[i]
     known = request[col.I_INPUT] + request[col.I_GENERATED] - tokens_coming(st, i)
@@ -237,14 +211,7 @@ def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     found = min(request[col.I_NOTED], request[col.I_HASHED])
     if found >= (request[col.I_KEYED] + 1) * kv.block:
         note_content(st, kv, r, i, found)
-
-
-@compiled_given("st.pool.tiers", otherwise=note_pooled)
-def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
-    """`note_pooled` where tiers keep what leaves: all content is noted, and written once computed."""
-    note_pooled(st, kv, r, i, want)
-    note_content(st, kv, r, i, st.ints[i, col.I_NOTED])
-    write_through(st, kv, r, i, st.ints[i, col.I_CACHED])
+    hooks.on_note(st, kv, r, i)
 
 
 @compiled_part
@@ -264,22 +231,6 @@ def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
 
 
 @compiled_part
-def enqueue(st: State, r: int, i: int) -> None:
-    """Put a request into a rank's queue: before the first with a larger key, else last.
-
-    Preempted requests, which are at the front, stay before all others.
-    """
-    rank, key = st.ranks[r], st.floats[i, col.F_KEY]
-    before, after = rank[col.R_TAIL], int64(-1)
-    if before >= 0 and st.ints[before, col.I_PREEMPTED] == 0 and st.floats[before, col.F_KEY] > key:
-        before, after = int64(-1), rank[col.R_HEAD]
-        while st.ints[after, col.I_PREEMPTED] > 0 or st.floats[after, col.F_KEY] <= key:
-            before, after = after, st.ints[after, col.I_NEXT]
-    link_in(st, rank, col.R_HEAD, col.R_TAIL, i, before, after)
-    rank[col.R_WAITING] += 1
-
-
-@compiled_part
 def preempt_last(st: State, kv: KvRules, r: int) -> None:
     """Put the latest-admitted sequence of a rank back to the front of its queue."""
     rank = st.ranks[r]
@@ -295,7 +246,7 @@ def put_back(st: State, r: int, i: int) -> None:
     request = st.ints[i]
     request[col.I_CACHED] = request[col.I_NOTED] = 0
     request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
-    back_to_lane(st, r, i)
+    queue_again(st, r, i)
 
 
 @compiled_part
@@ -322,4 +273,4 @@ def give_up(st: State, kv: KvRules, r: int, i: int) -> None:
         note_content(st, kv, r, i, noted)
     drop(st, kv, r, i, noted)
     request[col.I_PREEMPTED] += 1
-    record_preempted(st, i)
+    hooks.on_preempted(st, i)

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled_part
 from ...workloads.jit_held import called_at, held, held_at, kept
-from ..parts.classes.lanes import M_REFUSED
 from .heap import Heap, drop_first, new_heap, push
 from .records import named, records
-from .state import C_COMPLETED, C_LOG, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
+from .state import C_COMPLETED, C_LOG, C_REFUSED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
 from .status import GOAL, LOG_FULL, REACHED, RESTING
 
 F8 = npt.NDArray[np.float64]
@@ -51,7 +50,6 @@ class Face(NamedTuple):
     ranks: I8
     counters: I8
     clocks: F8
-    marks: I8  # those of its lanes; zeros without any
     log: F8
     links: F8  # [R, L, 2] `TierState.free_s`; zeros without any
     exchanged: F8  # `Aside.busy`; zeros without experts apart
@@ -93,7 +91,7 @@ def face_of(fleet: Engines, n: int) -> Face:
 def is_done(face: Face) -> bool:
     """`Engine.done`."""
     counters = face.counters
-    return bool(counters[C_COMPLETED] + face.marks[M_REFUSED] == counters[C_SUBMITTED])
+    return bool(counters[C_COMPLETED] + counters[C_REFUSED] == counters[C_SUBMITTED])
 
 
 @compiled_part
@@ -207,9 +205,3 @@ def line_up(fleet: Engines) -> None:
     for n in range(fleet.own.size):
         if fleet.own[n].queued == ASKED:
             wake(fleet, n)
-
-
-@compiled
-def write_down(face: Face) -> bool:
-    """Let it be written down, as any call with it does."""
-    return True

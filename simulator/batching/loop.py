@@ -1,8 +1,8 @@
 """The engine's inner loop, compiled: look who has come, plan, cost, advance the clock, stamp, repeat.
 
-What is done at each place depends on the types of what it runs on (`jit.compiled_given`): steps one after the other
-(`plain`), an engine's own rules, whose results come a step late (`exact`), or several batches in flight
-(`pipeline`, `own_stages`); with drafts, tiers or lanes within them.
+It is compiled once, whatever an engine runs: what the steps cost is called by its address (`step.timed.Costs`), and so
+is what parts add at the points that `hooks` lists. Steps are run one after the other (`plain`), unless a part brings
+another scheduler: an engine's own rules, whose results come a step late (`exact`), or several batches in flight.
 """
 
 from __future__ import annotations
@@ -12,34 +12,51 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
-from ...workloads.jit_held import kept
-from ..step.books import Books
-from ..step.lowering import Plan
+from ...workloads.jit_held import held
+from . import hooks, plain
 from . import state as col
-from .exact import is_planned, let_in, may_look
 from .kv import KvRules
-from .own_stages import flies, prepare, rest, take_step
 from .policies import Limits
 from .state import State
 from .status import AGAIN, GO, GOAL, LOG_FULL, REACHED, RESTING, RESTS
 
-WRITE_DOWN = -1
-"""Instead of a goal: let the engine be written down, as any call does, and no more."""
 
-
-@kept
+@held
 class EngineArrays(NamedTuple):
     """What the steps of one engine run on."""
 
-    plan: Plan
     limits: Limits
     kv: KvRules
     state: State
-    books: Books
 
 
 @compiled_part
-def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float, goal: int) -> int:
+def may_look(limits: Limits, st: State, until: float) -> bool:
+    """Whether all has been submitted that the next plan would find."""
+    if st.hooks.may_look.size > 0:
+        return bool(hooks.may_look(st, limits, until))
+    return bool(plain.may_look(limits, st, until))
+
+
+@compiled_part
+def let_in(limits: Limits, kv: KvRules, st: State) -> float:
+    """Queue what has come; when the next request arrives."""
+    if st.hooks.let_in.size > 0:
+        return float(hooks.let_in(st, limits, kv))
+    return float(plain.let_in(limits, kv, st))
+
+
+@compiled_part
+def rest(kv: KvRules, st: State) -> None:
+    """Have nothing to do: a plan of nothing lets go of what has ended."""
+    if st.hooks.rest.size > 0:
+        hooks.rest(st, kv)
+    else:
+        plain.drop_all_late(kv, st)
+
+
+@compiled_part
+def advance(limits: Limits, kv: KvRules, st: State, until: float, goal: int) -> int:
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
@@ -54,27 +71,30 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
     counters, clocks, arrival = st.counters, st.clocks, 0.0
     while True:
         completed, status = counters[col.C_COMPLETED], int64(GO)
-        if not is_planned(st):
-            if not may_look(plan, limits, st, until):
+        if not hooks.is_planned(st):
+            if not may_look(limits, st, until):
                 return REACHED
             arrival = let_in(limits, kv, st)
-            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not flies(st):  # idle
+            if counters[col.C_RELEASED] == counters[col.C_COMPLETED] and not hooks.flies(st):  # idle
                 if clocks[col.T_KNOWN] >= until:
                     return REACHED  # what comes next may yet be known to the next plan, which has not rested
-                rest(plan, kv, st)
+                rest(kv, st)
                 if not arrival < until:
                     return REACHED
                 clocks[col.T_NOW] = clocks[col.T_KNOWN] = max(arrival, clocks[col.T_NOW])
                 continue
             if goal == RESTING and arrival == np.inf:
                 return RESTS
-            status = prepare(plan, limits, kv, st)
+            status = hooks.prepare(st, limits, kv) if st.hooks.prepare.size > 0 else int64(GO)
         if status == GO:
             if clocks[col.T_NOW] >= until:
                 return REACHED
-            if counters[col.C_LOG] + plan.stages > st.log.shape[0]:
+            if counters[col.C_LOG] + st.costs.stages.size > st.log.shape[0]:
                 return LOG_FULL
-            status = take_step(plan, limits, kv, st, books, arrival, until)
+            if st.hooks.take_step.size > 0:
+                status = hooks.take_step(st, limits, kv, arrival, until)
+            else:
+                status = plain.take_step(limits, kv, st, arrival, until)
         if completed < goal and counters[col.C_COMPLETED] >= goal:
             return GOAL
         if status != AGAIN:
@@ -84,6 +104,4 @@ def advance(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, un
 @compiled
 def run(loop: EngineArrays, until: float, goal: int) -> int:
     """`advance` as Python and the events of a run (`play`) call it, which know engines by their addresses."""
-    if goal == WRITE_DOWN:
-        return REACHED
-    return advance(loop.plan, loop.limits, loop.kv, loop.state, loop.books, until, goal)
+    return advance(loop.limits, loop.kv, loop.state, until, goal)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from .exact_state import Exact
+from typing import Any, Protocol
 
 
 class OwnRules(Protocol):
@@ -36,11 +34,16 @@ class OwnRules(Protocol):
         """Requests that run at once where a policy has so many sequences."""
         ...
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+    @property
+    def overlap(self) -> bool:
+        """Whether results are processed while the next step runs."""
+        ...
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Any:
         """The state before the first request, of so many pages of `page` tokens a rank."""
         ...
 
-    def widen(self, x: Exact, blocks: int) -> Exact:
+    def widen(self, x: Any, blocks: int) -> Any:
         """The same state with room for requests of so many pages."""
         ...
 

@@ -11,95 +11,117 @@ from what is.
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_given, compiled_part
-from ..parts.drafts.verify import log_draft
+from typing import NamedTuple
+
+from ...workloads.jit import compiled_code, compiled_part
+from ...workloads.jit_held import held
 from ..parts.pipeline import batches as pipeline
-from ..parts.pipeline.batches import P_COUNT, P_FIRST
-from ..parts.sglang import steps as sglang_steps
-from ..parts.tensorrt_llm import steps as trtllm_steps
-from ..step.books import Books
-from ..step.lowering import Plan
-from . import exact
+from ..parts.pipeline.batches import P_COUNT, P_FIRST, Pipe
+from . import exact, hooks
 from . import state as col
+from .exact_state import Exact
 from .kv import KvRules
 from .plain import write_log
 from .policies import Limits
 from .state import State
 from .status import AGAIN, GO, STUCK
 
-take_up = compiled_given(exact.SGLANG, trtllm_steps.take_up)(sglang_steps.take_up)
-put_down = compiled_given(exact.SGLANG, trtllm_steps.put_down)(sglang_steps.put_down)
-elsewhere = compiled_given(exact.SGLANG, trtllm_steps.elsewhere)(sglang_steps.elsewhere)
-seen = compiled_given(exact.SGLANG, trtllm_steps.seen)(sglang_steps.seen)
+
+@held
+class StagedBatches(NamedTuple):
+    """What both keep."""
+
+    exact: Exact
+    pipe: Pipe
 
 
 @compiled_part
-def send(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, place: int) -> None:
+def send(own: StagedBatches, limits: Limits, kv: KvRules, st: State, place: int) -> None:
     """Send the planned batch through the stages."""
-    counters, step, pipe = st.counters, st.exact.step[0], st.pipe
-    pipeline.price_stages(plan, limits, st, books, step.decodes)
-    start, end = pipeline.send_through(st, books.stages, st.clocks[col.T_NOW], False)
+    counters, step, pipe = st.counters, own.exact.step[0], own.pipe
+    pipeline.price_stages(limits, st, step.decodes)
+    start, end = pipeline.send_through(pipe, st, st.costs.stages, st.clocks[col.T_NOW], False)
     pipe.ends[place], pipe.sizes[place, 0] = end, 1
     pipe.ring[P_COUNT] += 1
     counters[col.C_STEPS] += 1
     counters[col.C_STRETCH] = 1
     counters[col.C_PROMPT] += int(step.prompts)
-    write_log(plan, st, books, start, end, 1, step)
-    st.log[counters[col.C_LOG] - 1, col.L_RUNNING] += elsewhere(st, place)
-    log_draft(st)
-    exact.start_step(st, kv, 1)
+    write_log(st, start, end, 1, step)
+    st.log[counters[col.C_LOG] - 1, col.L_RUNNING] += hooks.elsewhere(st, place)
+    hooks.on_log(st)
+    hooks.on_start(st, kv, 1)
     step.planned = step.tries = 0
 
 
-@compiled_part
-def take_turn(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
+@compiled_code
+def take_turn(own: StagedBatches, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
     """Plan the batch whose turn it is and send it off, then wait for the next one's results."""
-    clocks, step, pipe = st.clocks, st.exact.step[0], st.pipe
+    clocks, step, pipe, stages = st.clocks, own.exact.step[0], own.pipe, st.costs.stages.size
     place, now, before = pipe.ring[P_FIRST], st.clocks[col.T_NOW], pipe.free[0]
-    take_up(st, place)
-    exact.plan_next(plan, kv, st)
+    hooks.take_up(st, place)
+    exact.plan_next(own.exact, kv, st)
     step.tries += 1
     if step.planned == 1:
-        send(plan, limits, kv, st, books, place)
-    put_down(st, place)
-    pipe.ring[P_FIRST] = place = (place + 1) % plan.stages
-    clocks[col.T_NOW] = seen(st, before)
+        send(own, limits, kv, st, place)
+    hooks.put_down(st, place)
+    pipe.ring[P_FIRST] = place = (place + 1) % stages
+    clocks[col.T_NOW] = hooks.seen(st, before, pipe.free[0])
     if pipe.sizes[place, 0] == 1:
         clocks[col.T_NOW] = max(pipe.ends[place], clocks[col.T_NOW])
-        take_up(st, place)
-        exact.take_results(st, kv, clocks[col.T_NOW], clocks[col.T_NOW])
-        put_down(st, place)
+        hooks.take_up(st, place)
+        hooks.take_results(st, kv, clocks[col.T_NOW], clocks[col.T_NOW])
+        hooks.put_down(st, place)
         pipe.sizes[place, 0] = 0
         pipe.ring[P_COUNT] -= 1
-    elif pipe.ring[P_COUNT] == 0 and step.tries == plan.stages:
-        exact.fall_idle(st)
+    elif pipe.ring[P_COUNT] == 0 and step.tries == stages:
+        hooks.on_idle(st)
     clocks[col.T_KNOWN] = clocks[col.T_NOW]
     clocks[col.T_BUSY] += clocks[col.T_NOW] - now
-    return STUCK if step.tries > 2 * plan.stages + 2 and pipe.ring[P_COUNT] == 0 else AGAIN
+    return STUCK if step.tries > 2 * stages + 2 and pipe.ring[P_COUNT] == 0 else AGAIN
 
 
-@compiled_part
-def rest_all(plan: Plan, kv: KvRules, st: State) -> None:
+@compiled_code
+def rest_all(own: StagedBatches, st: State, kv: KvRules) -> None:
     """`exact.rest` of every batch."""
-    for place in range(plan.stages):
-        take_up(st, place)
-        exact.plan_next(plan, kv, st)
-        put_down(st, place)
-    st.exact.step[0].tries = 0
-    exact.fall_idle(st)
+    for place in range(st.costs.stages.size):
+        hooks.take_up(st, place)
+        exact.plan_next(own.exact, kv, st)
+        hooks.put_down(st, place)
+    own.exact.step[0].tries = 0
+    hooks.on_idle(st)
 
 
-@compiled_part
-def not_yet(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
+@compiled_code
+def not_yet(own: StagedBatches, st: State, limits: Limits, kv: KvRules) -> int:
     """Results are waited for with a step."""
     return GO
 
 
-flies = compiled_given("st.pipe", otherwise=exact.flies)(pipeline.flies)
-prepare = compiled_given("st.pipe", otherwise=exact.prepare)(
-    compiled_given("st.exact", otherwise=pipeline.prepare)(not_yet)
-)
-take_step = compiled_given("st.pipe", otherwise=exact.take_step)(
-    compiled_given("st.exact", otherwise=pipeline.take_step)(take_turn)
-)
-rest = compiled_given("st.pipe", otherwise=exact.rest)(compiled_given("st.exact", otherwise=exact.rest)(rest_all))
+@compiled_code
+def is_planned(own: StagedBatches, st: State) -> bool:
+    """`exact.is_planned`."""
+    return bool(own.exact.step[0].planned == 1)
+
+
+@compiled_code
+def flies(own: StagedBatches, st: State) -> bool:
+    """Whether any batch is in flight."""
+    return bool(own.pipe.ring[P_COUNT] > 0)
+
+
+@compiled_code
+def may_look(own: StagedBatches, st: State, limits: Limits, until: float) -> bool:
+    """`exact.may_look`."""
+    return bool(st.clocks[col.T_KNOWN] < until)
+
+
+@compiled_code
+def let_in(own: StagedBatches, st: State, limits: Limits, kv: KvRules) -> float:
+    """`exact.let_in`."""
+    return float(exact.look(own.exact, st, limits))
+
+
+HOOKS = {
+    "is_planned": is_planned, "flies": flies, "may_look": may_look, "let_in": let_in, "rest": rest_all,
+    "prepare": not_yet, "take_step": take_turn,
+}  # fmt: skip

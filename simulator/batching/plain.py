@@ -11,41 +11,46 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ..parts.classes.queue import count_served, measure_lanes, same_head
-from ..parts.drafts.verify import log_draft, record_together, run_steps, tokens_come
-from ..parts.expert_cache.shelf import F_LINK_S
-from ..parts.kv_tiers.hooks import held_until, move_back, tell_time, until_full
-from ..parts.kv_tiers.loads import land, next_landing
-from ..step.books import Books, spent
-from ..step.lowering import Plan
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from ..step.timed import joules_of
+from . import hooks
 from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
 from .planning import hold_back, plan_rank
-from .plans import record_plan, records
 from .policies import Limits
 from .state import State
 from .status import AGAIN, REACHED, STUCK
-from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
-from .waiting_on import while_waits
-
-
-@compiled_given("books.shelf", otherwise=lambda st, books, start: None)
-def give_way(st: State, books: Books, start: float) -> None:
-    """Experts that a step has fetched go first on the host's link: the step stood still for them."""
-    experts_s = 0.0
-    for x in range(books.shelf.totals.shape[0]):
-        experts_s += books.shelf.totals[x, F_LINK_S]
-    move_back(st, experts_s, start)
+from .stretch import count_steps, last_start, record_gap, run_stretch, same_plan, stamp, stretch_limit
 
 
 @compiled_inside
-def note_end(st: State, books: Books, start: float) -> None:
-    """A step that began at a time has ended: transfers start now, and what it fetched has gone first."""
-    tell_time(st)
-    give_way(st, books, start)
+def end_step(st: State, start: float) -> None:
+    """A step that began at a time has ended: experts that it fetched have gone first on the host's link."""
+    if st.hooks.after_step.size > 0:
+        hooks.after_step(st, hooks.host_link_s(st), start)
+
+
+@compiled_inside
+def run_steps(
+    limits: Limits, st: State, most: int, cut: float, decodes: float, chunks: int
+) -> tuple[float, float, int]:
+    """`run_stretch`, or what a part runs."""
+    if st.hooks.run_steps.size > 0:
+        return hooks.run_steps(st, limits, most, cut, decodes, chunks)  # type: ignore[no-any-return]
+    return run_stretch(limits, st, most, cut, decodes, chunks)
+
+
+@compiled_inside
+def tokens_come(st: State, i: int, q: int, steps: int) -> int:
+    """Let a sequence have computed its `q` tokens in each of so many steps; how many tokens come: one a step."""
+    if st.hooks.tokens_come.size > 0:
+        return int(hooks.tokens_come(st, i, q, steps))
+    request = st.ints[i]
+    left = request[col.I_TARGET] - request[col.I_CACHED]
+    request[col.I_CACHED] += q if left > 0 else steps
+    return 0 if q < left else 1 if left > 0 else steps
 
 
 @compiled_part
@@ -67,7 +72,7 @@ def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: fl
             continue  # not scheduled, or a prompt that goes on
         if request[col.I_CACHED] > request[col.I_ROOM]:
             hold(st, kv, r, i, request[col.I_CACHED])
-        count_served(st, r, i, count)
+        hooks.on_tokens(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[col.I_GENERATED] < request[col.I_OUTPUT]:
@@ -79,10 +84,10 @@ def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: fl
         complete(st, i)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
-    record_together(st, together)
+    hooks.on_together(st, together)
     st.clocks[col.T_KV_PEAK] = max(st.clocks[col.T_KV_PEAK], kv.capacity - st.free[r])
     rank[col.R_RUNNING] = kept
-    measure_lanes(st, r)
+    hooks.on_finished(st, r)
     if not ahead:
         drop_late(st, kv, r)
 
@@ -96,9 +101,9 @@ class Planned(NamedTuple):
 
 
 @compiled_part
-def write_log(plan: Plan, st: State, books: Books, start: float, end: float, steps: int, planned: Planned) -> None:
+def write_log(st: State, start: float, end: float, steps: int, planned: Planned) -> None:
     """Append a stretch to the log."""
-    busy = books.busy
+    busy = st.costs.busy
     row = st.log[st.counters[col.C_LOG]]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
     row[col.L_DECODES], row[col.L_PREFILL], row[col.L_PROMPTS] = (
@@ -107,7 +112,7 @@ def write_log(plan: Plan, st: State, books: Books, start: float, end: float, ste
         st.counters[col.C_CHUNKS],
     )
     row[col.L_RUNNING], row[col.L_WAITING], row[col.L_KV] = 0.0, 0.0, planned.used
-    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], spent(plan, books.tally)
+    row[col.L_EMITTED], row[col.L_JOULES] = st.counters[col.C_EMITTED], joules_of(st.costs)
     for r in range(st.ranks.shape[0]):
         row[col.L_RUNNING] += st.ranks[r, col.R_RUNNING]
         row[col.L_WAITING] += st.ranks[r, col.R_WAITING]
@@ -118,14 +123,14 @@ def write_log(plan: Plan, st: State, books: Books, start: float, end: float, ste
 
 
 @compiled_part
-def plan_ranks(plan: Plan, limits: Limits, kv: KvRules, st: State, known: float, closed: bool) -> tuple[Planned, int]:
+def plan_ranks(limits: Limits, kv: KvRules, st: State, known: float, closed: bool) -> tuple[Planned, int]:
     """Plan the next step of every rank by what is known at a time; what it is, and how many sequences were preempted."""
     prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
     st.counters[col.C_CHUNKS] = 0
     for r in range(st.ranks.shape[0]):
-        land(st, kv, r)
-        preemptions += plan_rank(st, limits, kv, plan.windows, r, known, closed)
-        record_plan(st, r, known)
+        hooks.before_plan(st, kv, r)
+        preemptions += plan_rank(st, limits, kv, st.costs.windows, r, known, closed)
+        hooks.on_plan(st, r, known)
         prompts += st.moments[r, PREFILL_TOKENS]
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
@@ -144,23 +149,16 @@ def planned_tokens(st: State) -> float:
 
 
 @compiled_part
-def alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
-    """`most_alike` without drafts: until the plan may be another."""
-    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
-    k = min(min(k, same_head(st, limits)), until_full(st, kv))
-    return int(min(k, while_waits(st, limits)))
-
-
-@compiled_given("st.spec", otherwise=alike)
 def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
-    """How many steps one plan serves; what a verification brings is drawn."""
-    return 1
+    """How many steps one plan serves: until the plan may be another."""
+    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
+    return int(min(k, hooks.alike(st, limits, kv)))
 
 
 @compiled_part
 def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
     """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
-    clocks, soonest = st.clocks, next_landing(st)
+    clocks, soonest = st.clocks, hooks.next_event(st)
     if changed or clocks[col.T_KNOWN] < start:
         clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
         return AGAIN
@@ -174,19 +172,19 @@ def wait_for(st: State, changed: bool, start: float, arrival: float, until: floa
 
 
 @compiled_part
-def drop_all_late(plan: Plan, kv: KvRules, st: State) -> None:
+def drop_all_late(kv: KvRules, st: State) -> None:
     """Give back what sequences held that had finished unknown to the plan just made, on all ranks."""
     for r in range(st.ranks.shape[0]):
         drop_late(st, kv, r)
 
 
 @compiled_part
-def may_look(plan: Plan, limits: Limits, st: State, until: float) -> bool:
+def may_look(limits: Limits, st: State, until: float) -> bool:
     """Set the time up to which the next plan knows what has come; False if not all has been submitted that it would find."""
     clocks = st.clocks
-    if not limits.ahead or plan.stages > 1:
+    if not limits.ahead or st.costs.stages.size > 1:
         clocks[col.T_KNOWN] = clocks[col.T_NOW]
-    tell_time(st)
+    hooks.on_time(st)
     return bool(limits.poll_steps <= 1 or clocks[col.T_NOW] < until)
 
 
@@ -202,29 +200,30 @@ def let_in(limits: Limits, kv: KvRules, st: State) -> float:
 
 
 @compiled_part
-def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
+def take_step(limits: Limits, kv: KvRules, st: State, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
     counters, clocks, ranks = st.counters, st.clocks, st.ranks
     start = clocks[col.T_NOW]
     closed, late = hold_back(st, limits, kv), int64(0)
-    planned, preemptions = plan_ranks(plan, limits, kv, st, clocks[col.T_KNOWN], closed)
+    planned, preemptions = plan_ranks(limits, kv, st, clocks[col.T_KNOWN], closed)
     for r in range(ranks.shape[0]):
         late += ranks[r, col.R_LATE]
         drop_late(st, kv, r)
     if planned_tokens(st) == 0.0:
         return wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
     chunks, k = counters[col.C_CHUNKS], int64(1)
-    if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
+    if chunks == 0 and preemptions == 0 and late == 0:
         k = most_alike(st, limits, kv, closed)
-    clocks[col.T_NOW] = start = held_until(st, start)
+    clocks[col.T_NOW] = start = max(hooks.begins(st, start), start)
     cut = last_start(st, limits, arrival, until)
-    first_end, now, done = run_steps(plan, limits, st, books, k, cut, planned.decodes, chunks)
+    first_end, now, done = run_steps(limits, st, k, cut, planned.decodes, chunks)
     clocks[col.T_NOW] = now
     clocks[col.T_BUSY] += now - start
     counters[col.C_STRETCH] = done
-    note_end(st, books, start)
-    write_log(plan, st, books, start, now, done, planned)
-    log_draft(st)
+    hooks.on_time(st)
+    end_step(st, start)
+    write_log(st, start, now, done, planned)
+    hooks.on_log(st)
     counters[col.C_PROMPT] += int(planned.prompts)
     count_steps(st, limits, done, chunks)
     for r in range(ranks.shape[0]):

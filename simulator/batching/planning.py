@@ -8,19 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import TOKENS
-from ...workloads.jit import compiled_given, compiled_part, int64
-from ..parts.classes.lanes import M_UNDONE
-from ..parts.drafts.hooks import count_ended, next_tokens, plan_ended, reach, verifies
-from ..parts.kv_tiers.hooks import leave, next_to_admit, use_cached
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from . import hooks
 from . import state as col
 from .counting import clear_sums, count_decodes, count_planned, most_of_one, unbounded
-from .holding import hold, kv_bytes, note_planned
+from .holding import hold, kv_bytes, note_planned, use_prefix
 from .kv import KvRules
-from .plans import record_tokens
 from .policies import Limits
 from .preempting import make_room, pass_over
+from .queues import leave_queue
 from .state import I8, State
-from .waiting_on import waits_on
 
 
 @compiled_part
@@ -30,11 +27,54 @@ def brings_cache(st: State, i: int) -> bool:
 
 
 @compiled_part
+def next_tokens(st: State, i: int) -> int:
+    """Tokens of a running sequence that are known and not computed; with some in flight, those that are sure to come count.
+
+    None while its next input is in flight and is waited for (`I_FLIGHT` 0), nor when those in
+    flight are sure to be its last: the scheduler goes by the tokens it has.
+    """
+    if st.hooks.want.size > 0:
+        return int(hooks.want(st, i))
+    request = st.ints[i]
+    flight = request[col.I_FLIGHT]
+    if flight > 0:
+        over = request[col.I_CACHED] + 2 - flight >= request[col.I_INPUT] + request[col.I_OUTPUT]
+        if over:
+            return 0
+    return int(request[col.I_INPUT] + request[col.I_GENERATED] + flight - request[col.I_CACHED])
+
+
+@compiled_inside
+def reach(st: State, limits: Limits, i: int) -> int:
+    """Slots that a sequence needs before its new tokens."""
+    if st.hooks.reach.size > 0:
+        return int(hooks.reach(st, limits, i))
+    return int(st.ints[i, col.I_CACHED])
+
+
+@compiled_inside
+def choose(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """The request that is admitted next; -1 where there is none."""
+    if st.hooks.choose.size > 0:
+        return int(hooks.choose(st, limits, kv, r))
+    hooks.find_head(st, r)
+    return int(st.ranks[r, col.R_HEAD])
+
+
+@compiled_inside
+def look_up(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+    """Give a request the blocks that are cached of it, if the rest of `whole` tokens fits; False if not."""
+    if st.hooks.lookup.size > 0:
+        return bool(hooks.lookup(st, kv, r, i, whole))
+    return bool(use_prefix(st, kv, r, i, whole))
+
+
+@compiled_part
 def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, most: int, prompts: int) -> int:
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
     want = request[col.I_TARGET]
-    if verifies(st, i):
+    if hooks.in_flight(st, i):
         return 0
     if brings_cache(st, i):
         want = int64(1)
@@ -47,7 +87,7 @@ def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, m
     if want > budget and prompts > 0:
         return 0
     if kv.cached:
-        if not use_cached(st, kv, r, i, whole):
+        if not look_up(st, kv, r, i, whole):
             return 0
         want = min(request[col.I_TARGET] - request[col.I_CACHED], want)
     if 0 < most < want:
@@ -58,7 +98,10 @@ def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, m
         whole = request[col.I_CACHED] + want
     if not hold(st, kv, r, i, whole):
         return 0
-    leave(st, r, i)
+    if st.hooks.leave.size > 0:
+        hooks.leave(st, r, i)
+    else:
+        leave_queue(st, r, i)
     st.running[r, rank[col.R_RUNNING]] = i
     rank[col.R_RUNNING] += 1
     return int(want)
@@ -71,7 +114,7 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
     request = st.ints[i]
     if kv.cached and want > 0:
         note_planned(st, kv, r, i, want)
-    record_tokens(st, i, want)
+    hooks.on_tokens_planned(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, col.R_LEFT] = min(st.ranks[r, col.R_LEFT], request[col.I_OUTPUT] - request[col.I_GENERATED])
     count_planned(st, windows, r, i, want)
@@ -127,19 +170,6 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
     return False
 
 
-@compiled_given("st.lanes", otherwise=lambda st, windows, r, chunks: None)
-def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
-    """Sum the planned batch of a rank anew, where tokens were taken back; `chunks` were others'."""
-    if st.lanes.marks[M_UNDONE] == 0:
-        return
-    st.lanes.marks[M_UNDONE] = 0
-    clear_sums(st, r)
-    st.counters[col.C_CHUNKS] = chunks
-    for j in range(st.ranks[r, col.R_RUNNING]):
-        count_planned(st, windows, r, st.running[r, j], st.fresh[r, j])
-    count_ended(st, windows, r)
-
-
 @compiled_part
 def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
     """Plan a rank's leading sequences that decode, as far as they have room; how many, and tokens.
@@ -160,7 +190,7 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
                 break
             if kv.cached:
                 note_planned(st, kv, r, i, want)
-            record_tokens(st, i, want)
+            hooks.on_tokens_planned(st, i, want)
             tokens += 1
             context += cached + 1
         st.fresh[r, j] = want
@@ -171,12 +201,6 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
     return int(j), int(tokens)
 
 
-@compiled_given("st.spec", otherwise=plan_decodes)
-def plan_leading(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
-    """`plan_decodes`; decodes with drafts are planned one by one."""
-    return int64(0), int64(0)
-
-
 @compiled_part
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool, alone: bool
@@ -185,24 +209,25 @@ def plan_pass(
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
     ahead, chunks, most = int64(0), st.counters[col.C_CHUNKS], most_of_one(st, limits, r)
-    if not alone:
-        j, want = plan_leading(st, kv, windows, r, budget)
+    if not alone and st.hooks.want.size == 0:
+        j, want = plan_decodes(st, kv, windows, r, budget)
         budget -= want
     while True:
-        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget)
-        preemptions += lost
+        if st.hooks.plan_ended.size > 0:
+            j, g, budget, lost = hooks.plan_ended(st, limits, kv, r, j, g, budget)
+            preemptions += lost
         if budget <= 0 and j >= rank[col.R_RUNNING]:
             break
         if j >= rank[col.R_RUNNING]:  # all that ran is planned: admit those that wait
             if preemptions > 0 or j + rank[col.R_LATE] >= limits.max_sequences:
                 break
-            i = next_to_admit(st, limits, kv, r)
+            i = choose(st, limits, kv, r)
             if i < 0:
                 break
             prompt_may = not closed and alone == limits.prompts_alone
             if not (not alone if brings_cache(st, i) else prompt_may):
                 break
-            if waits_on(st, limits, r, i, now):
+            if hooks.waits_on(st, limits, r, i, now):
                 break
             want = admit(st, limits, kv, r, i, budget, most, prompts)
             if want == 0:
@@ -220,15 +245,16 @@ def plan_pass(
             prompts += alone and want > 0
             need = reach(st, limits, i) + want
             if need > request[col.I_ROOM] and want > 0:
-                fits, j, g, budget, lost, ahead = make_room(st, kv, r, j, g, False, budget, need)
+                fits, j, g, back, lost, ahead = make_room(st, kv, r, j, g, False, need)
                 preemptions += lost
+                budget += back
                 if not fits:
                     break
         set_tokens(st, kv, windows, r, j, want)
         budget -= min(want, budget)
         j, g = pass_over(st, r, j + 1, g, ahead)
         ahead = int64(0)
-    count_again(st, windows, r, chunks)
+    hooks.on_rank(st, r, chunks)
     return preemptions
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_given, compiled_part
+from ...workloads.jit import compiled_code, compiled_part
+from .kv import KvRules
 from .plan_log import E_CACHED, E_REQUEST, E_TOKENS, N_ENTRIES, N_PLANS, P_END, P_FREE, P_TIME, PREEMPTED, Plans
+from .policies import Limits
 from .state import I_CACHED, State
 
 
@@ -23,41 +25,41 @@ def write_plan(plans: Plans, free: float, now: float) -> None:
     plans.counts[N_PLANS] += 1
 
 
-@compiled_given("st.plans", otherwise=lambda st: False)
-def records(st: State) -> bool:
-    """Whether plans are recorded, one by one."""
-    return True
+@compiled_code
+def one_by_one(plans: Plans, st: State, limits: Limits, kv: KvRules) -> int:
+    """Steps of one plan: plans are recorded one by one."""
+    return 1
 
 
-@compiled_given("st.plans", otherwise=lambda st, i, tokens: None)
-def record_tokens(st: State, i: int, tokens: int) -> None:
+@compiled_code
+def record_tokens(plans: Plans, st: State, i: int, tokens: int) -> None:
     """Note the new tokens of a request in the plan being made."""
     if tokens > 0:
-        write_entry(st.plans, i, tokens, st.ints[i, I_CACHED])
+        write_entry(plans, i, tokens, st.ints[i, I_CACHED])
 
 
-@compiled_given("st.plans", otherwise=lambda st, i: None)
-def record_preempted(st: State, i: int) -> None:
+@compiled_code
+def record_preempted(plans: Plans, st: State, i: int) -> None:
     """Note that the plan being made preempts a request."""
-    write_entry(st.plans, i, PREEMPTED, 0)
+    write_entry(plans, i, PREEMPTED, 0)
 
 
-@compiled_part
-def undo_entry(plans: Plans, i: int) -> None:
-    """Let the latest entry of a request be of no tokens."""
+@compiled_code
+def record_undone(plans: Plans, st: State, i: int) -> None:
+    """Let the latest entry of a request in the plan being made be of no tokens."""
     at = plans.counts[N_ENTRIES] - 1
     while plans.entries[at, E_REQUEST] != i:
         at -= 1
     plans.entries[at, E_TOKENS] = 0
 
 
-@compiled_given("st.plans", otherwise=lambda st, i: None)
-def record_undone(st: State, i: int) -> None:
-    """Note that the plan being made has no tokens for a request after all."""
-    undo_entry(st.plans, i)
-
-
-@compiled_given("st.plans", otherwise=lambda st, r, now: None)
-def record_plan(st: State, r: int, now: float) -> None:
+@compiled_code
+def record_plan(plans: Plans, st: State, r: int, now: float) -> None:
     """Note that a plan is made."""
-    write_plan(st.plans, st.free[r], now)
+    write_plan(plans, st.free[r], now)
+
+
+HOOKS = {
+    "alike": one_by_one, "on_tokens_planned": record_tokens, "on_preempted": record_preempted,
+    "on_undone": record_undone, "on_plan": record_plan,
+}  # fmt: skip

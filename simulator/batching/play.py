@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_given, compiled_part
-from ..parts.classes.lanes import M_REFUSED
 from ..parts.two_pools.crossing import arrive, goes_on, next_cache
 from . import state as col
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
@@ -300,7 +299,7 @@ def all_done(p: Play, how: How) -> bool:
         completed = at.refused
         for n in range(p.own.size):
             face = face_of(p.fleet, n)
-            completed += p.own[n].earlier + face.counters[col.C_COMPLETED] + face.marks[M_REFUSED]
+            completed += p.own[n].earlier + face.counters[col.C_COMPLETED] + face.counters[col.C_REFUSED]
     return bool(completed == at.last)
 
 

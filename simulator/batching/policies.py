@@ -7,7 +7,7 @@ engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
@@ -48,8 +48,6 @@ class Limits(NamedTuple):
     pace: Pace
     ordered: bool
     spare: int = 0
-    waits: Any = None  # of a part from outside, see `outside`; None without
-    own: Any = None  # its options
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +187,7 @@ class Policy:
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.lone, self.waiting_load,
             self.prompts_alone, self.poll_steps, self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
-            self.pace(ops, stages), bool(self.order), 0,
-            *((None, None) if self.part is None else (self.part.compiled, self.part.own)),
+            self.pace(ops, stages), bool(self.order),
         )  # fmt: skip
 
 

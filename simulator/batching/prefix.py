@@ -9,7 +9,7 @@ be found, the one that got it first before the others (vLLM's BlockHashToBlockMa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,6 @@ class Pool(NamedTuple):
     slots: I8  # [R, B] stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
     piece: int  # tokens behind each of them
-    tiers: Any = None  # `tier_state.TierState`: what keeps contents that are lost here
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
@@ -86,8 +85,6 @@ def widened(pool: Pool, width: int, free: I8) -> Pool:
     for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
         used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
         held[r, used, :have] = pool.held[r, used]
-    if pool.tiers is not None:
-        pool = pool._replace(tiers=pool.tiers._replace(levels=np.zeros(width, dtype=np.int64)))
     return pool._replace(held=held)
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
+from ..step.timed import Costs, costs_of
 from .pages import new_rows, runs
-from .plan_log import Plans
 from .prefix import Pool, new_pool
 
 F8 = npt.NDArray[np.float64]
@@ -44,12 +44,13 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_STRETCH, C_LOW) = range(15)  # fmt: skip
-NUM_COUNTERS = 15
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_STRETCH, C_LOW, C_REFUSED) = range(16)  # fmt: skip
+NUM_COUNTERS = 16
 """Requests submitted, arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
-waiting prompts wait; row up to which they have arrived; steps of the latest stretch; rows below which nothing is looked at any more."""
+waiting prompts wait; row up to which they have arrived; steps of the latest stretch; rows below which nothing is looked at any more;
+requests turned away."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -98,12 +99,9 @@ class State(NamedTuple):
     clocks: F8  # [NUM_CLOCKS]
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
-    pool: Pool | Any  # None without prefix caching
-    plans: Plans | Any = None  # None where plans are not recorded
-    lanes: Any = None  # of `parts.classes.lanes`; None where requests wait in one queue
-    spec: Any = None  # of `parts.drafts.state`; None without drafts
-    pipe: Any = None  # of `parts.pipeline`; None with one stage
-    exact: Any = None  # of `exact_state`; None without a scheduler of the engine's own
+    pool: Pool  # of no blocks without prefix caching
+    costs: Costs = costs_of(None)
+    hooks: Any = None  # of `hooks.Hooks`, which an engine sets
 
 
 def new_state(
@@ -126,7 +124,7 @@ def new_state(
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
-        pool=new_pool(ranks, 0, sequences) if blocks else None,
+        pool=new_pool(ranks, 0, sequences if blocks else 1),
     )
 
 

@@ -9,19 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
-from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ..parts.kv_tiers.loads import next_landing
-from ..step.books import Books
-from ..step.drawing import StepBatch
-from ..step.lowering import Plan
-from ..step.timed import step_seconds
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from ..step.timed import cost_step
+from . import hooks
 from . import state as col
 from .holding import kv_bytes
 from .host import paced
 from .kv import KvRules
 from .policies import Limits
 from .state import F8, I8, State
-from .uneven import set_uneven
 
 LOG_RATIO = np.log(col.HIST_RATIO)
 
@@ -134,22 +130,18 @@ def same_plan(st: State, limits: Limits, closed: bool) -> int:
 
 
 @compiled_part
-def last_alone(st: State, limits: Limits, arrival: float, until: float) -> float:
-    """`last_start` without tiers.
+def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
+    """When a stretch's last step must have started: before what may change the batch.
 
     A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
     """
+    if st.hooks.next_event.size > 0:
+        return min(min(arrival, until), hooks.next_event(st))
     by_load = st.ranks.shape[0] > 1
     if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, col.R_WAITING] == 0):
         return min(arrival, until)
     return until
-
-
-@compiled_given("st.pool.tiers", otherwise=last_alone)
-def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
-    """When a stretch's last step must have started: before what may change the batch."""
-    return min(min(arrival, until), next_landing(st))
 
 
 @compiled_part
@@ -167,7 +159,7 @@ def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
 
 @compiled_part
 def run_stretch(
-    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float, chunks: int
+    limits: Limits, st: State, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """Run up to `most` steps of one plan: the first, and those that start before `cut`.
 
@@ -178,11 +170,11 @@ def run_stretch(
     while done < most and (done == 0 or (clocks[col.T_KNOWN] if limits.ahead else now) < cut):
         for r in range(st.ranks.shape[0]):
             if done > 0:
-                lengthen(st, plan.windows, r, done)
-            set_uneven(plan, limits, st, books, r, done)
+                lengthen(st, st.costs.windows, r, done)
+            hooks.on_sums(st, limits, r, done)
         before = clocks[col.T_KNOWN] = now
-        batch = StepBatch(counters[col.C_STEPS], int(decodes), st.chunks, chunks)
-        seconds = step_seconds(plan, st.moments, batch, done == 0, limits.captured, books)
+        step, fresh = counters[col.C_STEPS], done == 0
+        seconds = cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, fresh, limits.captured)
         now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
         counters[col.C_STEPS] += 1
         if done == 0:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...workloads.batch import DECODES, PREFILLS
-from ...workloads.jit import compiled_given, compiled_part, int64
+from ...workloads.jit import compiled_code, compiled_part, int64
 from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
-from ..step.lowering import Plan
+from ..step.timed import Lowered
 from ..step.unequal import uneven_seconds
 from .counting import is_chunk
 from .policies import Limits
@@ -15,13 +15,14 @@ RENEWED, FEWER = 64, 8
 """See `set_uneven`."""
 
 
-@compiled_given("plan.uneven", otherwise=lambda plan, limits, st, books, r, done: None)
-def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+@compiled_code
+def set_uneven(model: Lowered, st: State, limits: Limits, r: int, done: int) -> None:
     """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
 
     Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
     decodes has come or gone.
     """
+    plan, books = model.plan, model.books
     m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
     at = m.size - 1  # behind the sums of the batch
     m[at] = 0.0
@@ -52,3 +53,6 @@ def gather(st: State, books: Books, r: int, done: int) -> tuple[int, int]:
             books.contexts[count] = request[I_CACHED] + done + 1
             count += 1
     return count, chunks
+
+
+HOOKS = {"on_sums": set_uneven}

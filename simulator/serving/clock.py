@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ...workloads.jit import plainly
-from ...workloads.jit_held import address_of, code_of, kind_of
+from ...workloads.jit_held import address_of, code_of
 from ...workloads.requests import RequestBlock
 from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, Columns, How, Play, Waits, take_in
 from ..batching.heap import new_heap, push
 from ..batching.kv import rank_rules
-from ..batching.level import Face, new_fleet, write_down
-from ..batching.loop import WRITE_DOWN, EngineArrays, run
+from ..batching.level import Face, new_fleet
+from ..batching.loop import EngineArrays, run
 from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
@@ -205,29 +205,23 @@ class Clock:
             if engine.loop is loop:
                 continue
             loop = engine.loop
-            run(loop, -np.inf, WRITE_DOWN)
             fleet.loops[n] = address_of(loop)
             fleet.runs[n], fleet.takes[n] = self._codes_of(loop)
             if face is None or engine.state.ints is not face.ints:
                 face = nodes[n].face
-                write_down(face)
                 fleet.faces[n] = address_of(face)
             self._kept[n] = loop, face
         self.stale.clear()
 
     def _codes_of(self, loop: EngineArrays) -> tuple[int, int]:
         """Where the code that runs engines of one kind is, and what gives them requests."""
-        kind = kind_of(loop)
-        if kind not in self._codes:
-            rows = self.play.rows, 0, 0.0, 0, 0
-            takes = code_of(take_in, loop, *rows) if self.how.more else 0
-            self._codes[kind] = code_of(run, loop, 0.0, 0), takes
-        return self._codes[kind]
+        rows = self.play.rows, 0, 0.0, 0, 0
+        return code_of(run, loop, 0.0, 0), code_of(take_in, loop, *rows) if self.how.more else 0
 
     def _tell_hashes(self, engine: Engine) -> None:
         """Let an engine find the hashes of all requests."""
         pool = engine.state.pool
-        if pool is not None and len(self._hashes) and pool.hashes is not self._hashes:
+        if engine.named and len(self._hashes) and pool.hashes is not self._hashes:
             pool = pool._replace(hashes=self._hashes, piece=self.table.hash_tokens)
             engine.state = engine.state._replace(pool=pool)
 
@@ -271,13 +265,10 @@ class Clock:
         engine = node.engine
         engine.stock()
         size, have = max(2 * len(engine.state.ints), FEWEST_ROWS), engine.submitted
-        state = roomier(engine.state, size)
-        if state.pool is not None and state.pool.tiers is not None:
-            tiers = roomier_rows(state.pool.tiers, have, size)
-            state = state._replace(pool=state.pool._replace(tiers=tiers))
-        if state.spec is not None:
-            state = state._replace(spec=roomier_drafts(state.spec, have, size))
-        engine.state = state
+        engine.state = roomier(engine.state, size)
+        for name, more in (("kv_tiers", roomier_rows), ("drafts", roomier_drafts)):
+            if name in engine.parts:
+                engine.put(name, more(engine.parts[name], have, size))
         self.stale.add(node.index)
 
     def _make_room(self) -> None:

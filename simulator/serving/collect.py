@@ -246,9 +246,9 @@ def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]
     for engine in engines:
         device = engine.deployment.system.device.name
         yield device, engine.slots, engine.plan, engine.books
-        spec, slots = engine.spec, engine.draft_slots
-        if spec is not None and slots is not None:
-            yield device, slots, spec.draft, spec.books
+        slots = engine.draft_slots
+        if engine.draft is not None and slots is not None:
+            yield device, slots, *engine.draft
         if (side := engine.expert_side) is not None:
             where = side.deployment.system.device.name
             yield where, side.slots, engine.plan.apart.plan, engine.books.aside.books

@@ -172,9 +172,7 @@ class Drain:
     def of(cls, nodes: Clock, table: RequestTable, spill: str | None) -> Drain | None:
         """None where engines keep more of requests than their rows, or others look at them."""
         engines = [node.engine for node in nodes.all]
-        more = [(e.state.exact, e.state.spec, e.below, e.lanes, e.state.pipe) for e in engines]
-        plain = not any(e.keep_plans for e in engines)
-        plain = plain and all(part is None for own in more for part in own)
+        plain = not any(e.parts for e in engines)
         return cls(nodes, table, spill, nodes.how.looks) if plain else None
 
     def step(self, known: int) -> bool:

@@ -329,9 +329,9 @@ class Driver:
         for node in nodes:
             node.engine.take_log(REACHED)
         for node in nodes:
-            state = node.engine.state
-            if state.lanes is not None:
-                places = state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
+            state, lanes = node.engine.state, node.engine.parts.get("classes")
+            if lanes is not None:
+                places = lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
                 self.table.refused += state.ints[places, I_ROW].tolist()
         return Served(
             [node.engine for node in nodes], self.table, clock.completed, self.warm_s,

@@ -7,33 +7,38 @@ completions, read its stamps. What engines share (arrivals, routers, links, faul
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field
-from typing import cast
+from typing import Any
 
 import numpy as np
 
 from ...workloads.requests import RequestBlock
 from ..batching import state as col
-from ..batching.exact_state import Exact
+from ..batching.exact_state import new_exact
+from ..batching.hooks import NONE, Brought, hooks_of
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import EngineArrays, run
 from ..batching.orders import Waiting, queue_keys
+from ..batching.own_stages import StagedBatches
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import new_pool, stocked, widened
+from ..batching.prefix import stocked, widened
 from ..batching.state import F8, I8, State, grown, new_state, outlasting
 from ..batching.status import LOG_FULL, REACHED, STUCK
 from ..deploy.deployment import Deployment
 from ..part import Combination
-from ..parts.classes.lanes import M_REFUSED, LaneBook, LaneRules
+from ..parts.classes.lanes import LaneBook, LaneRules
 from ..parts.drafts.run import acceptance_of, speculating_policy, start_speculation
 from ..parts.drafts.state import DraftState, with_requests
 from ..parts.experts_apart.run import Side
 from ..parts.kv_tiers.run import Below, Common
+from ..parts.kv_tiers.state import with_rows
 from ..parts.pipeline.batches import new_pipe
 from ..registry import check_parts, parts_of
 from ..step.books import Books, new_books
 from ..step.lowered import lowered
 from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
+from ..step.timed import Costs, Lowered, costs_of
+from .brought import brought_by
 from .combined import check_order
 from .contents import Contents, check_hashes
 from .course import Course
@@ -94,8 +99,14 @@ class Engine:
     contents: Contents = field(init=False)
     book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request
+    parts: dict[str, Any] = field(init=False, default_factory=dict)  # their states, by name
+    draft: Lowered | None = field(init=False, default=None)
     _spec: DraftState | None = field(init=False, default=None)  # before the first request
+    model: Lowered | None = field(init=False, default=None)
+    _costs: Costs | None = field(init=False, default=None)
+    _brought: list[Brought] = field(init=False, default_factory=list)
     _loop: EngineArrays | None = field(init=False, default=None)
+    _made_of: State | None = field(init=False, default=None)
 
     def __post_init__(self, twin: Engine | None) -> None:
         check_parts(parts_of(Combination(self.deployment, self.policy, self.cache)))
@@ -117,7 +128,7 @@ class Engine:
         self.course = Course(d.device.board, devices, self.among)
         self.expert_side = Side.of(d, self.plan, self.slots)
         if d.parts.get("drafts") is not None:
-            self.limits, self._spec, self.draft_slots = start_speculation(
+            self.limits, self._spec, self.draft_slots, self.draft = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
         if self.cache.tiers is not None:
@@ -126,9 +137,9 @@ class Engine:
         self._empty()
         if twin is not None:
             self.state = self.state._replace(hist=twin.state.hist)
-        if self.lanes is None and self.exact is None:
+        if self.lanes is None and self.scheduler is None:
             check_order(self.policy)
-        if self.exact is not None:
+        if self.scheduler is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 
     def _empty(self) -> None:
@@ -136,33 +147,37 @@ class Engine:
         stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
         moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
         blocks = self.kv.blocks if self.kv.cached else 0
-        exact = None
+        scheduler, overlap = None, False
         if rules is not None and blocks:  # which number pages themselves
-            exact, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
-            most = rules.most(most, stages)
-        self.state = new_state(ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1)._replace(
-            spec=self._spec, exact=exact, pipe=new_pipe(stages, ranks, most) if stages > 1 else None
-        )
-        if exact is not None:  # of what is told of content, hashes alone
-            ints = np.zeros((0, col.NUM_INTS), dtype=np.int64)
-            self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
+            scheduler, blocks = rules.start(ranks, most, blocks, self.kv.block, stages), 0
+            most, overlap = rules.most(most, stages), rules.overlap and stages == 1
+        rows = ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1
+        self.state = new_state(*rows)._replace(hooks=NONE)
+        self.parts = {} if self._spec is None else {"drafts": self._spec}
+        if stages > 1:
+            self.parts["pipeline"] = new_pipe(stages, ranks, most)
+        if scheduler is not None:  # of what is told of content, hashes alone
+            self.state = self.state._replace(ints=np.zeros((0, col.NUM_INTS), dtype=np.int64))
+            steps = new_exact(overlap)
+            self.parts |= {"scheduler": scheduler, "exact": steps}
+            if stages > 1:
+                self.parts["exact"] = StagedBatches(steps, self.parts.pop("pipeline"))
         if self.keep_plans:
-            plans = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
-            self.state = self.state._replace(plans=plans)
+            self.parts["plans"] = new_plans(col.LOG_ROWS * (stages + 2), col.LOG_ROWS * 2 * most)
         if self.below is not None:
-            self.state = self.below.under(self.state, self.kv.blocks, most)
+            self.state, self.parts["kv_tiers"] = self.below.under(self.state, self.kv.blocks, most)
         self.contents = Contents() if self.below is None else Contents(self.below.names)
         if self.lanes is not None:
             self.book = LaneBook(self.lanes)
-            self.state = self.state._replace(lanes=self.lanes.start(ranks))
+            self.parts["classes"] = self.lanes.start(ranks)
+        self._loop = None
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
         self.take_log(REACHED)  # of steps that were not run from here
-        old = self.state
-        self._spec = old.spec
+        old, self._spec = self.state, self.spec
         if self.below is not None:
-            self.below.lose(old, now)
+            self.below.lose(self.parts["kv_tiers"], now)
         self._empty()
         self.state = outlasting(old, self.state, now)
         if self.below is not None:
@@ -172,19 +187,35 @@ class Engine:
     @property
     def loop(self) -> EngineArrays:
         """What its steps run on, as compiled code finds it by its address."""
-        if self._loop is None or self._loop.state is not self.state:
-            self._loop = EngineArrays(self.plan, self.limits, self.kv, self.state, self.books)
+        if self._loop is None or self._made_of is not self.state:
+            if self._costs is None:
+                self.model = Lowered(self.plan, self.books)
+                self._costs = costs_of(self.model)
+            self._brought = brought_by(self)  # alive: known by their addresses
+            hooks = hooks_of(self._brought, self.state, self.limits, self.kv)
+            state = self.state._replace(costs=self._costs, hooks=hooks)
+            self._loop, self._made_of = EngineArrays(self.limits, self.kv, state), self.state
         return self._loop
 
+    def put(self, name: str, state: Any) -> None:
+        """Put another state of a part in the place of one."""
+        if state is not self.parts[name]:
+            self.parts[name], self._loop = state, None
+
     @property
-    def exact(self) -> Exact | None:
-        """What its own rules keep, where it has some."""
-        return cast("Exact | None", self.state.exact)
+    def scheduler(self) -> Any:
+        """What its own rules keep, where it has some; else None."""
+        return self.parts.get("scheduler")
+
+    @property
+    def named(self) -> bool:
+        """Whether requests have columns for what their blocks hold."""
+        return self.state.ints.shape[1] > col.NUM_PLAIN
 
     @property
     def spec(self) -> DraftState | None:
         """Its drafts, where it speculates."""
-        return cast("DraftState | None", self.state.spec)
+        return self.parts.get("drafts")
 
     @property
     def now(self) -> float:
@@ -208,7 +239,7 @@ class Engine:
     @property
     def refused(self) -> int:
         """Requests turned away since the latest failure."""
-        return 0 if self.state.lanes is None else int(self.state.lanes.marks[M_REFUSED])
+        return int(self.state.counters[col.C_REFUSED])
 
     def curve(self) -> tuple[F8, F8]:
         """Running totals over time, see `Course.curve`."""
@@ -235,7 +266,7 @@ class Engine:
             Prefix hashes that blocks of this size cut.
         """
         spare = self.limits.spare
-        if self.exact is not None and self.policy.rules is not None:
+        if self.scheduler is not None and self.policy.rules is not None:
             spare += self.policy.rules.spare(self.kv.block)
         check_fits(
             self.kv, block.input_tokens, block.output_tokens + spare, block.request_id, self.deployment.system.name
@@ -259,27 +290,29 @@ class Engine:
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
-        if self.exact is not None and self.policy.rules is not None:
+        if self.scheduler is not None and self.policy.rules is not None:
             self.width = max(self.width, -(-(tokens + self.limits.spare) // self.kv.block))
             self._widen_own()
-        elif self.state.pool is not None:
+        elif self.named:
             tokens += self.plan.stages - 1 + self.limits.spare
             self.width = max(self.width, -(-tokens // self.kv.block))
             if self.state.pool.blocks.shape[1] > 1:
                 self.stock()
 
     def _widen_own(self) -> None:
-        if self.exact is not None and self.policy.rules is not None:
-            self.state = self.state._replace(exact=self.policy.rules.widen(self.exact, self.width))
+        if self.scheduler is not None and self.policy.rules is not None:
+            self.put("scheduler", self.policy.rules.widen(self.scheduler, self.width))
 
     def stock(self) -> None:
         """Give a prefix cache its blocks, and its sequences room for theirs: an engine without requests has neither."""
-        if self.state.pool is None or self.exact is not None:
+        if not self.named or self.scheduler is not None:
             return
         pool = stocked(self.state.pool, self.kv.blocks)
         pool = widened(pool, self.width, self.state.ranks[:, col.R_SLOTS])
         if pool is not self.state.pool:
             self.state = self.state._replace(pool=pool)
+        if self.below is not None and len(self.parts["kv_tiers"].levels) < self.width:
+            self.put("kv_tiers", self.parts["kv_tiers"]._replace(levels=np.zeros(self.width, dtype=np.int64)))
 
     def add(self, block: RequestBlock) -> None:
         """Queue requests that have been checked and made room for."""
@@ -288,15 +321,13 @@ class Engine:
         have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
         self.state = grown(self.state, block.arrival_s, *lengths, keys)
         if self.book is not None:
-            self.state = self.book.place(block, self.state)
+            self.put("classes", self.book.place(block, self.parts["classes"], self.state))
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.parts.get("drafts"))
-            spec = with_requests(self.spec, have, block.request_id, rates)
-            if spec is not self.spec:
-                self.state = self.state._replace(spec=spec)
+            self.put("drafts", with_requests(self.spec, have, block.request_id, rates))
         if self.below is not None:
-            self.state = self.below.with_requests(self.state, have)
-        if self.state.pool is not None:
+            self.put("kv_tiers", with_rows(self.parts["kv_tiers"], have, self.submitted - have))
+        if self.named:
             self.state = self.contents.name(block, self.state, self.state.pool)
 
     def advance(self, until: float, goal: int = 0) -> float:
@@ -342,8 +373,8 @@ class Engine:
         """Take the stretches that have been logged by steps that stopped for a reason; the reason."""
         self.take_rows(self.state.log[: int(self.state.counters[col.C_LOG])])
         self.state.counters[col.C_LOG] = 0
-        if self.state.plans is not None:
-            taken(self.state.plans, self.plans, self.most_plans)
+        if self.keep_plans:
+            taken(self.parts["plans"], self.plans, self.most_plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)

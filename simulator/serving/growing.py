@@ -59,7 +59,7 @@ def twin_of(driver: Driver) -> Driver:
     for e in engines:
         shared += [e.deployment, e.policy, e.cache, e.plan, e.slots, e.limits, e.kv, e.course.board]
     memo.update((id(x), x) for x in shared)
-    memo.update((id(engine._loop), None) for engine in engines)
+    memo.update((id(own), None) for e in engines for own in (e._loop, e._costs, e.model))
     for e in engines:
         memo.update(_bare(e.state.pool))
     memo[id(clock._kept)] = {}
@@ -70,9 +70,9 @@ def twin_of(driver: Driver) -> Driver:
     return twin
 
 
-def _bare(pool: Pool | None) -> dict[int, Any]:
+def _bare(pool: Pool) -> dict[int, Any]:
     """Copies of a pool's arrays where none has had a content yet: the rest costs addresses, not memory."""
-    if pool is None or pool.tiers is not None or pool.blocks[:, -1, NAMED].any():
+    if pool.blocks[:, -1, NAMED].any():
         return {}
     blocks = np.zeros(pool.blocks.shape, dtype=np.int64)
     blocks[:, -1] = pool.blocks[:, -1]

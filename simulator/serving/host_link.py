@@ -23,8 +23,7 @@ class HostLink:
 
     def take(self, now: float, seconds: float) -> float:
         """Bring something that takes so long, behind what was asked for; when it is there by the link's clock."""
-        pool, experts_s = self.engine.state.pool, self.experts_s()
-        tiers = None if pool is None else pool.tiers
+        tiers, experts_s = self.engine.parts.get("kv_tiers"), self.experts_s()
         self.free = max(self.free, now - experts_s)
         if tiers is None or tiers.host < 0:
             self.free += seconds

@@ -76,12 +76,10 @@ class Node:
     @property
     def face(self) -> Face:
         """Its engine as compiled code sees it."""
-        st, lanes = self.engine.state, self.engine.state.lanes
-        marks = np.zeros(4, dtype=np.int64) if lanes is None else lanes.marks
-        tiers, aside = None if st.pool is None else st.pool.tiers, self.engine.books.aside
+        st, tiers, aside = self.engine.state, self.engine.parts.get("kv_tiers"), self.engine.books.aside
         links = np.zeros((1, 1, 2)) if tiers is None else tiers.free_s
         exchanged = np.zeros(NUM_STREAMS) if aside is None else aside.busy
-        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, marks, st.log, links, exchanged)
+        return Face(st.ints, st.floats, st.ranks, st.counters, st.clocks, st.log, links, exchanged)
 
     def wake(self) -> None:
         """Let it run if it has something to do."""
@@ -112,7 +110,7 @@ class Node:
 
     def spread_now(self) -> int:
         """Most that the virtual counters of two tenants in its queue have differed by."""
-        lanes = self.engine.state.lanes
+        lanes = self.engine.parts.get("classes")
         return self.spread if lanes is None else max(self.spread, int(lanes.marks[M_SPREAD]))
 
     @property

@@ -5,10 +5,17 @@ So are micro-batches that go to and fro between devices that attend and devices 
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_given, int64
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
+from ...workloads.jit_held import address_of, code_at, held, seconds_at, type_of_value
 from ..parts.experts_apart.ping_pong import ping_pong_seconds
 from ..parts.overlap.compiled import overlapped_seconds
-from .books import Books
+from .books import Books, spent
 from .compiled import serial_seconds
 from .drawing import StepBatch
 from .lowering import F8, Plan
@@ -27,3 +34,76 @@ def step_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, capture
         for j in range(modes.params.shape[2]):
             plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
     return _step_seconds(plan, moments, batch, fresh, captured, books)
+
+
+@held
+class Lowered(NamedTuple):
+    """What the steps of a deployment are costed by."""
+
+    plan: Plan
+    books: Books
+
+
+@held
+class Costs(NamedTuple):
+    """The cost model of steps as engines know it, whatever a deployment is lowered to."""
+
+    seconds: int  # address of the code of `lowered_seconds`
+    spent: int  # of `lowered_spent`
+    model: int  # of the `Lowered`; 0: none
+    windows: npt.NDArray[np.int64]  # of attention
+    stages: F8  # [pp] seconds of the latest step on each pipeline stage
+    busy: F8  # `Books.busy`
+
+
+@compiled_code
+def lowered_seconds(
+    model: Lowered,
+    moments: F8,
+    step: int,
+    decodes: int,
+    chunks: npt.NDArray[np.int64],
+    count: int,
+    fresh: bool,
+    captured: int,
+) -> float:
+    """`step_seconds` by its address."""
+    return step_seconds(model.plan, moments, StepBatch(step, decodes, chunks, count), fresh, captured, model.books)
+
+
+@compiled_code
+def lowered_spent(model: Lowered) -> float:
+    """Energy of all work so far at the nominal clock [J], by its address."""
+    return spent(model.plan, model.books.tally)
+
+
+@compiled_part
+def cost_step(
+    costs: Costs,
+    moments: F8,
+    step: int,
+    decodes: int,
+    chunks: npt.NDArray[np.int64],
+    count: int,
+    fresh: bool,
+    captured: int,
+) -> float:
+    """Seconds of a step of some sums on every rank, see `compiled.serial_seconds`."""
+    return float(seconds_at(costs.seconds, costs.model, (moments, step, decodes, chunks, count, fresh, captured)))
+
+
+@compiled_part
+def joules_of(costs: Costs) -> float:
+    """Energy of all work so far at the nominal clock [J]."""
+    return float(seconds_at(costs.spent, costs.model, ()))
+
+
+def costs_of(model: Lowered | None) -> Costs:
+    """The cost model of what a deployment is lowered to, which must outlive it."""
+    if model is None:
+        return Costs(0, 0, 0, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((2, 0)))
+    matrix, i = type_of_value(np.zeros((1, 1))), types.int64
+    kind, rows = type_of_value(model), type_of_value(np.zeros((1, 1), dtype=np.int64))
+    seconds = code_at(lowered_seconds, (kind, matrix, i, i, rows, i, types.boolean, i), types.float64)
+    spent_code = code_at(lowered_spent, (kind,), types.float64)
+    return Costs(seconds, spent_code, address_of(model), model.plan.windows, model.books.stages, model.books.busy)

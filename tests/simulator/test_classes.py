@@ -160,7 +160,7 @@ def test_counters_as_the_paper(small: Callable[..., Deployment], reference: Modu
     engine = served(small("llama-3-8b"), load, "vtc")
     made, requests = slow(reference, "ByService", engine, load)
     check_same(engine, made, requests)
-    assert engine.state.lanes.marks[M_SPREAD] == made.spread
+    assert engine.parts["classes"].marks[M_SPREAD] == made.spread
 
 
 @pytest.mark.parametrize("order", ["priority", "vtc", ""])
@@ -215,7 +215,7 @@ def test_counters_stay_close(small: Callable[..., Deployment], load: dict[str, A
     engine = served(small("llama-3-8b"), load, "vtc")
     fit = int(engine.kv.capacity / engine.kv.block_bytes.sum() * engine.kv.block + 0.5)
     assert engine.state.counters[C_PREEMPTIONS] == 0
-    assert engine.state.lanes.marks[M_SPREAD] <= max(max(load["inputs"]), 2 * fit)
+    assert engine.parts["classes"].marks[M_SPREAD] <= max(max(load["inputs"]), 2 * fit)
 
 
 BOUNDS = "a:share=0.5,max_waiting=1;b:share=0.3,priority=1,max_wait=0.001;c:share=0.2,priority=2"

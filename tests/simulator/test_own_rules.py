@@ -176,8 +176,8 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
     ]
 
     drafts, ops, pp = deployment.several - 1, ops_of(engine.plan), deployment.layout.pp
-    if engine.spec is not None and engine.spec.draft is not None:
-        ops += drafts * ops_of(engine.spec.draft)
+    if engine.draft is not None:
+        ops += drafts * ops_of(engine.draft.plan)
 
     def seconds(batches: Any, step: int) -> float:
         how = {"step": step, "captured": policy.captures(deployment.several)}
@@ -291,7 +291,7 @@ def test_stages_run_by_the_own_rules(
 def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleType], load: dict[str, Any]) -> None:
     """Run a workload on the engine and on the slow one, and compare all that they did."""
     engine, block = engine_for(d, load), block_of(load)
-    assert engine.exact is not None
+    assert engine.scheduler is not None
     play(engine, load)
     slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
@@ -310,10 +310,10 @@ def check_schedule(kind: str, d: Deployment, references: Callable[[str], ModuleT
     assert ints[:, I_GENERATED].tolist() == load["outputs"]
     assert (engine.state.free == engine.kv.capacity).all()
     assert engine.state.clocks[T_KV_PEAK] <= engine.kv.capacity
-    if engine.exact.sglang is not None:
-        check_tree(engine.exact.sglang.tree, slow.ranks)
-    if engine.exact.trtllm is not None:
-        check_blocks(engine.exact.trtllm, slow.ranks)
+    if hasattr(engine.scheduler, "tree"):
+        check_tree(engine.scheduler.tree, slow.ranks)
+    else:
+        check_blocks(engine.scheduler, slow.ranks)
 
 
 def test_what_makes_way_behind_several_steps_keeps_the_time_of_its_last_token(

@@ -185,7 +185,7 @@ def test_same_schedule_as_the_reference(
         else reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
     )
     ops = ops_of(engine.plan)
-    ops += 0 if spec.draft is None else len(rates) * ops_of(spec.draft)
+    ops += 0 if engine.draft is None else len(rates) * ops_of(engine.draft.plan)
     slow = reference.Verifying(
         policy, [memory() for _ in range(d.ranks)],
         lambda batches, step: speculative_stage(

@@ -111,22 +111,22 @@ def _waiting(node: Node, kind: int) -> int:
     """Requests of a class that wait on a node, as of the step in progress."""
     state = node.engine.state
     new = slice(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED]))
-    lanes = state.lanes
+    lanes = node.engine.parts["classes"]
     queued = int(lanes.kinds[kind, K_WAITING]) if kind < len(lanes.kinds) else 0
     return queued + int((lanes.of[new, O_KIND] == kind).sum())
 
 
 def _longest(node: Node, kind: int, now: float) -> float:
     """How long the first request of a class on a node has waited; 0 where none waits."""
-    state = node.engine.state
+    state, lanes = node.engine.state, node.engine.parts["classes"]
     came = []
-    for head in state.lanes.rows[:, :, Q_HEAD].ravel().tolist():
+    for head in lanes.rows[:, :, Q_HEAD].ravel().tolist():
         i = head
         while i >= 0 and not np.isnan(state.floats[i, F_SCHEDULED]):
             i = int(state.ints[i, I_NEXT])
-        if i >= 0 and state.lanes.of[i, O_KIND] == kind:
+        if i >= 0 and lanes.of[i, O_KIND] == kind:
             came.append(float(state.floats[i, F_ARRIVAL]))
     for i in range(int(state.counters[C_WALK]), int(state.counters[C_SUBMITTED])):
-        if state.lanes.of[i, O_KIND] == kind:
+        if lanes.of[i, O_KIND] == kind:
             came.append(float(state.floats[i, F_ARRIVAL]))
     return now - min(came, default=now)

@@ -105,7 +105,7 @@ class LaneBook:
     rules: LaneRules
     numbers: dict[int, int] = field(default_factory=dict)
 
-    def place(self, block: RequestBlock, st: State) -> State:
+    def place(self, block: RequestBlock, lanes: ClassLanes, st: State) -> ClassLanes:
         """Give requests that were just added their lanes.
 
         Raises
@@ -113,9 +113,9 @@ class LaneBook:
         InputError
             More lanes than one engine has.
         """
-        labels, lanes = block.labels, st.lanes
-        if lanes is None or labels is None:
-            return st
+        labels = block.labels
+        if labels is None:
+            return lanes
         end = int(st.counters[C_SUBMITTED])
         if len(lanes.of) < len(st.ints):
             of = np.empty((len(st.ints), 4), dtype=np.int64)
@@ -131,7 +131,7 @@ class LaneBook:
         lanes = self._widened(lanes, labels)
         if len(self.numbers) > before and self.rules.order == "priority":
             lanes.keys[new[:, O_LANE]] = labels.priority
-        return st._replace(lanes=lanes)
+        return lanes
 
     def _names(self, labels: Labels) -> I8:
         """A number for each request's lane: that of its tenant, or of its class and priority."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import state as col
-from ...batching.links import link_in
+from ...batching.kv import KvRules
 from ...batching.policies import Limits
-from ...batching.state import I8, State
+from ...batching.queues import count_left, cut_out, link_in
+from ...batching.state import State
 from . import lanes as cols
 from .lanes import ClassLanes
 
@@ -49,8 +50,8 @@ def lift(lanes: ClassLanes, r: int, lane: int) -> None:
     rows[lane, cols.Q_SERVED] = max(rows[lane, cols.Q_SERVED], least)
 
 
-@compiled_part
-def join_lane(st: State, lanes: ClassLanes, r: int, i: int) -> None:
+@compiled_code
+def join_lane(lanes: ClassLanes, st: State, r: int, i: int) -> None:
     """Queue a request that has just come."""
     of = lanes.of[i]
     of[cols.O_PLACE] = lanes.marks[cols.M_CAME]
@@ -79,10 +80,9 @@ def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) ->
     return longest
 
 
-@compiled_given("st.lanes", otherwise=lambda st, r, i: False)
-def turned_away(st: State, r: int, i: int) -> bool:
+@compiled_code
+def turned_away(lanes: ClassLanes, st: State, r: int, i: int) -> bool:
     """Whether a request that has just come is not let in, by the bounds of its class."""
-    lanes = st.lanes
     of = lanes.of[i]
     kind = of[cols.O_KIND]
     full = lanes.kinds[kind, cols.K_WAITING] >= lanes.kinds[kind, cols.K_MOST]
@@ -107,10 +107,10 @@ def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
     return bool(lanes.of[rows[lane, cols.Q_HEAD], cols.O_PLACE] < lanes.of[rows[other, cols.Q_HEAD], cols.O_PLACE])
 
 
-@compiled_given("st.lanes", otherwise=lambda st, r: None)
-def find_head(st: State, r: int) -> None:
+@compiled_code
+def find_head(lanes: ClassLanes, st: State, r: int) -> None:
     """Choose which request of a rank's lanes is the head of its queue."""
-    lanes, best = st.lanes, int64(-1)
+    best = int64(-1)
     for lane in range(lanes.keys.size):
         if lanes.rows[r, lane, cols.Q_HEAD] < 0:
             continue
@@ -119,10 +119,9 @@ def find_head(st: State, r: int) -> None:
     st.ranks[r, col.R_HEAD] = lanes.rows[r, best, cols.Q_HEAD] if best >= 0 else -1
 
 
-@compiled_given("st.lanes", otherwise=lambda st, i, other: False)
-def sooner(st: State, i: int, other: int) -> bool:
+@compiled_code
+def sooner(lanes: ClassLanes, st: State, i: int, other: int) -> bool:
     """Whether one waiting request goes before another by priority."""
-    lanes = st.lanes
     one, two = lanes.of[i], lanes.of[other]
     first, second = lanes.keys[one[cols.O_LANE]], lanes.keys[two[cols.O_LANE]]
     if not lanes.worst or first == second:
@@ -130,19 +129,10 @@ def sooner(st: State, i: int, other: int) -> bool:
     return bool(first < second)
 
 
-@compiled_part
-def leave_head(st: State, r: int, i: int) -> None:
-    """`take_head` of one queue."""
-    rank = st.ranks[r]
-    rank[col.R_HEAD] = st.ints[i, col.I_NEXT]
-    if rank[col.R_HEAD] < 0:
-        rank[col.R_TAIL] = -1
-
-
-@compiled_given("st.lanes", otherwise=leave_head)
-def take_head(st: State, r: int, i: int) -> None:
+@compiled_code
+def take_head(lanes: ClassLanes, st: State, r: int, i: int) -> None:
     """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
-    lanes, request = st.lanes, st.ints[i]
+    request = st.ints[i]
     of = lanes.of[i]
     row = lanes.rows[r, of[cols.O_LANE]]
     row[cols.Q_HEAD] = request[col.I_NEXT]
@@ -157,78 +147,30 @@ def take_head(st: State, r: int, i: int) -> None:
         measure(lanes, r)
 
 
-@compiled_given("st.lanes", otherwise=lambda st, i: None)
-def count_kind(st: State, i: int) -> None:
+@compiled_code
+def count_kind(lanes: ClassLanes, st: State, i: int) -> None:
     """Count one request fewer of a class that waits."""
-    lanes = st.lanes
     lanes.kinds[lanes.of[i, cols.O_KIND], cols.K_WAITING] -= 1
 
 
-@compiled_part
-def count_left(st: State, r: int, i: int) -> None:
-    """Count one request fewer that waits on a rank."""
-    st.ranks[r, col.R_WAITING] -= 1
-    count_kind(st, i)
-
-
-@compiled_part
-def leave_lane(st: State, r: int, i: int) -> None:
-    """Take an admitted request, the head of its queue or lane, out of it."""
-    take_head(st, r, i)
-    count_left(st, r, i)
-
-
-@compiled_part
-def cut_out(st: State, row: I8, head: int, tail: int, i: int) -> None:
-    """Take a request out of a queue, wherever it stands."""
-    before, at = int64(-1), row[head]
-    while at != i:
-        before, at = at, st.ints[at, col.I_NEXT]
-    if before < 0:
-        row[head] = st.ints[i, col.I_NEXT]
-    else:
-        st.ints[before, col.I_NEXT] = st.ints[i, col.I_NEXT]
-    if row[tail] == i:
-        row[tail] = before
-
-
-@compiled_part
-def leave_queue(st: State, r: int, i: int) -> None:
-    """`unqueue` from one queue."""
-    cut_out(st, st.ranks[r], col.R_HEAD, col.R_TAIL, i)
-    st.ranks[r, col.R_WAITING] -= 1
-
-
-@compiled_given("st.lanes", otherwise=leave_queue)
-def unqueue(st: State, r: int, i: int) -> None:
+@compiled_code
+def unqueue(lanes: ClassLanes, st: State, r: int, i: int) -> None:
     """Take a request that ends as it waits out of its queue or lane."""
-    row = st.lanes.rows[r, st.lanes.of[i, cols.O_LANE]]
+    row = lanes.rows[r, lanes.of[i, cols.O_LANE]]
     cut_out(st, row, cols.Q_HEAD, cols.Q_TAIL, i)
     row[cols.Q_WAITING] -= 1
     count_left(st, r, i)
 
 
-@compiled_part
-def to_front(st: State, r: int, i: int) -> None:
-    """Put a request at the front of a rank's queue."""
-    rank = st.ranks[r]
-    st.ints[i, col.I_NEXT] = rank[col.R_HEAD]
-    rank[col.R_HEAD] = i
-    if rank[col.R_TAIL] < 0:
-        rank[col.R_TAIL] = i
-    rank[col.R_WAITING] += 1
-
-
-@compiled_given("st.lanes", otherwise=to_front)
-def back_to_lane(st: State, r: int, i: int) -> None:
+@compiled_code
+def back_to_lane(lanes: ClassLanes, st: State, r: int, i: int) -> None:
     """Put a preempted request back into its lane, before all that came after it."""
-    insert(st, st.lanes, r, i)
+    insert(st, lanes, r, i)
 
 
-@compiled_given("st.lanes", otherwise=lambda st, r, i, tokens: None)
-def count_served(st: State, r: int, i: int, tokens: int) -> None:
+@compiled_code
+def count_served(lanes: ClassLanes, st: State, r: int, i: int, tokens: int) -> None:
     """Count tokens that have come for a tenant's request."""
-    lanes = st.lanes
     lanes.rows[r, lanes.of[i, cols.O_LANE], cols.Q_SERVED] += cols.OUTPUT_WEIGHT * tokens
 
 
@@ -244,20 +186,27 @@ def measure(lanes: ClassLanes, r: int) -> None:
     lanes.marks[cols.M_SPREAD] = max(lanes.marks[cols.M_SPREAD], most - least)
 
 
-@compiled_given("st.lanes", otherwise=lambda st, r: None)
-def measure_lanes(st: State, r: int) -> None:
+@compiled_code
+def measure_lanes(lanes: ClassLanes, st: State, r: int) -> None:
     """`measure` after a step."""
-    if st.lanes.fair:
-        measure(st.lanes, r)
+    if lanes.fair:
+        measure(lanes, r)
 
 
-@compiled_given("st.lanes", otherwise=lambda st, limits: int64(1 << 40))
-def same_head(st: State, limits: Limits) -> int:
+@compiled_code
+def same_head(lanes: ClassLanes, st: State, limits: Limits, kv: KvRules) -> int:
     """Decode steps after which another request may be the head of a queue, and fit."""
     steps = int64(1 << 40)
-    if st.lanes.fair:
+    if lanes.fair:
         for r in range(st.ranks.shape[0]):
             rank = st.ranks[r]
             if rank[col.R_WAITING] > 0 and rank[col.R_RUNNING] + rank[col.R_LATE] < limits.max_sequences:
                 steps = int64(1)
     return steps
+
+
+HOOKS = {
+    "refuse": turned_away, "queue": join_lane, "find_head": find_head, "sooner": sooner, "take_head": take_head,
+    "on_left": count_kind, "unqueue": unqueue, "put_back": back_to_lane, "on_tokens": count_served,
+    "on_finished": measure_lanes, "alike": same_head,
+}  # fmt: skip

@@ -14,6 +14,7 @@ from ...batching.policies import Limits, Policy
 from ...deploy.deployment import Deployment
 from ...step.books import new_books
 from ...step.lowering import Slots, lower, ops_of
+from ...step.timed import Lowered, costs_of
 from .explicit import DRAFT
 from .speculation import Speculation
 from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, N_WASTED, Z_DRAFT, Z_VERIFY, DraftState, new_spec
@@ -35,7 +36,7 @@ def speculating_policy(policy: Policy, speculation: Speculation | None) -> Polic
 
 def start_speculation(
     d: Deployment, policy: Policy, ops: int, replica: int, counts: int, seed: int
-) -> tuple[Limits, DraftState, Slots | None]:
+) -> tuple[Limits, DraftState, Slots | None, Lowered | None]:
     """Limits of an engine whose steps verify drafts, its state of them, and what drafts by name.
 
     Parameters
@@ -49,18 +50,19 @@ def start_speculation(
     """
     speculation = d.parts.get("drafts")
     assert speculation is not None
-    draft, books, slots = None, None, None
+    slots, model, moments = None, None, 0
     if speculation.draft is not None:
         draft, slots = lower(speculation.draft, replica, counts)
-        books = new_books(draft, policy.max_sequences)
+        model, moments = Lowered(draft, new_books(draft, policy.max_sequences)), draft.forms.shape[2] - 1
         ops += speculation.tokens * ops_of(draft)
     ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
     limits = policy.limits(ops, d.layout.pp)._replace(
         ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)
-    spec = new_spec(speculation.tokens, speculation.lookahead, limits.captured, seed, rates, d.ranks, draft, books)
-    return limits, spec, None if slots is None else drafting(slots)
+    sizes = speculation.tokens, speculation.lookahead, limits.captured
+    spec = new_spec(*sizes, seed, rates, d.ranks, moments, costs_of(model))
+    return limits, spec, None if slots is None else drafting(slots), model
 
 
 def drafting(slots: Slots) -> Slots:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
-from ...step.books import Books
-from ...step.lowering import Plan
+from ...step.timed import Costs
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -43,8 +42,7 @@ class DraftState(NamedTuple):
     seconds: F8  # [2]
     first: F8  # [R, M] batch of the first pass that drafts
     later: F8  # [K - 1, R, M] of the others
-    draft: Plan | Any  # None where the host drafts
-    books: Books | Any
+    costs: Costs  # of what drafts; none where the host does
 
 
 def reach_of(rates: F8) -> F8:
@@ -53,8 +51,7 @@ def reach_of(rates: F8) -> F8:
 
 
 def new_spec(
-    tokens: int, lookahead: int, captured: int, seed: int, rates: F8 | None, ranks: int,
-    draft: Plan | None, books: Books | None,
+    tokens: int, lookahead: int, captured: int, seed: int, rates: F8 | None, ranks: int, moments: int, costs: Costs
 ) -> DraftState:  # fmt: skip
     """Return the state before the first request.
 
@@ -62,13 +59,14 @@ def new_spec(
     ----------
     rates : float64 array, shape (K,), optional
         Chances of acceptance by position, of all requests.
+    moments : int
+        Sums of a batch of what drafts; 0 where the host does.
     """
-    moments = 0 if draft is None else draft.forms.shape[2] - 1
     given = np.zeros((0, tokens)) if rates is None else reach_of(rates[None, :])
     return DraftState(
         tokens, lookahead, captured, seed, rates is None, given,
         np.zeros((0, NUM_OWN), dtype=np.int64), np.zeros(NUM_COUNTS, dtype=np.int64), np.zeros(2),
-        np.zeros((ranks, moments)), np.zeros((max(tokens - 1, 0), ranks, moments)), draft, books,
+        np.zeros((ranks, moments)), np.zeros((max(tokens - 1, 0), ranks, moments)), costs,
     )  # fmt: skip
 
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from ....workloads.batch import PREFILL_TOKENS, TOKENS
 from ....workloads.draws import step_key, uniform01
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import state as col
-from ...batching.holding import found_again
 from ...batching.host import paced
 from ...batching.policies import Limits
 from ...batching.state import F8, State
-from ...batching.stretch import record_gap, run_stretch
-from ...step.books import Books, spent
-from ...step.drawing import StepBatch
-from ...step.lowering import Plan
-from ...step.timed import step_seconds
+from ...batching.stretch import record_gap
+from ...step.timed import cost_step, joules_of
 from ...step.unequal import graph_of_several
 from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, DraftState
 
@@ -38,13 +34,12 @@ def accepted(x: DraftState, i: int, generated: int, drafts: int) -> int:
 
 
 @compiled_part
-def verified(st: State, i: int, q: int) -> int:
+def verify(x: DraftState, st: State, i: int, q: int) -> int:
     """Let a sequence have what of its `q` tokens is accepted; how many tokens come.
 
     Slots of rejected drafts are its own still: its next tokens go there.
     """
-    x, request = st.spec, st.ints[i]
-    drafts = q - 1
+    request, drafts = st.ints[i], q - 1
     good = accepted(x, i, request[col.I_GENERATED], drafts)
     came = min(good + 1, request[col.I_OUTPUT] - request[col.I_GENERATED])
     x.rows[i, S_FAR] = request[col.I_CACHED] + q
@@ -57,77 +52,62 @@ def verified(st: State, i: int, q: int) -> int:
     return int(came)
 
 
-@compiled_inside
-def tokens_of_steps(st: State, i: int, q: int, steps: int) -> int:
-    """`tokens_come` without drafts: one a step."""
-    request = st.ints[i]
-    left = request[col.I_TARGET] - request[col.I_CACHED]
-    request[col.I_CACHED] += q if left > 0 else steps
-    return 0 if q < left else 1 if left > 0 else steps
+@compiled_code
+def verified(x: DraftState, st: State, i: int, q: int) -> int:
+    """`verify`."""
+    return int(verify(x, st, i, q))
 
 
-@compiled_given("st.spec", otherwise=tokens_of_steps)
-def tokens_come(st: State, i: int, q: int, steps: int) -> int:
+@compiled_code
+def tokens_come(x: DraftState, st: State, i: int, q: int, steps: int) -> int:
     """Let a sequence have computed its `q` tokens in each of so many steps; how many tokens come."""
-    x, request = st.spec, st.ints[i]
+    request = st.ints[i]
     left, count = request[col.I_TARGET] - request[col.I_CACHED], int64(0)
     if left > 0:
         request[col.I_CACHED] += q
         x.rows[i, S_FAR], count = request[col.I_CACHED], int64(q >= left)
         x.rows[i, S_CAME] = 0
     else:
-        count = int64(verified(st, i, q))
+        count = int64(verify(x, st, i, q))
     if count > 0:
         x.rows[i, S_CAME] = count
     return int(count)
 
 
-@compiled_given("st.spec", otherwise=lambda st, together: None)
-def record_together(st: State, together: int) -> None:
+@compiled_code
+def record_together(x: DraftState, st: State, together: int) -> None:
     """Count tokens that came with another of their sequence: no time lies between them."""
     if together > 0:
         record_gap(st.hist, st.clocks, 0.0, together)
 
 
-@compiled_inside
-def send_tokens(st: State, i: int, q: int, ahead: bool) -> int:
-    """`send` without drafts."""
-    request = st.ints[i]
-    request[col.I_CACHED] += q
-    whole = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
-    brings = int64(request[col.I_CACHED] >= whole)
-    if ahead:
-        request[col.I_FLIGHT] += brings
-    return brings
-
-
-@compiled_given("st.spec", otherwise=send_tokens)
-def send(st: State, i: int, q: int, ahead: bool) -> int:
+@compiled_code
+def send(x: DraftState, st: State, i: int, q: int, ahead: bool) -> int:
     """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
     request = st.ints[i]
     if request[col.I_CACHED] >= request[col.I_TARGET]:
         request[col.I_FLIGHT] = 1  # nothing more of it is known until they are verified
         return -q
     request[col.I_CACHED] += q
-    st.spec.rows[i, S_FAR] = request[col.I_CACHED]
+    x.rows[i, S_FAR] = request[col.I_CACHED]
     return int64(request[col.I_CACHED] >= request[col.I_TARGET])
 
 
-@compiled_given("st.spec", otherwise=lambda st, i, tokens: tokens)
-def tokens_of_batch(st: State, i: int, tokens: int) -> int:
+@compiled_code
+def tokens_of_batch(x: DraftState, st: State, i: int, tokens: int) -> int:
     """How many tokens of a sequence a batch has brought; see `send`."""
     if tokens > 0:
         return tokens
     request = st.ints[i]
     cached, request[col.I_FLIGHT] = request[col.I_CACHED], 0
-    count = verified(st, i, -tokens)
+    count = verify(x, st, i, -tokens)
     if cached < request[col.I_TARGET]:  # preempted meanwhile
         request[col.I_CACHED] = cached
     return int(count)
 
 
-@compiled_given("st.spec", otherwise=found_again)
-def known_at_end(st: State, i: int) -> int:
+@compiled_code
+def known_at_end(x: DraftState, st: State, i: int) -> int:
     """Tokens of a sequence whose content is known as it ends."""
     return int(st.ints[i, col.I_CACHED])
 
@@ -143,70 +123,71 @@ def pad(moments: F8, x: DraftState) -> int:
     return int(total)
 
 
-@compiled_given("st.spec.draft", otherwise=lambda st, chunks: 0.0)
-def draft_seconds(st: State, chunks: int) -> float:
+@compiled_part
+def draft_seconds(x: DraftState, st: State, chunks: int) -> float:
     """Seconds of all passes that draft for the next step."""
-    x = st.spec
-    passes = x.later.shape[0] + 1
-    prefill = 0.0
+    if x.costs.model == 0:
+        return 0.0
+    passes, prefill = x.later.shape[0] + 1, 0.0
     for r in range(x.first.shape[0]):
         prefill += x.first[r, PREFILL_TOKENS]
-    step = st.counters[col.C_STEPS] * passes
+    step, none = st.counters[col.C_STEPS] * passes, int64(0)
     decodes = pad(x.first, x) - int(prefill)
-    total = step_seconds(x.draft, x.first, StepBatch(step, decodes, st.chunks, chunks), True, 0, x.books)
+    total = cost_step(x.costs, x.first, step, decodes, st.chunks, chunks, True, none)
     for j in range(passes - 1):
         decodes = pad(x.later[j], x)
-        batch = StepBatch(step + 1 + j, decodes, st.chunks, int64(0))
-        total += step_seconds(x.draft, x.later[j], batch, j == 0, 0, x.books)
+        total += cost_step(x.costs, x.later[j], step + 1 + j, decodes, st.chunks, none, j == 0, none)
     return total
 
 
-@compiled_given("st.spec.draft", otherwise=lambda st: None)
-def log_draft(st: State) -> None:
+@compiled_code
+def log_draft(x: DraftState, st: State) -> None:
     """Add what drafts to the latest row of the log."""
-    x, row = st.spec, st.log[st.counters[col.C_LOG] - 1]
-    busy = x.books.busy
-    row[col.L_JOULES] += spent(x.draft, x.books.tally)
+    if x.costs.model == 0:
+        return
+    row, busy = st.log[st.counters[col.C_LOG] - 1], x.costs.busy
+    row[col.L_JOULES] += joules_of(x.costs)
     for p in range(busy.shape[1]):
         row[col.NUM_LOG + p] += busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
 
 
-@compiled_part
-def plain_batch(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
-    """`batch_seconds` without drafts."""
-    batch = StepBatch(st.counters[col.C_STEPS], int(decodes), st.chunks, st.counters[col.C_CHUNKS])
-    step_seconds(plan, st.moments, batch, True, limits.captured, books)
-
-
-@compiled_given("st.spec", otherwise=plain_batch)
-def batch_seconds(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
+@compiled_code
+def batch_seconds(x: DraftState, st: State, limits: Limits, decodes: float) -> None:
     """Price a planned batch stage by stage; what drafts lies on the last stage."""
-    books.stages[books.stages.size - 1] += step_of(plan, st, books, st.counters[col.C_CHUNKS])[1]
+    stages = st.costs.stages
+    stages[stages.size - 1] += step_of(x, st, st.counters[col.C_CHUNKS])[1]
 
 
 @compiled_part
-def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, float]:
+def step_of(x: DraftState, st: State, chunks: int) -> tuple[float, float]:
     """Seconds of a step that verifies, and of the drafting behind it."""
-    x, prompts = st.spec, 0.0
+    prompts, none = 0.0, int64(0)
     for r in range(st.moments.shape[0]):
         prompts += st.moments[r, PREFILL_TOKENS]
     decoded = pad(st.moments, x) - int(prompts)
-    batch = StepBatch(st.counters[col.C_STEPS], decoded, st.chunks, chunks)
-    verify = step_seconds(plan, st.moments, batch, True, 0, books)
-    draft = draft_seconds(st, chunks)
-    x.seconds[Z_VERIFY] += verify
+    step = st.counters[col.C_STEPS]
+    target = cost_step(st.costs, st.moments, step, decoded, st.chunks, chunks, True, none)
+    draft = draft_seconds(x, st, chunks)
+    x.seconds[Z_VERIFY] += target
     x.seconds[Z_DRAFT] += draft
-    return verify, draft
+    return target, draft
 
 
-@compiled_given("st.spec", otherwise=run_stretch)
+@compiled_code
 def run_steps(
-    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float, chunks: int
+    x: DraftState, st: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
 ) -> tuple[float, float, int]:
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
     now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
-    verify, draft = step_of(plan, st, books, chunks)
+    target, draft = step_of(x, st, chunks)
     st.counters[col.C_STEPS] += 1
-    now += paced(limits.pace, verify + draft, (decodes + chunks) / st.ranks.shape[0], chunks)
+    now += paced(limits.pace, target + draft, (decodes + chunks) / st.ranks.shape[0], chunks)
     return float(now), float(now), int64(1)
+
+
+HOOKS = {
+    "tokens_come": tokens_come, "on_together": record_together, "send": send, "tokens_of_batch": tokens_of_batch,
+    "known_at_end": known_at_end, "on_log": log_draft, "batch_seconds": batch_seconds, "run_steps": run_steps,
+    "verified": verified,
+}  # fmt: skip

@@ -5,10 +5,12 @@ The same as `cache.ExpertCache` and `fetched`, over the arrays of `shelf`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ....workloads.draws import step_key
-from ....workloads.jit import compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...step.books import Books
 from ...step.drawing import StepBatch, draw_part
 from ...step.lowering import E_GROUPS, E_HELD, E_LAYERS, E_STAGE, I8, Plan
@@ -188,3 +190,15 @@ def start_fetch(plan: Plan, books: Books) -> None:
 def fetch_step(plan: Plan, x: int, batch: StepBatch, seconds: float, books: Books) -> float:
     """`fetch_part`, where there is an expert cache."""
     return fetch_part(plan, plan.fetch, x, batch, seconds, books)
+
+
+@compiled_code
+def link_s(shelf: Shelf, st: Any) -> float:
+    """Seconds that experts have had the host's link so far."""
+    seconds = 0.0
+    for x in range(shelf.totals.shape[0]):
+        seconds += shelf.totals[x, col.F_LINK_S]
+    return seconds
+
+
+HOOKS = {"host_link_s": link_s}

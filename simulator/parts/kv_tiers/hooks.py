@@ -9,111 +9,104 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from ...batching.holding import use_prefix, write_through
+from ....workloads.jit import compiled_code, compiled_part, int64
+from ...batching import hooks
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
+from ...batching.queues import count_left, leave_queue
 from ...batching.state import C_HITS, I_CACHED, I_NEXT, I_NOTED, R_HEAD, R_LATE, R_RUNNING, T_NOW, State
-from ..classes.queue import count_left, find_head, leave_lane, sooner
 from . import state as tier
 from .loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
+from .state import TierState
+from .store import write_through
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st: None)
-def tell_time(st: State) -> None:
+@compiled_code
+def tell_time(t: TierState, st: State) -> None:
     """Transfers that are asked for from here on start now."""
-    st.pool.tiers.seconds[tier.Z_NOW] = st.clocks[T_NOW]
+    t.seconds[tier.Z_NOW] = st.clocks[T_NOW]
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, kv, r, i, computed, now: None)
-def note_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
+@compiled_code
+def note_computed(t: TierState, st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
     """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
-    t = st.pool.tiers
     t.seconds[tier.Z_NOW] = now
     t.rows[i, tier.W_COMPUTED] = computed
     if computed > 0:
-        write_through(st, kv, r, i, st.ints[i, I_NOTED])
+        write_through(t, st, kv, r, i, st.ints[i, I_NOTED])
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, limits, kv, r, i: None)
-def come_near(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+@compiled_code
+def come_near(t: TierState, st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
     """What a request will find comes nearer as it arrives."""
-    weigh(st, limits, kv, r, i)
-    prefetch(st, kv, r, i)
+    weigh(t, st, limits, kv, r, i)
+    prefetch(t, st, kv, r, i)
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, i: None)
-def renew(st: State, i: int) -> None:
+@compiled_code
+def renew(t: TierState, st: State, i: int, number: int) -> bool:
     """`kv_tiers.state.with_rows` for a request that was appended where there is room."""
-    t = st.pool.tiers
     for c in range(t.rows.shape[1]):
         t.rows[i, c] = 0
     t.spans[i, 0] = t.spans[i, 1] = np.nan
+    return True
 
 
 @compiled_part
-def first_landed(st: State, r: int) -> int:
+def first_landed(t: TierState, st: State, r: int) -> int:
     """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
-    best = st.pool.tiers.lines[r, tier.L_LANDED]
+    best = t.lines[r, tier.L_LANDED]
     i = best
     while i >= 0:
-        if sooner(st, i, best):
+        if hooks.sooner(st, i, best):
             best = i
         i = st.ints[i, I_NEXT]
     return int(best)
 
 
-@compiled_inside
-def find_first(st: State, limits: Limits, kv: KvRules, r: int) -> int:
-    """`next_to_admit` without tiers."""
-    find_head(st, r)
-    return int(st.ranks[r, R_HEAD])
-
-
-@compiled_given("st.pool.tiers", otherwise=find_first)
-def next_to_admit(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+@compiled_code
+def next_to_admit(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """The request that is admitted next, loads on the way to it begun; -1 where there is none.
 
     Where nothing runs and the head has no place, one whose blocks are there goes whatever its priority: they
     come free by no other way.
     """
-    i, rank = first_landed(st, r), st.ranks[r]
+    i, rank = first_landed(t, st, r), st.ranks[r]
     while True:
-        find_head(st, r)
+        hooks.find_head(st, r)
         head = rank[R_HEAD]
-        if i >= 0 and (head < 0 or not sooner(st, head, i)):
+        if i >= 0 and (head < 0 or not hooks.sooner(st, head, i)):
             return i
         if head < 0:
             return -1
-        found = try_load(st, limits, kv, r)
+        found = try_load(t, st, limits, kv, r)
         if found == NOTHING:
             return int(head)
         if found != BEGUN:
             return -1 if rank[R_RUNNING] + rank[R_LATE] > 0 else i
 
 
-@compiled_given("st.pool.tiers", otherwise=use_prefix)
-def use_cached(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+@compiled_code
+def use_cached(t: TierState, st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
-    t = st.pool.tiers
     if t.rows[i, tier.W_STATE] != tier.LANDED:
-        if not take_over(st, kv, r, i, t.rows[i, tier.W_BLOCKS], whole):
+        if not take_over(t, st, kv, r, i, t.rows[i, tier.W_BLOCKS], whole):
             return False
-        note_landed(st, kv, r, i)
+        note_landed(t, st, kv, r, i)
     st.ints[i, I_CACHED] = t.rows[i, tier.W_COMPUTED] = t.rows[i, tier.W_BLOCKS] * kv.block
     st.counters[C_HITS] += st.ints[i, I_CACHED]
     t.totals[tier.O_DECLINED] += t.rows[i, tier.W_PASSED]
     return True
 
 
-@compiled_given("st.pool.tiers", otherwise=leave_lane)
-def leave(st: State, r: int, i: int) -> None:
+@compiled_code
+def leave(t: TierState, st: State, r: int, i: int) -> None:
     """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
-    t, line = st.pool.tiers, st.pool.tiers.lines[r]
+    line = t.lines[r]
     landed = t.rows[i, tier.W_STATE] == tier.LANDED
     t.rows[i, tier.W_STATE] = tier.WAITING
     if not landed:
-        leave_lane(st, r, i)
+        leave_queue(st, r, i)
         return
     before, at, after = int64(-1), line[tier.L_LANDED], st.ints[i, I_NEXT]
     while at != i:
@@ -128,8 +121,8 @@ def leave(st: State, r: int, i: int) -> None:
     count_left(st, r, i)
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, kv: int64(1 << 40))
-def until_full(st: State, kv: KvRules) -> int:
+@compiled_code
+def until_full(t: TierState, st: State, limits: Limits, kv: KvRules) -> int:
     """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
     k = int64(1 << 40)
     for r in range(st.ranks.shape[0]):
@@ -138,10 +131,9 @@ def until_full(st: State, kv: KvRules) -> int:
     return k
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, experts_s, start: None)
-def move_back(st: State, experts_s: float, start: float) -> None:
+@compiled_code
+def move_back(t: TierState, st: State, experts_s: float, start: float) -> None:
     """Let what was on its way over the host's link at a time come later by what experts have had of it since."""
-    t = st.pool.tiers
     later, t.seconds[tier.Z_EXPERTS] = experts_s - t.seconds[tier.Z_EXPERTS], experts_s
     if later <= 0.0 or t.host < 0:
         return
@@ -155,10 +147,17 @@ def move_back(st: State, experts_s: float, start: float) -> None:
             i = st.ints[i, I_NEXT]
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, start: start)
-def held_until(st: State, start: float) -> float:
+@compiled_code
+def held_until(t: TierState, st: State, start: float) -> float:
     """When a step begins that could at `start`: once the blocks that it takes have been copied."""
-    seconds = st.pool.tiers.seconds
+    seconds = t.seconds
     begin = max(start, seconds[tier.Z_HELD_UNTIL])
     seconds[tier.Z_HELD] += begin - start
     return float(begin)
+
+
+HOOKS = {
+    "on_time": tell_time, "on_computed": note_computed, "on_arrival": come_near, "on_submit": renew,
+    "choose": next_to_admit, "lookup": use_cached, "leave": leave, "alike": until_full, "after_step": move_back,
+    "begins": held_until,
+}  # fmt: skip

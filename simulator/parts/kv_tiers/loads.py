@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import state as col
 from ...batching.counting import count_chunk
-from ...batching.holding import count_blocks, hold
+from ...batching.holding import count_blocks, hold, take
 from ...batching.host import paced
 from ...batching.kv import KvRules
 from ...batching.policies import Limits
 from ...batching.prefix import USERS, content_key, find, remember, share
+from ...batching.queues import take_head
 from ...batching.state import I8, State
-from ...step.drawing import StepBatch
-from ...step.timed import step_seconds
-from ..classes.queue import take_head
+from ...step.timed import cost_step
 from . import state as tier
 from .state import TierState
-from .store import entry_of, keep, moved, put, take, tier_key, touch
+from .store import entry_of, keep, moved, put, tier_key, touch
 
 NOTHING, BEGUN, BLOCKED = range(3)
 """What became of a look at the head of the queue: nothing to load; a load; no place yet."""
@@ -35,13 +34,13 @@ def next_slot(st: State, r: int) -> int:
 
 
 @compiled_part
-def look(st: State, kv: KvRules, r: int, i: int) -> int:
+def look(t: TierState, st: State, kv: KvRules, r: int, i: int) -> int:
     """Find a waiting request's leading blocks, wherever they are; how many.
 
     The blocks, or entries of a tier, are left in the next slot's row, their levels in `TierState.levels`. Its last
     token is never taken from a cache: its result is needed.
     """
-    pool, request, t = st.pool, st.ints[i], st.pool.tiers
+    pool, request = st.pool, st.ints[i]
     row, most = pool.held[r, next_slot(st, r)], (request[col.I_TARGET] - 1) // kv.block
     if request[col.I_PREEMPTED] == 0:  # nothing of its own yet
         most = min(most, request[col.I_HASHED] // kv.block)
@@ -104,19 +103,19 @@ def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
     return end
 
 
-@compiled_given("t.plan", otherwise=lambda st, limits, t, r, start, end: 0.0)
-def prefill_seconds(st: State, limits: Limits, t: TierState, r: int, start: int, end: int) -> float:
+@compiled_part
+def prefill_seconds(t: TierState, st: State, limits: Limits, r: int, start: int, end: int) -> float:
     """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
-    seconds, m, windows = 0.0, t.moments[r], t.plan.windows
+    seconds, m, windows, none = 0.0, t.moments[r], t.costs.windows, int64(0)
+    if t.costs.model == 0:
+        return seconds
     while start < end:
         q = min(end - start, limits.token_budget) if limits.chunked else end - start
         for w in range(m.size):
             m[w] = 0.0
         count_chunk(m, windows, start, q)
         t.chunk[0, 0], t.chunk[1, 0] = q, 0
-        step = step_seconds(
-            t.plan, t.moments, StepBatch(int64(0), int64(0), t.chunk, int64(1)), True, limits.captured, t.books
-        )
+        step = cost_step(t.costs, t.moments, none, none, t.chunk, none + 1, True, limits.captured)
         seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0], 1)
         start += q
     for w in range(m.size):
@@ -125,64 +124,64 @@ def prefill_seconds(st: State, limits: Limits, t: TierState, r: int, start: int,
 
 
 @compiled_part
-def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+def weigh(t: TierState, st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
     """See whether blocks are worth writing now that a request has arrived, where they are loaded if that is sooner.
 
     They are where a device's link moves one in less time than a full step computes it, at the end of the
     longest text so far.
     """
-    t, longest = st.pool.tiers, st.ints[i, col.I_INPUT] + st.ints[i, col.I_OUTPUT]
+    longest = st.ints[i, col.I_INPUT] + st.ints[i, col.I_OUTPUT]
     if not t.cheaper or longest <= t.totals[tier.O_LONGEST]:
         return
     t.totals[tier.O_LONGEST], tokens = longest, limits.token_budget
     start = max(longest - tokens, 0)
-    takes = prefill_seconds(st, limits, t, r, start, start + tokens) * kv.block / tokens
+    takes = prefill_seconds(t, st, limits, r, start, start + tokens) * kv.block / tokens
     for level in range(t.which.shape[1]):
         if t.pace[level, tier.P_BLOCK] <= takes:
             t.worth[level] = 1
 
 
 @compiled_part
-def worth_loading(st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float) -> int:
+def worth_loading(t: TierState, st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int) -> int:
     """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
-    t, target = st.pool.tiers, st.ints[i, col.I_TARGET]
+    target, now = st.ints[i, col.I_TARGET], st.clocks[col.T_NOW]
     if not t.cheaper:
         return blocks
     best = first_below(t, blocks, -1)
-    soonest, before = prefill_seconds(st, limits, t, r, best * kv.block, target), best
+    soonest, before = prefill_seconds(t, st, limits, r, best * kv.block, target), best
     for level in range(t.which.shape[1]):
         cut = first_below(t, blocks, level)
         if cut == before:
             continue
         before = cut
         takes = load_end(t, r, row, cut, now) - now
-        takes += prefill_seconds(st, limits, t, r, cut * kv.block, target)
+        takes += prefill_seconds(t, st, limits, r, cut * kv.block, target)
         if takes < soonest:
             best, soonest = cut, takes
     return best
 
 
 @compiled_part
-def has_room(st: State, kv: KvRules, r: int, blocks: int, whole: int) -> bool:
+def has_room(t: TierState, st: State, kv: KvRules, r: int, blocks: int, whole: int) -> bool:
     """Whether `whole` tokens of the request just looked at fit, if it is given its leading blocks as found."""
     pool, near, taken = st.pool, int64(0), int64(0)
     row = pool.held[r, next_slot(st, r)]
     for j in range(blocks):
-        if pool.tiers.levels[j] < 0:
+        if t.levels[j] < 0:
             near += 1
             taken += pool.blocks[r, row[j], USERS] == 0
     return bool((whole + kv.block - 1) // kv.block - near + taken <= st.ranks[r, col.R_BLOCKS])
 
 
 @compiled_part
-def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
+def take_over(t: TierState, st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
     """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
 
     False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
     """
-    pool, rank, request, t = st.pool, st.ranks[r], st.ints[i], st.pool.tiers
+    pool, rank, request = st.pool, st.ranks[r], st.ints[i]
     row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[col.T_NOW]
-    if not has_room(st, kv, r, blocks, whole):
+    if not has_room(t, st, kv, r, blocks, whole):
         return False
     rank[col.R_SLOTS] -= 1
     request[col.I_SLOT] = pool.slots[r, rank[col.R_SLOTS]]
@@ -194,7 +193,7 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
     for j in range(blocks):
         if t.levels[j] >= 0:
             row[j] = -1
-    take(pool, r, blocks - near)
+    take(st, r, blocks - near)
     rank[col.R_BLOCKS] -= blocks - near
     t.totals[tier.O_FOUND] += near
     request[col.I_BLOCKS] = blocks
@@ -205,51 +204,51 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
 
 
 @compiled_part
-def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
+def note_landed(t: TierState, st: State, kv: KvRules, r: int, i: int) -> None:
     """Note the content of blocks that a request has found or loaded: others can share it."""
     pool, request = st.pool, st.ints[i]
     row = pool.held[r, request[col.I_SLOT]]
-    for j in range(pool.tiers.rows[i, tier.W_BLOCKS]):
+    for j in range(t.rows[i, tier.W_BLOCKS]):
         if row[j] < 0:
             key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
             row[j] = remember(pool, r, key)
-    request[col.I_KEYED] = pool.tiers.rows[i, tier.W_BLOCKS]
+    request[col.I_KEYED] = t.rows[i, tier.W_BLOCKS]
 
 
 @compiled_part
-def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+def try_load(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """Begin the load of the request at the head of a rank's queue, if it has something to load.
 
     What takes no time is no load: `TierState.rows` says how many blocks the request then takes over as it is admitted.
     """
-    t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
-    request, blocks = st.ints[i], look(st, kv, r, i)
+    rank, i, now = st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
+    request, blocks = st.ints[i], look(t, st, kv, r, i)
     near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
     t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = near, 0
     whole = request[col.I_TARGET]
     if limits.reserve:
         whole = request[col.I_INPUT] + request[col.I_OUTPUT] - 1 + limits.spare
     if near == blocks:
-        return NOTHING if has_room(st, kv, r, near, whole) else BLOCKED
-    cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
+        return NOTHING if has_room(t, st, kv, r, near, whole) else BLOCKED
+    cut = worth_loading(t, st, limits, kv, r, i, row, blocks)
     if load_end(t, r, row, cut, now) <= now:
         t.rows[i, tier.W_BLOCKS], t.rows[i, tier.W_PASSED] = cut, blocks - cut
-        return NOTHING if has_room(st, kv, r, cut, whole) else BLOCKED
+        return NOTHING if has_room(t, st, kv, r, cut, whole) else BLOCKED
     if rank[col.R_RUNNING] + rank[col.R_LATE] + line[tier.L_COUNT] >= limits.max_sequences:
         return BLOCKED
-    if not take_over(st, kv, r, i, cut, whole):
+    if not take_over(t, st, kv, r, i, cut, whole):
         return BLOCKED  # what is near alone would not fit either
     hold(st, kv, r, i, whole)
     t.totals[tier.O_LOADS] += 1
     t.rows[i, tier.W_STATE], t.rows[i, tier.W_PASSED] = tier.LOADING, blocks - cut
     take_head(st, r, i)
-    append_line(st, t, r, i, tier.L_LOADING, tier.L_LAST)
+    append_line(t, st, r, i, tier.L_LOADING, tier.L_LAST)
     line[tier.L_COUNT] += 1
     return BEGUN
 
 
 @compiled_part
-def append_line(st: State, t: TierState, r: int, i: int, head: int, last: int) -> None:
+def append_line(t: TierState, st: State, r: int, i: int, head: int, last: int) -> None:
     """Put a request at the end of one of a rank's lines."""
     line = t.lines[r]
     st.ints[i, col.I_NEXT] = -1
@@ -260,10 +259,9 @@ def append_line(st: State, t: TierState, r: int, i: int, head: int, last: int) -
     line[last] = i
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st, kv, r: None)
-def land(st: State, kv: KvRules, r: int) -> None:
+@compiled_code
+def land(t: TierState, st: State, kv: KvRules, r: int) -> None:
     """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
-    t = st.pool.tiers
     line, before, i = t.lines[r], int64(-1), t.lines[r, tier.L_LOADING]
     while i >= 0:
         after = st.ints[i, col.I_NEXT]
@@ -280,15 +278,15 @@ def land(st: State, kv: KvRules, r: int) -> None:
         t.seconds[tier.Z_WAITED] += waited
         t.seconds[tier.Z_LONGEST] = max(t.seconds[tier.Z_LONGEST], waited)
         t.rows[i, tier.W_STATE] = tier.LANDED
-        note_landed(st, kv, r, i)
-        append_line(st, t, r, i, tier.L_LANDED, tier.L_LAST_LANDED)
+        note_landed(t, st, kv, r, i)
+        append_line(t, st, r, i, tier.L_LANDED, tier.L_LAST_LANDED)
         i = after
 
 
-@compiled_given("st.pool.tiers", otherwise=lambda st: np.inf)
-def next_landing(st: State) -> float:
+@compiled_code
+def next_landing(t: TierState, st: State) -> float:
     """When the next load ends; infinity where there is none."""
-    t, soonest = st.pool.tiers, np.inf
+    soonest = np.inf
     for r in range(st.ranks.shape[0]):
         i = t.lines[r, tier.L_LOADING]
         while i >= 0:
@@ -298,12 +296,12 @@ def next_landing(st: State) -> float:
 
 
 @compiled_part
-def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
+def prefetch(t: TierState, st: State, kv: KvRules, r: int, i: int) -> None:
     """Bring what a request that arrives will find below the first tier to that one.
 
     What it will find there is used now.
     """
-    t, pool, request = st.pool.tiers, st.pool, st.ints[i]
+    pool, request = st.pool, st.ints[i]
     if not t.prefetch or t.worth[0] == 0:
         return
     x, top, at = t.shelves, t.which[r, 0], st.floats[i, col.F_ARRIVAL]
@@ -331,3 +329,6 @@ def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
             if not t.through:
                 there = max(there, keep(t, r, 1, out, max(at, before)))
         x.came[e] = there
+
+
+HOOKS = {"before_plan": land, "next_event": next_landing}

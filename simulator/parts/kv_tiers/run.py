@@ -12,14 +12,16 @@ from ....workloads.jit import compiled
 from ...batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
 from ...batching.policies import Policy
 from ...batching.prefix import new_pool
-from ...batching.state import C_SUBMITTED, R_SLOTS, State
+from ...batching.state import R_SLOTS, State
 from ...deploy.deployment import Deployment
 from ...quantity import ratio
 from ...serving.pools import Pools
+from ...step.books import new_books
 from ...step.lowering import Plan
+from ...step.timed import Lowered
 from . import state as cols
 from .settings import KvTier, TierSettings
-from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers, with_rows
+from .state import F8, I8, Shelves, TierState, new_shelves, new_tiers
 from .store import erase
 
 OPTION = "--kv-tiers"
@@ -118,6 +120,7 @@ class Below:
     block_bytes: float  # on all devices of a rank
     tiers: TierState  # their arrays, as they are before any request
     names: dict[Hashable, int]  # numbers of the hashes that a trace tells; they outlast failures
+    model: Lowered | None  # what computing instead is costed by, where that is asked
     life: int = 0  # failures so far
 
     @classmethod
@@ -141,8 +144,9 @@ class Below:
             which[:, level] = last + before if tier.shared else own
         pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
         cheaper = settings.load == "cheaper"
-        made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0, plan.stages > 1)
-        return cls(settings, blocks, block_bytes(d, cache), made, common.names)
+        model = Lowered(plan, new_books(plan)) if cheaper else None
+        made = new_tiers(settings, shelves, which, pace, model, index, 0, plan.stages > 1)
+        return cls(settings, blocks, block_bytes(d, cache), made, common.names, model)
 
     @property
     def room(self) -> int:
@@ -150,32 +154,23 @@ class Below:
         stores = self.tiers.shelves.stores
         return int(stores[np.unique(self.tiers.which), cols.H_ROOM].sum())
 
-    def under(self, state: State, blocks: int, sequences: int) -> State:
+    def under(self, state: State, blocks: int, sequences: int) -> tuple[State, TierState]:
         """An engine's state without requests, with these tiers; requests that load have slots too."""
         ranks = len(state.ranks)
         tiers = self.tiers._replace(out_s=np.zeros((ranks, blocks)))
-        pool = new_pool(ranks, blocks, 2 * sequences)._replace(tiers=tiers)
         state.ranks[:, R_SLOTS] = 2 * sequences
-        return state._replace(pool=pool)
+        return state._replace(pool=new_pool(ranks, blocks, 2 * sequences)), tiers
 
-    def with_requests(self, state: State, have: int) -> State:
-        """Room for requests that were appended behind `have`."""
-        pool, new = state.pool, int(state.counters[C_SUBMITTED]) - have
-        assert pool is not None
-        return state._replace(pool=pool._replace(tiers=with_rows(pool.tiers, have, new)))
-
-    def lose(self, state: State, now: float) -> None:
+    def lose(self, old: TierState, now: float) -> None:
         """What a failure leaves: nothing of the engine's own, and of a shared pool what had come there."""
-        assert state.pool is not None
-        old, self.life = state.pool.tiers, self.life + 1
-        x = old.shelves
+        x, self.life = old.shelves, self.life + 1
         for level, tier in enumerate(self.settings.tiers):
             for s in old.which[:, level].tolist():
                 if tier.shared:
                     purge(x, s, old.owner, now)
                 else:
                     _clear(x, s)
-        new = new_tiers(self.settings, x, old.which, old.pace, old.plan, old.owner, self.life, old.piped)
+        new = new_tiers(self.settings, x, old.which, old.pace, self.model, old.owner, self.life, old.piped)
         old.seconds[cols.Z_HELD_UNTIL] = 0.0
         self.tiers = new._replace(
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals, seconds=old.seconds
@@ -259,13 +254,13 @@ class TiersRun:
     near_rate: float | None
 
     @classmethod
-    def of(cls, belows: Sequence[tuple[Below, State, int]], found_tokens: int, asked_tokens: int) -> TiersRun:
+    def of(cls, belows: Sequence[tuple[Below, TierState, int]], found_tokens: int, asked_tokens: int) -> TiersRun:
         """Measure engines' tiers, each with the tokens of a block.
 
         Of the prompt tokens asked for (those of preempted requests again) so many were found somewhere.
         """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
-        own: list[TierState] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
+        own = [tiers for _, tiers, _ in belows]
         counts = np.sum([t.counts for t in own], axis=0)
         link_s: F8 = np.sum([t.link_s for t in own], axis=0)
         seconds: F8 = np.sum([t.seconds for t in own], axis=0)

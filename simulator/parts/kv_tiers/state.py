@@ -7,14 +7,13 @@ engines share is the same rows for each of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ....workloads.jit_held import held
-from ...step.books import Books, new_books
-from ...step.lowering import Plan
+from ...step.timed import Costs, Lowered, costs_of
 from .settings import TierSettings
 
 F8 = npt.NDArray[np.float64]
@@ -97,8 +96,7 @@ class TierState(NamedTuple):
     through: bool
     cheaper: bool
     prefetch: bool
-    plan: Plan | Any  # what prices computing instead; None where nothing asks
-    books: Books | Any
+    costs: Costs  # of computing instead; none where nothing asks
     moments: F8  # [R, M] of a prompt chunk alone
     chunk: I8  # [2, 1]
 
@@ -122,12 +120,19 @@ OWN_KEYS = 0x1E3779B97F4A7C16
 
 
 def new_tiers(
-    settings: TierSettings, shelves: Shelves, which: I8, pace: F8, plan: Plan | None, owner: int, life: int, piped: bool
+    settings: TierSettings,
+    shelves: Shelves,
+    which: I8,
+    pace: F8,
+    model: Lowered | None,
+    owner: int,
+    life: int,
+    piped: bool,
 ) -> TierState:
     """The tiers of an engine before its first request."""
     ranks, levels = which.shape
+    moments = 0 if model is None else model.plan.forms.shape[2] - 1
     own = (OWN_KEYS * (1 + owner + (life << 20))) & ((1 << 63) - 2)
-    moments = 0 if plan is None else plan.forms.shape[2] - 1
     return TierState(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
@@ -136,8 +141,7 @@ def new_tiers(
         np.zeros((ranks, 0)), np.zeros((0, 2)),
         np.tile(np.array([-1, -1, -1, -1, 0], dtype=np.int64), (ranks, 1)),
         np.zeros(0, dtype=np.int64), own, owner, settings.host, piped, settings.write == "through",
-        settings.load == "cheaper", settings.prefetch, plan,
-        None if plan is None else new_books(plan), np.zeros((ranks, moments)),
+        settings.load == "cheaper", settings.prefetch, costs_of(model), np.zeros((ranks, moments)),
         np.zeros((2, 1), dtype=np.int64),
     )  # fmt: skip
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from ....workloads.jit import compiled_given, compiled_part, int64
-from ...batching.prefix import AFTER, BARE, KEY, NEXT, Pool, forget, place, unlink
+import numpy as np
+
+from ....workloads.jit import compiled_code, compiled_part, int64
+from ...batching.holding import note_content
+from ...batching.kv import KvRules
+from ...batching.prefix import AFTER, KEY, content_key, place
+from ...batching.state import I_CACHED, I_HASHED, I_HASHES, I_NOTED, I_SLOT, State
 from . import state as tier
-from .state import Shelves, TierState
+from .state import W_COMPUTED, W_STORED, Z_NOW, Shelves, TierState
 
 
 @compiled_part
@@ -157,29 +162,47 @@ def leave(t: TierState, r: int, b: int, key: int) -> None:
     t.seconds[tier.Z_HELD_UNTIL] = max(t.seconds[tier.Z_HELD_UNTIL], ready)
 
 
-@compiled_given("pool.tiers", otherwise=forget)
-def lose(pool: Pool, r: int, b: int) -> None:
-    """`prefix.forget` where tiers keep what is lost: the last copy of a content goes there."""
-    key = pool.blocks[r, b, KEY]
-    if pool.blocks[r, b, AFTER] == b:
-        leave(pool.tiers, r, b, key)
-    if pool.tiers.through:
-        pool.tiers.out_s[r, b] = 0.0
-    forget(pool, r, b)
+@compiled_code
+def lose(t: TierState, st: State, r: int, b: int) -> None:
+    """A block's content is lost: the last copy of a content goes to the tiers."""
+    block = st.pool.blocks[r, b]
+    if block[AFTER] == b:
+        leave(t, r, b, block[KEY])
+    if t.through:
+        t.out_s[r, b] = 0.0
 
 
 @compiled_part
-def take(pool: Pool, r: int, count: int) -> None:
-    """Hand out the blocks that were freed longest ago, of those that are free; their content is lost."""
-    blocks = pool.blocks[r]
-    end = blocks.shape[0] - 1
-    while True:
-        b = blocks[end, NEXT]
-        bare = min(blocks[b, BARE], count)
-        blocks[b, BARE] -= bare
-        count -= bare
-        if count == 0:
-            return
-        unlink(blocks, b)
-        lose(pool, r, b)
-        count -= 1
+def write_through(t: TierState, st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
+    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
+    pool, request = st.pool, st.ints[i]
+    if not t.through:
+        return
+    full = (min(tokens, t.rows[i, W_COMPUTED]) if t.piped else tokens) // kv.block
+    row = pool.held[r, request[I_SLOT]]
+    while t.rows[i, W_STORED] < full:
+        j, ready = t.rows[i, W_STORED], np.inf
+        key = tier_key(t, content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block))
+        for level in range(t.which.shape[1]):
+            if t.worth[level] == 1:
+                ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))
+        t.out_s[r, row[j]] = 0.0 if ready == np.inf else ready
+        t.rows[i, W_STORED] += 1
+
+
+@compiled_code
+def store_freed(t: TierState, st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """A sequence gives back its blocks: tiers take all content, told or not."""
+    note_content(st, kv, r, i, noted)
+    write_through(t, st, kv, r, i, noted)
+    t.rows[i, W_STORED] = t.rows[i, W_COMPUTED] = 0
+
+
+@compiled_code
+def store_planned(t: TierState, st: State, kv: KvRules, r: int, i: int) -> None:
+    """All content is noted where tiers keep what leaves, and written once computed."""
+    note_content(st, kv, r, i, st.ints[i, I_NOTED])
+    write_through(t, st, kv, r, i, st.ints[i, I_CACHED])
+
+
+HOOKS = {"on_evict": lose, "on_free": store_freed, "on_note": store_planned}

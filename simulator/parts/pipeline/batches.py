@@ -16,25 +16,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....workloads.jit import compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
 from ....workloads.jit_held import held
+from ...batching import hooks
 from ...batching import state as col
 from ...batching.clients import complete
-from ...batching.holding import drop
+from ...batching.holding import drop, found_again
 from ...batching.host import paced, starting
 from ...batching.kv import KvRules
-from ...batching.plain import give_way, plan_ranks, planned_tokens, write_log
+from ...batching.plain import end_step, plan_ranks, planned_tokens, write_log
 from ...batching.policies import Limits
+from ...batching.queues import unqueue
 from ...batching.state import F8, I8, State
 from ...batching.status import AGAIN, GO, STUCK
 from ...batching.stretch import record_gap, stamp
-from ...batching.uneven import set_uneven
-from ...step.books import Books
-from ...step.lowering import Plan
-from ..classes.queue import count_served, measure_lanes, unqueue
-from ..drafts.verify import batch_seconds, known_at_end, log_draft, record_together, send, tokens_of_batch
-from ..kv_tiers.hooks import held_until, note_computed
-from ..kv_tiers.loads import next_landing
+from ...step.timed import cost_step
 
 (W_REQUEST, W_TOKENS, W_CACHED, W_LIFE) = range(4)
 NUM_WORK = 4
@@ -68,25 +64,29 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def price_stages(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
+def price_stages(limits: Limits, st: State, decodes: float) -> None:
     """Price a planned batch on each stage; the host plans it once."""
-    chunks = st.counters[col.C_CHUNKS]
+    chunks, stages = st.counters[col.C_CHUNKS], st.costs.stages
     for r in range(st.ranks.shape[0]):
-        set_uneven(plan, limits, st, books, r, int64(0))
-    batch_seconds(plan, limits, st, books, decodes)
-    books.stages[0] = paced(limits.pace, books.stages[0], (decodes + chunks) / st.ranks.shape[0], chunks)
-    for s in range(1, books.stages.size):
-        books.stages[s] = max(books.stages[s], starting(limits.pace, chunks))
+        hooks.on_sums(st, limits, r, int64(0))
+    if st.hooks.batch_seconds.size > 0:
+        hooks.batch_seconds(st, limits, decodes)
+    else:
+        step = st.counters[col.C_STEPS]
+        cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, True, limits.captured)
+    stages[0] = paced(limits.pace, stages[0], (decodes + chunks) / st.ranks.shape[0], chunks)
+    for s in range(1, stages.size):
+        stages[s] = max(stages[s], starting(limits.pace, chunks))
 
 
 @compiled_part
-def send_through(st: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
+def send_through(pipe: Pipe, st: State, seconds: F8, now: float, waits: bool) -> tuple[float, float]:
     """Let a batch planned now run through the stages; when it starts, and when it is through.
 
     It `waits` where the first stage needs the tokens that the last one has yet to bring.
     """
-    pipe = st.pipe
-    end = start = held_until(st, max(now, pipe.free[pipe.free.size - 1 if waits else 0]))
+    ready = max(now, pipe.free[pipe.free.size - 1 if waits else 0])
+    end = start = max(hooks.begins(st, ready), ready)
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
         pipe.free[s] = end
@@ -94,9 +94,23 @@ def send_through(st: State, seconds: F8, now: float, waits: bool) -> tuple[float
 
 
 @compiled_part
-def note_work(st: State, place: int, r: int, ahead: bool) -> None:
+def send(st: State, i: int, q: int, ahead: bool) -> int:
+    """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    if st.hooks.send.size > 0:
+        return int(hooks.send(st, i, q, ahead))
+    request = st.ints[i]
+    request[col.I_CACHED] += q
+    whole = request[col.I_INPUT] + request[col.I_GENERATED] + request[col.I_FLIGHT]
+    brings = int64(request[col.I_CACHED] >= whole)
+    if ahead:
+        request[col.I_FLIGHT] += brings
+    return brings
+
+
+@compiled_part
+def note_work(pipe: Pipe, st: State, place: int, r: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
-    pipe, size = st.pipe, int64(0)
+    size = int64(0)
     for j in range(st.ranks[r, col.R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         if q == 0:
@@ -117,25 +131,25 @@ def send_nothing(pipe: Pipe, now: float) -> None:
 
 
 @compiled_part
-def launch(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books) -> bool:
+def launch(pipe: Pipe, limits: Limits, kv: KvRules, st: State) -> bool:
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
-    counters, clocks, pipe = st.counters, st.clocks, st.pipe
-    planned, _ = plan_ranks(plan, limits, kv, st, clocks[col.T_NOW], False)
+    counters, clocks = st.counters, st.clocks
+    planned, _ = plan_ranks(limits, kv, st, clocks[col.T_NOW], False)
     if planned_tokens(st) == 0.0:
         send_nothing(pipe, clocks[col.T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
-        note_work(st, place, r, limits.ahead)
-    price_stages(plan, limits, st, books, planned.decodes)
-    start, end = send_through(st, books.stages, clocks[col.T_NOW], limits.ahead)
+        note_work(pipe, st, place, r, limits.ahead)
+    price_stages(limits, st, planned.decodes)
+    start, end = send_through(pipe, st, st.costs.stages, clocks[col.T_NOW], limits.ahead)
     pipe.ends[place] = end
     pipe.ring[P_COUNT] += 1
-    give_way(st, books, start)
+    end_step(st, start)
     counters[col.C_STEPS] += 1
     counters[col.C_PROMPT] += int(planned.prompts)
-    write_log(plan, st, books, start, end, int64(1), planned)
-    log_draft(st)
+    write_log(st, start, end, int64(1), planned)
+    hooks.on_log(st)
     return True
 
 
@@ -157,7 +171,8 @@ def end_request(st: State, kv: KvRules, r: int, i: int) -> None:
     if st.ints[i, col.I_CACHED] == 0:  # preempted while its token was in flight
         unqueue(st, r, i)
     else:
-        drop(st, kv, r, i, known_at_end(st, i))
+        known = hooks.known_at_end(st, i) if st.hooks.known_at_end.size > 0 else found_again(st, i)
+        drop(st, kv, r, i, known)
     st.ints[i, col.I_FLIGHT] = 0  # what was planned beyond its end brings nothing
     complete(st, i)
 
@@ -172,13 +187,15 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float)
             continue  # beyond the end
         same = work[j, W_LIFE] == st.ints[i, col.I_PREEMPTED]
         if same and tokens >= 0:
-            note_computed(st, kv, r, i, work[j, W_CACHED], now)
+            hooks.on_computed(st, kv, r, i, work[j, W_CACHED], now)
         if tokens == 0:
             continue  # a prompt that goes on
-        count = tokens_of_batch(st, i, tokens)
+        count = tokens
+        if st.hooks.tokens_of_batch.size > 0:
+            count = hooks.tokens_of_batch(st, i, tokens)
         if same and tokens < 0:
-            note_computed(st, kv, r, i, st.ints[i, col.I_CACHED], now)
-        count_served(st, r, i, count)
+            hooks.on_computed(st, kv, r, i, st.ints[i, col.I_CACHED], now)
+        hooks.on_tokens(st, r, i, count)
         together += count - 1
         gap, gaps = stamp(st, i, count, now, now, gap, gaps)
         tokens_landed(st, i, count)
@@ -186,14 +203,13 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float)
             end_request(st, kv, r, i)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
-    record_together(st, together)
-    measure_lanes(st, r)
+    hooks.on_together(st, together)
+    hooks.on_finished(st, r)
 
 
 @compiled_part
-def land(st: State, kv: KvRules) -> float:
+def land(pipe: Pipe, st: State, kv: KvRules) -> float:
     """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
-    pipe = st.pipe
     place = pipe.ring[P_FIRST]
     now = max(pipe.ends[place], st.clocks[col.T_NOW])
     completed = st.counters[col.C_COMPLETED]
@@ -215,35 +231,38 @@ def land(st: State, kv: KvRules) -> float:
     return float(now)
 
 
-@compiled_part
-def flies(st: State) -> bool:
+@compiled_code
+def flies(pipe: Pipe, st: State) -> bool:
     """Whether any batch is in flight, be it an empty one."""
-    return bool(st.pipe.ring[P_COUNT] > 0)
+    return bool(pipe.ring[P_COUNT] > 0)
 
 
-@compiled_part
-def prepare(plan: Plan, limits: Limits, kv: KvRules, st: State) -> int:
+@compiled_code
+def prepare(pipe: Pipe, st: State, limits: Limits, kv: KvRules) -> int:
     """Wait for what is in flight if all that has come is done: it is beyond an end."""
     if st.counters[col.C_RELEASED] > st.counters[col.C_COMPLETED]:
         return GO
-    st.clocks[col.T_NOW] = land(st, kv)
+    st.clocks[col.T_NOW] = land(pipe, st, kv)
     return AGAIN
 
 
-@compiled_part
-def take_step(plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, arrival: float, until: float) -> int:
+@compiled_code
+def take_step(pipe: Pipe, st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
     """Plan as many batches as go into the stages, and wait for the oldest, even beyond `until`."""
-    counters, clocks, pipe, now = st.counters, st.clocks, st.pipe, st.clocks[col.T_NOW]
+    counters, clocks, now = st.counters, st.clocks, st.clocks[col.T_NOW]
     more, preempted = True, counters[col.C_PREEMPTIONS]
-    while more and pipe.ring[P_COUNT] < plan.stages:
-        more = launch(plan, limits, kv, st, books)
+    while more and pipe.ring[P_COUNT] < st.costs.stages.size:
+        more = launch(pipe, limits, kv, st)
         more = more and pipe.ends[pipe.ring[P_FIRST]] > now
     if counters[col.C_PREEMPTIONS] == preempted and not pipe.sizes.any():
-        soonest = next_landing(st)
+        soonest = hooks.next_event(st)
         if soonest == np.inf:
             return STUCK
-        clocks[col.T_NOW] = max(land(st, kv), min(soonest, arrival, until))
+        clocks[col.T_NOW] = max(land(pipe, st, kv), min(soonest, arrival, until))
         return AGAIN
-    clocks[col.T_NOW] = land(st, kv)
+    clocks[col.T_NOW] = land(pipe, st, kv)
     clocks[col.T_BUSY] += clocks[col.T_NOW] - now
     return AGAIN
+
+
+HOOKS = {"flies": flies, "prepare": prepare, "take_step": take_step}

@@ -7,10 +7,10 @@ in the tree (cache_protected_len) and `I_SLOT` their last node.
 
 from __future__ import annotations
 
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part
+from ....workloads.jit import compiled_inside, compiled_part
+from ...batching import hooks
 from ...batching import state as col
 from ...batching.kv import KvRules, blocks_of
-from ...batching.plans import record_preempted
 from ...batching.radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from ...batching.state import I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, State
 from .state import RETRACT_STEPS, Sglang
@@ -78,10 +78,11 @@ def give_up(st: State, x: Sglang, r: int, i: int, keep: bool) -> None:
     count_slots(x, r, 1)
 
 
-@compiled_given("x.turns", otherwise=lambda x, r, more: None)
+@compiled_inside
 def count_slots(x: Sglang, r: int, more: int) -> None:
     """Give back places of requests, or take some (`req_to_token_pool`)."""
-    x.turns.slots[r] += more
+    if x.turns.slots.size > 0:
+        x.turns.slots[r] += more
 
 
 @compiled_part
@@ -93,6 +94,6 @@ def retract(st: State, x: Sglang, r: int, i: int, others: int) -> None:
     request[col.I_TARGET] = request[col.I_INPUT] + request[col.I_GENERATED]
     request[col.I_PREEMPTED] += 1
     st.counters[col.C_PREEMPTIONS] += 1
-    record_preempted(st, i)
+    hooks.on_preempted(st, i)
     if x.rules.radix:
         make_room(x.tree, st, r, others * RETRACT_STEPS, x.rules.page)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...batching import hooks
 from ...batching import state as col
-from ...batching.counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
+from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...batching.kv import blocks_of
-from ...batching.plans import record_tokens
 from ...batching.radix import K_FREE, make_room
 from ...batching.state import I8, State
-from ..drafts.hooks import drafts_of
 from . import state as sched
 from .adder import GO_ON, NO_TOKEN, OTHER, cut_again, open_budgets, sort_queue, state_of, try_next
 from .cache import count_slots, keep_prompt, retract, take_tokens
@@ -110,24 +109,24 @@ def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
     rank = st.ranks[r]
     st.running[r, rank[col.R_RUNNING]], st.fresh[r, rank[col.R_RUNNING]] = i, tokens
     rank[col.R_RUNNING] += 1
-    record_tokens(st, i, tokens)
+    hooks.on_tokens_planned(st, i, tokens)
     count_chunk(st.moments[r], windows, st.ints[i, col.I_CACHED], tokens)
-    count_draft(st, r, st.ints[i, col.I_CACHED], tokens, True)
+    hooks.on_count(st, r, st.ints[i, col.I_CACHED], tokens, True)
     c = st.counters[col.C_CHUNKS]
     st.chunks[0, c], st.chunks[1, c] = tokens, i
     st.counters[col.C_CHUNKS] += 1
 
 
-@compiled_given("x.turns", otherwise=lambda x, r: int64(1 << 40))
+@compiled_inside
 def slots_of(x: Sglang, r: int) -> int:
     """Requests that may have memory yet, beside those of all batches."""
-    return int(x.turns.slots[r])
+    return int(x.turns.slots[r]) if x.turns.slots.size > 0 else 1 << 40
 
 
-@compiled_given("x.turns", otherwise=lambda x: x.rules.sequences)
+@compiled_inside
 def most_running(x: Sglang) -> int:
     """Running requests beside which a prompt that is cut goes on: any, where it has begun in another batch."""
-    return int64(1 << 40)
+    return 1 << 40 if x.turns.slots.size > 0 else int(x.rules.sequences)
 
 
 @compiled_part
@@ -211,19 +210,19 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
 @compiled_part
 def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
     """Plan a token of everything that runs from a place on, with its drafts (`prepare_for_decode`)."""
-    size, page, drafts = st.ranks[r, col.R_RUNNING] - first, x.rules.page, drafts_of(st)
+    size, page, drafts = st.ranks[r, col.R_RUNNING] - first, x.rules.page, hooks.drafts_of(st)
     make_room(x.tree, st, r, size * (page + drafts), page)
     plain, context = unbounded(windows) and drafts == 0, int64(0)
     for j in range(first, first + size):
         i = st.running[r, j]
         take_tokens(st, x, r, i, 1 + drafts)
         st.fresh[r, j] = 1 + drafts
-        record_tokens(st, i, 1 + drafts)
+        hooks.on_tokens_planned(st, i, 1 + drafts)
         if plain:
             context += st.ints[i, col.I_CACHED] + 1
         else:
             count_tokens(st, st.moments[r], windows, st.ints[i, col.I_CACHED], 1 + drafts)
-            count_draft(st, r, st.ints[i, col.I_CACHED], 1 + drafts, False)
+            hooks.on_count(st, r, st.ints[i, col.I_CACHED], 1 + drafts, False)
     if plain:
         count_decodes(st.moments[r], size, context)
 
@@ -253,7 +252,7 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
 @compiled_part
 def decode_fits(st: State, x: Sglang, r: int) -> bool:
     """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
-    need, page, more = int64(0), x.rules.page, 1 + drafts_of(st)
+    need, page, more = int64(0), x.rules.page, 1 + hooks.drafts_of(st)
     for j in range(x.ranks[r, S_LIST]):
         room = st.ints[st.running[r, j], col.I_ROOM]
         need += blocks_of(room + more, page) - blocks_of(room, page)
@@ -270,13 +269,13 @@ def later_out(st: State, i: int, j: int) -> bool:
     return bool(one[col.I_INPUT] < other[col.I_INPUT])
 
 
-@compiled_given("x.turns", otherwise=lambda x: int64(1))
+@compiled_inside
 def fewest(x: Sglang) -> int:
     """Requests that no retraction goes below: alone one always has memory, but not beside other batches.
 
     SGLang would abort it; here it comes back to the queue.
     """
-    return int64(0)
+    return 0 if x.turns.slots.size > 0 else 1
 
 
 @compiled_part

@@ -7,9 +7,9 @@ keys, the smaller the sooner: `F_KEY` times a sign. Who comes back into the queu
 
 from __future__ import annotations
 
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_inside, compiled_part, int64
 from ...batching import state as col
-from ...batching.links import link_in
+from ...batching.queues import enqueue, link_in
 from ...batching.radix import K_EVICTABLE, K_FREE
 from ...batching.state import State
 from .adder import still_to_come
@@ -34,9 +34,12 @@ def key_of(st: State, x: Sglang, i: int) -> float:
     return float(st.floats[i, col.F_KEY] * x.urgent.sign)
 
 
-@compiled_given("x.urgent", otherwise=append)
+@compiled_part
 def queue_by_priority(st: State, x: Sglang, r: int, i: int) -> None:
     """Queue a request behind all that go before it."""
+    if not preempts(x):
+        append(st, x, r, i)
+        return
     rank, key = st.ranks[r], key_of(st, x, i)
     st.ints[i, I_CAME] = x.urgent.marks[U_CAME]
     x.urgent.marks[U_CAME] += 1
@@ -49,17 +52,18 @@ def queue_by_priority(st: State, x: Sglang, r: int, i: int) -> None:
     rank[col.R_WAITING] += 1
 
 
-@compiled_given("x.urgent", otherwise=lambda x: False)
+@compiled_inside
 def preempts(x: Sglang) -> bool:
     """Whether running requests may make way, so that a full batch is looked at every time."""
-    return True
+    return bool(x.urgent.threshold >= 0)
 
 
-@compiled_given("x.urgent", otherwise=lambda x, r: None)
+@compiled_inside
 def look_again(x: Sglang, r: int) -> None:
     """A full batch may have room by now (`try_preemption`)."""
-    x.ranks[r, S_FULL] = 0
-    x.urgent.marks[U_OUT] = 0
+    if preempts(x):
+        x.ranks[r, S_FULL] = 0
+        x.urgent.marks[U_OUT] = 0
 
 
 @compiled_part
@@ -114,10 +118,10 @@ def give_way(st: State, x: Sglang, r: int, i: int, others: int) -> None:
     retract(st, x, r, i, others)
 
 
-@compiled_given("x.urgent", otherwise=lambda st, x, r, i: False)
+@compiled_part
 def preempt_for(st: State, x: Sglang, r: int, i: int) -> bool:
     """Preempt running requests for a waiting one that has no room, if that can make enough."""
-    if not choose(st, x, r, i):
+    if not preempts(x) or not choose(st, x, r, i):
         return False
     own, rank, mark, out = x.ranks[r], st.ranks[r], x.order[1], x.urgent.out
     size, kept, gone, before = own[S_LIST], int64(0), int64(0), x.urgent.marks[U_OUT]
@@ -136,12 +140,21 @@ def preempt_for(st: State, x: Sglang, r: int, i: int) -> bool:
     own[S_LIST] = kept
     rank[col.R_RUNNING] -= gone
     x.urgent.marks[U_OUT] += gone
-    return True
+    return bool(x.urgent.threshold >= 0)
 
 
-@compiled_given("x.urgent", otherwise=lambda st, x, r: None)
+@compiled_part
 def queue_preempted(st: State, x: Sglang, r: int) -> None:
     """Queue the requests that made way in this step, those chosen first before the others."""
     for k in range(x.urgent.marks[U_OUT]):
         queue_by_priority(st, x, r, x.urgent.out[k])
     x.urgent.marks[U_OUT] = 0
+
+
+@compiled_code
+def queue_urgent(x: Sglang, st: State, r: int, i: int) -> None:
+    """Queue a request that has come."""
+    if preempts(x):
+        queue_by_priority(st, x, r, i)
+    else:
+        enqueue(st, r, i)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...batching.exact_state import Exact, new_exact
-from .state import ROOMIER, Numbers, new_sglang, new_turns
+from .state import ROOMIER, Numbers, Sglang, new_sglang, new_turns
 
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
 """SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS (sglang/srt/environ.py)."""
@@ -101,7 +100,7 @@ class SglangRules:
         """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) one that is cut goes on beside."""
         return sequences + (stages > 1)
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Sglang:
         """The state before the first request, of so many pages of `page` tokens a rank.
 
         Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
@@ -114,9 +113,9 @@ class SglangRules:
         threshold = self.threshold if self.priority else -1
         sign = 1.0 if self.low_first else -1.0
         turns = new_turns(stages, ranks, sequences)
-        return new_exact(self.overlap and stages == 1, sglang=new_sglang(numbers, ranks, pages, threshold, sign, turns))
+        return new_sglang(numbers, ranks, pages, turns, threshold, sign)
 
-    def widen(self, x: Exact, blocks: int) -> Exact:
+    def widen(self, x: Sglang, blocks: int) -> Sglang:
         """The same state: pages are counted, not listed."""
         return x
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ cut (-1: none); entries of `keys` for requests without an end (-1: not looked fo
 class Urgent(NamedTuple):
     """What priority scheduling goes by and keeps."""
 
-    threshold: int  # a running request makes way for one more urgent by more than this
+    threshold: int  # a running request makes way for one more urgent by more than this; below 0: for none
     sign: float  # of a priority: 1 where smaller values are sooner, else -1
     marks: I8  # [2]
     out: I8  # [B] requests that made way in the planned step
@@ -97,12 +97,12 @@ class Sglang(NamedTuple):
     offset: F8  # [1] tokens that admission counts as taken
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
-    urgent: Urgent | Any  # None without priority scheduling
-    turns: BatchTurns | Any  # None with one stage
+    urgent: Urgent
+    turns: BatchTurns  # of no batches with one stage
 
 
 def new_sglang(
-    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0, turns: BatchTurns | None = None
+    numbers: Numbers, ranks: int, pages: int, turns: BatchTurns, threshold: int = -1, sign: float = 1.0
 ) -> Sglang:
     """The state before the first request; a threshold below 0: without priority scheduling."""
     schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
@@ -117,16 +117,15 @@ def new_sglang(
         np.zeros(1),
         np.zeros((2, scratch)),
         np.zeros((2, scratch), dtype=np.int64),
-        None
-        if threshold < 0
-        else Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
+        Urgent(threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)),
         turns,
     )
 
 
-def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns | None:
-    """Of batches that hold nothing; None with one stage."""
+def new_turns(stages: int, ranks: int, sequences: int) -> BatchTurns:
+    """Of batches that hold nothing; of none with one stage."""
+    stages *= stages > 1
     own = np.zeros((stages, ranks, NUM_SCHEDULE + 1), dtype=np.int64)
     own[:, :, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     running = np.zeros((stages, ranks, 3 * sequences + 3), dtype=np.int64)  # with one that is cut beside them
-    return BatchTurns(running, own, np.full(ranks, sequences)) if stages > 1 else None
+    return BatchTurns(running, own, np.full(ranks * (stages > 1), sequences))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ....workloads.jit import compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
+from ...batching import hooks
 from ...batching import state as col
 from ...batching.clients import complete
 from ...batching.exact_state import copy_lists
@@ -10,26 +11,24 @@ from ...batching.kv import KvRules, blocks_of
 from ...batching.radix import K_FREE, K_HEAP
 from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
-from ..drafts.hooks import drafts_of
-from ..drafts.verify import record_together, verified
 from . import state as sched
 from .cache import count_free, give_up, keep_prompt, take_tokens
 from .plan import plan_step
-from .priority import preempts
+from .priority import preempts, queue_urgent
 from .state import NUM_SCHEDULE, S_CHUNKED, S_EXTENDED, S_FLIGHT, S_FLIGHT_CHUNK, S_FULL, S_LAST_CHUNK, S_LIST, Sglang
 
 
-def plan_ranks(st: State, kv: KvRules, windows: I8, known: float) -> None:
+@compiled_code
+def plan_ranks(x: Sglang, st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         plan_step(st, x, windows, r, known)
         count_free(st, kv, x, r)
 
 
-def start_ranks(st: State, kv: KvRules, steps: int) -> None:
+@compiled_code
+def start_ranks(x: Sglang, st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
-    x = st.exact.sglang
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
@@ -46,7 +45,7 @@ def start_ranks(st: State, kv: KvRules, steps: int) -> None:
                     take_tokens(st, x, r, i, more)
                     request[col.I_GENERATED] += more
                     st.counters[col.C_EMITTED] += more
-                if prompt or drafts_of(st) == 0:  # else what is accepted says
+                if prompt or hooks.drafts_of(st) == 0:  # else what is accepted says
                     request[col.I_CACHED] = request[col.I_ROOM]
             if more > 0:
                 for _ in range(more):
@@ -56,13 +55,13 @@ def start_ranks(st: State, kv: KvRules, steps: int) -> None:
         own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
 
 
-@compiled_given("st.spec", otherwise=lambda st, x, r, i, prompt: int64(1))
+@compiled_part
 def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
     """Tokens that a step has brought a request; memory of rejected drafts is free again."""
-    if prompt:
+    if prompt or st.hooks.verified.size == 0:
         return int64(1)
     request, page = st.ints[i], x.rules.page
-    count = verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    count = hooks.verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
     back = blocks_of(request[col.I_ROOM], page) - blocks_of(request[col.I_CACHED], page)
     request[col.I_ROOM] = request[col.I_CACHED]
     request[col.I_BLOCKS] -= back
@@ -105,13 +104,13 @@ def take_rank(st: State, x: Sglang, r: int, first_end: float, now: float) -> Non
             keep_prompt(st, x, r, i, request[col.I_TARGET])
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
-    record_together(st, together)
+    hooks.on_together(st, together)
     own[S_FLIGHT] = 0
 
 
-def take_ranks(st: State, kv: KvRules, first_end: float, now: float) -> None:
+@compiled_code
+def take_ranks(x: Sglang, st: State, kv: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
-    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now)
         count_free(st, kv, x, r)
@@ -127,15 +126,15 @@ def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
     return int(pages)
 
 
-def most_steps(st: State) -> int:
+@compiled_code
+def most_steps(x: Sglang, st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, nothing is cut or waits that could run, and there is memory
     for one more, so that nothing is evicted.
     """
-    x = st.exact.sglang
     most, heeds = int64(1 << 40), False
-    if drafts_of(st) > 0:
+    if hooks.drafts_of(st) > 0:
         return -1
     for r in range(st.ranks.shape[0]):
         own = x.ranks[r]
@@ -167,22 +166,22 @@ def most_steps(st: State) -> int:
     return int(-most if heeds else most)
 
 
-def fall_idle(st: State) -> None:
+@compiled_code
+def fall_idle(x: Sglang, st: State) -> None:
     """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
-    x = st.exact.sglang
     for r in range(x.ratio.size):
         x.ratio[r] = x.rules.init_ratio
 
 
-def rank_for(st: State) -> int:
+@compiled_code
+def rank_for(x: Sglang, st: State) -> int:
     """Ranks take requests in turn (`load_balance_method` round_robin)."""
-    x = st.exact.sglang
     return int(st.counters[col.C_RELEASED] % x.ratio.size)
 
 
-def take_up(st: State, place: int) -> None:
+@compiled_code
+def take_up(x: Sglang, st: State, place: int) -> None:
     """Look at one of the batches: what is its own comes to where plans find it."""
-    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         own = x.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
@@ -192,9 +191,9 @@ def take_up(st: State, place: int) -> None:
         copy_lists(x.turns.running[place, r], st.running[r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
-def put_down(st: State, place: int) -> None:
+@compiled_code
+def put_down(x: Sglang, st: State, place: int) -> None:
     """`take_up` the other way round."""
-    x = st.exact.sglang
     for r in range(st.ranks.shape[0]):
         own = x.turns.own[place, r]
         for c in range(NUM_SCHEDULE):
@@ -203,16 +202,25 @@ def put_down(st: State, place: int) -> None:
         copy_lists(st.running[r], x.turns.running[place, r], own[NUM_SCHEDULE], own[S_FLIGHT])
 
 
-def seen(st: State, before: float) -> float:
+@compiled_code
+def seen(x: Sglang, st: State, before: float, after: float) -> float:
     """Results are waited for as soon as a batch has been sent."""
     return float(st.clocks[col.T_NOW])
 
 
-def elsewhere(st: State, place: int) -> int:
+@compiled_code
+def elsewhere(x: Sglang, st: State, place: int) -> int:
     """Requests that run in the other batches."""
-    turns, more = st.exact.sglang.turns, int64(0)
+    turns, more = x.turns, int64(0)
     for other in range(turns.own.shape[0]):
         for r in range(st.ranks.shape[0]):
             if other != place:
                 more += turns.own[other, r, NUM_SCHEDULE]
     return int(more)
+
+
+HOOKS = {
+    "plan_next": plan_ranks, "on_start": start_ranks, "take_results": take_ranks, "most_steps": most_steps,
+    "rank_for": rank_for, "on_idle": fall_idle, "take_up": take_up, "put_down": put_down, "elsewhere": elsewhere,
+    "seen": seen, "queue": queue_urgent,
+}  # fmt: skip

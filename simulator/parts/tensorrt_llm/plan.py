@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from ....workloads.jit import compiled_inside, compiled_part, int64
+from ...batching import hooks
 from ...batching import state as col
-from ...batching.counting import clear_sums, count_chunk, count_decodes, count_draft, count_tokens, unbounded
+from ...batching.counting import clear_sums, count_chunk, count_decodes, count_tokens, unbounded
 from ...batching.kv import blocks_of
-from ...batching.plans import record_preempted, record_tokens
 from ...batching.state import I8, State
-from ..drafts.hooks import drafts_of
 from .blocks import begin, end, first_new, mark, take_block
 from .state import T_FREE, W_BATCHED, W_WAITED, Trtllm
 
@@ -31,10 +30,10 @@ def brought(request: I8) -> bool:
     return bool(request[col.I_ROOM] == 0 and request[col.I_CACHED] > 0)
 
 
-@compiled_given("x.flights", otherwise=lambda x, request: False)
+@compiled_inside
 def flies(x: Trtllm, request: I8) -> bool:
     """Whether a batch in flight has a request."""
-    return bool(request[col.I_FLIGHT] > 0)
+    return bool(x.flights.sizes.size > 0 and request[col.I_FLIGHT] > 0)
 
 
 @compiled_part
@@ -106,7 +105,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
         request = st.ints[st.running[r, j]]
         wanted[j] = decodes(request)
         if wanted[j]:
-            left -= to_the_end(request, block, drafts_of(st))
+            left -= to_the_end(request, block, hooks.drafts_of(st))
     for j in range(size):
         i = st.running[r, j]
         if wanted[j]:
@@ -114,7 +113,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
         later, told = better_later(st, x, r, i, told)
         if later:
             continue
-        need = to_the_end(st.ints[i], block, drafts_of(st))
+        need = to_the_end(st.ints[i], block, hooks.drafts_of(st))
         if need > left:
             return
         left -= need
@@ -150,7 +149,7 @@ def choose_all(st: State, x: Trtllm, r: int) -> None:
     while j < stop:
         i = st.running[r, j]
         later, told = better_later(st, x, r, i, told)  # asked again after each pause
-        need = next_blocks(st.ints[i], block, drafts_of(st), x.rules.looks)
+        need = next_blocks(st.ints[i], block, hooks.drafts_of(st), x.rules.looks)
         if later:
             j += 1
         elif taken + need <= free:
@@ -180,7 +179,7 @@ def pause(st: State, x: Trtllm, r: int) -> None:
         request[col.I_CACHED] = 0
         request[col.I_PREEMPTED] += 1
         st.counters[col.C_PREEMPTIONS] += 1
-        record_preempted(st, i)
+        hooks.on_preempted(st, i)
 
 
 @compiled_inside
@@ -194,7 +193,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     """Tokens of each request in the step; prompts, tokens of these whole, and decodes."""
     rules, wanted, fresh = x.rules, x.wanted[r], st.fresh[r]
     size, tokens, cut, own = st.ranks[r, col.R_RUNNING], int64(0), int64(0), int64(0)
-    running, prompts, more = int64(0), int64(0), 1 + drafts_of(st)
+    running, prompts, more = int64(0), int64(0), 1 + hooks.drafts_of(st)
     for j in range(size):
         fresh[j] = 0
     for j in range(size):
@@ -272,13 +271,13 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
                 tokens = (found + tokens) // block * block - found
             tokens = min(tokens, request[col.I_TARGET] - found)
             st.fresh[r, j] = tokens
-        record_tokens(st, i, tokens)
+        hooks.on_tokens_planned(st, i, tokens)
         count_chunk(st.moments[r], windows, request[col.I_CACHED], tokens)
-        count_draft(st, r, request[col.I_CACHED], tokens, True)
+        hooks.on_count(st, r, request[col.I_CACHED], tokens, True)
         c = st.counters[col.C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = tokens, i
         st.counters[col.C_CHUNKS] += 1
-    more, count, context = 1 + drafts_of(st), int64(0), int64(0)
+    more, count, context = 1 + hooks.drafts_of(st), int64(0), int64(0)
     plain = unbounded(windows) and more == 1
     for j in range(size):
         i = st.running[r, j]
@@ -288,13 +287,13 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
         request[col.I_ROOM] += more
         while request[col.I_BLOCKS] * block < request[col.I_ROOM]:
             take_block(st, x, r, i)
-        record_tokens(st, i, more)
+        hooks.on_tokens_planned(st, i, more)
         if plain:
             count += 1
             context += request[col.I_CACHED] + 1
         else:
             count_tokens(st, st.moments[r], windows, request[col.I_CACHED], more)
-            count_draft(st, r, request[col.I_CACHED], more, False)
+            hooks.on_count(st, r, request[col.I_CACHED], more, False)
     if plain:
         count_decodes(st.moments[r], count, context)
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...batching.exact_state import Exact, new_exact
-from .state import TrtNumbers, new_trtllm, widened
+from .state import Trtllm, TrtNumbers, new_trtllm, widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class TrtllmRules:
         """Active requests: of every batch in flight (`max_num_active_requests`)."""
         return sequences * stages
 
-    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Exact:
+    def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Trtllm:
         """The state before the first request, of so many blocks of `page` tokens a rank.
 
         Of several stages results are waited for, and memory is looked for two steps ahead (`two_step_lookahead`).
@@ -90,12 +89,11 @@ class TrtllmRules:
             self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,
             self.even_steps, self.even_batches, self.serial,
         )  # fmt: skip
-        return new_exact(self.overlap and stages == 1, trtllm=new_trtllm(numbers, ranks, pages, stages))
+        return new_trtllm(numbers, ranks, pages, stages)
 
-    def widen(self, x: Exact, blocks: int) -> Exact:
+    def widen(self, x: Trtllm, blocks: int) -> Trtllm:
         """The same state with room for requests of so many blocks."""
-        assert x.trtllm is not None
-        return x._replace(trtllm=widened(x.trtllm, blocks + 1))
+        return widened(x, blocks + 1)
 
     def spare(self, page: int) -> int:
         """A request's last token counts too."""

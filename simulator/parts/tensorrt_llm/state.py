@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,12 +67,13 @@ class Trtllm(NamedTuple):
     told: I8  # [2, B] scratch: what prompts of the plan being made will let others find
     wanted: I8  # [R, B] scratch: whether memory suffices for each request
     waited: I8  # [2]
-    flights: Flights | Any  # None with one stage
+    flights: Flights  # of no batches with one stage
 
 
 def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trtllm:
     """The state before the first request."""
     rows, ring = numbers.active, np.arange(blocks + 1)
+    stages *= stages > 1
     running, sizes = np.zeros((stages, ranks, 3 * rows), dtype=np.int64), np.zeros((stages, ranks), dtype=np.int64)
     links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
     links[:, :, 0], links[:, :, 1] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
@@ -86,7 +87,7 @@ def new_trtllm(numbers: TrtNumbers, ranks: int, blocks: int, stages: int) -> Trt
     return Trtllm(
         numbers, content, links, table, held, own, np.zeros((2, rows + 1), dtype=np.int64),
         np.zeros((ranks, rows), dtype=np.int64), np.zeros(2, dtype=np.int64),
-        Flights(running, sizes) if stages > 1 else None,
+        Flights(running, sizes),
     )  # fmt: skip
 
 

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from ....workloads.jit import compiled_given, compiled_part, int64
+from ....workloads.jit import compiled_code, compiled_part, int64
+from ...batching import hooks
 from ...batching import state as col
 from ...batching.clients import complete, lightest_rank
 from ...batching.exact_state import copy_lists
 from ...batching.kv import KvRules, blocks_of
 from ...batching.state import I8, State
 from ...batching.stretch import record_gap, stamp
-from ..drafts.hooks import drafts_of
-from ..drafts.verify import record_together, verified
 from .blocks import count_free, end, give_back, store, take_block
 from .plan import decodes, flies, plan_all
 from .state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
 
 
-def plan_ranks(st: State, kv: KvRules, windows: I8, known: float) -> None:
+@compiled_code
+def plan_ranks(x: Trtllm, st: State, kv: KvRules, windows: I8, known: float) -> None:
     """Plan the next step of every rank."""
-    x = st.exact.trtllm
     plan_all(st, x, windows, known)
     for r in range(st.ranks.shape[0]):
         count_free(st, kv, x, r)
 
 
-def start_ranks(st: State, kv: KvRules, steps: int) -> None:
+@compiled_code
+def start_ranks(x: Trtllm, st: State, kv: KvRules, steps: int) -> None:
     """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
 
     Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
     ends in this step and 2 for one that goes on.
     """
-    x = st.exact.trtllm
     place, more = st.running.shape[1] // 3, steps - 1
     for r in range(st.ranks.shape[0]):
         size = int64(0)
@@ -40,7 +39,7 @@ def start_ranks(st: State, kv: KvRules, steps: int) -> None:
                 continue
             request = st.ints[i]
             prompt = request[col.I_CACHED] < request[col.I_TARGET]
-            if prompt or drafts_of(st) == 0:  # else what is accepted says
+            if prompt or hooks.drafts_of(st) == 0:  # else what is accepted says
                 request[col.I_CACHED] += tokens
             kind = int64(0)
             if prompt:
@@ -62,13 +61,13 @@ def start_ranks(st: State, kv: KvRules, steps: int) -> None:
         x.waited[W_WAITED] = (x.waited[W_WAITED] + more) % x.rules.even_steps
 
 
-@compiled_given("st.spec", otherwise=lambda st, x, r, i, prompt: int64(1))
+@compiled_part
 def tokens_taken(st: State, x: Trtllm, r: int, i: int, prompt: bool) -> int:
     """Tokens that a step has brought a request; blocks of rejected drafts are free again."""
-    if prompt:
+    if prompt or st.hooks.verified.size == 0:
         return int64(1)
     request = st.ints[i]
-    count = verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
+    count = hooks.verified(st, i, request[col.I_ROOM] - request[col.I_CACHED])
     request[col.I_ROOM] = request[col.I_CACHED]
     give_back(st, x, r, i, blocks_of(request[col.I_ROOM], x.rules.block))
     return int64(count)
@@ -96,7 +95,7 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> Non
                 end(st, x, r, i, min(known, request[col.I_HASHED]))
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
-    record_together(st, together)
+    hooks.on_together(st, together)
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
         request = st.ints[i]
@@ -105,9 +104,9 @@ def take_rank(st: State, x: Trtllm, r: int, first_end: float, now: float) -> Non
     own[T_FLIGHT] = 0
 
 
-def take_ranks(st: State, kv: KvRules, first_end: float, now: float) -> None:
+@compiled_code
+def take_ranks(x: Trtllm, st: State, kv: KvRules, first_end: float, now: float) -> None:
     """Process the results of every rank."""
-    x = st.exact.trtllm
     for r in range(st.ranks.shape[0]):
         take_rank(st, x, r, first_end, now)
         count_free(st, kv, x, r)
@@ -124,15 +123,15 @@ def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
     return int(blocks)
 
 
-def most_steps(st: State) -> int:
+@compiled_code
+def most_steps(x: Trtllm, st: State) -> int:
     """Steps of one plan; below 0 where an arrival may change it.
 
     None ends before the last of them, and no prompt waits that could begin before. What is blocked by
     memory that is kept for others, or by a step's tokens, is so until one ends.
     """
-    x = st.exact.trtllm
     most, heeds = int64(1 << 40), False
-    if drafts_of(st) > 0:
+    if hooks.drafts_of(st) > 0:
         return -1
     waits = x.rules.evicts or x.rules.wait_steps > 0 or x.rules.even
     for r in range(st.ranks.shape[0]):
@@ -164,32 +163,35 @@ def most_steps(st: State) -> int:
     return int(-most if heeds else most)
 
 
-def rank_for(st: State) -> int:
+@compiled_code
+def rank_for(x: Trtllm, st: State) -> int:
     """The rank with the fewest requests takes the next."""
     return lightest_rank(st, 1)
 
 
-def take_up(st: State, place: int) -> None:
+@compiled_code
+def take_up(x: Trtllm, st: State, place: int) -> None:
     """Look at one of the batches in flight: what it holds comes to where results are taken from."""
-    x = st.exact.trtllm
     for r in range(st.ranks.shape[0]):
         x.ranks[r, T_FLIGHT] = x.flights.sizes[place, r]
         copy_lists(x.flights.running[place, r], st.running[r], 0, x.ranks[r, T_FLIGHT])
 
 
-def put_down(st: State, place: int) -> None:
+@compiled_code
+def put_down(x: Trtllm, st: State, place: int) -> None:
     """`take_up` the other way round."""
-    x = st.exact.trtllm
     for r in range(st.ranks.shape[0]):
         x.flights.sizes[place, r] = x.ranks[r, T_FLIGHT]
         copy_lists(st.running[r], x.flights.running[place, r], 0, x.ranks[r, T_FLIGHT])
 
 
-def seen(st: State, before: float) -> float:
+@compiled_code
+def seen(x: Trtllm, st: State, before: float, after: float) -> float:
     """Before it takes results the executor waits for the first stage's work (`sampler_event`) on the batch before, or on this."""
-    return float(max(st.pipe.free[0] if st.exact.trtllm.rules.serial else before, st.clocks[col.T_NOW]))
+    return float(max(after if x.rules.serial else before, st.clocks[col.T_NOW]))
 
 
-def elsewhere(st: State, place: int) -> int:
-    """All that run are in one list."""
-    return 0
+HOOKS = {
+    "plan_next": plan_ranks, "on_start": start_ranks, "take_results": take_ranks, "most_steps": most_steps,
+    "rank_for": rank_for, "take_up": take_up, "put_down": put_down, "seen": seen,
+}  # fmt: skip

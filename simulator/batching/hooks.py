@@ -1,0 +1,375 @@
+"""The hook points of an engine: what a part may add to its rules, and when it is asked.
+
+A function here has no body. Parts bring compiled functions of the same name and arguments, behind their own state as
+the first one (`serving.parts`). Where no part does, a call gives what its rule says of nothing; where the plain rule
+of an engine says more, the caller has it, and asks `st.hooks.NAME.size` first. `FIRST`: at most one part may have it.
+Those of other schedulers are in `scheduler_hooks`.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...workloads.jit_held import held
+from ...workloads.jit_hooks import ANY, EACH, EVERY, FEWEST, FIRST, LATEST, POINTS, SOONEST, TOTAL, gathered, point
+from .scheduler_hooks import (  # noqa: F401  # callers know them here
+    elsewhere,
+    flies,
+    is_planned,
+    let_in,
+    may_look,
+    most_steps,
+    on_idle,
+    on_start,
+    plan_next,
+    prepare,
+    put_down,
+    rank_for,
+    rest,
+    seen,
+    take_results,
+    take_step,
+    take_up,
+)
+
+if TYPE_CHECKING:
+    from .kv import KvRules
+    from .policies import Limits
+    from .state import F8, I8, State
+
+
+# A request arrives.
+
+
+@point(EVERY)
+def on_submit(st: State, i: int, number: int) -> bool:
+    """Make a row of a part's state ready for a request by its number; whether there is room."""
+
+
+@point(ANY)
+def refuse(st: State, r: int, i: int) -> bool:
+    """Whether a request that has just come is not let in."""
+
+
+@point(FIRST)
+def queue(st: State, r: int, i: int) -> None:
+    """Queue a request that has just come; else `queues.enqueue`."""
+
+
+@point(EACH)
+def on_arrival(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+    """A request has been queued."""
+
+
+# The next request is chosen, and admitted.
+
+
+@point(EACH)
+def find_head(st: State, r: int) -> None:
+    """Choose which waiting request is the head of a rank's queue."""
+
+
+@point(ANY)
+def sooner(st: State, i: int, other: int) -> bool:
+    """Whether one waiting request goes before another by priority."""
+
+
+@point(FIRST)
+def choose(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """The request that is admitted next, -1: none; else the head of the queue."""
+
+
+@point(ANY)
+def waits_on(st: State, limits: Limits, r: int, i: int, now: float) -> bool:
+    """Whether a prompt waits whose turn has come."""
+
+
+@point(FIRST)
+def lookup(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+    """Give a request its cached blocks, if the rest of `whole` tokens fits; else `holding.use_prefix`."""
+
+
+@point(FIRST)
+def leave(st: State, r: int, i: int) -> None:
+    """Take an admitted request out of where it waited; else `queues.leave_queue_head`."""
+
+
+@point(FIRST)
+def take_head(st: State, r: int, i: int) -> None:
+    """Take the head of a rank's queue out of it."""
+
+
+@point(EACH)
+def on_left(st: State, i: int) -> None:
+    """A request waits no more."""
+
+
+@point(FIRST)
+def unqueue(st: State, r: int, i: int) -> None:
+    """Take a request that ends as it waits out of its queue."""
+
+
+# The tokens of a sequence in a step.
+
+
+@point(TOTAL)
+def drafts_of(st: State) -> int:
+    """Tokens behind that of every decode."""
+
+
+@point(FIRST)
+def want(st: State, i: int) -> int:
+    """Tokens of a running sequence that a step may have; else those that are known (`queues.next_tokens`)."""
+
+
+@point(ANY)
+def in_flight(st: State, i: int) -> bool:
+    """Whether a waiting request cannot be admitted, as tokens of it are in flight."""
+
+
+@point(FIRST)
+def reach(st: State, limits: Limits, i: int) -> int:
+    """Slots that a sequence needs before its new tokens; else those of its cached tokens."""
+
+
+@point(FIRST)
+def is_chunk(st: State, i: int, want: int) -> bool:
+    """Whether `want` new tokens of a sequence are a prompt's; else where it is more than one, or not all is cached."""
+
+
+@point(FIRST)
+def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
+    """Add a decode of `q` tokens to the sums of a batch; else of one."""
+
+
+@point(EACH)
+def on_count(st: State, r: int, context: int, q: int, chunk: bool) -> None:
+    """A sequence has been added to the sums of a rank's batch."""
+
+
+@point(EACH)
+def on_clear(st: State, r: int) -> None:
+    """The sums of a rank's batch are emptied."""
+
+
+@point(FIRST)
+def plan_ended(
+    st: State, limits: Limits, kv: KvRules, r: int, j: int, g: int, budget: int
+) -> tuple[int, int, int, int]:
+    """Plan sequences that the step in flight ends, where they stood before sequence `j`.
+
+    The place of `j`, how many ended ones have been looked at, the budget, and how many sequences were preempted.
+    """
+
+
+@point(EACH)
+def on_sums(st: State, limits: Limits, r: int, done: int) -> None:
+    """The sums of a rank's batch are those of its step, `done` steps after it was planned."""
+
+
+@point(EACH)
+def count_ended(st: State, r: int) -> None:
+    """Add what `plan_ended` planned, where a batch is summed anew."""
+
+
+@point(EACH)
+def on_rank(st: State, r: int, chunks: int) -> None:
+    """A rank's plan is made; `chunks` prompt chunks were other ranks'."""
+
+
+@point(EACH)
+def on_tokens_planned(st: State, i: int, tokens: int) -> None:
+    """A plan has so many tokens of a request."""
+
+
+@point(EACH)
+def on_plan(st: State, r: int, now: float) -> None:
+    """The plan of a rank is made."""
+
+
+# Memory.
+
+
+@point(EACH)
+def before_plan(st: State, kv: KvRules, r: int) -> None:
+    """A rank is about to be planned."""
+
+
+@point(EACH)
+def on_evict(st: State, r: int, b: int) -> None:
+    """The content of a block is about to be lost."""
+
+
+@point(EACH)
+def on_free(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """A sequence is about to give back its blocks; the content of its first `noted` tokens is known."""
+
+
+@point(EACH)
+def on_note(st: State, kv: KvRules, r: int, i: int) -> None:
+    """The content of planned tokens has been noted."""
+
+
+@point(EACH)
+def on_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
+    """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
+
+
+@point(FIRST)
+def tokens_coming(st: State, i: int) -> int:
+    """Tokens of a sequence that are stamped, and not known to the plan being made; else at most one."""
+
+
+@point(FIRST)
+def found_again(st: State, i: int) -> int:
+    """Tokens of a sequence whose content is known if it is preempted now."""
+
+
+@point(FIRST)
+def known_at_end(st: State, i: int) -> int:
+    """Tokens of a sequence whose content is known as it ends; else `found_again`."""
+
+
+# A request is preempted.
+
+
+@point(FIRST)
+def make_room(
+    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, tokens: int
+) -> tuple[bool, int, int, int, int, int]:
+    """Hold tokens of a running sequence, preempting others; else the latest admitted (`preempting.make_room`)."""
+
+
+@point(FIRST)
+def pass_over(st: State, r: int, j: int, g: int, ahead: int) -> tuple[int, int]:
+    """Where a plan stands that passes `ahead` sequences over; else where it was."""
+
+
+@point(FIRST)
+def put_back(st: State, r: int, i: int) -> None:
+    """Put a preempted request back where it waited; else to the front of its queue."""
+
+
+@point(TOTAL)
+def undo_ended(st: State, r: int, g: int) -> int:
+    """Take back the tokens that a plan has for a sequence that has ended; how many."""
+
+
+@point(EACH)
+def on_preempted(st: State, i: int) -> None:
+    """A request has been preempted."""
+
+
+@point(EACH)
+def on_undone(st: State, i: int) -> None:
+    """A plan has no tokens for a request after all."""
+
+
+# A step runs.
+
+
+@point(FIRST)
+def run_steps(
+    st: State, limits: Limits, most: int, cut: float, decodes: float, chunks: int
+) -> tuple[float, float, int]:
+    """Run up to `most` steps of one plan; when the first and the last ended, and how many; else `fast.run_stretch`."""
+
+
+@point(FIRST)
+def batch_seconds(st: State, limits: Limits, decodes: float) -> None:
+    """Cost a planned batch stage by stage; else `costs.step_seconds`."""
+
+
+@point(LATEST)
+def begins(st: State, start: float) -> float:
+    """When a step begins that could at `start`."""
+
+
+@point(FEWEST)
+def alike(st: State, limits: Limits, kv: KvRules) -> int:
+    """Steps until a part would have the plan be another."""
+
+
+@point(EACH)
+def on_time(st: State) -> None:
+    """It is `clocks[T_NOW]`."""
+
+
+@point(EACH)
+def after_step(st: State, host_link_s: float, start: float) -> None:
+    """A step that began at a time has ended; experts have had the host's link for so long so far."""
+
+
+@point(TOTAL)
+def host_link_s(st: State) -> float:
+    """Seconds that experts have had the host's link so far."""
+
+
+@point(SOONEST)
+def next_event(st: State) -> float:
+    """When something ends that a plan may go by; infinity: nothing is known to."""
+
+
+@point(EACH)
+def on_log(st: State) -> None:
+    """A row of the log has been written."""
+
+
+# Tokens come.
+
+
+@point(FIRST)
+def tokens_come(st: State, i: int, q: int, steps: int) -> int:
+    """Let a sequence have computed its `q` tokens in each of so many steps; how many come; else one a step."""
+
+
+@point(FIRST)
+def send(st: State, i: int, q: int, ahead: bool) -> int:
+    """Send tokens of a sequence through the stages; how many they bring, below 0 those that they verify."""
+
+
+@point(FIRST)
+def tokens_of_batch(st: State, i: int, tokens: int) -> int:
+    """How many tokens of a sequence a batch has brought that `send` sent; else those."""
+
+
+@point(FIRST)
+def verified(st: State, i: int, q: int) -> int:
+    """Let a sequence have what of its `q` tokens is accepted; how many tokens come."""
+
+
+@point(EACH)
+def on_together(st: State, together: int) -> None:
+    """So many tokens came with another of their sequence."""
+
+
+@point(EACH)
+def on_tokens(st: State, r: int, i: int, tokens: int) -> None:
+    """Tokens of a request have come."""
+
+
+@point(EACH)
+def on_finished(st: State, r: int) -> None:
+    """The results of a rank's step have been processed."""
+
+
+Hooks: Any = held(namedtuple("Hooks", tuple(POINTS)))  # type: ignore[misc]
+"""Of each point what parts bring: addresses of code, and of the state that it gets."""
+
+NONE: Any = Hooks(*(np.zeros((0, 2), dtype=np.int64) for _ in POINTS))
+"""No part brings anything."""
+
+
+Brought = tuple[Any, Mapping[str, Any]]
+"""A part's state, and what it brings: compiled functions by hook point."""
+
+
+def hooks_of(parts: Sequence[Brought], st: State, limits: Limits, kv: KvRules) -> Any:
+    """What the parts of an engine bring."""
+    if not parts:
+        return NONE
+    return gathered(Hooks, parts, {"State": st, "Limits": limits, "KvRules": kv})

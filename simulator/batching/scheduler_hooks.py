@@ -1,0 +1,103 @@
+"""The hook points of an engine that runs another scheduler than the plain one; see `hooks`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...workloads.jit_hooks import ANY, EACH, FIRST, TOTAL, point
+
+if TYPE_CHECKING:
+    from .kv import KvRules
+    from .policies import Limits
+    from .state import I8, State
+
+
+# A scheduler of another kind: each of these or none.
+
+
+@point(ANY)
+def is_planned(st: State) -> bool:
+    """Whether the next step has been planned already."""
+
+
+@point(ANY)
+def flies(st: State) -> bool:
+    """Whether something has run whose results are not processed."""
+
+
+@point(FIRST)
+def may_look(st: State, limits: Limits, until: float) -> bool:
+    """Whether all has been submitted that the next plan would find."""
+
+
+@point(FIRST)
+def let_in(st: State, limits: Limits, kv: KvRules) -> float:
+    """Queue what has come; when the next request arrives."""
+
+
+@point(FIRST)
+def rest(st: State, kv: KvRules) -> None:
+    """Have nothing to do."""
+
+
+@point(FIRST)
+def prepare(st: State, limits: Limits, kv: KvRules) -> int:
+    """What is done before a step: `GO`, or what `loop.advance` does instead."""
+
+
+@point(FIRST)
+def take_step(st: State, limits: Limits, kv: KvRules, arrival: float, until: float) -> int:
+    """Plan what runs next, and run it; else `plain.take_step`."""
+
+
+# The rules of an engine whose results come a step late (`exact`).
+
+
+@point(FIRST)
+def plan_next(st: State, kv: KvRules, windows: I8, known: float) -> None:
+    """Plan the next step of every rank by what is known at a time."""
+
+
+@point(FIRST)
+def on_start(st: State, kv: KvRules, steps: int) -> None:
+    """The planned step starts; of so many steps all but the last have ended."""
+
+
+@point(FIRST)
+def take_results(st: State, kv: KvRules, first_end: float, now: float) -> None:
+    """Process the results of the step that has ended."""
+
+
+@point(FIRST)
+def most_steps(st: State) -> int:
+    """How many steps are planned alike; below 0 where an arrival may change that."""
+
+
+@point(FIRST)
+def rank_for(st: State) -> int:
+    """The rank that takes the next request."""
+
+
+@point(EACH)
+def on_idle(st: State) -> None:
+    """There is nothing to do."""
+
+
+@point(EACH)
+def take_up(st: State, place: int) -> None:
+    """Look at one of several batches in flight."""
+
+
+@point(EACH)
+def put_down(st: State, place: int) -> None:
+    """Look at it no more."""
+
+
+@point(TOTAL)
+def elsewhere(st: State, place: int) -> int:
+    """Requests that run in the other batches."""
+
+
+@point(FIRST)
+def seen(st: State, before: float, after: float) -> float:
+    """When results are waited for; the first stage was free at times before and after the batch was sent."""

@@ -1,0 +1,162 @@
+"""Hook points: calls of compiled code that others may add to, each compiled once.
+
+A point is a function without a body: its annotations are its signature. It is called like a function, its first
+argument being a record (`jit_held.held`) with a field `hooks`, in which each point has an array of the addresses of code
+and of the state that this code gets as its first argument. What several of them return is combined by the point's rule.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+
+from .errors import InputError
+from .jit_held import PLAIN, _call, _field, _found_at, address_of, build, code_at, numba, type_of_value
+
+FAR = 1 << 40
+"""More steps than any run has."""
+kinds: Any = types
+SCALARS: dict[str, Any] = {
+    "int": types.int64, "float": types.float64, "bool": types.boolean, "None": types.none,
+    "I8": kinds.Array(types.int64, 1, "C"), "F8": kinds.Array(types.float64, 1, "C"),
+}  # fmt: skip
+
+
+class Combining(NamedTuple):
+    """How results of several hooks are combined: the result of none, and of one more."""
+
+    start: Any
+    combine: Callable[[Any, Any], Any]
+
+
+FIRST = Combining(None, lambda one, other: one)
+EACH = Combining(None, lambda one, other: None)
+ANY = Combining(False, lambda one, other: one or other)
+EVERY = Combining(True, lambda one, other: one and other)
+TOTAL = Combining(0, lambda one, other: one + other)
+FEWEST = Combining(FAR, min)
+SOONEST = Combining(np.inf, min)
+LATEST = Combining(-np.inf, max)
+
+
+def _combined(builder: Any, rule: Combining, one: Any, other: Any) -> Any:
+    """`Combining.combine` of two values in compiled code."""
+    real = isinstance(one.type, ir.DoubleType)
+    if rule in (ANY, EVERY):
+        return builder.or_(one, other) if rule is ANY else builder.and_(one, other)
+    if rule is TOTAL:
+        return builder.fadd(one, other) if real else builder.add(one, other)
+    sign = ">" if rule is LATEST else "<"
+    first = builder.fcmp_ordered(sign, one, other) if real else builder.icmp_signed(sign, one, other)
+    return builder.select(first, one, other)
+
+
+class HookPoint:
+    """A hook point, by the function that declares it."""
+
+    def __init__(self, declared: Callable[..., Any], rule: Combining) -> None:
+        signature = inspect.signature(declared)
+        self.name, self.rule, self.declared = declared.__name__, rule, declared
+        self.result = _result(str(signature.return_annotation))
+        self.arguments = [str(parameter.annotation) for parameter in signature.parameters.values()]
+
+    def types_of(self, known: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Types of its arguments, where those of records are known."""
+        return tuple(SCALARS.get(name) or type_of_value(known[name]) for name in self.arguments)
+
+    def typing(self, context: Any, *given: Any) -> Any:
+        """What Numba compiles a call of it to."""
+        arguments = tuple(SCALARS.get(name, own) for name, own in zip(self.arguments, given, strict=True))
+
+        def made(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            table = _field(context, builder, arguments[0], values[0], "hooks")
+            kind = arguments[0].plain.types[arguments[0].fields.index("hooks")]
+            array_type = kind.plain.types[kind.fields.index(self.name)]
+            entries = context.make_array(array_type)(context, builder, _field(context, builder, kind, table, self.name))
+
+            def entry(k: Any) -> Any:
+                at = [builder.load(builder.gep(entries.data, [builder.add(k, k.type(j))])) for j in range(2)]
+                return _call(context, builder, at[0], at[1], self.result, arguments, values)
+
+            zero = ir.IntType(64)(0)
+            if self.rule is FIRST:
+                return entry(zero)
+            out = None
+            if self.rule is not EACH:
+                start = context.get_constant(self.result, self.rule.start)
+                out = build.alloca_once_value(builder, start)
+            with build.for_range_slice(builder, zero, entries.nitems, zero.type(2)) as (k, _):
+                value = entry(k)
+                if out is not None:
+                    builder.store(_combined(builder, self.rule, builder.load(out), value), out)
+            return context.get_dummy_value() if out is None else builder.load(out)
+
+        return self.result(*arguments), made
+
+    def __call__(self, record: Any, *arguments: Any) -> Any:
+        """The same without Numba."""
+        found = getattr(record.hooks, self.name)
+        results = [_found_at(code)(_found_at(own), record, *arguments) for code, own in found.tolist()]
+        if self.rule is FIRST:
+            return results[0]
+        out = self.rule.start
+        for result in results:
+            out = self.rule.combine(out, result)
+        return out
+
+
+def _result(text: str) -> Any:
+    """Type that an annotation means."""
+    if text.startswith("tuple["):
+        return kinds.BaseTuple.from_types([SCALARS[name.strip()] for name in text[6:-1].split(",")])
+    return SCALARS[text]
+
+
+POINTS: dict[str, HookPoint] = {}
+"""All hook points by their names."""
+
+
+def point(rule: Combining) -> Callable[[Callable[..., Any]], Any]:
+    """Declare a hook point by a function without a body."""
+
+    def declare(declared: Callable[..., Any]) -> Any:
+        made = POINTS[declared.__name__] = HookPoint(declared, rule)
+        if PLAIN:
+            return made
+
+        def typing(context: Any, *given: Any) -> Any:
+            return made.typing(context, *given)
+
+        shape, whole = inspect.signature(declared), inspect.signature(typing)
+        first = next(iter(whole.parameters.values())).replace(name="typing_context")
+        named = [first, *shape.parameters.values()]
+        typing.__name__, typing.__doc__ = declared.__name__, declared.__doc__
+        typing.__signature__ = shape.replace(parameters=named)  # type: ignore[attr-defined]
+        return numba.intrinsic(typing)
+
+    return declare
+
+
+def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known: Mapping[str, Any]) -> Any:
+    """The record of hooks of some states, each with its functions by hook point.
+
+    Parameters
+    ----------
+    kind : type
+        Of the record: a `held` class with a field a point.
+    known : mapping of str to any
+        Records of the classes that annotations of points name.
+    """
+    rows: dict[str, list[tuple[int, int]]] = {name: [] for name in POINTS}
+    for state, functions in brought:
+        for name, function in functions.items():
+            arguments = () if PLAIN else (type_of_value(state), *POINTS[name].types_of(known))
+            rows[name].append((code_at(function, arguments, POINTS[name].result), address_of(state)))
+            if POINTS[name].rule is FIRST and len(rows[name]) > 1:
+                raise InputError(f"hook {name!r}", "is brought by two parts, and only one can have it")
+    return kind(*(np.array(own, dtype=np.int64).reshape(-1, 2) for own in rows.values()))
