@@ -126,7 +126,7 @@ def code_at(function: Any, arguments: tuple[Any, ...], result: Any = types.int64
 
 def code_of(function: Any, *examples: Any) -> int:
     """`code_at` for arguments of the types of examples, of a function that gives a whole number."""
-    return 0 if not PLAIN and function is None else code_at(function, tuple(map(type_of_value, examples)))
+    return code_at(function, tuple(map(type_of_value, examples)))
 
 
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
@@ -213,7 +213,6 @@ def _read(builder: Any, at: Any, what: Any) -> Any:
     return result
 
 
-kept = held
 numba.register_model(HeldType)(_Address)
 numba.unbox(HeldType)(_find)
 numba.lower_getattr_generic(HeldType)(_field)

@@ -99,10 +99,9 @@ def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
 
 @compiled_inside
 def is_chunk(st: State, i: int, want: int) -> bool:
-    """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
-    if st.hooks.is_chunk.size > 0:
-        return bool(hooks.is_chunk(st, i, want))
-    return bool(want > 1 or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET]))
+    """Whether `want` new tokens of a sequence are a prompt's, not a decode: of several, where decodes have one."""
+    several = want > 1 and st.hooks.count_tokens.size == 0
+    return bool(several or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET]))
 
 
 @compiled_inside

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
-from ...workloads.jit_held import called_at, held, kept
+from ...workloads.jit_held import called_at, held
 from . import hooks
 from . import state as col
 from .heap import Heap, push
@@ -102,7 +102,7 @@ class Between(NamedTuple):
     exchanges: bool
 
 
-@kept
+@held
 class How(NamedTuple):
     """What a run is."""
 
@@ -130,7 +130,7 @@ class Waits(NamedTuple):
     left: I8  # [requests] how many are yet to complete
 
 
-@kept
+@held
 class Play(NamedTuple):
     """Requests and the N engines that serve them."""
 

@@ -137,11 +137,6 @@ def reach(st: State, limits: Limits, i: int) -> int:
 
 
 @point(FIRST)
-def is_chunk(st: State, i: int, want: int) -> bool:
-    """Whether `want` new tokens of a sequence are a prompt's; else where it is more than one, or not all is cached."""
-
-
-@point(FIRST)
 def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
     """Add a decode of `q` tokens to the sums of a batch; else of one."""
 

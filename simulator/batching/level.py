@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
-from ...workloads.jit_held import called_at, held, held_at, kept
+from ...workloads.jit_held import called_at, held, held_at
 from .heap import Heap, drop_first, new_heap, push
 from .records import named, records
 from .state import C_COMPLETED, C_LOG, C_REFUSED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
@@ -41,7 +41,7 @@ TURN = named("node goal rests logged", "until limit")
 of no more requests; rows of `Engines.log` that are taken; up to when it runs, and all of them."""
 
 
-@kept
+@held
 class Face(NamedTuple):
     """What is seen of an engine from outside, of whatever kind it is."""
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numba import typeof
 
 from opbyte.workloads.jit import compiled, compiled_given, compiled_part, int64
-from opbyte.workloads.jit_held import HeldType, address_of, called_at, code_of, held, kept
+from opbyte.workloads.jit_held import HeldType, address_of, called_at, code_of, held
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ def by_hand(t: Outer, times: int) -> float:
     return found
 
 
-@kept
+@held
 class Kept(NamedTuple):
     """What code of any type is called with, by its address."""
 

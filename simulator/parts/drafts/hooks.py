@@ -51,12 +51,6 @@ def clear_draft(x: DraftState, st: State, r: int) -> None:
 
 
 @compiled_code
-def is_chunk(x: DraftState, st: State, i: int, want: int) -> bool:
-    """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
-    return bool(want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET])
-
-
-@compiled_code
 def count_tokens(x: DraftState, st: State, m: F8, windows: I8, context: int, q: int) -> None:
     """Add a decode, with the drafts behind its token."""
     count_several(m, windows, context, q, q)
@@ -191,7 +185,7 @@ def count_ended(x: DraftState, st: State, r: int) -> None:
 
 HOOKS = {
     "on_submit": new_row, "drafts_of": drafts_of, "want": next_tokens, "in_flight": verifies, "reach": reach,
-    "is_chunk": is_chunk, "count_tokens": count_tokens, "on_count": count_drafts, "on_clear": clear_draft,
+     "count_tokens": count_tokens, "on_count": count_drafts, "on_clear": clear_draft,
     "plan_ended": plan_ended, "count_ended": count_ended, "tokens_coming": tokens_coming, "found_again": found_again,
     "undo_ended": undo_ended, "alike": one_step,
 }  # fmt: skip
