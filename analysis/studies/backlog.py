@@ -28,6 +28,7 @@ from ...simulator.parts.two_pools.asked import pair_of
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import Made, deployment_of, fleet_of
 from ...simulator.scenario.play import run_scenario
+from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width
 from ...workloads.requests import RequestBlock
@@ -258,9 +259,7 @@ def fills(run: Run, load: float, full: FullRate) -> float:
     return min(max(chances), 1.0)
 
 
-def unseen(
-    run: Run, load: float, level: Mapping[str, float], full: FullRate, shares: Mapping[str, float]
-) -> tuple[tuple[str, ...], float]:
+def unseen(run: Run, load: float, level: Mapping[str, float], full: FullRate) -> tuple[tuple[str, ...], float]:
     """Latencies that a run is too short to vouch for, and how many times as long a run might do."""
     spells = full.spells(load, run.window.length_s)
     chance = fills(run, load, full)
@@ -270,9 +269,10 @@ def unseen(
     waits = float(np.e * (r.scheduled_s - r.arrival_s >= wait).mean())
     left, more = list[str](), 1.0
     for name, most in level.items():
-        measure, _, share = name.partition("_")
-        rare = 1.0 - shares.get(share, 0.0)
-        if measure not in ("ttft", "e2e") or share not in shares or min(chance, NONE_SEEN / spells) <= rare:
+        measure, _, quantile = name.partition("_")
+        share = share_of(quantile)
+        rare = 1.0 - (share or 0.0)
+        if measure not in ("ttft", "e2e") or share is None or min(chance, NONE_SEEN / spells) <= rare:
             continue
         usual = r.first_token_s if measure == "ttft" else r.last_token_s
         slack = most - float(np.median(usual - r.arrival_s))

@@ -87,7 +87,7 @@ def capacity(
         Names or files; one text may hold several, parted by commas. With ``prefill`` and ``decode``
         among the options their pools are one more, behind the others.
     slo : str or mapping of str to float
-        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or p99, and the most
+        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean or any percentile (p95, p99.9), and the most
         seconds allowed; or attainment, the least share of requests that keep what their classes are promised.
     devices : int, optional
         Of both pools together: every number of their systems that makes so many is tried.

@@ -18,7 +18,7 @@ from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import show
 from .loads import Tried
-from .service_level import ATTAINMENT, MEASURES_OF, NAMES_OF, figure_text, limit_text
+from .service_level import ATTAINMENT, figure_text, limit_text, name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ class Capacity(Result):
                 "run": f.system, "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
                 **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
-                **{NAMES_OF[name]: t.figures[name] for name in self.level},
+                **{str(name_of(name)): t.figures[name] for name in self.level},
                 "within": t.holds, "requests": t.requests,
             }
             for f in self.found for t in f.tried
@@ -193,7 +193,7 @@ class Capacity(Result):
 
     def _latencies(self) -> dict[str, float]:
         """The latencies of the level with their limits [s]."""
-        return {MEASURES_OF[n]: most for n, most in self.level.items() if n != ATTAINMENT}
+        return {str(name_of(n)): most for n, most in self.level.items() if n != ATTAINMENT}
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""

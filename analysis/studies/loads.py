@@ -111,7 +111,7 @@ def _figure(run: Run, name: str) -> float | None:
     if name == ATTAINMENT:
         return needs_promises(run, f"--slo {name}").attained
     latency, _, quantile = name.rpartition("_")
-    found: float | None = getattr(getattr(run, MEASURES[latency]), quantile)
+    found: float | None = getattr(run, MEASURES[latency]).at(quantile)
     return found
 
 

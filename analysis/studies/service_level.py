@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...simulator.serving.metrics import share_of
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_real
 from ..answers.summary import LATENCIES, QUANTILES
@@ -17,7 +18,21 @@ MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q i
 ATTAINMENT = "attainment"
 """Least share of requests that keep what their classes are promised."""
 NAMES_OF = MEASURES_OF | {ATTAINMENT: ATTAINMENT}
-"""Every name in a service level -> name in results."""
+"""Names in a service level -> names in results; percentiles that results show."""
+
+
+def name_of(name: str) -> str | None:
+    """Return the name in results of a name in a service level, of any percentile; None where it is unknown.
+
+    Examples
+    --------
+    >>> name_of("ttft_p95"), name_of("tpot_p99.9"), name_of("attainment"), name_of("ttft_p101")
+    ('ttft_s_p95', 'tpot_s_p99.9', 'attainment', None)
+    """
+    measure, _, quantile = name.rpartition("_")
+    if name in NAMES_OF or measure not in MEASURES or share_of(quantile) is None:
+        return NAMES_OF.get(name)
+    return f"{MEASURES[measure]}_{quantile}"
 
 
 def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
@@ -48,7 +63,7 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
     else:
         pairs = dict(given)
     for name, value in pairs.items():
-        if name not in NAMES_OF:
+        if name_of(name) is None:
             raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, NAMES_OF)}")
         check_real(value, f"--slo {name}", 1e-9, 1.0 if name == ATTAINMENT else 1e9)
     if not pairs:

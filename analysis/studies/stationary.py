@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.scenario import Scenario
+from ...simulator.serving.metrics import share_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
 from .backlog import FullRate, full_rate, unseen
@@ -50,7 +51,6 @@ NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 MUCH = 2
 """Where a run would need so many times the most requests, none is made."""
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def recovering(
         return replace(tried, missed=(*tried.missed, BACKLOG), open=()), need
     if not sampled or not tried.holds:
         return tried, need
-    left, more = unseen(run, load, level, full, SHARES)
+    left, more = unseen(run, load, level, full)
     return replace(tried, open=left), max(need, int(more * tried.requests))
 
 
@@ -236,12 +236,13 @@ def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | Non
 
 def _far(run: Run, name: str, most: float) -> bool:
     """Whether many times as many requests are beyond a limit as its quantile allows."""
-    measure, _, share = name.partition("_")
-    if share not in SHARES or measure == "tbt":
+    measure, _, quantile = name.partition("_")
+    share = share_of(quantile)
+    if share is None or measure == "tbt":
         return False
     values, _ = _values(run, measure)
     over = float((values > most).mean()) if len(values) else 0.0
-    return over * SHARES[share] > ODDS * (1.0 - over) * (1.0 - SHARES[share])
+    return over * share > ODDS * (1.0 - over) * (1.0 - share)
 
 
 def _since(figure: float, before: Tried | None, name: str) -> float:
@@ -252,7 +253,7 @@ def _since(figure: float, before: Tried | None, name: str) -> float:
 
 def _spread(run: Run, name: str, figure: float) -> float:
     """Half of the 95 % interval of a latency, as a fraction of it, from the batches of the steady part."""
-    measure, _, share = name.partition("_")
+    measure, _, quantile = name.partition("_")
     values, arrival = _values(run, measure)
     edges = np.array(run.window.edges)
     if len(edges) < 3 or figure <= 0.0:
@@ -266,13 +267,14 @@ def _spread(run: Run, name: str, figure: float) -> float:
     def per_batch(x: F8) -> F8:
         return np.bincount(batch[inside], x[inside], minlength=len(edges) - 1).astype(float)
 
-    if share == "mean":
+    share = share_of(quantile)
+    if share is None:
         return half_width(per_batch(values), count)
     over = per_batch((values > figure).astype(float))
     if over.sum() < BATCHES:
         return 1.0
-    part = (1.0 - SHARES[share]) * half_width(over, count)
-    ends = np.clip([SHARES[share] - part, SHARES[share] + part], 0.0, 1.0)
+    part = (1.0 - share) * half_width(over, count)
+    ends = np.clip([share - part, share + part], 0.0, 1.0)
     low, high = np.quantile(values[inside], ends)
     return float(max(high / figure - 1.0, 1.0 - low / figure))
 

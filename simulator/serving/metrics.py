@@ -7,7 +7,8 @@ requests of one token left out. E2E = last token - arrival. Undefined values are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,22 @@ import numpy.typing as npt
 from ..batching.state import HIST_MIN_S, HIST_RATIO
 
 F8 = npt.NDArray[np.float64]
+SHARES = np.arange(1, 1000) / 1000
+"""Shares of values whose quantiles are kept: percentiles to one decimal."""
+PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d)?)")
+
+
+def share_of(name: str) -> float | None:
+    """Return the share of values below a percentile; None where `name` is none, such as mean.
+
+    Examples
+    --------
+    >>> share_of("p95"), share_of("p99.9"), share_of("mean"), share_of("p100")
+    (0.95, 0.999, None, None)
+    """
+    found = PERCENTILE.fullmatch(name)
+    share = round(float(found[1]) / 100, 3) if found else 0.0
+    return share or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +42,24 @@ class Quantiles:
     p50: float | None
     p90: float | None
     p99: float | None
+    percentiles: F8 | None = field(default=None, repr=False, compare=False)
+
+    def at(self, name: str) -> float | None:
+        """The mean, or a percentile such as ``p99.9``; to one decimal."""
+        share = share_of(name)
+        if name in ("mean", "p50", "p90", "p99"):
+            value: float | None = getattr(self, name)
+            return value
+        return None if share is None or self.percentiles is None else float(np.interp(share, SHARES, self.percentiles))
 
     def later(self, seconds: float) -> Quantiles:
         """The same of values that are all so much longer."""
         figures = (self.mean, self.p50, self.p90, self.p99)
-        return Quantiles(*(None if x is None else x + seconds for x in figures))
+        longer = (None if x is None else x + seconds for x in figures)
+        return Quantiles(*longer, None if self.percentiles is None else self.percentiles + seconds)
 
     def as_dict(self) -> dict[str, float | None]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in ("mean", "p50", "p90", "p99")}
 
 
 NOTHING = Quantiles(None, None, None, None)
@@ -43,8 +70,13 @@ def quantiles(values: F8) -> Quantiles:
     values = values[np.isfinite(values)]
     if not len(values):
         return NOTHING
-    p50, p90, p99 = (float(x) for x in np.quantile(values, (0.5, 0.9, 0.99)))
-    return Quantiles(float(values.mean()), p50, p90, p99)
+    every = np.quantile(values, SHARES)
+    return Quantiles(float(values.mean()), *_shown(every), every)
+
+
+def _shown(every: F8) -> list[float]:
+    """The percentiles that answers show."""
+    return [float(every[i]) for i in np.searchsorted(SHARES, (0.5, 0.9, 0.99))]
 
 
 def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: float) -> Quantiles:
@@ -61,6 +93,6 @@ def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: floa
     if count == 0:
         return NOTHING
     running = np.cumsum(counts)
-    at = [int(np.searchsorted(running, q * running[-1])) for q in (0.5, 0.9, 0.99)]
-    p50, p90, p99 = (HIST_MIN_S * HIST_RATIO ** (i + 0.5) if i else 0.0 for i in at)
-    return Quantiles(total / count, p50, p90, p99)
+    at = np.searchsorted(running, SHARES * running[-1])
+    every = np.where(at > 0, HIST_MIN_S * HIST_RATIO ** (at + 0.5), 0.0)
+    return Quantiles(total / count, *_shown(every), every)

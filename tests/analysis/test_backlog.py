@@ -16,7 +16,7 @@ from opbyte import simulate
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.studies.backlog import LONGER, FullRate, fills, full_rate, in_service, unseen
 from opbyte.analysis.studies.loads import BACKLOG
-from opbyte.analysis.studies.stationary import SHARES, decide, stationary
+from opbyte.analysis.studies.stationary import decide, stationary
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.serving.record import Run
 
@@ -81,10 +81,10 @@ def test_bursts_rarer_than_a_run_leave_it_open() -> None:
     rate = full_rate(asked(**options))
     assert rate is not None
     short, lighter = run(19.0, 16_000, **options), run(14.0, 16_000, **options)
-    assert unseen(short, 19.0, LEVEL, rate, SHARES)[0]
-    assert unseen(lighter, 14.0, LEVEL, rate, SHARES)[0] == ()
+    assert unseen(short, 19.0, LEVEL, rate)[0]
+    assert unseen(lighter, 14.0, LEVEL, rate)[0] == ()
     tight = {"ttft_p99": 1e-3}  # the looser the level, the less is open
-    assert set(unseen(lighter, 14.0, LEVEL, rate, SHARES)[0]) <= set(unseen(lighter, 14.0, tight, rate, SHARES)[0])
+    assert set(unseen(lighter, 14.0, LEVEL, rate)[0]) <= set(unseen(lighter, 14.0, tight, rate)[0])
 
 
 def test_tokens_in_service_follow_from_littles_law(full: FullRate) -> None:

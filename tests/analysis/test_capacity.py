@@ -70,13 +70,33 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
         assert held(r) / held(1.0) / 1.1 - 1e-9 <= end <= held(r) / held(1.0) + 1e-9
 
 
+def test_any_percentile_is_a_limit() -> None:
+    """Finding U6: contracts say p95; the run's own requests say what it is."""
+    assert read_level("ttft_p95=1,tpot_p99.9=0.2") == {"ttft_p95": 1.0, "tpot_p99.9": 0.2}
+    run = simulate(MODEL, SYSTEM, rate=20.0, requests=500, framework="vllm", **WORK).run
+    waits = run.requests.first_token_s - run.requests.arrival_s
+    for name, share in (("p95", 0.95), ("p99.9", 0.999), ("p0.5", 0.005), ("p50", 0.5), ("p99", 0.99)):
+        assert run.ttft_s.at(name) == pytest.approx(np.quantile(waits, share))
+    assert run.ttft_s.at("mean") == pytest.approx(waits.mean())
+    p90, p95, p99 = (run.tbt_s.at(name) or 0.0 for name in ("p90", "p95", "p99"))
+    assert p90 <= p95 <= p99
+    loads = []
+    for name in ("p90", "p95", "p99"):
+        result = capacity(MODEL, SYSTEM, {f"ttft_{name}": 0.15}, tolerance=0.1, workers=1, **WORK)
+        (found,) = result.found
+        assert f"ttft_s_{name}" in result.curve()[0]
+        assert found.load_per_s is not None
+        loads.append(found.load_per_s)
+    assert loads == sorted(loads, reverse=True)
+
+
 def test_levels() -> None:
     assert read_level("ttft_p99=1,tbt_mean=5e-2") == {"ttft_p99": 1.0, "tbt_mean": 0.05}
     for text, message in (
         ("", "must be NAME=SECONDS"),
         ("ttft_p99", "must be NAME=SECONDS"),
         ("ttft_p99=1,ttft_p99=2", "each once"),
-        ("ttft_p95=1", "unknown latency; did you mean 'ttft_p99'"),
+        ("ttft_p999=1", "unknown latency; did you mean 'ttft_p99'"),
         ("ttft_p99=fast", "must be seconds, not 'fast'"),
         ("ttft_p99=-1", "must be a number from"),
         ("ttft_p99=nan", "must be a number from"),

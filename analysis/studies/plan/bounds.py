@@ -18,12 +18,12 @@ import numpy.typing as npt
 from ....simulator.batching.kv import KvRules, check_fits, kv_rules, sequence_bytes
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.settings import EngineSettings
+from ....simulator.serving.metrics import share_of
 from ....workloads.errors import CapacityError
 from ....workloads.requests import RequestBlock
 from .floors import Least, least_of
 
 F8 = npt.NDArray[np.float64]
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 ROUNDING = 1e-9
 
 
@@ -79,9 +79,10 @@ def served(share: str, count: int) -> tuple[int, float]:
     >>> served("p99", 201), served("mean", 5)
     ((199, 1.0), (3, 2.0))
     """
-    if share == "mean":
+    part = share_of(share)
+    if part is None:
         return (count + 1) // 2, 2.0
-    return int(np.floor(QUANTILES[share] * (count - 1) + ROUNDING)) + 1, 1.0
+    return int(np.floor(part * (count - 1) + ROUNDING)) + 1, 1.0
 
 
 def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
@@ -95,7 +96,8 @@ def _lone(least: Least, block: RequestBlock, level: Mapping[str, float]) -> str:
         own = shortest.get(measure)
         if own is None or not len(own):
             continue
-        figure = float(own.mean() if share == "mean" else np.quantile(own, QUANTILES[share]))
+        part = share_of(share)
+        figure = float(own.mean() if part is None else np.quantile(own, part))
         if figure * (1.0 - ROUNDING) > most:
             return (
                 f"{name.replace('_', ' ')} is at least {figure:.4g} s at nominal rates, of one "
