@@ -36,7 +36,7 @@ setup(
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
-        "opbyte.simulator": ["frameworks/*.yaml", "scenario/*.pyi"],
+        "opbyte.simulator": ["frameworks/*.csv", "frameworks/*.yaml", "scenario/*.pyi"],
         "opbyte.workloads": ["models/*.yaml", "hf/*.csv", "hf/*.yaml"],
     },
     include_package_data=False,

@@ -210,7 +210,7 @@ def _powered(model: Roofline, own: Board) -> Roofline:
     """A product's roofline with the energies of its power model, where it has one."""
     if own.model is None:
         return model
-    return replace(model, **coefficients(own.model, model.J_per_flop))
+    return replace(model, **coefficients(own.model, model))
 
 
 def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:

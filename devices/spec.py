@@ -69,7 +69,8 @@ class ProcessorSpec(Spec):
     main processor reads and adds. `shared_memory_bytes` is what a core's thread blocks share, given where serving
     engines run FlashAttention-2 (`devices.tables.blocks`); `core` is all that a core holds. `matrix_rows` are the rows
     that a matrix instruction computes at least: 16 on tensor cores, 1 on vector units. `compute_capability` is that of
-    NVIDIA's products: which kernels a framework calls depends on it. `area_mm2` is what its parts add to one memory
+    NVIDIA's products: which kernels a framework calls depends on it. `dispatch_s` passes on the device between two kernels of
+    a replayed graph, beyond what the timed kernels of NVIDIA's graphs hold. `area_mm2` is what its parts add to one memory
     stack [mm2]. `parameters` are the numbers that a kind from outside needs besides (`devices.kinds`).
     """
 
@@ -93,6 +94,7 @@ class ProcessorSpec(Spec):
     core: CoreSpec | None = None
     matrix_rows: Count = 16
     compute_capability: Positive | None = None
+    dispatch_s: NonNegative = 0.0
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
     parameters: dict[Name, float] = Field(default_factory=dict)
@@ -140,6 +142,7 @@ class MemorySpec(Spec):
 class LinkSpec(Spec):
     """A link of one device: bandwidth one way, latency of one hop.
 
+    In a mesh it is split evenly over `peers`; among fewer devices the rest stays idle. Over a switch any peer gets all.
     Links of a device that name the same `medium` are carried by it, as peer copies and network
     traffic are by PCIe: while one of them runs, the other does not.
     """
@@ -149,6 +152,7 @@ class LinkSpec(Spec):
     latency_s: NonNegative
     energy_J_per_byte: NonNegative = 0.0
     medium: Name | None = None
+    peers: Count = 1
 
 
 class BridgeSpec(LinkSpec):

@@ -249,6 +249,10 @@ class ModelSpec:
         return replace(self, layers=tuple(changed[layer] for layer in self.layers))
 
 
+POST_NORMS = ("post_norm", "router_norm", "residual_norm")
+"""Norms of a part beside its first, where an engine starts a kernel for each (Gemma's)."""
+
+
 def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
     """Ops of each part of one layer, norms (with the residual add) first, no collectives.
 
@@ -259,7 +263,9 @@ def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[l
     for i, part in enumerate(layer.parts):
         ops: list[Op] = []
         if layer.norms and not (layer.parallel and i):
-            ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * per_part, run))
+            behind = [n for n, _ in zip(POST_NORMS, range(1, int(per_part)), strict=False) if n in run.alone]
+            ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * (per_part - len(behind)), run))
+            ops += [elementwise(name, "norm", m.tokens, part.hidden, 4, run) for name in behind]
         ops += part.ops(m, run, loads if is_routed(part) else None)
         if layer.streams > 1:
             before, after = hyper_ops(part.hidden, layer.streams, m, run)

@@ -1,10 +1,10 @@
 """All-reduce inside a node: a library's ring or tree, and the frameworks' own small kernels.
 
-The library: a kernel, the latency of the hops (2(n-1) of a ring), the bytes over the link, and
-what pipelining the message in chunks leaves between the two: chunks of the best size cost
-``2 sqrt(latency x wire)`` on top (Thakur, Rabenseifner and Gropp, IJHPCA 2005, section 4). The
-attainable part of the link is told apart by the number of ranks, because on PCIe it falls when
-the ranks span two host bridges.
+The library: a kernel, the latency of the hops and the bytes over the link, by the better of its protocols
+(`terms.by_protocol`). Hops are 2(n-1) of a ring, or those of a tree where that is shorter. The attainable part of the
+link depends on the number of ranks: on PCIe it falls when the ranks span two host bridges, on NVSwitch it rises,
+as switches add up (NVLS). Beyond `RING` ranks of one domain a message then takes as long as among these: a device sends
+its message once and receives the sums once, however many others there are.
 
 A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank reads all messages
 whole, or its part of them and then the sums of the others, after a second barrier. Frameworks take it for messages up
@@ -25,7 +25,7 @@ from ...workloads.kernel_tables import KernelTable, framework
 from ...workloads.ops import Op
 from .family import F8, Family, parameters_of, register
 from .hardware import C_16, H_LINK_BANDWIDTH
-from .terms import Parts, Work, by_ranks, put_price
+from .terms import Parts, Work, by_protocol, by_ranks, link_among, put_price
 
 (X_BYTES, X_RANKS, X_OWN) = range(3)
 QUANTITIES = ("bytes", "ranks", "own kernel")
@@ -39,8 +39,16 @@ LINKED = ("aiconfigurator/trtllm",)
 PCIE_BPS = 64e9
 """One way of PCIe 5.0 x16: devices whose link is no faster have no links of their own."""
 
+RING = 8.0
+"""Ranks up to which the rows tell what part of the link a ring attains."""
+TREE = 6.0
+"""Hops of a tree, up and down, for each doubling of the ranks. A hop of it takes as long as three of the ring's: all-reduces
+of 32 KiB to 1 MiB among 32 GB200 take 1.1 to 1.3 times as long as among 16 (openxla/xla, its table of NVLink domains)."""
+
 PARAMETERS = parameters_of("allreduce")
-(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK, P_OWN_STAGE) = range(10)
+(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_FLAGS, P_SIMPLE, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK, P_OWN_STAGE) = (
+    range(11)
+)
 
 
 @compiled_part
@@ -66,15 +74,16 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     n = x[X_RANKS]
     if n < 2.0 or x[X_BYTES] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
-    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
-    wire = x[X_BYTES] * 2.0 * (n - 1.0) / n / link
+    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * link_among(h, n)
+    most = min(n, RING)
+    wire = x[X_BYTES] * 2.0 * (most - 1.0) / most / link
     own = own_kernel(x, h[H_LINK_BANDWIDTH])
     total = own_seconds(p, min(x[X_BYTES], OWN_BYTES), n, link) if own else 0.0
     fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
     if not own or x[X_BYTES] > OWN_BYTES:
-        hops = 2.0 * (n - 1.0) * p[P_HOP]
+        hops = min(2.0 * (n - 1.0), TREE * math.log2(n)) * p[P_HOP]
         fixed = p[P_LAUNCH] + hops
-        total = max(total, fixed + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire))
+        total = max(total, p[P_LAUNCH] + by_protocol(hops, wire, p[P_FLAGS], p[P_SIMPLE]))
     return max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]), 0.0, wire, fixed
 
 

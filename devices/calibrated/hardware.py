@@ -37,7 +37,9 @@ HOPPER, HOPPER_FLOP = 9.0, 4096.0
 Architecture whitepaper)."""
 HELD = 1.5
 """Built over stated rate from which the stated one counts as held down; clocks of data sheets differ by less."""
-NUM_HARDWARE = H_ROOM + 1
+H_PEERS = H_ROOM + 1
+"""Peers that a device must talk to for all of its link: 1 over a switch, all others of a mesh."""
+NUM_HARDWARE = H_PEERS + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16", "fp8", "bf16")
 """Peak that applies to each code."""
@@ -89,6 +91,7 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
             xpu.compute_capability or 0.0,
             built,
             _room(spec, max(peak["bf16"], 0.5 * peak["int8"]), xpu.clock_Hz),
+            float(spec.link.peers),
         ]
     )
 

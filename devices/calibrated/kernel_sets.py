@@ -33,7 +33,7 @@ from .family import F8, Family
 from .fit import Fit
 from .hardware import H_CLOCK, H_CORES, H_PEAK, hardware
 from .order import at_least_as_good
-from .rules import ALONE, Donor, Parameters, at_clock, distance, parameters, transfer
+from .rules import ALONE, LINKS, Donor, Parameters, at_clock, distance, parameters, transfer
 
 TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
 LABELS: Mapping[str, str] = {
@@ -52,8 +52,6 @@ PARENTS: Mapping[str, str] = {
 """Sets of parts of a chip, or of another clock or package -> the set of the whole."""
 LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"}
 """The same for collectives, where cards without a switch are alike."""
-LINKS = ("allreduce", "collectives")
-"""Families whose time is of the links between devices."""
 ATTENTION_PARENTS: Mapping[str, str] = {**PARENTS, "a40": "l40s"}
 """The same for `ATTENTION`, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
 capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.0, 164 KiB):

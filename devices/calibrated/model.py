@@ -272,6 +272,23 @@ def calibrated_model(
     return CalibratedModel(base, known[3], known[2], spec)
 
 
+CHAIN: Mapping[str, float] = {"moe": 6.0, "attention_decode": 2.0, "mla": 2.0}
+"""Kernels that one call of a family starts, where more than one: sorting, products, activation and sums of experts, and the
+sum over the pieces that keys are split into."""
+
+
+def dispatched(known: Parameters, family: Family, dispatch_s: float) -> Parameters:
+    """Parameters with what a device waits between the kernels of a step; every first parameter is a call's latency."""
+    values = known.fit.values.copy()
+    values[..., 0] += CHAIN.get(family.name, 1.0) * dispatch_s
+    for name in ("quantise_s", "own_launch_s"):
+        if name in (p.name for p in family.parameters):
+            values[..., family.index(name)] += dispatch_s
+    rivals = tuple(dispatched(rival, family, dispatch_s) for rival in known.rivals)
+    under = {key: dispatched(other, family, dispatch_s) for key, other in known.under.items()}
+    return replace(known, fit=replace(known.fit, values=values), rivals=rivals, under=under)
+
+
 KEPT = 64
 """Descriptions whose models of late are kept, for the next deployment on the same."""
 _held: dict[tuple[int, int, str], tuple[DeviceSpec, ProcessorSpec, F8, dict[str, Model]]] = {}
@@ -281,11 +298,13 @@ def _models(spec: DeviceSpec, processor: ProcessorSpec, framework: str) -> tuple
     """Constants of a device, and its models by kind of op."""
     h = hardware(spec, held_processor(spec, processor))
     found: dict[str, Model] = {}
-    for family in families().values():
+    whose = dict.fromkeys(families().values(), shared_parameters) | dict.fromkeys(
+        LAYER_FAMILIES.values(), layer_parameters
+    )
+    for family, parameters_of in whose.items():
         if family.kinds:
-            model = Model(family, shared_parameters(spec, family, framework), h)
-            found.update(dict.fromkeys(family.kinds, model))
-    for family in LAYER_FAMILIES.values():
-        model = Model(family, layer_parameters(spec, family, framework), h)
-        found.update(dict.fromkeys(family.kinds, model))
+            known = parameters_of(spec, family, framework)
+            if processor.dispatch_s:
+                known = dispatched(known, family, processor.dispatch_s)
+            found.update(dict.fromkeys(family.kinds, Model(family, known, h)))
     return h, found

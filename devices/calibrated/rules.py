@@ -23,10 +23,22 @@ import numpy.typing as npt
 from ..catalog import fitted_devices, load_device
 from ..fits import FamilyFitSpec
 from ..spec import DeviceSpec
+from .allreduce import PCIE_BPS
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
-from .hardware import C_INT8, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK, H_ROOM, hardware
+from .hardware import (
+    C_INT8,
+    H_BANDWIDTH,
+    H_CACHE,
+    H_CAPABILITY,
+    H_CLOCK,
+    H_CORES,
+    H_LINK_BANDWIDTH,
+    H_PEAK,
+    H_ROOM,
+    hardware,
+)
 
 UNITS = np.array([0.35, 0.7, 0.7, 0.35])
 ALONE = ("b60",)
@@ -111,10 +123,19 @@ def parameters(spec: DeviceSpec, family: Family) -> Parameters:
     return Parameters(_donor(family, spec, own).fit, "fitted", own.rows, errors)
 
 
+LINKS = ("allreduce", "collectives")
+"""Families whose time is of the links between devices: cards on PCIe and devices with links of their own say nothing of each other."""
+
+
 def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Parameters of a device from other devices', or other kernel sets', by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
+    if family.name in LINKS:
+        alike = {
+            n: d for n, d in donors.items() if (d.h[H_LINK_BANDWIDTH] > PCIE_BPS) == (h[H_LINK_BANDWIDTH] > PCIE_BPS)
+        }
+        donors = alike or donors
     donors = {name: _at_power(h, family, donor) for name, donor in donors.items()}
     mean, shares = _mean(h, family, donors)
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ..cost import bound_code
-from .hardware import C_INT8, H_BANDWIDTH, H_FULL, H_LINK_BANDWIDTH, H_PEAK, HELD
+from .hardware import C_INT8, H_BANDWIDTH, H_FULL, H_LINK_BANDWIDTH, H_PEAK, H_PEERS, HELD
 
 F8 = npt.NDArray[np.float64]
 Parts = tuple[float, float, float, float]
@@ -25,6 +25,8 @@ NUM_PRICE = 9
 arithmetic, memory (or link) and fixed costs alone; code of the bound; and the roofline's seconds of
 arithmetic, main memory and link at nominal rates."""
 
+PROTOCOLS = 3.0
+"""Power of the soft minimum over NCCL's protocols, so that LL128 gains a fifth between the other two."""
 COLD = 1e9
 """Copies of the operands between two uses of one: nothing stays in the cache."""
 GRAPH_COPIES = 6.0
@@ -138,12 +140,26 @@ def ramp(amount: float, half: float) -> float:
 
 
 @compiled_part
-def by_ranks(at_2: float, at_4: float, at_8: float, ranks: float) -> float:
-    """A quantity known at 2, 4 and 8 ranks: linear in the logarithm, constant outside."""
-    if ranks <= 2.0:
-        return at_2
-    if ranks >= 8.0:
-        return at_8
-    if ranks <= 4.0:
-        return at_2 + (at_4 - at_2) * (math.log2(ranks) - 1.0)
-    return at_4 + (at_8 - at_4) * (math.log2(ranks) - 2.0)
+def link_among(h: F8, ranks: float) -> float:
+    """Bandwidth of a device to all others among some ranks of its node."""
+    return float(h[H_LINK_BANDWIDTH] * min(1.0, (ranks - 1.0) / h[H_PEERS]))
+
+
+@compiled_part
+def by_ranks(at_2: float, times_4: float, times_8: float, ranks: float) -> float:
+    """Rate among some ranks from that of two, its multiple for four and that for eight; constant outside."""
+    doublings = min(max(math.log2(ranks) - 1.0, 0.0), 2.0)
+    return float(at_2 * times_4 ** min(doublings, 1.0) * times_8 ** max(doublings - 1.0, 0.0))
+
+
+@compiled_part
+def by_protocol(hops: float, wire: float, flag_bytes: float, simple_hops: float) -> float:
+    """Seconds of a library's ring by the better of its protocols.
+
+    NCCL's LL sends a flag with every word, so `flag_bytes` times as much, and its hops are the shortest. Its Simple
+    protocol sends the data alone, and synchronises by fences: its hops take `simple_hops` times as long
+    (``ncclTopoTuneModel`` in ``src/graph/tuning.cc`` of NVIDIA/nccl). LL128 lies between the two: a soft minimum.
+    """
+    low, simple = hops + flag_bytes * wire, simple_hops * hops + wire
+    least, ratio = min(low, simple), min(low, simple) / max(low, simple)
+    return float(least / (1.0 + ratio**PROTOCOLS) ** (1.0 / PROTOCOLS))

@@ -1,7 +1,7 @@
 """Collectives of calibrated devices as a host's links carry them.
 
 The device's own rows were timed in some host; what another makes of the links comes on top. A time
-here is that of the device's formula with the host's rate and chunks, never below what the device's
+here is that of the device's formula with the host's rate, never below what the device's
 rows say where the host's link is no faster, so that no class beats the one above it: without peer
 access a collective takes as long as the library's ring *and* as long as the framework's own kernel
 would, whichever is more. Tables of the host itself come first; then the fitted numbers apply.
@@ -173,7 +173,7 @@ class HostedLinks:
         """Prices in the host's class; columns as in `calibrated.terms`."""
         own, link = model.prices(x), self.host.link
         nominal = link.bandwidth_bytes_per_s
-        if link.peer_access and not (link.rate or link.chunks or nominal):
+        if link.peer_access and not (link.rate or nominal):
             return own
         h = model.h.copy()
         if nominal is not None:
@@ -188,18 +188,13 @@ class HostedLinks:
         return found if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
 
     def _parameters(self, model: Model) -> F8:
-        """The device's parameters with the host's rate and chunks.
-
-        The rate is that of all-reduces; other collectives lose as much of theirs.
-        """
-        own, reduce = self.host.link, self.base.models["all_reduce"].known.fit.values
+        """The device's parameters with the host's rate: that of all-reduces; other collectives lose as much of theirs."""
+        rate = self.host.link.rate
         values = model.known.fit.values.copy()
-        for i, parameter in enumerate(model.family.parameters):
-            if parameter.name.startswith("link_") and own.rate is not None:
-                share = own.rate / reduce[ALLREDUCE.index(parameter.name)]
-                values[i] *= share if self.other else min(1.0, share)
-            elif parameter.name in ("chunks", "exchange_chunks"):
-                values[i] = max(values[i], own.chunks)
+        if rate is not None:
+            shares = rate / np.cumprod(self.base.models["all_reduce"].known.fit.values[_rates(ALLREDUCE)])
+            shares = shares if self.other else np.minimum(1.0, shares)
+            values[_rates(model.family)] *= shares / np.append(1.0, shares[:-1])
         return values
 
     def _spread(self, ops: Sequence[Op], spread: SpreadSpec) -> Ratios:
@@ -221,6 +216,12 @@ class HostedLinks:
             return None
         low, high = np.log(number.low / number.value), np.log(number.high / number.value)
         return Ratios(float(low), 0.0, float(high))
+
+
+def _rates(family: Family) -> slice:
+    """Parameters of a family for the rate of two ranks, and its multiples for four and eight."""
+    first = family.index("link_2")
+    return slice(first, first + 3)
 
 
 def _slower(one: F8, other: F8) -> F8:

@@ -41,9 +41,8 @@ class HostLinkSpec(Spec):
     description says, and the medium may be another.
 
     Without `peer_access` devices do not read each other's memory: all goes through buffers of the host, and frameworks'
-    own kernels, which need it, give way to the library. A library's ring then gets at most `rate` of the link, and pays
-    at least `chunks` for pipelining through the buffers (parameters ``link_2`` to ``link_8`` and ``chunks`` of
-    `calibrated.allreduce`); a device whose own rows are slower keeps those.
+    own kernels, which need it, give way to the library. A library's ring then gets at most `rate` of the link
+    (``link_2`` to ``link_8`` of `calibrated.allreduce`); a device whose own rows are slower keeps those.
 
     Of more than two devices a ring gets `shared` of the link, since they share the host's bridges: where a
     device's own rows do not say how much less.
@@ -60,7 +59,6 @@ class HostLinkSpec(Spec):
     bandwidth_bytes_per_s: Positive | None = None
     rate: Fraction | None = None
     shared: Fraction | None = None
-    chunks: NonNegative = 0.0
     spread: SpreadSpec | None = None
     tables: tuple[str, ...] = ()
 
@@ -126,5 +124,5 @@ class HostSpec(Spec):
     def plain(self) -> bool:
         """Whether collectives are just as the device's description and rows have them."""
         own = self.link
-        as_described = own.peer_access and not (own.rate or own.chunks or own.tables)
+        as_described = own.peer_access and not (own.rate or own.tables)
         return as_described and own.bandwidth_bytes_per_s is None and not self.link_fitted

@@ -1,7 +1,9 @@
 """A board's energy over a time: its work, what it draws beside it, and its limit.
 
-Cost models add up the energy of work, linear in FLOPs and bytes. What a board draws beside goes with time: idle power
-always, and the power of running cores while kernels run. Where the sum would be above the limit the clock falls, here
+Cost models add up the energy of work, linear in FLOPs and bytes: that of cores that hold thread blocks is among it, for the
+time that the FLOPs and bytes take at the rates of large kernels. Where a kernel waits (for its launch, for other devices, for
+the few cores that have its blocks) the other cores' clocks are gated. What a board draws beside goes with time: idle power
+always, and the power of a board that is awake while kernels run. Where the sum would be above the limit the clock falls, here
 over the whole time at once (a board holds the mean of tens of milliseconds below its limit, several steps of decoding).
 Times do not get longer by it: fitted kernel times were measured under the limit, so they are those of the lower clock
 already, and what is above the limit is energy that the lower clock and voltage save.
@@ -9,7 +11,6 @@ already, and what is above the limit is energy that the lower clock and voltage 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from .model import PowerModel
 
 if TYPE_CHECKING:
+    from ..cost import Roofline
     from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
@@ -46,7 +48,7 @@ class Board:
 
     def busy_joules(self, busy_s: float) -> float:
         """Energy on top while they run kernels for so many device-seconds, beside the work's."""
-        return 0.0 if self.model is None else self.model.busy_W * busy_s
+        return 0.0 if self.model is None else self.model.awake_W * busy_s
 
     def work_joules(self, joules: float, busy_s: float) -> float:
         """Energy of work of `joules` at the nominal clock, done in `busy_s` under the limit."""
@@ -57,7 +59,7 @@ class Board:
         m = self.model
         if m is None:
             return joules
-        base_W = m.idle_W + m.busy_W
+        base_W = m.idle_W + m.awake_W
         drawn = m.limited_W(base_W + joules / np.where(busy_s > 0.0, busy_s, 1.0))
         held = np.minimum(joules, np.maximum(drawn - base_W, 0.0) * busy_s)
         return np.where(busy_s > 0.0, held, joules)
@@ -83,13 +85,13 @@ def board(spec: DeviceSpec) -> Board:
     return Board(spec.static_W, power_model(spec).model if can_model(spec) else None)
 
 
-def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
+def coefficients(model: PowerModel, roof: Roofline) -> Energies:
     """Energy terms of a roofline by the power model.
 
     Parameters
     ----------
-    formats : iterable of str
-        Arithmetic formats that the roofline has.
+    roof : Roofline
+        Its peaks and efficiencies say how long FLOPs and bytes hold the cores.
 
     Returns
     -------
@@ -101,10 +103,14 @@ def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
         half of its rate is given up already.
     """
     m = model
+    held = m.cores_W / (roof.bandwidth * roof.memory_efficiency)
     width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4, 32.0: 2.0 * m.J_per_flop_16}
     return {
-        "stream_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte,
-        "kv_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
-        "act_J_per_byte": m.cache_J_per_byte + m.vector_J_per_byte,
-        "J_per_flop": {name: width[BITS.get(name, 16.0)] for name in formats},
+        "stream_J_per_byte": held + m.dram_J_per_byte + m.cache_J_per_byte,
+        "kv_J_per_byte": held + m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
+        "act_J_per_byte": held + m.cache_J_per_byte + m.vector_J_per_byte,
+        "J_per_flop": {
+            name: width[BITS.get(name, 16.0)] + m.cores_W / (roof.peak[name] * roof.compute_efficiency)
+            for name in roof.J_per_flop
+        },
     }

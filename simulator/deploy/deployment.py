@@ -228,6 +228,7 @@ def deploy(
     sampling: str = NONE,
     joint: bool = False,
     short_dense: bool = False,
+    alone: frozenset[str] = frozenset(),
     **parts: Any,
 ) -> Deployment:
     """Put a model on a system.
@@ -253,6 +254,8 @@ def deploy(
         Whether one kernel serves the attention of a step's prompts and decodes.
     short_dense : bool
         Whether sparse attention computes short prompts without choosing keys.
+    alone : frozenset of str
+        Small ops that the engine starts a kernel for.
     **parts
         What parts are set to: ``overlap="two-batch"``, ``resident_experts=ExpertStore(4)``, ``adapters=Tenants(...)``,
         ``expert_copies=ExpertPlacing(...)``.
@@ -273,7 +276,7 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, short_dense=short_dense, **parts,
+                joint=joint, short_dense=short_dense, alone=alone, **parts,
             ) for side in system.pools())  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     model, popularity = _adapted(model, given)
@@ -292,7 +295,7 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
         layout=replace(layout, sent=sent_share(experts), fewer=fewer_reached(experts, layout, system)),
         placement=placement or system.mapping.placement, kernels=tuple(kernels), parts=given,
-        run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends, layout.tp == 1), all_to_all=all_to_all or "",
+        run=Run(model.numerics, chosen, sampling, joint, short_dense, layout.sends, layout.tp == 1, alone), all_to_all=all_to_all or "",
         sender=sender,
     ))  # fmt: skip
 

@@ -55,4 +55,5 @@ def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
     framework = values.get("framework")
     if framework is not None and not isinstance(framework, str):
         raise SpecError(path, f"framework: must be a name such as 'vllm', not {framework!r}")
-    return replace(ENGINES[engine](keys), framework=framework)
+    version = keys.text("version", keys.text("engine_version", ""))
+    return replace(ENGINES[engine](keys), framework=framework, version=version)

@@ -57,6 +57,8 @@ class EngineSettings:
         Whose kernels run, where no option says so; a key of this project's own.
     limits : RunningLimits, optional
         What may run at once where the deployment decides it, see `on`.
+    version : str
+        Version of the engine, where a file names it.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -83,6 +85,7 @@ class EngineSettings:
     speculative: DraftChoice | None = None
     framework: str | None = None
     limits: RunningLimits | None = None
+    version: str = ""
     doubts: tuple[str, ...] = ()
 
     def on(self, deployment: Deployment) -> EngineSettings:

@@ -14,6 +14,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
+from ..frameworks.fusion import kernels_alone
 from ..frameworks.sharing import SHARING
 from ..registry import PARTS
 from .options import DeployOptions
@@ -79,15 +80,17 @@ def _deployed(
     engine = (framework or "").partition("@")[0]
     vllm = engine == "vllm" or (settings is not None and settings.given and settings.engine == "vllm")
     frameworks: Mapping[str, str] = {}
+    version = (framework or "").partition("@")[2] or ("" if settings is None else settings.version)
+    whose = engine or (settings.engine if settings is not None and settings.given else "")
+    alone = kernels_alone(whose, version, model, system.device) if system.device.kernels is not None else frozenset()
     if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.checkpoints import as_multiplied
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import kernels_of
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
-        frameworks = kernels_of(
-            framework, system.device, apart=layout.dp > 1, stored=model.numerics.weight_format("experts")
-        )
+        stored = model.numerics.weight_format("experts")
+        frameworks = kernels_of(framework, system.device, apart=layout.dp > 1, stored=stored, version=version)
         model = as_multiplied(model, engine, system.device)
         if engine in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(engine, system.device, layout.dp, layout.ep)
@@ -105,7 +108,7 @@ def _deployed(
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=shared["all_to_all"], sampling=sampling,
-        joint=vllm and joint_attention(system.device), short_dense=engine == "sglang",
+        joint=vllm and joint_attention(system.device), short_dense=engine == "sglang", alone=alone,
         **{
             name.replace("-", "_"): hook(options.parts[name], shared.get)
             for name, part in PARTS.items() if (hook := part.hook("value")) is not None

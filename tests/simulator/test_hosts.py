@@ -122,7 +122,7 @@ def test_pools_send_over_the_hosts_link(tmp_path: Path) -> None:
     d, _ = deployment_of(Scenario.of("llama-3.1-8b", path, **LOAD))
     link = pools_of(d, Fleet()).link
     assert link is not None
-    assert link.bandwidth_bytes_per_s == pytest.approx(0.142 * 32e9)
+    assert link.bandwidth_bytes_per_s == pytest.approx(0.135 * 32e9)
     assert link_of(load_system("l40s-x2")).bandwidth_bytes_per_s == pytest.approx(0.36 * 32e9)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .linears import Linear
 
 
@@ -123,7 +123,9 @@ class Attention:
             gemm("qkv", "attention", "attention", m.tokens, self._in_width, self.hidden, run),
             *([gemm("q_up", "attention", "attention", m.tokens, self._q_width, self.q_rank, run)]
               if self.q_rank else ()),
+            *alone("qk_norm", "attention", m.tokens, roped * bool(self.qk_norm), 2, run),
             elementwise("rope", "attention", m.tokens, roped, 2, run),
+            *alone("kv_write", "attention", m.tokens, self._kv_width * (not self.shares), 2, run),
             *attention_core(self, m, run, keys),
             gemm("out", "attention", "attention", m.tokens, self.hidden, self._out_width, run),
         ]  # fmt: skip

@@ -163,6 +163,8 @@ class Run:
         Whether an all-to-all brings experts their rows, and no others.
     whole : bool
         Whether no all-reduce stands behind products, in whose kernel an engine may fuse the norm that follows.
+    alone : frozenset of str
+        Small ops that the engine starts a kernel for; the measured kernels of others do not include them.
     """
 
     numerics: Numerics
@@ -172,6 +174,7 @@ class Run:
     short_dense: bool = False
     wide: bool = False
     whole: bool = False
+    alone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,11 @@ def gemm(
         act_bytes=num.act_bytes * m * (n + k) * batch,
         whole=run.whole,
     )
+
+
+def alone(name: str, layer: str, rows: float, cols: int, tensors: float, run: Run) -> list[Op]:
+    """A small op that only some engines start a kernel for; the kernels of the others include it."""
+    return [elementwise(name, layer, rows, cols, tensors, run)] if name in run.alone and cols else []
 
 
 def elementwise(

@@ -13,7 +13,7 @@ from ..access import Access
 from ..batch import Moments
 from ..numerics import Numerics
 from ..ops import Loads, Op
-from .base import LayerCache, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import LayerCache, Reads, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("mla")
@@ -99,6 +99,8 @@ class LatentAttention:
             *ops,
             linear("q_up", m.tokens, self._q_width, q_in),
             elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
+            *alone("q_concat", "attention", m.decode_tokens, self.heads * (self.kv_rank + self.rope_dim), 2, run),
+            *alone("kv_write", "attention", m.tokens, self._latent * (not self.shares), 2, run),
             linear("kv_up", kv, self.heads * (self.nope_dim + self.v_dim), self.kv_rank),
             # Every head's keys are written anew, behind them the rotated part that all share (``_concat_k_nope_k_pe``
             # in vLLM's common.py, ``concat_mla_k`` in SGLang, the copies of ``forward_context`` in TensorRT-LLM).

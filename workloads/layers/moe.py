@@ -9,7 +9,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Routed, Run, State, Weights, alone, elementwise, gemm, layer_kind, split
 from .ffn import feed_forward
 
 
@@ -156,7 +156,10 @@ class MixtureOfExperts:
     def router_ops(self, tokens: float, run: Run) -> list[Op]:
         """What chooses a token's experts."""
         outputs = self.experts + self.empty_experts
-        return [gemm("router", "moe", "other", tokens, outputs, self.hidden, run)]
+        return [
+            gemm("router", "moe", "other", tokens, outputs, self.hidden, run),
+            *alone("topk", "moe", tokens, outputs, 1, run),
+        ]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """All experts of this device at the given loads: gate, up and down projections."""
