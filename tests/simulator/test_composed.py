@@ -94,7 +94,7 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
     assert d.parts.get("drafts") is not None
     policy, rates = engine.policy, load["rates"]
     ops = ops_of(engine.plan)
-    ops += 0 if d.parts["drafts"].draft is None else len(rates) * ops_of(engine.spec.draft)  # type: ignore[union-attr]
+    ops += 0 if engine.draft is None else len(rates) * ops_of(engine.draft.plan)
     return Composed(
         policy, [memory],
         lambda batches, step: speculative_stage(
