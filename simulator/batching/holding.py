@@ -5,11 +5,26 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...workloads.jit import compiled_inside, compiled_part
 from . import hooks
 from . import state as col
 from .kv import KvRules
-from .prefix import BARE, NEXT, USERS, content_key, find, forget, give_back, give_back_bare, remember, share, unlink
+from .prefix import (
+    BARE,
+    NEXT,
+    RESUMES,
+    USERS,
+    content_key,
+    find,
+    forget,
+    give_back,
+    give_back_bare,
+    remember,
+    share,
+    unlink,
+)
 from .queues import queue_again
 from .state import I8, State
 
@@ -17,6 +32,24 @@ from .state import I8, State
 @compiled_part
 def kv_bytes(kv: KvRules, tokens: int) -> float:
     """Bytes one sequence of `tokens` cached tokens holds."""
+    if kv.cached:
+        return blocks_held(kv, tokens) * kv.block_bytes[0]
+    return bytes_held(kv, tokens)
+
+
+@compiled_part
+def blocks_held(kv: KvRules, tokens: int) -> int:
+    """Blocks of a pool that one sequence holds: of its tokens, and of windows and states."""
+    text = (tokens + kv.block - 1) // kv.block
+    if kv.window.size == 1 and kv.constant == 0.0:
+        return int(text)
+    beside = bytes_held(kv, tokens) / kv.block_bytes[0] - text
+    return int(text + np.ceil(beside - 1e-9))
+
+
+@compiled_part
+def bytes_held(kv: KvRules, tokens: int) -> float:
+    """Bytes of a sequence's tokens, windows and states."""
     size = kv.constant
     for c in range(kv.window.size):
         kept = tokens if kv.window[c] == 0 else min(tokens, kv.window[c])
@@ -46,22 +79,22 @@ def take(st: State, r: int, count: int) -> None:
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """`hold` with prefix caching: blocks of the pool."""
     rank, request = st.ranks[r], st.ints[i]
-    more = (tokens + kv.block - 1) // kv.block - request[col.I_BLOCKS]
+    more = blocks_held(kv, tokens) - request[col.I_BLOCKS]
     if more > rank[col.R_BLOCKS]:
         return False
     if more > 0:
         take(st, r, more)
         request[col.I_BLOCKS] += more
         rank[col.R_BLOCKS] -= more
-    count_blocks(st, kv, r, i)
+    count_blocks(st, kv, r, i, (tokens + kv.block - 1) // kv.block)
     return True
 
 
 @compiled_part
-def count_blocks(st: State, kv: KvRules, r: int, i: int) -> None:
-    """Bring the byte counts of a sequence and its rank in line with their blocks."""
+def count_blocks(st: State, kv: KvRules, r: int, i: int, text: int) -> None:
+    """Bring the byte counts of a sequence and its rank in line with their blocks, `text` of them for its tokens."""
     st.floats[i, col.F_HELD] = st.ints[i, col.I_BLOCKS] * kv.block_bytes[0]
-    st.ints[i, col.I_ROOM] = st.ints[i, col.I_BLOCKS] * kv.block
+    st.ints[i, col.I_ROOM] = max(st.ints[i, col.I_ROOM], text * kv.block)
     st.free[r] = st.ranks[r, col.R_BLOCKS] * kv.block_bytes[0]
 
 
@@ -103,7 +136,7 @@ def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     pool.slots[r, rank[col.R_SLOTS]] = request[col.I_SLOT]
     rank[col.R_SLOTS] += 1
     request[col.I_SLOT], request[col.I_KEYED] = -1, 0
-    count_blocks(st, kv, r, i)
+    count_blocks(st, kv, r, i, 0)
 
 
 @compiled_part
@@ -164,7 +197,10 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
         key = content_key(pool, request[col.I_HASHES], request[col.I_HASHED], i, j, kv.block)
         row[j] = find(pool.table[r], key)
         if row[j] < 0:
-            return int(j)
+            most = j
+            break
+    while kv.resume > 0 and most > 0 and pool.blocks[r, row[most - 1], RESUMES] == 0:
+        most -= 1
     return int(most)
 
 
@@ -177,7 +213,9 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     hits, taken = find_prefix(st, kv, r, i, row), 0
     for j in range(hits):
         taken += pool.blocks[r, row[j], USERS] == 0
-    if (whole + kv.block - 1) // kv.block - hits + taken > rank[col.R_BLOCKS]:
+    if kv.first > 0:
+        whole = min(whole, hits * kv.block + kv.first)
+    if blocks_held(kv, whole) - hits + taken > rank[col.R_BLOCKS]:
         return False
     rank[col.R_SLOTS] -= 1
     request[col.I_SLOT] = slot
@@ -186,7 +224,7 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     request[col.I_BLOCKS] = request[col.I_KEYED] = hits
     request[col.I_CACHED] = hits * kv.block
     st.counters[col.C_HITS] += hits * kv.block
-    count_blocks(st, kv, r, i)
+    count_blocks(st, kv, r, i, hits)
     return True
 
 
@@ -211,6 +249,10 @@ def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     found = min(request[col.I_NOTED], request[col.I_HASHED])
     if found >= (request[col.I_KEYED] + 1) * kv.block:
         note_content(st, kv, r, i, found)
+    if kv.resume > 0:  # a state is kept at the last of its multiples that a step reaches
+        last = request[col.I_NOTED] // kv.resume * kv.resume // kv.block
+        if 0 < last <= request[col.I_KEYED]:
+            st.pool.blocks[r, st.pool.held[r, request[col.I_SLOT], last - 1], RESUMES] = 1
     hooks.on_note(st, kv, r, i)
 
 

@@ -51,6 +51,12 @@ class CacheSettings:
         window layers keep their window of every sequence, in the same memory.
     state_slots : float, optional
         Of engines whose constant states have a pool of their own: states that it has memory for.
+    found_again : bool
+        Whether prompts are found again where windows and states share the blocks (vLLM's hybrid KV cache manager).
+    states_each : int
+        States of a sequence; more than one where a state is kept for others to resume from.
+    resume_tokens : int
+        States are kept at multiples of so many tokens; 0: a prompt may resume at any block.
     """
 
     block_tokens: int = BLOCK_TOKENS
@@ -60,6 +66,9 @@ class CacheSettings:
     tiers: TierSettings | None = None
     window_share: float | None = None
     state_slots: float | None = None
+    found_again: bool = False
+    states_each: int = 1
+    resume_tokens: int = 0
 
 
 @held
@@ -73,17 +82,22 @@ class KvRules(NamedTuple):
     capacity: float  # bytes for KV and state on one device
     cached: bool = False  # whether blocks are shared and found again by their content
     bare_first: bool = False  # whether freed blocks without such content are handed out next
+    resume: int = 0  # tokens between states that a prompt may resume from; 0: any block
+    first: int = 0  # tokens of a prompt that admission asks room for; 0: all of them
 
     @property
     def blocks(self) -> int:
-        """Whole blocks that fit."""
-        return int(self.capacity / self.block_bytes.sum() * (1 + 1e-12))
+        """Whole blocks that fit; of a pool, those of layers that keep all tokens."""
+        size = float(self.block_bytes[0] if self.cached else self.block_bytes.sum())
+        return int(self.capacity / size * (1 + 1e-12))
 
 
 def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False) -> KvRules:
     """KV bytes and capacity of one device's shard.
 
-    Prefix caching works on one kind of block, so models with windows or constant state go without. Windowed layers keep
+    Prefix caching works on blocks of the layers that keep all tokens. With `found_again`, a sequence takes further blocks of the
+    same pool for its windows and states, and nobody finds those: what a prompt needs of a window that ends where it resumes is
+    taken to be there, as it was freed last. Other models with windows or constant state run without. Windowed layers keep
     at most their window; every class is rounded up to whole blocks. With pipeline parallel the stage that fills up
     first decides (vLLM's workers all have the fewest blocks that any of them can hold).
 
@@ -100,14 +114,15 @@ def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, cach
     rules = _of_all(
         [_stage_rules(held, memory.kv, settings, deployment, held is deployment.stages[-1]) for held, memory in stages]
     )
-    whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
-    if caching and whole:
+    alone = rules.window.tolist() == [0] and rules.constant == 0
+    if caching and (alone or settings.found_again) and rules.window[0] == 0 and rules.block_bytes[0] > 0:
+        rules = rules._replace(cached=True, resume=settings.resume_tokens)
         if rules.blocks > MOST_BLOCKS:
             raise InputError(
                 "num_gpu_blocks" if settings.blocks else "block_size",
                 f"gives {rules.blocks:,} blocks of {rules.block} tokens; prefix caching tracks at most {MOST_BLOCKS:,}",
             )
-        rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
+        rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]))
     return rules
 
 
@@ -125,13 +140,13 @@ def _stage_rules(
     kept for every token of a verification.
     """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
-    states = held.state_bytes_per_sequence
+    states = held.state_bytes_per_sequence * settings.states_each
+    if settings.found_again:
+        classes = dict(sorted(classes.items()))
     drafts = d.parts.get("drafts")
     if drafts is not None:
-        states *= 1 + drafts.tokens
-        for w, size in (
-            {} if drafts is None or drafts.draft is None or not last else drafts.draft.shard.kv_classes()
-        ).items():
+        states += held.state_bytes_per_sequence * drafts.tokens
+        for w, size in ({} if drafts.draft is None or not last else drafts.draft.shard.kv_classes()).items():
             classes[w] = classes.get(w, 0.0) + size * drafts.copies
     if settings.window_share is not None and 0 in classes:  # every token has room in all layers
         classes = {0: sum(size * (settings.window_share if w else 1.0) for w, size in classes.items())}

@@ -93,6 +93,8 @@ def admit(st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, m
     if 0 < most < want:
         want = most
     if limits.lazy:
+        if kv.first > 0:
+            whole = min(whole, request[col.I_CACHED] + kv.first)
         if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
             return 0
         whole = request[col.I_CACHED] + want

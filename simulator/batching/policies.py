@@ -70,6 +70,8 @@ class Policy:
     lazy : bool
         Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
         it. If not, admission takes them all.
+    first_chunk : bool
+        Admission asks for room for the first chunk of a prompt alone. Needs `lazy`.
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
@@ -143,6 +145,7 @@ class Policy:
     rules: OwnRules | None = None
     part: AskedPart | None = None
     sequences_why: str = ""
+    first_chunk: bool = False
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:

@@ -24,11 +24,11 @@ I8 = npt.NDArray[np.int64]
 MOST_PIECES = 1 << 22
 """Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
 
-(NEXT, PREVIOUS, BARE, USERS, KEY, AFTER, BEFORE) = range(7)
+(NEXT, PREVIOUS, BARE, USERS, KEY, AFTER, BEFORE, RESUMES) = range(8)
 NUM_BLOCK = 8
 """Columns of `Pool.blocks`, a cache line a block: the next and the previous one in the free list; free
 blocks without content right before it there; sequences that hold it; the key of its content; the next and
-the previous block of the same content, in a ring in the order in which they got it."""
+the previous block of the same content, in a ring in the order in which they got it; whether a state is kept at its end."""
 
 (NAMED, UNUSED) = (USERS, KEY)
 """Columns of the last row, which is the free list's head and tail: numbers ever given to blocks, and the
@@ -142,7 +142,7 @@ def remember(pool: Pool, r: int, key: int) -> int:
     else:
         top[UNUSED] = blocks[b, NEXT]
     block = blocks[b]
-    block[USERS], block[KEY] = 1, key
+    block[USERS], block[KEY], block[RESUMES] = 1, key, 0
     while table[at, 0] != 0:
         if table[at, 0] == key:
             first = table[at, 1]

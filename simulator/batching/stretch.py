@@ -101,6 +101,8 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
     block = 0.0
     for c in range(kv.window.size):
         block += kv.block_bytes[c]
+    if kv.window.size > 1:  # windows are rounded up to blocks together
+        block += kv.block_bytes[0]
     for r in range(st.ranks.shape[0]):
         # The plan holds the blocks of one step; mostly there is room for all blocks to come.
         if st.ranks[r, col.R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:

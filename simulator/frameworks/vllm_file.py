@@ -90,6 +90,7 @@ def _limits(keys: Keys, cache: Keys, version: tuple[int, int], dp: int) -> VllmL
         not said.isdisjoint({"max_num_seqs", "max_num_active_seqs"}),
         2 if keys.one_of("performance_mode", MODES[0], MODES) == MODES[1] else 1,
         BATCHED_TOKENS if batched else None, "block_size" in said,
+        cache.flag("enable_prefix_caching", False),
     )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def _policy(
         lazy=base.lazy or chunked,
         prompts_alone=base.prompts_alone and not chunked,
         threshold=threshold,
+        first_chunk=not keys.flag("scheduler_reserve_full_isl", not base.first_chunk) and chunked,
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs) and captures(keys, keys.count("data_parallel_size", 1)),
         host=upkeep_of("vllm", version).on(host_of(host, base.host), keys.count("tensor_parallel_size", 1)),

@@ -51,8 +51,8 @@ class Rules:
         host's work between the steps (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
     logit_bytes : float
         See `LOGIT_BYTES`.
-    lone : bool
-        See `Policy`.
+    lone, first_chunk : bool
+        See `Policy`; the latter is `scheduler_reserve_full_isl` off, which is on since 0.19 (vllm/config/scheduler.py).
     """
 
     since: tuple[int, int]
@@ -65,6 +65,7 @@ class Rules:
     early: bool = False
     logit_bytes: float = LOGIT_BYTES
     lone: bool = False
+    first_chunk: bool = False
 
     def limits_on(self, memory_bytes: float, device: str) -> tuple[int, int]:
         """Tokens and sequences of a step that a server has without being told."""
@@ -76,8 +77,9 @@ class Rules:
     def applied(self, policy: Policy) -> Policy:
         """The batching of this version."""
         policy = replace(
-            policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead, lone=self.lone
-        )
+            policy, bare_first=self.bare_first, serial_stages=self.serial_stages, ahead=self.ahead, lone=self.lone,
+            first_chunk=self.first_chunk,
+        )  # fmt: skip
         if not self.early:
             return policy
         return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False)
@@ -85,9 +87,10 @@ class Rules:
 
 RULES = (
     Rules((0, 0), False, 0.9, True, ahead=False, limits=((0.0, 8192, 256),), early=True),
-    Rules((0, 8), False, 0.9, True, ahead=False, small_a100=False, logit_bytes=20.0),
-    Rules((0, 9), False, 0.9, True, ahead=False),
-    Rules((0, 14), False, 0.9, True),
+    Rules((0, 8), False, 0.9, True, ahead=False, small_a100=False, logit_bytes=20.0, first_chunk=True),
+    Rules((0, 9), False, 0.9, True, ahead=False, first_chunk=True),
+    Rules((0, 14), False, 0.9, True, first_chunk=True),
+    Rules((0, 19), False, 0.9, True),
     Rules((0, 25), True, 0.92, False),
     Rules((0, 28), True, 0.92, False, limits=((160.0, 16384, 1024), *LARGE_SMALL)),
     Rules((0, 33), True, 0.92, False, limits=((160.0, 16384, 1024), *LARGE_SMALL), lone=True),
@@ -99,8 +102,10 @@ What 0.30.0 and 0.33.0 schedule otherwise than 0.25 is in docs/engine-files.md, 
 not simulated bears on no run without drafts, preemptions or adapters."""
 
 DEFAULT_VERSION = "0.19"
-V4_BLOCK = 256
+V4, V4_BLOCK = "DeepseekV4ForCausalLM", 256
 """Tokens of a block of DeepSeek-V4 (vllm/models/deepseek_v4/attention.py)."""
+STATES_FOUND, STATES_USUAL = (0, 14), (0, 27)
+"""First versions that can cache prefixes of models with states, and that do so by themselves (``is_prefix_caching_supported``)."""
 BATCHED, BATCHED_TOKENS = ("deepep_low_latency", "nixl_ep"), 256
 """Exchanges with a fixed number of places, and tokens of a step with them, from 0.20 on (`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
 MODES = ("balanced", "throughput", "interactivity")
@@ -123,6 +128,8 @@ class VllmLimits:
         Default of tokens by the exchange of experts.
     block : bool
         Whether the settings say how long a block is.
+    caching : bool
+        Whether they ask for prefix caching.
     """
 
     version: tuple[int, int]
@@ -131,6 +138,7 @@ class VllmLimits:
     times: int = 1
     places: int | None = None
     block: bool = False
+    caching: bool = False
 
     def asked(self, sequences: int | None, tokens: int | None) -> VllmLimits:
         """The same with limits that options give."""
@@ -150,17 +158,24 @@ class VllmLimits:
         if not self.sequences:
             why = f"vLLM's default on {name}"
             policy = replace(policy, max_sequences=sequences * self.times, sequences_why=why)
-        cache = settings.cache
+        cache, block = settings.cache, self._block(d, settings.cache.block_tokens)
+        v4 = d.model.architecture == V4
         if self.version < (0, 9):  # window layers keep all tokens (`unify_hybrid_kv_cache_specs`)
             cache = replace(cache, window_share=1.0)
-        if not self.block:
-            cache = replace(cache, block_tokens=self._block(d, cache.block_tokens))
+        elif v4 or not d.shard.state_bytes_per_sequence:
+            cache = replace(cache, found_again=True)
+        elif policy.caching and self.version >= (STATES_FOUND if self.caching else STATES_USUAL):
+            cache = replace(cache, found_again=True, states_each=2, resume_tokens=block)
+        else:
+            policy = replace(policy, caching=False)
+        if not self.block and not cache.resume_tokens:
+            cache = replace(cache, block_tokens=block)
         return replace(settings, policy=policy, cache=cache)
 
     @staticmethod
     def _block(d: Deployment, usual: int) -> int:
         """Tokens of a block: with states so many that one layer's take as much as a state (`_align_hybrid_block_size`)."""
-        if d.model.architecture == "DeepseekV4ForCausalLM":
+        if d.model.architecture == V4:
             return V4_BLOCK
         parts = [part.state() for layer in d.shard.layers for part in layer.parts]
         numerics = d.shard.numerics

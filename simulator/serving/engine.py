@@ -119,7 +119,8 @@ class Engine:
         rules = self.policy.rules
         caching = self.policy.caching or rules is not None
         self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
-        self.kv = self.kv._replace(bare_first=self.policy.bare_first)
+        first = self.policy.token_budget if self.policy.first_chunk else 0
+        self.kv = self.kv._replace(bare_first=self.policy.bare_first, first=first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         self.books = new_books(self.plan, self.policy.max_sequences)
         d = self.deployment

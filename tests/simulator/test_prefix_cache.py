@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.kv import MOST_BLOCKS, CacheSettings
 from opbyte.simulator.batching.policies import make_policy
-from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL
-from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL, R_BLOCKS, T_KV_PEAK
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 
@@ -163,3 +166,62 @@ def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[st
     assert result.prompt_tokens + result.cached_tokens == result.requests.input_tokens.sum()
     assert found / total == pytest.approx(0.353, abs=2e-3)
     assert 0 <= reused - found <= len(result.requests.request_id)
+
+
+def hybrid(deployment: Deployment, turns: Sequence[Turn], *, budget: int = 8192, **cache: float) -> Engine:
+    """Run requests under policy ``vllm`` with windows or states in the pool of all blocks."""
+    settings = CacheSettings(16, found_again=True, **cache)  # type: ignore[arg-type]  # by name
+    engine = Engine(deployment, make_policy("vllm", token_budget=budget), cache=settings)
+    arrival, inputs, outputs, hashes = zip(*turns, strict=True)
+    engine.submit(RequestBlock(np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes))
+    engine.advance(math.inf)
+    assert engine.done
+    assert engine.state.ranks[0, R_BLOCKS] == engine.kv.blocks  # all came back
+    return engine
+
+
+def test_prompts_of_models_with_windows_are_found(small: Callable[..., Deployment]) -> None:
+    """As many tokens as without windows; and without the hybrid manager none."""
+    turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4)), (2.0, 1300, 2, (5, 2, 3))]
+    deployment = small("gpt-oss-20b")
+    engine = hybrid(deployment, turns)
+    assert hits(engine) == 1024
+    assert hits(served(deployment, turns)) == 0
+
+
+def test_windows_take_blocks_of_the_same_pool(small: Callable[..., Deployment]) -> None:
+    """A sequence's bytes are those of its tokens and its windows, in whole blocks; little memory preempts, and all ends."""
+    deployment = small("gpt-oss-20b")
+    engine = hybrid(deployment, [(0.0, 1300, 200, (1, 2, 3))])
+    full, window = sorted(engine.kv.block_bytes.tolist(), reverse=True)
+    kept = 128 // 16 * engine.kv.block_bytes[1]
+    assert engine.kv.window.tolist() == [0, 128]
+    peak = engine.state.clocks[T_KV_PEAK]
+    assert peak == (math.ceil(1499 / 16) + math.ceil(kept / engine.kv.block_bytes[0])) * engine.kv.block_bytes[0]
+    assert full >= window > 0.0
+    weights = deployment.memory().weights
+    tight = hybrid(deployment, [(0.0, 1300, 200, ())] * 4, memory_bytes=weights + 1.9 * peak)
+    assert tight.state.counters[C_PREEMPTIONS] > 0
+
+
+def test_prompts_resume_where_a_state_is_kept() -> None:
+    """A state is kept at the last multiple of 528 tokens that a step reaches: a prefix that ends before it is of no use."""
+    turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4))]
+    model = load_model("qwen3-next-80b-a3b")
+    two = replace(model, layers=model.layers[2:4])  # one with a state, one with attention
+    deployment = deploy(two, load_system("h100-x1"))
+    assert hits(hybrid(deployment, turns, resume_tokens=528, states_each=2)) == 0  # at 1,056, and 1,024 are alike
+    assert hits(hybrid(deployment, turns, resume_tokens=528, states_each=2, budget=528)) == 528
+    assert hits(hybrid(deployment, turns, resume_tokens=512, states_each=2)) == 1024
+    assert hits(hybrid(deployment, turns)) == 1024
+
+
+@pytest.mark.parametrize(("first", "early"), [(False, False), (True, True)])
+def test_admission_by_the_first_chunk(first: bool, early: bool, small: Callable[..., Deployment]) -> None:
+    """Of 100 blocks the first prompt has 50: the second one's 75 do not fit, its first chunk's 25 do, and its end preempts."""
+    policy = replace(make_policy("vllm", token_budget=400), first_chunk=first)
+    engine = Engine(small("llama-3-8b"), policy, cache=CacheSettings(16, 100))
+    engine.submit(RequestBlock(np.arange(2), np.zeros(2), np.array([800, 1200]), np.array([100, 10]), ((), ())))
+    engine.advance(math.inf)
+    assert engine.done
+    assert (engine.state.counters[C_PREEMPTIONS] > 0) == early

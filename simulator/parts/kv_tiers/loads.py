@@ -199,7 +199,7 @@ def take_over(t: TierState, st: State, kv: KvRules, r: int, i: int, blocks: int,
     request[col.I_BLOCKS] = blocks
     request[col.I_KEYED] = 0
     t.rows[i, tier.W_BLOCKS] = blocks
-    count_blocks(st, kv, r, i)
+    count_blocks(st, kv, r, i, blocks)
     return True
 
 

@@ -50,7 +50,7 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
-    if not kv.cached:
+    if not kv.cached or kv.window.size > 1 or kv.constant > 0.0:
         reason = "has layers with windows or constant states, whose blocks are not found again"
         raise InputError(OPTION, f"cannot keep blocks of {d.model.name}: it {reason}")
 
