@@ -11,7 +11,7 @@ from ...workloads.jit import compiled_code, compiled_given, compiled_part, int64
 from ...workloads.jit_held import called_at, held
 from . import hooks
 from . import state as col
-from .heap import Heap, push
+from .heap import Heap, Line, line_up, push, take_first
 from .holding import kv_bytes
 from .kv import KvRules
 from .level import Engines, Face, face_of, wake
@@ -20,7 +20,7 @@ from .prefix import MOST_PIECES
 from .recall import Recall, forget_all, look_everywhere, note_sent
 from .records import named
 from .rings import Ring, drop_first
-from .route_rules import choose
+from .route_rules import choose, choose_least, settle
 from .state import State, append_request
 from .status import REACHED
 
@@ -111,6 +111,7 @@ class How(NamedTuple):
     stops: bool  # see `level.bring`
     level: bool
     whole: bool  # whether blocks of requests are dealt by the caller
+    steady: bool  # whether all engines take requests all the time, and nothing but that and their steps changes loads
     more: bool | None  # whether anything but that ever happens; None: no
     passes: bool  # whether requests pass something on their way to the router, which is the caller's
     shelved: bool  # whether the caller is told of completions
@@ -139,6 +140,10 @@ class Play(NamedTuple):
     own: npt.NDArray[Any]  # [N] of `level.OWN`
     able: I8  # [N] engines that the router may choose from
     loads: npt.NDArray[Any]  # [N] of `route_rules.LOAD`, as it sees those
+    least: (
+        I8  # [2 M, M a power of two from N on] the least loaded engine of each half, as `route_rules.settle` keeps it
+    )
+    returns: Line  # engines on which requests have completed by a step that has yet to end
     events: Heap
     door: Ring  # requests that have come and pass what is before the router
     gate: Ring  # those that wait to be dealt
@@ -157,9 +162,11 @@ def at_time(p: Play, time: float, what: int) -> None:
 
 
 @compiled_part
-def find_able(p: Play, first: int, last: int) -> int:
+def find_able(p: Play, how: How, first: int, last: int) -> int:
     """Note which engines take requests; how many there are."""
     found = int64(0)
+    if how.steady:
+        return last
     for n in range(first, last):
         if p.own[n].up and p.own[n].ready:
             p.able[found] = n
@@ -202,14 +209,40 @@ def load_of(face: Face, own: Any, now: float) -> tuple[int, int]:
 
 
 @compiled_part
-def weigh(p: Play, found: int, now: float) -> None:
-    """Note the loads of engines that the router may choose from."""
-    for k in range(found):
-        own, load = p.own[p.able[k]], p.loads[k]
-        load.waiting, load.running = load_of(face_of(p.fleet, p.able[k]), own, now)
-        load.held = own.held_tokens
-        if p.recall.starts.size > 0:
-            load.found = load.missing = load.kept = 0
+def weigh_one(p: Play, k: int, n: int, now: float) -> None:
+    """Note the load of an engine, the router's choice number `k`."""
+    own, load = p.own[n], p.loads[k]
+    load.waiting, load.running = load_of(face_of(p.fleet, n), own, now)
+    load.held = own.held_tokens
+    if p.recall.starts.size > 0:
+        load.found = load.missing = load.kept = 0
+
+
+@compiled_part
+def weigh_again(p: Play, how: How, n: int, now: float) -> None:
+    """Note the load of an engine that may be another now, and when it will be if nothing else happens."""
+    weigh_one(p, n, n, now)
+    settle(p.least, p.loads, how.rule, n)
+    own, face = p.own[n], face_of(p.fleet, n)
+    if own.gone < face.counters[col.C_COMPLETED]:
+        line_up(p.returns, n, face.floats[face.ints[own.gone, col.I_DONE], col.F_LAST])
+
+
+@compiled_part
+def weigh(p: Play, how: How, found: int, now: float) -> None:
+    """Note the loads of engines that the router may choose from; where all always are, those that have changed."""
+    turn, returns = p.fleet.turn[0], p.returns
+    if not how.steady:
+        for k in range(found):
+            weigh_one(p, k, p.able[k], now)
+        return
+    for k in range(turn.changed):
+        n = p.fleet.changed[k]
+        p.own[n].changed = 0
+        weigh_again(p, how, n, now)
+    turn.changed = 0
+    while returns.size[0] > 0 and returns.time[returns.order[0]] <= now:
+        weigh_again(p, how, take_first(returns), now)
 
 
 @compiled_part
@@ -224,6 +257,8 @@ def chosen(p: Play, how: How, found: int, count: int, home: int) -> int:
     if how.rule < 0:
         at.found, at.home = found, home
         return -1
+    if how.steady and choose_least(how.rule, home):
+        return int(p.least[1])
     return choose(how.rule, count, p.loads[:found], home)
 
 
@@ -319,8 +354,10 @@ def keep_prompt(p: Play, how: How, row: int, n: int) -> bool:
 
 
 @compiled_part
-def home_of(p: Play, row: int, found: int) -> int:
+def home_of(p: Play, how: How, row: int, found: int) -> int:
     """Which of some engines the session of a request ran on last; -1."""
+    if p.homes.size > 0 and how.steady:
+        return int(p.homes[p.rows.session[row]])
     if p.homes.size > 0:
         for k in range(found):
             if p.able[k] == p.homes[p.rows.session[row]]:
@@ -337,13 +374,13 @@ def deal(p: Play, how: How) -> int:
         if status != REACHED or p.gate.span[1] == 0:
             return status
         row, first = p.gate.kept[p.gate.span[0]], p.fleet.first if two_pools(how) else p.own.size
-        found = find_able(p, 0, first)
+        found = find_able(p, how, 0, first)
         if found == 0:
             return REACHED
         if how.looks and at.chosen < 0:
-            weigh(p, found, when(p, row))
+            weigh(p, how, found, when(p, row))
             look(p, row, found)
-        k = chosen(p, how, found, at.dealt, home_of(p, row, found))
+        k = chosen(p, how, found, at.dealt, home_of(p, how, row, found))
         if k < 0:
             return CHOOSE
         n = p.able[k]

@@ -32,6 +32,74 @@ def new_heap(room: int, before: Heap | None = None) -> Heap:
     return heap
 
 
+@held
+class Line(NamedTuple):
+    """Some of N engines in order of a time of each; of one time the smallest number is first."""
+
+    time: F8  # [N]
+    order: I8  # [N] a heap of engines
+    place: I8  # [N] where each is in it, -1 if it is not
+    size: I8  # [1]
+
+
+def new_line(engines: int) -> Line:
+    """A line in which none of so many engines stands."""
+    none = np.full(engines, -1, dtype=np.int64)
+    return Line(np.zeros(engines), none.copy(), none, np.zeros(1, dtype=np.int64))
+
+
+@compiled_part
+def before(line: Line, n: int, m: int) -> bool:
+    """Whether an engine comes before another one."""
+    one, other = line.time[n], line.time[m]
+    return bool(one < other or (one == other and n < m))
+
+
+@compiled_part
+def rise(line: Line, at: int, n: int) -> None:
+    """Put an engine at a place of the heap or above."""
+    while at > 0 and before(line, n, line.order[(at - 1) // 2]):
+        m = line.order[(at - 1) // 2]
+        line.order[at], line.place[m] = m, at
+        at = (at - 1) // 2
+    line.order[at], line.place[n] = n, at
+
+
+@compiled_part
+def line_up(line: Line, n: int, time: float) -> None:
+    """Put an engine in line, or forward to an earlier time."""
+    at = line.place[n]
+    if at >= 0 and line.time[n] <= time:
+        return
+    if at < 0:
+        at = line.size[0]
+        line.size[0] += 1
+    line.time[n] = time
+    rise(line, at, n)
+
+
+@compiled_part
+def take_first(line: Line) -> int:
+    """Take the first engine out of the line."""
+    n, at, below = line.order[0], int64(0), int64(1)
+    line.place[n] = -1
+    line.size[0] -= 1
+    size = line.size[0]
+    if size == 0:
+        return int(n)
+    last = line.order[size]
+    while below < size:
+        if below + 1 < size and before(line, line.order[below + 1], line.order[below]):
+            below += 1
+        m = line.order[below]
+        if not before(line, m, last):
+            break
+        line.order[at], line.place[m] = m, at
+        at, below = below, 2 * below + 1
+    line.order[at], line.place[last] = last, at
+    return int(n)
+
+
 @compiled_part
 def push(heap: Heap, time: float, tie: int, what: int) -> None:
     """Put an entry in."""

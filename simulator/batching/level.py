@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import called_at, held, held_at
-from .heap import Heap, drop_first, new_heap, push
+from .heap import Line, line_up, new_line, take_first
 from .records import named, records
-from .state import C_COMPLETED, C_LOG, C_REFUSED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_NOW
+from .state import C_COMPLETED, C_LOG, C_REFUSED, C_RELEASED, C_SUBMITTED, C_WALK, F_ARRIVAL, T_CALM, T_NOW
 from .status import GOAL, LOG_FULL, REACHED, RESTING
 
 F8 = npt.NDArray[np.float64]
@@ -24,7 +24,7 @@ ASKED = 2
 """Of an engine that is yet to be put in line for its turn to run."""
 
 OWN = named(
-    "queued halted failing given up ready life earlier inbound delivered gone held_tokens asked forget",
+    "queued halted failing given up ready life earlier inbound delivered gone held_tokens asked forget changed",
     "clock promised capacity sent_s busy_s",
 )
 """Of an engine: whether it waits for its turn to run (or `ASKED`); whether a completion on it has yet to have its
@@ -32,13 +32,14 @@ effects, and it stands still until then; whether it fails at the end of the step
 requests. Whether it takes requests, and the router may send it some; failures so far; completions before
 the latest of them; caches on their way to it; completions that have had their effects, and that a router has seen;
 prompt tokens of requests that it has not seen come back; requests that wait for adapters; whether the router is to
-forget what it sent. Time before which it has nothing left to do [s]; KV bytes of one device kept for requests that
+forget what it sent; whether its load is not what the router knows (or `ASKED`). Time before which it has nothing left to do [s]; KV bytes of one device kept for requests that
 are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
 caches took on all its ports."""
 
-TURN = named("node goal rests logged", "until limit")
+TURN = named("node goal rests logged ahead changed", "until limit")
 """The engine that is under way (-1: none), and at how many completions it stops; whether engines rest where they know
-of no more requests; rows of `Engines.log` that are taken; up to when it runs, and all of them."""
+of no more requests; rows of `Engines.log` that are taken; whether engines are left behind while
+nothing happens on them that others could see; how many are in `Engines.changed`; up to when it runs, and all of them."""
 
 
 @held
@@ -65,9 +66,10 @@ class Engines(NamedTuple):
     faces: I8  # [N] and of its `Face`
     like: Face  # any of them
     own: npt.NDArray[Any]  # [N] of `OWN`
-    busy: Heap  # engines that wait for their turn
+    busy: Line  # engines that wait for their turn
     turn: npt.NDArray[Any]  # [1] of `TURN`
     first: int  # engines that requests arrive at; the others go on with them
+    changed: I8  # [N] those whose loads are not what the router knows
     # [rows, 1 + columns] stretches of engines whose logs were full: the engine's number, and a row of `State.log`
     log: F8
 
@@ -77,7 +79,19 @@ def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
     own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
-    return Engines(where[0], where[1], where[2], where[3], like, own, new_heap(engines), turn, first, log)
+    return Engines(
+        where[0],
+        where[1],
+        where[2],
+        where[3],
+        like,
+        own,
+        new_line(engines),
+        turn,
+        first,
+        np.zeros(engines, np.int64),
+        log,
+    )
 
 
 @compiled_part
@@ -105,22 +119,35 @@ def ready_at(face: Face) -> float:
 
 
 @compiled_part
-def wake(fleet: Engines, n: int) -> None:
-    """Let an engine run that has something to do."""
+def note_change(fleet: Engines, n: int) -> None:
+    """Note that the router does not know an engine's load any more."""
+    turn = fleet.turn[0]
+    if fleet.own[n].changed != 1:
+        fleet.own[n].changed = 1
+        fleet.changed[turn.changed] = n
+        turn.changed += 1
+
+
+@compiled_part
+def wake(fleet: Engines, n: int, calm: float = 0.0) -> None:
+    """Let an engine run that has something to do, which others may see from a time on."""
     own = fleet.own[n]
-    if own.queued != 1 and not own.halted:
-        own.queued = 1
+    note_change(fleet, n)
+    if own.halted:
+        return
+    if own.queued != 1:
         own.clock = max(own.clock, ready_at(face_of(fleet, n)))
-        push(fleet.busy, own.clock, n, n)
+    own.queued = 1
+    line_up(fleet.busy, n, max(own.clock, calm))
 
 
 @compiled_part
 def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
     """Choose the engine that runs next, and how far; whether there is any."""
     busy, turn = fleet.busy, fleet.turn[0]
-    while busy.size[0] > 0 and busy.time[0] < turn.limit:
-        due, n = busy.time[0], busy.tags[0, 1]
-        drop_first(busy)
+    while busy.size[0] > 0 and busy.time[busy.order[0]] < turn.limit:
+        n = take_first(busy)
+        due = busy.time[n]
         own, face = fleet.own[n], face_of(fleet, n)
         own.queued = 0
         if own.failing or is_done(face):
@@ -130,7 +157,7 @@ def next_under_way(fleet: Engines, stops: bool, level: bool) -> bool:
             continue
         turn.until = turn.limit
         if (stops or level) and busy.size[0] > 0:
-            turn.until = min(turn.limit, max(busy.time[0], np.nextafter(own.clock, np.inf)))
+            turn.until = min(turn.limit, max(busy.time[busy.order[0]], np.nextafter(own.clock, np.inf)))
         turn.node = n
         turn.goal = face.counters[C_COMPLETED] + 1 if stops else RESTING * turn.rests
         return True
@@ -190,18 +217,19 @@ def bring(fleet: Engines, stops: bool, level: bool) -> int:
         reached, done = face.clocks[T_NOW], is_done(face)
         # A step may end later, and what is yet to arrive here does so later.
         own.clock = reached if status == GOAL or done else max(reached, turn.until)
+        note_change(fleet, n)
         if status == GOAL:
             turn.goal, own.halted = n, 1
             turn.limit = min(turn.limit, own.clock)
             return status
         if not done:
-            wake(fleet, n)
+            wake(fleet, n, face.clocks[T_CALM] * turn.ahead)
     return REACHED
 
 
 @compiled_part
-def line_up(fleet: Engines) -> None:
-    """Put engines in line that Python has asked to run."""
+def wake_all(fleet: Engines) -> None:
+    """Let engines run that Python has asked to."""
     for n in range(fleet.own.size):
-        if fleet.own[n].queued == ASKED:
+        if fleet.own[n].queued == ASKED or fleet.own[n].changed == ASKED:
             wake(fleet, n)

@@ -17,6 +17,7 @@ from . import hooks
 from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
+from .host import paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
@@ -200,6 +201,15 @@ def let_in(limits: Limits, kv: KvRules, st: State) -> float:
 
 
 @compiled_part
+def calm_until(limits: Limits, st: State, steps: int, decodes: float) -> float:
+    """Before when so many more steps of a plan do not end, a little less for sums in another order; 0: unknown."""
+    if steps == 0 or hooks.next_event(st) < np.inf:
+        return 0.0
+    least = paced(limits.pace, st.costs.least[0], decodes / st.ranks.shape[0], 0)
+    return float(st.clocks[col.T_NOW] + steps * least * (1.0 - 1e-9))
+
+
+@compiled_part
 def take_step(limits: Limits, kv: KvRules, st: State, arrival: float, until: float) -> int:
     """Plan what runs next, and run it as long as the plan stays; why to return, or `AGAIN`."""
     counters, clocks, ranks = st.counters, st.clocks, st.ranks
@@ -228,5 +238,6 @@ def take_step(limits: Limits, kv: KvRules, st: State, arrival: float, until: flo
     count_steps(st, limits, done, chunks)
     for r in range(ranks.shape[0]):
         finish(st, kv, r, done, first_end, now, limits.ahead)
+    clocks[col.T_CALM] = min(calm_until(limits, st, k - done, planned.decodes), arrival)
     st.log[counters[col.C_LOG] - 1, col.L_EMITTED] = counters[col.C_EMITTED]
     return AGAIN

@@ -16,7 +16,7 @@ from ..parts.two_pools.crossing import arrive, goes_on, next_cache
 from . import state as col
 from .deals import ARRIVALS, CHOOSE, COMPLETIONS, CROSSED, FOLLOWS, KINDS, Columns, How, Play, at_time, deal, give
 from .heap import drop_first
-from .level import Face, bring, face_of, is_done, line_up, wake
+from .level import Face, bring, face_of, is_done, wake, wake_all
 from .rings import drop_first as take_first
 from .rings import put_last
 from .status import GOAL, REACHED, STUCK
@@ -313,7 +313,7 @@ def play(p: Play, how: How) -> int:
         `REACHED` at the end, what the caller is to do, or what an engine under way returned.
     """
     at, fleet, events = p.at[0], p.fleet, p.events
-    line_up(fleet)
+    wake_all(fleet)
     while True:
         if at.phase < BRINGING:
             status = follow_up(p, how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part, int64
@@ -33,6 +34,39 @@ def fewest(loads: Loads, waiting: int) -> int:
         if own < waiting * loads[best].waiting + loads[best].running:
             best = n
     return int(best)
+
+
+@compiled_part
+def choose_least(rule: int, home: int) -> bool:
+    """Whether a rule takes the engine with the fewest requests."""
+    return bool(rule in (BY_REQUESTS, BY_WAITING) or (rule == BY_HOME and home < 0))
+
+
+def first_least(engines: int) -> npt.NDArray[np.int64]:
+    """The least loaded of engines without requests and of each part of them, see `settle`; -1: a part of none."""
+    size = 1 << (engines - 1).bit_length()
+    least = np.full(2 * size, -1, dtype=np.int64)
+    least[size : size + engines] = np.arange(engines)
+    for at in range(size - 1, 0, -1):
+        least[at] = least[2 * at]
+    return least
+
+
+@compiled_part
+def settle(least: npt.NDArray[Any], loads: Loads, rule: int, n: int) -> None:
+    """Compare an engine whose load has changed with others: with its neighbour, the lesser one with another pair's, ...
+
+    The last of all comparisons stands in `least[1]`, and engine `n` behind all of them; the first of equals is taken.
+    """
+    size, weight = least.size // 2, WAITING_COUNTS if rule == BY_WAITING else 1
+    at = (size + n) // 2
+    while at > 0:
+        i, j = least[2 * at], least[2 * at + 1]
+        if j < 0 or weight * loads[i].waiting + loads[i].running <= weight * loads[j].waiting + loads[j].running:
+            least[at] = i
+        else:
+            least[at] = j
+        at //= 2
 
 
 @compiled_part

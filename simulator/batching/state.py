@@ -52,10 +52,10 @@ tokens found in the prefix cache; decoding-only steps since arrivals were looked
 waiting prompts wait; row up to which they have arrived; steps of the latest stretch; rows below which nothing is looked at any more;
 requests turned away."""
 
-(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
-NUM_CLOCKS = 6
+(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN, T_CALM) = range(7)
+NUM_CLOCKS = 7
 """Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
-arrivals are known to the next plan."""
+arrivals are known to the next plan; before when nothing but decoding happens unless a request comes (0: unknown)."""
 
 (L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV, L_EMITTED, L_JOULES) = range(11)
 NUM_LOG = 11
@@ -135,7 +135,7 @@ LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
 def outlasting(old: State, new: State, now: float) -> State:
     """A state without requests that goes on from one that failed at a time: its books and its clock."""
     new.counters[LASTING] = old.counters[LASTING]
-    old.clocks[[T_NOW, T_KNOWN]] = now
+    old.clocks[[T_NOW, T_KNOWN]], old.clocks[T_CALM] = now, 0.0
     return new._replace(clocks=old.clocks, hist=old.hist, log=old.log)
 
 

@@ -17,14 +17,14 @@ from ...workloads.jit import plainly
 from ...workloads.jit_held import address_of, code_of
 from ...workloads.requests import RequestBlock
 from ..batching.deals import AT, CALLED, KINDS, TRIP, Between, Columns, How, Play, Waits, take_in
-from ..batching.heap import new_heap, push
+from ..batching.heap import new_heap, new_line, push
 from ..batching.kv import rank_rules
 from ..batching.level import Face, new_fleet
 from ..batching.loop import EngineArrays, run
 from ..batching.recall import Recall, new_recall, with_pieces
 from ..batching.records import records
 from ..batching.rings import Ring, new_ring, put_first, put_last, told
-from ..batching.route_rules import LOAD
+from ..batching.route_rules import LOAD, first_least
 from ..batching.state import FEWEST_ROWS, I8, roomier
 from ..parts.drafts.state import roomier_drafts
 from ..parts.kv_tiers.state import roomier_rows
@@ -88,8 +88,8 @@ class Clock:
         recall = new_recall([node.remembers for node in nodes], 0)
         waits = Waits(none, none, none, none, none, none)
         self.play = Play(
-            fleet, self._rows(), fleet.own, np.zeros(count, np.int64),
-            records(count, LOAD), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
+            fleet, self._rows(), fleet.own, np.arange(count),
+            records(count, LOAD), first_least(count), new_line(count), new_heap(2 * count + 64), new_ring(1), new_ring(1), waits,
             none, records(1, AT), recall,
         )  # fmt: skip
         self.at.into = self.at.chosen = self.at.node = -1

@@ -17,7 +17,7 @@ device-seconds, and seconds in steps (batches in flight side by side count each)
 
 AT_ONCE, LEAST_AT_ONCE = 2048, 128
 """Stretches that are taken in together: a log costs as much as many of them."""
-MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 22, 1 << 8
+MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 20, 1 << 8
 """Stretches kept of an engine, and of all engines of a run, but so many of each; beyond, neighbours are joined,
 so that a run of any length takes as little room. Totals stay exact at the ends of what is kept."""
 
@@ -43,7 +43,7 @@ class Course:
         """Take in the stretches of `State.log` some time; an engine among others has few at once."""
         self._noted.append(log.copy())
         self._waiting += len(log)
-        if self._waiting >= max(min(AT_ONCE, (ALL_ROWS >> 2) // self.among), LEAST_AT_ONCE):
+        if self._waiting >= max(min(AT_ONCE, ALL_ROWS // self.among), LEAST_AT_ONCE):
             self._settle()
 
     def _settle(self) -> None:

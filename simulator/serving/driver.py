@@ -180,11 +180,13 @@ class Driver:
         doors = bounded(stream) and not alone
         apart = not (staged or scaled or self.always or faults or doors)
         whole = apart and not looks
+        steady = not (staged or scaled or faults or doors or pools.decode)
         if cut.of > 1:
             self._check_apart({"--autoscale": scaled, "failures": faults, "adapters that wait for slots": swapped})
         how = How(
             rule=-1 if rule is None else rule, looks=looks, stops=False,
-            level=any(node.engine.common is not None for node in (*entry, *decode)), whole=whole,
+            level=any(node.engine.common is not None for node in (*entry, *decode)),
+            whole=whole, steady=steady,
             more=True if warmup or stop or not whole else None,
             passes=doors or pools.parts.get("encoder") is not None, shelved=swapped,
             clients=0 if whole else stream.closed_loop or 0, between=None,
@@ -376,3 +378,5 @@ class Driver:
         stops = self.always or self._goal() > 0
         self.clock.how = self.clock.how._replace(stops=stops)
         self.clock.at.goal = self._goal()
+        how = self.clock.how
+        self.clock.play.fleet.turn[0].ahead = how.steady and not (how.whole or how.level or self._goal())

@@ -53,7 +53,7 @@ class Node:
     up, ready, life, earlier, inbound = map(Known, ("up", "ready", "life", "earlier", "inbound"))
     delivered, gone, held_tokens, forget = map(Known, ("delivered", "gone", "held_tokens", "forget"))
     queued, halted, failing, given = map(Known, ("queued", "halted", "failing", "given"))
-    promised, capacity, sent_s, busy_s = map(Known, ("promised", "capacity", "sent_s", "busy_s"))
+    changed, promised, capacity, sent_s, busy_s = map(Known, ("changed", "promised", "capacity", "sent_s", "busy_s"))
     clock = Known("clock")
 
     def join(self, own: Any, stale: set[int]) -> None:
@@ -84,6 +84,7 @@ class Node:
     def wake(self) -> None:
         """Let it run if it has something to do."""
         self.stale.add(self.index)
+        self.changed = self.changed or ASKED
         if not self.queued and not self.halted:
             self.queued = ASKED
 

@@ -67,6 +67,7 @@ class Books(NamedTuple):
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry. Behind
     # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
+    least: F8  # [1] seconds that no step of the latest batch falls below, however its contexts grow; 0 where unknown
     lanes: Lanes | Any  # None where nothing overlaps
     aside: Aside | Any  # devices that hold experts; None where those that attend do
     shelf: Shelf | Any  # expert caches; None without any
@@ -91,6 +92,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
+        least=np.zeros(1),
         lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
         shelf=new_shelf(plan.fetch, plan.experts[:, [E_HELD, E_GROUPS]]),
         aside=_aside(plan),

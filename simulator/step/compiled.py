@@ -146,6 +146,17 @@ def section_seconds(plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tal
 
 
 @compiled_part
+def constant_seconds(plan: Plan, cells: F8) -> float:
+    """Seconds of those ops of a rank that do not depend on the decodes' contexts, outside the experts."""
+    total = 0.0
+    for g in range(plan.sections.shape[0]):
+        for s in range(plan.sections[g, low.G_START], plan.sections[g, low.G_STOP]):
+            if not plan.slots[s, low.S_VARIES]:
+                total += cells[s, book.K_WALL] * plan.sections[g, low.G_LAYERS]
+    return total
+
+
+@compiled_part
 def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
     """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
 

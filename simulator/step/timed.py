@@ -16,11 +16,21 @@ from ...workloads.jit_held import address_of, code_at, held, seconds_at, type_of
 from ..parts.experts_apart.ping_pong import ping_pong_seconds
 from ..parts.overlap.compiled import overlapped_seconds
 from .books import Books, spent
-from .compiled import serial_seconds
+from .compiled import constant_seconds, serial_seconds
 from .drawing import StepBatch
 from .lowering import F8, Plan
 
-_step_seconds = compiled_given("plan.apart", compiled_given("plan.streams", serial_seconds)(overlapped_seconds))(
+
+@compiled_part
+def plain_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
+    """`serial_seconds`, with what no step of the batch falls below."""
+    seconds = serial_seconds(plan, moments, batch, fresh, captured, books)
+    if fresh:
+        books.least[0] = constant_seconds(plan, books.cells[0])
+    return float(seconds)
+
+
+_step_seconds = compiled_given("plan.apart", compiled_given("plan.streams", plain_seconds)(overlapped_seconds))(
     ping_pong_seconds
 )
 
@@ -54,6 +64,7 @@ class Costs(NamedTuple):
     windows: npt.NDArray[np.int64]  # of attention
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     busy: F8  # `Books.busy`
+    least: F8  # `Books.least`
 
 
 @compiled_code
@@ -101,9 +112,10 @@ def joules_of(costs: Costs) -> float:
 def costs_of(model: Lowered | None) -> Costs:
     """The cost model of what a deployment is lowered to, which must outlive it."""
     if model is None:
-        return Costs(0, 0, 0, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((2, 0)))
+        return Costs(0, 0, 0, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((2, 0)), np.zeros(1))
     matrix, i = type_of_value(np.zeros((1, 1))), types.int64
     kind, rows = type_of_value(model), type_of_value(np.zeros((1, 1), dtype=np.int64))
     seconds = code_at(lowered_seconds, (kind, matrix, i, i, rows, i, types.boolean, i), types.float64)
     spent_code = code_at(lowered_spent, (kind,), types.float64)
-    return Costs(seconds, spent_code, address_of(model), model.plan.windows, model.books.stages, model.books.busy)
+    books = model.books
+    return Costs(seconds, spent_code, address_of(model), model.plan.windows, books.stages, books.busy, books.least)

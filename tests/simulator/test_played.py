@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from opbyte.simulator.batching.heap import Heap, drop_first, new_heap, push
 from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.route_rules import APART, LOAD, choose
+from opbyte.simulator.batching.state import C_STEPS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.parts.autoscale.asked import parse_autoscale
 from opbyte.simulator.parts.failures.faults import Faults
@@ -180,6 +182,35 @@ def test_what_is_compiled_is_what_python_does(
             )  # fmt: skip
 
         both(make, monkeypatch)
+
+    check()
+
+
+@pytest.mark.parametrize("policy", ["vllm", "chunked"])
+def test_engines_left_behind_are_seen_as_if_they_were_not(
+    small: Small, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """Replicas run when others could see what they do; stamps are those of replicas that all run up to every event."""
+    d, how_of = small("llama-3-8b"), driver.How
+
+    def _how(always: bool, **how: Any) -> driver.How:
+        return how_of(**how | {"steady": always})
+
+    @given(drawn_requests, st.sampled_from(BY_LIBRARY), st.integers(2, 4), st.integers(1, 9))
+    @settings(deadline=None, max_examples=10)
+    def check(drawn: list[Turn], router: str, count: int, block: int) -> None:
+        found = []
+        for steady in (True, False):
+            monkeypatch.setattr(driver, "How", partial(_how, steady))
+            served = serve(
+                Pools((d,) * count), make_policy(policy), stream_of(drawn, False, block), router=router,
+                cache=CACHE if policy == "vllm" else None,
+            )  # fmt: skip
+            steps = sum(int(engine.state.counters[C_STEPS]) for engine in served.engines)
+            columns = ("arrival_s", "scheduled_s", "first_s", "last_s", "preemptions")
+            table = [getattr(served.table, name)[: served.table.count].tobytes() for name in columns]
+            found.append([*table, steps, served.engines[0].state.hist.tolist()])
+        assert found[0] == found[1]
 
     check()
 

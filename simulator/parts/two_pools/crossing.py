@@ -87,9 +87,9 @@ def cached(p: Play, row: int) -> int:
 
 
 @compiled_part
-def find_room(p: Play, b: Between, need: float) -> int:
+def find_room(p: Play, how: How, b: Between, need: float) -> int:
     """Note which nodes can take one more request, with so many bytes; how many."""
-    found, able = find_able(p, p.fleet.first, p.own.size), int64(0)
+    found, able = find_able(p, how, p.fleet.first, p.own.size), int64(0)
     for k in range(found):
         n = p.able[k]
         own, submitted = p.own[n], face_of(p.fleet, n).counters[C_SUBMITTED]
@@ -134,11 +134,11 @@ def next_cache(p: Play, how: How) -> int:
     if b.reserve:
         tokens = p.rows.input_tokens[row] + p.rows.output_tokens[row] - 1
     need = kv_bytes(b.second, tokens)
-    found = find_room(p, b, need)
+    found = find_room(p, how, b, need)
     if found == 0:
         return -1
     if how.looks and at.chosen < 0:
-        weigh(p, found, at.then)
+        weigh(p, how, found, at.then)
     k = chosen(p, how, found, at.sent, -1)
     if k < 0:
         return -2
