@@ -11,7 +11,7 @@ setup(
     package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
     package_data={
         "opbyte": ["py.typed"],
-        "opbyte.analysis.answers": ["*.yaml"],
+        "opbyte.analysis.answers": ["*.yaml", "*.csv"],
         "opbyte.analysis.commands": ["*.yaml"],
         "opbyte.analysis.manual": ["*.yaml"],
         "opbyte.analysis.plots": ["*.yaml"],

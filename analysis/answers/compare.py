@@ -19,6 +19,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
 from .comparison import SystemComparison, SystemRow
+from .error_factors import Conditions, engine_named
 from .interval import Interval, step_interval
 from .ranges import Ranges, ranges_of_stage
 from .rests import rests_of
@@ -115,7 +116,7 @@ def _row(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
         memory_bytes=row.memory_bytes - step.elsewhere_bytes,
-        bases=bases_of(step.deployment), interval=_interval(step), ranges=_checked(step, how.strict),
+        bases=bases_of(step.deployment), interval=_interval(step, own.framework), ranges=_checked(step, how.strict),
         rests=rests_of(given, system, step.deployment, how.host),
     )  # fmt: skip
 
@@ -129,8 +130,8 @@ def _checked(step: StepCost, strict: bool) -> Ranges | None:
     return ranges
 
 
-def _interval(step: StepCost) -> Interval | None:
+def _interval(step: StepCost, framework: str | None) -> Interval | None:
     """Factors on a step's time, where it is made of ops."""
     if step.deployment is None or step.stage is None:
         return None
-    return step_interval(step.deployment, step.stage)
+    return step_interval(Conditions(step.deployment, step.stage, *engine_named(framework)))

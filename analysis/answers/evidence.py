@@ -22,8 +22,8 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.parts.drafts.speculation import given_text
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
+from .error_factors import factor_evidence
 from .memory_rows import USUAL, by_place
-from .unpriced import unpriced_evidence
 
 
 def evidence(
@@ -94,7 +94,7 @@ def evidence(
     ]
     if policy is None:
         return out
-    return out + _host(policy, deployment) + unpriced_evidence(deployment)
+    return out + _host(policy, deployment) + factor_evidence(deployment)
 
 
 FLAT = "memory_efficiency"

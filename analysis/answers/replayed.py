@@ -13,7 +13,8 @@ from dataclasses import replace
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.play import run_scenario
 from ...simulator.serving.record import Run
-from .interval import LEVEL, Interval, RunIntervals, first_token
+from .interval import LEVEL, Interval, first_token
+from .run_interval import RunIntervals, end_to_end
 
 MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
 """Replicas of a larger fleet, and requests, whose runs stand for all: ratios of means need no more."""
@@ -42,7 +43,9 @@ def replayed(
         for what in ("tpot_s", "ttft_s", "")
         for each in [[_factor(end, run, r, what) for end, r in zip(ends, slow, strict=True)]]
     )
-    return replace(found, tpot=tpot, ttft=first_token(first), throughput=served)
+    first = first_token(first, found.waiting)
+    waits = (run.ttft_s.mean or 0.0) / (run.e2e_s.mean or 1.0)
+    return replace(found, tpot=tpot, ttft=first, throughput=served, e2e=end_to_end(first, tpot, waits))
 
 
 def _part(scenario: Scenario, rate: float) -> Scenario:

@@ -26,11 +26,14 @@ from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
+from .error_factors import Conditions, engine_named
+from .interval import Interval, interval_dict, spoken, step_interval
 from .memory_rows import dram_blocks, dram_rows
 from .op_rows import OpRow, merged
 from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
+from .run_interval import Engine
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of, tasks_shown
 from .summary import roof_of
@@ -65,6 +68,8 @@ class Roofline(Result):
     timelines: tuple[Timeline, ...] = ()
     bars: tuple[Bar, ...] = ()
     ranges: Ranges | None = None
+    stage: StageCost | None = None
+    engine: Engine = ("", ())
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -89,6 +94,7 @@ class Roofline(Result):
             "watts_per_device": self.watts_per_device,
             "processors": [roof_of(p, self._default) for p in processors_of(self.deployment.device)],
             "roofs": self._roofs(),
+            "intervals": self._intervals(),
             **entries_after(self.parts, "figures"),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **entries_after(self.parts, "layers"),
@@ -96,6 +102,33 @@ class Roofline(Result):
             "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
         }
+
+    @property
+    def sure(self) -> Interval | None:
+        """Factors on the step's time; None where too little of it rests on measurements."""
+        return (
+            None
+            if self.stage is None
+            else step_interval(Conditions(self.deployment, self.stage, *self.engine, self.batch))
+        )
+
+    @property
+    def drafted(self) -> DraftedStep | None:
+        """The step's drafts, where there are any."""
+        return self.parts.get("drafts")
+
+    def _intervals(self) -> dict[str, Any] | None:
+        """Intervals of the step, and of a verification and a token where tokens are drafted."""
+        sure = self.sure
+        if sure is None:
+            return None
+        drafted: dict[str, Any] = {}
+        if step := self.drafted:
+            a_token = step.whole_s / step.expected if step.speculation.rates is not None else None
+            drafted = {
+                "verify_seconds": interval_dict(step.gain.verify_s, sure), "seconds_per_token": interval_dict(a_token, sure)
+            }  # fmt: skip
+        return {"step_seconds": interval_dict(self.step_seconds, sure), **drafted}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [op.to_dict() for op in self.ops]
@@ -127,7 +160,7 @@ class Roofline(Result):
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"
         energy = show(self.step_joules)
-        step = f"one step takes {seconds(self.step_seconds)}"
+        step = f"one step takes {seconds(self.step_seconds)}" + (f" ({spoken(self.sure)})" if self.sure else "")
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
@@ -302,7 +335,8 @@ def roofline(
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         parts, stage.timelines,
-        bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges,
+        bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges, stage,
+        engine_named(how.framework),
     )  # fmt: skip
 
 

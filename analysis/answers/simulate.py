@@ -27,15 +27,17 @@ from .apart import apart_evidence
 from .autoscale import replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
+from .error_factors import engine_of_scenario
 from .evidence import link_evidence
 from .evidence_table import Known, evidence_blocks
 from .groups import play_groups
-from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken
+from .interval import interval_dict, power_interval, spoken
 from .part_answers import blocks_of, columns_of, entries_after
 from .price import check_prices, costs_of
 from .quantities import COUNTS, LENGTHS, RATES, STATE
 from .ranges import Ranges, ranges_of_run
 from .replayed import replayed
+from .run_interval import RunIntervals, run_intervals
 from .run_steps import Steps, read_window, steps_seen
 from .run_warnings import warnings_of
 from .started import started
@@ -184,7 +186,8 @@ class Simulation(Result):
             return "No interval: too little of this rests on measurements."
         parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft, "cost of a token": found.cost}
         text = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
-        return f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {text}."
+        wide = f" Wide because: {', '.join(found.reasons)}." if found.reasons else ""
+        return f"{found.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
 
     def _interval_dict(self) -> dict[str, Any] | None:
         """Intervals of the figures."""
@@ -192,13 +195,20 @@ class Simulation(Result):
         if found is None:
             return None
         price = costs_of(r, self.scenario, r.output_tokens_per_s)["usd_per_million_tokens"]
+        power = power_interval(r.deployment)
         return {
             "step_factor": interval_dict(1.0, found.step),
             "output_tokens_per_s": interval_dict(r.output_tokens_per_s, found.throughput),
             "usd_per_million_tokens": interval_dict(price, found.cost),
             "tpot_s_mean": interval_dict(r.tpot_s.mean, found.tpot),
             "ttft_s_mean": interval_dict(r.ttft_s.mean, found.ttft),
-            "watts_per_device": interval_dict(r.watts_per_device, power_interval(r.deployment)),
+            "e2e_s_mean": interval_dict(r.e2e_s.mean, found.e2e),
+            "tpot_s_p50": interval_dict(r.tpot_s.p50, found.tpot),
+            "ttft_s_p50": interval_dict(r.ttft_s.p50, found.ttft),
+            "e2e_s_p50": interval_dict(r.e2e_s.p50, found.e2e),
+            "watts_per_device": interval_dict(r.watts_per_device, power),
+            "joules_per_token": interval_dict(r.joules_per_token, found.joules(power)),
+            "wide_because": list(found.reasons),
         }
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -323,7 +333,9 @@ def simulation_of(scenario: Scenario, made: Run, window: range | None = None) ->
     found += start_up_evidence(made)
     if scenario.parts.asks("two-pools"):
         found, sources = _both(scenario, made)
-    sure = run_intervals(made, scenario.workload.closed_loop is None)
+    clients = scenario.workload.closed_loop
+    burst = clients is not None and clients >= len(made.requests)
+    sure = run_intervals(made, clients is None, engine_of_scenario(scenario), burst)
     seen = steps_seen(made, window) if window else None
     return Simulation(made, found, warnings_of(scenario, made), sources, scenario, sure, seen, ranges)
 

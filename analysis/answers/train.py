@@ -24,7 +24,9 @@ from ...workloads.requests.options import check_count
 from ...workloads.routing import check_routing
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
+from .error_factors import TRAINING, Conditions, amounts, fitted_widths
 from .evidence import evidence
+from .interval import Interval, KindErrors, interval_dict, spoken_range
 
 if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
@@ -114,6 +116,12 @@ class Training(Result):
             "hfu": self.hfu,
             "model_flops": step.flops.model,
             "hardware_flops": step.flops.hardware,
+            "intervals": {
+                "step_seconds": interval_dict(step.seconds, self.sure),
+                "tokens_per_s": interval_dict(self.tokens_per_s, self.sure.inverse),
+                "mfu": interval_dict(self.mfu, self.sure.inverse),
+                "wide_because": list(self.reasons),
+            },
             "memory_bytes": {**step.memory.by_kind(), "total": step.memory.total},
             "usable_bytes": self._usable,
             "seconds": dict(step.by_stream),
@@ -123,6 +131,21 @@ class Training(Result):
             "evidence": self.basis,
             **({"tried": [dict(row) for row in self.tried]} if self.tried else {}),
         }
+
+    @property
+    def errors(self) -> KindErrors:
+        """What the interval of its time follows from."""
+        return KindErrors(TRAINING, Interval(1.0, 1.0), amounts(Conditions(self.deployment)))
+
+    @property
+    def sure(self) -> Interval:
+        """Factors on a step's time, as measured training steps were off."""
+        return self.errors.interval()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Factors that widen the interval."""
+        return fitted_widths().reasons(self.errors.amounts, TRAINING)
 
     @property
     def basis(self) -> list[dict[str, Any]]:
@@ -182,7 +205,7 @@ class Training(Result):
         return [
             f"training {d.model.name} on {d.system.name}: {what}; {degrees}",
             f"{la.microbatches:,} micro-batches of {o.micro_batch} a rank; {how}",
-            f"one step takes {seconds(step.seconds)}: {rate}",
+            f"one step takes {seconds(step.seconds)}: {rate}; {spoken_range(self.sure, self.reasons)}",
             *self._search(),
             self.rows(),
             f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",

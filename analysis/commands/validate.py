@@ -162,13 +162,36 @@ def validate_runs_command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Runs, static batches, folders of them.")],
     seeds: Annotated[int, typer.Option(help="Draws of each run's requests.")] = 3,
     host: Host = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="At most N rows of a table for each model and device, spread over the load."),
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Fit the widths of intervals to the other sources, and score this one; each: all in turn.",
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the widths of intervals fitted to these runs (YAML).")
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Replay measured serving runs by their load, stage by stage, and static batches."""
+    """Replay measured runs: errors and interval coverage by source, device, model, engine and concurrency."""
     from ..validate.runs import validate_runs
+    from ..validate.runs.widths import widths_yaml
 
-    _tell(partial(validate_runs, paths, seeds=seeds, host=host), out, as_json, counted="runs")
+    def make(progress: OnProgress | None) -> Compared:
+        with side_file(fit, "--fit") as write_fit:
+            result = validate_runs(
+                paths, seeds=seeds, host=host, sample=sample, without=without, fit=fit is not None, progress=progress
+            )
+            write_fit("text", lambda: widths_yaml(result.widths, result.entries) if result.widths else "")
+        return result
+
+    _tell(make, out, as_json, counted="runs")
 
 
 @validate_app.command("schedules")

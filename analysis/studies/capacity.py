@@ -25,11 +25,12 @@ from ...workloads.requests.classes import without_bounds
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.identity import identity
-from ..answers.interval import LEVEL, Interval, RunIntervals
+from ..answers.interval import LEVEL, Interval
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
 from ..answers.replayed import dilates
+from ..answers.run_interval import RunIntervals
 from ..answers.simulate import Simulation, simulate, simulation_of
 from ..answers.usual import as_usual, served_by
 from ..parallel import OnProgress

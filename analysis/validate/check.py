@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from ...devices.calibrated.errors import Errors
 from ...devices.calibrated.family import F8
 from ...devices.fits import BoundsSpec
 from ...workloads.kernel_tables import KernelTable, Skipped
+from ..answers.error_factors import Widths
 from ..answers.interval import LEVEL, Interval
 from ..show.result import Result, skipped_remarks
 from ..show.text import seconds
@@ -180,6 +181,22 @@ class Check:
         }  # fmt: skip
 
 
+Refit = Callable[[Widths], Interval]
+
+
+class IntervalBasis(NamedTuple):
+    """What an interval follows from.
+
+    `quantity` whose errors a fit takes from it ("" of none), the kernels' own interval, how much of each factor the run has, and the
+    interval by given widths.
+    """
+
+    quantity: str
+    kernels: Interval
+    amounts: Mapping[str, float]
+    refit: Refit
+
+
 @dataclass(frozen=True, slots=True)
 class RunCheck:
     """Figures of one thing that was run, measured and simulated: a stage, a static batch, a published point.
@@ -196,6 +213,10 @@ class RunCheck:
         Set that a published point is of.
     factors : mapping of str to Interval
         Where the simulated figure has an interval: factors on it, by metric.
+    basis : mapping of str to IntervalBasis
+        What these follow from, by metric.
+    labels : mapping of str to str
+        Device, model, engine with its version, and concurrency of a published point.
     """
 
     run: str
@@ -205,6 +226,12 @@ class RunCheck:
     costs: str
     group: str = ""
     factors: Mapping[str, Interval] = field(default_factory=dict)
+    basis: Mapping[str, IntervalBasis] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def with_widths(self, widths: Widths) -> RunCheck:
+        """The same with intervals of other widths."""
+        return replace(self, factors=dict(self.factors) | {name: own.refit(widths) for name, own in self.basis.items()})
 
     def metrics(self, sure: bool = False) -> dict[str, dict[str, Any]]:
         """Measured, simulated and relative error of every metric, and the ends of its interval where one is asked for."""

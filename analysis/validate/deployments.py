@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
-from ..answers.interval import LEVEL, WAITING, Interval, first_token
+from ..answers.interval import LEVEL, Interval
 from ..parallel import OnProgress
 from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing
@@ -29,22 +28,20 @@ KEYS = ("device", "model", "mode")
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A point with its prediction; errors are relative.
-
-    Attributes
-    ----------
-    ttft : Interval or None
-        Factors on the simulated TTFT: those of its steps, and how far off TTFT is of others.
-    """
+    """A point with its prediction; errors are relative."""
 
     point: ServingPoint
     predicted: Prediction
-    ttft: Interval | None = None
 
     @property
     def tpot(self) -> Interval | None:
         """Factors on the simulated TPOT."""
-        return self.predicted.steps and self.predicted.steps[0]
+        return self.predicted.sure and self.predicted.sure[0]
+
+    @property
+    def ttft(self) -> Interval | None:
+        """Factors on the simulated TTFT."""
+        return self.predicted.sure and self.predicted.sure[1]
 
     def within(self, name: str) -> bool | None:
         """Whether the measured TPOT or TTFT lies inside its interval."""
@@ -140,43 +137,8 @@ class PointsValidation(Compared):
         tpot, ttft = (percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         every = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
         inside = [percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
-        text = (
-            f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
-            f"TTFT {inside[1]}; how long first tokens wait is taken from other models' or devices' points"
-        )
+        text = f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of TTFT {inside[1]}"
         return [self.rows(), for_people(self.frameworks()), every, text]
-
-
-FEWEST = 10
-"""Points that tell how long first tokens of others wait; with fewer `interval.WAITING` does."""
-
-
-def _waits(scored: Sequence[Scored], of: ServingPoint) -> Ratios:
-    """How long first tokens wait, of points of its mode: other models', and other devices' where one model's is all there is (split)."""
-    there = "device" if of.prefill else "model"
-    others = (s for s in scored if s.point.mode == of.mode and getattr(s.point, there) != getattr(of, there))
-    logs = [-np.log1p(s.ttft_error) for s in others if s.ttft_error is not None]
-    return Ratios(*map(float, np.quantile(logs, [0.1, 0.5, 0.9]))) if len(logs) >= FEWEST else WAITING
-
-
-def _with_waiting(scored: Sequence[Scored]) -> list[Scored]:
-    """Intervals of TTFT, the part beyond the steps from points of others.
-
-    What a server was launched with may not be known, nor its places then: with one less than clients a request waits
-    for the next one's end, its whole time divided by the clients on average, which the upper end holds.
-    """
-    out, held = list[Scored](), dict[tuple[str, ...], Ratios]()
-    for s in scored:
-        p, own, steps = s.point, s.predicted, s.predicted.steps
-        key = (p.model, p.mode, p.device)
-        if key not in held:
-            held[key] = _waits(scored, p)
-        found = steps and first_token(steps[1], held[key])
-        if found and not p.scripted:
-            place_s = (own.ttft_s + p.osl * own.tpot_s) / p.clients
-            found = replace(found, high=found.high + place_s / own.ttft_s)
-        out.append(replace(s, ttft=found))
-    return out
 
 
 def errors(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -226,6 +188,5 @@ def validate_points(
             skipped.append(Skipped(path.name, point.line, outcome))
     if not scored:
         raise InputError(path, f"has no row that can be simulated; {skipped[0]}")
-    scored = _with_waiting(scored)
     skipped.sort(key=lambda s: s.line)
     return PointsValidation(tuple(scored), tuple(skipped))

@@ -30,7 +30,7 @@ from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.cells import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
-from ..answers.interval import RunIntervals, run_intervals
+from ..answers.run_interval import RunIntervals, run_intervals
 from ..show.result import Drawing
 from .check import Compared, RunCheck, summary
 from .statistics import figures, per_token

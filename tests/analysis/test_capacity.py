@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.answers.interval import Interval, RunIntervals
+from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.answers.limits import limit_of
+from opbyte.analysis.answers.run_interval import RunIntervals
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import _bracket, capacity, ends
 from opbyte.analysis.studies.loads import Tried
@@ -63,7 +64,7 @@ def test_both_ends_of_a_load_are_searched(limit: float, slow: float) -> None:
         return max((1.0 - s * r / limit) / s / r, 0.0)
 
     one = Interval(1.0, 1.0)
-    sure = RunIntervals(one, one, one, one, tuple(np.interp(np.linspace(0, 1, 11), [0.1, 0.9], [fast, slow])))
+    sure = RunIntervals(one, one, one, one, one, tuple(np.interp(np.linspace(0, 1, 11), [0.1, 0.9], [fast, slow])))
     known = [tried(held(1.0) * x, {}) for x in (0.5, 1.0, 1.02, 2.0)]
     found = ends(known, held(1.0), {"ttft_mean": limit}, sure, tried)
     for end, r in ((found.high, fast), (found.low, slow)):

@@ -16,19 +16,27 @@ from hypothesis import strategies as st
 
 from opbyte import capacity, compare, simulate
 from opbyte.analysis.answers import replayed
+from opbyte.analysis.answers.error_factors import (
+    FACTORS,
+    STEP,
+    UNPRICED,
+    Conditions,
+    Widths,
+    factor_evidence,
+    fitted_widths,
+)
 from opbyte.analysis.answers.interval import (
     BETWEEN,
     Interval,
     TimeShare,
-    _held,
     first_token,
     interval_of,
     parts_of,
     slowdowns,
     spoken,
-    wholly,
+    step_errors,
 )
-from opbyte.analysis.answers.unpriced import unpriced_evidence
+from opbyte.analysis.answers.run_interval import _held
 from opbyte.devices.catalog import load_system
 from opbyte.devices.ratios import Ratios
 from opbyte.simulator.deploy.deployment import deploy
@@ -79,7 +87,7 @@ def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -
     inverse = found.inverse
     assert inverse.low <= 1.0 <= inverse.high
     assert inverse.low == pytest.approx(1 / found.high)
-    later = first_token(found)
+    later = first_token(found, Ratios(-0.15, 0.12, 0.79))
     assert later.low <= found.low + 1e-9
     assert later.high >= found.high - 1e-9
 
@@ -95,12 +103,13 @@ def test_open_loops_hold_more_when_slower() -> None:
     assert spoken(Interval(0.9, np.inf)).endswith("overload")
 
 
-def test_a_closed_loop_s_throughput_is_the_inverse_of_its_steps() -> None:
+def test_a_closed_loop_s_throughput_is_the_inverse_of_its_requests_time() -> None:
     found = simulate("llama-3-8b", "h100-x1", closed_loop=16, requests=32, **WORK).intervals
     assert found is not None
-    assert found.throughput == found.step.inverse
     assert found.tpot == found.step
-    assert found.cost.low == pytest.approx(found.step.low)
+    assert found.throughput.low <= found.step.inverse.low + 1e-9  # first tokens are a part of each request's time
+    assert found.cost == found.throughput.inverse
+    assert found.e2e.low == pytest.approx(found.throughput.inverse.low, rel=0.05)
 
 
 def test_light_loads_are_served_whatever_the_errors() -> None:
@@ -217,10 +226,12 @@ def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, na
     """Upwards in seconds, and the evidence says what it is."""
     d = deploy(load_model("llama-3.2-1b"), load_system(system), tp=tp, pp=pp)
     stage = explicit_stage(d, [Batch.of([512] * 8)], expected=True)
-    kernels, all_of_it = slowdowns(parts_of(d, stage)), wholly(d, stage)
+    kernels, found = slowdowns(parts_of(d, stage)), step_errors(Conditions(d, stage))
     assert kernels is not None
-    assert all_of_it is not None
-    told = unpriced_evidence(d)
+    assert found is not None
+    fixed = {f.name for f in FACTORS[:UNPRICED]}
+    all_of_it = found.drawn(Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in fixed}}))
+    told = factor_evidence(d)
     assert [e["applies_to"] for e in told] == ([] if name is None else [name])
     assert all("NOT PRICED" in e["why"] for e in told)
     assert (interval_of(all_of_it).high > interval_of(kernels).high) == (name is not None)
@@ -229,13 +240,13 @@ def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, na
 def test_fewer_watts_slow_arithmetic_alone() -> None:
     """A decode of one sequence, which waits for memory, is as sure on a board of 350 W; a long prompt is not."""
     d = deploy(load_model("llama-3.2-1b"), load_system("h100-pcie-x1"))
-    assert [e["applies_to"] for e in unpriced_evidence(d)] == ["boards with fewer watts"]
+    assert [e["applies_to"] for e in factor_evidence(d)] == ["boards with fewer watts"]
     more = []
     for batch in (Batch.of([512]), Batch.of(chunks=[(8192, 0)])):
         stage = explicit_stage(d, [batch], expected=True)
-        kernels, all_of_it = slowdowns(parts_of(d, stage)), wholly(d, stage)
+        kernels, found = slowdowns(parts_of(d, stage)), step_errors(Conditions(d, stage))
         assert kernels is not None
-        assert all_of_it is not None
-        more.append(interval_of(all_of_it).high / interval_of(kernels).high)
+        assert found is not None
+        more.append(interval_of(found.drawn()).high / interval_of(kernels).high)
     assert more[0] == pytest.approx(1.0, abs=0.02)
     assert more[1] > 1.1

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from opbyte import simulate, validate_runs
+from opbyte.analysis.answers.error_factors import NO_FACTORS
 from opbyte.analysis.answers.interval import Interval
 from opbyte.analysis.answers.usual import as_usual
 from opbyte.analysis.validate.check import by_chance
 from opbyte.analysis.validate.runs.published import read_published
-from opbyte.analysis.validate.runs.published_run import _either, _options
+from opbyte.analysis.validate.runs.published_run import _both, _options
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.frameworks.upkeep import upkeep_of
 from opbyte.simulator.scenario import Scenario
@@ -190,8 +191,8 @@ def test_a_degree_that_was_not_told_is_the_engines_and_the_interval_holds_the_gu
     told = row("saturated", "output_tokens_per_s", 7, "1/s").replace("tp1", "dp8 ep8")
     runs = read_published(table(tmp_path, told, told.replace("1/s,", "1/s,max_batch and ep not stated")))[0]
     assert [(r.layout["ep"], r.guess["ep"]) for r in runs] == [(8, 8), (1, 8)]
-    assert _either(Interval(0.9, 1.1), Interval(0.8, 1.2), 2.0) == Interval(0.9, 2.4)
-    assert _either(Interval(0.9, 1.1), Interval(0.8, 1.2), 0.5) == Interval(0.4, 1.1)
+    assert _both(lambda _: Interval(0.9, 1.1), lambda _: Interval(0.8, 1.2), 2.0, NO_FACTORS) == Interval(0.9, 2.4)
+    assert _both(lambda _: Interval(0.9, 1.1), lambda _: Interval(0.8, 1.2), 0.5, NO_FACTORS) == Interval(0.4, 1.1)
     random = [told.replace("set,", "inferencex,").replace("Qwen/Qwen3-8B", m) for m in ("gpt-oss-120b", "deepseek-v3")]
     others = read_published(table(tmp_path, *random, told.replace("set,", "inferencex,")))[0]
     routings = [_options(r, None)["routing"] for r in others]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.answers.interval import WAITING, Interval, first_token
-from opbyte.analysis.validate.deployments import PointsValidation, Scored, _waits, _with_waiting
+from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.outside import FIRST_USE_S, TOKEN_S, seen_s
 from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import MEAN, REQUESTS, Prediction, deployed, predict, requests
@@ -267,30 +265,6 @@ def test_errors_leave_out_suspect_ttft(table: Callable[..., Path]) -> None:
     assert (row["n"], row["ttft_n"]) == (2, 1)
     assert row["tpot_median_ape"] == pytest.approx(abs(predicted[0].tpot_s / 0.01 - 1))
     assert row["ttft_p90_ape"] == pytest.approx(abs(predicted[0].ttft_s / 0.1 - 1))
-
-
-def test_first_tokens_may_wait_for_a_place_that_was_not_told(table: Callable[..., Path]) -> None:
-    """One that is less than clients: the upper end holds a request's whole time over the clients, more than all else."""
-    points, _ = read_points(table({}, {"source": "InferenceX"}))
-    steps, own = Interval(0.9, 1.2), Prediction(0.05, 0.01, 0.02, 20, 0)
-    told, untold = Interval(0.8, 1.4), (0.06 + 32 * 0.02) / 2
-    scored = [Scored(p, replace(own, steps=(steps, told))) for p in points]
-    free, scripted = (s.ttft for s in _with_waiting(scored))
-    assert free is not None
-    assert scripted == first_token(told)
-    assert free.low == first_token(told).low
-    assert free.of(0.06)[1] == pytest.approx(first_token(told).of(0.06)[1] + untold)
-
-
-def test_split_deployments_tell_of_each_other(table: Callable[..., Path]) -> None:
-    """Their first tokens wait for other things: those of other devices, as they are of one model."""
-    split = {"mode": "disagg", "gpus": 2, "notes": "prefill 1x(tp1 dp1 ep1) decode 1x(tp1 dp1 ep1)"}
-    other, whole = split | {"device": "H200-SXM-141GB"}, {"model": "llama-3-70b", "source": "InferenceX"}
-    points, _ = read_points(table(split, *[other] * 10, *[whole] * 10))
-    own = Prediction(0.04, 0.01, 0.02, 20, 0)
-    waits = [_waits([Scored(p, own) for p in points], p) for p in (points[0], points[1], points[-1])]
-    assert waits[0].middle == pytest.approx(np.log(2.0))
-    assert waits[1:] == [WAITING, WAITING]  # of one row
 
 
 def test_the_command(table: Callable[..., Path], tmp_path: Path, ask: Callable[..., Any]) -> None:

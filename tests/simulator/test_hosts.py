@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opbyte.analysis.answers.error_factors import Conditions
 from opbyte.analysis.answers.evidence import evidence
 from opbyte.analysis.answers.interval import step_interval
 from opbyte.analysis.answers.roofline import roofline
@@ -89,7 +90,7 @@ def test_the_interval_takes_the_spread_of_the_class() -> None:
         scenario = Scenario.of("llama-3.1-8b", "rtx-pro-6000-x2", tp=2, host=host, **LOAD)
         d, _ = deployment_of(scenario)
         stage = explicit_stage(d, dealt(d, 64, 512, []), expected=True)
-        found = step_interval(d, stage)
+        found = step_interval(Conditions(d, stage))
         assert found is not None
         widths.append(found.high)
     assert widths == sorted(widths)

@@ -21,9 +21,9 @@ from ....workloads.errors import InputError
 from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
-from ...answers.interval import RunIntervals
 from ...answers.price import Worth, costs_of, price_of, worth_of
 from ...answers.ranges import Ranges, is_measured
+from ...answers.run_interval import RunIntervals
 from ...answers.simulate import simulation_of
 from ...answers.started import room_of
 from ..backlog import FullRate, full_rate

@@ -20,7 +20,9 @@ from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
-from ...answers.interval import Interval, step_intervals
+from ...answers.error_factors import UNTOLD
+from ...answers.interval import Interval
+from ...answers.run_interval import LatencyErrors, latency_errors
 from ..outside import first_use_s, seen_s
 from ..statistics import per_token
 from .engines import NAMES, settings, with_experts
@@ -50,8 +52,8 @@ class Prediction:
         models without experts, which do not.
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
-    steps : tuple of Interval, optional
-        Factors on steps of decodes, and on those with a prompt; see `answers.interval`.
+    errors : LatencyErrors, optional
+        What the intervals of both follow from; see `answers.interval`.
     """
 
     engine_ttft_s: float
@@ -59,8 +61,13 @@ class Prediction:
     tpot_s: float
     requests: int
     preemptions: int
-    steps: tuple[Interval, Interval] | None = None
+    errors: LatencyErrors | None = None
     first_use_s: float | None = None
+
+    @property
+    def sure(self) -> tuple[Interval, Interval] | None:
+        """Factors on TPOT, and on TTFT."""
+        return None if self.errors is None else self.errors.intervals()
 
     @property
     def ttft_s(self) -> float:
@@ -102,20 +109,21 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
         outside += float((seen_s(arrival, first, result.input_tokens) - first).mean())
     return Prediction(
         float((first - arrival).mean()), outside, float(tpot), len(tokens), preempted,
-        _intervals(point, serving, side), first_use_s(point.framework, serving),
+        _errors(point, serving, side), first_use_s(point.framework, serving),
     )  # fmt: skip
 
 
-def _intervals(point: ServingPoint, serving: Deployment, side: Deployment) -> tuple[Interval, Interval] | None:
-    """How sure the usual steps are: of the devices that decode, and of those that take prompts."""
+def _errors(point: ServingPoint, serving: Deployment, side: Deployment) -> LatencyErrors | None:
+    """How sure TPOT and TTFT are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
     isl, osl = (MEAN * n for n in longest(point))
     prompt, context = (max(round(n), 1) for n in (isl, isl + osl / 2))
-    decoding = step_intervals(serving, decodes, context, prompt)
+    engine = NAMES.get(point.framework, ""), point.version or UNTOLD
+    decoding = latency_errors(serving, decodes, context, prompt, engine, side is not serving)
     if side is serving or decoding is None:
         return decoding
-    prompts = step_intervals(side, 1, context, prompt)
-    return None if prompts is None else (decoding[0], prompts[1])
+    prompts = latency_errors(side, 1, context, prompt, engine)
+    return None if prompts is None else decoding._replace(prompt=prompts.prompt)
 
 
 def requests(point: ServingPoint, seed: int) -> RequestStream:

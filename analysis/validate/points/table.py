@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import device_names
-from ....workloads.csvfile import numbers, read_whole
+from ....workloads.csvfile import header_of, numbers, read_whole
 from ....workloads.kernel_tables import Skipped
 from ....workloads.requests.options import MAX_SIZE
 
@@ -98,6 +98,11 @@ class ServingPoint:
         """Devices of the whole deployment."""
         sides = (self.workers, self.prefill)
         return sum(w.count * w.devices for w in sides if w is not None)
+
+
+def is_points(path: Path) -> bool:
+    """Whether a table is of this form, by its header."""
+    return {*TEXTS, *COUNTS, *TIMES} <= set(header_of(path))
 
 
 def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:

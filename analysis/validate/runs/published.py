@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import device_names, load_device
-from ....workloads.csvfile import numbers, read_whole
+from ....workloads.csvfile import header_of, numbers, read_whole
 from ....workloads.errors import InputError
 from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER
 
@@ -83,6 +84,31 @@ class ArrivalPattern:
     requests: int | None = None
     limit: int | None = None
 
+    @property
+    def size(self) -> str:
+        """Class of its concurrency, or its kind where that is another."""
+        return load_class(self.level) if self.kind in ("closed", "batch") else self.kind
+
+
+CLASSES = (1, 16, 128, 1024)
+"""Upper ends of the classes of concurrency that errors are told by."""
+
+
+def load_class(clients: float) -> str:
+    """Class of so many clients.
+
+    Examples
+    --------
+    >>> load_class(1), load_class(64), load_class(4096)
+    ('1', '17 to 128', '1025 and more')
+    """
+    low = 1
+    for high in CLASSES:
+        if clients <= high:
+            return f"{low} to {high}" if low < high else f"{high}"
+        low = high + 1
+    return f"{low} and more"
+
 
 SATURATED = 6000
 """Most requests of a run that had all of them queued at once: more only make its steady part longer."""
@@ -129,6 +155,13 @@ class PublishedRun:
         `layout` as the column has it, where that is not what the command said.
     benchmark, power_cap
         Whose rules the load is of, "" of none; most that a board drew [W], where that is not its limit.
+    command, options, engine
+        The command of `opbyte` that the row states, its options by name, and the text of the engine's file; without options
+        the command is `simulate` and the options follow from the fields above.
+    copies : int
+        Equal replicas whose rates add up to the measured one.
+    table : str
+        Name of the file without its year: what is left out together.
     measured : dict of str to float
         By metric, SI units.
     """
@@ -151,6 +184,11 @@ class PublishedRun:
     benchmark: str = ""
     power_cap: float | None = None
     measured: dict[str, float] = field(default_factory=dict)
+    command: str = "simulate"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = ""
+    copies: int = 1
+    table: str = ""
 
     @property
     def system(self) -> str:
@@ -192,8 +230,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def is_published(path: Path) -> bool:
     """Whether a table is of this form, by its header."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return set(COLUMNS) <= set(file.readline().strip().split(","))
+    return set(COLUMNS) <= set(header_of(path))
 
 
 def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
@@ -217,10 +254,21 @@ def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
             if isinstance(made, str):
                 left[key] = f"{path}:{line}: {made}"
             else:
-                runs[key] = made
+                runs[key] = replace(made, table=table_name(path))
         if key in runs:
             runs[key].measured[row["metric"]] = _si(f"{path}:{line}", row["unit"], float(value[i]))
     return list(runs.values()), list(left.values())
+
+
+def table_name(path: Path) -> str:
+    """Name of a table without a version and years.
+
+    Examples
+    --------
+    >>> table_name(Path("gpustack_2025_2026.csv")), table_name(Path("mlenergy_v3.csv")), table_name(Path("rows.csv"))
+    ('gpustack', 'mlenergy', 'rows')
+    """
+    return re.sub(r"(_v\d+|_\d{4})+$", "", path.stem)
 
 
 def _si(where: str, unit: str, value: float) -> float:

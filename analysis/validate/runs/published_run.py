@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from ....devices.calibrated.libraries import generation
 from ....devices.catalog import load_device, load_system
 from ....devices.ratios import Z
 from ....simulator.frameworks.engines import ENGINES, LaunchSettings
+from ....simulator.frameworks.keys import numbers_of
 from ....simulator.scenario.load import load
 from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
@@ -23,10 +27,15 @@ from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ...answers.benchmarks import BENCHMARKS, OFFLINE, SERVER, Score, best_score
-from ...answers.interval import LEVEL, Interval, first_token, hosted, interval_of, power_interval, wholly
+from ...answers.error_factors import NO_FACTORS, TRAINING, Conditions, Widths, engine_of_scenario, fitted_widths
+from ...answers.interval import Interval, KindErrors
+from ...answers.roofline import roofline
+from ...answers.run_interval import run_draws
 from ...answers.simulate import Simulation, simulate
-from ..check import RunCheck
+from ...answers.train import train
+from ..check import IntervalBasis, Refit, RunCheck
 from ..statistics import client_times
+from .basis import RATES, power_basis, run_bases, step_basis
 from .published import FAVOURITES, RANDOM, SAMPLED, PublishedRun
 from .static import static_times
 
@@ -90,21 +99,17 @@ def _time(answer: Answer, metric: str) -> float | None:
     return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
 
 
-def _interval(answer: Answer, metric: str, run: PublishedRun) -> Interval | None:
-    """Factors on a figure, of those that have them."""
-    known = answer.intervals
-    if metric == "power_all_gpus":
-        return power_interval(answer.run.deployment)
-    if known is None:
-        return None
-    if metric in FIGURES:  # the rate of a whole run whose requests come at random has chance in it
-        random = run.load.kind == "open" and run.load.requests is not None
-        chance = float(np.exp(Z / np.sqrt(run.load.requests or 1))) if random else 1.0
-        served = Interval(known.throughput.low / chance, known.throughput.high * chance, LEVEL)
-        return served if metric.endswith("tokens_per_s") else None
-    if metric == "itl_p99":  # a gap in which prompts run, or wait
-        return first_token(known.tpot)
-    return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(metric.partition("_")[0])
+def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[str, IntervalBasis]:
+    """What the intervals of a run's figures follow from, of those that have one."""
+    made, clients = answer.run, answer.scenario.workload.closed_loop
+    burst = clients is not None and clients >= len(made.requests)
+    random = run.load.kind == "open" and run.load.requests is not None
+    chance = float(np.exp(Z / np.sqrt(run.load.requests or 1))) if random else 1.0
+    draws = run_draws(made, clients is None, engine_of_scenario(answer.scenario), burst)
+    found: dict[str, IntervalBasis | None] = {**run_bases(draws, metrics, chance, burst)}
+    if "power_all_gpus" in metrics:
+        found["power_all_gpus"] = power_basis(made.deployment)
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | str:
@@ -122,13 +127,15 @@ def replay_published(run: PublishedRun, host: str | None = None) -> RunCheck | s
 
 
 def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
-    if not run.output_len and "batch_latency" not in run.measured:
+    if run.command != "simulate":
+        return _step_of(run)
+    if not run.options and not run.output_len and "batch_latency" not in run.measured:
         return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
-    costs = f"{run.system}, {run.framework} kernels"
+    basis: Mapping[str, IntervalBasis] = {}
+    factors: Mapping[str, Interval] = {}
     if run.load.kind == "batch":
-        seconds, between, sure = static_seconds(run, host)
-        seconds += between
-        simulated, factors = {"batch_latency": seconds}, {"batch_latency": sure} if sure else {}
+        seconds, between, basis = static_seconds(run, host)
+        simulated = {"batch_latency": seconds + between}
     elif run.load.kind in (OFFLINE, SERVER):
         options = tuple((name, x) for name, x in _options(run, host).items() if name in KEPT and x is not None)
         score = _scored(run.device, run.devices, run.load.kind, run.benchmark, run.layout.get("tp"), options)
@@ -138,30 +145,88 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
         simulated = {"tokens_per_s": score.output_tokens_per_s}
         factors = {"tokens_per_s": Interval(sure.low * least, sure.high, sure.level)} if sure else {}
     else:
-        simulated, factors = _served(run, host)
+        simulated, basis = _served(run, host)
         if run.guess not in ({}, run.layout):
             other, also = _served(replace(run, layout=run.guess), host)
-            factors = {name: _either(f, also[name], other[name] / simulated[name]) for name, f in factors.items()}
+            basis = {name: _either(b, also[name], other[name] / simulated[name]) for name, b in basis.items()}
     measured = {name: run.measured[name] for name in simulated if name in run.measured}
     if not measured:
         known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
         return f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
-    own = {name: simulated[name] for name in measured}
-    return RunCheck(run.name, None, measured, own, costs, run.source, factors)
+    return _checked(run, {name: simulated[name] for name in measured}, basis, factors)
 
 
-def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict[str, Interval]]:
-    """A point's figures as simulated, and factors on them."""
-    answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
-    found = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
-    simulated = {name: x for name, x in found.items() if x is not None}
-    sure = {name: _interval(answer, name, run) for name in simulated}
-    return simulated, {name: f for name, f in sure.items() if f is not None}
+def _checked(
+    run: PublishedRun, simulated: dict[str, float], basis: Mapping[str, IntervalBasis],
+    factors: Mapping[str, Interval] | None = None,
+) -> RunCheck:  # fmt: skip
+    """A point beside what is simulated, of the metrics that were measured, with intervals by the known widths."""
+    measured = {name: run.measured[name] for name in simulated}
+    known = fitted_widths()
+    spread = {name: basis[name].refit(known) for name in simulated if name in basis} | dict(factors or {})
+    engine = " ".join(filter(None, (run.framework, run.version)))
+    labels = {
+        "source": run.table,
+        "device": run.device,
+        "model": run.model,
+        "engine": engine,
+        "concurrency": run.load.size,
+    }
+    costs = f"{run.system}, {run.framework} kernels"
+    return RunCheck(run.name, None, measured, simulated, costs, run.source, spread, basis, labels)
 
 
-def _either(one: Interval, other: Interval, ratio: float) -> Interval:
-    """Factors on a figure where it may be another, of that `ratio` to it: which of two layouts ran is not told."""
-    return Interval(min(one.low, other.low * ratio), max(one.high, other.high * ratio), one.level)
+def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict[str, IntervalBasis]]:
+    """A point's figures as simulated, and what their intervals follow from."""
+    with _given(run, host) as options:
+        answer = simulate(run.model, **options)
+        found = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
+        simulated = {name: x * (run.copies if name in RATES else 1) for name, x in found.items() if x}
+        return simulated, _bases(answer, run, simulated)
+
+
+@contextmanager
+def _given(run: PublishedRun, host: str | None) -> Iterator[dict[str, Any]]:
+    """Options of a run's command; the engine's file exists meanwhile."""
+    if not run.options:
+        yield {"system": f"{run.device}-x{run.devices}", **_options(run, host)}
+    elif "engine" not in run.options:
+        yield {**run.options}
+    else:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "engine.json"
+            path.write_text(run.engine, encoding="utf-8")
+            yield {**run.options, "engine": str(path)}
+
+
+def _step_of(run: PublishedRun) -> RunCheck:
+    """A training step, or a verify step of speculation."""
+    if run.command == "train":
+        made = train(run.model, **run.options)
+        errors = made.errors
+        basis = IntervalBasis(TRAINING, errors.alone, errors.amounts, partial(_inverse, errors))
+        return _checked(run, {"training_tokens_per_s": made.tokens_per_s}, {"training_tokens_per_s": basis})
+    step = roofline(run.model, **run.options)
+    seconds = step.step_seconds if step.drafted is None else step.drafted.gain.verify_s
+    assert step.stage is not None
+    at = Conditions(step.deployment, step.stage, *step.engine, step.batch)
+    known = step_basis(at)
+    return _checked(run, {"verify_step": seconds}, {} if known is None else {"verify_step": known})
+
+
+def _inverse(errors: KindErrors, widths: Widths) -> Interval:
+    return errors.interval(widths).inverse
+
+
+def _either(one: IntervalBasis, other: IntervalBasis, ratio: float) -> IntervalBasis:
+    """Of a figure that may be another, of that `ratio` to it: which of two layouts ran is not told."""
+    refit = partial(_both, one.refit, other.refit, ratio)
+    return IntervalBasis(one.quantity, refit(NO_FACTORS), one.amounts, refit)
+
+
+def _both(one: Refit, other: Refit, ratio: float, widths: Widths) -> Interval:
+    a, b = one(widths), other(widths)
+    return Interval(min(a.low, b.low * ratio), max(a.high, b.high * ratio), a.level)
 
 
 @cache  # submissions of many makers are the same system
@@ -236,7 +301,7 @@ def _framework(run: PublishedRun) -> str:
     return f"{run.framework}@{run.version}" if run.version else run.framework
 
 
-def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, Interval | None]:
+def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, dict[str, IntervalBasis]]:
     """Seconds of a whole static batch, one pass over all prompts, then steps of all sequences; what the engine's host adds; their interval."""
     degrees: dict[str, Any] = dict(run.layout)
     options = replace(DeployOptions(), framework=_framework(run), host=host, **degrees)
@@ -249,6 +314,6 @@ def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, I
     between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences
     middle = Batch.of([round(run.input_len) + tokens // 2] * sequences)
     stage = explicit_stage(d, [middle] * d.ranks, expected=True)
-    drawn = wholly(d, stage)
-    sure = None if drawn is None else interval_of(hosted(drawn, stage.seconds, between))
-    return times["total"], tokens * between, sure
+    c = Conditions(d, stage, run.framework, numbers_of(run.version), sequences)
+    basis = step_basis(c, (stage.seconds, between))
+    return times["total"], tokens * between, {} if basis is None else {"batch_latency": basis}

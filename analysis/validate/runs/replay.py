@@ -13,6 +13,7 @@ from ....devices.hosts.catalog import placed_in
 from ....devices.hosts.spec import HostSpec
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engine_file import engine_of
+from ....simulator.frameworks.keys import numbers_of
 from ....simulator.frameworks.settings import EngineSettings
 from ....simulator.scenario.load import load
 from ....simulator.scenario.options import DeployOptions
@@ -20,8 +21,11 @@ from ....simulator.scenario.place import deployed
 from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
+from ...answers.error_factors import fitted_widths
+from ...answers.run_interval import run_draws
 from ..check import RunCheck
 from ..statistics import QUANTILES, STATISTICS, client_times, figures
+from .basis import run_bases
 from .load import draw
 from .spec import RUN, MeasuredRun
 
@@ -46,15 +50,21 @@ def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None =
         Settings that are not simulated, or a model that does not fit.
     """
     deployment, settings = deployment_of(run, kernels, host)
-    found = [one for one, _ in served_draws(run, deployment, settings, seeds)]
+    served = list(served_draws(run, deployment, settings, seeds))
     costs = f"{deployment.system.name}, {kernels} kernels"
-    return [
+    version = str(run.engine.get("version", ""))
+    draws = run_draws(served[-1][1], True, ("vllm", numbers_of(version)))
+    source = run.folder.parent.parent.name if run.folder.parent.name == "runs" else run.folder.parent.name
+    labels = {"source": source, "device": run.device, "model": run.checkpoint or run.name, "engine": f"vllm {version}".strip(),
+              "concurrency": "open"}  # fmt: skip
+    checks = [
         RunCheck(
-            run.name, s, dict(measured),
-            {name: float(np.mean([one[s][name] for one in found])) for name in measured}, costs,
+            run.name, s, dict(measured), {name: float(np.mean([one[s][name] for one, _ in served])) for name in measured},
+            costs, basis=run_bases(draws, measured), labels=labels,
         )
         for s, measured in enumerate(run.measured)
     ]  # fmt: skip
+    return [check.with_widths(fitted_widths()) for check in checks]
 
 
 def served_draws(

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ....workloads.errors import InputError
+from ....workloads.requests.options import check_count
+from ...answers.error_factors import Widths, fitted_widths
 from ...answers.interval import LEVEL
 from ...parallel import OnProgress
 from ...show.result import Drawing
 from ..check import Compared, RunCheck, by_chance, for_people, summary
+from ..points.table import read_points
 from ..serving import replay_requests
+from .client_runs import read_client_runs, sampled
+from .points import replay_point
 from .published import read_published
 from .published_run import replay_published
 from .replay import replay
-from .spec import find_runs, read_run
+from .spec import RunFiles, find_runs, read_run
 from .static import read_static, replay_static
+from .widths import EACH, fit_widths, left_out_in_turn
 
 MOST_SEEDS = 100
+AXES = ("source", "device", "model", "engine", "concurrency")
+TAILS = ("p90", "p95", "p99")
+"""Statistics that the tables by label leave out: `--out` has them."""
 KERNELS, STATIC_KERNELS = "vllm", "sglang"
 """Whose kernels cost runs and static batches: those of the engines that served them."""
 
@@ -38,11 +48,17 @@ class RunsValidation(Compared):
         In the order of the paths, stages in order.
     skipped : tuple of str
         Lines of tables that were left out, and why.
+    without : str
+        Source whose intervals are by widths that the others alone were fitted to; `EACH`: each source's.
+    widths : Widths, optional
+        Fitted to all of the runs, where that was asked for.
     """
 
     seeds: int
     entries: tuple[RunCheck, ...]
     skipped: tuple[str, ...]
+    without: str = ""
+    widths: Widths | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -50,6 +66,8 @@ class RunsValidation(Compared):
             "runs": [{"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()} for e in self.entries],
             "medians": self.medians(),
             "sets": self.sets(),
+            "by": {axis: self.by(axis) for axis in AXES},
+            "without": self.without,
             "skipped": list(self.skipped),
         }
 
@@ -60,18 +78,26 @@ class RunsValidation(Compared):
 
     def sets(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
         """Errors of published points by set and metric, share inside intervals, and what chance makes of it."""
-        found: dict[str, dict[str, list[RunCheck]]] = {}
+        out: dict[str, dict[str, dict[str, Any]]] = {}
+        for (group, name), own in self._grouped(lambda e: e.group).items():
+            chance = by_chance([e.costs for e in own if name in e.factors])
+            out.setdefault(group, {})[name] = _errors(name, own) | chance
+        return out
+
+    def by(self, axis: str) -> list[dict[str, Any]]:
+        """Errors of means, medians and rates by a label of the runs: source, device, model, engine with its version, concurrency."""
+        found = self._grouped(lambda e: e.labels.get(axis, ""))
+        return [
+            {axis: value, "metric": name, **_errors(name, own), "width": _width(name, own)}
+            for (value, name), own in sorted(found.items()) if not name.endswith(TAILS)
+        ]  # fmt: skip
+
+    def _grouped(self, of: Callable[[RunCheck], str]) -> dict[tuple[str, str], list[RunCheck]]:
+        found: dict[tuple[str, str], list[RunCheck]] = {}
         for e in self.entries:
-            for name in e.measured if e.group else ():
-                found.setdefault(e.group, {}).setdefault(name, []).append(e)
-        return {
-            group: {
-                name: summary([e.metrics()[name]["error"] for e in own], [e.within(name) for e in own])
-                | by_chance([e.costs for e in own if name in e.factors])
-                for name, own in metrics.items()
-            }
-            for group, metrics in found.items()
-        }
+            for name in e.measured if of(e) else ():
+                found.setdefault((of(e), name), []).append(e)
+        return found
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -94,14 +120,13 @@ class RunsValidation(Compared):
         if count:
             out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
             out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"} for n, v in self.medians().items()])
-        if sets := self.sets():
-            out.append(f"published points by set, {LEVEL:.0%} intervals (every point: --out, --json):")
-            own = (
-                {"set": group, "metric": name.replace("_", " "), **s}
-                for group, m in sets.items()
-                for name, s in m.items()
-            )
-            out.append(for_people(list(own)))
+        how = {"": "", EACH: ", each source's by the others alone"}.get(
+            self.without, f", fitted without {self.without}"
+        )
+        for axis in AXES:
+            if rows := self.by(axis):
+                out.append(f"by {axis}, {LEVEL:.0%} intervals{how} (width: high over low, median; every point: --out):")
+                out.append(for_people([row | {"metric": row["metric"].replace("_", " ")} for row in rows]))
         return out
 
     def report_title(self) -> str:
@@ -112,6 +137,16 @@ class RunsValidation(Compared):
 
         caption = "Simulated against measured, a panel a metric, a point a stage or static batch."
         return [Drawing(replays(self.frame(), self.report_title()), caption)]
+
+
+def _errors(metric: str, entries: Sequence[RunCheck]) -> dict[str, Any]:
+    return summary([e.metrics()[metric]["error"] for e in entries], [e.within(metric) for e in entries])
+
+
+def _width(metric: str, entries: Sequence[RunCheck]) -> float | None:
+    """Median of high over low."""
+    known = [e.factors[metric].high / e.factors[metric].low for e in entries if metric in e.factors]
+    return float(np.median(known)) if known else None
 
 
 def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
@@ -125,20 +160,27 @@ def _every_request(folder: Path, host: str | Path | None) -> RunCheck:
 
 
 def validate_runs(
-    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, progress: OnProgress | None = None
-) -> RunsValidation:
+    paths: Iterable[str | Path], *, seeds: int = 3, host: str | Path | None = None, sample: int | None = None,
+    without: str | None = None, fit: bool = False, progress: OnProgress | None = None,
+) -> RunsValidation:  # fmt: skip
     """Replay measured runs and static batches.
 
     Parameters
     ----------
     paths : iterable of path-like
         A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a table of static
-        batches or of published points, or a folder that holds such at any depth; see `spec.find_runs`.
+        batches, of published points, of clients' runs or of serving points, or a folder that holds such at any depth; see `spec.find_runs`.
     seeds : int
         Draws of each run's requests; every figure is the mean of theirs.
     host : str or Path, optional
         How the GPUs of all of them were connected, see `devices.hosts`; without it in the class that each
         device's description names.
+    sample : int, optional
+        At most so many rows of a table for each model and device, spread over the load.
+    without : str, optional
+        Fit the widths of intervals to the other sources and score this one; "each": every source in turn.
+    fit : bool
+        Fit the widths of intervals to all of the runs.
     progress : callable, optional
         Called with (runs and tables done, all of them).
 
@@ -149,21 +191,12 @@ def validate_runs(
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise InputError("--seeds", f"must be in [1, {MOST_SEEDS}], not {seeds}")
-    found = [find_runs(Path(path)) for path in paths]
-    runs = [read_run(folder) for each in found for folder in each.runs]
-    tables = {path: read_static(path) for each in found for path in each.tables}
+    if sample is not None:
+        check_count(sample, "--sample", 1)
+    skipped, work = list[str](), list[Callable[[], Sequence[RunCheck | str]]]()
+    for path in paths:
+        work += _jobs(find_runs(Path(path)), seeds, host, sample, skipped)
     entries: list[RunCheck] = []
-    points = {path: read_published(path) for each in found for path in each.published}
-    skipped = [text for _, left in (*tables.values(), *points.values()) for text in left]
-    work: list[Callable[[], Sequence[RunCheck | str]]] = [
-        *(lambda run=run: replay(run, seeds, KERNELS, host) for run in runs),
-        *(lambda folder=folder: [_every_request(folder, host)]
-          for each in found for folder in each.requests),
-        *(lambda path=path, own=own: replay_static(path, own, STATIC_KERNELS, host)
-          for path, (own, _) in tables.items()),
-        *(lambda one=one: [replay_published(one, None if host is None else str(host))]
-          for own, _ in points.values() for one in own),
-    ]  # fmt: skip
     for done, job in enumerate(work, 1):
         for result in job():
             if isinstance(result, RunCheck):
@@ -175,4 +208,40 @@ def validate_runs(
     if not entries:
         why = f": {skipped[0]}" if skipped else ""
         raise InputError(", ".join(map(str, paths)), f"found nothing to replay{why}")
-    return RunsValidation(seeds, tuple(entries), tuple(skipped))
+    scored = entries if without is None else left_out_in_turn(entries, without)
+    return RunsValidation(
+        seeds, tuple(scored), tuple(skipped), without or "", fit_widths(entries, fitted_widths()) if fit else None
+    )
+
+
+def _jobs(
+    found: RunFiles, seeds: int, host: str | Path | None, sample: int | None, skipped: list[str]
+) -> list[Callable[[], Sequence[RunCheck | str]]]:
+    """What has to be replayed of some files; rows that cannot be are added to `skipped`."""
+    named = None if host is None else str(host)
+    runs = [read_run(folder) for folder in found.runs]
+    out: list[Callable[[], Sequence[RunCheck | str]]] = [
+        *(partial(replay, run, seeds, KERNELS, host) for run in runs),
+        *(partial(lambda folder: [_every_request(folder, host)], folder) for folder in found.requests),
+    ]
+    for path in found.tables:
+        batches, left = read_static(path)
+        skipped += left
+        out.append(partial(replay_static, path, batches, STATIC_KERNELS, host))
+    for path in (*found.published, *found.clients):
+        rows, left = (read_published if path in found.published else read_client_runs)(path)
+        skipped += left
+        out += [
+            partial(lambda one: [replay_published(one, named)], one)
+            for one in sampled(
+                rows, sample, lambda r: (r.model, r.device), lambda r: (r.load.level, r.input_len, r.line)
+            )
+        ]
+    for path in found.points:
+        points, gone = read_points(path)
+        some = sampled(
+            points, sample, lambda p: (p.model, p.device, p.framework, p.mode), lambda p: (p.clients, p.isl, p.osl)
+        )
+        skipped += [f"{path}:{s.line}: {s.reason}" for s in gone]
+        out += [partial(lambda p, where: [replay_point(p, where)], p, path.parent) for p in some]
+    return out

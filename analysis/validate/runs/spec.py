@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,9 @@ from ....devices.catalog import device_names
 from ....simulator.frameworks.keys import Keys
 from ....workloads.errors import InputError, nearest
 from ....workloads.hf.json_file import read_json_object
+from ..points.table import is_points
 from ..statistics import STATISTICS, TIMES
+from .client_runs import is_client_table
 from .published import is_published
 
 RUN = "run.json"
@@ -200,6 +202,18 @@ class RunFiles(NamedTuple):
     """Static batches."""
     published: Sequence[Path] = ()
     """Tables of published points."""
+    clients: Sequence[Path] = ()
+    """Tables of runs as their clients printed them."""
+    points: Sequence[Path] = ()
+    """Tables of serving points."""
+
+
+FORMS: Mapping[str, Callable[[Path], bool]] = {
+    "published": is_published,
+    "clients": is_client_table,
+    "points": is_points,
+}
+"""Kinds of tables that are told by their header."""
 
 
 def _every_request(folder: Path) -> bool:
@@ -218,7 +232,7 @@ def find_runs(path: Path) -> RunFiles:
     if path.is_file():
         if path.name == RUN:
             return RunFiles(runs=[path.parent])
-        return RunFiles(published=[path]) if is_published(path) else RunFiles(tables=[path])
+        return RunFiles(**{next((kind for kind, own in FORMS.items() if own(path)), "tables"): [path]})
     if not path.is_dir():
         raise InputError(path, "is neither a run's folder nor a table of static batches or published points")
     if (path / RUN).is_file():
@@ -228,9 +242,9 @@ def find_runs(path: Path) -> RunFiles:
         [p.parent for p in files if p.name == RUN],
         [p.parent for p in files if p.name == "requests.csv" and _every_request(p.parent)],
         [p for p in files if p.name == "static.csv"],
-        [p for p in files if p.suffix == ".csv" and is_published(p)],
+        *([p for p in files if p.suffix == ".csv" and own(p)] for own in FORMS.values()),
     )
     if not any(found):
-        wanted = f"neither {RUN} of a run nor static.csv nor a table of published points"
+        wanted = f"neither {RUN} of a run nor static.csv nor a table of published points or of clients' runs"
         raise InputError(path, f"holds {wanted}, at any depth")
     return found

@@ -1,0 +1,257 @@
+"""How far off deployments of a kind were: named factors, each of which widens the interval of what has it.
+
+A kernel's own error says little of what an engine does around it. So the errors of whole deployments count too: for every factor
+`error_factors.yaml` says how far the measured time lies below and above the simulated one beyond what the kernels' errors explain, in logarithms at
+80 %. Factors are independent of each other: squares add up. `opbyte validate runs --fit` learns the numbers from measured runs, and
+`--without SOURCE` scores a source that they have not seen (`analysis.validate.runs.widths`). A median is never shifted by a fitted factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from math import log2
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...devices.catalog import load_device
+from ...devices.hosts.catalog import host_of
+from ...devices.power.cap import held_processor
+from ...devices.ratios import Ratios
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.frameworks.keys import numbers_of
+from ...simulator.scenario import Scenario
+from ...simulator.step.explicit import StageCost
+from ...workloads.csvfile import read_whole
+from ...workloads.hf.json_file import read_json_object
+from ...workloads.yamlfile import read_yaml
+
+F8 = npt.NDArray[np.float64]
+STEP, FIRST, POWER, TRAINING = "step", "first_token", "power", "training"
+"""What errors are of: a step (and so TPOT and rates), what a first token waits beyond its steps, watts, a training step."""
+ANY = "any deployment"
+TELLING = 0.1
+"""Share of all factors' squares from which on an answer names a factor."""
+SHORT_S = 15e-6
+"""A kernel shorter than this is mostly its start, whatever it computes."""
+FEW = 4
+"""Sequences of a rank's step up to which a step is small kernels and reads."""
+
+
+class Conditions(NamedTuple):
+    """What of a run its errors depend on.
+
+    `sequences` of a rank's step; `prompts`, the share of the time that steps with prompts take; `burst`: all requests come at once; `split`: prompts and
+    decodes have pools of their own.
+    """
+
+    deployment: Deployment
+    stage: StageCost | None = None
+    engine: str = ""
+    version: tuple[int, ...] = ()
+    sequences: float = 1.0
+    prompts: float = 0.0
+    burst: bool = False
+    split: bool = False
+
+
+Amounts = Mapping[str, float]
+"""How much of each factor a run has, by name; of those that it has."""
+
+
+class ErrorFactor(NamedTuple):
+    """A named reason why a deployment may be further off than its kernels, how much of it a run has, from 0 on, and which quantities it widens."""
+
+    name: str
+    why: str
+    amount: Callable[[Conditions], float]
+    of: tuple[str, ...] = (STEP, FIRST)
+
+
+def _no_peers(c: Conditions) -> float:
+    machine = host_of(c.deployment.system)
+    return float(c.deployment.layout.tp > 1 and machine is not None and not machine.link.peer_access)
+
+
+def _below_clock(c: Conditions) -> float:
+    """Halvings of the clock by watts: of a cap, and below the clock of the board whose kernels are asked; one at most, as no run had more.
+
+    Of a step, for the part of its time that is bound by arithmetic.
+    """
+    spec = c.deployment.system.device
+    own = next(iter(spec.processors.values()))
+    capped, share = held_processor(spec, own), spec.clock_share
+    if capped is not own and spec.kernels is not None:
+        timed = next(iter(load_device(spec.kernels)[0].processors.values()))
+        share *= min((capped.clock_Hz or 1.0) / (timed.clock_Hz or 1.0), 1.0)
+    return min(-log2(share), 1.0) * (1.0 if c.stage is None else _share(c.stage, lambda op: op.cost.bound == "compute"))
+
+
+@cache
+def _tuned() -> Mapping[tuple[str, int, int, str, str], tuple[int, ...]]:
+    """Shapes of experts for which an engine ships a tuned configuration, and the first version that has it."""
+    columns = read_whole(Path(__file__).parent / "tuned_experts.csv", TUNED)
+    rows = zip(*(columns[name].cells for name in TUNED), strict=True)
+    return {(str(e), int(str(n)), int(str(w)), str(d), str(f)): numbers_of(str(since)) for e, n, w, d, f, since in rows}
+
+
+TUNED = ("engine", "experts", "inter", "device", "format", "since")
+
+
+def _untuned_experts(c: Conditions) -> float:
+    """Whether experts run on a Triton kernel that the engine's version ships no configuration for; other libraries need none."""
+    spec, numerics = c.deployment.system.device, c.deployment.run.numerics
+    form = numerics.weight_format("experts") or "bf16"
+    if c.engine not in TRITON or form not in ("bf16", "fp8", "fp8_block") or generation(spec) in TRITON[c.engine]:
+        return 0.0
+    for part in c.deployment.experts:
+        count, width = getattr(part.spec, "experts_held", 0), getattr(part.spec, "width", 0)
+        keys = [(c.engine, count + shared, width, spec.name, form) for shared in (0, 1)]  # SGLang adds shared experts
+        since = next((own for key in keys if (own := _tuned().get(key))), None)
+        if since is None or (c.version and c.version < since):
+            return 1.0
+    return 0.0
+
+
+TRITON: Mapping[str, tuple[int, ...]] = {"vllm": (BLACKWELL,), "sglang": ()}
+"""Engines whose experts are a Triton kernel, but for these generations of devices (`devices.calibrated.libraries`)."""
+
+
+def _share(stage: StageCost, chosen: Callable[[Any], bool]) -> float:
+    """Share of a step's time in some of its ops."""
+    times = [(op.cost.seconds * op.count, chosen(op)) for op in stage.ops if op.critical]
+    return sum(s for s, yes in times if yes) / max(sum(s for s, _ in times), 1e-300)
+
+
+def _short(c: Conditions) -> float:
+    return 0.0 if c.stage is None else _share(c.stage, lambda op: op.cost.seconds < SHORT_S)
+
+
+UNTOLD = (0,)
+"""Numbers of a version that an engine's file should tell and does not."""
+OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
+"""Versions from which on runs of an engine stand behind its rules; hosts of earlier ones are told apart roughly."""
+PLAIN = {"Attention", "LatentAttention"}
+
+
+def _unusual_attention(c: Conditions) -> float:
+    """Share of layers that keep something else than the keys of all tokens."""
+    layers = c.deployment.model.layers
+    unusual = [type(x.mixer).__name__ not in PLAIN or bool(x.mixer.state().window) for x in layers]
+    return float(any(unusual))
+
+
+def _carried_power(c: Conditions) -> float:
+    """Whether a device's power was not fitted to its own measurements."""
+    from ...devices.power.transfer import power_model
+
+    return float(
+        c.deployment.device.board.model is not None and power_model(c.deployment.system.device).basis != "fitted"
+    )
+
+
+EVERY = (STEP, FIRST, POWER, TRAINING)
+FACTORS = (
+    ErrorFactor(
+        "links without peer access", "the host's copies and what else its memory serves; 15 runs on pairs of two cards, vLLM 0.8", _no_peers
+    ),
+    ErrorFactor(
+        "boards with fewer watts", "what lower clocks do to arithmetic, and makers' own limits; Llama-2-70B on four systems of H100 NVL "
+        "and PCIe, TensorRT-LLM, for each halving of the clock", _below_clock,
+    ),
+    ErrorFactor("devices of other makers than NVIDIA", "small kernels and collectives there", lambda c: float(not generation(c.deployment.system.device)), EVERY),
+    ErrorFactor("an engine version that is old or not told", "hosts and kernels of 2024 and early 2025; which ones ran", lambda c: float(_old(c))),
+    ErrorFactor("SGLang", "its host and its running limits by model", lambda c: float(c.engine == "sglang")),
+    ErrorFactor("experts", "router, permutation and grouped products", lambda c: float(bool(c.deployment.experts)), EVERY),
+    ErrorFactor("experts without a tuned kernel", "the engine ships no configuration of its Triton kernel for their shape on this device", _untuned_experts),
+    ErrorFactor("small kernels", f"share of a step in kernels under {SHORT_S * 1e6:.0f} us", _short),
+    ErrorFactor("steps with prompts", "share of the time; what an engine's host does beside them", lambda c: c.prompts),
+    ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float(c.deployment.speculation is not None)),
+    ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
+    ErrorFactor("data-parallel attention", "ranks that wait for each other", lambda c: float(c.deployment.layout.dp > 1)),
+    ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
+    ErrorFactor("all requests at once", "the client and the front end", lambda c: float(c.burst)),
+    ErrorFactor("a power model of another device", "what a busy board draws besides its work", _carried_power, (POWER,)),
+)  # fmt: skip
+
+
+UNPRICED = 2
+"""The first factors are of things that no cost model knows; medians of their errors are not zero."""
+
+
+def _old(c: Conditions) -> bool:
+    return bool(c.engine) and () < c.version[:2] < OLD.get(c.engine, (0, 0))
+
+
+class Widths(NamedTuple):
+    """Fitted numbers: a power of the kernels' own errors, and the logarithms of a factor by the name of a quantity."""
+
+    kernels: float
+    table: Mapping[str, Mapping[str, Ratios]]
+
+    def reach(self, amount: Amounts, quantity: str) -> Ratios:
+        """Errors of all factors together, of which a run has so much: middles add up, squares of what lies below and above them do."""
+        known = [(amount.get(name, 0.0), r) for name, r in self.table.get(quantity, {}).items()]
+        middle = sum((x * r.middle for x, r in known), 0.0)
+        below = np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in known))
+        above = np.sqrt(sum((x * (r.high - r.middle)) ** 2 for x, r in known))
+        return Ratios(middle - float(below), middle, middle + float(above))
+
+    def reasons(self, amount: Amounts, *quantities: str) -> tuple[str, ...]:
+        """Factors that widen the intervals of some quantities by `TELLING` or more of all factors' squares, the largest first."""
+        size = dict[str, float]()
+        for quantity in quantities:
+            known = self.table.get(quantity, {})
+            squares = {name: amount.get(name, 0.0) ** 2 * (r.high - r.low) ** 2 for name, r in known.items()}
+            for name, square in squares.items():
+                size[name] = max(size.get(name, 0.0), square / max(sum(squares.values()), 1e-300))
+        order = sorted(size, key=lambda name: -size[name])
+        return tuple(name for name in order if size[name] >= TELLING and name != ANY)
+
+
+NO_FACTORS = Widths(1.0, {})
+
+
+def amounts(conditions: Conditions) -> Amounts:
+    """How much of each factor a run has."""
+    every = {ANY: 1.0} | {f.name: f.amount(conditions) for f in FACTORS}
+    return {name: x for name, x in every.items() if x > 0.0}
+
+
+@cache
+def fitted_widths() -> Widths:
+    """The numbers of `error_factors.yaml`."""
+    raw = read_yaml(Path(__file__).parent / "error_factors.yaml")
+    table = {quantity: {name: Ratios(*own) for name, own in rows.items()} for quantity, rows in raw["widths"].items()}
+    return Widths(float(raw["kernels"]), table)
+
+
+def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
+    """Which engine a scenario has, as `frameworks` name it, and its version; no numbers for the newest one, which a framework's name alone means."""
+    path = scenario.serving.engine
+    if path is None:
+        return engine_named(scenario.deployment.framework)
+    known = read_json_object(Path(path) / "engine.json" if Path(path).is_dir() else Path(path))
+    name, version = known.get("engine", "vllm"), known.get("version", known.get("engine_version", ""))
+    return {"tensorrt-llm": "trtllm"}.get(str(name), str(name)), numbers_of(str(version)) or UNTOLD
+
+
+def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
+    """The same of an option ``NAME@VERSION``."""
+    name, _, version = (framework or "").partition("@")
+    return name, numbers_of(version)
+
+
+def factor_evidence(d: Deployment) -> list[dict[str, Any]]:
+    """Entries of the evidence for what takes time and has no cost model at all."""
+    return [
+        {
+            "cost_model": "not priced", "applies_to": factor.name, "basis": "assumed", "error": None,
+            "rows": 0, "assumptions": {}, "why": f"NOT PRICED, the interval is wider: {factor.why}",
+        }
+        for factor in FACTORS[:UNPRICED] if factor.amount(Conditions(d))
+    ]  # fmt: skip

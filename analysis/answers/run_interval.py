@@ -1,0 +1,278 @@
+"""Intervals of a run's figures: throughput, TPOT, TTFT, end-to-end time, energy.
+
+Where all times are `r` times as long, a closed loop serves `1 / r` as much and every latency is `r`
+times as long: nothing else in it has a time of its own. Where requests arrive on their own, slower
+steps hold more requests, which makes them slower still. With a step of `a + b n` seconds for `n`
+requests and as many as Little's law says, a latency is `r (1 - e) / (1 - r e)` times as long, `e`
+being the share of the step that grows with its requests; throughput stays until `r e` is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ...devices.ratios import Ratios
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.parts.two_pools.run import pools_of
+from ...simulator.serving.record import Run
+from ...simulator.serving.usual import typical, usual_batches
+from ...simulator.step.explicit import StageCost, explicit_stage
+from ...workloads.batch import Batch
+from .error_factors import FIRST, STEP, Amounts, Conditions, Widths, amounts, fitted_widths
+from .interval import F8, KNOWN, LONGEST, Interval, first_token, hosted, interval_of, parts_of, scores, slowdowns
+
+QUANTILES = 41
+NOT_OFF = Ratios(0.0, 0.0, 0.0)
+DELTA = 0.25
+"""Share of requests added to see how a step grows."""
+
+
+def _quantiles(drawn: F8) -> tuple[float, ...]:
+    return tuple(np.quantile(drawn, np.linspace(0.0, 1.0, QUANTILES)).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class RunIntervals:
+    """Factors on a run's figures.
+
+    Attributes
+    ----------
+    step : Interval
+        On the seconds of a step, and so on what the system could serve at most, inverted.
+    slowdowns : tuple of float
+        Quantiles of how many times as long a step is as it is said to be, from 0 to 1 in even parts.
+    waiting : Ratios
+        How far off first tokens are beyond their steps.
+    reasons : tuple of str
+        Factors that widen them, the largest first; see `error_factors`.
+    """
+
+    step: Interval
+    throughput: Interval
+    tpot: Interval
+    ttft: Interval
+    e2e: Interval
+    slowdowns: tuple[float, ...] = ()
+    waiting: Ratios = NOT_OFF
+    reasons: tuple[str, ...] = ()
+
+    def slow(self, share: float) -> float:
+        """Steps are at most so many times as long as they are said to be, with a chance of `share`."""
+        places = np.linspace(0.0, 1.0, len(self.slowdowns))
+        return float(np.interp(share, places, self.slowdowns))
+
+    @property
+    def cost(self) -> Interval:
+        return self.throughput.inverse
+
+    def joules(self, power: Interval | None) -> Interval | None:
+        """Factors on the energy of a token: those of power and of time, in squares of logarithms."""
+        if power is None:
+            return None
+        cost = self.cost
+        low = np.hypot(np.log(power.low), np.log(max(cost.low, 1.0 / LONGEST)))
+        return Interval(float(np.exp(-low)), float(np.exp(np.hypot(np.log(power.high), np.log(cost.high)))), cost.level)
+
+
+@dataclass(frozen=True, slots=True)
+class StepDraws:
+    """Draws of how many times as long a step's kernels take as they are said to, and what its version's host adds where runs tell."""
+
+    kernels: F8
+    seconds: float
+    host_s: float = 0.0
+    hidden: bool = False
+
+    def at(self, widths: Widths) -> F8:
+        drawn = self.kernels**widths.kernels
+        return hosted(drawn, self.seconds, self.host_s, self.hidden) if self.host_s > 0.0 else drawn
+
+
+@dataclass(frozen=True, slots=True)
+class RunDraws:
+    """What a run's intervals follow from.
+
+    Attributes
+    ----------
+    prompts : float
+        Share of the time that steps with prompts take.
+    growth, busy : float
+        Parts of a step of decodes, and of prompts, that grow with the requests in it; 0 in a closed loop.
+    closed : bool
+        Whether throughput goes with the steps: a closed loop, or a system that is overloaded.
+    first : float
+        Share of a request's time outside queues that is its first token's.
+    waits : float
+        Share of a request's whole time that is its first token's.
+    prefill_bound : bool or None
+        Whether the pool that prefills is the slower one; None of one engine.
+    """
+
+    decode: StepDraws
+    prompt: StepDraws
+    amounts: Amounts
+    prompts: float
+    growth: float
+    busy: float
+    closed: bool
+    first: float
+    waits: float
+    prefill_bound: bool | None = None
+
+    def intervals(self, widths: Widths | None = None) -> RunIntervals:
+        """Factors on the run's figures."""
+        known, c = widths or fitted_widths(), self.amounts
+        waiting, off = known.reach(c, FIRST), np.exp(known.reach(c, STEP).at(scores(1)))
+        decode, prompt = self.decode.at(known) * off, self.prompt.at(known) * off
+        if self.prefill_bound is None:
+            step = slower = (1.0 - self.prompts) * decode + self.prompts * prompt
+            load = step * self.growth
+        else:
+            step, slower = decode, np.maximum(decode, prompt)
+            load = np.maximum(decode * self.growth, prompt * self.busy)
+        if self.closed:
+            bound = prompt if self.prefill_bound else step
+            alone = prompt * np.exp(waiting.at(scores(3)))
+            served = 1.0 / ((1.0 - self.first) * bound + self.first * alone)
+        else:
+            served = 1.0 / np.maximum(load, 1.0)
+        tpot, ttft = interval_of(_held(step, self.growth)), first_token(interval_of(_held(prompt, self.busy)), waiting)
+        throughput = interval_of(served)
+        e2e = end_to_end(ttft, tpot, self.waits)
+        if self.closed and self.first > 0.0:  # so many requests are in flight: Little's law
+            most = throughput.inverse
+            e2e = Interval(max(e2e.low, min(most.low, 1.0)), min(e2e.high, max(most.high, 1.0)), e2e.level)
+        return RunIntervals(
+            interval_of(step), throughput, tpot, ttft, e2e, _quantiles(slower), waiting, known.reasons(c, STEP, FIRST)
+        )
+
+
+def end_to_end(ttft: Interval, tpot: Interval, waits: float) -> Interval:
+    """Factors on a whole request's time, of which the first token's is a share: both together, as they go with the same steps."""
+    return Interval(
+        waits * ttft.low + (1.0 - waits) * tpot.low, waits * ttft.high + (1.0 - waits) * tpot.high, tpot.level
+    )
+
+
+class LatencyErrors(NamedTuple):
+    """What the intervals of TPOT and TTFT follow from: the kernels' own of a step of decodes and of one with a prompt, and factors."""
+
+    decode: Interval
+    prompt: Interval
+    amounts: Amounts
+
+    def intervals(self, widths: Widths | None = None) -> tuple[Interval, Interval]:
+        """Factors on TPOT and on TTFT."""
+        known = widths or fitted_widths()
+        off = known.reach(self.amounts, STEP)
+        tpot, prompt = (first_token(one.power(known.kernels), off) for one in (self.decode, self.prompt))
+        return tpot, first_token(prompt, known.reach(self.amounts, FIRST))
+
+
+def latency_errors(
+    d: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
+) -> LatencyErrors | None:
+    """Of a rank's usual decodes, and of a prompt beside them; of answers twice as long as what contexts have beyond prompts."""
+    batches = usual_batches(decodes, context, prompt)
+    stages = [_stage(d, batch) for batch in batches]
+    share = _share_of(min(decodes / max(2.0 * (context - prompt), 1.0), 1.0), *(stage.seconds for stage in stages))
+    c = Conditions(d, stages[0], *engine, decodes, share, split=split)
+    tpot, first = (
+        None if drawn is None else interval_of(drawn) for drawn in (slowdowns(parts_of(d, s)) for s in stages)
+    )
+    return None if tpot is None or first is None else LatencyErrors(tpot, first, amounts(c))
+
+
+Engine = tuple[str, tuple[int, ...]]
+"""Name and version of an engine, as `error_factors.engine_of_scenario` tells them."""
+
+
+def run_intervals(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunIntervals | None:
+    """Factors on the figures of a run; None where too little of it rests on measurements; see `run_draws`."""
+    found = run_draws(run, open_loop, engine, burst)
+    return None if found is None else found.intervals()
+
+
+def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunDraws | None:
+    """What the intervals of a run follow from; None where too little of it rests on measurements.
+
+    Of two pools each one's steps make its own latency: first tokens wait for prompts as in a queue as busy as the pool
+    that prefills. Throughput is that of the pool that is slower. Where all requests come at once (`burst`) first tokens of some wait
+    while others decode, and throughput goes with the steps alone.
+    """
+    closed, batches = not open_loop or run.window.overloaded, typical(run)
+    pools = pools_of(run)
+    prefill, d = (pools[0], pools[1].deployment) if pools else (None, run.deployment)
+    side = d if prefill is None else prefill.deployment
+    mixed = batches[1] if prefill is None else Batch.of(chunks=[(int(batches[1].q_len[-1]), 0)])
+    stages = _stage(d, batches[0]), _stage(side, mixed)
+    decode, prompt = _step_draws(run, d, batches[0], stages[0]), _step_draws(run, side, mixed, stages[1])
+    if decode is None or prompt is None:
+        return None
+    share = _mixed_share(run, stages[0].seconds, stages[1].seconds) if prefill is None else 0.0
+    e = 0.0 if closed else _growth(d, batches[0], stages[0].seconds)
+    busy = e if prefill is None else 0.0 if closed else min(prefill.stepping, 0.99)
+    rows = run.requests
+    wait, all_of_it = (
+        float((rows.scheduled_s - rows.arrival_s).mean()),
+        float((rows.last_token_s - rows.arrival_s).mean()),
+    )
+    first = float((rows.first_token_s - rows.arrival_s).mean())
+    outside = run.outside_s
+    c = Conditions(d, stages[0], *engine, len(batches[0].context), share, burst, prefill is not None)
+    alone = 0.0 if burst or not closed else (first - wait + outside) / max(all_of_it - wait + outside, 1e-12)
+    return RunDraws(
+        decode, prompt, amounts(c), share, e, busy, closed,
+        min(max(alone, 0.0), 1.0), min((first + outside) / max(all_of_it + outside, 1e-12), 1.0),
+        None if prefill is None else prefill.stepping >= KNOWN,
+    )  # fmt: skip
+
+
+def _step_draws(run: Run, d: Deployment, batch: Batch, stage: StageCost) -> StepDraws | None:
+    """Draws of a step's kernels, with what its version's host adds where that is known from runs."""
+    drawn = slowdowns(parts_of(d, stage))
+    if drawn is None:
+        return None
+    if pools_of(run) or not run.policy.host.why:
+        return StepDraws(drawn, stage.seconds)
+    stages = d.layout.pp
+    pace = run.policy.pace(0, stages)
+    own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context)
+    return StepDraws(drawn, stage.seconds / stages, own, pace.hidden)
+
+
+def _held(drawn: F8, e: float) -> F8:
+    """Factors on a latency where slower steps hold more requests."""
+    if not e:
+        return drawn
+    room = 1.0 - drawn * e
+    longer = drawn * (1.0 - e) / np.where(room > 0.0, room, 1.0)
+    return np.where((room > 0.0) & (longer < LONGEST), longer, np.inf)
+
+
+def _stage(d: Deployment, batch: Batch) -> StageCost:
+    """A step in which every rank has the same batch."""
+    return explicit_stage(d, [batch] * d.ranks, expected=True)
+
+
+def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
+    """Part of the time that steps with a prompt take."""
+    prompts = run.prompt_tokens / max(float(run.requests.input_tokens.mean()), 1.0)
+    return _share_of(min(prompts / max(run.iterations, 1), 1.0), decoding_s, mixed_s)
+
+
+def _share_of(count: float, decoding_s: float, mixed_s: float) -> float:
+    """Part of the time of steps with prompts, which so many of all are."""
+    return count * mixed_s / max(count * mixed_s + (1.0 - count) * decoding_s, 1e-300)
+
+
+def _growth(d: Deployment, batch: Batch, seconds: float) -> float:
+    """Share of a step that grows with the requests in it."""
+    count, context = len(batch.context), int(batch.context[0])
+    more = max(round(count * DELTA), 1)
+    wider = Batch.of([context] * (count + more), new=d.several)
+    grown = _stage(d, wider).seconds
+    return float(np.clip((grown / seconds - 1.0) * count / more, 0.0, 0.99))

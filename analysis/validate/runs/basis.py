@@ -1,0 +1,75 @@
+"""What the intervals of a measured run's figures follow from, so that they can be made again by other widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from ....simulator.deploy.deployment import Deployment
+from ...answers.error_factors import FIRST, NO_FACTORS, POWER, STEP, Conditions, Widths
+from ...answers.interval import LEVEL, Interval, StepErrors, first_token, hosted, interval_of, power_errors, step_errors
+from ...answers.run_interval import RunDraws
+from ..check import IntervalBasis
+
+RATES = ("output_tokens_per_s", "tokens_per_s")
+
+
+def run_bases(
+    draws: RunDraws | None, metrics: Iterable[str], chance: float = 1.0, burst: bool = False
+) -> dict[str, IntervalBasis]:
+    """Of the metrics of a run that have an interval.
+
+    A fit takes TPOT (gaps between tokens, or the rate of all requests at once, where a run has no TPOT), and TTFT; means and medians alone.
+
+    Parameters
+    ----------
+    chance : float
+        Factor on the rate of a whole run by the chance of its arrivals.
+    """
+    if draws is None:
+        return {}
+    metrics, out = list(metrics), dict[str, IntervalBasis]()
+    no_tpot = not {"tpot_mean", "tpot_p50"} & set(metrics)
+    for metric in metrics:
+        time, _, statistic = metric.partition("_")
+        if metric not in RATES and time not in ("ttft", "tpot", "itl", "e2e"):
+            continue
+        refit = partial(_interval, draws, metric, chance)
+        of_steps = time == "tpot" or (no_tpot and (time == "itl" or (burst and metric in RATES)))
+        quantity = STEP if of_steps else FIRST if time == "ttft" else ""
+        told = statistic in ("mean", "p50") or metric in RATES
+        out[metric] = IntervalBasis(quantity if told else "", refit(NO_FACTORS), draws.amounts, refit)
+    return out
+
+
+def _interval(draws: RunDraws, metric: str, chance: float, widths: Widths) -> Interval:
+    known = draws.intervals(widths)
+    if metric in RATES:
+        return Interval(known.throughput.low / chance, known.throughput.high * chance, LEVEL)
+    if metric == "itl_p99":  # a gap in which prompts run, or wait
+        return first_token(known.tpot, known.waiting)
+    time = metric.partition("_")[0]
+    return {"ttft": known.ttft, "e2e": known.e2e}.get(time, known.tpot)
+
+
+def power_basis(d: Deployment) -> IntervalBasis | None:
+    """Of a device's power; None where it is not modelled."""
+    found = power_errors(d)
+    return found and IntervalBasis(POWER, found.alone, found.amounts, found.interval)
+
+
+def step_basis(c: Conditions, host: HostTimes = (1.0, 0.0)) -> IntervalBasis | None:
+    """Of a step's time: seconds of the devices, and what its version's host adds."""
+    found = step_errors(c)
+    if found is None:
+        return None
+    refit = partial(_step, found, host)
+    return IntervalBasis(STEP, refit(NO_FACTORS), found.amounts, refit)
+
+
+HostTimes = tuple[float, float]
+
+
+def _step(errors: StepErrors, host: HostTimes, widths: Widths) -> Interval:
+    drawn = errors.drawn(widths)
+    return interval_of(hosted(drawn, *host) if host[1] > 0.0 else drawn)

@@ -1,0 +1,188 @@
+"""Runs as their clients printed them: a row a run, with the engine's file and a command of `opbyte` in the row.
+
+The columns are those of ``$OPBYTE_DATA/real_runs_2026_11``. Rows of training and of verify steps have fewer.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ....simulator.scenario import Scenario
+from ....simulator.scenario.scenario import placed
+from ....workloads.catalog import load_model
+from ....workloads.csvfile import header_of, read_whole
+from ....workloads.errors import InputError
+from .published import ArrivalPattern, PublishedRun, table_name
+
+T = TypeVar("T")
+COLUMNS = ("id", "model", "gpu", "opbyte")
+USABLE, ASSUMED = "yes", "layout assumed"
+"""Values of column `score`: fully specified; a submission whose layout is a guess."""
+TIMES = re.compile(r"(ttft|tpot|itl|e2e)_(mean|p50|p90|p95|p99)_(ms|s)")
+FIGURES = {"output_tok_s": "output_tokens_per_s", "tokens_per_s_gpu": "training_tokens_per_s"}
+POWER = re.compile(r"power (\d+) W a GPU")
+DRAFTS = 3
+"""Drafts a step where only the measured tokens of a step are known."""
+ROUNDS, WARM, END = 3.4, 1.2, 2.6
+"""An offline run is far longer than its requests in flight: its lengths are repeated in random order to so many times these, and
+the middle is measured."""
+COPIES = re.compile(r"times (\d+) replicas")
+
+
+def is_client_table(path: Path) -> bool:
+    """Whether a table is of this form, by its header."""
+    return set(COLUMNS) <= set(header_of(path))
+
+
+def read_client_runs(path: Path) -> tuple[list[PublishedRun], list[str]]:
+    """Runs of a table, and what was left out with the reason; submissions of one layout are one run, their median."""
+    columns = read_whole(path, COLUMNS)
+    lines = columns["id"].lines
+    rows = [{name: str(c.cells[i]).strip() for name, c in columns.items()} for i in range(len(lines))]
+    runs, left = list[PublishedRun](), list[str]()
+    same: dict[tuple[str, str], list[tuple[int, Mapping[str, str]]]] = {}
+    for line, row in zip(lines, rows, strict=True):
+        score = row.get("score", USABLE)
+        if score == ASSUMED:
+            same.setdefault((row["opbyte"], row.get("engine_json", "")), []).append((line, row))
+        elif score == USABLE and row["opbyte"] and row["model"]:
+            _add(path, line, row, runs, left)
+        else:
+            left.append(f"{path}:{line}: {'not in the catalog' if score == USABLE else f'score is {score}'}")
+    for group in same.values():
+        group.sort(key=lambda own: float(own[1]["output_tok_s"]) / int(own[1]["count"]))
+        _add(path, *group[len(group) // 2], runs, left)
+    return runs, left
+
+
+def _add(path: Path, line: int, row: Mapping[str, str], runs: list[PublishedRun], left: list[str]) -> None:
+    measured = _measured(row)
+    if measured:
+        runs.append(_run(path, line, row, measured))
+    else:
+        left.append(f"{path}:{line}: nothing that is measured has a known name, such as tpot_p50_ms or output_tok_s")
+
+
+def _measured(row: Mapping[str, str]) -> dict[str, float]:
+    """What was measured, by metric, in SI units."""
+    out = {}
+    for name, text in row.items():
+        value = _number(text)
+        if value and (time := TIMES.fullmatch(name)):
+            out[f"{time[1]}_{time[2]}"] = value * (1e-3 if time[3] == "ms" else 1.0)
+        elif value and name in FIGURES:
+            out[FIGURES[name]] = value * (int(row["gpus"]) if name == "tokens_per_s_gpu" else 1)
+    told = POWER.search(row.get("note", ""))
+    watts = _number(row.get("power_W", "")) or (float(told[1]) if told else None)
+    if watts:
+        out["power_all_gpus"] = watts * int(row["count"])
+    if row.get("kind") == "verify_step":
+        out["verify_step"] = float(row["value"]) * (1e-3 if row["unit"] == "ms" else 1.0)
+    return out
+
+
+def _run(path: Path, line: int, row: Mapping[str, str], measured: dict[str, float]) -> PublishedRun:
+    command, model, options = read_command(f"{path}:{line}", row["opbyte"])
+    dtype = row.get("weights", "")
+    if dtype.startswith("fp8") and "dtype" not in options and not load_model(model).numerics.weights:
+        options["dtype"] = "fp8_block"  # the command says nothing, and the catalog's checkpoint is of 16 bits
+    accepted = _number(row.get("accept_len", ""))
+    if accepted and "speculative" not in options:
+        options |= {"speculative": f"mtp:{DRAFTS}", "acceptance": ",".join([f"{acceptance(accepted):.3f}"] * DRAFTS)}
+    if row.get("kind") == "verify_step":
+        command, options = "roofline", _verify_step(row)
+    copies = COPIES.search(row["opbyte"])
+    if "trace" in options:
+        table = path.parent / str(options["trace"])
+        options |= {"trace": str(table)} if copies is None else _offline(table, int(options["closed_loop"]))
+    devices = int(row.get("count") or row["gpus"])
+    clients = float(options.get("closed_loop") or options.get("batch") or 0)
+    load = ArrivalPattern("open", float(options["rate"])) if "rate" in options else ArrivalPattern("closed", clients)
+    layout = {name: int(row[name]) for name in ("tp", "pp", "dp", "ep") if row.get(name, "").isdigit()}
+    return PublishedRun(
+        line, table_name(path), row["gpu"], devices, model, row.get("engine", ""), row.get("version") or row.get("release", ""),
+        None, layout, _number(row.get("input_mean", "")) or 0.0, _number(row.get("output_mean", "")) or 0.0,
+        load, measured=measured, command=command, options=options, engine=row.get("engine_json", ""),
+        copies=int(copies[1]) if copies else 1, table=table_name(path),
+    )  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def read_command(where: str, text: str) -> tuple[str, str, dict[str, Any]]:
+    """A command line as the command, the model and options of the library.
+
+    Examples
+    --------
+    >>> read_command("", "opbyte train llama-3-8b --system h100-x8 --micro-batch 2 --json  # a remark")
+    ('train', 'llama-3-8b', {'system': 'h100-x8', 'micro_batch': 2})
+    """
+    _, command, *words = shlex.split(re.sub(r"\([^)]*\)", "", text.partition("#")[0]).replace("--json", ""))
+    model, *rest = words
+    if len(rest) % 2 or not all(name.startswith("--") for name in rest[::2]):
+        raise InputError(where, "opbyte: must be a command, a model and options with a value each")
+    known, options = placed(Scenario), dict[str, Any]()
+    for flag, value in zip(rest[::2], rest[1::2], strict=True):
+        name = flag[2:].replace("-", "_")
+        number = None if name in known and known[name].option.kind is str else _number(value)
+        options[name] = value if number is None else int(number) if value.lstrip("-").isdigit() else number
+    return command, model, options
+
+
+def acceptance(tokens: float) -> float:
+    """The chance of each of `DRAFTS` drafts by which a step yields so many tokens."""
+    chance = np.linspace(0.0, 1.0, 1001)
+    return float(np.interp(tokens, sum(chance**n for n in range(DRAFTS + 1)), chance))
+
+
+def _verify_step(row: Mapping[str, str]) -> dict[str, Any]:
+    """Options of one step of some tokens of each sequence, at a context of 1,000 tokens (not published)."""
+    drafts, tp = int(row["tokens_per_sequence"]) - 1, int(row["tp"] or 1)
+    out = {"system": f"{row['gpu']}-x{row['count']}", "batch": int(row["sequences"]), "context": 1000,
+           "framework": "vllm", "tp": tp}  # fmt: skip
+    return out if not drafts else out | {"speculative": f"ngram:{drafts}", "acceptance": ",".join(["0.5"] * drafts)}
+
+
+def _offline(path: Path, clients: int) -> dict[str, Any]:
+    """Options of a long run of requests whose lengths a file holds."""
+    import pandas as pd
+
+    lengths, rng = pd.read_csv(path, comment="#"), np.random.default_rng(0)
+    many = -(-round(ROUNDS * clients) // len(lengths))
+    order = np.concatenate([rng.permutation(len(lengths)) for _ in range(many)])
+    trace = lengths.iloc[order].reset_index(drop=True)
+    return {
+        "trace": trace,
+        "requests": round(ROUNDS * clients),
+        "warmup": round(WARM * clients),
+        "stop": round(END * clients),
+    }
+
+
+def sampled(
+    runs: Sequence[T], count: int | None, group: Callable[[T], object], load: Callable[[T], tuple[float, ...]]
+) -> list[T]:
+    """At most so many rows of a group, spread over the load; all without a number."""
+    if count is None:
+        return list(runs)
+    groups: dict[object, list[int]] = {}
+    for i, run in enumerate(runs):
+        groups.setdefault(group(run), []).append(i)
+    chosen = []
+    for rows in groups.values():
+        rows.sort(key=lambda i: (load(runs[i]), i))
+        places = np.linspace(0, len(rows) - 1, count) if count > 1 else np.array([(len(rows) - 1) / 2])
+        chosen += [rows[at] for at in sorted(set(places.round().astype(int).tolist()))]
+    return [runs[i] for i in sorted(chosen)]

@@ -1,0 +1,224 @@
+"""Learn from measured runs how far each factor widens an interval (`answers.error_factors`), and score sources that were left out.
+
+The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own and of every factor that a run has;
+below 0 the factors' part is smaller or larger by one ratio. A system counts once, however many of its loads were measured, and a source by the square
+root of its systems. Factors have a common prior, so that one that no given run shows still widens. One number more, a factor on all of them, is chosen
+so that intervals of sources that were left out hold as often as they say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....devices.ratios import Ratios, Z
+from ....workloads.errors import InputError
+from ...answers.error_factors import ANY, FACTORS, FIRST, POWER, STEP, TRAINING, UNPRICED, Widths, fitted_widths
+from ...answers.interval import LEVEL
+from ..check import RunCheck
+
+F8 = npt.NDArray[np.float64]
+EACH = "each"
+"""All sources, one left out after the other."""
+QUANTITIES = (STEP, FIRST, POWER, TRAINING)
+FREEDOM = 4.0
+"""Degrees of freedom of the errors: tails as heavy as those of published runs."""
+BASE, PRIOR, SPREAD = 0.25, 0.15, 1.0
+"""Prior of a factor's scale: that of any deployment is so much of the others'; spread of its logarithm. The others' middle is fitted, near `PRIOR`."""
+BELOW = {FIRST: 0.3}
+"""Prior of the factors' part below 0 over that above, 1 for other quantities: what a host and a server do beside steps makes a first token later, not earlier."""
+TRIED = np.arange(0.6, 2.01, 0.1)
+LEAST = 0.01
+"""Scale below which no error is told from none."""
+FEWEST = 5
+"""Sources from which on that number is chosen."""
+PLACES = 3
+
+
+class ErrorRow(NamedTuple):
+    """One measured time beside what was simulated: logarithm of the ratio, and of the kernels' own interval; factors; who it is of."""
+
+    quantity: str
+    error: float
+    low: float
+    high: float
+    amounts: Mapping[str, float]
+    source: str
+    system: str
+
+
+def error_rows(entries: Iterable[RunCheck]) -> list[ErrorRow]:
+    """What entries tell of errors: of all metrics that a fit uses."""
+    out = []
+    for e in entries:
+        for name, basis in e.basis.items():
+            bounded = basis.kernels.low > 0.0 and basis.kernels.high < np.inf  # not where it may be overloaded
+            if basis.quantity and bounded and e.simulated[name] > 0.0 and e.measured[name] > 0.0:
+                sign = -1.0 if is_rate(name) else 1.0
+                error = sign * float(np.log(e.measured[name] / e.simulated[name]))
+                low, high = -np.log(basis.kernels.low), np.log(basis.kernels.high)
+                out.append(
+                    ErrorRow(
+                        basis.quantity, error, low, high, basis.amounts, e.labels["source"], f"{e.group} {e.costs}"
+                    )
+                )
+    return out
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a larger figure means a shorter time."""
+    return metric.endswith("per_s")
+
+
+class Scales(NamedTuple):
+    """A fit of one quantity: scale of each factor, its ratio below 0, and the power of the kernels' own errors."""
+
+    names: tuple[str, ...]
+    scale: F8
+    below: float
+    kernels: float
+
+    def ends(self, rows: Sequence[ErrorRow], times: float) -> tuple[F8, F8]:
+        """Logarithms of the ends of the rows' intervals, with factors `times` as wide."""
+        reach = times * QUANTILE * np.sqrt(_amounts(rows, self.names) ** 2 @ self.scale**2)
+        low, high = (self.kernels * np.array([getattr(r, end) for r in rows]) for end in ("low", "high"))
+        return -np.hypot(low, self.below * reach), np.hypot(high, reach)
+
+
+def fit_widths(entries: Sequence[RunCheck], known: Widths, times: Mapping[str, float] | None = None) -> Widths:
+    """Widths that fit some runs; what has no cost model, and quantities without a run, are as in `known`.
+
+    Parameters
+    ----------
+    times : mapping of str to float, optional
+        `_times` of each quantity, where more runs tell of it.
+    """
+    rows, table, kernels = error_rows(entries), dict(known.table), known.kernels
+    for quantity in QUANTITIES:
+        some = [_shifted(r, known.table.get(quantity, {})) for r in rows if r.quantity == quantity]
+        if not some and quantity in table:
+            continue
+        stay = {name: r for name, r in known.table.get(quantity, {}).items() if name in FIXED}
+        found, wider = _fit(some, quantity), _times(some) if times is None else times.get(quantity, 1.0)
+        kernels = found.kernels if quantity == STEP else kernels
+        high = wider * QUANTILE * found.scale
+        ends = {
+            n: Ratios(-round(x * found.below, PLACES), 0.0, round(x, PLACES))
+            for n, x in zip(found.names, high.tolist(), strict=True)
+        }
+        table[quantity] = stay | ends
+    return Widths(round(kernels, PLACES), table)
+
+
+FIXED = frozenset(f.name for f in FACTORS[:UNPRICED])
+
+
+def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
+    """A row whose factors without a cost model count to what is known, as kernels do."""
+    stay = [(row.amounts.get(name, 0.0), r) for name, r in known.items() if name in FIXED]
+    low = np.hypot(row.low, np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in stay)))
+    high = np.hypot(row.high, np.sqrt(sum((x * (r.high - r.middle)) ** 2 for x, r in stay)))
+    return row._replace(error=row.error - sum(x * r.middle for x, r in stay), low=float(low), high=float(high))
+
+
+def _times(rows: Sequence[ErrorRow]) -> float:
+    """How many times as wide factors must be so that shares of left-out sources inside their intervals are nearest to `LEVEL`: mean distance, sources by `_weights`."""
+    sources = sorted({r.source for r in rows})
+    if len(sources) < FEWEST:
+        return 1.0
+    off = np.zeros(len(TRIED))
+    for source in sources:
+        own, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
+        found, error, weights = _fit(others, rows[0].quantity), np.array([r.error for r in own]), _weights(own)
+        for i, times in enumerate(TRIED):
+            low, high = found.ends(own, float(times))
+            off[i] += abs(weights[(low <= error) & (error <= high)].sum() - LEVEL * weights.sum())
+    return float(TRIED[np.argmin(off)])
+
+
+def _weights(rows: Sequence[ErrorRow]) -> F8:
+    """Each system's rows count as one, each source's systems by the square root of their number."""
+    each = Counter(r.system for r in rows)
+    systems = {source: len({r.system for r in rows if r.source == source}) for source in {r.source for r in rows}}
+    return np.array([1.0 / each[r.system] / np.sqrt(systems[r.source]) for r in rows])
+
+
+def _amounts(rows: Sequence[ErrorRow], names: Sequence[str]) -> F8:
+    return np.array([[r.amounts.get(name, 0.0) for name in names] for r in rows])
+
+
+QUANTILE = 1.5332
+"""The 90th percentile of Student's t with `FREEDOM`."""
+
+
+def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
+    """The most likely scales of all factors."""
+    from scipy.optimize import minimize
+
+    names = (ANY, *(f.name for f in FACTORS[UNPRICED:] if quantity in f.of))
+    usual = np.log(np.where(np.arange(len(names)) == 0, BASE, 1.0))
+    if not rows:
+        return Scales(names, PRIOR * np.exp(usual), 1.0, 1.0)
+    amount, weights, error = _amounts(rows, names) ** 2, _weights(rows), np.array([r.error for r in rows])
+    own = np.array([r.high if r.error > 0.0 else r.low for r in rows]) / Z
+
+    lower = np.log(BELOW.get(quantity, 1.0))
+
+    def lost(x: F8) -> tuple[float, F8]:
+        factors, below, kernels, middle = x[:-3], x[-3], x[-2], x[-1]
+        side = np.where(error > 0.0, 1.0, np.exp(2.0 * below))
+        of_kernels, of_factors = (own * np.exp(kernels)) ** 2, amount * np.exp(2.0 * factors) * side[:, None]
+        square = of_kernels + of_factors.sum(axis=1) + LEAST**2
+        part = error**2 / square / FREEDOM
+        likely = 0.5 * np.log(square) + (FREEDOM + 1.0) / 2.0 * np.log1p(part)
+        slope = weights / square * (1.0 - (FREEDOM + 1.0) * part / (1.0 + part))  # of the squares' logarithms, twice
+        apart, own_prior = (
+            (factors - usual - middle) / SPREAD**2,
+            np.array([(below - lower) / 0.25, kernels / 0.04, middle - np.log(PRIOR)]),
+        )
+        prior = 0.5 * (
+            SPREAD**2 * apart @ apart + 0.25 * own_prior[0] ** 2 + 0.04 * own_prior[1] ** 2 + own_prior[2] ** 2
+        )
+        ends = np.array([slope @ (of_factors.sum(axis=1) * (error <= 0.0)), slope @ of_kernels, -apart.sum()])
+        return float(weights @ likely + prior), np.concatenate([slope @ of_factors + apart, ends + own_prior])
+
+    start = np.concatenate([usual + np.log(PRIOR), [0.0, 0.0, np.log(PRIOR)]])
+    found = minimize(lost, start, jac=True, method="L-BFGS-B").x
+    return Scales(names, np.exp(found[:-3]), float(np.exp(found[-3])), float(np.exp(found[-2])))
+
+
+def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck]:
+    """Entries of a source, or of `EACH`, with intervals by widths that the other sources alone were fitted to (but for `_times`, one number)."""
+    sources = sorted({e.labels["source"] for e in entries if e.labels})
+    if without != EACH and without not in sources:
+        raise InputError(f"--without {without}", f"must be {EACH} or a source of these runs: {', '.join(sources)}")
+    rows, out = error_rows(entries), []
+    times = {quantity: _times([r for r in rows if r.quantity == quantity]) for quantity in QUANTITIES}
+    bare = Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in FIXED}})
+    for source in sources if without == EACH else [without]:
+        others = [e for e in entries if e.labels and e.labels["source"] != source]
+        if not error_rows(others):
+            raise InputError(f"--without {without}", "leaves no run that widths can be fitted to")
+        widths = fit_widths(others, bare, times)
+        out += [e.with_widths(widths) for e in entries if e.labels.get("source") == source]
+    return out
+
+
+def widths_yaml(widths: Widths, entries: Sequence[RunCheck]) -> str:
+    """Text of `error_factors.yaml`: what was fitted, and to what."""
+    rows = error_rows(entries)
+    told = Counter(r.source for r in rows)
+    lines = [
+        "# How far off deployments were beyond their kernels' errors: logarithms of measured over simulated time, 10th, 50th and 90th percentile.",
+        "# Written by `opbyte validate runs --fit`; what each factor is: error_factors.py.",
+        "# Errors by source: " + ", ".join(f"{name} {count}" for name, count in sorted(told.items())),
+        f"kernels: {widths.kernels}", "widths:",
+    ]  # fmt: skip
+    for quantity, known in widths.table.items():
+        lines.append(f"  {quantity}:")
+        lines += [f"    {name}: [{r.low:g}, {r.middle:g}, {r.high:g}]" for name, r in known.items()]
+    return "\n".join(lines) + "\n"
