@@ -170,7 +170,7 @@ FACTORS = (
     ErrorFactor("experts without a tuned kernel", "the engine ships no configuration of its Triton kernel for their shape on this device", _untuned_experts),
     ErrorFactor("small kernels", f"share of a step in kernels under {SHORT_S * 1e6:.0f} us", _short),
     ErrorFactor("steps with prompts", "share of the time; what an engine's host does beside them", lambda c: c.prompts),
-    ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float(c.deployment.speculation is not None)),
+    ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float("drafts" in c.deployment.parts)),
     ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
     ErrorFactor("data-parallel attention", "ranks that wait for each other", lambda c: float(c.deployment.layout.dp > 1)),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),

@@ -3,7 +3,7 @@
 The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own and of every factor that a run has;
 below 0 the factors' part is smaller or larger by one ratio. A system counts once, however many of its loads were measured, and a source by the square
 root of its systems. Factors have a common prior, so that one that no given run shows still widens. One number more, a factor on all of them, is chosen
-so that intervals of sources that were left out hold as often as they say.
+by the interval score of sources that were left out.
 """
 
 from __future__ import annotations
@@ -126,18 +126,22 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 
 
 def _times(rows: Sequence[ErrorRow]) -> float:
-    """How many times as wide factors must be so that shares of left-out sources inside their intervals are nearest to `LEVEL`: mean distance, sources by `_weights`."""
+    """How many times as wide factors are best: least interval score of the sources, each left out (Gneiting and Raftery, 2007).
+
+    The score of an interval is its width, and what a value lies beyond its end times 2 over the share meant to lie outside.
+    """
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
         return 1.0
-    off = np.zeros(len(TRIED))
+    scores = np.zeros(len(TRIED))
     for source in sources:
         own, others = ([r for r in rows if (r.source == source) == yes] for yes in (True, False))
         found, error, weights = _fit(others, rows[0].quantity), np.array([r.error for r in own]), _weights(own)
         for i, times in enumerate(TRIED):
             low, high = found.ends(own, float(times))
-            off[i] += abs(weights[(low <= error) & (error <= high)].sum() - LEVEL * weights.sum())
-    return float(TRIED[np.argmin(off)])
+            beyond = np.maximum(low - error, 0.0) + np.maximum(error - high, 0.0)
+            scores[i] += weights @ (high - low + 2.0 / (1.0 - LEVEL) * beyond)
+    return float(TRIED[np.argmin(scores)])
 
 
 def _weights(rows: Sequence[ErrorRow]) -> F8:
