@@ -106,11 +106,6 @@ def capacity(
         Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` are
         the fewest of every simulation, which grow until the load is decided; of a trace the first ones,
         16,000 by default. Without ``policy`` it is vLLM's, and so are a GPU's kernels without ``framework``.
-
-    Raises
-    ------
-    InputError
-        Anything wrong with the arguments or files.
     """
     level = read_level(slo)
     if "system" in options:
