@@ -278,7 +278,7 @@ class PartOptions:
         """The same with other options of a part; None: its defaults."""
         made = _known()[name].options
         others = [own for own in self.given if type(own) is not made]
-        if options is not None and options != _default(type(options)):
+        if options is not None and options != type(options)():
             others.append(options)
         order = [part.options for part in _known().values()]
         return PartOptions(tuple(sorted(others, key=lambda own: order.index(type(own)))))

@@ -32,7 +32,7 @@ from .evidence import link_evidence
 from .evidence_table import Known, evidence_blocks
 from .groups import play_groups
 from .interval import interval_dict, power_interval, spoken
-from .part_answers import blocks_of, columns_of, entries_after
+from .part_answers import blocks_of, columns_of, entries_after, text_of
 from .price import check_prices, costs_of
 from .quantities import COUNTS, LENGTHS, RATES, STATE
 from .ranges import Ranges, ranges_of_run
@@ -49,7 +49,6 @@ from .summary import (
     flat,
     heading,
     latency_rows,
-    text_of,
     took,
     where_rows,
     window_dict,

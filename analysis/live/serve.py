@@ -118,9 +118,8 @@ def serve(
     fleet = fleet_of(scenario, deployment.system) or Fleet()
     if fleet.autoscale is not None:
         raise InputError("serve", "has no --autoscale; see simulate")
-    if "encoder" in fleet.parts or (
-        deployment.parts.get("adapters") is not None and deployment.parts.get("adapters").swapped
-    ):
+    adapters = deployment.parts.get("adapters")
+    if "encoder" in fleet.parts or (adapters is not None and adapters.swapped):
         raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)
     if cache.tiers is not None:

@@ -65,7 +65,7 @@ def module() -> str:
           for part in ALL),
         ("ScenarioKeywords", tuple(map(_of, ALL)), [*groups, "parts: PartOptions", *_lines(own)],
          "All of a `Scenario`, and whole parts."),
-        ("StepKeywords", (_of(DeployOptions), _of(REGISTERED["drafts"].options)), [], "Of one step."),
+        ("StepKeywords", (_of(DeployOptions), _of(PARTS["drafts"])), [], "Of one step."),
         ("ChangeKeywords", ("ScenarioKeywords",),
          ["model: Name | ModelSpec", "system: Name | SystemSpec"], "The same with model and system."),
         ("TrainKeywords", (_of(DeployOptions),), TRAINED, "Of `train`."),

@@ -250,7 +250,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
-    every = [(f"{pool}-" if pool else "", found) for pool, found, _ in scaled(run)]
+    every = [(f"{pool}-" if pool else "", found) for pool, found in scaled(run)]
     changing = [pool for pool, found in every if found.spec.decides]
     for pool, drawing in zip(changing, replicas_drawn(run, title), strict=True):
         folder.figure(f"{below}{pool}replicas.png", drawing.figure)

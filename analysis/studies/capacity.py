@@ -229,7 +229,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
     made = None if several else deployment_of(task.asked(system))
     full = full_rate(task.asked(system, **at(1.0)), made)
     begin = NEAR * full.per_s if full else len(probe.run.requests.request_id) / probe.run.makespan_s / 4
-    low, high = highest(passes, tried, begin, task.tolerance, full and full.per_s)
+    low, high = highest(passes, tried, begin, task.tolerance, full.per_s if full else None)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
         best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))

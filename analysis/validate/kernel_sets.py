@@ -14,8 +14,8 @@ from ...devices.calibrated.calibrate import FamilyRows
 from ...devices.calibrated.collectives import KINDS
 from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LINKS, PARENTS, SetEntry, list_sets, load_set
-from ...devices.calibrated.rules import parameters
+from ...devices.calibrated.kernel_sets import PARENTS, SetEntry, list_sets, load_set
+from ...devices.calibrated.rules import LINKS, parameters
 from ...devices.calibrated.set_fit import AskedSteps
 from ...devices.calibrated.set_kernels import fit_family
 from ...devices.calibrated.store import set_yaml

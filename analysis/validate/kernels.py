@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ...devices.calibrated.calibrate import FamilyRows, by_device
 from ...devices.calibrated.family import F8
 from ...devices.calibrated.fit import predict
-from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
+from ...devices.calibrated.kernel_sets import layer_parameters
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
-from ...devices.calibrated.rules import parameters
+from ...devices.calibrated.rules import LINKS, parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
 from ...devices.fits import BoundsSpec

@@ -27,7 +27,8 @@ from ..ratios import Ratios, Z
 from ..spec import DeviceSpec
 from .family import F8, Family
 from .hardware import FORMATS, H_LINK_BANDWIDTH, hardware
-from .kernel_sets import LINKS, alike, load_set, owner, parents_of
+from .kernel_sets import alike, load_set, owner, parents_of
+from .rules import LINKS
 
 I8 = npt.NDArray[np.int64]
 BASE = 8.0

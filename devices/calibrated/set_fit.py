@@ -29,10 +29,10 @@ from .errors import errors
 from .family import F8, Family
 from .fit import Fit, fit
 from .hardware import C_FP8, C_INT8, H_CAPABILITY, hardware
-from .kernel_sets import LABELS, LINKS, TYPICAL, SetEntry, kindred, parents_of, representative
+from .kernel_sets import LABELS, TYPICAL, SetEntry, kindred, parents_of, representative
 from .libraries import LIBRARIES, library
 from .order import at_least_as_good, has_unit
-from .rules import ALONE, Donor, transfer
+from .rules import ALONE, LINKS, Donor, transfer
 from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 

@@ -22,8 +22,8 @@ from ..calibrated.allreduce import ALLREDUCE, LIBRARY, X_OWN
 from ..calibrated.collectives import KINDS
 from ..calibrated.family import Family
 from ..calibrated.hardware import H_LINK_BANDWIDTH
-from ..calibrated.kernel_sets import LINKS
 from ..calibrated.model import CalibratedModel, Model
+from ..calibrated.rules import LINKS
 from ..calibrated.terms import O_BOUND, O_COMPUTE, O_FIXED, O_FLOOR_LINK, O_MEMORY, O_SECONDS
 from ..cost import BOUNDS, Cost, Evidence, Roof, bound_code
 from ..link import collective

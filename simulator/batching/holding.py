@@ -33,7 +33,7 @@ from .state import I8, State
 def kv_bytes(kv: KvRules, tokens: int) -> float:
     """Bytes one sequence of `tokens` cached tokens holds."""
     if kv.cached:
-        return blocks_held(kv, tokens) * kv.block_bytes[0]
+        return float(blocks_held(kv, tokens) * kv.block_bytes[0])
     return bytes_held(kv, tokens)
 
 

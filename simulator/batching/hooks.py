@@ -6,6 +6,8 @@ of an engine says more, the caller has it, and asks `st.hooks.NAME.size` first. 
 Those of other schedulers are in `scheduler_hooks`.
 """
 
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 from collections import namedtuple
@@ -16,25 +18,7 @@ import numpy as np
 
 from ...workloads.jit_held import held
 from ...workloads.jit_hooks import ANY, EACH, EVERY, FEWEST, FIRST, LATEST, POINTS, SOONEST, TOTAL, gathered, point
-from .scheduler_hooks import (  # noqa: F401  # callers know them here
-    elsewhere,
-    flies,
-    is_planned,
-    let_in,
-    may_look,
-    most_steps,
-    on_idle,
-    on_start,
-    plan_next,
-    prepare,
-    put_down,
-    rank_for,
-    rest,
-    seen,
-    take_results,
-    take_step,
-    take_up,
-)
+from .scheduler_hooks import *  # callers know them here
 
 if TYPE_CHECKING:
     from .kv import KvRules
@@ -352,7 +336,7 @@ def on_finished(st: State, r: int) -> None:
     """The results of a rank's step have been processed."""
 
 
-Hooks: Any = held(namedtuple("Hooks", tuple(POINTS)))  # type: ignore[misc]
+Hooks: Any = held(namedtuple("Hooks", tuple(POINTS)))
 """Of each point what parts bring: addresses of code, and of the state that it gets."""
 
 NONE: Any = Hooks(*(np.zeros((0, 2), dtype=np.int64) for _ in POINTS))

@@ -1,5 +1,7 @@
 """The hook points of an engine that runs another scheduler than the plain one; see `hooks`."""
 
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -139,7 +139,7 @@ def last_start(st: State, limits: Limits, arrival: float, until: float) -> float
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
     """
     if st.hooks.next_event.size > 0:
-        return min(min(arrival, until), hooks.next_event(st))
+        return float(min(min(arrival, until), hooks.next_event(st)))
     by_load = st.ranks.shape[0] > 1
     if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, col.R_WAITING] == 0):
         return min(arrival, until)

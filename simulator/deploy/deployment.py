@@ -195,11 +195,11 @@ class Deployment:
         """Bytes of weights of a stage that a device has not."""
         if self.apart is not None:
             return self.apart.freed_bytes[stage]
-        return sum(hook(value, self, stage) for hook, value in hooks_at("elsewhere_bytes", self.parts))
+        return float(sum(hook(value, self, stage) for hook, value in hooks_at("elsewhere_bytes", self.parts)))
 
     def added(self, stage: int) -> float:
         """Bytes of weights beside the model's on a device of a stage."""
-        return sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts))
+        return float(sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts)))
 
     def without(self, name: str) -> Deployment:
         """The same without a part."""

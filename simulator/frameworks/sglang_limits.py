@@ -206,7 +206,8 @@ class SglangLimits:
 
     def _slots(self, d: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int) -> tuple[int, float]:
         """Places for states on a device, and how many states' memory they take, those of drafts included."""
-        drafts = 0 if d.parts.get("drafts") is None else 1 + d.parts.get("drafts").tokens
+        speculation = d.parts.get("drafts")
+        drafts = 0 if speculation is None else 1 + speculation.tokens
         beside = 1 + drafts / each  # a running request has one for every token that is verified
         if self.state_slots is not None:
             slots = self.state_slots // ranks
@@ -256,7 +257,8 @@ class SglangLimits:
             reserved += self._prompt_graphs(d, chunk)
         if memory > 60 * GIB:
             reserved = max(reserved, 10 * GIB)
-        if d.parts.get("drafts") is not None and not d.parts.get("drafts").on_host and self.version < (0, 5, 15):
+        speculation = d.parts.get("drafts")
+        if speculation is not None and not speculation.on_host and self.version < (0, 5, 15):
             reserved += 2048 if self.version < (0, 5, 12) else 4096
         return reserved
 

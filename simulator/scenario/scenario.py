@@ -81,7 +81,7 @@ class Scenario(CheckedOptions):
             start = start.changed(system=system)
         return start.changed(**options)
 
-    def changed(self, **options: Unpack[ChangeKeywords]) -> Self:
+    def changed(self, **options: Unpack[ChangeKeywords]) -> Self:  # type: ignore[override]  # names its options
         """The same with options replaced.
 
         Raises

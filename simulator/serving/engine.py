@@ -211,7 +211,7 @@ class Engine:
     @property
     def named(self) -> bool:
         """Whether requests have columns for what their blocks hold."""
-        return self.state.ints.shape[1] > col.NUM_PLAIN
+        return bool(self.state.ints.shape[1] > col.NUM_PLAIN)
 
     @property
     def spec(self) -> DraftState | None:

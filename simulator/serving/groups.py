@@ -16,6 +16,8 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
+from ..batching.prefix import new_pool
+from ..step.timed import costs_of
 from .contents import Contents
 from .draining import Drained
 from .engine import Engine
@@ -69,7 +71,8 @@ def _left(engine: Engine) -> Engine:
     """An engine as measurements see it: its books, counters and clocks."""
     out, st = copy(engine), engine.state
     rows = {name: getattr(st, name)[:0] for name in ("ints", "floats", "running", "fresh", "chunks", "log")}
-    out.state, out.contents, out._loop = st._replace(**rows, pool=None, pipe=None, exact=None), Contents(), None
+    out.state = st._replace(**rows, pool=new_pool(1, 0, 1), costs=costs_of(None), hooks=None)
+    out.contents, out._loop, out._costs, out._brought, out._made_of = Contents(), None, None, [], None
     return out
 
 

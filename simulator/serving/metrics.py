@@ -54,9 +54,8 @@ class Quantiles:
 
     def later(self, seconds: float) -> Quantiles:
         """The same of values that are all so much longer."""
-        figures = (self.mean, self.p50, self.p90, self.p99)
-        longer = (None if x is None else x + seconds for x in figures)
-        return Quantiles(*longer, None if self.percentiles is None else self.percentiles + seconds)
+        mean, p50, p90, p99 = (None if x is None else x + seconds for x in (self.mean, self.p50, self.p90, self.p99))
+        return Quantiles(mean, p50, p90, p99, None if self.percentiles is None else self.percentiles + seconds)
 
     def as_dict(self) -> dict[str, float | None]:
         return {name: getattr(self, name) for name in ("mean", "p50", "p90", "p99")}
@@ -71,12 +70,12 @@ def quantiles(values: F8) -> Quantiles:
     if not len(values):
         return NOTHING
     every = np.quantile(values, SHARES)
-    return Quantiles(float(values.mean()), *_shown(every), every)
+    return _of_percentiles(float(values.mean()), every)
 
 
-def _shown(every: F8) -> list[float]:
-    """The percentiles that answers show."""
-    return [float(every[i]) for i in np.searchsorted(SHARES, (0.5, 0.9, 0.99))]
+def _of_percentiles(mean: float, every: F8) -> Quantiles:
+    p50, p90, p99 = (float(every[i]) for i in np.searchsorted(SHARES, (0.5, 0.9, 0.99)))
+    return Quantiles(mean, p50, p90, p99, every)
 
 
 def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: float) -> Quantiles:
@@ -95,4 +94,4 @@ def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: floa
     running = np.cumsum(counts)
     at = np.searchsorted(running, SHARES * running[-1])
     every = np.where(at > 0, HIST_MIN_S * HIST_RATIO ** (at + 0.5), 0.0)
-    return Quantiles(total / count, *_shown(every), every)
+    return _of_percentiles(total / count, every)

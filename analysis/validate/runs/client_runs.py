@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ....simulator.option import placed
 from ....simulator.scenario import Scenario
-from ....simulator.scenario.scenario import placed
 from ....workloads.catalog import load_model
 from ....workloads.csvfile import header_of, read_whole
 from ....workloads.errors import InputError

@@ -37,16 +37,11 @@ class CacheUse:
     @classmethod
     def of(cls, d: Deployment, fetch: StepFetch | None, seconds: float) -> CacheUse | None:
         """Caches of a deployment; None without any."""
-        if d.parts.get("resident-experts") is None or fetch is None:
+        store = d.parts.get("resident-experts")
+        if store is None or fetch is None:
             return None
         held = next(part.held for part in d.experts if not part.kept)
-        return cls(
-            d.parts.get("resident-experts"),
-            fetch,
-            seconds,
-            d.parts.get("resident-experts").slots(held, d.system.name),
-            held,
-        )
+        return cls(store, fetch, seconds, store.slots(held, d.system.name), held)
 
 
 def cache_left(run: Run, served: Served, *_: object) -> CacheUse | None:

@@ -76,14 +76,15 @@ class PlacedExperts:
 
 def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
     """Those of a deployment; None where experts lie in order and have no copies."""
-    if d.parts.get("expert-copies") is None:
+    copying = d.parts.get("expert-copies")
+    if copying is None:
         return None
     first = spreading(d)[0]
     copies = first.held * first.ep - first.spec.routed.experts
     return PlacedExperts(
-        d.parts.get("expert-copies").policy,
+        copying.policy,
         copies,
-        d.parts.get("expert-copies").dispatch,
+        copying.dispatch,
         first.held,
         worst_over_mean(d),
         copy_bytes(d),

@@ -65,7 +65,7 @@ class OverlapRun:
     @property
     def asked(self) -> str:
         """What was asked for."""
-        return self.run.deployment.parts.get("overlap", "none")
+        return str(self.run.deployment.parts.get("overlap", "none"))
 
     @cached_property
     def exchanges(self) -> list[Exchange]:

@@ -197,8 +197,8 @@ def _side(scenario: Scenario, name: str) -> PoolSide:
         raise
     except InputError as error:  # under the name that the option has here
         flags = {f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None}
-        parts = str(error.subject).split("/")
-        named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in parts]
+        subjects = str(error.subject).split("/")
+        named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in subjects]
         raise InputError("/".join(named), error.reason) from None
     if deployment.pools:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")

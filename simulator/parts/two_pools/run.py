@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -135,12 +136,14 @@ def _pool_runs(served: Served, run: Run, end: float) -> tuple[PoolRun, ...]:
     pools, first = served.pools, len(served.pools.entry)
     if not pools.decode:
         return ()
-    scalings = [own and own.until(end, run.requests.first_token_s - run.requests.arrival_s) for own in served.presence]
+    scalings: list[Any] = [
+        own and own.until(end, run.requests.first_token_s - run.requests.arrival_s) for own in served.presence
+    ]
     sides = (
         ("prefill", served.policy, served.nodes[:first], scalings[0]),
         ("decode", run.policy, served.nodes[first:], scalings[1]),
     )
-    return tuple(_pool(*side, run.window, end) for side in sides)
+    return tuple(_pool(name, policy, nodes, own, run.window, end) for name, policy, nodes, own in sides)
 
 
 def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float) -> PoolRun:
