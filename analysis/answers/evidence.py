@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -126,14 +126,16 @@ VERSIONED = ("gap_s", "sequence_s")
 
 def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     """The times of the host, where there are any."""
-    host = replace(policy.host, launch_s=0.0) if policy.graphs else policy.host
+    host = policy.host
     entry = {name: f"assumed: {host.why}" for name in VERSIONED if host.why}
     sources = {
         f"host.{f.name}": entry.get(f.name, "given")
         for f in fields(host) if f.name != "why" and getattr(host, f.name) > 0.0
     }  # fmt: skip
     if host.launch_s == LAUNCH_S:
-        sources["host.launch_s"] = f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
+        sources["host.launch_s"] = (
+            f"assumed: {LAUNCH_S * 1e6:.0f} us a launch outside CUDA graphs, fitted to measured runs"
+        )
     if host.request_s == OUTSIDE_S:
         sources["host.request_s"] = (
             f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured runs of vLLM"

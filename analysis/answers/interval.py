@@ -161,7 +161,7 @@ def step_interval(c: Conditions) -> Interval | None:
 
 
 def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
-    """Draws of a step of so many seconds to which a version's host adds `own`, behind the devices' work if `hidden`."""
+    """Draws of a step of so many seconds to which the host adds `own`, behind the devices' work if `hidden`."""
     host = own * np.exp(HOST.at(scores(2)))
     both = np.maximum if hidden else np.add
     return np.asarray(both(drawn * seconds, host) / both(seconds, own))

@@ -12,16 +12,20 @@ from ...devices.doubts import doubts
 from ...devices.hosts.catalog import host_sources
 from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec
+from ...simulator.batching.host import starting
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.frameworks.engines import ENGINES, LaunchSettings
 from ...simulator.option import chosen
 from ...simulator.parts.drafts.left import DraftedStep
 from ...simulator.parts.overlap.use import StepOverlap
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
+from ...simulator.step.launches import all_launches
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
+from ...workloads.jit import plainly
 from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
 from ..show.result import Drawing, Result
@@ -331,7 +335,7 @@ def roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device),
-         *cap_texts(where.device)),
+         *cap_texts(where.device), *_launch_warning(deployment, how.framework or "", batch, prefill, stage.seconds)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         parts, stage.timelines,
@@ -345,6 +349,22 @@ def _watts(d: Deployment, stage: StageCost) -> float:
     board, devices = d.device.board, engine_devices(d)
     busy = board.busy_joules(stage.busy_within(devices))
     return board.idle_W + (work_joules(d, stage) + busy) / (stage.seconds * devices)
+
+
+def _launch_warning(d: Deployment, framework: str, batch: int, prefill: int, devices_s: float) -> tuple[str, ...]:
+    """A line where the host of a serving framework needs longer to launch the step than the devices to run it."""
+    name, _, version = framework.partition("@")
+    if name not in ENGINES:
+        return ()
+    policy = ENGINES[name](d, LaunchSettings(version=version)).policy
+    pace = policy.pace(all_launches(d, policy.calls), d.layout.pp, d.several)
+    tokens = prefill + batch * d.several / d.layout.dp
+    launching_s = plainly(starting)(pace, tokens, int(prefill > 0)) * d.layout.pp
+    if launching_s <= devices_s:
+        return ()
+    return (
+        f"the host needs {launching_s * 1e3:.1f} ms to launch this step, longer than its ops take; simulate adds it",
+    )
 
 
 def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:

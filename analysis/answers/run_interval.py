@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ...devices.ratios import Ratios
+from ...simulator.batching.host import starting
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.serving.record import Run
 from ...simulator.serving.usual import typical, usual_batches
 from ...simulator.step.explicit import StageCost, explicit_stage
-from ...workloads.batch import Batch
+from ...simulator.step.launches import all_launches
+from ...workloads.batch import PREFILL, Batch
+from ...workloads.jit import plainly
 from .error_factors import FIRST, STEP, Amounts, Conditions, Widths, amounts, fitted_widths
 from .interval import F8, KNOWN, LONGEST, Interval, first_token, hosted, interval_of, parts_of, scores, slowdowns
 
@@ -79,16 +82,19 @@ class RunIntervals:
 
 @dataclass(frozen=True, slots=True)
 class StepDraws:
-    """Draws of how many times as long a step's kernels take as they are said to, and what its version's host adds where runs tell."""
+    """Samples of measured over predicted time of a step's kernels, and the host's time [s]: launches, and what its version adds."""
 
     kernels: F8
     seconds: float
+    launch_s: float = 0.0
     host_s: float = 0.0
     hidden: bool = False
 
     def at(self, widths: Widths) -> F8:
-        drawn = self.kernels**widths.kernels
-        return hosted(drawn, self.seconds, self.host_s, self.hidden) if self.host_s > 0.0 else drawn
+        drawn, seconds = self.kernels**widths.kernels, self.seconds
+        if self.launch_s > 0.0:
+            drawn, seconds = hosted(drawn, seconds, self.launch_s, hidden=True), max(seconds, self.launch_s)
+        return hosted(drawn, seconds, self.host_s, self.hidden) if self.host_s > 0.0 else drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +242,13 @@ def _step_draws(run: Run, d: Deployment, batch: Batch, stage: StageCost) -> Step
     drawn = slowdowns(parts_of(d, stage))
     if drawn is None:
         return None
-    if pools_of(run) or not run.policy.host.why:
+    if pools_of(run):
         return StepDraws(drawn, stage.seconds)
-    stages = d.layout.pp
-    pace = run.policy.pace(0, stages)
-    own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context)
-    return StepDraws(drawn, stage.seconds / stages, own, pace.hidden)
+    stages, chunks = d.layout.pp, int((batch.phase == PREFILL).sum())
+    pace = run.policy.pace(all_launches(d, run.policy.calls), stages)
+    own = pace.step_s + pace.gap_s + pace.sequence_s * len(batch.context) if run.policy.host.why else 0.0
+    launch_s = plainly(starting)(pace, batch.tokens, chunks)
+    return StepDraws(drawn, stage.seconds / stages, launch_s, own, pace.hidden)
 
 
 def _held(drawn: F8, e: float) -> F8:

@@ -25,7 +25,7 @@ TOKEN_S = 2.3e-6
 """Seconds to find one of a prompt's random tokens. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
 takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
 a DGX H100's does (10.7, the issue above). English takes 0.8 us a token."""
-FIRST_USE_S: Mapping[str, float] = {"SGLang": 1.4, "TensorRT-LLM": 1.2}
+FIRST_USE_S: Mapping[str, float] = {"SGLang": 0.9, "TensorRT-LLM": 1.2}
 """Seconds by framework, the one fitted constant of each: the value with the least median error of TTFT
 over the rows of $OPBYTE_DATA/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM
 has no such row."""

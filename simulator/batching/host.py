@@ -1,8 +1,9 @@
-"""The host beside the devices: what it does for every step, and how it starts their kernels.
+"""The host of the devices: what it does for every step, and how it starts their kernels.
 
 While the devices compute a step, a serving engine's processes schedule the next one, prepare its inputs, and hand out
 tokens. With asynchronous scheduling only what takes longer than the devices is seen; otherwise the devices wait for all
-of it. Without captured graphs kernels are started one by one, and a step takes at least as long as that.
+of it. Kernels that no CUDA graph holds are launched one by one from Python, while those before them run: such a step ends when
+the slower of host and devices has finished. docs/engine-files.md#host has the rules, with their sources.
 
 A request also spends time outside all steps: connection and HTTP, tokens of its prompt, the queues between processes,
 text of its tokens, and the way of each chunk back. It delays what the client sees, not the engine.
@@ -13,19 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_part
 
-LAUNCH_S = 26e-6
-"""Seconds to start one op without a captured graph. Assumed to be everywhere what one published
-pair says: a decode step of Llama-3.1-8B on an H100 of 8.4 ms started op by op, which is that of its
-323 ops, and 5.1 ms as a graph (cloudai.pt, "CUDA Graphs + torch.compile", 2026)."""
-
-
-PROMPTS_S = 61e-3
-"""Seconds to start a step with prompts in vLLM where its compiled model is one flattened graph: 56 ms to launch the
-model and 5 ms of checks before (profile of a mixed step, github.com/vllm-project/vllm/pull/20059, which does not say of
-which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs such steps so."""
-
+LAUNCH_S = 35e-6
+"""Seconds of one launch (`step.launches`), of all engines: see docs/engine-files.md#host for what it was fitted to."""
 
 OUTSIDE_S = 7.4e-3
 """Seconds that a request spends outside the steps: the median of what the mean TTFT of dense models
@@ -45,13 +41,11 @@ class Host:
     step_s, sequence_s : float
         For every step, and for every sequence in it.
     launch_s : float
-        To start one op of a step that is no captured graph.
+        Of one launch from Python; see `step.launches` for how many a step has.
     request_s : float
         What a request spends outside all steps, until its first token is seen and until its last.
     gap_s : float
         What the devices wait between two steps, whatever the scheduling hides.
-    prompts_s : float
-        To start a step with prompts, where that is no captured graph but decodes are.
     why : str
         What `step_s`, `sequence_s` and `gap_s` rest on, where an engine's version has them.
     """
@@ -61,7 +55,6 @@ class Host:
     launch_s: float = 0.0
     request_s: float = 0.0
     gap_s: float = 0.0
-    prompts_s: float = 0.0
     why: str = ""
 
 
@@ -73,24 +66,38 @@ class Pace(NamedTuple):
 
     step_s: float
     sequence_s: float
-    launching_s: float  # all ops of a step; 0 where it is a captured graph
+    decoding_s: float  # all launches of a decode step that is no captured graph
     hidden: bool  # behind the devices' work
     gap_s: float = 0.0
-    prompting_s: float = 0.0  # all ops of a step with prompts, where only those are no graph
+    prompting_s: float = 0.0  # all launches of a step with prompts
+    pieces_s: float = 0.0  # those of one that replays a graph in pieces
+    pieces: int = 0  # most tokens of a rank in such a step
+    captured: int = 0  # most tokens of a rank in a decode step that is a captured graph
 
 
 @compiled_part
-def starting(pace: Pace, chunks: int) -> float:
-    """Seconds to start all ops of a step with so many prompts."""
-    return max(pace.launching_s, pace.prompting_s) if chunks > 0 else pace.launching_s
+def most_tokens(moments: npt.NDArray[np.float64]) -> float:
+    """Tokens of the rank that has most of them in a step."""
+    most = 0.0
+    for r in range(moments.shape[0]):
+        most = max(most, moments[r, TOKENS])
+    return most
 
 
 @compiled_part
-def paced(pace: Pace, seconds: float, sequences: float, chunks: int) -> float:
-    """Seconds of a step that takes the devices `seconds`, with `sequences` a rank on average.
+def starting(pace: Pace, tokens: float, chunks: int) -> float:
+    """Seconds to launch a step with at most so many tokens on a rank, and so many prompts on all."""
+    if chunks == 0:
+        return pace.decoding_s if tokens > pace.captured else 0.0
+    return pace.pieces_s if tokens <= pace.pieces else pace.prompting_s
 
-    Of the sequences of all ranks `chunks` are prompts.
+
+@compiled_part
+def paced(pace: Pace, seconds: float, moments: npt.NDArray[np.float64], sequences: float, chunks: int) -> float:
+    """Seconds of a step that takes the devices `seconds`, with `sequences` on all ranks.
+
+    Of the sequences `chunks` are prompts.
     """
-    seconds = max(seconds, starting(pace, chunks))
-    own = pace.step_s + pace.sequence_s * sequences
+    seconds = max(seconds, starting(pace, most_tokens(moments), chunks))
+    own = pace.step_s + pace.sequence_s * sequences / moments.shape[0]
     return (max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s

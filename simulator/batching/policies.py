@@ -15,15 +15,20 @@ from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from ..parts.sglang.rules import SglangRules
 from ..parts.tensorrt_llm.rules import TrtllmRules
+from ..step.calls import PYTHON, TRTLLM_CALLS, Calls
 from .host import LAUNCH_S, NO_HOST, OUTSIDE_S, Host, Pace
 from .orders import ORDERS
 from .own_rules import OwnRules
 
 if TYPE_CHECKING:
+    from ..step.launches import Launches
     from .outside import AskedPart
 
 MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
+
+NO_LIMIT = 1 << 40
+"""Tokens that no step has: graphs hold all decodes."""
 
 
 @held
@@ -116,9 +121,15 @@ class Policy:
         A part from outside, which lets prompts wait.
     sequences_why : str
         What `max_sequences` follows from, where a deployment decides it.
+    eager : bool
+        No step is a captured graph.
+    pieces : int
+        Most tokens of a step with prompts that replays a graph in pieces, between which attention is launched; 0: none.
+    largest : int
+        Largest batch of decodes with a captured graph, where batches are not padded to those; 0: all have one.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
-        flight; kernels are started one by one without `graphs`.
+        flight.
     """
 
     name: str
@@ -140,6 +151,9 @@ class Policy:
     gather_tokens: int = 0
     even_steps: int = 0
     graphs: bool = False
+    eager: bool = False
+    pieces: int = 0
+    largest: int = 0
     host: Host = NO_HOST
     order: str = ""
     rules: OwnRules | None = None
@@ -152,6 +166,11 @@ class Policy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
         if self.threshold and not self.chunked:
             raise ValueError("a threshold cuts prompts: it needs chunked")
+
+    @property
+    def calls(self) -> Calls:
+        """How its engine's layers are called from Python."""
+        return TRTLLM_CALLS if isinstance(self.rules, TrtllmRules) else PYTHON
 
     @property
     def holds_back(self) -> bool:
@@ -167,16 +186,20 @@ class Policy:
         """The same where a decode has up to `several` tokens (vllm/config/vllm.py)."""
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
-    def pace(self, ops: int, stages: int) -> Pace:
-        """What the host takes for the steps of a deployment of so many ops and stages."""
-        starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
+    def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
+        """What the host takes for the steps of a deployment of so many launches and stages, with `several` tokens a decode."""
         serial = stages > 1 and isinstance(self.rules, TrtllmRules) and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
-        own = self.host
-        return Pace(own.step_s, own.sequence_s, starting, hidden, own.gap_s, own.prompts_s / stages)
+        own, each = self.host, self.host.launch_s / stages
+        captured = self.captures(several) or self.largest * several or NO_LIMIT
+        return Pace(
+            own.step_s, own.sequence_s, each * launches.decodes, hidden, own.gap_s, each * launches.prompts,
+            each * launches.pieces, 0 if self.eager else min(self.pieces, self.captured or self.pieces),
+            0 if self.eager else captured,
+        )  # fmt: skip
 
-    def limits(self, ops: int, stages: int) -> Limits:
-        """The same for the compiled path and a deployment of so many ops and stages.
+    def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:
+        """The same for the compiled path and a deployment of so many launches and stages.
 
         Raises
         ------
@@ -190,7 +213,7 @@ class Policy:
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.lone, self.waiting_load,
             self.prompts_alone, self.poll_steps, self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
-            self.pace(ops, stages), bool(self.order),
+            self.pace(launches, stages, several), bool(self.order),
         )  # fmt: skip
 
 
@@ -217,7 +240,7 @@ the authors' simulator (eval/test.cpp)."""
 POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
     Policy(
         "vllm", 8192, 1024, chunked=True, reserve=False, lazy=True, ahead=True, caching=True, serial_stages=True,
-        waiting_load=4, graphs=True, host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S),
+        waiting_load=4, graphs=True, pieces=MOST_CAPTURED, host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S),
     )
 )  # fmt: skip
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
@@ -228,7 +251,7 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 
 SGLANG = Policy(
     "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
-    host=Host(request_s=OUTSIDE_S), rules=SglangRules(),
+    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=SglangRules(),
 )  # fmt: skip
 """SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB (sglang/srt/server_args.py)."""
 
@@ -236,7 +259,7 @@ POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix c
 
 TRTLLM = Policy(
     "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
-    host=Host(request_s=OUTSIDE_S), rules=TrtllmRules(),
+    host=Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S), rules=TrtllmRules(),
 )  # fmt: skip
 """TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
 

@@ -177,7 +177,7 @@ def run_stretch(
         before = clocks[col.T_KNOWN] = now
         step, fresh = counters[col.C_STEPS], done == 0
         seconds = cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, fresh, limits.captured)
-        now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
+        now += paced(limits.pace, seconds, st.moments, decodes + chunks, chunks)
         counters[col.C_STEPS] += 1
         if done == 0:
             first_end = now

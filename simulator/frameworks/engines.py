@@ -40,8 +40,8 @@ class LaunchSettings:
         Whether computed prompts can be found again.
     poll_steps, gather_steps, gather_tokens, even_steps, even_batches : int
         See `Policy` and `TrtllmRules`.
-    prompts_s : float
-        See `Host` (vLLM).
+    pieces : bool
+        Whether graphs in pieces hold steps with prompts where the engine's version has them.
     ahead : bool
         Whether vLLM is told to schedule asynchronously where its version does not by itself.
     version : str
@@ -60,7 +60,7 @@ class LaunchSettings:
     gather_tokens: int = 0
     even_steps: int = 0
     even_batches: int = 10
-    prompts_s: float = 0.0
+    pieces: bool = True
     ahead: bool = False
     version: str = ""
     host_times: float = 1.0
@@ -85,9 +85,8 @@ def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
     version = number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0)
     rules = rules_of(version)
     policy = rules.applied(make_policy("vllm", launch.tokens, launch.sequences))
-    policy = replace(policy, ahead=policy.ahead or launch.ahead)
+    policy = replace(policy, ahead=policy.ahead or launch.ahead, pieces=policy.pieces if launch.pieces else 0)
     host = launch.upkeep("vllm").on(policy.host, deployment.layout.tp)
-    host = replace(host, prompts_s=launch.prompts_s)
     settings = EngineSettings(
         replace(policy, host=host), memory_share=launch.memory or rules.memory_share, logit_bytes=rules.logit_bytes
     )

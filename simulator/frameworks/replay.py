@@ -94,7 +94,7 @@ def _engine(case: ScheduleCase, record: bool) -> Engine:
     settings = case.engine
     engine = Engine(_deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record)
     hidden = settings.policy.ahead or settings.pp != 1
-    engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden))
+    engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden, prompting_s=UNIT_S))
     return engine
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...workloads.errors import SpecError
 from ...workloads.speculators.asked import MOST_DRAFTS, DraftChoice
-from ..batching.host import LAUNCH_S
 from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
 from ..limits import MAX_SEQUENCES
@@ -188,14 +187,14 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     lpm = keys.one_of("schedule_policy", "fcfs", ("fcfs", "lpm")) == "lpm"
     urgent = _priorities(keys, lpm)
     captured = not keys.flag("disable_cuda_graph", False) and captures(keys)
-    took = host_of(host, replace(SGLANG.host, launch_s=0.0 if captured else LAUNCH_S))
     return replace(
         SGLANG,
         token_budget=chunk or keys.count("max_prefill_tokens", own.max_prefill_tokens),
         max_sequences=sequences,
         ahead=overlap,
         poll_steps=keys.count("scheduler_recv_interval", 1),
-        host=replace(took, launch_s=0.0) if captured else took,
+        host=host_of(host, SGLANG.host),
+        eager=not captured,
         rules=SglangRules(
             max_prefill_tokens=keys.count("max_prefill_tokens", own.max_prefill_tokens),
             chunked_prefill_size=chunk,

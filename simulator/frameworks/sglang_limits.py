@@ -151,7 +151,7 @@ class SglangLimits:
             most, why = (usual, "SGLang's default") if most is None or usual < most else (most, why)
         policy = replace(
             settings.policy, max_sequences=most, sequences_why=why, rules=rules, ahead=settings.policy.ahead and overlap,
-            token_budget=chunk or rules.max_prefill_tokens,
+            token_budget=chunk or rules.max_prefill_tokens, pieces=self._pieces(d, chunk, ranks), largest=self._top(d, total),
         )  # fmt: skip
         return replace(settings, policy=policy, cache=cache)
 
@@ -249,7 +249,7 @@ class SglangLimits:
     def _reserved(self, d: Deployment, memory: float, chunk: int, ranks: int) -> float:
         """What versions since 0.5.6 keep free: activations, graphs, and what grows with the devices [MiB]."""
         devices = d.layout.all_devices
-        top = self.graphs or since(GRAPHS, self.version, memory / GIB)[devices >= 4]
+        top = self._top(d, memory * MIB)
         reserved = 512 + 1.5 * max(chunk, 2048) + 2 * top + GIB * devices / 8
         if ranks > 1:
             reserved += (4.5 if top > 300 else 3.0) * top * ranks
@@ -261,6 +261,22 @@ class SglangLimits:
         if speculation is not None and not speculation.on_host and self.version < (0, 5, 15):
             reserved += 2048 if self.version < (0, 5, 12) else 4096
         return reserved
+
+    def _top(self, d: Deployment, total: float) -> int:
+        """Largest batch of decodes with a captured graph."""
+        return self.graphs or since(GRAPHS, self.version, total / MIB / GIB)[d.layout.all_devices >= 4]
+
+    def _pieces(self, d: Deployment, chunk: int, ranks: int) -> int:
+        """Most tokens of a step of prompts that replays a graph in pieces (``_handle_piecewise_cuda_graph``, ``can_run_graph``)."""
+        name, version = d.model.architecture, self.version
+        later = (0, 5, 19) if ranks > 1 else (0, 5, 12)
+        if version < later or d.layout.pp > 1 or name == V4 or not generation(d.system.device) or self._sees(d):
+            return 0
+        if not any(isinstance(layer.mixer, LatentAttention) for layer in d.model.layers):
+            return chunk
+        if (0, 5, 15) <= version < (0, 5, 19) or (name in SPARSE and version < (0, 5, 15)):
+            return 0
+        return min(2048 if version < (0, 5, 23) else 8192, chunk)
 
     def _prompt_graphs(self, d: Deployment, chunk: int) -> float:
         """Graphs of prompts [MiB]: 8 for each size that is captured, or a constant with latent attention."""

@@ -114,6 +114,7 @@ def _policy(
     threshold = keys.count("long_prefill_token_threshold", 0, least=0)
     if threshold and not chunked:
         raise SpecError(keys.path, "long_prefill_token_threshold: needs enable_chunked_prefill")
+    graphs = not keys.flag("enforce_eager", not base.graphs) and captures(keys, keys.count("data_parallel_size", 1))
     return replace(
         base,
         token_budget=keys.count("max_num_scheduled_tokens", tokens),
@@ -124,7 +125,8 @@ def _policy(
         threshold=threshold,
         first_chunk=not keys.flag("scheduler_reserve_full_isl", not base.first_chunk) and chunked,
         ahead=keys.flag("async_scheduling", base.ahead),
-        graphs=not keys.flag("enforce_eager", not base.graphs) and captures(keys, keys.count("data_parallel_size", 1)),
+        graphs=graphs,
+        eager=not graphs,
         host=upkeep_of("vllm", version).on(host_of(host, base.host), keys.count("tensor_parallel_size", 1)),
         caching=cache.flag("enable_prefix_caching", base.caching),
         order=order if order == "priority" else "",

@@ -82,7 +82,7 @@ class Rules:
         )  # fmt: skip
         if not self.early:
             return policy
-        return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False)
+        return replace(policy, prompts_alone=True, chunked=False, lazy=False, caching=False, pieces=0)
 
 
 RULES = (

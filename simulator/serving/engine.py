@@ -35,8 +35,9 @@ from ..parts.kv_tiers.state import with_rows
 from ..parts.pipeline.batches import new_pipe
 from ..registry import check_parts, parts_of
 from ..step.books import Books, new_books
+from ..step.launches import Launches, all_launches
 from ..step.lowered import lowered
-from ..step.lowering import MOST_TOKENS, Plan, Slots, ops_of
+from ..step.lowering import MOST_TOKENS, Plan, Slots
 from ..step.timed import Costs, Lowered, costs_of
 from .brought import brought_by
 from .combined import check_order
@@ -87,6 +88,7 @@ class Engine:
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
+    launches: Launches = field(init=False)
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
@@ -116,21 +118,21 @@ class Engine:
             self.plan, self.slots = lowered(self.deployment, self.replica, counts)
         else:
             self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
-        rules = self.policy.rules
+        d, rules = self.deployment, self.policy.rules
+        self.launches = twin.launches if twin else all_launches(d, self.policy.calls)
         caching = self.policy.caching or rules is not None
         self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
         first = self.policy.token_budget if self.policy.first_chunk else 0
         self.kv = self.kv._replace(bare_first=self.policy.bare_first, first=first)
-        self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
+        self.limits = self.policy.limits(self.launches, self.plan.stages)
         self.books = new_books(self.plan, self.policy.max_sequences)
-        d = self.deployment
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices, self.among)
         self.expert_side = Side.of(d, self.plan, self.slots)
         if d.parts.get("drafts") is not None:
             self.limits, self._spec, self.draft_slots, self.draft = start_speculation(
-                d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
+                d, self.policy, self.launches, self.replica, counts, self.seed
             )
         if self.cache.tiers is not None:
             what = d, self.policy, self.kv, self.cache, self.plan, self.replica

@@ -117,12 +117,6 @@ class Plan(NamedTuple):
     drawn: Any = None  # draws that runs share, see `drawn`; None where each draws its own
 
 
-def ops_of(plan: Plan) -> int:
-    """Ops of one step of a deployment, of all its layers and stages."""
-    start, end, layers, _ = plan.sections.T
-    return int(((end - start) * layers).sum() + plan.experts[:, E_LAYERS].sum())
-
-
 class Slots(NamedTuple):
     """Names of what the plan's rows stand for, for tables."""
 

@@ -14,6 +14,7 @@ from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS
 from opbyte.devices.catalog import load_device
+from opbyte.simulator.batching.host import LAUNCH_S
 from opbyte.simulator.frameworks.engines import exchange_of
 from opbyte.simulator.frameworks.kernels import kernels_of
 from opbyte.workloads.errors import InputError
@@ -109,3 +110,16 @@ def test_how_ranks_exchange_tokens() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(InputError, match="--framework vlm: is not one; did you mean 'vllm'"):
         roofline("llama-3-8b", "h100-x1", framework="vlm")
+
+
+def test_a_step_with_a_short_prompt_waits_for_its_launches_in_both_commands() -> None:
+    """Where `roofline` says that the host is slower, `simulate` takes as long as the host does."""
+    launching_s = LAUNCH_S * (1 + 36 * 12 + 2)  # twelve launches a layer
+    for framework, waits in (("sglang", True), ("sglang@0.5.12", False)):
+        short, long = (roofline("qwen3-8b", "h100-x1", batch=0, prefill=n, framework=framework) for n in (64, 8192))
+        assert any("to launch this step" in line for line in short.warnings) is waits
+        assert not any("to launch this step" in line for line in long.warnings)
+        run = simulate(
+            "qwen3-8b", "h100-x1", framework=framework, closed_loop=1, requests=2, input_len=64, output_len=1
+        ).run
+        assert ((run.ttft_s.p50 or 0.0) >= launching_s) is waits

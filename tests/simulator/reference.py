@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 
 from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.step.launches import NO_LAUNCHES, Launches
 from opbyte.workloads.batch import DECODE, PREFILL, Batch
 
 HASH_TOKENS = 512
 """Prompt tokens that one prefix hash of a trace stands for."""
+
+
+def launching(policy: Policy, launches: Launches, tokens: int, prompts: bool, several: int = 1) -> float:
+    """Seconds to launch a step with at most so many tokens on a rank, `several` of each decode."""
+    each, captured = policy.host.launch_s, policy.captures(several) or policy.largest * several
+    if not prompts:
+        return each * launches.decodes if policy.eager or (captured and tokens > captured) else 0.0
+    pieces = min(policy.pieces, policy.captured) if policy.graphs else policy.pieces
+    return each * (launches.pieces if not policy.eager and tokens <= pieces else launches.prompts)
 
 
 @dataclass(eq=False)
@@ -222,7 +232,7 @@ class Reference:
     memories: Sequence[Bytes | Blocks]
     cost: Callable[[Sequence[Batch], int], Any]  # seconds, of each stage in a `Pipeline`
     clients: int | None = None
-    ops: int = 0  # of a step, which the host starts one by one without captured graphs
+    launches: Launches = NO_LAUNCHES
     steps: int = 0
     now: float = 0.0
     known: float = 0.0
@@ -249,9 +259,9 @@ class Reference:
         policy, host = self.policy, self.policy.host
         devices = np.atleast_1d(self.cost([batch_of(plan) for plan in plans], self.steps)).tolist()
         self.steps += 1
-        starting = 0.0 if policy.graphs else host.launch_s * self.ops / len(devices)
-        if any(r.in_prefill for plan in plans for r, _ in plan):
-            starting = max(starting, host.prompts_s / len(devices))
+        tokens = max(sum(q for _, q in plan) for plan in plans)
+        prompts = any(r.in_prefill for plan in plans for r, _ in plan)
+        starting = launching(policy, self.launches, tokens, prompts) / len(devices)
         devices = [max(seconds, starting) for seconds in devices]
         own = host.step_s + host.sequence_s * sum(map(len, plans)) / len(plans)
         hidden = policy.ahead or len(devices) > 1

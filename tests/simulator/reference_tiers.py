@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from opbyte.workloads.batch import Batch
 
-from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying
+from .reference import Blocks, ByPriority, Pipeline, Rank, Reference, Request, Verifying, launching
 
 Name = tuple[object, ...]
 
@@ -306,7 +306,7 @@ class TieredReference(Reference):
             batches = [Batch.of(chunks=[(q, start)])]
             batches += [Batch.of()] * (len(self.memories) - 1)
             step = float(self.cost(batches, 0))
-            step = max(step, 0.0 if self.policy.graphs else host.launch_s * self.ops)
+            step = max(step, launching(self.policy, self.launches, q, prompts=True))
             own = host.step_s + host.sequence_s / len(self.memories)
             seconds += max(step, own) if self.policy.ahead else step + own
             start += q

@@ -28,7 +28,6 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.requests import RequestStream
 from opbyte.workloads.requests.classes import RequestClass, read_classes
 from opbyte.workloads.requests.labelling import labelled
@@ -105,7 +104,7 @@ def slow(reference: ModuleType, kind: str, engine: Engine, load: dict[str, Any])
     made = getattr(reference, kind)(
         policy, [memory() for _ in range(d.ranks)],
         lambda batches, step: explicit_stage(d, batches, step=step, captured=policy.captured).seconds,
-        None, ops_of(engine.plan),
+        None, engine.launches,
     )  # fmt: skip
     made.serve(requests)
     return made, requests

@@ -28,7 +28,6 @@ from opbyte.simulator.parts.drafts.explicit import speculative_stage
 from opbyte.simulator.parts.drafts.state import N_VERIFIED, N_WASTED
 from opbyte.simulator.parts.kv_tiers.state import L_COUNT, N_LOADED, N_STORED, O_LOADS
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.lowering import ops_of
 
 from .pieces import block_of, stamps
 from .reference import Request
@@ -93,14 +92,13 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
     )  # fmt: skip
     assert d.parts.get("drafts") is not None
     policy, rates = engine.policy, load["rates"]
-    ops = ops_of(engine.plan)
-    ops += 0 if engine.draft is None else len(rates) * ops_of(engine.draft.plan)
+    launches = engine.launches
     return Composed(
         policy, [memory],
         lambda batches, step: speculative_stage(
             d, batches, step=step, captured=policy.captures(1 + len(rates))
         ).whole.seconds,
-        None, ops, spare=engine.limits.spare, drafts=len(rates), lookahead=d.parts.get("drafts").lookahead,
+        None, launches, spare=engine.limits.spare, drafts=len(rates), lookahead=d.parts["drafts"].lookahead,
         accept=lambda request: drawn(request.index, request.generated, rates),
         cheaper=load["load"] == "cheaper", ahead_of=load["prefetch"],
     )  # fmt: skip

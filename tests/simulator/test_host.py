@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, PROMPTS_S, Host
+from opbyte.simulator.batching.host import LAUNCH_S, OUTSIDE_S, Host
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.lowering import ops_of
+from opbyte.simulator.step.launches import launches_of
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.requests import RequestBlock
 
@@ -49,28 +49,50 @@ def test_waited_for_or_hidden(deployment: Deployment) -> None:
     assert step_seconds(deployment, ahead=True, host=slow) == pytest.approx(4 * alone, rel=1e-3)
 
 
-def test_kernels_are_started_one_by_one_without_graphs(deployment: Deployment) -> None:
-    alone, ops = step_seconds(deployment), ops_of(Engine(deployment, POLICIES["vllm"]).plan)
-    assert ops == 1 + 2 * 10 + 2  # embedding, ten ops in each of two layers, norm and head
-    host = Host(launch_s=2 * alone / ops)
+def test_kernels_are_launched_one_by_one_without_graphs(deployment: Deployment) -> None:
+    alone, launches = step_seconds(deployment), launches_of(deployment)
+    # Embedding, two layers of two norms, four products, rotation and cache write, attention and activation; norm, head.
+    assert launches.decodes == launches.prompts == 1 + 2 * 10 + 2
+    host = Host(launch_s=2 * alone / launches.decodes)
     assert step_seconds(deployment, host=host) == pytest.approx(alone, rel=1e-9)
-    assert step_seconds(deployment, host=host, graphs=False) == pytest.approx(2 * alone, rel=1e-9)
+    assert step_seconds(deployment, host=host, eager=True) == pytest.approx(2 * alone, rel=1e-9)
+    slow = Host(launch_s=1e-3)
+    assert step_seconds(deployment, 520, host=slow) == pytest.approx(
+        1e-3 * launches.decodes
+    )  # beyond the largest graph
+    assert step_seconds(deployment, 500, host=slow) < 1e-2
 
 
-@pytest.mark.parametrize("name", ["vllm", "tensorrt-llm"])
-def test_only_steps_with_prompts_are_started_op_by_op(deployment: Deployment, name: str) -> None:
-    def stamps(prompts_s: float) -> tuple[float, float]:
-        host = Host(prompts_s=prompts_s)
-        engine = Engine(deployment, replace(POLICIES[name], host=host))
-        count = np.full(1, 16, dtype=np.int64)
-        engine.submit(RequestBlock(np.zeros(1, np.int64), np.zeros(1), count, np.full(1, TOKENS)))
-        engine.advance(math.inf)
-        first, last = engine.state.floats[0, [F_FIRST, F_LAST]]
-        return float(first), float(last - first)
+def first_token(deployment: Deployment, name: str, tokens: int = 16, **changes: object) -> tuple[float, float]:
+    """When the only request has its first token, and how long it then takes."""
+    engine = Engine(deployment, replace(POLICIES[name], **changes))
+    one = np.full(1, tokens, dtype=np.int64)
+    engine.submit(RequestBlock(np.zeros(1, np.int64), np.zeros(1), one, np.full(1, TOKENS)))
+    engine.advance(math.inf)
+    first, last = engine.state.floats[0, [F_FIRST, F_LAST]]
+    return float(first), float(last - first)
 
-    (prompt, decodes), (short, _), (longer, kept) = map(stamps, (0.0, 1e-9, PROMPTS_S))
-    assert prompt == short < PROMPTS_S == longer
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "tensorrt-llm"])
+def test_only_steps_with_prompts_are_launched_op_by_op(deployment: Deployment, name: str) -> None:
+    launches, long = launches_of(deployment, POLICIES[name].calls), Host(launch_s=1e-3)
+    prompt, decodes = first_token(deployment, name, host=Host())
+    whole, kept = first_token(deployment, name, host=long, pieces=0)
+    cut, _ = first_token(deployment, name, host=long, pieces=512)
+    assert prompt < cut < whole
+    assert whole == pytest.approx(1e-3 * launches.prompts)
+    assert cut == pytest.approx(1e-3 * launches.pieces)
     assert kept == pytest.approx(decodes, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "tensorrt-llm"])
+def test_more_prompt_tokens_are_never_faster_and_long_prompts_hide_the_launches(
+    deployment: Deployment, name: str
+) -> None:
+    lengths = (1, 16, 256, 512, 513, 2048, 8192)
+    seen = [first_token(deployment, name, tokens)[0] for tokens in lengths]
+    assert seen == sorted(seen)
+    assert seen[-1] == first_token(deployment, name, lengths[-1], host=Host())[0]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +113,9 @@ def test_sampling_as_the_file_asks(asked: dict[str, float], sampling: str, tmp_p
 def test_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "engine.json"
     file.write_text(json.dumps({"enforce_eager": True}))
-    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S)
+    found = read_engine(file).policy
+    assert found.eager
+    assert found.host == Host(launch_s=LAUNCH_S, request_s=OUTSIDE_S)
     host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3}
     file.write_text(json.dumps({"host": host}))
     found = read_engine(file).policy.host

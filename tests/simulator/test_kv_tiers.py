@@ -45,7 +45,6 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, RequestStream
@@ -130,9 +129,9 @@ def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
     given = load["policy"], memories
     if d.layout.pp > 1:
         stages = lambda *of: cost(*of).stages
-        behind = load["clients"], ops_of(engine.plan)
+        behind = load["clients"], engine.launches
         return TieredPipeline(*given, stages, *behind, stages=d.layout.pp, **how)
-    return TieredReference(*given, lambda *of: cost(*of).seconds, load["clients"], ops_of(engine.plan), **how)
+    return TieredReference(*given, lambda *of: cost(*of).seconds, load["clients"], engine.launches, **how)
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)

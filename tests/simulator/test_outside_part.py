@@ -25,7 +25,6 @@ from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.errors import InputError
 
 from . import reference
@@ -94,7 +93,7 @@ def test_same_schedule_as_the_slow_one(
     columns = block.arrival_s, block.input_tokens, block.output_tokens, hashes
     requests = [Request(i, float(a), int(p), int(o), h) for i, (a, p, o, h) in enumerate(zip(*columns, strict=True))]
     cost = lambda batches, step: explicit_stage(d, batches, step=step, captured=policy.captured).seconds
-    slow = Patient(policy, [memory_of(engine, reference)], cost, None, ops_of(engine.plan), length=length, late=late)
+    slow = Patient(policy, [memory_of(engine, reference)], cost, None, engine.launches, length=length, late=late)
     slow.serve(requests)
     assert engine.state.counters[C_COMPLETED] == len(block)
     assert engine.state.counters[C_STEPS] == slow.steps

@@ -53,11 +53,11 @@ from opbyte.simulator.parts.tensorrt_llm.rules import TrtllmRules
 from opbyte.simulator.parts.tensorrt_llm.state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.batch import PREFILL
 from opbyte.workloads.errors import InputError
 
 from .pieces import GAP_S, block_of, check_pieces, play, stamps
+from .reference import launching
 from .test_speculation import SEED, drawn, speculative
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
@@ -137,17 +137,15 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
         "policy": Policy(
             "random", 8192, sequences, chunked=True, reserve=False, ahead=rules.overlap,
             poll_steps=draw(st.sampled_from([1, 1, 3])) if kind == "sglang" else 1,
-            graphs=draw(st.booleans()), host=draw(hosts), rules=rules,
+            graphs=draw(st.booleans()), eager=draw(st.booleans()), pieces=draw(st.sampled_from([0, 40])),
+            host=draw(hosts), rules=rules,
             order="priority" if urgent else "",
         ),
     }  # fmt: skip
 
 
 hosts = st.one_of(
-    st.just(Host()),
-    st.builds(
-        Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S), prompts_s=st.floats(0, 3 * GAP_S)
-    ),
+    st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
 )
 
 
@@ -175,9 +173,7 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         )
     ]
 
-    drafts, ops, pp = deployment.several - 1, ops_of(engine.plan), deployment.layout.pp
-    if engine.draft is not None:
-        ops += drafts * ops_of(engine.draft.plan)
+    drafts, launches, pp = deployment.several - 1, engine.launches, deployment.layout.pp
 
     def seconds(batches: Any, step: int) -> float:
         how = {"step": step, "captured": policy.captures(deployment.several)}
@@ -186,9 +182,8 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
         else:
             stage = explicit_stage(deployment, batches, **how)
             devices = stage.seconds if pp == 1 else stage.stages
-        starting = 0.0 if policy.graphs else policy.host.launch_s * ops / pp
-        if any((batch.phase == PREFILL).any() for batch in batches):
-            starting = max(starting, policy.host.prompts_s / pp)
+        tokens, prompts = max(batch.tokens for batch in batches), any((b.phase == PREFILL).any() for b in batches)
+        starting = launching(policy, launches, tokens, prompts, deployment.several) / pp
         count = sum(len(batch.q_len) for batch in batches) / len(batches)
         own = policy.host.step_s + policy.host.sequence_s * count
         if pp > 1:

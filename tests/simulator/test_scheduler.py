@@ -49,7 +49,6 @@ from opbyte.simulator.batching.status import REACHED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.requests import RequestBlock
 
 from .pieces import GAP_S, block_of, check_pieces, play, stamps
@@ -110,6 +109,8 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             gather_tokens=draw(st.integers(1, 300)),
             even_steps=steps if wait == "even" else 0,
             graphs=draw(st.booleans()),
+            eager=draw(st.booleans()),
+            pieces=draw(st.sampled_from([0, 40])),
             host=draw(hosts),
             order=draw(st.sampled_from(["", "", "shortest-prompt", "shortest-answer"])),
         ),
@@ -118,10 +119,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
 
 
 hosts = st.one_of(
-    st.just(Host()),
-    st.builds(
-        Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S), prompts_s=st.floats(0, 3 * GAP_S)
-    ),
+    st.just(Host()), st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S))
 )
 """Times of the host about as long as the devices'."""
 
@@ -196,7 +194,7 @@ def test_same_schedule_as_the_reference(
             lambda batches, step: explicit_stage(
                 deployment, batches, step=step, captured=load["policy"].captured
             ).seconds,
-            load["clients"], ops_of(engine.plan),
+            load["clients"], engine.launches,
         )  # fmt: skip
     else:
         slow = reference.Pipeline(
@@ -204,7 +202,7 @@ def test_same_schedule_as_the_reference(
             lambda batches, step: explicit_stage(
                 deployment, batches, step=step, captured=load["policy"].captured
             ).stages,
-            load["clients"], ops_of(engine.plan), stages=pp,
+            load["clients"], engine.launches, stages=pp,
         )  # fmt: skip
     slow.serve(requests)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]

@@ -50,7 +50,6 @@ from opbyte.simulator.parts.drafts.state import (
 from opbyte.simulator.parts.drafts.verify import ACCEPT_SEED
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import RequestBlock, RequestStream
 from opbyte.workloads.requests.block import Turns
@@ -184,15 +183,14 @@ def test_same_schedule_as_the_reference(
         if kv.cached
         else reference.Bytes(kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0]))
     )
-    ops = ops_of(engine.plan)
-    ops += 0 if engine.draft is None else len(rates) * ops_of(engine.draft.plan)
+    launches = engine.launches
     slow = reference.Verifying(
         policy, [memory() for _ in range(d.ranks)],
         lambda batches, step: speculative_stage(
             d, batches, step=step, captured=policy.captures(1 + len(rates))
         ).whole.seconds,
-        load["clients"], ops, spare=engine.limits.spare, drafts=len(rates),
-        lookahead=d.parts.get("drafts").lookahead,
+        load["clients"], launches, spare=engine.limits.spare, drafts=len(rates),
+        lookahead=d.parts["drafts"].lookahead,
         accept=lambda request: drawn(request.index, request.generated, rates),
     )  # fmt: skip
     slow.serve(requests)

@@ -73,3 +73,11 @@ def test_a_version_that_was_not_read_says_which_stands_for_it(asked: str, taken:
 @pytest.mark.parametrize("known", ["vllm", "vllm@0.4", "vllm@0.30.1", "sglang@0.5.14", "typical", ""])
 def test_versions_that_were_read_say_nothing(known: str) -> None:
     assert not far_version(known)
+
+
+def test_a_slow_front_end_is_named_as_not_modelled() -> None:
+    for asked in ("vllm@0.11", "vllm@0.11.2"):
+        (told,) = far_version(asked)
+        assert "NOT MODELLED" in told
+    assert not far_version("vllm@0.10.2")
+    assert not far_version("vllm@0.12")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
-from ....simulator.batching.host import PROMPTS_S
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engines import LaunchSettings
 from ....workloads.registry import Registry
@@ -31,7 +30,7 @@ def vllm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
     cudagraph_mode FULL_DECODE_ONLY and no splitting_ops: steps with prompts are started op by op.
     """
     flat = blackwell(deployment) and not deployment.experts
-    return LaunchSettings(sequences=512, prompts_s=PROMPTS_S if flat else 0.0, ahead=True)
+    return LaunchSettings(sequences=512, pieces=not flat, ahead=True)
 
 
 @SCRIPTS.register("TensorRT-LLM")

@@ -23,6 +23,7 @@ from ....simulator.scenario.load import load
 from ....simulator.scenario.options import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
+from ....simulator.step.launches import NO_LAUNCHES
 from ....workloads.batch import Batch
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
@@ -308,7 +309,7 @@ def static_seconds(run: PublishedRun, host: str | None) -> tuple[float, float, d
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
     d = deployed(model, system, options)
     engine = ENGINES[run.framework](d, LaunchSettings(version=run.version)).policy
-    pace = engine.pace(0, 1)
+    pace = engine.pace(NO_LAUNCHES, 1)
     sequences, tokens = round(run.load.level), max(round(run.output_len), 1)
     times = static_times(d, [round(run.input_len)] * sequences, tokens, CONTEXTS)
     between = pace.gap_s if pace.hidden else pace.gap_s + pace.sequence_s * sequences

@@ -13,7 +13,8 @@ from ....workloads.speculators.asked import OPTION, RATES
 from ...batching.policies import Limits, Policy
 from ...deploy.deployment import Deployment
 from ...step.books import new_books
-from ...step.lowering import Slots, lower, ops_of
+from ...step.launches import Launches
+from ...step.lowering import Slots, lower
 from ...step.timed import Lowered, costs_of
 from .explicit import DRAFT
 from .speculation import Speculation
@@ -35,14 +36,14 @@ def speculating_policy(policy: Policy, speculation: Speculation | None) -> Polic
 
 
 def start_speculation(
-    d: Deployment, policy: Policy, ops: int, replica: int, counts: int, seed: int
+    d: Deployment, policy: Policy, launches: Launches, replica: int, counts: int, seed: int
 ) -> tuple[Limits, DraftState, Slots | None, Lowered | None]:
     """Limits of an engine whose steps verify drafts, its state of them, and what drafts by name.
 
     Parameters
     ----------
-    ops : int
-        Of a step of the model alone.
+    launches : Launches
+        Of a step, with those of what drafts.
     replica, counts
         See `lower`.
     seed : int
@@ -54,9 +55,8 @@ def start_speculation(
     if speculation.draft is not None:
         draft, slots = lower(speculation.draft, replica, counts)
         model, moments = Lowered(draft, new_books(draft, policy.max_sequences)), draft.forms.shape[2] - 1
-        ops += speculation.tokens * ops_of(draft)
     ahead = policy.ahead and d.layout.pp == 1  # in stages a plan waits for what a verification brings
-    limits = policy.limits(ops, d.layout.pp)._replace(
+    limits = policy.limits(launches, d.layout.pp, d.several)._replace(
         ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)

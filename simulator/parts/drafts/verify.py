@@ -182,7 +182,7 @@ def run_steps(
     now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
     target, draft = step_of(x, st, chunks)
     st.counters[col.C_STEPS] += 1
-    now += paced(limits.pace, target + draft, (decodes + chunks) / st.ranks.shape[0], chunks)
+    now += paced(limits.pace, target + draft, st.moments, decodes + chunks, chunks)
     return float(now), float(now), int64(1)
 
 

@@ -22,7 +22,7 @@ from ...batching import hooks
 from ...batching import state as col
 from ...batching.clients import complete
 from ...batching.holding import drop, found_again
-from ...batching.host import paced, starting
+from ...batching.host import most_tokens, paced, starting
 from ...batching.kv import KvRules
 from ...batching.plain import end_step, plan_ranks, planned_tokens, write_log
 from ...batching.policies import Limits
@@ -74,9 +74,10 @@ def price_stages(limits: Limits, st: State, decodes: float) -> None:
     else:
         step = st.counters[col.C_STEPS]
         cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, True, limits.captured)
-    stages[0] = paced(limits.pace, stages[0], (decodes + chunks) / st.ranks.shape[0], chunks)
+    stages[0] = paced(limits.pace, stages[0], st.moments, decodes + chunks, chunks)
+    launching = starting(limits.pace, most_tokens(st.moments), chunks)
     for s in range(1, stages.size):
-        stages[s] = max(stages[s], starting(limits.pace, chunks))
+        stages[s] = max(stages[s], launching)
 
 
 @compiled_part

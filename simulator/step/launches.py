@@ -1,0 +1,96 @@
+"""Launches: how many kernels of a step the host starts one by one where no CUDA graph holds them.
+
+An op of a layer is one or several calls from Python: an fp8 product quantises its input first; experts in Triton are
+top-k, alignment, two products and what lies between. TensorRT-LLM's ops do more in one call: attention rotates and writes
+to the cache, an all-reduce adds and normalises, routing and experts are one. Counts were read in the sources of SGLang 0.5.6
+to 0.5.23 (srt/layers, srt/models), vLLM 0.11 to 0.33 (model_executor/layers) and TensorRT-LLM 1.0 to 1.2 (_torch/modules).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...workloads.batch import Moments, num_moments
+from ...workloads.layers.compressed import CompressedAttention
+from ...workloads.layers.mla import LatentAttention
+from ...workloads.model import Layer
+from ...workloads.ops import Op
+from ..deploy.deployment import Deployment
+from .calls import PYTHON, Calls
+from .sections import Section, sections_of
+
+PLAIN = ("bf16", "fp16", "fp32")
+"""Arithmetic formats whose products take their inputs as they are."""
+
+SAMPLING = 12
+"""Calls of an op `sampling`: penalties, temperature, softmax and draw are small ops of PyTorch."""
+
+IN_PIECES, IN_LATENT_PIECES = 3, 8
+"""Calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
+attention is cut with the products and copies that expand the cache for prompts."""
+
+UNCUT = (CompressedAttention,)
+"""Layers that engines do not cut (DeepSeek-V4: vLLM before 0.33; SGLang unless prompts are context-parallel)."""
+
+
+class Launches(NamedTuple):
+    """Launches of one step of a deployment, of all its layers and stages."""
+
+    prompts: int  # of a step with prompts
+    decodes: int  # of a step that only decodes
+    pieces: int  # of a step with prompts whose graph is cut at attention
+
+    def drafting(self, draft: Launches, passes: int) -> Launches:
+        """The same with a model that drafts: once through a prompt, and so many passes behind a decode."""
+        return self._replace(
+            prompts=self.prompts + draft.prompts, decodes=self.decodes + passes * draft.decodes,
+            pieces=self.pieces + draft.prompts,
+        )  # fmt: skip
+
+
+NO_LAUNCHES = Launches(0, 0, 0)
+
+
+def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
+    """Calls of an op of a layer, or of none, that is no experts."""
+    if op.kind == "gemm":
+        return 1 + calls.quantises * (op.dtype not in PLAIN)
+    if op.name == "rope":
+        return calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
+    return {"latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING}.get(op.name, 1)
+
+
+def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:
+    """Launches of a section's layers but for their experts, as in `Launches`: of prompts, decodes, and in pieces."""
+    layer, ops = section.layer, section.build(unit)
+    fused = layer is not None and any(op.kind == "all_reduce" for op in ops)
+    counts = [(calls.norm if fused and op.name == "norm" else calls_of(op, layer, calls), op.phase) for op in ops]
+    prompts = sum(count for count, phase in counts if phase != "decode")
+    decodes = sum(count for count, phase in counts if phase != "prefill")
+    pieces = prompts if layer is None else IN_LATENT_PIECES if isinstance(layer.mixer, LatentAttention) else IN_PIECES
+    return prompts * section.layers, decodes * section.layers, pieces * section.layers
+
+
+def launches_of(d: Deployment, calls: Calls = PYTHON) -> Launches:
+    """Count the launches of a deployment's steps.
+
+    On data-centre Blackwell vLLM and SGLang call kernels that take a layer's experts whole, for weights below 16 bits.
+    """
+    unit = Moments(d.shard.windows, np.ones(num_moments(len(d.shard.windows), d.several > 1)))
+    prompts, decodes, pieces = map(sum, zip(*(section_launches(s, unit, calls) for s in sections_of(d)), strict=True))
+    low = d.run.numerics.weight_format("experts") not in PLAIN
+    whole = low and generation(d.system.device) == BLACKWELL
+    experts = sum(part.layers for part in d.experts) * (calls.whole_experts if whole else calls.experts)
+    cut = not any(isinstance(layer.mixer, UNCUT) for layer in d.model.layers)
+    return Launches(prompts + experts, decodes + experts, pieces if cut else prompts + experts)
+
+
+def all_launches(d: Deployment, calls: Calls) -> Launches:
+    """The same with the model that drafts, where there is one."""
+    own, drafts = launches_of(d, calls), d.parts.get("drafts")
+    if drafts is None or drafts.draft is None:
+        return own
+    return own.drafting(launches_of(drafts.draft, calls), drafts.tokens)
