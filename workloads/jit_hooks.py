@@ -152,7 +152,7 @@ def gathered(kind: Any, brought: Iterable[tuple[Any, Mapping[str, Any]]], known:
     known : mapping of str to any
         Records of the classes that annotations of points name.
     """
-    rows: dict[str, list[tuple[int, int]]] = {name: [] for name in POINTS}
+    rows: dict[str, list[tuple[int, int]]] = {name: [] for name in kind._fields}
     for state, functions in brought:
         for name, function in functions.items():
             arguments = () if PLAIN else (type_of_value(state), *POINTS[name].types_of(known))

@@ -23,7 +23,6 @@ from ...devices.hosts.catalog import host_of
 from ...devices.power.cap import held_processor
 from ...devices.ratios import Ratios
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.frameworks.keys import numbers_of
 from ...simulator.scenario import Scenario
 from ...simulator.step.explicit import StageCost
 from ...workloads.csvfile import read_whole
@@ -94,6 +93,8 @@ def _below_clock(c: Conditions) -> float:
 @cache
 def _tuned() -> Mapping[tuple[str, int, int, str, str], tuple[int, ...]]:
     """Shapes of experts for which an engine ships a tuned configuration, and the first version that has it."""
+    from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
+
     columns = read_whole(Path(__file__).parent / "tuned_experts.csv", TUNED)
     rows = zip(*(columns[name].cells for name in TUNED), strict=True)
     return {(str(e), int(str(n)), int(str(w)), str(d), str(f)): numbers_of(str(since)) for e, n, w, d, f, since in rows}
@@ -232,6 +233,8 @@ def fitted_widths() -> Widths:
 
 def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
     """Which engine a scenario has, as `frameworks` name it, and its version; no numbers for the newest one, which a framework's name alone means."""
+    from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
+
     path = scenario.serving.engine
     if path is None:
         return engine_named(scenario.deployment.framework)
@@ -242,6 +245,8 @@ def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
 
 def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
     """The same of an option ``NAME@VERSION``."""
+    from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
+
     name, _, version = (framework or "").partition("@")
     return name, numbers_of(version)
 

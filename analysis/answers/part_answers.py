@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.quantity import Figures, Quantity
 from ...simulator.registry import PARTS
 from ...simulator.serving.metrics import Quantiles
-from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost
 from ..show.text import seconds, show
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
 
 TextOrRows = str | Sequence[Mapping[str, Any]]
 UNITS = {"B": (2.0**30, "GiB"), "B/s": (1e9, "GB/s")}

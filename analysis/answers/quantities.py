@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...simulator.quantity import Quantity, ratio
-from ...simulator.serving.record import Run
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
 
 Figure = float | int | str | None
 

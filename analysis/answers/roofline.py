@@ -12,20 +12,14 @@ from ...devices.doubts import doubts
 from ...devices.hosts.catalog import host_sources
 from ...devices.power.cap import cap_texts
 from ...devices.spec import SystemSpec
-from ...simulator.batching.host import starting
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.frameworks.engines import ENGINES, LaunchSettings
 from ...simulator.option import chosen
-from ...simulator.parts.drafts.left import DraftedStep
-from ...simulator.parts.overlap.use import StepOverlap
 from ...simulator.scenario.options import DeployOptions
 from ...simulator.step.explicit import StageCost
-from ...simulator.step.launches import all_launches
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
-from ...workloads.jit import plainly
 from ...workloads.model import ModelSpec
 from ...workloads.tower import read_size
 from ..show.result import Drawing, Result
@@ -37,7 +31,6 @@ from .op_rows import OpRow, merged
 from .part_answers import blocks_of, entries_after, step_parts
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
-from .run_interval import Engine
 from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, image_tokens, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of, tasks_shown
 from .summary import roof_of
@@ -45,7 +38,9 @@ from .summary import roof_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ...simulator.parts.drafts.left import DraftedStep
     from ...simulator.scenario.keywords import StepKeywords
+    from .run_interval import Engine
 
 
 FOOTNOTE = (
@@ -324,8 +319,12 @@ def roofline(
     work = work_joules(deployment, stage)
     parts = step_parts(deployment, stage)
     if (gain := gain_of(deployment, batch, context, prefill)) is not None:
+        from ...simulator.parts.drafts.left import DraftedStep
+
         parts["drafts"] = DraftedStep(deployment.parts["drafts"], gain)
     if deployment.parts.get("overlap", "none") != "none":
+        from ...simulator.parts.overlap.use import StepOverlap
+
         plain = stage_of(deployment.without("overlap"), batch, context, prefill)
         parts["overlap"] = StepOverlap.of(deployment, stage, plain.seconds)
     how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in SPECULATIVE})
@@ -353,6 +352,13 @@ def _watts(d: Deployment, stage: StageCost) -> float:
 
 def _launch_warning(d: Deployment, framework: str, batch: int, prefill: int, devices_s: float) -> tuple[str, ...]:
     """A line where the host of a serving framework needs longer to launch the step than the devices to run it."""
+    if not framework:
+        return ()
+    from ...simulator.batching.host import starting  # compiled code, which a roofline starts without
+    from ...simulator.frameworks.engines import ENGINES, LaunchSettings
+    from ...simulator.step.launches import all_launches
+    from ...workloads.jit import plainly
+
     name, _, version = framework.partition("@")
     if name not in ENGINES:
         return ()

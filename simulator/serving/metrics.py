@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..batching.state import HIST_MIN_S, HIST_RATIO
-
 F8 = npt.NDArray[np.float64]
 SHARES = np.arange(1, 1000) / 1000
 """Shares of values whose quantiles are kept: percentiles to one decimal."""
@@ -89,6 +87,8 @@ def histogram_quantiles(counts: npt.NDArray[np.int64], total: float, count: floa
     total, count : float
         Exact sum and number of the gaps.
     """
+    from ..batching.state import HIST_MIN_S, HIST_RATIO  # compiled code beside them
+
     if count == 0:
         return NOTHING
     running = np.cumsum(counts)

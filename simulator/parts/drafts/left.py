@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ....workloads.speculators.asked import expected_tokens
-from ...serving.record import Run
-from ...serving.served import Served
-from .run import Speculated
-from .speculation import Speculation
+
+if TYPE_CHECKING:
+    from ...serving.record import Run
+    from ...serving.served import Served
+    from .run import Speculated
+    from .speculation import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class DraftsLeft:
 
 def drafts_left(run: Run, served: Served, *_: object) -> DraftsLeft | None:
     """What speculation did in a run; None where no engine speculates."""
+    from .run import Speculated
+
     specs = [e.spec for e in served.engines if e.spec is not None]
     return DraftsLeft(run.deployment.parts["drafts"], Speculated.of(specs)) if specs else None
 
