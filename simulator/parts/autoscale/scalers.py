@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.registry import Registry
-from ...batching.state import F8
+
+if TYPE_CHECKING:
+    from ...batching.state import F8
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from ....workloads.tower import Size, Tower, read_size
 from ....workloads.towered import with_tower
 from ...deploy.deployment import Deployment
 from ...scenario.scenario import Scenario
-from ...serving.fleet import Fleet
 
 if TYPE_CHECKING:
     from ....workloads.requests import RequestStream
+    from ...serving.fleet import Fleet
     from .run import Encoder
 
 PLAIN = (1024, 1024)
@@ -149,6 +149,8 @@ def with_encoder(scenario: Scenario, system: SystemSpec, fleet: Fleet | None) ->
     model = scenario.model
     assert model is not None  # it is deployed by now
     own = model if isinstance(model, ModelSpec) else load_model(model)
+    from ...serving.fleet import Fleet  # compiled code behind it
+
     made, fleet = separate_encoder(scenario, own, system), fleet or Fleet()
     return replace(fleet, parts={**fleet.parts, "encoder": made})
 
