@@ -245,9 +245,11 @@ def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
 
 def engine_named(framework: str | None) -> tuple[str, tuple[int, ...]]:
     """The same of an option ``NAME@VERSION``."""
+    if not framework:
+        return "", ()
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
 
-    name, _, version = (framework or "").partition("@")
+    name, _, version = framework.partition("@")
     return name, numbers_of(version)
 
 

@@ -105,12 +105,12 @@ def _kin(found: Evidence) -> str:
 
 def slowdowns(parts: Sequence[TimeShare]) -> F8 | None:
     """Draws of how many times as long a step takes as it is said to; None where little is known."""
-    from scipy.special import ndtri
-
     total = sum(part.seconds for part in parts)
     known = sum(part.seconds for part in parts if part.ratios is not None)
     if total <= 0.0 or known < KNOWN * total:
         return None
+    from scipy.special import ndtri
+
     rng = np.random.default_rng(0)
     scores = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
     of = {name: rng.permutation(scores) for name in sorted({part.family for part in parts})}

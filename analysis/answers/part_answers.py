@@ -92,7 +92,7 @@ def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
 
 def step_parts(d: Deployment, stage: StageCost) -> dict[str, Any]:
     """What parts left of a step."""
-    hooks = {name: part.hook("step") for name, part in PARTS.items()}
+    hooks = {name: PARTS[name].hook("step") for name in PARTS if d.parts.get(name) is not None}
     found = {name: hook(d, stage) for name, hook in hooks.items() if hook is not None}
     return {name: left for name, left in found.items() if left is not None}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ...devices.catalog import load_system
 from ...devices.spec import SystemSpec
-from ...simulator.parts.two_pools.run import pools_of
 from ...simulator.scenario.options import DeployOptions
 from .summary import degrees
 
@@ -64,6 +63,8 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
 
 def served_by(run: Run, scenario: Scenario) -> str:
     """Layout, policy and kernels of a simulation in words."""
+    from ...simulator.parts.two_pools.run import pools_of  # compiled code behind it
+
     layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in pools_of(run)) or degrees(run.deployment)
     return f"{layout}; {run.policy.name} on {scenario.deployment.framework or 'no engine'}'s kernels; {may_run(run)}"
 

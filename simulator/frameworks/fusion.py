@@ -15,8 +15,6 @@ from pathlib import Path
 from ...devices.calibrated.libraries import generation
 from ...devices.spec import DeviceSpec
 from ...workloads.model import ModelSpec
-from .engines import sglang_version
-from .keys import numbers_of
 
 
 @cache
@@ -31,6 +29,9 @@ def _names(cell: str, name: str) -> bool:
 
 def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> frozenset[str]:
     """Small ops with a kernel of their own; of an engine without a version those of the one that is read."""
+    from .engines import sglang_version  # compiled code behind it
+    from .keys import numbers_of  # compiled code behind it
+
     number = sglang_version(version)
     stored, card = model.numerics.weight_format("experts"), str(generation(device))
     own: dict[str, bool] = {}
