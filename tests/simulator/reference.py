@@ -432,8 +432,12 @@ class Reference:
 
     def look(self, rank: Rank) -> None:
         """Note the most tokens of one sequence in the next step."""
-        alone = len(rank.running) + len(rank.late) + len(rank.waiting) <= 1
+        alone = len(rank.running) + len(rank.late) + len(rank.waiting) + self.away(rank) <= 1
         self.most = 0 if self.policy.lone and alone else self.policy.threshold
+
+    def away(self, rank: Rank) -> int:
+        """Waiting requests that stand in no queue."""
+        return 0
 
     def new_tokens(self, request: Request) -> int:
         """Known tokens of a running sequence that are not computed."""
@@ -632,11 +636,6 @@ class Verifying(Reference):
         if not preempted:
             plan += self.admit(rank, budget)
         return plan
-
-    def look(self, rank: Rank) -> None:
-        """Note the most tokens of one sequence in the next step."""
-        alone = len(rank.running) + len(rank.late) + len(rank.waiting) <= 1
-        self.most = 0 if self.policy.lone and alone else self.policy.threshold
 
     def new_tokens(self, request: Request) -> int:
         return request.target - request.cached if request.in_prefill else 1 + self.drafts

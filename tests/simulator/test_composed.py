@@ -67,6 +67,15 @@ KEPT_WAITING: dict[str, Any] = {
 it, and nothing runs: what has been loaded must go first, or neither ever does."""
 
 
+NOT_ALONE = KEPT_WAITING | {
+    "inputs": [442, 1024, 1024, 511, 1536], "outputs": [13, 60, 11, 22, 2], "gaps": [7.7, 4.6e-4, 0.7, 0.0, 0.0],
+    "hashes": ((0,), (16, 17), (16, 17), (0,), (0, 1, 2)), "urgent": [0, 1, 2, 2, 1], "block": 128, "room": 1.1,
+    "policy": replace(KEPT_WAITING["policy"], token_budget=440, threshold=60, lone=True, eager=True),
+    "tiers": [("host", 9, 4.4e-4, 0.0), ("disk", 99, 5.6e-4, 2e-5), ("shared", 201, 0.0, 5.7e-4)],
+}  # fmt: skip
+"""The last two, one of which waits for its blocks while the other runs: neither is alone."""
+
+
 def engine_for(d: Deployment, load: dict[str, Any], order: str) -> Engine:
     """An engine with little KV memory, the workload's tiers, and a queue by priority or not."""
     block, tokens = block_of(load), load["block"]
@@ -106,6 +115,7 @@ def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
 
 @given(load=loads())
 @example(load=KEPT_WAITING)
+@example(load=NOT_ALONE)
 @settings(max_examples=5)
 def test_same_schedule_as_the_reference(small: Callable[..., Deployment], load: dict[str, Any]) -> None:
     """Load by `always`: what computing instead takes is priced without drafts, which the slow one does not know."""
