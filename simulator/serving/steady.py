@@ -140,7 +140,9 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
     if isinstance(found, str):
         return _queue(replace(whole, why=found), stamps, drain, open_loop)
     window = _measured(Window(float(found[0]), float(found[-1]), "steady"), tokens, found)
-    if window.half_width is not None and window.half_width > WIDE:
+    if window.half_width is None:
+        window = replace(whole, why="no output rate can be measured in its steadiest part")
+    elif window.half_width > WIDE:
         text = f"its steadiest part knows the rate to +- {window.half_width:.0%} only"
         window = replace(whole, why=text)
     elif _surely_drifts(tokens, found, window):

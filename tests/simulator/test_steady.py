@@ -99,6 +99,13 @@ def test_short_and_drifting_runs_say_so() -> None:
     assert rising.batches == 0  # an interval of what is not steady says nothing
     assert "changes by +" in rising.why
     assert not rising.overloaded
+    late = Stamps(np.array([0.0, 0.5, 0.5]), np.array([0.0, 0.5, 0.5]), np.array([0.01, 0.51, 0.51]), np.ones(3, bool))
+    calm = find_window(  # all is output before and after the part that varies least
+        lambda times: spread(times, late.arrival, late.last, np.ones(3)), late,
+        begin=0.0, end=0.51, clients=None, asked=False,
+    )  # fmt: skip
+    assert (calm.kind, calm.start_s, calm.end_s) == ("whole", 0.0, 0.51)
+    assert "no output rate" in calm.why
 
 
 @pytest.mark.parametrize("load", [0.9, 1.02, 1.05, 1.1])
