@@ -317,6 +317,6 @@ def _queue(window: Window, stamps: Stamps, drain: float, open_loop: bool) -> Win
     slope, _ = _trend(np.append(edges, 2 * edges[-1] - edges[-2]), waiting.astype(float))
     growth = slope * (end - start)
     many = growth >= GROWS * float(came[-1] - came[0])
-    if window.kind == "steady" and not many:
+    if window.kind == "steady" and window.edges and not many:  # no edges: no token comes within it
         many = trend_share(arrival, scheduled, np.minimum(window.edges, end))[0] > SURELY_GROWS
     return replace(window, queue_growth_per_s=slope, overloaded=bool(many and growth >= FEWEST_WAITING))
