@@ -60,7 +60,7 @@ def few(name: str, layers: int = 5) -> ModelSpec:
 def apart(case: int, link: str | None = None) -> Apart:
     name, attention, experts, options = CASES[case]
     systems = load_system(attention), load_system(experts)
-    return apart_of(few(name), *systems, DeployOptions(**options), link, seed=3)
+    return apart_of(few(name), *systems, DeployOptions().changed(**options), link, seed=3)
 
 
 @cache
