@@ -37,5 +37,6 @@ def test_an_answer_tells_both_pools_apart(ask: Ask, tmp_path: Path) -> None:
     assert {"prefill-replicas.csv", "decode-replicas.csv", "decode-replicas.png"} <= names
     assert "prefill-replicas.png" not in names
     text = ask(*LINE).out
-    assert "Replicas of the prefill pool: 1.000 on average, 1 at most" in text
-    assert "Replicas of the decode pool: " in text
+    (line,) = (line for line in text.splitlines() if line.startswith("Autoscaling, prefill: "))
+    assert "mean replicas 1.000, most at once 1, " in line
+    assert "\nAutoscaling, decode: rule requests, " in text

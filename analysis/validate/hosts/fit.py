@@ -34,6 +34,8 @@ REACH = 0.08
 """Change of a time per output token that the points of a round span on each side."""
 BLIND = 1e-6
 """Change below which nothing depends on a number."""
+DIGITS = 5
+"""Of a number, as in a host's file: single requests of a simulated run hang on the ones after."""
 STILL = 0.3
 """Move, in steps, at which the numbers stay."""
 ALIKE = 0.995
@@ -125,6 +127,7 @@ def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], sta
         if done and np.abs((at - last) / step).max() < STILL:
             break
     _refuse_alike(slopes, weights, frees)
+    at = np.array([float(f"{x:.{DIGITS}g}") for x in at])
     draws = around - step * _drawn(before, points, weights, rng)
     ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     numbers = tuple(

@@ -20,7 +20,7 @@ from ....workloads.errors import InputError, nearest
 from ...show.kept import NOTHING, Kept
 from ...show.result import Result
 from ...show.text import seconds
-from .fit import FREE, Fitted, Free, Number, fit_numbers
+from .fit import DIGITS, FREE, Fitted, Free, Number, fit_numbers
 from .measured import HostResult, HostRun, read_measured
 
 MOST = 3
@@ -105,7 +105,7 @@ class HostCalibration(Result):
             if n.free.unit:
                 key, scale = f"{key.removesuffix('_s')}_us", 1e-6
             fit[key] = {
-                **{name: float(f"{getattr(n, name) / scale:.5g}") for name in ("value", "low", "high")},
+                **{name: float(f"{getattr(n, name) / scale:.{DIGITS}g}") for name in ("value", "low", "high")},
                 "source": source,
             }
         tree = {"kind": "host", "extends": base, "name": _name(path),
