@@ -16,5 +16,6 @@ PARTS = (
         page="autoscaling",
         tests=("simulator/test_autoscale", "simulator/test_autoscale_pools"),
         asked=lambda a: a.scaled,
+        left=lambda served: any(served.presence),  # of a fixed number too
     ),
 )

@@ -150,6 +150,7 @@ class Scaler:
             if all(self._empty(node, now) for node in replica.nodes):
                 ended = max(_ended(node, now) for node in replica.nodes)
                 self._turn(replica, None, max(ended, replica.since))
+                self.clock.take_logs()  # before what engines have logged since
                 for node in replica.nodes:
                     places, rows = node.untaken()
                     self.table.take_over_all(node.engine, places, rows)
