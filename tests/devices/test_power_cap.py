@@ -166,7 +166,7 @@ def test_a_run_is_slower_and_draws_less() -> None:
 @pytest.mark.parametrize(
     ("system", "cap", "message"),
     [
-        ("h100-x1", 60.0, "h100 draws 153 W before it computes anything"),
+        ("h100-x1", 60.0, "h100 draws 159 W before it computes anything"),
         ("duplex-x4", 300.0, "duplex has no power model"),
         ("h100-logic-pim-x1", 300.0, "has no power model"),
         ("zcu102-x1", 5.0, "has no power model"),
