@@ -176,7 +176,7 @@ def test_first_tokens_come_from_the_prefill_pool_and_the_rest_after_the_link(spl
     assert got.requests.first_token_s[0] == pytest.approx(alone.requests.first_token_s[0], rel=1e-9)
     blocks = -(-500 // 16) * 16
     cache = blocks * 2 * 8 * 128 * 2 * 2  # K and V, 8 heads of 128, FP16, two layers
-    assert got.moved_bytes == pytest.approx(cache)
+    assert got.parts["two-pools"].moves.total_bytes == pytest.approx(cache)
     move = 3.0e-6 + cache / (2 * 450e9)
     steps = served(split.pools[1], one, None).requests
     decode = float(steps.last_token_s[0] - steps.first_token_s[0])

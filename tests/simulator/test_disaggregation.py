@@ -174,7 +174,7 @@ def test_two_pools_are_two_queues_in_tandem(
     slowly(plain, entry, load["prefill"], requests, memory(entry))
     ended = sorted(range(len(requests)), key=lambda i: requests[i].last)
     firsts = [r.first for r in requests]
-    order = found.parts["two-pools"].moves.start_s if "two-pools" in found.parts else np.zeros(0)
+    order = found.parts["two-pools"].start_s if "two-pools" in found.parts else np.zeros(0)
     going = [i for i in ended if block.output_tokens[i] > 1]
     going.sort(key=lambda i: (firsts[i], order[i]))  # of one step: in the engine's order
     sides = [d.layout.tp * d.layout.pp for d in (entry, decode)]
@@ -268,10 +268,10 @@ def test_nothing_is_lost_between_two_pools(
     bytes_of = received(target.engine.deployment, table.input_tokens[rows])
     once = bytes_of[table.output_tokens[rows] > 1].sum()
     if not got.failures:  # else some go over the link again
-        assert got.parts["two-pools"].moves.total_bytes == pytest.approx(once)
-        assert got.parts["two-pools"].moves.count == (table.output_tokens[rows] > 1).sum()
-    sent = np.isfinite(got.parts["two-pools"].moves.end_s)
-    assert (got.parts["two-pools"].moves.end_s[sent] <= table.last_s[rows][sent]).all()
+        assert got.parts["two-pools"].total_bytes == pytest.approx(once)
+        assert got.parts["two-pools"].count == (table.output_tokens[rows] > 1).sum()
+    sent = np.isfinite(got.parts["two-pools"].end_s)
+    assert (got.parts["two-pools"].end_s[sent] <= table.last_s[rows][sent]).all()
 
 
 @given(
@@ -324,7 +324,7 @@ def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any, small: S
             layered = served(((entry,), (decode,)), load, replace(link, by_layer=True))
             own, other = (stamps(x)[:, 2] - stamps(x)[:, 1] for x in (found, layered))
             assert (other <= own + 1e-12).all()
-            crossed = found.parts["two-pools"].moves.end_s - found.parts["two-pools"].moves.start_s
+            crossed = found.parts["two-pools"].end_s - found.parts["two-pools"].start_s
             lanes = min(entry.layout.tp * entry.layout.pp, decode.layout.tp * decode.layout.pp)
             size = received(decode, np.array(load["inputs"]))
             np.testing.assert_allclose(crossed, latency + size / rate / lanes, atol=1e-12)
@@ -344,10 +344,10 @@ def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> Non
     prefill_s = stamps(served(((d,), (d,)), load))[0, 1]
     rate = size / prefill_s * 1.5
     got = served(((d,), (d,)), load, KvLink("drawn", rate, 0.0, by_layer=True))
-    assert got.parts["two-pools"].moves.start_s[0] == 0.0
-    assert got.parts["two-pools"].moves.end_s[0] == pytest.approx(prefill_s + size / rate / 2)
+    assert got.parts["two-pools"].start_s[0] == 0.0
+    assert got.parts["two-pools"].end_s[0] == pytest.approx(prefill_s + size / rate / 2)
     slow = served(((d,), (d,)), load, KvLink("drawn", rate / 4, 0.0, by_layer=True))
-    assert slow.parts["two-pools"].moves.end_s[0] == pytest.approx(4 * size / rate)
+    assert slow.parts["two-pools"].end_s[0] == pytest.approx(4 * size / rate)
 
 
 @pytest.mark.parametrize("options", [{"policy": "vllm", "decode_max_seqs": 3}, {"adapters": 3, "prefill": "h100-x1x2"}])
