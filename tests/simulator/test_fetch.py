@@ -95,8 +95,8 @@ batches_of = st.builds(
         ("mixtral-8x7b", "h100-x4", {"pp": 2, "tp": 2}),
         ("deepseek-v2-lite", "h100-2x8", {}),
         ("gpt-oss-20b", "duplex-x4", {}),
-        ("mixtral-8x7b", "h100-x4", {"tp": 1, "ep": 4, "placing": expert_placing("balanced", 4, None)}),
-        ("mixtral-8x7b", "h100-x2", {"tp": 2, "tenants": Tenants(6, 16, 6)}),
+        ("mixtral-8x7b", "h100-x4", {"tp": 1, "ep": 4, "expert_copies": expert_placing("balanced", 4, None)}),
+        ("mixtral-8x7b", "h100-x2", {"tp": 2, "adapters": Tenants(6, 16, 6)}),
     ],
 )
 @given(data=st.data())

@@ -124,7 +124,7 @@ def test_pools_send_over_the_hosts_link(tmp_path: Path) -> None:
     link = pools_of(d, Fleet()).link
     assert link is not None
     assert link.bandwidth_bytes_per_s == pytest.approx(0.135 * 32e9)
-    assert link_of(load_system("l40s-x2")).bandwidth_bytes_per_s == pytest.approx(0.36 * 32e9)
+    assert link_of(load_system("l40s-x2")).bandwidth_bytes_per_s == pytest.approx(0.332 * 32e9)
 
 
 def test_unknown_hosts_are_refused() -> None:

@@ -13,6 +13,7 @@ from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.engines import ENGINES, LaunchSettings
 from opbyte.simulator.frameworks.keys import far_version
 from opbyte.simulator.frameworks.upkeep import UPKEEP, upkeep_of
+from opbyte.simulator.step.launches import NO_LAUNCHES
 from opbyte.workloads.catalog import load_model
 
 
@@ -51,7 +52,7 @@ def test_early_tensorrt_llm_does_not_overlap() -> None:
 @pytest.mark.parametrize(("version", "stages", "hidden"), [("1.0", 1, True), ("1.1", 2, False), ("1.2", 2, True)])
 def test_stages_of_early_tensorrt_llm_and_their_hosts_take_turns(version: str, stages: int, hidden: bool) -> None:
     """A stage's host waits for its own work: a step is the sum of both, not the longer one."""
-    pace = policy("trtllm", version).pace(0, stages)
+    pace = policy("trtllm", version).pace(NO_LAUNCHES, stages)
     assert pace.sequence_s > 0.0
     assert pace.hidden == hidden
 
