@@ -56,11 +56,10 @@ NO_LAUNCHES = Launches(0, 0, 0)
 
 def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
     """Calls of an op of a layer, or of none, that is no experts."""
-    if op.kind == "gemm":
+    if op.product:
         return 1 + calls.quantises * (op.dtype not in PLAIN)
-    if op.name == "rope":
-        return calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
-    return {"latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING}.get(op.name, 1)
+    rope = calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)
+    return {"rope": rope, "latent_norm": 2, "keys": calls.keys, "sampling": SAMPLING}.get(op.name, 1)
 
 
 def section_launches(section: Section, unit: Moments, calls: Calls) -> tuple[int, int, int]:
