@@ -73,10 +73,10 @@ class KimiDelta:
         columns = (3 + self._whole) * wide + self.heads + low * dim
         rates = (delta_rates(self.heads, dim, dim, each, False, value),
                  delta_rates(self.heads, dim, dim, each, True, value))  # fmt: skip
-        gates = [gemm("gates", "state", "attention", m.tokens, wide, dim, run, batch=low)]
+        gates = [gemm("gates", "state", "attention", m.tokens, wide, dim, run, batch=low)] if low else []
         return [
             gemm("in", "state", "attention", m.tokens, columns, self.hidden, run),
-            *(gates if low else []),
+            *gates,
             # Queries, keys and values one after another, as vLLM and SGLang launch them.
             *(op for _ in range(3) for op in conv_ops(wide, self.d_conv, m, run)),
             *state_ops("kda", m, run, rates, (each, each)),
