@@ -62,8 +62,8 @@ def test_slots_hold_what_is_used_and_the_link_carries_one_after_another(
 
         env.timeout(service).callbacks.append(end)
 
-    choices, state = Choices(Tenants(6, 8, slots), 0), SimpleNamespace(pool=None)
-    link = HostLink(SimpleNamespace(state=state, books=SimpleNamespace(shelf=None)))
+    choices, state = Choices(Tenants(6, 8, slots), 0), SimpleNamespace()
+    link = HostLink(SimpleNamespace(state=state, parts={}, books=SimpleNamespace(shelf=None)))
     shelf = AdapterShelf(
         lambda at, call: env.timeout(max(at - env.now, 0.0)).callbacks.append(lambda _: call()),
         choices, link, LOAD_S, AdapterCounts(), release,
