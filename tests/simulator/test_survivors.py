@@ -30,6 +30,7 @@ from opbyte.simulator.batching.policies import POLICIES, Limits
 from opbyte.simulator.batching.state import C_SUBMITTED, R_RUNNING, R_WAITING, State, grown, new_state
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.launches import NO_LAUNCHES
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled
@@ -61,7 +62,7 @@ def test_embedding_and_head_are_split_by_vocabulary() -> None:
 def test_a_waiting_request_counts_four_times_for_vllm() -> None:
     """Its data-parallel load balancer: score = 4 x waiting + running (DPLBAsyncMPClient)."""
     policy = POLICIES["vllm"]
-    limits = policy.limits(1, 1)
+    limits = policy.limits(NO_LAUNCHES, 1)
     assert limits.waiting_load == 4
     kv = KvRules(np.zeros(1, dtype=np.int64), np.ones(1), 0.0, 16, 1e9)
     for running, chosen in ((3, 0), (5, 1)):
