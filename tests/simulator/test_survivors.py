@@ -25,6 +25,7 @@ from opbyte.devices.calibrated.terms import (
 )
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.simulator.batching.clients import release
+from opbyte.simulator.batching.hooks import NONE
 from opbyte.simulator.batching.kv import KvRules
 from opbyte.simulator.batching.policies import POLICIES, Limits
 from opbyte.simulator.batching.state import C_SUBMITTED, R_RUNNING, R_WAITING, State, grown, new_state
@@ -67,7 +68,7 @@ def test_a_waiting_request_counts_four_times_for_vllm() -> None:
     kv = KvRules(np.zeros(1, dtype=np.int64), np.ones(1), 0.0, 16, 1e9)
     for running, chosen in ((3, 0), (5, 1)):
         state = new_state(2, 8, 4, 1e9, 0, 1)
-        state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))
+        state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))._replace(hooks=NONE)
         assert state.counters[C_SUBMITTED] == 1
         state.ranks[0, R_RUNNING], state.ranks[1, R_WAITING] = running, 1
         one_release(state, limits, kv, 0.0)

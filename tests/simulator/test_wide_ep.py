@@ -427,7 +427,7 @@ def test_fewer_groups_of_experts_send_no_more(how: dict[str, Any], compiled_step
     sent = [d.link(next(p.op for p in s.ops if p.op.kind == "all_to_all")) for d, s in zip(made, found, strict=True)]
     crossed = [link.plans[0].hops[0].traffic for link in sent if isinstance(link, PlannedLink)]
     assert crossed == sorted(crossed)
-    assert (crossed[0] < crossed[-1]) == (how.get("placing") != ExpertPlacing("round-robin"))
+    assert (crossed[0] < crossed[-1]) == (how.get("expert_copies") != ExpertPlacing("round-robin"))
     assert found[-1].seconds == found[-2].seconds
     for d, stage in zip(made, found, strict=True):
         assert seconds_of(d, batches, compiled_step) == stage.seconds
