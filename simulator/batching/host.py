@@ -100,4 +100,4 @@ def paced(pace: Pace, seconds: float, moments: npt.NDArray[np.float64], sequence
     """
     seconds = max(seconds, starting(pace, most_tokens(moments), chunks))
     own = pace.step_s + pace.sequence_s * sequences / moments.shape[0]
-    return (max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s
+    return float((max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s)
