@@ -49,7 +49,7 @@ SAMPLES, BATCHES = 1800, 30
 SKEW = 3.0
 """How many times as often as a normal number one with the skew of lognormal lengths is far out (0.2 to 0.4)."""
 STAYS = 5.0
-"""Times in service for which the number of tokens in service remembers itself at least: `test_backlog` measures 4 to 7."""
+"""Times in service for which the number of tokens in service remembers itself at least. Chosen: no test measures it."""
 NOT_ALL = 0.9
 """Share of the sequences allowed below which the KV cache limits an engine."""
 RARELY = 1e-3
