@@ -117,8 +117,9 @@ def test_goodput_needs_promises(tmp_path: Path) -> None:
     assert read_sweep(path).size == 2
 
 
+@pytest.mark.xfail(strict=True, reason="the next load is refused as not sustained, before its share is low")
 def test_capacity_by_attainment() -> None:
-    """The load found keeps the share, the next one does not or is not sustained; bounds of classes do not hide it."""
+    """The load found keeps the share, the next one does not; bounds of classes do not hide it."""
     found = capacity(
         "llama-3-8b", "h100-x1", "attainment=0.9", policy="vllm+priority", requests=200, input_len=512,
         output_len=64, tolerance=0.3, workers=1, max_seqs=32,
@@ -128,4 +129,4 @@ def test_capacity_by_attainment() -> None:
     assert found.load_per_s is not None
     assert found.next_load_per_s is not None
     assert (shares[found.load_per_s] or 0.0) >= 0.9
-    assert (shares[found.next_load_per_s] or 0.0) < 0.9 or "not sustained" in (found.reason or "")
+    assert (shares[found.next_load_per_s] or 0.0) < 0.9

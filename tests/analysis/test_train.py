@@ -79,16 +79,17 @@ def test_better_devices_and_formats_are_never_slower() -> None:
     assert full.step.memory.total < better.step.memory.total
 
 
-def test_a_host_without_peer_copies_is_slower() -> None:
-    """Two cards share a link pair by pair; four are as slow as the host's ring in both."""
-    for cards in (2, 4):
-        fast, slow = (
-            train("llama-3-8b", f"a100-pcie-80gb-x{cards}", batch=16, seq=1024, tp=cards, host=host).step
-            for host in ("pcie-peer", "pcie-host")
-        )
-        assert fast.by_stream["compute"] == pytest.approx(slow.by_stream["compute"])
-        assert fast.by_stream["tensor parallel"] <= slow.by_stream["tensor parallel"]
-        assert cards > 2 or fast.by_stream["tensor parallel"] < slow.by_stream["tensor parallel"]
+@pytest.mark.parametrize(
+    "cards",
+    [2, pytest.param(4, marks=pytest.mark.xfail(strict=True, reason="a ring of four is as slow with either host"))],
+)
+def test_a_host_without_peer_copies_is_slower(cards: int) -> None:
+    fast, slow = (
+        train("llama-3-8b", f"a100-pcie-80gb-x{cards}", batch=16, seq=1024, tp=cards, host=host).step
+        for host in ("pcie-peer", "pcie-host")
+    )
+    assert fast.by_stream["compute"] == pytest.approx(slow.by_stream["compute"])
+    assert fast.by_stream["tensor parallel"] < slow.by_stream["tensor parallel"]
 
 
 def test_images_train_at_their_own_length(ask: Ask) -> None:
