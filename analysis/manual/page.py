@@ -6,6 +6,7 @@ module. Everything stands where it is used, in options, specs and registries, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,24 @@ def _commands() -> Iterator[str]:
 
     yield "## Commands\n"
     top: Any = typer.main.get_command(app)
-    for name, command in sorted(_leaves(top)):
+    leaves = [(name, command, _rows(command)) for name, command in sorted(_leaves(top))]
+    users = Counter(row for *_, rows in leaves for row in rows)
+    head = ("argument or option", "default", "what it is")
+    yield "### Options of several commands\n"
+    yield _table(head, sorted(row for row, n in users.items() if n > 2)) + "\n"
+    for name, command, rows in leaves:
         yield f"### opbyte {name}\n"
         yield (command.help or "").strip() + "\n"
-        rows = [
-            (f"`{_written(one)}`", _default(one), getattr(one, "help", None) or "")
-            for one in command.params
-            if one.name != "help"
-        ]
-        if rows:
-            yield _table(("argument or option", "default", "what it is"), rows) + "\n"
+        if special := [row for row in rows if users[row] <= 2]:
+            yield _table(head, special) + "\n"
+        if shared := [row[0].split()[0].strip("`") for row in rows if users[row] > 2]:
+            yield f"Options of several commands: {', '.join(f'`{option}`' for option in shared)}.\n"
+
+
+def _rows(command: Any) -> list[tuple[str, str, str]]:
+    """Return one row per argument or option of a command."""
+    params = (one for one in command.params if one.name != "help")
+    return [(f"`{_written(one)}`", _default(one), getattr(one, "help", None) or "") for one in params]
 
 
 def _leaves(command: Any, before: str = "") -> Iterator[tuple[str, Any]]:
