@@ -22,7 +22,7 @@ import typer
 from ..workloads.errors import InputError, shortened, visible
 from ..workloads.plugins import load_plugins
 from . import commands
-from .commands.app import app, names
+from .commands.app import app, names, with_options_of
 from .commands.usage import translated, usage_line
 from .show.interrupt import Ended, endable
 from .show.record import typed
@@ -35,7 +35,6 @@ for _module in pkgutil.iter_modules(commands.__path__):
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for bad input."""
-    command = _command()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal's encoding may lack a name's letters
             stream.reconfigure(errors="backslashreplace")
@@ -43,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else arguments
         with endable(), typed(given):
             load_plugins()
+            words = [word for word in translated(given) if not word.startswith("-")]
+            completing = any(name.endswith("_COMPLETE") for name in os.environ)
+            command = _command(None if completing else next(iter(words), ""))
             status = command.main(translated(given), prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -75,9 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 @cache
-def _command() -> Any:
-    """The application's commands, read from their signatures once a process: it takes 40 ms."""
-    return typer.main.get_command(app)
+def _command(name: str | None = None) -> Any:
+    """The application's commands; all have their options, or only one."""
+    return typer.main.get_command(app if name is None else with_options_of(name))
 
 
 PRINTING = ("print_table", "print_text", "print_json", "show", "list_command", "top", "main", "echo")

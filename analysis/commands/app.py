@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from ...workloads.errors import InputError
 from .panels import Grouped, NotedCommand
@@ -45,6 +47,33 @@ def top(
     if context.invoked_subcommand is None:
         known = ", ".join(sorted({name.partition(" ")[0] for name in names()}))
         raise InputError("opbyte", f"needs a command: {known}; see opbyte --help")
+
+
+def with_options_of(name: str) -> App:
+    """The application in which only one command, or one group, has options: the signatures of all take 100 ms."""
+    partial = copy(app)
+    partial.registered_commands = [c if c.name == name else _listed(c) for c in app.registered_commands]
+    partial.registered_groups = [g if g.name == name else _emptied(g) for g in app.registered_groups]
+    return partial
+
+
+def _listed(command: CommandInfo) -> CommandInfo:
+    """A command as a list of commands shows it: its name and help."""
+    short = copy(command)
+
+    def callback() -> None: ...
+
+    callback.__doc__ = command.callback.__doc__ if command.callback else None
+    short.callback = callback
+    return short
+
+
+def _emptied(group: TyperInfo) -> TyperInfo:
+    short = copy(group)
+    if group.typer_instance:
+        short.typer_instance = copy(group.typer_instance)
+        short.typer_instance.registered_commands = [_listed(c) for c in group.typer_instance.registered_commands]
+    return short
 
 
 def names() -> list[str]:

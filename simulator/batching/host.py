@@ -93,11 +93,11 @@ def starting(pace: Pace, tokens: float, chunks: int) -> float:
 
 
 @compiled_part
-def paced(pace: Pace, seconds: float, moments: npt.NDArray[np.float64], sequences: float, chunks: int) -> float:
-    """Seconds of a step that takes the devices `seconds`, with `sequences` on all ranks.
+def paced(pace: Pace, seconds: float, tokens: float, sequences: float, chunks: int) -> float:
+    """Seconds of a step that takes the devices `seconds`, with at most `tokens` on a rank, before padding.
 
-    Of the sequences `chunks` are prompts.
+    A rank has `sequences` in the mean; all have `chunks` prompts.
     """
-    seconds = max(seconds, starting(pace, most_tokens(moments), chunks))
-    own = pace.step_s + pace.sequence_s * sequences / moments.shape[0]
+    seconds = max(seconds, starting(pace, tokens, chunks))
+    own = pace.step_s + pace.sequence_s * sequences
     return float((max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s)

@@ -17,7 +17,7 @@ from . import hooks
 from . import state as col
 from .clients import complete, release
 from .holding import drop_late, hold
-from .host import paced
+from .host import most_tokens, paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
 from .policies import Limits
@@ -205,7 +205,7 @@ def calm_until(limits: Limits, st: State, steps: int, decodes: float) -> float:
     """Before when so many more steps of a plan do not end, a little less for sums in another order; 0: unknown."""
     if steps == 0 or hooks.next_event(st) < np.inf:
         return 0.0
-    least = paced(limits.pace, st.costs.least[0], st.moments, decodes, 0)
+    least = paced(limits.pace, st.costs.least[0], most_tokens(st.moments), decodes / st.moments.shape[0], 0)
     return float(st.clocks[col.T_NOW] + steps * least * (1.0 - 1e-9))
 
 

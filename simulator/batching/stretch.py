@@ -14,7 +14,7 @@ from ..step.timed import cost_step
 from . import hooks
 from . import state as col
 from .holding import kv_bytes
-from .host import paced
+from .host import most_tokens, paced
 from .kv import KvRules
 from .policies import Limits
 from .state import F8, I8, State
@@ -177,7 +177,7 @@ def run_stretch(
         before = clocks[col.T_KNOWN] = now
         step, fresh = counters[col.C_STEPS], done == 0
         seconds = cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, fresh, limits.captured)
-        now += paced(limits.pace, seconds, st.moments, decodes + chunks, chunks)
+        now += paced(limits.pace, seconds, most_tokens(st.moments), (decodes + chunks) / st.moments.shape[0], chunks)
         counters[col.C_STEPS] += 1
         if done == 0:
             first_end = now

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ...workloads.requests import RequestStream, open_requests
-from ...workloads.requests.arrivals import MAX_CV, MIN_CV
-from ...workloads.requests.classes import read_classes
-from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
-from ...workloads.requests.labelling import labelled
-from ...workloads.requests.options import MAX_RATE, MIN_RATE
+from ...workloads.requests.options import MAX_CV, MAX_RATE, MAX_TIME_S, MAX_TURNS, MIN_CV, MIN_RATE, MIN_TIME_S
 from ..limits import MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES
 from ..option import SCOPE, CheckedOptions, PartOptions, described, flag, real, text, whole
+
+if TYPE_CHECKING:
+    from ...workloads.requests import RequestStream
 
 
 @described
@@ -62,6 +61,10 @@ class Workload(CheckedOptions):
 
     def open(self, seed: int) -> RequestStream:
         """The requests themselves; see `workloads.requests.open_requests`."""
+        from ...workloads.requests import open_requests  # numpy, which ``--help`` can do without
+        from ...workloads.requests.classes import read_classes
+        from ...workloads.requests.labelling import labelled
+
         stream = open_requests(
             self.trace, rate=self.rate, closed_loop=self.closed_loop, limit=self.requests,
             duration=self.duration, seed=seed, input_len=self.input_len,

@@ -81,6 +81,14 @@ def test_same_seeds_same_answer(tmp_path: Path) -> None:
     assert found.entries[0].simulated["itl_p50"] == pytest.approx(found.entries[0].simulated["tpot_mean"], rel=0.2)
 
 
+def test_a_gap_of_zero_is_not_compared(tmp_path: Path) -> None:
+    """A busy client reads several chunks at once: the median gap may be 0, which is no figure of a server."""
+    measured = [RUN["measured"][0] | {"itl_s": {"p50": 0, "p90": 0.002}}]
+    assert set(read_run(folder_of(tmp_path / "run", measured=measured)).measured[0]) & {"itl_p50", "itl_p90"} == {
+        "itl_p90"
+    }
+
+
 def test_mean_over_seeds_of_each_seeds_metric(tmp_path: Path) -> None:
     run = read_run(folder_of(tmp_path / "run"))
     deployment, settings = deployment_of(run, "vllm")

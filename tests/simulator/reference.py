@@ -240,6 +240,7 @@ class Reference:
     waited: int = 0  # plans that let prompts wait
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
     coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
+    several: int = 1  # most tokens of a decode
     spare: int = 0  # tokens that a sequence may hold beyond those it will ever have
     gave_way: bool = False  # whether a plan preempted the only request that it could have run
     wasted: int = 0  # sequences in steps that had ended
@@ -261,7 +262,7 @@ class Reference:
         self.steps += 1
         tokens = max(sum(q for _, q in plan) for plan in plans)
         prompts = any(r.in_prefill for plan in plans for r, _ in plan)
-        starting = launching(policy, self.launches, tokens, prompts) / len(devices)
+        starting = launching(policy, self.launches, tokens, prompts, self.several) / len(devices)
         devices = [max(seconds, starting) for seconds in devices]
         own = host.step_s + host.sequence_s * sum(map(len, plans)) / len(plans)
         hidden = policy.ahead or len(devices) > 1

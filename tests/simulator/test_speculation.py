@@ -189,7 +189,7 @@ def test_same_schedule_as_the_reference(
         lambda batches, step: speculative_stage(
             d, batches, step=step, captured=policy.captures(1 + len(rates))
         ).whole.seconds,
-        load["clients"], launches, spare=engine.limits.spare, drafts=len(rates),
+        load["clients"], launches, several=1 + len(rates), spare=engine.limits.spare, drafts=len(rates),
         lookahead=d.parts["drafts"].lookahead,
         accept=lambda request: drawn(request.index, request.generated, rates),
     )  # fmt: skip

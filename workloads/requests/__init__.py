@@ -1,13 +1,23 @@
-"""Requests: when they arrive, how long they are, and which prompt blocks they share."""
+"""Requests: when they arrive, how long they are, and which prompt blocks they share. Names load on first use."""
 
-from .arrivals import ARRIVALS
-from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream, Turns
-from .formats import FORMATS, request_format
-from .front import open_requests
-from .lengths import LENGTHS
-from .rows import Rows
+from __future__ import annotations
 
-__all__ = [
-    "ARRIVALS", "FORMATS", "LENGTHS", "MAX_BLOCK", "PREFIX_BLOCK_TOKENS", "HashIds",
-    "RequestBlock", "RequestStream", "Rows", "Turns", "open_requests", "request_format",
-]  # fmt: skip
+from typing import TYPE_CHECKING
+
+from opbyte._lazy import declared
+
+if TYPE_CHECKING:
+    from opbyte.workloads.requests.arrivals import ARRIVALS as ARRIVALS
+    from opbyte.workloads.requests.block import MAX_BLOCK as MAX_BLOCK
+    from opbyte.workloads.requests.block import PREFIX_BLOCK_TOKENS as PREFIX_BLOCK_TOKENS
+    from opbyte.workloads.requests.block import HashIds as HashIds
+    from opbyte.workloads.requests.block import RequestBlock as RequestBlock
+    from opbyte.workloads.requests.block import RequestStream as RequestStream
+    from opbyte.workloads.requests.block import Turns as Turns
+    from opbyte.workloads.requests.formats import FORMATS as FORMATS
+    from opbyte.workloads.requests.formats import request_format as request_format
+    from opbyte.workloads.requests.front import open_requests as open_requests
+    from opbyte.workloads.requests.lengths import LENGTHS as LENGTHS
+    from opbyte.workloads.requests.rows import Rows as Rows
+
+__all__, __getattr__ = declared(__name__, __file__)

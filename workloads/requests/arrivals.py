@@ -11,15 +11,13 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..registry import Registry
 from .block import Turns
-from .options import check_real
+from .options import MAX_CV, MIN_CV, check_real
 from .rows import Rows
 
 Gaps = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
 """Draws n gaps [s]."""
 
 ARRIVALS: Registry[Callable[[float, float | None], Gaps]] = Registry("arrival process")
-
-MIN_CV, MAX_CV = 1e-3, 1e3
 
 
 @ARRIVALS.register("poisson")

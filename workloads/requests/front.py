@@ -13,7 +13,17 @@ from .arrivals import ARRIVALS, Gaps, with_arrivals
 from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .frames import Table, is_table, table_file
 from .lengths import LENGTHS, Draw
-from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
+from .options import (
+    MAX_RATE,
+    MAX_TIME_S,
+    MAX_TURNS,
+    MIN_RATE,
+    MIN_TIME_S,
+    check_rate,
+    check_real,
+    check_seed,
+    check_size,
+)  # fmt: skip
 from .profiles import profile_of, warped
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
 from .randomness import THINKING, TURNS, generator
@@ -28,9 +38,6 @@ DEFAULT_REQUESTS = 1000
 
 MAX_REQUESTS = 1_000_000_000
 """Of which a simulation that keeps all its requests takes fewer, see `serving.arrivals`."""
-
-MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
-MAX_TURNS = 1e6
 
 T = TypeVar("T")
 Step = Callable[[Iterable[Rows]], Iterator[Rows]]

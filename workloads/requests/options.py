@@ -13,6 +13,10 @@ MAX_SIZE = 2**31 - 1
 MIN_RATE, MAX_RATE = 1e-9, 1e9
 """Requests per second beyond which arrival times lose their meaning in float64."""
 
+MIN_CV, MAX_CV = 1e-3, 1e3
+MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
+MAX_TURNS = 1e6
+
 
 def check_size(value: object, option: str) -> int:
     """Return `value` if it is a whole number from 1 to `MAX_SIZE`."""

@@ -186,7 +186,9 @@ def _measured(top: Keys, stages: int) -> tuple[Mapping[str, float], ...]:
             part = entry.part(f"{name}_s")
             for statistic in STATISTICS:
                 if part.values.get(statistic) is not None:
-                    own[f"{name}_{statistic}"] = part.real(statistic, 0.0, 1e-9, 1e9)
+                    seconds = part.real(statistic, 0.0, 0.0 if name == "itl" else 1e-9, 1e9)
+                    if seconds > 0.0:  # a busy client reads several chunks at once: gaps of 0 tell nothing
+                        own[f"{name}_{statistic}"] = seconds
         found[stage] = own
     return tuple(found)
 

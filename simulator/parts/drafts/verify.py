@@ -10,7 +10,7 @@ from ....workloads.batch import PREFILL_TOKENS, TOKENS
 from ....workloads.draws import step_key, uniform01
 from ....workloads.jit import compiled_code, compiled_part, int64
 from ...batching import state as col
-from ...batching.host import paced
+from ...batching.host import most_tokens, paced
 from ...batching.policies import Limits
 from ...batching.state import F8, State
 from ...batching.stretch import record_gap
@@ -180,9 +180,10 @@ def run_steps(
 ) -> tuple[float, float, int]:
     """`run_stretch` of one step that verifies, and drafts the next tokens."""
     now = st.clocks[col.T_KNOWN] = st.clocks[col.T_NOW]
+    tokens, ranks = most_tokens(st.moments), st.moments.shape[0]  # `step_of` pads them to a graph's
     target, draft = step_of(x, st, chunks)
     st.counters[col.C_STEPS] += 1
-    now += paced(limits.pace, target + draft, st.moments, decodes + chunks, chunks)
+    now += paced(limits.pace, target + draft, tokens, (decodes + chunks) / ranks, chunks)
     return float(now), float(now), int64(1)
 
 

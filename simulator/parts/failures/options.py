@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....workloads.requests.front import MAX_TIME_S
+from ....workloads.requests.options import MAX_TIME_S
 from ...limits import MIN_MTBF_S
 from ...option import CheckedOptions, described, real, texts
 

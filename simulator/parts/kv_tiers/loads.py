@@ -116,7 +116,7 @@ def prefill_seconds(t: TierState, st: State, limits: Limits, r: int, start: int,
         count_chunk(m, windows, start, q)
         t.chunk[0, 0], t.chunk[1, 0] = q, 0
         step = cost_step(t.costs, t.moments, none, none, t.chunk, none + 1, True, limits.captured)
-        seconds += paced(limits.pace, step, t.moments, 1.0, 1)
+        seconds += paced(limits.pace, step, float(q), 1.0 / t.moments.shape[0], 1)
         start += q
     for w in range(m.size):
         m[w] = 0.0

@@ -69,13 +69,14 @@ def price_stages(limits: Limits, st: State, decodes: float) -> None:
     chunks, stages = st.counters[col.C_CHUNKS], st.costs.stages
     for r in range(st.ranks.shape[0]):
         hooks.on_sums(st, limits, r, int64(0))
+    tokens, sequences = most_tokens(st.moments), (decodes + chunks) / st.moments.shape[0]
     if st.hooks.batch_seconds.size > 0:
         hooks.batch_seconds(st, limits, decodes)
     else:
         step = st.counters[col.C_STEPS]
         cost_step(st.costs, st.moments, step, int(decodes), st.chunks, chunks, True, limits.captured)
-    stages[0] = paced(limits.pace, stages[0], st.moments, decodes + chunks, chunks)
-    launching = starting(limits.pace, most_tokens(st.moments), chunks)
+    stages[0] = paced(limits.pace, stages[0], tokens, sequences, chunks)
+    launching = starting(limits.pace, tokens, chunks)
     for s in range(1, stages.size):
         stages[s] = max(stages[s], launching)
 
