@@ -26,7 +26,7 @@ def declared(module: str, file: str, *, scripts: bool = False) -> tuple[list[str
         When asked for another name.
     """
     homes = {
-        alias.name: node.module or ""
+        alias.name: "." * node.level + (node.module or "")
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
@@ -36,9 +36,9 @@ def declared(module: str, file: str, *, scripts: bool = False) -> tuple[list[str
     def load(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        home = import_module(homes[name])
+        home = import_module(homes[name], module)  # a relative import's dots count from a package
         if not hasattr(home, name):
-            import_module(f"{homes[name]}.{name}")  # a module itself
+            import_module(f"{homes[name]}.{name}", module)  # a module itself
         value: object = getattr(home, name)
         if scripts and isinstance(value, FunctionType):
             value = import_module("opbyte.workloads.errors").for_scripts(value, name)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from opbyte._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.workloads.requests.arrivals import ARRIVALS as ARRIVALS
-    from opbyte.workloads.requests.block import MAX_BLOCK as MAX_BLOCK
-    from opbyte.workloads.requests.block import PREFIX_BLOCK_TOKENS as PREFIX_BLOCK_TOKENS
-    from opbyte.workloads.requests.block import HashIds as HashIds
-    from opbyte.workloads.requests.block import RequestBlock as RequestBlock
-    from opbyte.workloads.requests.block import RequestStream as RequestStream
-    from opbyte.workloads.requests.block import Turns as Turns
-    from opbyte.workloads.requests.formats import FORMATS as FORMATS
-    from opbyte.workloads.requests.formats import request_format as request_format
-    from opbyte.workloads.requests.front import open_requests as open_requests
-    from opbyte.workloads.requests.lengths import LENGTHS as LENGTHS
-    from opbyte.workloads.requests.rows import Rows as Rows
+    from .arrivals import ARRIVALS as ARRIVALS
+    from .block import MAX_BLOCK as MAX_BLOCK
+    from .block import PREFIX_BLOCK_TOKENS as PREFIX_BLOCK_TOKENS
+    from .block import HashIds as HashIds
+    from .block import RequestBlock as RequestBlock
+    from .block import RequestStream as RequestStream
+    from .block import Turns as Turns
+    from .formats import FORMATS as FORMATS
+    from .formats import request_format as request_format
+    from .front import open_requests as open_requests
+    from .lengths import LENGTHS as LENGTHS
+    from .rows import Rows as Rows
 
 __all__, __getattr__ = declared(__name__, __file__)
