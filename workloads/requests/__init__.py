@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opbyte._lazy import declared
+from ..._lazy import declared
 
 if TYPE_CHECKING:
     from .arrivals import ARRIVALS as ARRIVALS
