@@ -1,1 +1,1 @@
-"""Questions and answers: tables, plots and the command line."""
+"""Results and their output: tables, plots and the command line."""

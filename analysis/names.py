@@ -1,4 +1,4 @@
-"""What can be named: models, devices, systems, policies, rules and kinds, with a line on each."""
+"""Names of the catalog: models, devices, systems, policies, rules and kinds, with one line on each."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _policies() -> list[dict[str, Any]]:
 
 
 def _titles(registry: Registry[Any]) -> list[dict[str, Any]]:
-    """Names of a registry with a line on each."""
+    """Return the names of a registry with one line on each."""
     return [{"name": name, "title": registry.title(name)} for name in registry]
 
 
@@ -109,7 +109,7 @@ def _exchanges() -> list[dict[str, Any]]:
         kind, _, algorithm = name.partition(":")
         rows.append({"name": algorithm, "of": kind, "title": ALGORITHMS.title(name)})
     for name, (alone, mixed) in BY_STEP.items():
-        title = f"{alone} in steps of decodes alone, {mixed} in steps with prompts."
+        title = f"{alone} in decode-only steps, {mixed} in steps with prompts."
         rows.append({"name": name, "of": "all_to_all", "title": title})
     return rows
 
@@ -192,7 +192,7 @@ def _parts() -> list[dict[str, Any]]:
     OUTSIDE.load()  # those of packages
     return [
         {"name": name, "options": part.flags, "title": part.title,
-         "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items()),
+         "cannot be combined with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items()),
          "page": part.page, "code": " ".join(CODE[name]), "tests": " ".join(part.tests)}
         for name, part in PARTS.items()
     ]  # fmt: skip
@@ -247,9 +247,9 @@ def catalog(kind: str) -> list[dict[str, Any]]:
         Unknown kind.
     """
     if kind in MEANT:
-        raise InputError(f"KIND {kind!r}", f"is no list of the catalog; did you mean {MEANT[kind]!r}?")
+        raise InputError(f"KIND {kind!r}", f"is not a list of the catalog; did you mean {MEANT[kind]!r}?")
     if kind not in LISTS:
-        raise InputError(f"KIND {kind!r}", f"is no list of the catalog{nearest(kind, LISTS)}")
+        raise InputError(f"KIND {kind!r}", f"is not a list of the catalog{nearest(kind, LISTS)}")
     rows = LISTS[kind]
     if not isinstance(rows, str):
         return rows()

@@ -1,4 +1,4 @@
-"""Whether a cost model's two prices agree: the readable one of an op, the row for any batch."""
+"""Check that both forms of a cost model agree: the readable cost of one op, and the row for any batch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ COUNTS = 64
 def check_rows(model: CostModel) -> None:
     """Compare `cost` with `row` on the ops of a few steps.
 
-    Formulas of the kernel families are left out: compiled code alone evaluates them.
+    Formulas of the kernel families are skipped: only compiled code evaluates them.
 
     Raises
     ------
     InputError
-        Another price by the row than by the cost; simulations would differ from `opbyte roofline`.
+        If row and cost differ, so that simulations would differ from `opbyte roofline`.
     """
     for layer in LAYERS:
 

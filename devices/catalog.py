@@ -1,8 +1,8 @@
-"""Devices and systems by name: the package's catalog, and a user's own YAML files.
+"""Devices and systems by name: the package's catalog, and a user's YAML files.
 
 A system is ``<device>-x<N>`` (one node of N devices), ``<device>-<nodes>x<N>``, or a file. Names and aliases ignore
-case. Inside ``extends:`` and ``device:`` a bare name always means the catalog and anything with a folder or a ``.yaml``
-ending is a path relative to the file it stands in, so a file of the user's cannot take a catalog device's place.
+case. Inside ``extends:`` and ``device:`` a bare name always means the catalog, and a text with a folder or a ``.yaml``
+ending is a path relative to its file, so a user's file cannot replace a catalog device.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def device_template(name_or_path: str | Path) -> Template:
 def load_system(name: str | Path) -> SystemSpec:
     """Load ``<device>-x<N>``, ``<device>-<nodes>x<N>``, a system file or a device file.
 
-    A system file has ``name``, ``device`` (a name, a path, or a mapping that may ``extends``),
-    ``devices_per_node``, ``nodes`` and perhaps ``host``. A device file stands for one device.
+    A system file has ``name``, ``device`` (a name, a path, or a mapping that may ``extends``), ``devices_per_node``,
+    ``nodes`` and optionally ``host``. A device file means one device.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def describe_system(
 ) -> tuple[SystemSpec, dict[str, str]]:
     """Load a system as :func:`load_system` does, with the source of every number.
 
-    `parameters` are those of its device, see :func:`load_device`.
+    `parameters` belong to its device, see :func:`load_device`.
     """
     if not isinstance(name, Path):
         named = _named_system(name, parameters)
@@ -188,7 +188,7 @@ def of_device(
 
 
 def _named_system(name: str, parameters: Mapping[str, float] | None) -> tuple[SystemSpec, dict[str, str]] | None:
-    """The system a name stands for, or None where it is no name of a catalog system."""
+    """Return the system of a name, or None if it is not in the catalog."""
     match = _SYSTEM.fullmatch(name)
     if match is None or not _taken(match["device"]):
         return None
@@ -205,7 +205,7 @@ def _named_system(name: str, parameters: Mapping[str, float] | None) -> tuple[Sy
 
 
 def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
-    """Sources of a device as those of a system."""
+    """Return the sources of a device as a system's."""
     return {f"device.{key}": source for key, source in sources.items()}
 
 
@@ -339,13 +339,13 @@ def _calibrated(name: str) -> Path | None:
 
 @cache
 def _catalog_files() -> dict[str, Path]:
-    """Name -> file; a device is named as its file, and ``_x.yaml`` is no device of its own."""
+    """Return name -> file; a device has the name of its file, and ``_x.yaml`` is not a separate device."""
     return {path.stem: path for path in sorted(_folder().glob("[!_]*.yaml"))}
 
 
 @cache
 def _aliases() -> dict[str, str]:
-    """Alias in lower case -> name, from the files' ``aliases`` alone."""
+    """Return alias in lower case -> name, from the files' ``aliases``."""
     return index_aliases(_catalog_files())
 
 
@@ -363,7 +363,7 @@ def index_aliases(catalog: dict[str, Path]) -> dict[str, str]:
 
 
 def _lookup(name: str) -> str | None:
-    """Catalog name of a name or alias, whatever its case; None where there is none."""
+    """Return the catalog name of a name or alias, ignoring case; None if there is none."""
     key = name.lower()
     if key in _catalog_files():
         return key

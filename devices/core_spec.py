@@ -13,8 +13,8 @@ from .fields import Count, Positive
 class MacArraySpec(Spec):
     """Multiply-accumulate units of a processor near memory; peak = 2 x MACs x clock.
 
-    `module_buffer_bytes` is the buffer of one module, `input_buffer_bytes` that of all inputs of a
-    stack; the tile model needs both.
+    `module_buffer_bytes` is the buffer of one module, `input_buffer_bytes` the buffer of all inputs of a stack; the
+    tile model needs both.
     """
 
     modules_per_stack: Count
@@ -27,7 +27,7 @@ class MacArraySpec(Spec):
 def own_bandwidths(given: Any) -> Any:
     """A device's keys with each processor's own bandwidth as a multiple of the memory's.
 
-    A card whose units all sit in the memory need not say what it has outside: that is then the largest own.
+    For a card with all units in the memory the external bandwidth is optional: the default is the largest internal one.
     """
     memory, processors = (given.get(key) for key in ("memory", "processors"))
     if not isinstance(memory, dict) or not isinstance(processors, dict):

@@ -1,7 +1,7 @@
-"""What an op costs on a processor: the interchangeable cost models.
+"""Cost models: the cost of an op on a processor.
 
-A cost model says one price twice: :meth:`CostModel.cost` for one op, the readable definition, and
-:meth:`CostModel.row`, the same for compiled code and any batch. It also says what it rests on.
+A cost model has two forms of one cost: :meth:`CostModel.cost` for one op, the readable definition, and
+:meth:`CostModel.row`, the same for compiled code and any batch. It also states its evidence.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BOUNDS = ("compute", "memory", "latency")
 COMPUTE, MEMORY, LATENCY = range(len(BOUNDS))
 
 PATHS = {"dram": "memory", "compute": "compute", "link": "links"}
-"""Where dynamic energy goes, and what figures call it. What an op takes there is said by its `Cost` and, compiled, by
-`simulator.step.books.totals`; what a path lacks there is 0."""
+"""Paths of dynamic energy and their names in results. An op's energy per path is in its `Cost` and, compiled, in
+`simulator.step.books.totals`; missing paths are 0."""
 
 
 def bound_code(seconds: Any, compute_s: Any, memory_s: Any, fixed_s: Any) -> Any:
@@ -43,7 +43,7 @@ class Cost:
     seconds : float
         Duration [s], never below `compute_s`, `memory_s` or their sum per expert.
     compute_s, memory_s, fixed_s : float
-        Arithmetic alone and memory traffic alone at the rates that the model attains; launch or link latency [s].
+        Seconds of arithmetic and of memory traffic at the attained rates; launch or link latency [s].
     joules : mapping of str to float
         Dynamic energy by path, see `PATHS` [J].
     bound : str
@@ -90,12 +90,12 @@ class Roof:
 
 
 DESCRIPTION = "description"
-"""Basis of a price that rests on the numbers of a device's description alone."""
+"""Basis of a cost that uses only numbers of a device's description."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What prices of some ops rest on.
+    """Evidence of the costs of some ops.
 
     Attributes
     ----------
@@ -109,17 +109,17 @@ class Evidence:
     rows : int
         Measurements behind it, in the number format of these ops.
     format : str
-        Number format that the rows are counted in; empty where formats are not told apart.
+        Number format of the counted rows; empty if formats are not distinguished.
     others : tuple of (str, int)
         Other formats and the rows in them.
     near : int, optional
-        Those of `rows` whose sizes are all within about a factor of 8; of the op with fewest.
+        Number of `rows` with all sizes within about a factor of 8, for the op with the fewest.
     distance : float, optional
         Factor between an op and the nearest row, of the op that is furthest; infinite without one.
     why : str
         Why a basis is "transferred".
     ratios : Ratios, optional
-        How far off such prices were.
+        Errors of such predictions.
     beyond : str
         What of an op lies outside the measured rows; empty where all lie inside.
     """
@@ -139,16 +139,16 @@ class Evidence:
 
 
 class CostModel(Protocol):
-    """Prices of ops on one processor; see `Roofline` for the reference implementation."""
+    """Costs of ops on one processor; see `Roofline` for the reference implementation."""
 
     def cost(self, op: Op) -> Cost:
         """Seconds, joules and bound of one op."""
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch, from the op at unit sums."""
+        """Return the same cost for every batch, from the op at unit sums."""
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """What the prices of these ops rest on."""
+        """Return the evidence of the costs of these ops."""
 
     def roof(self, dtype: str) -> Roof:
         """Nominal and attainable rates in a number format."""
@@ -201,8 +201,8 @@ class Roofline:
     J_per_flop : mapping of str to float
         Arithmetic energy by format.
     kv_J_per_byte : float or None
-        Energy of what an op streams where none of it is weights: keys, values and state, with what
-        the cores do to them; as weights without it.
+        Energy of streamed bytes that are not weights: keys, values and state, including the cores' work on them;
+        default: as weights.
     """
 
     peak: Mapping[str, float]

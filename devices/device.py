@@ -123,7 +123,7 @@ class SharedMemoryDevice:
     collectives : KernelModel, optional
         Measured collectives of the link inside a node.
     board : Board
-        What a device draws beside the energy of its work.
+        Power of a device in addition to the energy of its work.
     """
 
     spec: DeviceSpec
@@ -133,7 +133,7 @@ class SharedMemoryDevice:
 
     @property
     def measured(self) -> bool:
-        """Whether times of its main processor rest on measured kernels, fitted or tabulated."""
+        """Return whether times of its main processor come from measured kernels, fitted or tabulated."""
         return self.collectives is not None
 
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
@@ -164,9 +164,9 @@ def build_device(
     Parameters
     ----------
     calibrated : bool
-        Cost the ops of GPU-class processors with the fitted kernel models where their cores and
-        clock are known; other processors by the cost model of their kind (`devices.kinds`), which for
-        those of the library, as on the Duplex paper's systems, is a roofline.
+        Use the fitted kernel models for ops of GPU-class processors if their cores and clock are known; other
+        processors use the cost model of their kind (`devices.kinds`), which for the library's own, as on the Duplex
+        paper's systems, is a roofline.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
@@ -214,7 +214,7 @@ def _powered(model: Roofline, own: Board) -> Roofline:
 
 
 def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
-    """What prices the ops of one processor by its kind.
+    """Return the cost model of one processor by its kind.
 
     Raises
     ------

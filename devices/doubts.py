@@ -5,7 +5,7 @@ from __future__ import annotations
 from .spec import DeviceSpec
 
 INSIDE_TBPS = 60.0
-"""Bandwidth inside the memory stacks beyond that of the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
+"""Bandwidth inside the memory stacks beyond the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
 TIERED_TBPS = 40.0
 """The same of one chip of tiered 3D DRAM, beyond Stratum's 34.34 TB/s."""
 

@@ -33,9 +33,9 @@ class BoundsSpec(Spec):
 class FamilyFitSpec(Spec):
     """Fitted parameters of one kernel family, and how well they predict.
 
-    `frameworks` scales the whole time ("time") or single parameters for each serving framework; `kernels` are
-    parameters of their own of a framework's kernels, by number format mostly; `errors` are of the fit itself and of
-    cross-validation ("by_shape": three folds over distinct shapes; "by_source": each framework left out in turn).
+    `frameworks` scales the whole time ("time") or single parameters for each serving framework; `kernels` are separate
+    parameters of a framework's kernels, mostly by number format; `errors` are errors of the fit and of cross-validation
+    ("by_shape": three folds over distinct shapes; "by_source": each framework left out in turn).
     """
 
     rows: Count

@@ -1,8 +1,8 @@
-"""Kinds of processors by name, and what prices the ops of each.
+"""Kinds of processors by name, with their cost models.
 
-The plain kinds of the library are priced by their description, a roofline; GPU-class ones ("xpu") by fitted
-kernel models where there are some (`devices.device`). Those of published systems
-(`devices.published`; single papers' beside them, `opbyte.kinds`) and kinds from outside bring cost models of their own.
+The library's plain kinds use the roofline of their description; GPU-class ones ("xpu") use fitted kernel models if
+there are some (`devices.device`). Published systems' (`devices.published`; single papers' in `opbyte.kinds`) and
+user-defined kinds have separate cost models.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Kind:
     Attributes
     ----------
     model_of : callable
-        ``model_of(described)``: what prices its ops.
+        ``model_of(described)``: its cost model.
     parameters : tuple of str
         Numbers that ``parameters`` of its description must give, each with a source; names in SI
         units (``overhead_us`` in a file is ``overhead_s`` here).
@@ -69,7 +69,7 @@ SAMPLE = Roofline(
 
 
 def _try(kind: Kind) -> None:
-    """Refuse a kind whose cost model lacks a method, or says two prices of one op."""
+    """Refuse a kind whose cost model lacks a method, or has two costs of one op."""
     from .agreement import check_rows  # needs layers of models; the library's kinds do not
 
     given = dict.fromkeys(kind.parameters, 1.0)
@@ -108,15 +108,15 @@ def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[Mo
 
 
 def as_described(described: Described) -> CostModel:
-    """The roofline of the description, which is how the library prices its own kinds."""
+    """Return the roofline of the description, the cost model of the library's own kinds."""
     return described.base
 
 
 for _name, _title in (
     ("xpu", "main processor (GPU, TPU, CPU), by fitted kernel models where there are some"),
     ("logic-pim", "processor on the logic dies of the memory stacks (Duplex)"),
-    ("bank-pim", "units beside every DRAM bank"),
-    ("bank-group-pim", "units beside every group of DRAM banks"),
+    ("bank-pim", "units at every DRAM bank"),
+    ("bank-group-pim", "units at every group of DRAM banks"),
     ("fpga", "FPGA design, whose engine is simulated by compare and frames"),
 ):
     PROCESSOR_KINDS.register(_name, _title)(Kind(as_described))

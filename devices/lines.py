@@ -1,7 +1,6 @@
-"""Cost from fitted lines: seconds = alpha + beta n for each kind of op, as papers print their fits.
+"""Costs from fitted lines: seconds = alpha + beta n for each kind of op, as papers print their fits.
 
-A device's description holds the lines (``lines:``), each with its source; what they do not name is
-priced as it would be without them.
+A device's description has the lines (``lines:``), each with its source; other ops use their usual cost model.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class LineModel:
     ----------
     lines : mapping of str to LineSpec
     base : CostModel
-        What prices all other ops, and the energy of all.
+        Cost model of all other ops, and of the energy of all.
     """
 
     lines: Mapping[str, LineSpec]
@@ -122,7 +121,7 @@ def check_lines(lines: dict[str, LineSpec]) -> dict[str, LineSpec]:
     """
     for name, line in lines.items():
         if name not in LINES:
-            raise ValueError(f"{name!r} is no line; known: {', '.join(LINES)}")
+            raise ValueError(f"{name!r} is not a line; known: {', '.join(LINES)}")
         wanted = ("element", "byte") if name in EXCHANGES else tuple(FLOP_PER)
         if line.per not in wanted:
             raise ValueError(f"{name} is per {' or '.join(wanted)}, not per {line.per}")

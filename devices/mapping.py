@@ -1,7 +1,7 @@
-"""How models are mapped on the devices of named systems: ``specs/systems/*.yaml``.
+"""Mapping of models on the devices of named systems: ``specs/systems/*.yaml``.
 
-A system's name before its size (``duplex-pe`` of ``duplex-pe-x4``) may stand for a device and a
-mapping. All other names are devices, mapped by the defaults of `MappingSpec`.
+A system's name before its size (``duplex-pe`` of ``duplex-pe-x4``) may mean a device and a mapping. All other names are
+devices, mapped by the defaults of `MappingSpec`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FamilySpec(Spec):
 
 
 def family(name: str) -> tuple[FamilySpec, Sources] | None:
-    """The family of a name or alias, whatever its case, with its numbers' sources; None: no such."""
+    """Return the family of a name or alias, ignoring case, with its numbers' sources; None if there is none."""
     key = name.lower()
     return next((f for f in families().values() if key in (f[0].name, *f[0].aliases)), None)
 
@@ -46,14 +46,14 @@ def families() -> dict[str, tuple[FamilySpec, Sources]]:
 
 
 def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:
-    """The mapping that a user's device brings: that of the catalog name which it is or extends.
+    """Return the mapping of a user's device: from the catalog name which it is or extends.
 
     Parameters
     ----------
     device : str or dict
         A name or a path, or a description that may have ``extends``.
     path : Path
-        The file it stands in.
+        The file that contains it.
     """
     text = device.get("extends") if isinstance(device, dict) else device
     if not isinstance(text, str):

@@ -1,7 +1,7 @@
-"""Rows of the price list: what an op costs on a processor, in the form that compiled code reads.
+"""Cost rows: the cost of an op on a processor, for compiled code.
 
-Every cost model prices an op twice: readable, as a `Cost`, and as a `PriceRow` of the same price for any batch. The
-simulator gathers the rows of all ops on all processors and never asks which model made them.
+Every cost model gives an op's cost in two forms: readable, as a `Cost`, and as a `PriceRow` of the same cost for any
+batch. The simulator gathers the rows of all ops on all processors, for any cost model.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MOST_COUNTS = 1 << 17
 """Counts that a curve holds at most; a larger one continues the line of their upper half."""
 
 NO_TABLES, NOT_THERE, IN_GRID, NO_LIMIT = -3, -2, -1, 1 << 62
-"""Values of `PriceRow.most`: no kernel tables are in use; they lack the op's shape; its grid says;
-measured whatever the count."""
+"""Values of `PriceRow.most`: no kernel tables are in use; they lack the op's shape; defined by its grid; measured
+for any count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Probe:
     Attributes
     ----------
     raised : tuple of Op
-        The op at unit sums with one of them raised by 1, for every moment of a batch; empty for
-        experts, which depend on their loads alone.
+        The op at unit sums with one of them raised by 1, for every moment of a batch; empty for experts, which depend
+        only on their loads.
     counts : int
         Largest count of tokens in a step.
     """
@@ -73,7 +73,7 @@ class Grid(NamedTuple):
 
 
 EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
-"""Stands for no grid."""
+"""Placeholder for no grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class KernelFormula:
 
 @dataclass(frozen=True, slots=True)
 class ByCount:
-    """Price of an op that depends on one count of the batch.
+    """Cost of an op that depends on one count of the batch.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ class ByCount:
 
 @dataclass(frozen=True, slots=True)
 class PriceRow:
-    """Price of one op on one processor: a curve or formula, else the roofline of `params`.
+    """Cost of one op on one processor: a curve or formula, else the roofline of `params`.
 
     Attributes
     ----------
@@ -174,7 +174,7 @@ class Along:
         return cls(moment, base, step, counts)
 
     def priced(self, op: Op, prices: PricesOf) -> ByCount:
-        """Its table, by what `prices` says of rows of quantities."""
+        """Return its table, from `prices` of rows of quantities."""
         seconds, bound = prices(op, self.base + self.step * (np.arange(1, self.counts + 1)[:, None] - 1.0))
         return ByCount(self.moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
 
@@ -185,7 +185,7 @@ def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> 
     Parameters
     ----------
     quantities : callable
-        What the price depends on, an affine function of the count.
+        Quantities of the cost, an affine function of the count.
     prices : callable
         Seconds and bounds, shape (n,), of rows of quantities.
     """

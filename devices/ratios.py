@@ -1,4 +1,4 @@
-"""How far off prices were: the distribution of measured over predicted seconds."""
+"""Errors of predictions: the distribution of measured over predicted seconds."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Ratios:
     def of_errors(cls, median: float, tail: float) -> Ratios:
         """From the median and 90th percentile of the absolute error, without a bias.
 
-        The wider of the two normal distributions that they are of: half of all errors lie within
-        0.6745 standard deviations, nine of ten within 1.645.
+        Return the wider of two normal distributions: half of all errors are within 0.6745 standard deviations, nine of
+        ten within 1.645.
         """
         spread = float(np.log1p(max(median / 0.6745, tail / 1.645)))
         return cls(-Z * spread, 0.0, Z * spread)

@@ -34,7 +34,7 @@ def break_even_tokens(ridge: float, weight_bytes: float, token_bytes_per_weight:
     Returns
     -------
     float
-        Infinite where activations alone keep the expert below the ridge.
+        Infinite if activations keep the expert below the ridge.
 
     Examples
     --------

@@ -45,7 +45,9 @@ Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
 
 def _op_kind(name: str) -> str:
     if name not in OP_KINDS:
-        raise ValueError(f"{name!r:.40} is no kind of op (tables show names, which are finer){nearest(name, OP_KINDS)}")
+        raise ValueError(
+            f"{name!r:.40} is not a kind of op (tables show names, which are finer){nearest(name, OP_KINDS)}"
+        )
     return name
 
 
@@ -59,19 +61,18 @@ class ProcessorSpec(Spec):
 
     Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the processor's own memory
     bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`); exactly one of the four. Its memory bandwidth is
-    `bandwidth_multiple` times the external bandwidth (a description that extends another and changes that changes
-    both), or given by itself as `bandwidth_GBps`. Weights and KV cost `memory_J_per_byte`; inputs and outputs
-    `activation_J_per_byte` where that is given. Without any peak or bandwidth it runs nothing. `kind` says where it
-    sits, not what it is called: an NPU or TPU is an "xpu", units beside the banks of a DRAM (AiM, HBM-PIM) are
-    "bank-pim", those on a stack's base die "logic-pim". `runs` names the kinds of op the processor takes
-    (`workloads.ops.OP_KINDS`); without it, all but what `excludes` names. With `partial_sums` its units sit in the
-    memory stacks and split every expert over them: each stack leaves a partial sum of an expert's output, which the
-    main processor reads and adds. `shared_memory_bytes` is what a core's thread blocks share, given where serving
-    engines run FlashAttention-2 (`devices.tables.blocks`); `core` is all that a core holds. `matrix_rows` are the rows
-    that a matrix instruction computes at least: 16 on tensor cores, 1 on vector units. `compute_capability` is that of
-    NVIDIA's products: which kernels a framework calls depends on it. `dispatch_s` passes on the device between two kernels of
-    a replayed graph, beyond what the timed kernels of NVIDIA's graphs hold. `area_mm2` is what its parts add to one memory
-    stack [mm2]. `parameters` are the numbers that a kind from outside needs besides (`devices.kinds`).
+    `bandwidth_multiple` times the external bandwidth (also in a description that extends another and changes it), or an
+    absolute value `bandwidth_GBps`. Weights and KV cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte`
+    if given. Without any peak or bandwidth it runs nothing. `kind` is its position: an NPU or TPU is an "xpu", units at
+    the banks of a DRAM (AiM, HBM-PIM) are "bank-pim", on a stack's base die "logic-pim". `runs` names the kinds of op
+    the processor takes (`workloads.ops.OP_KINDS`); default: all except `excludes`. With `partial_sums` its units are in
+    the memory stacks and split every expert over them: each stack leaves a partial sum of an expert's output, which the
+    main processor reads and adds. `shared_memory_bytes` is shared by a core's thread blocks, given if serving engines
+    run FlashAttention-2 (`devices.tables.blocks`); `core` describes a core. `matrix_rows` are the minimum rows of a
+    matrix instruction: 16 on tensor cores, 1 on vector units. `compute_capability` is NVIDIA's, which selects a
+    framework's kernels. `dispatch_s` passes on the device between two kernels of a replayed graph, beyond NVIDIA's
+    timed graphs. `area_mm2` is the area of its parts in one memory stack [mm2]. `parameters` are further numbers of a
+    user-defined kind (`devices.kinds`).
     """
 
     kind: Annotated[str, AfterValidator(_known_kind)]
@@ -156,7 +157,7 @@ class LinkSpec(Spec):
 
 
 class BridgeSpec(LinkSpec):
-    """A link that joins only so many devices of a node, such as an NVLink bridge over two cards."""
+    """A link between a limited number of devices of a node, such as an NVLink bridge over two cards."""
 
     devices: Annotated[int, Field(ge=2)]
 
@@ -164,14 +165,14 @@ class BridgeSpec(LinkSpec):
 class MappingSpec(Spec):
     """How a model is mapped on a system's devices, where a run does not say otherwise.
 
-    `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how co-processing divides
-    experts: "paper" tries the prefixes of the order of increasing load, "optimal" every subset. `experts` are cut over
-    the devices of a node, or dealt to groups, as many for all layers or by layer; `attention` is one pass over K and V,
-    or scores through main memory.
+    `placement` is the rule that assigns ops to processors (`simulator.deploy.placement`), `splitter` the division of
+    experts in co-processing: "paper" tries the prefixes of the order of increasing load, "optimal" every subset.
+    `experts` are sharded over the devices of a node, or distributed to groups, for all layers or per layer; `attention`
+    is one pass over K and V, or scores through main memory.
 
-    With `separate` every processor is a device of its own, with a memory of the device's size and a place on the link:
-    what the first one `excludes` runs on another, where the weights of experts and the KV cache then lie. With
-    `pipeline` layers are dealt over the devices, as many stages as divide them and the model has layers for. Of a
+    With `separate` every processor is a separate device, with a memory of the device's size and a port on the link: ops
+    that the first one `excludes` run on another, which stores the weights of experts and the KV cache. With `pipeline`
+    layers are distributed over the devices, in as many stages as divide them and the model has layers for. Of a
     system's devices, `prefill_share` only prefill and the others only decode; without it every device does both.
     """
 
@@ -193,25 +194,24 @@ class MappingSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price.
+    """One device: processors that share a memory, its links, power and cost.
 
     `kernels` names the kernel parameters that the device shares with others of its silicon (see
     `calibrated.kernel_sets`).
 
-    `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
-    clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
-    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`. `clock_share` is
-    what a cap or a locked clock leaves of the clock it runs at when held at its limit: its voltage goes with it.
+    `static_W` is idle power. A board with a power limit has `limit_W` and the `process` of its cores: the energy of its
+    work then comes from the power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+    `clock_share` is the remaining clock under a cap or a locked clock over the clock at its limit, with the voltage.
 
-    `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
-    without it the link is what the description and the device's rows say. A `bridge` stands for
-    `link` and `host` in nodes of no more devices than it joins; in larger ones, where some pairs are
-    bridged and a ring is as slow as its slowest hop, it counts for nothing.
+    `host` is the default class of host (`devices.hosts`) of its systems; without it the link follows the description
+    and the device's rows. A `bridge` replaces `link` and `host` in nodes with no more devices than it joins; in larger
+    ones, where only some pairs are bridged and a ring is as slow as its slowest hop, it is ignored.
 
-    What it has of its host's, `host_memory`, keeps experts that its own does not hold (`simulator.parts.expert_cache`). A
-    `disk` keeps those that the host's does not hold either. `lines` are fitted lines of kinds of op, which come before
-    any other price (`devices.lines`). `silicon` says what is on its dies, of which its area and cost follow
-    (`devices.silicon`); `parameters` are what expressions of the description are put into (`workloads.parameters`).
+    Its part of the host's memory, `host_memory`, stores experts that do not fit its own
+    (`simulator.parts.expert_cache`), and a `disk` those that do not fit the host's. `lines` are fitted lines of kinds
+    of op, which have priority over other costs (`devices.lines`). `silicon` describes its dies, from which its area and
+    cost follow (`devices.silicon`); `parameters` are the variables of the description's expressions
+    (`workloads.parameters`).
     """
 
     name: Name
@@ -255,7 +255,7 @@ class DeviceSpec(Spec):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """Show every number but those of fits as a table in a notebook."""
+        """Return a table of every number except the fits, for a notebook."""
         return table_of(self.model_dump(exclude={"calibration"}, exclude_none=True))
 
     @model_validator(mode="before")
@@ -264,7 +264,7 @@ class DeviceSpec(Spec):
         for key in MappingSpec.model_fields if isinstance(given, dict) else ():
             if key in given:
                 raise ValueError(
-                    f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` in a system's file"
+                    f"{key} is not part of a device: give `mapping: {{{key}: ...}}` next to `device:` in a system's file"
                 )
         return own_bandwidths(given) if isinstance(given, dict) else given
 
@@ -285,7 +285,7 @@ class DeviceSpec(Spec):
     def _limit_above_idle(self) -> DeviceSpec:
         if self.limit_W is not None and self.limit_W <= self.static_W:
             raise ValueError(
-                f"limit_W: {self.limit_W:g} W must exceed the {self.static_W:g} W that the device draws idle"
+                f"limit_W: {self.limit_W:g} W must exceed the {self.static_W:g} W idle power of the device"
             )
         return self
 
@@ -325,7 +325,7 @@ class SystemSpec(Spec):
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        """Show every number but those of fits as a table in a notebook."""
+        """Return a table of every number except the fits, for a notebook."""
         shown = self.model_dump(exclude={"device": {"calibration"}}, exclude_none=True)
         return table_of(shown)
 
@@ -356,7 +356,7 @@ class SystemSpec(Spec):
         return self.groups_per_node * self.nodes
 
     def pools(self) -> tuple[SystemSpec, SystemSpec]:
-        """The devices that prefill and those that decode, as systems of their own.
+        """Return the prefill devices and the decode devices as separate systems.
 
         Whole nodes where the share allows, else a part of every node.
 

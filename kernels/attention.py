@@ -47,7 +47,7 @@ class Cache:
             raise ValueError(f"head_dim {self.keys.shape[3]} must be a multiple of {LANES}")
         used = -(-self.lengths // page)
         if (self.lengths < 0).any() or (used > self.table.shape[1]).any():
-            raise ValueError(f"lengths must lie between 0 and {self.table.shape[1] * page} keys")
+            raise ValueError(f"lengths must be between 0 and {self.table.shape[1] * page} keys")
         inside = np.arange(self.table.shape[1])[None, :] < used[:, None]
         pages = self.table[inside]
         if len(pages) and not 0 <= pages.min() <= pages.max() < len(self.keys):
@@ -100,7 +100,7 @@ def plan(
     if reason:
         raise ValueError(f"{config}: {reason}")
     if heads_q % heads_kv:
-        raise ValueError(f"{heads_q} query heads are no multiple of {heads_kv} key/value heads")
+        raise ValueError(f"{heads_q} query heads are not a multiple of {heads_kv} key/value heads")
     live = lengths > 0
     if (queries[live] > lengths[live]).any():
         raise ValueError("more new positions than keys in a sequence")

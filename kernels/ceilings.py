@@ -1,7 +1,7 @@
-"""What this CPU can do at most, measured beside the kernels: reading, copying, arithmetic.
+"""Peak rates of this CPU, measured with the kernels: reading, copying, arithmetic.
 
-A kernel's share is taken of the *read* rate of the same minute: kernels of a decode step read, and write next to
-nothing. The rate of a shared machine changes within minutes, so it is taken right before and after each kernel.
+A kernel's share is relative to the *read* rate of the same minute, because kernels of a decode step mostly read. The
+rate of a shared machine changes within minutes, so it is measured right before and after each kernel.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ class Ceilings:
     def memory_Bps(self) -> float:
         """Highest rate in and out of main memory.
 
-        A core's path to memory has lanes of its own for what it writes: with as many bytes written
-        as read, both together can pass the read rate by half.
+        A core's path to memory has separate lanes for writes: with equal reads and writes, both together can exceed the
+        read rate by half.
         """
         return max(self.read_Bps, self.copy_Bps)
 
@@ -171,7 +171,7 @@ def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
 
 
 def cache_rate(bench: Bench, held: float) -> float:
-    """Bytes per second of one thread that reads so many bytes again and again, by its time on a core."""
+    """Return the bytes per second of one thread that reads `held` bytes repeatedly, by its time on a core."""
     step = 8 * LANES
     count = max(step, int(held) // 4 // step * step)
     x = bench.take((count,))

@@ -1,12 +1,8 @@
-"""How a kernel's result is judged against its reference.
+"""Comparison of a kernel's result with its reference, which works in fp64 on the same, already rounded inputs.
 
-The reference works in fp64 on the same, already rounded inputs. Three figures, and each must hold
-(the rules of FlashAttention-3, DeepGEMM and FlashMLA's tests, put together):
-
-- the error's norm over the reference's norm;
-- the largest single error over the reference's largest value;
-- the cosine distance ``1 - 2 <x, y> / (|x|^2 + |y|^2)`` of every group (a sequence, a token, an
-  expert) on its own, so that a small wrong group cannot hide behind the others.
+Three criteria must hold (from FlashAttention-3, DeepGEMM and FlashMLA's tests): the error's norm over the reference's
+norm; the largest single error over the reference's largest value; the cosine distance ``1 - 2 <x, y> / (|x|^2 +
+|y|^2)`` of every group (a sequence, a token, an expert), so that a small wrong group is not hidden by the others.
 """
 
 from __future__ import annotations
@@ -62,7 +58,7 @@ def agreement(got: npt.ArrayLike, want: npt.NDArray[np.float64]) -> Agreement:
     Parameters
     ----------
     got, want : arrays of one shape
-        The first axis counts groups. NaN or infinity in `got` where `want` has none is a failure.
+        The first axis counts groups. NaN or infinity only in `got` is a failure.
     """
     x, y = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     if x.shape != y.shape:

@@ -1,7 +1,4 @@
-"""Threads and cores: hold each thread to a core, and ask how long threads waited for one.
-
-Both are Linux's; elsewhere nothing is held and nothing is known.
-"""
+"""Threads and cores: pin each thread to a core, and read how long threads waited for one. Both work only on Linux."""
 
 from __future__ import annotations
 

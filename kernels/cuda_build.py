@@ -1,7 +1,7 @@
-"""Compile the CUDA sources of this folder: with NVRTC alone, without a GPU, or through CuPy.
+"""Compilation of the CUDA sources of this folder: with NVRTC without a GPU, or through CuPy.
 
-`python -m opbyte.kernels.cuda_build NAME ARCH` compiles one source in a process of its own and prints
-what ptxas says: a crash of the compiler then ends that process and not the caller's.
+`python -m opbyte.kernels.cuda_build NAME ARCH` compiles one source in a separate process and prints ptxas's output: a
+crash of the compiler then does not end the caller.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _bytes(library: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build every variant and number format of one source; a line of figures each."""
+    """Build every variant and number format of one source; print one line of values each."""
     name, arch = arguments
     for variant in SOURCES[name].variants:
         for format_, macros in FORMATS.items():

@@ -1,7 +1,6 @@
-"""The gated delta rule: one decay a head, states of values x keys in fp32.
+"""The gated delta rule: one decay per head, states of values x keys in fp32.
 
-Decodes go through `recurrent.step`, prompts through `recurrent.chunks`, and so do KDA and Mamba-2's scan
-(`kda`, `mamba_scan`).
+Decodes use `recurrent.step`, prompts `recurrent.chunks`, as KDA and Mamba-2's scan do (`kda`, `mamba_scan`).
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def case(shape: Shape, bench: Bench, name: str = "delta_rule", channels: bool = False) -> Case:
-    """Inputs for one shape; `channels`: every channel of a key has a decay of its own."""
+    """Return inputs for one shape; `channels`: every channel of a key has a separate decay."""
     n, t, *sizes = (shape[c] for c in ("batch", "q_len", "heads_k", "heads_v", "dim_k", "dim_v"))
     x = tokens_of(bench, (n, t), (sizes[0], sizes[1]), (sizes[2], sizes[3]), sizes[2] if channels else 1)
     return case_of(name, shape, x, bench)

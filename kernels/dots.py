@@ -37,9 +37,9 @@ def dots(typingctx, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wi
 
 
 DISTANCES = (4096, 8192)
-"""How far ahead of its place `_dots_in_order` fetches [B]: twice, see `tiles.score_tile`. On a Zen 4 core
-that reads 27 GB/s, experts of one row stream at 24 GB/s in fp32 (20 without, 25 at 4096 alone) and
-at 25 GB/s in bf16 (18 at 4096 alone), and two rows at 26 of 28 GB/s (20 without)."""
+"""Prefetch distances of `_dots_in_order` [B]: twice, see `tiles.score_tile`. On a Zen 4 core that reads 27 GB/s,
+experts of one row stream at 24 GB/s in fp32 (20 without, 25 with only 4096) and at 25 GB/s in bf16 (18 with only
+4096), and two rows at 26 of 28 GB/s (20 without)."""
 
 
 def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
@@ -79,7 +79,7 @@ def _dots_in_order(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide
 
 
 def _dots_side_by_side(e: Emitter, args: Sequence[Value], rows: int, cols: int, wide: bool) -> None:
-    """All columns at once; the next `cols` rows of `w` are fetched in order meanwhile."""
+    """Compute all columns at once; the next `cols` rows of `w` are prefetched in order at the same time."""
     b = e.b
     x_at, x_step, w_at, w_step, length, out_at, out_step = args
     width = 4 if wide else 2

@@ -28,12 +28,12 @@ F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
 Weights = npt.NDArray[Any]
 ROW_COST = 0.12
-"""Cost of four rows of weights for one more token, over that of streaming them: 4 x 2 FLOP against
-4 x 4 bytes, at the ridge of about 4 FLOP/byte of a core with AVX-512."""
+"""Cost of four rows of weights for one more token, over the cost of streaming them: 4 x 2 FLOP against 4 x 4 bytes,
+at the ridge of about 4 FLOP/byte of a core with AVX-512."""
 
 
 CONFIG = replace(DEFAULT, block_n=16)
-"""Blocks of gate and up weights pass in turn: narrower than those of one product alone."""
+"""Blocks of gate and up weights alternate: narrower than for a single product."""
 CHOICES = 61
 """Different choices of experts that a case takes in turn; prime, to meet all copies of weights."""
 
@@ -263,14 +263,14 @@ def shapes(quick: bool) -> Sequence[Shape]:
 
 
 def balanced(tokens: int, experts: int, k: int, rng: np.random.Generator) -> I4:
-    """Choices that load all experts as evenly as can be, in a drawn order."""
+    """Return choices that load all experts as evenly as possible, in a random order."""
     first = rng.permutation(experts)
     at = (np.arange(tokens * k) % experts).reshape(tokens, k)
     return first[at].astype(np.int32)
 
 
 def _weights(shape: Shape, bench: Bench) -> list[ExpertWeights]:
-    """As many sets of weights as the block holds apart."""
+    """Return as many sets of weights as the block stores separately."""
     experts, hidden, inter = (shape[n] for n in ("experts", "hidden", "inter"))
     half = shape["dtype"] == "bf16"
     copies = bench.copies((2.0 if half else 4.0) * experts * 3 * hidden * inter)

@@ -191,7 +191,7 @@ def merge(g, units, groups, group_size, top, total, parts, out):
 def load_queries(unit, group_size, q, vectors, states, out):
     """Copy a unit's query vectors side by side and start their softmax; its sums become 0.
 
-    Returns the number of vectors, and that of groups of `GROUP`, the last one filled up with zeros.
+    Returns the number of vectors, and of groups of `GROUP`, the last one padded with zeros.
     """
     seq, head, first, count = unit[U_SEQ], unit[U_HEAD], unit[U_QUERY], unit[U_QUERIES]
     used = count * group_size

@@ -1,9 +1,9 @@
 """Experts with weights of four bits, widened in registers: MXFP4 and NVFP4, activations in fp32.
 
-A row of weights is its codes, its block scales and a factor in fp32. 16 bytes of codes hold 32 weights, the
-first half in the low bits, so that they meet 16 neighbouring numbers of `x`. MXFP4 has a power of two for
-32 weights, NVFP4 an 8-bit float (e4m3) for 16 and a factor for the whole matrix (OCP Microscaling v1.0).
-A code widens by its bits alone: sign, exponent and fraction stand where an fp16 has them.
+A row of weights is its codes, its block scales and a factor in fp32. 16 bytes of codes contain 32 weights, the first
+half in the low bits, so that they match 16 neighbouring numbers of `x`. MXFP4 has a power of two for 32 weights, NVFP4
+an 8-bit float (e4m3) for 16 and a factor for the whole matrix (OCP Microscaling v1.0). A code widens by its bits: sign,
+exponent and fraction are in the positions of an fp16.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BLOCK = {"w4a16_mxfp4": 32, "nvfp4": 16}
 WIDEN = {32: 2.0**14, 16: 2.0**22}
 """By block: a weight over the product of an fp16 with its code's bits and its widened scale."""
 E4M3 = np.array([(b & 7) / 8 * 2.0**-6 if b < 8 else (1 + (b & 7) / 8) * 2.0 ** ((b >> 3) - 7) for b in range(127)])
-"""Values of e4m3 without sign, by code; 127 is no number."""
+"""Values of e4m3 without sign, by code; 127 is not a number."""
 SCALES = {32: 2.0 ** (np.arange(255.0) - 127), 16: E4M3}
 """Values of scales by block and code."""
 HALF, WIDE, WORDS = ir.HalfType(), ir.VectorType(F32, 16), ir.VectorType(I16, 16)
@@ -113,7 +113,7 @@ class FourBitWeights(experts.ExpertWeights):
         experts_, inter, hidden = self.sizes
         for w, rows, k in ((self.gate, inter, hidden), (self.up, inter, hidden), (self.down, hidden, inter)):
             if w.dtype != np.uint8 or w.shape != (experts_, rows, row_bytes(k, self.format)):
-                raise ValueError(f"{w.shape} of {w.dtype} are no rows of {k} weights in {self.format}")
+                raise ValueError(f"{w.shape} of {w.dtype} are not rows of {k} weights in {self.format}")
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -161,7 +161,7 @@ def pack(w: F4, format_: str) -> U1:
 
 
 def unpack(packed: U1, format_: str) -> F4:
-    """The weights that packed rows stand for, in fp32."""
+    """Return the weights of packed rows in fp32."""
     lead, block = packed.shape[:-1], BLOCK[format_]
     k = (packed.shape[-1] - 4) * 2 * block // (block + 2)
     codes = packed[..., : k // 2].reshape(*lead, k // 32, 16)

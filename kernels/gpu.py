@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from .cuda_build import FORMATS, header_folders, source_text
 
 WARPS = 4
-"""Warps of an attention or expert block; each is a part of its own in a decode."""
+"""Warps of an attention or expert block; in a decode each is a separate part."""
 NARROW = 64
 """Mean tokens of an expert up to which weights are streamed; above, tiles of 128 x 128."""
 STAGES, TILE, PITCH = 3, 128, 40
@@ -102,7 +102,7 @@ def route(
     """Choose experts from float32 `logits`, shape (tokens, experts), into `ids`, `weights`."""
     tokens, experts = logits.shape
     if not 1 <= k <= min(32, experts):
-        raise ValueError(f"k is {k}: must lie between 1 and {min(32, experts)}")
+        raise ValueError(f"k is {k}: must be between 1 and {min(32, experts)}")
     device.run("router", (f"EXPERTS={experts}",), "route", (-(-tokens // 4),), 128,
                (logits, bias, ids, weights, tokens, k, int(kind == "sigmoid"), int(normalise)))  # fmt: skip
 
@@ -131,7 +131,7 @@ def grouped_gemm(
 ) -> None:
     """Rows of each expert times its weights, shape (experts, n, k), transposed.
 
-    `stages` of both operands lie in shared memory (gemm.cu).
+    `stages` of both operands are in shared memory (gemm.cu).
     """
     experts, n, k = w.shape
     if k % 32 or n % 8:
@@ -142,7 +142,7 @@ def grouped_gemm(
 
 
 def expert_tiles(mean: float) -> int:
-    """How `experts_layer` runs experts of so many tokens in the mean: tiles of 8 tokens, or `TILED`."""
+    """Return how `experts_layer` runs experts with a mean number of tokens: tiles of 8 tokens, or `TILED`."""
     if mean > NARROW:
         return TILED
     return 1 if mean <= 8 else 2 if mean <= 16 else 4

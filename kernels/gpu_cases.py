@@ -60,7 +60,7 @@ def normal(device: gpu.CupyDevice, *shape: int, scale: float = 1.0) -> Any:
 
 
 def copies_of(bytes_: float) -> int:
-    """Copies of inputs of so many bytes, that no cache holds them all."""
+    """Return the number of input copies of a size such that no cache holds them all."""
     return max(1, min(32, int(ROTATE_BYTES / bytes_) + 1))
 
 
@@ -240,7 +240,7 @@ def _gemm_shapes(quick: bool) -> Sequence[Shape]:
 
 
 def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
-    """The project's tiled product; CuPy's, which is cuBLAS, beside it."""
+    """The project's tiled product, compared with CuPy's (cuBLAS)."""
     cp, m, n, k = device.cupy, shape["m"], shape["n"], shape["k"]
     copies = min(copies_of(2.0 * n * k), 8)
     weights = [normal(device, 1, n, k, scale=k**-0.5) for _ in range(copies)]

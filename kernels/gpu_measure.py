@@ -49,7 +49,7 @@ def open_device() -> gpu.CupyDevice:
 
 
 class Timer:
-    """Seconds of a call by CUDA graphs on a stream of its own."""
+    """Seconds of a call by CUDA graphs on a separate stream."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy = cupy

@@ -41,7 +41,7 @@ class GpuSpace:
     name : str
         Of its case.
     choices : callable
-        ``choices(shape, cores)``: configurations, and which one the kernel takes by itself.
+        ``choices(shape, cores)``: configurations, and the kernel's default one.
     """
 
     name: str

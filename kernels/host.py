@@ -1,4 +1,4 @@
-"""The machine at hand as a device: what it is, and what was measured of it, as a description in YAML."""
+"""The local machine as a device: its properties and measurements, as a description in YAML."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HostInfo:
     libraries : dict of str to str
         Versions of the libraries that matter.
     name : str or None
-        The device's name in kernel tables; only a GPU has one of its own.
+        The device's name in kernel tables; only a GPU has its own.
     """
 
     cpu: str

@@ -67,7 +67,7 @@ def index_scores(q: F4, weights: F4, keys: npt.NDArray[Any], table: I4, lengths:
     q, weights : float32 arrays, shapes (sequences, tokens, heads, dim), (sequences, tokens, heads)
     keys : array, shape (pages, page, dim), float32 or bf16 as uint16
     table, lengths : int32 arrays, shapes (sequences, pages of the longest), (sequences,)
-        Pages of each sequence, and its keys, those of its queries included.
+        Pages of each sequence, and its keys, including its queries'.
     out : float32 array, shape (sequences, tokens, longest)
         `LOW` where a query sees no key.
     """
@@ -120,7 +120,7 @@ def _select(bits, lengths, tokens, k, out, threads):
 
 
 def select(scores: F4, lengths: I4, k: int, threads: int = 1) -> I4:
-    """Indices of the `k` best of finite scores, ascending; -1 behind those of a shorter sequence.
+    """Return the indices of the `k` best of finite scores, ascending; padded with -1 for a shorter sequence.
 
     `scores` and `lengths` as of `index_scores`; the result has shape (sequences, tokens, k).
     """

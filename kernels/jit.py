@@ -30,8 +30,8 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 def parallel(function: Compiled) -> Compiled:
     """Compile a function whose `numba.prange` loops run on `use_threads` threads.
 
-    Its last argument is the number of threads. For one, a twin without threads is called:
-    starting them takes 10 to 100 us, more than many a small kernel itself.
+    Its last argument is the number of threads. For one, a clone without threads is called: starting them takes 10 to
+    100 us, more than many a small kernel.
     """
     many = _cached(function, parallel=True, nogil=True)
     one = _cached(_renamed(function, "_alone"), nogil=True)
@@ -82,10 +82,10 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
 def use_threads(count: int) -> None:
     """Let parallel kernels run on `count` threads of this process.
 
-    Threads of OpenMP where Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER`` says otherwise.
-    Numba's own sleep between calls and take 100 us to start; those of GNU's OpenMP wait awake for the next call and
-    take 2 us, and 25 us where it comes later than `SPINS` allow. Without that bound they hold a core that another
-    process wants: decode attention then ran at 7 instead of 30 GB/s on two cores that a third thread shared.
+    Use threads of OpenMP if Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER`` is set. Numba's own
+    sleep between calls and take 100 us to start; GNU OpenMP's spin until the next call and take 2 us, and 25 us after
+    more than `SPINS`. Without that bound they occupy a core that another process needs: decode attention then ran at 7
+    instead of 30 GB/s on two cores shared with a third thread.
     """
     config: Any = numba.config
     if "NUMBA_THREADING_LAYER" not in os.environ:

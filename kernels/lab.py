@@ -28,7 +28,7 @@ MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "ge
 
 Shape = Mapping[str, Any]
 MOST_COPIES = 1024
-"""Sets of inputs at most: with 64, those of 128 KiB were still in a cache of 32 MiB."""
+"""Maximum sets of inputs: with 64, sets of 128 KiB were still in a cache of 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Kernel:
     name : str
         Module's name.
     backend : str
-        "numba"; those of GPUs are cases of `gpu_cases`.
+        "numba"; GPU kernels are cases of `gpu_cases`.
     family : str or None
         Stem of its table (`workloads.kernel_tables`); None where no family has such rows.
     shapes : callable
@@ -77,7 +77,7 @@ class Kernel:
     case : callable
         ``case(shape, bench)``; `bench` is a :class:`Bench`, or the device's own for cupy.
     title : str
-        A line on it; empty: the first line of the module that `case` stands in.
+        One line on it; empty: the first line of `case`'s module.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _measurable(kernel: Kernel) -> None:
     if kernel.backend != "numba":
         raise InputError("its backend", f"must be numba, not {kernel.backend!r}")
     if kernel.family is not None and kernel.family not in SCHEMAS:
-        raise InputError("its family", f"is no kernel table{nearest(kernel.family, SCHEMAS)}")
+        raise InputError("its family", f"is not a kernel table{nearest(kernel.family, SCHEMAS)}")
     if not kernel.shapes(True):
         raise InputError("its shapes", "must be one at least")
 
@@ -116,7 +116,7 @@ def add(kernel: Kernel) -> Kernel:
 
 
 def kernels(backend: str) -> list[Kernel]:
-    """Kernels of a backend: those of `MODULES` in that order, then those from outside by name."""
+    """Return the kernels of a backend: `MODULES` in order, then user-defined ones by name."""
     for module in MODULES:
         import_module(f".{module}", __package__)
     found = [KERNELS[name] for name in KERNELS if name.endswith(f":{backend}")]
@@ -178,7 +178,7 @@ class Bench:
         return out
 
     def rooms(self, bytes_: float) -> int:
-        """Sets of written arrays of this size [B] that `room` has apart from each other."""
+        """Return the number of distinct sets of written arrays of this size [B] in `room`."""
         return max(1, min(MOST_COPIES, int(0.45 * self.block.nbytes // max(bytes_, 1))))
 
 

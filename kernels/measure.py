@@ -1,8 +1,8 @@
-"""Measure the kernels on this machine: check each shape, then time all of them in rounds.
+"""Measurement of the kernels on this machine: check each shape, then time all of them in rounds.
 
-A row is what its shape took in the state that the machine was in most of the run (`rounds`). It is rejected, with the
-reason, if too few repetitions were left alone in that state, or if the read rate drifted while they ran. On a machine
-that is never quiet `lenient` keeps such rows and says so in their columns.
+A row is the time of its shape in the machine's most frequent state (`rounds`). It is rejected, with the reason, if too
+few undisturbed repetitions are in that state, or if the read rate drifted. On a machine that is never quiet `lenient`
+keeps such rows and marks them in their columns.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MeasuredShape:
     flops, bytes : float
         Of one call.
     read_Bps, drift : float
-        Read rate that it stands for, and relative change of the rate from before to after.
+        Its read rate, and the relative change of the rate from before to after.
     reason : str
         Why it should not be relied on; empty for a good row.
     """
@@ -151,7 +151,7 @@ def measure(
     Raises
     ------
     WrongResult
-        A kernel disagrees with its reference: nothing of it is timed.
+        A kernel disagrees with its reference: it is not timed.
     """
     threads = threads or max_threads()
     use_threads(threads)

@@ -70,7 +70,7 @@ def sort_slots(ids: I4, experts: int) -> SlotOrder:
     order = SlotOrder(*(np.empty(n, np.int32) for n in (experts + 1, len(flat), len(flat))))
     bad = _sort(flat, order.offsets, order.slots, order.position)
     if bad >= 0:
-        raise ValueError(f"slot {bad} has expert {flat[bad]}: must lie between 0 and {experts - 1}")
+        raise ValueError(f"slot {bad} has expert {flat[bad]}: must be between 0 and {experts - 1}")
     return order
 
 

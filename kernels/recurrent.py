@@ -187,7 +187,7 @@ def step(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = Tr
 
 
 def chunks(x: TokenInputs, states: F4, out: F4, threads: int = 1, erase: bool = True) -> None:
-    """Prompts: as `step`, with an axis of tokens behind that of sequences.
+    """Prompts: like `step`, with an axis of tokens after the axis of sequences.
 
     Raises
     ------

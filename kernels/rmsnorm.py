@@ -24,9 +24,9 @@ from .vector import I64, LANES, Emitter, Value, micro_kernel
 F4 = npt.NDArray[np.float32]
 EPS = 1e-6
 WIDE = 2048
-"""Columns from which the next row is fetched while one is scaled out of the caches: memory idled
-meanwhile, and rows of 4096 took 1.2 times as long. In rows of 1024, whose successors a core sees by
-itself, it cost a quarter; with a residual to write back, a tenth where reading was fast."""
+"""Columns from which the next row is prefetched while one is scaled: without it memory is idle, and rows of 4096
+took 1.2 times as long. For rows of 1024, which the hardware prefetches, it cost a quarter; with a residual to write
+back, a tenth with fast reads."""
 
 
 @micro_kernel
@@ -67,7 +67,7 @@ def square_sum(typingctx, x, r, n):
 def scale_row(typingctx, x, w, factor, out, n, ahead):
     """``out = x * factor * w`` for `n` floats, stored past the caches.
 
-    Unless `ahead` is 0, the row there is fetched meanwhile.
+    Unless `ahead` is 0, the row there is prefetched at the same time.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
@@ -120,7 +120,7 @@ def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1)
     Raises
     ------
     ValueError
-        Shapes that differ, arrays that are not contiguous float32, cols that are no multiple of
+        Shapes that differ, arrays that are not contiguous float32, cols that are not a multiple of
         four vector registers, or an `out` that is not aligned to a register (see `aligned`).
     """
     step = 4 * LANES
@@ -147,7 +147,7 @@ def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float6
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
-    """From the rows of a decode step to those of a prompt."""
+    """Return shapes from the rows of a decode step to a prompt's."""
     sizes = (1, 4, 16, 64, 256, 1024, 4096) if quick else (1, 4, 16, 64, 256, 1024, 4096, 8192)
     widths = (512, 1024, 4096) if quick else (512, 1024, 2048, 4096, 8192)
     return [

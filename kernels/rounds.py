@@ -69,7 +69,7 @@ class MeasuringPlan:
     Attributes
     ----------
     rounds, most_rounds : int
-        Rounds of all cases; and with those of the cases that lack undisturbed repetitions.
+        Rounds of all cases; and including further rounds of cases that lack undisturbed repetitions.
     enough : int
         Undisturbed repetitions in the usual state that a case should have.
     visit_s : float
@@ -135,8 +135,8 @@ def together(
 ) -> tuple[CallSeconds, list[RoundTimes]]:
     """The repetitions of the visits in that state as one sample, and those visits.
 
-    The least time of each is scaled from the rates around it to those of the state. Where no
-    visit was in it, those are taken that were left alone, though they are scaled further.
+    The least time of each is scaled from the rates around it to the state's. If no visit was in the state, other
+    undisturbed visits are used, with a larger scale.
     """
     alone = [v for v in visits if any(v.times.counts)]
     inside = [v for v in visits if v.within(state)]

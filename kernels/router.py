@@ -81,7 +81,7 @@ def route(
     """
     tokens, experts = logits.shape
     if not 1 <= k <= experts:
-        raise ValueError(f"k is {k}: must lie between 1 and the number of experts, {experts}")
+        raise ValueError(f"k is {k}: must be between 1 and the number of experts, {experts}")
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: must be one of {', '.join(KINDS)}")
     if bias is not None and kind == "softmax":

@@ -1,9 +1,9 @@
-"""Exhaustive search over a CPU kernel's configurations: every time, none left out.
+"""Exhaustive search over a CPU kernel's configurations, with every time.
 
-Within a round all configurations of a shape take their turns in a drawn order, on inputs that rotate over several times
-the last-level cache. The time of a turn is what the thread had of its core, so that another process that takes the core
-costs nothing; what it costs in caches is left to the lower quartile over the rounds. A configuration counts if the
-quartiles of its lower half lie close together, a shape if the machine's rates are the same before and after.
+Within a round all configurations of a shape run in a random order, on inputs that rotate over several times the
+last-level cache. The time is the thread's time on its core, so that another process on the core costs nothing; its
+cache effect is reduced by the lower quartile over the rounds. A configuration counts if the quartiles of its lower half
+are close together, a shape if the machine's rates are equal before and after.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def search(
     Raises
     ------
     WrongResult
-        A configuration disagrees with the reference: nothing of its shape is timed.
+        A configuration disagrees with the reference: its shape is not timed.
     """
     use_threads(1)
     rng = np.random.default_rng(seed)

@@ -24,11 +24,11 @@ STRIP = 16
 def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, dim, tile):
     """Scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
 
-    ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the
-    address of int64 byte offsets of the tile's rows from `k` (`tile` of them, the last one repeated). The rows at
-    `next_rows` and `later_rows` from `ahead` are fetched meanwhile, and those `SOON` rows on: each row three times in
-    its turn, as a core drops fetches when its miss registers are full (decode attention at 0.70 of the read rate with
-    two, 0.79 with three). `dim` and `tile` are literal; `count` is the number of rows.
+    ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the address of int64 byte
+    offsets of the tile's rows from `k` (`tile` of them, the last one repeated). The rows at `next_rows` and
+    `later_rows` from `ahead` are prefetched at the same time, and those `SOON` rows later: each row three times in
+    sequence, because a core drops prefetches when its miss registers are full (decode attention at 0.70 of the read
+    rate with two, 0.79 with three). `dim` and `tile` are literal; `count` is the number of rows.
     """
     sizes = literals(dim, tile)
     if sizes is None:
@@ -135,8 +135,8 @@ def softmax_tile(typingctx, s, low, high, scale, state, tile):
 def add_values(typingctx, p, v, rows, count, ahead, next_rows, later_rows, state, out, dim, tile):
     """``out[i, d] = out[i, d] * shrink[i] + sum_t p[i, t] * v[row t, d]``.
 
-    Taken in passes whose sums fit in the registers. The rows at `next_rows` and `later_rows` from
-    `ahead` are fetched meanwhile.
+    In passes whose sums fit in the registers. The rows at `next_rows` and `later_rows` from `ahead` are prefetched at
+    the same time.
     """
     sizes = literals(dim, tile)
     if sizes is None:

@@ -19,8 +19,7 @@ import numpy as np
 from .cores import CoreWaits
 
 WAITING, WAKING_S = 0.03, 5e-5
-"""Longest time without a core of a repetition that counts: a share of it, beside what the waking
-of a thread on an idle core takes."""
+"""Longest wait for a core in a valid repetition: a share of it, plus the wake-up time of a thread on an idle core."""
 BUSY = 0.85
 """Least CPU time over threads times wall time of a repetition that counts, where waiting is unknown."""
 SHORT_S = 1e-3
@@ -55,7 +54,7 @@ class CallSeconds:
 
 
 class Stopwatch:
-    """Times blocks of code, one right after another, and says whether each was left alone.
+    """Times blocks of code, one right after another, and records whether each was undisturbed.
 
     It takes some 8 us between them: OpenMP's threads wait awake for about 25 (`jit.use_threads`),
     and a small kernel that has to wake them first takes twice as long.
@@ -106,8 +105,8 @@ def _used() -> tuple[int, float]:
 def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
     """Wait until no thread of this process runs.
 
-    OpenBLAS's threads look for work for some 100 ms after a product, on a core that the kernel timed
-    next should have. Their CPU time is told in ticks of 4 ms: shorter steps would miss it.
+    OpenBLAS's threads spin for some 100 ms after a product, on a core that the next timed kernel should have. Their CPU
+    time has ticks of 4 ms: shorter steps would not see it.
     """
     until = time.perf_counter() + most_s
     while time.perf_counter() < until:

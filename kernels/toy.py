@@ -27,7 +27,7 @@ PAGE = 64
 
 @dataclass(frozen=True, slots=True)
 class ToyConfig:
-    """Sizes of the model; the names are those of a Hugging Face ``config.json``."""
+    """Sizes of the model; the names are as in a Hugging Face ``config.json``."""
 
     hidden_size: int = 1024
     intermediate_size: int = 1024
@@ -180,7 +180,7 @@ class ToyState:
         self.active: list[int] = []
 
     def _caches(self, longest: int) -> list[Any]:
-        """What each layer keeps: room for so many tokens of each sequence, filled with random numbers."""
+        """Return the cache of each layer: room for the tokens of each sequence, filled with random numbers."""
         c, rng, batch = self.model.config, self.model.rng, len(self.lengths)
         pages = int(-(-longest // PAGE))
         shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)

@@ -97,9 +97,8 @@ class Emitter:
     def prefetch(self, address: Value) -> None:
         """Fetch a cache line for reading, into the second level.
 
-        Fetching into the first level as well halved the rate of decode attention (9.5 against
-        18.5 GB/s on one Zen 4 core): its few miss registers then hold back the loads of the tile
-        at hand.
+        Prefetching into the first level as well halved the rate of decode attention (9.5 against 18.5 GB/s on one Zen 4
+        core): its few miss registers then delay the loads of the current tile.
         """
         pointer = self.pointer(address, I8)
         self.intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))

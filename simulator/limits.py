@@ -12,4 +12,4 @@ MIN_MTBF_S = 1e-3
 """Failures closer than this have no meaning: a step of an engine takes about as long."""
 
 MAX_MICRO_BATCHES = 16
-"""Micro-batches that go to and fro in a step, as many as chunks of one that overlaps."""
+"""Maximum micro-batches of a step with separate experts, equal to the maximum chunks of an overlapped one."""

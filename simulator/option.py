@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
-    """What is known of an option beside its name.
+    """Definition of an option, except its name.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class OptionSpec:
     low, high : float or None
         Smallest and largest value; without `low` the range is another's matter: it depends on the model or system.
     metavar : str
-        What stands for the value in ``--help``.
+        Placeholder of the value in ``--help``.
     file : bool
         It names a file, whose content is part of what is simulated.
     table : bool
@@ -158,7 +158,7 @@ class PlacedOption:
 
 
 def options_of(cls: type) -> tuple[PlacedOption, ...]:
-    """Options of a dataclass in order of its fields, those of its groups among them.
+    """Return the options of a dataclass in order of its fields, including its groups.
 
     Examples
     --------
@@ -213,7 +213,7 @@ def unknown(name: str, known: Iterable[str]) -> InputError:
 
 
 def _part(own: Field[Any]) -> type | None:
-    """The class of a field that holds options of its own."""
+    """Return the class of a field that contains options."""
     made: Any = own.default_factory
     return made if isinstance(made, type) and issubclass(made, CheckedOptions) else None
 
@@ -230,7 +230,7 @@ class CheckedOptions:
                 object.__setattr__(self, own.name, own.option.checked(value, own.flag))
 
     def changed(self, **options: Any) -> Self:
-        """The same with options replaced, whatever part holds them; a whole part goes by its field's name.
+        """Return a copy with options replaced, in any part; a whole part is replaced by its field's name.
 
         Raises
         ------
@@ -249,7 +249,7 @@ class CheckedOptions:
         return out
 
     def option(self, name: str) -> Any:
-        """Value of an option, whatever part holds it."""
+        """Return the value of an option of any part."""
         return getattr(_holder(self, placed(type(self))[name].path), name)
 
 

@@ -1,4 +1,4 @@
-"""What a part says of itself: options, what it cannot go with and why, where it is and is tested."""
+"""What a part says of itself: options, what it cannot be combined with and why, where it is and is tested."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ HOOKS = {
     "read": "(state, block) -> None; called with each block of requests as it is read",
     "collect": "(run, served, stream, warmup) -> what the part left of a run, None if nothing; called after the core has measured it",
     "request_columns": "(left) -> columns of requests.csv, by name",
-    "ops": "(engines) -> ops of the run that are the part's, beside those of the model",
+    "ops": "(engines) -> ops of the run that the part adds to the ops of the model",
     "step": "(deployment, stage) -> what the part left of one step, None if nothing",
-    "figures": "Figures: JSON, tables, columns and the reference of what it left",
-    "figures_of": "(left) -> Figures, where they depend on what it left",
+    "figures": "Values for JSON, tables, columns and the reference",
+    "figures_of": "(left) -> values that depend on the run",
 }
 """Hook points of Python's side: what a hook takes and returns, and when it is called."""
 
@@ -92,15 +92,16 @@ class Part:
     options : type, optional
         Class of its options (`option.CheckedOptions`).
     scope, panel : str
-        Whether its options are a run's ("run") or change what a step costs ("deployment"); and where ``--help`` lists those of a run.
+        Whether its options belong to a run ("run") or change the cost of a step ("deployment"); and the ``--help``
+        panel of run options.
     page, tests
         Its page in docs, with its rules and evidence, and its tests below `tests`.
     also : sequence of str
-        Modules below `simulator` that it shares with others, beside those of its package.
+        Modules below `simulator` that it shares with others, in addition to its package.
     cannot : mapping of str to str
-        Parts that it cannot go with, each with the physical reason.
+        Parts that it cannot be combined with, each with the physical reason.
     left : callable
-        Whether a run has left something of the part although nothing of `asked` was there; takes `Served`.
+        Whether a run has results of the part without its options in `asked`; takes `Served`.
     hooks : mapping of str to object
         Hook point (`HOOKS`) -> what the part has there, or ``MODULE:NAME`` of its package.
     home : str
@@ -140,6 +141,6 @@ class Part:
         return getattr(import_module(f"{__package__}.{self.home}.{module}"), inner)
 
     def figures(self, left: Any) -> Figures:
-        """How an answer has what the part left."""
+        """Return the values of the part's results."""
         choose = self.hook("figures_of")
         return cast("Figures", self.hook("figures") if choose is None else choose(left))

@@ -1,4 +1,4 @@
-"""Quantities: the one form in which values of a run reach an answer. JSON, tables, columns and the reference follow."""
+"""Quantities: the single form of the values of a run. JSON, tables, columns and the reference are derived."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a part has in an answer, of what it left of a run.
+    """Values of a part's results in the output.
 
     Attributes
     ----------
     key : str
-        Of its entry in JSON; empty: its quantities are keys of the answer themselves.
+        Key of its entry in JSON; empty: its quantities are top-level keys.
     title : str
         Of its line for people.
     columns : tuple of Quantity

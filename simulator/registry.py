@@ -41,7 +41,7 @@ _add_all()
 
 
 def refused_with(name: str) -> dict[str, str]:
-    """Parts that one cannot go with, each with the reason."""
+    """Parts that one cannot be combined with, each with the reason."""
     return {other: why for pair, why in PAIRS.items() if name in pair for other in pair if other != name}
 
 
@@ -66,7 +66,7 @@ def check_parts(given: Mapping[str, str]) -> None:
     """
     for (one, other), why in PAIRS.items():
         if one in given and other in given:
-            raise InputError(given[one], f"cannot go with {given[other]}: {why}")
+            raise InputError(given[one], f"cannot be combined with {given[other]}: {why}")
 
 
 def hooks_at(point: str, given: Mapping[str, Any]) -> Iterator[tuple[Callable[..., Any], Any]]:

@@ -43,8 +43,8 @@ def test_papers_are_one_room_of_the_product() -> None:
 
 
 def test_unclear_english_is_counted_where_it_is() -> None:
-    tree = ast.parse('"""A load is held."""\nx = "three words only"\ny = "this must lie in between"\n')
-    assert dict(script("lines")._strings(tree)) == {True: "A load is held.", False: "this must lie in between"}
+    tree = ast.parse('"""A load is held."""\nx = "three words only"\ny = "this must be in between"\n')
+    assert dict(script("lines")._strings(tree)) == {True: "A load is held.", False: "this must be in between"}
 
 
 def test_a_budget_that_is_passed_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

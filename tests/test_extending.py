@@ -422,7 +422,7 @@ def test_two_formats_need_columns_of_their_own() -> None:
         """Azure's columns."""
 
     azure = FORMATS["azure"].columns
-    assert "its columns are those of format 'azure'" in refusal(lambda: request_format("again", azure[::-1])(again))
+    assert "its columns belong to format 'azure'" in refusal(lambda: request_format("again", azure[::-1])(again))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How an op goes through main memory: what lies in sequence there, and what does not."""
+"""Access pattern of an op in main memory: contiguous or gathered data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Access:
     kind : str
         One of `ACCESSES`.
     item_bytes : float
-        What lies in one piece [B]: an expert's weights, a row that is gathered, the state of a
-        sequence; of pages, keys and values of one token. As one device holds it.
+        Size of one contiguous piece [B]: an expert's weights, a gathered row, the state of a sequence; for pages, keys
+        and values of one token. For one device.
     items : int
-        Of slices: experts that lie beside each other. Of pages: tensors that hold a token, two for keys and values.
+        For slices: adjacent experts. For pages: tensors of a token, two for keys and values.
     """
 
     kind: str = "sequence"

@@ -99,7 +99,7 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
 
 
 def without_adapters(model: ModelSpec) -> ModelSpec:
-    """The model without the adapters of tenants, as it drafts for itself: they join the target alone."""
+    """Return the model without the adapters of tenants, as it drafts for itself: they are only in the target."""
 
     def bare(part: LayerKind | None) -> Any:
         return part.base if isinstance(part, LowRank) and part.adapters else part

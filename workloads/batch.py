@@ -21,7 +21,7 @@ DECODE, PREFILL = 0, 1
 
 TOKENS, SEQUENCES, DECODES, PREFILL_TOKENS, PREFILLS = range(5)
 BASE_MOMENTS = 5
-"""Those of the whole batch."""
+"""Moments of the whole batch."""
 DECODE_KV, PREFILL_PAIRS, PREFILL_KV, PREFILL_RECT = range(4)
 SHORT_TOKENS = PREFILL_RECT
 """Of a negative window, -n: sums over prompt chunks that see at most `n` tokens, their new tokens in
@@ -30,7 +30,7 @@ WINDOW_MOMENTS = 4
 
 
 def num_moments(windows: int, several: bool) -> int:
-    """Sums of a batch of a model with so many windows, whose decodes may bring `several` tokens."""
+    """Return the number of sums of a batch of a model with `windows` windows, whose decodes may have `several` tokens."""
     return BASE_MOMENTS + WINDOW_MOMENTS * windows + (1 + windows if several else 0)
 
 
@@ -49,7 +49,7 @@ class Batch:
     seq_id : int64 array, shape (n,)
         Request of each sequence (routing may depend on it).
     every : bool
-        Whether each new token of a decode has a row of logits, as verification needs; if not, its last one alone.
+        Whether each new token of a decode has a row of logits, as verification needs; if not, only its last one.
     """
 
     q_len: npt.NDArray[np.int64]
@@ -144,7 +144,7 @@ class Moments:
         return self._several(0, self.decodes)
 
     def _several(self, which: int, single: float) -> float:
-        """A sum of decodes of several tokens; `single`, that of one each, where it is not kept."""
+        """Return a sum of decodes of several tokens; default `single`, the sum with one token each."""
         at = num_moments(len(self.windows), False) + which
         return float(self.values[at]) if at < len(self.values) else single
 

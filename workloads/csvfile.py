@@ -1,7 +1,7 @@
-"""CSV files with a header, by columns: what is wrong is told with its file, line and column.
+"""CSV files with a header, by columns: errors name file, line and column.
 
-Blank lines are left out, and so are lines at the head of a file that begin with ``#``, which say
-where its rows come from. A cell is text until somebody asks for numbers.
+Blank lines are skipped, as are leading lines that begin with ``#``, which name the source of the rows. A cell is text
+until its number is read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def numbers(
     Raises
     ------
     InputError
-        The first cell that is no number, not a whole one where `whole`, or out of range.
+        The first cell that is not a number, not a whole one where `whole`, or out of range.
     """
     try:
         parsed = map(float, column.cells)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def read_whole(path: Path, names: Sequence[str]) -> dict[str, Column]:
 def read_usable(path: Path) -> tuple[dict[str, Column], Bad]:
     """All columns of a file, of the rows that are as wide as its header; and the other rows.
 
-    A file without a line has no columns; one with a header alone has empty ones.
+    A file without a line has no columns; one with only a header has empty ones.
     """
     bad: Bad = []
     try:

@@ -31,7 +31,7 @@ def digest_of_files(paths: Sequence[Path]) -> str:
     Raises
     ------
     InputError
-        A path that cannot be read, or is no regular file.
+        If a path cannot be read, or is not a regular file.
     """
     digest = hashlib.sha256()
     for path in paths:

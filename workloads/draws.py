@@ -1,7 +1,7 @@
-"""Counter-based draws of expert loads, compiled; the explicit and compiled paths share them.
+"""Counter-based samples of expert loads, compiled; the explicit and compiled paths share them.
 
-A draw depends on its key alone (seed, replica, step, layer), so it can be repeated in any
-order. Random bits come from SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+A sample depends only on its key (seed, replica, step, layer), so it can be repeated in any order. Random bits come from
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORDS = 128
 
 @held
 class Scratch(NamedTuple):
-    """Arrays that draws work in: compiled code allocates nothing."""
+    """Workspace of the samplers: compiled code allocates nothing."""
 
     own: F8  # [3, E] the table of one prompt's own router
     floats: F8  # [FLOAT_ROWS, E]
@@ -48,14 +48,14 @@ class Scratch(NamedTuple):
 
 
 PROMPT_SEED = 0x5EED
-"""Sets the draws of prompts' own distributions apart from those of their loads."""
+"""Seed of prompts' own distributions, separate from their loads."""
 
 EXACT_TOKENS = 256
-"""Up to this many tokens each token's experts are drawn one by one."""
+"""Up to this many tokens each token's experts are sampled one by one."""
 
 NORMAL_MEAN = 24.0
-"""Above `EXACT_TOKENS`, loads with at least this mean per expert are drawn from the normal
-distribution with the exact mean and covariance, rounded so that they add up."""
+"""Above `EXACT_TOKENS`, loads with at least this mean per expert are sampled from the normal distribution with the
+exact mean and covariance, rounded with their exact sum."""
 
 
 @compiled_part
@@ -68,7 +68,7 @@ def mix(x: np.uint64) -> np.uint64:
 
 @compiled_part
 def step_key(seed: int, replica: int, step: int) -> np.uint64:
-    """State of all draws of one step; `layer_key` makes each layer's from it."""
+    """Return the state of all samples of one step; `layer_key` derives each layer's."""
     x = mix(np.uint64(seed) + GOLDEN)
     x = mix(x ^ (np.uint64(replica) + GOLDEN))
     return mix(x ^ (np.uint64(step) * GOLDEN + GOLDEN))
@@ -76,7 +76,7 @@ def step_key(seed: int, replica: int, step: int) -> np.uint64:
 
 @compiled_part
 def layer_key(key: np.uint64, layer: int) -> np.uint64:
-    """State of one layer's draw."""
+    """Return the state of one layer's samples."""
     return mix(key ^ (np.uint64(layer) * MIX_1 + GOLDEN))
 
 
@@ -96,7 +96,7 @@ def normal_pair(state: np.uint64) -> tuple[float, float]:
 
 @compiled_part
 def gamma_draw(state: np.uint64, shape: float) -> float:
-    """Draw from Gamma(shape, 1) (Marsaglia and Tsang, ACM TOMS 2000)."""
+    """Sample from Gamma(shape, 1) (Marsaglia and Tsang, ACM TOMS 2000)."""
     boost = 1.0
     if shape < 1.0:
         boost = uniform01(mix(state ^ MIX_2)) ** (1.0 / shape)
@@ -138,7 +138,7 @@ def draw_uniform(state: np.uint64, tokens: int, experts: int, top_k: int, mark: 
 
 @compiled_part
 def draw_pairs(state: np.uint64, tokens: int, experts: int, words: U8, out: I8) -> None:
-    """`draw_uniform` of two experts a token, the same draws in half the time: without a branch to guess wrong."""
+    """`draw_uniform` for two experts a token, equal samples in half the time: without an unpredictable branch."""
     wide, first, second, left = np.uint64(experts), int64(-1), int64(0), 2 * tokens
     while left > 0:
         many = min(words.size, left // 2 + left // 8 + 4)
@@ -237,7 +237,7 @@ def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
 def draw_normal(
     state: np.uint64, tokens: int, experts: int, top_k: int, inclusion: F8, inflate: float, scratch: F8, out: I8
 ) -> None:
-    """Many tokens at once: normal loads with the draw's mean and variance, sum kept exactly.
+    """Many tokens at once: normal loads with the exact mean, variance and sum.
 
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
@@ -279,7 +279,7 @@ def draw_normal(
 
 @compiled_part
 def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, own: F8) -> None:
-    """Draw a prompt's own distribution around its layer's, as a router's table."""
+    """Sample a prompt's own distribution around its layer's, as a router's table."""
     total, run = 0.0, 0.0
     for e in range(experts):
         own[R_PROB, e] = gamma_draw(mix(key + np.uint64(e) * GOLDEN), tilt * router[R_PROB, e])
@@ -298,10 +298,10 @@ def draw_loads(
 ) -> None:  # fmt: skip
     """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
-    Decodes come from different sequences, so they are independent draws from the layer's distribution. With `tilt` > 0
-    each prompt chunk has its own distribution, drawn once for (sequence, layer) from a Dirichlet of total concentration
-    `tilt` around the layer's. With `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence, and so
-    have the -`tilt` tokens of a decode; what is left over of the latter are those of one more.
+    Decodes come from different sequences, so they are independent samples from the layer's distribution. With `tilt` >
+    0 each prompt chunk has its own distribution, sampled once for (sequence, layer) from a Dirichlet of total
+    concentration `tilt` around the layer's. With `tilt` < 0 all tokens of a prompt have one expert, sampled for its
+    sequence, as have the -`tilt` tokens of a decode; a remainder of the latter counts as one more.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ def draw_layer(
 
 
 def new_scratch(experts: int) -> Scratch:
-    """Return what draws among at most `experts` experts work in."""
+    """Return the workspace for samples among at most `experts` experts."""
     return Scratch(
         own=np.zeros((3, experts)),
         floats=np.zeros((FLOAT_ROWS, experts)),

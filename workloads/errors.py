@@ -15,7 +15,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 MOST_SHOWN = 200
-"""Characters of a word or a quotation that a message repeats."""
+"""Maximum characters of a quoted text in a message."""
 LONG = re.compile(rf"\S{{{MOST_SHOWN + 1},}}|(?<=')[^']{{{MOST_SHOWN + 1},}}(?=')")
 
 OPTION = re.compile(r"""(?<![\w/.'"-])--([a-z][\w-]*)""")
@@ -127,8 +127,8 @@ def reason_of(error: BaseException) -> str:
 def visible(text: str) -> str:
     r"""Text as a terminal or page may show it: what controls them is spelled out.
 
-    Names come from files and folders, and a file's name may hold an escape sequence, a mark that
-    turns the direction of writing, or bytes that are no UTF-8.
+    Names come from files and folders, and a file's name may contain an escape sequence, a direction mark, or bytes that
+    are not UTF-8.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 """Expressions in descriptions: ``= modules * macs * 2 * clock_MHz``, arithmetic on named parameters.
 
-A parameter's name carries its unit as every key does (``sram_MiB``, ``clock_GHz``), and so do numbers
-(``4 * GBps``). Units are kept through the arithmetic, and what comes out must be of the unit of the key it is
-written for. FLOPs, MACs and other counts have none.
+A parameter's name contains its unit like every key (``sram_MiB``, ``clock_GHz``), and so do numbers (``4 * GBps``).
+Units are propagated, and the result must have the unit of its key. FLOPs, MACs and other counts have none.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ POWERS = (2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Formula:
-    """An expression as it stands in a file, before its parameters are known."""
+    """An expression in a file, before its parameters are known."""
 
     text: str
     source: str
@@ -76,7 +75,7 @@ def evaluate(formula: Formula, names: Mapping[str, Amount]) -> Amount:
     Raises
     ------
     SpecError
-        No arithmetic, an unknown name, units that do not go together, a result that is no number.
+        No arithmetic, an unknown name, units that do not go together, a result that is not a number.
     """
     try:
         return _value(_tree(formula), formula, names)
@@ -97,7 +96,7 @@ def _tree(formula: Formula) -> ast.expr:
     try:
         return ast.parse(formula.text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        reason = f"'= {formula.text}' is no expression; write for example '= modules * 512'"
+        reason = f"'= {formula.text}' is not an expression; write for example '= modules * 512'"
         raise SpecError(formula.where, reason) from None
 
 
@@ -185,7 +184,7 @@ def solved(formulas: Mapping[str, Formula | Amount], units: Mapping[str, Amount]
 
 
 def as_number(amount: Amount, factor: float, wanted: Dims, where: str, text: str) -> Any:
-    """A result in the unit of the key it stands for; whole numbers stay whole.
+    """Return a result in the unit of its key; integers stay integers.
 
     Raises
     ------

@@ -28,8 +28,8 @@ F = TypeVar("F", bound=Callable[..., object])
 R = TypeVar("R")
 
 int64: Callable[[int], int] = cast(Any, np.int64)
-"""Starts a variable of compiled code: plain ``n = 0`` is at first the literal 0 to Numba, and
-whatever function takes `n` is then compiled twice, for the literal and for a number."""
+"""Start of a variable in compiled code: for Numba plain ``n = 0`` is first the literal 0, and a function that takes
+`n` is then compiled twice, for the literal and for a number."""
 
 ROOT = Path(__file__).resolve().parent.parent
 """Of the library."""
@@ -37,9 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @lru_cache(maxsize=1)
 def cache_dir() -> Path | None:
-    """Folder of this library version's compiled code; None where none is the caller's alone.
+    """Return the folder of this library version's compiled code; None if none belongs only to the caller.
 
-    ``OPBYTE_CACHE`` names another base folder than the user's cache folder. What lies there is run.
+    ``OPBYTE_CACHE`` names another base folder than the user's cache folder. Its content is executed.
     """
     digest = hashlib.sha256(f"{numba.__version__}".encode())
     for folder in ("workloads", "devices", "simulator", "kernels"):
@@ -56,7 +56,7 @@ def compiled(function: F) -> F:
 
 
 def compiled_code(function: F) -> F:
-    """Like `compiled`, for what is called by its address alone (`jit_held.code_of`)."""
+    """Like `compiled`, for functions that are only called by address (`jit_held.code_of`)."""
     return stored(lambda cache: _njit(function, cache=cache, no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 
@@ -75,8 +75,8 @@ def stored(make: Callable[[bool], F]) -> F:
 def compiled_part(function: F) -> F:
     """Compile a function that only compiled functions call.
 
-    Without wrappers for Python callers and without a cache entry of its own (it is stored in
-    its caller's), which halves the time of a cold start. Python must not call it.
+    Without wrappers for Python callers and without a separate cache entry (it is stored in its caller's), which halves
+    the time of a cold start. Python must not call it.
     """
     return _njit(function, **PART)
 
@@ -167,7 +167,7 @@ def _njit(function: F, **options: Any) -> F:
 
 
 class _Forgiving:
-    """A cache of compiled code that nothing depends on: without it, code is compiled anew.
+    """A cache of compiled code that is optional: without it, code is compiled again.
 
     Numba's own ends the program where its folder is full, or where a file was cut short.
 

@@ -1,9 +1,9 @@
-"""Named tuples that compiled functions hand on by where they are, and functions called by where their code is.
+"""Named tuples passed by address, and functions called by address.
 
 Numba passes a tuple as one argument per field, and an array as seven or more. Tuples of classes marked `held` are
-written down once, in memory that lives as long as they do; a call passes one address, and a field is read where it is
-used. Compiled code finds a tuple by its address (`held_at`) and calls code by its address (`called_at`), so that it is
-compiled once, whatever it calls.
+stored once, in memory with their lifetime; a call passes one address, and a field is read where it is used. Compiled
+code reads a tuple by its address (`held_at`) and calls code by its address (`called_at`), so that it is compiled once
+for all targets.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class HookPoint:
         self.arguments = [str(parameter.annotation) for parameter in signature.parameters.values()]
 
     def types_of(self, known: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Types of its arguments, where those of records are known."""
+        """Return the types of its arguments, if the types of records are known."""
         return tuple(SCALARS.get(name) or type_of_value(known[name]) for name in self.arguments)
 
     def typing(self, context: Any, *given: Any) -> Any:

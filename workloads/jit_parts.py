@@ -1,8 +1,9 @@
-"""How functions are compiled that only compiled functions call: as code to be linked, not to be run.
+"""Compilation of functions that only compiled functions call: as code to be linked, not to be run.
 
-Numba makes machine code of every function by itself, of all that it calls too, and optimises each level of calls again
-within the one above. Of functions without callers in Python none of that is ever run: it took a third of a cold start.
-Here they stay as they were lowered, and are optimised once, within the function that Python calls. Some (`Either`) are compiled only for runs that have a use for them.
+Numba compiles every function separately, with all its callees, and optimises each level of calls again within the one
+above. For functions without callers in Python this is never run; it took a third of a cold start. Here they stay
+lowered, and are optimised once, within the function that Python calls. Some (`Either`) are compiled only for runs that
+use them.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ event.register("numba:compile", _Sparing())
 class Either:
     """One of two parts, by the types of a call's arguments: whether one of them, or a field, is None.
 
-    Compiled callers take it for a function like any other, and only the part that they need is
-    compiled. Parameters as those of `jit.compiled_given`.
+    Compiled callers use it like any other function, and only the needed part is compiled. Parameters as in
+    `jit.compiled_given`.
     """
 
     def __init__(self, present: Any, absent: Any, path: str) -> None:

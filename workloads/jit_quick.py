@@ -1,9 +1,8 @@
-"""What Numba does around a compile that none of ours needs, done in less: the code that comes out is the same.
+"""Shortcuts around Numba's compilation, with the same generated code.
 
-A quarter of a cold start went into lists of the variables of an instruction, made over and over through five
-questions of type a value, into looking for new registrations, and into telling listeners of every lock taken. A tenth
-went into typing: Numba tries all that it knows of an operator, for arrays, strings, dates and sets, wherever one
-stands, and again whenever the types around it become known.
+A quarter of a cold start was spent on lists of an instruction's variables (five type checks per value), on looking for
+new registrations, and on listeners of every lock. A tenth was typing: Numba tries all overloads of an operator, for
+arrays, strings, dates and sets, and repeats it whenever surrounding types become known.
 """
 
 from __future__ import annotations

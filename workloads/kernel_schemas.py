@@ -1,15 +1,11 @@
-"""What kernel tables hold: the columns of every family, and the names that may stand in them.
+"""Kernel tables: the columns of every family, and their allowed names.
 
-A table is a CSV file whose stem names the kernel family. Two forms are read:
-
-- one row a call, ``source, device, kernel, dtype, <shape>, timing, measured_s``
-  (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm, allreduce, collectives);
-- the layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing``
-  (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
-  read as ``timing = kernel``. Of the same profiler is attention_skew: decodes of two contexts, with the
-  times of the same batch at their mean and at the longer one.
-
-Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one call.
+A table is a CSV file whose stem names the kernel family. Two forms are read. One row per call: ``source, device,
+kernel, dtype, <shape>, timing, measured_s`` (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm,
+allreduce, collectives). Layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing`` (gemm,
+elementwise, attention_mixed, moe); they come from a profiler of one layer and are read as ``timing = kernel``. The same
+profiler wrote attention_skew: decodes of two contexts, with the times of the same batch at their mean and at the longer
+one. Sizes are integers of elements unless the name says bytes; ``measured_s`` is seconds of one call.
 """
 
 from __future__ import annotations
@@ -41,7 +37,7 @@ class Schema:
     Attributes
     ----------
     shape : tuple of str
-        Shape columns; they tell rows of different shapes apart.
+        Shape columns; they distinguish rows of different shapes.
     kernels : tuple of str
         Kernel names this family knows; empty = any.
     may_be_zero : tuple of str
@@ -51,7 +47,7 @@ class Schema:
     more : tuple of str
         Further columns of positive numbers.
     usual : mapping of str to str
-        Columns of names that a table may lack, and what stands in them then.
+        Optional columns of names, and their defaults.
     """
 
     shape: tuple[str, ...]
@@ -135,8 +131,8 @@ STEMS: dict[str, str] = {
 }
 """Files named otherwise than their family."""
 MIXED = {("trtllm", "nvfp4")}
-"""Frameworks and formats of experts whose rows of a B200 are means of two kernels up to 19 times apart,
-in tables that do not tell an expert kernel by `impl` in a file ``moe_more.csv`` beside them."""
+"""Frameworks and formats of experts whose B200 rows are means of two kernels up to 19 times different, in tables
+that do not distinguish expert kernels by `impl` in a file ``moe_more.csv`` in the same folder."""
 
 # Ops of the layer profiles, and the kernel each is; those with None have no kernel model.
 PROFILE_OPS: dict[str, str | None] = {
@@ -153,7 +149,7 @@ PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """How tables differ from those of kernel times.
+    """Differences of tables from kernel time tables.
 
     Attributes
     ----------

@@ -111,16 +111,16 @@ def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[
     Parameters
     ----------
     family : str, optional
-        What the files are tables of, whatever their names.
+        Family of the files, for any file names.
 
     Raises
     ------
     InputError
-        No such file, a folder without tables, a stem that is no family, or no such family.
+        If a file does not exist, a folder has no tables, or a stem or `family` is not a family.
     """
     out: list[Path] = []
     if family is not None and family not in SCHEMAS:
-        raise InputError(f"--family {family}", f"is no kernel family{nearest(family, SCHEMAS)}")
+        raise InputError(f"--family {family}", f"is not a kernel family{nearest(family, SCHEMAS)}")
     for path in map(Path, paths):
         if path.is_dir() and family is not None:
             raise InputError(f"--family {family}", f"is for files; {path} is a folder")
@@ -147,21 +147,21 @@ def read_tables(
     Parameters
     ----------
     every_op : bool
-        Keep ops of layer profiles that no kernel model covers (embedding, sampler), as kernels
-        of their own names, and equal rows: they make no difference to an interpolation.
+        Keep ops of layer profiles that no kernel model covers (embedding, sampler), as kernels with separate names, and
+        equal rows: they make no difference to an interpolation.
     form : TableForm
-        How the tables differ from those of kernel times.
+        Differences of the tables from kernel time tables.
     family : str, optional
-        What all files are tables of, whatever their names.
+        Family of all files, for any file names.
 
     Returns
     -------
     tables : dict of str to KernelTable
         All usable rows, by family.
     skipped : list of Skipped
-        What was left out: files without rows or without the columns of their family, rows with a missing, wrong or
+        Skipped items: files without rows or without the columns of their family, rows with a missing, wrong or
         non-positive number, an unknown kernel, number format or timing, and rows that repeat an earlier one. Rows
-        without a time wait to be measured: one entry a file stands for all of them.
+        without a time are not measured yet: one entry per file represents all of them.
     """
     parts: dict[str, list[KernelTable]] = {}
     skipped: list[Skipped] = []
@@ -258,7 +258,7 @@ def _check_host(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) 
 
 
 def _check_served(columns: Mapping[str, npt.NDArray[Any]], bad: npt.NDArray[Any]) -> None:
-    """Mark rows without columns of the product but those of kernels that make the inputs of some narrow."""
+    """Mark rows without columns of the product, except of kernels that quantise the inputs of a narrow format."""
     for i in np.flatnonzero(columns["n"] == 0.0):
         whose, kernel = framework(str(columns["source"][i])).rpartition("/")[2], columns["kernel"][i]
         if kernel == "gemm":

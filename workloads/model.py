@@ -180,7 +180,7 @@ class ModelSpec:
         return sum(self.kv_classes().values())
 
     def cache_bytes(self, tokens: int) -> float:
-        """KV cache and state of a sequence of so many tokens, windows kept [B]."""
+        """Return the KV cache and state of a sequence of `tokens` tokens, with windows [B]."""
         kept = sum(size * (min(tokens, window) if window else tokens) for window, size in self.kv_classes().items())
         return kept + self.state_bytes_per_sequence
 
@@ -220,7 +220,7 @@ class ModelSpec:
         return self.of_length(longest).map_layers(change)
 
     def of_length(self, longest: int) -> ModelSpec:
-        """The same model where windows depend on the longest sequence, of so many tokens at most.
+        """Return the model for sequences of at most `longest` tokens, if windows depend on it.
 
         Mixers whose windows do have a method `within`.
         """
@@ -235,7 +235,7 @@ class ModelSpec:
 
     @property
     def working_bytes_per_token(self) -> float:
-        """What a part holds at once for a token of a prompt, beside its input and output [B].
+        """Return the workspace of a part per prompt token, without its input and output [B].
 
         Of the part that holds most; parts say so by `working_values` (feed-forward parts do, whose
         gate, up projection and product outweigh what attention holds).
@@ -250,13 +250,13 @@ class ModelSpec:
 
 
 POST_NORMS = ("post_norm", "router_norm", "residual_norm")
-"""Norms of a part beside its first, where an engine starts a kernel for each (Gemma's)."""
+"""Norms of a part after its first, for which an engine starts a kernel each (Gemma's)."""
 
 
 def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
     """Ops of each part of one layer, norms (with the residual add) first, no collectives.
 
-    `loads` are given to every expert part; callers with one draw a part replace those ops.
+    `loads` apply to every expert part; callers with separate samples per part replace those ops.
     """
     out: list[list[Op]] = []
     per_part = layer.norms / (1 if layer.parallel else len(layer.parts))
@@ -298,8 +298,8 @@ def sampling_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
 def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
     """Final norm and logits of the last token of every sequence in the step.
 
-    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a
-    vocabulary (encoders, layers on their own) all tokens are normed and there are no logits.
+    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a vocabulary (encoders,
+    single layers) all tokens are normed and there are no logits.
     """
     if not spec.vocab:
         return [elementwise("final_norm", "head", m.tokens, spec.hidden, 4, run)]

@@ -49,9 +49,9 @@ class Numerics:
     kv : str
         Format of the KV cache.
     stored : tuple of (group, parts)
-        How a checkpoint stores groups of several formats, or with scales of its own: of each part its
-        format, bits per weight and share of the weights. The first, largest, is that of `weights`,
-        which says what the group's matmuls run in; a group whose format was changed since is not looked up here.
+        Storage of a checkpoint's groups with several formats, or with special scales: of each part its format, bits per
+        weight and share of the weights. The first, largest, is `weights`'s, which sets the format of the group's
+        matmuls; a group with a changed format is not looked up here.
     """
 
     default: str = "bf16"

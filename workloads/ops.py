@@ -21,9 +21,9 @@ class OpKind:
     meaning : str
         A sentence for tables of kinds.
     table : str
-        Which family of measured tables its rows would stand in.
+        Family of measured tables for its rows.
     matrix : bool
-        Whether its FLOPs are the model's; those of vector ops are left out of every utilisation.
+        Whether its FLOPs are the model's; vector ops are not included in any utilisation.
     backward : str
         What of its operands a backward pass needs: "matmul", "vector", "experts", "state" (all that
         it moves) or "attention" (queries, keys, values, output).
@@ -128,8 +128,8 @@ for _name, _kind in {
 class Loads:
     """Tokens per expert, as classes of equally loaded experts.
 
-    A draw has one expert a class; an expectation has few classes with fractional counts, so
-    that "40.8 active experts of 1.57 tokens" can be said exactly.
+    A sample has one expert per class; an expectation has few classes with fractional counts, so that "40.8 active
+    experts of 1.57 tokens" is exact.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ class Loads:
 
     @classmethod
     def drawn(cls, per_expert: npt.NDArray[np.int64]) -> Loads:
-        """Loads of a draw: one count for each expert."""
+        """Return sampled loads: one count for each expert."""
         return cls(per_expert.astype(np.float64), np.ones(len(per_expert)))
 
     @classmethod
@@ -184,7 +184,7 @@ class Op:
     dtype : str
         Arithmetic format.
     count : int
-        How many identical ops (layers) this one stands for; all other fields are of one.
+        Number of identical ops (layers); all other fields are for one.
     flops : float
         Matmul FLOP (2 per multiply-accumulate), or elementwise FLOP for vector ops.
     weight_bytes, act_bytes, kv_read_bytes, kv_write_bytes : float
@@ -192,9 +192,9 @@ class Op:
     loads : Loads or None
         Tokens per expert for "experts" ops.
     access : Access
-        How most of its bytes lie in main memory.
+        Access pattern of most of its bytes in main memory.
     whole : bool
-        Whether what stands before a product is no all-reduce's kernel.
+        Whether the kernel before a product is not an all-reduce.
     """
 
     name: str

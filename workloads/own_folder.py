@@ -1,7 +1,7 @@
-"""Folders of which nobody but the caller can have written what lies in them.
+"""Folders that only the caller can write.
 
-What is loaded out of a cache runs: compiled code and pickles. Such a folder is taken only where the
-caller made it and no other user can have put, or can put, another one in its place.
+A cache contains code that is executed: compiled code and pickles. Such a folder is used only if the caller created it
+and no other user can replace it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def own_folder(base: str | Path, *levels: str) -> Path | None:
-    """Folder `levels` below `base`, made where it is absent; None unless it is the caller's alone.
+    """Return the folder `levels` below `base`, created if it is absent; None unless it belongs only to the caller.
 
     The levels belong to the caller, those above to the caller or to root; no other user may write to
     one of them, but to one like ``/tmp``, where nobody can rename what is another's.
@@ -70,13 +70,13 @@ def _is_own(path: Path) -> bool:
 
 
 def _is_kept(path: Path) -> bool:
-    """Whether nobody can put another folder in the place of one that lies in `path`."""
+    """Return whether nobody can replace a folder in `path`."""
     found = path.stat()
     trusted = (_user(), 0, Path(path.anchor).stat().st_uid)
     return found.st_uid in trusted and (bool(found.st_mode & stat.S_ISVTX) or not _others_write(found))
 
 
 def _others_write(found: os.stat_result) -> bool:
-    """Whether its mode lets others write; a group of the user's number is that user alone."""
+    """Return whether its mode lets others write; a group with the user's number is only that user."""
     group = found.st_mode & stat.S_IWGRP and found.st_gid != _user()
     return bool(group or found.st_mode & stat.S_IWOTH)

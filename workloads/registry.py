@@ -1,7 +1,7 @@
-"""Named implementations: a decorator registers, a wrong name lists the right ones.
+"""Registries of named implementations: a decorator registers, a wrong name lists the right ones.
 
-A registry is open: whoever imports it may add to it, a script of one's own as well as an installed
-package, whose modules `plugins` imports before a registry is listed or a name is called unknown.
+A registry is open to any importing code: a user's script or an installed package, whose modules `plugins` imports
+before a registry is listed or a name is unknown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Registry(Generic[T]):
     described : bool
         Whether an item needs a line that says what it is: for lists of the command line.
     check : callable, optional
-        ``check(item)`` raises whatever says why an item cannot work; it is then refused.
+        ``check(item)`` raises if an item cannot work; it is then refused.
     home : str, optional
         Package whose modules register items; they are imported with the plug-ins.
     group : str, optional
@@ -120,7 +120,7 @@ class Registry(Generic[T]):
 
 
 def load_package(package: str) -> None:
-    """Import all modules of a package, whatever they register."""
+    """Import all modules of a package, with their registrations."""
     for module in iter_modules(import_module(package).__path__):
         import_module(f"{package}.{module.name}")
 

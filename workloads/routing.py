@@ -1,9 +1,8 @@
-"""Routing of tokens to experts: an input of every run, drawn per layer and step.
+"""Routing of tokens to experts: an input of every run, sampled per layer and step.
 
-Kinds: ``uniform``; ``measured`` (skewed per layer and per prompt, as measured on
-DeepSeek-V2-Lite); ``power_law:S`` (the r-th most popular expert has probability ~ r**-S);
-``trace:FILE`` (per-layer activation counts from a CSV with columns layer, e0, e1, ...);
-``modality:SHARES`` (by what a token is, not by choice: the same expert in all layers).
+Kinds: ``uniform``; ``measured`` (skewed per layer and per prompt, as measured on DeepSeek-V2-Lite); ``power_law:S``
+(the r-th most popular expert has probability ~ r**-S); ``trace:FILE`` (per-layer activation counts from a CSV with
+columns layer, e0, e1, ...); ``modality:SHARES`` (by the kind of token: the same expert in all layers).
 """
 
 from __future__ import annotations
@@ -57,14 +56,14 @@ class Router:
     top_k : int
         Distinct experts per token.
     tilt : float
-        Total Dirichlet concentration of a prompt's own distribution; 0 = none, below 0 = all
-        tokens of a prompt have one expert, and so have those of a decode, see `BY_REQUEST`.
+        Total Dirichlet concentration of a prompt's own distribution; 0 = none, below 0 = all tokens of a prompt have
+        one expert, as have a decode's, see `BY_REQUEST`.
     persist : float
         Probability of keeping the previous token's expert within a prompt.
     seed : int
-        First counter of every draw.
+        First counter of every sample.
     keys : tuple of int
-        Layer counter of each row of `prob`; layers of one counter draw the same loads.
+        Layer counter of each row of `prob`; layers of one counter have equal samples.
     """
 
     name: str
@@ -82,7 +81,7 @@ class Router:
         return bool(np.all(self.prob == self.prob[0, 0]))
 
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
-        """Draw one layer's loads; the same key gives the same draw."""
+        """Sample one layer's loads; equal keys give equal samples."""
         from .draws import draw_layer, new_scratch
 
         chunk = batch.phase != DECODE
@@ -96,7 +95,7 @@ class Router:
         return Loads.drawn(out)
 
     def table(self, layer: int) -> npt.NDArray[np.float64]:
-        """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
+        """Return the probabilities of one layer for the compiled samplers, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
     def expected(self, layer: int, tokens: float, choices: float | None = None, copies: Copies | None = None) -> Loads:
@@ -107,8 +106,7 @@ class Router:
         choices : float, optional
             Independent ones, where requests choose for all of their tokens; one a token without.
         copies : pair of arrays, optional
-            The expert of every copy, and the share of its tokens that a copy serves, each token by
-            itself; the loads are then those of the copies.
+            The expert of every copy, and its share of the expert's tokens; the loads are then the copies'.
         """
         inclusion = self.inclusion[layer]
         if copies is not None:
@@ -125,7 +123,7 @@ ROUTINGS: Registry[Build] = Registry("routing", described=True)
 MAX_COUNT = 1e18
 """Far above any count of tokens, and small enough for sums over experts to stay finite."""
 ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE", "modality": "SHARE,SHARE"}
-"""What follows the colon, for routings that take something."""
+"""Text after the colon, for routings with an argument."""
 ONE_CHOICE = ("modality",)
 """Routings by which a token goes to the same expert in all layers."""
 
@@ -147,7 +145,7 @@ def _measured(argument: str, layers: int, experts: int, seed: int) -> npt.NDArra
 def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
     """power_law:S, the r-th most popular expert has probability r^-S."""
     try:
-        exponent = math.nan if "_" in argument else float(argument)  # 1_0 is no number elsewhere
+        exponent = math.nan if "_" in argument else float(argument)  # 1_0 is not a number elsewhere
     except ValueError:
         exponent = float("nan")
     if not 0 <= exponent <= 10:

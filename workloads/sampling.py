@@ -1,23 +1,17 @@
-"""How a step's logits become tokens, as bytes moved per word of the vocabulary and sequence.
+"""Sampling of tokens from a step's logits, as bytes moved per word of the vocabulary and sequence.
 
-Traffic follows vLLM's sampler (``Sampler`` in vllm/v1/sample/sampler.py, PyTorch's kernels), each
-tensor read or written once a kernel, logits in 32 bits:
-
-- any: cast from 16 to 32 bits (6 bytes), largest value of a row (4);
-- random: divide by the temperature (8), softmax (8), exponential noise (4), divide by it (12);
-- nucleus (top-p or top-k): every row is sorted (``apply_top_k_top_p_pytorch`` in
-  vllm/v1/sample/ops/topk_topp_sampler.py). PyTorch sorts up to 127 rows as one array of 32-bit keys with 8 bytes beside
-  them and then by row (``segmented_sort_pairs_by_full_sort`` in aten/src/ATen/native/cuda/SortStable.cu): positions
-  (8), a radix sort's histogram (4) and four passes of 8 bits (4 x 24), one of 8-byte keys with its histogram (24),
-  values and positions (24). Then softmax (8), sum (8), compare (5), mask (9) and scatter back (24);
-- min-p: softmax (8), largest (4), compare (5), mask (9);
-- penalties (repetition, frequency, presence; vllm/model_executor/layers/utils.py): tables of counts in 64 bits
-  for prompts and answers, scattered into, compared, and subtracted in several passes. Their kernels name 85
-  bytes; measured is ten times that, see `PENALTY_BYTES`;
-- logprobs: log-softmax (8), the tokens above the drawn one (5), the largest ones (radix selection, 4 passes
-  of 4).
-
-A row is sampled on every device that holds it whole.
+Traffic follows vLLM's sampler (``Sampler`` in vllm/v1/sample/sampler.py, PyTorch's kernels), each tensor read or
+written once a kernel, logits in 32 bits. Any: cast from 16 to 32 bits (6 bytes), largest value of a row (4). Random:
+divide by the temperature (8), softmax (8), exponential noise (4), divide by it (12). Nucleus (top-p or top-k): every
+row is sorted (``apply_top_k_top_p_pytorch`` in vllm/v1/sample/ops/topk_topp_sampler.py); PyTorch sorts up to 127 rows
+as one array of 32-bit keys with 8 bytes each and then by row (``segmented_sort_pairs_by_full_sort`` in
+aten/src/ATen/native/cuda/SortStable.cu): positions (8), a radix sort's histogram (4) and four passes of 8 bits (4 x
+24), one of 8-byte keys with its histogram (24), values and positions (24); then softmax (8), sum (8), compare (5), mask
+(9) and scatter back (24). Min-p: softmax (8), largest (4), compare (5), mask (9). Penalties (repetition, frequency,
+presence; vllm/model_executor/layers/utils.py): 64-bit count tables of prompts and outputs, scattered, compared and
+subtracted in several passes; their kernels name 85 bytes, measured is ten times that, see `PENALTY_BYTES`. Logprobs:
+log-softmax (8), the tokens above the sampled one (5), the largest ones (radix selection, 4 passes of 4). A row is
+sampled on every device that stores it whole.
 """
 
 from __future__ import annotations
@@ -31,7 +25,7 @@ from .errors import InputError, SpecError, nearest
 
 NONE, GREEDY, RANDOM, NUCLEUS = "none", "greedy", "random", "nucleus"
 SAMPLING = (NONE, GREEDY, RANDOM, NUCLEUS)
-"""What follows the logits; "none" where nothing is said of an engine."""
+"""Sampling after the logits; "none" if an engine's is unknown."""
 
 PENALTIES, MIN_P, LOGPROBS = "penalties", "min-p", "logprobs"
 PENALTY_BYTES = 900.0
@@ -41,7 +35,7 @@ penalty 1.1, 8 to 768 sequences; median error 3.7 %, 3.2 to 5.8 with a model lef
 sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
 there. Assumed of other engines and versions."""
 EXTRAS: Mapping[str, float] = {PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0}
-"""Bytes per logit of what may come on top; a kind of sampling is named KIND+EXTRA+EXTRA."""
+"""Bytes per logit of optional extras; a kind of sampling is named KIND+EXTRA+EXTRA."""
 
 _SAMPLE: Mapping[str, float] = {NONE: 0.0, GREEDY: 10.0, RANDOM: 42.0, NUCLEUS: 42.0}
 _SORT: Mapping[str, float] = {NONE: 0.0, GREEDY: 0.0, RANDOM: 0.0, NUCLEUS: 210.0}
@@ -101,8 +95,8 @@ CHECKPOINTS = (
              "generation_config.json of the instruct models: temperature 0.7, top_p 0.8, top_k 20"),
     Defaults(("qwen3",), NUCLEUS, "generation_config.json: temperature 0.6, top_p 0.95, top_k 20"),
 )  # fmt: skip
-"""The first entry whose name a checkpoint's contains. vLLM follows a checkpoint's
-``generation_config.json`` unless told otherwise, and samples at temperature 1 where it says nothing."""
+"""The first entry whose name is part of a checkpoint's. By default vLLM follows a checkpoint's
+``generation_config.json``, with temperature 1 if it is not given."""
 
 
 def checkpoint_sampling(name: str) -> str:
@@ -197,7 +191,7 @@ def sampling_named(text: str, model: str) -> str:
     Raises
     ------
     InputError
-        None of these, or a file that cannot be read.
+        If it is not one of these, or a file cannot be read.
     """
     if text == "checkpoint":
         return checkpoint_sampling(model)

@@ -2,9 +2,9 @@
 
 A number is written either ``{value: 989.4, source: datasheet}`` or plain inside a block that has a ``source:`` key,
 which then covers every plain number of that block. A source is a key of the file's ``sources:`` table or a sentence.
-Units stand in the key (``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``). A value that
+Units are in the key (``bandwidth_GBps``) and converted to SI once, here (``bandwidth_bytes_per_s``). A value that
 begins with ``=`` is an expression of the description's `parameters` (`workloads.parameters`). ``extends: NAME`` starts
-from another description and replaces only the keys given; a key set to ``null`` drops the inherited one.
+from another description and replaces only the keys given; a key set to ``null`` removes the inherited one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ UNITS: dict[str, tuple[str, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class SourcedNumber:
-    """One number of a description with where it comes from; `wrong` where that is not said, for `build` to tell."""
+    """One number of a description with its source; `wrong` if it has none, for the error of `build`."""
 
     value: float | int
     source: str
@@ -75,7 +75,7 @@ class Spec(BaseModel):
 
 
 def below(path: Path, text: str) -> Path:
-    """The description that the file at `path` names by a path of its own.
+    """Return the description that the file at `path` names by a path.
 
     A YAML file only: what a parser says of another file would show its lines to whoever wrote `path`.
     """

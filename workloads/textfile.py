@@ -41,8 +41,8 @@ def readable(names: Iterable[str]) -> list[str]:
 def read_lines(path: Path, line_bytes: int = CHUNK_BYTES, most: int | None = None) -> Iterator[Lines]:
     """Yield the lines of a UTF-8 file in chunks of about `CHUNK_BYTES`.
 
-    Lines end with a line feed, or a carriage return and one; both are kept off. Whatever goes
-    wrong (no file, a folder, other bytes than UTF-8, more than `most` of them) is an `InputError`.
+    Lines end with a line feed, or a carriage return and one; both are removed. Any failure (no file, a folder, bytes
+    that are not UTF-8, more than `most` of them) is an `InputError`.
     """
     number, rest, size = 1, b"", 0
     for data in _read_bytes(path):

@@ -1,7 +1,7 @@
-"""Image towers of multimodal models: what they weigh, and how many patches and tokens an image is.
+"""Image towers of multimodal models: their weights, and the patches and tokens of an image.
 
 A tower cuts an image into patches, runs a vision transformer over them, and merges neighbouring patches into tokens of
-the language model. Its weights are those of the checkpoint's ``vision_config`` (`hf.towers`).
+the language model. Its weights come from the checkpoint's ``vision_config`` (`hf.towers`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Tower:
     side : int
         Longest side that is not scaled down, or the side of all images (`fixed`) or tiles [pixels]; 0 = any.
     fixed : int
-        Tokens of every image, whatever its size; 0: as many as its pixels make.
+        Tokens of every image, for any size; 0: they follow from its pixels.
     tiles : int
-        Tiles of `side` that an image is cut into at most, beside one small copy of the whole; 0: it is not cut.
+        Maximum tiles of `side` of an image, in addition to one small copy of the whole; 0: it is not cut.
     """
 
     kind: str
@@ -77,7 +77,7 @@ class Tower:
         return 1, cols * rows * self.merge**2, cols * rows
 
     def tokens(self, size: Size) -> int:
-        """Tokens of an image of so many pixels in a prompt."""
+        """Return the tokens of an image with `size` pixels in a prompt."""
         pictures, _, tokens = self.cut(size)
         return pictures * tokens
 

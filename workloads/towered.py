@@ -1,4 +1,4 @@
-"""Models with their image tower: on the same devices, or as a model of its own."""
+"""Models with their image tower: on the same devices, or as a separate model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def with_tower(
     Parameters
     ----------
     size : (int, int), optional
-        Of its images; without images the weights alone are added.
+        Of its images; without images only the weights are added.
     share : float
-        Tokens of images among those of prompts.
+        Share of image tokens in prompts.
     images : int
-        Of a request: so many devices of a rank may work on them at once.
+        Of a request: this many devices of a rank may process them at once.
     hits : float
         Share of images whose tokens the encoder's cache has.
     """
@@ -37,7 +37,7 @@ def with_tower(
 
 
 def tower_alone(model: ModelSpec, tower: Tower, size: Size) -> ModelSpec:
-    """The tower as a model of its own, whose tokens are those that its images become."""
+    """Return the tower as a separate model, whose tokens become the images' tokens."""
     pictures, patches, tokens = tower.cut(size)
     part = replace(tower.part, share=1.0, patches=patches, tokens=tokens, pictures=pictures)
     return ModelSpec(

@@ -62,7 +62,7 @@ def task_sequence(order: str, images: int, tasks: int, seed: int = 0) -> I8:
         given = [int(part) for part in order.split(",")]
     except ValueError:
         known = ("single", "round-robin", "random")
-        reason = f"is no task order, nor task numbers such as 0,1,1{nearest(order, known)}"
+        reason = f"is not a task order, nor task numbers such as 0,1,1{nearest(order, known)}"
         raise InputError(f"--tasks {order!r}", reason) from None
     wrong = [task for task in given if not 0 <= task < tasks]
     if wrong:

@@ -1,7 +1,7 @@
-"""Which experts every token of an image goes to, in order of importance: sequences, not sums.
+"""Experts of every token of an image, in order of importance: sequences, not sums.
 
-A design that serves tokens in order (an expert cache) depends on the sequence; one that serves
-expert by expert on its counts alone. Both are taken from the same draw.
+A design that serves tokens in order (an expert cache) depends on the sequence; one that serves expert by expert only on
+its counts. Both use the same sample.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ I8 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ImageRouter:
-    """Draws each token's experts, task by task and layer by layer.
+    """Samples each token's experts, task by task and layer by layer.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class ImageRouter:
     top_k : int
         Distinct experts of a token.
     seed : int
-        First counter of every draw.
+        First counter of every sample.
     """
 
     prob: npt.NDArray[np.float64]
@@ -38,8 +38,8 @@ class ImageRouter:
     def sequence(self, image: int, task: int, layer: int, tokens: int) -> I8:
         """Experts of every token, shape (tokens, top_k), the token's first choice first.
 
-        Without replacement in proportion to `prob` (Plackett-Luce): the `top_k` largest of log
-        probability plus Gumbel noise. The same counters give the same draw.
+        Without replacement in proportion to `prob` (Plackett-Luce): the `top_k` largest of log probability plus Gumbel
+        noise. Equal counters give equal samples.
         """
         if tokens < 1:
             raise InputError("tokens", f"must be at least 1, not {tokens}")

@@ -59,7 +59,7 @@ class _SlowLoader(_Strict, yaml.SafeLoader):
 
 
 LOADERS: list[Any] = [_SlowLoader]
-"""In the order in which they are tried; what the last one says of a fault is told."""
+"""In the order in which they are tried; the last one's error is reported."""
 
 if yaml.__with_libyaml__:
 

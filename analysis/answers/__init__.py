@@ -1,1 +1,1 @@
-"""One question about a model on a device, and its answer."""
+"""Questions about a model on a device, and their results."""

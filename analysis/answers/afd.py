@@ -1,4 +1,4 @@
-"""Attention and experts on devices of their own: what a step takes, what limits it, and the best batch."""
+"""Attention and experts on separate devices: what a step takes, what limits it, and the best batch."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ BATCH = 256
 NOTES = (
     (
         "A micro-batch's times are means over layers with experts; the link's is one way. Loads of experts are "
-        "expectations. Every chosen expert gets a vector of its own over the link and sends one back; what the link "
-        "spends, and its ends on the devices, are not counted."
+        "expectations. Every chosen expert receives and returns one vector over the link; energy of the link "
+        "and of its ends on the devices is not counted."
     ),
 )
 
@@ -103,7 +103,7 @@ class LayoutStep:
 
 @dataclass(frozen=True, slots=True)
 class Afd(Result):
-    """Steps with attention and experts apart; see `afd`."""
+    """Steps with attention and experts on separate devices; see `afd`."""
 
     apart: Apart
     memory: GroupMemory
@@ -192,7 +192,7 @@ class Afd(Result):
             f"{text}; tp {a.attention.layout.tp}, dp {a.attention.layout.dp}, ep {a.experts.layout.ep}",
             (
                 f"link: {rate}, {seconds(a.latency_s)} a message. Memory of a device: "
-                f"{memory.attention_weights / 2**30:.1f} GiB of weights and {memory.most:,} sequences a rank beside "
+                f"{memory.attention_weights / 2**30:.1f} GiB of weights and {memory.most:,} sequences a rank with "
                 f"attention, {memory.experts_weights / 2**30:.1f} of {memory.experts / 2**30:.1f} GiB with experts."
             ),
             self.rows(),
@@ -234,14 +234,14 @@ def afd(
     tpot: float | None = None, micro_batches: int | None = None, link: str | None = None,
     against: str | Path | SystemSpec | None = None, **options: Unpack[DeployOptionsKeywords],
 ) -> Afd:  # fmt: skip
-    """Cost a step of decodes with attention and routed experts on devices of their own.
+    """Cost a step of decodes with attention and routed experts on separate devices.
 
     Parameters
     ----------
     model : str, Path or spec
         Catalog name or file.
     attention_on, experts_on : str, Path or spec
-        Systems: of everything but routed experts and of the KV cache; of routed experts alone.
+        Systems: one for the routed experts, one for everything else and the KV cache.
     batch : int, optional
         Sequences of a step, of all micro-batches.
     context : int
@@ -256,8 +256,8 @@ def afd(
     against : str, Path or spec, optional
         A system whose devices do both, at the same limit or with as many sequences.
     **options
-        Of `simulator.scenario.options.DeployOptions`: degrees of the devices that attend, placement of experts
-        of the others. Exchange and overlap are those of `against`.
+        Of `simulator.scenario.options.DeployOptions`: degrees of the attention devices, placement of the experts.
+        Exchange and overlap apply only to `against`.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def afd(
     """
     context = check_count(context, "--context", 0)
     if batch is not None and tpot is not None:
-        raise InputError("--tpot", "finds the batch; leave --batch")
+        raise InputError("--tpot", "finds the batch; remove --batch")
     if tpot is not None and not 0 < tpot < 1e6:
         raise InputError("--tpot", f"must be a time above 0 s, not {tpot:g}")
     batch = check_count(BATCH if batch is None else batch, "--batch", 1, MAX_BATCH)

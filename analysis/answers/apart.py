@@ -1,4 +1,4 @@
-"""What a run with experts on separate devices rests on."""
+"""Evidence of a run with experts on separate devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def apart_evidence(
     d: Deployment, sources: Mapping[str, str], beside: Mapping[str, str], policy: Policy | None,
     batches: Sequence[Batch],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """What a run rests on, both groups of devices told apart by name.
+    """Return the evidence of a run; entries name their group of devices.
 
     Parameters
     ----------
@@ -37,6 +37,6 @@ def apart_evidence(
     ]
     link: dict[str, Any] = {
         "cost_model": LATENCY_BYTES, "applies_to": "what crosses to the experts and back",
-        "basis": "spec", "error": None, "rows": 0, "assumptions": {}, "why": "the rate given, or that of the slower network",
+        "basis": "spec", "error": None, "rows": 0, "assumptions": {}, "why": "the given rate, or the rate of the slower network",
     }  # fmt: skip
     return [*found, link]

@@ -1,4 +1,4 @@
-"""What an autoscaler did, in an answer: devices held over time, what they cost, and who waited."""
+"""Results of an autoscaler: replicas over time, their cost, and waiting requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def replicas_drawn(run: Run, name: str) -> list[Drawing]:
 
 
 def start_up_evidence(run: Run) -> list[dict[str, Any]]:
-    """What a start-up time that nobody gave rests on; nothing where it was given or is not needed."""
+    """Return the source of a default start-up time; nothing if it was given or is not needed."""
     every = [found for _, found in scaled(run)]
     if not any(found.spec.start is None and found.spec.decides for found in every):
         return []

@@ -1,4 +1,4 @@
-"""What the times and the energies of a deployment rest on, in words, and a warning where systems differ."""
+"""Basis of the times and energies of a deployment in text form, and a warning if systems differ."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SIMULATED = "rooflines on a simulated DRAM"
 ENGINE = "an engine simulated event by event"
 
 BOARD = "the power model of a whole board"
-WORK = "energies of operations and bytes alone"
+WORK = "energies of operations and bytes only"
 STATIC = "energies of operations and bytes, and a constant power"
 
 
 class Bases(NamedTuple):
-    """What the figures of one system rest on; empty where it has none."""
+    """Basis of the results of one system; empty if it has none."""
 
     times: str = ""
     energy: str = ""
@@ -42,7 +42,7 @@ def bases_of(deployment: Deployment | None) -> Bases:
 
 
 def in_short(bases: Bases, measured: bool) -> str:
-    """What times rest on, in a few words; `measured` as `ranges.is_measured` says."""
+    """Return the basis of times in a few words; `measured` is defined in `ranges.is_measured`."""
     if not measured:
         return "not measured"
     first, _, others = bases.times.partition(", ")
@@ -52,12 +52,12 @@ def in_short(bases: Bases, measured: bool) -> str:
 
 
 def _each(bases: Iterable[str]) -> str:
-    """One basis, or those of both pools where they differ."""
+    """Return one basis, or one per pool if they differ."""
     return " beside ".join(dict.fromkeys(bases))
 
 
 def _times(device: SharedMemoryDevice) -> str:
-    """What the processors rest on: the fitted, then by name those that are not."""
+    """Return the basis of the processors: fitted ones, then the others by name."""
     described = SIMULATED if derives(device) else ROOFLINE
     if not device.measured:
         return described
@@ -72,12 +72,12 @@ def _energy(device: SharedMemoryDevice) -> str:
 
 
 def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
-    """A sentence each where times, or energies, of one table's rows rest on different models.
+    """Return one sentence each if times, or energies, of rows of one table use different models.
 
     Parameters
     ----------
     bases : iterable of (str, Bases)
-        A row's system, and what its figures rest on; empty ones are left out.
+        A row's system and the basis of its results; empty ones are skipped.
     """
     rows = list(bases)
     times = _differing((system, b.times) for system, b in rows)
@@ -97,7 +97,7 @@ def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
 
 
 def _differing(bases: Iterable[tuple[str, str]]) -> str:
-    """Systems by basis, in words; nothing where there is but one."""
+    """Return the systems by basis; nothing if there is only one basis."""
     groups: dict[str, dict[str, None]] = {}
     for system, basis in bases:
         if basis:

@@ -1,4 +1,4 @@
-"""The benchmarks of `benchmarks.yaml`: workload, service level, scenarios and scoring of each, and published results."""
+"""The benchmarks of `benchmarks.yaml`: workload, SLO, scenarios, scoring and published results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...workloads.yamlfile import read_yaml
 from .interval import Interval
 
 OFFLINE, SERVER, CURVE = "offline", "server", "curve"
-"""Scenarios: all requests at once; the highest Poisson rate within the level; a closed loop of each size."""
+"""Scenarios: all requests at once; the highest Poisson rate that meets the SLO; a closed loop of each size."""
 FULL = 1024
 """Sequences at once in a replica by which scores of other mean prompts are compared."""
 
@@ -42,7 +42,7 @@ class Benchmark:
     dtype : str or None
         Format of weights of the usual submissions; without it as the checkpoint.
     wording : str
-        What its owners want said beside a score.
+        Text that its owners require next to a score.
     published : tuple of mapping
         Name, version and id of an entry and its score, output tokens a second of the whole system, by scenario.
     assumed : str
@@ -82,13 +82,13 @@ class Score:
     layout : str
         Replicas and their degrees.
     output_tokens_per_s : float or None
-        The score, of the whole system; None where no load is within the level.
+        The score of the whole system; None if no load meets the SLO.
     requests_per_s : float or None
         Load of scenario "server".
     interval : Interval or None
         Factors on the score.
     reason : str
-        What stands in the way of more, in scenario "server".
+        The limiting factor in scenario "server".
     """
 
     scenario: str
@@ -155,7 +155,7 @@ def best_score(
 
 
 def _beside_prompts(rules: Benchmark, base: Scenario, part: SystemSpec, sure: Interval | None) -> Interval | None:
-    """Factors on a score where the mean prompt is known by its range alone: both unknowns together, in squares of logs."""
+    """Return factors on a score if only the range of the mean prompt is known: both unknowns together, squared logs added."""
     if rules.prompts is None or sure is None or not 0.0 < sure.low < sure.high < np.inf:
         return sure
     outside = (1.0 - sure.level) / 2 * (rules.prompts[1] - rules.prompts[0])

@@ -24,7 +24,7 @@ def gco2(joules: float | None, grid_gCO2_per_kWh: float | None) -> float | None:
 def carbon_of(run: Run, grid_gCO2_per_kWh: float | None) -> dict[str, float | None]:
     """Carbon of an output token, and of a request of as many as the run's have on average [g].
 
-    It is that of the devices' energy alone: hosts, cooling and making them come on top.
+    Only the energy of the devices counts; hosts, cooling and manufacture are not included.
     """
     token = gco2(run.joules_per_token, grid_gCO2_per_kWh)
     mean = run.output_tokens / max(len(run.requests), 1)

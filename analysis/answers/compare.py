@@ -55,11 +55,11 @@ def compare(
     images : int, optional
         Images of an encoder, 1 unless given: at once on GPUs, one after another on an FPGA.
     layers : int, optional
-        Only the first so many layers, without embedding and head.
+        Number of layers to use, without embedding and head.
     schedule : str
         Of experts on an FPGA.
     seed : int, optional
-        Of an FPGA's expert draws, 0 unless given; other devices take expected loads.
+        Seed of an FPGA's expert samples (default 0); other devices use expected loads.
     **options
         Options of `simulator.scenario.options.DeployOptions`, such as ``dtype`` or ``costs``, of all
         systems alike; an FPGA takes number formats and ``routing``.
@@ -83,9 +83,11 @@ def compare(
         check_count(layers, "--layers", 1, len(spec.layers))
         spec = replace(spec, layers=spec.layers[:layers], vocab=0, tied=True, extra_weights=0)
     if images is not None and not spec.front:
-        raise InputError("--images", f"{spec.name} is no encoder of images")
+        raise InputError("--images", f"{spec.name} is not an encoder of images")
     if seed is not None and not any(system.device.on_engine for _, system in loaded):
-        raise InputError("--seed", "is of an FPGA's expert draws, and no system has one")
+        raise InputError(
+            "--seed", "seeds the expert sampling of FPGA systems, but no system here is an FPGA; remove --seed"
+        )
     what = StepLoad(batch, context, (images or 1) if spec.front else 0, schedule, seed or 0)
     rows = tuple(_row(spec, system, what, how, given) for given, (_, system) in zip(systems, loaded, strict=True))
     moe, mean_queue = routed_part(spec), None
@@ -100,7 +102,7 @@ def compare(
 def _row(
     model: ModelSpec, system: SystemSpec, what: StepLoad, how: DeployOptions, given: str | Path | SystemSpec
 ) -> SystemRow:
-    """One system's answer, or why it has none."""
+    """Return the result of one system, or the reason why it has none."""
     kinds = tuple(p.kind for p in system.device.processors.values())
     own = kernels_as_usual(how, system)
     row = SystemRow(
@@ -122,7 +124,7 @@ def _row(
 
 
 def _checked(step: StepCost, strict: bool) -> Ranges | None:
-    """What of a step is priced out of range; refused where that is asked for."""
+    """Return the share of a step that is out of range; refuse it if `strict`."""
     if step.deployment is None or step.stage is None:
         return None
     ranges = ranges_of_stage(step.deployment, step.stage)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SystemRow:
-    """One system's answer; the measures are None where the model does not fit.
+    """Result of one system; the values are None if the model does not fit.
 
     Attributes
     ----------
@@ -41,15 +41,15 @@ class SystemRow:
     memory_bytes, memory_available_bytes : float
         Weights and KV cache of all devices, and their usable memory [B].
     bases : Bases
-        What its times and its energy rest on.
+        Basis of its times and energy.
     interval : Interval or None
-        Factors on its time, see `interval`; None where too little of it rests on measurements.
+        Factors on its time, see `interval`; None if too small a part is based on measurements.
     rests : Rests or None
         Its description with sources, and how it is deployed.
     ranges : Ranges or None
-        What of the step is priced out of range; None on an engine.
+        The part of the step that is out of range; None on an engine.
     framework : str or None
-        Whose kernels it is priced by; None where no engine's are known.
+        Framework of its kernels; None if no engine's are known.
     """
 
     system: str
@@ -78,7 +78,7 @@ class SystemRow:
         return f"{degrees(d)}, {d.placement}" if d else ""
 
     def evidence(self) -> list[dict[str, Any]]:
-        """What its prices rest on; nothing of an engine's."""
+        """Return the evidence of its times; nothing for an engine."""
         d = self.rests and self.rests.deployment
         return evidence(d, self.rests.sources) if d and self.rests else []
 
@@ -128,7 +128,7 @@ class SystemComparison(Result):
 
     @property
     def workload(self) -> str:
-        """The step in words."""
+        """Return a description of the step."""
         if self.images:
             return f"{self.images:,} image{'s' * (self.images > 1)}"
         return f"{self.batch:,} decodes at context {self.context:,}"
@@ -182,12 +182,12 @@ class SystemComparison(Result):
 
     @property
     def title(self) -> str:
-        """Title of the figure."""
+        """Title of the plot."""
         layers = len(self.model.layers)
         return f"{self.model.name}, {layers} layer{'s' * (layers > 1)}: {self.workload}"
 
     def layer_frame(self) -> pd.DataFrame:
-        """Time of every part on every system, as the figure takes it."""
+        """Return the time of every part on every system, as the plot needs it."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -232,8 +232,8 @@ class SystemComparison(Result):
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "
-                "break-even queue its weights are what it waits for (never: its activations' "
-                "traffic alone takes longer than the arithmetic; in brackets without it)."
+                "break-even queue it waits for its weights (never: its activations take longer "
+                "than the arithmetic; in brackets without them)."
             )
         return out
 

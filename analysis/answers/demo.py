@@ -1,4 +1,4 @@
-"""The run without arguments: one model on Duplex and on GPUs, and what follows from it."""
+"""The run without arguments: one model on Duplex and on GPUs, compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ batches (32, 64, 128); two batches of completions are left out as warm-up, as th
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Several):
-    """The same requests on several systems, and what follows from it."""
+    """The same requests on several systems, compared."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
@@ -77,7 +77,7 @@ class Comparison(Several):
 
 
 def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
-    """Ops that are memory-bound on `base` and ran beside the main processor in `best`, with the share that moved."""
+    """Return the ops that are memory-bound on `base` and moved to another processor in `best`, with the moved share."""
     main = {p.name: p for p in base.deployment.device.processors.values() if p.kind == "xpu"}
     dtype = base.deployment.model.numerics.default
     bound = {

@@ -1,4 +1,4 @@
-"""What a name stands for, spelled out: of a device, system or host a file that describes it (``opbyte show``)."""
+"""The meaning of a name; for a device, system or host a file that describes it (``opbyte show``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .spelled_out import SpelledOut, spelled_out
 
 HEADING = "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
 LEFT_OUT = ("calibration", "aliases")
-"""What only the catalog's own has: fits of its own rows (`kernels` names those it shares), aliases."""
+"""Keys that only the catalog's own entries have: fits (`kernels` names the shared ones), aliases."""
 PREFIX = "my-"
 COUNTS = ("devices_per_node", "nodes")
 """What a name such as ``h100-2x8`` says."""
@@ -65,7 +65,7 @@ def describe(name: str | Path) -> Shown | SpelledOut:
     Raises
     ------
     InputError
-        None of them.
+        If the name is unknown.
     """
     if isinstance(name, str) and name in list_devices():
         return Shown(*load_device(name))
@@ -83,7 +83,9 @@ def describe(name: str | Path) -> Shown | SpelledOut:
             if named is not None:
                 return named
             near = suggestion(str(name)) or "; see opbyte list devices, or another list"
-            raise InputError(repr(str(name)), f"is no device, system, host, model, policy or engine{near}") from error
+            raise InputError(
+                repr(str(name)), f"is not a device, system, host, model, policy or engine{near}"
+            ) from error
 
 
 def _kind(name: str | Path) -> object:
@@ -116,7 +118,7 @@ def _drop(values: dict[str, Any]) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names, words and switches: all that is no number."""
+    """Names, words and switches: all that is not a number."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

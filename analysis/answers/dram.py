@@ -28,7 +28,7 @@ PIM_COMMANDS = 32_768
 
 STRIDES = tuple(64 << k for k in range(12))
 BLOCKS = tuple(64 << k for k in range(9))
-"""Bytes swept for the figure: strides of 64 B accesses, and blocks read at random."""
+"""Sizes of the plot [B]: strides of 64 B accesses, and blocks read at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class DramAnswer(Result):
         return lines
 
     def figure(self, table: pd.DataFrame) -> Figure:
-        """Draw what `sweep` found."""
+        """Plot the result of `sweep`."""
         from ..plots.memory import bandwidth
 
         note = f"Mapping {self.run.mapping}, {self.run.read_queue} entries; strides touch 64 B."

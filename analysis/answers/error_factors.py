@@ -1,9 +1,8 @@
-"""How far off deployments of a kind were: named factors, each of which widens the interval of what has it.
+"""Errors of measured deployments by named factor; each factor widens the interval of deployments that have it.
 
-A kernel's own error says little of what an engine does around it. So the errors of whole deployments count too: for every factor
-`error_factors.yaml` says how far the measured time lies below and above the simulated one beyond what the kernels' errors explain, in logarithms at
-80 %. Factors are independent of each other: squares add up. `opbyte validate runs --fit` learns the numbers from measured runs, and
-`--without SOURCE` scores a source that they have not seen (`analysis.validate.runs.widths`). A median is never shifted by a fitted factor.
+`error_factors.yaml` gives for every factor the measured over simulated time beyond the kernels' errors, in logarithms
+at 80 %. Factors are independent, so their squares add up. `opbyte validate runs --fit` fits them; `--without SOURCE`
+scores a source left out. A median is never shifted.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ STEP, FIRST, POWER, TRAINING = "step", "first_token", "power", "training"
 """What errors are of: a step (and so TPOT and rates), what a first token waits beyond its steps, watts, a training step."""
 ANY = "any deployment"
 TELLING = 0.1
-"""Share of all factors' squares from which on an answer names a factor."""
+"""A factor is named from this share of all factors' squares on."""
 SHORT_S = 15e-6
-"""A kernel shorter than this is mostly its start, whatever it computes."""
+"""A shorter kernel is mostly launch time."""
 FEW = 4
 """Sequences of a rank's step up to which a step is small kernels and reads."""
 
@@ -44,8 +43,8 @@ FEW = 4
 class Conditions(NamedTuple):
     """What of a run its errors depend on.
 
-    `sequences` of a rank's step; `prompts`, the share of the time that steps with prompts take; `burst`: all requests come at once; `split`: prompts and
-    decodes have pools of their own.
+    `sequences` of a rank's step; `prompts`, the share of the time of steps with prompts; `burst`: all requests arrive
+    at once; `split`: separate prefill and decode pools.
     """
 
     deployment: Deployment
@@ -135,7 +134,7 @@ def _short(c: Conditions) -> float:
 UNTOLD = (0,)
 """Numbers of a version that an engine's file should tell and does not."""
 OLD = {"vllm": (0, 8), "sglang": (0, 5), "trtllm": (1, 0)}
-"""Versions from which on runs of an engine stand behind its rules; hosts of earlier ones are told apart roughly."""
+"""First versions of an engine with measured runs; hosts of earlier versions are only approximate."""
 PLAIN = {"Attention", "LatentAttention"}
 
 
@@ -170,13 +169,13 @@ FACTORS = (
     ErrorFactor("experts", "router, permutation and grouped products", lambda c: float(bool(c.deployment.experts)), EVERY),
     ErrorFactor("experts without a tuned kernel", "the engine ships no configuration of its Triton kernel for their shape on this device", _untuned_experts),
     ErrorFactor("small kernels", f"share of a step in kernels under {SHORT_S * 1e6:.0f} us", _short),
-    ErrorFactor("steps with prompts", "share of the time; what an engine's host does beside them", lambda c: c.prompts),
+    ErrorFactor("steps with prompts", "share of the time; host work in parallel with them", lambda c: c.prompts),
     ErrorFactor("drafts", "the host between sequential passes of a draft", lambda c: float("drafts" in c.deployment.parts)),
     ErrorFactor("windows, states or compressed keys", "split of the memory, and kernels of one model", _unusual_attention, EVERY),
     ErrorFactor("data-parallel attention", "ranks that wait for each other", lambda c: float(c.deployment.layout.dp > 1)),
     ErrorFactor("separate pools", "the transfer of keys, and the router between them", lambda c: float(c.split)),
     ErrorFactor("all requests at once", "the client and the front end", lambda c: float(c.burst)),
-    ErrorFactor("a power model of another device", "what a busy board draws besides its work", _carried_power, (POWER,)),
+    ErrorFactor("a power model of another device", "constant power of a busy board", _carried_power, (POWER,)),
 )  # fmt: skip
 
 
@@ -195,7 +194,7 @@ class Widths(NamedTuple):
     table: Mapping[str, Mapping[str, Ratios]]
 
     def reach(self, amount: Amounts, quantity: str) -> Ratios:
-        """Errors of all factors together, of which a run has so much: middles add up, squares of what lies below and above them do."""
+        """Return the errors of all factors together, weighted by `amount`: middles add up, and squares below and above add up."""
         known = [(amount.get(name, 0.0), r) for name, r in self.table.get(quantity, {}).items()]
         middle = sum((x * r.middle for x, r in known), 0.0)
         below = np.sqrt(sum((x * (r.middle - r.low)) ** 2 for x, r in known))
@@ -232,7 +231,7 @@ def fitted_widths() -> Widths:
 
 
 def engine_of_scenario(scenario: Scenario) -> tuple[str, tuple[int, ...]]:
-    """Which engine a scenario has, as `frameworks` name it, and its version; no numbers for the newest one, which a framework's name alone means."""
+    """Return a scenario's engine, named as in `frameworks`, and its version; empty for the newest one."""
     from ...simulator.frameworks.keys import numbers_of  # compiled code beside it
 
     path = scenario.serving.engine
@@ -258,7 +257,7 @@ def factor_evidence(d: Deployment) -> list[dict[str, Any]]:
     return [
         {
             "cost_model": "not priced", "applies_to": factor.name, "basis": "assumed", "error": None,
-            "rows": 0, "assumptions": {}, "why": f"NOT PRICED, the interval is wider: {factor.why}",
+            "rows": 0, "assumptions": {}, "why": f"NOT MODELLED, the interval is wider: {factor.why}",
         }
         for factor in FACTORS[:UNPRICED] if factor.amount(Conditions(d))
     ]  # fmt: skip

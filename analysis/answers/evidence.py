@@ -1,4 +1,4 @@
-"""What a simulated figure rests on: the cost models used, and every assumed constant."""
+"""Evidence of a simulated result: the cost models used, and every assumed constant."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evidence(
     usual : sequence of Batch
         Steps whose ops count besides.
     experts : bool, optional
-        Whether to speak of routed experts alone, or of all else: where they lie on devices of their own.
+        Whether to include only routed experts, or all the rest, if both are on separate devices.
 
     Returns
     -------
@@ -104,9 +104,9 @@ FLAT = "memory_efficiency"
 def _explained(
     found: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
 ) -> dict[str, Any]:
-    """An entry of a cost model's evidence, with the assumptions of the description it rests on.
+    """Return one entry of a cost model's evidence, with the assumptions of its description.
 
-    Where a device has several processors, each entry says which one it speaks of.
+    If a device has several processors, each entry names its processor.
     """
     if found.basis == DESCRIPTION:
         return _entry(found.cost_model, where, sources, prefixes)
@@ -147,7 +147,7 @@ def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
 
 
 def link_evidence(name: str, node_link: str, sources: Mapping[str, str]) -> dict[str, Any]:
-    """What the time of KV caches between two pools rests on: numbers given, or those of a network."""
+    """Return the basis of KV transfer times between two pools: given numbers, or a network."""
     known = sources if name == node_link else {"kv_link": "given"}
     return _entry(LATENCY_BYTES, "KV caches between the pools", known, ("node_link.",))
 
@@ -183,8 +183,8 @@ def _maps(deployment: Deployment) -> list[dict[str, Any]]:
     if deployment.parts.get("expert-copies") is None:
         return []
     loads = {
-        "expert_placement": "assumed: maps are made from the router's popularity in the long run, which "
-        "stays as it is; exchanges are those of an even spread"
+        "expert_placement": "assumed: maps follow the router's long-run popularity, which does not "
+        "change; exchanges assume an even spread"
     }
     return [_entry("maps of experts", "loads of devices", loads, ("expert_placement",))]
 
@@ -223,7 +223,7 @@ def _power(deployment: Deployment) -> list[dict[str, Any]]:
 
 
 def _int4(deployment: Deployment) -> list[dict[str, Any]]:
-    """Whose kernels stand for those of 4-bit integers, which no step asks for by name."""
+    """Return the kernels that represent 4-bit integers, which no step names."""
     numerics = deployment.run.numerics
     if "int4" not in map(numerics.weight_format, WEIGHT_GROUPS):
         return []

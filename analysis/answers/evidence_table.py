@@ -1,4 +1,4 @@
-"""What answers rest on as a table, once, and as a line; see `evidence`."""
+"""The evidence of results as one table or one line; see `evidence`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Known = tuple[Sequence[Mapping[str, Any]], str, "Ranges | None"]
 
 
 def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Mapping[str, Any]]]:
-    """What systems rest on: a line each, or all of it in one table."""
+    """Return the evidence of systems: one line each, or one table with all of it."""
     if not why:
         return [" ".join([*(evidence_line(*each) for each in found), "More: --why."])] if found else []
     rows = [row for each in found for row in evidence_rows(*each)]
@@ -65,7 +65,7 @@ def evidence_blocks(found: Sequence[Known], why: bool) -> list[str | Sequence[Ma
 
 
 def evidence_line(evidence: Sequence[Mapping[str, Any]], system: str, ranges: Ranges | None = None) -> str:
-    """The same in a line.
+    """Return the same in one line.
 
     Examples
     --------

@@ -24,7 +24,8 @@ from .interval import Interval, interval_dict, spoken_range
 from .rests import rests_of
 
 FRAME = Interval(0.87, 1.15)
-"""Factors on an image's time: no run on hardware stands behind the engine; the largest error of a published figure is 15 % (docs/fpga.md)."""
+"""Factors on an image's time. No run on hardware validates the engine; the largest error of a published value is 15
+% (docs/fpga.md)."""
 QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -90,7 +91,7 @@ class FrameRun(Result):
         }
 
     def units(self) -> list[dict[str, Any]]:
-        """Cycles of an average image by part of the model and unit, stalls apart."""
+        """Cycles of an average image by part of the model and unit; stalls are separate."""
         total: dict[tuple[str, str], list[float]] = {}
         for run in self.served.runs:
             for key, share in run.parts.items():
@@ -151,7 +152,7 @@ class FrameRun(Result):
             for u in self.units() if u["share"] > 0
         ]  # fmt: skip
         what = f"{self.deployment.model.name} on {self.system}, {self.schedule}: {self.workload}"
-        return [what, self.rows(), f"{spoken_range(FRAME)}, from published figures, not from runs.", units]
+        return [what, self.rows(), f"{spoken_range(FRAME)}, from published values, not from runs.", units]
 
 
 def frames(
@@ -171,7 +172,7 @@ def frames(
     schedule : str
         "reordered", "cache" or "on-chip".
     routing, seed : str, int
-        Of tokens to experts, drawn for each image, task and layer.
+        Routing of tokens to experts, sampled for each image, task and layer.
     progress : callable, optional
         Called with (images done, images in all).
 

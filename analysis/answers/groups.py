@@ -21,13 +21,7 @@ from ..parallel.workers import Workers
 def play_groups(
     scenario: Scenario, groups: int | None, workers: int | None, dask: str | None, keep: bool, progress: Progress | None
 ) -> Groups | None:
-    """Simulate each group of a scenario's replicas; None where it is not cut.
-
-    Raises
-    ------
-    InputError
-        Options that do not go together, or replicas that cannot be cut apart.
-    """
+    """Simulate each group of a scenario's replicas; None where it is not cut."""
     where = Workers(workers, dask)
     if groups is None:
         if workers is not None or dask is not None:

@@ -98,7 +98,7 @@ def whole(system: SystemSpec) -> dict[str, Any]:
 
 
 def _file_digest(name: str, value: str) -> str:
-    """Digest of all that is read for a path, and nothing else that lies beside it."""
+    """Return the digest of all files read for a path, and of no other file in its folder."""
     path = Path(value)
     try:
         if name in POOLS:

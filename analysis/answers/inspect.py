@@ -156,9 +156,9 @@ def _reach(looks: tuple[str, ...]) -> str:
 
 
 def kv_bytes(spec: ModelSpec) -> int:
-    """KV bytes of one token over all layers, at 16 bits a value whatever a file asks for.
+    """Return the KV bytes of one token over all layers, at 16 bits per value for any format.
 
-    But for rows with scales of their own (sparse latent attention): engines keep those as they are.
+    Rows with separate scales (sparse latent attention) keep their format, as in engines.
     """
     own, plain = spec.numerics, replace(spec.numerics, kv="bf16")
     kept = [k for la in spec.layers for part in la.parts for k in part.state().keeps]

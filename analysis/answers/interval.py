@@ -1,10 +1,8 @@
-"""How sure a simulated time is: an interval from the errors of its parts.
+"""Interval of a simulated time from the errors of its parts.
 
-Every op's price has a distribution of measured over predicted seconds, that of the rows around it
-(`devices.calibrated.behind`). The errors of one family's ops rise and fall together, as if all were
-one kernel's; those of different families do not know of each other. A step's time is the sum of its
-parts, so its distribution is that of the sum of drawn ones. Beside them stands what is in no kernel
-table, the host and the framework between the kernels (`BETWEEN`), and how far off deployments of its kind were (`error_factors`).
+The error of every op is sampled from the measured/predicted ratios of similar rows (`devices.calibrated.behind`).
+Errors of one family are fully correlated, errors of different families are independent. Host and framework time between
+kernels (`BETWEEN`) and the errors of similar deployments (`error_factors`) are added.
 """
 
 from __future__ import annotations
@@ -27,14 +25,13 @@ F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
 DRAWS = 2000
 BETWEEN = 0.03 / 0.6745
-"""Standard deviation of the host and framework's share: modelled steps are within 3 % (median) of a
-vLLM server's at equal batch, on eleven runs on H100s (serving_h100 of the data folder), none of them
-among those that `validate points` and `validate serving` judge intervals by."""
+"""Standard deviation of the host and framework share: modelled steps are within 3 % (median) of a vLLM server's at
+equal batch, on eleven H100 runs (`serving_h100`), which are not used to judge intervals."""
 HOST = Ratios(-0.35, 0.0, 0.35)
-"""How far off what a version's host adds to a step is (`upkeep`): points tell TensorRT-LLM's 50 us a sequence from
-0 and from 55, not from 100; those of 2024 move by as much between the device that they were fitted to and another."""
+"""Error of the host time that a version adds to a step (`upkeep`). The points separate TensorRT-LLM's 50 us a
+sequence from 0 and from 55, not from 100. Values of 2024 differ by as much between two devices."""
 KNOWN = 0.5
-"""Share of the time that must rest on measurements; with less there is no interval."""
+"""Minimum share of the time with measurements; below it there is no interval."""
 LONGEST = 10.0
 """Factor at which a latency counts as unbounded."""
 
@@ -50,13 +47,13 @@ class TimeShare:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Factors on a simulated figure: at `level`, the true one lies between.
+    """Factors on a simulated value: the true value is between them with probability `level`.
 
     Attributes
     ----------
     low, high : float
-        The simulated figure lies between, whatever its parts' bias is. High is infinite where the
-        system would be overloaded.
+        The simulated value is always between them, for any bias of its parts. High is infinite if the system would be
+        overloaded.
     """
 
     low: float
@@ -64,7 +61,7 @@ class Interval:
     level: float = LEVEL
 
     def of(self, value: float) -> tuple[float, float | None]:
-        """The interval of a figure; None for no upper end."""
+        """Return the interval of a value; None as its upper end if there is none."""
         return self.low * value, self.high * value if np.isfinite(self.high) else None
 
     def power(self, exponent: float) -> Interval:
@@ -99,12 +96,12 @@ def parts_of(d: Deployment, stage: StageCost) -> list[TimeShare]:
 
 
 def _kin(found: Evidence) -> str:
-    """Whose errors go together: one family's, or those of all measured tables."""
+    """Return the group of correlated errors: one family, or all measured tables."""
     return found.cost_model if found.basis == "measured" else found.applies_to
 
 
 def slowdowns(parts: Sequence[TimeShare]) -> F8 | None:
-    """Draws of how many times as long a step takes as it is said to; None where little is known."""
+    """Return samples of true over predicted step time; None if too little is measured."""
     total = sum(part.seconds for part in parts)
     known = sum(part.seconds for part in parts if part.ratios is not None)
     if total <= 0.0 or known < KNOWN * total:
@@ -123,14 +120,14 @@ def slowdowns(parts: Sequence[TimeShare]) -> F8 | None:
 
 
 def scores(seed: int) -> F8:
-    """Standard normal scores in an order of their own: what has the same seed errs together."""
+    """Return standard normal scores in a random order; equal seeds give correlated errors."""
     from scipy.special import ndtri
 
     return np.asarray(np.random.default_rng(seed).permutation(ndtri((np.arange(DRAWS) + 0.5) / DRAWS)))
 
 
 class StepErrors(NamedTuple):
-    """Draws of how many times as long a step's kernels take as they are said to, and the factors of its deployment."""
+    """Samples of true over predicted time of a step's kernels, and the factors of its deployment."""
 
     kernels: F8
     amounts: Amounts
@@ -142,13 +139,13 @@ class StepErrors(NamedTuple):
 
 
 def step_errors(c: Conditions) -> StepErrors | None:
-    """What the interval of a step follows from; None where too little of it rests on measurements."""
+    """Return the inputs of a step's interval; None if too small a part is based on measurements."""
     drawn = None if c.stage is None else slowdowns(parts_of(c.deployment, c.stage))
     return None if drawn is None else StepErrors(drawn, amounts(c))
 
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
-    """The middle share of draws, widened to hold what is answered."""
+    """Return the central part of the samples, widened to contain the predicted value."""
     ends = [(1.0 - level) / 2, (1.0 + level) / 2]
     low, high = np.quantile(drawn, ends, method="nearest")  # between two infinities lies no number
     return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
@@ -161,14 +158,14 @@ def step_interval(c: Conditions) -> Interval | None:
 
 
 def hosted(drawn: F8, seconds: float, own: float, hidden: bool = False) -> F8:
-    """Draws of a step of so many seconds to which the host adds `own`, behind the devices' work if `hidden`."""
+    """Return samples of a step to which the host adds `own` seconds, overlapped with the devices' work if `hidden`."""
     host = own * np.exp(HOST.at(scores(2)))
     both = np.maximum if hidden else np.add
     return np.asarray(both(drawn * seconds, host) / both(seconds, own))
 
 
 class KindErrors(NamedTuple):
-    """A quantity's own interval, and the factors of its deployment: of watts, or of a time that is no server's step."""
+    """Interval of one quantity, and the factors of its deployment: of watts, or of a time that is not a server's step."""
 
     quantity: str
     alone: Interval
@@ -195,9 +192,9 @@ def power_interval(d: Deployment) -> Interval | None:
 
 
 def first_token(steps: Interval, waiting: Ratios) -> Interval:
-    """Factors on the time to a first token: those of its steps, and of what else lets it wait.
+    """Return factors on TTFT: errors of its steps, and of other waiting.
 
-    No surer than its steps, whatever the middle of `waiting` is.
+    The interval is never narrower than the interval of its steps, for any middle of `waiting`.
     """
     w = waiting
     below = np.hypot(np.log(steps.low), w.middle - w.low)
@@ -207,7 +204,7 @@ def first_token(steps: Interval, waiting: Ratios) -> Interval:
 
 
 def interval_dict(value: float | None, interval: Interval | None) -> dict[str, Any] | None:
-    """An interval of a figure for JSON."""
+    """Return the interval of a value for JSON."""
     if value is None or interval is None:
         return None
     low, high = interval.of(value)
@@ -229,6 +226,6 @@ def spoken(interval: Interval) -> str:
 
 
 def spoken_range(interval: Interval, reasons: Sequence[str] = ()) -> str:
-    """The interval of a time in words, with what widens it."""
+    """Return the interval of a time as text, with its widening factors."""
     wide = f"; wide because: {', '.join(reasons)}" if reasons else ""
     return f"{interval.level:.0%} interval of its time {spoken(interval)}{wide}"

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 BATCHES, CONTEXTS, PROMPTS = (1, 8, 64), (2048,), (512, 2048)
-"""Steps whose kernels are asked for by default: decodes at contexts, and prompts alone."""
+"""Default steps for kernel shapes: decodes at several contexts, and prompts."""
 SCALED = ("fp8_block", "int8")
-"""Formats whose inputs a kernel of its own quantises before the product (`devices.calibrated.gemm`)."""
+"""Formats whose inputs are quantised by a separate kernel (`devices.calibrated.gemm`)."""
 VECTOR = {"norm": "fused_add_rmsnorm", "activation": "silu_mul", "rope": "rope"}
 """End of an elementwise op's name -> kernel."""
 TIMING = "event"
@@ -99,7 +99,7 @@ def kernel_shapes(
     Parameters
     ----------
     batches, contexts : sequence of int
-        Steps of so many decodes in the system, each with so many tokens cached [tokens].
+        Numbers of decodes in the system, and their cached tokens [tokens].
     prompts : sequence of int
         Steps of one prompt each [tokens].
     **options
@@ -150,7 +150,7 @@ def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
     Parameters
     ----------
     keys : int
-        Tokens that each decoding sequence reads, its own among them: what a window hides of them stands in no op.
+        Tokens that each decoding sequence reads, including its own; ops do not contain the part hidden by a window.
     """
     make = ROWS.get(op.kind)
     found = None if make is None else make(op, keys)
@@ -205,9 +205,9 @@ def _mla(op: Op, keys: int) -> Found:
 
 
 def _experts(op: Op, keys: int) -> Found | None:
-    """A call on the local experts: after an all-to-all it knows no others and gets their tokens alone.
+    """Return a call on the local experts: after an all-to-all it includes only their tokens.
 
-    Where these are no multiple of top-k, as rows of one expert each; an expectation of less than one
+    Where these are not a multiple of top-k, as rows of one expert each; an expectation of less than one
     is measured as one.
     """
     s, loads = op.shape, op.loads

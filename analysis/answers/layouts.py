@@ -38,11 +38,10 @@ PIECES = (1, 2)
 """What is tried."""
 
 EVEN = 8
-"""Pieces of KV blocks on a channel at least: dealt out one after another, they then leave no channel
-with an eighth more than the mean."""
+"""Minimum pieces of KV blocks per channel: distributed in turn, no channel then has an eighth more than the mean."""
 
 FINALISTS = 8
-"""Layouts that are costed as whole steps, beside the device's own."""
+"""Number of layouts that are simulated as whole steps, in addition to the device's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +170,11 @@ def layouts(
     Parameters
     ----------
     standard : str, optional
-        The devices' DRAM (name or file); that of their description if not given.
+        The devices' DRAM (name or file); default: from their description.
     batch, context : int
         Decoding sequences of the system, and tokens in the cache of each.
     mappings, interleaves, block_tokens : sequence
-        What to try; blocks whole and with keys and values apart.
+        Values to try; blocks contiguous, or with keys and values separate.
 
     Raises
     ------

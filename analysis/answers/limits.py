@@ -49,14 +49,14 @@ class Limit:
 
 
 def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
-    """Find what a run that misses its level waits for.
+    """Find the cause of latency in a run that exceeds its SLO.
 
     Parameters
     ----------
     run : Run
         With its stages kept.
     missed : mapping of str to float
-        Limits that were missed [s], such as ``ttft_p99``; empty where only the load is too high.
+        Exceeded limits [s], such as ``ttft_p99``; empty if only the load is too high.
 
     Returns
     -------

@@ -1,4 +1,7 @@
-"""What each processor's ops get of a simulated DRAM, as rows; apart, so that it needs nothing compiled."""
+"""Bandwidth of each processor's ops on a simulated DRAM, as rows.
+
+A separate module, because it needs no compiled code.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ...workloads.batch import Batch
 from ...workloads.ops import Op
 
 USUAL = (Batch.of([100] * 64), Batch.of([100], [(100, 0)]))
-"""Decodes alone, and a prompt beside one."""
+"""Decode-only steps, and a prompt with a decode."""
 
 
 def by_place(

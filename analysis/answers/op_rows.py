@@ -1,4 +1,4 @@
-"""Ops of one step as rows: where each runs, what it takes and what bounds it."""
+"""Ops of one step as rows: processor, time and bound."""
 
 from __future__ import annotations
 

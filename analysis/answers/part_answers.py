@@ -1,4 +1,4 @@
-"""What parts have in an answer, from their `Figures` alone: JSON, text for people, columns of sweeps."""
+"""Output of parts, derived from their `Figures`: JSON, text, columns of sweeps."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def blocks_of(parts: Mapping[str, Any], late: bool) -> Iterator[TextOrRows]:
 
 
 def figures_of(parts: Mapping[str, Any]) -> Iterator[tuple[Figures, Any]]:
-    """How answers have what parts left, and what they left."""
+    """Return the figures and values of each part."""
     for name, left in parts.items():
         if PARTS[name].hook("figures") is not None:
             yield PARTS[name].figures(left), left
@@ -98,7 +98,7 @@ def step_parts(d: Deployment, stage: StageCost) -> dict[str, Any]:
 
 
 def with_columns() -> tuple[Figures, ...]:
-    """Figures of parts with columns of a sweep."""
+    """Return the figures of parts that have columns of a sweep."""
     found = [part.hook("figures") for part in PARTS.values()]
     return tuple(own for own in found if own and own.columns)
 

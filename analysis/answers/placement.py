@@ -1,4 +1,4 @@
-"""Placements of experts: load of every device before and after, memory, step time, price of moving."""
+"""Placements of experts: load of every device before and after, memory, step time, cost of moving."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from ...simulator.scenario.keywords import DeployOptionsKeywords
 
 DRAWS = 20
-"""Steps whose loads are drawn to say how far a step is from the long run."""
+"""Sampled steps that measure the difference between one step and the long run."""
 BEFORE = "in order"
-"""Name of the placement that others are held against: experts in order, without copies."""
+"""Name of the reference placement: experts in order, without copies."""
 COPYING = ("even", "replicated")
 """Policies that leave experts in order unless there are copies."""
 NOTES = (
     "Long run: loads by the router's popularity, which maps are made from. A step: mean of "
-    f"{DRAWS} draws of this batch. Step time: expected loads, as `opbyte roofline` has it. Moving: "
+    f"{DRAWS} samples of this batch. Step time: expected loads, as `opbyte roofline` has it. Moving: "
     "experts that a device gets over its link; holders share the sending."
 )
 
@@ -251,7 +251,7 @@ def placement(
     batch, context, prefill : int
         The step, as in `roofline`.
     period : int, optional
-        Steps after which maps are made anew: what moving experts costs is shared by as many.
+        Steps between two maps; the cost of moving experts is shared by them.
     **options
         Options of `simulator.scenario.options.DeployOptions`. Without ``expert_placement`` every policy
         is tried; without ``redundant_experts`` no copies and one a layer and group.
@@ -340,7 +340,7 @@ def _moved_bytes(d: Deployment, old: Deployment) -> float:
 
 
 def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
-    """Tokens of the most loaded group over the mean, in drawn steps; mean over layers and steps."""
+    """Return tokens of the most loaded group over the mean in sampled steps; mean over layers and steps."""
     from ...simulator.parts.expert_map.placed import offsets_of
 
     union = Batch(*(np.concatenate([getattr(b, f) for b in batches]) for f in ("q_len", "context", "phase", "seq_id")))

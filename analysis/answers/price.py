@@ -17,11 +17,10 @@ from ..show.text import show
 
 
 def costs_of(run: Run, scenario: Scenario, tokens_per_s: float | None) -> dict[str, float | int | None]:
-    """Devices, their price and what tokens cost; None where the device has no price.
+    """Return devices, their cost and the cost of tokens; None if the device has no price.
 
-    ``processor_area_mm2`` is `added_area_mm2`. Of two pools, and with experts on devices of their own, the
-    price is that of their mean device, and the area that of one that decodes, and attends. Of replicas that
-    come and go the devices are their mean.
+    ``processor_area_mm2`` is `added_area_mm2`. With two pools or separate experts the cost is the mean device's, the
+    area is the decoding or attention device's. An autoscaled fleet counts its mean number of devices.
     """
     devices: float
     beside = run.parts.get("experts-apart")
@@ -65,7 +64,7 @@ def amounts(given: str | None, option: str) -> dict[str, float]:
     Raises
     ------
     InputError
-        Not NAME=USD by commas, or an unknown device.
+        If it is not comma-separated NAME=USD, or a device is unknown.
 
     Examples
     --------
@@ -84,16 +83,16 @@ def _sourced(given: str | None, option: str) -> dict[str, tuple[float, str]]:
         except ValueError:
             value = float("nan")
         if not name or not 0.0 <= value < 1e12 or name in out:
-            reason = f"needs DEVICE=USD by commas, each once, or a file of them, not {name}={text}"
+            reason = f"needs comma-separated DEVICE=USD, each once, or a file of them, not {name}={text}"
             raise InputError(option, reason)
         if name not in list_devices():
-            raise InputError(option, f"{name!r} is no device{nearest(name, list_devices())}")
+            raise InputError(option, f"{name!r} is not a device{nearest(name, list_devices())}")
         out[name] = value, source
     return out
 
 
 def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
-    """Device, dollars and source of every price, as they are written."""
+    """Return device, dollars and source of every listed price."""
     if not given:
         return []
     if not is_path(given):
@@ -109,7 +108,7 @@ def _listed(given: str | None, option: str) -> list[tuple[str, str, str]]:
 
 
 def check_prices(scenario: Scenario) -> None:
-    """Refuse prices that cannot be read before anything is simulated."""
+    """Refuse unreadable prices before the simulation."""
     for text, option in ((scenario.price, "--price"), (scenario.capex, "--capex")):
         amounts(text, option)
     for name in OWNED:
@@ -126,7 +125,7 @@ def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:
 
 
 def _power_usd(run: Run, scenario: Scenario) -> float:
-    """Electricity of an owned device [USD/h]; rent holds that of others."""
+    """Return the electricity cost of an owned device [USD/h]; rent includes it."""
     if run.deployment.system.device.name not in amounts(scenario.capex, "--capex"):
         return 0.0
     each = (run.watts_per_device or 0.0) / 1000 * (scenario.pue or PUE)
@@ -138,7 +137,7 @@ def _kwh(scenario: Scenario) -> float:
 
 
 def source_of(device: DeviceSpec, scenario: Scenario) -> str:
-    """Where the price of a device comes from, in words."""
+    """Return the source of a device's price."""
     if device.name in amounts(scenario.capex, "--capex"):
         return (
             f"owned for {scenario.years or YEARS:g} years, and {_kwh(scenario):g} USD/kWh at PUE "
@@ -153,7 +152,7 @@ def source_of(device: DeviceSpec, scenario: Scenario) -> str:
 
 
 def price_rows() -> list[dict[str, object]]:
-    """Every price of the catalog with its source."""
+    """Return every price of the catalog with its source."""
     found = ((name, *load_device(name)) for name in list_devices())
     return [
         {"name": name, "USD/h": spec.price_USD_per_hour, "source": sources["price_USD_per_hour"]}
@@ -189,7 +188,7 @@ WORTH = ("tokens_per_s_per_device", "tokens_per_s_per_user", "joules_per_token",
 
 
 def worth_of(run: Run, scenario: Scenario) -> Worth:
-    """Throughput of a device against the pace of a user, with what tokens take."""
+    """Return throughput per device, output tokens/s per user, and the cost of tokens."""
     rate, pace = run.output_tokens_per_s, run.tpot_s.mean
     price = costs_of(run, scenario, rate)
     return Worth(
@@ -206,7 +205,7 @@ def added_area_mm2(device: DeviceSpec) -> float | None:
 
 
 def prices_text(scenario: Scenario, systems: Sequence[SystemSpec]) -> list[str]:
-    """Prices of devices with their sources, in a line; nothing where none has any."""
+    """Return the prices of devices with their sources in one line; empty if none has a price."""
     lines = []
     for device in {s.device.name: s.device for s in systems}.values():
         price = price_of(device, scenario)

@@ -1,4 +1,4 @@
-"""Values of any run that answers show; parts have their own (`Part.figures`)."""
+"""Values that the result of every run contains; parts define their own (`Part.figures`)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ RATES = (
     Quantity("static_joules_per_token", "Of it what static power takes [J].",
              lambda r: ratio(r.interval_static_joules, r.interval_output_tokens),
              "J", "  of it static power", True),
-    Quantity("busy_joules_per_token", "Of it what boards draw beside their work [J].",
+    Quantity("busy_joules_per_token", "Constant part of it, independent of the work [J].",
              lambda r: ratio(r.interval_busy_joules, r.interval_output_tokens),
-             "J", "  of it running beside the work"),
+             "J", "  constant part of it"),
     Quantity("watts_per_device", "Mean power of a device over the run [W].",
              lambda r: r.watts_per_device, "W", "mean power of a device"),
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Ops priced outside the range of what their cost models were fitted or measured on.
+"""Ops outside the range of their cost models.
 
-An op is out of range where one of its sizes lies beyond those of all measured rows of its number format,
-or no such row lies within about a factor of 8 in every size (`devices.calibrated.behind`), or where kernel
-tables in use do not hold it. Prices that rest on no measurement at all have no range; evidence names them.
+An op is out of range if one of its sizes exceeds all measured rows of its number format, if no row is within about a
+factor of 8 in every size (`devices.calibrated.behind`), or if the kernel tables in use do not contain it. Models
+without measurements have no range.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Outside:
     share : float
         Share of the time that these calls take.
     beyond : str
-        Which size lies where, and where the measured ones lie.
+        Which size is out of range, and the measured range.
     low, high : float or None
         Between these, 8 of 10 such calls are expected to have measured over predicted seconds.
     """
@@ -60,7 +60,7 @@ class Outside:
 
     @property
     def text(self) -> str:
-        """In words."""
+        """Return a description."""
         trust = ""
         if self.low is not None and self.high is not None:
             trust = f"; in 8 of 10 it takes {self.low:.2f} to {self.high:.2f} times as long"
@@ -72,7 +72,7 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """How much of an answer is priced out of range.
+    """The part of a result that is out of range.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ class Ranges:
         return [f"{text}: {words}{more}."]
 
     def refuse(self, strict: bool) -> None:
-        """Refuse an answer that is partly out of range, where that is asked for.
+        """Refuse a result that is partly out of range, if `strict`.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Ranges:
 
 
 def is_measured(ranges: Ranges | None) -> bool:
-    """Whether most of an answer's time is priced in the range of measurements, or of none at all."""
+    """Return whether most of a result's time is in the range of measurements, or of models without any."""
     return ranges is None or ranges.share <= UNMEASURED
 
 
@@ -134,7 +134,7 @@ Key = tuple[str, str]
 
 
 def ranges_of_stage(d: Deployment, stage: StageCost) -> Ranges:
-    """What of one step is priced out of range."""
+    """Return the part of one step that is out of range."""
     found: dict[Key, Evidence | None] = {}
     calls: dict[Key, float] = {}
     took: dict[Key, float] = {}
@@ -150,7 +150,7 @@ def ranges_of_stage(d: Deployment, stage: StageCost) -> Ranges:
 
 
 def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
-    """What of a run is priced out of range: ops as in typical steps, counted as often as they ran.
+    """Return the part of a run that is out of range: ops of typical steps, weighted by their counts.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
 
 
 def _left(d: Deployment, op: Op, where: str) -> Evidence | None:
-    """What the price of an op rests on, where that lies outside of its rows."""
+    """Return the basis of an op's time if the op is outside of its rows."""
     inside = runs_on(d, op).device.processors.get(where)
     model = d.link(op) if inside is None else inside.model
     evidence: Sequence[Evidence] = model.evidence([op])
@@ -204,7 +204,7 @@ def _ranges(
         Outside(
             name, where, "kernel tables", count,
             took[name, where] / total * count / calls[name, where],
-            f"{count:,.0f} of {calls[name, where]:,.0f} calls lie beyond the tables", None, None,
+            f"{count:,.0f} of {calls[name, where]:,.0f} calls are beyond the tables", None, None,
         )
         for (name, where), count in tables.items()
     ]  # fmt: skip

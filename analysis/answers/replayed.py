@@ -1,8 +1,7 @@
-"""Intervals near saturation, whose ends are runs of their own.
+"""Intervals near saturation, from runs of both ends.
 
-A system whose steps all take `r` times as long does under a load what the simulated one does under `r` times
-the load, by a clock `r` times as fast. Far from saturation that changes a latency little more than the steps
-themselves, which `interval` says in a formula; where it says more than `STEEP`, both ends are run instead.
+A system with steps `r` times as long behaves like the simulated one with `r` times the load and a clock `r` times as
+fast. Below saturation the formula of `interval` is close; if it gives more than `STEEP`, both ends are simulated.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from .interval import LEVEL, Interval, first_token
 from .run_interval import RunIntervals, end_to_end
 
 MOST_REPLICAS, MOST_REQUESTS = 64, 50_000
-"""Replicas of a larger fleet, and requests, whose runs stand for all: ratios of means need no more."""
+"""Maximum replicas and requests of such a run; ratios of means need no more."""
 STEEP = 1.2
 """Times as much as of a step, from where a latency's interval is not told by a formula."""
 FIXED = (
     "autoscale", "fail", "mtbf", "classes", "kv_tiers", "images", "duration", "turns", "think",
     "rate_profile", "since", "trace",
 )  # fmt: skip
-"""Options with times of their own, which no other clock changes."""
+"""Options with absolute times, which do not scale with the clock."""
 
 
 def replayed(
@@ -65,7 +64,7 @@ def dilates(scenario: Scenario, run: Run) -> bool:
 
 
 def _factor(end: Run, run: Run, slow: float, what: str) -> float:
-    """A figure of a run by a slower clock, as a factor on that of another; of rates without a name."""
+    """Return a value of a run with a slower clock as a factor on another run; the inverse for rates."""
     if not what:
         there, here = end.output_tokens_per_s, run.output_tokens_per_s
         return (there or 0.0) / slow / here if here else 1.0

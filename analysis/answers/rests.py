@@ -1,4 +1,4 @@
-"""Systems as an answer names them, with the sources of their numbers: what its report ends with."""
+"""Systems of a result with the sources of their numbers, for the end of its report."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Roofline(Result):
 
     @property
     def sure(self) -> Interval | None:
-        """Factors on the step's time; None where too little of it rests on measurements."""
+        """Return factors on the step's time; None if too small a part is based on measurements."""
         return (
             None
             if self.stage is None
@@ -162,7 +162,7 @@ class Roofline(Result):
         step = f"one step takes {seconds(self.step_seconds)}" + (f" ({spoken(self.sure)})" if self.sure else "")
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
-            f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
+            f"{step} and {energy} J of dynamic energy; a device consumes {self.watts_per_device:.0f} W",
             roof_rows(self._roofs()),
             *dram_blocks(dram_rows(d)),
             *([lane_rows(self.bars)] if self.bars else []),
@@ -188,7 +188,7 @@ class Roofline(Result):
         )
 
     def title(self) -> str:
-        """Heading of the figure."""
+        """Heading of the plot."""
         d = self.deployment
         text = f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
         return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
@@ -247,7 +247,7 @@ class Roofline(Result):
         return pd.DataFrame(self._roofs())
 
     def figure_ops(self) -> pd.DataFrame:
-        """Ops as the roofline figure takes them (collectives left out)."""
+        """Return ops as the roofline plot needs them (without collectives)."""
         import pandas as pd
 
         used = self._formats()
@@ -280,13 +280,13 @@ def roofline(
     model, system : str, Path or spec
         Catalog name or file.
     batch : int
-        Decoding sequences in the whole system; dealt evenly to data-parallel ranks.
+        Decoding sequences in the whole system, distributed evenly to data-parallel ranks.
     context : int
         Tokens each of them has in its KV cache.
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
     images, image_size : int, str
-        Images of that prompt, whose tokens come on top, and their pixels (``1920x1080``).
+        Number of images of that prompt, whose tokens are added, and their pixels (``1920x1080``).
     timeline : bool
         Also say when each op runs, on which processor or link (`Roofline.bars`).
     **options

@@ -1,10 +1,9 @@
-"""Intervals of a run's figures: throughput, TPOT, TTFT, end-to-end time, energy.
+"""Intervals of a run: throughput, TPOT, TTFT, end-to-end time, energy.
 
-Where all times are `r` times as long, a closed loop serves `1 / r` as much and every latency is `r`
-times as long: nothing else in it has a time of its own. Where requests arrive on their own, slower
-steps hold more requests, which makes them slower still. With a step of `a + b n` seconds for `n`
-requests and as many as Little's law says, a latency is `r (1 - e) / (1 - r e)` times as long, `e`
-being the share of the step that grows with its requests; throughput stays until `r e` is 1.
+In a closed loop with times `r` times as long, throughput is `1 / r` and every latency `r` times as long. With open-loop
+arrivals slower steps hold more requests. With a step of `a + b n` seconds for `n` requests and Little's law, a latency
+is `r (1 - e) / (1 - r e)` times as long, where `e` is the share of the step that grows with its requests; throughput is
+constant until `r e` is 1.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def _quantiles(drawn: F8) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RunIntervals:
-    """Factors on a run's figures.
+    """Factors on the results of a run.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class RunIntervals:
     slowdowns : tuple of float
         Quantiles of how many times as long a step is as it is said to be, from 0 to 1 in even parts.
     waiting : Ratios
-        How far off first tokens are beyond their steps.
+        Errors of TTFT beyond the errors of its steps.
     reasons : tuple of str
         Factors that widen them, the largest first; see `error_factors`.
     """
@@ -63,7 +62,7 @@ class RunIntervals:
     reasons: tuple[str, ...] = ()
 
     def slow(self, share: float) -> float:
-        """Steps are at most so many times as long as they are said to be, with a chance of `share`."""
+        """Return the factor that the step time exceeds with probability `1 - share`."""
         places = np.linspace(0.0, 1.0, len(self.slowdowns))
         return float(np.interp(share, places, self.slowdowns))
 
@@ -72,7 +71,7 @@ class RunIntervals:
         return self.throughput.inverse
 
     def joules(self, power: Interval | None) -> Interval | None:
-        """Factors on the energy of a token: those of power and of time, in squares of logarithms."""
+        """Return factors on the energy of a token: power and time combined, squared logarithms added."""
         if power is None:
             return None
         cost = self.cost
@@ -108,7 +107,7 @@ class RunDraws:
     growth, busy : float
         Parts of a step of decodes, and of prompts, that grow with the requests in it; 0 in a closed loop.
     closed : bool
-        Whether throughput goes with the steps: a closed loop, or a system that is overloaded.
+        Whether throughput scales with the steps: a closed loop, or an overloaded system.
     first : float
         Share of a request's time outside queues that is its first token's.
     waits : float
@@ -129,7 +128,7 @@ class RunDraws:
     prefill_bound: bool | None = None
 
     def intervals(self, widths: Widths | None = None) -> RunIntervals:
-        """Factors on the run's figures."""
+        """Return factors on the results of the run."""
         known, c = widths or fitted_widths(), self.amounts
         waiting, off = known.reach(c, FIRST), np.exp(known.reach(c, STEP).at(scores(1)))
         decode, prompt = self.decode.at(known) * off, self.prompt.at(known) * off
@@ -157,7 +156,7 @@ class RunDraws:
 
 
 def end_to_end(ttft: Interval, tpot: Interval, waits: float) -> Interval:
-    """Factors on a whole request's time, of which the first token's is a share: both together, as they go with the same steps."""
+    """Return factors on end-to-end time, from TTFT and TPOT, which share the same steps."""
     return Interval(
         waits * ttft.low + (1.0 - waits) * tpot.low, waits * ttft.high + (1.0 - waits) * tpot.high, tpot.level
     )
@@ -181,7 +180,10 @@ class LatencyErrors(NamedTuple):
 def latency_errors(
     d: Deployment, decodes: int, context: int, prompt: int, engine: Engine = ("", ()), split: bool = False
 ) -> LatencyErrors | None:
-    """Of a rank's usual decodes, and of a prompt beside them; of answers twice as long as what contexts have beyond prompts."""
+    """Return errors of a rank's typical decodes, and of a prompt with them.
+
+    Outputs are twice as long as the contexts beyond the prompts.
+    """
     batches = usual_batches(decodes, context, prompt)
     stages = [_stage(d, batch) for batch in batches]
     share = _share_of(min(decodes / max(2.0 * (context - prompt), 1.0), 1.0), *(stage.seconds for stage in stages))
@@ -197,17 +199,17 @@ Engine = tuple[str, tuple[int, ...]]
 
 
 def run_intervals(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunIntervals | None:
-    """Factors on the figures of a run; None where too little of it rests on measurements; see `run_draws`."""
+    """Return the intervals of a run; None if too small a part is based on measurements; see `run_draws`."""
     found = run_draws(run, open_loop, engine, burst)
     return None if found is None else found.intervals()
 
 
 def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool = False) -> RunDraws | None:
-    """What the intervals of a run follow from; None where too little of it rests on measurements.
+    """Return the inputs of a run's intervals; None if too small a part is based on measurements.
 
-    Of two pools each one's steps make its own latency: first tokens wait for prompts as in a queue as busy as the pool
-    that prefills. Throughput is that of the pool that is slower. Where all requests come at once (`burst`) first tokens of some wait
-    while others decode, and throughput goes with the steps alone.
+    With two pools, each latency depends on the steps of its own pool. TTFT waits for prompts as in a queue with the
+    prefill pool's utilisation, and the slower pool determines throughput. If all requests arrive at once (`burst`),
+    some first tokens wait while others decode, and throughput depends only on the steps.
     """
     closed, batches = not open_loop or run.window.overloaded, typical(run)
     pools = pools_of(run)
@@ -238,7 +240,7 @@ def run_draws(run: Run, open_loop: bool, engine: Engine = ("", ()), burst: bool 
 
 
 def _step_draws(run: Run, d: Deployment, batch: Batch, stage: StageCost) -> StepDraws | None:
-    """Draws of a step's kernels, with what its version's host adds where that is known from runs."""
+    """Return samples of a step's kernel time, including the host time of its version if known from runs."""
     drawn = slowdowns(parts_of(d, stage))
     if drawn is None:
         return None
@@ -272,7 +274,7 @@ def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
 
 
 def _share_of(count: float, decoding_s: float, mixed_s: float) -> float:
-    """Part of the time of steps with prompts, which so many of all are."""
+    """Return the part of the time of steps with prompts."""
     return count * mixed_s / max(count * mixed_s + (1.0 - count) * decoding_s, 1e-300)
 
 

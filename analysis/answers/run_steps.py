@@ -22,7 +22,7 @@ MOST_SHOWN = 200
 MOST_TOLD = 20
 """Steps in the terminal."""
 HOST = "host"
-"""Lane of what a step waits for beside its ops."""
+"""Lane of waiting times that are not ops."""
 QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = ("queued", "prompt", "decodes", "preempted", "passed over")
 """What a request goes through; "passed over" while a step runs without it."""
 
@@ -68,9 +68,9 @@ class Steps:
     Attributes
     ----------
     bars : tuple of Bar
-        Their ops, each step's up to its end; on `HOST` what they wait for beside.
+        Ops, each step's up to its end; waiting times on `HOST`.
     spans : tuple of Span
-        What requests go through meanwhile, by request and start.
+        State of requests at the same time, by request and start.
     """
 
     steps: tuple[RunStep, ...]

@@ -34,30 +34,32 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     groups = r.deployment.layout.ep
     if named_vllm and scenario.deployment.ep is None and groups > 1:
         out.append(
-            f"experts are dealt to {groups} groups; vLLM itself does so only with "
-            "--enable-expert-parallel: --ep 1 is its default"
+            f"experts are distributed to {groups} groups; vLLM needs "
+            "--enable-expert-parallel for this; its default is --ep 1"
         )
     return tuple(out)
 
 
 def _sampled(r: Run) -> list[str]:
-    """What is kept of a run with more requests than all stamps are kept of."""
+    """Return the text on the sampled part of a run with more requests than are recorded."""
     kept = len(r.requests.request_id)
     if not r.requests.count:
         return []
     text = (
-        f"of {len(r.requests):,} requests {kept:,}, evenly spread, stand for all in figures; quantiles are to 0.05 %, "
-        "and stages are those of the run's beginning"
+        f"of {len(r.requests):,} requests {kept:,}, evenly spread, represent all in plots; quantiles are to 0.05 %, "
+        "and stages are from the start of the run"
     )
     return [text]
 
 
 def _cut(scenario: Scenario, r: Run) -> list[str]:
-    """What a fleet in groups that does not deal in turn is not."""
+    """Return the text on the approximation of a fleet in groups without round-robin routing."""
     router = scenario.fleet.router or "round-robin"
     if r.groups == 1 or router == "round-robin":
         return []
-    text = f"approximate: {router} chose within {r.groups} groups of replicas, to which requests were dealt in turn"
+    text = (
+        f"approximate: {router} chose within {r.groups} groups of replicas, to which requests were assigned round-robin"
+    )
     return [f"{text}; without --groups it looks at all replicas"]
 
 

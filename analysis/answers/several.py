@@ -1,4 +1,4 @@
-"""What answers of several simulations have in common."""
+"""Common code of results with several simulations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .simulate import Simulation
 
 @dataclass(frozen=True, slots=True)
 class Several(Result):
-    """Simulations that make one answer."""
+    """Several simulations in one result."""
 
     runs: tuple[Simulation, ...]
 
@@ -22,7 +22,7 @@ class Several(Result):
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
 
     def drawings(self) -> Sequence[Drawing]:
-        """Figures of every run, in their order."""
+        """Return the plots of every run, in order."""
         return [drawing for run in self.runs for drawing in run.drawings()]
 
     def remarks(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""One simulation as an answer (``opbyte simulate``)."""
+"""The result of one simulation (``opbyte simulate``)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Simulation(Result):
     Attributes
     ----------
     run : Run
-        The simulator's result: per-request stamps, op totals, metrics.
+        The simulator's result: timestamps of requests, op totals, metrics.
     evidence : list of dict
         Cost models and assumptions behind it.
     warnings : tuple of str
@@ -79,15 +79,15 @@ class Simulation(Result):
     scenario : Scenario
         What was asked for.
     intervals : RunIntervals or None
-        Factors on its figures, see `interval`; None where too little of it rests on measurements.
+        Factors on its values, see `interval`; None if too small a part is based on measurements.
     steps : Steps or None
         Some steps one by one, where they were asked for.
     ranges : Ranges or None
-        What of it is priced out of the range of its models.
+        The part of it that is out of range of its models.
     why : bool
-        Whether all that it rests on is told, and not a line of it.
+        Whether the evidence is printed as a table instead of one line.
     emit : str or None
-        Kind of the manifest that is told too, see `manifests.WRITERS`.
+        Kind of the manifest that is printed too, see `manifests.WRITERS`.
     """
 
     run: Run
@@ -179,17 +179,17 @@ class Simulation(Result):
         return f"{text} Most of the clock goes to {longest.name} on {longest.processor}."
 
     def sure(self) -> str:
-        """How sure the figures are, in a sentence."""
+        """Return the uncertainty of the values in one sentence."""
         found = self.intervals
         if found is None:
-            return "No interval: too little of this rests on measurements."
+            return "No interval: too small a part of the time is based on measurements."
         parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft, "cost of a token": found.cost}
         text = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
         wide = f" Wide because: {', '.join(found.reasons)}." if found.reasons else ""
         return f"{found.step.level:.0%} intervals from the errors of the kernels and of measured deployments: {text}.{wide}"
 
     def _interval_dict(self) -> dict[str, Any] | None:
-        """Intervals of the figures."""
+        """Return the intervals of the values."""
         r, found = self.run, self.intervals
         if found is None:
             return None
@@ -222,17 +222,17 @@ class Simulation(Result):
         return [Drawing(latency(self.requests(), name), text), *replicas_drawn(self.run, name)]
 
     def rests_on(self) -> Known:
-        """The cost models behind the figures, and what is priced out of their range."""
+        """Return the cost models, and the part that is out of their range."""
         return self.evidence, self.run.deployment.system.name, self.ranges
 
     def requests(self) -> pd.DataFrame:
-        """One row per finished request: lengths and stamps [s]."""
+        """Return one row per finished request: lengths and timestamps [s]."""
         import pandas as pd
 
         return pd.DataFrame(self.run.request_columns())
 
     def stages(self) -> pd.DataFrame:
-        """Stretches of equal batches, in order (empty unless they were kept)."""
+        """Return groups of equal batches in order (empty unless they were kept)."""
         import pandas as pd
 
         return pd.DataFrame(self.run.stages)
@@ -284,8 +284,8 @@ def simulate(
     progress : callable, optional
         Called now and then with (requests completed, requests known, simulated seconds).
     groups : int, optional
-        Simulate the replicas in so many groups, each on its own: the same answer where the router deals in
-        turn, an approximate one where it looks at loads (`Simulation.warnings` says so).
+        Simulate the replicas in N separate groups: identical with round-robin routing, approximate if the router uses
+        loads (`Simulation.warnings` says so).
     workers : int, optional
         Processes that groups run on; one a core by default.
     dask : str, optional
@@ -302,7 +302,7 @@ def simulate(
     check_prices(scenario)
     window = None if steps is None else read_window(steps)
     if window is not None and groups is not None:
-        raise InputError("--steps", "are those of one engine, without --groups")
+        raise InputError("--steps", "need one engine, without --groups")
 
     def play(asked: Scenario, keep: bool = False, told: Progress | None = None) -> Run:
         began = perf_counter()
@@ -317,7 +317,7 @@ def simulate(
 
 
 def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:
-    """A run as an answer: with what it rests on, and how sure it is.
+    """Return a run as a result, with its evidence and uncertainty.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mappi
 
 
 def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-    """Evidence of both pools, told apart by name, and the sources of the one that decodes."""
+    """Return the evidence of both pools with their names, and the sources of the decode pool."""
     out: list[dict[str, Any]] = []
     for pool, flag in zip(
         pools_of(r), (scenario.parts["two-pools"].prefill, scenario.parts["two-pools"].decode), strict=True

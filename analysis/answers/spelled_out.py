@@ -15,12 +15,12 @@ from ...workloads.catalog import catalog_entry
 from ..show.result import Result
 
 LAYOUT = ("tp", "dp", "ep", "pp")
-"""Settings of an engine that say how a model lies on its devices."""
+"""Engine settings that define the layout of a model on its devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpelledOut(Result):
-    """What a name stands for; see `spelled_out`.
+    """The meaning of a name; see `spelled_out`.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class SpelledOut(Result):
 
 
 def spelled_out(name: str) -> SpelledOut | None:
-    """Look up a model, a policy or an engine by name; None where it is none of them.
+    """Look up a model, a policy or an engine by name; None if it is unknown.
 
     Of a name that both a policy and an engine have, the engine, which holds the policy.
     """

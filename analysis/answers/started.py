@@ -1,4 +1,4 @@
-"""How what was simulated is started: what its engine makes room for, and a manifest of its own settings."""
+"""How to start the simulated engine: its limits, and a manifest of its settings."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def bars_of_step(d: Deployment, batch: int, context: int, prefill: int) -> tuple
         Drafts, or experts that are fetched: when in the step they come is not known.
     """
     if d.parts.get("drafts") is not None:
-        raise InputError("--timeline", "cannot show steps that draft; leave --speculative")
+        raise InputError("--timeline", "cannot show steps that draft; remove --speculative")
     return bars_of(timelines_of(d, _batches(d, batch, context, prefill), expected=True))
 
 

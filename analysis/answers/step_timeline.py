@@ -25,7 +25,7 @@ class Bar:
     layer : int
         Of the model; -1 for the embedding, the head and what stages send on.
     lane : str
-        Processor or link; nothing else runs there meanwhile.
+        Processor or link, which runs nothing else at that time.
     stream : str
         "compute", or what the exchange runs over.
     op, kind : str
@@ -100,7 +100,7 @@ def lane_rows(bars: Sequence[Bar]) -> list[dict[str, Any]]:
 
 
 def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:
-    """When so many layers in the middle of a step run [s]; all of it where there are no more."""
+    """Return the time range of N layers in the middle of a step [s]; all of it if there are fewer."""
     numbers = sorted({bar.layer for bar in bars if bar.layer >= 0})
     if len(numbers) <= layers + 1:
         return bars[0].start_s, max(bar.end_s for bar in bars)
@@ -110,7 +110,7 @@ def middle_of(bars: Sequence[Bar], layers: int = 2) -> tuple[float, float]:
 
 
 def tasks_shown(timelines: Sequence[Timeline], most: int = 90) -> pd.DataFrame:
-    """Tasks from the middle of a step, as `plots.streams` draws them: `most` that take longest there."""
+    """Return tasks from the middle of a step for `plots.streams`: the `most` longest ones."""
     import pandas as pd
 
     line = max(timelines, key=lambda one: one.makespan)

@@ -1,4 +1,4 @@
-"""A simulation's figures for people: metrics, where time and energy went, what it rests on."""
+"""Text of a simulation's result: metrics, time, energy and evidence."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def heading(r: Run) -> str:
 
 
 def degrees(d: Deployment) -> str:
-    """Parallel degrees in words."""
+    """Return the parallel degrees as text."""
     layout = d.layout
     experts = f", ep {layout.ep}" if d.has_experts else ""
     return f"tp {layout.tp}, dp {layout.dp}{experts}{f', pp {layout.pp}' if layout.pp > 1 else ''}"
 
 
 def figures(r: Run) -> list[tuple[str, float | None, str]]:
-    """Label, value and unit of every figure of a run that is no latency."""
+    """Return label, value and unit of every value of a run that is not a latency."""
     return [
         *labelled(
             r, "output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "static_joules_per_token",
@@ -83,7 +83,7 @@ def overload(run: Run) -> str:
     return (
         "requests come faster than they are served: the queue grows by "
         f"{show(run.window.queue_growth_per_s)} requests a second, so latencies grow with the "
-        "number of requests; rates are those of the full system"
+        "number of requests; rates are for the full system"
     )
 
 
@@ -98,12 +98,12 @@ def window_text(w: Window) -> str:
     """
     part = f"{seconds(w.start_s)} to {seconds(w.end_s)}"
     if w.kind == "steady":
-        text = f"Rates, energy and power are those of the steady part, {part}"
+        text = f"Rates, energy and power are for the steady part, {part}"
     elif w.kind == "asked":
         text = f"Rates, energy and power are those between warm-up and stop, {part}"
     else:
         text = (
-            f"NOT STEADY: rates, energy and power are those of {part}, filling and draining "
+            f"NOT STEADY: rates, energy and power are for {part}, filling and draining "
             f"included, and change with --requests ({w.why})"
         )
     if w.half_width is None or w.drift is None:
@@ -125,17 +125,17 @@ def window_dict(w: Window) -> dict[str, Any]:
 
 
 def took(wall_s: float) -> str:
-    """How long the simulation took, for people: apart from what it answers."""
+    """Return the wall-clock time of the simulation, separate from its results."""
     return f"Computed in {seconds(wall_s)} of real time (compiling included, the first time)."
 
 
 def figure_rows(r: Run) -> list[dict[str, Any]]:
-    """One row per figure that is no latency."""
+    """Return one row per value that is not a latency."""
     return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
 
 
 def latency_texts(r: Run) -> list[tuple[str, str]]:
-    """Latencies with their labels; those of clients only where they differ from the engine's."""
+    """Return latencies with their labels; client latencies only if they differ from the engine's."""
     return [(n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")]
 
 
@@ -149,7 +149,7 @@ def latency_rows(r: Run) -> list[dict[str, Any]]:
 
 
 def flat(r: Run) -> dict[str, float | None]:
-    """Every figure under its name in JSON, latencies as ``ttft_s_p99``."""
+    """Return every value under its JSON name, latencies as ``ttft_s_p99``."""
     out: dict[str, float | None] = {
         name: getattr(r, name)
         for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token", "makespan_s", "kv_peak")
@@ -160,7 +160,7 @@ def flat(r: Run) -> dict[str, float | None]:
 
 
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per figure, one column per system, and the first over the last."""
+    """Return one row per value, one column per system, and the first over the last."""
     shown = [("mean", "mean"), ("p50", "median"), ("p99", "p99")]
     tables: list[dict[str, tuple[float | None, str]]] = []
     for r in runs:
@@ -187,9 +187,8 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def where_rows(r: Run) -> list[dict[str, Any]]:
     """Where time and energy went: one row per op and processor.
 
-    ``clock`` is the op's share of all steps' duration (one figure for an op that ran on two
-    processors at once); ``busy`` the share of it for which the processor of an average device
-    worked on the op; ``bound`` what limited it for most of that time.
+    ``clock`` is the op's share of all steps' duration (one value for an op on two processors at once). ``busy`` is the
+    share of it in which an average device's processor worked on the op. ``bound`` is its limit for most of that time.
     """
     groups: dict[tuple[str, str], list[OpTotal]] = {}
     for op in sorted(r.ops, key=lambda op: (-op.wall_s, op.name, -op.busy_s)):

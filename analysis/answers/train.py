@@ -42,7 +42,7 @@ BACKWARD = (
 )
 EXPOSED = (
     "Gradients leave layer by layer behind the last backward pass, weights come before the first "
-    "forward one; links carry nothing else meanwhile. All other exchanges are waited for."
+    "forward one; links carry nothing else at that time. All other exchanges are waited for."
 )
 
 
@@ -83,7 +83,7 @@ class Training(Result):
 
     @property
     def mfu(self) -> float:
-        """Matmul FLOPs of three forward passes, visible pairs alone, over what devices could do."""
+        """Matmul FLOPs of three forward passes (only visible pairs) over the peak of the devices."""
         return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
 
     @property
@@ -149,7 +149,7 @@ class Training(Result):
 
     @property
     def basis(self) -> list[dict[str, Any]]:
-        """What the step rests on: the price list's evidence, and what no measurement tells."""
+        """Return the basis of the step: evidence of the op times, and constants without a measurement."""
         typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
         found = evidence(self.deployment, self.sources, batches=(typical,), usual=())
         behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
@@ -173,7 +173,7 @@ class Training(Result):
         return [{"part": name, "forward_seconds": f, "backward_seconds": b} for name, (f, b) in sums.items() if f or b]
 
     def headline(self) -> str:
-        """How long a step takes, at what utilisation, and what is exposed beside computation."""
+        """Return the step time, its utilisation, and the time that does not overlap with computation."""
         step = self.step
         others = {k: v for k, v in step.by_stream.items() if k != "compute" and v}
         text = (
@@ -220,7 +220,7 @@ class Training(Result):
                  "backward": seconds(row["backward_seconds"])}
                 for row in self.records()
             ],
-            "Seconds of one micro-batch through all stages. It rests on:",
+            "Seconds of one micro-batch through all stages. It is based on:",
             [
                 {"cost model": entry["cost_model"], "applies to": entry["applies_to"],
                  "basis": entry["basis"],
@@ -313,9 +313,9 @@ def train(
         frameworks=_kernels(how, where, layout),
     )  # fmt: skip
     if how.routing != "uniform" and not deployment.experts:
-        raise InputError("--routing", f"{spec.name} has no experts; leave it out")
+        raise InputError("--routing", f"{spec.name} has no experts; remove it")
     if how.all_to_all is not None and layout.ep == 1:
-        raise InputError("--all-to-all", "no tokens are sent between devices (ep 1); leave it out")
+        raise InputError("--all-to-all", "no tokens are sent between devices (ep 1); remove it")
     step = training_step(deployment, layout, wanted)
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     return Training(deployment, layout, wanted, step, sources)

@@ -23,7 +23,7 @@ STAGES = (1, 2, 4, 8, 16, 32, 64)
 """Pipeline stages that are tried."""
 MICRO_BATCHES = (1, 2, 4)
 SHOWN = 5
-"""Candidates that the answer lists."""
+"""Number of candidates printed."""
 CHOICES = ("tp", "pp", "ep", "micro_batch", "recompute")
 """What is searched, unless it is given."""
 
@@ -33,16 +33,16 @@ def fastest_training(
 ) -> Training:
     """Cost training steps over degrees and return the fastest that fits.
 
-    Tensor-parallel degrees are powers of two within a node, pipeline stages `STAGES`, experts dealt to a
-    node's devices or to as many as hold one each; whole layers are recomputed where a step does not fit
-    otherwise. What is given stays.
+    Tensor-parallel degrees are powers of two within a node, pipeline stages `STAGES`. Experts are distributed over a
+    node's devices or one per device. Whole layers are recomputed if a step does not fit otherwise. Given values are not
+    changed.
 
     Parameters
     ----------
     model, system
         As `train` takes them.
     **options
-        Those of `train`; `batch` among them.
+        Options of `train`, including `batch`.
 
     Returns
     -------

@@ -27,9 +27,9 @@ TOP = 10
 FACTORS = (0.5, 2.0)
 """What every number of a device is multiplied with for its sensitivity."""
 OVER = "shared_memory_KiB"
-"""The number of the device that a figure of sensitivity goes over."""
+"""Device parameter on the x-axis of a sensitivity plot."""
 TERMS_CAPTION = (
-    "Grey: the predicted time; thin bars: what each term would take alone, which overlap. The last row "
+    "Grey: the predicted time; thin bars: each term in isolation; terms overlap. The last row "
     "is what the framework launches untuned."
 )
 OVER_CAPTION = (
@@ -233,7 +233,7 @@ def tune(
     sensitivity : bool
         Also rank with every number of the device halved and doubled.
     config : mapping, optional
-        A configuration to price beside.
+        A configuration to compare.
 
     Raises
     ------
@@ -314,11 +314,11 @@ def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
 
 
 def _evidence(tuned: Tuned, changed: Mapping[str, float]) -> tuple[str, ...]:
-    """What the answer rests on."""
+    """Return the evidence of the result."""
     known, machine = tuned.known, tuned.machine
     lines = [f"constants {known.name}: fitted to {known.rows:,} rows ({known.fitted_to}), {known.date}"]
     if not known.rows:
-        lines = ["no constants were fitted: what is assumed stands in the form"]
+        lines = ["no constants were fitted: the assumed ones are in the form"]
     if machine.derived:
         lines.append(f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}")
     code = CODES[str(tuned.shape["dtype"])]

@@ -1,4 +1,4 @@
-"""Tables behind the figures of `tune`: ranked terms, tiles against a shape's number, a device that changes."""
+"""Tables of the plots of `tune`: ranked terms, tiles against a shape's number, a changed device."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Configurations of the CPU kernels ranked for the machine at hand, from a few rates of its core.
+"""Ranking of CPU kernel configurations for this machine from a few rates of its core.
 
-`opbyte measure configs` times every one of them and says how good the choices are.
+`opbyte measure configs` times all of them and scores the choices.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _checked(space: ConfigSpace, shape: Mapping[str, object]) -> dict[str, int]:
     """The shape's numbers in the order of its columns; `window` is 0 where it is not given."""
     for name in shape:
         if name not in space.shape:
-            raise InputError(f"--shape {name}", f"is no key of {space.name}{nearest(name, space.shape)}")
+            raise InputError(f"--shape {name}", f"is not a key of {space.name}{nearest(name, space.shape)}")
     out = {}
     for name in space.shape:
         value = shape.get(name, 0 if name in ("window", "kv_prefix") else None)

@@ -19,8 +19,8 @@ from .tune_frames import tiles_frame
 TOP_OF_FILE = 20
 MOST_SHAPES = 100_000
 MAP_CAPTION = (
-    "Time of the best configuration with each tile over that of the best of all; dots mark the best "
-    "tile. Where several shapes have the same number, the one on which a tile does best is drawn."
+    "Time of the best configuration with each tile over the best time of all; dots mark the best "
+    "tile. Of several shapes with the same number, the plot shows the best one for each tile."
 )
 
 
@@ -80,8 +80,8 @@ def tune_rows(
     Parameters
     ----------
     shapes : path
-        CSV with `device`, the keys of the kernel's shapes, and, where exactly one configuration is to
-        be priced too, its columns.
+        CSV with `device`, the keys of the kernel's shapes, and optionally the columns of one configuration to predict
+        too.
     device : str, optional
         Where the file has no column `device`.
 

@@ -1,4 +1,4 @@
-"""What an xPU and Logic-PIM take on one stack together, by how often they want the same bank bundle."""
+"""Time of an xPU and Logic-PIM on one stack together, by how often they need the same bank bundle."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROWS = 128
 def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float] = SHARES) -> pd.DataFrame:
     """Let a Logic-PIM read one bundle while an xPU of as much work visits all of them.
 
-    Both work on one pseudo channel, row by row: the xPU a column each tCCD_S, the Logic-PIM one of
-    every bank of its bundle each tCCD_L. Alone both take equally long.
+    Both work on one pseudo channel, row by row: the xPU one column per tCCD_S, the Logic-PIM one of every bank of its
+    bundle per tCCD_L. In isolation both take equally long.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def two_masters(memory: str | DramSpec = "hbm3-5200-8hi", shares: Sequence[float
     Returns
     -------
     DataFrame
-        ``share``, ``longer_s`` (the longer side alone), ``sum_s`` (both in turn), ``together_s``, and
-        ``switches``, times that a bundle changed sides.
+        ``share``, ``longer_s`` (the longer side in isolation), ``sum_s`` (one after the other), ``together_s``, and
+        ``switches``, the number of times that a bundle changed sides.
     """
     import pandas as pd
 

@@ -62,7 +62,7 @@ def _systems(scenario: Scenario) -> list[SystemSpec]:
 
 
 def served_by(run: Run, scenario: Scenario) -> str:
-    """Layout, policy and kernels of a simulation in words."""
+    """Return layout, policy and kernels of a simulation as text."""
     from ...simulator.parts.two_pools.run import pools_of  # compiled code behind it
 
     layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in pools_of(run)) or degrees(run.deployment)

@@ -23,7 +23,7 @@ def afd_command(
     model: Model,
     options: dict[str, Any],
     attention_on: Annotated[str, typer.Option(help="System of all but routed experts.", **ON)],
-    experts_on: Annotated[str, typer.Option(help="System of routed experts alone.", **ON)],
+    experts_on: Annotated[str, typer.Option(help="System of the routed experts.", **ON)],
     batch: Annotated[int | None, count("Decoding sequences; 256 without it.")] = None,
     context: Annotated[int, count("Tokens each has cached.")] = 4096,
     tpot: Annotated[float | None, real("Instead: most time of a step [s].")] = None,
@@ -39,7 +39,7 @@ def afd_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Attention and experts on devices of their own: step time, what limits it, best batch."""
+    """Attention and experts on separate devices: step time, what limits it, best batch."""
     from ..answers.afd import afd
 
     make = partial(

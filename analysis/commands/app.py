@@ -38,7 +38,7 @@ app = App(
 def top(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
-    """Answer for all commands."""
+    """Options of all commands."""
     if version:
         from ..._version import __version__
 
@@ -77,7 +77,7 @@ def _emptied(group: TyperInfo) -> TyperInfo:
 
 
 def names() -> list[str]:
-    """All commands, those of groups with their group's name before them."""
+    """Return all commands; commands of groups with the group's name before them."""
     names = [command.name or "" for command in app.registered_commands]
     for group in app.registered_groups:
         inner = group.typer_instance.registered_commands if group.typer_instance else []

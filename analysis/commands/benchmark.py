@@ -31,7 +31,7 @@ def benchmark_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """A quoted benchmark's own score of a system, beside published results."""
+    """Score of a system in a quoted benchmark, next to published results."""
     from ..studies.benchmark import benchmark
 
     make = partial(benchmark, name, system, model=model, tolerance=tolerance, **options)

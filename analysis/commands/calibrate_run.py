@@ -19,8 +19,8 @@ def calibrate_run_command(
     host: Annotated[
         str | None, typer.Option(metavar="HOST", help="What to start from (list hosts), or a file.")
     ] = None,
-    part: Annotated[float, real("Share of the run, by time, to fit; the rest is held out.")] = 1.0,
-    seed: Annotated[int, count("Seed of the draws that intervals come from.")] = 0,
+    part: Annotated[float, real("Share of the run, by time, to fit; the rest is the test set.")] = 1.0,
+    seed: Annotated[int, count("Seed of the samples for the intervals.")] = 0,
     fresh: Fresh = False,
     as_json: Json = False,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="The host's file (YAML) to write.")] = None,

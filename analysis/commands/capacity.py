@@ -24,7 +24,7 @@ def capacity_command(
     model: Model,
     slo: Annotated[str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tbt_p99=0.05 [s].")],
     options: dict[str, Any],
-    systems: Annotated[str | None, typer.Option(metavar="LIST", help="Systems, parted by commas.")] = None,
+    systems: Annotated[str | None, typer.Option(metavar="LIST", help="Comma-separated systems.")] = None,
     devices: Annotated[
         int | None, count("Of both pools together, --prefill and --decode: every ratio is tried.")
     ] = None,
@@ -36,7 +36,7 @@ def capacity_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Highest load within a service level, its energy and cost, and what limits it."""
+    """Highest load that meets an SLO, its energy and cost, and what limits it."""
     from ..studies.capacity import capacity
 
     kept = resumed("capacity", fresh)

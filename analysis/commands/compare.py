@@ -26,7 +26,7 @@ def compare_command(
     images: Annotated[int | None, count("Images of an encoder; 1 without it.")] = None,
     layers: Annotated[int | None, count("Only this many layers, without the head.")] = None,
     schedule: Annotated[str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")] = "reordered",
-    seed: Annotated[int | None, count("Seed of an FPGA's expert draws; 0 without it.")] = None,
+    seed: Annotated[int | None, count("Seed of an FPGA's expert samples; 0 without it.")] = None,
     why: Why = False,
     as_json: Json = False,
     out: Out = None,

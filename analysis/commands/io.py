@@ -1,4 +1,4 @@
-"""What commands do with an answer: print it, write it, show how far the work is."""
+"""Output of commands: print a result, write its files, show progress."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def answer(
     kept: Kept | None = None,
     waits: bool = True,
 ) -> R:
-    """Work out an answer, write its files, and print it: what a command does.
+    """Compute a result, write its files, and print it.
 
-    The folder is opened before the work, and gets all files or none. Parts that were kept go when the answer is out.
+    The folder is opened before the work, and gets all files or none. Stored parts are deleted after the output.
 
     Parameters
     ----------
     counted : str
         What the work counts; `make` is then told of it by its keyword ``progress``.
     waits : bool
-        Whether a bar says that work goes on where nothing is counted; not of what prints meanwhile.
+        Whether a bar shows that work continues if nothing is counted; not with other output.
     write : callable, optional
-        Writes the answer's files, instead of `report.files.write_files`; the report comes before.
+        Writes the files of the result, instead of `report.files.write_files`; the report is written before.
     """
     with folder(out) as files:
         if counted:
@@ -74,7 +74,7 @@ def resumed(command: str, fresh: bool) -> Kept:
     if fresh:
         kept.forget()
     elif found := kept.count():
-        text = f"goes on from {found:,} finished parts; --fresh computes all anew"
+        text = f"goes on from {found:,} finished parts; --fresh computes all again"
         print(f"opbyte: note: {text}", file=sys.stderr)
     return kept
 
@@ -101,7 +101,7 @@ def side_file(path: str | None, option: str) -> Iterator[Callable[..., None]]:
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print an answer: one JSON object, or its blocks with an empty line between."""
+    """Print a result: one JSON object, or its blocks with an empty line between."""
     if as_json:
         from ..show.record import made_by
 
@@ -171,7 +171,7 @@ def waiting() -> Iterator[None]:
 
 @contextmanager
 def _lines(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A line a minute on stderr, for logs: what is done, and what time is left at this pace."""
+    """Print one line per minute to stderr, for logs: progress and the estimated remaining time."""
     start, count = time.monotonic(), [0, 0]
 
     def tell(done: int, total: int) -> None:
@@ -236,7 +236,7 @@ def _bar(counts: bool) -> Any:
 
 
 def paced(per_s: float) -> str:
-    """How fast something goes, in words.
+    """Return a rate as text.
 
     >>> paced(12.34), paced(0.25), paced(0.0)
     ('12.3/s', '4.0 s each', '')

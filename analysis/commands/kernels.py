@@ -61,10 +61,10 @@ def measure_torch_command() -> None:
 
 
 def _counts(text: str, option: str) -> list[int]:
-    """Numbers parted by commas."""
+    """Parse comma-separated numbers."""
     found = []
     for part in map(str.strip, text.split(",") if text.strip() else ()):
         if not part.isdecimal() or int(part) < 1:
-            raise InputError(option, f"must be numbers of at least 1 by commas, not {part!r}")
+            raise InputError(option, f"must be a comma-separated list of numbers from 1 on, not {part!r}")
         found.append(int(part))
     return found

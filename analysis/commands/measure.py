@@ -28,8 +28,8 @@ def measure_command(
         bool,
         typer.Option(
             "--loop",
-            help="Then fit on half of the shapes, check on the others, and simulate a small "
-            "model beside the same model run here.",
+            help="Then fit on half of the shapes, check on the others, and compare a small "
+            "model's simulation with a run of it here.",
         ),
     ] = False,
     threads: Annotated[int | None, typer.Option(parser=whole, metavar="N", help="Threads; all without it.")] = None,

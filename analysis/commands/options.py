@@ -16,10 +16,10 @@ from .usage import number, whole
 
 JSON = "Print one JSON object and nothing else."
 Json = Annotated[bool, typer.Option("--json", help=JSON, rich_help_panel=panels.OUTPUT)]
-OUT = "Folder for tables and figures."
+OUT = "Folder for tables and plots."
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)]
 
-Why = Annotated[bool, typer.Option("--why", help="Tell all that the answer rests on.")]
+Why = Annotated[bool, typer.Option("--why", help="Print the evidence for the result.")]
 
 Emit = Annotated[str | None, typer.Option(metavar="NAME", help="How all copies are started: compose, dynamo or llm-d.")]
 
@@ -32,7 +32,7 @@ def check_emit(name: str | None) -> None:
         raise InputError("--emit", f"must be one of {', '.join(WRITERS)}, not {name!r}")
 
 
-FAMILY = "What the files are tables of, whatever their names: gemm, moe, attention_decode, ..."
+FAMILY = "Family of the tables, if the file names do not say it: gemm, moe, attention_decode, ..."
 Family = Annotated[str | None, typer.Option(metavar="NAME", help=FAMILY)]
 FRESH = "Forget the parts that an interrupted run left."
 Fresh = Annotated[bool, typer.Option("--fresh", help=FRESH)]
@@ -62,7 +62,7 @@ LISTED = {
 
 
 def names_of(kind: str) -> Callable[[str], list[str]]:
-    """What completes a word with the names of a list of the catalog."""
+    """Return the completion of a word with the names of a list of the catalog."""
 
     def complete(incomplete: str) -> list[str]:
         from ..names import catalog
@@ -73,7 +73,7 @@ def names_of(kind: str) -> Callable[[str], list[str]]:
 
 
 def info(name: str) -> Any:
-    """What the option parser is told of a scenario's option."""
+    """Return the option parser's settings of a scenario option."""
     own = placed(Scenario)[name]
     option, kind = own.option, LISTED.get(name)
     listed = names_of(kind) if kind else None

@@ -29,7 +29,7 @@ ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"
 
 
 class NotedCommand(typer.core.TyperCommand):
-    """A command whose options are noted, so that its answer can say what made it."""
+    """A command whose options are recorded, so that its result contains them."""
 
     def invoke(self, ctx: Any) -> Any:
         from ..show.record import parsed

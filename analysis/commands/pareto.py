@@ -32,5 +32,5 @@ def pareto_command(
 def _pairs(text: str) -> dict[str, str]:
     pairs = [entry.strip().partition(":") for entry in text.split(",")]
     if not all(name and colon for name, colon, _ in pairs):
-        raise InputError("--objectives", f"must be NAME:max or NAME:min, by commas, not {text!r}")
+        raise InputError("--objectives", f"must be a comma-separated list of NAME:max or NAME:min, not {text!r}")
     return {name: goal for name, _, goal in pairs}

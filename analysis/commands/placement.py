@@ -21,7 +21,7 @@ def placement_command(
     batch: Annotated[int, count("Decoding sequences in the system.")] = 64,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
     prefill: Annotated[int, count("Tokens of one prompt in the step.")] = 0,
-    period: Annotated[int | None, count("Steps after which experts are placed anew.")] = None,
+    period: Annotated[int | None, count("Steps between two placements of experts.")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

@@ -33,16 +33,20 @@ def _several(text: str) -> Any:
 @takes([p for p in options_of(Scenario) if p.group not in APART], without=OWN)
 def plan_command(
     model: Model,
-    systems: Annotated[str, typer.Option(metavar="LIST", help="Devices (copies of 1 to 16) and systems, by commas.")],
+    systems: Annotated[
+        str, typer.Option(metavar="LIST", help="Comma-separated devices (replicas of 1 to 16) and systems.")
+    ],
     slo: Annotated[str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tpot_p99=0.05 [s].")],
     options: dict[str, Any],
     load: Annotated[float | None, real("Requests per second in all; a trace has its own.")] = None,
     goal: Annotated[str, typer.Option(metavar="NAME", help=GOAL)] = "devices",
     budget: Annotated[float | None, real("Most dollars an hour.")] = None,
     most_devices: Annotated[int, count("Most devices of all copies.")] = 64,
-    sure: Annotated[float | None, real("Chance with which the level holds, such as 0.8; the median without.")] = None,
+    sure: Annotated[
+        float | None, real("Probability that the SLO is met, such as 0.8; without it the median is used.")
+    ] = None,
     search: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Tried beside: pools, drafts, tiers, caps, copies.")
+        str | None, typer.Option(metavar="LIST", help="Also tried: pools, drafts, tiers, caps, copies.")
     ] = None,
     tp: Annotated[str | None, _several("Tensor-parallel degrees to try.")] = None,
     dp: Annotated[str | None, _several("Data-parallel ranks to try.")] = None,
@@ -58,7 +62,7 @@ def plan_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Fewest devices, or least cost, energy or carbon, for a load within a service level."""
+    """Fewest devices, or least cost, energy or carbon, that meet an SLO at a load."""
     from ..studies.plan import plan
 
     check_emit(emit)

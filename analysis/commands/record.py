@@ -18,7 +18,7 @@ from .options import Json, Out, count, real, takes
 
 LOAD = [p for p in options_of(Scenario) if p.group == "workload" or p.name == "seed"]
 SESSIONS = ("turns", "think")
-"""Options of sessions, which are not played."""
+"""Options of sessions, which are not supported."""
 
 
 @app.command("record")
@@ -41,7 +41,7 @@ def record_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Play a trace against a server, stamp every chunk, write a run's folder."""
+    """Send a trace to a server, record the time of every chunk, write a run's folder."""
     from ..live.record import record
     from ..live.recording import Recording
     from ..show.interrupt import Ended, heard

@@ -19,7 +19,7 @@ def reproduce_command(
         str, typer.Argument(help="A name of `opbyte list experiments`.", autocompletion=names_of("experiments"))
     ],
     seeds: Annotated[int, count("Mean over this many seeds.")] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, whatever --seeds says.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use one seed; ignores --seeds.")] = False,
     routing: Routing = "uniform",
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="A device of yours to see on the same table.")

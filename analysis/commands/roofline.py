@@ -27,7 +27,7 @@ def roofline_command(
     timeline: Annotated[
         bool, typer.Option("--timeline", help="When each op runs, on which processor or link.")
     ] = False,
-    images: Annotated[int, count("Images of that prompt; their tokens come on top.")] = 0,
+    images: Annotated[int, count("Images of that prompt; their tokens are added.")] = 0,
     image_size: Annotated[
         str | None, typer.Option("--image-size", metavar="WxH", help="Pixels of the images, such as 1920x1080.")
     ] = None,

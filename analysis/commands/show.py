@@ -19,7 +19,7 @@ def show_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Print what a name stands for as a file to copy: every number with its unit and source."""
+    """Print the definition of a name as a file to copy: every number with its unit and source."""
     from ..answers.description import describe
 
     with folder(out) as files:

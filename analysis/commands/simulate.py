@@ -23,7 +23,7 @@ def simulate_command(
     steps: Annotated[
         str | None, typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one.")
     ] = None,
-    groups: Annotated[int | None, count("Simulate the replicas in so many groups, each on its own.")] = None,
+    groups: Annotated[int | None, count("Simulate the replicas in N separate groups.")] = None,
     workers: Annotated[int | None, count("Processes that groups run on; one a core by default.")] = None,
     dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster for them.")] = None,
     why: Why = False,
@@ -41,11 +41,11 @@ def simulate_command(
     check_emit(emit)
     if emit is not None:
         if seeds is not None:
-            raise InputError("--emit", "needs one run: leave --seeds")
+            raise InputError("--emit", "needs one run: remove --seeds")
         started(emit, scenario)  # what it cannot start is refused before it is served
     for option, given in (("--groups", groups), ("--workers", workers), ("--dask", dask), ("--steps", steps)):
         if given is not None and (seeds is not None or scenario.model is None):
-            raise InputError(option, "is for one run: name a model and system, leave --seeds")
+            raise InputError(option, "is for one run: name a model and system, remove --seeds")
 
     def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:

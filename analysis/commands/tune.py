@@ -32,9 +32,7 @@ def tune_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a number of the device.")
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A configuration to price beside: block_m=64,block_n=128,...")
-    ] = None,
+    config: Annotated[str | None, typer.Option(help="A configuration to compare: block_m=64,block_n=128,...")] = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Halve and double every number of the device.")
     ] = False,
@@ -50,7 +48,7 @@ def tune_command(
     replaced = real_numbers(pairs(",".join(set_ or ()), "--set"), "--set")
     _check(top, shape, shapes)
     if shapes is not None:
-        _refuse({"--sensitivity": sensitivity, "--config": config}, "goes with --shape, not --shapes")
+        _refuse({"--sensitivity": sensitivity, "--config": config}, "needs --shape, not --shapes")
         many = partial(tune_rows, kernel, shapes, device=device, top=top or TOP_OF_FILE, grid=grid, set_=replaced)
         answer(many, out, as_json, write=write_tune)
         return

@@ -1,7 +1,7 @@
-"""Usage errors of the option parser in one line, and the parsers of numbers.
+"""One-line usage errors of the option parser, and parsers of numbers.
 
-Typer's own messages leave out the value given, or the nearest name; releases of it differ in
-what they say. So the line is built here from what the exception carries.
+Typer's messages lack the given value or the nearest name, and differ between releases. So the message is built here
+from the exception.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def meant(option: str, known: Sequence[str]) -> str:
 
 
 def _alike(words: set[str], name: str) -> float:
-    """Share of the words that an option's name or meaning has; those of its name count a little more."""
+    """Return the share of the words in an option's name or meaning; words of its name count slightly more."""
     own = set(name.strip("-").split("-"))
     also = set(MEANT.get(name, "").split())
     found = sum(1.1 if w in own else 1.0 if w in also else 0.0 for w in words)
@@ -130,7 +130,7 @@ def usage_line(error: Any, commands: list[str]) -> str:
 
 
 def _known(name: str, group: str, commands: list[str]) -> str:
-    """The command of the group, or of all, that is meant; else those there are, groups by name alone."""
+    """Return the matching command of the group, or of all; else the existing names, groups by name only."""
     if group:
         return nearest(f"{group} {name}", [c for c in commands if c.startswith(f"{group} ")])
     groups = {command.partition(" ")[0] for command in commands}

@@ -1,4 +1,4 @@
-"""``opbyte validate``: predictions beside measurements, one command a kind of them."""
+"""``opbyte validate``: predictions compared with measurements, one command per kind."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def validate_power_command(
 @validate_app.command("runs")
 def validate_runs_command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Runs, static batches, folders of them.")],
-    seeds: Annotated[int, typer.Option(help="Draws of each run's requests.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Samples of each run's requests.")] = 3,
     host: Host = None,
     sample: Annotated[
         int | None,
@@ -200,7 +200,7 @@ def validate_schedules_command(
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Plans of policy vllm against those of vLLM's own scheduler; exits 1 if any differs."""
+    """Compare plans of policy vllm with vLLM's own scheduler; exits 1 if any differs."""
     from ..validate.schedules import validate_schedules
 
     _tell(partial(validate_schedules, schedules), out, as_json, counted="schedules")
@@ -209,7 +209,7 @@ def validate_schedules_command(
 @validate_app.command("serving")
 def validate_serving_command(
     folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of runs.")],
-    no_kernels: Annotated[bool, typer.Option("--no-kernels", help="Use the device's models alone.")] = False,
+    no_kernels: Annotated[bool, typer.Option("--no-kernels", help="Use only the device's models.")] = False,
     host: Host = None,
     as_json: Json = False,
     out: Out = None,

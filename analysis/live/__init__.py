@@ -1,1 +1,1 @@
-"""Live servers: a real one recorded, and a simulated deployment that answers as one."""
+"""Live servers: recording of a real one, and a simulated deployment with the same API."""

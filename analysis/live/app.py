@@ -27,7 +27,7 @@ ENDING = "the server ends"
 
 
 class Streamed(Response):
-    """An answer whose tokens are sent as they come.
+    """A response whose tokens are sent as they are generated.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _part(body: bytes, more: bool) -> dict[str, Any]:
 
 
 class Pages:
-    """What each page answers.
+    """Handlers of each page.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Pages:
         return await self._answer(request, chat=True)
 
     async def _answer(self, request: Request, chat: bool) -> Response:
-        """Answer a request, or say why not."""
+        """Respond to a request, or return the reason why not."""
         try:
             block = self.pacer.live.block_tokens
             asked = read_asked(await _body(request), chat, self.model, self.longest, block)

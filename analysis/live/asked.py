@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_TOKENS = 16
-"""Output tokens of a completion that says nothing of them, as OpenAI's and vLLM's servers."""
+"""Default output tokens of a completion, as in OpenAI's and vLLM's servers."""
 MOST_TOKENS = 2**31 - 1
 ROOM_COMMAS, SPACES = 10_000, 16
 """At most this number of commas outside the prompt, and of white space for each token (a body may be indented)."""
@@ -44,7 +44,7 @@ class Refused(Exception):
         self.key, self.status = key, status
 
     def body(self) -> dict[str, Any]:
-        """The answer, in OpenAI's form."""
+        """Return the response in OpenAI's form."""
         kind = "NotFoundError" if self.status == 404 else "BadRequestError"
         return {"error": {"message": str(self), "type": kind, "param": self.key, "code": self.status}}
 
@@ -58,7 +58,7 @@ class LiveRequest:
     chat, stream, usage : bool
         Chat completion or completion; whether chunks are wanted, and the usage after them.
     content : tuple
-        Names of the prompt's leading whole blocks, each of which stands for all up to its end.
+        Names of the prompt's leading whole blocks; each identifies all content up to its end.
     """
 
     chat: bool
@@ -91,7 +91,7 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     if body.get("model", model) != model:
         raise Refused(f"The model {body['model']!r:.200} does not exist; it is {model!r}", "model", 404)
     if body.get("n", 1) not in (1, None) or body.get("best_of", 1) not in (1, None):
-        raise Refused("n: one answer a request is simulated", "n")
+        raise Refused("n: one output per request is simulated", "n")
     if not isinstance(body.get("stream"), bool | None):
         raise Refused(f"stream: must be true or false, not {body['stream']!r:.40}", "stream")
     most = MOST_TOKENS if longest is None else longest

@@ -1,4 +1,4 @@
-"""One streamed request: sent, and every chunk stamped as it comes."""
+"""One streamed request, with the time of every received chunk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RequestOutcome:
     sent_s, ended_s : float
         When it was sent, and when the stream ended or failed.
     chunks : array of float
-        When each chunk with a part of the answer came.
+        Time of each chunk with a part of the response.
     prompt_tokens, output_tokens : int or None
         As the server counted them.
     """
@@ -48,7 +48,7 @@ class RequestOutcome:
 
 @dataclass(slots=True)
 class _Stream:
-    """Events of one answer as they are read."""
+    """Events of one response as they are read."""
 
     outcome: RequestOutcome
     rest: bytes = b""
@@ -95,7 +95,7 @@ class _Stream:
 
 
 def _has_part(choice: dict[str, Any], ends: bool) -> bool:
-    """Whether an event brings a part of the answer: not its role alone, nor its end alone."""
+    """Return whether an event contains a part of the response, not only its role or its end."""
     if "text" in choice:
         return bool(choice["text"]) or not ends  # a token may be half a character: no text yet
     delta = choice.get("delta") or {}
@@ -111,7 +111,7 @@ def _message(error: object) -> str:
 async def ask(
     client: httpx.AsyncClient, url: str, body: bytes, outcome: RequestOutcome, clock: Clock, limit_s: float
 ) -> None:
-    """Send a request and stamp its chunks; whatever happens is noted in its outcome.
+    """Send a request and record the times of its chunks; every failure is recorded in its outcome.
 
     A cancelled one is noted as `CUT`: what has come of it stays.
     """

@@ -27,7 +27,7 @@ class DeployedAs:
     device : str or None
         Name in the catalog, or in `description`.
     description : str or None
-        File that describes the system, where it is of a device of one's own.
+        File that describes the system, if its device is user-defined.
     engine : mapping
         Keys of an ``engine.json``; without one, all devices are one tensor-parallel group.
     vocab : int or None

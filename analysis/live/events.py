@@ -1,4 +1,4 @@
-"""The bytes of answers: chunks of a stream, and whole ones, in OpenAI's form."""
+"""The bytes of responses: chunks of a stream, and whole ones, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Events:
-    """Bytes of one answer; the text is words, one a token.
+    """Bytes of one response; the text is one word per token.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Events:
         return f"data: {data}\n\n".encode()
 
     def opening(self) -> bytes:
-        """What comes with the first token, before it: a chat's role."""
+        """Return the content before the first token: a chat's role."""
         if not self.asked.chat:
             return b""
         choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
@@ -74,7 +74,7 @@ class Events:
         return f"data: {json.dumps({'error': error})}\n\n".encode()
 
     def whole(self) -> dict[str, Any]:
-        """A whole answer without a stream."""
+        """Return a whole response without a stream."""
         self.sent = self.asked.output_tokens
         text = "".join(f" {WORDS[n % len(WORDS)]}" for n in range(self.sent))
         choice = self._choice(text, ends=True)

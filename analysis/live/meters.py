@@ -51,7 +51,7 @@ class Meters:
     Attributes
     ----------
     ttft, gap, e2e : Histogram
-        Of the simulated engine: first token, gaps between tokens, whole answers.
+        Of the simulated engine: TTFT, gaps between tokens, end-to-end time.
     late : Histogram
         How late tokens were handed out.
     asked, finished, abandoned, refused : int

@@ -1,7 +1,7 @@
-"""The one task that runs a simulation by the clock and hands its tokens to those who wait for them.
+"""The task that runs a simulation in real time and delivers its tokens.
 
-Simulated time is the clock's, times a scale. The task sleeps until the next step begins or the next
-token comes; whatever it was late for, tokens keep their simulated times, so lateness does not add up.
+Simulated time is the clock's, times a scale. The task sleeps until the next step or token; tokens keep their simulated
+times, so delays do not add up.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Pacer:
         answer.end()
 
     def close(self) -> None:
-        """End every answer where it is."""
+        """End every response where it is."""
         self.closed = True
         for answer in self.answers.values():
             answer.end()

@@ -1,4 +1,4 @@
-"""A trace played against a server: each request at its time, or so many kept in flight."""
+"""A trace sent to a server: each request at its time, or a fixed number in flight."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NAP_S = 0.02
 
 
 class Player:
-    """Plays a trace; `outcomes` holds what has come of it at any moment, a row a request.
+    """Sends a trace; `outcomes` has the state of each request at any time, one row per request.
 
-    `stalls` has samples of how late the player itself was [s]: what a stamp may be late.
+    `stalls` has samples of the client's own delay [s]: the possible error of timestamps.
 
     Parameters
     ----------

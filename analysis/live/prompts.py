@@ -8,8 +8,8 @@ import numpy.typing as npt
 from ...workloads.requests import RequestBlock
 
 LOWEST_ID, HIGHEST_ID = 1_000, 30_000
-"""Token ids that are drawn: ordinary tokens of any vocabulary of 30,000 and more (assumed: special
-ones stand at the ends, beyond the 32,000 of Llama-2 or below these). Of a smaller vocabulary the upper half."""
+"""Range of sampled token ids: ordinary tokens of any vocabulary of 30,000 and more (assumed: special ones are at the
+ends, beyond the 32,000 of Llama-2 or below these). Of a smaller vocabulary the upper half."""
 
 WORDS = [
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world",
@@ -34,7 +34,7 @@ class PromptSource:
     trace : RequestBlock
         Lengths, and where it says so which blocks of prompts are equal; all else is different.
     vocab : int, optional
-        Entries of the server's vocabulary: no id lies beyond it.
+        Size of the server's vocabulary: the upper limit of ids.
     """
 
     def __init__(self, trace: RequestBlock, seed: int, vocab: int | None = None) -> None:

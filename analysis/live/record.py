@@ -34,7 +34,7 @@ def record(
     system: str | None = None, engine: str | None = None, seed: int = 0,
     progress: Callable[[int, int], None] | None = None, **workload: Unpack[WorkloadKeywords],
 ) -> Recording:  # fmt: skip
-    """Play requests against an OpenAI-compatible server and stamp every chunk.
+    """Send requests to an OpenAI-compatible server and record the time of every chunk.
 
     A signal ends it; what has been recorded is returned, with the signal in `cut`.
 
@@ -55,7 +55,7 @@ def record(
     model, system, engine : str, optional
         What the server is, for its folder.
     seed : int
-        Of what is drawn: the content of prompts, and requests without a trace.
+        Seed of the samples: the content of prompts, and requests without a trace.
     progress : callable, optional
         Called with (requests ended, requests in all).
     **workload
@@ -69,9 +69,9 @@ def record(
     needs("httpx", "record")
     more_files()
     if prompts not in PROMPTS:
-        raise InputError(f"--prompts {prompts!r}", f"is no form of prompt{nearest(prompts, PROMPTS)}")
+        raise InputError(f"--prompts {prompts!r}", f"is not a form of prompt{nearest(prompts, PROMPTS)}")
     if chat and prompts == "ids":
-        raise InputError("--prompts ids", "cannot go with --chat, whose prompts are text")
+        raise InputError("--prompts ids", "cannot be combined with --chat, whose prompts are text")
     if in_flight < 1 or not timeout > 0:
         raise InputError("--in-flight and --timeout", "must be above 0")
     target, server = (ServerTarget(address(url), served_model_name, chat), deployed_as(model, system, engine))
@@ -81,7 +81,7 @@ def record(
     if not len(trace):
         raise InputError(stream.name, "has no requests")
     if trace.turns is not None:
-        raise InputError(stream.name, "has requests that follow others; record plays single ones")
+        raise InputError(stream.name, "has requests that depend on others; record supports only independent ones")
     play = _Play(target, server, trace, PromptSource(trace, seed, server.vocab), timeout, progress)
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None

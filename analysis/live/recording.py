@@ -1,4 +1,4 @@
-"""A recorded run as an answer: what was sent, what came of it, and its latencies."""
+"""A recorded run as a result: its requests, their outcomes, and its latencies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .target import ServerTarget
 
 F8 = npt.NDArray[np.float64]
 LATE_S = 0.05
-"""Requests that are sent later than this after their time are told of."""
+"""Delay from which a late request is reported."""
 
 
 MOST_KINDS = 10
-"""Kinds of failure that are told of."""
+"""Maximum number of reported kinds of failure."""
 
 
 def kind_of(status: str) -> str:
@@ -107,7 +107,7 @@ class Recording(Result):
         return [i for i in self.sent if self.outcomes[i].status == OK]
 
     def output_tokens(self, row: int) -> int:
-        """Tokens of an answer: as the server counted them, else its chunks; asked ones if it failed."""
+        """Return the tokens of a response: as counted by the server, else its chunks; requested tokens after a failure."""
         outcome = self.outcomes[row]
         if outcome.status != OK:
             return int(self.trace.output_tokens[row])
@@ -120,8 +120,8 @@ class Recording(Result):
     def latencies(self) -> dict[str, F8]:
         """Times of the answered requests as a client sees them [s], by metric.
 
-        ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is what lies between, a
-        token; ``itl`` are all gaps between chunks.
+        ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is the time between them per token; ``itl``
+        are all gaps between chunks.
         """
         found = [self.outcomes[i] for i in self.answered if self.outcomes[i].chunks]
         tokens = np.array([self.output_tokens(i) for i in self.answered if self.outcomes[i].chunks])
@@ -136,7 +136,7 @@ class Recording(Result):
         }  # fmt: skip
 
     def measured(self) -> dict[str, dict[str, float]]:
-        """Statistics of `latencies`, by metric; those of which there is none are left out."""
+        """Return statistics of `latencies`, by metric; metrics without values are skipped."""
         return {f"{name}_s": statistics(values) for name, values in self.latencies().items() if len(values)}
 
     def lateness(self) -> float | None:
@@ -147,7 +147,7 @@ class Recording(Result):
         return float(np.quantile(late, 0.99))
 
     def stall(self) -> float | None:
-        """How late stamps may be for the client's own sake, 99 of 100 at most [s]."""
+        """Return the client's own delay of timestamps, 99th percentile [s]."""
         return float(np.quantile(self.stalls_s, 0.99)) if len(self.stalls_s) else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Recording(Result):
         stall = self.stall()
         if stall is not None and stall > LATE_S:
             out.append(
-                f"this client was busy: 1 of 100 stamps may be {seconds(stall)} late or more; record "
+                f"this client was busy: 1 of 100 timestamps may be {seconds(stall)} late or more; record "
                 "fewer streams at a time, or on another machine"
             )
         if self.server.missing:

@@ -1,7 +1,7 @@
 """The folder of a recorded run, as `validate runs` and a simulation's ``--trace`` read it.
 
-``run.json`` says what ran and what was measured; ``requests.csv`` has every request that was sent, by
-the time of sending, and is a trace; ``chunks.csv`` has the stamp of every chunk.
+``run.json`` has the settings and measurements; ``requests.csv`` has every sent request by time, and is a trace;
+``chunks.csv`` has the time of every chunk.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_json(result: Recording) -> dict[str, Any]:
 
 
 def _workload(result: Recording) -> dict[str, Any]:
-    """What was sent; the stage is a summary, the requests themselves stand in the table."""
+    """Return the workload; the stage is a summary, the requests are in the table."""
     sent = [result.outcomes[i].sent_s for i in result.sent]
     inputs = [result.input_tokens(i) for i in result.sent]
     outputs = [result.output_tokens(i) for i in result.sent]
@@ -84,7 +84,7 @@ def _measured(result: Recording) -> dict[str, Any]:
 
 
 def _assumed(result: Recording) -> list[str]:
-    out = ["stamps are those of the client: a chunk is stamped when its bytes are read"]
+    out = ["timestamps are the client's: a chunk gets one when its bytes are read"]
     if any(result.outcomes[i].prompt_tokens is None for i in result.answered):
         out.append("input_tokens: as asked for; the server did not say how many it counted")
     if not result.target.extras:

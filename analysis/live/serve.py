@@ -85,7 +85,7 @@ def serve(
     Parameters
     ----------
     model, system
-        See `simulate`; the requests are those of clients.
+        See `simulate`; clients send the requests.
     host : str
         Address to listen at; loopback by default.
     port : int
@@ -114,7 +114,7 @@ def serve(
     deployment, settings = deployment_of(scenario)
     refuse_unused(scenario.deployment, deployment)
     if deployment.model.front is not None:
-        raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
+        raise InputError(deployment.model.name, "takes images, not tokens; serve supports only text")
     fleet = fleet_of(scenario, deployment.system) or Fleet()
     if fleet.autoscale is not None:
         raise InputError("serve", "has no --autoscale; see simulate")

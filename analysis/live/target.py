@@ -1,4 +1,4 @@
-"""The server that is asked: its address, the model it serves, and what it takes."""
+"""The recorded server: its address, its model, and supported requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key; it is given in no other way and written nowhere."""
 PROBE_S = 60.0
-"""Longest wait for an answer to a question before the run."""
+"""Longest wait for a response before the run."""
 PROMPTS = ("auto", "ids", "words")
 POOL, MOST_CLIENTS = 16, 64
 """Requests in flight of one client; clients at most."""
@@ -107,10 +107,10 @@ def address(url: str) -> str:
 
 @asynccontextmanager
 async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.AsyncClient]]:
-    """Clients with the key, if there is one, for so many requests in flight.
+    """Clients with the key, if there is one, for `places` requests in flight.
 
-    A client's pool looks at all of its connections for every request, so many requests need several.
-    There is no proxy between a machine and itself.
+    A client's pool checks all of its connections for every request, so many requests need several clients. Local
+    servers have no proxy.
     """
     import httpx
 
@@ -138,13 +138,13 @@ async def find_out(
 ) -> tuple[ServerTarget, PromptSource]:
     """Complete what is known of a server by asking it: its model, and what requests may hold.
 
-    One short request is sent for each form of prompt until one is taken. vLLM answers an id beyond its
-    vocabulary with 200 and an error event; the prompts that are returned have lower ones.
+    One short request is sent for each form of prompt until one is accepted. vLLM responds to an id beyond its
+    vocabulary with 200 and an error event; the returned prompts have lower ids.
 
     Raises
     ------
     InputError
-        Nobody answers there, it lists no model, or it takes no form of request.
+        If the server does not respond, lists no model, or accepts no form of request.
     """
     target = wanted
     if not target.model:

@@ -16,7 +16,7 @@ from ...simulator.scenario.scenario import Scenario
 
 CORE = (Workload, EngineOptions, DeployOptions, FleetOptions)
 PARTS = {name: part.options for name, part in REGISTERED.items() if part.options and part.scope == "run"}
-"""Options of parts of a run; those of a deployment are among `DeployOptions`."""
+"""Options of parts of a run; a deployment's are in `DeployOptions`."""
 ALL = (*CORE, *PARTS.values())
 UNPLANNED, UNSERVED = ("two-pools", "experts-apart"), ("kv-tiers", "two-pools", "experts-apart")
 """Parts that a plan, and a server, do not take."""
@@ -46,9 +46,9 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of which a plan tries several values (`studies.plan`)."""
 TRAINED = ("batch: int", "seq: int | None", "micro_batch: int", "zero: int", "recompute: str",
            "sequence_parallel: bool", "interleave: int", "dropout: bool")  # fmt: skip
-"""What `train` takes beside a deployment's options."""
+"""Options of `train` in addition to a deployment's."""
 APART = ("host", "strict")
-"""Options of a deployment that a server, which has a host of its own, does not take."""
+"""Options of a deployment that a server, which has its own host, does not accept."""
 
 
 def module() -> str:
@@ -58,7 +58,7 @@ def module() -> str:
     groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in CORE]
     classes = [
         ("DeployedKeywords", ("TypedDict",), _lines(p for p in deploy if p.name not in APART),
-         "Those of `DeployOptions` that a server takes too."),
+         "The `DeployOptions` of a server."),
         *((_of(part), ("DeployedKeywords",), _lines(p for p in deploy if p.name in APART), _those(part))
           if part is DeployOptions
           else (_of(part), ("TypedDict",), _lines(options_of(part)), _those(part))

@@ -10,7 +10,7 @@ from ..studies.sweep.point import DERIVED, METRICS
 
 
 def metrics() -> dict[str, str]:
-    """Every column of figures with its meaning, in the order of the table."""
+    """Return every column of metrics with its meaning, in the order of the table."""
     known = {**meanings(tuple(RUN_QUANTITIES.values())), **DERIVED}
     out: dict[str, str] = {}
     for name in METRICS:

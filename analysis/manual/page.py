@@ -17,7 +17,7 @@ from ..reference.keys import Block, attributes, blocks
 HEAD = """\
 # Reference
 
-**What is there: which command, option, file key, column and name?**
+**Which commands, options, file keys, columns and names exist?**
 
 Every command, option, file key, column and name. Written by `python -m opbyte.analysis.manual` from the
 options, specs and registries themselves; see [guide.md](guide.md) for how they go together.
@@ -129,7 +129,7 @@ def _files() -> Iterator[str]:
 
     yield "## Keys of device and system files\n"
     yield (
-        "Numbers carry their unit in the key (`bandwidth_GBps`) and a source: `{value: 80, source: ...}`, or that "
+        "Numbers carry their unit in the key (`bandwidth_GBps`) and a source: `{value: 80, source: ...}`, or the source "
         "of their block. `extends: NAME` starts from another description, `null` drops an inherited key.\n"
     )
     yield "Units of keys, and what they are in SI:\n"
@@ -171,7 +171,7 @@ def _policy() -> Iterator[str]:
 
     yield "## Keys of a policy\n"
     yield "As `opbyte show NAME` spells out one of `opbyte list policies`.\n"
-    meanings = {"name": "What answers call it."} | attributes(Policy.__doc__ or "")
+    meanings = {"name": "Its name in results."} | attributes(Policy.__doc__ or "")
     rows = ((f"`{f.name}`", meanings[f.name]) for f in fields(Policy))
     yield _table(("key", "what it is"), rows) + "\n"
 
@@ -234,7 +234,7 @@ def _of_parts() -> Iterator[str]:
     from ...simulator.registry import PARTS
 
     yield "## Values of parts\n"
-    yield "What each part has in the JSON of an answer (`opbyte list parts`).\n"
+    yield "Values of each part in the JSON of a result (`opbyte list parts`).\n"
     for name, part in PARTS.items():
         found = part.hook("figures")
         if found is not None:

@@ -4,4 +4,4 @@ A package as anybody's: an entry point names it, and it imports `opbyte.extend` 
 """
 
 PAPERS = __name__
-"""This package, by whose name figures are found."""
+"""This package, which is used to find figures by name."""

@@ -1,8 +1,8 @@
-"""AttAcc (ASPLOS 2024, doi 10.1145/3620665.3640422): attention in HBM beside eight GPUs.
+"""AttAcc (ASPLOS 2024, doi 10.1145/3620665.3640422): attention in HBM next to eight GPUs.
 
-The authors' simulator stands behind the given values; no number of ours is fitted to them, though
-where a head lies was settled with them in view (see `assumptions` in `values/attacc.yaml`). Times of
-the units are those of the DRAM command model, times of the GPUs those of `TiledGpu`.
+The given values come from the authors' simulator; no constant is fitted to them, but the placement of heads was chosen
+after seeing them (see `assumptions` in `values/attacc.yaml`). The DRAM command model gives the times of the units,
+`TiledGpu` the times of the GPUs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CASES: dict[Case, tuple[str, ...]] = {
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the devices' descriptions alone."""
+    """Return all rows, only from the devices' descriptions."""
     for case, systems in CASES.items():
         steps = {system: decode_step(case, system) for system in systems}
         for system, step in steps.items():
@@ -55,7 +55,7 @@ def _rows(case: Case, system: str, step: Step) -> Iterator[Prediction]:
 
 
 def parts() -> Table:
-    """Where the step goes, beside the authors' parts where they are given."""
+    """Return the parts of the step, next to the authors' if they are given."""
     given = published("attacc")["parts"]
     rows = []
     for case, systems in CASES.items():
@@ -75,7 +75,7 @@ def parts() -> Table:
 
 
 def _drawn() -> Table:
-    """Parts of the first case's steps, as the figure takes them."""
+    """Return the parts of the first case's steps for the plot."""
     case, given = next(iter(CASES)), published("attacc")["rows"]
     rows = []
     for system in CASES[case]:
@@ -90,6 +90,6 @@ def _drawn() -> Table:
 
 
 paper(
-    "attacc", "Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die.", predictions,
+    "attacc", "Predict AttAcc: attention in HBM stacks next to 8 GPUs, per bank, bank group or buffer die.", predictions,
     tables=(parts,), drawn=_drawn, runs=len(CASES),
 )  # fmt: skip

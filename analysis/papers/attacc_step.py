@@ -1,9 +1,8 @@
 """One decode step of AttAcc's systems, in the conventions of its authors' simulator.
 
-All parts come from shared mechanisms: products and vector operations of a `TiledGpu`, attention of
-`HeadAttention` on the DRAM command model. Only what the authors do otherwise than OpByte's serving
-engine stands here: all-reduces of (devices - 1) steps, attention heads dealt evenly over devices,
-softmax as one more pass over the scores.
+All parts come from shared mechanisms: products and vector operations of a `TiledGpu`, attention of `HeadAttention` on
+the DRAM command model. This module has only the authors' differences from OpByte's serving engine: all-reduces of
+(devices - 1) steps, attention heads distributed evenly over devices, softmax as one more pass over the scores.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class HeadAttention:
         return org.bank_groups * math.ceil(part / org.atom_bytes)
 
     def rounds(self, heads: int) -> int:
-        """Rounds of `heads` heads of the device: dealt over stacks, then over channels."""
+        """Return the rounds of `heads` heads of the device, distributed over stacks, then over channels."""
         return math.ceil(math.ceil(heads / self.stacks) / self.memory.organisation.channels)
 
     def stream(self, tokens: float, head_dim: int, value_bytes: float) -> PimStream:
@@ -70,8 +69,8 @@ class HeadAttention:
     def seconds(self, heads: int, tokens: float, head_dim: int, value_bytes: float) -> float:
         """Scores and weighted sums of `heads` heads over `tokens` cached tokens each [s].
 
-        Keys are read, then values. The softmax of one head runs beside the products of another,
-        as AttAcc pipelines them, and queries load in their shadow.
+        Keys are read, then values. The softmax of one head overlaps with the products of another, as AttAcc pipelines
+        them; so do loads of queries.
         """
         rounds = self.rounds(heads)
         if not rounds or tokens <= 0:
@@ -88,7 +87,7 @@ class HeadAttention:
 
 
 LONG = 1 << 16
-"""Commands that a rate rests on."""
+"""Commands in the measurement of a rate."""
 
 
 @lru_cache(maxsize=4096)
@@ -167,7 +166,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Seconds of a decode step by part; `qkv_proj` and `ffn` are those of `fc`."""
+    """Seconds of a decode step by part; `qkv_proj` and `ffn` are parts of `fc`."""
 
     attention: float
     softmax: float
@@ -232,7 +231,7 @@ def decode_step(case: Case, system: str) -> Step:
 
 
 def all_reduce(moved: float) -> float:
-    """An all-reduce of so many bytes over the devices, in the authors' form [s]."""
+    """Return the time of an all-reduce of `moved` bytes over the devices, in the authors' form [s]."""
     link, share = load_device(GPU)[0].link, moved / DEVICES
     step = max(link.latency_s + REDUCE_S_PER_BYTE * share, share / link.bandwidth_bytes_per_s)
     return (DEVICES - 1) * step

@@ -1,6 +1,6 @@
-"""BAM (arXiv 2408.08274): all attention experts for every token, beside the feed-forward experts.
+"""BAM (arXiv 2408.08274): all attention experts for every token, in parallel with the feed-forward experts.
 
-FLOPs and parameters come from model objects, times from the price list of an H100.
+FLOPs and parameters come from model objects, times from the cost models of an H100.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .published import Prediction, assumed, published, rows_of, with_figures
 
 SYSTEM = "h100-x1"
 PROMPT, NEW = 256, 16
-"""Tokens of a request whose time the paper prints, and those of a sequence whose FLOPs it prints."""
+"""Tokens of a request with a printed time, and of a sequence with printed FLOPs."""
 MATMULS = ("gemm", "experts", "attention_prefill", "attention_decode")
 """Kinds of op that the paper's counts have."""
 
@@ -49,7 +49,7 @@ def with_top_k(spec: ModelSpec, top_k: int) -> ModelSpec:
 
 
 def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:
-    """FLOP of one token in one layer by part, mean over a sequence of so many."""
+    """Return the FLOP of one token in one layer by part, mean over a sequence of `tokens`."""
     m, run = Batch.of([], [(tokens, 0)]).moments(spec.windows), Run(spec.numerics)
     ((layer, _),) = spec.groups
     (routed,) = (part.routed for part in layer.parts if is_routed(part))
@@ -63,7 +63,7 @@ def token_flops(spec: ModelSpec, tokens: int = PROMPT) -> dict[str, float]:
 
 
 def counted_twice(spec: ModelSpec) -> int:
-    """Weights that the paper counts beside those of the model: the tied table as head again."""
+    """Return the weights that the paper counts in addition to the model's: the tied table as head again."""
     return spec.vocab * spec.hidden if spec.tied else 0
 
 
@@ -74,7 +74,7 @@ def deployed(model: str) -> Deployment:
 
 
 def request_s(model: str, sequences: int = 1) -> float:
-    """Seconds of a prompt and the new tokens after it, of so many sequences at once."""
+    """Return the seconds of a prompt and its new tokens, for `sequences` sequences at once."""
     d = deployed(model)
     batches = [Batch.of([], [(PROMPT, 0)] * sequences)]
     batches += [Batch.of([PROMPT + i] * sequences) for i in range(NEW - 1)]
@@ -99,7 +99,7 @@ def bam(seeds: Sequence[int], routing: str, progress: OnProgress | None, figures
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows but the one on the printed times, from models and devices alone."""
+    """Return all rows except the one on the printed times, only from models and devices."""
     for name, spec in (("btx", load_model(BTX)), ("bam", load_model(OWN))):
         flops = token_flops(spec)
         yield Prediction(f"bam.{name}.flops.attention", flops["attention"])
@@ -117,7 +117,7 @@ def predictions() -> Iterator[Prediction]:
 
 
 def below_flops(found: Sequence[Prediction]) -> Row:
-    """Whether the printed ratio of times lies between 1 and the simulated ratio of FLOPs."""
+    """Return whether the printed ratio of times is between 1 and the simulated ratio of FLOPs."""
     value = {each.id: each.value for each in found}
     ratio = value["bam.bam.flops.total"] / value["bam.btx.flops.total"]
     printed = published("bam")["parts"]
@@ -136,7 +136,7 @@ def _models() -> dict[str, ModelSpec]:
 
 
 def _conflict() -> Table:
-    """FLOPs by part beside what the paper prints where both are there."""
+    """Return FLOPs by part next to the printed ones, if both exist."""
     printed = published("bam")["parts"]
     rows = []
     for name, spec in _models().items():
@@ -163,7 +163,7 @@ def _times() -> Table:
 
 
 def _drawn() -> Table:
-    """FLOPs by part and model, as the figure takes them."""
+    """Return the FLOPs by part and model for the plot."""
     rows = [
         {"case": name, **{part: value / 1e6 for part, value in token_flops(spec).items()}}
         for name, spec in _models().items()

@@ -35,8 +35,8 @@ DECODE = range(640, 4097, 128)
 class Mapping:
     """A model on devices: `stages` of a pipeline.
 
-    With a stage for each block, blocks share devices, and each has channels of its own; with fewer,
-    a block takes all channels of the devices of its stage.
+    With one stage per block, blocks share devices on separate channels; with fewer stages, a block uses all channels of
+    the devices of its stage.
     """
 
     model: str
@@ -92,7 +92,7 @@ def units() -> BankGemv:
 
 @lru_cache(maxsize=4096)
 def token(mapping: Mapping, context: int) -> Token:
-    """A token with so many cached ones, from the first block to the sampled word."""
+    """Return the time of a token at `context` cached ones, from the first block to the sampled word."""
     u, model = units(), load_model(mapping.model)
     layer, d = model.layers[0], model.hidden
     attention, ffn = layer.mixer, layer.ffn
@@ -159,7 +159,7 @@ GIVEN = ((32, 1), (8, 1), (4, 2), (2, 4), (1, 8))
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the device's description alone."""
+    """Return all rows, only from the device's description."""
     for name, (model, devices) in MODELS.items():
         for stages in STAGES[name]:
             at, mapping = f"cent.{name}.pp{stages}", Mapping(model, devices, stages)
@@ -176,7 +176,7 @@ def _latencies(at: str, mapping: Mapping) -> Iterator[Prediction]:
 
 
 def parts() -> Table:
-    """Parts of a block of Llama-2-7B beside the authors'."""
+    """Return the parts of a block of Llama-2-7B next to the authors'."""
     given, rows = published("cent")["parts"], []
     for stages, devices in GIVEN:
         for context in CONTEXTS:
@@ -195,7 +195,7 @@ def parts() -> Table:
 
 
 def _drawn() -> Table:
-    """Parts of a block of Llama-2-7B at context 4,096, as the figure takes them."""
+    """Return the parts of a block of Llama-2-7B at context 4,096 for the plot."""
     given, rows = published("cent")["parts"], []
     for stages, devices in GIVEN:
         ours = token(Mapping("llama-2-7b", 8, stages), 4096)

@@ -1,7 +1,7 @@
-"""DeepSeek-V3 on four nodes of eight H800: tokens a second of a node, beside DeepSeek's day averages.
+"""DeepSeek-V3 on four nodes of eight H800: tokens/s of a node, next to DeepSeek's day averages.
 
-Predicted from steps that do nothing else: prompts alone, decodes alone. A day's average has idle hours,
-prompts found in a cache, and for decoding more nodes to a unit, so nothing here is judged.
+Predicted from prefill-only and decode-only steps. A day's average has idle hours, prompts found in a cache, and more
+nodes per decoding unit, so nothing here is judged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOTE = "a prediction of busy steps; the published average of a day"
 def deepseek_serving(
     seeds: Sequence[int], routing: str, progress: OnProgress | None, figures: bool = False
 ) -> Reproduction:
-    """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, beside a day's averages."""
+    """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, next to a day's averages."""
     began = time.perf_counter()
     rows = rows_of("deepseek-serving", list(predictions()))
     tables = (_prefill_table(), _decode_table(), _evidence())
@@ -90,14 +90,14 @@ def prefill(overlap: str, copies: int) -> float:
 
 @cache
 def decode(overlap: str, copies: int, sequences: int) -> float:
-    """Output tokens per second of a node, so many sequences a device."""
+    """Return the output tokens per second of a node, with `sequences` sequences per device."""
     d = deployed(overlap, copies, DECODE)
     cost = explicit_stage(d, dealt(d, sequences * d.ranks, CONTEXT), expected=True)
     return sequences * d.ranks / cost.seconds / NODES
 
 
 def most_sequences() -> int:
-    """Sequences at the context that fit a device beside weights and copies."""
+    """Return the maximum sequences at the context that fit a device in addition to weights and copies."""
     rules = kv_rules(deployed(TWO_BATCH, COPIES, DECODE))
     return int(rules.capacity / sequence_bytes(rules, np.array([CONTEXT + 1]))[0])
 
@@ -125,7 +125,7 @@ def _case(overlap: str, copies: int) -> str:
 
 
 def _evidence() -> Table:
-    """What both rest on."""
+    """Return the evidence of both."""
     _, sources = describe_system(SYSTEM)
     rows = []
     for exchange, batch in ((PREFILL, Batch.of([], [(CONTEXT, 0)])), (DECODE, Batch.of([CONTEXT] * 64))):
@@ -138,4 +138,4 @@ def _evidence() -> Table:
                     "cost model": entry["cost_model"], "applies to": entry["applies_to"],
                     "basis": entry["basis"], "error": "-" if error is None else f"{error:.0%}",
                 })  # fmt: skip
-    return Table("evidence", "What the prices rest on", rows)
+    return Table("evidence", "Basis of the times", rows)

@@ -21,7 +21,7 @@ MODELS = {
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the models alone."""
+    """Return all rows, only from the models."""
     for name, model in MODELS.items():
         yield Prediction(f"deepseekmoe.{name}.tflop_4k", training_flops(model) / 1e12)
     for name in ("16b", "145b"):
@@ -54,7 +54,7 @@ def _parts() -> Table:
 
 
 def _drawn() -> Table:
-    """FLOPs of weights and scores, as the figure takes them."""
+    """Return the FLOPs of weights and scores for the plot."""
     rows = [
         {"case": row["model"], "weights": row["TFLOP_weights"],
          "scores and norms": row["TFLOP_all"] - row["TFLOP_weights"]}

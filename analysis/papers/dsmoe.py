@@ -1,7 +1,7 @@
 """DeepSpeed-MoE (arXiv 2201.05596): experts on hundreds of devices, pyramids with residual experts.
 
-Parameters, messages and devices come from model and layout objects; times from the price list of the
-A100 with drawn loads. Nothing is fitted to the paper.
+Parameters, messages and devices come from model and layout objects; times from the A100's cost models with sampled
+loads. Nothing is fitted to the paper.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MIN_CAPACITY = 4
 
 
 def system_name(devices: int) -> str:
-    """The catalog's name of so many devices in nodes of eight."""
+    """Return the catalog's name of a system with `devices` devices in nodes of eight."""
     return f"{DEVICE}-x{devices}" if devices <= NODE else f"{DEVICE}-{devices // NODE}x{NODE}"
 
 
@@ -63,7 +63,7 @@ def exchange(algorithm: str, devices: int, tp: int) -> CollectivePlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A decoding step, mean over draws of the experts' loads.
+    """A decoding step, mean over samples of the experts' loads.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Step:
 
 @cache
 def deployed(model: str, devices: int, tp: int, algorithm: str | None, routing: str) -> Deployment:
-    """A model on so many devices, experts over all of them."""
+    """Return a model on `devices` devices, with experts over all of them."""
     return deploy(load_model(model), load_system(system_name(devices)), tp=tp, all_to_all=algorithm, routing=routing)
 
 
@@ -220,7 +220,7 @@ def dsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figur
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
-    """All rows, from models, layouts and devices alone."""
+    """Return all rows, only from models, layouts and devices."""
     yield from _exchanges()
     for name, model in PARAMS.items():
         yield Prediction(f"dsmoe.params.{name}", parameters(model) / 1e9)
@@ -242,7 +242,7 @@ def _exchanges() -> Iterator[Prediction]:
 def _timed(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
     step = decode(TRILLION, DEVICES, SLICES, "coordinated", routing, seeds)
     floor = floor_s(TRILLION, DEVICES, SLICES)
-    yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"weights of a device alone take {floor * 1e3:.1f} ms")
+    yield Prediction("dsmoe.1T.latency_ms", step.seconds * 1e3, f"the weights of a device take {floor * 1e3:.1f} ms")
     yield Prediction("dsmoe.1T.above_floor", float(step.seconds > floor))
     rates = [each["tokens_per_s_gpu"] for each in _scales(seeds, routing).rows]
     rising = all(a < b for a, b in pairwise(rates))
@@ -305,7 +305,7 @@ def _besides(seeds: Sequence[int], routing: str) -> Table:
 
 
 def _drawn(seeds: Sequence[int], routing: str) -> Table:
-    """Parts of the trillion-parameter model's step by exchange, as the figure takes them."""
+    """Return the parts of the trillion-parameter model's step by exchange for the plot."""
     rows = []
     for name in EXCHANGES:
         step = decode(TRILLION, DEVICES, SLICES, name, routing, seeds)

@@ -1,9 +1,9 @@
 """Edge-MoE (ICCAD 2023, arXiv 2305.18691): its accelerator predicted from its HLS source.
 
-One image of Cityscapes, one task, 12 layers, from an idle engine, mean over draws of a uniform
-router. Nothing is fitted: array sizes, buffers, port widths and clock come from the published
-source and hardware handoff; norm and gate cycles per token are estimates from it, board power is
-an input. Published latencies, energies and shares are not used; all rows are predictions.
+One image of Cityscapes, one task, 12 layers, from an idle engine, mean over samples of a uniform router. Nothing is
+fitted: array sizes, buffers, port widths and clock come from the published source and hardware handoff; norm and gate
+cycles per token are estimates from it, board power is an input. Published latencies, energies and shares are not used;
+all rows are predictions.
 """
 
 from __future__ import annotations

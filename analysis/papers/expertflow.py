@@ -1,8 +1,8 @@
 """ExpertFlow (DAC 2026, arXiv 2410.17954): experts in host memory, fetched ahead of their layer.
 
-Decoding is bound by transfers: the gain over a system that preloads whole layers is how many experts a
-layer has over how many a batch touches. Hit rates, times and memory come out of the expert cache that
-simulations have, on the A40 of the catalog.
+Decoding is bound by transfers: the gain over a system that preloads whole layers is the number of experts of a layer
+over the experts that a batch uses. Hit rates, times and memory come from the simulator's expert cache, on the A40 of
+the catalog.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CONTEXT = 128
 ALL = ExpertStore(1.0, fraction=True)
 """Every expert in the GPU's memory."""
 PRELOAD = ExpertStore(1.0, True, "transient", accuracy=1.0, false_rate=1.0)
-"""SE-MoE: all experts of a layer are fetched ahead, whatever the routes."""
+"""SE-MoE: all experts of a layer are fetched ahead, for any routing."""
 
 
 def expertflow(slots: int) -> ExpertStore:
@@ -62,7 +62,7 @@ class Step:
 
 
 def _t5_layers(experts: int, decoder: bool) -> tuple[Layer, ...]:
-    """Twelve layers of Switch-base, every second with experts; cross-attention is a layer of its own."""
+    """Return twelve layers of Switch-base, every second with experts; cross-attention is a separate layer."""
     attention = Attention(hidden=768, heads=12, kv_heads=12, head_dim=64)
     moe = MixtureOfExperts(hidden=768, experts=experts, top_k=1, width=3072, matrices=2)
     dense = FeedForward(hidden=768, width=3072, matrices=2)
@@ -121,7 +121,7 @@ def deployed(model: ModelSpec, store: ExpertStore | None, routing: str = ROUTING
 
 @cache
 def step(experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, seed: int = 0) -> Step:
-    """A decode step of Switch-base, the mean of many draws.
+    """Return a decode step of Switch-base, the mean of many samples.
 
     Parameters
     ----------
@@ -140,8 +140,8 @@ def step(experts: int, batch: int, store: ExpertStore, routing: str = ROUTING, s
 def plain_hit_rate(policy: str, slots: int, batch: int, routing: str = ROUTING, seed: int = 0) -> float:
     """Hit rate of a cache of Switch-32 that is asked in the order in which tokens name experts.
 
-    An engine may use what is there before it fetches the rest, as simulations do; an ordinary cache
-    is asked for one expert after another.
+    An engine may use cached experts before it fetches the rest, as simulations do; an ordinary cache gets requests for
+    one expert after another.
     """
     d, warm = deployed(switch(32), None, routing, seed), 64
     rng, step_batch = np.random.default_rng([seed, batch]), Batch.of([CONTEXT] * batch)
@@ -158,7 +158,7 @@ def plain_hit_rate(policy: str, slots: int, batch: int, routing: str = ROUTING, 
 
 
 def resident_bytes(model: ModelSpec, slots: int | None) -> float:
-    """Weights in the GPU's memory: all, or with so many experts of each layer [B]."""
+    """Return the weights in the GPU's memory: all, or with `slots` experts of each layer [B]."""
     if slots is None:
         return model.weight_bytes
     return deployed(model, expertflow(slots)).memory().weights
@@ -196,7 +196,7 @@ def reproduce_expertflow(
 
 
 def drawn(hits: Table, times: Table) -> tuple[Table, Table]:
-    """Both tables under the names of their figures."""
+    """Return both tables under the names of their figures."""
     return replace(hits, name="hit_rates"), replace(times, name="token_times")
 
 
@@ -222,7 +222,7 @@ def _hit_rate(policy: str, slots: int, batch: int, routing: str, seed: int) -> f
 
 
 def gain(experts: int, batch: int, routing: str, seed: int) -> float:
-    """Decode rate over that of preloading whole layers."""
+    """Return the decode rate over the rate with whole layers preloaded."""
     ours = step(experts, batch, expertflow(SLOTS), routing, seed).seconds
     return step(experts, batch, PRELOAD, routing, seed).seconds / ours
 

@@ -24,7 +24,7 @@ BOARDS = {"u280": "flightllm-x1", "vhk158": "flightllm-vhk158-x1"}
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the devices' descriptions alone."""
+    """Return all rows, only from the devices' descriptions."""
     yield Prediction("flightllm.u280.kv128.ms", step(BOARDS["u280"], 128)[0] * 1e3)
     yield Prediction("flightllm.u280.kv512.ms", step(BOARDS["u280"], 512)[0] * 1e3)
     yield Prediction("flightllm.vhk158.tokens_s", 1 / step(BOARDS["vhk158"], 128)[0])
@@ -60,7 +60,7 @@ def parts() -> Table:
 
 
 def _drawn() -> Table:
-    """Streams and instructions of steps, as the figure takes them."""
+    """Return the streams and instructions of steps for the plot."""
     rows = []
     for name, system in BOARDS.items():
         for context in (128, 512, 2048):

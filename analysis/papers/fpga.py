@@ -1,4 +1,4 @@
-"""What the FPGA experiments share: designs with changed numbers, and the mean over draws."""
+"""Common code of the FPGA experiments: designs with changed numbers, and the mean over samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opbyte.extend.fpga import FpgaDeployment, FrameResult, deploy_fpga, engine_
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The same image under several draws."""
+    """The same image with several samples."""
 
     deployment: FpgaDeployment
     frames: tuple[FrameResult, ...]
@@ -30,7 +30,7 @@ class Runs:
         return self.seconds * self.deployment.device.static_W
 
     def mean(self, get: Callable[[FrameResult], float]) -> float:
-        """Mean over draws."""
+        """Return the mean over samples."""
         return float(np.mean([get(frame) for frame in self.frames]))
 
 
@@ -45,7 +45,7 @@ def run_images(
 
 
 def assumptions(device: str) -> tuple[str, ...]:
-    """What of a device's description is no plain fact: key and why."""
+    """Return the assumptions in a device's description: key and reason."""
     kinds = ("assumed", "derived", "fitted")
     return tuple(f"{key}: {source}" for key, source in load_device(device)[1].items()
                  if source.startswith(kinds) and "link" not in key)  # fmt: skip

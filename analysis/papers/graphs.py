@@ -13,7 +13,7 @@ from .published import Prediction
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What comes out of one system's operator graph.
+    """Results of one system's operator graph.
 
     Attributes
     ----------
@@ -22,7 +22,7 @@ class Graph:
     tables : tuple of Table
         Shown below all rows.
     assumptions : tuple of str
-        What the rows rest on beside the paper's own constants.
+        Assumptions of the rows, in addition to the paper's own constants.
     runs : int
         Simulated steps behind it.
     """

@@ -1,7 +1,7 @@
 """Hecate (arXiv 2502.02581): experts sharded over all devices, the most loaded copied in every layer.
 
-Routing is not published; the power law's exponent was chosen with the gains of cluster A on 16 devices
-in view, so those two rows are a check of consistency, and the other clusters are the evidence.
+Routing is not published; the power law's exponent was chosen after seeing the gains of cluster A on 16 devices. So
+those two rows are a consistency check, and the other clusters are the evidence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ VOCABULARY, HEAD = 50_257, 64
 HELD = 5.73
 """Weights of experts that a device holds, over expert parallelism's; an input, the paper's section 5.3."""
 REMATERIALISED = 0.098
-"""What of the weights beyond expert parallelism's stays where layers are gathered anew; an input."""
+"""Share of the additional weights that stays if layers are gathered again; an input."""
 EP, HECATE = "expert parallel", "Hecate"
 
 
@@ -125,7 +125,7 @@ class Iteration:
 
 
 class Trained:
-    """A model on a cluster under a routing, both ways from one price list."""
+    """A model on a cluster under a routing, both ways with the same cost models."""
 
     def __init__(self, shape: Shape, cluster: Cluster, routing: str) -> None:
         model, system = model_of(shape, cluster.experts), load_system(cluster.system)
@@ -228,10 +228,10 @@ class Trained:
 
 
 def tasks(layers: Sequence[LayerTimes], ends: float, ends_back: float) -> Builder:
-    """The iteration as tasks: copies beside dense parts, exchanges around experts.
+    """Return the iteration as tasks: copies in parallel with dense parts, exchanges around experts.
 
-    Weights of a layer's copies come while its dense part computes; in the backward pass while that of
-    the layer above does, and gradients leave while that of their own layer does.
+    The weights of a layer's copies arrive while its dense part computes; in the backward pass while the layer above
+    computes, and gradients leave during their own layer.
     """
     b = Builder()
     last = -1
@@ -276,7 +276,7 @@ def gain(shape: Shape, cluster: Cluster, routing: str) -> float:
 
 
 def memory_over_ep(held: float) -> float:
-    """Bytes of an expert's states with `held` times the weights, over those of expert parallelism."""
+    """Return the bytes of an expert's states with `held` times the weights, over expert parallelism."""
     each = BytesPerWeight.adam(2.0)
     more = replace(each, weights=held * each.weights)
     total = each.weights + each.gradients + each.optimizer
@@ -324,7 +324,7 @@ def _skew() -> Iterator[Prediction]:
     """What gains become without skew, and with more of it."""
     gains = [[gain(shape, cluster, routing_of(e)) for e in EXPONENTS] for cluster in CLUSTERS for shape in SHAPES]
     own = fmean(row[0] for row in gains[: len(SHAPES)])
-    note = f"{own:.3f} on A16 alone: copies that balance nothing still save their tokens the way"
+    note = f"{own:.3f} only on A16: copies that do not balance loads still save the transfer of their tokens"
     yield Prediction("hecate.gain_at_no_skew", fmean(row[0] for row in gains), note)
     grows = all(a < b for row in gains for a, b in pairwise(row))
     yield Prediction("hecate.gain_grows_with_skew", float(grows))

@@ -1,7 +1,7 @@
 """HG-PIPE (ICCAD 2024, arXiv 2407.17879): DeiT-Tiny as one pipeline on a VCK190.
 
-Widths and passes of the operators decide; nothing is fitted, and no result is read. The paper's results
-were known to those who wrote this, so the rows are no blind predictions.
+Widths and passes of the operators determine the result; nothing is fitted, and no result is read. The authors of this
+module knew the paper's results, so the rows are not blind predictions.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def operators() -> dict[str, float]:
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the device's description alone."""
+    """Return all rows, only from the device's description."""
     cycles = max(operators().values())
     rate = engine().clock_Hz / cycles
     yield Prediction("hg-pipe.stage_cycles", cycles)
@@ -64,11 +64,11 @@ def _besides() -> Table:
     layers = len(load_model(MODEL).layers)
     watts = load_device(DEVICE)[0].static_W
     rows = [{"latency_ms": 1e3 * stream_s(interval, layers, 1), "mJ_per_image": 1e3 * interval * watts}]
-    return Table("besides", "One image alone, and energy of one of many", rows)
+    return Table("besides", "A single image, and energy of one of many", rows)
 
 
 def _drawn() -> Table:
-    """Cycles of the operators, as the figure takes them."""
+    """Return the cycles of the operators for the plot."""
     rows = [{"case": name, "cycles": cycles} for name, cycles in operators().items()]
     return Table("steps", "Cycles of an image in each operator of HG-PIPE", rows)
 

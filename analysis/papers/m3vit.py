@@ -1,12 +1,11 @@
-"""M3ViT (NeurIPS 2022, arXiv 2210.14793): Table 4 and its ratios out of the FPGA engine.
+"""M3ViT (NeurIPS 2022, arXiv 2210.14793): Table 4 and its ratios from the FPGA engine.
 
-The paper's FPGA figures are estimates, not measurements (Edge-MoE says so of them), and neither
-its array nor its ports are published. One number is fitted: the arrays' utilisation, to the dense
-latency on PASCAL-Context. Every other row is a prediction from it; the rows on NYUD-v2 are the
-ones that count (and T4.back, fitted on NYUD-v2 and predicted on PASCAL-Context). Load rate, gate
-cycles and the cache's size were derived from the same table, so T1 and T3 are consistency checks.
-T1's cache is simulated: 4 experts, least recently used leaves, tokens in order, misses in series.
-GPU latencies and powers are the paper's, taken as inputs.
+The paper's FPGA results are estimates, not measurements (Edge-MoE states this), and neither its array nor its ports are
+published. One number is fitted: the arrays' utilisation, to the dense latency on PASCAL-Context. All other rows are
+predictions from it; the rows on NYUD-v2 are the independent ones (and T4.back, fitted on NYUD-v2 and predicted on
+PASCAL-Context). Load rate, gate cycles and the cache's size were derived from the same table, so T1 and T3 are
+consistency checks. T1's cache is simulated: 4 experts, LRU, tokens in order, misses in series. GPU latencies and powers
+are the paper's, taken as inputs.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def _cache(d: Dataset) -> list[Row | Prediction]:
     hits = d.cached.mean(lambda f: f.hits / (f.hits + f.misses))
     note = (
         f"4 experts, LRU, tokens in order; {hits:.1%} of visits hit, so "
-        f"{4 * (1 - hits):.2f} misses a token where the paper's figure implies 3.00"
+        f"{4 * (1 - hits):.2f} misses per token; the paper's plot implies 3.00"
     )
     ratio = d.cached.seconds / d.reordered.seconds
     joules = d.cached.joules / d.reordered.joules
@@ -162,7 +161,7 @@ def _cache(d: Dataset) -> list[Row | Prediction]:
 
 
 def _memory(device: DeviceSpec) -> list[Row | Prediction]:
-    """T2: on-chip memory with all experts of a layer over that of the ping-pong pair."""
+    """Return T2: on-chip memory with all experts of a layer over the ping-pong pair's."""
     d = deploy_fpga(load_model("m3vit-pascal"), device)
     naive, reordered = (on_chip_bytes(d, s) / 2**20 for s in ("on-chip", "reordered"))
     return [Prediction("T2", naive / reordered), Prediction("T2.naive", naive), Prediction("T2.reordered", reordered)]
@@ -180,7 +179,7 @@ def _latency(d: Dataset) -> list[Row | Prediction]:
 
 
 def _switch(device: DeviceSpec, routing: str, seed: int) -> list[Row | Prediction]:
-    """T7: what switching tasks adds to images that run alone."""
+    """Return T7: the additional time of task switches over single images."""
     d = deploy_fpga(load_model("m3vit-pascal"), device)
     tasks = task_sequence("random", TASK_IMAGES, num_tasks(d), seed)
     together = serve_images(d, tasks, routing=routing, seed=seed).cycles

@@ -31,7 +31,7 @@ BATCHES = (1, 2, 4, 8, 16)
 
 
 def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> float:
-    """Time with the base run once over that of plain experts."""
+    """Return the time with the base run once over the time of plain experts."""
     ours, plain = (forward_s(model, d, sequences, training) for d in ("optimised", "plain"))
     return ours / plain
 
@@ -66,7 +66,7 @@ def _parts() -> Table:
 
 
 def _drawn() -> Table:
-    """Milliseconds of a pass by part, as the figure takes them."""
+    """Return the milliseconds of a pass by part for the plot."""
     rows = [
         {"case": design, **{name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}} for design in DESIGNS
     ]

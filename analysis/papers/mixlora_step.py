@@ -23,7 +23,7 @@ EXPERTS, TOP_K, RANK = 8, 2, 16
 SEQUENCES, LENGTH = 8, 512
 """Sequences of a batch, and tokens of each [assumed]."""
 ADAPTER_FORMAT = "fp32"
-"""Adapters are trained, so they stay in 32 bit beside a base of 16 [assumed]."""
+"""Adapters are trained, so they stay in 32 bit while the base has 16 [assumed]."""
 DESIGNS = ("lora", "plain", "optimised")
 
 
@@ -103,7 +103,7 @@ def flops(model: str, design: str) -> float:
 
 
 def memory_gib(model: str, adapters: int) -> float:
-    """The base once, and so many sets of adapter experts and attention adapters [GiB]."""
+    """Return the memory of the base and `adapters` sets of adapter experts and attention adapters [GiB]."""
     spec = load_model(model)
     layer = spec.layers[0]
     experts = experts_of(spec, True)

@@ -1,7 +1,6 @@
-"""MoA (arXiv 2406.14909): heads that keep differently many keys, so that larger batches fit.
+"""MoA (arXiv 2406.14909): heads that keep different numbers of keys, so that larger batches fit.
 
-Batches come from the KV capacity of the deployment, rates from an A100's price list; both sides of a
-ratio from the same.
+Batches come from the KV capacity of the deployment, rates from an A100's cost models, for both sides of a ratio.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ LENGTHS = {"4k": 4096, "8k": 8192, "16k": 16384}
 PRINTED = {"4k": {PLAIN: 30, MOA: 50}, "8k": {PLAIN: 15, MOA: 25}, "16k": {PLAIN: 8, MOA: 12}}
 """Batches at which the paper timed the 7B model: inputs of the timed rows."""
 CLOSE = 0.05
-"""How near the bytes of MoA and StreamingLLM must lie to be called equal."""
+"""Tolerance for equal bytes of MoA and StreamingLLM."""
 
 
 def predictions() -> Iterator[Prediction]:
@@ -143,7 +142,7 @@ def _layers() -> Table:
 
 
 def _drawn() -> Table:
-    """Parts of a step of one token by engine, as the figure takes them."""
+    """Return the parts of a step of one token by engine for the plot."""
     rows = []
     for size in ("7b", "13b"):
         for name, length in LENGTHS.items():

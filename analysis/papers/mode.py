@@ -1,7 +1,7 @@
 """MoDE (arXiv 2412.12953): experts chosen by the noise level, merged before the run.
 
-The printed count of a pass with merged experts is that of attention's projections: the counter did not see
-the experts. Work and times here are those of what runs.
+The printed count of a pass with merged experts equals attention's projections: the counter did not include the experts.
+Work and times here include all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def deployed(block: str) -> Deployment:
 
 
 def seconds(block: str, samples: int) -> float:
-    """One pass over so many samples [s]."""
+    """Return the time of one pass over `samples` samples [s]."""
     d = deployed(block)
     return explicit_stage(d, [PASSES.batch(samples)], expected=True).seconds
 
@@ -79,7 +79,7 @@ def gmac(block: str, samples: int = 1) -> float:
 
 
 def projections_gmac(samples: int = 1) -> float:
-    """Those of attention's projections alone [1e9]."""
+    """Return the work of attention's projections [1e9]."""
     ops = [op for op in _matmuls("merged", samples) if op.name in ("qkv", "out")]
     return LAYERS * sum(op.flops for op in ops) / 2 / 1e9
 
@@ -129,7 +129,7 @@ def _designs() -> Table:
 
 
 def _drawn() -> Table:
-    """Milliseconds of a pass of 512 samples, as the figure takes them."""
+    """Return the milliseconds of a pass of 512 samples for the plot."""
     rows = [{"case": name, "pass": seconds(name, BATCH) * 1e3} for name in TIMED]
     return Table("steps", f"A pass of {BATCH} samples (ms)", rows)
 

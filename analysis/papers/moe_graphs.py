@@ -33,12 +33,12 @@ def moe_graphs(seeds: Sequence[int], routing: str, progress: OnProgress | None, 
 
 
 def graphs() -> dict[str, Graph]:
-    """What comes out of every system, by name."""
+    """Return the results of every system, by name."""
     return {name: GRAPHS[name]() for name in GRAPHS}
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from models, layouts and devices alone."""
+    """Return all rows, only from models, layouts and devices."""
     return _rows(graphs())
 
 
@@ -49,6 +49,6 @@ def _rows(found: dict[str, Graph]) -> Iterator[Prediction]:
 
 
 def _drawn(found: Sequence[Row]) -> Table:
-    """Rows that are ratios, as the figure takes them."""
+    """Return the rows that are ratios for the plot."""
     rows = [{"case": row.id.removeprefix(f"{NAME}."), "ratio": row.simulated} for row in found if row.unit == "1"]
     return Table("ratios", "Operator graphs: predicted ratios", rows)

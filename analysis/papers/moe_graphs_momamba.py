@@ -19,7 +19,7 @@ TEXT, MIXED = "modality:1,0", "modality:0.5,0.5"
 """All tokens of one modality; as many of either."""
 ASSUMPTIONS = (
     (
-        f"sizes are those of Mamba 1.4B with two modalities; a step decodes {BATCH} sequences on one H100 "
+        f"the sizes are Mamba 1.4B with two modalities; a step decodes {BATCH} sequences on one H100 "
         "(roofline), of one modality or half of each; embeddings, which both share here, are left out of the ratio"
     ),
 )

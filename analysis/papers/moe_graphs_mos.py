@@ -21,7 +21,7 @@ ASSUMPTIONS = (
         f"an adapter of rank {RANK} on all matrices of {MODEL}, in 16 bit; a pool has 1/{SHARE} of its weights, and "
         "the indices into it are left out"
     ),
-    f"tenants lie in what the model leaves of an {SYSTEM}'s usable memory, no KV cache beside them",
+    f"tenants use the memory that the model leaves of an {SYSTEM}'s usable memory, without a KV cache",
 )
 
 
@@ -42,7 +42,7 @@ def pooled(part: LayerKind) -> LayerKind:
 
 
 def plain(part: LayerKind) -> LayerKind:
-    """A part with an adapter of its own."""
+    """Return a part with a separate adapter."""
     return LowRank(adaptable(part), RANK)
 
 

@@ -16,7 +16,7 @@ from .published import Prediction
 MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"
 EXPERTS, TOP_K = 4, 2
 TEXT = 64
-"""Words of a prompt beside its media [tokens, assumed]."""
+"""Words of a prompt in addition to its media [tokens, assumed]."""
 
 
 @dataclass(frozen=True, slots=True)

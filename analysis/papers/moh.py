@@ -1,4 +1,4 @@
-"""MoH (arXiv 2410.11842): heads as experts. FLOPs from layer objects, times from an H100's price list."""
+"""MoH (arXiv 2410.11842): heads as experts. FLOPs from layer objects, times from an H100's cost models."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def model(routed: bool) -> ModelSpec:
 
 
 def kv_read_share() -> float:
-    """Keys and values that a decode reads with routed heads over those of all heads."""
+    """Return the keys and values that a decode reads with routed heads over all heads."""
     m = Batch.of([4095]).moments((0,))
     read = []
     for routed in (True, False):
@@ -85,7 +85,7 @@ CASES = {
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from layers alone."""
+    """Return all rows, only from layers."""
     for tokens in (256, 512):
         for percent in SHARES:
             yield Prediction(f"moh.{tokens}.h{percent}.time_share", head_work_share(tokens, percent))
@@ -104,12 +104,12 @@ def _steps() -> Table:
             row |= {f"{part}, {name}": ours[part] / plain[part] for part in ("scores", "projections")}
         rows.append(row)
     note = "24 of 32 heads; projections of routed heads run as experts, for the tokens that chose them"
-    title = "A step of MoH-LLaMA3-8B over that of Llama 3 8B, one H100"
+    title = "Step time of MoH-LLaMA3-8B over Llama 3 8B, one H100"
     return Table("steps_time", title, rows, note)
 
 
 def _drawn() -> Table:
-    """Parts of steps with all and with routed heads, as the figure takes them."""
+    """Return the parts of steps with all and with routed heads for the plot."""
     rows = []
     for case, batch in CASES.items():
         whole = sum(step_parts(False, batch, "roofline").values())

@@ -31,7 +31,7 @@ class Denoising:
     tokens: int
 
     def batch(self, samples: int) -> Batch:
-        """One pass over so many samples: each a whole sequence without a cache."""
+        """Return one pass over `samples` samples: each a whole sequence without a cache."""
         if samples < 1:
             raise InputError("samples", f"must be at least 1, not {samples}")
         return Batch.of(chunks=[(self.tokens, 0)] * samples)
@@ -46,8 +46,8 @@ class Shares:
     weights : tuple of float
         Add up to 1.
     passes : int
-        Rows of a token in one batch. With one, each token's number is a draw from the shares (dynamic
-        routing); with more, the shares are exact counts of a token's passes.
+        Rows of a token in one batch. With one, each token's number is sampled from the shares (dynamic routing); with
+        more, the shares are exact counts of a token's passes.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class Shares:
 
     @classmethod
     def of_passes(cls, top_k: Sequence[int]) -> Shares:
-        """Passes of a decoder, each over all tokens, with so many experts each."""
+        """Return the passes of a decoder, each over all tokens, with the given experts each."""
         return cls(tuple(top_k), (1 / len(top_k),) * len(top_k), len(top_k))
 
     @property
@@ -94,7 +94,7 @@ class Shares:
         )
 
     def expected(self, rows: float, experts: int) -> Loads:
-        """Expected loads of independent uniform choices of so many rows.
+        """Return the expected loads of independent uniform choices of `rows` rows.
 
         A row of k experts leaves one out with probability ``1 - k / E``.
 

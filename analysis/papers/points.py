@@ -46,7 +46,7 @@ class Point:
     memory : str
         "flat" or "derived"; see `deploy`.
     layout_of : str or None
-        Device whose data layout this one has, instead of its own.
+        Device whose data layout this one uses, instead of its own.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Measured:
     completion_rate : float
         Requests per second after the warm-up.
     t2ft_growth : float
-        Median T2FT of the last quarter over that of the second.
+        Median T2FT of the last quarter over the second.
     mixed_share : float
         Steps that hold any prompt, as a share of all.
     decodes : float
@@ -123,7 +123,7 @@ def system_of(point: Point) -> SystemSpec:
 
 
 def run_point(point: Point) -> Measured:
-    """Simulate one point: its run alone, without what an answer says of evidence and intervals."""
+    """Simulate one point: only its run, without evidence and intervals."""
     from opbyte.extend.systems import Scenario, run_scenario
 
     asked = Scenario.of(
@@ -147,7 +147,7 @@ def run_point(point: Point) -> Measured:
 
 
 def run_alike(points: Sequence[Point]) -> list[Measured]:
-    """Simulate points that differ in their systems: what experts their requests take is drawn once."""
+    """Simulate points that differ in their systems: the experts of their requests are sampled once."""
     from opbyte.extend.systems import drawn_once
 
     with drawn_once():
@@ -183,7 +183,7 @@ def _measured(run: Run, warmup: int) -> Measured:
 
 
 def _joules(run: Run) -> dict[tuple[str, str], float]:
-    """Energy per output token by layer group and path; links are no part of Fig. 15.
+    """Energy per output token by layer group and path; links are not part of Fig. 15.
 
     What an op takes is known of the whole run; its share is taken for that after the warm-up.
     """

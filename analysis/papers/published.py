@@ -1,7 +1,7 @@
-"""Cases of the systems that are predicted, and the one runner of papers that are nothing but cases.
+"""Cases of published systems, and the runner of papers that consist of cases.
 
-Cases stand in ``values/NAME.yaml`` (quantity, unit, published value, tolerance, note), apart from all code that
-simulates: experiments work their predictions out first, and only `rows_of` reads the file.
+Cases are in ``values/NAME.yaml`` (quantity, unit, published value, tolerance, note), separate from all simulation code:
+predictions are computed first, and only `rows_of` reads the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def published(experiment: str) -> Mapping[str, Any]:
 
 
 def rows_of(experiment: str, predictions: Iterable[Prediction | Row]) -> tuple[Row, ...]:
-    """Predictions beside their cases: what each is of, in which unit, what is published, and how near it must be.
+    """Return predictions with their cases: quantity, unit, published value and tolerance.
 
     Rows that are made already stay as they are.
     """
@@ -50,7 +50,7 @@ def rows_of(experiment: str, predictions: Iterable[Prediction | Row]) -> tuple[R
 
 
 def assumed(experiment: str, **facts: object) -> tuple[str, ...]:
-    """What an experiment rests on beside the paper's own constants, `facts` in place of their names."""
+    """Return the assumptions of an experiment in addition to the paper's own constants; `facts` replace their names."""
     return tuple(text.format(**facts) for text in read_yaml(VALUES / f"{experiment}.yaml")["assumptions"])
 
 
@@ -58,7 +58,7 @@ def paper(
     name: str, title: str, predictions: Callable[[], Iterable[Prediction]], *, facts: Mapping[str, object] | None = None,
     tables: Sequence[Callable[[], Table]] = (), drawn: Callable[[], Table] | None = None, runs: int | None = None,
 ) -> None:  # fmt: skip
-    """Register a paper whose cases stand in ``values/NAME.yaml`` and need neither seeds nor a routing.
+    """Register a paper whose cases are in ``values/NAME.yaml`` and need neither seeds nor a routing.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def paper(
     facts : mapping, optional
         See `assumed`.
     tables, drawn : callables
-        Beside the rows, and what the figure of a step's parts draws.
+        In addition to the rows: tables, and the data of the plot of a step's parts.
     runs : int, optional
         Simulations behind it; one a case without it.
     """
@@ -87,7 +87,7 @@ def paper(
 
 
 def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:
-    """What the figure of predictions over published values draws; nothing where none is judged."""
+    """Return the data of the plot of predictions over published values; nothing if none is judged."""
     found = [
         {
             "id": row.id.removeprefix(f"{experiment}."),
@@ -112,7 +112,7 @@ def _allowed(row: Row) -> float:
 
 
 def with_figures(result: Reproduction, parts: Table | None = None) -> Reproduction:
-    """The reproduction with what its figures draw: rows over published ones, and parts of a step."""
+    """Return the reproduction with the data of its plots: rows over published ones, and parts of a step."""
     more = () if parts is None else (parts,)
     drawn = (*ratio_table(result.table, result.experiment), *more)
     return replace(result, figures=drawn, plots="published")

@@ -54,7 +54,7 @@ def longest_queues(experts: Sequence[int], limit: int) -> list[int]:
     Returns
     -------
     list of int
-        Positions of the tokens taken; of equally long queues, that of the token that has waited longest comes first.
+        Positions of the tokens taken; of equally long queues, the one with the longest waiting token comes first.
 
     Examples
     --------
@@ -178,7 +178,7 @@ class StepTimes:
         self._experts: dict[tuple[int, ...], float] = {}
 
     def seconds(self, loads: Sequence[int]) -> float:
-        """A step with so many tokens for each expert, the same in all layers."""
+        """Return the time of a step with the given tokens for each expert, the same in all layers."""
         key = tuple(sorted(loads))
         if key not in self._experts:
             part = self.d.experts[0]
@@ -212,10 +212,9 @@ class Served:
 
 
 def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) -> Served:
-    """Decode requests of the sample of the library, so many streams at once, `LIMIT` tokens a step.
+    """Serve decode requests of the library's sample with `streams` streams at once, `LIMIT` tokens a step.
 
-    A stream has one token waiting at a time, each of an expert of its own, and begins the next request
-    as one ends.
+    A stream has one waiting token at a time, each with its own expert, and begins the next request when one ends.
     """
     lengths = np.concatenate([block.output_tokens for block in open_requests(None, limit=REQUESTS, seed=seed)])
     rng = np.random.default_rng([seed, 0xA])
@@ -245,7 +244,7 @@ def served(former: Former, seed: int, times: StepTimes, streams: int = STREAMS) 
 
 SIZES = (2, 3, 4, 5)
 CLOSE = 0.03
-"""How near random and LRU must lie to be called equal."""
+"""Tolerance for equal random and LRU."""
 
 
 @EXPERIMENTS.register("read-me")
@@ -264,7 +263,7 @@ def reproduce_read_me(
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
-    """All rows, simulated. Accesses are uniform, whatever the routing: that is the paper's reading."""
+    """Return all rows, simulated. Accesses are uniform for any routing: this is the paper's assumption."""
     yield from _hits(seeds)
     yield from _batches(seeds)
 

@@ -45,7 +45,7 @@ def _models() -> Table:
 
 
 def _drawn() -> Table:
-    """Milliseconds of a step by what the busiest device does, as the figure takes them."""
+    """Return the milliseconds of a step by the busiest device's work for the plot."""
     used = [part for part, took in step(True).by_stream.items() if took > 0]
     rows = [
         {"case": name, **{part: step(recurrent).by_stream[part] * 1e3 for part in used}}

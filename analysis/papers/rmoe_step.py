@@ -10,7 +10,7 @@ from opbyte.extend.training import TrainingOptions, TrainingStep, training_deplo
 
 SYSTEM, RANKS = "a100-80gb-x8", 8
 STATE = 128
-"""Width of the recurrent state: what the printed 0.47 M router weights of the small model want."""
+"""Width of the recurrent state: it follows from the printed 0.47 M router weights of the small model."""
 LENGTH, MICRO = 1024, 8
 """Tokens of a sequence, and sequences of a device at once [assumed]."""
 VOCABULARY, EXPERT_WIDTH = 96_000, 344

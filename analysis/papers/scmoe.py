@@ -1,7 +1,7 @@
 """SCMoE (arXiv 2405.14507): contrastive decoding with two passes of a MoE model in one batch.
 
-A step at batch 1 is read from memory, so what a second pass costs is the experts that the first has not
-read. Times are those of a step's kernels; the paper's take four times as long in its framework.
+A step at batch 1 is memory-bound, so a second pass costs only the experts that the first has not read. Times are kernel
+times of a step; the paper's framework takes four times as long.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def step_s(shares: Shares, context: int) -> float:
 
 
 def answer_s(shares: Shares) -> float:
-    """A prompt and its answer [s]; steps are affine in the context, so the middle one stands for all."""
+    """Return the time of a prompt and its output [s]; steps are affine in the context, so the middle one is used for all."""
     first = explicit_stage(deployed(shares), [shares.batch((), [PROMPT])], expected=True)
     return first.seconds + (ANSWER - 1) * step_s(shares, MIDDLE)
 
@@ -110,7 +110,7 @@ def _ways() -> Table:
 
 
 def _drawn() -> Table:
-    """Milliseconds of a step, as the figure takes them."""
+    """Return the milliseconds of a step for the plot."""
     rows = [{"case": row["way"], "step": row["step_ms"]} for row in _ways().rows]
     return Table("steps", f"A decoding step of {MODEL}, one sequence (ms)", rows)
 

@@ -1,8 +1,8 @@
 """Stratum (MICRO 2025, arXiv 2510.05245): experts and caches by heat over tiers of 3D DRAM.
 
-Tiering's gain is that of accesses alone: with it the hottest data lies in the fastest tiers, without
-it every access takes the slowest tier's time. Nothing is fitted. The comparison with a GPU is a
-decode step by `compare`, reported only: neither batch nor lengths of the paper's are known.
+The gain of tiering applies only to accesses: with it the hottest data is in the fastest tiers, without it every access
+takes the slowest tier's time. Nothing is fitted. The comparison with a GPU is a decode step by `compare` and only
+reported: the paper's batch and lengths are unknown.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def stratum(seeds: Sequence[int], routing: str, progress: OnProgress | None, fig
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
-    """All rows, from the device's description alone."""
+    """Return all rows, only from the device's description."""
     popularity = SKEW if routing == "uniform" else routing
     for name, model in MODELS.items():
         gains = [tiering(load_model(model), CHIPS[name], popularity, seed) for seed in seeds]
@@ -96,7 +96,7 @@ def by_tier(of: Tiers) -> Table:
 
 
 def _drawn() -> Table:
-    """Row activation and the rest of an access, as the figure takes them."""
+    """Return the row activation and the rest of an access for the plot."""
     of = tiers()
     rows = [{"case": f"tier {i + 1}", "row activation": rcd * 1e9, "rest": of.common_s * 1e9}
             for i, rcd in enumerate(of.rcd_s)]  # fmt: skip

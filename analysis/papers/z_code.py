@@ -1,6 +1,6 @@
 """Z-code and DeepSpeed MoE training (arXiv 2109.10465): 3.5 trillion parameters on 512 A100.
 
-Bytes of states per device by strategy, from a model and layouts; the paper prints sizes alone.
+Bytes of states per device by strategy, from a model and layouts; the paper prints only sizes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLICES = 8
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """How the dense part and the optimiser's state are shared; experts lie on all devices.
+    """Sharding of the dense part and the optimiser's state; experts are on all devices.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Strategy:
     tp, zero : int
         Slices of the dense part, and the stage of ZeRO over data-parallel ranks.
     offload : bool
-        Whether the optimiser's state lies in the host's memory.
+        Whether the optimiser's state is in the host's memory.
     """
 
     name: str
@@ -59,7 +59,7 @@ LAST = STRATEGIES[-1]
 
 
 def device_states(strategy: Strategy) -> States:
-    """Bytes of weights, gradients and optimiser state that one device answers for."""
+    """Return the bytes of weights, gradients and optimiser state of one device."""
     dp = DEVICES // strategy.tp
     layout = Layout(strategy.tp, dp, DEVICES, 1)
     shard = shard_model(load_model(MODEL), layout)
@@ -105,7 +105,7 @@ def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
 def scaled_step(devices: int) -> TrainingStep:
     """A training step with as many experts a device as on 512, the optimiser's place left open.
 
-    The memory of a device stands for its own and its part of the host's; nothing is said of PCIe.
+    The memory of a device includes its share of the host's; PCIe is not modelled.
     """
     model, system = load_model(MODEL), load_system(f"a100-40gb-{devices // 8}x8")
     (experts, *_) = [p.routed.experts for la in model.layers for p in la.expert_parts]
@@ -159,7 +159,7 @@ def _scaling() -> Table:
 
 
 def _drawn() -> Table:
-    """Bytes by kind and strategy, as the figure takes them."""
+    """Return the bytes by kind and strategy for the plot."""
     rows = [
         {"case": row["strategy"], "weights": row["weights_GiB"], "gradients": row["gradients_GiB"],
          "optimiser on the device": row["optimizer_GiB"] * (row["optimizer_on"] == "device"),

@@ -1,7 +1,7 @@
-"""Designs of mixtures of experts beside what their papers compare them with: what a FLOP saved buys in time.
+"""Mixture-of-experts designs against the baselines of their papers: the time saved by a saved FLOP.
 
-Quality is the papers' claim and no output here; each design stands beside the model that its paper holds it
-against. Times are rooflines of one device, so that no fit of kernels that few have written tilts them.
+Quality is the papers' claim and not an output; each design is compared with its paper's baseline. Times are rooflines
+of one device, so that the kernel fits of rare layers have no influence.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ DESIGNS = (
 
 
 def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
-    """Every design over what it stands beside, in every step.
+    """Return every design over its baseline, in every step.
 
     Returns
     -------
     DataFrame
-        Columns design, beside, step; parameters, FLOPs, bytes and time, each over the other model's;
-        op_per_byte [FLOP/B] of the design and microseconds of its step.
+        Columns design, beside, step; parameters, FLOPs, bytes and time, each over the other model's; op_per_byte
+        [FLOP/B] of the design and microseconds of its step.
     """
     rows = []
     for design in DESIGNS:
@@ -117,7 +117,7 @@ def _step(model: ModelSpec, step: str) -> dict[str, float]:
 
 
 def picture(table: pd.DataFrame) -> Picture:
-    """The ratios of `zoo`, drawn."""
+    """Plot the ratios of `zoo`."""
     from .figures.zoo import bought
 
     return Picture(bought(table, "FLOPs, bytes and time over the other model's"))

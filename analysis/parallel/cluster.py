@@ -20,13 +20,13 @@ def run_cluster(
 ) -> Iterator[tuple[int, R]]:
     """As `local.Crew.run`, on the cluster whose scheduler has that address.
 
-    Files that tasks name must lie at the same path on every worker. A worker that dies is the
+    Files that tasks name must be at the same path on every worker. A worker that dies is the
     scheduler's matter: it tries a task elsewhere, and gives up after a few.
 
     Raises
     ------
     InputError
-        Dask is not installed, no scheduler answers, or a task was lost without `lost`.
+        If Dask is not installed, no scheduler responds, or a task was lost without `lost`.
     """
     try:
         distributed: Any = import_module("distributed")  # its types are partial
@@ -35,7 +35,7 @@ def run_cluster(
     try:
         client = distributed.Client(address, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        reason = f"no scheduler answers there ({str(error) or type(error).__name__})"
+        reason = f"no scheduler responds there ({str(error) or type(error).__name__})"
         raise InputError(f"--dask {address!r}", reason) from None
     left = iter(enumerate(tasks))
     running: dict[str, int] = {}

@@ -1,8 +1,8 @@
 """Worker processes of this machine: one task each at a time, replaced when they die.
 
-A process that runs out of memory is killed without a word. It then costs its own task alone, which
-another worker tries once more. Workers leave signals to their parent and never outlive it: the
-kernel kills them with it (Linux), else a thread of their own does, as soon as the interpreter lets it.
+A process that runs out of memory is killed without a message. It then loses only its own task, which another worker
+tries once more. Workers leave signals to their parent and never outlive it: the kernel kills them with it (Linux), or a
+separate thread does.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class Crew:
     workers : int
         Processes at most.
     isolated : bool
-        Whether one worker is a process too, so that what kills it leaves this one alone;
-        otherwise a single one works here.
+        Whether a single worker is also a process, so that its death does not kill this one; otherwise it runs here.
     """
 
     def __init__(self, workers: int, isolated: bool = False) -> None:
@@ -194,7 +193,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process with its parent, whatever it is busy with then."""
+    """Have the kernel kill this process with its parent, at any time."""
     parent = parent_process()
     if parent is None or not sys.platform.startswith("linux"):
         return

@@ -1,7 +1,7 @@
-"""A study: points of a space, what is made of each, kept and computed where; and which results are best.
+"""A study: points of a space, their evaluation, its storage and place, and the best results.
 
 Sweeps, capacity, plan, design, kernel sweeps, engine searches, training searches and layouts are studies: each has its
-space, its `evaluate` and its costs, and chooses what to evaluate by a method of its own or takes all.
+space, its `evaluate` and its costs, and evaluates all points or a selection.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Study(Generic[P, R]):
     lost : callable, optional
         The result of a point whose workers died, from a line that says so; an error without it.
     refusals : tuple of exception types
-        What `fitting` takes for the answer that a point cannot be.
+        Exceptions that `fitting` treats as an infeasible point.
     ran : int
         Points evaluated so far.
     """

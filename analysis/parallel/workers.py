@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """What a command is told of its workers.
+    """Options of a command's workers.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Workers:
     Raises
     ------
     InputError
-        Workers beside a cluster, or too many.
+        Workers together with a cluster, or too many.
     """
 
     count: int | None = None
@@ -40,7 +40,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.dask is not None and self.count is not None:
-            raise InputError("--workers", "cannot go with --dask; the cluster has its own workers")
+            raise InputError("--workers", "cannot be combined with --dask; the cluster has its own workers")
         if self.count is not None:
             check_count(self.count, "--workers", 1, MAX_WORKERS)
 

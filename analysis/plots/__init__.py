@@ -1,6 +1,6 @@
-"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read.
+"""Plots from tidy tables: DataFrames in, matplotlib figures out.
 
-Other modules of the package load when they are named: ``plots.memory``.
+Other modules of the package load on demand: ``plots.memory``.
 """
 
 from importlib import import_module

@@ -15,7 +15,7 @@ from .style import BLACK, LIGHT, Style, number
 def bars(
     axes: Axes, frame: pd.DataFrame, groups: Sequence[str], by: str, value: str, styles: Mapping[str, Style]
 ) -> list[str]:
-    """Bars side by side within groups; returns the series drawn, in order of their styles.
+    """Draw bars side by side within groups; return the series in order of their styles.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ GAP = 16.0
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """A text right of the axes that belongs to a line's end; a level ends at the axes' edge."""
+    """A text right of the axes that belongs to a line's end; a constant line ends at the axes' edge."""
 
     x: float | None
     y: float
@@ -50,7 +50,7 @@ AGAINST = {"batch": "Batch (sequences decoded together)", "context": "Context (t
 
 
 def op_per_byte_vs_batch(table: pd.DataFrame, ridges: pd.DataFrame, title: str, against: str = "batch") -> Figure:
-    """Draw Op/B of layers against batch size or context, with the ridge points of processors as levels.
+    """Plot Op/B of layers against batch size or context, with the ridge points of processors as lines.
 
     A layer below a processor's ridge is bound by that processor's memory, above it by its arithmetic.
 
@@ -142,7 +142,7 @@ def _draw_levels(axes: Axes, levels: dict[str, float]) -> list[_Label]:
 
 
 def _write(axes: Axes, labels: list[_Label], texts: list[str]) -> None:
-    """Write labels right of the axes, moved apart, each joined to its height by a thin line."""
+    """Write labels right of the axes, spread out, each joined to its height by a thin line."""
     figure = axes.get_figure()
     assert figure is not None
     box = axes.get_window_extent()

@@ -46,7 +46,7 @@ SMALLEST = 0.05
 
 
 def breakdown(ops: pd.DataFrame, title: str) -> Figure:
-    """Draw where time and energy of one or more runs go.
+    """Plot time and energy of one or more runs by op.
 
     Left: share of clock time by layer (colour) and processor (hatch); the run's total time is
     written under its name. Right: dynamic energy by path.
@@ -54,9 +54,8 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     ops : DataFrame
-        Columns run, layer, name, kind, processor, wall_s and busy_s [s], flops, bytes,
-        and joules by path, such as dram_joules [J]. Runs are drawn in order of appearance.
-        Only wall_s is drawn as time: the clock time that an op accounts for.
+        Columns run, layer, name, kind, processor, wall_s and busy_s [s], flops, bytes, and joules by path, such as
+        dram_joules [J]. Runs are in order of appearance. Only wall_s is plotted as time: the clock time of an op.
     """
     require(ops, OP_COLUMNS, "ops")
     table = ops[["run", "layer", "processor"]].astype(str)
@@ -155,7 +154,7 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
 def _bar(
     axes: Axes, left: Array, width: Array, color: str, hatch: str, name: str, whole: Array | None = None
 ) -> list[Segment]:
-    """Draw one segment a run, with its share of the bar in percent if that is not small."""
+    """Draw one segment per run, with its share of the bar in percent if that is not small."""
     rows = range(len(width))
     shares = [width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows]
     bars = axes.barh(rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch, gid="segment")
@@ -176,7 +175,7 @@ def _bar(
 
 
 def _legend_below(axes: Axes, handles: list[Patch], columns: int) -> None:
-    """Legend under the axis label, at a distance that does not depend on the figure's height."""
+    """Legend under the axis label, at a distance that does not depend on the plot's height."""
     figure = axes.get_figure()
     assert figure is not None
     if not handles:

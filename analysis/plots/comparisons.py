@@ -29,7 +29,7 @@ COLUMNS = ("system", "kinds", "fits", "latency_s", "joules_per_item")
 
 
 def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) -> Figure:
-    """Draw a comparison: time of the step and energy of an item (logarithmic), shares of time.
+    """Plot a comparison: time of the step and energy of an item (logarithmic), shares of time.
 
     Parameters
     ----------

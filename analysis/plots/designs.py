@@ -16,7 +16,7 @@ MIB = 2.0**20
 
 
 def pareto_front(front: pd.DataFrame, published: Mapping[str, Any], best: Mapping[str, Any], title: str) -> Figure:
-    """Draw latency against DSPs, on-chip bytes as colour.
+    """Plot latency against DSPs, on-chip bytes as colour.
 
     Parameters
     ----------

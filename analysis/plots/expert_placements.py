@@ -12,7 +12,7 @@ COLUMNS = ("layer", "device", "before", "after")
 
 
 def device_loads(table: pd.DataFrame, title: str) -> Figure:
-    """Draw the most loaded device by layer, and all devices of the layer that was most skewed.
+    """Plot the most loaded device by layer, and all devices of the most skewed layer.
 
     Parameters
     ----------

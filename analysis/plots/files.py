@@ -1,4 +1,4 @@
-"""Figures to files."""
+"""Plots to files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .style import house_style
 
 
 class Picture:
-    """A figure as a notebook shows it: at its real size, from 200 dots per inch."""
+    """A plot for a notebook: at its real size, from 200 dots per inch."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
@@ -35,7 +35,7 @@ class Picture:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG of 200 dots per inch; the same figure gives the same bytes.
+    """Write a plot as PNG of 200 dots per inch; equal plots give equal bytes.
 
     Parameters
     ----------

@@ -13,16 +13,16 @@ from .style import BLUE, GREY, LIGHT, OP_PER_BYTE, VERMILLION, house_figure, req
 
 COLUMNS = ("device", "family", "title", "op_per_byte", "roofline_s", "measured", "predicted")
 SHORT_S = 1e-5
-"""Calls whose roofline is below are mostly launch: drawn apart."""
+"""Calls with a shorter roofline are mostly launch time and are plotted separately."""
 PER_BIN = 6
 """Fewest calls of a median."""
 BINS = 6
 LOWEST, HIGHEST = 0.01, 3.0
-"""Fractions shown; those below lie on the edge."""
+"""Range of fractions; lower values are at the edge."""
 
 
 def roofline_fractions(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw measured fractions of the roofline against Op/B, with medians of the models.
+    """Plot measured fractions of the roofline against Op/B, with medians of the models.
 
     One point a call: blue where its roofline is at least 10 us, grey where launches dominate. Lines are
     medians of the blue calls in bins of equally many: full what was measured, dashed what is predicted.

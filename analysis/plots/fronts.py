@@ -23,15 +23,15 @@ COSTS = ("usd_per_million_tokens", "joules_per_token")
 
 
 def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> Figure:
-    """Draw every point of several runs; a line joins those that no other of its run beats in both.
+    """Plot every point of several runs; a line joins the Pareto front of each run.
 
     Parameters
     ----------
     table : DataFrame
-        Columns run, `X`, `Y`, `COSTS`, within (whether a service level is met) and `columns`; rows without
-        a number of `X` or `Y` are left out.
+        Columns run, `X`, `Y`, `COSTS`, within (whether the SLO is met) and `columns`; rows without `X` or `Y` are
+        skipped.
     columns : sequence of str
-        What tells the designs of a run apart.
+        Columns that distinguish the designs of a run.
 
     Raises
     ------
@@ -61,9 +61,9 @@ def throughput_pace(table: pd.DataFrame, columns: Sequence[str], title: str) -> 
         ]
         if len(rows):
             _ring(axes, rows)
-            handles += [_mark("none within the service level beats it", BLACK, 8)]
+            handles += [_mark("none within the SLO beats it", BLACK, 8)]
             if not rows["within"].all():
-                handles += [_mark("misses the service level", GREY, 5)]
+                handles += [_mark("exceeds the SLO", GREY, 5)]
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
     return figure
@@ -93,7 +93,7 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
             alpha=1.0 if within else 0.55, gid="within" if within else "beyond",
         )  # fmt: skip
         texts = [
-            f"{run}\n" + design_of(row, columns, (X, Y, *COSTS)) + ("" if within else "\nmisses the service level")
+            f"{run}\n" + design_of(row, columns, (X, Y, *COSTS)) + ("" if within else "\nexceeds the SLO")
             for row in part.to_dict("records")
         ]
         hover(drawn, run if within else f"{run}, too slow", texts)

@@ -39,7 +39,7 @@ LETTERS = 24
 def gantt(
     bars: pd.DataFrame, window: tuple[float, float], title: str, note: str = "", since: str = "the step began"
 ) -> Figure:
-    """Draw ops as bars over time, one row a processor or link, coloured by the part of the model.
+    """Plot ops as bars over time, one row per processor or link, coloured by the part of the model.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def gantt(
         Columns lane, op, kind (part of the model), chunk (-1 = all of the batch), layer (-1 = none),
         bound, start_s and end_s [s].
     window : (float, float)
-        The time that is shown [s]; the interactive figure holds all of it.
+        The displayed time range [s]; the interactive plot has all of it.
     since : str
         What times count from.
     """

@@ -1,4 +1,4 @@
-"""What a drawn artist means, for whoever points at it in an interactive figure."""
+"""Hover texts of plotted artists in an interactive plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ArtistText:
     name : str
         What a legend calls it; artists of one name are switched together.
     texts : tuple of str
-        Of each of its points or bars, lines apart by newlines.
+        Text of each of its points or bars, with newlines between lines.
     """
 
     name: str = ""
@@ -30,6 +30,6 @@ def hover(artist: object, name: str = "", texts: Sequence[str] = ()) -> None:
 
 
 def hover_of(artist: object) -> ArtistText:
-    """What was told of an artist."""
+    """Return the hover text of an artist."""
     found = vars(artist).get(KEY)
     return found if isinstance(found, ArtistText) else ArtistText()

@@ -1,9 +1,8 @@
-"""A drawn figure as data for a plot in a browser: one description an axes, in the form of Plotly.js.
+"""A matplotlib plot as data for Plotly.js, one description per axes.
 
-A figure is drawn once, by matplotlib. What is read here are its artists: lines, markers, bars, stairs,
-bands (`traces`). `told` says of an artist what the reader should learn who points at it. Where an axes
-holds anything that has no counterpart, the whole figure has none, and its picture stands alone: an
-interactive figure never shows less data than the printed one.
+A plot is made once, by matplotlib; its artists are read here: lines, markers, bars, stairs, bands (`traces`). `told`
+sets the hover text of an artist. If an axes has an artist without a counterpart, the whole plot has no interactive
+form, so that it never shows less data than the picture.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ PIXELS = 96
 NUMBER = re.compile(r"[-+\u2212]?[\d,.]*")
 """A tick's label that says no more than its place; the minus is matplotlib's."""
 WIDE = 30.0
-"""Quotient of an axis's ends from where it names powers of ten alone."""
+"""Ratio of an axis's ends from which only powers of ten are labelled."""
 MOST_EDGED = 300
-"""Bars of an axes from which their edges would cover them when all are in view."""
+"""Number of bars of an axes from which their edges would cover them at full view."""
 COLORBAR = "<colorbar>"
 """How matplotlib labels the axes of one."""
 
 
 def interactive(figure: Figure) -> list[dict[str, Any]] | None:
-    """Describe a figure's axes as plots.
+    """Describe a plot's axes for Plotly.js.
 
     Returns
     -------
     list of dict or None
-        Of each axes ``data`` and ``layout`` of Plotly.js, ``title``, ``wide`` where it takes all
-        of the width, ``tall`` where two others stand beside it, ``linked`` where its x axis is
-        zoomed with others'; None where an artist has no counterpart.
+        For each axes: ``data`` and ``layout`` of Plotly.js, ``title``, ``wide`` if it takes all of the width, ``tall``
+        if it is next to two others, ``linked`` if its x axis is zoomed with others'; None if an artist has no
+        counterpart.
     """
     panels = [axes for axes in figure.axes if axes.get_visible() and axes.axison and axes.get_label() != COLORBAR]
     looks = Looks(figure)
@@ -68,7 +67,7 @@ def interactive(figure: Figure) -> list[dict[str, Any]] | None:
 
 
 def _rows(axes: Axes) -> int:
-    """Rows of the figure's grid that an axes spans."""
+    """Return the rows of the plot's grid that an axes spans."""
     spec = axes.get_subplotspec()
     return 1 if spec is None else len(spec.rowspan)
 
@@ -79,7 +78,7 @@ def _shares_x(axes: Axes) -> bool:
 
 
 def _traces(axes: Axes, looks: Looks) -> list[Trace] | None:
-    """What an axes holds, in the order in which it is drawn; None where something is unknown."""
+    """Return the traces of an axes in drawing order; None if an artist is unknown."""
     found: list[tuple[float, Trace]] = []
     bars = {id(p) for c in axes.containers if isinstance(c, BarContainer) for p in c.patches}
     for container in axes.containers:
@@ -174,7 +173,7 @@ def _layout(axes: Axes, data: Sequence[Trace], figure: Figure) -> dict[str, Any]
 
 
 def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
-    """An axis; one on which zero stands beside large numbers becomes logarithmic."""
+    """Return an axis; one with zero next to large numbers becomes logarithmic."""
     low, high = (float(value) for value in limits)
     log = axis.get_scale() in ("log", "symlog")
     if axis.get_scale() == "symlog":
@@ -201,7 +200,7 @@ def _axis(axis: Axis, limits: tuple[float, float]) -> dict[str, Any]:
 
 
 def _annotation(axes: Axes, text: Text) -> dict[str, Any] | None:
-    """A label where it stands beside its point; None for what stands elsewhere."""
+    """Return a label next to its point; None for labels elsewhere."""
     words = text.get_text()
     if not words.strip() or not text.get_visible() or text.get_alpha() == 0.0:
         return None

@@ -1,8 +1,7 @@
-"""Put labels beside points so that none covers another, a point, or leaves the axes.
+"""Place labels at points so that none covers another, a point, or leaves the axes.
 
-Positions are tried on rings around each point, then on a grid over the whole axes. What a label
-must not touch is a box; lines it should not cross cost extra. Labels are placed largest first
-and then each is moved once more, given all others. No randomness.
+Candidate positions are rings around each point, then a grid over the whole axes. Obstacles are boxes; crossing lines
+costs extra. Labels are placed largest first, then each is moved once more. The result is deterministic.
 """
 
 from __future__ import annotations
@@ -143,13 +142,13 @@ def place(
     points : sequence of LabelledPoint
         What to label, most important first.
     markers : sequence of LabelledPoint
-        All drawn markers, labelled or not.
+        All markers, labelled or not.
     texts : sequence of Text
         Texts already there.
     lines : sequence of array_like, shape (n, 2)
         Polylines in data coordinates that labels should keep off.
     gid : str
-        Group id of the labels, to find them in the figure.
+        Group id of the labels, to find them in the plot.
 
     Returns
     -------
@@ -207,7 +206,7 @@ def _leader(axes: Axes, point: LabelledPoint, begin: Array, end: Array) -> None:
 
 
 def spread(wanted: Sequence[float], height: float, low: float, high: float) -> list[float]:
-    """Move positions apart along a line as little as needed to be `height` from each other.
+    """Move positions along a line by as little as needed for a distance of `height`.
 
     Parameters
     ----------

@@ -29,12 +29,12 @@ LOOKS = {
 }  # fmt: skip
 OTHER = (GREEN, "..")
 MOST_ROWS = 40
-"""Requests drawn; the first of a window."""
+"""Maximum number of plotted requests; the first of a window."""
 ROW_INCHES = 0.14
 
 
 def lanes(spans: pd.DataFrame, title: str) -> Figure:
-    """Draw spans as bars over time, one row a request.
+    """Plot spans as bars over time, one row per request.
 
     Parameters
     ----------
@@ -77,5 +77,5 @@ def lanes(spans: pd.DataFrame, title: str) -> Figure:
         axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5, handlelength=1.3,
                     columnspacing=1.1, borderaxespad=0.3)  # fmt: skip
         left = len(requests) - len(kept)
-        finish(figure, f"{left:,} more requests are not drawn." if left else "")
+        finish(figure, f"{left:,} more requests are not plotted." if left else "")
     return figure

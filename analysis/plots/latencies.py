@@ -35,7 +35,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 MAX_POINTS = 400
 MAX_BINS = 120
 SHORTEST = 1e-6
-"""Latencies below this are drawn at this [s]: the axis is logarithmic."""
+"""Lower latencies are plotted at this value [s]: the axis is logarithmic."""
 
 FIRST = "time to first token (TTFT)"
 LAST = "end-to-end, arrival to last token"
@@ -45,7 +45,7 @@ Array = npt.NDArray[np.float64]
 
 
 def latency(requests: pd.DataFrame, title: str) -> Figure:
-    """Draw latency distributions of a run's requests, its throughput and its arrivals.
+    """Plot latency distributions of a run's requests, its throughput and its arrivals.
 
     Left: cumulative share of requests by latency, with the 50th, 90th and 99th percentile (p50, p90, p99; interpolated
     linearly between requests). Right: output tokens and arrivals per second in bins. A request's first token counts at
@@ -88,7 +88,7 @@ def latency(requests: pd.DataFrame, title: str) -> Figure:
 
 
 def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[LabelledPoint], list[Array]]:
-    """Draw the curves; returns the percentiles to label and the polylines."""
+    """Draw the curves; return the percentiles to label and the polylines."""
     axes.set_xlabel("Latency (s)")
     axes.set_ylabel("Requests at or below this latency (%)")
     axes.set_ylim(0, 104)
@@ -135,7 +135,7 @@ def _steps(ordered: Array) -> Array:
 
 
 def _throughput(output: Axes, rate: Axes, arrivals: Array, first: Array, last: Array, tokens: Array) -> float:
-    """Draw output tokens and arrivals per second; returns the width of a bin [s]."""
+    """Draw output tokens and arrivals per second; return the width of a bin [s]."""
     output.set_ylabel("Output (tokens/s)")
     rate.set_ylabel("Arrivals (requests/s)")
     rate.set_xlabel("Time since first arrival (s)")

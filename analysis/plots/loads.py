@@ -49,7 +49,7 @@ def throughput_latency(
     load: str = "output_tokens_per_s",
     limits: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw latencies against load, one curve a run and one panel a latency.
+    """Plot latencies against load, one curve per run and one panel per latency.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def throughput_latency(
     load : str
         Column of the x axis.
     limits : mapping of str to float, optional
-        Latency -> the most that is allowed [s], drawn as a dashed level.
+        Latency -> limit [s], plotted as a dashed line.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def throughput_latency(
     """
     require(table, ("run", load, *latencies), "table")
     if not 1 <= len(latencies) <= PANELS:
-        raise ValueError(f"one to {PANELS} latencies fit a figure, not {len(latencies)}")
+        raise ValueError(f"one to {PANELS} latencies fit a plot, not {len(latencies)}")
     runs = list(dict.fromkeys(table["run"].astype(str)))
     rows = -(-len(runs) // 3)
     with house_figure(title, height=3.1 + 0.2 * rows) as figure:
@@ -87,7 +87,7 @@ def throughput_latency(
 
 
 def run_look(i: int) -> tuple[Style, Any]:
-    """Marker, colour and dashes of the i-th run of a figure."""
+    """Return marker, colour and dashes of the i-th run of a plot."""
     return RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]
 
 

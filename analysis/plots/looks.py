@@ -43,7 +43,7 @@ def symbol(marker: str, fill: str | None = "full") -> str:
 
 
 class Looks:
-    """Names of a figure's looks, from its labels and legends."""
+    """Names of the styles of a plot, from its labels and legends."""
 
     def __init__(self, figure: Figure) -> None:
         self._names: dict[tuple[Any, ...], str] = {}
@@ -57,13 +57,13 @@ class Looks:
                 self._names.setdefault(_look(handle), text.get_text().split("\n")[0])
 
     def name(self, artist: Artist, label: str = "") -> str:
-        """An artist's label, or that of the legend's entry that looks like it."""
+        """Return an artist's label, or the label of the legend entry with the same style."""
         own = label or str(artist.get_label())
         return own if own and not own.startswith("_") else self._names.get(_look(artist), "")
 
     @staticmethod
     def dash(artist: Line2D | StepPatch) -> str:
-        """Dashes, as their lengths [px] or a word."""
+        """Return dashes as lengths [px] or a name."""
         style = artist.get_linestyle()
         if not isinstance(style, str):
             return "dash"

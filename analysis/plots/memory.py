@@ -12,7 +12,7 @@ KINDS = {"stride": ("Stride of accesses", BLUE, "o"), "rand": ("Block at random"
 
 
 def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
-    """Draw the fraction of the pins' rate over bytes, one panel a kind.
+    """Plot the fraction of the pins' rate over bytes, one panel per kind.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
 
 
 def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str = "") -> Figure:
-    """Draw a bar for each share of a bandwidth, in order.
+    """Plot a bar for each share of a bandwidth, in order.
 
     Parameters
     ----------
     table : DataFrame
         Columns label and fraction.
     flat : float, optional
-        An assumed share, drawn as a line.
+        An assumed share, plotted as a line.
     """
     require(table, ("label", "fraction"), "table")
     with house_figure(title, height=max(1.8, 0.9 + 0.28 * len(table))) as figure:
@@ -75,12 +75,12 @@ def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str
 
 
 def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
-    """Draw the time of two masters on one stack by how often they meet on a bundle.
+    """Plot the time of two masters on one stack by how often they need the same bundle.
 
     Parameters
     ----------
     table : DataFrame
-        Columns share, longer_s, sum_s, together_s, as `answers.two_masters` gives them.
+        Columns share, longer_s, sum_s, together_s, as `answers.two_masters` returns them.
     """
     require(table, ("share", "longer_s", "sum_s", "together_s"), "table")
     with house_figure(title, height=3.2) as figure:

@@ -19,7 +19,7 @@ ROW_INCHES, LEAST_INCHES = 0.17, 1.6
 
 
 def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
-    """Figures by table: ``given`` as ratios, all others as stacked bars."""
+    """Plots by table: ``given`` as ratios, all others as stacked bars."""
     return {
         name: ratios(table, title) if name == "given" else stacked(table, title)
         for name, (title, table) in frames.items()
@@ -27,7 +27,7 @@ def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
 
 
 def ratios(table: pd.DataFrame, title: str) -> Figure:
-    """Draw simulated over published values, with what is allowed.
+    """Plot simulated over published values, with the tolerance.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
 
 
 def stacked(table: pd.DataFrame, title: str) -> Figure:
-    """Draw parts as stacked bars, and the published whole as a line where it is given.
+    """Plot parts as stacked bars, and the published sum as a line if it is given.
 
     Parameters
     ----------
@@ -102,5 +102,5 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
 
 
 def _height(rows: int) -> float:
-    """Inches of a figure with so many bars."""
+    """Return the height of a plot with that number of bars [inches]."""
     return max(LEAST_INCHES, 1.0 + ROW_INCHES * rows)

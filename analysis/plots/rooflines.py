@@ -85,7 +85,7 @@ class _Roof:
 
 
 def roofline(processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_share: float = 0.002) -> Figure:
-    """Draw ops under the rooflines of their processors.
+    """Plot ops under the rooflines of their processors.
 
     Solid lines are nominal roofs, dashed ones attainable roofs (efficiencies applied). Dots mark
     nominal ridge points, diamonds the Op/B at which two processors are equally fast (from the
@@ -123,7 +123,7 @@ def roofline(processors: pd.DataFrame, ops: pd.DataFrame, title: str, *, label_s
 def _draw(
     roofs: Sequence[_Roof], table: pd.DataFrame, title: str, label_share: float, crowded: int
 ) -> tuple[Figure, int]:
-    """Draw all; `crowded` labels are known to find no room. Returns how many found none."""
+    """Draw all; `crowded` labels are known to find no room. Return the number of labels without room."""
     drawable = (table["op_per_byte"] > 0) & (table["achieved_flops"] > 0)
     shown = table[drawable]
     colors = processor_styles([r.name for r in roofs] + list(shown["processor"]))
@@ -190,7 +190,7 @@ def _corner(peak: float, bandwidth: float, low: float, high: float) -> npt.NDArr
 
 
 def _draw_roof(axes: Axes, roof: _Roof, style: Style, low: float, high: float) -> list[npt.NDArray[np.float64]]:
-    """Draw nominal and attainable roof; returns their polylines."""
+    """Draw nominal and attainable roof; return their polylines."""
     nominal = _corner(roof.peak, roof.bandwidth, low, high)
     attainable = _corner(*roof.attainable, low, high)
     speeds = f"{quantity(roof.peak, 'FLOP/s')}, {quantity(roof.bandwidth, 'B/s')}"
@@ -210,7 +210,7 @@ def _diameter(share: float) -> float:
 
 
 def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list[LabelledPoint]:
-    """Draw a marker an op, small ones on top; returns them with their radius."""
+    """Draw a marker per op, small ones on top; return them with their radius."""
     styles = layer_styles(layer_order(shown["layer"]))
     points = []
     for row in shown.to_dict("records"):
@@ -274,7 +274,7 @@ def _marks(
 def _break_even(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float] | None:
     """Op/B and FLOP/s at which two roofs cross, if one has the higher peak, the other the bandwidth.
 
-    Left of it the processor of higher bandwidth is faster, right of it that of higher peak.
+    Left of it the processor with more bandwidth is faster, right of it the one with the higher peak.
     """
     if (a[0] - b[0]) * (a[1] - b[1]) >= 0:
         return None
@@ -350,7 +350,7 @@ def op_text(row: Mapping[Hashable, Any]) -> str:
 
 
 def note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float, crowded: int) -> str:
-    """What the figure leaves out."""
+    """Return the note on omitted ops and labels."""
     parts = []
     absent = merged[~drawable].groupby("name", sort=False)["share"].sum()
     if len(absent):

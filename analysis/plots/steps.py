@@ -1,4 +1,4 @@
-"""Step times of a model that was run, beside the simulator's."""
+"""Measured step times of a model, next to the simulated ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MeasuredStep(Protocol):
 
 
 def step_times(steps: Sequence[MeasuredStep], device: str) -> Figure:
-    """Draw measured step times with their spread, and simulated ones, by batch and context."""
+    """Plot measured step times with their spread, and simulated ones, by batch and context."""
     with house_figure(f"Small MoE models on {device}: steps run here and simulated") as figure:
         axes = figure.add_subplot()
         at = np.arange(len(steps))

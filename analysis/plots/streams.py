@@ -28,14 +28,14 @@ HATCHES = ("", "///", "...", "xx")
 
 
 def streams(tasks: pd.DataFrame, title: str, note: str = "") -> Figure:
-    """Draw tasks as bars over time, one row a stream, one colour and hatch a chunk.
+    """Plot tasks as bars over time, one row per stream, one colour and hatch per chunk.
 
     Parameters
     ----------
     tasks : DataFrame
         Columns stream, name, chunk (from 0; -1 = all of the batch), start_s and end_s [s].
     note : str
-        Under the figure.
+        Text under the plot.
     """
     require(tasks, COLUMNS, "tasks")
     names = list(dict.fromkeys(tasks["stream"]))

@@ -1,7 +1,7 @@
-"""The look all figures share: colours, markers, hatches, type sizes, numbers.
+"""The style of all plots: colours, markers, hatches, type sizes, numbers.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), told apart by readers with
-any common colour vision; shapes, hatches and line styles say the same again for grey print.
+Colours are from Okabe and Ito (https://jfly.uni-koeln.de/color/), distinguishable with any common colour vision;
+shapes, hatches and line styles repeat the distinction for grey print.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ LAYERS = {
     "ffn": Style(GREEN, "s"), "moe": Style(ORANGE, "D"), "norm": Style("#999999", "^"),
     "head": Style("#4D4D4D", "p"), "communication": Style(PURPLE, "X"),
 }  # fmt: skip
-"""Layer kinds, in the order in which they are drawn and listed."""
+"""Layer kinds, in the order of plots and lists."""
 OTHER_LAYERS = (
     Style(VERMILLION, "<"), Style(BLUE, ">"), Style(GREEN, "d"), Style(ORANGE, "h"),
     Style(PURPLE, "*"), Style(SKY, "8"),
@@ -94,7 +94,7 @@ OTHER_PROCESSORS = (
 
 
 def greys(number: int) -> list[str]:
-    """So many fills for energy paths, from dark to white: no one takes them for layers."""
+    """Return fills for energy paths, from dark to white, distinct from layer colours."""
     levels = [77 + 178 * i // max(number - 1, 1) for i in range(number)]
     return [f"#{level:02X}{level:02X}{level:02X}" for level in levels]
 
@@ -130,7 +130,7 @@ def layer_order(names: Iterable[str]) -> list[str]:
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's defaults plus `RC`, whatever the user's own settings are; restored after."""
+    """Set matplotlib's defaults plus `RC`, independent of the user's settings; restored after."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         cast(dict[str, Any], matplotlib.rcParams).update(RC)
@@ -139,7 +139,7 @@ def house_style() -> Iterator[None]:
 
 @contextmanager
 def house_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Iterator[Figure]:
-    """Open a figure in the house's style; where the block does not `finish` it, leaving does."""
+    """Open a plot in the common style; if the block does not `finish` it, leaving does."""
     with house_style():
         figure = new_figure(title, width, height)
         yield figure
@@ -148,7 +148,7 @@ def house_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> It
 
 
 def new_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Figure:
-    """Return an empty figure on the Agg canvas, with constrained layout."""
+    """Return an empty plot on the Agg canvas, with constrained layout."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -158,7 +158,7 @@ def new_figure(title: str, width: float = WIDTH, height: float = HEIGHT) -> Figu
 
 
 def finish(figure: Figure, note: str = "") -> None:
-    """Add the note below, lay the figure out and keep that layout."""
+    """Add the note below, lay the plot out and keep that layout."""
     if note:
         text = wrapped(note, 72 * (figure.get_figwidth() - 0.3), renderer(figure), SMALL)
         figure.supxlabel(text, x=0.012, ha="left", color=GREY)
@@ -167,7 +167,7 @@ def finish(figure: Figure, note: str = "") -> None:
 
 
 def renderer(figure: Figure) -> RendererAgg:
-    """Agg renderer of a figure, to measure text with."""
+    """Return the Agg renderer of a plot, to measure text with."""
     canvas = cast(Any, figure.canvas)  # get_renderer has no types
     return cast(RendererAgg, canvas.get_renderer())
 
@@ -175,7 +175,7 @@ def renderer(figure: Figure) -> RendererAgg:
 def wrapped(text: str, width_pt: float, render: RendererAgg, size: float, bold: bool = False) -> str:
     """Break a text at spaces so that no line is wider than `width_pt`.
 
-    A word that is longer breaks after a hyphen if it can, else anywhere; a non-breaking space is part of a word.
+    A longer word breaks after a hyphen if possible, else anywhere; a non-breaking space is part of a word.
 
     Parameters
     ----------
@@ -288,5 +288,5 @@ def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 
 def say_empty(axes: Axes, text: str) -> None:
-    """Write into the lower right corner of an axes that there is nothing to draw."""
+    """Write into the lower right corner of an axes that there is nothing to plot."""
     axes.text(0.98, 0.04, text, transform=axes.transAxes, ha="right", color=GREY)

@@ -31,19 +31,19 @@ TERMS = {
     "memory": BLUE, "cache": SKY, "latency": GREEN, "matrix": VERMILLION, "shared": ORANGE,
     "step": PURPLE, "start": YELLOW,
 }  # fmt: skip
-"""Terms that are drawn, with their colours; launches and idle cores of the last wave are not."""
+"""Plotted terms with their colours; launches and idle cores of the last wave are not plotted."""
 MOST_ROWS = 14
 LARGEST_RATIO = 3.0
 
 
 def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
-    """Draw configurations as rows: the time as a grey bar, each term alone as a thin one.
+    """Plot configurations as rows: the time as a grey bar, each term in isolation as a thin one.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns label, seconds and ``TERM_s`` of `TERMS` [s]; one row a configuration, the first at
-        the top; at most `MOST_ROWS` are drawn.
+        Columns label, seconds and ``TERM_s`` of `TERMS` [s]; one row per configuration, the first at the top; at most
+        `MOST_ROWS` are plotted.
     """
     require(frame, ["label", "seconds", *(f"{t}_s" for t in TERMS)], "the ranking")
     frame = frame.head(MOST_ROWS)
@@ -58,7 +58,7 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
         axes.set_yticks(range(len(frame)), list(frame["label"]))
         axes.set_ylim(len(frame) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("Predicted time, and each term alone (µs)")
+        axes.set_xlabel("Predicted time, and each term in isolation (µs)")
         axes.set_xlim(0, 1.16e6 * float(frame["seconds"].max()))
         axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
         handles = [Patch(color=LIGHT, label="time"), *(Patch(color=c, label=t) for t, c in TERMS.items())]
@@ -68,7 +68,7 @@ def ranked_terms(frame: pd.DataFrame, title: str) -> Figure:
 
 
 def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
-    """Draw tiles against one number of the shape: time of the best with a tile over the best of all.
+    """Plot tiles against one number of the shape: time of the best with a tile over the best of all.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def tile_map(frame: pd.DataFrame, along: str, title: str) -> Figure:
 
 
 def best_over(frame: pd.DataFrame, label: str, here: float, title: str) -> Figure:
-    """Draw the best time over a number of the device, with the kernel kept and re-chosen.
+    """Plot the best time over a number of the device, with the kernel kept and re-chosen.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from .style import BLUE, GREEN, LIGHT, ORANGE, VERMILLION, finish, house_figure,
 
 COLUMNS = ("start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes", "watts")
 BINS = 240
-"""Bins over time; a run of any length is as large a figure."""
+"""Bins over time, so that a plot has the same size for any run."""
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 def timeline(
     stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str, idle_W: float = 0.0, engines: int = 1
 ) -> Figure:
-    """Draw running and waiting sequences, tokens per step, the KV cache and power over time.
+    """Plot running and waiting sequences, tokens per step, the KV cache and power over time.
 
     Values are means over bins of equal time, weighted by duration; idle time counts as zero, and as
     idle power. The thin lines of the KV cache and of power are the most in each bin.
@@ -28,11 +28,11 @@ def timeline(
     Parameters
     ----------
     stages : DataFrame
-        Columns of stages.csv: stretches of equal batches, times in seconds, kv_bytes held on the fullest device.
+        Columns of stages.csv: groups of equal batches, times in seconds, kv_bytes used on the fullest device.
     kv_capacity_bytes : float or None
         Most a device can hold [B]; None leaves the axis in bytes.
     idle_W : float
-        What a device draws where no stretch is.
+        Power of an idle device, between groups of steps.
     engines : int
         Over whose devices power is averaged.
     """
@@ -71,7 +71,7 @@ def timeline(
         _stairs(power, table, edges, [("mean", above, ORANGE, "-")], peak=above, base=idle_W)
         power.set_xlim(0.0, edges[-1])
         width = quantity(edges[1] - edges[0], "s", 1.0)
-        finish(figure, f"{len(stages):,} stretches of equal batches, drawn in bins of {width}.")
+        finish(figure, f"{len(stages):,} groups of equal batches, plotted in bins of {width}.")
     return figure
 
 
@@ -99,7 +99,7 @@ def binned_mean(start: Array, end: Array, values: Array, edges: Array) -> Array:
     Parameters
     ----------
     start, end : float64 array, shape (n,)
-        Stretches in order of start; those of several engines may overlap, and then add up.
+        Intervals in order of start; intervals of several engines may overlap, and then add up.
     values : float64 array, shape (n,)
     edges : float64 array, shape (bins + 1,)
 
@@ -119,7 +119,7 @@ def binned_mean(start: Array, end: Array, values: Array, edges: Array) -> Array:
 
 
 def binned_max(start: Array, end: Array, values: Array, edges: Array) -> Array:
-    """Largest value of the stretches that touch each bin; 0 where there is none."""
+    """Return the largest value of the intervals that touch each bin; 0 if there is none."""
     bins = len(edges) - 1
     first = np.clip(np.searchsorted(edges, start, side="right") - 1, 0, bins - 1)
     last = np.clip(np.searchsorted(edges, end, side="left") - 1, 0, bins - 1)

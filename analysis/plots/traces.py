@@ -43,14 +43,14 @@ def lines(text: str) -> str:
 
 
 def _base(artist: Artist | BarContainer, name: str) -> tuple[Trace, ArtistText]:
-    """What every trace says, and what was told of its artist."""
+    """Return the common fields of a trace, and the hover text of its artist."""
     hover = hover_of(artist)
     called = clean(hover.name or name)
     return {"name": called, "legendgroup": called}, hover
 
 
 def line_trace(axes: Axes, line: Line2D, looks: Looks) -> Trace:
-    """A line, its markers, or both; one across the axes spans what was drawn."""
+    """Return a line, its markers, or both; one across the axes spans all data."""
     trace, hover = _base(line, looks.name(line))
     in_x, in_y = line.get_transform().contains_branch_seperately(axes.transData)
     x = np.atleast_1d(np.asarray(line.get_xdata()))

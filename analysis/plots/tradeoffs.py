@@ -61,7 +61,7 @@ def trade_off(
     facets: Sequence[str] = (),
     named: str = "",
 ) -> Figure:
-    """Draw rows over two objectives; a line joins those that no other beats in both.
+    """Plot rows over two objectives; a line joins the Pareto front.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def trade_off(
     columns : sequence of str
         What labels of the best rows say.
     facets : sequence of str
-        Columns whose values are no choice, such as a workload's: a panel each, with a front of its own;
-        the first `MAX_PANELS` of them.
+        Columns whose values are not a choice, such as a workload's: one panel per value, with a separate front; the
+        first `MAX_PANELS` of them.
     named : str
         Column of which every value has a label, at its first row along x.
 
@@ -107,7 +107,7 @@ def trade_off(
         best = sum(len(_best(part, objectives)) for _, part in shown)
         note = f"{len(rows):,} feasible points; diamonds: the {best:,} that none beats in both."
         if facets and len(parts) > 1:
-            note += " Each panel has a front of its own."
+            note += " Each panel has its own front."
         if len(parts) > len(shown):
             note += f" Not drawn: {len(parts) - len(shown):,} more panels."
         if varying and best:
@@ -121,7 +121,7 @@ def trade_off(
 
 
 def _parts(rows: pd.DataFrame, facets: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """Rows of each panel under its name; all where nothing tells panels apart."""
+    """Return the rows of each panel under its name; all rows without facets."""
     facets = [name for name in facets if rows[name].nunique(dropna=False) > 1]
     if not facets:
         return [("", rows)]
@@ -178,7 +178,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], column
 def _labels(
     axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int, named: str
 ) -> None:
-    """Write beside some of the best points, and one of every value that is `named`, what tells them apart."""
+    """Label some of the best points, and one of every `named` value, with their distinguishing values."""
     best = _best(rows, objectives)
     at: Array = rows[list(objectives)[:2]].to_numpy(dtype=np.float64)
     line = at[best]

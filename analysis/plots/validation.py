@@ -36,7 +36,7 @@ COLUMNS = ("device", "source", "measured_s", "predicted_s")
 MAX_POINTS = 600
 """Points of a device in the scatter; of more, evenly spaced ones by measured time."""
 MOST = 7
-"""Devices with a colour, and sources with a row, of their own; the rest are drawn together."""
+"""Maximum devices with a separate colour, and sources with a separate row; the rest are combined."""
 PER_BIN = 20
 """Fewest rows of a bin of sizes."""
 REST = "others"
@@ -49,7 +49,7 @@ Array = npt.NDArray[np.float64]
 
 
 def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw predicted against measured times, and the error by size and by source.
+    """Plot predicted against measured times, and the error by size and by source.
 
     Left: one point a row on logarithmic axes; on the diagonal a prediction is exact, in the grey band it is within a
     factor 1.5. Top right: median error of groups of equally many rows ordered by their measured time, by device. Bottom

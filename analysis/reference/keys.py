@@ -75,7 +75,7 @@ def blocks(spec: type[Spec]) -> Iterator[Block]:
 
 
 def block_name(spec: type[Spec]) -> str:
-    """``ProcessorSpec`` -> ``processor``; words of longer names apart."""
+    """``ProcessorSpec`` -> ``processor``; words of longer names are separated."""
     stem = spec.__name__.removesuffix("Spec")
     return " ".join(re.findall(r"[A-Z][a-z0-9]*|[A-Z]+", stem)).lower()
 
@@ -133,7 +133,7 @@ WORDS: Mapping[Any, str] = {float: "number", int: "whole number", str: "text", b
 
 
 def _kind(annotation: Any) -> str:
-    """A type in words."""
+    """Return a type as text."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in WORDS:
         return WORDS[annotation]

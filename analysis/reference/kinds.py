@@ -38,7 +38,7 @@ def schema(kind: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        No such kind, or one that is no YAML or JSON.
+        If the kind does not exist, or is neither YAML nor JSON.
     """
     made = {"device": _device, "system": _system, "host": _host, "memory": _memory, "sweep": _sweep, "engine": _engine}
     if _known(kind) not in made:
@@ -48,7 +48,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 def _known(kind: str) -> str:
     if kind not in TEMPLATES:
-        reason = f"is no kind of file{nearest(kind, TEMPLATES)}"
+        reason = f"is not a kind of file{nearest(kind, TEMPLATES)}"
         raise InputError(f"KIND {kind!r}", reason)
     return kind
 
@@ -116,7 +116,7 @@ def _sweep() -> dict[str, Any]:
 
 
 def _engine() -> dict[str, Any]:
-    """Names of the keys that are read; others are left alone, as real engines have many more."""
+    """Return the names of the keys that are read; others are ignored, as real engines have many more."""
     from ...simulator.frameworks.engine_file import KEYS
 
     found: dict[str, Any] = {}

@@ -21,7 +21,7 @@ TABLE = {
 PARENT = {"type": "string", "description": "Name or file of the description this one starts from."}
 
 DESCRIBED = ("DeviceSpec", "HostSpec")
-"""Blocks that are descriptions of their own wherever they stand."""
+"""Blocks that are separate descriptions in any position."""
 
 
 def written(field: str) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def json_schema(spec: type[Spec], title: str, inline: Mapping[str, str] | None =
     spec : type
     title : str
     inline : mapping of str to str, optional
-        Key -> what a text stands for there beside the block itself: a device of a system by name.
+        Key -> meaning of a text in place of the block: a device of a system by name.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def _value(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A block whose keys are names: what stands under each, and the block's own source."""
+    """Return a block whose keys are names: the content of each, and the block's own source."""
     kept = ("type", "description", "default")
     out: dict[str, Any] = {k: v for k, v in value.items() if k in kept}
     out["properties"] = {"source": SOURCE}

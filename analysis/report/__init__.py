@@ -1,4 +1,4 @@
-"""One self-contained HTML file per answer: tables, figures, and what they rest on."""
+"""One self-contained HTML file per result: tables, plots, and the evidence."""
 
 from . import simulation, studies, validation  # they register their sections
 from .page import report

@@ -1,4 +1,4 @@
-"""What a report ends with: the cost models behind an answer, and every constant with its source."""
+"""The end of a report: the cost models, and every constant with its source."""
 
 from __future__ import annotations
 

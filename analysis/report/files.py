@@ -1,4 +1,4 @@
-"""Result folders: which files an answer has, chosen by its type."""
+"""Result folders: the files of a result, chosen by its type."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
 
 @singledispatch
 def write_files(result: Result, folder: OutputFolder) -> None:
-    """Write an answer's files: its summary under its name, unless registered otherwise."""
+    """Write the files of a result: its summary under its name, unless registered otherwise."""
     folder.answer(f"{type(result).__name__.lower()}.json", result)
 
 
@@ -75,7 +75,7 @@ def _frames(result: FrameRun, folder: OutputFolder) -> None:
 
 @write_files.register
 def _comparison(result: SystemComparison, folder: OutputFolder) -> None:
-    """Write the figure and compare.json."""
+    """Write the plot and compare.json."""
     folder.figure("compare.png", result.drawings()[0].figure)
     folder.answer("compare.json", result)
 
@@ -91,14 +91,14 @@ def _layouts(result: Layouts, folder: OutputFolder) -> None:
 
 @write_files.register
 def _search(result: EngineSearch, folder: OutputFolder) -> None:
-    """Write the figure of the front and search.json."""
+    """Write the plot of the front and search.json."""
     folder.figure("front.png", result.drawings()[0].figure)
     folder.answer("search.json", result)
 
 
 @write_files.register
 def _design(result: DesignAnswer, folder: OutputFolder) -> None:
-    """Write the figure of the front, the simulated designs, the best as a system, and design.json."""
+    """Write the plot of the front, the simulated designs, the best as a system, and design.json."""
     for drawing in result.drawings():
         folder.figure("front.png", drawing.figure)
     folder.frame("designs.csv", result.frame())
@@ -108,7 +108,7 @@ def _design(result: DesignAnswer, folder: OutputFolder) -> None:
 
 @write_files.register
 def _engines(result: EngineAnswer, folder: OutputFolder) -> None:
-    """Write the figure of the front, its engines, and design.json."""
+    """Write the plot of the front, its engines, and design.json."""
     folder.figure("front.png", result.drawings()[0].figure)
     folder.frame("designs.csv", result.frame())
     folder.answer("design.json", result)
@@ -131,14 +131,14 @@ def _schedules(result: SchedulesValidation, folder: OutputFolder) -> None:
 
 
 def write_sweep(result: Sweep, folder: OutputFolder) -> None:
-    """Write what the command adds to a sweep's folder: the trade-off's figure and report.html."""
+    """Write the command's files in a sweep's folder: the trade-off plot and report.html."""
     for drawing in result.drawings():
         folder.figure("sweep.png", drawing.figure)
     write_report(result, folder)
 
 
 def write_report(result: Result, folder: OutputFolder) -> None:
-    """Write report.html: with the figures' library in it, or beside it where runs have reports of their own."""
+    """Write report.html: with the plot library in it, or in the same folder if runs have separate reports."""
     shared = scripts.SHARED if isinstance(result, Seeds | Comparison) else ""
     if shared:
         folder.text(shared, scripts.library())
@@ -147,7 +147,7 @@ def write_report(result: Result, folder: OutputFolder) -> None:
 
 @write_files.register
 def _roofline(result: Roofline, folder: OutputFolder) -> None:
-    """Write ops.csv, the figure and roofline.json."""
+    """Write ops.csv, the plot and roofline.json."""
     rows = [op.to_dict() for op in result.ops]
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
@@ -166,7 +166,7 @@ def _roofline(result: Roofline, folder: OutputFolder) -> None:
 
 @write_files.register
 def _placement(result: Placement, folder: OutputFolder) -> None:
-    """Write loads by layer and device, the chosen map, the figure and placement.json."""
+    """Write loads by layer and device, the chosen map, the plot and placement.json."""
     for name, rows in (("loads.csv", result.layers()), ("map.csv", result.map_rows())):
         folder.csv(name, {key: np.array([row[key] for row in rows]) for key in rows[0]})
     folder.figure("placement.png", result.drawings()[0].figure)
@@ -175,7 +175,7 @@ def _placement(result: Placement, folder: OutputFolder) -> None:
 
 @write_files.register
 def _training(result: Training, folder: OutputFolder) -> None:
-    """Write the parts of a micro-batch, the figure of the step and training.json."""
+    """Write the parts of a micro-batch, the plot of the step and training.json."""
     rows = result.records()
     folder.csv("parts.csv", {key: np.array([row[key] for row in rows]) for key in rows[0]})
     folder.figure("training.png", result.drawings()[0].figure)
@@ -184,7 +184,7 @@ def _training(result: Training, folder: OutputFolder) -> None:
 
 @write_files.register
 def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
-    """Write each run's tables and figures; several runs go to folders of their own."""
+    """Write each run's tables and plots; several runs go to separate folders."""
     runs = simulations_of(result)
     for each in runs:
         name = ""
@@ -199,7 +199,7 @@ def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -
 
 @write_files.register
 def _pareto(result: Pareto, folder: OutputFolder) -> None:
-    """Write the best rows, their figure where there are two objectives, and pareto.json."""
+    """Write the best rows, their plot if there are two objectives, and pareto.json."""
     columns = {name: np.array([row[name] for row in result.best]) for name in result.best[0]}
     folder.csv("pareto.csv", columns, floats="%.17g")
     for drawing in result.drawings():
@@ -221,7 +221,7 @@ def _capacity(result: Capacity, folder: OutputFolder) -> None:
 
 @write_files.register
 def _plan(result: Plan, folder: OutputFolder) -> None:
-    """Write every candidate, the figures, how the best is started, and plan.json."""
+    """Write every candidate, the plots, the start command of the best, and plan.json."""
     import pandas as pd
 
     folder.frame("candidates.csv", pd.DataFrame(list(result.records())), "%.17g")
@@ -285,7 +285,7 @@ def _sent(run: Run) -> Sent | None:
 
 
 def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:
-    """Write the ops and requests of some steps, their figures and a trace for Perfetto."""
+    """Write the ops and requests of some steps, their plots and a trace for Perfetto."""
     from .simulation import step_drawings
 
     folder.frame("steps.csv", frame_of(seen.bars), "%.12g")
@@ -303,7 +303,7 @@ def _stage_columns(stages: dict[str, npt.NDArray[np.float64]]) -> dict[str, npt.
 
 @write_files.register
 def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
-    """Write kernels.json, predictions, figures, the report, and `devices/specs/evidence` anew."""
+    """Write kernels.json, predictions, plots and the report; regenerate `devices/specs/evidence`."""
     from ..validate.behind import evidence_files
 
     folder.answer("kernels.json", result)
@@ -317,7 +317,7 @@ def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
 
 @write_files.register
 def _serving(result: ServingValidation, folder: OutputFolder) -> None:
-    """Write serving.json, each run's requests and its figure."""
+    """Write serving.json, each run's requests and its plot."""
     for each, drawing in zip(result.runs, result.drawings(), strict=True):
         table = each.requests()
         folder.frame(f"{each.name}/requests.csv", table)
@@ -327,7 +327,7 @@ def _serving(result: ServingValidation, folder: OutputFolder) -> None:
 
 @write_files.register
 def _points(result: PointsValidation, folder: OutputFolder) -> None:
-    """Write every point's prediction, the figure and points.json."""
+    """Write every point's prediction, the plot and points.json."""
     folder.frame("predictions.csv", result.predictions(), SIGNIFICANT)
     folder.figure("points.png", result.drawings()[0].figure)
     folder.answer("points.json", result)
@@ -335,7 +335,7 @@ def _points(result: PointsValidation, folder: OutputFolder) -> None:
 
 @write_files.register
 def _runs(result: RunsValidation, folder: OutputFolder) -> None:
-    """Write every metric of every stage and batch, the figure, the report and runs.json."""
+    """Write every metric of every stage and batch, the plot, the report and runs.json."""
     table = result.frame()
     table["stage"] = ["" if row["stage"] is None else str(row["stage"]) for row in result.records()]
     folder.frame("runs.csv", table, SIGNIFICANT)

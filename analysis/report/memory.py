@@ -13,7 +13,7 @@ from ..show.output import SIGNIFICANT, OutputFolder
 
 
 def write_dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
-    """Write dram.json, and for streams of requests the sweep, its figure and the timeline."""
+    """Write dram.json, and for streams of requests the sweep, its plot and the timeline."""
     if isinstance(result, DramAnswer):
         table = result.sweep()
         folder.frame("sweep.csv", table, SIGNIFICANT)

@@ -1,4 +1,4 @@
-"""A report: a verdict, then sections of text, tables and figures, rendered with everything escaped."""
+"""A report: a verdict, then sections of text, tables and plots, rendered with everything escaped."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_ROWS = 200
-"""Rows of a table shown; the files beside the report hold all."""
+"""Maximum rows of a table; the files in the folder have all."""
 MOST_TEXT = 2000
 LONG_TEXT = 40
 """Characters from which a column is kept wide where the page is narrow."""
 MARKED = {"pass", "fail", "prediction", "assumed"}
-"""Cells that are shown in a colour of their own, beside saying it."""
+"""Cells with a colour in addition to their text."""
 
 
 def report(result: Result, library: str = "") -> str:
-    """Render an answer as one HTML file that holds all it shows and fetches nothing, but perhaps the figures' library.
+    """Render a result as one self-contained HTML file, with the plot library inside or as a separate file.
 
-    Everything that comes from outside is escaped. A content security policy in the page lets only
-    two scripts run, which it names by their digests (`scripts`): they make figures and tables answer.
-    Without them every figure has its picture and every table its rows.
+    All external text is escaped. A content security policy allows only two scripts, by their digests (`scripts`), which
+    make plots and tables interactive. Without them every plot has its picture and every table its rows.
 
     Parameters
     ----------
@@ -42,8 +41,8 @@ def report(result: Result, library: str = "") -> str:
         Its headline and what `sections.sections` makes of it are the report; a last part says
         which command and code made it.
     library : str
-        Where the figures' library stands (`scripts.library`), by a path from the page; in the page without. A
-        page that does not find it says so, and shows the pictures.
+        Path of the plot library (`scripts.library`) from the page; empty: inside the page. If it is missing, the page
+        prints this and shows the pictures.
     """
     number, live = 0, False
     shown: list[dict[str, Any]] = []
@@ -74,7 +73,7 @@ def report(result: Result, library: str = "") -> str:
 
 
 def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
-    """A figure's picture, and the data of its interactive form where it has one."""
+    """Return a plot's picture, and the data of its interactive form if it has one."""
     from ..plots.interactive import interactive
 
     panels = interactive(drawing.figure)

@@ -1,7 +1,7 @@
-"""The scripts of a report, and the policy of the page that lets only them run.
+"""The scripts of a report, and the content security policy that allows only them.
 
-Plotly.js draws the figures (``vendor/plotly-basic.min.js.gz``, as npm has it in
-``plotly.js-basic-dist-min``), in the page or beside it; ``templates/report.js`` starts it and sorts the tables.
+Plotly.js draws the plots (``vendor/plotly-basic.min.js.gz``, from npm's ``plotly.js-basic-dist-min``), in the page or
+as a separate file; ``templates/report.js`` starts it and sorts the tables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def library() -> str:
 
 @lru_cache(maxsize=1)
 def own() -> str:
-    """What starts the figures and sorts and filters the tables."""
+    """Return the script that starts the plots and sorts and filters the tables."""
     return _inside(OWN.read_text(encoding="ascii"))
 
 
@@ -44,7 +44,7 @@ def _inside(script: str) -> str:
 def policy(scripts: tuple[str, ...], shared: bool) -> str:
     """The content security policy of a page with these scripts: nothing else runs, but what they load where `shared`.
 
-    Digests of files are no way: browsers cannot check those of a page that is opened from a disk.
+    Digests of files do not work: browsers cannot check them in a page opened from a disk.
     """
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts) + shared * " 'strict-dynamic'"
     return (

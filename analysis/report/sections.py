@@ -1,4 +1,4 @@
-"""What a report says of an answer, chosen by the answer's type: answers know no reports."""
+"""The content of a report, chosen by the result's type; results do not import reports."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def sections(result: Result) -> Sequence[ReportSection]:
 
 
 def rests_sections(result: Result) -> list[ReportSection]:
-    """What the systems behind an answer rest on: their cost models and every constant."""
+    """Return the evidence of a result's systems: their cost models and every constant."""
     return [section for each in result.rests() for section in rests_section(each)]

@@ -1,4 +1,4 @@
-"""Sections of simulations: figures, where time and energy go, and every constant used."""
+"""Sections of simulations: values, time and energy, and every constant used."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .constants import constants_section
 from .sections import sections
 
 MOST_DRAWN = 3000
-"""Ops in a figure of steps."""
+"""Maximum ops in a plot of steps."""
 SHARES = "Share of the clock by layer and processor, and dynamic energy by path."
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
@@ -61,7 +61,7 @@ def run_sections(result: Simulation) -> list[ReportSection]:
 
 @sections.register
 def comparison_sections(result: Comparison) -> list[ReportSection]:
-    """What differs between systems, then what each rests on."""
+    """Return the differences between systems, then the evidence of each."""
     runs = [each.run for each in result.runs]
     model = runs[0].deployment.model.name
     out = [
@@ -185,14 +185,14 @@ def step_drawings(seen: Steps, name: str) -> list[Drawing]:
     own = [bar for bar in seen.bars if bar.step <= shown[-1].number]
     window = middle_of([bar for bar in own if bar.step == first.number])
     note = (
-        f"Layers in the middle of step {first.number}; the report's figure holds steps to "
+        f"Layers in the middle of step {first.number}; the report's plot has steps up to "
         f"{shown[-1].number}, steps.csv and steps.json hold all {len(seen.steps):,}."
     )
     title = f"{name}: steps {first.number} to {last.number}"
     figure = gantt(frame_of(own), window, title, note, "the first arrival")
     return [
         Drawing(figure, "Which op runs on which processor or link, when; zoom out for whole steps."),
-        Drawing(lanes(seen.span_frame(), title), "What each request goes through meanwhile."),
+        Drawing(lanes(seen.span_frame(), title), "State of each request at the same time."),
     ]
 
 

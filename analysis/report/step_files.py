@@ -24,7 +24,7 @@ def write_bars(bars: Sequence[Bar], path: Path, spans: Sequence[Span] = ()) -> N
     Parameters
     ----------
     spans : sequence of Span
-        Of requests, which are threads of a process of their own.
+        Spans of requests, which are threads of a separate process.
     path : Path
         File to write; its times are microseconds, as the format demands.
     """

@@ -1,4 +1,4 @@
-"""Sections of answers made of many simulations: sweeps, their best points, capacity."""
+"""Sections of results with many simulations: sweeps, their best points, capacity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .sections import sections
 
 @sections.register
 def capacity_sections(result: Capacity) -> list[ReportSection]:
-    """The answer, latency against load, the front, every simulated load, and what it rests on."""
+    """Return the result, latency against load, the front, every simulated load, and the evidence."""
     loads, front = result.drawings()
     out = [
         ReportSection("Result", result.blocks()),
@@ -41,7 +41,7 @@ def capacity_sections(result: Capacity) -> list[ReportSection]:
 
 @sections.register
 def plan_sections(result: Plan) -> list[ReportSection]:
-    """The answer, what candidates take, and every candidate with its verdict."""
+    """Return the result, the cost of candidates, and every candidate with its verdict."""
     drawn = [ReportSection("Candidates that serve", result.drawings())] if result.drawings() else []
     rests = [row for s in result.searched if (p := s.chosen) for row in evidence_rows(p.evidence, p.system, p.ranges)]
     kinds = {t.system.device.name: t for s in result.searched for t in s.tried}
@@ -57,7 +57,7 @@ def plan_sections(result: Plan) -> list[ReportSection]:
 
 @sections.register
 def roofline_sections(result: Roofline) -> list[ReportSection]:
-    """The ops, the figure of them under their roofs, and what their costs rest on."""
+    """Return the ops, their plot under the roofs, and the evidence of their costs."""
     d = result.deployment
     rests = evidence_rows(evidence(d, result.sources), d.system.name)
     return [
@@ -70,7 +70,7 @@ def roofline_sections(result: Roofline) -> list[ReportSection]:
 
 @sections.register
 def training_sections(result: Training) -> list[ReportSection]:
-    """The step, where its time goes, and what its costs rest on."""
+    """Return the step, its time by part, and the evidence of its costs."""
     d = result.deployment
     return [
         ReportSection("Result", [*result.drawings(), *result.blocks()]),
@@ -87,7 +87,7 @@ def pareto_sections(result: Pareto) -> list[ReportSection]:
 
 @sections.register
 def sweep_sections(result: Sweep) -> list[ReportSection]:
-    """The answer, the trade-off, the study, every point, and what the numbers rest on."""
+    """Return the result, the trade-off, the study, every point, and the evidence."""
     study = result.study
     feasible = [row for row in result.table if row["feasible"]]
     axes = [
@@ -101,7 +101,7 @@ def sweep_sections(result: Sweep) -> list[ReportSection]:
     if study.constraints:
         lines.append("Constraints: " + "; ".join(c.text for c in study.constraints) + ".")
     if study.samples > 1:
-        lines.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
+        lines.append(f"{study.samples:,} samples of the random axes from seed {study.seed}.")
     return [
         ReportSection("Result", result.blocks()),
         *_drawn(result),
@@ -128,7 +128,7 @@ def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Re
 
 
 def _evidence(result: Sweep) -> list[ReportSection]:
-    """What the first point that worked rests on; the others differ in the axes alone."""
+    """Return the evidence of the first successful point; the others differ only in the axes."""
     keys = {row["point"] for row in result.table if row["error"] is None}
     first = next((p for key, p in result.points.items() if key in keys), None)
     if first is None:

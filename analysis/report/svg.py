@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG inside a page."""
+"""Matplotlib plots as SVG in a page."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _LINES = re.compile(rf"({_STEP.pattern})+")
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
 
 FONTS = "DejaVu Sans, Verdana, sans-serif"
-"""The figures' own, and one as wide that other machines have."""
+"""The plots' font, and one of equal width on other machines."""
 RASTER_DPI = 220
-"""Resolution of the parts of a figure that are drawn as pixels: clouds of thousands of points."""
+"""Resolution of rasterised parts: clouds of thousands of points."""
 
 
 def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
-    """Turn a figure into an ``<svg>`` element of the page.
+    """Turn a plot into an ``<svg>`` element of the page.
 
-    Text stays text, in a font as wide as the one that places were found with; the same figure gives the same
-    bytes. Its size is the page's matter, the view box keeps the proportions.
+    Text remains text, in a font as wide as the one used for the layout; equal plots give equal bytes. The page sets the
+    size, the view box keeps the proportions.
 
     Parameters
     ----------
     prefix : str
-        Goes before the number of every id that is used, so that several figures fit one page.
+        Prefix of every id, so that several plots fit one page.
     label : str
         What people hear who cannot see it.
     """

@@ -1,4 +1,4 @@
-"""Result folders of `opbyte tune`; apart from the others, which simulations load too."""
+"""Result folders of `opbyte tune`; separate from the others, which simulations load too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIGURES = ("terms.png", "shared_memory.png")
 
 
 def write_tune(result: Result, folder: OutputFolder) -> None:
-    """Write the figures, the table and tune.json."""
+    """Write the plots, the table and tune.json."""
     names = ("tiles.png",) if isinstance(result, TuneRows) else FIGURES
     for name, drawing in zip(names, result.drawings(), strict=False):
         folder.figure(name, drawing.figure)

@@ -10,7 +10,7 @@ from .sections import sections
 
 @sections.register
 def kernel_sections(result: KernelValidation) -> list[ReportSection]:
-    """Errors, a figure for each family, and what was left out."""
+    """Return the errors, a plot for each family, and skipped rows."""
     out = [ReportSection("Result", result.blocks()), ReportSection("By family", result.drawings())]
     if result.skipped:
         out.append(ReportSection("Rows and files left out", [result.to_dict()["skipped"]]))
@@ -19,5 +19,5 @@ def kernel_sections(result: KernelValidation) -> list[ReportSection]:
 
 @sections.register
 def reproduction_sections(result: Reproduction) -> list[ReportSection]:
-    """Every row with its verdict, and the figures where they were asked for."""
+    """Return every row with its verdict, and the plots if requested."""
     return [ReportSection("Result", [*result.drawings(), *result.blocks()])]

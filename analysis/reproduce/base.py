@@ -32,8 +32,8 @@ class Row:
     published : float or None
         None where no value is given; the row is then a prediction.
     tolerance : str
-        How far apart they may be: "5 %" (of the published value), "0.04" (absolute),
-        "below" or "holds" (a statement that must be true); empty where nothing is judged.
+        Largest accepted difference: "5 %" (of the published value), "0.04" (absolute), "below" or "holds" (a statement
+        that must be true); empty if nothing is judged.
     status : str
         "pass", "fail" or "prediction".
     note : str
@@ -79,7 +79,7 @@ def judged(
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table beside the rows: what an experiment shows besides, or what a figure draws.
+    """A table in addition to the rows: another result, or the data of a plot.
 
     Attributes
     ----------
@@ -108,11 +108,11 @@ class Reproduction(Result):
     tables : tuple of Table
         Shown below the rows.
     assumptions : tuple of str
-        What all rows rest on beside the paper's own constants.
+        Assumptions of all rows in addition to the paper's own constants.
     figures : tuple of Table
-        What the experiment's figures draw, where they were asked for.
+        Data of the experiment's plots, if requested.
     plots : str
-        Module whose ``draw`` makes figures of them: its whole name, or one of `analysis.plots`.
+        Module whose ``draw`` makes plots of them: its full name, or one of `analysis.plots`.
     """
 
     experiment: str
@@ -158,12 +158,12 @@ class Reproduction(Result):
             out.append("Rows that fail:")
             out += [f"{row.id}: {row.note}" for row in self.table if row.status == FAIL]
         if self.assumptions:
-            out.append("All rows rest on:")
+            out.append("All rows are based on:")
             out += list(self.assumptions)
         return out
 
     def drawings(self) -> Sequence[Drawing]:
-        """The experiment's figures; none where they were not asked for."""
+        """Return the experiment's plots; none if they were not requested."""
         titles = {table.name: table.title for table in self.figures}
         return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
 
@@ -182,7 +182,7 @@ class Reproduction(Result):
 
 
 def figures_of(result: Reproduction) -> dict[str, Figure]:
-    """Figures by the name of the table they draw; none where they were not asked for."""
+    """Return the plots by the name of their table; none if they were not requested."""
     if not result.plots or not result.figures:
         return {}
     import pandas as pd
@@ -195,7 +195,7 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
 
 
 Experiment = Callable[..., Reproduction]
-"""Takes seeds, routing and `OnProgress`; one that can also takes ``device``, ``figures`` or ``kept``."""
+"""Takes seeds, routing and `OnProgress`; optionally ``device``, ``figures`` or ``kept``."""
 
 
 def _takes(run: Experiment) -> None:
@@ -225,11 +225,11 @@ def reproduce(
     progress : callable, optional
         Called with (points done, points in all) as they finish.
     device : str, optional
-        A device of the user's, catalog name or file, to see beside the paper's.
+        A user's device, catalog name or file, to compare with the paper's.
     figures : bool
-        Also run what only the experiment's figures show.
+        Also run the additional points of the plots.
     kept : Kept
-        Simulations that an earlier call finished; those of this one are added.
+        Simulations that an earlier call finished; this call adds its own.
 
     Raises
     ------
@@ -249,5 +249,5 @@ def reproduce(
 
 
 def list_experiments() -> list[dict[str, Any]]:
-    """Names of the experiments with a line on each."""
+    """Return the names of the experiments with one line on each."""
     return [{"name": name, "title": EXPERIMENTS.title(name)} for name in EXPERIMENTS]

@@ -1,4 +1,4 @@
-"""What ``opbyte reproduce --out`` writes: rows, tables, figures and what they draw."""
+"""Files of ``opbyte reproduce --out``: rows, tables, plots and their data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBERS = "%.9g"
 
 
 def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
-    """Write rows.json, table.md, one CSV a table, and one CSV and PNG a figure."""
+    """Write rows.json, table.md, one CSV per table, and one CSV and PNG per plot."""
     for table in (*result.tables, *result.figures):
         names = list(table.rows[0]) if table.rows else []
         columns = {name: np.array([row[name] for row in table.rows]) for name in names}

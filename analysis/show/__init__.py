@@ -1,1 +1,1 @@
-"""How an answer is shown: text, tables, output folders, provenance."""
+"""Output of results: text, tables, output folders, provenance."""

@@ -87,7 +87,7 @@ def _wrapped(keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequenc
 
 
 def _least(cell: str) -> int:
-    """Width below which a cell would be cut: that of its longest word, or of a number and unit."""
+    """Return the width below which a cell would be cut: its longest word, or a number with its unit."""
     return len(cell) if starts_as_number(cell) else _longest_word(cell)
 
 

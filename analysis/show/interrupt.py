@@ -1,9 +1,8 @@
-"""Interrupts: what a command does when it is told to end, and what must not be cut in two.
+"""Interrupts: ending a command without half-written files.
 
-A signal reaches Python only between two of its instructions, so a long call of compiled code
-would hold it up. Compiled code therefore runs without the interpreter's lock, and a thread waits
-beside it: where the main thread has not ended by itself within `GRACE_S` of a signal, the thread
-ends the process and what it started. Either way unfinished files are removed.
+Python handles a signal only between two of its instructions, so a long call of compiled code would delay it. Compiled
+code therefore runs without the interpreter's lock, and a thread waits in parallel: if the main thread has not ended
+within `GRACE_S` of a signal, it ends the process and its children. Unfinished files are always removed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _unfinished: set[Callable[[], None]] = set()
 class Ended(BaseException):
     """A signal asked the process to end; `code` is its exit status, as shells count it.
 
-    No `KeyboardInterrupt`: the option parser ends the process on one without a word.
+    Not a `KeyboardInterrupt`: the option parser ends the process on one silently.
     """
 
     def __init__(self, number: int) -> None:
@@ -125,7 +124,7 @@ def whole(remove: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def heard(tell: Callable[[int], object]) -> Iterator[None]:
-    """Let the first signal call `tell` with its number: what runs inside ends by itself, in order.
+    """Let the first signal call `tell` with its number: the block ends in order.
 
     A second one ends it as any other work.
     """

@@ -1,9 +1,8 @@
-"""Finished parts of a long command, so that a second call goes on where the first was ended.
+"""Finished parts of a long command, so that a second call continues where the first ended.
 
-A part is a file of the cache folder, named by a digest of everything that it depends on: its inputs,
-what the files it reads hold, the code, the packages that compute and the plug-ins. It is written under
-another name and renamed, so that a kill leaves whole parts only; a part that does not read as written
-is computed anew. When a command has printed its answer its parts go.
+A part is a file of the cache folder, named by a digest of its inputs, the files it reads, the code, the numerical
+packages and the plug-ins. It is written under another name and renamed, so that only complete parts exist; an
+unreadable part is computed again. A command deletes its parts after its output.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .record import asked, versions
 
 R = TypeVar("R")
 DAYS = 30
-"""Parts of a command that nobody called again go after so long."""
+"""Parts of a command that is not repeated are deleted after this number of days."""
 ENDING = ".part"
 
 
@@ -106,7 +105,7 @@ NOTHING = Kept()
 def kept_by(command: str) -> Kept:
     """The parts of a command with the options that it was given; none where they could be another's.
 
-    They lie below ``OPBYTE_CACHE`` or the user's cache folder, which must be the caller's own.
+    They are below ``OPBYTE_CACHE`` or the user's cache folder, which must belong to the caller.
     """
     parts = cache_folder("parts")
     if parts is None:
@@ -124,12 +123,12 @@ def _forget_old(parts: Path) -> None:
 
 
 def known_by(value: Any) -> Any:
-    """Plain data that tell a value from others; of a path, what lies there.
+    """Return plain data that identify a value; for a path, the file's content.
 
     Raises
     ------
     TypeError
-        A value of another kind: what is not told apart must not be kept.
+        If the value has another kind, because an ambiguous key must not be stored.
 
     Examples
     --------

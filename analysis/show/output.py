@@ -1,4 +1,4 @@
-"""Writing results: a folder gets all files of an answer or none, and is tried out before the work."""
+"""Output folders: a folder gets all files of a result or none, and is tested before the work."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
 
 SIGNIFICANT = "%.6g"
-"""Format of predictions beside measurements, which carry six digits."""
+"""Format of predictions next to measurements, which have six digits."""
 
 
 class OutputFolder:
     """A folder for result files, made and tried out when it is opened.
 
-    Files are written under temporary names and get their own all together, in the order they
-    were written, when the ``with`` block ends well; else they are removed, and so is the folder
-    if it was made here. An answer's summary is written last: where it stands, the rest stands.
+    Files are written under temporary names and renamed together, in the order of writing, when the ``with`` block
+    succeeds. Otherwise they are removed, with the folder if it was created here. The summary is written last: if it
+    exists, all files exist.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class OutputFolder:
 
     def __init__(self, path: str | Path, option: str = "--out") -> None:
         if not str(path) or str(path).startswith("--"):
-            reason = "is no folder's name; write ./NAME for a folder that starts with dashes"
+            reason = "is not a folder's name; write ./NAME for a folder that starts with dashes"
             raise InputError(f"{option} {str(path)!r}", reason)
         self.path = Path(path)
         self._made: list[Path] = []
@@ -106,7 +106,7 @@ class OutputFolder:
         self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def answer(self, name: str, result: Result) -> None:
-        """Write an answer with what made it, and ``timing.json`` where it says what it took."""
+        """Write a result with its provenance, and ``timing.json`` if it has timings."""
         timing = result.timing()
         if timing:
             self.json(str(Path(name).with_name("timing.json")), timing)
@@ -142,7 +142,7 @@ class OutputFolder:
         self.csv(name, {str(column): table[column].to_numpy() for column in table}, floats)
 
     def figure(self, name: str, figure: Figure) -> None:
-        """Write a figure as PNG."""
+        """Write a plot as PNG."""
         from ..plots import save
 
         self.write(name, partial(save, figure))

@@ -13,7 +13,7 @@ def pairs(text: str, option: str) -> dict[str, str]:
     Raises
     ------
     InputError
-        A part that is no ``key=value``, or a key twice.
+        If a part is not ``key=value``, or a key occurs twice.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def real_numbers(given: Mapping[str, str], option: str) -> dict[str, float]:
     Raises
     ------
     InputError
-        A value that is no finite number.
+        If a value is not a finite number.
     """
     out = {}
     for key, value in given.items():

@@ -1,4 +1,4 @@
-"""What an answer was computed with: the code's version and digests of the inputs."""
+"""Provenance of a result: the code's version and digests of the inputs."""
 
 from __future__ import annotations
 

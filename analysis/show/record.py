@@ -1,7 +1,7 @@
-"""What made an answer: the command, its options, the files it read, and the versions.
+"""Provenance of a result: the command, its options, the files it read, and the versions.
 
-The command line notes it here before a command runs; answers of the library have the versions alone. Where results go
-and how many processes compute them is left out, since it changes no result: equal commands write equal bytes.
+The command line records it before a command runs; results of the library only have the versions. The output folder and
+the number of processes are not included, because they change no result: equal commands write equal bytes.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def versions() -> dict[str, str]:
 
 
 def _files(options: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the files that options name; catalog names are no files."""
+    """Return the digests of the files that options name; catalog names are not files."""
     found: dict[str, str] = {}
     for value in options.values():
         for text in value if isinstance(value, (list, tuple)) else [value]:
@@ -119,7 +119,7 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _paths(text: str) -> list[str]:
-    """What of an option's value may be a path: ``trace:PATH``, ``file:PATH``, ``draft:PATH:K``, or paths by commas."""
+    """Return the possible paths in an option's value: ``trace:PATH``, ``file:PATH``, ``draft:PATH:K``, or comma-separated paths."""
     if text.startswith("draft:"):
         return [text.removeprefix("draft:").rpartition(":")[0]]
     return text.removeprefix("trace:").removeprefix("file:").split(",")

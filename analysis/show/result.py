@@ -1,4 +1,4 @@
-"""What every answer can do: turn into plain data, a pandas frame, a notebook table, a report's parts."""
+"""The interface of every result: plain data, a pandas frame, a notebook table, parts of a report."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def skipped_remarks(skipped: Sequence[object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure with a sentence that says what to see in it."""
+    """A plot with a caption that says what to look for."""
 
     figure: Figure
     caption: str
 
 
 Block = str | Rows | Drawing
-"""What a report is made of: a paragraph, a table or a figure."""
+"""An element of a report: a paragraph, a table or a plot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ReportSection:
     Attributes
     ----------
     blocks : sequence of str, rows or Drawing
-        Paragraphs, tables (rows of equal keys) and figures, in order.
+        Paragraphs, tables (rows of equal keys) and plots, in order.
     folded : int
         Numbers with sources that are shown on a click; 0 where all is shown.
     """
@@ -64,14 +64,14 @@ class ReportSection:
 
 @dataclass(frozen=True, slots=True)
 class Rests:
-    """A system that an answer rests on.
+    """A system in the evidence of a result.
 
     Attributes
     ----------
     sources : mapping of str to str
         Key path of its description -> source of that number; empty where it was given as an object.
     deployment : Deployment or None
-        What the model's ops were priced on, which tells the cost models; None on an FPGA.
+        Deployment of the model's ops, with its cost models; None on an FPGA.
     """
 
     system: SystemSpec
@@ -90,7 +90,7 @@ class Result:
         cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # of this class, on purpose
 
     def __repr__(self) -> str:
-        """The first line of the answer; the rest is in `frame`, `rows` and `to_dict`."""
+        """Return the first line of the result; the rest is in `frame`, `rows` and `to_dict`."""
         return f"<{type(self).__name__}: {self.report_title()[:200]}; see .frame(), .to_dict()>"
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,9 +123,9 @@ class Result:
         return first.partition(": ")[0] or type(self).__name__
 
     def headline(self) -> str:
-        """The answer in a sentence or two, at the top of the report: by default what `blocks` says next.
+        """Return the result in a sentence or two, for the top of the report: by default the next line of `blocks`.
 
-        That is what follows the `report_title` in its line, else the next line.
+        This is the rest of the line after `report_title`, else the next line.
         """
         texts = [block for block in self.blocks() if isinstance(block, str)]
         rest = texts[0].partition(": ")[2] if texts else ""
@@ -136,28 +136,28 @@ class Result:
         return ()
 
     def drawings(self) -> Sequence[Drawing]:
-        """Figures of the report, each with its caption."""
+        """Return the plots of the report, each with its caption."""
         return ()
 
     def plot(self, which: int = 0) -> Picture:
-        """One of the answer's figures, the first by default, as a notebook shows it.
+        """Return one of the result's plots, by default the first, for a notebook.
 
         Raises
         ------
         InputError
-            An answer without figures, or with fewer.
+            If the result has no plots, or fewer.
         """
         from ..plots.files import Picture
 
         drawings = self.drawings()
         if not drawings:
-            raise InputError(type(self).__name__, "has no figure; see .frame()")
+            raise InputError(type(self).__name__, "has no plot; see .frame()")
         if not 0 <= which < len(drawings):
             raise InputError("which", f"must be from 0 to {len(drawings) - 1}, not {which}")
         return Picture(drawings[which].figure)
 
     def frame(self) -> pd.DataFrame:
-        """The answer as a pandas frame, in SI units."""
+        """Return the result as a pandas frame, in SI units."""
         import pandas as pd
 
         return pd.DataFrame(list(self.records()))

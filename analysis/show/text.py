@@ -31,7 +31,7 @@ def _decimals(value: float) -> int:
 
 
 def show(value: Any) -> str:
-    """A value for people: four significant digits, thousands apart, nothing as a dash."""
+    """Format a value: four significant digits, thousands separated, a dash for nothing."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -84,7 +84,7 @@ def is_numeric(rows: Rows, key: str) -> bool:
 
 
 def starts_as_number(text: str) -> bool:
-    """Whether a text is a number, alone or with its unit."""
+    """Return whether a text is a number, with or without a unit."""
     head, _, unit = text.partition(" ")
     number = head.rstrip("%x").replace(",", "")
     return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
@@ -95,7 +95,7 @@ _FACTORS = dict(zip("nuµmkMGTP", (1e-9, 1e-6, 1e-6, 1e-3, 1e3, 1e6, 1e9, 1e12, 
 
 
 def magnitude(value: Any) -> float | None:
-    """A number, or that of a text of a number and its unit, for sorting; None of anything else.
+    """Return a number, or the number of a text with a unit, for sorting; None for anything else.
 
     Examples
     --------

@@ -25,12 +25,12 @@ Event = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class EngineProcess:
-    """An engine as a process of its own.
+    """An engine as a separate process of the trace.
 
     Attributes
     ----------
     lanes : int
-        Batches in flight at once (pipeline parallel); each has a track of its own.
+        Batches in flight at once (pipeline parallel); each has a separate track.
     """
 
     name: str
@@ -52,19 +52,19 @@ def write_timeline(
 ) -> None:
     """Stream stages, processors and links as events; queue, sequences, KV bytes and power as counters.
 
-    A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
-    is as long as it was busy, averaged over the devices; when in the stage is not kept.
+    A stage is a group of steps with the same batch. Within it, a processor's or link's event is as long as it was busy,
+    averaged over the devices; its position in the stage is not known.
 
     Parameters
     ----------
     stages : dict of array
         See `simulator.serving.run.Run.stages`; times in seconds.
     engines : sequence of EngineProcess
-        One that stands for all, or one for each number in the column ``node``.
+        One that represents all, or one for each number in the column ``node``.
     path : Path
         File to write; its times are microseconds, as the format demands.
     sent : Sent, optional
-        Caches that crossed from one pool to the other, on a process of their own.
+        KV transfers between the pools, on a separate process.
     """
     rows = min(len(stages.get("start_s", ())), MAX_STAGES)
     tracks = [name for name in stages if name.startswith("busy_")]

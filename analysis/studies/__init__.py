@@ -1,1 +1,1 @@
-"""Many simulations for one answer: capacity, sweeps, Pareto fronts."""
+"""Results of many simulations: capacity, sweeps, Pareto fronts."""

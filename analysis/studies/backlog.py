@@ -1,14 +1,11 @@
-"""What a system serves while a backlog waits, and how long it takes to recover from one.
+"""The service rate of full engines, and the time to recover from a backlog.
 
-A load is sustained only if it is below the service rate of full engines: otherwise a queue that chance once builds up
-never goes away. A full KV cache lowers that rate, as preempted requests are computed again; so does a step
-that is slower the more sequences it has. One closed loop that keeps every engine full measures the rate.
-
-Near that rate the queue behaves as one of a single server in heavy traffic (Whitt, Stochastic-Process Limits, 2002,
-sections 5.7 and 9.6): with load `r` of the rate, and the variance `v` of arrivals and completions per request, waits
-are exponential with mean `v / (2 rate (1 - r))`, and spells that have nothing to do with each other are
-`v / (rate (1 - r)^2)` apart. How often engines fill at all follows from the tokens that they hold: by how many
-standard deviations these stay below what full engines hold.
+A load is sustained only if it is below this rate; preemption by a full KV cache lowers it. One closed loop that keeps
+every engine full measures it. Near the rate the queue behaves like a single server in heavy traffic (Whitt,
+Stochastic-Process Limits, 2002, sections 5.7 and 9.6): at utilisation `r`, with variance `v` of arrivals and
+completions per request, waits are exponential with mean `v / (2 rate (1 - r))`, and independent busy periods are `v /
+(rate (1 - r)^2)` apart. The tokens in service, in standard deviations below full engines, give the probability that
+engines fill.
 """
 
 from __future__ import annotations
@@ -42,8 +39,8 @@ NARROW = 0.02
 OVER, SPARE = 1.1, 2.0
 """Clients of an engine, as multiples of the sequences allowed, or of those whose KV caches fit: some always wait."""
 LONGER = 2.5
-"""Mean wait behind a full cache over that of a single server: it fills by a burst of long requests, whose length is
-no exponential one. In 200,000 requests of llama-2-7b at 0.9 of the full rate it is 4.1 s, and by the formula 1.6 s."""
+"""Mean wait behind a full cache over a single server's: bursts of long requests fill it, whose length is not
+exponential. In 200,000 requests of llama-2-7b at 0.9 of the full rate it is 4.1 s, by the formula 1.6 s."""
 SAMPLES, BATCHES = 1800, 30
 """Times of a run at which the requests in service are counted, and batches that say how long a count lasts."""
 SKEW = 3.0
@@ -92,7 +89,7 @@ class FullRate:
     asked: Scenario
 
     def of(self, copies: int) -> FullRate:
-        """The rate of so many replicas."""
+        """Return the rate of `copies` replicas."""
         return replace(self, per_s=self.per_s * copies, engines=self.engines * copies)
 
     @property
@@ -226,7 +223,7 @@ NONE_SEEN = 3.0
 def _work_variance(block: RequestBlock, cache: bool) -> float:
     """Variance over squared mean of what requests take: where the cache limits an engine, of its tokens times steps.
 
-    Completions of a closed loop show all of it in a time that is long against the longest requests alone.
+    Completions of a closed loop contain all of it over times that are long compared with the longest request.
     """
     prompt, out = block.input_tokens.astype(float), block.output_tokens.astype(float)
     work = out * (prompt + out / 2) if cache else out

@@ -1,9 +1,8 @@
-"""`opbyte capacity`: the highest load within a service level, and what stands in the way of more.
+"""`opbyte capacity`: the highest load that meets an SLO, and its limit.
 
-Load is requests per second. A trace keeps its own arrivals, played faster or slower; lengths alone get Poisson (or
-gamma) arrivals. The search runs whole simulations, each as long as it takes to tell whether the load is held
-(`stationary`): it begins just below what full engines serve (`backlog`), or else doubles the load until the level is
-missed, then bisects on the logarithm down to the tolerance.
+Load is requests per second. A trace keeps its arrivals, scaled in time; lengths without arrivals get Poisson (or gamma)
+arrivals. The search starts just below the rate of full engines (`backlog`), or doubles the load until the SLO is
+exceeded, then bisects on the logarithm. `stationary` decides each load.
 """
 
 from __future__ import annotations
@@ -78,34 +77,33 @@ def capacity(
     kept: Kept = NOTHING,
     **options: Unpack[ScenarioKeywords],
 ) -> Capacity:
-    """Find the highest load that each system serves within a service level.
+    """Find the highest load at which each system meets an SLO.
 
     Parameters
     ----------
     model : Scenario, or str, Path or ModelSpec
         The scenario of every simulation, without system and load, or its model.
     systems : sequence of str or Path, or str, optional
-        Names or files; one text may hold several, parted by commas. With ``prefill`` and ``decode``
-        among the options their pools are one more, behind the others.
+        Names or files, as a sequence or comma-separated text. ``prefill`` and ``decode`` among the options add one more
+        system with these pools.
     slo : str or mapping of str to float
-        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean or any percentile (p95, p99.9), and the most
-        seconds allowed; or attainment, the least share of requests that keep what their classes are promised.
+        For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean or any percentile (p95, p99.9), and
+        the limit in seconds; or attainment, the minimum share of requests that meet the SLO of their class.
     devices : int, optional
-        Of both pools together: every number of their systems that makes so many is tried.
+        Devices of both pools together: every ratio of their systems with this total is tried.
     tolerance : float
         Load is found to this fraction.
     search : str, optional
-        ``layouts``: every layout of a system is tried, as `plan` does, and the one that serves most is told.
+        ``layouts``: try every layout of a system, as `plan` does, and return the best.
     workers : int, optional
         Processes; one a system, at most one a core, by default.
     progress : callable, optional
         Called with (systems done, systems in all).
     kept : Kept
-        Loads and systems that an earlier call finished; those of this one are added.
+        Loads and systems that an earlier call finished; this call adds its own.
     **options
-        Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` are
-        the fewest of every simulation, which grow until the load is decided; of a trace the first ones,
-        16,000 by default. Without ``policy`` it is vLLM's, and so are a GPU's kernels without ``framework``.
+        Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` is the minimum of every
+        simulation; for a trace the maximum, 16,000 by default. The default policy and GPU kernels are vLLM's.
     """
     level = read_level(slo)
     if "system" in options:
@@ -235,7 +233,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))
     limit = None
     if high is None:
-        reason = f"still within the level at {low:g} requests/s, the highest load tried"
+        reason = f"still within the SLO at {low:g} requests/s, the highest load tried"
     elif tried[high].missed:
         few = min(tried[high].requests, MOST_STAGES)
         missed = tried[high].missed
@@ -255,7 +253,7 @@ def _sure(
     level: Mapping[str, float], best: Simulation | None, tried: Sequence[Tried],
     decided: Callable[[float, Mapping[str, float]], HeldLoad],
 ) -> Interval | None:  # fmt: skip
-    """Factors on the load of the best; those of a step where another clock changes more than it."""
+    """Return factors on the highest load; from the step time if another clock changes the load more."""
     if best is None or best.intervals is None:
         return None
     if ATTAINMENT in level or not dilates(best.scenario, best.run):
@@ -268,7 +266,7 @@ def _answer(
     probe: Simulation, best: Simulation | None, low: float | None, high: float | None,
     limit: Limit | None, reason: str, tried: tuple[Tried, ...], held: Interval | None,
 ) -> Answer:  # fmt: skip
-    """What was found, with the figures of the highest load within the level."""
+    """Return the result, with the values at the highest load that meets the SLO."""
     shown = best or probe
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
@@ -293,8 +291,8 @@ def ends(
 ) -> Interval:  # fmt: skip
     """Factors on a load, of steps as fast and as slow as they may be.
 
-    A system whose steps take `r` times as long holds `1 / r` of the load that the simulated one holds within
-    `1 / r` of the level. What was tried says between which loads that lies, and `again` what else is.
+    A system with steps `r` times as long sustains `1 / r` of the load that the simulated one sustains within `1 / r` of
+    the SLO. Earlier loads bracket it, and `again` runs the missing ones.
     """
     found = [1.0]
     for r in (sure.slow((1 - LEVEL) / 2), sure.slow((1 + LEVEL) / 2)):
@@ -314,7 +312,7 @@ def ends(
 def _bracket(
     passes: Callable[[float], bool], start: float, most: float | None = None
 ) -> tuple[float | None, float | None]:
-    """A load that passes and one that fails, a factor of two apart or less; None where there is none.
+    """Return a passing and a failing load at most a factor of two apart; None if there is none.
 
     Parameters
     ----------
@@ -349,7 +347,7 @@ def highest(
 ) -> tuple[float | None, float | None]:  # fmt: skip
     """The highest load that passes and the least above it that does not, of what `passes` leaves in `tried`.
 
-    Of a looser level it is never less: loads are the same until one passes, and what follows lies above it.
+    A looser SLO never gives a lower load: loads are the same until one passes, and later ones are higher.
     """
     low, high = _bracket(passes, start, most)
     while low is not None and high is not None and high / low > 1 + tolerance:
@@ -363,9 +361,9 @@ def highest(
 
 
 def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float) -> float | None:
-    """The lowest load that surely misses the level, where it lies within twice the tolerance of one that holds.
+    """Return the lowest load that surely exceeds the SLO, if it is within twice the tolerance of a sustained one.
 
-    What cannot be told of a load in between does not matter then.
+    Undecided loads in between do not matter then.
     """
     surely = min((load for load, t in tried.items() if t.missed), default=None)
     if low is None or high is None or surely is None or surely > low * (1 + tolerance) ** 2:
@@ -374,11 +372,11 @@ def _surely(tried: Mapping[float, Tried], low: float | None, high: float | None,
 
 
 def _undecided(tried: Tried, low: float | None) -> str:
-    """What no run could tell, in words."""
+    """Return the undecided loads as text."""
     holds = "" if low is None else f"{show(low)} requests/s is sustained; "
     what = " and ".join("the queue" if n == "load" else n.replace("_", " ") for n in tried.open)
     return (
-        f"{'not decided: ' if low is None else ''}{holds}at {show(tried.load_per_s)} {what} cannot be told after "
+        f"{'not decided: ' if low is None else ''}{holds}at {show(tried.load_per_s)} {what} cannot be decided after "
         f"{tried.requests:,} requests"
     )
 

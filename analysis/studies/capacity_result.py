@@ -31,11 +31,11 @@ class SystemCapacity:
     Attributes
     ----------
     load_per_s : float or None
-        Highest load within the level; None if even the lightest misses it.
+        Highest load that meets the SLO; None if even the lightest exceeds it.
     next_load_per_s : float or None
-        Lowest load tried that misses it.
+        Lowest tried load that exceeds it.
     joules_per_token, usd_per_million_tokens : float or None
-        At that load; None without a price or a load.
+        Values at that load; None without a price or a load.
     limit : Limit or None
         Why the next load fails.
     reason : str
@@ -43,18 +43,18 @@ class SystemCapacity:
     tried : tuple of Tried
         Every load, in order.
     spec, sources, evidence
-        What the figures rest on; see `Simulation`.
+        Evidence of the values; see `Simulation`.
     bases : Bases
-        The same in words.
+        The same as text.
     served : str
-        Layout, policy and kernels in words.
+        Layout, policy and kernels as text.
     window : Window or None
         What the rates at that load are of, see `serving.steady`.
     held : Interval or None
-        Factors on the load and the rate, see `answers.interval`; the cost goes with the inverse. Both ends
-        are searched as the load is, of steps as fast and as slow as they may be (`capacity.ends`).
+        Factors on the load and the rate, see `answers.interval`; the cost has the inverse ones. Both ends are searched
+        like the load, with the fastest and slowest steps (`capacity.ends`).
     ranges : Ranges or None
-        What at that load is priced out of range.
+        The part that is out of range at that load.
     """
 
     system: str
@@ -78,7 +78,7 @@ class SystemCapacity:
 
     @property
     def undecided(self) -> bool:
-        """Whether the least load above the highest that holds could not be told."""
+        """Return whether the smallest load above the highest sustained one is undecided."""
         return any(t.open for t in self.tried if t.load_per_s == self.next_load_per_s)
 
     @property
@@ -92,7 +92,7 @@ class SystemCapacity:
 
 @dataclass(frozen=True, slots=True)
 class Capacity(Result):
-    """Highest loads within a service level; see `capacity`."""
+    """Highest loads that meet an SLO; see `capacity`."""
 
     model: str
     workload: str
@@ -168,7 +168,7 @@ class Capacity(Result):
         ]
 
     def headline(self) -> str:
-        """What each system serves within the level, the most first, and what holds it back."""
+        """Return the highest load of each system, best first, and its limit."""
         able = [f for f in self.found if f.load_per_s is not None]
         able.sort(key=lambda f: -(f.load_per_s or 0.0))
         parts = []
@@ -187,16 +187,16 @@ class Capacity(Result):
     def drawings(self) -> Sequence[Drawing]:
         if not self._latencies():
             return []
-        caption = "Latencies of the service level against load; dashed: the most allowed."
+        caption = "Latencies of the SLO against load; dashed: the limits."
         front = "What each system makes of its devices against what a user gets, at every load tried."
         return [Drawing(self.figure(), caption), Drawing(self.front(), front)]
 
     def _latencies(self) -> dict[str, float]:
-        """The latencies of the level with their limits [s]."""
+        """Return the latencies of the SLO with their limits [s]."""
         return {str(name_of(n)): most for n, most in self.level.items() if n != ATTAINMENT}
 
     def figure(self) -> Figure:
-        """Draw the latencies of the level against load."""
+        """Plot the latencies of the SLO against load."""
         import pandas as pd
 
         from ..plots import throughput_latency
@@ -207,7 +207,7 @@ class Capacity(Result):
         return throughput_latency(pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits)
 
     def front(self) -> Figure:
-        """Draw the output of a device against the pace of a user, a curve a system."""
+        """Plot throughput per device against output tokens/s per user, one curve per system."""
         import pandas as pd
 
         from ..plots import throughput_pace
@@ -217,11 +217,11 @@ class Capacity(Result):
 
 
 _NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")
-"""Parts of a row that are no numbers."""
+"""Parts of a row that are not numbers."""
 
 
 def _intervals(f: SystemCapacity) -> dict[str, Any] | None:
-    """Intervals of a system's figures at its load."""
+    """Return the intervals of a system's values at its load."""
     if f.held is None:
         return None
     return {

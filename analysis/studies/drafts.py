@@ -24,9 +24,9 @@ class DraftsByLoad:
     figures : tuple of str
         Latencies that are compared; the first tells the best.
     curves : DataFrame
-        Columns run (the choice), the load and the figures.
+        Columns run (the choice), the load and the metrics.
     best : list of dict
-        A row a load: its best choice, and its figures over those without drafts.
+        One row per load: its best choice, and its metrics over the run without drafts.
     """
 
     load: str

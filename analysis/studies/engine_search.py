@@ -1,4 +1,4 @@
-"""What searches for engines of an FPGA board find, whatever the engines are."""
+"""Results of searches for FPGA engines, for any kind of engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..show.result import Drawing, Rests, Result
 def explored(
     plans: Sequence[Any], run: Callable[[Any], Any], progress: OnProgress | None
 ) -> tuple[list[Any], tuple[Any, ...]]:
-    """Designs of the plans that fit, and those of them that no other beats or equals, fastest first.
+    """Return the designs of the plans that fit and are not dominated, fastest first.
 
     A design's `key` is what it costs.
     """
@@ -54,7 +54,7 @@ class EngineSearch(Result):
         raise NotImplementedError
 
     def searched(self) -> str:
-        """What was tried, in words."""
+        """Return a description of the search."""
         raise NotImplementedError
 
     def row(self, name: str, design: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def front(
 ) -> list[dict[str, Any]]:
     """Rows that no other row beats: at least as good in all objectives and better in one.
 
-    Rows with an undefined objective are left out; of equal rows all stay. In order of the first objective, the best
-    first. Only rows that are equal in the columns `within` are held against each other.
+    Rows with an undefined objective are skipped; all equal rows are kept. Rows are in order of the first objective,
+    best first. Only rows with equal columns `within` are compared.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def front(
 
 
 def among(within: Sequence[str]) -> str:
-    """Among which rows a front is, in words.
+    """Return the group of rows that a front compares.
 
     >>> among(("model", "input_len"))
     ' of its model and input len'

@@ -1,4 +1,4 @@
-"""The figure of a sweep's points and their front."""
+"""Plot of a sweep's points and their front."""
 
 from __future__ import annotations
 

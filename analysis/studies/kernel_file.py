@@ -1,4 +1,4 @@
-"""Whether a sweep chooses kernels; apart from what does it, so that other sweeps load nothing of it."""
+"""Whether a sweep chooses kernels; a separate module, so that other sweeps do not load the search."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ BEST, DEVICE = "best", "device."
 STEP = {"batch": 64, "context": 2048, "prefill": 0}
 """The step of a point, where nothing else is said."""
 METRICS = ("step_s", "kept_step_s", "default_step_s", "joules", "processor_area_mm2")
-"""Seconds of a step with every kernel re-chosen, with those of the device as it is, and with what
-frameworks launch untuned; dynamic joules; area that processors near memory add [mm2]."""
+"""Seconds of a step with every kernel re-chosen, with the device's kernels, and with the frameworks' untuned ones;
+dynamic joules; area added by processors near memory [mm2]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class KernelSweep(Result):
 
 
 def sweep_kernels(path: str | Path) -> KernelSweep:
-    """Choose the kernels of a step anew for every variant of a device.
+    """Choose the kernels of a step again for every variant of a device.
 
     Parameters
     ----------
@@ -162,8 +162,7 @@ def sweep_kernels(path: str | Path) -> KernelSweep:
     Raises
     ------
     InputError
-        Whatever is wrong with the file; the message names the key. A variant that cannot be costed
-        does not raise: its row says why.
+        If the file is invalid; the message names the key. A variant that cannot be costed has the reason in its row.
     """
     file = read_sweep(path, OF_KERNELS)
     if file.base[KERNEL] != BEST:
@@ -176,7 +175,7 @@ def _check(name: str, where: str) -> None:
     """Refuse a `device.` key that is none; options of a step are looked at where it is costed."""
     key = name.removeprefix(DEVICE)
     if name.startswith(DEVICE) and key not in SETTINGS:
-        raise InputError(where, f"is no number of a device that can be set{nearest(key, SETTINGS)}")
+        raise InputError(where, f"is not a number of a device that can be set{nearest(key, SETTINGS)}")
     if name.startswith(("system.", "model.")):
         raise InputError(where, "has no part in sweeps of kernels; device.KEY changes the device")
 

@@ -14,7 +14,7 @@ from ..answers.price import Worth
 from .service_level import ATTAINMENT, MEASURES, figure_text
 
 BACKLOG = "backlog"
-"""What a load misses that is more than full engines serve."""
+"""Name of the exceeded limit if a load exceeds the rate of full engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Tried:
     load_per_s : float
         Requests per second.
     figures : dict of str to float
-        The latencies of the service level, by name [s].
+        Latencies of the SLO, by name [s].
     worth : Worth or None
-        What it is judged by beside the level.
+        Additional values for its comparison.
     missed : tuple of str
         Names whose limit is exceeded; "load" where requests come faster than they are served, `BACKLOG` where
         they come faster than full engines serve them.
@@ -53,7 +53,7 @@ class Tried:
     full_per_s: float | None = None
 
     def holds_within(self, level: Mapping[str, float]) -> bool:
-        """Whether requests go as they come, with latencies that a level allows."""
+        """Return whether the queue is stationary and the latencies meet the SLO."""
         return not {"load", BACKLOG} & {*self.missed, *self.open} and all(
             not _misses(name, self.figures[name] or 0.0, most) for name, most in level.items()
         )
@@ -75,7 +75,7 @@ def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:
     listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
     names = [name.strip() if isinstance(name, str) else name for name in listed]
     if not names or not all(map(str, names)):
-        raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4")
+        raise InputError("--systems", "needs comma-separated names, for example h100-x4,duplex-x4")
     return names
 
 
@@ -97,7 +97,7 @@ def knob_of(scenario: Scenario) -> tuple[str, float]:
 
 
 def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
-    """Hold a run against a service level."""
+    """Compare a run with an SLO."""
     figures = {name: _figure(run, name) for name in level}
     missed = [name for name, most in level.items() if _misses(name, figures[name] or 0.0, most)]
     refuses = refused_of(run) > 0
@@ -107,7 +107,7 @@ def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
 
 
 def _figure(run: Run, name: str) -> float | None:
-    """What a run has for a name of a service level."""
+    """Return the value of a run for a name of an SLO."""
     if name == ATTAINMENT:
         return needs_promises(run, f"--slo {name}").attained
     latency, _, quantile = name.rpartition("_")
@@ -120,11 +120,11 @@ def _misses(name: str, figure: float, limit: float) -> bool:
 
 
 def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float], form: str) -> str:
-    """What a run exceeds, in words; `form` takes a latency's name and value, and by how much it is `over`."""
+    """Return the exceeded limits as text; `form` formats a latency's name, value and excess (`over`)."""
     lines = [
         form.format(name=name.replace("_", " "), value=figure_text(name, value), over=value / level[name] - 1)
         if name != ATTAINMENT
-        else f"{figure_text(name, value)} of the requests are in time"
+        else f"{figure_text(name, value)} of the requests meet the SLO"
         for name in missed
         if (value := figures.get(name)) is not None
     ]
@@ -136,12 +136,12 @@ def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: 
 
 
 def needs_promises(run: Run, where: str) -> Classes:
-    """Classes of a run that is asked how many of its requests are in time.
+    """Return the classes of a run whose SLO attainment is requested.
 
     Raises
     ------
     InputError
-        No classes, or one that is promised nothing.
+        If there are no classes, or one has no SLO.
     """
     if "classes" not in run.parts:
         raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")

@@ -30,7 +30,7 @@ class Pareto(Result):
     columns : tuple of str
         The axes' columns.
     workloads : tuple of str
-        Those of them within whose values points are compared.
+        Workload columns; only points with equal values are compared.
     table : list of dict
         Every feasible row of the sweep.
     best : list of dict
@@ -97,7 +97,7 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     read_objectives(wanted, "--objectives", {str(name) for name in table.columns})
     for name in wanted:
         if name not in numeric:
-            raise InputError(f"--objectives {name}", f"is no number{nearest(name, numeric)}")
+            raise InputError(f"--objectives {name}", f"is not a number{nearest(name, numeric)}")
     rows = [
         {str(k): None if pd.isna(v) else v for k, v in row.items()}
         for row in table[table["feasible"]].to_dict("records")

@@ -1,10 +1,8 @@
 """Design search: array sizes, parallel queries and buffers of an FPGA board for one encoder.
 
-For language models see `stream_search`.
-
-Array shapes are enumerated where a size more saves a pass over some matrix (all others waste multipliers), thinned to
-the Pareto front of multipliers and cycles, combined with attention units and buffer plans, and run through the event
-engine. Clock, ports, number formats and the share of useful cycles stay those of the board's own design.
+For language models see `stream_search`. Only array sizes that save a pass over a matrix are tried, thinned to the
+Pareto front of multipliers and cycles, combined with attention units and buffer plans, and simulated. Clock, ports,
+number formats and utilisation are the board's own design.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A service level: which latencies may be how long, and how many requests must be in time."""
+"""SLOs: latency limits, and the share of requests that must meet them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..answers.summary import LATENCIES, QUANTILES
 from ..show.text import seconds
 
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
-"""Names in a service level -> names in results."""
+"""Names in an SLO -> names in results."""
 MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q in QUANTILES}
 """``ttft_p99`` -> ``ttft_s_p99``."""
 ATTAINMENT = "attainment"
-"""Least share of requests that keep what their classes are promised."""
+"""Minimum share of requests that meet the SLO of their class."""
 NAMES_OF = MEASURES_OF | {ATTAINMENT: ATTAINMENT}
-"""Names in a service level -> names in results; percentiles that results show."""
+"""Names in an SLO -> names in results; percentiles that results contain."""
 
 
 def name_of(name: str) -> str | None:
-    """Return the name in results of a name in a service level, of any percentile; None where it is unknown.
+    """Return the name in results of a name in an SLO, with any percentile; None if it is unknown.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def name_of(name: str) -> str | None:
 
 
 def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
-    """Read a service level: latency and quantile -> most seconds; attainment -> least share.
+    """Read an SLO: latency and quantile -> limit [s]; attainment -> minimum share.
 
     Raises
     ------
@@ -72,13 +72,13 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
 
 
 def figure_text(name: str, value: float | None) -> str:
-    """A figure of a service level with its unit."""
+    """Return a value of an SLO with its unit."""
     if name == ATTAINMENT:
         return "-" if value is None else f"{value:.1%}"
     return seconds(value)
 
 
 def limit_text(name: str, value: float) -> str:
-    """A limit of a service level in words."""
+    """Return a limit of an SLO as text."""
     sign = ">=" if name == ATTAINMENT else "<="
     return f"{name.replace('_', ' ')} {sign} {figure_text(name, value)}"

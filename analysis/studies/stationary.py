@@ -1,18 +1,11 @@
-"""Whether a system holds a load: runs that grow until they can tell, the same for every study.
+"""Whether a system sustains a load: runs grow until they decide it, for every study in the same way.
 
-A load is held where the queue is stationary over the run: what comes goes, at the rate it came. A run says so by means
-of batches of a generation or more (`serving.steady`): the trend of the requests in the system, with its confidence
-interval, must lie below `GROWS` of the arrivals. Each latency of the service level has an interval from the same
-batches; a run that is too short for either, or whose interval holds the limit and is wider than `NARROW`, tells nothing
-yet, and the next one has twice the requests or as many as it takes. After `MOST_REQUESTS` the load is not decided.
-
-A load that is held must also be less than what full engines serve, and a run must be long enough to vouch for bursts
-that are rare (`backlog`).
-
-A run from an empty system has no longer latencies than a longer one at the same load, so that what
-surely misses a limit misses it at any length. Counts of requests are `FIRST` times powers of two: studies
-that begin with 600 requests or with 20,000 end on the same runs. Of a looser level a run never says
-less than of a stricter one, whatever is drawn, so that what a search finds grows with the level.
+The trend of the requests in the system, from batch means of a generation or more (`serving.steady`), must be below
+`GROWS` of the arrivals, upper end of the interval. Each latency of the SLO has an interval from the same batches. An
+undecided run (too short, or an interval wider than `NARROW` that contains the limit) is repeated with twice the
+requests or more. After `MOST_REQUESTS` the load is undecided. The load must also be below the rate of full engines, and
+the run long enough for rare bursts (`backlog`). Counts are `FIRST` times powers of two, so that all studies end on the
+same runs. A looser SLO never gives a worse result.
 """
 
 from __future__ import annotations
@@ -44,13 +37,12 @@ GROWS = 0.02
 SURELY = 0.1
 """A share that is larger than this at its lower end needs no second look."""
 FAR, ODDS = 2.0, 10.0
-"""Where requests wait ever longer, a latency of so many limits misses without an interval: those that wait
-make it so long, and in a system that they fill it would be no shorter. So does a quantile where the odds that a
-request is beyond the limit are so many times what the quantile allows, whether they wait or not."""
+"""With a growing queue, a latency of this many limits fails without an interval. A quantile fails if the odds that a
+request exceeds the limit are this many times the allowed odds."""
 NARROW = 0.04
 """Half of a latency's interval, as a fraction, below which the estimate itself decides."""
 MUCH = 2
-"""Where a run would need so many times the most requests, none is made."""
+"""A run that would need this many times the maximum requests is not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +78,22 @@ def decide(
     *, grows: bool = True, most: int | None = None, enough: Callable[[Run], bool] = lambda run: False,
     full: Callable[[], FullRate | None] = lambda: None,
 ) -> HeldLoad:  # fmt: skip
-    """Simulate a load until it is decided whether it is held.
+    """Simulate a load until it is decided whether it is sustained.
 
     Parameters
     ----------
     make : callable
-        Simulates so many requests; where a trace has fewer, all of them.
+        Simulates N requests; all requests of a shorter trace.
     load : float
         Requests per second.
     asked : int
         Fewest requests.
     grows : bool
-        Whether longer runs are of the same load; those of a trace with its own arrivals are not.
+        Whether longer runs have the same load; false for a trace with its own arrivals.
     most : int, optional
         Of a run; `GLANCE` of them may tell that a load is far too much, and no more.
     enough : callable
-        Whether a run that cannot tell says enough all the same.
+        Whether an undecided run is sufficient.
     full : callable
         The rate of full engines, which is asked for where a run would hold the load.
     """
@@ -128,7 +120,7 @@ def judge(
     before : Tried or None
         The same of a run of fewer requests.
     sampled : bool
-        Whether requests are drawn; those of a trace are all there are, and its quantiles exact.
+        Whether requests are sampled; a trace is complete, so its quantiles are exact.
     """
     found = judged(run, load, level)
     queue, growth = _queue(run, before, sampled)
@@ -146,7 +138,7 @@ def judge(
 def recovering(
     tried: Tried, need: int, run: Run, load: float, level: Mapping[str, float], full: FullRate, *, sampled: bool
 ) -> tuple[Tried, int]:
-    """The same verdict where a backlog counts too: a load that full engines do not serve is missed.
+    """Return the same verdict with the backlog rule: a load above the rate of full engines fails.
 
     A run too short for the spells of a queue that may come leaves it open.
     """
@@ -195,7 +187,7 @@ def stationary(run: Run, asked: Scenario) -> bool | None:
 
 
 def _count(run: Run) -> int:
-    """Requests of a run, those that are turned away among them."""
+    """Return the requests of a run, including rejected ones."""
     return len(run.requests.request_id) + refused_of(run)
 
 
@@ -246,7 +238,7 @@ def _far(run: Run, name: str, most: float) -> bool:
 
 
 def _since(figure: float, before: Tried | None, name: str) -> float:
-    """How far a figure moved from a run of half the requests, as a fraction; of tokens there is no row."""
+    """Return the relative change of a value from a run of half the requests; tokens have no row."""
     old = None if before is None else before.figures[name]
     return abs(figure - old) / figure if old and figure else 1.0
 

@@ -77,7 +77,7 @@ def search_streams(
     InputError
         A format that the engine's multipliers do not take.
     SpecError
-        The device is no FPGA.
+        The device is not an FPGA.
     CapacityError
         The model does not fit the board's memory, or no design its fabric.
     """

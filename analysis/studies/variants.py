@@ -34,9 +34,9 @@ class Variant:
     Attributes
     ----------
     name : str
-        Of two pools; empty for a system, which has its own. Replicas are those of systems: pools say how many they are.
+        Name of two pools; empty for a system, which has its own. Replicas apply to systems; pools state their number.
     systems : tuple of str or Path
-        The system, or those of both pools.
+        The system, or the systems of both pools.
     counts : tuple of int
         How many of each.
     options : mapping of str to object
@@ -67,7 +67,9 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
         None at all, or a number of devices that no ratio makes.
     """
     if systems is None and not scenario.parts.asks("two-pools"):
-        raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4; or --prefill and --decode")
+        raise InputError(
+            "--systems", "needs comma-separated names, for example h100-x4,duplex-x4; or --prefill and --decode"
+        )
     names = [] if systems is None else names_of(systems)
     alone: dict[str, Any] = {}
     if scenario.parts.asks("two-pools"):  # systems beside two pools do all
@@ -76,12 +78,12 @@ def variants(systems: Sequence[str | Path] | str | None, scenario: Scenario, dev
     experts_on = scenario.parts["experts-apart"].experts_on
     if scenario.parts.asks("two-pools"):
         if devices is not None and experts_on is not None:
-            reason = "cannot go with --experts-on; name both pools and leave it"
+            reason = "cannot be combined with --experts-on; name both pools and remove it"
             raise InputError("--devices", reason)
         pairs = _pairs(scenario.parts["two-pools"], devices)
         return out + (pairs if experts_on is None else [_with_experts_on(each, experts_on) for each in pairs])
     if devices is not None:
-        raise InputError("--devices", "are those of two pools: needs --prefill and --decode")
+        raise InputError("--devices", "belong to two pools: add --prefill and --decode")
     return out if experts_on is None else [_with_experts_on(each, experts_on) for each in out]
 
 
@@ -96,7 +98,7 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
     if search != "layouts":
         raise InputError("--search", f"must be layouts, not {search!r}")
     if any(len(each.systems) > 1 or each.experts_on for each in listed):
-        raise InputError("--search", "is of systems, not of pools; name --systems alone")
+        raise InputError("--search", "applies to systems, not to pools; use only --systems")
     given = [n for n in ("tp", "dp", "ep", "pp") if getattr(scenario.deployment, n) is not None]
     if given:
         raise InputError(f"--{given[0]}", "is what --search layouts sets")
@@ -111,13 +113,13 @@ def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list
 
 
 def _with_experts_on(variant: Variant, system: str | Path) -> Variant:
-    """A variant whose experts lie on another system."""
+    """Return a variant with the experts on another system."""
     name = variant.name or str(variant.systems[0])
     return replace(variant, name=f"{name} with experts on {system}", experts_on=system)
 
 
 def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:
-    """Two pools as they are, or at every ratio of so many devices."""
+    """Return two pools as they are, or in every ratio of N devices."""
     prefill, decode = both(own)
     sides = counted(prefill, "--prefill"), counted(decode, "--decode")
     names = sides[0][0], sides[1][0]

@@ -1,1 +1,1 @@
-"""Predictions beside measurements: kernels, serving runs, deployments; calibration."""
+"""Predictions compared with measurements: kernels, serving runs, deployments; calibration."""

@@ -19,13 +19,13 @@ from .transfer import LEAST, from_others, left_alike, spread
 
 HEAD = "family,framework,format,sizes,rows,low,middle,high"
 FEW = 50
-"""Rows of a set from which it tells what asking another's parameters costs, and how far off what was not seen is."""
+"""Minimum rows of a set for its transfer error and the error of unseen rows."""
 
 Found = Mapping[str, tuple[DeviceSpec, Mapping[str, FamilyRows]]]
 
 
 def evidence_files(measured: Found) -> dict[str, str]:
-    """Name of a set -> its CSV, and that of what transfers cost.
+    """Return the name of a set -> its CSV, and the CSV of the transfer errors.
 
     Logarithms are of measured over predicted, in hundredths. The sets' parameters were fitted to
     these rows; errors are stretched by what seeing a shape is worth, the quotient of the errors by
@@ -98,7 +98,7 @@ def _logs(family: Family, entry: SetEntry, rows: FamilyRows) -> F8:
 
 
 def _unseen(spec: DeviceSpec, family: str) -> float:
-    """How many times as far off a shape is that was not seen."""
+    """Return the error of unseen shapes over the error of fitted ones."""
     own = spec.calibration.get(family)
     if own is None or {"fit", "by_shape"} - own.errors.keys():
         return 1.0
@@ -110,7 +110,7 @@ def _unseen(spec: DeviceSpec, family: str) -> float:
 
 
 def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> Iterable[F8]:
-    """How far off the median of each is, with the parameters of each other of its silicon, against that one's own."""
+    """Return the median error of each with the parameters of every other of its silicon, relative to its own."""
     for one, (_, rows) in enumerate(devices):
         for other, (entry, own) in enumerate(devices):
             if one != other:
@@ -118,7 +118,7 @@ def _between(family: Family, devices: Sequence[tuple[SetEntry, FamilyRows]]) -> 
 
 
 def _enter(cells: dict[tuple[str, str, str, str], list[F8]], family: Family, key: str, x: F8, errors: F8) -> None:
-    """Deal errors to the cells of their calls."""
+    """Add errors to the cells of their calls."""
     at = np.rint(places(family, x)).astype(np.int64)
     for format_, place, error in zip(formats_of(family, x), at.tolist(), errors, strict=True):
         sizes = "/".join(map(str, place))

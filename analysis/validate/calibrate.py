@@ -107,11 +107,11 @@ def calibrate(
     date : str, optional
         Date to store, YYYY-MM-DD; today without it.
     family : str, optional
-        What all tables are of, whatever their names.
+        Family of all tables, for any file names.
     progress : callable, optional
         Called with what is being fitted.
     kept : Kept
-        Fits that an earlier call finished; those of this one are added.
+        Fits that an earlier call finished; this call adds its own.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def calibrate(
 
 
 def _fitted(rows: FamilyRows, day: str, kept: Kept) -> FamilyFit:
-    """The fit of a family, which but for its stamp does not depend on the day."""
+    """Return the fit of a family, which does not depend on the day except for its date."""
     known = [rows.family.name, rows.h, rows.x, rows.table.columns] if kept else None
     return replace(kept.once(known, partial(calibrate_family, rows, "")), date=day)
 

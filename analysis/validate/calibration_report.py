@@ -18,7 +18,7 @@ Fits = Mapping[str, Mapping[str, FamilyFit]]
 
 
 def leave_one_device_out(rows: Mapping[str, Mapping[str, FamilyRows]]) -> dict[str, dict[str, Check]]:
-    """Family -> device -> what the other devices alone say of its rows."""
+    """Return family -> device -> predictions of its rows from the other devices only."""
     out: dict[str, dict[str, Check]] = {}
     for device in sorted(rows.keys() & set(list_devices())):  # a description of one's own has no kernel set
         spec, found = load_device(device)[0], rows[device]

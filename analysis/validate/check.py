@@ -23,7 +23,7 @@ from ..show.text import seconds
 WORDS = {"median_ape_bound": "median at most", "p90_ape_bound": "9 of 10 at most", "n": "rows",
          "median_ape": "median error", "p90_ape": "9 of 10 within"}  # fmt: skip
 NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
-"""Units of figures that are no times, by a part of their names."""
+"""Units of values that are not times, by a part of their names."""
 
 
 def for_people(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -52,12 +52,12 @@ def percent(value: float | None, sign: str = "") -> str:
 
 
 def left_out(skipped: Sequence[Skipped]) -> list[dict[str, Any]]:
-    """Rows and files that were not used, as answers tell of them."""
+    """Return the text on rows and files that were not used."""
     return [{"file": s.file, "line": s.line or None, "reason": s.reason} for s in skipped]
 
 
 def summary(off: Sequence[float], inside: Sequence[bool | None] = ()) -> dict[str, Any]:
-    """Errors of one predicted figure, and the share of measured ones inside their intervals, of those that have one."""
+    """Return the errors of one predicted value, and the share of measured ones inside their intervals."""
     held = [x for x in inside if x is not None]
     found = Errors.of(np.array(off)).figures() if len(off) else dict.fromkeys(("median_ape", "p90_ape", "median_bias"))
     return {"n": len(off), **found, "within": sum(held) / len(held) if held else None}
@@ -71,7 +71,8 @@ rates, times a token and batches of published runs ($OPBYTE_DATA/real_runs)."""
 def by_chance(systems: Sequence[str]) -> dict[str, Any]:
     """Systems of a set's points, and between which shares within their intervals nine of ten such sets lie if these are true.
 
-    Points of one system err alike, so that a share of few systems tells little: of one, beta distributed about `LEVEL`.
+    Errors of points of one system are correlated, so the share of few systems is uncertain: for one, beta distributed
+    about `LEVEL`.
     """
     many = list(Counter(systems).values())
     if not many:
@@ -127,7 +128,7 @@ class Check:
     predicted, measured : float64 array, shape (n,)
         Of each row [s], or [W].
     bounds : BoundsSpec or None
-        Largest errors accepted; None where nothing was promised.
+        Largest accepted errors; None if there is no bar.
     held : bool array, shape (n,), or None
         The rows that the bounds are for, `MIN_ROWS` at least; all of them without it.
     seen : int
@@ -135,7 +136,7 @@ class Check:
     rows : FamilyRows or None
         The same rows as quantities of a kernel family.
     more, last : mapping
-        Figures that answers tell besides, by name, before the bounds and at the end.
+        Additional values of the result, by name, before the bounds and at the end.
     """
 
     family: str
@@ -199,7 +200,7 @@ class IntervalBasis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunCheck:
-    """Figures of one thing that was run, measured and simulated: a stage, a static batch, a published point.
+    """Measured and simulated values of one stage, static batch or published point.
 
     Attributes
     ----------
@@ -212,7 +213,7 @@ class RunCheck:
     group : str
         Set that a published point is of.
     factors : mapping of str to Interval
-        Where the simulated figure has an interval: factors on it, by metric.
+        Factors on the simulated values that have an interval, by metric.
     basis : mapping of str to IntervalBasis
         What these follow from, by metric.
     labels : mapping of str to str
@@ -244,7 +245,7 @@ class RunCheck:
         return out
 
     def within(self, name: str) -> bool | None:
-        """Whether the measured figure lies inside the simulated one's interval; None without one."""
+        """Return whether the measured value is inside the simulated interval; None without one."""
         if name not in self.factors:
             return None
         low, high = self.factors[name].of(self.simulated[name])

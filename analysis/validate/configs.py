@@ -41,7 +41,7 @@ class ConfigCheck:
     default_s : float64 array, shape (shapes,)
         Predicted seconds of the defaults.
     chosen : list of int arrays
-        First picks of each shape, configurations that differ in their group alone counted once.
+        First choices of each shape; configurations that differ only in their group are counted once.
     look_ups : mapping of str to dict
         Hits of other devices' lists at the same shapes.
     bounds : Bounds or None
@@ -56,7 +56,7 @@ class ConfigCheck:
     bounds: Bounds | None
 
     def row(self) -> dict[str, Any]:
-        """Figures of the check."""
+        """Return the values of the check."""
         m = self.measured
         best = self.seconds[np.arange(len(m.shapes)), m.best]
         errors = score.log_errors(best, m.best_s)
@@ -108,7 +108,7 @@ class FixedCheck:
     bounds: Bounds | None
 
     def row(self) -> dict[str, Any]:
-        """Figures of the check."""
+        """Return the values of the check."""
         held = self.fixed.halves()[1]
         errors = score.log_errors(self.predicted[held], self.fixed.measured_s[held])
         unknown = dict.fromkeys(
@@ -168,7 +168,7 @@ class ConfigValidation(Checked):
         return [
             (
                 f"kernel configurations, {text}: hits are shares of shapes with one within 1 % of the "
-                "best among the first k, those that differ in group_m alone counted once; errors are "
+                "best among the first k, shapes that differ only in group_m counted once; errors are "
                 "of ln(predicted / measured)"
             ),
             self.rows(),
@@ -295,7 +295,7 @@ def _fixed_check(fixed: FixedTile, which: str) -> FixedCheck:
 
 
 def _fitted(measured: Sequence[MeasuredKernel], fixed: Sequence[FixedTile], date: str | None) -> str:
-    """YAML of constants fitted to all tables; sets that they say nothing of stay as they are."""
+    """Return YAML of constants fitted to all tables; sets without rows stay unchanged."""
     stamp = date or Date.today().isoformat()  # a date for people
     new: list[ConstantSet] = []
     if measured:

@@ -105,7 +105,7 @@ def _host(framework: str, version: tuple[int, ...]) -> str:
 
 
 def _of_points(path: Path, progress: OnProgress | None) -> Iterator[ConstantRow]:
-    """TPOT of points whose version has a constant of its own, TTFT of those with experts."""
+    """Return TPOT of points whose version has a separate constant, TTFT of points with experts."""
     points, _ = read_points(path)
     hosts = {p: _host(NAMES.get(p.framework, ""), p.version) for p in points if p.framework in NAMES}
     own = [p for p in points if p.version and hosts.get(p)]

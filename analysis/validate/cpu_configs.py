@@ -1,8 +1,8 @@
-"""Does the model of the CPU kernels choose good configurations? Every configuration was timed here.
+"""Quality of the CPU kernels' configuration model.
 
-*Regret* is the time of the chosen configuration over the best one's, 1 at best. The model's constants
-are fitted on half of the shapes and choose on the other half, both ways round; beside it stand the
-model as it comes, the kernel's default and a choice at random.
+Every configuration was timed here. *Regret* is the time of the chosen configuration over the best one's, 1 at best. The
+model's constants are fitted on half of the shapes and choose on the other half, both ways round. They are compared with
+the default constants, the kernel's default and a random choice.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class CpuCheck:
         return self.found.fitted.geomean <= REGRET
 
     def row(self) -> dict[str, Any]:
-        """Figures of the check; those of censored tables are None."""
+        """Return the values of the check; None for censored tables."""
         c = self.found
         unknown = dict.fromkeys(
             ("hit", "random", "look_up", "default1", "tile1", "gain", "best_p90_ape", "best_bias",

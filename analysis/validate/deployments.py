@@ -163,14 +163,14 @@ def validate_points(
     Parameters
     ----------
     path : path-like
-        Table in the form of ``$OPBYTE_DATA/serving_points/points.csv``; models lie in
-        ``model_configs`` beside it or one folder above.
+        Table in the form of ``$OPBYTE_DATA/serving_points/points.csv``; models are in ``model_configs`` next to it or
+        one folder above.
     seed : int
-        Of the drawn lengths.
+        Seed of the sampled lengths.
     progress : callable, optional
         Called with (points done, points).
     kept : Kept
-        Points that an earlier call finished; those of this one are added.
+        Points that an earlier call finished; this call adds its own.
 
     Raises
     ------

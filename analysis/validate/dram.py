@@ -226,7 +226,7 @@ def _reference(cells: Mapping[str, str], where: str) -> Reference:
 
 
 Prepared = tuple[DramSpec, PatternRun | int]
-"""A memory with a run of requests, or with so many commands of a stream over many banks."""
+"""A memory with a run of requests, or with a number of commands of a stream over many banks."""
 
 
 def _prepare(row: Reference) -> Prepared:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .check import Check
 
 SHOWN = ("attention_decode", "attention_prefill", "moe")
-"""Families whose work per byte varies most: what the figure is of."""
+"""Families with the largest variation of work per byte, for the plot."""
 OF_FORMAT = ("gemm", "grouped_gemm", "moe", "attention_prefill")
 """Families whose arithmetic runs in the format that a row names; others widen to 16 bits."""
 

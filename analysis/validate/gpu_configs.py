@@ -48,7 +48,7 @@ class GpuConfigs(Result):
         return [f"{self.host.cpu}: {count} configurations checked and timed", self.rows()]
 
     def write(self, files: OutputFolder) -> None:
-        """Write every configuration's time by kernel, and the answer."""
+        """Write every configuration's time by kernel, and the result."""
         head = [f"GPU: {self.host.cpu}", "seconds: median of graph replays"]
         for name in dict.fromkeys(one.kernel for one in self.found):
             rows = [{"device": self.host.device, **row}

@@ -63,7 +63,7 @@ class LoopStep:
     model : str
         "toy" or "toy-delta", whose layers are delta nets.
     read_Bps : float
-        Read rate of the machine around its steps, which the simulation is told [B/s].
+        Read rate of the machine during its steps, an input of the simulation [B/s].
     active : float
         Experts with a token, mean over layers and steps; the simulator expects `expected_active` of them.
     """
@@ -162,7 +162,7 @@ class Loop(Result):
         ]
 
     def write(self, files: OutputFolder) -> None:
-        """Write the fitted device, the small model's config, its steps, and the figure."""
+        """Write the fitted device, the small model's config, its steps, and the plot."""
         files.text(f"{self.name}-calibrated.yaml", self.device)
         for name, config in self.configs.items():
             files.json(f"{name}/config.json", config)
@@ -249,10 +249,10 @@ def _fit_half(run: Measurement, folder: Path, base: Path) -> tuple[dict[str, Fam
 
 
 def halve(table: KernelTable) -> tuple[KernelTable, KernelTable]:
-    """Rows of half of the distinct shapes, drawn at random, and the rest.
+    """Return the rows of a random half of the distinct shapes, and the rest.
 
-    Every other shape in the table's order is no fair half: shapes are listed by loops, and where
-    the inner one has an even count (no earlier keys, 512 of them) one half holds all of one kind.
+    Every other shape is not a fair half: shapes are listed by loops, and an inner loop with an even count (no earlier
+    keys, 512 of them) would put all of one kind into one half.
     """
     keys = table.shape_keys()
     drawn = np.random.default_rng(0).permutation(keys.max() + 1)
@@ -330,7 +330,7 @@ def _steps(small: SmallModel, model: Path, device: Path, run: Measurement, first
 
 
 def _at_rates(system: SystemSpec, memory: float, arithmetic: float) -> SystemSpec:
-    """The machine at the rates of the moment over those of its description."""
+    """Return the machine at its current rates over the described ones."""
     device = system.device
     bandwidth = memory * device.memory.bandwidth_bytes_per_s
     processors = {

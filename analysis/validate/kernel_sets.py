@@ -33,7 +33,7 @@ ASKED = partial(
     dtypes=FORMATS,
     batches=BATCHES,
 )  # fmt: skip
-"""Steps that the inequalities are asked of: the fewest that hold them on those of `dominance.sweep`."""
+"""Steps with inequalities: the smallest set that enforces them on the steps of `dominance.sweep`."""
 EXPERTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block"))
 """The same of experts, whose kernels of block-scaled fp8 are their own."""
 PRODUCTS = partial(ASKED, dtypes=(*FORMATS, "fp8_block", "int8"), batches=((8, 4096, 0), *BATCHES))
@@ -42,9 +42,9 @@ LATENT = partial(sweep, ("deepseek-v2-lite", "deepseek-v3", "kimi-k2"), FORMATS)
 """The same of latent attention, whose few calls a step leave time for every batch."""
 SIZES, LARGE = tuple(2.0 ** np.arange(10, 31, 2)), 4.0 * 2**20
 RANKS = (2.0, 4.0, 8.0)
-"""Collectives that the inequalities are asked of, each a step of its own: bytes and devices. Data sheets order
-bandwidths, not latencies: of small messages NCCL's take 6 us on H100 and 10 on B200, 8 over PCIe (L40S). Where
-both cards were timed, the order is asked of large ones."""
+"""Collectives with inequalities, each a separate step: bytes and devices. Data sheets order bandwidths, not
+latencies: small messages of NCCL take 6 us on H100 and 10 on B200, 8 over PCIe (L40S). If both cards were timed,
+only large messages are ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ def fit_sets(
     Parameters
     ----------
     measured : mapping of str to mapping of str to FamilyRows
-        Device -> family -> rows, of every table that the family's parameters are to rest on.
+        Device -> family -> rows, of every table in the fit of the family's parameters.
     date : str
         To store.
     kept : Kept
-        Families that an earlier call finished; those of this one are added.
+        Families that an earlier call finished; this call adds its own.
     """
     specs = products()
     over = cache(partial(_steps, specs))
@@ -119,7 +119,7 @@ def _steps(
 
 
 def _collectives(family: Family, specs: Mapping[str, DeviceSpec]) -> tuple[Probes, AskedSteps, dict[str, F8]]:
-    """Collectives of many sizes, each a step of its own."""
+    """Return collectives of many sizes, each a separate step."""
     from scipy.sparse import identity
 
     third = (OWN,) if family.name == "allreduce" else tuple(float(k) for k in KINDS.values())

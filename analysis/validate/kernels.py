@@ -77,7 +77,7 @@ class KernelValidation(Checked):
         }  # fmt: skip
 
     def predictions(self) -> dict[str, npt.NDArray[Any]]:
-        """Row by row: where it stands, its shape in words, measured and predicted seconds."""
+        """Return row by row: its file and line, its shape as text, measured and predicted seconds."""
         parts: dict[str, list[npt.NDArray[Any]]] = {}
         for check in self.checks:
             table = check.table
@@ -103,7 +103,7 @@ class KernelValidation(Checked):
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def drawings(self) -> list[Drawing]:
-        """One figure a family: predicted against measured, error by size and by source."""
+        """Return one plot per family: predicted against measured, error by size and by source."""
         import pandas as pd
 
         from ..plots import kernel_errors
@@ -119,7 +119,7 @@ class KernelValidation(Checked):
         return out
 
     def figure(self) -> Figure:
-        """Draw the fractions of their roofline that attention and experts reach, by Op/B."""
+        """Plot the fractions of their roofline that attention and experts reach, by Op/B."""
         from ..plots import roofline_fractions
 
         return roofline_fractions(fractions(self.checks), "Fraction of the roofline by Op/B")
@@ -176,17 +176,17 @@ def validate_kernels(
     tables : paths
         Tables, or folders of them; those that come with the package where none is named.
     family : str, optional
-        What all tables are of, whatever their names.
+        Family of all tables, for any file names.
     transfer : bool
-        Leave out each device in turn: predict it from the other kernel sets alone, with the interval that
-        the errors of devices left out say.
+        Leave out each device in turn: predict it only from the other kernel sets, with the interval of the errors of
+        devices left out.
     progress : callable, optional
         Called with (tables of a device done, in all).
 
     Raises
     ------
     InputError
-        A path that does not exist, a file that is no kernel table, or no row with a time.
+        A path that does not exist, a file that is not a kernel table, or no row with a time.
     """
     read, skipped = read_tables(list(tables) or [own_tables()], family=family)
     split_layers(read)
@@ -256,7 +256,7 @@ def _layer_check(name: str, spec: DeviceSpec, rows: FamilyRows) -> Check:
 
 
 def _hosted(spec: DeviceSpec, rows: FamilyRows) -> npt.NDArray[np.float64]:
-    """Seconds of collectives on a device without rows of its own, in the class of host that it names."""
+    """Return the seconds of collectives on a device without rows, in its class of host."""
     assert spec.host is not None
     host = load_host(spec.host)[0]
     links = build_device(spec, calibrated=True, host=host, assumed=True).collectives

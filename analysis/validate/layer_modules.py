@@ -1,8 +1,7 @@
-"""Whole attention modules against the sum of their ops: what is left are kernels that no table times alone.
+"""Attention modules compared with the sum of their ops: the difference are kernels that no table times separately.
 
-Tables of modules hold the times of a layer's attention with its projections. The difference between a
-short decode and the sum of its ops is the small kernels around an indexer (quantisation, rotation, places
-of pages); ``index_rest`` is fitted to it.
+Tables of modules have the times of a layer's attention with its projections. For short decodes the difference is the
+small kernels around an indexer (quantisation, rotation, indices of pages); ``index_rest`` is fitted to it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ SHAPES = {
 
 
 def layer_of(model: str, heads: int) -> SparseLatentAttention | None:
-    """The layer of a row; None of a model without its shape here, or without an indexer of its own."""
+    """Return the layer of a row; None for a model without its shape here, or without an indexer."""
     name = next((n for n in SHAPES if model.startswith(n) and not model.startswith("GLM-5.2")), None)
     if name is None:
         return None

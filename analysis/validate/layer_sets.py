@@ -1,8 +1,8 @@
 """Fit the kernels of sparse and recurrent layers (`devices.calibrated.layer_kernels`) to tables.
 
-``python -m opbyte.analysis.validate.layer_sets DATE TABLES OUT`` writes one file a set. Sets, bases and
-the order of devices are those of all kernels (`set_fit`); a call of measured size, its data cold, is
-the step that a better device may not be slower in.
+``python -m opbyte.analysis.validate.layer_sets DATE TABLES OUT`` writes one file per set. Sets, bases and the order of
+devices are the same for all kernels (`set_fit`); a call of measured size with cold data is the step in which a better
+device may not be slower.
 """
 
 from __future__ import annotations

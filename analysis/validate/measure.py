@@ -88,7 +88,7 @@ class Measured(Result):
         return device_yaml(run.host, run.ceilings, run.memory_share(), run.launch_s())
 
     def summary(self) -> str:
-        """One page: shares of the roofline of the same run, beside the library's."""
+        """Return one page: shares of the roofline of the same run, next to the library's."""
         run, c = self.run, self.run.ceilings
         lines = [
             f"# {run.host.cpu}", "", *(f"- {line}" for line in run.host.header(c)), "",
@@ -149,8 +149,8 @@ def measure_machine(
     quick, threads, only, lenient, compare, seed
         See `kernels.measure.measure`.
     loop : bool
-        Calibrate on half of the shapes, validate on the others, and simulate a small model on
-        this machine beside the same model run for real (`analysis.validate.host_loop`).
+        Calibrate on half of the shapes, validate on the others, and compare a simulation of a small model with a run of
+        it on this machine (`analysis.validate.host_loop`).
     progress : callable, optional
         Called with how many visits are done, of how many.
 
@@ -167,7 +167,7 @@ def measure_machine(
     known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
     check_only(only, known)
     if threads is not None and not 1 <= threads <= max_threads():
-        raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
+        raise InputError("--threads", f"must be between 1 and {max_threads()}, not {threads}")
     if backend == "cupy":
         if loop:
             raise InputError("--loop", "closes the loop on the processor: use --backend numba")

@@ -32,7 +32,7 @@ class ConfigsMeasured(Result):
     Attributes
     ----------
     choices : tuple of Choice
-        By kernel; those of which too few shapes count are left out.
+        By kernel; kernels with too few usable shapes are skipped.
     """
 
     run: KernelSearch
@@ -71,7 +71,7 @@ class ConfigsMeasured(Result):
         return out
 
     def write(self, files: OutputFolder) -> None:
-        """Write every configuration's time by kernel, and the answer."""
+        """Write every configuration's time by kernel, and the result."""
         head = [f"host: {self.run.host.cpu}, one thread", "seconds: lower quartile over rounds"]
         for kernel, columns in self.run.tables().items():
             files.text(TABLE.format(kernel), table_text(columns, head))

@@ -1,14 +1,13 @@
-"""What first tokens of a benchmark wait beside their server's steps.
+"""TTFT of a benchmark outside of its server's steps.
 
-*Prompts for their tokens.* One thread makes tokens of one text after another, and while it does Python hands nobody's out: vLLM's
-``AsyncMicrobatchTokenizer`` (vllm/utils/async_utils.py; transformers' tokenizers keep the interpreter's lock, github.com/vllm-project/
-vllm/issues/19012), SGLang's ``_tokenize_one_request`` (tokenizer_manager.py), ``generate_async`` of tensorrt_llm/llmapi/llm.py.
-Clients of a closed loop start at once, and their first prompts queue there. Split deployments' front ends have many threads.
-
-*First requests for kernels that are new to their server.* DeepGEMM is compiled for every shape when it is first called
-(github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM), TensorRT-LLM loads the kernels of its experts and tries them. The two
-warm-up requests a client of later runs all have one prompt's length. How the seconds divide is not known; TPOT shows none
-of them. A server that has served for a while has none, and `simulate` adds none.
+*Tokenizer queue.* One thread tokenizes one text after another and blocks all output: vLLM's
+``AsyncMicrobatchTokenizer`` (vllm/utils/async_utils.py; transformers' tokenizers keep the interpreter's lock,
+github.com/vllm-project/vllm/issues/19012), SGLang's ``_tokenize_one_request`` (tokenizer_manager.py),
+``generate_async`` of tensorrt_llm/llmapi/llm.py. Clients of a closed loop start at once, and their first prompts queue
+there. Front ends of split deployments have many threads. *First use of kernels.* DeepGEMM is compiled for every new
+shape (github.com/deepseek-ai/DeepGEMM, called by SGLang and TensorRT-LLM); TensorRT-LLM loads and tunes the kernels of
+its experts. The two warm-up requests per client of later runs all have one prompt's length. The split of these seconds
+is not known; TPOT contains none of them. A server that has run for a while has none, and `simulate` adds none.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from ...simulator.deploy.deployment import Deployment
 
 F8 = npt.NDArray[np.float64]
 TOKEN_S = 2.3e-6
-"""Seconds to find one of a prompt's random tokens. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's tekken,
-takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` alone 1.4 and 14.5), and 10.2 ms for "hi " 10,000 times, as
-a DGX H100's does (10.7, the issue above). English takes 0.8 us a token."""
+"""Seconds per random prompt token. Measured: transformers' call, with the 128,000 byte pairs of mistral-common's
+tekken, takes 2.2 ms for 920 and 19 for 7,400 on a core of an AMD EPYC (``encode`` 1.4 and 14.5), and 10.2 ms for "hi
+" 10,000 times, as a DGX H100's does (10.7, the issue above). English takes 0.8 us a token."""
 FIRST_USE_S: Mapping[str, float] = {"SGLang": 0.9, "TensorRT-LLM": 1.2}
 """Seconds by framework, the one fitted constant of each: the value with the least median error of TTFT
 over the rows of $OPBYTE_DATA/serving_points with experts whose deployment is not split (`opbyte validate constants`). vLLM

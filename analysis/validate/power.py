@@ -30,7 +30,7 @@ from .check import Check, Checked, left_out
 
 F8 = npt.NDArray[np.float64]
 FORM = TableForm(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
-"""Tables of power: kernels by the framework's names, and the board's power beside the time."""
+"""Tables of power: kernels by the framework's names, with the board's power."""
 MEDIAN, P90 = 0.15, 0.35
 """Errors that a model of power should reach on kernels it has not seen."""
 MARGIN = 0.02
@@ -44,7 +44,7 @@ class PowerValidation(Checked):
     Attributes
     ----------
     cross_validated : bool
-        Errors are of rows whose model's shape was held out of the fit.
+        Errors are of rows whose model's shape was not in the fit.
     fitted : str or None
         YAML of a new fit, where one was made.
     """
@@ -56,7 +56,7 @@ class PowerValidation(Checked):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         text = (
-            f"Errors are of rows whose model's shape was held out of the fit, {FOLDS} folds."
+            f"Errors are of rows whose model's shape was not in the fit, {FOLDS} folds."
             if self.cross_validated else "Errors are of the committed fit; --cross-validate holds shapes out of it."
         )  # fmt: skip
         return [
@@ -94,7 +94,7 @@ def validate_power(
     Raises
     ------
     InputError
-        A path that does not exist, or a file that is no table.
+        If a path does not exist, or a file is not a table.
     """
     read, skipped = read_tables(tables, form=FORM)
     checks: list[Check] = []
@@ -113,7 +113,7 @@ def validate_power(
 
 
 def _check(rows: PowerRows, device: str, predicted: F8, basis: str) -> Check:
-    """The mean of the readings of each row [W]; bounds are those of the committed fit's own device."""
+    """Return the mean of the readings of each row [W]; bounds apply to the committed fit's own device."""
     name, known, bounds = rows.table.family, stored().errors.get(rows.table.family), None
     if device == REFERENCE and known is not None:
         median = known.by_shape.median_ape + MARGIN  # which no bias exceeds

@@ -21,9 +21,9 @@ class Difference:
     Attributes
     ----------
     plan : int or None
-        Its position; None where all plans are equal and a request's stamps are not.
+        Its position; None if all plans are equal and a request's timestamps differ.
     expected, got
-        The plan or the stamps, None where there is none.
+        The plan or the timestamps, None if there is none.
     """
 
     name: str
@@ -110,8 +110,8 @@ def validate_schedules(path: str | Path, *, progress: OnProgress | None = None) 
 def compare(case: ScheduleCase) -> Difference | None:
     """The first difference between a case and what is planned here, if there is one.
 
-    Steps are planned one by one to record them. A second run, in which steps that only decode run
-    many at a time, must stamp the same tokens.
+    Steps are planned one by one to record them. A second run with fast-forwarded decode steps must have identical
+    timestamps.
     """
     plans, done = replay(case, record=True)
     for k in range(max(len(plans), len(case.plans))):

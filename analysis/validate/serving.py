@@ -54,7 +54,7 @@ class Latencies(NamedTuple):
 
     @classmethod
     def of(cls, queued: F8, first: F8, last: F8, tokens: npt.NDArray[np.int64]) -> Latencies:
-        """From stamps: README of $OPBYTE_DATA/serving_runs."""
+        """Return latencies from timestamps: README of $OPBYTE_DATA/serving_runs."""
         return cls(first - queued, per_token(first, last, tokens), last - queued)
 
     def statistics(self) -> dict[str, float]:
@@ -64,7 +64,7 @@ class Latencies(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRequests:
-    """Measured requests in order of queueing, shape (n,) each; lengths in tokens, stamps in s."""
+    """Measured requests in order of queueing, shape (n,) each; lengths in tokens, timestamps in s."""
 
     request_id: npt.NDArray[np.object_]
     input_tokens: I8
@@ -93,7 +93,7 @@ class ServingRun:
     coverage : list of dict
         How often they lay outside the kernel tables; see `coverage.coverage`.
     intervals : RunIntervals or None
-        Factors on the simulated figures; those of a whole request are those of its tokens.
+        Factors on the simulated values; a whole request has the factors of its tokens.
     """
 
     name: str
@@ -123,7 +123,7 @@ class ServingRun:
         return RunCheck(self.name, 0, measured, self.simulated.statistics(), self.costs, factors=factors)
 
     def within(self) -> float | None:
-        """Share of the measured figures that lie inside their intervals."""
+        """Return the share of the measured values inside their intervals."""
         found = self.entry
         share: float | None = summary((), [found.within(name) for name in found.measured])["within"]
         return share
@@ -142,7 +142,7 @@ class ServingRun:
 
 @dataclass(frozen=True, slots=True)
 class ServingValidation(Compared):
-    """Every run's figures against the measured ones."""
+    """Simulated and measured values of every run."""
 
     runs: tuple[ServingRun, ...]
 
@@ -184,7 +184,7 @@ class ServingValidation(Compared):
             out += coverage_blocks(r.coverage)
             share = r.within()
             if share is not None:
-                out.append(f"{r.name}: {share:.0%} of the figures lie inside their intervals")
+                out.append(f"{r.name}: {share:.0%} of the values are inside their intervals")
         return out
 
 
@@ -196,10 +196,10 @@ def validate_serving(
     Parameters
     ----------
     folders : iterable of path-like
-        Each holds ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``. Files are
-        passed over: ``RUNS/*`` may name a README beside the folders.
+        Each has ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``. Files are ignored: ``RUNS/*`` may
+        match a README.
     kernels : bool
-        Cost ops by the run's own kernel tables; otherwise by the device's models alone.
+        Cost ops by the run's own kernel tables; otherwise only by the device's models.
     host : str or Path, optional
         How the GPUs were connected, see `devices.hosts`; the class of the device without it.
 
@@ -244,7 +244,7 @@ class Replayed:
 def read_replayed(folder: Path, kernels: bool) -> Replayed:
     """Read a run's folder; see `validate_serving`."""
     if not folder.is_dir():
-        raise InputError(folder, "is no folder; it should hold a serving run")
+        raise InputError(folder, "is not a folder; it should hold a serving run")
     tables = folder / "kernels" if kernels else None
     scenario = Scenario.of(folder / "config.json", engine=folder, kernels=tables)
     engine = engine_settings(scenario)
@@ -276,7 +276,7 @@ def _stream(name: str, table: MeasuredRequests) -> RequestStream:
 
 
 def _device(folder: Path) -> str:
-    """Catalog device of a run: that of its kernel tables."""
+    """Return the catalog device of a run, from its kernel tables."""
     names = device_names()
     found: list[str] = []
     if (folder / "kernels").is_dir():
@@ -285,7 +285,7 @@ def _device(folder: Path) -> str:
     known = {names[name] for name in found if name in names}
     if len(known) != 1:
         what = f"tables of {', '.join(found)}" if found else "no kernel tables"
-        raise InputError(folder / "kernels", f"holds {what}; needs those of one device of the catalog")
+        raise InputError(folder / "kernels", f"holds {what}; needs the tables of one device of the catalog")
     return known.pop()
 
 

@@ -1,10 +1,9 @@
-"""How far predictions are for a device whose own rows no fit saw, and how far such predictions say they are.
+"""Errors of predictions for a device without rows in the fit, and the coverage of their intervals.
 
-Each device in turn is left out, with the kernel set that its rows are behind: its parameters are those that answers
-use for a device without rows (`kernel_sets.borrowed`), from all other sets. The interval of such a prediction is what
-the other devices, each left out likewise, say: the 10th to 90th percentile of measured over predicted, by family, of
-devices with a set of their silicon left or of those without (`kernel_sets.alike`). It holds where 80 % of a device's
-rows lie inside.
+Each device in turn is left out, with its kernel set: its parameters come from all other sets (`kernel_sets.borrowed`),
+as for a device without rows. The interval is the 10th to 90th percentile of measured over predicted of the other
+devices, each left out, by family, of devices with another set of their silicon or without (`kernel_sets.alike`). It is
+correct if 80 % of a device's rows are inside.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def with_intervals(checks: Sequence[Check]) -> list[Check]:
     Parameters
     ----------
     checks : sequence of Check
-        Whose predictions no row of their own device was behind.
+        Checks whose predictions use no row of their own device.
     """
     out = []
     for check in checks:

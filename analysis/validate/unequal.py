@@ -1,14 +1,9 @@
 """Attention of unequal contexts against measured calls (``opbyte validate kernels``, attention_skew.csv).
 
-Each row has three times: of its batch, and of batches whose decodes are all at the mean and all at the longest context.
-The last two are a table of equal contexts, as kernel tables are; the first is what the models of unequal contexts must
-say from it. Nothing is fitted to that one. Three predictions are compared with it:
-
-- ``thread blocks``: the blocks of the kernel (`devices.tables.blocks`), as in steps of an engine with
-  kernel tables: beside a prompt the time of the mean context and what unequal ones add;
-- ``mean context``: the time of the mean context alone;
-- ``kernel models``: the fitted families with vLLM's kernels, which know the mean alone, as in steps of
-  an engine without tables.
+Each row has three times: of its batch, and of batches with all decodes at the mean and at the longest context. The last
+two are a table of equal contexts; models predict the first, which is not fitted. Predictions: ``thread blocks``: the
+kernel's blocks (`devices.tables.blocks`), as in engines with kernel tables; ``mean context``: only the mean context's
+time; ``kernel models``: the fitted families with vLLM's kernels at the mean context, as in engines without tables.
 """
 
 from __future__ import annotations
@@ -35,9 +30,9 @@ from .check import Check
 NAME, TITLE = "attention_skew", "attention of unequal contexts"
 BLOCKS, MEAN, MODELS = "thread blocks", "mean context", "kernel models"
 COMPARED = (MEAN, MODELS)
-"""Those that are told beside the models of unequal contexts, and not drawn."""
+"""Predictions that are printed next to the models of unequal contexts, and not plotted."""
 BOUNDS = BoundsSpec(median_ape=0.04, p90_ape=0.15, median_bias=0.03)
-"""Of `BLOCKS`, for every device: what was reached on three GPUs, with a margin like that of the fits."""
+"""Bounds of `BLOCKS`, for every device: the errors reached on three GPUs, with a margin as for the fits."""
 CALLS = {"llmservingsim": 3.0}
 """Calls whose sum a source's times are: that repository's tables of equal contexts, of the same GPU, hold a
 third of them (1,227 calls of RTX 4090, 3.03 +- 0.05; as many of RTX PRO 6000, 3.00 +- 0.02)."""

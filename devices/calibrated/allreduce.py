@@ -1,16 +1,13 @@
 """All-reduce inside a node: a library's ring or tree, and the frameworks' own small kernels.
 
-The library: a kernel, the latency of the hops and the bytes over the link, by the better of its protocols
-(`terms.by_protocol`). Hops are 2(n-1) of a ring, or those of a tree where that is shorter. The attainable part of the
-link depends on the number of ranks: on PCIe it falls when the ranks span two host bridges, on NVSwitch it rises,
-as switches add up (NVLS). Beyond `RING` ranks of one domain a message then takes as long as among these: a device sends
-its message once and receives the sums once, however many others there are.
-
-A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank reads all messages
-whole, or its part of them and then the sums of the others, after a second barrier. Frameworks take it for messages up
-to `OWN_BYTES`, and where peers have links of their own: over PCIe vLLM and SGLang only between two ranks (conditions of
-vLLM's `CustomAllreduce`, quoted in vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's).
-Otherwise they call the library. Beyond `OWN_BYTES` a message takes no less than the largest of the own kernel's.
+Library: a kernel, the latency of the hops and the bytes over the link, with the better of its protocols
+(`terms.by_protocol`). Hops are 2(n-1) of a ring, or a tree's if fewer. The attainable part of the link depends on the
+number of ranks: on PCIe it falls when the ranks span two host bridges, on NVSwitch it rises (NVLS). Beyond `RING` ranks
+of one domain the time is constant, because a device sends its message once and receives the sums once. Own kernel: it
+reads its peers' buffers directly, with one barrier per peer; every rank reads all messages whole, or its part and then
+the sums of the others after a second barrier. Frameworks use it up to `OWN_BYTES` between peers with direct links: over
+PCIe vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in vllm-project/vllm#56128),
+TensorRT-LLM never. Beyond `OWN_BYTES` a message takes at least as long as the largest of the own kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ OWN_BYTES = 8.0 * 2**20
 LINKED = ("aiconfigurator/trtllm",)
 """Frameworks whose own kernel needs more than PCIe."""
 PCIE_BPS = 64e9
-"""One way of PCIe 5.0 x16: devices whose link is no faster have no links of their own."""
+"""One way of PCIe 5.0 x16: devices with no faster link have no direct links."""
 
 RING = 8.0
 """Ranks up to which the rows tell what part of the link a ring attains."""
@@ -53,7 +50,7 @@ PARAMETERS = parameters_of("allreduce")
 
 @compiled_part
 def own_kernel(x: F8, link: float) -> bool:
-    """Whether a framework has a kernel of its own for it, `link` bytes/s between peers."""
+    """Return whether a framework has its own kernel for it, with `link` bytes/s between peers."""
     if x[X_OWN] == LIBRARY:
         return False
     return link > PCIE_BPS or (x[X_OWN] == OWN and x[X_RANKS] <= 2.0)
@@ -70,7 +67,7 @@ def own_seconds(p: F8, message: float, n: float, link: float) -> float:
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one all-reduce; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one all-reduce, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     n = x[X_RANKS]
     if n < 2.0 or x[X_BYTES] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -89,7 +86,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many all-reduces; see `Family.rows`."""
+    """Compute many all-reduces; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

@@ -1,21 +1,15 @@
 """Decode attention: one query token per sequence against its cached keys and values.
 
-The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits the last level.
-Thread blocks, one per sequence and key/value head, cost time of their own: a start, and work per key that the query
-heads of a group share or repeat (`apart` lies between the kernels that pack a group into one tile and those that give
-every query head a block). Few blocks draw less than the full bandwidth, and long caches are split over blocks whose
-partial results are merged.
-
-Two kernels are known to give every query head a block of its own, whatever `apart` says:
-
-- TensorRT-LLM's XQA kernel takes groups of at most 32 heads (``supportConfigHMMA`` and
-  ``supportConfigQGMMA`` in NVIDIA/TensorRT-LLM,
-  ``cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQAImplJIT/kernelUtils.cpp``);
-  wider ones fall to its masked multi-head kernel;
-- FlashAttention 2, which vLLM runs on 16-bit caches below Hopper, packs a group only without a
-  window, and only where no sequence of the call has more than one new token: beside prompts, which
-  vLLM serves in the same call, it does not (``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention,
-  ``csrc/flash_attn/flash_api.cpp``).
+The cache is read once at main-memory rate, or faster if a benchmark re-reads a cached one. Thread blocks, one per
+sequence and KV head, have a start time, and work per key that the query heads of a group share or repeat (`apart` is
+between the kernels that pack a group into one tile and those with a block per query head). Few blocks use less than the
+full bandwidth, and long caches are split over blocks whose partial results are merged. Two kernels always have a block
+per query head. TensorRT-LLM's XQA kernel takes groups of at most 32 heads (``supportConfigHMMA`` and
+``supportConfigQGMMA`` in NVIDIA/TensorRT-LLM,
+``cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQAImplJIT/kernelUtils.cpp``); wider ones use its
+masked multi-head kernel. FlashAttention 2, which vLLM runs on 16-bit caches below Hopper, packs a group only without a
+window and if no sequence of the call has more than one new token, so not in a step with prompts
+(``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention, ``csrc/flash_attn/flash_api.cpp``).
 """
 
 from __future__ import annotations
@@ -34,11 +28,11 @@ from .terms import ATTENTION_KERNELS, COLD, Parts, Work, of_heads, put_price, re
  X_FA2, X_BESIDE, X_QUERIES) = range(12)  # fmt: skip
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window", "beside", "queries")  # fmt: skip
-"""`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group that a tile holds at
-most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below Hopper; `beside`: prompts that the same
-call serves, -1 where they have one of their own; `queries`: query tokens that see a key on average, 1 but where drafts
-are verified: kernels pack a sequence's query tokens into the rows of a tile as they pack the query heads of a group
-(``pack_gqa`` in Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
+"""`keys`: mean keys that a sequence reads, with its window; `packs`: maximum query heads of a group in a tile;
+`fa2_window`: 1 for a window in a call of FlashAttention 2 below Hopper; `beside`: prompts in the same call, -1 if
+they have a separate one; `queries`: query tokens per key on average, more than 1 if drafts are verified: kernels
+pack a sequence's query tokens into the rows of a tile like the query heads of a group (``pack_gqa`` in
+Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
 
 PARAMETERS = parameters_of("attention_decode")
 (P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART, P_GROUP, P_MERGE) = range(12)
@@ -53,16 +47,16 @@ NO_LIMIT = 1e9
 HOPPER = 3000.0
 """16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada (1024)."""
 JOINT_ROWS, JOINT_SHARE = 64.0, 0.67
-"""Query rows of a block of FlashAttention 2 beside prompts, all computed for the one there is, and the
-share of the 16-bit peak at which: short prompts after long prefixes, a block a core, say 0.81 on RTX
-4090 and 0.55 on RTX PRO 6000."""
+"""Query rows of a block of FlashAttention 2 in a step with prompts, all computed for a single one, and its share of
+the 16-bit peak: from short prompts after long prefixes, one block per core, 0.81 on RTX 4090 and 0.55 on RTX PRO
+6000."""
 SPLIT = 256.0
 """Keys of the smallest split."""
 
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     batch, keys, dim = x[X_BATCH], x[X_KEYS], x[X_DIM]
     heads = x[X_HEADS] * x[X_QUERIES]
     if batch <= 0.0 or keys <= 0.0:
@@ -101,7 +95,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many calls; see `Family.rows`."""
+    """Compute many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

@@ -1,23 +1,16 @@
 """Prefill attention: tiles of query rows in waves over the cores, against the memory traffic.
 
-A thread block takes 128 query rows of one head through all keys they see, in time proportional to the keys its mask
-touches; so a tile on the diagonal works for half of its width in vain, and a sliding window costs one tile more than
-its length. Kernels differ in whether they pack the query heads of one key/value head into a tile, which matters for
-short prompts: `packing` lies between the two. Softmax adds work per key that does not shrink with the head dimension,
-and heads wider than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
-
-TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
-the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
-``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``), which a serving step has as an op of its own.
-
-A sliding window saves no time in FlashInfer's kernel for Ampere, Ada and workstation Blackwell: its
-loop runs over all keys up to the diagonal and the window is a mask (``num_iterations`` and
-``window_iteration`` in flashinfer-ai/flashinfer, ``include/flashinfer/attention/prefill.cuh``).
-SGLang runs that kernel there (`libraries`).
-
-vLLM's FlashAttention serves the prompts and decodes of a step in one call (``FlashAttentionImpl.forward``
-in vllm/v1/attention/backends/flash_attn.py): beside decodes, whose op has the fixed part and whose blocks
-run at the same time, prompts add their work alone.
+A thread block takes 128 query rows of one head through all keys that they see; a tile on the diagonal wastes half of
+its width, and a sliding window costs one additional tile. Kernels differ in packing the query heads of one KV head into
+a tile, which matters for short prompts (`packing`). Softmax adds work per key that is independent of the head
+dimension, and heads wider than 128 fit a core worse. TensorRT-LLM's rows include a separate kernel that rotates the
+queries (README of the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
+``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``), a separate op in a serving step. A sliding window saves no time
+in FlashInfer's kernel for Ampere, Ada and workstation Blackwell, whose loop runs over all keys up to the diagonal
+(``num_iterations`` and ``window_iteration`` in flashinfer-ai/flashinfer, ``include/flashinfer/attention/prefill.cuh``);
+SGLang runs it there (`libraries`). vLLM's FlashAttention processes the prompts and decodes of a step in one call
+(``FlashAttentionImpl.forward`` in vllm/v1/attention/backends/flash_attn.py): with decodes, which have the fixed part,
+prompts add only their work.
 """
 
 from __future__ import annotations
@@ -37,10 +30,9 @@ from .terms import ATTENTION_KERNELS, Parts, Work, attained, of_heads, put_price
  X_GAP, X_ROTATES, X_HIDDEN, X_BESIDE) = range(15)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
               "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden", "beside")  # fmt: skip
-"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees;
-`rotates`: 1 where the call turns the queries by their positions first; `hidden`: keys of a sequence
-with those that a window hides, where FlashInfer may have served the call, else 0; `beside`: decodes
-that the same call serves, -1 where they have one of their own."""
+"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees; `rotates`: 1 if the call
+first rotates the queries by their positions; `hidden`: keys of a sequence including those hidden by a window, if
+FlashInfer may have run the call, else 0; `beside`: decodes in the same call, -1 if they have a separate one."""
 
 PARAMETERS = parameters_of("attention_prefill")
 (P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_CACHE_RATE, P_PACKING,
@@ -62,7 +54,7 @@ def calls_flashinfer(capability: float) -> bool:
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     q, kv, dim, heads, kv_heads = x[X_Q], x[X_KV], x[X_DIM], x[X_HEADS], x[X_KV_HEADS]
     if x[X_BATCH] <= 0.0 or q <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -106,7 +98,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many calls; see `Family.rows`."""
+    """Compute many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

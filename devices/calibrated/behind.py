@@ -1,15 +1,11 @@
-"""What measured rows stand behind a price: how many, of which format, how near, and how far off.
+"""Measured rows behind a predicted time: number, format, distance and error.
 
-`devices/specs/evidence/SET.csv` holds the errors of a set's parameters on its rows, cell by cell: a
-cell is a family, a framework, a number format, and the sizes of a call to the nearest power of
-`BASE`. An answer quotes the cells around what it asks, not a family's whole table. `opbyte validate
-kernels --out` writes the files anew from the rows (`analysis.validate.behind`).
-
-Where a price rests on something else than rows of its own device, format and size, its error is that of asking
-another device's parameters, beside that of its cells. `TRANSFER` holds it for each family: the errors of rows by those of
-another silicon, and for one of the same (`KIN`) how far apart the medians of two such devices are, whose rows differ no
-more than a cell's. For a device of no set the errors are those of devices left out that had a set of their silicon left
-(`NEAR_SET`), or of those that had none (`FAR_SET`).
+`devices/specs/evidence/SET.csv` has the errors of a set's parameters on its rows by cell: family, framework, number
+format, and the sizes of a call to the nearest power of `BASE`. A result uses the cells around its calls. `opbyte
+validate kernels --out` regenerates the files (`analysis.validate.behind`). A time without rows of its own device,
+format and size also has the error of a transfer (`TRANSFER`, by family): of rows by another silicon's parameters, for
+the same silicon (`KIN`) of the medians of two devices. A device without a set has the errors of devices left out, with
+a set of their silicon left (`NEAR_SET`) or without (`FAR_SET`).
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ NEAR = 1.0
 """Cells that count as near: about a factor of 8 in every size."""
 APART = "no row is within about a factor of 8 in every size"
 ENOUGH = 20
-"""Rows that an error is quoted from at least, where there are so many."""
+"""Minimum rows behind a printed error, if that many exist."""
 TRANSFER, KIN, NEAR_SET, FAR_SET = "transfer", "kin", "near", "far"
 ALIKE = 2.0
 """Factor between constants within which devices of one silicon are as those measured: H100, H200 and H20 differ by 1.4 to 1.7."""
@@ -53,7 +49,7 @@ ALIKE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What stands behind the price of a call.
+    """Evidence of the time of a call.
 
     Attributes
     ----------
@@ -62,12 +58,12 @@ class Behind:
     others : mapping of str to int
         Rows in other formats.
     near : int
-        Those of `rows` within about a factor of 8 in every size.
+        Number of `rows` within about a factor of 8 in every size.
     distance : float
         Factor between the call and the nearest row of its format in the size that is furthest; 1
         inside of the rows, infinite without a row.
     ratios : Ratios
-        How far off prices like this one were.
+        Errors of similar predictions.
     why : str
         Why parameters are transferred, else empty.
     beyond : str
@@ -131,7 +127,7 @@ def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
 
 @cache
 def transferred(family: str, whose: str = "typical") -> Ratios:
-    """How far off other devices' parameters are; those of `KIN`, `NEAR_SET` or `FAR_SET`, where they are known."""
+    """Return the transfer errors of a family; of `KIN`, `NEAR_SET` or `FAR_SET`, if they are known."""
     read = _read(TRANSFER)
     found = read.get((family, whose)) or read.get((family, "typical"), {})
     if ANY not in found:
@@ -155,7 +151,7 @@ def formats_of(family: Family, x: F8) -> list[str]:
 
 
 def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind:
-    """What stands behind the price of one call on a device under a framework.
+    """Return the evidence of one call on a device under a framework.
 
     Parameters
     ----------
@@ -220,7 +216,7 @@ def _reach(distance: F8, rows: I8) -> float:
 
 
 def _moved(spec: DeviceSpec, family: str, framework: str, whose: str) -> tuple[str, bool]:
-    """Why a device's parameters are not those of rows timed on it, and whether they are of its silicon."""
+    """Return the reason why a device's parameters are transferred, and whether they are of its silicon."""
     entry = load_set(whose).find(family, framework)
     if entry is None or entry.basis == "transferred":
         return "no rows of these kernels on its silicon", False

@@ -1,16 +1,13 @@
-"""Products of values with a scale for each block, of 8 bits or 4: tiles that are never split along k.
+"""Block-scaled products of 8 or 4 bits: tiles that are never split along k.
 
 A scale for every 128 values of an input and every 128 x 128 of the weights is applied between the steps along k, so a
-block of the kernel keeps its tile from the first step to the last. DeepGEMM (in TensorRT-LLM, SGLang and vLLM) takes 64
-rows where there are no more, else 128, and the width that leaves the cores least idle (``get_best_configs`` in
-deepseek-ai/DeepGEMM, ``deep_gemm/jit_kernels/gemm.py``). CUTLASS's kernel for Hopper has one tile of 128 x 128 whatever
-the shape. One tile has a core at a time, so a wave takes as long as a tile: whole steps of 128 along k, then the tile
-is stored, with nothing to hide it.
-
-Blackwell's 4-bit products compute tiles of 128 rows whole, whatever the rows there are. Of one to 128 rows and 65,536
-values along k a tile takes as long under every framework as its walk along k does: 0.65 ns a value in vLLM's and
-SGLang's kernels on B200, B300 and GB200, 1.4 (B300, whose 4-bit rate is higher) to 1.9 in TensorRT-LLM's, 3.5 to 3.8 on
-RTX PRO 6000, which is its rate for a tile of 128 x 128.
+block keeps its tile for all steps. DeepGEMM (in TensorRT-LLM, SGLang and vLLM) uses 64 rows if there are no more, else
+128, and the width with the fewest idle cores (``get_best_configs`` in deepseek-ai/DeepGEMM,
+``deep_gemm/jit_kernels/gemm.py``). CUTLASS's kernel for Hopper has one tile of 128 x 128 for any shape. One tile
+occupies a core, so a wave takes as long as a tile: whole steps of 128 along k, then a store without overlap.
+Blackwell's 4-bit products compute whole tiles of 128 rows. For one to 128 rows and 65,536 values along k a tile takes
+as long as its walk along k: 0.65 ns a value in vLLM's and SGLang's kernels on B200, B300 and GB200, 1.4 (B300, with a
+higher 4-bit rate) to 1.9 in TensorRT-LLM's, 3.5 to 3.8 on RTX PRO 6000, its rate for a tile of 128 x 128.
 """
 
 from __future__ import annotations
@@ -21,28 +18,27 @@ from ...workloads.jit import compiled_part
 from .terms import ceil_div, soft_max
 
 DEPTH = 128.0
-"""Values of one step along k: those of one scale."""
+"""Values of one step along k: one scale."""
 WIDE, FLAT = 128.0, 64.0
 """Rows of a tile, and of one for few rows."""
 WIDTHS = tuple(float(width) for width in range(16, 129, 8))
 """Columns of a tile that DeepGEMM tries."""
 STEP_CLOCKS = 240.0
-"""Least clocks of a step, whatever the tile: products of few rows and 65,536 values along k on H100 and
-H200 take 0.14 us for each 128 of them, with TensorRT-LLM's and SGLang's kernels."""
+"""Minimum clocks of a step for any tile: products of few rows and 65,536 values along k on H100 and H200 take 0.14
+us for each 128 of them, with TensorRT-LLM's and SGLang's kernels."""
 STORE_CLOCKS = 2300.0
-"""Clocks to store a tile of 128 x 128 with nothing beside it, from the products of one tile on H20
-(1.2 us; 10,459 rows)."""
+"""Clocks to store a tile of 128 x 128 without overlap, from the products of one tile on H20 (1.2 us; 10,459 rows)."""
 COLUMNS = (64.0, 128.0, 256.0)
-"""Columns of a tile of 4-bit products; that of workstations' Blackwell is at least square (CUTLASS's there)."""
+"""Columns of a tile of 4-bit products; on workstation Blackwell it is at least square (CUTLASS)."""
 WALK = 2048.0
-"""Values along k that the least time of a tile of 4-bit products is told for."""
+"""Values along k for which the minimum time of a tile of 4-bit products is given."""
 LEAST, BEYOND = 9.0, 12.0
 """Compute capabilities whose kernels are these: Hopper and the data centres' Blackwell."""
 
 
 @compiled_part
 def keeps_tiles(capability: float) -> bool:
-    """Whether a device's block-scaled kernels are those of this module."""
+    """Return whether a device's block-scaled kernels are modelled by this module."""
     return LEAST <= capability < BEYOND
 
 

@@ -1,10 +1,9 @@
 """One set of parameters for each silicon, fitted so that the better device is never slower.
 
-Unknown are the parameters of every set together. Each set is drawn to its own measured rows, as `fit` draws them, and
-to a centre. Beside the rows stand inequalities: where every peak of a device is at least another's, its time for a
-family's part of a step may not be above the other's. Each excess, as a share of the other device's whole step, is a
-residual of its own, so that a microsecond more counts in a short step and not in a long one. The weight of the
-inequalities rises until the largest excess is small; a set moves the less, the more rows speak for it.
+All sets are fitted together: each to its own measured rows, as in `fit`, and to a centre, under inequalities. If every
+peak of a device is at least another's, its time for a family's part of a step may not exceed the other's. Each excess
+is a residual, as a share of the other device's whole step. The weight of the inequalities rises until the largest
+excess is small; sets with many rows move less.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class ParameterSet:
     Attributes
     ----------
     center : float64 array
-        Logarithms that the parameters are drawn to where no row speaks.
+        Logarithms of the prior, used for parameters without rows.
     pull : float
         Weight of that, in units of `fit.PRIOR`.
     start : float64 array, optional
@@ -82,14 +81,14 @@ class Probes:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One inequality a step: seconds of (`device`, `steps`) at most those of (`than`, `others`).
+    """One inequality per step: seconds of (`device`, `steps`) at most the seconds of (`than`, `others`).
 
     Attributes
     ----------
     whole : float64 array
         Seconds of the whole step on the device `than`.
     limit : float64 array, optional
-        Seconds that stand for those of (`than`, `others`), which are then not asked.
+        Seconds that replace (`than`, `others`).
     slack : float
         Excess, as a share of `whole`, that costs nothing.
     """

@@ -15,8 +15,8 @@ CACHE_SPEED = 12.0
 SHORTEST_S = 2e-7
 """No kernel launch ends before this."""
 SLOWEST, LONGEST_S = 100.0, 1e-2
-"""Rooflines that a slow kernel takes, and a latency beside them: the slowest rows of the tables
-(latent attention that does not split its keys) end 6 ms above 100 rooflines."""
+"""Maximum rooflines of a slow kernel, and an additional latency: the slowest rows of the tables (latent attention
+without splits over keys) end 6 ms above 100 rooflines."""
 
 
 def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.object_]:

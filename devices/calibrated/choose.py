@@ -13,9 +13,9 @@ def everywhere(framework: str) -> dict[str, str]:
     Parameters
     ----------
     framework : str
-        Of `kernel_sets.FRAMEWORKS`, perhaps with a version (``vllm@0.24``). Where a framework has no rows on a device it has those of
-        devices of the same silicon, of others that call the same kernel library, of the device's
-        other kernels, or another silicon's parameters, in this order (`set_fit`).
+        One of `kernel_sets.FRAMEWORKS`, optionally with a version (``vllm@0.24``). Without rows on a device a framework
+        uses, in this order: devices of the same silicon, other frameworks with the same kernel library, the device's
+        other kernels, another silicon's parameters (`set_fit`).
 
     Raises
     ------

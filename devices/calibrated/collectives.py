@@ -32,7 +32,7 @@ PARAMETERS = parameters_of("collectives")
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one collective; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one collective, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     n = x[X_RANKS]
     if n < 2.0 or x[X_BYTES] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -57,7 +57,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many collectives; see `Family.rows`."""
+    """Compute many collectives; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

@@ -26,13 +26,13 @@ class Errors:
 
     @classmethod
     def of(cls, ratios: F8) -> Errors:
-        """Of what predictions are off by: the one place that takes medians of errors."""
+        """Return the errors of predictions: the single definition of their medians."""
         ape = np.abs(ratios)
         median, tail, bias = np.median(ape), np.quantile(ape, 0.9), np.median(ratios)
         return cls(len(ratios), float(median), float(tail), float(bias))
 
     def figures(self) -> dict[str, float]:
-        """The three figures by the names that answers use."""
+        """Return the three values by their names in results."""
         return {name: getattr(self, name) for name in ("median_ape", "p90_ape", "median_bias")}
 
 

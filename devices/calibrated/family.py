@@ -34,9 +34,9 @@ class Parameter:
     unit : str
         "s", "1" (a fraction or multiple), ...
     meaning : str
-        What it stands for.
+        Its meaning.
     default : float
-        Value a fit is drawn to where the rows do not say: the rounded geometric mean of the devices with many rows.
+        Prior of a fit for parameters without information: the rounded geometric mean of the devices with many rows.
     low, high : float
         Bounds of the fit.
     spread : float
@@ -98,11 +98,10 @@ class Family:
     quantities : tuple of str
         Names of the columns of `x`.
     rows : callable
-        ``rows(p, h, x, out)``, compiled: prices, into `out`, shape (n, NUM_PRICE), of `x`, shape
-        (n, len(quantities)), with parameters `p` and the device constants `h` (see `hardware`).
-        It calls the family's scalar kernels, which the compiled simulator path calls too:
-        ``parts(p, h, x_row)``, seconds and what they consist of, and ``work(x_row)``, FLOP and
-        least bytes, whose time at nominal rates no prediction for cold data may beat.
+        ``rows(p, h, x, out)``, compiled: costs into `out`, shape (n, NUM_PRICE), of `x`, shape (n, len(quantities)),
+        with parameters `p` and the device constants `h` (see `hardware`). It calls the family's scalar kernels, as the
+        compiled simulator does: ``parts(p, h, x_row)``, seconds and their parts, and ``work(x_row)``, FLOP and minimum
+        bytes, whose time at nominal rates no prediction for cold data may beat.
     from_table : callable
         ``from_table(table)``: x of measured rows, measuring conditions included.
     from_op : callable
@@ -116,22 +115,22 @@ class Family:
     silicon : tuple of str
         Parameters that the device sets whichever framework's kernels run on it; the others come with the kernels.
     rates : tuple of str
-        Parameters that stand under all that is not a latency, so that a call takes `t` times as long
-        with latencies times and these over `t`; empty where no such set was named.
+        Parameters of all terms that are not latencies, so that a call takes `t` times as long with latencies times and
+        these over `t`; empty if there is no such set.
     framework_time : bool
-        Whether frameworks also have a factor on the whole time; not where each timed other
-        kernels of the family, which the factor would then stand for.
+        Whether frameworks also have a factor on the whole time; not if each timed other kernels of the family, which
+        the factor would then represent.
     branches : tuple of str
-        Kernels of their own that a framework has for the family's calls, by number format mostly: each
-        may have all parameters for itself. Empty where there is one. What follows a ``+`` tells apart
-        kernels of one format, which share parameters where rows are too few.
+        Separate kernels of a framework for the family's calls, mostly by number format: each may have separate
+        parameters. Empty if there is one. The text after a ``+`` distinguishes kernels of one format, which share
+        parameters if rows are too few.
     by_size : bool
-        Whether what follows the ``+`` depends on the size of a batch: sets that devices share keep one
-        kernel a format then, lest a token more be faster.
+        Whether the text after the ``+`` depends on the size of a batch: shared sets then keep one kernel per format, so
+        that a token more is never faster.
     branch : callable
         ``branch(x)``: which of `branches` each row of `x` runs.
     aside : str or tuple of str
-        Ends of the names of branches whose rows say nothing of the others.
+        Ends of the names of branches whose rows give no information about the others.
     """
 
     name: str
@@ -184,13 +183,13 @@ class Family:
         return out
 
     def usual(self, x: F8) -> npt.NDArray[np.bool_]:
-        """Which rows of `x` speak for other branches, too; all where none does."""
+        """Return which rows of `x` are used for other branches too; all if none is."""
         names = [not name.endswith(self.aside) for name in self.branches or ("",)]
         out: npt.NDArray[np.bool_] = np.array(names)[self.branch(x)]
         return out if out.any() else ~out
 
     def per_branch(self, values: F8) -> F8:
-        """Parameters as one row for each branch; those of a family without any as they are."""
+        """Return the parameters as one row per branch; unchanged for a family without branches."""
         if not self.branches or values.ndim > 1:
             return values.copy()
         return np.tile(values, (len(self.branches), 1))
@@ -201,7 +200,7 @@ class Family:
         return out
 
     def prices(self, values: F8, h: F8, x: F8) -> F8:
-        """Prices of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`.
+        """Return the costs of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`.
 
         `values` are parameters, shape (p,), or one row of them for each of `branches`.
         """
@@ -217,7 +216,7 @@ class Family:
         return out
 
     def seconds(self, values: F8, h: F8, x: F8) -> F8:
-        """Predicted seconds of the rows of `x`, by the formula alone."""
+        """Return the predicted seconds of the rows of `x`, only by the formula."""
         return self.prices(values, h, x)[:, O_FORMULA]
 
     def roofline(self, h: F8, x: F8) -> F8:
@@ -226,7 +225,7 @@ class Family:
         return np.maximum(np.maximum(compute, memory), link)
 
     def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
-        """Seconds of arithmetic, main memory and link alone, at nominal rates."""
+        """Return the seconds of arithmetic, main memory and link at nominal rates."""
         out = self.prices(self.defaults, h, x)
         return out[:, O_FLOOR_COMPUTE], out[:, O_FLOOR_MEMORY], out[:, O_FLOOR_LINK]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .family import F8, Family
 
 PRIOR = 0.007
-"""A parameter one standard deviation from its default weighs as much as a row that is off by this."""
+"""A parameter one standard deviation from its default weighs as much as a row with this error."""
 LOSS_SCALE = 0.01
 """Log error beyond which a row counts linearly: close to a median fit."""
 FACTOR_SPREAD = 0.15
@@ -19,11 +19,11 @@ FACTOR_SPREAD = 0.15
 SCALE_SPREAD = 0.7
 """The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
 FEW_ROWS = 20
-"""A framework with fewer rows has no scale of its own."""
+"""A framework with fewer rows has no separate scale."""
 FEW_STEPS = 8
 """Most steps of a fit that starts at its end on more rows."""
 KERNEL_ROWS = 20
-"""Rows from which a framework's kernel has parameters of its own."""
+"""Minimum rows for separate parameters of a framework's kernel."""
 TIME = "time"
 Labels = npt.NDArray[np.object_]
 Scales = Mapping[str, Mapping[str, float]]
@@ -134,7 +134,7 @@ def fit(
     x, measured, labels : arrays of n rows
         Quantities, seconds, framework of each row.
     prior : float64 array, optional
-        Values the parameters are drawn to; the family's defaults without it.
+        Prior of the parameters; default: the family's defaults.
     starts : int
         Starting points; the best end is kept.
     start : float64 array, optional
@@ -193,7 +193,7 @@ def fit(
 def with_kernels(
     family: Family, done: Fit, h: F8, x: F8, measured: F8, labels: Labels, start: Fit | None = None
 ) -> Fit:
-    """A fit with parameters of their own for the kernels of each framework that rows tell.
+    """Return a fit with separate parameters for the kernels of each framework with enough rows.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def with_kernels(
 
 
 def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
-    """Put parameters that no row depends on back to where they are drawn to.
+    """Reset parameters that no row depends on to their prior.
 
     The whole move is tried, after those already made: near its end a parameter may change nothing
     and yet the way back to the default would.

@@ -1,8 +1,7 @@
-"""Prices of ops that depend on several sums of a batch, as compiled functions.
+"""Costs of ops that depend on several sums of a batch, as compiled functions.
 
-Matmuls, vector kernels and collectives depend on one count (the tokens of a step) and are
-tabulated by it; attention and experts are formulas. Each is a family's own scalar kernel at the
-quantities that the sums give, never below its roofline.
+Matmuls, vector kernels and collectives depend on one count (the tokens of a step) and are tabulated; attention and
+experts are formulas. Each evaluates a family's scalar kernel at the quantities of the sums, never below its roofline.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Price = tuple[float, int]
 
 @compiled_part
 def decode_price(p: F8, h: F8, x: F8, batch: float, pairs: float, kv: float, prompts: float) -> Price:
-    """Decode attention of `batch` sequences that read `kv` keys together, in a step of so many prompts."""
+    """Return the cost of decode attention of `batch` sequences that read `kv` keys together, in a step with the given prompts."""
     if not attention_decode.at_sums(x, batch, pairs, kv, prompts):
         return 0.0, MEMORY
     return price(attention_decode.parts(p, h, x), attention_decode.work(x), h)

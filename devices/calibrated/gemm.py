@@ -1,18 +1,15 @@
 """GEMM: the cheapest of a few tilings, in waves over the cores, against the memory traffic.
 
-A kernel library picks the output tile and the number of splits along k; so does the model. The tiles of a choice run in
-waves over the cores. A tile takes the longer of its arithmetic and its operand loads at the rate one core can draw,
-then stores its result, plus a fixed pipeline fill; a split of k adds a pass over the partial sums. Several tiles on a
-core even out half of the last, partly filled wave. All waves together overlap with the traffic to main memory (soft
-maximum), where weights that a benchmark re-reads often enough come from the last-level cache instead.
-
-Activations that arrive in 16 bits are quantised before, by one kernel where every token or block has a scale of its own. One
-scale for the whole tensor must be known before any value is written: TensorRT-LLM's rows clear it, find it and then quantise
-(``invokeComputeScalesAndQuantizeMatrix`` in NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/common/cudaFp8Utils.cu``), in fp8 and in
-NVFP4, where it stands beside those of blocks, and vLLM's fp8 rows find it row by row. Servers are given it, by the
-checkpoint, or find one a token. Rows of such a kernel alone (``quantize.csv``) are products without columns.
-
-Inputs scaled by block have kernels of their own on Hopper and later, 4-bit ones on Blackwell (`block_scaled`).
+As a kernel library, the model chooses the output tile and the number of splits along k. A tile takes the longer of its
+arithmetic and its operand loads at one core's rate, then stores its result, plus a fixed pipeline fill; a split of k
+adds a pass over the partial sums. Several tiles on a core fill half of the last wave. All waves together overlap with
+the main memory traffic (soft maximum); weights that a benchmark re-reads often come from the last-level cache. 16-bit
+activations are quantised before, by one kernel if every token or block has a scale. A scale of the whole tensor must be
+known first: TensorRT-LLM's rows clear it, compute it and then quantise (``invokeComputeScalesAndQuantizeMatrix`` in
+NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/common/cudaFp8Utils.cu``), in fp8 and, in addition to block scales, in NVFP4;
+vLLM's fp8 rows compute it row by row. Servers get it from the checkpoint, or compute one per token. Rows of such a
+kernel (``quantize.csv``) are products without columns. Block-scaled inputs have separate kernels on Hopper and later,
+4-bit ones on Blackwell (`block_scaled`).
 """
 
 from __future__ import annotations
@@ -58,21 +55,22 @@ QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "
 only tile of a block-scaled kernel, 0 where it has several."""
 
 ONE_TILE = ("pipeweave",)
-"""Sources that timed CUTLASS's block-scaled kernel (README of the tables: one tile whatever the shape)."""
+"""Sources that timed CUTLASS's block-scaled kernel (README of the tables: one tile for any shape)."""
 
 TENSOR_SCALE_KERNELS: Mapping[str, float] = {"fp8": 6.0, "nvfp4": 3.0}
-"""Formats with such a scale, where a framework finds it for each call, and how many times as long the shortest kernels that
-do take as one that is given it: 8.4 us and 1.3 on Hopper, 10.5 and 1.9 on Blackwell. NVFP4 has no rows of its own: its three count."""
+"""Formats with such a scale, if a framework computes it in each call, and the ratio of the shortest kernels with and
+without the computation: 8.4 us and 1.3 on Hopper, 10.5 and 1.9 on Blackwell. NVFP4 has no separate rows: it counts
+three."""
 SCALE_TRAFFIC, HOPPER_SCALE_TRAFFIC = 2.0, 2.75
 """The same of the traffic of long ones, whose largest value Hopper's cores find more slowly than memory brings it."""
 BY_ROW_KERNELS, ATOMIC_CLOCKS = 1.1, 14.0
-"""The same of vLLM's rows, whose first kernel has a block for each row, all of which then compare with one address, one
-after another: 5.8 ns a row on L40S, 6.5 on B200, 7.3 on H200, whatever its length (``segmented_max_reduction`` in
-vllm-project/vllm, ``csrc/quantization/w8a8/fp8/common.cu``). Served are a scale a token or the checkpoint's."""
+"""The same for vLLM's rows, whose first kernel has a block for each row, with atomics of all on one address: 5.8 ns
+a row on L40S, 6.5 on B200, 7.3 on H200, for any length (``segmented_max_reduction`` in vllm-project/vllm,
+``csrc/quantization/w8a8/fp8/common.cu``). Servers use a scale per token or the checkpoint's."""
 WALK = 0.14
 """Rows that a value more in the longest row is worth in kernels with a block of threads for each: 0.1 to 0.2."""
 CACHE_DRAW = 14.0
-"""Bytes that a core draws from the last-level cache in a clock, as in vector kernels (`norm`)."""
+"""Bytes that a core reads from the last-level cache per clock, as in vector kernels (`norm`)."""
 PARAMETERS = parameters_of("gemm")
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
@@ -179,7 +177,7 @@ def quantised(p: F8, h: F8, x: F8) -> tuple[float, float]:
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one GEMM; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one GEMM, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
     if m <= 0.0 or batch <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -222,7 +220,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many GEMMs; see `Family.rows`."""
+    """Compute many GEMMs; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
@@ -251,11 +249,11 @@ def from_table(table: KernelTable) -> F8:
 def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step: cold weights, kernels of one graph.
 
-    Inputs with one scale a tensor or token (fp8) come quantised from the norm or activation before, unless `_quantised` says
-    otherwise of an engine: vLLM's compiler passes make one kernel of the two (``vllm/compilation/passes/fusion``), which
-    know no int8. Of 4-bit inputs only an activation's do (``enable_act_fusion`` in ``vllm/config/vllm.py``). Block-scaled
-    ones have a kernel of their own: ``QuantFP8`` in vLLM, ``per_token_group_quant_fp8`` in SGLang. (vLLM releases with
-    ``rms_norm_per_block_quant`` fuse that one after a norm too; the tables time it apart.)
+    Inputs with one scale per tensor or token (fp8) are quantised by the norm or activation before, unless `_quantised`
+    differs for an engine: vLLM's compiler passes fuse the two (``vllm/compilation/passes/fusion``), but not for int8.
+    For 4-bit inputs only an activation does (``enable_act_fusion`` in ``vllm/config/vllm.py``). Block-scaled ones have
+    a separate kernel: ``QuantFP8`` in vLLM, ``per_token_group_quant_fp8`` in SGLang. (vLLM releases with
+    ``rms_norm_per_block_quant`` also fuse it after a norm; the tables time it separately.)
     """
     code = CODES.get(op.dtype)
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
@@ -272,10 +270,10 @@ def from_op(op: Op) -> F8 | None:
 def _quantised(x: F8, op: Op, framework: str) -> F8:
     """An op with the kernel that makes its inputs fp8, where an engine starts one.
 
-    SGLang does for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py), vLLM for what
-    attention leaves (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``). TensorRT-LLM's attention and activations write fp8, and
-    so do its all-reduces with the norm behind them (``RESIDUAL_RMS_NORM_QUANT_FP8``); behind a norm alone, its products
-    start one (``FP8QDQLinearMethod`` in tensorrt_llm/_torch/modules/linear.py).
+    SGLang quantises for every product (``apply_fp8_linear`` in python/sglang/srt/layers/quantization/fp8_utils.py),
+    vLLM after attention (``fuse_attn_quant`` is off, ``vllm/config/vllm.py``). TensorRT-LLM's attention, activations
+    and all-reduces with a norm write fp8 (``RESIDUAL_RMS_NORM_QUANT_FP8``); after a norm without an all-reduce, its
+    products start the kernel (``FP8QDQLinearMethod`` in tensorrt_llm/_torch/modules/linear.py).
     """
     behind_norm = op.whole and not (op.reads_attention or op.reads_activation)
     starts = {"sglang": True, "vllm": op.reads_attention, "trtllm": behind_norm}

@@ -26,7 +26,7 @@ PARAMETERS = parameters_of("grouped_gemm")
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one grouped GEMM; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one grouped GEMM, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
     if groups <= 0.0 or m <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -46,7 +46,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many grouped GEMMs; see `Family.rows`."""
+    """Compute many grouped GEMMs; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
@@ -63,7 +63,7 @@ def from_table(table: KernelTable) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """No op is a grouped GEMM alone; the family of MoE layers costs experts."""
+    """No op is only a grouped GEMM; the family of MoE layers costs experts."""
     return None
 
 

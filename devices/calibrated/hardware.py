@@ -22,16 +22,16 @@ H_ROWS = H_PEAK + len(FORMATS)
 H_CAPABILITY = H_ROWS + 1
 """NVIDIA's compute capability, which tells the generations of cores; 0 for other devices."""
 H_FULL = H_CAPABILITY + 1
-"""16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate
-with 32-bit accumulation and keep that of 8-bit integers, and the H20's is held to a quarter of what its
-cores could do; their operand paths, other units and power supply are those of the whole rate."""
+"""16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate with 32-bit
+accumulation and keep the rate of 8-bit integers, and the H20 is limited to a quarter of its cores' rate; their
+operand paths, other units and power supply have the full rate."""
 H_ROOM = H_FULL + 1
-"""Watts that a board may draw for a stated 16-bit TFLOP/s, in units of its process's energy at that clock
-(the voltage, whose square energy follows, rises with the clock), at most `ROOM`; that where it is not known."""
+"""Board watts per stated 16-bit TFLOP/s, in units of its process's energy at that clock (the voltage, whose square
+energy follows, rises with the clock), at most `ROOM`, also if it is not known."""
 ROOM = 0.22
-"""Watts from which power takes nothing of dense products: boards with less attain the less of their peak for
-milliseconds (L40S 0.15 and 0.51 of it, MI300X 0.13 and 0.5), those with as much 0.8 (RTX PRO 6000) and, with twice as
-much, 0.85 to 0.9 (A100)."""
+"""Watts from which power does not limit dense products: boards with less attain less of their peak for milliseconds
+(L40S 0.15 and 0.51 of it, MI300X 0.13 and 0.5), those with as much 0.8 (RTX PRO 6000) and, with twice as much, 0.85
+to 0.9 (A100)."""
 HOPPER, HOPPER_FLOP = 9.0, 4096.0
 """Compute capability of Hopper, and 16-bit FLOP of its core in a clock (NVIDIA H100 Tensor Core GPU
 Architecture whitepaper)."""

@@ -1,13 +1,11 @@
-"""Kernel parameters that devices of one silicon share, for each serving framework.
+"""Kernel parameters shared by devices of one silicon, for each serving framework.
 
-A device of the catalog names its set (``kernels:`` in its description), and one that ``extends`` it
-keeps that: what is asked of other clocks, caches and bandwidths is asked of the same kernels. H100,
-H200 and H800 are one set, as are the variants of A100, of B200 and of MI300X. A set with a parent
-holds only families that its own devices were timed in; the rest is the parent's.
-
-Every set has parameters for each of `FRAMEWORKS`, fitted together with all other sets so that no device is slower than
-one with lower peaks (`bounded`). They are what answers use. The fits of each device alone (`rules`) follow its rows
-wherever these lead; they are what ``measured-blend`` uses, and what ``opbyte validate kernels`` compares with rows.
+A device names its set (``kernels:`` in its description), and one that ``extends`` it keeps the set: other clocks,
+caches and bandwidths use the same kernels. H100, H200 and H800 are one set, as are the variants of A100, of B200 and of
+MI300X. A set with a parent has only families with own rows; the rest is the parent's. Every set has parameters for each
+of `FRAMEWORKS`, fitted together so that no device is slower than one with lower peaks (`bounded`). Results use them.
+The fits of each single device (`rules`) are used by ``measured-blend`` and compared with rows by ``opbyte validate
+kernels``.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ LABELS: Mapping[str, str] = {
 }
 """Serving frameworks -> their label in the kernel tables."""
 FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
-"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, the quickest of the three
-at each call, or the mean of whatever was measured on that very device."""
+"""Kernels: the geometric mean of the three frameworks by their rows, one of them, the fastest of the three at each
+call, or the mean of all kernels measured on that device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
     "rtx-4090": "l40s",
@@ -59,7 +57,7 @@ capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.
 ATTENTION = ("attention_prefill", "attention_decode")
 """Families of attention to keys and values of each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
-"""Device that stands for a set of another name."""
+"""Device that represents a set of another name."""
 OTHER, ALIKE = 0.003, 0.5
 """What a row of another framework counts on a device of no set, and the distance of devices of one silicon."""
 Positive = Annotated[float, Field(gt=0)]
@@ -128,9 +126,9 @@ class SetEntry(Spec):
     parameters : mapping of str to float
         By name, in SI units.
     kernels : mapping of str to mapping of str to float
-        Branch of the family (a number format mostly) -> parameters of its own.
+        Branch of the family (a number format mostly) -> separate parameters.
     told : tuple of str, optional
-        Branches of which the set has rows enough, where kernels have parameters of their own.
+        Branches with enough rows in the set, if kernels have separate parameters.
     sources : tuple of str
         Frameworks with their versions that the rows are of.
     """
@@ -189,12 +187,12 @@ def load_set(name: str) -> KernelSet:
     Raises
     ------
     SpecError
-        A file that is no set.
+        A file that is not a set.
     InputError
         No such set.
     """
     if name not in list_sets():
-        raise InputError(f"kernels: {name}", f"is no known set{nearest(name, list_sets())}")
+        raise InputError(f"kernels: {name}", f"is not a known set{nearest(name, list_sets())}")
     read = _File.model_validate(read_yaml(_folder() / f"{name}.yaml"), strict=False)
     return KernelSet(name, read.families)
 
@@ -317,7 +315,7 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
 
 
 def _quickest(under: Mapping[str, Parameters]) -> Parameters:
-    """Those of the three frameworks, as rivals; one framework's where all are the same."""
+    """Return the entries of the three frameworks as alternatives; one framework's if all are equal."""
     first, *rivals = {under[key].fit.values.tobytes(): under[key] for key in LABELS}.values()
     return replace(first, rivals=tuple(rivals))
 

@@ -50,11 +50,11 @@ def _select(table: KernelTable) -> F8:
 
 
 WIDEST = 2048.0
-"""Entries from which on another kernel chooses (`glm5_topk` beside `dsv4_csa_topk`)."""
+"""Entries from which another kernel chooses (`glm5_topk` instead of `dsv4_csa_topk`)."""
 
 
 def _chooses(x: F8) -> I8:
-    """Which kernel chooses; of fewer entries one of its own for decodes."""
+    """Return the kernel that chooses; for fewer entries decodes have a separate one."""
     out: I8 = np.where(x[:, X_TOKEN_BYTES] >= 4.0 * WIDEST, 0, 1 + (x[:, X_SEQ_UNITS] > 0.0))
     return out
 
@@ -81,7 +81,7 @@ def _sparse(table: KernelTable) -> F8:
 
 
 def _below(tokens: F8, most: float) -> F8:
-    """Causal pairs of prompts of so many tokens, of at most `most` keys each."""
+    """Return the causal pairs of prompts with the given tokens, of at most `most` keys each."""
     inside = np.minimum(tokens, most)
     out: F8 = inside * (inside + 1.0) / 2.0 + (tokens - inside) * most
     return out
@@ -118,7 +118,7 @@ def _hyper(table: KernelTable) -> F8:
 
 
 def _no_table(table: KernelTable) -> F8:
-    """Of what no table times alone: its rows are made of modules' (`analysis.validate.layer_modules`)."""
+    """Return the rows of kernels that no table times separately: they are derived from modules (`analysis.validate.layer_modules`)."""
     raise ValueError(f"{table.family} has no table")
 
 
@@ -150,7 +150,7 @@ moves the same states; with its own FLOP and bytes."""
 
 
 def _parameters(name: str) -> tuple[Parameter, ...]:
-    """Bounds by what rows can tell (layer_bounds.csv); those of all, else."""
+    """Return the identifiable bounds (layer_bounds.csv); default: the common ones."""
     own = {row["parameter"]: row for row in _rows("layer_bounds.csv") if name in row["families"].split()}
     told: dict[str, dict[str, Any]] = {
         key: {n: float(row[n]) for n in ("default", "low", "high", "spread") if row[n]} for key, row in own.items()
@@ -168,7 +168,7 @@ LAYER_FAMILIES: Mapping[str, Family] = {
                  silicon=("memory", "cache"), **_BRANCHES.get(name, {}))
     for name, own in _FAMILIES.items()
 }  # fmt: skip
-"""Families by name. They share one formula; parameters stand in `specs/layer_kernels`."""
+"""Families by name. They share one formula; parameters are in `specs/layer_kernels`."""
 
 LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")
 """Stems of tables whose rows belong to these families, by kernel."""
@@ -193,8 +193,8 @@ def split_layers(tables: dict[str, KernelTable]) -> None:
 
 
 ONE_WIDTH = ("aiconfigurator/trtllm", "aiconfigurator/sglang-0.5.10")
-"""Sources whose convolutions beside delta nets were timed at one width whatever the row says: the times do not
-change with the channels, of which the most would move four times what the memory can."""
+"""Sources whose convolutions of delta nets were timed at one width for all rows: the times do not change with the
+channels, of which the most would move four times the memory bandwidth."""
 
 
 def _times(own: _Family, table: KernelTable, i: int) -> bool:
@@ -218,7 +218,7 @@ def _times(own: _Family, table: KernelTable, i: int) -> bool:
 def _common(table: KernelTable, name: str, calls: float) -> KernelTable:
     """The columns that the family reads: tables of several kinds of layers then are one.
 
-    `calls` are those in a row of convolutions: KDA's are of queries, keys and values apart.
+    `calls` is the number of calls in a row of convolutions: KDA has separate ones for queries, keys and values.
     """
     c = dict(table.columns)
     if name.startswith("conv"):

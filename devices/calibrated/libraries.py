@@ -1,27 +1,18 @@
-"""Which library's kernels a serving framework calls on a device.
+"""The kernel library of a serving framework on a device.
 
-A framework is not a kernel. On one generation two frameworks call the same library, on the next
-each another, so what is known of a framework carries over between devices as far as its library
-does. The rules are the frameworks' own defaults:
-
-- attention, SGLang: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels on data-centre
-  Blackwell, FlashInfer elsewhere (docs.sglang.io, advanced features, attention backend);
-- attention, vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels through FlashInfer
-  on data-centre Blackwell, FlashAttention 2 elsewhere (docs/design/attention_backends.md in vllm-project/vllm);
-- attention, TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
-  fused multi-head attention);
-- experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls TensorRT-LLM's
-  generated ones through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
-  TensorRT-LLM's own rows are of CUTLASS kernels, on data-centre Blackwell of DeepGEMM where fp8 has
-  block scales (``collector/trtllm/collect_moe_v3.py`` in ai-dynamo/aiconfigurator);
-- latent attention, TensorRT-LLM: FlashMLA on Hopper alone (``mUseGenFlashMLA`` in
-  NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on data-centre Blackwell, XQA on
-  that of workstations, its masked multi-head kernel before; SGLang and vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's
-  generated kernels on data-centre Blackwell, Triton elsewhere (the pages above);
-- Frontier timed FlashInfer's attention and vLLM's experts on Hopper (NetX-lab/Frontier).
-
-In all else a framework stands for itself. So does a source that is not one of these, and every
-framework on a device without a compute capability.
+Frameworks share libraries on some generations, so data of a framework transfers between devices as far as its library
+does. Rules, from the frameworks' defaults: attention of SGLang and vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's
+generated kernels on data-centre Blackwell (vLLM through FlashInfer); elsewhere FlashInfer in SGLang (docs.sglang.io,
+advanced features, attention backend), FlashAttention 2 in vLLM (docs/design/attention_backends.md in
+vllm-project/vllm). Attention of TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
+fused multi-head attention). Experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls
+TensorRT-LLM's generated ones through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
+TensorRT-LLM's own rows are CUTLASS kernels, on data-centre Blackwell DeepGEMM for block-scaled fp8
+(``collector/trtllm/collect_moe_v3.py`` in ai-dynamo/aiconfigurator). Latent attention of TensorRT-LLM: FlashMLA only on
+Hopper (``mUseGenFlashMLA`` in NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on
+data-centre Blackwell, XQA on workstation Blackwell, its masked multi-head kernel before; of SGLang and vLLM as
+attention, Triton elsewhere. Frontier timed FlashInfer's attention and vLLM's experts on Hopper (NetX-lab/Frontier). All
+other combinations are separate, and so are devices without a compute capability.
 """
 
 from __future__ import annotations
@@ -60,7 +51,7 @@ form, 3.4 times the arithmetic: at most 189 TFLOP/s of the expanded form's on an
 
 
 def generation(spec: DeviceSpec) -> int:
-    """Major compute capability of a device; 0 for those of other makers."""
+    """Return the major compute capability of a device; 0 for other makers."""
     return max(int(p.compute_capability or 0) for p in spec.processors.values())
 
 

@@ -73,7 +73,7 @@ def prefill_parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     if x[X_BATCH] <= 0.0 or x[X_KV] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     if x[X_PREFILL] > 0.0:
@@ -83,7 +83,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many calls; see `Family.rows`."""
+    """Compute many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

@@ -48,7 +48,7 @@ class Model:
     h: F8
 
     def prices(self, x: F8) -> F8:
-        """Prices of rows of quantities, shape (n, NUM_PRICE), the quickest rival's; columns as in `terms`."""
+        """Return the costs of rows of quantities by the fastest alternative, shape (n, NUM_PRICE); columns as in `terms`."""
         first, *rest = (self.family.prices(k.fit.values, self.h, x) for k in self.known.each)
         for rival in rest:
             quicker = rival[:, O_SECONDS] < first[:, O_SECONDS]
@@ -61,7 +61,7 @@ class Model:
         return prices[:, O_SECONDS], prices[:, O_BOUND]
 
     def quickest(self, x: F8) -> Parameters:
-        """Parameters that price a call: those of the quickest rival."""
+        """Return the parameters of the fastest alternative for a call."""
 
         def seconds(known: Parameters) -> float:
             return float(self.family.prices(known.fit.values, self.h, x[None])[0, O_SECONDS])
@@ -102,7 +102,7 @@ class CalibratedModel:
     h : float64 array
         Constants of the device.
     spec : DeviceSpec
-        The device itself, for what its parameters rest on.
+        The device, for the evidence of its parameters.
     """
 
     base: Roofline
@@ -119,7 +119,7 @@ class CalibratedModel:
         return INCLUDED.get(op.name) in self.models
 
     def quantities(self, op: Op) -> F8 | None:
-        """What the op's price depends on, shape (q,); None where no family covers it."""
+        """Return the quantities of the op's cost, shape (q,); None if no family covers it."""
         model = self.models.get(op.kind)
         x = None if model is None or self.included(op) else model.family.from_op(op)
         return x if model is None or x is None else model.family.launched(x, op, model.known.framework)
@@ -128,7 +128,7 @@ class CalibratedModel:
         return self.quantities(op) is not None
 
     def prices(self, op: Op, x: F8) -> F8:
-        """Prices of ops like `op` with quantities `x`, shape (n, NUM_PRICE)."""
+        """Return the costs of ops like `op` with quantities `x`, shape (n, NUM_PRICE)."""
         return self.models[op.kind].prices(x)
 
     def cost(self, op: Op) -> Cost:
@@ -203,7 +203,7 @@ class CalibratedModel:
         return [*out, *self.base.evidence([op for op in rest if not self.included(op)])]
 
     def _evidence_of(self, model: Model, x: F8) -> Evidence:
-        """What the price of one call rests on: rows of its format and size where the set is known."""
+        """Return the evidence of one call: rows of its format and size if the set is known."""
         known, family = model.quickest(x), model.family
         own = known.framework and behind(self.spec, family, known.framework, x)
         if not own:

@@ -1,11 +1,11 @@
 """Experts of a MoE layer: a chain of permute, two grouped GEMMs, activation and combine.
 
-The weights of the active experts stream once; arithmetic runs over each expert's tokens and the rows that fill its last
-tile; the two overlap (soft maximum). Permute, activation and combine move the vectors of every routed slot a few times,
-and to a degree (`foreign`) those of slots whose expert another device holds, which some kernels zero and sum like the
-rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short kernels, and bookkeeping per
-local expert come on top. Where the matrix unit computes in 4 bit, such weights are bytes like any others; where a
-kernel widens them first, they take a multiple of that (`low_bit`).
+The weights of the active experts stream once; arithmetic covers each expert's tokens and the padding of its last tile;
+the two overlap (soft maximum). Permute, activation and combine move the vectors of every routed slot several times, and
+partly (`foreign`) of slots whose expert is on another device, which some kernels zero and sum. The chain's launches, a
+dependent walk along the hidden and inner dimensions in short kernels, and bookkeeping per local expert are added. If
+the matrix unit computes in 4 bit, such weights are plain bytes; if a kernel widens them first, they take a multiple of
+that (`low_bit`).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from .terms import COLD, Parts, Work, attained, put_price, resident, soft_max
  X_CHAIN, X_COPIES, X_TOP, X_WIDE) = range(14)  # fmt: skip
 QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
               "skew", "format", "weight_bytes", "chain", "copies", "top_k", "wide")  # fmt: skip
-"""`slots`: tokens x top_k of the call; `routed`: those of local experts; `inter`: inner width
-here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs;
-`wide`: 1 where an all-to-all brought the rows of local experts alone, 2 for TensorRT-LLM's kernel of least
-latency, which it calls only where it is asked to (`enable_min_latency` of its arguments)."""
+"""`slots`: tokens x top_k of the call; `routed`: slots of local experts; `inter`: local inner width; `skew`:
+exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs; `wide`: 1 if an all-to-all
+delivered only rows of local experts, 2 for TensorRT-LLM's minimum-latency kernel, which it calls only on request
+(`enable_min_latency` of its arguments)."""
 
 PARAMETERS = parameters_of("moe")
 (P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_WAVES, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW, P_OVERLAP) = range(12)
@@ -54,16 +54,15 @@ PARAMETERS = parameters_of("moe")
 CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
 LEAST_ROWS, LOST_ROWS = 8.0, 64.0
-"""Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
-instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
-where a matrix instruction has other than 16 rows."""
+"""Padding rows of an expert: at least the narrow side of a tensor-core instruction, up to half of a 128-row tile if
+tokens are many and tiles large. In proportion if a matrix instruction has other than 16 rows."""
 KINDS, MANY = ("", "+plain", "+few", "+wide", "+low"), 4.0
 """Kernels that frameworks choose by the model: for experts of two matrices (their fastest ones know gated
 experts only), of few experts a token (gpt-oss, Mixtral and Llama 4, whose routing is another), and behind an
 all-to-all (DeepEP), in the formats of `SENT`."""
 SENT = (C_FP8_BLOCK, C_NVFP4)
 DRAWS = 24
-"""Draws of a skewed load."""
+"""Samples of a skewed load."""
 TILE = 128.0
 """Rows, at most, and columns of a tile."""
 KEEPS, SPLIT_KEEPS = 0.9, 0.05
@@ -78,9 +77,9 @@ LOW_WALK = 3.0
 some: those that widen weights took two to four times as long there with few active experts, and
 streamed no worse with many (vLLM has another kernel then: its Triton one takes no expert map)."""
 SPLIT = 1.01
-"""Slots of a call over those of local experts, from which experts lie on several devices."""
+"""Ratio of a call's slots to local slots from which experts are on several devices."""
 GEMM_LAUNCH = 0.4
-"""Share of the launches that two grouped GEMMs alone take: two of five kernels."""
+"""Share of the launches in two grouped GEMMs: two of five kernels."""
 
 
 @compiled_part
@@ -101,7 +100,7 @@ def tiles_s(rows: float, active: float, width: float, depth: float, least: float
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     active, hidden, inter, matrices = x[X_ACTIVE], x[X_HIDDEN], x[X_INTER], x[X_MATRICES]
     if x[X_SLOTS] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -151,7 +150,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many calls; see `Family.rows`."""
+    """Compute many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
@@ -179,11 +178,11 @@ def from_table(table: KernelTable) -> F8:
 
 
 def _busiest(table: KernelTable) -> F8:
-    """Slots of the busiest of `ep` devices over their mean: experts' loads drawn from a power law.
+    """Return the slots of the busiest of `ep` devices over their mean: experts' loads sampled from a power law.
 
-    A load lies between 1 and the tokens, with a density that falls as its power of the exponent in the
-    distribution's name; rows of such loads time the busiest device (README of the tables). Means of
-    `DRAWS` draws, the same in every run.
+    A load is between 1 and the tokens, with a density that falls as its power of the exponent in the distribution's
+    name; rows of such loads time the busiest device (README of the tables). Means of `DRAWS` samples, equal in every
+    run.
     """
     out, skew = np.ones(len(table)), np.array([_skew(name) for name in table["distribution"]])
     names = ("tokens", "topk", "experts", "ep")
@@ -252,7 +251,7 @@ def at_loads(x: F8, routed: float, active: float) -> bool:
 
 
 def _kernel(x: F8) -> npt.NDArray[np.int64]:
-    """Kernels by number format, and of each those of `KINDS`."""
+    """Return the kernels by number format, and of each the `KINDS`."""
     plain = (x[:, X_MATRICES] < 2.5) & (x[:, X_MATRICES] > 0.0)
     kind = np.where(plain, 1, np.where(x[:, X_TOP] <= MANY, 2, 0))
     kind = np.where(x[:, X_WIDE] > 0.0, 2.0 + x[:, X_WIDE], kind).astype(np.int64)

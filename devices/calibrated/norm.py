@@ -37,7 +37,7 @@ PARAMETERS = parameters_of("norm")
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one vector kernel; `p`, `h` and `x` in the order of the constants above."""
+    """Return the seconds of one vector kernel, and its arithmetic, memory and fixed seconds; `p`, `h` and `x` as in the constants above."""
     rows = x[X_ROWS]
     if rows <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
@@ -68,7 +68,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many vector kernels; see `Family.rows`."""
+    """Compute many vector kernels; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

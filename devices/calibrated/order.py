@@ -25,11 +25,11 @@ def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
 
 
 def at_least_as_good(one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool = False, linked: bool = False) -> bool:
-    """Whether every peak of `one` is at least that of `other`, and so is the power it may draw.
+    """Return whether every peak of `one`, and its power limit, is at least `other`'s.
 
-    A board keeps below its limit by lowering its clock: an A100 for PCIe has the peaks of one on SXM
-    and 250 or 300 of its 400 W. Small kernels start late on a device with a longer `dispatch_s`, whatever its peaks:
-    an MI300X takes 6.6 ms for a decode of Ministral 14B in fp8 whose bytes take it 3 (SGLang 0.5.7, sgl-cookbook).
+    A board keeps its limit by lowering its clock: an A100 for PCIe has the peaks of an SXM one and 250 or 300 of its
+    400 W. Small kernels start late on a device with a longer `dispatch_s`, for any peaks: an MI300X takes 6.6 ms for a
+    decode of Ministral 14B in fp8 whose bytes take 3 (SGLang 0.5.7, sgl-cookbook).
 
     Parameters
     ----------

@@ -1,14 +1,12 @@
-"""Parameters of a family on any device: fitted, or from the devices most like it.
+"""Parameters of a family on any device: fitted, or from similar devices.
 
-A device without a fit takes the weighted geometric mean of the fitted devices, parameter by parameter. The weight of a
-device is ``rows * exp(-d**2 / 2)`` with `d` the distance between the two in three logarithms, in units of `UNITS`: FLOP
-per clock of one core (the generation of its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level
-cache; makers, whose libraries are others, are a unit of their own apart. What products attain of a peak goes with the
-power that the board has for it (`hardware.H_ROOM`), how late kernels start with the clock (`at_clock`). All parameters are fractions, multiples and latencies, so that the
-device's own peaks, bandwidth and cores carry the rest. A parameter that no row of a device depends on (it is at the
-family's default, or is of a kernel that the device has no rows of where others have) has no weight.
-
-A framework that a device's own fit has no rows of gets the base; shared sets (`kernel_sets`) know what others' kernels say.
+A device without a fit has the weighted geometric mean of the fitted devices, per parameter, with weights ``rows *
+exp(-d**2 / 2)``. `d` is the distance in three logarithms, in units of `UNITS`: FLOP per clock of one core, FLOP per
+byte of memory bandwidth, and size of the last-level cache; different makers add one unit. The attained share of a peak
+scales with the board's power (`hardware.H_ROOM`), kernel latency with the clock (`at_clock`). All parameters are
+fractions, multiples and latencies, so that the device's own peaks, bandwidth and cores determine the rest. A parameter
+that no row of a device depends on (at the default, or of a kernel without rows) has no weight. A framework without rows
+in a device's fit gets the base; shared sets (`kernel_sets`) use other kernels.
 """
 
 from __future__ import annotations
@@ -42,13 +40,13 @@ from .hardware import (
 
 UNITS = np.array([0.35, 0.7, 0.7, 0.35])
 ALONE = ("b60",)
-"""Devices and sets that stand in for no other: calls of their rows were started one by one, and time the host."""
+"""Devices and sets that represent no other: their kernels were launched one by one, so their rows include host time."""
 LIMITED = ("peak", "peak_16", "peak_8")
 """Parameters of products that power limits."""
 STARTS, GENERATION = ("launch_s", "gap_s", "quantise_s"), 0.5
 """Latencies that are counted in a core's clocks, and compute capabilities within which chips are of one generation."""
 TOLD = 1e-3
-"""A parameter closer to its default, in the logarithm, was told by no row."""
+"""A parameter closer to its default, in the logarithm, counts as not identified."""
 FLOOR = 1e-6
 """Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
 
@@ -93,7 +91,7 @@ class Parameters:
     other_version : str
         That the rows are of other versions of the framework than was asked for.
     rivals : tuple of Parameters
-        Of further frameworks: each call is priced by what is quickest of all.
+        Further frameworks: the fastest of all determines the cost of a call.
     """
 
     fit: Fit
@@ -124,7 +122,8 @@ def parameters(spec: DeviceSpec, family: Family) -> Parameters:
 
 
 LINKS = ("allreduce", "collectives")
-"""Families whose time is of the links between devices: cards on PCIe and devices with links of their own say nothing of each other."""
+"""Families of links between devices: cards on PCIe and devices with direct links give no information about each
+other."""
 
 
 def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:

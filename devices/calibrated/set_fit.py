@@ -1,17 +1,11 @@
-"""Fit the parameters that devices of one silicon share, framework by framework.
+"""Fit of the parameters that devices of one silicon share, framework by framework.
 
-For each family and framework every set of `kernel_sets` is evidence by the best rows there are:
-
-1. rows of that framework on the set's devices ("own");
-2. rows there of other frameworks that call the same kernel library ("library");
-3. rows there of any kernels ("silicon"), for a tenth of their weight, unless another silicon has
-   rows of the named library that the framework calls;
-4. none ("transferred"): the mean of other sets' parameters (`rules.transfer`).
-
-Sets of the first two kinds are fitted together under the inequalities of `bounded`, those of parts of a chip
-after and drawn to the whole's; then the others under the inequalities among all, with the first held still,
-so that no row of a framework gives way to a guess. Rows in 8 bits whose kernels take longer than those in 16 bits, weights half as long,
-are left out: kernels that nobody has tuned, which no inequality could meet.
+Evidence of every set of `kernel_sets`, best first: rows of that framework on the set's devices ("own"); rows of other
+frameworks with the same kernel library ("library"); rows of any kernels ("silicon"), with a tenth of their weight,
+unless another silicon has rows of the framework's library; none ("transferred"): the mean of other sets' parameters
+(`rules.transfer`). Sets of the first two kinds are fitted together under the inequalities of `bounded`, then parts of a
+chip with the whole as prior, then the others with the first fixed, so that measured rows have priority. 8-bit rows that
+are slower than 16-bit ones are left out: they are untuned kernels, which no inequality could meet.
 """
 
 from __future__ import annotations
@@ -37,13 +31,13 @@ from .set_rows import FEWEST, SetEvidence, evidence_by, evidence_of_all, formats
 from .terms import COLD
 
 ENOUGH = 50
-"""Rows that tell a set's parameters; with fewer they are drawn to another set's."""
+"""Minimum rows for a set's parameters; with fewer the prior is another set."""
 PULL = {True: 1.0, False: 4.0}
 """Weight of the centre for sets with `ENOUGH` rows, and for others with some."""
 STILL = 30.0
 """The same without any row."""
 ENOUGH_OF_ONE = 25
-"""The same of one kernel, which is drawn to the set's parameters for all kernels."""
+"""The same for one kernel, whose prior is the set's parameters for all kernels."""
 POINTS = 1500
 """Calls at which a mean of frameworks is fitted."""
 CALLS = 300
@@ -59,7 +53,7 @@ class AskedSteps:
     Attributes
     ----------
     whole_numbers, linked : bool arrays
-        Steps in 8-bit integers, and those of several devices.
+        Steps in 8-bit integers, and steps on several devices.
     narrow, wide : integer arrays
         Steps in fp8 and the same ones in bf16.
     """
@@ -86,8 +80,8 @@ class SetFit:
     whole : mapping of str to float64 array
         Device -> seconds of each whole step, which an excess is a share of.
     base : mapping of str to mapping of str to SetEntry
-        Set -> framework -> the entry that a kernel's own parameters are drawn to, where rows, probes and
-        the answer are of one kernel of the family alone.
+        Set -> framework -> the prior of a kernel's separate parameters, if rows, probes and the result are for one
+        kernel of the family.
     limits : mapping of str to mapping of str to float64 array
         Framework -> device -> seconds that such a kernel may take in steps in fp8.
     """
@@ -232,7 +226,7 @@ class SetFit:
         return self._solve(sets, values, key), evidence
 
     def _elder(self, name: str, evidence: Mapping[str, SetEvidence], firm: Sequence[str]) -> str:
-        """The set of the same silicon that one is drawn to: its parent, or a child that has rows where it has few."""
+        """Return the prior set of the same silicon: its parent, or a child with rows if the parent has few."""
         parent = self.parents.get(name, "")
         few, rows = name not in firm, evidence[name].rows
         if parent in evidence and (parent in firm or (few and evidence[parent].rows >= rows)):
@@ -241,11 +235,11 @@ class SetFit:
         return max(children, key=lambda n: evidence[n].rows) if few and children else ""
 
     def _inherited(self, name: str, elder: str, center: Mapping[str, F8], start: Mapping[str, F8]) -> F8:
-        """Logarithms of the elder's parameters, as far away as the set's others are from the elder's."""
+        """Return the logarithms of the elder's parameters, shifted like the set's others from the elder's."""
         return center[elder] + start[name] - start[elder] if elder else start[name]
 
     def _start(self, name: str, key: str) -> F8:
-        """Logarithms that a set's parameters are drawn to: the family's defaults, or its own for all kernels."""
+        """Return the logarithms of a set's prior: the family's defaults, or its own for all kernels."""
         if self.base is None:
             return np.log(self.family.defaults)
         return np.log(self.family.vector(self.base[name][key].parameters))
@@ -274,7 +268,7 @@ class SetFit:
         return evidence_by(self.family, self._rows(name), label, without)
 
     def _alone(self, evidence: SetEvidence, center: F8) -> F8:
-        """Logarithms of a fit to the largest sample alone: where the solution starts."""
+        """Return the logarithms of a fit to only the largest sample: the start of the solution."""
         most = max(evidence.samples, key=lambda sample: len(sample.log))
         labels = np.full(len(most.log), "all", dtype=object)
         found = fit(self.family, most.h, most.x, np.exp(most.log), labels, prior=np.exp(center))
@@ -312,7 +306,7 @@ class SetFit:
         return here == library(self.family.name, label, two)
 
     def _combined(self, found: Mapping[str, Mapping[str, F8]], share: F8) -> dict[str, F8]:
-        """Parameters that stand for all frameworks, fitted to the mean of their predictions."""
+        """Return parameters of all frameworks, fitted to the mean of their predictions."""
         rng = np.random.default_rng(0)
         x = self.probes.x
         if len(x) > POINTS:

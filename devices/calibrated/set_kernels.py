@@ -1,9 +1,8 @@
-"""Parameters of their own for the kernels that a family has: one a number format, mostly.
+"""Separate parameters for the kernels of a family: mostly one per number format.
 
-A family's parameters in a set stand for all of its kernels under a framework. Where rows of one kernel
-(`Family.branches`) tell it, it has all parameters for itself, drawn to those; its steps then obey the
-inequalities of `bounded` by themselves, so that the sum over kernels does too. Steps in fp8 may take what
-the other kernels leave of the same steps in bf16.
+A family's parameters in a set represent all of its kernels under a framework. A kernel (`Family.branches`) with enough
+rows gets separate parameters with those as prior; its steps obey the inequalities of `bounded` separately, so that the
+sum over kernels does too. Steps in fp8 may take the time that the other kernels leave of the same steps in bf16.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from .set_fit import ENOUGH_OF_ONE, AskedSteps, Entries, SetFit
 from .set_rows import some_of
 
 APART = 150
-"""Rows, on all devices, from which a kernel of a format is fitted apart from the format's others."""
+"""Minimum rows, on all devices, for a separate fit of a format's kernel."""
 
 
 def fit_family(
     family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, FamilyRows], probes: Probes,
     steps: AskedSteps, whole: Mapping[str, F8], of: type[SetFit] = SetFit,
 ) -> dict[str, dict[str, SetEntry]]:  # fmt: skip
-    """Entries of all sets of a family, with those of its kernels; arguments as of `SetFit`, `of` how it is fitted."""
+    """Return the entries of all sets of a family, including its kernels; arguments as in `SetFit`, `of` is the fit."""
     first = of(family, specs, measured, probes, steps, whole)
     out = first.run()
     if not (family.branches and family.framework_time):
@@ -68,7 +67,7 @@ def _kernels(family: Family, measured: Mapping[str, FamilyRows]) -> Iterator[tup
 
 
 def _share(family: Family, probes: Probes, wanted: tuple[int, ...]) -> Probes:
-    """The calls of some branches alone."""
+    """Return only the calls of some branches."""
     kept = np.flatnonzero(np.isin(family.branch(probes.x), wanted))
     return Probes(np.ascontiguousarray(probes.x[kept]), probes.calls[:, kept])
 
@@ -89,7 +88,7 @@ def _limits(
     family: Family, specs: Mapping[str, DeviceSpec], probes: Probes, part: Probes, steps: AskedSteps,
     sets: Mapping[str, str], out: Entries,
 ) -> dict[str, dict[str, F8]]:  # fmt: skip
-    """Seconds that some calls of steps in fp8 may take: those of bf16 less what the others take."""
+    """Return the maximum seconds of some calls in fp8 steps: the bf16 time less the others."""
     if not len(steps.narrow) or not part.calls[steps.narrow].nnz:
         return {}
     found: dict[str, dict[str, F8]] = {}

@@ -1,4 +1,4 @@
-"""What speaks for the parameters of a set: rows of a framework, of its library, or of any kernels (`set_fit`)."""
+"""Evidence of a set's parameters: rows of a framework, of its library, or of any kernels (`set_fit`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .kernel_sets import LABELS
 from .libraries import UNSERVED, library
 
 SOME = 20
-"""Rows of a framework that go before those of others."""
+"""Minimum rows of a framework to have priority over others."""
 FEWEST = 5
 WEIGHT = {"own": 1.0, "library": 0.5, "silicon": 0.1, "transferred": 0.0}
 """Weight of a row by what it tells."""
@@ -26,7 +26,7 @@ MOST = 300
 
 @dataclass(frozen=True, slots=True)
 class SetEvidence:
-    """What speaks for one set under one framework."""
+    """Evidence of one set under one framework."""
 
     basis: str
     samples: Sequence[Sample]
@@ -38,7 +38,7 @@ class SetEvidence:
 
 
 def evidence_by(family: Family, devices: Sequence[FamilyRows], label: str | None, without: int | None) -> SetEvidence:
-    """Rows of a set's devices that tell a framework's kernels, without those of one format."""
+    """Return the rows of a set's devices for a framework's kernels, without one format."""
     found: dict[str, list[tuple[Sample, set[str]]]] = {basis: [] for basis in WEIGHT}
     for rows in devices:
         usual = family.usual(rows.x)

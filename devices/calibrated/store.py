@@ -15,7 +15,7 @@ from .kernel_sets import SetEntry
 DIGITS = 5
 HEAD = """\
 # Written by `opbyte calibrate`: fitted parameters of kernel models, see docs/calibration.md.
-# Seconds stand in microseconds; all else are fractions and multiples.
+# Seconds are given in microseconds; all other values are fractions and multiples.
 extends: {base}
 name: {name}
 calibration:

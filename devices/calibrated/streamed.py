@@ -1,8 +1,8 @@
-"""The formula of kernels that stream: indexers, sparse attention, recurrences, scans, convolutions.
+"""The formula of streaming kernels: indexers, sparse attention, recurrences, scans, convolutions.
 
-Pieces of work run side by side, as many at once as there are cores. A piece computes in tiles of at least so many rows,
-moves its bytes at what one core can move, and walks its sequence step by step, a core's sequences one after another;
-all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has parameters of its own.
+Pieces of work run in parallel, one per core. A piece computes in tiles with a minimum of rows, moves its bytes at one
+core's rate, and walks its sequence step by step, a core's sequences one after another; all pieces together are limited
+by the device's arithmetic and memory. Each family (`layer_kernels`) has separate parameters.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def moved(x: F8) -> float:
 
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
-    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call."""
+    """Return the seconds of one call, and its arithmetic, memory and fixed seconds."""
     if x[X_BATCH] <= 0.0 or x[X_TOKENS] <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     cores = h[H_CORES]
@@ -98,7 +98,7 @@ def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Price many calls; see `Family.rows`."""
+    """Compute many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
         put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 

@@ -14,16 +14,16 @@ from .hardware import C_INT8, H_BANDWIDTH, H_FULL, H_LINK_BANDWIDTH, H_PEAK, H_P
 
 F8 = npt.NDArray[np.float64]
 Parts = tuple[float, float, float, float]
-"""Seconds of a call, and those of its arithmetic, its traffic and its fixed costs alone, each at the
-rates that the kernel attains; those overlap, or leave out what is neither."""
+"""Seconds of a call, and its arithmetic, traffic and fixed seconds, each at the rates that the kernel attains; they
+overlap, or do not cover the whole."""
 Work = tuple[float, float, float, int]
 """FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
 
 (O_FORMULA, O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED, O_BOUND, O_FLOOR_COMPUTE, O_FLOOR_MEMORY, O_FLOOR_LINK) = range(9)
 NUM_PRICE = 9
-"""Columns of `Family.rows`: seconds of the formula; seconds, never below the roofline; of them
-arithmetic, memory (or link) and fixed costs alone; code of the bound; and the roofline's seconds of
-arithmetic, main memory and link at nominal rates."""
+"""Columns of `Family.rows`: seconds of the formula; seconds, never below the roofline; arithmetic, memory (or link)
+and fixed seconds; code of the bound; and the roofline's seconds of arithmetic, main memory and link at nominal
+rates."""
 
 PROTOCOLS = 3.0
 """Power of the soft minimum over NCCL's protocols, so that LL128 gains a fifth between the other two."""
@@ -46,7 +46,7 @@ def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 WIDTHS = (64.0, 128.0, 192.0)
-"""Head dimensions up to which kernels of attention are compiled apart; wider ones are one kind."""
+"""Head dimensions up to which kernels of attention are compiled separately; wider ones are one kind."""
 ATTENTION_KERNELS = tuple(f"{value}+{width}" for value in ("16", "fp8") for width in ("64", "128", "192", "256"))
 """Branches of `of_heads`."""
 
@@ -63,7 +63,7 @@ bound = compiled_part(bound_code)
 
 @compiled_part
 def floors(work: Work, h: F8) -> tuple[float, float, float]:
-    """Seconds of arithmetic, main memory and link alone, at the device's nominal rates."""
+    """Return the seconds of arithmetic, main memory and link at the device's nominal rates."""
     flops, moved, sent, code = work
     return flops / h[H_PEAK + code], moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
 
@@ -107,8 +107,7 @@ def soft_max(a: float, b: float, power: float) -> float:
 def attained(fraction: float, h: F8, code: int) -> float:
     """Share of a format's stated peak reached by kernels that reach `fraction` of what the units are built for.
 
-    What a kernel does beside its products takes as long on a product that is held to less (`H_FULL`), and hides
-    the better behind them.
+    Other work of a kernel takes as long on a throttled product (`H_FULL`), and overlaps better.
     """
     built = h[H_FULL] / h[H_PEAK]
     if code == C_INT8:
@@ -147,7 +146,7 @@ def link_among(h: F8, ranks: float) -> float:
 
 @compiled_part
 def by_ranks(at_2: float, times_4: float, times_8: float, ranks: float) -> float:
-    """Rate among some ranks from that of two, its multiple for four and that for eight; constant outside."""
+    """Return the rate for a number of ranks from the rate of two and the multiples for four and eight; constant outside."""
     doublings = min(max(math.log2(ranks) - 1.0, 0.0), 2.0)
     return float(at_2 * times_4 ** min(doublings, 1.0) * times_8 ** max(doublings - 1.0, 0.0))
 
@@ -156,9 +155,9 @@ def by_ranks(at_2: float, times_4: float, times_8: float, ranks: float) -> float
 def by_protocol(hops: float, wire: float, flag_bytes: float, simple_hops: float) -> float:
     """Seconds of a library's ring by the better of its protocols.
 
-    NCCL's LL sends a flag with every word, so `flag_bytes` times as much, and its hops are the shortest. Its Simple
-    protocol sends the data alone, and synchronises by fences: its hops take `simple_hops` times as long
-    (``ncclTopoTuneModel`` in ``src/graph/tuning.cc`` of NVIDIA/nccl). LL128 lies between the two: a soft minimum.
+    NCCL's LL protocol sends a flag with every word, so `flag_bytes` times as much, and its hops are the shortest. Its
+    Simple protocol sends only data and synchronises by fences: its hops take `simple_hops` times as long
+    (``ncclTopoTuneModel`` in ``src/graph/tuning.cc`` of NVIDIA/nccl). LL128 is between the two: a soft minimum.
     """
     low, simple = hops + flag_bytes * wire, simple_hops * hops + wire
     least, ratio = min(low, simple), min(low, simple) / max(low, simple)

@@ -1,12 +1,11 @@
-"""All-to-alls of DeepEP (github.com/deepseek-ai/DeepEP): its two modes, as its README describes them.
+"""All-to-alls of DeepEP (github.com/deepseek-ai/DeepEP): its two modes, from its README.
 
-Inside a node a kernel takes what measured ones do (`Timed`): a launch, and its copies at a rate that its SMs set more than the
-link does. `deepep.csv` holds both by engine, mode, direction and card (`docs/converters/deepep.py` fits
-it); a card without rows has those of its generation. Rates are of 16-bit copies, whatever the kernel sends in 8 bits.
-
-Assumed: routing spreads a token's copies evenly over the devices and nodes of the groups of experts that it chooses from
-(`reached`); what runs beside the kernels of normal mode slows by the share of the cores that these keep; links between nodes, which no row has crossed, give what they
-state, and carry what `WIDTHS` says.
+Inside a node a kernel takes measured times (`Timed`): a launch, and its copies at a rate that its SMs limit more than
+the link. `deepep.csv` has both by engine, mode, direction and card (fitted by `docs/converters/deepep.py`); a card
+without rows has its generation's. Rates are for 16-bit copies, for any format sent. Assumed: routing spreads a token's
+copies evenly over the devices and nodes of its expert groups (`reached`); work in parallel with normal-mode kernels
+slows by their share of the cores; links between nodes, without rows, have their stated rate, and carry the widths of
+`WIDTHS`.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ SMS = 20.0
 """SMs of an exchange in normal mode unless said (``Buffer.num_sms`` in deep_ep/buffer.py); at low latency the network's
 cards send what was handed to them."""
 KIN: Mapping[int, str] = {HOPPER: "hopper", BLACKWELL: "blackwell"}
-"""What stands in the column of cards for all of a generation: means, and errors of each card by the others' mean."""
+"""Entry of the card column for a whole generation: means, and errors of each card by the others' mean."""
 WIDTHS: Mapping[str, float] = {"fp8_block": (1.0 + 4.0 / 128.0) / 2.0}
-"""Bytes of a dispatched value over a 16-bit one's, by the experts' format: 8 bits, and 32 of scale for each 128 (DeepEP's
-README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs come back in 16."""
+"""Bytes of a dispatched value over a 16-bit one's, by the experts' format: 8 bits, and 32 of scale for each 128
+(DeepEP's README; ``use_fp8_dispatch`` in vllm/model_executor/layers/fused_moe). Outputs return in 16."""
 
 
 def reached(held: F8, chosen: int, copies: int) -> float:
@@ -49,7 +48,7 @@ def reached(held: F8, chosen: int, copies: int) -> float:
     held : float64 array, shape (units, groups)
         Share of each group's tokens that a unit serves; columns add up to 1.
     chosen : int
-        Groups, any so many of them as likely as others; then the copies go anywhere in them.
+        Groups with equal probability for any choice; the copies are uniform within them.
     """
     units, groups = held.shape
     n = np.arange(copies + 1)
@@ -108,7 +107,7 @@ def kernels(spec: DeviceSpec, link: LinkSpec, engine: str, *, back: bool) -> dic
 
 @ALGORITHMS.register(f"all_to_all:{NORMAL}")
 def normal(topology: Topology) -> CollectivePlan:
-    """DeepEP's kernels for prompts and training: a copy to each node, then on to the devices there that want it."""
+    """DeepEP's kernels for prompts and training: one copy to each node, then on to the target devices there."""
     inside, nodes = topology.levels[0], prod(level.ranks for level in topology.levels[1:])
     copies, hops = topology.copies, []
     if nodes > 1:

@@ -1,9 +1,9 @@
-"""All-to-alls by algorithm: every device sends each other one its share of a buffer. Sparse gathers and scatters.
+"""All-to-alls by algorithm: every device sends each other one its share of a buffer; sparse gathers and scatters.
 
-The buffer is what one device would send if none shared its tokens. DeepSpeed-MoE (arXiv 2201.05596, section 5.3)
-compares the first, second and fourth. Sparse ones send chunks to the devices that want them, or their sums back to the
-owners, as FSSDP moves experts (arXiv 2502.02581, section 3.1): the message is what the device with most chunks gets, or
-sends, which follows from a map of chunks that is the caller's. Owners are taken to lie evenly on all devices.
+The buffer is the data of one device without sharing. DeepSpeed-MoE (arXiv 2201.05596, section 5.3) compares the first,
+second and fourth. Sparse ones send chunks to the devices that need them, or their sums back to the owners, as FSSDP
+moves experts (arXiv 2502.02581, section 3.1): the message is the largest amount that a device receives, or sends, from
+the caller's map of chunks. Owners are assumed evenly on all devices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def hierarchical(topology: Topology) -> CollectivePlan:
 def coordinated(topology: Topology) -> CollectivePlan:
     """Devices of equal slice among each other, each its part of the slices' common tokens.
 
-    What follows, a gather over the slices, is the all-reduce that ends a tensor-parallel layer.
+    The next step, a gather over the slices, is the all-reduce at the end of a tensor-parallel layer.
     """
     return _sliced("coordinated", topology, flat)
 
@@ -65,7 +65,7 @@ def _peers(topology: Topology) -> Iterator[tuple[LinkSpec, int]]:
 @ALGORITHMS.register("sparse_scatter:flat", "Every chunk's sums straight to its owner, all at once")
 @ALGORITHMS.register("sparse_gather:flat", "Every chunk straight from its owner, all at once")
 def straight(topology: Topology) -> CollectivePlan:
-    """One message time a level; a chunk comes from each of the other devices alike."""
+    """One message time per level; one chunk comes from each of the other devices."""
     hops = tuple(Hop(link, 1.0, peers / (topology.ranks - 1)) for link, peers in _peers(topology))
     return CollectivePlan("flat", hops, topology.ranks, 1.0)
 
@@ -75,7 +75,7 @@ def straight(topology: Topology) -> CollectivePlan:
 )
 @ALGORITHMS.register(
     "sparse_gather:hierarchical",
-    "Chunks that all devices of a node want cross into it once, shared over its links, and go around",
+    "Chunks for all devices of a node enter it once, shared over its links, and are passed around",
 )
 def by_level(topology: Topology) -> CollectivePlan:
     """One round over every level."""

@@ -21,7 +21,7 @@ F8 = npt.NDArray[np.float64]
 class PlannedLink:
     """Cost model of ops of one collective, by its plan; a `CostModel` like `devices.link.LinkModel`.
 
-    Of several plans each op takes the cheapest; its energy is then that of the one that spends most.
+    Of several plans each op uses the cheapest; its energy is then the largest of all plans.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class PlannedLink:
     scale : float
         Message of the plan over the bytes of an op.
     others : tuple of CollectivePlan
-        What the same ops run in other steps: energy is that of whichever of all spends most.
+        Plans of the same ops in other steps: energy is the largest of all.
     """
 
     plans: tuple[CollectivePlan, ...]

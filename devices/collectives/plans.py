@@ -1,7 +1,7 @@
-"""What a collective does on a topology of several levels: messages and bytes, level by level.
+"""Messages and bytes of a collective on a topology of several levels.
 
-A plan costs messages times latency plus bytes over rate on every level, one level after another: it is
-affine in the message, so explicit and compiled steps price it alike.
+A plan costs messages times latency plus bytes over rate on every level, one level after another: it is affine in the
+message, so explicit and compiled steps agree.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Level:
     link : LinkSpec
         Of one device.
     ranks : int
-        Groups of the level below, or devices, that it joins.
+        Number of joined groups of the level below, or devices.
     """
 
     link: LinkSpec
@@ -63,12 +63,12 @@ class Level:
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
-            raise InputError("ranks", f"of a level must be at least 1, not {self.ranks}")
+            raise InputError("ranks", f"of each level must be at least 1, not {self.ranks}")
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Levels from the innermost out, all groups of a level alike.
+    """Levels from the innermost out; all groups of a level are equal.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Topology:
     fewer : tuple of float
         Devices, and nodes, that an exchange which sends one copy to each reaches, over those that evenly spread copies would.
     width : float
-        Bytes of a copy over those of the message's.
+        Bytes of a copy over the message's bytes.
     """
 
     levels: tuple[Level, ...]
@@ -185,7 +185,7 @@ class CollectivePlan:
 
     @property
     def taken(self) -> float:
-        """Share of a device's cores that it keeps from what runs beside it, as far as is known."""
+        """Return the share of a device's cores that it takes from parallel work, as far as it is known."""
         return max((hop.timed.taken for hop in self.hops if hop.timed is not None), default=0.0)
 
     @property
@@ -204,13 +204,13 @@ ALGORITHMS: Registry[Algorithm] = Registry("algorithm of a collective", describe
 
 
 BY_COST = "auto"
-"""Stands for the name of the cheapest of the `usual` algorithms."""
+"""Name that means the cheapest of the `usual` algorithms."""
 
 BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
 """Algorithms of kernels that some devices lack: never chosen by cost."""
 
 BY_STEP: Mapping[str, tuple[str, str]] = {"deepep-auto": ("deepep-low-latency", "deepep-normal")}
-"""All-to-alls that are one algorithm in steps of decodes alone, and another where some rank has prompts
+"""All-to-alls that are one algorithm in decode-only steps, and another where some rank has prompts
 (``DeepEPMode.resolve`` in sglang/srt/layers/moe/utils.py)."""
 
 

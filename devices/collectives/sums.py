@@ -12,7 +12,7 @@ from .plans import ALGORITHMS, CollectivePlan, Hop, Level, Topology
 def tree_all_reduce(topology: Topology) -> CollectivePlan:
     """Two trees with half of the message each: 2 log2 n steps (Sanders, Speck and Traeff 2009).
 
-    Each level's message is what the level below leaves of it: devices of a node share the sending.
+    Each level's message is reduced by the level below: devices of a node share the sending.
     """
     hops, share = [], 1.0
     for level in topology.levels:
@@ -23,7 +23,7 @@ def tree_all_reduce(topology: Topology) -> CollectivePlan:
 
 
 def _ring(rounds: int, topology: Topology) -> CollectivePlan:
-    """A ring that crosses every level; the slowest link sets the pace of all steps."""
+    """Return a ring over every level; the slowest link limits all steps."""
     n = topology.ranks
     used: list[Level] = [level for level in topology.levels if level.ranks > 1]
     if not used:

@@ -15,7 +15,7 @@ NEAR = {"logic-pim": "pim_mac_bundle_rot", "bank-group-pim": "pim_mac_sb_rot", "
 """Commands of processors near memory, by kind: to a bundle, to a bank of every group, to all banks."""
 
 COMMANDS = 32_768
-"""Commands that the efficiency of a processor near memory rests on."""
+"""Commands in the efficiency of a processor near memory."""
 
 LONG = 4096
 """Pieces beyond this are cut down to a power of two, so that few patterns have to be run [B]."""
@@ -24,7 +24,7 @@ LONGEST = 1 << 17
 STREAMS = 8
 """Slices that are taken in turn at most; more change nothing where slices are long."""
 UPDATED = 1024
-"""A state is read and written back so many bytes of a channel at a time: a row [B]."""
+"""Bytes of a channel that a state update reads and writes at a time: a row [B]."""
 
 
 def usual(memory: DramSpec, size_bytes: float) -> int:
@@ -63,7 +63,7 @@ def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) 
 
 @dataclass(frozen=True, slots=True)
 class AccessRate:
-    """What a pattern gets: in words, and of the rate of the processor's path to memory."""
+    """Rate of a pattern: a description, and the share of the processor's memory rate."""
 
     words: str
     fraction: float
@@ -80,9 +80,9 @@ def share_near(
 ) -> AccessRate:
     """What a processor near memory gets of `multiple` times the pins' rate.
 
-    Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened meanwhile, where the
-    data lie in several: weights in all; of a device with several memory spaces an expert in one, and the KV cache in
-    all but one (Duplex, section V-C). A piece that ends within a row leaves the rest of it unread.
+    Its commands read an atom in every bank of a set. Sets are read in turn, with the next one opened at the same time,
+    if the data are in several: weights in all; with several memory spaces an expert in one, and the KV cache in all but
+    one (Duplex, section V-C). A piece that ends within a row leaves the rest of it unread.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def _is_path(name: str) -> bool:
 
 
 def _find(name: str, beside: Path) -> Path:
-    """The file that ``extends: name`` means in the file `beside`."""
+    """Return the file of ``extends: name`` in the file `beside`."""
     if _is_path(name):
         return below(beside, name)
     files = _files()

@@ -1,7 +1,7 @@
 """The controller, tick by tick: enter, refresh, one column command, one row command.
 
-Ticks at which nothing can happen are skipped: every look leaves behind the first tick at which
-another could succeed (`col_wait`, `row_wait`), and whatever could bring that forward lowers it.
+Idle ticks are skipped: every attempt stores the first tick at which another could succeed (`col_wait`, `row_wait`), and
+every event that could change it lowers it.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def row_slot(st: Any, edge: bool) -> None:
 
 @compiled_inside
 def returned(st: Any) -> int:
-    """Reads that have come back leave the window; the tick of the next one."""
+    """Remove completed reads from the window; return the tick of the next one."""
     s = st.s[0]
     n = st.flying.shape[0]
     while s.flying > 0 and st.flying[s.flying_from] <= s.clock:
@@ -254,7 +254,7 @@ def returned(st: Any) -> int:
 
 @compiled
 def advance(st: Any, until: int, accepted: int) -> None:
-    """Run a channel to tick `until` (done), or until it has accepted so many requests."""
+    """Run a channel to tick `until`, or until it has accepted the given number of requests."""
     s, c = st.s[0], st.config[0]
     while s.clock < until and s.accepted < accepted:
         soon = enter(st)

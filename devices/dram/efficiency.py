@@ -1,7 +1,7 @@
-"""The share of a memory's bandwidth that an access pattern gets, derived and kept on disk.
+"""The share of a memory's bandwidth for an access pattern, from the command-level model and stored on disk.
 
-The command-level model turns a pattern into one number. Those of catalog devices come with the library (`shipped`), so
-that their first use compiles nothing; others are computed once for each memory, pattern and version of the library.
+Catalog devices' values come with the library (`shipped`), so that their first use compiles nothing; others are computed
+once for each memory, pattern and version of the library.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _remembered(memory: DramSpec, run: PatternRun) -> Derived:
 
 
 def derive(memory: DramSpec, run: PatternRun) -> Derived:
-    """Run a pattern, whatever is known of it."""
+    """Run a pattern, without stored values."""
     from .run import simulate  # compiled code, which known numbers do without
 
     outcome = simulate(memory, run)
@@ -63,7 +63,7 @@ def key_of(memory: DramSpec, run: PatternRun) -> str:
 
 
 def in_words(run: PatternRun) -> str:
-    """A run's pattern as answers show it; mapping and queue only where they are not the usual."""
+    """Return a run's pattern as text; mapping and queue only if they differ from the default."""
     p = run.pattern
     texts = {
         "seq": "in sequence",

@@ -1,4 +1,4 @@
-"""How data lie in a device's DRAM: its standard, address mapping, and blocks of the KV cache."""
+"""Data layout in a device's DRAM: its standard, address mapping, and blocks of the KV cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class DataLayout(Spec):
     kv_block_tokens : int
         Tokens of a KV block; 16 is vLLM's default.
     kv_pieces : int
-        Pieces of a block that lie apart: keys and values (2, as in vLLM), or all in one (1, as a
-        cache of latents always).
+        Separate pieces of a block: keys and values (2, as in vLLM), or all in one (1, as a cache of latents always).
     """
 
     standard: str
@@ -34,7 +33,7 @@ class DataLayout(Spec):
     kv_pieces: Literal[1, 2] = 2
 
     def page_bytes(self, token_bytes: float, tensors: int) -> float:
-        """One piece of a KV block [B], of a cache with so many bytes a token in so many tensors."""
+        """Return one piece of a KV block [B], from the bytes of a token and the number of tensors."""
         return token_bytes * self.kv_block_tokens / min(self.kv_pieces, tensors)
 
     def on_channel(self, size_bytes: float, channels: int) -> float:

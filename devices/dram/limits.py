@@ -1,4 +1,4 @@
-"""What keeps a pattern from the pins' rate: each constraint lifted by itself, and simulated anew."""
+"""What keeps a pattern from the pins' rate: each constraint removed separately, and simulated again."""
 
 from __future__ import annotations
 

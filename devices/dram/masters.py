@@ -1,7 +1,7 @@
-"""Two masters on one stack: a processor and units near memory that want the same bank bundles.
+"""Two masters on one stack: a processor and units near memory that need the same bank bundles.
 
-A bundle serves one side at a time. Each side visits bundles in its own order; a bundle whose last
-visit was the other side's has that side's row open and pays a row switch first.
+A bundle serves one side at a time. Each side visits bundles in its own order; a bundle whose last visit was the other
+side's pays a row switch first.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def meet(memory: DramSpec, first: Sequence[BundleRead], second: Sequence[BundleR
     Returns
     -------
     Meeting
-        At least the longer side alone, at most both in turn plus a switch for every change.
+        At least the longer side in isolation, at most both in sequence plus a switch for every change.
 
     Examples
     --------

@@ -33,13 +33,13 @@ class DerivedRoofline:
     memory : DramSpec
         DRAM behind the processor.
     layout : DataLayout
-        Where data lie in it.
+        Location of its data.
     channels : int
         Channels of all stacks.
     near : str
         Kind of a processor near memory; empty for one at the pins.
     multiple : float
-        Its bandwidth over that of the pins.
+        Its bandwidth over the pins' bandwidth.
     spaces : int
         Memory spaces of the device.
     """
@@ -66,7 +66,7 @@ class DerivedRoofline:
         return share_of_pins(*where)
 
     def share_of(self, access: Access) -> AccessRate:
-        """What an access pattern reads, in words, and the share of the bandwidth that it gets."""
+        """Return an access pattern as text, and its share of the bandwidth."""
         return self._of(access)[0]
 
     def cost(self, op: Op) -> Cost:
@@ -74,7 +74,7 @@ class DerivedRoofline:
         return self._of(op.access)[1].cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch: a pattern does not depend on the batch."""
+        """Return the same cost for every batch: a pattern does not depend on the batch."""
         return self._of(op.access)[1].row(op, probe)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
@@ -96,12 +96,12 @@ class DerivedRoofline:
         return out
 
     def roof(self, dtype: str) -> Roof:
-        """Nominal and attainable rates; the bandwidth is that of weights in sequence."""
+        """Return nominal and attainable rates; the bandwidth is for weights in sequence."""
         return self._of(IN_SEQUENCE)[1].roof(dtype)
 
 
 DERIVED = "derived"
-"""Basis of a price whose bandwidth the DRAM model derives."""
+"""Basis of a cost whose bandwidth the DRAM model derives."""
 
 
 def with_dram(
@@ -114,9 +114,9 @@ def with_dram(
     Parameters
     ----------
     memory : DramSpec, optional
-        The DRAM of its stacks; that of its description if not given.
+        The DRAM of its stacks; default: from its description.
     layout : DataLayout, optional
-        Where data lie in it; as its description says if not given.
+        Location of its data; default: from its description.
 
     Raises
     ------
@@ -149,12 +149,12 @@ def with_dram(
 
 
 def derivable(processor: Processor) -> bool:
-    """Whether a processor's prices rest on a flat efficiency that its DRAM can replace."""
+    """Return whether a processor's costs use a flat efficiency that its DRAM can replace."""
     return processor.model is processor.base and processor.kind in ("xpu", *NEAR)
 
 
 def derives(device: SharedMemoryDevice) -> bool:
-    """Whether any price of a device rests on its DRAM."""
+    """Return whether any cost of a device depends on its DRAM model."""
     return any(isinstance(p.model, DerivedRoofline) for p in device.processors.values())
 
 
@@ -175,7 +175,7 @@ def _check(device: SharedMemoryDevice, memory: DramSpec, layout: DataLayout) -> 
     if layout.interleave_bytes % atom:
         raise InputError(
             f"{where}.dram.interleave_bytes",
-            f"{layout.interleave_bytes} is no multiple of the {atom} B that one column command of {memory.name} moves",
+            f"{layout.interleave_bytes} is not a multiple of the {atom} B that one column command of {memory.name} moves",
         )
     for name, p in device.processors.items():
         multiple = p.bandwidth / given

@@ -1,7 +1,7 @@
-"""Exact repetition: a regular stream's run is followed until the channel's state comes back.
+"""Exact repetition: a regular stream is simulated until the channel's state repeats.
 
-The state is written down relative to the clock and to the stream's row. If it is the same at two refresh boundaries,
-everything between them repeats, row by row further on, and whole periods are added without being simulated.
+The state is stored relative to the clock and to the stream's row. If it is equal at two refresh boundaries, everything
+between them repeats, shifted by rows, and whole periods are added without a simulation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_STATES = 2048
 """States remembered while looking for a repetition."""
 
 MARGIN = 4096
-"""Requests before the end of a stretch of addresses at which a skip ends at the latest."""
+"""Minimum distance of a skip from the end of an address range [requests]."""
 
 
 @compiled_part
@@ -214,7 +214,7 @@ class Period:
     room: int
 
     def times(self, requests: int) -> int:
-        """Whole periods that fit before so many more requests are accepted."""
+        """Return the whole periods that fit before the given number of further requests."""
         return min((requests - 1) // max(self.added["accepted"], 1), self.room // self.read)
 
 

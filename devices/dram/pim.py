@@ -28,7 +28,7 @@ class PimStream:
     interval : int
         Clocks from a command to the next [clock cycles].
     banks : int
-        Banks that answer a command.
+        Banks that respond to a command.
     sets : int
         Sets that take turns; with one, every row change waits for the row before.
     columns : int

@@ -1,7 +1,7 @@
 """The controller's queues: requests by bank, with each bank's oldest row hit and oldest other.
 
-A scheduler that serves ready requests first and old ones among them needs one candidate a bank:
-all row hits of a bank become ready at the same tick, and so do all others.
+A first-ready, first-come scheduler needs one candidate per bank: all row hits of a bank become ready at the same tick,
+and so do all others.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def is_buffered(st: Any, b: int, row: int, col: int) -> bool:
 
 @compiled_inside
 def accept(st: Any) -> bool:
-    """Let the request in the hand enter its queue; False where there is no place."""
+    """Let the next request enter its queue; return False if it is full."""
     s, c = st.s[0], st.config[0]
     q = WRITE if s.held_write else READ
     b = s.held_bank
@@ -168,7 +168,7 @@ def release(st: Any, index: int) -> None:
 
 @compiled_inside
 def opened(st: Any, b: int) -> None:
-    """Sort a bank's requests after its row has been opened; before, all were misses."""
+    """Sort a bank's requests after its row has been opened; before, none was a hit."""
     row = st.banks[b].open
     for q in range(2):
         own = st.lists[q, b]
@@ -188,7 +188,7 @@ def opened(st: Any, b: int) -> None:
 
 @compiled_inside
 def closed(st: Any, b: int) -> None:
-    """Make misses of all requests of a bank whose row has been closed."""
+    """Mark all requests of a bank as row conflicts after its row has been closed."""
     for q in range(2):
         own = st.lists[q, b]
         if own.hit >= 0:

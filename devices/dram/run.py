@@ -111,7 +111,7 @@ def simulate(memory: DramSpec, run: PatternRun) -> DramResult:
 
 
 def _first(accepted: list[int], wanted: int) -> int:
-    """Index of the first boundary at which so many requests had been accepted."""
+    """Return the index of the first boundary with at least `wanted` accepted requests."""
     return next(k for k, n in enumerate(accepted) if n >= wanted)
 
 
@@ -150,7 +150,7 @@ def _follow(memory: DramSpec, run: PatternRun, channel: int) -> _Track:
 
 
 def _run_to(memory: DramSpec, run: PatternRun, st: Channel, requests: int) -> int:
-    """Run a channel until it has accepted so many requests; those simulated one by one."""
+    """Run a channel until it has accepted the given requests; return the number simulated one by one."""
     mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
     step, simulated = int(st.config["refi"][0]), 0
     looking = repeats(st, mapping, run.pattern.regular)

@@ -1,4 +1,4 @@
-"""Write ``derived.csv``: run what catalog devices read, whatever model they run.
+"""Write ``derived.csv``: run the access patterns of catalog devices for all models.
 
 ``python -m opbyte.devices.dram.ship``, after any change of the command model or a standard.
 """
@@ -46,7 +46,7 @@ def runs() -> dict[str, tuple[DramSpec, PatternRun]]:
 
 
 def write() -> None:
-    """Derive everything anew."""
+    """Derive all values again."""
     with TABLE.open("w", newline="", encoding="utf-8") as file:
         rows = [{"key": key, **asdict(derive(*pair))} for key, pair in runs().items()]
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -1,6 +1,6 @@
-"""Derived numbers that come with the library: those of patterns that catalog devices meet.
+"""Derived values that come with the library: patterns of catalog devices.
 
-``derived.csv`` is written by ``python -m opbyte.devices.dram.ship``; a test derives its rows anew.
+``derived.csv`` is written by ``python -m opbyte.devices.dram.ship``; a test derives its rows again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Derived:
     Attributes
     ----------
     memory, pattern : str
-        What was run, in words.
+        Description of the run.
     fraction : float
         Of the pins' rate.
     read_latency_s : float or None

@@ -124,9 +124,9 @@ class Timings(Spec):
 class PimTimings(Spec):
     """Commands that read many banks at once, in clock cycles.
 
-    `interval_all` and `interval_same` are the clocks between two commands that read every bank
-    of a channel, or one bank of every bank group, stack id and pseudo channel. `bundle_banks`
-    banks of a pseudo channel and one stack id answer one command of a bank bundle, at `CCD_L`.
+    `interval_all` and `interval_same` are the clocks between two commands that read every bank of a channel, or one
+    bank of every bank group, stack id and pseudo channel. `bundle_banks` banks of a pseudo channel and one stack id
+    respond to one command of a bank bundle, at `CCD_L`.
     """
 
     interval_all: Some | None = None

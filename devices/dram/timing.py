@@ -112,7 +112,7 @@ def activate(st: Any, b: int, row: int) -> None:
 
 @compiled_inside
 def close(st: Any, b: int) -> None:
-    """Mark a bank as closed; the closed-page policy counts anew."""
+    """Mark a bank as closed and reset the counter of the closed-page policy."""
     bank = st.banks[b]
     bank.accesses, bank.injected = 0, 0
     if bank.open >= 0:

@@ -49,12 +49,12 @@ def engine_of(device: DeviceSpec) -> tuple[str, EngineSpec, FabricSpec]:
     Raises
     ------
     SpecError
-        The device is no FPGA.
+        The device is not an FPGA.
     """
     for name, processor in device.processors.items():
         if processor.engine is not None and device.fabric is not None:
             return name, processor.engine, device.fabric
-    raise SpecError(device.name, "is no FPGA: it has no processor with an engine")
+    raise SpecError(device.name, "is not an FPGA: it has no processor with an engine")
 
 
 def check_resources(device: DeviceSpec) -> tuple[str, ...]:

@@ -50,8 +50,8 @@ class ArraySpec(Spec):
 class AttentionSpec(Spec):
     """The QK and the PV unit: `queries` held at once x `features` of a key or value a cycle.
 
-    `dsp_per_mac` counts for each of the two units. `softmax_cycles` is what the running softmax
-    takes for one query and key, all heads at once; it runs beside the QK unit.
+    `dsp_per_mac` counts for each of the two units. `softmax_cycles` is the time of the running softmax for one query
+    and key, all heads at once; it runs in parallel with the QK unit.
     """
 
     queries: Count
@@ -68,9 +68,9 @@ class AttentionSpec(Spec):
 class BuffersSpec(Spec):
     """On-chip buffers.
 
-    `weights_bytes` is one of a pair: one is computed with while the other loads.
-    `attention_bytes`, where given, holds the projections of attention apart from the pair.
-    `others` are all other buffers by name (activations, queues, accumulators).
+    `weights_bytes` is one of a pair: one is used while the other loads. `attention_bytes`, if given, holds the
+    projections of attention outside of the pair. `others` are all other buffers by name (activations, queues,
+    accumulators).
     """
 
     weights_bytes: Positive
@@ -82,8 +82,8 @@ class BuffersSpec(Spec):
 class PortsSpec(Spec):
     """Paths to external memory: words of `kernel_bits` go through ports of `port_bits`.
 
-    A word wider than its port takes several cycles. `weights` ports serve one after another
-    weight load together; `data` ports carry activations, each way at full rate.
+    A word wider than its port takes several cycles. `weights` ports serve one weight load after another together;
+    `data` ports carry activations, each way at full rate.
     """
 
     kernel_bits: Count
@@ -103,10 +103,9 @@ class CacheSpec(Spec):
 class EngineSpec(Spec):
     """An accelerator: arrays, buffers, ports and number formats, at one clock.
 
-    Without `attention`, attention runs on the linear array. `weight_bits` and `activation_bits`
-    are the stored formats (the model's own where absent). `load_unit` is what one buffer takes
-    at a time: a whole expert, one matrix, or tiles cut to fit. `first_expert` says whether a MoE
-    layer's first expert is loaded before its gate has spoken ("speculative").
+    Without `attention`, attention runs on the linear array. `weight_bits` and `activation_bits` are the stored formats
+    (default: the model's own). `load_unit` is the content of one buffer: a whole expert, one matrix, or tiles cut to
+    fit. `first_expert` says whether a MoE layer's first expert is loaded before its gate is computed ("speculative").
     """
 
     clock_Hz: Positive

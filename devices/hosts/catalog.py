@@ -1,8 +1,8 @@
-"""Hosts by name or file, and the one that a system stands in.
+"""Hosts by name or file, and the host of a system.
 
 A host's file has ``kind: host``, a ``name`` and a ``link:`` block (`spec.HostLinkSpec`), units in the keys and a source
-for every number as in a device's; ``extends: NAME`` starts from a class of the catalog. A device whose description
-names a class under ``host:`` is taken to stand in one where nobody says otherwise.
+for every number as in a device's; ``extends: NAME`` starts from a class of the catalog. The default host of a device is
+the class under ``host:`` in its description.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_host(name_or_path: str | Path) -> tuple[HostSpec, dict[str, str]]:
     Raises
     ------
     SpecError
-        No such class or file, or a file that is no host's.
+        If the class or file does not exist, or the file does not describe a host.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def load_host(name_or_path: str | Path) -> tuple[HostSpec, dict[str, str]]:
 
 
 def host_in(given: Any, path: Path, table: Mapping[str, str]) -> tuple[HostSpec, dict[str, str]]:
-    """The host under ``host:`` of a system's file `path`: a name, a path beside it, or a description."""
+    """Return the host under ``host:`` of a system's file `path`: a name, a relative path, or a description."""
     if isinstance(given, dict):
         spec, sources = _built(describe(given, path, _find, IDENTITY, table))
     elif isinstance(given, str):
@@ -87,7 +87,7 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
     own, link = spec.link, system.device.link
     if own.bandwidth_bytes_per_s is None and (own.medium == PCIE) != link.name.startswith(PCIE):
         raise InputError(
-            f"--host {spec.name}", f"describes links over {own.medium}, but that of "
+            f"--host {spec.name}", f"describes links over {own.medium}, but the memory of "
             f"{system.device.name} is {link.name}; a host's file with bandwidth_GBps fits any device",
         )  # fmt: skip
     return system.model_copy(update={"host": spec})
@@ -99,7 +99,7 @@ def joined(system: SystemSpec) -> DeviceSpec:
 
 
 def host_of(system: SystemSpec) -> HostSpec | None:
-    """The host that a system stands in: the one it names, else the class that its device names."""
+    """Return the host of a system: its own, else the class of its device."""
     if system.host is not None:
         return system.host
     name = joined(system).host

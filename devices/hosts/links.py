@@ -1,10 +1,9 @@
-"""Collectives of calibrated devices as a host's links carry them.
+"""Collectives of calibrated devices over a host's links.
 
-The device's own rows were timed in some host; what another makes of the links comes on top. A time
-here is that of the device's formula with the host's rate, never below what the device's
-rows say where the host's link is no faster, so that no class beats the one above it: without peer
-access a collective takes as long as the library's ring *and* as long as the framework's own kernel
-would, whichever is more. Tables of the host itself come first; then the fitted numbers apply.
+The device's own rows were timed in some host; another host adds its effect. A time follows the device's formula with
+the host's rate, never below the device's rows if the host's link is no faster, so that no class is better than the
+next. Without peer access a collective takes the maximum of the library's ring and the framework's own kernel. Tables of
+the host itself have priority; then the fitted numbers apply.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from .spec import HostSpec, SpreadSpec
 
 F8 = npt.NDArray[np.float64]
 WHERE = "links within a node"
-"""What errors of a host's links are of: they go together, whatever the collective."""
+"""Group of a host link's errors: they are correlated for all collectives."""
 TABLE_KINDS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "send_recv": "send_recv",
                "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}  # fmt: skip
 """Collective as tables name it -> kind of op."""
@@ -41,7 +40,7 @@ TABLE_KINDS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "send_rec
 
 @dataclass(frozen=True, slots=True)
 class TimedCollective:
-    """Seconds of one collective among so many ranks by its bytes, both increasing, shape (n,)."""
+    """Seconds of one collective for a number of ranks by its bytes, both increasing, shape (n,)."""
 
     moved: F8
     seconds: F8
@@ -78,7 +77,7 @@ class HostedLinks:
     rows : int
         Rows of those tables.
     other : bool
-        Whether it stands for another server of peers, in which a ring may get more of the link.
+        Whether it represents another server with peer access, in which a ring may get more of the link.
     """
 
     base: CalibratedModel
@@ -170,7 +169,7 @@ class HostedLinks:
         return self.timed.get((op.kind, int(op.shape["ranks"])))
 
     def _by_class(self, model: Model, x: F8) -> F8:
-        """Prices in the host's class; columns as in `calibrated.terms`."""
+        """Return the costs in the host's class; columns as in `calibrated.terms`."""
         own, link = model.prices(x), self.host.link
         nominal = link.bandwidth_bytes_per_s
         if link.peer_access and not (link.rate or nominal):
@@ -188,7 +187,7 @@ class HostedLinks:
         return found if self.other or h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
 
     def _parameters(self, model: Model) -> F8:
-        """The device's parameters with the host's rate: that of all-reduces; other collectives lose as much of theirs."""
+        """Return the device's parameters with the host's rate of all-reduces; other collectives are reduced in proportion."""
         rate = self.host.link.rate
         values = model.known.fit.values.copy()
         if rate is not None:
@@ -198,7 +197,7 @@ class HostedLinks:
         return values
 
     def _spread(self, ops: Sequence[Op], spread: SpreadSpec) -> Ratios:
-        """How far hosts of the class lie apart in these calls: more in large ones than in small."""
+        """Return the spread of the class's hosts in these calls: larger for large ones."""
 
         def logs(rate: float) -> F8:
             link = self.host.link.model_copy(update={"rate": rate})
@@ -209,7 +208,7 @@ class HostedLinks:
         return Ratios(min(float(fast), 0.0), 0.0, max(float(slow), 0.0))
 
     def _fit_ratios(self) -> Ratios | None:
-        """How far off fitted links are: the interval of the multiple, or of the latency if alone."""
+        """Return the errors of fitted links: the interval of the multiple, or of the latency if only it was fitted."""
         fit = self.host.fitted
         number = None if fit is None else fit.link_multiple
         if number is None or number.low <= 0.0:
@@ -225,7 +224,7 @@ def _rates(family: Family) -> slice:
 
 
 def _slower(one: F8, other: F8) -> F8:
-    """Rows of prices, of each pair the one that takes longer."""
+    """Return of each pair of cost rows the slower one."""
     out: F8 = np.where((one[:, O_SECONDS] >= other[:, O_SECONDS])[:, None], one, other)
     return out
 
@@ -266,7 +265,7 @@ def _rows(table: KernelTable) -> list[tuple[str, int, float, float]]:
 
 
 def _curve(points: Mapping[float, list[float]]) -> TimedCollective:
-    """A curve that never falls: more bytes take no less, whatever a late rank did to smaller ones."""
+    """Return a monotonic curve: more bytes take no less, also if a late rank slowed smaller ones."""
     sizes = sorted(points)
     medians = np.array([np.median(points[size]) for size in sizes])
     return TimedCollective(np.array(sizes), np.maximum.accumulate(medians))

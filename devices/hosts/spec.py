@@ -36,20 +36,19 @@ class FittedSpec(Spec):
 class HostLinkSpec(Spec):
     """The links between the devices of a node.
 
-    `medium` says whose links it describes: those of devices on NVLink and its like, or on PCIe.
-    Where `bandwidth_bytes_per_s` is given, one way of one device, it replaces what the device's
-    description says, and the medium may be another.
+    `medium` is the kind of links: NVLink and similar, or PCIe. `bandwidth_bytes_per_s`, one way of one device, replaces
+    the device's own value, and the medium may differ.
 
-    Without `peer_access` devices do not read each other's memory: all goes through buffers of the host, and frameworks'
-    own kernels, which need it, give way to the library. A library's ring then gets at most `rate` of the link
-    (``link_2`` to ``link_8`` of `calibrated.allreduce`); a device whose own rows are slower keeps those.
+    Without `peer_access` devices do not read each other's memory: all transfers use buffers of the host, and the
+    library replaces the frameworks' own kernels. A library's ring then gets at most `rate` of the link (``link_2`` to
+    ``link_8`` of `calibrated.allreduce`); a device with slower rows keeps them.
 
     Of more than two devices a ring gets `shared` of the link, since they share the host's bridges: where a
     device's own rows do not say how much less.
 
-    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the class lie apart: with
-    `peer_access`, in calls of more than two devices, unless `rate` is known.
-    `tables` are kernel tables of collectives timed on this very host, relative to the file; they come first.
+    `rests_on` describes the measurement, `rows` its size; `spread` is the spread of the class's hosts: with
+    `peer_access`, in calls of more than two devices, unless `rate` is known. `tables` are kernel tables of collectives
+    timed on this host, relative to the file; they have priority.
     """
 
     medium: Literal["nvlink", "pcie"]
@@ -77,8 +76,8 @@ class HostLinkSpec(Spec):
 class HostFitSpec(Spec):
     """What a measured run said of a host; see `analysis.validate.hosts`.
 
-    `link_multiple` scales the time of every collective, `link_latency_s` is added for each of its
-    hops, and `step_gap_s` is what devices wait between two steps, whatever scheduling hides.
+    `link_multiple` scales the time of every collective, `link_latency_s` is added for each of its hops, and
+    `step_gap_s` is the time that devices wait between two steps with any scheduling.
     """
 
     run: str

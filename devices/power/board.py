@@ -1,12 +1,11 @@
-"""A board's energy over a time: its work, what it draws beside it, and its limit.
+"""A board's energy over a time: its work, its constant power, and its limit.
 
-Cost models add up the energy of work, linear in FLOPs and bytes: that of cores that hold thread blocks is among it, for the
-time that the FLOPs and bytes take at the rates of large kernels. Where a kernel waits (for its launch, for other devices, for
-the few cores that have its blocks) the other cores' clocks are gated. What a board draws beside goes with time: idle power
-always, and the power of a board that is awake while kernels run. Where the sum would be above the limit the clock falls, here
-over the whole time at once (a board holds the mean of tens of milliseconds below its limit, several steps of decoding).
-Times do not get longer by it: fitted kernel times were measured under the limit, so they are those of the lower clock
-already, and what is above the limit is energy that the lower clock and voltage save.
+Cost models add up the energy of work, linear in FLOPs and bytes, including cores with thread blocks for the time of
+FLOPs and bytes at the rates of large kernels. While a kernel waits (for its launch, other devices, a few busy cores)
+the other cores are clock-gated. Constant power: idle power always, and awake power while kernels run. If the sum
+exceeds the limit, the clock falls, averaged over the whole time (a board limits the mean of tens of milliseconds,
+several decode steps). Times do not change: fitted kernel times were measured under the limit, so the excess is energy
+that the lower clock and voltage save.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "fp8_block": 8.0, 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What devices draw beside the energy of their work.
+    """Power of devices in addition to the energy of their work.
 
     Attributes
     ----------
@@ -43,11 +42,11 @@ class Board:
     model: PowerModel | None
 
     def idle_joules(self, device_s: float) -> float:
-        """Energy of devices over so many device-seconds, were they idle."""
+        """Return the idle energy of devices over `device_s` device-seconds."""
         return self.idle_W * device_s
 
     def busy_joules(self, busy_s: float) -> float:
-        """Energy on top while they run kernels for so many device-seconds, beside the work's."""
+        """Return the additional energy while they run kernels for `busy_s` device-seconds, without the work's."""
         return 0.0 if self.model is None else self.model.awake_W * busy_s
 
     def work_joules(self, joules: float, busy_s: float) -> float:
@@ -66,7 +65,7 @@ class Board:
 
 
 NO_BOARD = Board(0.0, None)
-"""A device that draws nothing beside its work."""
+"""A device without constant power."""
 
 
 class Energies(TypedDict):
@@ -96,11 +95,10 @@ def coefficients(model: PowerModel, roof: Roofline) -> Energies:
     Returns
     -------
     Energies
-        ``stream_J_per_byte`` (weights and KV come from main memory and pass the cache),
-        ``kv_J_per_byte`` (KV, with what attention does to it),
-        ``act_J_per_byte`` (inputs and outputs of chains of kernels) and ``J_per_flop``. A 32-bit
-        FLOP takes twice a 16-bit one, as a multiplier's area goes with the square of its width and
-        half of its rate is given up already.
+        ``stream_J_per_byte`` (weights and KV come from main memory through the cache), ``kv_J_per_byte`` (KV, including
+        attention's work on it), ``act_J_per_byte`` (inputs and outputs of chains of kernels) and ``J_per_flop``. A
+        32-bit FLOP counts as two 16-bit ones: a multiplier's area scales with the square of its width, and half of its
+        rate is already lost.
     """
     m = model
     held = m.cores_W / (roof.bandwidth * roof.memory_efficiency)

@@ -1,10 +1,9 @@
 """A device under a power cap or at a locked clock: a lower clock and voltage, then the memory's rate.
 
-A board meets a cap below its limit by its clock, as it meets the limit. Of the power above idle all but the
-memory's is taken to go with clock and voltage (`clock.draw`): cores and matrix units run at the clock whose
-draw is the cap's share of the room between idle and limit. Memory keeps its rate while idle power, cores at the
-voltage's floor and its own energy fit under the cap, since cores that wait for it may be clocked lower than those
-that compute; below that its rate falls with what is left. At a locked clock memory keeps its rate.
+Of the power above idle all except the memory's scales with clock and voltage (`clock.draw`): cores and matrix units run
+at the clock whose power is the cap's share of the range between idle and limit. Memory keeps its rate while idle power,
+cores at the voltage's floor and its own energy fit under the cap; below that its rate falls with the remaining power.
+At a locked clock memory keeps its rate.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LEAST_CLOCK = 0.1
 
 
 def capped_system(system: SystemSpec, cap_W: float | None, clock_MHz: float | None = None) -> SystemSpec:
-    """A system whose boards draw no more than a cap and are locked at a clock; the same without either.
+    """Return a system with a power cap and a locked clock; unchanged without either.
 
     Raises
     ------
@@ -38,7 +37,7 @@ def capped_system(system: SystemSpec, cap_W: float | None, clock_MHz: float | No
 
 
 def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
-    """A device whose board draws no more than a cap [W].
+    """Return a device with a power cap on its board [W].
 
     Returns
     -------
@@ -54,7 +53,7 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
 
     where = f"--power-cap {cap_W:g}"
     if not can_model(spec) or len(spec.processors) > 1:
-        reason = "has no power model: that is of GPUs with limit_W and process alone"
+        reason = "has no power model, which needs a GPU with limit_W and process"
         raise InputError(where, f"{spec.name} {reason}")
     known = power_model(spec).model
     if cap_W >= known.limit_W:
@@ -84,7 +83,7 @@ def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
     where = f"--clock {clock_MHz:g}"
     nominal = next(iter(spec.processors.values())).clock_Hz
     if not can_model(spec) or len(spec.processors) > 1 or nominal is None:
-        reason = "has no power model or no clock_Hz: --clock is of GPUs with limit_W and process alone"
+        reason = "has no power model or no clock_Hz: --clock needs a GPU with limit_W and process"
         raise InputError(where, f"{spec.name} {reason}")
     clock = clock_MHz * 1e6 / nominal / SUSTAINED
     if clock >= 1.0:
@@ -117,8 +116,8 @@ def _at(spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str
 def held_processor(spec: DeviceSpec, processor: ProcessorSpec) -> ProcessorSpec:
     """A processor at the clock that its board's limit leaves to work held at it, where its kernels are another board's.
 
-    Kernels' rates hold what the limit of the board they were timed on left of its clock. With fewer watts for as much
-    silicon, clock and voltage are those of the same work under a cap on that board.
+    Kernel rates include the clock at the limit of the board they were timed on. With fewer watts per silicon, clock and
+    voltage are the same as under a cap on that board.
     """
     if spec.calibration or spec.limit_W is None or spec.kernels not in list_devices():
         return processor
@@ -144,7 +143,10 @@ def cap_texts(spec: DeviceSpec) -> tuple[str, ...]:
 
 
 def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
-    """Share of the memory's rate that a cap leaves; 1 at the limit. Bytes of fitted kernels also hold what cores draw beside."""
+    """Return the share of the memory's rate under a cap; 1 at the limit.
+
+    Bytes of fitted kernels also include the cores' power.
+    """
     memory = spec.memory
     each = next(iter(spec.processors.values())).memory_J_per_byte
     streaming = each * memory.bandwidth_bytes_per_s * memory.data_fraction
@@ -154,7 +156,7 @@ def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
 
 
 def _waiting_W(known: PowerModel) -> float:
-    """What a board draws whose cores wait for memory, at the floor of their voltage."""
+    """Return the power of a board whose cores wait for memory, at the floor of their voltage."""
     return known.idle_W + known.busy_W * draw(FLOOR)
 
 

@@ -1,13 +1,11 @@
-"""How a board's power follows its clock: voltage falls with it down to a floor, then stays.
+"""Power of a board by its clock: voltage falls with the clock down to a floor, then is constant.
 
-Work at a share `x` of the nominal clock draws ``x v(x)^2`` of what it draws at the nominal one, with the voltage
-``v`` linear in the clock above a transition and constant below it. An A100 under GROMACS draws 59.6 + 0.0730 f W
-below 810 of 1,410 MHz and 259.5 W at 1,410 (arXiv 2607.00819, with its data; A40 and L4 have the
-transition at 0.56 and 0.55 of their clocks): (259.5 - 59.6) / (118.7 - 59.6) = 3.38 for a clock 1.74 times as
-high, so that the voltage is 1.39 times as high. Assumed of every board.
-
-Work that is held at the board's limit runs below the nominal clock already, at `SUSTAINED` of it. So a cap, which
-takes a share of the room above idle, and a locked clock are counted from there.
+Work at a share `x` of the nominal clock takes ``x v(x)^2`` of the nominal power, with the voltage ``v`` linear in the
+clock above a transition and constant below it. An A100 under GROMACS takes 59.6 + 0.0730 f W below 810 of 1,410 MHz and
+259.5 W at 1,410 (arXiv 2607.00819, with its data; A40 and L4 have the transition at 0.56 and 0.55 of their clocks):
+(259.5 - 59.6) / (118.7 - 59.6) = 3.38 for a clock 1.74 times as high, so that the voltage is 1.39 times as high.
+Assumed for every board. Work at the board's limit already runs at `SUSTAINED` of the nominal clock; caps and locked
+clocks are relative to it.
 """
 
 from __future__ import annotations
@@ -35,12 +33,12 @@ def voltage(clock: float) -> float:
 
 
 def draw(clock: float) -> float:
-    """Power at a share of the nominal clock, of what the same work draws at the nominal one."""
+    """Return the power at a share of the nominal clock over the power of the same work at the nominal one."""
     return clock * voltage(clock) ** 2
 
 
 def clock_of(share: float) -> float:
-    """The share of the nominal clock that draws a share of the power; the inverse of `draw`.
+    """Return the share of the nominal clock for a share of the power; the inverse of `draw`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Fit the power model and what the monitor reads beside it to measured tables."""
+"""Fit of the power model and of the monitor's readings to measured tables."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def unpack(base: PowerModel, families: Sequence[str], values: F8) -> PowerFit:
 def fit_power(base: PowerModel, rows: Sequence[PowerRows], start: F8 | None = None) -> F8:
     """Vector of parameters, in the order of `parameters`, for the rows of one device.
 
-    Least squares on ``log(predicted / measured)`` with a soft absolute loss, every family with the
-    same weight a row, drawn weakly to the parameters' defaults.
+    Least squares on ``log(predicted / measured)`` with a soft absolute loss, every family with equal weight per row,
+    with the parameters' defaults as a weak prior.
     """
     from scipy.optimize import least_squares
 

@@ -1,14 +1,11 @@
-"""Power of a device while it runs a kernel: what it draws anyway, and energy times rate.
+"""Power of a device while it runs a kernel: constant power, and energy times rate.
 
-Power at the nominal clock is a sum: the idle board, what comes on while kernels run at all, cores
-that hold thread blocks (clock trees and issue, whatever they compute), and the energy of matrix
-products, exponentials, bytes from main memory and bytes from the last-level cache, each per
-second. The energy of a FLOP goes down with the width of its operands.
-
-**The limit.** A board keeps its mean power below its limit by lowering the clock. So power is a
-smooth minimum of that sum and a little less than the limit: the two differ before the limit
-because a kernel's phases draw unequally and the highest are cut first. Power is never above the
-limit. Seconds are those of the lower clock, under which all fitted kernel times were measured.
+Power at the nominal clock is a sum: the idle board, the awake part while kernels run, cores that hold thread blocks
+(clock trees and issue), and the energy of matrix products, exponentials, bytes from main memory and bytes from the
+last-level cache, each per second. The energy of a FLOP falls with the width of its operands. **The limit.** A board
+keeps its mean power below its limit by lowering the clock: power is a smooth minimum of the sum and slightly less than
+the limit, because a kernel's phases differ and the highest are cut first. Seconds are at the lower clock, under which
+all fitted kernel times were measured.
 """
 
 from __future__ import annotations
@@ -23,8 +20,8 @@ from .work import Work
 F8 = npt.NDArray[np.float64]
 
 HELD = 0.985
-"""Mean power over the limit where a kernel is held at it: of the B200 table's rows with experts of
-over 2 GB, which stream at the memory's rate, a quarter reads 984 W or more and 1 % more than 996 W."""
+"""Mean power over the limit of throttled kernels: of the B200 table's rows with experts of over 2 GB, which stream
+at the memory's rate, a quarter reads 984 W or more and 1 % more than 996 W."""
 KNEE = 30.0
 """Power of the smooth minimum."""
 
@@ -44,11 +41,11 @@ class PowerModel:
     cores_W : float
         On top with thread blocks on every core.
     fill : float
-        Thread blocks a core at which 63 % of `cores_W` are drawn.
+        Thread blocks per core at which 63 % of `cores_W` are used.
     J_per_flop_16, J_per_flop_8, J_per_flop_4 : float
         By width of the operands.
     rows : float
-        Rows beside its tokens that every active expert's tile computes.
+        Padding rows in every active expert's tile.
     dram_J_per_byte, cache_J_per_byte, vector_J_per_byte : float
         Main memory; last-level cache and the way to the cores, which every byte takes; inputs and
         outputs of a chain of kernels, all their passes together.
@@ -90,7 +87,7 @@ class PowerModel:
         Parameters
         ----------
         again : bool
-            The call repeats the one before, so that small operands come out of the cache.
+            The call repeats the previous one, so that small operands are cached.
         """
         flops = work.flops + self.rows * work.lost
         each = np.select([work.bits > 8.0, work.bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4)
@@ -106,13 +103,13 @@ class PowerModel:
         )
 
     def demand_W(self, work: Work, again: bool = False) -> F8:
-        """What the board would draw at its nominal clock, were there no limit."""
+        """Return the power of the board at its nominal clock without a limit."""
         held = 1.0 - np.exp(-work.blocks / self.cores / self.fill)
         dynamic = self.dynamic_joules(work, again) / work.seconds
         return self.idle_W + self.awake_W + self.cores_W * held + dynamic
 
     def limited_W(self, demand: F8) -> F8:
-        """What it draws: below the limit, by a lower clock where it would exceed it."""
+        """Return the power below the limit, by a lower clock if the demand exceeds it."""
         top = HELD * self.limit_W
         low, high = np.minimum(demand, top), np.maximum(demand, top)
         out: F8 = low * (1.0 + (low / high) ** KNEE) ** (-1.0 / KNEE)

@@ -1,15 +1,13 @@
-"""What a power monitor reads beside a kernel, which is not what the kernel draws.
+"""Readings of a power monitor, which differ from a kernel's power.
 
 The measured tables come from one collector (``benchmark_with_power`` and ``PowerMonitor`` in ai-dynamo/aiconfigurator,
-``collector/helper.py``). It replays a kernel's graph for a second, but at most 3,000 times, and averages readings of
-the board's sensor taken every 100 ms, **the first before the loop**. The sensor itself is a moving average. So a kernel
-of under 33 us has ended before the second reading, and its row tells what ran before it: the preparation of its inputs
-and the shapes measured earlier. Longer loops mix the two.
-
-Three things are therefore modelled beside the kernel's power, and fitted with it: how long the sensor remembers, what
-it shows at the start of a loop, and (of MoE layers, whose shapes are measured from few to many tokens in one process)
-how that goes from the setup of the weights to the kernels' own power along the sweep. What happened before an attention
-kernel depends on the order of the runs, which the tables do not tell; a mean over shapes is all that can be predicted.
+``collector/helper.py``). It repeats a kernel's graph for a second, but at most 3,000 times, and averages readings of
+the board's sensor every 100 ms, **the first before the loop**. The sensor is a moving average. So a kernel of under 33
+us has ended before the second reading, and its row measures the work before it: the preparation of its inputs and
+earlier shapes. Longer loops mix the two. Three effects are therefore fitted with the kernel's power: the sensor's time
+constant, its value at the start of a loop, and, for MoE layers (measured from few to many tokens in one process), the
+change of this value along the sweep. The order of attention runs is not in the tables, so only a mean over shapes can
+be predicted.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ LONG_S = 1.0
 0.1 ms, which its 3,000 replays have not reached by then."""
 SWEEP = (1, 2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536,
          2048, 3072, 4096, 6144, 8192, 12288, 16384)  # fmt: skip
-"""Tokens at which every MoE layer is measured, in this order: those of the table."""
+"""Token counts of every MoE layer's measurements, in this order, as in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Before:
     Attributes
     ----------
     step : float64 array
-        Shapes measured before in the same process; -1 where each has a process of its own.
+        Shapes measured before in the same process; -1 if each has a separate process.
     made : float64 array
         Size of what was prepared, in its unit (weights or rows of queries), for `StartPower.half`.
     batch, length : float64 array
@@ -88,7 +86,7 @@ class StartPower:
 
 
 def loop_seconds(seconds: F8) -> F8:
-    """How long the loop of a kernel of so many seconds runs [s]."""
+    """Return the duration of the loop of a kernel of `seconds` [s]."""
     return np.minimum(LONG_S / seconds, MOST_REPLAYS) * seconds
 
 

@@ -31,7 +31,7 @@ SERVED = "h100"
 
 
 class FamilyErrorsSpec(Spec):
-    """How far predicted readings are from measured ones: all rows, and those of unseen shapes."""
+    """Errors of predicted readings: of all rows, and of unseen shapes."""
 
     fit: ErrorSpec
     by_shape: ErrorSpec
@@ -63,9 +63,9 @@ class PowerSpec(Spec):
 class ServedSpec(Spec):
     """What serving runs say of a board's power; SI units.
 
-    `beside_W` is drawn on top of idle power while kernels run, `kv_J_per_byte` by attention on top of
-    its bytes, `J_per_flop_16` by a 16-bit FLOP of the small products of decoding, `vector_J_per_byte` by a
-    byte of chains of kernels such as a sampler's.
+    `beside_W` is constant power above idle while kernels run, `kv_J_per_byte` attention's energy in addition to its
+    bytes, `J_per_flop_16` the energy of a 16-bit FLOP in small decode products, `vector_J_per_byte` of a byte of kernel
+    chains such as a sampler's.
     """
 
     device: str
@@ -125,7 +125,7 @@ def power_yaml(
     named = list(zip(parameters(families), values, strict=True))
     lines = [
         "# Written by `opbyte validate power --fit`: power of kernels, see docs/power.md. SI units.",
-        (f"# errors: by_shape are of rows whose model's shape was held out of the fit ({FOLDS} folds)."),
+        (f"# errors: by_shape are of rows whose model's shape was not in the fit ({FOLDS} folds)."),
         f"device: {scalar(device)}",
         f'date: "{date}"',
         f"tables: [{', '.join(map(scalar, sources))}]",

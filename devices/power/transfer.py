@@ -1,18 +1,10 @@
-"""The power model of a device without measured power, by rules from one that has it.
+"""The power model of a device without measured power, by rules from a measured one: a B200, kernel by kernel (`fit`), for Blackwell's process and newer, an H100 by serving runs (`served.yaml`) for all others. 1.
 
-Two have: a B200, kernel by kernel (`fit`), and an H100 by serving runs (`served.yaml`). Devices of Blackwell's
-process and newer follow the first, all others the second.
-
-1. The limit, the idle power, the number of cores and the size of the cache are the device's own.
-2. What a busy board draws beside its work's own energy (clock trees, issue, leakage) keeps its share
-   of the room between idle and limit: a board's limit is dimensioned for its chip at its clock.
-3. Energy of logic (FLOPs, exponentials, bytes from the cache, chains of kernels) goes with the
-   process, by the foundry's own figures at equal speed (`PROCESS`).
-4. A byte from main memory costs the memory's own energy, times what the measured device takes over
-   its memory's (controllers, and the way across the die).
-
-Everything but 1 is an assumption where no power is measured. Devices of the same chip and memory
-as the measured one differ from it by 1 and 2 only.
+Limit, idle power, cores and cache size are the device's own. 2. The constant power of a busy board (clock trees, issue,
+leakage) keeps its share of the range between idle and limit. 3. Energy of logic (FLOPs, exponentials, bytes from the
+cache, chains of kernels) scales with the process, by the foundry's values at equal speed (`PROCESS`). 4. A byte from
+main memory costs the memory's own energy, times the measured device's factor (controllers, and the way across the die).
+All rules except 1 are assumptions. Devices with the same chip and memory as the measured one differ only by 1 and 2.
 """
 
 from __future__ import annotations
@@ -31,15 +23,15 @@ NEW = ("4NP", "N3P")
 
 
 SURE: dict[str, tuple[float, float]] = {"b200": (0.88, 1.1), "h100": (0.84, 1.12), "": (0.8, 1.25)}
-"""Factors on a board's power that hold 80 % of measured ones. H100: those of the runs of its fit, and
-of ML.ENERGY's, whose steady part draws 5 to 20 % less than said (samplers with penalties wait for their host). B200: its
-kernels' fit is 1 to 14 % high on ten serving runs (Llama-3.1-70B on two, ML.ENERGY v3.0) and 10 % off on
-kernels. Others: the H100's fit carried to those runs is 5 to 20 % low, the only such check there is."""
+"""Factors on a board's power that contain 80 % of measured ones. H100: from the runs of its fit, and ML.ENERGY's,
+whose steady part takes 5 to 20 % less than predicted (samplers with penalties wait for their host). B200: its
+kernels' fit is 1 to 14 % high on ten serving runs (Llama-3.1-70B on two, ML.ENERGY v3.0), with an error of 10 % on
+kernels. Others: the H100's fit transferred to those runs is 5 to 20 % low, the only such check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A device's power model and what it rests on.
+    """A device's power model and its evidence.
 
     Attributes
     ----------
@@ -82,12 +74,12 @@ def power_model(spec: DeviceSpec) -> Carried:
 
 
 def reference_of(spec: DeviceSpec) -> str:
-    """The device with measured power from which a device's is carried over: that of its generation."""
+    """Return the device with measured power from which a device's model is transferred: of its generation."""
     return REFERENCE if spec.process in NEW else SERVED
 
 
 def _fitted(name: str) -> tuple[int, float]:
-    """Rows of a fit, and its median error of what was held out."""
+    """Return the rows of a fit, and its median error on the test set."""
     if name == SERVED:
         return served().rows, served().errors.median_ape
     errors = sorted(e.by_shape.median_ape for e in stored().errors.values())
@@ -102,8 +94,8 @@ H100, 1 to 64 sequences: 0.82 and more): `beside_W` is of the whole time."""
 def served_model(spec: DeviceSpec) -> PowerModel:
     """The power model fitted to a device's serving runs.
 
-    What the runs do not tell is carried over from the kernels' fit. A byte from memory has the memory's own energy:
-    weights stream at one rate in all runs, so that it is not told apart from `beside_W`.
+    Coefficients without information from the runs come from the kernels' fit. A byte from memory has the memory's own
+    energy: weights stream at one rate in all runs, so it cannot be separated from `beside_W`.
     """
     found, reference = served(), load_device(REFERENCE)[0]
     assert spec.process is not None

@@ -67,10 +67,10 @@ class Work:
 def active_experts(experts: float, tokens: float, top_k: float, skew: float) -> float:
     """Experts that get a token, as the loads of the measured tables are made.
 
-    Loads follow a power law with exponent `skew` between 1 and 0.8 times the tokens (0.01 and 2
-    with fewer slots than experts), are scaled to the slots and rounded, and what rounding leaves
-    goes to experts one by one (``power_law_logits`` in ai-dynamo/aiconfigurator,
-    ``collector/helper.py``). Drawn there, here at equal quantiles: within 3 % of the mean of draws.
+    Loads follow a power law with exponent `skew` between 1 and 0.8 times the tokens (0.01 and 2 with fewer slots than
+    experts), are scaled to the slots and rounded, and the remainder goes to experts one by one (``power_law_logits`` in
+    ai-dynamo/aiconfigurator, ``collector/helper.py``). There they are sampled, here taken at equal quantiles: within 3
+    % of the mean of samples.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """A whole vision transformer as one pipeline of operators, weights on chip.
 
-Every operator is a circuit of its own and starts a new group of tokens as soon as it can; the slowest
-one sets the pace of images (HG-PIPE, ICCAD 2024, arXiv 2407.17879). An attention block needs all keys
-of an image before its first row, so it holds the image up by one interval; products stream along.
+Every operator is a separate circuit and starts a new group of tokens as soon as it can; the slowest one limits the rate
+of images (HG-PIPE, ICCAD 2024, arXiv 2407.17879). An attention block needs all keys of an image before its first row,
+so it delays the image by one interval; products stream.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class PipelineEngine:
         return op.flops / (self.tokens * self.outputs)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch."""
+        """Return the same cost for every batch."""
         row = self.base.row(op, probe)
         took = self._cycles(op) / self.clock_Hz
         row.params[P_FLOPS] = op.flops / took if took else np.inf
@@ -95,7 +95,7 @@ class PipelineEngine:
         return replace(row, curve=by_count(op, probe, lambda o: np.array([o.shape["m"]]), prices))
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """What the prices rest on."""
+        """Basis of the times."""
         return [Evidence("circuits of a pipeline", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:

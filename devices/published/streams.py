@@ -63,11 +63,11 @@ class StreamEngine:
         return self.roofline(op).cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch."""
+        """Return the same cost for every batch."""
         return self.roofline(op).row(op, probe)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """What the prices rest on."""
+        """Basis of the times."""
         return [Evidence("streams and instructions", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:

@@ -14,7 +14,7 @@ from ...workloads.yamlfile import read_yaml
 
 @dataclass(frozen=True, slots=True)
 class ProcessNode:
-    """A process: area of logic and of SRAM relative to N7, and a wafer's price [USD]."""
+    """A process: area of logic and of SRAM relative to N7, and the cost of a wafer [USD]."""
 
     logic: float
     sram: float
@@ -25,8 +25,8 @@ class ProcessNode:
 class Die:
     """What is on a die: counts, and memories [MiB]; `area_mm2` where it is published.
 
-    `registers` and `local` are those of one core, `macs` its dense 16-bit multiply-accumulates a clock,
-    `lanes` its fp32 ones; `hbm` interfaces to stacks, `gddr` blocks of 32 bits.
+    `registers` and `local` are per core, `macs` its dense 16-bit multiply-accumulates a clock, `lanes` its fp32 ones;
+    `hbm` interfaces to stacks, `gddr` blocks of 32 bits.
     """
 
     node: str

@@ -17,7 +17,7 @@ SPARE = (*LOGIC, "registers", "local memory")
 
 
 def dies_per_wafer(area: float) -> float:
-    """Whole dies of so many mm2 on a wafer.
+    """Return the whole dies of `area` mm2 on a wafer.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def dies_per_wafer(area: float) -> float:
 
 
 def whole_yield(area: float) -> float:
-    """Share of dies of so many mm2 without a defect (negative binomial).
+    """Return the share of dies of `area` mm2 without a defect (negative binomial).
 
     Examples
     --------
@@ -41,7 +41,7 @@ def whole_yield(area: float) -> float:
 
 
 def die_USD(node: str, parts: dict[str, float], enabled: float) -> float:
-    """Price of one good die; where cores may be off, only a defect outside of them spoils it."""
+    """Return the cost of one good die; if cores may be disabled, only a defect outside of them is fatal."""
     area = sum(parts.values())
     count = dies_per_wafer(area)
     if count < 1:
@@ -55,7 +55,7 @@ def cost_parts(
 ) -> dict[str, float]:
     """Parts of a device's cost [USD]; `dies` are node, count and parts of each kind.
 
-    Units near memory take `near_mm2` of N7 in dies that are made anyway; a wafer's price by area.
+    Units near memory take `near_mm2` of N7 in dies that exist in any case; the cost of a wafer is shared by area.
     """
     c = constants().cost
     area = sum(count * sum(parts.values()) for _, count, parts in dies)

@@ -27,7 +27,7 @@ class Estimate:
     interval : tuple of float or None
         What 80 % of the known devices left out of its model stay within.
     why : str
-        What is lacking where the value is None, else what it rests on.
+        Missing input if the value is None, else its basis.
     """
 
     value: float | None
@@ -124,7 +124,7 @@ def _power(device: DeviceSpec) -> Estimate:
 
 
 def process_of(device: DeviceSpec) -> str | None:
-    """The process of a device's cores: its own, or that of its first die."""
+    """Return the process of a device's cores: its own, or its first die's."""
     if device.process is not None or device.silicon is None or not device.silicon.dies:
         return device.process
     node = die_of(device.silicon.dies[0]).node
@@ -140,7 +140,7 @@ def _cost(device: DeviceSpec) -> Estimate:
     value = sum(parts.values())
     text = (
         f"80 % of {len(constants().published_USD)} published estimates of products are within "
-        f"{spread:.0%}; analysts' figures, none of them primary"
+        f"{spread:.0%}; estimates of analysts, all of them secondary"
     )
     return Estimate(value, _around(value, spread), parts, text)
 

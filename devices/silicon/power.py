@@ -1,9 +1,9 @@
-"""Power of a device at full load from its peaks, memory and process: what its board must carry.
+"""Power of a device at full load from its peaks, memory and process: the power that its board must supply.
 
-Dynamic power of matrix units and lanes goes with the process as `devices.power` has it, that of memory
-and links is their bandwidth times their energy a bit, and leakage, clocks and what feeds them go with the area. The
-three coefficients are fitted to the power limits of the catalog's products; products of one die are left out
-together. A limit is a choice of the product: one die is sold at 300 W and at 450 W.
+Dynamic power of matrix units and lanes scales with the process as in `devices.power`, memory and links take their
+bandwidth times their energy per bit; leakage, clocks and power supply scale with the area. The three coefficients are
+fitted to the power limits of the catalog's products; products of one die are left out together. A limit is a choice of
+the product: one die is sold at 300 W and at 450 W.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PowerLaw:
 
 
 def main_of(device: DeviceSpec) -> ProcessorSpec | None:
-    """The processor whose work its die does; None on a card of near-memory units alone."""
+    """Return the processor on the main die; None on a card of near-memory units only."""
     found = [p for p in device.processors.values() if not is_near(p)]
     return found[0] if found else None
 
@@ -84,7 +84,7 @@ def power_parts(device: DeviceSpec, process: str) -> dict[str, float]:
 
 
 def _peak16(p: ProcessorSpec, device: DeviceSpec) -> float:
-    """16-bit FLOP/s of a processor, or those of its widest format."""
+    """Return the 16-bit FLOP/s of a processor, or of its widest format."""
     if p.mac_array is not None:
         units = p.mac_array.modules_per_stack * p.mac_array.macs_per_module
         return 2.0 * units * p.mac_array.clock_Hz * device.memory.stacks

@@ -18,9 +18,9 @@ MEMORIES = ("hbm2", "hbm3", "hbm3e", "hbm4", "gddr", "lpddr")
 class DieSpec(Spec):
     """One kind of die of a device: `count` of them.
 
-    `like` names a published die (`constants.yaml`), whose numbers hold where none is given. Cores are
-    those on the die; what a product switches off costs area too. MACs are dense 16-bit multiply-accumulates a
-    clock, lanes those of fp32; `hbm` counts interfaces to stacks. A given `area_mm2` is taken as it is.
+    `like` names a published die (`constants.yaml`), whose numbers are the defaults. Cores are the cores on the die;
+    disabled ones cost area too. MACs are dense 16-bit multiply-accumulates a clock, lanes fp32 ones; `hbm` counts
+    interfaces to stacks. A given `area_mm2` is used unchanged.
     """
 
     like: str | None = None

@@ -1,4 +1,4 @@
-"""How far off a line between two measured rows is."""
+"""Error of linear interpolation between two measured rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ F8 = npt.NDArray[np.float64]
 
 
 def between_rows(curves: Sequence[tuple[F8, F8]]) -> Ratios | None:
-    """How far off every inner row is from the line between its neighbours, over all curves.
+    """Return the error of every inner row on the line between its neighbours, over all curves.
 
-    Neighbours of neighbours are further apart than the rows that an answer lies between: the error
-    is rather too large. None without a curve of three rows.
+    Neighbours of neighbours are more distant than in use, so the error is an upper estimate. None without a curve of
+    three rows.
 
     Parameters
     ----------

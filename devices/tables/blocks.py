@@ -1,22 +1,15 @@
 """Decode attention of unequal contexts: the thread blocks of FlashAttention-2 on a GPU's cores.
 
-Kernel tables time decodes of one context, whose blocks all start and end together. In a server the
-contexts differ: the memory is kept busy throughout, and at the end a few long blocks run alone. This
-module restates how the kernel deals its blocks and plays them through:
-
-- A block is one KV head of one sequence. It holds a tile of keys and one of values in shared memory,
-  which decides how many blocks a core takes at once. Blocks start in the order sequence after
-  sequence, head after head, each as soon as there is a place.
-- With few blocks the kernel splits each sequence into parts, which start in the order part,
-  head, sequence.
-- Running blocks share the memory evenly, but none is faster than a block alone.
-- A call that serves prompts beside decodes packs no heads: each query head of each sequence is a block
-  for every 64 new tokens, and none is split. Head after head starts, so the heads of a group find their keys in the
-  last-level cache if it holds those of one head of all sequences, else they read them from the memory again.
-
-Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and
-`set_params_splitkv` (flash_api.cpp), `run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch`
-(src/flash_fwd_launch_template.h), `compute_attn_1rowblock_splitkv` (src/flash_fwd_kernel.h).
+Kernel tables time decodes of one context, whose blocks start and end together. In a server contexts differ, and at the
+end a few long blocks run without the others. A block is one KV head of one sequence, with a tile of keys and one of
+values in shared memory, which limits the blocks per core; blocks start in order of sequence, then head, as soon as
+there is room. With few blocks the kernel splits each sequence into parts, in order of part, head, sequence. Running
+blocks share the memory evenly, limited to the rate of a single block. A call with prompts packs no heads: each query
+head of each sequence is a block for every 64 new tokens, unsplit, in order of heads, so the heads of a group read their
+keys from the last-level cache if the keys of one head of all sequences fit, else from memory. Sources:
+vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and `set_params_splitkv` (flash_api.cpp),
+`run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch` (src/flash_fwd_launch_template.h),
+`compute_attn_1rowblock_splitkv` (src/flash_fwd_kernel.h).
 """
 
 from __future__ import annotations
@@ -33,10 +26,10 @@ from ..spec import DeviceSpec
 F8 = npt.NDArray[np.float64]
 
 (P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK, P_CACHED) = range(11)
-"""Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each;
-keys of a tile; whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
-together, when the memory is the limit; seconds of a call; what a block takes beside its keys, in keys;
-and keys of a head that the last-level cache holds."""
+"""Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each; keys of a
+tile; whether sequences may be split; seconds per key of a single block; seconds per key of all blocks together, if
+the memory is the limit; seconds of a call; a block's fixed time, in keys; and keys of a head that the last-level
+cache holds."""
 
 ABSENT = np.zeros(0)
 """Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
@@ -55,7 +48,7 @@ block on as many places fewer: the tail, which a long context sets, is then shor
 FEW = 4
 """Rows of fewer sequences are left out of the fit: their keys stay in the L2 cache."""
 MOST_BESIDE = 400
-"""Rows of decodes beside prompts that a fit looks at."""
+"""Maximum rows of decodes with prompts in a fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ class BlockFit:
     error : float
         Median of the absolute error of the rows of equal decodes, as a fraction.
     rows : int
-        So many were fitted.
+        Number of fitted rows.
     """
 
     parameters: F8
@@ -94,9 +87,9 @@ def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
 def fit_blocks(spec: DeviceSpec, shape: tuple[int, int, int], points: F8, seconds: F8) -> BlockFit | None:
     """Fit the kernel to a table of equal decodes.
 
-    The time of a key alone is read off prompts of one tile of queries after long prefixes, or else fitted
-    to decodes beside such prompts, of which each head is a block. The other three parameters are
-    fitted to the decodes, by the logarithm of the time.
+    The time per key of a single block is read from prompts of one tile of queries after long prefixes, or else fitted
+    to decodes with such prompts, of which each head is a block. The other three parameters are fitted to the decodes,
+    by the logarithm of the time.
 
     Parameters
     ----------
@@ -155,7 +148,7 @@ def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
 
 
 def _beside(points: F8) -> npt.NDArray[np.bool_]:
-    """Rows of one short prompt beside decodes, evenly chosen among all of them."""
+    """Return rows of one short prompt with decodes, evenly chosen among all of them."""
     found = np.flatnonzero((points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW))
     rows = np.zeros(len(points), dtype=bool)
     rows[found[:: max(len(found) // MOST_BESIDE, 1)]] = True
@@ -163,7 +156,7 @@ def _beside(points: F8) -> npt.NDArray[np.bool_]:
 
 
 def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
-    """Seconds a key of blocks that run one a head, each alone on its core; 0 if not measured."""
+    """Return the seconds per key of blocks that run one per head on separate cores; 0 if not measured."""
     tokens = points[:, 0]
     rows = (tokens > 0) & (tokens <= QUERY_ROWS) & (points[:, 2] == 0)
     if not rows.any() or heads > places:
@@ -218,8 +211,8 @@ def _settle(heap: F8, size: int, value: float) -> None:
 def blocks_seconds(p: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8) -> float:
     """Seconds of one call.
 
-    All running blocks are equally fast, so they end in the order of the keys left, and the time is
-    the sum over stretches of equal numbers of running blocks.
+    All running blocks are equally fast, so they end in the order of the remaining keys, and the time is the sum over
+    intervals with equal numbers of running blocks.
 
     Parameters
     ----------
@@ -269,7 +262,7 @@ def _played(heap: F8, places: int, alone: float, shared: float) -> float:
 
 @compiled_part
 def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8) -> float:
-    """Seconds of one call that serves prompts beside decodes.
+    """Return the seconds of one call with prompts and decodes.
 
     Parameters
     ----------
@@ -310,9 +303,9 @@ def joint_seconds(p: F8, contexts: F8, count: int, mean: float, prompts: F8, chu
 
 @compiled
 def _equal_rows(p: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
-    """Seconds of equal decodes, alone or beside one prompt, as tables hold them.
+    """Return the seconds of equal decodes, without or with one prompt, as in tables.
 
-    The new token's key comes on top of a context. `heap` and `prompt`, shape (2, 1), are to work in.
+    The new token's key is added to a context. `heap` and `prompt`, shape (2, 1), are workspace.
     """
     for i in range(out.size):
         prompt[0, 0], prompt[1, 0], decodes, keys = points[i]

@@ -89,7 +89,7 @@ def moe_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, tokens: float, active: 
 def attention_outside(
     axes: F8, sizes: I8, code: int, batch: float, tokens: float, pairs: float, decodes: float, kv: float
 ) -> bool:
-    """Whether any value of an attention op lies above its axis; `kv` is that of the decodes."""
+    """Return whether any value of an attention op is above its axis; `kv` is the decodes' value."""
     out = False
     if code == MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
         chunk, context = equal_chunk(batch, tokens, pairs)
@@ -104,7 +104,7 @@ def attention_outside(
 
 @compiled_part
 def experts_outside(axes: F8, sizes: I8, tokens: float, active: float) -> bool:
-    """Whether tokens or active experts lie above their axis."""
+    """Return whether tokens or active experts are above their axis."""
     return bool(tokens > inside(axes, sizes, TOKENS, tokens) or active > inside(axes, sizes, ACTIVE, active))
 
 

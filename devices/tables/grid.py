@@ -47,7 +47,7 @@ def _axes(points: F8) -> list[F8]:
 
 
 def _absent(cells: F8, axes: list[F8]) -> None:
-    """Zero new tokens or sequences have one time whatever the context; nothing takes none."""
+    """Zero new tokens or sequences have one time for any context; nothing takes none."""
     for tokens, context in ((0, 1), (2, 3)):
         if axes[tokens][0] == 0 and axes[context][0] == 0:
             view = np.moveaxis(cells, (tokens, context), (0, 1))
@@ -120,7 +120,7 @@ def _below(axis: F8, size: int, value: float) -> int:
 
 @compiled_part
 def _part(axis: F8, size: int, i: int, value: float) -> float:
-    """How far a value lies between two of an axis, 0 to 1."""
+    """Return the position of a value between two of an axis, 0 to 1."""
     if size < 2 or value <= axis[i]:
         return 0.0
     return float(min((value - axis[i]) / (axis[i + 1] - axis[i]), 1.0))
@@ -128,7 +128,7 @@ def _part(axis: F8, size: int, i: int, value: float) -> float:
 
 @compiled_part
 def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float, uneven: float) -> float:
-    """Decode attention alone: at the mean context, and what unequal contexts add."""
+    """Return decode attention: the time at the mean context, plus the term of unequal contexts."""
     if decodes <= 0.0:
         return 0.0
     even = interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, kv / decodes)
@@ -148,9 +148,9 @@ def mixed_prefill(
 ) -> float:
     """What prompt chunks add to the decodes of their step.
 
-    Chunks count as equal ones with the same query-key pairs in all. One of them is read beside the
-    decodes: a kernel that serves prompts and decodes at once is slower for the decodes, which
-    happens once. The others add what they take alone, beyond the shortest call.
+    Chunks count as equal ones with the same sum of query-key pairs. One of them is read with the decodes: a kernel with
+    prompts and decodes is slower for the decodes, which happens once. The others add their separate time, beyond the
+    shortest call.
     """
     if batch <= 0.0 or tokens <= 0.0:
         return 0.0

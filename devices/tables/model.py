@@ -1,9 +1,8 @@
-"""Cost model of measured kernel tables: interpolation, with the device's model around it.
+"""Cost model of measured kernel tables: interpolation, with the device's model outside of them.
 
-Matmuls, vector kernels and the experts of a MoE layer are interpolated linearly in their tokens
-(and active experts); attention in a four-dimensional grid of one prompt chunk beside decodes.
-Beyond what was measured the device's model takes over, scaled to meet the table at its edge (`beyond`
-for grids). Shapes never measured are the device model's alone.
+Matmuls, vector kernels and the experts of a MoE layer are interpolated linearly in their tokens (and active experts);
+attention in a four-dimensional grid of one prompt chunk with decodes. Beyond the measured range the device's model is
+scaled to meet the table at its edge (`beyond` for grids). Shapes without rows use only the device's model.
 """
 
 from __future__ import annotations
@@ -175,7 +174,7 @@ class TableModel:
         return replace(known, curve=curve, formula=None, most=self._most(op, probe, curve))
 
     def _nothing(self, op: Op, x: F8) -> tuple[F8, F8]:
-        """Prices of ops that another one's measured time includes."""
+        """Return zero costs of ops that another one's measured time includes."""
         bound = np.full(len(x), float(BOUNDS.index(self.base.cost(op).bound)))
         return np.zeros(len(x)), bound
 
@@ -239,12 +238,12 @@ class TableModel:
         return out
 
     def _added_columns(self, op: Op) -> str:
-        """Columns of the added kernel: the whole vocabulary, or those of the op."""
+        """Return the columns of the added kernel: the whole vocabulary, or the op's."""
         names = [key for key in self.curves if key[0] == ADDED.get(op.name)]
         return names[0][1] if len(names) == 1 else ""
 
     def _beyond(self, op: Op, curve: Curve, x: F8) -> F8:
-        """Time over that of the last measured row, by the device's model; 1 inside."""
+        """Return the time over the last measured row's, by the device's model; 1 inside."""
         out = np.ones(len(x))
         outside = x[:, 0] > curve.rows[-1]
         if outside.any():
@@ -270,7 +269,7 @@ def _grid_code(op: Op) -> int:
 
 
 def _heads(op: Op) -> tuple[int, ...]:
-    """What tells attention kernels apart."""
+    """Return the properties that distinguish attention kernels."""
     return tuple(int(op.shape[name]) for name in ("heads_q", "heads_kv", "head_dim"))
 
 
@@ -322,7 +321,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
 
 
 def _check_own(spec: DeviceSpec, tables: Mapping[str, KernelTable], own: Mapping[str, KernelTable]) -> None:
-    """Refuse a table of an unknown device alone, and times that the device cannot have.
+    """Refuse a table of only an unknown device, and times that the device cannot have.
 
     The first would be left out and its ops be costed by the model, unseen.
     """

@@ -1,7 +1,7 @@
-"""Seconds of tiled attention: blocks of query rows walk along the keys, two products and a softmax a step.
+"""Seconds of tiled attention: blocks of query rows walk along the keys, two products and a softmax per step.
 
-Decode packs the query heads of a group into the rows of a block and may split the keys; prefill gives
-every query head blocks of its own, whose walk ends at the diagonal. The totals are those of `price`.
+Decode packs the query heads of a group into the rows of a block and may split the keys; prefill gives every query head
+separate blocks, whose walk ends at the diagonal. The totals are computed in `price`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ QUERY_BYTES = 2.0
 
 @compiled_part
 def attend(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
-    """Seconds of one attention under one configuration, and its terms; see `product.price`."""
+    """Compute the seconds of one attention under one configuration, and its terms; see `product.price`."""
     bm, bn, split = float(c[C_M]), float(c[C_N]), float(c[C_SPLIT])
     warps, lanes, b = float(c[C_WARPS]), h[M_LANES], x[A_KV_BYTES]
     groups = warpgroup(h, bm, warps)

@@ -8,7 +8,7 @@ from .form import FORMS, Shape, TiledKernel, Value
 
 Call = tuple[TiledKernel, Shape]
 PRODUCTS = ("gemm", "fused_moe")
-"""Kernels whose format is that of what they multiply."""
+"""Kernels whose format is the format of their operands."""
 
 
 def calls_of(op: Op) -> list[Call]:

@@ -29,7 +29,7 @@ class KernelConfig:
     stages : int
         Depth of the pipeline of copies, as Triton counts it.
     split : int
-        Parts of k, or of the keys, that blocks of their own sum up.
+        Parts of k, or of the keys, that separate blocks sum up.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class KernelConfig:
             return cls(*(int(v) for v in values))
         for name in values:
             if name not in NAMES:
-                raise InputError(name, f"is no part of a configuration{nearest(name, NAMES)}")
+                raise InputError(name, f"is not part of a configuration{nearest(name, NAMES)}")
         for name in NAMES[:3]:
             if name not in values:
                 raise InputError(name, "is missing in the configuration")

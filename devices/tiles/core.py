@@ -19,7 +19,7 @@ class Core:
     lanes, registers : int
         fp32 values of a vector register, and vector registers.
     l1_bytes, l2_bytes, l3_bytes : float
-        Caches: two of its own and the one it shares.
+        Caches: two private ones and the shared one.
     fma_flops_per_s : float
         fp32, on registers.
     read_Bps, l2_Bps, l3_Bps : float
@@ -44,11 +44,11 @@ class Core:
 
     @property
     def slot_s(self) -> float:
-        """Seconds of one vector FMA at full rate: also those of a vector load."""
+        """Return the seconds of one vector FMA, and of a vector load, at full rate."""
         return 2.0 * self.lanes / self.fma_flops_per_s
 
     def rate(self, held: float) -> float:
-        """Bytes per second of what a working set of so many bytes is read again at."""
+        """Return the bytes per second at which a working set of `held` bytes is read again."""
         if held <= self.l1_bytes:
             return 4.0 * self.lanes / self.slot_s
         if held <= self.l2_bytes:

@@ -1,9 +1,9 @@
-"""How long the CPU kernels take with a configuration, from the core's numbers: no run needed.
+"""Time of the CPU kernels with a configuration, from the core's numbers, without a run.
 
-The same reasoning as for a GPU's tiles with other names: sums live in vector registers, operands in L1, what passes
-them repeatedly in L2 or L3, and each part of a kernel takes a smooth maximum of its arithmetic and of its traffic.
-Times are in *slots*, those of one vector FMA at full rate; a core loads as many vectors a cycle as it multiplies. The
-loops are those of `kernels/blocked.py`, `kernels/dots.py`, `kernels/flash.py` and `kernels/tiles.py`.
+As for a GPU's tiles: sums are in vector registers, operands in L1, repeatedly read data in L2 or L3, and each part of a
+kernel takes a smooth maximum of its arithmetic and of its traffic. Times are in *slots*, the time of one vector FMA at
+full rate; a core loads as many vectors a cycle as it multiplies. The loops are in `kernels/blocked.py`,
+`kernels/dots.py`, `kernels/flash.py` and `kernels/tiles.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CpuForm:
 
 CALL = FormConstant(2e-6, 1.5, "a call from Python [s]")
 SHARP = FormConstant(3.0, 1.5, "exponent of the smooth maximum of arithmetic and traffic")
-DRAWN = FormConstant(0.85, 1.2, "share of the read rate that a kernel draws")
+DRAWN = FormConstant(0.85, 1.2, "share of the read rate that a kernel attains")
 
 
 def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
@@ -102,7 +102,7 @@ def _tile_slots(p: Parameters, core: Core, rows: int, columns: int, k: int) -> f
 
 
 def _parts(p: Parameters, core: Core, first: float, moved: float, rest: float, again: float) -> dict[str, float]:
-    """Arithmetic beside traffic from memory, then beside traffic from caches: smooth maxima [s].
+    """Return smooth maxima of arithmetic and memory traffic, then of arithmetic and cache traffic [s].
 
     What a maximum exceeds its arithmetic by is charged to the traffic.
     """

@@ -1,8 +1,8 @@
 """Fit of the constants that all devices share, by an evolution strategy.
 
-Errors alone do not find what ranks configurations: near-best ones lie within 1 %, errors are larger.
-So the loss also holds how much of a soft-max over the search falls on near-best ones, at temperatures
-from 0.1 to 1.5 %; and constants are drawn to their defaults.
+Errors do not determine a ranking: near-best configurations are within 1 %, errors are larger. So the loss also includes
+the share of a soft-max over the search on near-best ones, at temperatures from 0.1 to 1.5 %; the constants' defaults
+are the prior.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .tables import FixedTile, MeasuredKernel
 
 TEMPERATURES = (0.001, 0.004, 0.015)
 RANK, MEDIAN, PRIOR = 1.0, 0.5, 0.02
-"""Weights beside errors of best rows and defaults: of the ranking, of errors of the median over the
-search, and of distances from the defaults in their spreads, squared."""
+"""Weights relative to the errors of best rows and defaults: of the ranking, of errors of the median over the search,
+and of distances from the defaults in their spreads, squared."""
 LARGEST = 0.5
 """Errors of the logarithm count up to this."""
 STRIDE = 6

@@ -35,7 +35,7 @@ class ShapeKey:
     default : int or str, optional
         What it is where it is not given; without one it must be.
     low, high : int
-        The range that measurements cover; shapes beyond it are told.
+        The measured range; shapes beyond it are reported.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TiledKernel:
     work : callable
         ``work(machine, shape)``: the shape as compiled code takes it.
     rows : callable
-        ``rows(p, h, x, configs, out)``, compiled: prices of configurations, shape (n, NUM_PRICE).
+        ``rows(p, h, x, configs, out)``, compiled: costs of configurations, shape (n, NUM_PRICE).
     space : callable
         ``space(machine, shape)``: configurations to try, shape (n, fields).
     default : callable
@@ -98,7 +98,7 @@ class TiledKernel:
         known = {key.name: key for key in self.keys}
         for name in given:
             if name not in known:
-                raise InputError(f"{self.name}: {name}", f"is no key of its shapes{nearest(name, known)}")
+                raise InputError(f"{self.name}: {name}", f"is not a key of its shapes{nearest(name, known)}")
         return {key.name: self._value(key, given.get(key.name, key.default)) for key in self.keys}
 
     def _value(self, key: ShapeKey, value: object) -> Value:
@@ -127,7 +127,7 @@ class TiledKernel:
         ]
 
     def prices(self, p: F8, machine: Machine, shape: Shape, configs: I8) -> F8:
-        """Prices of configurations for one shape, shape (n, NUM_PRICE); columns as in `product`."""
+        """Return the costs of configurations for one shape, shape (n, NUM_PRICE); columns as in `product`."""
         out = np.empty((len(configs), NUM_PRICE))
         self.rows(p, machine.h, self.work(machine, shape), np.ascontiguousarray(configs), out)
         return out

@@ -1,4 +1,4 @@
-"""How a configuration lies on a core: warps over a tile, registers, shared memory, resident blocks."""
+"""Layout of a configuration on a core: warps over a tile, registers, shared memory, resident blocks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def warpgroup(h: F8, block_m: float, warps: float) -> bool:
 
 @compiled_part
 def warp_grid(block_m: float, block_n: float, warps: float, groups: bool) -> tuple[float, float]:
-    """Warps along the rows and the columns of a tile, as Triton deals them.
+    """Return the warps along the rows and the columns of a tile, as Triton distributes them.
 
-    `warpsPerTileV2` halves the longer side, counted in instructions, until the warps are dealt;
-    `warpsPerTileV3` gives every 16 rows a warp first (Triton, `AccelerateMatmul.cpp`).
+    `warpsPerTileV2` halves the longer side, counted in instructions, until the warps are used; `warpsPerTileV3` gives
+    every 16 rows a warp first (Triton, `AccelerateMatmul.cpp`).
     """
     if groups:
         rows = 8.0 if warps > 4.0 and block_m > 64.0 else 4.0
@@ -53,7 +53,7 @@ def thread_registers(
     h: F8, block_m: float, block_n: float, copies: float, per_copy: float, warps: float,
     rows: float, columns: float, groups: bool,
 ) -> float:  # fmt: skip
-    """Registers that a thread wants: sums, operands of two instructions, addresses of its copies and a base; by eights."""
+    """Return the registers of a thread: sums, operands of two instructions, addresses of its copies and a base; in multiples of eight."""
     sums = block_m * block_n / (h[M_LANES] * warps)
     operands = 0.0
     if not groups:

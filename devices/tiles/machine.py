@@ -27,7 +27,7 @@ KIB, RESERVED = 1024.0, 1024.0
 """Bytes of shared memory that the system keeps of every block (CUDA C++ Programming Guide, compute
 capability 8.x and 9.0)."""
 LIKE_AMPERE = CoreSpec(shared_bytes=164 * 1024, block_bytes=163 * 1024, registers=65536, warps=64, blocks=32)
-"""A core whose description has none: that of the A100."""
+"""Default core: the A100's."""
 LATENCY_S, CACHE_LATENCY_S = 0.7e-6, 0.28e-6
 """Seconds until a load from memory, and one from the last-level cache, is there on a busy device, where
 a description has none: what one sets for NVIDIA's of 2020 to 2024 without a measurement. The shared
@@ -98,7 +98,7 @@ class Machine:
     derived : tuple of str
         Settings that the description does not have and a rule gave.
     wider : frozenset of int
-        Format codes without units of their own, whose products run at the rate of the next wider format.
+        Format codes without separate units, whose products run at the rate of the next wider format.
     row_efficiency : tuple of float
         Of units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
     """
@@ -155,7 +155,7 @@ class Machine:
 
 def _setting(name: str) -> Setting:
     if name not in SETTINGS:
-        raise InputError(name, f"is no number of a device that can be set{nearest(name, SETTINGS)}")
+        raise InputError(name, f"is not a number of a device that can be set{nearest(name, SETTINGS)}")
     return SETTINGS[name]
 
 
@@ -200,8 +200,8 @@ def machine_of(spec: DeviceSpec) -> Machine:
 def _power(rate: float) -> float:
     """FLOP per clock and core of a data sheet's rate.
 
-    Matrix units do powers of two in a clock. Data sheets give peaks at a clock of their own, which
-    need not be the one that a device runs at: an H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
+    Matrix units have powers of two per clock. Data sheets give peaks at a clock that may differ from the device's: an
+    H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
     """
     whole = 2.0 ** round(math.log2(rate))
     return whole if abs(whole / rate - 1.0) <= NEAR_POWER else rate

@@ -15,8 +15,8 @@ from .parameters import P_CACHE, P_CACHE_LATENCY, P_LATENCY, P_LAUNCH, P_MEMORY,
 
 (O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
  O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip
-"""Columns of a price: seconds, what each term would take alone [s], blocks of a core, waves, registers
-that a thread wants, shared bytes of a block, bytes on their way to a core, seconds that a step waits."""
+"""Columns of a cost: seconds, each term in isolation [s], blocks of a core, waves, registers of a thread, shared
+bytes of a block, bytes in flight to a core, waiting seconds of a step."""
 NUM_PRICE = O_WAIT + 1
 
 SHARP = 6.0
@@ -53,14 +53,14 @@ def finish(
     launched, steps : float
         Blocks, and steps of one.
     longest : float
-        Steps of the longest block where they differ, else 0. Different ones are dealt longest first.
+        Steps of the longest block if they differ, else 0. Different ones are assigned longest first.
     work, alone : float
         Clocks that a step occupies a core with, spills included, and of a step without other blocks.
     buffers, load, spilled : float
         Steps on their way at a time, bytes of one, and the factor of spills.
     moved, row, columns, merged : float
-        Bytes of memory traffic; bytes of a row of a tile and its width; bytes of adding up parts in a
-        kernel of its own, 0 without one.
+        Bytes of memory traffic; bytes of a row of a tile and its width; bytes of a separate kernel that adds up parts,
+        0 without one.
     out : float64 array
         Has clocks of a step in `O_MATRIX`, `O_SHARED` and `O_STEP`, and what is resident; gets the rest.
     """

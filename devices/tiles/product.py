@@ -1,9 +1,8 @@
 """Seconds of a tiled matrix product, grouped or dense: the equations that most kernel forms share.
 
-A block multiplies a tile of `block_m` rows with one of `block_n` columns in steps of `block_k`. The
-time is a norm of totals: what the busiest core works, waits and starts; what all blocks move from
-memory and the last-level cache. Each total falls or stays where a device gains cores, clock,
-bandwidth, registers or shared memory, and so does a norm of them: no device is slower for having more.
+A block multiplies a tile of `block_m` rows with one of `block_n` columns in steps of `block_k`. The time is a norm of
+totals: work, waiting and starts of the busiest core, and the memory and last-level cache traffic of all blocks. No
+total rises if a device gains cores, clock, bandwidth, registers or shared memory, so a better device is never slower.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from .price import O_BLOCKS, O_MATRIX, O_REGISTERS, O_SHARED, O_SHARED_BYTES, O_
 
 (W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES, W_WARM,
  W_CLUSTER) = range(13)  # fmt: skip
-"""What is multiplied: rows of most groups and how many those are, rows of the others and their number,
-columns, k, distinct rows of the left side, FLOP per clock and core, bytes of values of left side,
-right side and result, whether caches hold what they can from the call before, and blocks beside the first along
-the columns that get their left side by the same load."""
+"""Product: rows of most groups and their number, rows of the others and their number, columns, k, distinct rows of
+the left side, FLOP per clock and core, bytes of values of left side, right side and result, whether caches keep data
+of the previous call, and additional blocks along the columns that share the load of their left side."""
 NUM_WORK = W_CLUSTER + 1
 
 SYNCHRONOUS = 0.63
@@ -39,7 +37,7 @@ COPY_REGISTERS = 2.6
 BESIDE = 0.3
 """Share of a step's barrier and addresses that other blocks on the core cannot hide: assumed."""
 SPILL = 4.0
-"""A block whose threads want 255 registers too many takes so many times longer: assumed."""
+"""Slow-down of a block whose threads exceed their registers by 255: assumed."""
 KEEP = 0.8
 """Share of the last-level cache that holds what will be read again: assumed."""
 
@@ -78,7 +76,7 @@ def step(
     spilled : float
         Factor on time of what registers cannot hold.
     registers, shared_bytes : float
-        What a thread and the block want.
+        Registers of a thread and shared memory of the block.
     """
     bm, bn, bk = float(c[C_M]), float(c[C_N]), float(c[C_K])
     warps, lanes = float(c[C_WARPS]), h[M_LANES]

@@ -35,7 +35,7 @@ TERMS = {
     "launch": O_LAUNCH, "matrix": O_MATRIX, "shared": O_SHARED, "step": O_STEP, "latency": O_LATENCY,
     "cache": O_CACHE, "memory": O_MEMORY, "start": O_START, "partial_wave": O_PARTIAL,
 }  # fmt: skip
-"""Terms of a price: what each would take alone [s]."""
+"""Terms of a cost, each in isolation [s]."""
 HALVES = ("launch", "start", "partial_wave")
 """Terms that bound a call only where they are more than half of it."""
 MOST_THREADS = 1024
@@ -43,24 +43,24 @@ EQUAL = 1e-9
 """Predictions closer than this are one."""
 NOT_POWER, TOO_THIN, TOO_MANY, TOO_LARGE, SPILLS = (
     "blocks, warps and group must be powers of two", "fewer than 16 rows, columns or values of k",
-    "more than 1,024 threads", "shared memory of a block", "sums alone spill twice the registers",
+    "more than 1,024 threads", "shared memory of a block", "the sums spill twice the registers",
 )  # fmt: skip
-"""Why a configuration cannot run, in the order in which they are told."""
+"""Reasons why a configuration cannot run, in the order of their check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """One configuration with its price.
+    """One configuration with its cost.
 
     Attributes
     ----------
     terms : dict of str to float
-        What each term would take alone [s]; they overlap.
+        Each term in isolation [s]; they overlap.
     bound : str
         The term that bounds it.
     blocks_per_core, waves, registers, shared_bytes, in_flight_bytes, wait_s : float
-        Resident blocks; waves of blocks; registers that a thread wants; shared memory of a block;
-        bytes on their way to a core; seconds that a step waits for them.
+        Resident blocks; waves of blocks; registers of a thread; shared memory of a block; bytes in flight to a core;
+        seconds that a step waits for them.
     also : tuple of int
         Larger groups that are predicted equal.
     """
@@ -80,7 +80,7 @@ class Priced:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """All configurations of a search, priced.
+    """All configurations of a search, with their costs.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Ranking:
 
 
 def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) -> Priced:
-    """A row of prices with its terms and bound by name."""
+    """Return a cost row with its terms and bound by name."""
     terms = {name: float(price[column]) for name, column in TERMS.items()}
     seconds = float(price[O_SECONDS])
     large = [name for name in HALVES if terms[name] > 0.5 * seconds]
@@ -157,7 +157,7 @@ def reasons(form: TiledKernel, machine: Machine, configs: I8, prices: F8) -> npt
 
 
 def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 | None = None) -> Ranking:
-    """Price a space of configurations, and order what can run.
+    """Compute a space of configurations, and sort the feasible ones.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def rank(form: TiledKernel, machine: Machine, shape: Shape, p: F8, configs: I8 |
 
 
 def price_one(form: TiledKernel, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:
-    """The price of one configuration, whether it can run or not."""
+    """Return the cost of one configuration, feasible or not."""
     row = config.row[None]
     return priced(row[0], form.prices(p, machine, shape, row)[0])
 

@@ -25,14 +25,14 @@ Picks = list[npt.NDArray[np.intp]]
 
 
 def entries(configs: I8) -> npt.NDArray[np.int64]:
-    """Number of the entry of each configuration: those that differ in their group alone share one."""
+    """Return the entry number of each configuration: those that differ only in their group share one."""
     rest = np.delete(configs, C_GROUP, axis=1)
     ids: dict[tuple[int, ...], int] = {}
     return np.array([ids.setdefault(tuple(row), len(ids)) for row in rest.tolist()], dtype=np.int64)
 
 
 def picks(seconds: F8, configs: I8, depth: int) -> Picks:
-    """First `depth` entries of each shape's ranking; of equal ones the smallest group stands for all.
+    """Return the first `depth` entries of each shape's ranking; of equal ones the smallest group represents all.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def constants(name: str) -> ConstantSet:
         return UNFITTED
     known = stored()
     if name not in known:
-        raise InputError(name, f"is no set of constants{nearest(name, [*known, UNFITTED.name])}")
+        raise InputError(name, f"is not a set of constants{nearest(name, [*known, UNFITTED.name])}")
     return known[name]
 
 

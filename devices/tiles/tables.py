@@ -131,12 +131,12 @@ def read_configs(
 ) -> tuple[list[MeasuredKernel], list[FixedTile], list[Skipped]]:
     """Tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
 
-    Where none is `needed`, there may be none of these.
+    If none is `needed`, there may be none of these.
 
     Raises
     ------
     InputError
-        No such folder or file, nothing of use in it, or a bad cell.
+        If a folder or file does not exist, has no usable row, or has a bad cell.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):
@@ -162,7 +162,7 @@ def read_configs(
         fixed, skipped = fixed + new_fixed, skipped + left
         used.add("gemm")
     skipped += [
-        Skipped(str(file), 0, "is no table of configurations that this command reads")
+        Skipped(str(file), 0, "is not a table of configurations that this command reads")
         for stem, file in found.items() if stem not in used
     ]  # fmt: skip
     if needed and not measured and not fixed:

@@ -50,6 +50,6 @@ def units_of(spec: DeviceSpec) -> Machine:
 
 @lru_cache(maxsize=64)
 def _efficiency(standard: str, pattern: str) -> tuple[float, ...]:
-    """Share of the peak with so many columns of a row at a time, from the DRAM's command model."""
+    """Return the share of the peak for a number of columns of a row at a time, from the DRAM's command model."""
     memory = load_memory(standard)
     return tuple(measure(memory, stream_of(memory, f"{pattern}_col{n}", COMMANDS, True)).fraction for n in COLUMNS)

@@ -1,4 +1,4 @@
-"""Requests arrive at an engine, in order of their rows, and complete there; what comes after them is `play`'s matter."""
+"""Requests arrive at an engine, in order of their rows, and complete there; `play` handles what follows."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
 
 @compiled_inside
 def is_chunk(st: State, i: int, want: int) -> bool:
-    """Whether `want` new tokens of a sequence are a prompt's, not a decode: of several, where decodes have one."""
+    """Return whether `want` new tokens of a sequence are prompt tokens; `several` tokens can also be a decode."""
     several = want > 1 and st.hooks.count_tokens.size == 0
     return bool(several or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET]))
 

@@ -28,27 +28,26 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 ROOM, CHOOSE, GIVE = 8, 9, 10
-"""Why events wait for the caller, who comes back: an engine (`At.into`) has no room for a request; a rule that is not
-the library's is to choose (`At.found` of `Play.able`) and say which (`At.chosen`); the caller is to give a request
-(`At.row`) to an engine (`At.into`) itself, and to take back `At.into`."""
+"""Reasons why events wait for the caller: an engine (`At.into`) has no room for a request; a user-defined rule must
+choose (`At.found` of `Play.able`) and set `At.chosen`; the caller must give a request (`At.row`) to an engine
+(`At.into`) and reset `At.into`."""
 
 ARRIVALS, COMPLETIONS, FOLLOWS, CROSSED, CALLED, KINDS = 0, 1, 2, 3, 4, 5
-"""Events: arrivals; completions of an engine; a request that comes after another, a cache that crosses; the caller's.
-What one stands for is its kind and `KINDS` times the number of the engine, request or call."""
+"""Events: arrivals; completions of an engine; a request that follows another; a KV transfer; the caller's. The code
+is the kind plus `KINDS` times the number of the engine, request or call."""
 
 AT = named(
     "phase events next last awake due to_come delivered goal dealt sent in_flight over refused "
     "node left row into cached chosen found home call moves",
     "now then noted moved",
 )
-"""What is under way: the phase; events so far; the next request that arrives, and how many are known; whether
-arrivals are being let in, and the next one's time has come; requests that follow others and have not arrived;
-completions that have had their effects, and at how many of them to return; requests dealt, and caches sent; of a
-closed loop those in flight; whether all requests are known; how many were turned away; the engine whose
-completions have their effects (-1: none), and whether the caller knows of the next one; the request that goes to
-an engine, that engine (-1: none), and tokens that come along; the choice that the caller made, of how many, and the
-session's home among them; the caller's event; caches that have crossed. Now, the time of what is being done, that of
-the latest completions [s]; bytes that have crossed."""
+"""Progress of events: phase; number of events; next arrival and number of known requests; whether arrivals are being
+processed and the next is due; dependent requests that have not arrived; processed completions and the number to
+return at; assigned requests and started transfers; requests in flight of a closed loop; whether all requests are
+known; rejected requests; the engine whose completions are processed (-1: none), and whether the caller knows the
+next one; the request to assign, its engine (-1: none) and its tokens; the caller's choice, the number of choices and
+the session's home; the caller's event; finished transfers. Time of the current event and of the latest completions
+[s]; transferred bytes."""
 
 TRIP = named("source life target there again", "kept parked start_s end_s")
 """Of a request: nodes that its cache comes from, and in which of its lives it was made there; the same of the one that
@@ -78,7 +77,7 @@ class Columns(NamedTuple):
 
 @held
 class Between(NamedTuple):
-    """Two pools, of N engines in all with at most R ranks, and what lies between them."""
+    """Two pools, of N engines in all with at most R ranks, and the link between them."""
 
     first: KvRules  # of a node of the first pool
     second: KvRules
@@ -193,7 +192,7 @@ def look(p: Play, row: int, found: int) -> None:
 
 @compiled_part
 def load_of(face: Face, own: Any, now: float) -> tuple[int, int]:
-    """Requests that wait on an engine, as of the step in progress, and others that have not come back by now."""
+    """Return the waiting requests of an engine, as of the step in progress, and its other unfinished requests."""
     counters = face.counters
     while own.gone < counters[col.C_COMPLETED]:
         place = face.ints[own.gone, col.I_DONE]
@@ -288,7 +287,7 @@ def carry(st: State, x: Columns, row: int, i: int, cached: int) -> None:
 
 @compiled_part
 def when(p: Play, row: int) -> float:
-    """The time at which a request is dealt."""
+    """Return the time at which a request is assigned."""
     return float(max(p.rows.arrival_s[row], p.at[0].then))
 
 
@@ -337,7 +336,7 @@ def two_pools(how: How) -> bool:
 
 @compiled_part
 def fits(p: Play, n: int, size: float) -> bool:
-    """Whether an engine can keep so many bytes more; alone, anything that was let in fits."""
+    """Return whether an engine can store that number of bytes; an idle engine accepts any admitted request."""
     promised = p.own[n].promised
     return bool(promised == 0.0 or promised + size <= p.own[n].capacity)
 

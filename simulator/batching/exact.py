@@ -104,7 +104,7 @@ def rest(own: Exact, st: State, kv: KvRules) -> None:
 
 @compiled_code
 def prepare(own: Exact, st: State, limits: Limits, kv: KvRules) -> int:
-    """Plan the next step, then process the results of the one that has run meanwhile."""
+    """Plan the next step, then process the results of the previous one."""
     step, clocks = own.step[0], st.clocks
     plan_next(own, kv, st)
     if step.flying == 1:

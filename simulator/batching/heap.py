@@ -16,7 +16,7 @@ I8 = npt.NDArray[np.int64]
 
 @held
 class Heap(NamedTuple):
-    """Entries with a time, a number that breaks ties, and what they stand for."""
+    """Entries with a time, a number that breaks ties, and a payload."""
 
     time: F8  # [C] the first `size` of them are taken
     tags: I8  # [C, 2]
@@ -24,7 +24,7 @@ class Heap(NamedTuple):
 
 
 def new_heap(room: int, before: Heap | None = None) -> Heap:
-    """A heap for so many entries, with those of another."""
+    """Return a heap with room for `room` entries, including the entries of `before`."""
     heap = Heap(np.zeros(room), np.zeros((room, 2), dtype=np.int64), np.zeros(1, dtype=np.int64))
     if before is not None:
         heap.time[: len(before.time)], heap.tags[: len(before.tags)] = before.time, before.tags
@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 def new_line(engines: int) -> Line:
-    """A line in which none of so many engines stands."""
+    """Return an empty line for `engines` engines."""
     none = np.full(engines, -1, dtype=np.int64)
     return Line(np.zeros(engines), none.copy(), none, np.zeros(1, dtype=np.int64))
 

@@ -151,14 +151,14 @@ def drop_late(st: State, kv: KvRules, r: int) -> None:
 
 @compiled_inside
 def coming(st: State, i: int) -> bool:
-    """Whether the latest token stamped is still being computed while the next step is planned."""
+    """Return whether the last timestamped token is still being computed while the next step is planned."""
     known = st.clocks[col.T_KNOWN]
     return bool(known < st.clocks[col.T_NOW] and st.floats[i, col.F_LAST] == st.clocks[col.T_NOW])
 
 
 @compiled_inside
 def tokens_coming(st: State, i: int) -> int:
-    """Tokens of a sequence that are stamped, and not known to the plan being made."""
+    """Return the tokens of a sequence that have timestamps but are unknown to the current plan."""
     if st.hooks.tokens_coming.size > 0:
         return int(hooks.tokens_coming(st, i))
     return int(coming(st, i))
@@ -242,7 +242,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
 
 @compiled_part
 def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
-    """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
+    """Record the effect of `want` planned tokens of a sequence: later sequences can share them at once."""
     request = st.ints[i]
     known = request[col.I_INPUT] + request[col.I_GENERATED] - tokens_coming(st, i)
     request[col.I_NOTED] = min(request[col.I_CACHED] + want, known)

@@ -1,9 +1,9 @@
-"""The hook points of an engine: what a part may add to its rules, and when it is asked.
+"""The hook points of an engine.
 
-A function here has no body. Parts bring compiled functions of the same name and arguments, behind their own state as
-the first one (`serving.parts`). Where no part does, a call gives what its rule says of nothing; where the plain rule
-of an engine says more, the caller has it, and asks `st.hooks.NAME.size` first. `FIRST`: at most one part may have it.
-Those of other schedulers are in `scheduler_hooks`.
+A hook has no body here; parts provide compiled functions of the same name and arguments, with their state as first
+argument (`serving.parts`). Without a part, a call returns the neutral value of its rule; where the engine's plain rule
+differs, the caller checks `st.hooks.NAME.size` first. `FIRST`: at most one part may provide it. Hooks of other
+schedulers are in `scheduler_hooks`.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -102,7 +102,7 @@ def unqueue(st: State, r: int, i: int) -> None:
 
 @point(TOTAL)
 def drafts_of(st: State) -> int:
-    """Tokens behind that of every decode."""
+    """Draft tokens of every decode."""
 
 
 @point(FIRST)
@@ -117,7 +117,7 @@ def in_flight(st: State, i: int) -> bool:
 
 @point(FIRST)
 def reach(st: State, limits: Limits, i: int) -> int:
-    """Slots that a sequence needs before its new tokens; else those of its cached tokens."""
+    """Slots that a sequence needs before its new tokens; default: its cached tokens."""
 
 
 @point(FIRST)
@@ -147,12 +147,12 @@ def plan_ended(
 
 @point(EACH)
 def on_sums(st: State, limits: Limits, r: int, done: int) -> None:
-    """The sums of a rank's batch are those of its step, `done` steps after it was planned."""
+    """Called after the sums of a rank's batch are set for its step, `done` steps after it was planned."""
 
 
 @point(EACH)
 def count_ended(st: State, r: int) -> None:
-    """Add what `plan_ended` planned, where a batch is summed anew."""
+    """Add the result of `plan_ended` when a batch is summed again."""
 
 
 @point(EACH)
@@ -162,7 +162,7 @@ def on_rank(st: State, r: int, chunks: int) -> None:
 
 @point(EACH)
 def on_tokens_planned(st: State, i: int, tokens: int) -> None:
-    """A plan has so many tokens of a request."""
+    """Called when a plan contains `tokens` tokens of a request."""
 
 
 @point(EACH)
@@ -195,12 +195,12 @@ def on_note(st: State, kv: KvRules, r: int, i: int) -> None:
 
 @point(EACH)
 def on_computed(st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
-    """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
+    """Called when a batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
 
 
 @point(FIRST)
 def tokens_coming(st: State, i: int) -> int:
-    """Tokens of a sequence that are stamped, and not known to the plan being made; else at most one."""
+    """Tokens of a sequence that have timestamps but are unknown to the current plan; default: at most one."""
 
 
 @point(FIRST)
@@ -280,7 +280,7 @@ def on_time(st: State) -> None:
 
 @point(EACH)
 def after_step(st: State, host_link_s: float, start: float) -> None:
-    """A step that began at a time has ended; experts have had the host's link for so long so far."""
+    """Called after a step that began at `start`; experts have used the host link for `host_link_s` in total."""
 
 
 @point(TOTAL)
@@ -303,7 +303,7 @@ def on_log(st: State) -> None:
 
 @point(FIRST)
 def tokens_come(st: State, i: int, q: int, steps: int) -> int:
-    """Let a sequence have computed its `q` tokens in each of so many steps; how many come; else one a step."""
+    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens; default: one per step."""
 
 
 @point(FIRST)
@@ -323,7 +323,7 @@ def verified(st: State, i: int, q: int) -> int:
 
 @point(EACH)
 def on_together(st: State, together: int) -> None:
-    """So many tokens came with another of their sequence."""
+    """Called with the number of tokens that were emitted together with another of their sequence."""
 
 
 @point(EACH)

@@ -45,9 +45,9 @@ class Host:
     request_s : float
         What a request spends outside all steps, until its first token is seen and until its last.
     gap_s : float
-        What the devices wait between two steps, whatever the scheduling hides.
+        Time that the devices wait between two steps, even with asynchronous scheduling.
     why : str
-        What `step_s`, `sequence_s` and `gap_s` rest on, where an engine's version has them.
+        Source of `step_s`, `sequence_s` and `gap_s`, if an engine's version sets them.
     """
 
     step_s: float = 0.0
@@ -86,7 +86,7 @@ def most_tokens(moments: npt.NDArray[np.float64]) -> float:
 
 @compiled_part
 def starting(pace: Pace, tokens: float, chunks: int) -> float:
-    """Seconds to launch a step with at most so many tokens on a rank, and so many prompts on all."""
+    """Return the seconds to launch a step with at most `tokens` tokens on a rank and `chunks` prompts in all."""
     if chunks == 0:
         return pace.decoding_s if tokens > pace.captured else 0.0
     return pace.pieces_s if tokens <= pace.pieces else pace.prompting_s

@@ -24,7 +24,7 @@ MOST_BLOCKS = 1 << 25
 
 @compiled_inside
 def blocks_of(tokens: int, block: int) -> int:
-    """Blocks, or pages, that so many tokens take."""
+    """Return the blocks, or pages, of a number of tokens."""
     return (tokens + block - 1) // block
 
 
@@ -47,16 +47,16 @@ class CacheSettings:
     tiers : TierSettings, optional
         Memories below the device's, which keep blocks that it cannot.
     window_share : float, optional
-        Of engines whose window layers have a pool of fixed size: its tokens over those of other layers. Without,
-        window layers keep their window of every sequence, in the same memory.
+        For engines whose window layers have a pool of fixed size: its tokens over the tokens of other layers. Without
+        it, window layers keep the window of every sequence in the same memory.
     state_slots : float, optional
-        Of engines whose constant states have a pool of their own: states that it has memory for.
+        For engines with a separate pool of constant states: its number of states.
     found_again : bool
         Whether prompts are found again where windows and states share the blocks (vLLM's hybrid KV cache manager).
     states_each : int
         States of a sequence; more than one where a state is kept for others to resume from.
     resume_tokens : int
-        States are kept at multiples of so many tokens; 0: a prompt may resume at any block.
+        States are kept at multiples of this number of tokens; 0: a prompt may resume at any block.
     """
 
     block_tokens: int = BLOCK_TOKENS
@@ -87,7 +87,7 @@ class KvRules(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """Whole blocks that fit; of a pool, those of layers that keep all tokens."""
+        """Whole blocks that fit; with a pool, the blocks of layers that keep all tokens."""
         size = float(self.block_bytes[0] if self.cached else self.block_bytes.sum())
         return int(self.capacity / size * (1 + 1e-12))
 
@@ -104,7 +104,7 @@ def kv_rules(deployment: Deployment, settings: CacheSettings | None = None, cach
     Raises
     ------
     CapacityError
-        The weights alone do not fit.
+        The weights do not fit.
     InputError
         More blocks than can be tracked by their content.
     """
@@ -136,8 +136,8 @@ def _stage_rules(
 ) -> KvRules:
     """KV bytes and capacity of one device of a pipeline stage.
 
-    What drafts lies on the `last` one, and caches the same tokens, in the same blocks; of a constant state, one is
-    kept for every token of a verification.
+    The draft model is on the `last` stage and caches the same tokens in the same blocks; a constant state is kept for
+    every token of a verification.
     """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
     states = held.state_bytes_per_sequence * settings.states_each
@@ -162,7 +162,7 @@ def _stage_rules(
 
 
 def _of_all(stages: list[KvRules]) -> KvRules:
-    """Rules that hold on every pipeline stage: those of the stage that fills up first.
+    """Return rules that hold on every pipeline stage, from the stage that fills up first.
 
     Everything is counted in bytes of that stage. Where the stages have their windows or constant states in different
     shares, each share counts as on the stage where it takes most, so that no stage is ever overdrawn.
@@ -201,7 +201,7 @@ def check_fits(
     ids: npt.NDArray[np.int64],
     where: str,
 ) -> None:
-    """Refuse requests that could never run, even alone; they would wait forever.
+    """Refuse requests that could never run, even on an idle engine; they would wait forever.
 
     Raises
     ------

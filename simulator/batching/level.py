@@ -27,14 +27,13 @@ OWN = named(
     "queued halted failing given up ready life earlier inbound delivered gone held_tokens asked forget changed",
     "clock promised capacity sent_s busy_s",
 )
-"""Of an engine: whether it waits for its turn to run (or `ASKED`); whether a completion on it has yet to have its
-effects, and it stands still until then; whether it fails at the end of the step; whether the caller gives it its
-requests. Whether it takes requests, and the router may send it some; failures so far; completions before
-the latest of them; caches on their way to it; completions that have had their effects, and that a router has seen;
-prompt tokens of requests that it has not seen come back; requests that wait for adapters; whether the router is to
-forget what it sent; whether its load is not what the router knows (or `ASKED`). Time before which it has nothing left to do [s]; KV bytes of one device kept for requests that
-are here, come, or have a cache parked here, and all that there are; when the last cache was there, and seconds that
-caches took on all its ports."""
+"""State of an engine: whether it waits for its turn to run (or `ASKED`); whether it stops for an unprocessed
+completion; whether it fails at the end of the step; whether the caller assigns its requests; whether it accepts
+requests, and the router may send some; failures; completions before the latest failure; KV transfers to it;
+processed completions; completions known to the router; prompt tokens of requests that the router has not seen
+complete; requests that wait for adapters; whether the router must forget its sent prompts; whether its load differs
+from the router's (or `ASKED`). Time until which it is idle [s]; KV bytes of one device reserved for requests, and
+their total; time of the last transfer, and seconds of transfers on all its ports."""
 
 TURN = named("node goal rests logged ahead changed", "until limit")
 """The engine that is under way (-1: none), and at how many completions it stops; whether engines rest where they know
@@ -44,7 +43,7 @@ nothing happens on them that others could see; how many are in `Engines.changed`
 
 @held
 class Face(NamedTuple):
-    """What is seen of an engine from outside, of whatever kind it is."""
+    """The view of an engine from outside, for any kind of engine."""
 
     ints: I8
     floats: F8
@@ -58,7 +57,7 @@ class Face(NamedTuple):
 
 @held
 class Engines(NamedTuple):
-    """N engines on one clock, each of a kind of its own."""
+    """N engines on one clock, each of any kind."""
 
     loops: I8  # [N] address of the `EngineArrays` of each
     runs: I8  # [N] and of the code of `loop.run` for it
@@ -75,7 +74,7 @@ class Engines(NamedTuple):
 
 
 def new_fleet(engines: int, first: int, like: Face, log: F8) -> Engines:
-    """So many engines that have nothing to do, at time 0."""
+    """Return `engines` idle engines at time 0."""
     own, turn, where = records(engines, OWN), records(1, TURN), np.zeros((4, engines), np.int64)
     own.up = own.ready = 1
     turn.node = -1
@@ -173,7 +172,7 @@ def run_under_way(fleet: Engines) -> int:
 
 @compiled_part
 def move_log(fleet: Engines, n: int) -> bool:
-    """Move an engine's log behind those of others, which the caller is told of together; whether there was room."""
+    """Append an engine's log to the common log, which the caller reads; return whether there was room."""
     face, turn = face_of(fleet, n), fleet.turn[0]
     rows, columns = face.counters[C_LOG], min(face.log.shape[1], fleet.log.shape[1] - 1)
     if turn.logged + rows > fleet.log.shape[0]:

@@ -1,8 +1,8 @@
-"""The engine's inner loop, compiled: look who has come, plan, cost, advance the clock, stamp, repeat.
+"""The engine's inner loop, compiled: poll arrivals, plan, cost, advance the clock, set timestamps, repeat.
 
-It is compiled once, whatever an engine runs: what the steps cost is called by its address (`step.timed.Costs`), and so
-is what parts add at the points that `hooks` lists. Steps are run one after the other (`plain`), unless a part brings
-another scheduler: an engine's own rules, whose results come a step late (`exact`), or several batches in flight.
+It is compiled once for all engines: step costs (`step.timed.Costs`) and hooks of parts (`hooks`) are called by address.
+Steps run one after the other (`plain`), unless a part brings another scheduler: an engine's own rules with results one
+step late (`exact`), or several batches in flight.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""In which order waiting requests are admitted: rules that give each request a key, by name.
+"""Order in which waiting requests are admitted: named rules that give each request a key.
 
-A key is worked out once, when a request reaches an engine. The queue is sorted by it, the smallest
-first, equal keys by arrival: a policy without an order is first come, first served. Requests of some
-orders wait in lanes of their own, among which an engine chooses every time (`LANED`).
+A key is computed once, when a request reaches an engine; the queue is sorted by it, smallest first, equal keys by
+arrival. Some orders use separate queues, and an engine chooses among them for every admission (`LANED`).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Waiting(NamedTuple):
     arrival_s : float64 array
         When they come [s]; 0 in a closed loop, whose clients ask when they are answered.
     input_tokens, output_tokens : int64 array
-        Of prompt and answer. A real engine does not know the second.
+        Tokens of prompt and output. A real engine does not know the second.
     priority, tenant : int64 array
         The smaller, the sooner; and whose requests they are. 0 where nobody says.
     """
@@ -45,7 +44,7 @@ class Waiting(NamedTuple):
 
     @classmethod
     def of(cls, block: RequestBlock) -> Waiting:
-        """Those of a block."""
+        """Return the data of a block."""
         own = block.request_id, block.arrival_s, block.input_tokens, block.output_tokens
         if block.labels is not None:
             return cls(*own, block.labels.priority, block.labels.tenant)
@@ -89,7 +88,7 @@ def shortest_prompt(requests: Waiting) -> I8:
 
 @ORDERS.register("shortest-answer")
 def shortest_answer(requests: Waiting) -> I8:
-    """Shortest answer first, as if its length were known: a bound for predictors of it."""
+    """Shortest output first, as if its length were known: a bound for length predictors."""
     return requests.output_tokens
 
 

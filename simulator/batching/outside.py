@@ -20,11 +20,11 @@ from ..registry import PARTS
 from ..registry import add as add_part
 
 OPTION = "--part"
-OWN_SCHEDULERS = "its scheduler admits prompts by rules of its own"
+OWN_SCHEDULERS = "its scheduler has its own admission rules"
 
 
 class WaitingPrompt(NamedTuple):
-    """What a part is told of a prompt whose turn has come, and of the engine as of the step in flight."""
+    """State of the prompt at the head of the queue, and of the engine as of the step in flight."""
 
     tokens: int  # of it that are to be computed, found ones among them
     waited_s: float  # since it arrived
@@ -49,7 +49,7 @@ def part(
     options : mapping of str to float
         Its options, with the numbers that they have unless given.
     cannot : mapping of str to str
-        Names of `opbyte list parts` that it cannot go with, and the physical reason.
+        Names of `opbyte list parts` that it cannot be combined with, and the physical reason.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def part(
         reasons = {"sglang": OWN_SCHEDULERS, "tensorrt-llm": OWN_SCHEDULERS, **(cannot or {})}
         for other in reasons:
             if other not in PARTS:
-                raise InputError(where, f"cannot go with {other!r}: unknown{nearest(other, PARTS)}")
+                raise InputError(where, f"cannot be combined with {other!r}: unknown{nearest(other, PARTS)}")
         OUTSIDE.register(name, title)((waits, dict(options)))
         option = f"{OPTION} {name}"
 
@@ -93,7 +93,7 @@ class AskedPart:
 
     @property
     def compiled(self) -> Any:
-        """Its function, compiled; refused in one line where that cannot be."""
+        """Return its compiled function; refuse one that cannot be compiled."""
         tuple_of: Any = types.UniTuple  # its stubs lack types
         fields = (types.int64, types.float64, types.int64, types.int64, types.float64)
         own = tuple_of(types.float64, len(self.own))
@@ -102,7 +102,7 @@ class AskedPart:
 
 
 def read_part(text: str) -> AskedPart:
-    """A part as it is typed, ``NAME`` or ``NAME:KEY=NUMBER,...``; refuses unknown names, and what is no number."""
+    """A part as it is typed, ``NAME`` or ``NAME:KEY=NUMBER,...``; refuses unknown names, and what is not a number."""
     name, _, rest = text.partition(":")
     where = f"{OPTION} {text!r}"
     if name not in OUTSIDE:

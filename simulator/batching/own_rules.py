@@ -1,4 +1,4 @@
-"""What an engine with a scheduler of its own brings: its options, and the state that it starts with."""
+"""Options and initial state of an engine with its own scheduler."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class OwnRules(Protocol):
         ...
 
     def limited(self, tokens: int) -> OwnRules:
-        """The same with at most so many tokens in a step."""
+        """Return the same with at most `tokens` tokens in a step."""
         ...
 
     def verifying(self) -> OwnRules:
-        """Those of a server whose decodes verify drafts."""
+        """Return the rules of a server whose decodes verify drafts."""
         ...
 
     @property
@@ -31,7 +31,7 @@ class OwnRules(Protocol):
         ...
 
     def most(self, sequences: int, stages: int) -> int:
-        """Requests that run at once where a policy has so many sequences."""
+        """Return the requests that run at once, for a policy with that number of sequences."""
         ...
 
     @property
@@ -40,13 +40,13 @@ class OwnRules(Protocol):
         ...
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Any:
-        """The state before the first request, of so many pages of `page` tokens a rank."""
+        """Return the state before the first request, with `pages` pages of `page` tokens per rank."""
         ...
 
     def widen(self, x: Any, blocks: int) -> Any:
-        """The same state with room for requests of so many pages."""
+        """Return the same state with room for requests with `blocks` pages."""
         ...
 
     def spare(self, page: int) -> int:
-        """Tokens that must fit beside a request for it to be let in at all."""
+        """Return the tokens that must fit in addition to a request before its admission."""
         ...

@@ -1,12 +1,10 @@
-"""Steps of an engine's own scheduler with pipeline parallel, and which hooks of `loop.advance` are whose.
+"""Steps of an engine's own scheduler with pipeline parallelism, and the owners of the hooks of `loop.advance`.
 
 As in SGLang's ``event_loop_pp`` (sglang/srt/managers/scheduler_pp_mixin.py, 0.5.9) and TensorRT-LLM's
-``_executor_loop_pp`` (tensorrt_llm/_torch/pyexecutor/py_executor.py, 1.2) there are as many batches as stages, which
-take turns: one is planned by what has come and sent off, then the results of the next one, if it is in flight, are
-waited for. A batch that has nothing to run is passed over. A prompt that is cut goes on in the next batch, while its
-chunks before are in flight. SGLang's batches have running requests of their own, over one queue and one tree;
-TensorRT-LLM plans each batch from all active requests but those whose last token is in flight, and takes no memory
-from what is.
+``_executor_loop_pp`` (tensorrt_llm/_torch/pyexecutor/py_executor.py, 1.2), as many batches as stages take turns: one is
+planned and launched, then the results of the next are awaited. Empty batches are skipped. A cut prompt continues in the
+next batch. SGLang's batches have separate running requests and share one queue and tree; TensorRT-LLM plans each batch
+from all active requests except those with their last token in flight.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 OWN_MAP = 1 << 18
-"""Bytes from which rows lie in a mapping of their own, of which a process has some 65,000."""
+"""Size in bytes from which rows get a separate mapping; a process has some 65,000."""
 PRIVATE: dict[str, Any] = {}
 if hasattr(mmap, "MAP_PRIVATE"):
     PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # pages of a shared mapping are never given back

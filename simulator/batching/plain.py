@@ -1,7 +1,7 @@
-"""A plain step: planned, costed, stamped as it runs, and finished, one at a time.
+"""A plain step: planned, costed, timestamped and finished, one at a time.
 
-Between two changes of the batch (arrival, admission, completion, a block that might not be there) decode steps differ
-only in context. They run as one *stretch*: planned once, costed step by step, stamped at the end.
+Between two changes of the batch (arrival, admission, completion, a block that might be missing) decode steps differ
+only in context. They are fast-forwarded: planned once, costed step by step, timestamped at the end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def run_steps(
 
 @compiled_inside
 def tokens_come(st: State, i: int, q: int, steps: int) -> int:
-    """Let a sequence have computed its `q` tokens in each of so many steps; how many tokens come: one a step."""
+    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens: one per step."""
     if st.hooks.tokens_come.size > 0:
         return int(hooks.tokens_come(st, i, q, steps))
     request = st.ints[i]
@@ -56,10 +56,10 @@ def tokens_come(st: State, i: int, q: int, steps: int) -> int:
 
 @compiled_part
 def finish(st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, ahead: bool) -> None:
-    """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
+    """Set the timestamps of a rank's sequences after `steps` steps that ended at `now`; retire finished ones.
 
-    The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
-    previous token. Gaps within the stretch were recorded by the caller.
+    The first of the steps ended at `first_end`: the gaps of its tokens start at each sequence's previous token. The
+    caller records the gaps within the fast-forwarded steps.
     """
     rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
     first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
@@ -103,7 +103,7 @@ class Planned(NamedTuple):
 
 @compiled_part
 def write_log(st: State, start: float, end: float, steps: int, planned: Planned) -> None:
-    """Append a stretch to the log."""
+    """Append fast-forwarded steps to the log."""
     busy = st.costs.busy
     row = st.log[st.counters[col.C_LOG]]
     row[col.L_START], row[col.L_END], row[col.L_STEPS] = start, end, steps
@@ -158,7 +158,7 @@ def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
 
 @compiled_part
 def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
-    """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
+    """Handle an empty plan: return `AGAIN` for another plan, or the reason why `advance` returns."""
     clocks, soonest = st.clocks, hooks.next_event(st)
     if changed or clocks[col.T_KNOWN] < start:
         clocks[col.T_KNOWN] = start  # the step in flight is over: plan again with what is free now
@@ -202,7 +202,7 @@ def let_in(limits: Limits, kv: KvRules, st: State) -> float:
 
 @compiled_part
 def calm_until(limits: Limits, st: State, steps: int, decodes: float) -> float:
-    """Before when so many more steps of a plan do not end, a little less for sums in another order; 0: unknown."""
+    """Return a time before which that number of steps cannot end, with a margin for rounding; 0: unknown."""
     if steps == 0 or hooks.next_event(st) < np.inf:
         return 0.0
     least = paced(limits.pace, st.costs.least[0], most_tokens(st.moments), decodes / st.moments.shape[0], 0)

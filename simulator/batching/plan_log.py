@@ -32,12 +32,12 @@ class Plans(NamedTuple):
 
 
 def new_plans(plans: int, entries: int) -> Plans:
-    """Room for so many plans and entries."""
+    """Return room for a number of plans and entries."""
     return Plans(np.zeros((plans, 3)), np.zeros((entries, 3), dtype=np.int64), np.zeros(2, dtype=np.int64))
 
 
 def taken(log: Plans, have: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]], most: int | None) -> None:
-    """Move the recorded plans to those there are, unless these are so many already."""
+    """Append the recorded plans to the existing ones, up to `most`."""
     made, entries = int(log.counts[N_PLANS]), int(log.counts[N_ENTRIES])
     if most is None or sum(len(own) for own, _ in have) < most:
         have.append((log.plans[:made].copy(), log.entries[:entries].copy()))

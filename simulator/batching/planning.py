@@ -207,7 +207,7 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool, alone: bool
 ) -> int:
-    """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
+    """Plan one rank's step: only prompts (`alone`), or all sequences that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
     ahead, chunks, most = int64(0), st.counters[col.C_CHUNKS], most_of_one(st, limits, r)
@@ -264,12 +264,11 @@ def plan_pass(
 def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool) -> int:
     """Plan one rank's step; returns how many sequences it preempted.
 
-    A sequence gets the tokens that are known and not computed yet, with the drafts behind them: of its prompt, or
-    its latest one. Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, those that wait are admitted while sequences, tokens and KV allow. The latest
-    admitted is preempted, whatever of it is in flight. Where prompts run alone, decodes run only in
-    steps that no prompt can run in. The new tokens of each sequence are left in ``st.fresh[r]``, the
-    batch's moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
+    A sequence gets its known but uncomputed tokens (of its prompt, or its latest one), with their drafts. Running
+    sequences come first, in order of admission. Then, unless any was preempted or the queue is `closed`, waiting ones
+    are admitted within the limits of sequences, tokens and KV. The last admitted is preempted first, even with tokens
+    in flight. If prompts run separately, decodes run only in steps without a runnable prompt. The new tokens of each
+    sequence are in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
     """
     alone = limits.prompts_alone
     clear_sums(st, r)

@@ -1,10 +1,8 @@
-"""The events of a run, compiled: arrivals, sessions, clients, completions, and what follows from each.
+"""The events of a run, compiled: arrivals, sessions, clients, completions, and their consequences.
 
-Events stand in one queue; before each of them the engines are brought up to it (`level`). What follows from one is
-done in an order of phases: completions have their effects, requests arrive and pass what is before the router, caches
-leave for the other pool (`crossing`), requests are dealt (`deals`). What is not the library's, or no event of a run
-without it (a router's rule, an autoscaler, a failure, a stage on the way to the router), is asked of the caller, who
-comes back. An event comes after a delay, so that its time is now and the difference to it.
+Events are in one queue; before each event the engines advance to its time (`level`). Phases process the consequences in
+order: completions, arrivals and the stages before the router, KV transfers (`crossing`), assignments (`deals`). Events
+that need Python (a user-defined router, an autoscaler, a failure, a stage) return to the caller.
 """
 
 from __future__ import annotations
@@ -22,17 +20,17 @@ from .rings import put_last
 from .status import GOAL, REACHED, STUCK
 
 BLOCK, NOTE, PASS, LEAVE, CALL = 12, 13, 14, 15, 16
-"""Why `play` returns, beside the reasons of `level.bring`, `deals` and `crossing`: all requests known have arrived; as
-many completions as asked for have had their effects; a request (`At.row`) comes to what is before the router; one has
-completed on an engine (`At.node`), before that has effects; an event of the caller's (`At.call`)."""
+"""Reasons why `play` returns, in addition to `level.bring`, `deals` and `crossing`: all known requests have arrived;
+the requested number of completions was processed; a request (`At.row`) reaches a stage before the router; one
+completed on an engine (`At.node`), before its effects; an event of the caller (`At.call`)."""
 
 GIVING, DELIVERING, COMING, PASSING, SENDING, DEALING, BRINGING = 0, 1, 2, 3, 4, 5, 6
-"""Phases of what follows from an event."""
+"""Phases that process an event."""
 
 
 @compiled_part
 def ask(p: Play, how: How, row: int) -> None:
-    """A request arrives, behind those that wait to be dealt, or to pass what is before that."""
+    """Let a request arrive, behind requests that wait for assignment or a stage."""
     put_last(p.door if how.passes else p.gate, row)
 
 
@@ -78,7 +76,7 @@ def follow(p: Play, how: How, row: int) -> bool:
 
 @compiled_part
 def let_follow(p: Play, how: How, row: int) -> bool:
-    """Let what follows a completed request come; whether there is anything known to."""
+    """Release the successors of a completed request; return whether there are known ones."""
     w = p.waits
     if w.starts.size == 0 or w.first[row] < 0:
         return False
@@ -122,7 +120,7 @@ def let_arrive(p: Play, how: How) -> int:
 def next_clients(p: Play, how: How, now: float) -> int:
     """Clients of a closed loop that have nothing to do send their next requests; `BLOCK` as in `let_arrive`.
 
-    A client stays with its session: what follows a request that is not done waits for that.
+    Let a client continue its session; an unfinished request delays its successor.
     """
     at = p.at[0]
     while at.in_flight < how.clients and not at.over:
@@ -196,7 +194,7 @@ def let_pass(p: Play) -> int:
 
 @compiled_part
 def send(p: Play, how: How) -> int:
-    """Let caches leave, in order, while a decode node has room for the request; `CHOOSE` as in `deal`."""
+    """Start KV transfers in order, while a decode node has room for the request; `CHOOSE` as in `deal`."""
     row = next_cache(p, how)
     while row >= 0:
         row = next_cache(p, how)
@@ -205,7 +203,7 @@ def send(p: Play, how: How) -> int:
 
 @compiled_part
 def ask_for_block(p: Play, how: How) -> int:
-    """`follow_up` where the caller deals: it does so now."""
+    """Call `follow_up` at once if the caller assigns requests."""
     if p.at[0].awake:
         return BLOCK
     p.at[0].phase = BRINGING
@@ -214,7 +212,7 @@ def ask_for_block(p: Play, how: How) -> int:
 
 @compiled_given("how.more", otherwise=ask_for_block)
 def follow_up(p: Play, how: How) -> int:
-    """Do what follows from an event, phase by phase; `REACHED`, or why the caller must act."""
+    """Process the consequences of an event, phase by phase; return `REACHED`, or the reason for the caller to act."""
     at, status = p.at[0], REACHED
     while at.phase < BRINGING and status == REACHED:
         if at.phase == GIVING:
@@ -290,7 +288,7 @@ def run_engines(p: Play, how: How) -> int:
 
 @compiled_part
 def all_done(p: Play, how: How) -> bool:
-    """Whether every request has arrived and completed, or was turned away."""
+    """Return whether every request has arrived and completed, or was rejected."""
     at = p.at[0]
     if not at.over or at.next < at.last or at.to_come > 0:
         return False
@@ -305,7 +303,7 @@ def all_done(p: Play, how: How) -> bool:
 
 @compiled
 def play(p: Play, how: How) -> int:
-    """Let events happen until all requests have completed, or the caller must act and come back.
+    """Run events until all requests have completed, or the caller must act.
 
     Returns
     -------

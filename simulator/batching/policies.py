@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .outside import AskedPart
 
 MOST_CAPTURED = 512
-"""Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
+"""Largest batch with a captured graph in vLLM by default (vllm/config/vllm.py)."""
 
 NO_LIMIT = 1 << 40
 """Tokens that no step has: graphs hold all decodes."""
@@ -66,17 +66,17 @@ class Policy:
     max_sequences : int
         Sequences that run at once on one rank.
     chunked : bool
-        Prompts may be cut to what is left of the budget. If not, a prompt runs whole; one that
-        alone exceeds the budget runs as the only prompt of its step.
+        Whether prompts may be cut to the rest of the budget. If not, a prompt runs whole; one that exceeds the budget
+        runs as the only prompt of its step.
     reserve : bool
-        Admission reserves the KV cache of the finished request, so that nothing is ever
-        preempted. If not, blocks are taken as tokens come; when they run out the
-        latest-admitted request is put back to the front of the queue and recomputed.
+        Whether admission reserves the KV cache of the finished request, so that nothing is preempted. If not, blocks
+        are allocated as tokens are computed; if none is free, the last admitted request returns to the front of the
+        queue and is recomputed.
     lazy : bool
         Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
         it. If not, admission takes them all.
     first_chunk : bool
-        Admission asks for room for the first chunk of a prompt alone. Needs `lazy`.
+        Whether admission requires room only for the first chunk of a prompt. Needs `lazy`.
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
@@ -92,31 +92,29 @@ class Policy:
     threshold : int
         Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
     lone : bool
-        Whether the threshold does not hold for a request that is alone, running and waiting ones counted.
+        Whether the threshold is ignored if only one request is running or waiting.
     graphs : bool
         Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
         How many running requests a waiting one counts for when a request is given to a rank.
     prompts_alone : bool
-        A step has prompts or decodes, never both, and prompts come first: decodes wait while
-        there is a prompt that can run. Not with `lazy`: blocks of a whole prompt are held when
-        it is admitted, so that its chunks never run out of them.
+        Whether a step has either prompts or decodes; prompts come first, and decodes wait while a prompt can run. Not
+        with `lazy`: blocks of a whole prompt are allocated at admission, so that its chunks always fit.
     poll_steps : int
-        Arrivals are looked at every so many decoding-only steps, and after every step with a
-        prompt; an idle engine looks at once.
+        Arrivals are polled every this many decode-only steps, after every step with a prompt, and at once on an idle
+        engine.
     gather_steps, gather_tokens : int
-        Prompts wait beside running decodes until those that could start now have, with the
-        decodes, so many tokens, or for so many steps. 0 steps: they never wait.
+        Prompts wait while others decode, until the prompts that could start and the decodes have this many tokens, or
+        for this many steps. 0 steps: they never wait.
     even_steps : int
-        Of data-parallel ranks: prompts start when every rank has one that could, at the latest
-        every so many steps; at once where a rank has nothing to decode. 0: they never wait.
+        For data-parallel ranks: prompts start when every rank has one that could start, or after this many steps; at
+        once if a rank has nothing to decode. 0: they never wait.
     order : str
         A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
         that came first. A preempted request goes before all others.
     rules : OwnRules, optional
-        An engine's own scheduler, which then decides instead of all above but `max_sequences`,
-        `poll_steps`, `graphs`, `host` and `order`. For models with attention windows or constant state the fields
-        above stand for it.
+        An engine's own scheduler, which replaces all rules above except `max_sequences`, `poll_steps`, `graphs`, `host`
+        and `order`. For models with attention windows or constant state the fields above are used.
     part : AskedPart, optional
         A part from outside, which lets prompts wait.
     sequences_why : str
@@ -187,7 +185,7 @@ class Policy:
         return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
     def pace(self, launches: Launches, stages: int, several: int = 1) -> Pace:
-        """What the host takes for the steps of a deployment of so many launches and stages, with `several` tokens a decode."""
+        """Return the host time of steps for a deployment's launches and stages, with `several` tokens per decode."""
         serial = stages > 1 and isinstance(self.rules, TrtllmRules) and self.rules.serial
         hidden = not serial and (self.ahead or stages > 1)
         own, each = self.host, self.host.launch_s / stages
@@ -199,7 +197,7 @@ class Policy:
         )  # fmt: skip
 
     def limits(self, launches: Launches, stages: int, several: int = 1) -> Limits:
-        """The same for the compiled path and a deployment of so many launches and stages.
+        """Return the same for the compiled path.
 
         Raises
         ------
@@ -207,7 +205,7 @@ class Policy:
             Several stages, of a policy that polls or lets prompts wait.
         """
         if stages > 1 and (self.poll_steps > 1 or self.holds_back):
-            reason = f"cannot go with policy {self.name}, which polls or lets prompts wait"
+            reason = f"cannot be combined with policy {self.name}, which polls or lets prompts wait"
             raise InputError("--pp", reason)
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
@@ -225,16 +223,16 @@ def _known_order(policy: Policy) -> None:
 
 POLICIES: Registry[Policy] = Registry("policy", described=True, check=_known_order)
 
-POLICIES.register("chunked", "prompts in chunks beside decodes (Sarathi-Serve), paged KV cache (vLLM)")(
+POLICIES.register("chunked", "prompts in chunks with decodes (Sarathi-Serve), paged KV cache (vLLM)")(
     Policy("chunked", 8192, 256, chunked=True, reserve=False)
 )
 """Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
 
-POLICIES.register("mixed", "whole prompts beside decodes, as in the Duplex paper's mixed stage")(
+POLICIES.register("mixed", "whole prompts with decodes, as in the Duplex paper's mixed stage")(
     Policy("mixed", 524_288, 256, chunked=False, reserve=True)
 )
-"""Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is that of
-the authors' simulator (eval/test.cpp)."""
+"""Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is from the authors' simulator
+(eval/test.cpp)."""
 
 
 POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
@@ -267,7 +265,7 @@ POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block
 
 
 def of_trtllm(rules: TrtllmRules, sequences: int, host: Host = TRTLLM.host) -> Policy:
-    """TensorRT-LLM's executor with such rules; fields that stand for them say the same."""
+    """Return a policy for TensorRT-LLM's executor with these rules; equivalent fields have the same values."""
     return replace(
         TRTLLM, token_budget=rules.max_num_tokens, max_sequences=sequences, chunked=rules.chunked,
         reserve=not rules.evicts, ahead=rules.overlap, gather_steps=rules.wait_steps, gather_tokens=rules.wait_tokens,

@@ -1,10 +1,9 @@
-"""Who gives way where memory runs out: the sequence admitted last, or with priorities the last in order.
+"""Preemption if memory runs out: the last admitted sequence, or the last in order of priority.
 
-The second is vLLM's priority scheduling (``Scheduler.schedule`` in vllm/v1/core/sched/scheduler.py,
-0.19): the running request of the largest (priority, arrival) goes back into the queue, wherever it stands
-among the running ones; if the step had tokens for it already they go back to the budget. A request that is itself the
-last in order ends the plan of running ones. The scheduler's place in its list moves back by one for a request that the
-step had planned, and for no other: who stands next is then passed over in this step.
+The second is vLLM's priority scheduling (``Scheduler.schedule`` in vllm/v1/core/sched/scheduler.py, 0.19): the running
+request with the largest (priority, arrival) is preempted; tokens that the step had planned for it return to the budget.
+A request that is the last in order ends the plan of running ones. The scheduler's index moves back by one only for a
+planned request, so the next one in the list is then skipped in this step.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def last_gives_way(
 ) -> tuple[bool, int, int, int, int, int]:
     """Hold `tokens` tokens of a rank's running sequence `j`, preempting the latest admitted ones.
 
-    Or of `g` of those that have `ended`, unknown to the plan. Returns whether it fits, both places, tokens that come back to the budget, how
-    many were preempted, and passed over behind it.
+    Or of `g` of the ended ones that the plan does not know. Returns whether it fits, both indices, tokens returned to
+    the budget, the number of preempted requests, and of skipped ones behind it.
     """
     rank, lost = st.ranks[r], int64(0)
     i = st.running[r, st.running.shape[1] // 3 + g if ended else j]

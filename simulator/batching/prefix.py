@@ -1,10 +1,9 @@
-"""Identity of KV blocks: the free list, and what content a block still holds (prefix caching).
+"""Identity of KV blocks: the free list, and the content of a block (prefix caching).
 
-As in vLLM, a freed block keeps its content until it is handed out again: the free list is a queue, least recently freed
-first, and a sequence frees its last block first, so that the start of a prompt stays longest. A prompt whose leading
-blocks are still there, in use or free, does not compute them again. Content is told by keys: of a trace's prefix
-hashes, shared by all requests with the same hash, and of a preempted request's own blocks. Every block of a content can
-be found, the one that got it first before the others (vLLM's BlockHashToBlockMap).
+As in vLLM, a freed block keeps its content until it is reused. The free list is a queue, least recently freed first; a
+sequence frees its last block first, so that the start of a prompt stays longest. A prompt does not recompute leading
+blocks that still exist. Content is identified by keys: of a trace's prefix hashes, and of a preempted request's own
+blocks. Of several blocks with one content the first is found first (vLLM's BlockHashToBlockMap).
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
 
 
 def stocked(pool: Pool, blocks: int) -> Pool:
-    """The same pool with so many free blocks, if it has none yet."""
+    """Return the pool with `blocks` free blocks, if it has none yet."""
     ranks, sequences, _ = pool.held.shape
     if pool.blocks.shape[1] > 1:
         return pool
@@ -89,7 +88,7 @@ def widened(pool: Pool, width: int, free: I8) -> Pool:
 
 
 def named(session: I8) -> I8:
-    """What stands for the first hash of a session's requests, below 0.
+    """Return a negative key that replaces the first hash of a session's requests.
 
     A session is one growing text, each request's prompt and output a longer start of it: its
     pieces need no table of hashes, they are numbered from here on.
@@ -112,8 +111,8 @@ def content_key(pool: Pool, first: int, hashed: int, request: int, j: int, block
 def place(key: int, mask: int) -> int:
     """Where a key's search starts in a table of ``mask + 1`` entries.
 
-    By bits of the product that the whole key decides: sessions are far apart (`MOST_PIECES`), and the
-    low bits would give all of them the same places.
+    Return the bits of a product that depends on the whole key: sessions are far apart (`MOST_PIECES`), and the low bits
+    are equal.
     """
     return int(((key * 7046029254386353131) >> 32) & mask)
 

@@ -1,10 +1,9 @@
-"""SGLang's radix cache: a tree of what KV pages hold, evicted by whole leaves, least recently used first.
+"""SGLang's radix cache: a tree of KV pages, evicted by whole leaves, least recently used first.
 
-A node stands for a run of pages that follow its parent's; what they hold is told by a request that
-holds the same (`prefix.content_key`). As in SGLang a match that ends inside a node cuts it in two, a
-use touches every node on its path, and a leaf that no running request locks goes as a whole
-(sglang/srt/mem_cache/radix_cache.py, 0.5.9: `_match_prefix_helper`, `_insert_helper`, `_split_node`,
-`evict`, `inc_lock_ref`). Pages are counted, not numbered: which of them is handed out costs nothing.
+A node is a sequence of pages after its parent's; a request with the same content identifies them
+(`prefix.content_key`). As in SGLang a match that ends inside a node splits it, a use touches every node on its path,
+and an unlocked leaf is evicted as a whole (sglang/srt/mem_cache/radix_cache.py, 0.5.9: `_match_prefix_helper`,
+`_insert_helper`, `_split_node`, `evict`, `inc_lock_ref`). Pages are counted, not numbered.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Tree(NamedTuple):
 
 
 def new_tree(ranks: int, pages: int) -> Tree:
-    """Return empty trees over so many free pages a rank.
+    """Return empty trees over `pages` free pages per rank.
 
     A node has a page at least, so there are never more nodes; memory that no node has used is not taken.
     """

@@ -1,9 +1,8 @@
-"""What a router remembers of the prompts it has sent, compiled: whose start a replica may still have.
+"""A router's record of the prompts it has sent, compiled.
 
-A router in front of several engines does not see their caches. It keeps a list of its own of what went where, as
-long as it would fit the replica's cache, and takes what is on it for cached (as the routers of NVIDIA Dynamo and
-SGLang do without events from the engines). A prompt's content is told in pieces. Each piece of a request has a slot, which stands in the list of the
-engine that the request went to, least recent first, until the piece goes there again or is pushed out.
+A router does not see the caches of its engines. It keeps a list of the prompts sent to each, limited to the size of the
+replica's cache, and assumes that they are cached (as the routers of NVIDIA Dynamo and SGLang do without events from the
+engines). Each piece of a prompt has a slot in the list of its engine, least recent first.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Recall(NamedTuple):
 
 
 def new_recall(capacities: list[int], piece: int) -> Recall:
-    """Empty lists for caches of so many tokens."""
+    """Return empty lists for caches of the given tokens."""
     ends, none = records(len(capacities), LIST), np.zeros(0, dtype=np.int64)
     ends.oldest = ends.newest = -1
     ends.capacity = capacities
@@ -50,7 +49,7 @@ def new_recall(capacities: list[int], piece: int) -> Recall:
 
 
 def with_pieces(slots: Any, have: int, pieces: I8) -> Any:
-    """Slots for more pieces behind so many; their room doubles, so that appending is linear."""
+    """Return slots for more pieces; their room doubles, so that appending is linear."""
     last = have + len(pieces)
     if last > len(slots):
         slots = records(max(last, 2 * len(slots)), SLOT, slots)

@@ -20,7 +20,7 @@ def named(whole: str, real: str) -> np.dtype[Any]:
 
 
 def records(room: int, kind: np.dtype[Any], before: Any = None) -> Any:
-    """Records of zeros, the first of them those of before."""
+    """Return zeroed records, starting with the records of `before`."""
     new = np.zeros(room, kind).view(np.recarray)
     if before is not None:
         new[: len(before)] = before

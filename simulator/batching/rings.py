@@ -29,7 +29,7 @@ def told(ring: Ring) -> list[int]:
 
 
 def new_ring(room: int, what: list[int] | None = None) -> Ring:
-    """A queue with room for so many numbers, with some in it."""
+    """Return a queue with room for `room` numbers, containing `what`."""
     kept, given = np.zeros(max(room, 1), dtype=np.int64), what or []
     kept[: len(given)] = given
     return Ring(kept, np.array([0, len(given)], dtype=np.int64))

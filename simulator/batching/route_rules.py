@@ -21,13 +21,13 @@ requests; fewest tokens to compute and to hold; most of the prompt, while loads 
 
 WAITING_COUNTS = 4
 SHARE, APART, TIMES = 0.3, 64, 1.5
-"""Of `BY_CACHE`: share of a prompt that is worth going to; uneven are loads that differ by more than so many
-requests and so many times."""
+"""Parameters of `BY_CACHE`: minimum share of a prompt in a cache; loads are uneven if they differ by more than this
+many requests and this factor."""
 
 
 @compiled_part
 def fewest(loads: Loads, waiting: int) -> int:
-    """The engine with the fewest requests, a waiting one counting so many times."""
+    """Return the engine with the fewest requests, with waiting ones weighted."""
     best = int64(0)
     for n in range(1, len(loads)):
         own = waiting * loads[n].waiting + loads[n].running
@@ -56,7 +56,7 @@ def first_least(engines: int) -> npt.NDArray[np.int64]:
 def settle(least: npt.NDArray[Any], loads: Loads, rule: int, n: int) -> None:
     """Compare an engine whose load has changed with others: with its neighbour, the lesser one with another pair's, ...
 
-    The last of all comparisons stands in `least[1]`, and engine `n` behind all of them; the first of equals is taken.
+    The result of the last comparison is `least[1]`; engine `n` is behind all of them; the first of equals is taken.
     """
     size, weight = least.size // 2, WAITING_COUNTS if rule == BY_WAITING else 1
     at = (size + n) // 2
@@ -99,7 +99,7 @@ def most_found(loads: Loads) -> int:
 
 @compiled_part
 def choose(rule: int, dealt: int, loads: Loads, home: int) -> int:
-    """The engine that a rule takes after `dealt` others; `home` is that of the session, or -1."""
+    """Return the engine that a rule chooses after `dealt` assignments; `home` is the session's engine, or -1."""
     if rule == BY_TURN:
         return int(dealt % len(loads))
     if rule == BY_HOME and home >= 0:

@@ -62,7 +62,7 @@ def plan_next(st: State, kv: KvRules, windows: I8, known: float) -> None:
 
 @point(FIRST)
 def on_start(st: State, kv: KvRules, steps: int) -> None:
-    """The planned step starts; of so many steps all but the last have ended."""
+    """Called when the planned step starts; of `steps` steps all but the last have ended."""
 
 
 @point(FIRST)

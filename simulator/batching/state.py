@@ -46,11 +46,10 @@ does not know of yet; free blocks and slots of the pool."""
 (C_SUBMITTED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
  C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_STRETCH, C_LOW, C_REFUSED) = range(16)  # fmt: skip
 NUM_COUNTERS = 16
-"""Requests submitted, arrived and completed; steps run;
-preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
-tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
-waiting prompts wait; row up to which they have arrived; steps of the latest stretch; rows below which nothing is looked at any more;
-requests turned away."""
+"""Requests submitted, arrived and completed; steps; preemptions; emitted tokens; processed prompt tokens; rows in
+the log; planned prompt chunks; prompt tokens found in the prefix cache; decode-only steps since the last poll; plans
+that let waiting prompts wait; last arrived row; steps of the latest fast-forward; rows below which all are finished;
+rejected requests."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN, T_CALM) = range(7)
 NUM_CLOCKS = 7
@@ -63,17 +62,16 @@ LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",
     "kv_bytes", "output_tokens", "joules",
 )  # fmt: skip
-"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links. Tokens
-emitted and joules are running totals of the engine by the end of the stretch, the joules those of the
-work at the nominal clock; of a pipeline's stretch, the tokens by its start."""
+"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links. Emitted tokens and
+joules are running totals of the engine at the end of the fast-forwarded steps, joules at the nominal clock; for a
+pipeline, tokens at their start."""
 
 FEWEST_ROWS = 64
 """Requests that an engine has room for at first."""
 
 LOG_ROWS = 128
-"""Stretches between two returns to Python, where signals are looked at and progress is told: few
-enough that an interrupt ends a run at once, many enough that returning costs nothing. A pipeline
-logs one a stage at a time (`layout.MOST_STAGES`)."""
+"""Fast-forwards between two returns to Python, which handles signals and progress: few enough for quick interrupts,
+many enough that returning is cheap. A pipeline logs one per stage (`layout.MOST_STAGES`)."""
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
@@ -140,7 +138,7 @@ def outlasting(old: State, new: State, now: float) -> State:
 
 
 def roomier(st: State, size: int) -> State:
-    """A state with room for so many requests; rows whose memory was given back (`pages`) stay without."""
+    """Return a state with room for `size` requests; freed rows (`pages`) stay without memory."""
     low, have = int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED])
     ints, floats = (
         new_rows((size, st.ints.shape[1]), np.int64, low > 0),

@@ -1,7 +1,7 @@
-"""A stretch: steps of one plan, as many as run before the plan would be another.
+"""Fast-forwarded steps of one plan, until the plan would change.
 
-Between two changes of the batch (arrival, admission, completion, a block that might not be there)
-decode steps differ only in context: they are costed one by one and stamped at the end.
+Between two changes of the batch (arrival, admission, completion, a block that might be missing) decode steps differ
+only in context: they are costed one by one and timestamped at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
 
 @compiled_inside
 def join_gap(st: State, gap: float, gaps: int, own: float) -> int:
-    """Tokens that wait to be counted with one whose gap is `own`; those of another gap are counted.
+    """Add a token with gap `own` to the tokens waiting to be counted; count them if their gap differs.
 
     Most sequences share their gap, so equal ones that follow one another are counted together.
     """
@@ -64,7 +64,7 @@ def stamp(st: State, i: int, count: int, first_end: float, now: float, gap: floa
 
 @compiled_part
 def lengthen(st: State, windows: I8, r: int, done: int) -> None:
-    """Moments of the next decode step of a stretch, `done` steps into it."""
+    """Set the moments of the next decode step, `done` steps into the fast-forward."""
     for w in range(windows.size):
         at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
         if windows[w] < 0:
@@ -133,7 +133,7 @@ def same_plan(st: State, limits: Limits, closed: bool) -> int:
 
 @compiled_part
 def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
-    """When a stretch's last step must have started: before what may change the batch.
+    """Return the time by which the last fast-forwarded step must start: before the batch may change.
 
     A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
@@ -148,7 +148,7 @@ def last_start(st: State, limits: Limits, arrival: float, until: float) -> float
 
 @compiled_part
 def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
-    """Count a stretch's steps for the rules that ask how many there were."""
+    """Count fast-forwarded steps for rules that depend on their number."""
     counters, ranks = st.counters, st.ranks
     counters[col.C_POLL] += limits.poll_steps if chunks > 0 else steps
     if limits.even_steps > 0:  # the first step's plan has counted itself

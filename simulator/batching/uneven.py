@@ -17,7 +17,7 @@ RENEWED, FEWER = 64, 8
 
 @compiled_code
 def set_uneven(model: Lowered, st: State, limits: Limits, r: int, done: int) -> None:
-    """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
+    """Add the effect of a rank's unequal contexts to its moments, `done` steps into a fast-forward.
 
     Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
     decodes has come or gone.

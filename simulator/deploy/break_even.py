@@ -24,8 +24,7 @@ class BreakEven:
     ridge_op_per_byte : float
         Of the nominal roofs [FLOP/B].
     tokens : float or None
-        With the activations that share the weights' path; None where their traffic alone keeps
-        the processor memory-bound.
+        Including activations that share the weights' path; None if their traffic keeps the processor memory-bound.
     weights_only_tokens : float
         Without them.
     """
@@ -56,7 +55,7 @@ def break_evens(model: ModelSpec, system: SystemSpec) -> tuple[BreakEven, ...]:
 def _break_even(
     processor: Processor, moe: RoutedKind, numerics: Numerics, weight_bytes: float, act_bytes: float
 ) -> BreakEven:
-    """Of one processor that stores a weight, and moves an activation beside it, in so many bytes."""
+    """Return the break-even of one processor for the given bytes of a weight and an activation."""
     one, dtype = Loads(np.ones(1), np.ones(1)), numerics.compute("experts")
     op = moe.expert_op(one, Run(numerics))  # one expert and one token
     weights = op.weight_bytes / numerics.weight_bytes("experts")

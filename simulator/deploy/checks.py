@@ -17,7 +17,7 @@ ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
 
 DRAWS = ("layer", "step")
-"""How often expert loads are drawn; see `deploy`."""
+"""How often expert loads are sampled; see `deploy`."""
 
 EXCHANGES = ("all_to_all", "gather")
 """How ranks share experts; see `deploy`."""
@@ -92,13 +92,13 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
 
 
 def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
-    """Refuse scores through main memory where attention's seconds are those of fused kernels.
+    """Refuse scores through main memory if attention's times are measured for fused kernels.
 
-    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
-    bytes and joules those of "unfused", and the op would beat its own memory roofline.
+    Fitted and measured kernels are fused: their seconds would be for "flash", bytes and joules for "unfused", and the
+    op would exceed its own memory roofline.
     """
     if attention == "unfused" and device.collectives is not None:  # it has kernel models
         raise InputError(
             "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
-            "was measured fused; add --costs roofline, or leave it out",
+            "was measured fused; add --costs roofline, or remove it",
         )  # fmt: skip

@@ -40,12 +40,12 @@ from .memory import Memory, device_memory
 from .programs import LOGITS, QUANTISED, TO_AND_FRO
 
 AnyLink = LinkModel | PlannedLink
-"""What prices a collective: as measured or with all messages at once, or by a named algorithm."""
+"""A cost model of a collective: measured, all messages at once, or a named algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsApart:
-    """Devices of their own that hold the routed experts; see `parts.experts_apart.holders`.
+    """Separate devices of the routed experts; see `parts.experts_apart.holders`.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class ExpertsApart:
     link : LinkSpec
         Between them and the devices that attend: of one device, one way.
     batches : int
-        Micro-batches of a step, which go to and fro.
+        Micro-batches of a step, which alternate between both groups.
     freed_bytes : tuple of float
         Of the experts, on each device of a stage that attends, if it held them.
     """
@@ -72,7 +72,7 @@ class Deployment:
     Attributes
     ----------
     model, shard : ModelSpec
-        The whole model, and what one device holds of it (with pipeline parallel, those of all stages together).
+        The whole model, and the shard of one device (with pipeline parallelism, of all stages together).
     stages : tuple of ModelSpec
         What one device of each pipeline stage holds.
     run : Run
@@ -82,18 +82,19 @@ class Deployment:
     kernels : tuple of str
         Measured kernel tables in use.
     all_to_all : str
-        Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
+        Algorithm of the exchange between ranks; empty: one message time for any number of ranks.
     sender : str
         Framework whose calls of that algorithm were timed; of all where it has none.
     pools : tuple of Deployment
-        Of a split system: the devices that prefill and those that decode. All else then speaks of
-        the latter, except `system`, which is the whole.
+        Of a split system: the prefill devices and the decode devices. All other fields describe the latter, except
+        `system`, which is the whole.
     several : int
         Most tokens of a decode in a step, of the model and of what drafts: captured graphs hold multiples of it.
     parts : mapping of str to object
         What parts are set to, by their names.
     apart : ExpertsApart, optional
-        Devices that hold the routed experts; all else, `system` and `layout` too, speaks of those that attend.
+        Devices of the routed experts; all other fields, including `system` and `layout`, describe the attention
+        devices.
     """
 
     model: ModelSpec
@@ -198,7 +199,7 @@ class Deployment:
         return float(sum(hook(value, self, stage) for hook, value in hooks_at("elsewhere_bytes", self.parts)))
 
     def added(self, stage: int) -> float:
-        """Bytes of weights beside the model's on a device of a stage."""
+        """Bytes of additional weights on a device of a stage."""
         return float(sum(hook(value, self, stage) for hook, value in hooks_at("added_bytes", self.parts)))
 
     def without(self, name: str) -> Deployment:
@@ -236,13 +237,12 @@ def deploy(
     Parameters
     ----------
     tp, dp, ep, pp, placement, attention, routing, costs, memory, sampling, all_to_all : optional
-        As of `scenario.options.DeployOptions`; fitted kernel models, whose efficiency was measured, stand in any `memory`.
+        See `scenario.options.DeployOptions`; fitted kernel models include their measured efficiency for any `memory`.
     seed : int
-        Seed of the expert draws.
+        Seed of the expert samples.
     draws : str
-        "layer": every layer draws its expert loads in every step. "step": one draw a step stands
-        for all equal layers, which keeps the mean of a step's time and widens its spread; for
-        models of many layers that is many times faster.
+        "layer": every layer samples its expert loads in every step. "step": one sample per step is used for all equal
+        layers, which keeps the mean step time and widens its spread; much faster for models of many layers.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
@@ -301,7 +301,7 @@ def deploy(
 
 
 def _adapted(model: ModelSpec, given: Mapping[str, Any]) -> tuple[ModelSpec, str]:
-    """The model as parts change it, and how requests choose among what serves them alone."""
+    """Return the model with the changes of parts, and the routing of requests to their adapters."""
     popularity = "uniform"
     for hook, value in hooks_at("adapt_model", given):
         model, popularity = hook(value, model)
@@ -325,7 +325,7 @@ def _configured(given: Mapping[str, Any], model: ModelSpec, system: SystemSpec, 
 
 def _check_pools(system: SystemSpec, pp: int | None) -> None:
     if pp not in (None, 1):
-        raise InputError("--pp", f"cannot go with the two pools of {system.name}")
+        raise InputError("--pp", f"cannot be combined with the two pools of {system.name}")
 
 
 def _laid_out(

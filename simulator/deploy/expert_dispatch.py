@@ -18,8 +18,8 @@ from ...workloads.routing import Router
 from .expert_maps import F8, I8, ExpertMap
 
 DISPATCHES = ("any", "node", "local")
-"""Copies that a token may go to: all of its expert, those of its node where there are some, or its own
-device's, then its node's. Evenly split over them."""
+"""Copies that a token may use: all copies of its expert, copies of its node if there are some, or its own device's,
+then its node's. The load is split evenly over them."""
 
 
 def check_dispatch(rule: str) -> None:
@@ -43,7 +43,7 @@ class Dispatch:
     rule : str
         One of `DISPATCHES`.
     share : float64 array, shape (groups, slots)
-        Of the tokens of the slot's expert; those of an expert add up to 1.
+        Share of the tokens of the slot's expert; the shares of an expert add up to 1.
     away : float64 array, shape (experts,)
         Share of each expert's tokens that leave their rank.
     out : float64 array, shape (experts,)
@@ -79,7 +79,7 @@ class Dispatch:
         return out
 
     def drawn(self, tokens: I8, offsets: F8) -> Loads:
-        """Loads of all slots, group by group, at a draw of the experts' tokens.
+        """Return the loads of all slots, group by group, for sampled tokens of the experts.
 
         A slot gets the whole numbers that its bounds, moved by its expert's offset, pass: its share
         of the tokens on average over offsets, never more than one token off.
@@ -95,11 +95,11 @@ class Dispatch:
         return Loads.drawn((np.floor(n * high + u) - np.floor(n * low + u)).astype(np.int64))
 
     def expected(self, router: Router, row: int, tokens: float, choices: float | None = None) -> Loads:
-        """Expected loads of all slots, group by group, of a step of so many tokens."""
+        """Return the expected loads of all slots, group by group, for a step with `tokens` tokens."""
         return router.expected(row, tokens, choices, (self.experts, self.share.reshape(-1)))
 
     def group_loads(self, tokens: F8) -> F8:
-        """Tokens of every group, of so many of each expert; shape (groups,)."""
+        """Return the tokens of every group from the tokens of each expert; shape (groups,)."""
         return np.asarray((np.append(tokens, 0.0)[self.map.slots] * self.share).sum(axis=1))
 
 

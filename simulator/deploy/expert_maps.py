@@ -13,7 +13,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 EMPTY = -1
-"""Stands for the expert of a slot that holds none."""
+"""Expert of an empty slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class ExpertMap:
             bad = int(self.slots.max() if self.slots.max() > most else self.slots.min())
             raise InputError("expert map", f"names expert {bad}; there are 0 to {most}")
         if len(missing := np.flatnonzero(self.copies == 0)):
-            raise InputError("expert map", f"expert {missing[0]} lies on no device")
+            raise InputError("expert map", f"expert {missing[0]} is on no device")
         self.slots.setflags(write=False)
 
     @property

@@ -24,7 +24,7 @@ class Placing(Protocol):
     """How many copies of experts there are."""
 
     def copies(self, experts: int, groups: int, where: str) -> int:
-        """Experts that a device has beside its own."""
+        """Return the additional experts of a device."""
         ...
 
 
@@ -41,7 +41,7 @@ class ExpertPart:
     router, row : Router, int
         Where its loads come from.
     layers : int
-        Layers that share each draw.
+        Layers that share each sample.
     stage : int
         Pipeline stage that it is part of.
     placed : Dispatch, optional
@@ -65,7 +65,7 @@ class ExpertPart:
 
     @property
     def kept(self) -> bool:
-        """Whether an expert cache leaves it alone: what requests choose among is no expert."""
+        """Return whether an expert cache ignores it: adapters that requests choose are not experts."""
         return self.spec.routed.by_request
 
     def expected(self, tokens: float, choices: float | None = None) -> Loads:

@@ -1,11 +1,8 @@
-"""Parallel layout: how a model is cut over the devices of a system, and what they exchange.
+"""Parallel layout: how a model is divided over the devices of a system, and what they exchange.
 
-Devices form `dp` data-parallel ranks of `tp` devices. A rank's devices split every non-expert layer (tensor parallel).
-Experts go to `ep` groups of `devices / ep` devices, which split each expert's columns. Ranks of a MoE model run in
-lock-step because experts serve all of them; ranks of a dense model are independent replicas.
-
-With pipeline parallel the layers are cut into `pp` stages. All of the above then speaks of the devices of one stage; a
-rank has `tp` devices in every stage, and activations go from one to the next.
+`dp` data-parallel ranks have `tp` devices each, which split every non-expert layer. Experts are on `ep` groups of
+`devices / ep` devices, which split each expert's columns. Ranks of a MoE model run in lock-step, because they share the
+experts; ranks of a dense model are replicas. With pipeline parallelism this holds for each of `pp` stages.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from ...workloads.layers import LayerKind, is_routed
 from ...workloads.model import Layer, ModelSpec
 
 BY_LAYER = "expert-parallel-by-layer"
-"""Rule of a mapping that deals experts of each layer to groups of its own number."""
+"""Rule of a mapping that distributes experts of each layer to a separate number of groups."""
 
 MOST_STAGES = 128
 """Pipeline stages; at most as many as `batching.state.LOG_ROWS`."""
@@ -41,14 +38,14 @@ class Layout:
     dp : int
         Data-parallel ranks.
     ep : int
-        Groups the experts are dealt to; the most of any layer where layers differ.
+        Expert groups; the maximum of all layers if layers differ.
     expert_tp : int
         Devices one expert is split over.
     gather : bool
         Ranks share experts by gathering everybody's tokens before them and scattering the sums after them, instead of
         sending each token to its experts' ranks; and a rank's devices gather the logits of the whole vocabulary.
     width : float
-        Bytes of a gathered token over those of its activations.
+        Bytes of a gathered token over the bytes of its activations.
     away : frozenset of str
         Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     pp : int
@@ -61,7 +58,7 @@ class Layout:
     by_layer : bool
         Whether experts of each layer go to as many groups as divide them.
     apart : bool
-        Whether the experts lie on devices of their own, and every token's vectors cross to them.
+        Whether the experts are on separate devices, and every token's vectors are sent to them.
     """
 
     tp: int
@@ -78,7 +75,7 @@ class Layout:
     apart: bool = False
 
     def dealt(self, experts: int) -> tuple[int, int]:
-        """Groups that the experts of a layer are dealt to, and devices that each is split over."""
+        """Return the number of groups for the experts of a layer, and the devices that split each expert."""
         if not self.by_layer:  # with copies of all experts, in training, ep x expert_tp are fewer
             return self.ep, self.expert_tp
         ep = _groups(self.devices, experts)
@@ -91,7 +88,7 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """Devices of a stage; where processors are devices of their own, one of each is one."""
+        """Devices of a stage; where processors are separate devices, one of each is one."""
         return self.tp * self.dp
 
     @property
@@ -116,11 +113,10 @@ def make_layout(
 ) -> Layout:
     """Choose the degrees that are not given.
 
-    Tensor parallel within a node and data parallel across nodes; experts by the system's rule:
-    ``expert-parallel`` spreads whole experts over as many devices as divide them,
-    ``expert-parallel-by-layer`` does so for each layer, where they have different numbers of experts,
-    ``tensor-parallel`` splits every expert within a node and deals experts to nodes. There is one
-    pipeline stage unless more are asked for, or the system's mapping is a pipeline.
+    Tensor parallel within a node and data parallel across nodes. Rules of experts: ``expert-parallel`` spreads whole
+    experts over as many devices as divide them, ``expert-parallel-by-layer`` does this for each layer,
+    ``tensor-parallel`` splits every expert within a node and distributes experts to nodes. The default is one pipeline
+    stage, unless the system's mapping is a pipeline.
 
     Raises
     ------
@@ -148,7 +144,7 @@ def make_layout(
         return Layout(tp, dp, 1, devices, away=away, pp=pp)
     if ep is None and system.mapping.experts == BY_LAYER and _all_spread(model):
         if away:
-            reason = f"cannot be {BY_LAYER} with processors that are devices of their own"
+            reason = f"cannot be {BY_LAYER} with processors that are separate devices"
             raise InputError(f"mapping.experts of {system.name}", reason)
         ep = max(_groups(devices, count) for count in counts)
         return Layout(tp, dp, ep, devices // ep, pp=pp, by_layer=True)
@@ -183,13 +179,13 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
     if pp > len(model.layers):
         raise InputError("--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}")
     if system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
+        reason = "cannot be combined with processors that are separate devices"
         raise InputError("--pp", f"{reason}, as on {system.name}")
     return pp
 
 
 def _away(system: SystemSpec) -> frozenset[str]:
-    """What one of several processors that are devices of their own leaves to the others."""
+    """What one of several processors that are separate devices leaves to the others."""
     if not system.mapping.separate:
         return frozenset()
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
@@ -238,7 +234,7 @@ def shard_model(model: ModelSpec, layout: Layout, copies: Callable[[int], int] |
     Parameters
     ----------
     copies : callable, optional
-        Experts that a device holds beside its own, by the experts of a layer.
+        Returns the additional experts of a device, from the experts of a layer.
 
     Raises
     ------
@@ -299,7 +295,7 @@ def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
 
 
 def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
-    """The link between ranks: the node link once ranks lie on different nodes."""
+    """Return the link between ranks: the node link if ranks are on different nodes."""
     within = layout.all_devices <= system.groups_per_node
     return link_of(system) if within else system.device.node_link
 
@@ -322,7 +318,7 @@ def planned_exchange(
     timed : mapping of str to Timed, optional
         Measured kernels inside a node, by algorithm.
     width : float
-        Bytes of a copy over those of the message's, where an algorithm sends fewer.
+        Bytes of a copy over the bytes of the message, if an algorithm sends fewer.
 
     Raises
     ------

@@ -40,23 +40,23 @@ def device_memory(
 ) -> Memory:
     """Weights of one device's shard against its usable memory.
 
-    Embedding and head are split by vocabulary over a rank's devices; the first pipeline stage holds
-    the one, the last the other (tied ones too, each its own copy). Where experts run on a
-    device of their own, their weights share its memory with the KV cache and nothing else does.
+    Embedding and head are split by vocabulary over a rank's devices; the first pipeline stage has the embedding, the
+    last the head (tied ones are copied). If experts run on a separate device, their weights share its memory only with
+    the KV cache.
 
     Parameters
     ----------
     shard : ModelSpec
         What the device holds: the layers of its `stage`.
     elsewhere : float
-        Bytes of experts that lie in another memory.
+        Bytes of experts in another memory.
     beside : float
         Bytes of another model's weights on the same device.
 
     Raises
     ------
     CapacityError
-        The weights alone do not fit; the message holds needed and available GiB.
+        The weights do not fit; the message contains needed and available GiB.
     """
     table = shard.vocab * shard.hidden
     num = shard.numerics

@@ -1,8 +1,8 @@
-"""Which processor runs an op, and what runs side by side: the placement rules.
+"""Placement rules: which processor runs an op, and which ops run in parallel.
 
-A rule scores every processor that can run an op, by what the op costs there, and the lowest score runs it. The rules of
-the Duplex paper go by the kind of op instead; `co-process` (section V-B) also runs prefill attention beside decode
-attention and splits experts between both processors by increasing load.
+A rule scores every processor that can run an op by its cost there; the lowest score wins. The rules of the Duplex paper
+use the kind of op instead; `co-process` (section V-B) also runs prefill attention in parallel with decode attention and
+splits experts between both processors by increasing load.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Option(NamedTuple):
     Attributes
     ----------
     place : int
-        Of the processor among those of its device; 0 is the main one.
+        Index of the processor in its device; 0 is the main one.
     near : bool
         Whether the Duplex paper runs the op near memory in this stage: decode attention, whose Op/B is low, and experts
-        in decoding-only stages (section IV). Attention on a latent cache (MLA) has as many operations a byte as two for
-        each head, and stays on the main processor where that is no slower, by the price that is then paid.
+        in decode-only stages (section IV). Attention on a latent cache (MLA) has two Op/B per head, and stays on the
+        main processor if it is no slower there.
     seconds, joules : float
-        Price of the op there; 0 for rules that do not ask (`Rule.priced`).
+        Cost of the op there; 0 for rules that do not use it (`Rule.priced`).
     attained : float
         FLOP/s under the nominal roofs of the processor at the op's Op/B.
     op_per_byte : float
@@ -63,7 +63,7 @@ class Option(NamedTuple):
 
 PHASES = ("decode", "prefill", "both")
 DECODE, PREFILL, BOTH = range(3)
-"""`Option.phase`: decodes alone, prompts alone, or whatever tokens a step has."""
+"""`Option.phase`: only decodes, only prompts, or all tokens of a step."""
 
 
 def kind_code(name: str) -> int:
@@ -85,7 +85,7 @@ def kind_code(name: str) -> int:
 
 
 def phase_code(phase: str) -> int:
-    """Number of an op's phase; what is none of decodes or prompts alone is both."""
+    """Return the number of an op's phase; ops of neither are `BOTH`."""
     return PHASES.index(phase) if phase in PHASES else BOTH
 
 
@@ -146,7 +146,7 @@ def xpu_only(o: Option) -> float:
 
 @placement("op-per-byte", priced=True)
 def op_per_byte(o: Option) -> float:
-    """Each op where its Op/B is done soonest, by the price that is then paid: as fastest."""
+    """Each op on the processor that is fastest at its Op/B."""
     return o.seconds
 
 
@@ -164,7 +164,7 @@ def paper(o: Option) -> float:
 
 @placement("co-process", shares=True)
 def co_process(o: Option) -> float:
-    """As paper; prefill beside decode attention, experts shared (Duplex, section V-B)."""
+    """As paper; prefill in parallel with decode attention, experts shared (Duplex, section V-B)."""
     return paper(o)
 
 
@@ -267,8 +267,7 @@ def choose(
 def _side_by_side(first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int) -> Region:
     """Prefill attention and decode attention side by side (Duplex, section V-C).
 
-    The last memory space holds Q, K and V of prefills, the others the KV cache of decodes; with
-    one space both lie in it.
+    The last memory space has Q, K and V of prefills, the others the KV cache of decodes; a single space has both.
     """
     cache = frozenset(range(max(spaces - 1, 1)))
     return Region({**tracks, second: [op]}, {first: frozenset({spaces - 1}), second: cache})
@@ -280,10 +279,10 @@ def sum_bytes(op: Op, processor: Processor) -> float:
 
 
 def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
-    """What follows a device's experts (Duplex, section V-A); nothing where no sums were left.
+    """Return the partial sums after a device's experts (Duplex, section V-A); nothing without sums.
 
-    Once all experts are done the main processor reads and adds the partial sums of all stacks, which lie in the buffers
-    of temporaries on the logic dies (VII-E): an expert's own output is written once, whatever adds it up.
+    After all experts the main processor reads and adds the partial sums of all stacks from the buffers on the logic
+    dies (VII-E): an expert's output is written once in any case.
     """
     total, named = 0.0, {p.name: p for p in processors}
     for name, (op,) in region.tracks.items():
@@ -308,10 +307,10 @@ def _is_pair(tracks: object, op: Op) -> bool:
 def split_experts(op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper") -> Region:
     """Co-process one device's experts (Duplex, section V-B).
 
-    Starting from all experts on the main processor, experts move to the near-memory one in increasing load; the prefix
-    with the smallest maximum of both sums wins. With the "optimal" splitter every subset is tried, not prefixes alone.
-    Experts of one memory space move together: with more experts than `spaces`, expert e lies in space ``e mod spaces``
-    (round-robin, section V-C), so the two processors never read one space.
+    All experts start on the main processor and move to the near-memory one in increasing load; the prefix with the
+    smallest maximum of both sums wins. The "optimal" splitter tries every subset. Experts of one memory space move
+    together: with more experts than `spaces`, expert e is in space ``e mod spaces`` (round-robin, section V-C), so that
+    the two processors never read one space.
     """
     loads = op.loads
     assert loads is not None

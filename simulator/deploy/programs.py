@@ -13,7 +13,7 @@ from ...workloads.ops import Op
 from .layout import Layout
 
 TO_AND_FRO = "to_and_fro"
-"""Mark in the shape of what crosses to experts on devices of their own, and back."""
+"""Mark in the shape of what crosses to experts on separate devices, and back."""
 QUANTISED = ("fp8", "nvfp4")
 """Formats of experts whose inputs TensorRT-LLM quantises before it gathers them (``run_post_quant_allgather`` in
 tensorrt_llm/_torch/modules/fused_moe/fused_moe_cutlass.py); others gather 16 bits."""
@@ -46,7 +46,7 @@ def transfer(label: str, values: float, run: Run) -> Op:
 
 
 def to_and_fro(label: str, values: float, run: Run) -> Op:
-    """Send values to experts on devices of their own, or back from them."""
+    """Send values to experts on separate devices, or back from them."""
     op = transfer(label, values, run)
     return replace(op, shape={**op.shape, TO_AND_FRO: 1})
 
@@ -129,9 +129,9 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
 def layer_program(layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float) -> list[Op]:
     """Join the ops of a layer's parts and insert the collectives between them.
 
-    An all-reduce follows each part's output projection (one for both parts of a parallel layer); experts sit between
-    two all-to-alls, or an all-gather and a reduce-scatter, when several ranks share them, and between two transfers
-    where they lie on devices of their own.
+    An all-reduce follows each part's output projection (one for both parts of a parallel layer). Experts are between
+    two all-to-alls, or an all-gather and a reduce-scatter, if several ranks share them, and between two transfers if
+    they are on separate devices.
     """
     out: list[Op] = []
     hidden = layer.mixer.hidden

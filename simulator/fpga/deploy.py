@@ -84,7 +84,7 @@ def deploy_fpga(
     Raises
     ------
     SpecError
-        The device is no FPGA.
+        The device is not an FPGA.
     CapacityError
         Board or external memory too small; needed and available are in the message.
     """
@@ -122,7 +122,7 @@ def image_program(d: FpgaDeployment) -> Program:
 
 
 def step_program(d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0) -> Program:
-    """One step of a language model over a batch, queues drawn by the routing."""
+    """Return one step of a language model over a batch, with sampled expert queues."""
     moe = [la.ffn.routed for la in d.model.layers if is_routed(la.ffn)]
     routers = {
         size: make_router(routing, layers=len(moe), experts=size[0], top_k=size[1], seed=seed)

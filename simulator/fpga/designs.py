@@ -95,7 +95,7 @@ class DesignSpace:
                 if use.resource in ("DSP slices", "on-chip bytes")}  # fmt: skip
 
     def excess(self, engine: EngineSpec) -> tuple[str, ...]:
-        """Limits that a design breaks, in words."""
+        """Return the limits that a design exceeds."""
         takes = {"DSP slices": engine.dsp, "on-chip bytes": engine.buffer_bytes}
         return tuple(f"{takes[name]:,.0f} {name}, {limit:,.0f} available"
                      for name, limit in self.limits.items() if takes[name] > limit)  # fmt: skip

@@ -38,9 +38,9 @@ class CycleShare:
     busy, stalled : float
         Cycles in which the unit worked, and in which it waited for weights.
     arithmetic : float
-        Cycles its arithmetic alone takes.
+        Cycles of its arithmetic.
     memory_bound : float
-        Of `busy`, those of passes that their streams made longer; `stalled` comes on top.
+        Cycles of `busy` in which passes waited for their streams; `stalled` is in addition to it.
     macs : float
         Multiply-accumulates done.
     """
@@ -89,9 +89,9 @@ class FrameResult:
 class Caches:
     """Expert caches, one for each MoE layer, kept from image to image.
 
-    The slots are shared by all layers. What a layer left behind is put back while its attention runs, so the next image
-    of the same task finds the layer's cache as it was; an image of another task finds it empty, because other tasks'
-    gates choose other experts (assumed: up to min(cache, experts) cold misses per layer after a switch).
+    All layers share the slots. A layer's cache is restored while its attention runs, so the next image of the same task
+    finds it unchanged. An image of another task finds it empty, because other tasks' gates choose other experts
+    (assumed: up to min(cache, experts) cold misses per layer after a switch).
     """
 
     size: int
@@ -101,7 +101,7 @@ class Caches:
     def __post_init__(self) -> None:
         policy = CACHE_POLICIES[self.policy]
         if policy.looks_ahead or policy.predicts:
-            reason = f"{self.policy} wants to know what comes; an FPGA's gate has not spoken yet"
+            reason = f"{self.policy} needs a prediction of the experts, which an FPGA does not have before its gate"
             raise InputError("cache.policy", reason)
 
     def of(self, layer: int) -> ExpertCache:
@@ -231,7 +231,7 @@ class Frame:
         return self._event(("finished", block.index))
 
     def sequence(self, block: ExpertBlock) -> Sequence_ | None:
-        """Experts of every token, drawn once."""
+        """Return the experts of every token, sampled once."""
         if block.index not in self._drawn:
             self._drawn[block.index] = self._routes(block) if self._routes else None
         return self._drawn[block.index]

@@ -83,7 +83,7 @@ def serve_images(
     arrivals : float64 array, shape (images,), optional
         When each arrives [s]; without them `in_flight` images are kept in the system.
     seed : int
-        Of the routing; image i, its task and layer give the same draw in every run.
+        Seed of the routing; image i, its task and layer have the same sample in every run.
     forget : bool
         Whether a task switch empties the expert caches; False isolates what that costs.
     progress : callable, optional

@@ -43,7 +43,7 @@ class FpgaTarget:
         return model_bytes if bits is None else values * bits / 8
 
     def traffic(self, reads: Sequence[float], writes: Sequence[float]) -> tuple[float, ...]:
-        """Streams of bytes dealt to the data ports, read and write channels apart."""
+        """Return streams of bytes distributed to the data ports, with separate read and write channels."""
         if self.engine.activations == "on-chip":
             return ()
         ports = self.engine.ports.data
@@ -67,7 +67,7 @@ the score-weighted sum are options of its linear unit; rotary embedding assumed 
 
 
 def lower_ops(ops: Sequence[Op], target: FpgaTarget) -> list[Item]:
-    """Items of all ops in order; kinds without a rule of their own stream their bytes."""
+    """Return the items of all ops in order; kinds without a rule stream their bytes."""
     out: list[Item] = []
     for op in ops:
         if op.flops <= 0 and op.act_bytes <= 0:
@@ -101,7 +101,7 @@ def _gemm(op: Op, target: FpgaTarget) -> list[Item]:
 
 
 def _region(op: Op, target: FpgaTarget) -> str:
-    """Where the weights of a matrix go: a buffer of their own where the design has one."""
+    """Return the buffer of a matrix's weights: a separate one if the design has it."""
     buffers = target.engine.buffers
     if op.layer == "attention" and buffers.attention_bytes is not None:
         return ATTENTION
@@ -168,7 +168,7 @@ def _elementwise(op: Op, target: FpgaTarget) -> list[Item]:
 
 @LOWER.register("attention_image")
 def _attention_image(op: Op, target: FpgaTarget) -> list[Item]:
-    """Scores, then weighted values; the running softmax goes on beside the scores."""
+    """Scores, then weighted values; the running softmax runs in parallel with the scores."""
     tokens, images = op.shape["tokens"], op.shape["images"]
     n, width, heads = tokens / images, op.shape["heads"] * op.shape["head_dim"], op.shape["heads"]
     act, unit = target.act_bytes(2.0), target.engine.attention

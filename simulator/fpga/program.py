@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...workloads.ops import Loads
 
 PAIR, ATTENTION, EMBEDDING, ROUTER = "pair", "attention", "embedding", "router"
-"""Regions of on-chip weight memory: the ping-pong pair, and buffers of their own."""
+"""Regions of on-chip weight memory: the ping-pong pair, and separate buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class UnitPass:
         What it is, which part of the model it belongs to, which unit runs it ("linear", "qk",
         "pv", "norm", "gate", "embedding").
     cycles : float
-        Of arithmetic alone.
+        Cycles of arithmetic.
     streams : tuple of float
-        Bytes that pass each data port meanwhile, reads and writes of a port apart [B].
+        Bytes through each data port at the same time, reads and writes separately [B].
     macs : float
         Useful multiply-accumulates.
     """
@@ -64,7 +64,7 @@ class ExpertLoad:
 
 @dataclass(frozen=True, slots=True)
 class ExpertBlock:
-    """The experts of one MoE layer; who visits them is drawn when the layer runs.
+    """The experts of one MoE layer; their visits are sampled when the layer runs.
 
     Attributes
     ----------

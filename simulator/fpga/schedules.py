@@ -67,7 +67,7 @@ def _compute_reordered(frame: Frame, block: ExpertBlock) -> Steps:
 
 
 def _load_kept(frame: Frame, block: ExpertBlock) -> Steps:
-    """Put back what the layer's cache held after the last image; the rest loads on demand."""
+    """Restore the layer's cache of the last image; the rest loads on demand."""
     for i in range(len(frame.caches.of(block.index))):
         yield from frame.load(block.weight_bytes, None, (block.index, "kept", i))
     yield frame.finished(block)
@@ -88,7 +88,7 @@ def _compute_cached(frame: Frame, block: ExpertBlock) -> Steps:
 
 
 def _load_all(frame: Frame, block: ExpertBlock) -> Steps:
-    """All experts of the layer, into memory of their own, as early as the port is free."""
+    """Load all experts of the layer into separate memory, as early as the port is free."""
     for expert in range(block.experts):
         yield from frame.load(block.weight_bytes, None, (block.index, expert, 0))
 

@@ -14,10 +14,10 @@ from ...workloads.numerics import BITS, Numerics
 
 ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
 MIXING = ("vllm", "trtllm")
-"""Engines that do so by themselves or by the scripts of the public benchmark."""
+"""Engines that do this by default or by the scripts of the public benchmark."""
 ONE_SCALE = ("LlamaForCausalLM",)
-"""Architectures whose usual fp8 checkpoints have one scale a matrix (NVIDIA's, Meta's); those of
-DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
+"""Architectures whose usual fp8 checkpoints have one scale per matrix (NVIDIA's, Meta's); DeepSeek, Qwen, MiniMax
+and Kimi have one per block of 128 x 128."""
 
 
 def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:

@@ -26,7 +26,7 @@ from .vllm_rules import DEFAULT_VERSION, VllmLimits, rules_of
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
-    """What an engine is started with beside its defaults; None or the neutral value where nothing.
+    """Settings of an engine's start in addition to its defaults; None or the neutral value if not set.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class LaunchSettings:
     pieces : bool
         Whether graphs in pieces hold steps with prompts where the engine's version has them.
     ahead : bool
-        Whether vLLM is told to schedule asynchronously where its version does not by itself.
+        Whether vLLM is set to schedule asynchronously although its version does not by default.
     version : str
         Whose rules and host; the newest that was read, unless said.
     host_times : float
@@ -66,7 +66,7 @@ class LaunchSettings:
     host_times: float = 1.0
 
     def upkeep(self, framework: str) -> Upkeep:
-        """What the version's host adds to a step, that of the newest without one."""
+        """Return the host time that a version adds to a step; default: the newest version."""
         found = upkeep_of(framework, number_of(self.version) or (99, 0))
         gap, workers, each = (self.host_times * s for s in (found.gap_s, found.workers_s, found.sequence_s))
         return replace(found, gap_s=gap, workers_s=workers, sequence_s=each)
@@ -78,9 +78,9 @@ ENGINES: Registry[Limits] = Registry("serving framework")
 
 @ENGINES.register("vllm")
 def vllm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
-    """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
+    """Chunked prefill with decodes, asynchronous scheduling (V1 engine).
 
-    Defaults are those of the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of memory.
+    Defaults follow the version and the device: on an H100 8,192 tokens a step, 1,024 sequences, 0.9 of memory.
     """
     version = number_of(launch.version) or number_of(DEFAULT_VERSION) or (0, 0)
     rules = rules_of(version)
@@ -102,7 +102,7 @@ TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32
 
 @ENGINES.register("trtllm")
 def tensorrt_llm(deployment: Deployment, launch: LaunchSettings) -> EngineSettings:
-    """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
+    """Whole prompts with decodes, reserved cache of finished requests, overlapped scheduling.
 
     Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences (max_batch_size), chunked
     prefill off, capacity policy GUARANTEED_NO_EVICT, KV 0.9 of the memory that weights leave, no waiting to batch
@@ -134,7 +134,7 @@ def sglang_patch(version: str) -> int:
 
 
 def sglang_version(version: str) -> tuple[int, ...]:
-    """The three numbers of a version; those of the one that was read without a patch."""
+    """Return the three numbers of a version; the default patch is the one that was read."""
     return number if len(number := numbers_of(version)) > 2 else READ
 
 

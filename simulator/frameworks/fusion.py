@@ -1,8 +1,8 @@
-"""Which small ops of a step an engine starts a kernel for, by engine, version, model, format and card.
+"""Small ops of a step for which an engine launches a kernel, by engine, version, model, format and card.
 
-`fusion.csv` is read from the engines' source. Measured kernels of a framework include what it always does in them; the
-file lists what they lack. Of the rows for an op the last that applies counts. vLLM's compiler joins norms with what follows,
-and its kernels and TensorRT-LLM's were not read.
+`fusion.csv` is read from the engines' source. Measured kernels of a framework include some of these ops; the file lists
+the others. The last matching row of an op counts. vLLM's compiler fuses norms with the next op; its kernels and
+TensorRT-LLM's were not read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _names(cell: str, name: str) -> bool:
 
 
 def kernels_alone(engine: str, version: str, model: ModelSpec, device: DeviceSpec) -> frozenset[str]:
-    """Small ops with a kernel of their own; of an engine without a version those of the one that is read."""
+    """Return small ops with a separate kernel; without a version, of the version that was read."""
     from .engines import sglang_version  # compiled code behind it
     from .keys import numbers_of  # compiled code behind it
 

@@ -15,7 +15,7 @@ MADE = {"vllm": ("fp8",), "sglang": ("fp8",), "tensorrt-llm": ("fp8",)}
 
 
 def checkpoint_of(engine: str, model: str, dtype: str | None, own: str) -> tuple[str, bool]:
-    """What to load for a format, and whether the engine must be told to make it.
+    """Return the checkpoint of a format, and whether the engine must quantise it.
 
     Parameters
     ----------

@@ -1,22 +1,15 @@
-"""Whose kernels a serving framework calls.
+"""Expert kernels of a serving framework.
 
-Experts are where the frameworks' kernels differ most, and a framework may have several sets of
-them. The measured tables name the framework that was timed; which of them a run calls:
-
-- by default its own framework's;
-- on data-centre Blackwell TensorRT-LLM's generated kernels, which are vLLM's rows in the tables
-  (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle), and the launch
-  scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks, dsr1_fp4_b200, dsr1_fp8_b200, gptoss_fp4_b200
-  and their _trt twins) and the recipes of its split deployments (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml,
-  recipes/trtllm/kimi-k25-nvfp4/b200-fp4) ask SGLang and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM,
-  its own rows, where ranks attend apart; SGLang calls its Triton ones before 0.5.6, and before 0.5.23 for weights of
-  16 bits (``moe_runner_backend`` "auto" in python/sglang/srt/server_args.py);
-- for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
-  (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (moe_runner_backend in
-  python/sglang/srt/server_args.py);
-- vLLM on Hopper CUTLASS's grouped products where fp8 weights have a scale for each output channel and inputs one
-  for each token (``CompressedTensorsW8A8Fp8MoEMethod`` in compressed_tensors_moe.py), which are TensorRT-LLM's rows:
-  its own rows are of a Triton kernel that nobody has tuned.
+By default its own. On data-centre Blackwell TensorRT-LLM's generated kernels, vLLM's rows in the tables
+(`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle); scripts of the public
+benchmark (SemiAnalysisAI/InferenceX, benchmarks: dsr1_fp4_b200, dsr1_fp8_b200, gptoss_fp4_b200, also _trt) and recipes
+of split deployments (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml, recipes/trtllm/kimi-k25-nvfp4/b200-fp4) select them
+in SGLang and TensorRT-LLM. TensorRT-LLM uses CUTLASS or DeepGEMM (its own rows) with data-parallel attention; SGLang
+its Triton kernels before 0.5.6, and before 0.5.23 for 16-bit weights (``moe_runner_backend`` "auto" in
+python/sglang/srt/server_args.py). For MXFP4 elsewhere OpenAI's Triton kernels, also vLLM's rows: TensorRT-LLM's scripts
+(gptoss_fp4_h200_trt.sh) and SGLang's default. vLLM on Hopper uses CUTLASS's grouped products for fp8 weights with a
+scale per output channel and inputs with one per token (``CompressedTensorsW8A8Fp8MoEMethod`` in
+compressed_tensors_moe.py), TensorRT-LLM's rows: its own rows time an untuned Triton kernel.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ def kernels_of(
     framework : str
         Of `devices.calibrated.kernel_sets.FRAMEWORKS`.
     apart : bool
-        Whether data-parallel ranks attend apart.
+        Whether attention is data-parallel.
     stored : str
         Format that experts are stored in.
     version : str

@@ -125,7 +125,7 @@ class Keys:
         return found
 
     def one_of(self, key: str, default: str, known: Sequence[str]) -> str:
-        """A word of a few."""
+        """A key with one of a few names."""
         found = self.text(key, default)
         if found not in known:
             raise SpecError(self.path, f"{self.prefix}{key}: unknown {found!r}{nearest(found, known)}")
@@ -171,7 +171,7 @@ def told(keys: Keys, longest: str, cache: Keys, cache_format: str) -> dict[str, 
 
 
 def numbers_of(version: str) -> tuple[int, ...]:
-    """Up to three numbers of ``0.5.9``, ``v0.25.1rc2`` or ``1``, two at least; none if it is no version."""
+    """Return up to three numbers of ``0.5.9``, ``v0.25.1rc2`` or ``1``, at least two; none for an invalid version."""
     found = re.match(r"v?(\d+)(?:\.(\d+)(?!\d))?(?:\.(\d+)(?!\d))?", version)
     return () if found is None else (int(found[1]), int(found[2] or 0), *([int(found[3])] if found[3] else []))
 
@@ -194,7 +194,7 @@ def version_of(keys: Keys, usual: str) -> tuple[int, int]:
 READ: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "vllm": ((0, 4), (0, 33)), "sglang": ((0, 4), (0, 5, 23)), "trtllm": ((0, 9), (1, 3)),
 }  # fmt: skip
-"""First and last version of which rules, hosts or runs were read; between them those of the last one before."""
+"""First and last version whose rules, hosts or runs were read; versions in between use the previous one."""
 
 
 SERVERS: Mapping[tuple[str, tuple[int, ...]], str] = {
@@ -214,7 +214,7 @@ def version_doubts(keys: Keys, framework: str, usual: str) -> list[str]:
 
 
 def far_version(framework: str, where: str = "") -> list[str]:
-    """A warning where a version of ``vllm@0.9`` lies beyond all that were read; `where` is who asks, if no option."""
+    """Return a warning if a version such as ``vllm@0.9`` is outside the read range; `where` names its origin."""
     name, _, version = framework.partition("@")
     number = numbers_of(version)
     if name not in READ or not number:

@@ -20,7 +20,7 @@ from .sharing import NOTHING, Sharing
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How one copy of an engine lies on its devices, and what a step may hold.
+    """Placement of one replica of an engine on its devices, and the limits of a step.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _vllm(s: Start) -> dict[str, Any]:
     if s.ep not in (1, s.tp * s.dp):
-        raise InputError("--ep", f"vLLM deals experts to all {s.tp * s.dp} devices or to none")
+        raise InputError("--ep", f"vLLM distributes experts to all {s.tp * s.dp} devices or to none")
     return {
         "engine": "vllm", "tensor_parallel_size": s.tp, "data_parallel_size": s.dp,
         "pipeline_parallel_size": s.pp, "enable_expert_parallel": s.ep > 1,
@@ -212,7 +212,7 @@ TRTLLM_FLAGS = {
     "max_seq_len": "max_seq_len", "max_batch_size": "max_batch_size",
     "kv_cache_free_gpu_memory_fraction": "kv_cache_free_gpu_memory_fraction",
 }  # fmt: skip
-"""Keys that ``trtllm-serve`` takes as options; all others stand in its file of options."""
+"""Keys that ``trtllm-serve`` takes as options; all others are in its options file."""
 
 
 def _yaml(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""A plan's copies as files that start them: Docker Compose, Kubernetes with Dynamo, or with llm-d.
+"""Manifests that start the replicas of a plan: Docker Compose, Kubernetes with Dynamo, or with llm-d.
 
-Schemas: the Compose specification (a host's devices by number; nginx deals requests in turn);
-``DynamoGraphDeployment`` of nvidia.com/v1alpha1, which operators of Dynamo 0.4 to 1.7 serve; values of the
-chart llm-d-modelservice 0.4. Engines' options are those of `launch`. Secrets and storage are the reader's.
+Schemas: the Compose specification (devices by number; nginx distributes requests round-robin);
+``DynamoGraphDeployment`` of nvidia.com/v1alpha1, for operators of Dynamo 0.4 to 1.7; values of the chart
+llm-d-modelservice 0.4. Engine options come from `launch`. Secrets and storage are left to the user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Copies of an engine and the devices they lie on."""
+    """Replicas of an engine and their devices."""
 
     engine: str
     launch: Launch
@@ -87,9 +87,7 @@ def _compose(c: Copies) -> dict[str, Any]:
 
 def _dynamo(c: Copies) -> dict[str, Any]:
     if c.launch.keys.get("data_parallel_size"):
-        raise InputError(
-            "--emit dynamo", "starts data-parallel ranks of vLLM one by one, which is no part of it; llm-d starts them"
-        )
+        raise InputError("--emit dynamo", "cannot start data-parallel ranks of vLLM; llm-d can")
     runs = ["python3", "-m", f"dynamo.{WORKERS[c.engine]}"]
     if c.engine == "tensorrt-llm":
         words = [*runs, "--model-path", c.launch.model, "--extra-engine-args", OPTIONS]

@@ -19,14 +19,14 @@ from .sharing import NOTHING, Sharing
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How an engine batches, what memory it uses, and how the model lies on its devices.
+    """Batching and memory settings of an engine, and the layout of the model on its devices.
 
     Attributes
     ----------
     tp, dp, pp : int or None
         Tensor- and data-parallel degrees and pipeline stages; None = the system's default.
     ep : int or None
-        Groups the experts are dealt to.
+        Expert groups.
     max_model_len : int or None
         Longest prompt plus output [tokens].
     dtype, kv_dtype : str or None
@@ -34,7 +34,7 @@ class EngineSettings:
     exchange : str
         How data-parallel ranks share experts; see `deployment.deploy`.
     sharing : Sharing
-        What it says of experts beside that.
+        Other settings of experts.
     sampling : str
         How logits become tokens; see `workloads.sampling`.
     memory_share : float or None
@@ -130,9 +130,10 @@ class RunningLimits(Protocol):
 def gathered_bytes(d: Deployment, tokens: int) -> float:
     """What experts need in the largest step of an engine whose ranks gather everybody's tokens [B].
 
-    Kernels that permute tokens have two buffers of 16-bit values with a place for every choice of every token that the device
-    sees, whichever experts it holds: permuted inputs and the second product's outputs, the first one's outputs and the sums to come
-    (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens lie there before and after.
+    Kernels that permute tokens have two buffers of 16-bit values with a slot for every choice of every token that the
+    device sees, for any number of local experts: permuted inputs and the second product's outputs, the first one's
+    outputs and the sums (``getWorkspaceDeviceBufferSizes`` of TensorRT-LLM's CUTLASS experts); tokens are there before
+    and after.
     """
     seen, most = tokens * (d.layout.dp if d.layout.gather else 1), 0.0
     for part in d.experts:

@@ -146,7 +146,7 @@ def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
     Raises
     ------
     SpecError
-        A policy of the queue that SGLang does not combine with it; without it, that requests with a priority are turned away.
+        A queue policy that SGLang does not combine with it; or, without it, that requests with a priority are rejected.
     """
     low, threshold = PRIORITY
     if not keys.flag(URGENT, False):

@@ -44,7 +44,8 @@ WINDOWS: Mapping[str, Version] = {
     **dict.fromkeys(("Gemma4ForConditionalGeneration", "Gemma4ForCausalLM", "LagunaForCausalLM"), (0, 5, 12)),
     "Step3p7ForConditionalGeneration": (0, 5, 19),
 }  # fmt: skip
-"""Architectures whose window layers have a pool of their own (``is_hybrid_swa_model`` in configs/model_config.py), since 0.5.9."""
+"""Architectures whose window layers have a separate pool (``is_hybrid_swa_model`` in configs/model_config.py), since
+0.5.9."""
 FULL_BEFORE = ("Gemma2", "Gemma3", "Olmo2", "GptOss", "Llama4")
 """Before 0.5.9 all models with windows had one but these."""
 V4, SPARSE = "DeepseekV4ForCausalLM", ("DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM")
@@ -63,7 +64,7 @@ def since(rows: tuple[tuple[Version, tuple[tuple[float, ...], ...]], ...], versi
 
 
 def sglang_chunk(version: Version, memory_bytes: float) -> int:
-    """Tokens to which SGLang cuts a step's prompts on a device, unless it is told."""
+    """Return the default chunk size of SGLang on a device [tokens]."""
     return since(CHUNKS, version, memory_bytes / MIB / GIB)[0]
 
 
@@ -177,7 +178,7 @@ class SglangLimits:
         return max(min(max(tokens * 512 // longest, 2048), 4096, tokens // 2), 1)
 
     def _window(self, d: Deployment) -> float:
-        """What a token takes in window layers over what it takes in others: they have pages for so many of all tokens."""
+        """Return the pages of window layers over the pages of other layers per token."""
         name, own = d.model.architecture, 0.8 if self.window_share is None else self.window_share
         if self.version < (0, 4, 10):
             return 1.0
@@ -189,7 +190,7 @@ class SglangLimits:
         return 1.0 if first is None or self.version < first else own
 
     def _buffered(self, overlap: bool) -> bool:
-        """Whether states are copied beside a running request, which lets steps overlap."""
+        """Return whether states are copied for a running request, which lets steps overlap."""
         if self.strategy == "auto":
             return self.version >= (0, 5, 15) and overlap
         return self.strategy != "no_buffer"
@@ -205,7 +206,7 @@ class SglangLimits:
         return 5 if rules.overlap and self.strategy != "extra_buffer_lazy" else 4
 
     def _slots(self, d: Deployment, cache: CacheSettings, each: int, most: int | None, ranks: int) -> tuple[int, float]:
-        """Places for states on a device, and how many states' memory they take, those of drafts included."""
+        """Return the state slots of a device and the states' memory that they take, including drafts."""
         speculation = d.parts.get("drafts")
         drafts = 0 if speculation is None else 1 + speculation.tokens
         beside = 1 + drafts / each  # a running request has one for every token that is verified

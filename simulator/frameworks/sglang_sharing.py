@@ -36,16 +36,16 @@ KEYS = (*LISTED.keys, *ONLY)
 
 
 def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing, list[str]]:
-    """How ranks share experts: by which exchange, with which options, and what is to be warned of.
+    """Return how ranks share experts: exchange, options and warnings.
 
     Parameters
     ----------
     tp : int
         Devices of a rank's attention.
     apart : bool
-        Whether ranks attend apart.
+        Whether attention is data-parallel.
     ep : int
-        Groups that experts are dealt to.
+        Expert-parallel groups.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def sharing_of(keys: Keys, tp: int, apart: bool, ep: int) -> tuple[str, Sharing,
     if keys.count("moe_dense_tp_size", 1, 1) != tp and keys.values.get("moe_dense_tp_size"):
         raise SpecError(
             keys.path, f"moe_dense_tp_size: dense layers are split as attention is, over {tp} devices; "
-            "leave it out, or let dp_size be tp_size",
+            "remove it, or let dp_size be tp_size",
         )  # fmt: skip
     placement, copies, rule, why_placed = _placed(keys, sends, ep)
     said = {
@@ -114,7 +114,7 @@ def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, s
     else:
         doubts += without_effect(keys, REBALANCING, "without enable_eplb")
     if location != "trivial":
-        text = "experts are placed by the loads that --routing expects, not by those of the file"
+        text = "experts are placed by the loads of --routing; the loads in the file are ignored"
         doubts += not_simulated(keys, {"init_expert_location": text})
     elif not balances:
         text = "without enable_eplb or init_expert_location"
@@ -139,7 +139,7 @@ def _placed(keys: Keys, sends: bool, ep: int) -> tuple[str | None, int | None, s
 
 
 def _halves(keys: Keys, sends: bool, mode: str) -> tuple[str | None, list[str]]:
-    """Two-batch overlap: a value of ``--overlap``, and what is to be warned of."""
+    """Two-batch overlap: return a value of ``--overlap`` and warnings."""
     key = "tbo_token_distribution_threshold"
     share = keys.real(key, EVEN, 0.0, 0.5)
     if not keys.flag("enable_two_batch_overlap", False):
@@ -147,7 +147,7 @@ def _halves(keys: Keys, sends: bool, mode: str) -> tuple[str | None, list[str]]:
     if not sends:
         raise needs(keys, "enable_two_batch_overlap", "moe_a2a_backend: deepep")
     if keys.flag("enable_mixed_chunk", False):
-        raise SpecError(keys.path, "enable_two_batch_overlap: cannot go with enable_mixed_chunk")
+        raise SpecError(keys.path, "enable_two_batch_overlap: cannot be combined with enable_mixed_chunk")
     if share < EVEN:
         raise SpecError(keys.path, f"{key}: must be in [{EVEN:g}, 0.5]: halves have equal tokens here")
     return f"two-batch:{'decodes' if mode == 'low_latency' else 'alike'}", []

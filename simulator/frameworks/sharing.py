@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .keys import Keys
 
 PLACED_ONCE = "experts are placed once, by the loads that --routing expects in the long run, and stay there"
-"""Why it does not matter how often an engine places them anew."""
+"""Why the frequency of the engine's rebalancing does not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""KV blocks of vLLM in the host's memory: `kv_offloading_size`, or the connector that it stands for."""
+"""KV blocks of vLLM in host memory: `kv_offloading_size`, or the equivalent connector."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .keys import Keys
 CONNECTOR = "OffloadingConnector"
 """What `kv_offloading_size` sets up with backend native (VllmConfig._post_init_kv_transfer_config in
 vllm/config/vllm.py): blocks are copied as they are computed, and loaded whenever they are found."""
-OTHERS = "OpByte knows vLLM's own host memory tier alone; use --kv-tiers for others, pools for transfers"
+OTHERS = "only vLLM's own host memory tier is supported; use --kv-tiers for others, pools for transfers"
 ONLY: Mapping[str, tuple[Any, str]] = {
     "eviction_policy": ("lru", "what was used longest ago goes"),
     "spec_name": ("CPUOffloadingSpec", "other tiers are --kv-tiers"),

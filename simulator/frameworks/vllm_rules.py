@@ -11,12 +11,12 @@ from .settings import EngineSettings
 LOGIT_BYTES = 40.4
 """What vLLM keeps free of its cache for each sequence that a step may have and entry of the vocabulary [B].
 
-Before the cache is cut, an engine runs its largest step, and what that takes stays free: logits of 16 and 32
-bits, their sorted copies and places, probabilities. The mean of two engines that say how many tokens their
-cache holds: 0.19 on an RTX 4090 (256 sequences of Llama-3.1-8B, 37.7 bytes) and 0.30 on an H100 (1,024 of
-Qwen3-8B, 43.1). Graphs and activations, of 0.1 to 1 GB, are in these numbers and not told apart.
-Images of 0.8 sample with FlashInfer, which sorts nothing (vllm/v1/sample/ops/topk_topp_sampler.py): logits of 16 and 32 bits and
-probabilities, 10 bytes in place of the 30 that a sort takes with its copies; the rest stays.
+Memory per logit of the profiling run before the cache is allocated: logits of 16 and 32 bits, their sorted copies and
+indices, probabilities. The mean of two engines that print their cache size: 0.19 on an RTX 4090 (256 sequences of
+Llama-3.1-8B, 37.7 bytes) and 0.30 on an H100 (1,024 of Qwen3-8B, 43.1). Graphs and activations, 0.1 to 1 GB, are
+included and not separated. Images of 0.8 sample with FlashInfer without a sort
+(vllm/v1/sample/ops/topk_topp_sampler.py): logits of 16 and 32 bits and probabilities, 10 bytes instead of the 30 of a
+sort with its copies.
 """
 LARGE_SMALL = ((70.0, 8192, 1024), (0.0, 2048, 256))
 
@@ -45,10 +45,10 @@ class Rules:
         Defaults of a server: a device's least memory [GiB], tokens and sequences of a step; the first
         row that a device reaches (``get_batch_defaults`` in vllm/engine/arg_utils.py).
     small_a100 : bool
-        Whether an A100 has the limits of the last row, whatever its memory.
+        Whether an A100 has the limits of the last row for any memory size.
     early : bool
-        The V0 engine: whole prompts in steps of their own, before decodes; no prefix caching, and the
-        host's work between the steps (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
+        The V0 engine: whole prompts in separate steps, before decodes; no prefix caching; host work between the steps
+        (``Scheduler._schedule_default`` in vllm/core/scheduler.py).
     logit_bytes : float
         See `LOGIT_BYTES`.
     lone, first_chunk : bool
@@ -105,7 +105,8 @@ DEFAULT_VERSION = "0.19"
 V4, V4_BLOCK = "DeepseekV4ForCausalLM", 256
 """Tokens of a block of DeepSeek-V4 (vllm/models/deepseek_v4/attention.py)."""
 STATES_FOUND, STATES_USUAL = (0, 14), (0, 27)
-"""First versions that can cache prefixes of models with states, and that do so by themselves (``is_prefix_caching_supported``)."""
+"""First versions that can cache prefixes of models with states, and that do it by default
+(``is_prefix_caching_supported``)."""
 BATCHED, BATCHED_TOKENS = ("deepep_low_latency", "nixl_ep"), 256
 """Exchanges with a fixed number of places, and tokens of a step with them, from 0.20 on (`DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP`)."""
 MODES = ("balanced", "throughput", "interactivity")
@@ -174,7 +175,7 @@ class VllmLimits:
 
     @staticmethod
     def _block(d: Deployment, usual: int) -> int:
-        """Tokens of a block: with states so many that one layer's take as much as a state (`_align_hybrid_block_size`)."""
+        """Return the tokens of a block; with states, the number whose KV in one layer equals a state (`_align_hybrid_block_size`)."""
         if d.model.architecture == V4:
             return V4_BLOCK
         parts = [part.state() for layer in d.shard.layers for part in layer.parts]
@@ -185,5 +186,5 @@ class VllmLimits:
 
 
 def rules_of(number: tuple[int, int]) -> Rules:
-    """The rules of a version: those of the last one known that is no newer."""
+    """Return the rules of a version: of the last known one that is not newer."""
     return max((rules for rules in RULES if rules.since <= number), key=lambda r: r.since)

@@ -14,7 +14,7 @@ from .keys import Keys, listed
 from .sharing import PLACED_ONCE, Sharing, named, needs, not_simulated, refuse_old, refuse_unknown, without_effect
 
 GATHERS = ("allgather_reducescatter", "naive")
-"""Values of `all2all_backend` that are no all-to-all; the first is the default."""
+"""Values of `all2all_backend` that are not an all-to-all; the first is the default."""
 EXCHANGES: Mapping[str, str | None] = {
     "deepep_high_throughput": "deepep-normal", "deepep_low_latency": "deepep-low-latency",
     "pplx": None, "flashinfer_all2allv": None, "flashinfer_nvlink_two_sided": None,
@@ -41,7 +41,7 @@ THRESHOLDS = {"dbo_decode_token_threshold": 32, "dbo_prefill_token_threshold": 5
 
 
 def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
-    """How ranks share experts: by which exchange, with which options, and what is to be warned of.
+    """Return how ranks share experts: exchange, options and warnings.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
 
 
 def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None, list[str]]:
-    """Dual batch overlap: a value of ``--overlap``, and what is to be warned of."""
+    """Dual batch overlap: return a value of ``--overlap`` and warnings."""
     least = [keys.count(name, default, MOST_TOKENS, least=0) for name, default in THRESHOLDS.items()]
     if not keys.flag("enable_dbo", False):
         return None, without_effect(keys, THRESHOLDS, "without enable_dbo")

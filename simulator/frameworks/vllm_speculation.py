@@ -13,7 +13,7 @@ METHODS: Mapping[str, str] = {
     "mtp": "mtp", "deepseek_mtp": "mtp", "glm4_moe_mtp": "mtp", "qwen3_next_mtp": "mtp",
     "eagle": "eagle", "ngram": "ngram", "draft_model": "draft",
 }  # fmt: skip
-"""vLLM's names of methods and those of `workloads.speculators` (vllm/config/speculative.py)."""
+"""vLLM's method names and their names in `workloads.speculators` (vllm/config/speculative.py)."""
 ONLY: Mapping[str, tuple[Any, str]] = {
     "disable_by_batch_size": (None, "drafts do not stop where many sequences run"),
     "speculative_token_tree": (None, "a chain is drafted"),
@@ -41,7 +41,7 @@ def speculation_of(keys: Keys, tp: int) -> DraftChoice | None:
         method = "ngram" if model == "ngram" else "draft_model"
     if method not in METHODS:
         known = nearest(method, METHODS) if method else f"; known: {', '.join(METHODS)}"
-        what = f"unknown method {method!r}" if method else "is missing, and so is model"
+        what = f"unknown method {method!r}" if method else "is missing, as is model"
         raise SpecError(keys.path, f"speculative_config.method: {what}{known}")
     if own.values.get("num_speculative_tokens") is None:
         raise SpecError(keys.path, "speculative_config.num_speculative_tokens: is missing; a whole number is required")

@@ -13,7 +13,7 @@ from ..part import Part
 class PowerOptions(CheckedOptions):
     """Limits of power and clock."""
 
-    power_cap: float | None = real("Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W")
+    power_cap: float | None = real("Power limit of a board; its clock falls to meet it.", 1.0, 1e5, unit="W")
     clock: float | None = real("Clock that the cores are locked at.", 1.0, 1e5, unit="MHz")
 
 

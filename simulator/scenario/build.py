@@ -113,7 +113,7 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
 def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
     """Engine settings with the batching and memory of the framework that is asked for.
 
-    An engine's file, or a policy of its own, comes first.
+    Return the settings of an engine file, or of a policy, which take precedence.
     """
     own = scenario.serving
     name, _, version = (scenario.deployment.framework or "").partition("@")

@@ -50,7 +50,7 @@ def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) 
     head, *rest = path
     if head not in keys:
         known = [key for key, old in keys.items() if isinstance(old, (int, float, str, dict))]
-        raise InputError(where, f"{head!r} is no key of the configuration{nearest(head, known)}")
+        raise InputError(where, f"{head!r} is not a key of the configuration{nearest(head, known)}")
     if not rest:
         return {**keys, head: value}
     if not isinstance(keys[head], Mapping):
@@ -84,16 +84,16 @@ def changed_system(name: str, changes: Overrides) -> SystemSpec:
 
 
 def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
-    """The change as a tree of its own; every key but the last must exist."""
+    """Return the change as a nested dictionary; every key but the last must exist."""
     head, *rest = path
     if not isinstance(tree, Mapping):
-        raise SpecError(where, f"nothing lies below it: {head!r}")
+        raise SpecError(where, f"it has no keys below it: {head!r}")
     if rest:
         fields = {to_si(key)[0]: below for key, below in tree.items()}  # an earlier change's unit
         below = fields.get(to_si(head)[0])
         if not isinstance(below, Mapping):
             known = [key for key, inner in tree.items() if isinstance(inner, Mapping)]
-            raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
+            raise SpecError(where, f"{head!r} is not a block of the description{nearest(head, known)}")
         return {head: _nested(rest, value, below, where)}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {head: SourcedNumber(value, CHANGED) if number else value}

@@ -21,7 +21,7 @@ Several = int | str | Sequence[int | str] | None
 
 
 class DeployedKeywords(TypedDict, total=False):
-    """Those of `DeployOptions` that a server takes too."""
+    """The `DeployOptions` of a server."""
 
     kernels: Name
     framework: str | None

@@ -56,7 +56,7 @@ def _by_rate(text: str, latency_s: float) -> KvLink:
 
 
 def _named(name: str, prefill: SystemSpec, decode: SystemSpec) -> LinkSpec:
-    """A link by name; that of a pool comes first, the slower one of two."""
+    """Return a link by name; a pool's own comes first, else the slower of the two."""
     near = [link for s in (prefill, decode) for link in (link_of(s), s.device.node_link)]
     same = [link for link in near if link.name == name]
     if same:

@@ -1,7 +1,7 @@
-"""One step of a model by itself on a system of any kind: time, energy, memory, what bounds its parts.
+"""A single step of a model on any system: time, energy, memory and bounds.
 
-GPUs and processing in memory are costed op by op, with expected expert loads (`step.explicit`), FPGAs
-by their event engine (`simulator.fpga`).
+GPUs and processing in memory are costed op by op, with expected expert loads (`step.explicit`), FPGAs by their event
+engine (`simulator.fpga`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StepLoad:
     images : int
         At once on GPUs, one after another on an FPGA; 0 for a language model.
     schedule, seed : str, int
-        Of experts on an FPGA, and of its draws.
+        Schedule of experts on an FPGA, and the seed of its samples.
     """
 
     decodes: int
@@ -156,7 +156,7 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
 
 
 def _pipelined(d: Deployment, system: SystemSpec, load: StepLoad) -> StepCost:
-    """A pipeline of operators, images dealt over devices: the slowest operator sets the pace."""
+    """Return a pipeline of operators with images distributed over devices: the slowest operator limits the rate."""
     front = d.model.front
     if front is None:
         raise CapacityError(system.name, "is a pipeline for images: it has no KV cache")
@@ -215,7 +215,7 @@ def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, .
 
 
 def _check_cache(d: Deployment, load: StepLoad) -> None:
-    """Refuse a batch whose KV cache does not fit beside the weights, device by device."""
+    """Refuse a batch whose KV cache does not fit with the weights on each device."""
     rules = kv_rules(d)
     own = -(-load.decodes // d.layout.dp)
     need = own * float(sequence_bytes(rules, np.array([load.context + 1]))[0])

@@ -33,7 +33,7 @@ class Workload(CheckedOptions):
     think: float | None = real("Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s")
     cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
     rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
-    spread: float | None = real("Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    spread: float | None = real("Spread equal timestamps over this time.", MIN_TIME_S, MAX_TIME_S, unit="s")
     duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
     since: float | None = real("Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s")
     mean_rate: float | None = real("Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s")
@@ -49,7 +49,7 @@ class Workload(CheckedOptions):
     encoder_cache_hits: float | None = real("Share of images whose tokens the encoder's cache has.", 0.0, 1.0)
     classes: str | None = text(
         "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
-        "input_len, output_len, max_waiting, max_wait, and latencies promised, such as ttft_p99=0.5.",
+        "input_len, output_len, max_waiting, max_wait, and latency limits, such as ttft_p99=0.5.",
         "CLASSES",
     )
 
@@ -93,8 +93,8 @@ class EngineOptions(CheckedOptions):
     max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
     max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")
     prompt_room: int | None = whole(
-        "Each sequence has room for the activations of a whole prompt of so many tokens, as in engines "
-        "that do not cut prompts.",
+        "Reserve memory for the activations of a whole prompt of N tokens per sequence, as engines without chunked "
+        "prefill do.",
         1, unit="tokens",
     )  # fmt: skip
 
@@ -102,19 +102,18 @@ class EngineOptions(CheckedOptions):
 @described
 @dataclass(frozen=True, slots=True)
 class DeployOptions(CheckedOptions):
-    """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
+    """Layout of the model on the system, and cost models of its ops; see `deploy.deployment.deploy`."""
 
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
     framework: str | None = text(
-        "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
-        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (a name alone has vLLM's rules of "
-        "0.19, SGLang's of 0.5.9 and the newest rows). Without it "
-        "those of --policy, vLLM's if nothing is said, on GPUs with fitted kernels; typical elsewhere.",
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or only kernels: "
+        "typical, best, measured-blend. NAME@VERSION: rules, host and kernel rows of a version (default: vLLM 0.19, SGLang "
+        "0.5.9, the newest rows). Default: the framework of --policy (vLLM) on GPUs with fitted kernels, else typical.",
         "NAME",
     )
     costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto", choices=("auto", "roofline"))
     memory: str = text(
-        "flat (one efficiency) or derived (that of each access pattern on the DRAM).",
+        "flat (one efficiency) or derived (efficiency of each access pattern on the DRAM).",
         "MODEL",
         "flat",
         choices=("flat", "derived"),
@@ -124,7 +123,7 @@ class DeployOptions(CheckedOptions):
     )
     routing: str = text("uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform")
     sampling: str | None = text(
-        "How tokens are drawn from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
+        "Sampling of tokens from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
         "(top_p=0.95,repetition_penalty=1.1), a generation_config.json, or checkpoint (as vLLM "
         "does unasked); an engine's default without it.",
         "SAMPLING",
@@ -133,7 +132,7 @@ class DeployOptions(CheckedOptions):
     kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
     tp: int | None = whole("Tensor-parallel devices per rank.")
     dp: int | None = whole("Data-parallel ranks.")
-    ep: int | None = whole("Groups that experts are dealt to.")
+    ep: int | None = whole("Expert-parallel groups.")
     pp: int | None = whole("Pipeline stages of the layers.")
     all_to_all: str | None = text(
         "Exchange of tokens between ranks, instead of an engine's own: auto (the cheapest) or a name of "
@@ -142,7 +141,7 @@ class DeployOptions(CheckedOptions):
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
     attention: str | None = text("flash or unfused.", "ALGORITHM", choices=("flash", "unfused"))
-    strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
+    strict: bool = flag("Refuse ops outside the fitted range of their model.")
     parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "deployment"})
 
 

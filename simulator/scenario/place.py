@@ -1,4 +1,4 @@
-"""A model put on a system as options say; apart, so that one step needs nothing that is compiled."""
+"""A model on a system, from options. A separate module, so that one step needs no compiled code."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def refuse_unused(options: DeployOptions, *sides: Deployment) -> None:
     """
     name = sides[0].model.name
     if options.routing != "uniform" and not any(d.experts for d in sides):
-        raise InputError("--routing", f"{name} has no experts; leave it out")
+        raise InputError("--routing", f"{name} has no experts; remove it")
     if options.all_to_all is not None and not any(d.lockstep for d in sides):
         raise InputError(
             "--all-to-all",
-            f"{name} on {sides[0].system.name} sends no tokens between ranks ({sides[0].layout.degrees}); leave it out",
+            f"{name} on {sides[0].system.name} sends no tokens between ranks ({sides[0].layout.degrees}); remove it",
         )
 
 

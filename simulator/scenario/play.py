@@ -1,4 +1,4 @@
-"""A scenario played: its requests served, and what came of them."""
+"""Simulation of a scenario: its requests are served and measured."""
 
 from __future__ import annotations
 

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 class Scenario(CheckedOptions):
     """A model, a system, the requests and how they are served.
 
-    Options have one name everywhere: as a keyword of `simulate` and `capacity`, as an option of
-    their commands, as a parameter of a sweep. `of` and `changed` take them by that name, whatever
-    part holds them; a whole part can be given too, by its field's name.
+    Options have the same name everywhere: as a keyword of `simulate` and `capacity`, as a command option, as a
+    parameter of a sweep. `of` and `changed` use this name for any part; a whole part can be given by its field's name.
 
     Examples
     --------
@@ -51,7 +50,7 @@ class Scenario(CheckedOptions):
     )
     price: str | None = text(
         "Rent of devices [USD/h], such as h200=2.5,mi325x=2, or a file that says h200: {value: 2.5, source: "
-        "TEXT}; those of `opbyte list prices` without.",
+        "TEXT}; default: `opbyte list prices`.",
         "LIST|FILE",
     )
     capex: str | None = text(
@@ -59,7 +58,7 @@ class Scenario(CheckedOptions):
     )
     years: float | None = real("Years that owned devices serve; 4 without it.", 0.1, 50.0)
     usd_per_kWh: float | None = real("Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh")
-    pue: float | None = real("Power of the building over that of owned devices; 1.3 without it.", 1.0, 10.0)
+    pue: float | None = real("Power of the building over the power of owned devices; 1.3 without it.", 1.0, 10.0)
     parts: PartOptions = field(default=PartOptions(), metadata={SCOPE: "run"})
 
     @classmethod

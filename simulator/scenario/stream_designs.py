@@ -1,9 +1,9 @@
-"""Streaming engines of an FPGA board worth trying for decoding, and what each of them costs.
+"""Streaming engines of an FPGA board for decoding, and their costs.
 
-Every op of the decode step is priced by `StreamEngine`. More multipliers help until streams decide; small tiles shorten
-the wait for an op's first product and, lying anywhere in the memory, read at less of its bandwidth: how much less says
-the DRAM command model. Clock, slices, instructions and the attainable share of the bandwidth stay those of the board's
-design, or of FlightLLM's on a U280 where the board has none of this kind.
+`StreamEngine` costs every op of the decode step. More multipliers help until streams limit; small tiles shorten the
+wait for an op's first product but get less bandwidth from gathered reads, by the DRAM command model. Clock, slices,
+instructions and the attainable share of the bandwidth are the board's own design, or FlightLLM's on a U280 if the board
+has none of this kind.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def stream_board(device: DeviceSpec) -> DeviceSpec:
     Raises
     ------
     SpecError
-        The device is no FPGA.
+        The device is not an FPGA.
     """
     if device.fabric is None:
-        raise SpecError(device.name, "is no FPGA: it has no processor with an engine")
+        raise SpecError(device.name, "is not an FPGA: it has no processor with an engine")
     if any(p.kind == "fpga-stream" for p in device.processors.values()):
         return device
     processors = load_device(TEMPLATE)[0].processors
@@ -131,7 +131,7 @@ class StreamSpace:
         return {"DSP slices": fabric.dsp * fill, "on-chip bytes": fabric.on_chip_bytes * fill}
 
     def dsp(self, macs: float) -> float:
-        """DSP slices of so many multipliers."""
+        """Return the DSP slices of a number of multipliers."""
         return macs * self.parameters["dsp_per_mac"]
 
     def on_chip(self, tile: float) -> float:

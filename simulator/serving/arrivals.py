@@ -60,8 +60,8 @@ class Arrivals:
     def next_block(self) -> None:
         """Let more requests be known.
 
-        Blocks that are dealt whole are so before their requests arrive, which engines release in time: nobody looks
-        at the nodes until those of the next block come.
+        Blocks that are assigned as a whole are assigned before their requests arrive; engines release them in time, and
+        no router looks at the nodes before the next block.
         """
         at, block = self.clock.at, self._ahead
         if block is None:
@@ -75,7 +75,7 @@ class Arrivals:
                 self.clock.push(max(float(self._ahead.arrival_s[0]) - self.clock.now, 0.0), ARRIVALS)
 
     def take(self, block: RequestBlock) -> None:
-        """Let the stream's next block be known, and deal it where blocks are dealt whole."""
+        """Read the stream's next block, and assign it if blocks are assigned as a whole."""
         own = self._own(block)
         rows = self.read(own)
         self.clock.read(rows, own)
@@ -97,7 +97,7 @@ class Arrivals:
             node.engine.widen(longest)
             node.stale.add(node.index)
         if self.clients is not None and block.turns is not None and block.turns.after is not None:
-            reason = "cannot go with calls that wait for several others (after)"
+            reason = "cannot be combined with calls that wait for several others (after)"
             raise InputError("--closed-loop", reason)
         for read in self.readers:
             read(block)

@@ -1,8 +1,7 @@
-"""The clock of a run: its nodes and its events, which are played in one compiled call (`batching.play`).
+"""The clock of a run: its nodes and its events, which one compiled call processes (`batching.play`).
 
-Engines run, compiled, up to the next moment at which another could change what they do: the next event, and where
-completions have effects elsewhere the next completion on any engine. Calls that Python has asked for at some time are
-done from here.
+Engines run up to the next time at which another could affect them: the next event, and, if completions have effects
+elsewhere, the next completion on any engine. Timed calls of Python are made from here.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from .table import RequestTable
 
 
 def roomy(have: Any, size: int, fill: float = 0) -> Any:
-    """An array with room for so many rows, twice as many as there were where there are too few."""
+    """Return an array with room for `size` rows; it doubles if it is too small."""
     if len(have) >= size:
         return have
     new = np.full((max(size, 2 * len(have), 1024), *have.shape[1:]), fill, dtype=have.dtype)
@@ -103,7 +102,7 @@ class Clock:
 
     @property
     def at(self) -> Any:
-        """What is under way, see `deals.AT`."""
+        """Return the current progress, see `deals.AT`."""
         return self.play.at[0]
 
     @property
@@ -120,7 +119,7 @@ class Clock:
 
     @property
     def waiting(self) -> list[int]:
-        """Requests that wait to be dealt."""
+        """Return the requests that wait for assignment."""
         return told(self.play.gate)
 
     @property
@@ -133,19 +132,19 @@ class Clock:
         self.call_after(max(at - self.now, 0.0), call)
 
     def call_after(self, delay: float, call: Callable[[], None]) -> None:
-        """Call so many seconds from now."""
+        """Call a function after `delay` seconds."""
         self._number += 1
         self.calls[self._number] = call
         self.push(delay, CALLED + KINDS * self._number)
 
     def push(self, delay: float, what: int) -> None:
-        """Let something happen so many seconds from now."""
+        """Schedule an event after `delay` seconds."""
         self._make_room()
         plainly(push)(self.play.events, self.now + delay, int(self.at.events), what)
         self.at.events += 1
 
     def admit(self, row: int, now: float) -> None:
-        """Let a request wait to be dealt, behind all others."""
+        """Queue a request for assignment, behind all others."""
         self.at.then = now
         plainly(put_last)(self.play.gate, row)
 
@@ -309,7 +308,7 @@ class Clock:
         return w
 
     def _between(self) -> Between:
-        """What lies between two pools."""
+        """Return the state between two pools."""
         link, nodes, second = self.link, self.all, self.decode[0].engine
         assert link is not None
         most = max(node.engine.deployment.ranks for node in nodes)
@@ -336,7 +335,7 @@ class Clock:
         return own.index(True) if True in own else -1, apart is not None and apart.link.name in names
 
     def _name(self, rows: range) -> None:
-        """Number a trace's hashes; engines find those of all requests in one array."""
+        """Number a trace's hashes; engines find the hashes of all requests in one array."""
         names, table = self._names, self.table
         hashes = table.hash_ids[rows.start : rows.stop]
         new = [names.setdefault(h, len(names)) for own in hashes for h in own]

@@ -1,4 +1,4 @@
-"""What a run leaves, measured: rates, latencies, energy, ops and stretches of all its engines."""
+"""Measurement of a run: rates, latencies, energy, ops and fast-forwarded steps of all its engines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def collect(
     warmup : int
         Completions left out of latencies; rates begin with the last of them at the earliest.
     copies : int
-        Copies of the whole system, whose devices all draw their static power.
+        Replicas of the whole system, whose devices all consume static power.
     clients : int or None
         Of a closed loop.
     stop : bool
@@ -171,7 +171,7 @@ def _gaps(engines: list[Engine]) -> Quantiles:
 
 
 def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
-    """Stretches of all engines in order of time; `numbered` by engine where that matters."""
+    """Return the fast-forwarded steps of all engines in order of time; `numbered` by engine if that matters."""
     tracks = list(dict.fromkeys(name for e in engines for name in _tracks(e)))
     rows = [
         np.column_stack([_aligned(log, e, tracks), _watts(log, e), np.full(len(log), i)])
@@ -189,7 +189,7 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
 
 
 def _tracks(engine: Engine) -> list[str]:
-    """Processors of an engine, those of devices that hold its experts among them."""
+    """Return the processors of an engine, including devices with its experts."""
     return [*engine.slots.processors, *(engine.expert_side.tracks if engine.expert_side else ())]
 
 
@@ -214,7 +214,7 @@ def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
 
 
 def _watts(log: F8, engine: Engine) -> F8:
-    """Mean power of a device of an engine in each stretch [W]."""
+    """Return the mean power of a device of an engine in each group of steps [W]."""
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
     length = np.maximum(log[:, col.L_END] - log[:, col.L_START], 1e-12)
@@ -236,13 +236,13 @@ def _watts(log: F8, engine: Engine) -> F8:
 
 
 def _by_stretch(log: F8) -> F8:
-    """An engine's log with the tokens of each stretch in place of the running total."""
+    """Return an engine's log with the tokens of each group of steps instead of the running total."""
     log[:, col.L_EMITTED] = np.diff(log[:, col.L_EMITTED], prepend=0.0)
     return log
 
 
 def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]:
-    """What engines run, on which device and with its books: their models, what drafts, experts apart."""
+    """Return the programs of engines with their device and totals: models, draft models, separate experts."""
     for engine in engines:
         device = engine.deployment.system.device.name
         yield device, engine.slots, engine.plan, engine.books

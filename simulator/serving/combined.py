@@ -1,4 +1,4 @@
-"""What a run refuses: parts of its engines and of its own that cannot go together, and orders without a queue for them."""
+"""Refusals of a run: parts that cannot be combined, and orders without a queue."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_run(
     failures, scaled : bool
         Whether replicas fail, or come and go.
     options : PartOptions
-        Those of the run; a part that builds a state from them takes part where one is given.
+        Options of the run; a part that builds a state from options is active if one is given.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def swapped_by(pools: Pools) -> bool:
 
 
 def decoding(pools: Pools, policy: Policy, cache: CacheSettings | None) -> tuple[Policy, CacheSettings | None]:
-    """What nodes run to which caches come in whole from elsewhere: there are no prompts to find in one."""
+    """Return what decode nodes run, to which whole caches are transferred: there are no prompts to cache."""
     policy, cache = pools.policy or policy, pools.cache or cache
     policy = replace(policy, rules=policy.rules and policy.rules.decoding(), caching=False)
     return policy, None if cache is None else replace(cache, tiers=None)

@@ -16,15 +16,15 @@ NUM_TOTALS = 5
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
 AT_ONCE, LEAST_AT_ONCE = 2048, 128
-"""Stretches that are taken in together: a log costs as much as many of them."""
+"""Log entries that are processed together: a log costs as much as many of them."""
 MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 20, 1 << 8
-"""Stretches kept of an engine, and of all engines of a run, but so many of each; beyond, neighbours are joined,
-so that a run of any length takes as little room. Totals stay exact at the ends of what is kept."""
+"""Maximum log entries of an engine, and of all engines of a run, with a minimum for each; beyond it neighbours are
+merged, so that memory is bounded. Totals stay exact at the remaining ends."""
 
 
 @dataclass(slots=True)
 class Course:
-    """Running totals of one engine, at the ends of its stretches."""
+    """Running totals of one engine, at the ends of its log entries."""
 
     # of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
     # long as a board's controller averages over; see `devices.power.board`)
@@ -40,7 +40,7 @@ class Course:
     _waiting: int = 0  # stretches in them
 
     def note(self, log: F8) -> None:
-        """Take in the stretches of `State.log` some time; an engine among others has few at once."""
+        """Queue the entries of `State.log` for processing; an engine among others has few at once."""
         self._noted.append(log.copy())
         self._waiting += len(log)
         if self._waiting >= max(min(AT_ONCE, ALL_ROWS // self.among), LEAST_AT_ONCE):
@@ -52,7 +52,7 @@ class Course:
             self.add(np.concatenate(noted))
 
     def add(self, log: F8) -> F8:
-        """Take in stretches now; returns the energy of each one's work [J].
+        """Process log entries now; return the energy of each one's work [J].
 
         Totals are sums one by one, so that it does not matter how many come at once.
         """
@@ -79,7 +79,7 @@ class Course:
         return joules
 
     def taken(self, log: F8, keep: bool) -> F8 | None:
-        """Take in stretches: now if they are kept, with the energy of each one's work; else later."""
+        """Process log entries: now if they are kept, with the energy of each one's work; else later."""
         if not keep:
             self.note(log)
             return None
@@ -88,7 +88,7 @@ class Course:
         return own
 
     def _join(self) -> None:
-        """Join each stretch with the next one."""
+        """Merge each log entry with the next one."""
         rows = np.concatenate(self._rows)
         pairs = len(rows) // 2
         joined = rows[1 : 2 * pairs : 2].copy()
@@ -117,7 +117,7 @@ class Course:
 
 
 def totals_at(curves: list[tuple[F8, F8]], times: npt.ArrayLike) -> F8:
-    """Totals of all engines at some moments, evenly spread over each stretch.
+    """Return the totals of all engines at some times, interpolated within each log entry.
 
     Parameters
     ----------

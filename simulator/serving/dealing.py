@@ -28,7 +28,7 @@ def check_restarts(request: int, failures: int) -> None:
     if failures > MAX_RESTARTS:
         raise InputError(
             "--mtbf",
-            f"request {request} was put back by {MAX_RESTARTS} failures; replicas fail faster than "
+            f"request {request} was requeued by {MAX_RESTARTS} failures; replicas fail faster than "
             "they serve, so give a longer time between failures",
         )
 
@@ -112,7 +112,7 @@ class Dealer:
         node.wake()
 
     def deal_block(self, block: RequestBlock, rows: range) -> None:
-        """Deal requests that have yet to arrive, in turn to all entry nodes."""
+        """Assign future requests round-robin to all entry nodes."""
         entry, at = self.clock.entry, self.clock.at
         number = np.arange(rows.start, rows.stop)
         for i, node in enumerate(entry):

@@ -1,10 +1,9 @@
-"""Requests of a long run, let go as they complete: what is kept of them does not grow with the run.
+"""Requests of a long run, released as they complete, so that memory does not grow.
 
-Up to `EXACT` requests all stamps are kept, and quantiles are exact. Beyond, what has completed is let go
-whenever a block of requests has been dealt: its latencies are counted in histograms (`Sketch`), every k-th request of
-the stream is kept as a sample, all go to a file where they are asked for, each to its place, and the memory that
-their rows took is given back. Rows keep their numbers, so that nothing else knows of it. None of this depends on
-the order in which requests are let go, so that parts of a fleet add up to the whole.
+Up to `EXACT` requests all timestamps are kept, and quantiles are exact. Beyond, completed requests are released after
+each assigned block: latencies are counted in histograms (`Sketch`), every k-th request is kept as a sample, all go to a
+file if requested, and their memory is freed. Rows keep their numbers. The result does not depend on the order of
+release, so parts of a fleet add up to the whole.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from .steady import Stamps
 from .table import RequestTable
 
 EXACT = 1_000_000
-"""Requests whose stamps are all kept."""
+"""Maximum requests with all timestamps."""
 AT_LEAST, ALL_AT_LEAST = 64, 1 << 18
-"""Completions that are worth letting go: so many of each engine, and so many of all."""
+"""Minimum completions before a release: of each engine, and of all."""
 UNIT, LONGEST_S = 2.0**36, 1e8
 """Sums are of whole parts of a second, so that they are the same in any order; values beyond three years count as those."""
 RECORD = np.dtype([(name, np.float64 if name.endswith("_s") else np.int64) for name in COLUMNS])
@@ -84,7 +83,7 @@ class Drained:
     file: IO[bytes] | None = None  # a record each, at the place of its number, where all are asked for
 
     def __del__(self) -> None:
-        """The file goes with what tells of it."""
+        """The file is deleted with its owner."""
         if self.file is not None:
             self.file.close()
 
@@ -111,7 +110,7 @@ class Drained:
             os.pwrite(self.file.fileno(), records[first:last].tobytes(), int(ids[first]) * RECORD.itemsize)
 
     def _thin(self) -> None:
-        """Keep so many in the sample as it may have."""
+        """Thin the sample to its maximum size."""
         while sum(len(each.order) for each in self.sample) > EXACT:
             self.every *= 2
             self.sample = [each.part(each.request_id % self.every == 0) for each in self.sample]
@@ -137,7 +136,7 @@ class Drained:
         return replace(whole, order=order, count=self.count)
 
     def stamps(self) -> Stamps:
-        """Times of the sample, each of which stands for others."""
+        """Return the times of the sample, each of which represents others."""
         s = self.sampled()
         done = np.ones(len(s.order), dtype=np.bool_)
         return Stamps(s.arrival_s, s.scheduled_s, s.last_token_s, done, self.every)
@@ -176,7 +175,7 @@ class Drain:
         return cls(nodes, table, spill, nodes.how.looks) if plain else None
 
     def step(self, known: int) -> bool:
-        """Let go of what has completed, once so many requests are known that not all are kept; whether they are."""
+        """Release completed requests if there are too many to keep; return whether there are."""
         table = self.table
         if table.hash_ids or table.labels is not None or len(table.session):
             return False

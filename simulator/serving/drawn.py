@@ -1,4 +1,4 @@
-"""Energy that devices draw beside that of their work, over the window of a run."""
+"""Energy of devices in addition to their work, over the window of a run."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Boards:
     others: tuple[tuple[int, Presence], ...] = ()
 
     def held(self, edges: Sequence[float]) -> list[tuple[int, F8]]:
-        """Devices, and the seconds that they are held from each of some times to the next.
+        """Return the devices, and the seconds for which they are allocated between consecutive times.
 
-        Of replicas that come and go the devices are those of one, the seconds those of all together.
+        With an autoscaler the devices are one replica's, the seconds are the sum of all replicas.
         """
         out = [(self.fixed, np.diff(edges))] if self.fixed else []
         for devices, own in self.others:
@@ -76,7 +76,7 @@ def boards_of(served: Served, deployment: Deployment, copies: int, scalings: Seq
 
 
 def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
-    """Devices that hold experts alone; they emit nothing."""
+    """Return the devices that only store experts; they emit nothing."""
     found = [(engine, engine.expert_side) for engine in engines if engine.expert_side is not None]
     if not found:
         return []
@@ -86,7 +86,7 @@ def _beside(engines: list[Engine], scaling: Presence | None) -> list[Boards]:
 
 
 def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Presence | None, each: int) -> Boards:
-    """All of some devices, of which a replica has so many; of those that come and go when they are there."""
+    """Return the boards of a replica's devices; with an autoscaler only while they are allocated."""
     if own is None:
         return Boards(board, devices, curves, devices)
     return Boards(board, devices, curves, 0, ((each, own),))
@@ -104,14 +104,14 @@ def system_devices(d: Deployment) -> int:
 
 
 def static_joules(boards: list[Boards], window: Window) -> float:
-    """What devices draw in any case over the window, those that start or drain among them."""
+    """Return the static energy of devices over the window, including starting and draining ones."""
     ends = (window.start_s, window.end_s)
     held = [(each.board, *own) for each in boards for own in each.held(ends)]
     return sum(board.idle_joules(devices * float(spans[0])) for board, devices, spans in held)
 
 
 def busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:
-    """What devices draw on top while they run kernels, between two times."""
+    """Return the additional energy of devices that run kernels, between two times."""
     within = np.diff(totals_at(each.curves, ends), axis=0)[0]
     busy_s = min(float(within[X_BUSY]), each.devices * length_s)
     return each.board.busy_joules(busy_s)

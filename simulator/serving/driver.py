@@ -1,8 +1,8 @@
-"""The driver of engines: one replica or a fleet of them.
+"""The driver of engines: one replica or a fleet.
 
-Everything is an event of one queue that compiled code plays (`clock`): arrivals (`arrivals`), sessions, closed loops,
-the library's routers, transfers between two pools. What is not the library's, or rare, is asked of Python: a router's
-rule, failures, autoscalers, stages that requests pass on their way (`dealing`).
+Compiled code processes one queue of events (`clock`): arrivals (`arrivals`), sessions, closed loops, the library's
+routers, KV transfers between two pools. User-defined and rare events run in Python: a router's rule, failures,
+autoscalers, stages of requests (`dealing`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .steps import check_steps
 from .table import RequestTable
 
 MOST_LOGGED = 1 << 14
-"""Stretches of all engines that are taken in together."""
+"""Log entries of all engines that are processed together."""
 
 
 def serve(
@@ -76,7 +76,7 @@ def serve(
     Parameters
     ----------
     router : str
-        A name in `ROUTERS`; deals arrivals to the entry nodes and caches to the decode nodes.
+        A name in `ROUTERS`; assigns arrivals to the entry nodes and caches to the decode nodes.
     faults : Faults, optional
         Nodes are numbered entry nodes first.
     seed : int
@@ -84,15 +84,15 @@ def serve(
     warmup : int
         Completions, on all engines together, after which rates and gap statistics start.
     keep_log : bool
-        Keep the log of stretches.
+        Keep the log of fast-forwarded steps.
     progress : callable, optional
         See `progress.Progress`.
     cache : CacheSettings, optional
         How engines set up their KV caches.
     stop : int, optional
-        Completions after which the run ends, whatever is still under way.
+        Completions after which the run ends, with other requests still running.
     steps : int
-        Keep the plans of so many steps, see `steps.check_steps`.
+        Keep the plans of this number of steps, see `steps.check_steps`.
     autoscale : Autoscale, optional
         How many of the replicas there are when; entry nodes are all that there may be.
     cut : Cut, optional
@@ -105,7 +105,7 @@ def serve(
     Raises
     ------
     InputError
-        Unknown router, a failure of a node that there is none of, or so many failures that the run would hardly end.
+        An unknown router, a failure of an unknown node, or too many failures for the run to end.
     CapacityError
         A request that could never fit.
     """
@@ -210,7 +210,7 @@ class Driver:
             node.given = 1
 
     def _check_apart(self, found: dict[str, object]) -> None:
-        """Refuse what binds replicas to each other, besides what is found: they are not cut apart."""
+        """Refuse parts that couple replicas, including `found`: such replicas cannot be simulated separately."""
         stream, pools, first = self.stream, self.pools, self.first
         found |= {
             "two pools": pools.decode, "--encoder": pools.parts.get("encoder"), "sessions": first is not None and first.turns,
@@ -219,13 +219,13 @@ class Driver:
         }  # fmt: skip
         for what, there in found.items():
             if there:
-                raise InputError(GROUPS, f"cannot go with {what}: replicas then wait for each other")
+                raise InputError(GROUPS, f"cannot be combined with {what}: replicas then wait for each other")
 
     def _nodes(
         self, deployments: Sequence[Deployment], here: range, policy: Policy, cache: CacheSettings | None,
         before: int = 0, alone: bool = False,
     ) -> list[Node]:  # fmt: skip
-        """Nodes of one pool that are here, numbered behind those `before`; those of one deployment are lowered once."""
+        """Return the local nodes of one pool, numbered after `before`; nodes of one deployment are lowered once."""
         out = list[Node]()
         for number in here:
             d, index = deployments[number], before + number
@@ -283,7 +283,7 @@ class Driver:
         return self.end()
 
     def begin(self, seed: int) -> None:
-        """Begin with what comes by itself."""
+        """Schedule the initial events."""
         self._aim()
         self.failures.start(seed)
         for scaler in self.scalers:
@@ -300,7 +300,7 @@ class Driver:
         return self._served(None if self.drain is None else self.drain.end(taken))
 
     def play(self) -> None:
-        """Play all events, and do what the clock asks for; engines that rest do so until there is nothing else."""
+        """Process all events and calls of the clock; idle engines wait until there is nothing else."""
         clock, at, status = self.clock, self.clock.at, LOG_FULL
         acts: dict[int, Callable[[], object]] = {
             BLOCK: self.arrivals.next_block, NOTE: lambda: self._note(float(at.noted)), CHOOSE: self.dealer.choose,

@@ -1,7 +1,7 @@
 """A serving engine: one lock-step group of ranks.
 
-It is the compiled loop of `batching.loop` behind three calls: `submit` requests, `advance` to a time or to so many
-completions, read its stamps. What engines share (arrivals, routers, links, faults) is the driver's, see `driver`.
+It is the compiled loop of `batching.loop` with three calls: `submit` requests, `advance` to a time or a number of
+completions, read its timestamps. Arrivals, routers, links and faults belong to `driver`.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Engine:
     deployment, policy
         What runs, and how it is batched.
     keep_log : bool
-        Keep the log of stretches (stages.csv).
+        Keep the log of fast-forwarded steps (stages.csv).
     cache : CacheSettings
         How the KV cache is set up.
     keep_plans : bool
         Keep every plan (`plans`); steps then run one by one. Of one rank.
     seed : int
-        Of what is drawn of requests: how many drafts are accepted.
+        Seed of the samples of requests: accepted drafts.
     most_plans : int or None
         How many are kept, the first ones; all of them if not given.
     lanes : LaneRules, optional
@@ -236,12 +236,12 @@ class Engine:
 
     @property
     def done(self) -> bool:
-        """Whether every submitted request has finished, or was turned away."""
+        """Return whether every submitted request has finished or was rejected."""
         return self.completed == self.submitted - self.refused
 
     @property
     def refused(self) -> int:
-        """Requests turned away since the latest failure."""
+        """Return the requests rejected since the latest failure."""
         return int(self.state.counters[col.C_REFUSED])
 
     def curve(self) -> tuple[F8, F8]:
@@ -264,7 +264,7 @@ class Engine:
         Raises
         ------
         CapacityError
-            A request whose KV cache could never fit, even alone.
+            A request whose KV cache could never fit, even on an idle engine.
         InputError
             Prefix hashes that blocks of this size cut.
         """
@@ -289,7 +289,7 @@ class Engine:
         self.add(block)
 
     def widen(self, tokens: int) -> None:
-        """Make room for the blocks of requests of so many tokens, prompt and output.
+        """Make room for the blocks of requests with `tokens` tokens, prompt and output.
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
@@ -339,7 +339,7 @@ class Engine:
         Returns
         -------
         float
-            The time reached [s]: that of the end of a step.
+            The time reached [s]: the end of a step.
         """
         while self.take_log(run(self.loop, float(until), int(goal))) == LOG_FULL:
             pass
@@ -373,7 +373,7 @@ class Engine:
         return first
 
     def take_log(self, status: int) -> int:
-        """Take the stretches that have been logged by steps that stopped for a reason; the reason."""
+        """Process the log of steps that stopped with `status`; return the status."""
         self.take_rows(self.state.log[: int(self.state.counters[col.C_LOG])])
         self.state.counters[col.C_LOG] = 0
         if self.keep_plans:

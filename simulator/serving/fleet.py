@@ -75,7 +75,7 @@ def parse_fleet(
         faults = Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0)
     scaled = None if autoscale is None else parse_autoscale(autoscale)
     if scaled is not None and replicas is not None:
-        raise InputError("--replicas", f"cannot go with {OPTION}, which says how many there are")
+        raise InputError("--replicas", f"cannot be combined with {OPTION}, which says how many there are")
     if router is None and replicas is None and faults is None and scaled is None:
         return None
     count = 1 if replicas is None else replicas

@@ -1,8 +1,8 @@
-"""A fleet cut into groups of replicas that are simulated each on its own, and put together again.
+"""A fleet in groups of replicas that are simulated separately and combined.
 
-Where requests arrive by themselves and are dealt in turn, no replica's work depends on another one's: each group reads
-the whole stream and takes its own replicas' requests, and what all leave adds up to what the whole fleet leaves, to the
-bit. A router that looks at loads sees those of its own group alone: the answer is then near that of the whole.
+With open-loop arrivals and round-robin routing, replicas are independent: each group reads the whole stream and takes
+its replicas' requests, and the combined result is bit-identical to the fleet's. A router by load sees only the loads of
+its group; the result is then approximate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cut:
     number, of : int
         Which of how many.
     spill : str or None
-        File that requests go to where not all are kept, "" one of its own; None: they are not asked for.
+        File of requests if not all are kept, "" for a temporary one; None: not requested.
     """
 
     number: int = 0
@@ -45,13 +45,13 @@ class Cut:
     spill: str | None = None
 
     def replicas(self, count: int) -> range:
-        """Those of a fleet of so many that are in the group."""
+        """Return the replicas of a fleet of `count` that are in the group."""
         if self.of > count:
             raise InputError(OPTION, f"must be at most the {count} replicas, not {self.of}")
         return range(self.number * count // self.of, (self.number + 1) * count // self.of)
 
     def part(self, block: RequestBlock, known: int, count: int) -> RequestBlock:
-        """Those requests of a block, behind so many others, that are dealt to the group."""
+        """Return the requests of a block, after `known` others, that are assigned to the group."""
         if self.of == 1:
             return block
         turn, own = np.arange(known, known + len(block)) % count, self.replicas(count)

@@ -1,8 +1,8 @@
-"""Runs that grow: of one stream, each with more requests than the one before, whose beginning is played once.
+"""Growing runs of one stream: each has more requests than the one before, and its beginning is simulated once.
 
-Engines that take their requests in turn know nothing of each other, and nothing of requests before they come. So each
-rests before the first step that a request yet unknown might change; a copy of all of them runs to its end without any,
-which is the shorter run to the bit, and the next one goes on from where they rest.
+With round-robin routing engines are independent of each other and of later requests. Each engine stops before the first
+step that an unknown request might change; a copy of all runs to its end, which is bit-identical to the shorter run, and
+the next run continues from the stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Growing:
     driver: Driver | None = None
 
     def served(self, asked: RunSettings) -> Served:
-        """What a run leaves behind; the stream asked begins with that of the run before."""
+        """Return the result of a run; the stream must begin with the previous run's."""
         driver = self.driver or Driver(asked)
         if not rests(driver):
             return driver.run(asked.seed, None)
@@ -43,7 +43,7 @@ class Growing:
 
 
 def rests(driver: Driver) -> bool:
-    """Whether engines are alone with what they are dealt, and look for it before each step."""
+    """Return whether engines depend only on their assigned requests, and check for them before each step."""
     d = driver
     polls = max(node.engine.limits.poll_steps for node in d.clock.all)
     return (
@@ -52,7 +52,7 @@ def rests(driver: Driver) -> bool:
 
 
 def twin_of(driver: Driver) -> Driver:
-    """A copy that goes on by itself; of what nothing changes there is one."""
+    """Return a copy that runs independently; constant data are shared."""
     clock, memo = driver.clock, dict[int, Any]()
     engines = [node.engine for node in clock.all]
     shared = [driver.pools, driver.stream, driver.first, driver.arrivals, clock.how, clock._codes]

@@ -22,7 +22,7 @@ class HostLink:
     free: float = 0.0  # by that clock, when all that was asked for besides experts and blocks is there [s]
 
     def take(self, now: float, seconds: float) -> float:
-        """Bring something that takes so long, behind what was asked for; when it is there by the link's clock."""
+        """Queue a transfer of `seconds` behind earlier ones; return its end by the link's clock."""
         tiers, experts_s = self.engine.parts.get("kv_tiers"), self.experts_s()
         self.free = max(self.free, now - experts_s)
         if tiers is None or tiers.host < 0:

@@ -1,8 +1,8 @@
-"""Engines that are given requests while they run: for clients who live outside the simulation.
+"""Engines that get requests while they run, for clients outside the simulation.
 
-Time is the caller's. Requests come at the present, engines run the steps that have begun by then, and a step's tokens
-are known, with their time, when it begins. Times are those of `driver.serve` with the same arrivals, and what a request
-spends outside all steps (`Host.request_s`) on top: those that clients see.
+The caller provides the time. Requests arrive at the present; engines run the steps that have begun by then, and a
+step's tokens and their times are known when it begins. Times equal `driver.serve` with the same arrivals, plus the time
+outside all steps (`Host.request_s`), as clients see them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Live:
     seen: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def keep(self, content: tuple[Hashable, ...], tokens: int) -> None:
-        """A prompt's blocks of so many tokens are the newest; the oldest go."""
+        """Mark a prompt's blocks as newest; the oldest are evicted."""
         for block in content:
             self.sent.pop(block, None)
             self.sent[block] = None
@@ -120,7 +120,7 @@ class Live:
     Parameters
     ----------
     pools : Pools
-        Nodes that do everything; two pools are not played.
+        Nodes that do everything; two pools are not supported.
     policy, cache
         See `driver.serve`.
     router : str
@@ -134,7 +134,7 @@ class Live:
 
     def __init__(self, pools: Pools, policy: Policy, cache: CacheSettings, router: str = "round-robin") -> None:
         if pools.decode:
-            raise InputError(pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one")
+            raise InputError(pools.entry[0].system.name, "prefills and decodes in two pools; serve supports one")
         self.route, self.dealt = ROUTERS[router], 0
         self._recalls = len(pools.entry) > 1 and asks_prefix(self.route)
         self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
@@ -156,7 +156,7 @@ class Live:
         Parameters
         ----------
         now : float
-            The present [s]; never before that of an earlier call.
+            The present [s]; never before an earlier call.
         content : tuple
             Names of the prompt's leading blocks of `block_tokens`, equal where it begins like another one.
 
@@ -188,7 +188,7 @@ class Live:
         return number
 
     def _load(self, live: _Live, now: float, tokens: int, content: tuple[Hashable, ...]) -> Load:
-        """What the router is told of a replica, and of how much of a prompt it was sent before."""
+        """Return the router's view of a replica, and the tokens of a prompt that it was sent before."""
         if len(self.nodes) == 1:
             return Load(0, 0)
         load = live.node.load(now)
@@ -217,7 +217,7 @@ class Live:
                 self._note(live.new())
 
     def _note(self, found: list[tuple[float, int, int]]) -> None:
-        """Keep tokens until they are due; those of one time together."""
+        """Keep tokens until they are due, grouped by time."""
         by_time: dict[float, Tokens] = {}
         for due, number, tokens in found:
             own = by_time.setdefault(due, Tokens(due + self.outside_s, [], []))

@@ -1,8 +1,8 @@
-"""Metrics of a run, from per-request stamps and the histogram of token gaps.
+"""Metrics of a run, from timestamps of requests and the histogram of token gaps.
 
-TTFT = first token - arrival. TBT = gap between two tokens of one request; quantiles over all
-tokens, from a log histogram of 0.1 % bins, mean exact. TPOT = (last - first token)/(tokens - 1),
-requests of one token left out. E2E = last token - arrival. Undefined values are None.
+TTFT = first token - arrival. TBT = gap between two tokens of one request; quantiles over all tokens, from a log
+histogram of 0.1 % bins, mean exact. TPOT = (last - first token)/(tokens - 1), without requests of one token. E2E = last
+token - arrival. Undefined values are None.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Quantiles:
         return None if share is None or self.percentiles is None else float(np.interp(share, SHARES, self.percentiles))
 
     def later(self, seconds: float) -> Quantiles:
-        """The same of values that are all so much longer."""
+        """Return the same values shifted by `seconds`."""
         mean, p50, p90, p99 = (None if x is None else x + seconds for x in (self.mean, self.p50, self.p90, self.p99))
         return Quantiles(mean, p50, p90, p99, None if self.percentiles is None else self.percentiles + seconds)
 

@@ -63,12 +63,12 @@ class Node:
 
     @property
     def lanes(self) -> int:
-        """Devices of a rank, each with a port of its own."""
+        """Return the devices of a rank, each with a port."""
         layout = self.engine.deployment.layout
         return layout.tp * layout.pp
 
     def load(self, now: float) -> Load:
-        """Requests that wait, as of the step in progress, and others that have not come back."""
+        """Return the waiting requests, as of the step in progress, and other unfinished ones."""
         self.own["asked"] = len(self.asked)
         waiting, running = plainly(load_of)(self.face, self.own, now)
         return Load(int(waiting), int(running), self.held_tokens)
@@ -133,7 +133,7 @@ class Node:
         return places
 
     def let_go(self, places: I8, looked_at: bool) -> None:
-        """Let go of rows of the engine's state that have completed; of those alone that no router will look at.
+        """Release completed rows of the engine's state, but only rows that no router will read.
 
         A long request holds the page that it stands on, not all that came after it.
         """

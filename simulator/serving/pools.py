@@ -21,7 +21,7 @@ class KvLink:
     Attributes
     ----------
     bandwidth_bytes_per_s : float
-        One way of one device, which sends and receives over a port of its own.
+        One-way bandwidth of one device, which sends and receives over its own port.
     latency_s : float
         Of one cache [s].
     by_layer : bool
@@ -57,7 +57,7 @@ class Pools:
     link : KvLink or None
         What KV caches cross from one to the other.
     policy, cache : optional
-        Those of the decode nodes, where they are not those of the entry nodes.
+        Of the decode nodes, if they differ from the entry nodes.
     parts : mapping of str to object
         What parts have of the fleet, by their names.
     scales : tuple

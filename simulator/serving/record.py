@@ -28,8 +28,8 @@ class OpTotal:
     Attributes
     ----------
     wall_s : float
-        Seconds it contributed to the clock (critical path), on all its processors together. With
-        pipeline parallel, to that of its stage; the stages work side by side.
+        Contribution to the clock [s] (critical path), on all its processors together. With pipeline parallelism, to the
+        clock of its stage.
     busy_s : float
         Device-seconds it kept this processor busy.
     flops, stream_bytes, act_bytes : float
@@ -61,7 +61,7 @@ class OpTotal:
 
     @property
     def bound(self) -> str:
-        """What bounded it for most of its time: a price's own word, kept through the run."""
+        """Return its limit for most of its time, as the cost model names it."""
         most = max(self.by_bound, key=lambda name: self.by_bound[name])
         return "link" if self.layer == "communication" and most == "memory" else most
 
@@ -93,7 +93,7 @@ class Run:
     workload : str
         Name of the request stream.
     stages : dict of str to array
-        Stretches of equal batches in order of start (empty unless kept).
+        Groups of equal batches in order of start (empty unless kept).
     iterations, preemptions, output_tokens, prompt_tokens : int
         Over the whole run; prompt tokens are those computed, recomputed ones included.
     cached : bool
@@ -105,13 +105,13 @@ class Run:
     window : Window
         What rates and energy per token are of: the steady part of the run, where it has one.
     interval_output_tokens, interval_prompt_tokens : float
-        Tokens in it; those of a stretch that it cuts are counted in proportion.
+        Tokens in the window; groups of steps at its ends count in proportion.
     joules, interval_joules : float
         Dynamic energy of the whole run and of the window.
     interval_static_joules : float
         Static power of all devices over the window.
     interval_busy_joules : float
-        What devices draw on top while they run kernels, beside the energy of the work.
+        Additional energy of devices that run kernels, without the energy of the work.
     joules_half_width : float or None
         Half of the 95 % interval of energy per token, as a fraction of it; see `Window.half_width`.
     devices : int
@@ -132,7 +132,7 @@ class Run:
     steps : tuple of RunStep
         Its first steps, where they were kept.
     parts : mapping of str to object
-        What parts left, by their names (`Part.figures` says how answers have it).
+        Results of parts, by their names (`Part.figures` defines their output).
     groups : int
         Groups of replicas that were simulated each on its own, where their router would have looked at all.
     every : callable or None
@@ -204,7 +204,7 @@ class Run:
         return self.e2e_s.later(self.outside_s)
 
     def request_blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
-        """`request_columns` of all requests, those of a long run too, block by block."""
+        """Return `request_columns` of all requests, also of a long run, block by block."""
         if self.every is not None:
             yield from (self._seen(block) for block in self.every())
             return
@@ -222,7 +222,7 @@ class Run:
         return columns
 
     def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Columns of requests.csv, of a long run those of a sample; with what clients see where that differs."""
+        """Return the columns of requests.csv, of a sample for a long run; with client times if they differ."""
         columns = self._seen(self.requests.columns())
         for name, left in self.parts.items():
             if (hook := PARTS[name].hook("request_columns")) is not None:

@@ -53,8 +53,7 @@ class Load:
 
 
 Route = Callable[[int, Sequence[Load], int | None], int]
-"""Requests dealt before, loads, and the replica of the session's last request (None: none, or it is
-down) -> a replica."""
+"""Assigned requests, loads, and the replica of the session's last request (None: none, or it is down) -> a replica."""
 
 
 def _deals(route: Route) -> None:
@@ -69,7 +68,7 @@ _BY_PREFIX: set[Route] = set()
 
 
 def by_prefix(route: Route) -> Route:
-    """Decorate a rule that wants to know what each replica was sent of a prompt before."""
+    """Decorate a rule that uses the tokens of a prompt that each replica was sent before."""
     _BY_PREFIX.add(route)
     return route
 
@@ -81,7 +80,7 @@ def asks_prefix(route: Route) -> bool:
 
 @ROUTERS.register("round-robin")
 def round_robin(count: int, loads: Sequence[Load], home: int | None = None) -> int:
-    """In turn; `count` requests have been dealt before."""
+    """Round-robin; `count` is the number of requests assigned before."""
     return count % len(loads)
 
 

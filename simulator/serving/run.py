@@ -54,7 +54,7 @@ def run(
     warmup : int
         Completions, on all replicas together, left out of rates and latencies.
     keep_stages : bool
-        Keep the table of stretches.
+        Keep the table of groups of steps.
     progress : callable, optional
         See `progress.Progress`.
     fleet : Fleet, optional
@@ -62,12 +62,12 @@ def run(
     cache : CacheSettings, optional
         How engines set up their KV caches.
     stop : int, optional
-        Completions after which the run ends; rates then are those of a system that never drains.
+        Completions after which the run ends; rates are then for a system that never drains.
     steps : int
         Keep the first steps (`Run.steps`), of one engine of one rank; all then run one by one.
     pools : Pools, optional
-        The nodes of a deployment of two pools, where they are more than its own; `policy` and `cache`
-        are then those of the nodes that prefill.
+        The nodes of a deployment of two pools, if they are more than its own; `policy` and `cache` then apply to the
+        prefill nodes.
     groups : Groups, optional
         What the groups of a fleet have left, where it is simulated in such.
     options : PartOptions

@@ -63,5 +63,5 @@ class Served:
         return self.drained.blocks if self.drained and self.drained.file else None
 
     def stamps(self) -> Stamps:
-        """Times of all requests, of a long run those of a sample."""
+        """Return the times of all requests, of a sample for a long run."""
         return self.table.stamps() if self.drained is None else self.drained.stamps()

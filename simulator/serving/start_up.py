@@ -9,11 +9,11 @@ from ..deploy.deployment import Deployment
 from ..parts.experts_apart.holders import expert_bytes
 
 ENGINE_START_S = 38.7
-"""Everything but reading weights, from the start of the process until it serves [s]: imports, what is
-compiled (found in a cache), profiling and capturing graphs. vLLM with Llama-2-7B on an A100 and graphs
-up to 512 sequences: 46.15 s in all, 7.42 s of them loading weights (means of five runs,
-github.com/upb-cn/vllm-startup-profiler 9ef96f47, experiments/A100/examples/batch_size; arXiv
-2606.07362). Other models and hosts differ; so does the first start, which compiles."""
+"""Time from the start of the process until it serves, without reading weights [s]: imports, compilation (cached),
+profiling and graph capture. vLLM with Llama-2-7B on an A100 and graphs up to 512 sequences: 46.15 s in all, 7.42 s
+of them loading weights (means of five runs, github.com/upb-cn/vllm-startup-profiler 9ef96f47,
+experiments/A100/examples/batch_size; arXiv 2606.07362). Other models and hosts differ, and the first start, which
+compiles."""
 
 
 def start_up_s(deployment: Deployment) -> float:

@@ -1,17 +1,10 @@
-"""The steady window of a run: where rates are those of a system that neither fills nor drains.
+"""The steady window of a run, without the filling of an empty system and the final draining.
 
-A run begins with an empty system and ends with one that only drains; what both take away from its
-rates depends on how long it is. So rates are those of a window in between:
-
-- It ends with the last arrival, after which the system drains.
-- It begins where the mean of what follows is best known: MSER (White 1997) over the output rate of
-  bins, and never before a generation of requests has come and gone, nor before the warm-up.
-- It is at least `FEWEST` generations long, the time that a request is in service: rates further
-  apart than that hardly depend on each other. Means of batches of a generation or more, with what still binds
-  neighbours, give the interval (batch means; Law, Simulation Modeling and Analysis, section 9.5).
-
-A closed loop comes in rounds of as many completions as there are clients, which begin with their
-prompts; the window is made of whole rounds. A run without such a window is measured whole.
+It ends with the last arrival. It begins where the mean of the rest has the least error: MSER (White 1997) over the
+output rate of bins, not before a generation of requests has completed, nor before the warm-up. It is at least `FEWEST`
+generations long (the time a request is in service). Batch means of a generation or more, with the correlation of
+neighbours, give the interval (Law, Simulation Modeling and Analysis, section 9.5). A closed loop has rounds of one
+completion per client; its window consists of whole rounds. A run without such a window is measured as a whole.
 """
 
 from __future__ import annotations
@@ -36,10 +29,9 @@ chance makes are smaller."""
 WIDE = 0.25
 """A rate whose interval is wider than this is not known: the run is too short."""
 GROWS, FEWEST_WAITING = 0.05, 10
-"""A queue that grows by more than this share of the arrivals, and by so many requests, is one of a
-system that is overloaded."""
+"""A system is overloaded if its queue grows by more than this share of the arrivals, and by this many requests."""
 SURELY_GROWS = 0.01
-"""So is one of a queue that surely grows by more than this share of the arrivals, in a steady window."""
+"""It is also overloaded if its queue surely grows by more than this share in a steady window."""
 
 Rate = Callable[[F8], F8]
 Kind = Literal["steady", "asked", "whole"]
@@ -56,7 +48,7 @@ class Window:
     kind : str
         "steady"; "asked", between a warm-up and a stop that were asked for; "whole", everything after the warm-up.
     why : str
-        Why there is no steady window, else empty.
+        Reason why there is no steady window, else empty.
     edges : tuple of float
         Ends of the batches that intervals come from; empty without them.
     half_width : float or None
@@ -91,7 +83,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """Requests' times [s], those of requests that have not ended included; NaN until they happen.
+    """Times of requests [s], including unfinished ones; NaN until they happen.
 
     Attributes
     ----------
@@ -99,7 +91,7 @@ class Stamps:
         ``last`` is the latest token's.
     done : bool array
     each : int
-        Requests that each row stands for.
+        Requests that each row represents.
     """
 
     arrival: F8
@@ -152,7 +144,7 @@ def find_window(tokens: Rate, stamps: Stamps, *, begin: float, end: float, clien
 
 
 def _of_arrivals(tokens: Rate, in_service: F8, begin: float, drain: float, count: int) -> F8 | str:
-    """Edges of the batches between filling and draining; in words, why there are none."""
+    """Return the edges of the batches between filling and draining, or the reason why there are none."""
     generation = max(float(in_service.mean()), 1e-9)
     gone = float(np.quantile(in_service, 0.9))
     span = drain - begin
@@ -242,7 +234,7 @@ def half_width(made: F8, of: F8) -> float:
 
 
 def _bound(deviation: F8) -> float:
-    """How many times the variance of a mean is that of independent values."""
+    """Return the variance of a mean over the variance with independent values."""
     neighbours = float((deviation[1:] * deviation[:-1]).sum())
     return 1.0 + 2.0 * max(neighbours / max(float((deviation**2).sum()), 1e-300), 0.0)
 

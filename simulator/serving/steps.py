@@ -19,7 +19,7 @@ from .engine import Engine
 I8 = npt.NDArray[np.int64]
 
 MOST_STEPS = 10_000
-"""Place of the last step that is kept: memory goes with it."""
+"""Index of the last kept step: it limits the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RunStep:
     Attributes
     ----------
     number : int
-        From 0; the counter of its expert draws.
+        From 0; the counter of its expert samples.
     start_s, end_s : float
         From the first arrival [s].
     batch : Batch
@@ -48,26 +48,26 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int,
     Raises
     ------
     InputError
-        Several engines, ranks or pipeline stages, experts on devices of their own, expert or KV caches elsewhere, a scheduler of an engine's own that
+        Several engines, ranks or pipeline stages, experts on separate devices, expert or KV caches elsewhere, a scheduler of an engine's own that
         keeps no plans, drafts, or steps too far into a run.
     """
     if last > MOST_STEPS:
         raise InputError("--steps", f"must end by step {MOST_STEPS:,}, not {last:,}")
     if deployment.apart is not None:
         raise InputError(
-            "--steps", "cannot show steps with experts on devices of their own; leave --experts-on, or see `opbyte afd`"
+            "--steps", "cannot show steps with experts on separate devices; remove --experts-on, or see `opbyte afd`"
         )
     if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
-        raise InputError("--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp")
+        raise InputError("--steps", "need one engine of one rank: remove replicas, pools, --dp and --pp")
     if deployment.parts.get("drafts") is not None:
-        raise InputError("--steps", "cannot show steps that draft; leave --speculative")
+        raise InputError("--steps", "cannot show steps that draft; remove --speculative")
     if policy.rules is not None:
-        reason = f"cannot show those of {policy.name}'s own scheduler; take another --policy"
+        reason = f"is not available for {policy.name}'s own scheduler; take another --policy"
         raise InputError("--steps", reason)
     if tiered:
-        raise InputError("--steps", "cannot show steps of requests that load; leave --kv-tiers")
+        raise InputError("--steps", "cannot show steps of requests that load; remove --kv-tiers")
     if deployment.parts.get("resident-experts") is not None:
-        raise InputError("--steps", "cannot show steps that fetch experts; leave --experts-resident")
+        raise InputError("--steps", "cannot show steps that fetch experts; remove --experts-resident")
 
 
 def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
@@ -97,7 +97,7 @@ def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
         batch = replace(batch, seq_id=rows_of[np.concatenate([ids[decodes], ids[~decodes]])])
         known = decodes.sum(), tokens[~decodes].sum(), 1
         if known != (rows[L_DECODES], rows[L_PREFILL], rows[L_STEPS]):
-            raise InputError("--steps", f"cannot tell those of policy {engine.policy.name}")
+            raise InputError("--steps", f"are not known for policy {engine.policy.name}")
         out.append(RunStep(len(out), float(rows[L_START]), float(rows[L_END]), batch))
     return tuple(out)
 

@@ -124,7 +124,7 @@ class RequestTable:
         return cls(len(rows), **columns)
 
     def single(self, row: int, arrival_s: float, output_tokens: int) -> RequestBlock:
-        """One request as a block for an engine, with an arrival and a length of its own there."""
+        """Return one request as a block for an engine, with its own arrival and length there."""
         one = slice(row, row + 1)
         turns = None
         if len(self.follows):
@@ -145,7 +145,7 @@ class RequestTable:
         return int(self.input_tokens[row] + self.generated[row] - 1)
 
     def take_over_all(self, engine: Engine, places: I8, rows: I8) -> None:
-        """Copy progress and stamps of requests from the engine that ran them."""
+        """Copy progress and timestamps of requests from the engine that ran them."""
         for first in range(0, len(rows), AT_ONCE):  # so that copies of columns take little room
             part = slice(first, first + AT_ONCE)
             self._take_over(engine, places[part], rows[part])
@@ -162,7 +162,7 @@ class RequestTable:
         self.first_s[rows], self.last_s[rows] = (floats[places, col.F_FIRST], floats[places, col.F_LAST])
 
     def stamps(self) -> Stamps:
-        """Times of all requests that were read and not turned away."""
+        """Return the times of all requests that were read and not rejected."""
         rows: slice | I8 = slice(0, self.count)
         if self.refused:
             rows = np.delete(np.arange(self.count), self.refused)
@@ -178,7 +178,7 @@ class RequestTable:
         return rows if complete.all() else np.flatnonzero(complete)
 
     def let_go(self, rows: I8) -> None:
-        """Let go of rows: nothing looks at them any more. A page goes with the last of its rows."""
+        """Release rows that are not read any more; a page is freed with its last row."""
         pages, counts = np.unique(rows // PAGE_ROWS, return_counts=True)
         self.held[pages] -= counts
         empty = self.held == 0
@@ -198,7 +198,7 @@ class RequestTable:
         several : bool
             Whether they ended on several engines, or in several lives of one; else the engine has told their places.
         rows : int64 array, optional
-            Of these rows alone, which have.
+            Restrict the result to these rows.
         """
         done = self.done() if rows is None else rows
         order = self.order[done]

@@ -15,14 +15,14 @@ FULL = 0.9
 
 
 def steady_stages(run: Run) -> Mapping[str, F8]:
-    """The stretches of the window that a run's rates are of."""
+    """Return the log entries of the window that defines a run's rates."""
     stages, window = run.stages, run.window
     within = (stages["end_s"] > window.start_s) & (stages["start_s"] < window.end_s)
     return {name: column[within] for name, column in stages.items()}
 
 
 def typical(run: Run) -> tuple[Batch, Batch]:
-    """A rank's usual step of decodes, and one with a prompt beside them."""
+    """Return a rank's typical decode step, and one with a prompt."""
     rows, d = run.requests, run.deployment
     context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
     held = float((rows.last_token_s - rows.first_token_s).sum())
@@ -34,6 +34,6 @@ def typical(run: Run) -> tuple[Batch, Batch]:
 
 
 def usual_batches(decodes: int, context: int, prompt: int, new: int = 1) -> tuple[Batch, Batch]:
-    """Decodes of `new` tokens alone, and with a prompt beside them."""
+    """Return a batch of decodes with `new` tokens, without and with a prompt."""
     seen = [context] * decodes
     return Batch.of(seen, new=new), Batch.of(seen, [(prompt, 0)], new)

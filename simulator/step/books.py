@@ -29,8 +29,8 @@ kernel tables in use; of totals also all busy seconds, and joules by path, in th
 
 (K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
 NUM_CELL = 8
-"""Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs beside another op; the
-processor is -1 where the op has nothing to do; 1 outside the kernel tables; code of the bound."""
+"""Columns of `Books.cells`: the current cost of one op of one rank. Wall seconds do not include parallel work; the
+processor is -1 if the op has nothing to do; 1 outside the kernel tables; code of the bound."""
 
 A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
 NUM_SHARE = len(BOUNDS) + 4
@@ -74,7 +74,7 @@ class Books(NamedTuple):
 
 
 def new_books(plan: Plan, sequences: int = 1) -> Books:
-    """Return empty running totals for one engine of so many sequences a rank at most."""
+    """Return empty running totals for one engine with at most `sequences` sequences per rank."""
     rows, processors = plan.can.shape
     experts = plan.router.shape[2]
     return Books(

@@ -1,7 +1,7 @@
 """The compiled path: one step's seconds from its moments, with running totals per op.
 
-Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.Plan`;
-those of experts are in `experts`, the totals in `books`.
+Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.Plan`; experts are in
+`experts`, the totals in `books`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
 def cost_cell(plan: Plan, s: int, m: F8, fresh: bool, cells: F8) -> None:
     """Cost an op of one rank where that is due.
 
-    Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
+    Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed again.
     """
     cell = cells[s]
     if fresh or plan.slots[s, low.S_VARIES]:
@@ -164,7 +164,7 @@ def serial_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captu
     ----------
     moments : float64 array, shape (ranks, moments)
     batch : StepBatch
-        What experts are drawn for.
+        Key of the expert samples.
     fresh : bool
         Whether the batch differs from the last call's in more than the decodes' contexts.
     captured : int

@@ -43,7 +43,7 @@ class PlacedOp:
     devices : int
         Devices that run it (each its own share).
     critical : bool
-        Whether it lies on the slowest rank or expert group, i.e. counts towards the step.
+        Whether it is on the slowest rank or expert group, i.e. counts towards the step.
     exposed : float
         Share of its seconds that count towards the step: the others are hidden behind other ops.
     """
@@ -61,8 +61,8 @@ class PlacedOp:
 class StageCost:
     """One step: duration, dynamic energy of all devices, and every op.
 
-    With pipeline parallel the duration is that of one batch on its way through all stages, of which `stages` gives each
-    one's part, what it sends on included. A step that overlaps says in which `way`, and has a timeline of every stage.
+    With pipeline parallelism the duration is the latency of one batch through all stages; `stages` has each one's part,
+    including its transfer. An overlapped step names its `way` and has a timeline of every stage.
     """
 
     seconds: float
@@ -79,7 +79,7 @@ class StageCost:
         return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
 
     def busy_within(self, devices: float) -> float:
-        """`busy_s`, at most all the time of so many devices where exchanges run beside the rest."""
+        """Return `busy_s`, limited to the time of `devices` devices if exchanges overlap."""
         return min(self.busy_s, self.seconds * devices) if self.timelines else self.busy_s
 
     def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:

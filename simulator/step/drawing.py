@@ -1,4 +1,4 @@
-"""What the experts of a step are drawn for, and their loads."""
+"""Keys and samples of a step's expert loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StepBatch(NamedTuple):
     Attributes
     ----------
     step : int
-        Counter of the draws.
+        Counter of the samples.
     decodes : int
         Tokens of decodes.
     chunks : int64 array, shape (2, most)
@@ -32,7 +32,7 @@ class StepBatch(NamedTuple):
 
 @compiled_part
 def draw_part(plan: Plan, x: int, batch: StepBatch, ahead: int, scratch: Scratch, loads: I8) -> None:
-    """Draw the loads of expert part `x` for a step, or for the same batch so many steps `ahead`."""
+    """Sample the loads of expert part `x` for a step, or for the same batch `ahead` steps later."""
     experts, work = plan.experts[x], plan.expert_work[x]
     draw_loads(
         step_key(plan.seed, plan.replica, batch.step + ahead),

@@ -1,6 +1,6 @@
-"""Loads that several runs draw alike: kept from the first of them for the others.
+"""Expert loads that several runs share: the first run stores its samples for the others.
 
-A draw depends on seed, replica, step, layer and batch alone: systems that serve one closed loop draw the same.
+A sample depends only on seed, replica, step, layer and batch: systems that serve one closed loop have equal samples.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _kept: ContextVar[dict[bytes, Drawn] | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def drawn_once() -> Iterator[None]:
-    """Runs in this block draw once what they draw alike; each finds what it would have drawn."""
+    """Runs in this block share equal samples; each gets the values that it would have sampled."""
     before = _kept.set({})
     try:
         yield
@@ -44,7 +44,7 @@ def drawn_once() -> Iterator[None]:
 
 
 def drawn_of(plan: Plan) -> Drawn | None:
-    """Where a plan's draws are kept; None outside of `drawn_once` and without experts."""
+    """Return the stored samples of a plan; None outside of `drawn_once` and without experts."""
     kept = _kept.get()
     if kept is None or plan.moe is None:
         return None

@@ -1,4 +1,4 @@
-"""The compiled path of experts: loads drawn, placed or split over processors, priced and booked."""
+"""The compiled path of experts: loads sampled, placed or split over processors, costed and booked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def expert_seconds(table: F8, tokens: int) -> float:
 
 @compiled_part
 def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
-    """Price of experts that take `busy` seconds one after another, launch left out."""
+    """Return the cost of experts that take `busy` seconds one after another, without the launch."""
     params, work = plan.params[plan.slots.shape[0] + x, p], plan.expert_work[x]
     seconds = busy + params[P_FIXED]
     compute = tokens * work[low.V_FLOPS] / params[P_FLOPS]
@@ -47,7 +47,7 @@ def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, bus
 
 @compiled_part
 def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
-    """Price of a share of one device's experts, which take `busy` seconds on a roofline."""
+    """Return the cost of a share of one device's experts, which take `busy` seconds on a roofline."""
     price = experts_price(plan.kernels, plan.slots.shape[0] + x, p, tokens, active)
     if price[0] < 0.0:
         price = roofline_price(plan, x, p, tokens, active, busy)
@@ -143,7 +143,7 @@ def side_loads(queue: F8, used: int, mask: int, side: int) -> tuple[float, float
 def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) -> float:
     """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
 
-    A choice is a mask of the spaces that move: every mask, or those of the order's prefixes.
+    A choice is a mask of the spaces that move: every mask, or only the prefixes of the order.
     """
     whole = (1 << used) - 1
     best, best_seconds, mask = int64(0), np.inf, int64(0)
@@ -233,7 +233,7 @@ def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -
 
 @compiled_part
 def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) -> float:
-    """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
+    """Return the seconds of the slowest group of expert part `x` at the sampled loads, with booking."""
     clear_share(books.share)
     loads = on_slots(plan, x, key, books.loads, books.placed)
     slowest, sums = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
@@ -245,7 +245,7 @@ def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) 
 
 @compiled_given("plan.moe", lambda plan, batch, books: 0.0)
 def experts_step(plan: Plan, batch: StepBatch, books: Books) -> float:
-    """Seconds of all expert parts of a step, their loads drawn; none for a model without experts."""
+    """Return the seconds of all expert parts of a step at sampled loads; zero for a model without experts."""
     total, stages = 0.0, books.stages
     key = step_key(plan.seed, plan.replica, batch.step)
     start_fetch(plan, books)

@@ -1,7 +1,7 @@
 """The explicit path: build every op of one step, place it, cost it, add up.
 
-This is the readable definition of a step's time and energy. The compiled path
-(`lowering`, `compiled`) must agree with it to 1e-9 relative; a property test draws batches.
+This is the readable definition of a step's time and energy; the compiled path (`lowering`, `compiled`) agrees to 1e-9
+relative, as a property test with sampled batches shows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage", "timelines_of"]
 
 
 def dealt(deployment: Deployment, decodes: int, context: int, chunks: Sequence[tuple[int, int]] = ()) -> list[Batch]:
-    """Deal a step's work to the ranks of one engine, a batch each; the first get what is left over.
+    """Distribute a step's work to the ranks of one engine, one batch each; the first ranks get the remainder.
 
     Decodes of a deployment that speculates bring all their drafts.
 
@@ -63,15 +63,15 @@ def explicit_stage(
     batches : sequence of Batch
         One per rank of the engine (`Deployment.ranks`); may be empty batches.
     step, replica : int
-        Counters of the expert draws.
+        Counters of the expert samples.
     expected : bool
-        Use the router's expected loads instead of a draw (analysis without noise).
+        Use the router's expected loads instead of a sample.
     captured : int
         Largest batch with a captured graph (`Policy.captured`): smaller ones run padded to the
-        next that has one. Attention, experts and the head know the padding and leave it out.
+        next that has one. Attention, experts and the head know the padding and remove it.
     caches : StepCaches, optional
-        The engine's expert caches, which remember earlier steps. By default those of a deployment with a `store` have
-        seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the mean of as many more.
+        The engine's expert caches, which remember earlier steps. By default the caches of a deployment with a `store`
+        have seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the mean of as many more.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def timelines_of(
         A deployment whose layers wait for experts: when in the step they do is not known.
     """
     if deployment.parts.get("resident-experts") is not None:
-        raise InputError("--timeline", "cannot show steps that fetch experts; leave --experts-resident")
+        raise InputError("--timeline", "cannot show steps that fetch experts; remove --experts-resident")
     given = deployment, batches, step, replica, expected, captured
     found = explicit_stage(*given).timelines
     if found:
@@ -128,6 +128,6 @@ def timelines_of(
 
 
 def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:
-    """What other ways are held against."""
+    """Return the serial step as the reference for other ways."""
     exchange = sum(p.cost.seconds * p.count for p in cost.ops if p.critical and p.op.exchange)
     return Uncut(cost.seconds - exchange - sum(experts_s), exchange, experts_s)

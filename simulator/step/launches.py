@@ -1,9 +1,9 @@
-"""Launches: how many kernels of a step the host starts one by one where no CUDA graph holds them.
+"""Launches: kernels of a step that the host starts one by one without a CUDA graph.
 
 An op of a layer is one or several calls from Python: an fp8 product quantises its input first; experts in Triton are
-top-k, alignment, two products and what lies between. TensorRT-LLM's ops do more in one call: attention rotates and writes
-to the cache, an all-reduce adds and normalises, routing and experts are one. Counts were read in the sources of SGLang 0.5.6
-to 0.5.23 (srt/layers, srt/models), vLLM 0.11 to 0.33 (model_executor/layers) and TensorRT-LLM 1.0 to 1.2 (_torch/modules).
+top-k, alignment, two products and small kernels. TensorRT-LLM fuses more: attention with rotation and cache write,
+all-reduce with add and norm, routing with experts. Counts were read in the sources of SGLang 0.5.6 to 0.5.23
+(srt/layers, srt/models), vLLM 0.11 to 0.33 (model_executor/layers) and TensorRT-LLM 1.0 to 1.2 (_torch/modules).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLAIN = ("bf16", "fp16", "fp32")
 """Arithmetic formats whose products take their inputs as they are."""
 
 SAMPLING = 12
-"""Calls of an op `sampling`: penalties, temperature, softmax and draw are small ops of PyTorch."""
+"""Calls of an op `sampling`: penalties, temperature, softmax and sampling are small ops of PyTorch."""
 
 IN_PIECES, IN_LATENT_PIECES = 3, 8
 """Calls of a layer whose graph is cut at its attention: the replay, the write to the KV cache, and attention; latent
@@ -44,7 +44,7 @@ class Launches(NamedTuple):
     pieces: int  # of a step with prompts whose graph is cut at attention
 
     def drafting(self, draft: Launches, passes: int) -> Launches:
-        """The same with a model that drafts: once through a prompt, and so many passes behind a decode."""
+        """Return the same with a draft model: once through a prompt, and `passes` passes after a decode."""
         return self._replace(
             prompts=self.prompts + draft.prompts, decodes=self.decodes + passes * draft.decodes,
             pieces=self.pieces + draft.prompts,
@@ -55,7 +55,7 @@ NO_LAUNCHES = Launches(0, 0, 0)
 
 
 def calls_of(op: Op, layer: Layer | None, calls: Calls) -> int:
-    """Calls of an op of a layer, or of none, that is no experts."""
+    """Return the calls of an op of a layer, or of no layer, that is not an expert op."""
     if op.product:
         return 1 + calls.quantises * (op.dtype not in PLAIN)
     rope = calls.rope + calls.qk_norms * (layer is not None and getattr(layer.mixer, "qk_norm", 0) > 0)

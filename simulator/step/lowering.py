@@ -42,7 +42,7 @@ from .sections import Build, sections_of
 from .unequal import Uneven, uneven_of
 
 ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
-"""What placement rules tell apart; a pair's decode follows the prefill that it may run beside."""
+"""Roles for placement rules; a pair's decode follows the prefill that may run in parallel with it."""
 
 FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 
@@ -54,10 +54,10 @@ FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 than one processor can run it, and its kind and phase as placement rules know them."""
 
 (E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD) = range(10)
-"""Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts of a token, whether the
-router is uniform, the processor that shares the experts with the main one (0 = none), which table of
-`Plan.expert_table` holds their seconds, layers that share a draw, their pipeline stage, the counter of their draws, and
-what each group holds of them, copies among it."""
+"""Columns of `Plan.experts`: experts the router chooses from, their groups, experts of a token, whether the router
+is uniform, the processor that shares the experts with the main one (0 = none), the table of `Plan.expert_table` with
+their seconds, layers that share a sample, their pipeline stage, the counter of their samples, and each group's
+experts, including copies."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
@@ -118,7 +118,7 @@ class Plan(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Names of what the plan's rows stand for, for tables."""
+    """Names of the plan's rows, for tables."""
 
     name: tuple[str, ...]
     layer: tuple[str, ...]
@@ -136,7 +136,7 @@ def lower(
     Parameters
     ----------
     replica : int
-        Counter of its expert draws.
+        Counter of its expert samples.
     counts : int
         Most tokens of a step that kernel models are tabulated for.
     experts_alone : bool
@@ -209,7 +209,7 @@ def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: 
 def _expert_side(
     d: Deployment, streams: Streams | None, slots: int, replica: int, counts: int
 ) -> tuple[Beside | None, Slots | None]:
-    """Devices that hold the experts of a deployment of so many slots; None where its own do."""
+    """Return the expert devices of a deployment with the given slots; None if its own devices store the experts."""
     if d.apart is None or streams is None:
         return None, None
     plan, names = lower(d.apart.holder, replica, counts, experts_alone=True)
@@ -235,7 +235,7 @@ def _varies(form: F8, windows: tuple[int, ...]) -> B1:
 def _price_rows(
     ops: Sequence[Op], links: Sequence[AnyLink | None], probes: Sequence[Probe], processors: Sequence[Processor]
 ) -> dict[tuple[int, int], PriceRow]:
-    """Price rows by op and processor; a collective stands in the main processor's place."""
+    """Cost rows by op and processor; a collective uses the main processor's column."""
     rows: dict[tuple[int, int], PriceRow] = {}
     for i, (op, link, probe) in enumerate(zip(ops, links, probes, strict=True)):
         if link is not None:

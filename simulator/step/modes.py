@@ -1,4 +1,4 @@
-"""Exchanges that run by another algorithm in steps with prompts than in those of decodes alone."""
+"""Exchanges with different algorithms in steps with prompts and in decode-only steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ I8 = npt.NDArray[np.int64]
 
 @held
 class Modes(NamedTuple):
-    """Prices of exchanges by the kind of step; L exchanges."""
+    """Costs of exchanges by the kind of step; L exchanges."""
 
     slots: I8  # [L] which ops they are
     params: F8  # [2, L, NUM_PARAMS] without prompts on any rank, and with

@@ -26,7 +26,7 @@ class Places(NamedTuple):
 
 
 def places_of(d: Deployment) -> Places | None:
-    """The maps of a deployment; None where experts lie in order and have no copies."""
+    """Return the maps of a deployment; None if experts are in order and have no copies."""
     if d.parts.get("expert-copies") is None:
         return None
     slots = max(part.held * part.ep for part in d.experts)

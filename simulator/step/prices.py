@@ -1,9 +1,8 @@
-"""The price list of a deployment: what every op costs on every processor, as arrays.
+"""Cost models of a deployment as arrays: every op on every processor.
 
-Each processor's cost model gives the rows (`devices.prices.PriceRow`); here they are gathered, and
-priced by one compiled function whatever model made them. A row that is a roofline is priced by its
-terms. An op that depends on one count (tokens, or sequences) has a curve of prices by that count,
-attention and experts have formulas of the batch's sums, or measured grids that formulas continue.
+Each processor's cost model gives rows (`devices.prices.PriceRow`), which one compiled function evaluates. Rooflines are
+evaluated by their terms. An op of one count (tokens, or sequences) has a curve over it; attention and experts have
+formulas of the batch's sums, or measured grids that formulas extrapolate.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NUM_SLOT = 6
 holds, and the moment that it counts; `PriceRow.most`; and which grid it reads."""
 
 SEEN = 4096
-"""Prices of experts that are remembered: layers are alike, and so are the loads of consecutive steps."""
+"""Number of cached expert costs: layers are alike, and so are the loads of consecutive steps."""
 
 Price = tuple[float, int]
 """Seconds, and the code of what bounds them."""
@@ -41,7 +40,7 @@ Price = tuple[float, int]
 
 @held
 class Kernels(NamedTuple):
-    """Rows that are no rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
+    """Rows that are not rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
     streamed: int | None  # rows of `calibrated.streamed`; None without any
@@ -60,11 +59,11 @@ class Kernels(NamedTuple):
 
 
 Rows = Mapping[tuple[int, int], PriceRow]
-"""Price rows by row and processor."""
+"""Cost rows by row and processor."""
 
 
 def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
-    """Make arrays of price rows; None where all of them are rooflines.
+    """Make arrays of cost rows; None if all of them are rooflines.
 
     Parameters
     ----------
@@ -114,14 +113,14 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
 
 
 def _twins(of: F8) -> I8:
-    """Number of every row and processor, shape `of` without the last axis: that of the first with equal values."""
+    """Return for every row and processor, shape `of` without the last axis, the index of the first with equal values."""
     known: dict[bytes, int] = {}
     found = [known.setdefault(b"%d " % p + each.tobytes(), len(known)) for row in of for p, each in enumerate(row)]
     return np.array(found, dtype=np.int64).reshape(of.shape[:2])
 
 
 def _rivals(rows: Rows, own: F8) -> F8 | None:
-    """Parameters of all rivals, those of a row itself where it has fewer."""
+    """Return the parameters of all alternative kernels, padded with the row's own."""
     known = {at: row.formula.rivals for at, row in rows.items() if row.formula is not None}
     most = max(map(len, known.values()), default=0)
     out = np.repeat(own[None], most, axis=0)
@@ -145,7 +144,7 @@ def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
 
 @compiled_given("kernels", otherwise=lambda kernels, s, p, m, seconds, limit: (seconds, limit))
 def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: int) -> Price:
-    """Price of an op; the roofline's, given, where no kernel model covers it."""
+    """Return the cost of an op; the given roofline cost if no kernel model covers it."""
     slot = kernels.slots[s, p]
     code = slot[K_CODE]
     if code == law.ROOFLINE:
@@ -157,7 +156,7 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
 
 @compiled_given("kernels.rivals", otherwise=lambda kernels, s, p, m, own: own)
 def quickest(kernels: Kernels, s: int, p: int, m: F8, own: Price) -> Price:
-    """Price of the quickest of an op's kernels, `own` that of the first."""
+    """Return the cost of the fastest of an op's kernels; `own` is the cost of the first."""
     for r in range(kernels.rivals.shape[0]):
         rival = formula_price(kernels, kernels.rivals[r, s, p], s, p, m)
         if rival[0] < own[0]:
@@ -167,7 +166,7 @@ def quickest(kernels: Kernels, s: int, p: int, m: F8, own: Price) -> Price:
 
 @compiled_part
 def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Price:
-    """Price of an op by its formula with some kernel's parameters, or by its grid."""
+    """Return the cost of an op by its formula with some kernel's parameters, or by its grid."""
     code, forms, h = kernels.slots[s, p, K_CODE], kernels.sums[s], kernels.h[p]
     batch, kv = _form(forms[law.U_BATCH], m), _form(forms[law.U_KV], m)
     x = kernels.formulas[s, p, 1]
@@ -189,14 +188,14 @@ def formula_price(kernels: Kernels, parameters: F8, s: int, p: int, m: F8) -> Pr
 
 @compiled_given("kernels.streamed", otherwise=lambda kernels, own, s, p, batch, tokens, pairs, kv: (0.0, 0))
 def flowing(kernels: Kernels, own: F8, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float) -> Price:
-    """Price of an op of `calibrated.streamed`, of which most plans have none."""
+    """Return the cost of an op of `calibrated.streamed`; most plans have none."""
     x = kernels.formulas[s, p, 1]
     return streamed_price(own, kernels.h[p], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
 def tabled_seconds(kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]) -> float:
-    """Seconds of an attention op; those of its formula, given, where no grid was measured.
+    """Return the seconds of an attention op; its given formula's if no grid was measured.
 
     `u` are its sequences, keys, tokens and pairs.
     """
@@ -242,7 +241,7 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 
 @compiled_part
 def op_price(kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float) -> Price:
-    """Price of op `s` on processor `p` at the moments `m`, `size` bytes moved."""
+    """Return the cost of op `s` on processor `p` at the moments `m`, with `size` bytes moved."""
     compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
     seconds = max(compute, memory) + fixed
     return kernel_price(kernels, s, p, m, seconds, bound(seconds, compute, memory, fixed))
@@ -250,7 +249,7 @@ def op_price(kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: 
 
 @compiled_given("kernels", otherwise=lambda kernels, row, p, routed, active: (-1.0, 0))
 def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
-    """Price of one device's experts; negative where no kernel model covers them."""
+    """Return the cost of one device's experts; negative if no kernel model covers them."""
     code, twin = kernels.slots[row, p, K_CODE], kernels.twins[row, p]
     if code != law.MOE and code != law.MOE_GRID:
         return -1.0, 0
@@ -266,7 +265,7 @@ def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: flo
 
 @compiled_given("kernels.rivals", otherwise=lambda kernels, row, p, routed, active, own: own)
 def quickest_experts(kernels: Kernels, row: int, p: int, routed: float, active: float, own: Price) -> Price:
-    """Price of the quickest of the kernels of a device's experts, `own` that of the first."""
+    """Return the cost of the fastest kernel of a device's experts; `own` is the cost of the first."""
     x, h = kernels.formulas[row, p, 1], kernels.h[p]
     for r in range(kernels.rivals.shape[0]):
         rival = moe_price(kernels.rivals[r, row, p], h, x, routed, active)
@@ -277,7 +276,7 @@ def quickest_experts(kernels: Kernels, row: int, p: int, routed: float, active: 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds)
 def tabled_experts(kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float) -> float:
-    """Seconds of experts; those of their formula, given, where no grid was measured."""
+    """Return the seconds of experts; their given formula's if no grid was measured."""
     if kernels.slots[row, p, K_CODE] != law.MOE_GRID:
         return seconds
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]

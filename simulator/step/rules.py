@@ -32,7 +32,7 @@ def rule_code(name: str) -> int:
 
 
 def custom_rule(name: str) -> Custom:
-    """A rule from outside, compiled; None for those of the library.
+    """Return a compiled user-defined rule; None for rules of the library.
 
     Raises
     ------
@@ -71,5 +71,5 @@ def attained(params: F8, flops: float, size: float) -> float:
 
 @compiled_part
 def energy(params: F8, flops: float, stream: float, act: float) -> float:
-    """Dynamic joules of an op that is no collective."""
+    """Return the dynamic joules of an op that is not a collective."""
     return float(stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP])

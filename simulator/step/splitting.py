@@ -40,7 +40,7 @@ def count_ones(x: np.uint64) -> int:
 
 @compiled_part
 def even_out(state: np.uint64, own: I8, rest: I8, experts: int, kept: int, want: int) -> np.uint64:
-    """Move single tokens between `own`, which has `kept`, and `rest` until it has `want`."""
+    """Move single tokens between `own`, which has `kept`, and `rest` until `own` has `want`."""
     state += GOLDEN
     e = int(np.int64(mix(state) % np.uint64(experts)))
     while kept != want:
@@ -58,7 +58,7 @@ def even_out(state: np.uint64, own: I8, rest: I8, experts: int, kept: int, want:
 
 @compiled_part
 def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.uint64:
-    """Move about half of the tokens of `left` to `right`, which is empty, and keep `want` of them."""
+    """Move about half of the tokens of `left` to `right`, which is empty, then adjust it to `want`."""
     kept = int64(0)
     for e in range(experts):
         tokens, heads = left[e], int64(0)
@@ -88,7 +88,7 @@ def split_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8,
     loads : int64 array
         Tokens of each of the first `experts` entries.
     routed : float64 array
-        Token-expert pairs of each chunk, which add up to those of `loads`.
+        Token-expert pairs of each chunk; their sum is the sum of `loads`.
     chunks : int
         A power of two.
     out : int64 array, shape (chunks, experts) at least
@@ -117,7 +117,7 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
 
 @compiled_part
 def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int) -> np.uint64:
-    """Move about a `share` of the tokens of `rest` to `own`, which is empty, and `want` of them."""
+    """Move about a `share` of the tokens of `rest` to `own`, which is empty, then adjust it to `want`."""
     most, kept = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
     for e in range(experts):
@@ -138,7 +138,7 @@ def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, wa
 
 @compiled_part
 def deal_loads(key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8) -> None:
-    """`split_loads` into any number of micro-batches: one after another draws its tokens."""
+    """`split_loads` into any number of micro-batches: one after another samples its tokens."""
     state = mix(layer_key(key, layer) ^ MIX_2)
     held, wanted, last = int64(0), 0.0, chunks - 1
     for e in range(experts):
@@ -170,14 +170,14 @@ def deal_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int
 
 
 def split_draw(part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int) -> list[Loads]:
-    """Loads of every chunk of a step, out of those drawn for all of it.
+    """Return the loads of every chunk of a step, split from the sampled loads of the step.
 
     Parameters
     ----------
     tokens : sequence of float
         Of each chunk, over all ranks; as many as a power of two.
     step, replica : int
-        Counters of the draw.
+        Counters of the sample.
     """
     own = loads.tokens.astype(np.int64)
     out = np.zeros((len(tokens), len(own)), dtype=np.int64)

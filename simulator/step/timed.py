@@ -1,6 +1,7 @@
-"""Seconds of one step for the engine's loops; overlap is compiled only where a plan asks for it.
+"""Seconds of one step for the engine's loops.
 
-So are micro-batches that go to and fro between devices that attend and devices that hold experts, and what sets the prices of exchanges that go by the kind of step.
+Overlap, alternating micro-batches of disaggregated experts, and exchange costs by the kind of step are compiled only if
+a plan uses them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Lowered(NamedTuple):
 
 @held
 class Costs(NamedTuple):
-    """The cost model of steps as engines know it, whatever a deployment is lowered to."""
+    """The cost model of steps for engines, for any lowered deployment."""
 
     seconds: int  # address of the code of `lowered_seconds`
     spent: int  # of `lowered_spent`

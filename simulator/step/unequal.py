@@ -1,8 +1,8 @@
-"""What unequal contexts add to decode attention, for the explicit and the compiled path.
+"""Effect of unequal contexts on decode attention, for the explicit and the compiled path.
 
-Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a device tell how the
-kernel's thread blocks run (`devices.tables.blocks`), the difference to equal contexts is one more number of a step,
-behind the sums: with prompts beside the decodes, of the call that serves both.
+Costs are functions of sums over a batch, which do not contain the differences. If the tables of a device describe the
+kernel's thread blocks (`devices.tables.blocks`), the difference to equal contexts is one more number of a step, after
+the sums; with prompts, for the call that processes both.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
 def graph_batch(decodes: int, captured: int) -> int:
     """Tokens that a step of `decodes` runs with: the next size for which a graph was captured.
 
-    So does a step of so many tokens with prompts, whose graph has pieces between attention. vLLM captures 1, 2, 4, every 8th up to 256 and every 16th up to the largest
-    (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run as they are.
+    The same holds for a step with prompts, whose graph has pieces between attention. vLLM captures 1, 2, 4, every 8th
+    up to 256 and every 16th up to the largest (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run without
+    padding.
     """
     if decodes <= 2:
         return decodes
@@ -116,7 +117,7 @@ def padded_batch(tokens: int, captured: int, several: int) -> int:
 
 @compiled_part
 def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8) -> float:
-    """Seconds beyond those of equal contexts, one layer: the table's, of decodes alone.
+    """Return the additional seconds of unequal contexts, one layer; for decode-only steps from the table.
 
     Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is added.
 
@@ -125,7 +126,7 @@ def uneven_seconds(u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, ca
     keys : float64 array
         Context of each decode, the new token included, of which the first `count` are used.
     prompts : float64 array, shape (2, n)
-        New and earlier tokens of each prompt beside them, of which the first `chunks` are used.
+        New and earlier tokens of each prompt in the step, of which the first `chunks` are used.
     captured : int
         Largest batch with a captured graph; 0 = none.
     heap : float64 array

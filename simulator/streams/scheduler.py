@@ -138,6 +138,6 @@ def run(graph: Graph) -> Timeline:
 
 
 def _rate(resource: str, busy: set[str], media: Sequence[Medium]) -> float:
-    """Rate of a resource beside others; with several media the slowest says it."""
+    """Return the rate of a resource shared with others; with several media the slowest limits it."""
     shared = [m.factor for m in media if resource in m.resources and len(busy & m.resources) > 1]
     return min(shared, default=1.0)

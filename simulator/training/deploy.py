@@ -38,7 +38,7 @@ def training_deployment(
     if system.mapping.separate or system.mapping.prefill_share is not None:
         raise InputError(system.name, "splits serving over kinds of device; training needs one kind")
     if system.device.fabric is not None:
-        raise InputError(system.name, "is an FPGA, whose designs run forward passes alone")
+        raise InputError(system.name, "is an FPGA, whose designs run only forward passes")
     if all_to_all == BY_COST:
         all_to_all = None
     if all_to_all is not None:

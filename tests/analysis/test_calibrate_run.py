@@ -112,7 +112,7 @@ def test_the_fit_itself() -> None:
     assert faster.numbers[0].value == faster.numbers[0].low == 0.0
     with pytest.raises(InputError, match="nothing in this run depends on it"):
         fit_numbers(lambda v: toy(v[:1]), (link, gap), np.array([1.0, 0.0]), 0)
-    with pytest.raises(InputError, match="cannot tell them from each other"):
+    with pytest.raises(InputError, match="cannot be separated"):
         fit_numbers(lambda v: toy(np.array([1.0, v.sum()])), (FREE[1], gap), np.zeros(2), 0)
 
 
@@ -141,12 +141,12 @@ def test_what_a_run_does_not_tell_is_refused(tensor: Path, tmp_path: Path) -> No
     for folder, free, words in (
         (alone, "link,host", "ran on one GPU"),
         (alone, "latency", "ran on one GPU"),
-        (at_once, "latency,host", "cannot tell them from each other"),
+        (at_once, "latency,host", "cannot be separated"),
         (tensor, "lnk", "did you mean 'link'"),
         (tensor, "link,link", "different names"),
-        (tensor, "", "is no number of a host"),
+        (tensor, "", "is not a number of a host"),
         (tmp_path / "one", "link", "one GPU"),  # the one run below it
-        (tmp_path / "absent", "link", "no folder"),
+        (tmp_path / "absent", "link", "is not a folder"),
     ):
         with pytest.raises(InputError, match=words) as error:
             calibrate_run(folder, free)

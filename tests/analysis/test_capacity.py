@@ -209,7 +209,7 @@ def test_a_trace_is_played_faster(tmp_path: Path) -> None:
     # 60 requests played so fast all come while the first ones are served.
     (short,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=trace_of(60)).found
     assert short.undecided
-    assert "cannot be told" in short.reason
+    assert "cannot be decided" in short.reason
 
 
 def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
         ({"policy": "sglang+vtc"}, "has one queue"),
         ({"policy": "sglang+priority"}, "has one queue: no bounds of classes"),
         ({"policy": "vllm+shortest-prompt"}, "no bounds of classes"),
-        ({"closed_loop": 4, "rate": None}, "max_waiting and max_wait need requests"),
-        ({"turns": 2.0}, "max_waiting and max_wait need requests"),
+        ({"closed_loop": 4, "rate": None}, "max_waiting and max_wait need open-loop arrivals"),
+        ({"turns": 2.0}, "max_waiting and max_wait need open-loop arrivals"),
         ({"classes": "a:max_waiting=0"}, "turns every request away"),
     ],
 )
@@ -106,7 +106,7 @@ def test_goodput_needs_promises(tmp_path: Path) -> None:
         judged(replace(run("vllm+priority").run, parts={}), 1.0, {"attainment": 0.9})
     with pytest.raises(InputError, match="--slo attainment"):
         read_level("attainment=90")
-    with pytest.raises(InputError, match="is no part of a plan"):
+    with pytest.raises(InputError, match="is not part of a plan"):
         plan("llama-3-8b", "h100-x1", "attainment=0.9", load="3")
     study = "base: {{model: llama-3-8b, system: h100-x1, classes: '{}'}}\naxes: {{rate: [1, 2]}}\n"
     path = tmp_path / "s.yaml"

@@ -118,7 +118,7 @@ DEVICES = {
     "text": (DEVICE.replace("value: 3000", "value: fast"), ("bandwidth_GBps",)),
     "above one": (DEVICE.replace("value: 0.9,", "value: 1.5,"), ("fraction",)),
     "format": (DEVICE.replace("fp16: 900", "fp17: 900"), ("fp17", "did you mean")),
-    "placement": (DEVICE + "placement: paper\n", ("placement is no part of a device", "mapping: {")),
+    "placement": (DEVICE + "placement: paper\n", ("placement is not part of a device", "mapping: {")),
     "missing": (DEVICE.replace("link: {name: wire", "wire: {name: wire"), ("wire", "link")),
     "list": ("[1]\n", ("mine.yaml",)),
     "empty": ("", ("mine.yaml", "empty")),

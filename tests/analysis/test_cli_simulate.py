@@ -278,5 +278,5 @@ def test_what_no_manifest_starts_is_refused_before_the_run(
     pools = ("--prefill", "h100-x1x1", "--decode", "h100-x1x1")
     assert "one pool" in ask(*alone, *pools).refused()
     assert "one host of 8 devices, not 9" in ask(*alone, "--system", "h100-x1", "--replicas", "9").refused()
-    assert "leave --seeds" in ask(*alone, "--system", "h100-x1", "--seeds", "2").refused()
+    assert "remove --seeds" in ask(*alone, "--system", "h100-x1", "--seeds", "2").refused()
     assert "needs --engine" in ask(*asked, "--system", "h100-x1").refused()

@@ -196,7 +196,7 @@ def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("m3vit-pascal", "--system", "h100-x1"), "h100: is no FPGA"),
+        (("m3vit-pascal", "--system", "h100-x1"), "h100: is not an FPGA"),
         (("llama-2-7b", "--system", "u55c-x1"), "takes tokens, not images"),
         (("m3vit-pascal", "--system", "zcu104-x2"), "images run on one FPGA"),
         (("m3vit-pascal", "--system", "zcu104-x1", "--images", 0), "--images: must be"),

@@ -200,8 +200,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert refusal("duplex", budget="processor_area_mm2<=800", simulations=1) == (
         "--budget: processor_area_mm2: has no value: no processor of duplex-design gives area_mm2"
     )
-    assert "needs names by commas" in refusal("duplex", models="mixtral-8x7b,")
-    assert "cannot go with --dask" in refusal("duplex", workers=2, dask="tcp://127.0.0.1:1")
+    assert "needs comma-separated names" in refusal("duplex", models="mixtral-8x7b,")
+    assert "cannot be combined with --dask" in refusal("duplex", workers=2, dask="tcp://127.0.0.1:1")
     assert "did you mean 'area_mm2'" in refusal("duplex", budget="aera_mm2<=700")
     assert "did you mean 'duplex'" in refusal("duplx")
     assert refusal("duplex", workload="foo=1").startswith("--workload: unknown parameter 'foo'")

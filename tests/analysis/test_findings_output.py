@@ -59,7 +59,7 @@ def test_hits_of_the_prefix_cache_are_shown(ask: Ask) -> None:
 def test_vllm_s_default_layout_of_experts_is_named(ask: Ask) -> None:
     line = "simulate mixtral-8x7b --system h100-x4 --closed-loop 2 --requests 2 --policy vllm"
     line += " --input-len 8 --output-len 2"
-    assert "--ep 1 is its default" in ask(*line.split()).err
+    assert "its default is --ep 1" in ask(*line.split()).err
     assert ask(*line.split(), "--ep", "1").err == ""
 
 

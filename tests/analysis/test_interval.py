@@ -233,7 +233,7 @@ def test_what_has_no_price_widens_the_interval(system: str, tp: int, pp: int, na
     all_of_it = found.drawn(Widths(1.0, {STEP: {n: r for n, r in fitted_widths().table[STEP].items() if n in fixed}}))
     told = factor_evidence(d)
     assert [e["applies_to"] for e in told] == ([] if name is None else [name])
-    assert all("NOT PRICED" in e["why"] for e in told)
+    assert all("NOT MODELLED" in e["why"] for e in told)
     assert (interval_of(all_of_it).high > interval_of(kernels).high) == (name is not None)
 
 

@@ -130,7 +130,7 @@ def test_no_half_holds_all_of_one_kind() -> None:
     [
         (["--backend", "cuda"], "must be numba or cupy"),
         (["--only", "rmsnrm"], "did you mean 'rmsnorm'"),
-        (["--threads", "0"], "must lie between 1 and"),
+        (["--threads", "0"], "must be between 1 and"),
         (["--backend", "cupy", "--loop"], "use --backend numba"),
     ],
 )

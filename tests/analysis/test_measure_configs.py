@@ -130,7 +130,7 @@ def test_this_machine_has_a_choice_too(ask: Ask, tmp_path: Path) -> None:
     [
         ("m=64,n=1024", "--shape k: must be a whole number"),
         ("m=64,n=1024,k=-1", "--shape k: must be a whole number"),
-        ("m=64,n=1024,k=16,depth=3", "--shape depth: is no key of gemm"),
+        ("m=64,n=1024,k=16,depth=3", "--shape depth: is not a key of gemm"),
     ],
 )
 def test_a_shape_that_is_none_is_one_line(ask: Ask, shape: str, says: str) -> None:

@@ -89,5 +89,5 @@ def test_a_study_says_what_cannot_be_and_what_is_best(tasks: ModuleType) -> None
     best = {a for a in costs if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in costs)}
     assert {(each % 3, -each) for each in study.front(found)} == best
     assert study.front([]) == []
-    with pytest.raises(InputError, match="--workers: cannot go with --dask"):
+    with pytest.raises(InputError, match="--workers: cannot be combined with --dask"):
         Workers(2, "tcp://localhost:1")

@@ -127,7 +127,7 @@ def test_a_file_of_prices_says_where_they_come_from(tmp_path: Path) -> None:
     assert "listings range" in line
     for text, reason in (("h200: 2.5", "needs {value: USD, source: TEXT}"),
                          ("h2000: {value: 1, source: x}", "did you mean 'h200'"),
-                         ("h200: {value: -1, source: x}", "needs DEVICE=USD")):  # fmt: skip
+                         ("h200: {value: -1, source: x}", "needs comma-separated DEVICE=USD")):  # fmt: skip
         path.write_text(text)
         with pytest.raises(InputError, match=reason):
             check_prices(scenario)
@@ -380,7 +380,7 @@ def test_what_nothing_serves() -> None:
     found = plan("llama-3-8b", "h100-x1", "tpot_p99=0.0056", load=5, most_devices=2, workers=1, **WORK)
     assert found.winner is None
     text = "\n".join(block for block in found.blocks() if isinstance(block, str))
-    assert "Nothing of this serves the load. Nearest:" in text
+    assert "No candidate serves the load. Nearest:" in text
     assert "too long" in text
     data = found.to_dict()
     assert data["winner"] is None
@@ -407,7 +407,7 @@ def test_a_device_is_copies_of_its_systems() -> None:
         ({"routing": "nearby"}, "routing"),
         ({"rate": 4.0}, "rate: is what the plan sets"),
         ({"speculative": "mtp:1"}, "speculative: is tried where search drafts"),
-        ({"systems": "h100-x1,"}, "systems: needs names by commas"),
+        ({"systems": "h100-x1,"}, "systems: needs comma-separated names"),
         ({"systems": "h1000"}, "unknown"),
     ],
 )

@@ -30,8 +30,8 @@ PAIR = {"prefill": "h100-x1", "decode": "h100-x1"}
     [
         ({"prefill": "h100-x1"}, "--decode: is needed too"),
         ({"decode_tp": 2}, "--prefill: is needed too"),
-        ({**PAIR, "system": "h100-x1"}, "--system: cannot go with --prefill and --decode"),
-        ({**PAIR, "replicas": 2}, "--replicas: cannot go with"),
+        ({**PAIR, "system": "h100-x1"}, "--system: cannot be combined with --prefill and --decode"),
+        ({**PAIR, "replicas": 2}, "--replicas: cannot be combined with"),
         ({**PAIR, "prefill": "h100-x1x0"}, "--prefill: must have 1 to 65536 systems"),
         ({**PAIR, "decode": "h100-x1x70000"}, "--decode: must have 1 to 65536 systems"),
         ({**PAIR, "prefill": "duplex-split-x4"}, "--prefill: duplex-split-x4 is split into two"),
@@ -120,10 +120,10 @@ def test_capacity_tries_every_ratio_and_names_the_pool(ask: Callable[..., Any]) 
     assert loads == sorted(loads)  # prompts are nearly all of the work
     assert all(f.limit is not None and f.limit.resource.startswith("prefill pool") for f in found[1:])
     for arguments, line in (
-        (("--devices", 4, "--systems", "h100-x1"), "--devices: are those of two pools"),
+        (("--devices", 4, "--systems", "h100-x1"), "--devices: belong to two pools"),
         (("--devices", 5, "--prefill", "h100-x2", "--decode", "h100-x2"), "are not made of"),
         (("--devices", 4, "--prefill", "h100-x1x2", "--decode", "h100-x1"), "--prefill: is one system"),
-        ((), "--systems: needs names by commas"),
+        ((), "--systems: needs comma-separated names"),
     ):
         assert line in ask("capacity", MODEL, "--slo", "ttft_p99=1", *arguments).refused()
 

@@ -120,7 +120,7 @@ def test_answers_are_short_and_drawn(name: str) -> None:
     assert len(repr(result)) < 2000
     assert result._repr_html_().startswith("<table>")
     if name in WITHOUT:
-        with pytest.raises(opbyte.InputError, match="has no figure"):
+        with pytest.raises(opbyte.InputError, match="has no plot"):
             result.plot()
     else:
         picture = result.plot()

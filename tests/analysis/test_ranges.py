@@ -91,7 +91,7 @@ def test_calls_beyond_kernel_tables_count(data_set: Callable[[str], Path]) -> No
     outside = {op.name: op.outside for op in made.run.ops if op.outside}
     assert outside
     assert {each.op: each.calls for each in ranges.outside} == pytest.approx(outside)
-    assert all("calls lie beyond the tables" in each.beyond for each in ranges.outside)
+    assert all("calls are beyond the tables" in each.beyond for each in ranges.outside)
     assert 0.0 < ranges.share <= 1.0
 
 

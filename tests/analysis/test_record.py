@@ -184,8 +184,8 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
         (["http://u:p@host"], "URL: must hold no credentials; the key is read from OPENAI_API_KEY"),
         (["http://host/v1?key=x"], "URL: must hold no credentials"),
         (["http://127.0.0.1:9"], "cannot be reached"),
-        (["http://127.0.0.1:9", "--prompts", "idss"], "is no form of prompt; did you mean 'ids'?"),
-        (["http://127.0.0.1:9", "--prompts", "ids", "--chat"], "cannot go with --chat"),
+        (["http://127.0.0.1:9", "--prompts", "idss"], "is not a form of prompt; did you mean 'ids'?"),
+        (["http://127.0.0.1:9", "--prompts", "ids", "--chat"], "cannot be combined with --chat"),
         (["http://127.0.0.1:9", "--in-flight", "0"], "must be above 0"),
         (["http://127.0.0.1:9", "--system", "h100x"], "h100x"),
         (
@@ -224,7 +224,7 @@ def test_addresses(url: str) -> None:
 def test_sessions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("request_id,arrival_s,input_tokens,output_tokens,predecessor,think_s\n0,0,9,9,,\n1,0,99,9,0,1\n")
-    with pytest.raises(InputError, match="has requests that follow others"):
+    with pytest.raises(InputError, match="has requests that depend on others"):
         record("http://127.0.0.1:9", trace=str(path))
 
 

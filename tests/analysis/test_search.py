@@ -83,7 +83,7 @@ def test_fill_energy_and_files(ask: Ask, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--board", "h100"), "h100: is no FPGA"),
+        (("--board", "h100"), "h100: is not an FPGA"),
         (("--board", "zcu104-x2"), "--board: zcu104-x2 is several devices"),
         (("--board", "zcu104", "--fill", 0), "--fill: must be above 0"),
         (("--board", "zcu104", "--fill", 0.001), "zcu104: no design fits: needs"),
@@ -135,7 +135,7 @@ def test_small_tiles_read_less_of_the_bandwidth() -> None:
     (("--board", "u280", "--dtype", "bf16"), "--dtype: must have 8 bits at most"),
     (("--board", "zcu104"), "zcu104: llama-2-7b does not fit: needs"),
     (("--board", "u280", "--fill", 0.01), "u280: no design fits: needs at least 192 DSP slices"),
-    (("--board", "h100"), "h100: is no FPGA"),
+    (("--board", "h100"), "h100: is not an FPGA"),
 ])  # fmt: skip
 def test_bad_searches_for_decoding(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
     assert message in ask("search", "llama-2-7b", *arguments).refused()

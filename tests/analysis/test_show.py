@@ -65,7 +65,7 @@ def test_the_command(ask: Ask, tmp_path: Path) -> None:
     assert "bandwidth_GBps:\n    value: 3352" in found.out
     assert (tmp_path / "o/my-h100.yaml").read_text() == found.out
     assert ask("show", "h100", "--json").json()["description"]["limit_W"]["value"] == 700
-    assert "no device, system, host" in ask("show", "nothing").refused()
+    assert "not a device, system, host" in ask("show", "nothing").refused()
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-70b", "mixture-of-mamba-1.4b", "gemma-3-270m"])

@@ -135,8 +135,8 @@ def test_failures_lose_nothing() -> None:
 BAD = {
     "no chances": (("--speculative", "eagle:2"), "--acceptance: is needed with --speculative eagle:2"),
     "too many": ((*EAGLE[:3], "0.5,0.5,0.5"), "has 3 values for the 2 drafts of eagle:2"),
-    "above 1": ((*EAGLE[:3], "0.5,1.5"), "must be numbers from 0 to 1 by commas, not '1.5'"),
-    "negative": ((*EAGLE[:3], "0.5,-1"), "must be numbers from 0 to 1"),
+    "above 1": ((*EAGLE[:3], "0.5,1.5"), "must be a comma-separated list of numbers from 0 to 1, not '1.5'"),
+    "negative": ((*EAGLE[:3], "0.5,-1"), "must be a comma-separated list of numbers from 0 to 1"),
     "no drafts": (("--acceptance", "0.5"), "needs --speculative"),
     "method": (("--speculative", "medusa:2"), "unknown speculator; known: draft, eagle, mtp, ngram"),
     "no heads": (("--speculative", "mtp:1", "--acceptance", "0.5"), "has no multi-token-prediction heads"),

@@ -175,10 +175,10 @@ def test_replicas_multiply_devices_and_price() -> None:
     ("change", "message"),
     [
         ({"system.device.memory.capacity_GiBs": 96}, "unknown key; did you mean 'capacity_GiB'"),
-        ({"system.device.memry.capacity_GiB": 96}, "'memry' is no block of the description; did"),
+        ({"system.device.memry.capacity_GiB": 96}, "'memry' is not a block of the description; did"),
         ({"system.device.memory.capacity_GiB": "big"}, "Input should be a valid number"),
         ({"system.device.memory.capacity_GiB": -1}, "greater than 0"),
-        ({"model.num_layer": 2}, "'num_layer' is no key of the configuration"),
+        ({"model.num_layer": 2}, "'num_layer' is not a key of the configuration"),
         ({"model": "no-such-model"}, "is neither a model of the catalog"),
         ({"system": "h100-x1", "tp": 3}, "--tp"),
     ],
@@ -323,7 +323,7 @@ def test_a_cluster_gives_the_same_table(small: tuple[Path, Path], tmp_path: Path
         sweep(file, tmp_path / "out", dask=address)
     assert lines(tmp_path / "out") == lines(plain)
     assert (tmp_path / "out" / TABLE).read_bytes() == (plain / TABLE).read_bytes()
-    with pytest.raises(InputError, match="cannot go with --dask"):
+    with pytest.raises(InputError, match="cannot be combined with --dask"):
         sweep(file, tmp_path / "out", dask=address, workers=2)
 
 
@@ -353,7 +353,7 @@ def test_pareto_reads_a_finished_sweep(small: tuple[Path, Path], tmp_path: Path)
         pareto(tmp_path)
     with pytest.raises(InputError, match="unknown metric"):
         pareto(small[1], {"nonsense": "min"})
-    with pytest.raises(InputError, match="is no number"):
+    with pytest.raises(InputError, match="is not a number"):
         pareto(small[1], {"error": "min"})
 
 
@@ -387,7 +387,7 @@ def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: P
     best = ask("pareto", plain, "--objectives", "e2e_s_p99:min", "--json")
     assert len(best.json()["rows"]) == 1
     wrong = ask("pareto", plain, "--objectives", "e2e_s_p99")
-    assert "must be NAME:max or NAME:min" in wrong.refused()
+    assert "must be a comma-separated list of NAME:max or NAME:min" in wrong.refused()
     assert "0" in ask("sweep", file, "--workers", 0).refused()
 
 

@@ -165,7 +165,7 @@ def test_static_batches(tmp_path: Path) -> None:
 BAD_RUNS: list[tuple[dict[str, Any], str]] = [
     ({"device": "h1000"}, "device: must be a device of the catalog"),
     ({"devices": 0}, "devices: must be a whole number in [1, 4096], not 0"),
-    ({"model": "none.json"}, "model: must be a file beside it"),
+    ({"model": "none.json"}, "model: must be a file in its folder"),
     ({"workload": {**RUN["workload"], "arrivals": "bursts"}}, "workload.arrivals: must be"),
     ({"workload": {**RUN["workload"], "stages": []}}, "workload.stages: must be a list of objects"),
     ({"workload": {**RUN["workload"], "stages": [{"rate": "x", "duration_s": 1}]}},

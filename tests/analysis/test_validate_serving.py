@@ -118,7 +118,7 @@ def test_bad_runs_are_refused(copy: Path, tmp_path: Path) -> None:
     requests = copy / "requests.csv"
     good = requests.read_text()
     head, *rows = good.splitlines()
-    with pytest.raises(InputError, match=r"nowhere.*is no folder"):
+    with pytest.raises(InputError, match=r"nowhere.*is not a folder"):
         validate_serving([tmp_path / "nowhere"])
     requests.write_text("\n".join([head.replace("queued_s", "queue_s"), *rows]))
     with pytest.raises(InputError, match=r"requests\.csv.*missing column 'queued_s'"):

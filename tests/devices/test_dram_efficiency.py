@@ -233,7 +233,7 @@ def test_fitted_processors_keep_their_fits() -> None:
         ("hbm3-5200-8hi", {"spaces": 8}, "spaces: 8 are more than the 4 bank bundles"),
         ("hbm3-5200-8hi", {"dram": None}, "names no DRAM"),
         ("hbm3-5200-8hi", {"mapping": "zigzag"}, "unknown name"),
-        ("hbm3-5200-8hi", {"interleave_bytes": 100}, "100 is no multiple of the 32 B"),
+        ("hbm3-5200-8hi", {"interleave_bytes": 100}, "100 is not a multiple of the 32 B"),
     ],
 )
 def test_a_dram_that_is_not_the_devices_gets_one_line(memory: str, change: dict[str, object], says: str) -> None:

@@ -181,7 +181,7 @@ def test_schedules_need_memory() -> None:
 def test_weights_beyond_external_memory() -> None:
     with pytest.raises(CapacityError, match=r"needs 86\.99 GiB of weights, 7\.60 GiB available"):
         deploy_fpga(load_model("mixtral-8x7b"), load_device("u280")[0])
-    with pytest.raises(SpecError, match="h100: is no FPGA"):
+    with pytest.raises(SpecError, match="h100: is not an FPGA"):
         deploy_fpga(load_model("m3vit-pascal"), load_device("h100")[0])
     with pytest.raises(InputError, match="takes tokens, not images"):
         image_program(deploy_fpga(load_model("llama-2-7b"), load_device("u55c")[0]))

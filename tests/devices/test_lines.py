@@ -78,7 +78,7 @@ def test_lines_serve_steps_of_any_model() -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("gem: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}", "'gem' is no line"),
+        ("gem: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}", "'gem' is not a line"),
         ("gemm: {alpha_ms: 1, beta_ms: 1, per: byte, source: a line made up}", "gemm is per multiply-add or FLOP"),
         ("gemm: {alpha_ms: 1, beta_ms: 0, per: FLOP, source: a line made up}", "greater than 0"),
         ("all_reduce: {alpha_ms: 1, beta_ms: 1, per: FLOP, source: a line made up}", "per element or byte"),

@@ -365,5 +365,5 @@ def test_a_system_is_mapped_as_what_its_device_extends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", MappingSpec.model_fields)
 def test_a_device_has_no_mapping(tmp_path: Path, key: str) -> None:
     path = write(tmp_path, OWN + f"{key}: paper\n")
-    with pytest.raises(SpecError, match=f"{key} is no part of a device: give `mapping:"):
+    with pytest.raises(SpecError, match=f"{key} is not part of a device: give `mapping:"):
         load_device(path)

@@ -20,7 +20,7 @@ from opbyte.devices.power.transfer import power_model
 @pytest.mark.parametrize("watts", [1e-300, 1.0, 70.0])
 def test_a_limit_below_what_a_board_draws_idle_is_refused(watts: float) -> None:
     spec = load_device("h100")[0]
-    with pytest.raises(ValueError, match=f"limit_W: {watts:g} W must exceed the 70 W that the device draws idle"):
+    with pytest.raises(ValueError, match=f"limit_W: {watts:g} W must exceed the 70 W idle power of the device"):
         type(spec)(**{**dict(spec), "limit_W": watts})
 
 

@@ -236,7 +236,7 @@ def test_a_pipeline_by_hand() -> None:
     ("stratum", "processors: {stratum: {parameters: {rcd_2_ns: {value: 1, source: here}}}}",
      "row activations of tiers must be positive and grow"),
     ("stratum", "processors: {stratum: {parameters: {slowest_share: {value: 0.05, source: here}}}}",
-     "slowest_share must lie between"),
+     "slowest_share must be between"),
     ("flightllm", "processors: {fabric: {parameters: {slices: {value: 0, source: here}}}}",
      "slices must be positive"),
     ("flightllm", "processors: {fabric: {parameters: {macs: {value: 50000, source: here}}}}",

@@ -145,7 +145,7 @@ def test_equal_inputs_give_equal_bits() -> None:
 def test_bad_caches_are_refused() -> None:
     rng = np.random.default_rng(6)
     good = paged(rng, [40], 1, 64, 16)
-    with pytest.raises(ValueError, match="lengths must lie"):
+    with pytest.raises(ValueError, match="lengths must be"):
         attention.Cache(good.keys, good.values, good.table, np.array([99999]))
     with pytest.raises(ValueError, match="names pages outside"):
         attention.Cache(good.keys, good.values, good.table + 1000, good.lengths)

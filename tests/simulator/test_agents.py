@@ -200,7 +200,7 @@ def test_a_table_says_the_same_as_lines(small: Small, tmp_path: Path) -> None:
     assert turns.task is not None
     assert turns.task.tolist() == [0, 0, 0, 0]
     assert turns.think_s.tolist() == [0.0, 0.5, 0.0, 1.0]
-    with pytest.raises(InputError, match="--closed-loop: cannot go with calls that wait"):
+    with pytest.raises(InputError, match="--closed-loop: cannot be combined with calls that wait"):
         served(small("llama-3-8b", "h100-x1"), open_requests(path, closed_loop=2))
 
 

@@ -1,4 +1,4 @@
-"""Attention and experts on devices of their own: does a step lose nothing?
+"""Attention and experts on separate devices: does a step lose nothing?
 
 Reference: over a free link and in one piece, a step takes what the explicit path takes on
 devices that do both, without their exchanges; both groups' weights are those of such devices.
@@ -90,7 +90,7 @@ def test_groups_may_be_different_devices() -> None:
         (("deepseek-v3", "h200-x8", "h200-x6", {}), "--experts-on.*must divide the 256 experts"),
         (("deepseek-v3", "h200-x8", "h200-x4", {}), "experts of deepseek-v3 do not fit"),
         (("deepseek-v3", "h200-x8", "h200-x8", {"batch": 100_000}), "KV cache of .* does not fit"),
-        (("deepseek-v3", "h200-x8", "h200-x8", {"batch": 8, "tpot": 0.1}), "--tpot.*leave --batch"),
+        (("deepseek-v3", "h200-x8", "h200-x8", {"batch": 8, "tpot": 0.1}), "--tpot.*remove --batch"),
         (("deepseek-v3", "h200-x8", "h200-x8", {"tpot": 1e-3}), "--tpot: 1.00 ms is less than"),
         (("deepseek-v3", "h200-x8", "h200-x8", {"tpot": -1.0}), "--tpot: must be a time above 0"),
         (("deepseek-v3", "h200-x8", "h200-x8", {"link": "nvlnk"}), "--link: unknown link"),

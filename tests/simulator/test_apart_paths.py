@@ -1,4 +1,4 @@
-"""Experts on devices of their own in a step of serving: do both paths agree, and lose nothing?
+"""Experts on separate devices in a step of serving: do both paths agree, and lose nothing?
 
 The explicit path (`step.explicit`, with the list scheduler) is the definition; its own reference is the
 step of ``opbyte afd`` (`parts.experts_apart.one_step`), and devices that do both where the link is free and a step is

@@ -1,4 +1,4 @@
-"""Serving with experts on devices of their own: is it the devices that do both, and is nothing lost?
+"""Serving with experts on separate devices: is it the devices that do both, and is nothing lost?
 
 Reference: over a free link and in one micro-batch, the devices that do both, without exchanges (one that
 attends and one that holds all experts exchange nothing), stamp for stamp. Tokens, memory and energy are
@@ -139,8 +139,8 @@ def test_capacity_and_sweeps_take_it() -> None:
         ({"micro_batches": 2}, "--micro-batches: needs --experts-on"),
         ({"experts_on": "h100-x1", "micro_batches": 17}, "--micro-batches"),
         ({"experts_on": "h100-x3"}, "--experts-on.*must divide the 64 experts"),
-        ({"experts_on": "h100-x1", "ep": 1}, "--ep: cannot go with --experts-on"),
-        ({"experts_on": "h100-x1", "overlap": "two-batch"}, "--overlap: cannot go"),
+        ({"experts_on": "h100-x1", "ep": 1}, "--ep: cannot be combined with --experts-on"),
+        ({"experts_on": "h100-x1", "overlap": "two-batch"}, "--overlap: cannot be combined"),
         ({"experts_on": "h100-x1", "experts_link": "nvlnk"}, "--experts-link: unknown link"),
         ({"experts_on": "duplex-split-x4"}, "--experts-on"),
         ({"experts_on": "zcu102-x1"}, "zcu102"),
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_one_line(options: dict[str, Any], part: str) -> None:
 def test_a_dense_model_and_single_steps_are_refused() -> None:
     with pytest.raises(InputError, match="has no experts"):
         run_scenario(Scenario.of("llama-3-8b", "h100-x1", experts_on="h100-x1", **LOAD))
-    with pytest.raises(InputError, match=r"--steps.*leave --experts-on"):
+    with pytest.raises(InputError, match=r"--steps.*remove --experts-on"):
         simulate(few(), "h100-x1", experts_on="h100-x1", steps="3", **LOAD)
     with pytest.raises(CapacityError, match="experts of deepseek-v3 do not fit"):
         run_scenario(Scenario.of("deepseek-v3", "h200-x8", experts_on="h200-x4", tp=1, **LOAD))

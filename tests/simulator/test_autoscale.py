@@ -227,7 +227,7 @@ def test_what_cannot_be_is_refused_in_one_line(text: str, says: str) -> None:
 
 
 def test_it_goes_with_neither_replicas_nor_two_pools(small: Small) -> None:
-    with pytest.raises(InputError, match="--replicas: cannot go with --autoscale"):
+    with pytest.raises(InputError, match="--replicas: cannot be combined with --autoscale"):
         parse_fleet(replicas=2, autoscale="1:2,by=kv:1")
     fleet = parse_fleet(autoscale="1:2,by=kv:0.5,start=1")
     assert fleet is not None

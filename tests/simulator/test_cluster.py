@@ -137,7 +137,7 @@ def test_replicas_that_fail_too_often_are_refused(small: Small) -> None:
     with pytest.raises(InputError, match=r"--mtbf: must be at least 0\.001 s"):
         Faults(mtbf_s=1e-7)
     long = open_requests(rate=50.0, input_len=30_000, output_len=40, limit=8, seed=1)
-    with pytest.raises(InputError, match=r"--mtbf: request \d+ was put back by 100 failures"):
+    with pytest.raises(InputError, match=r"--mtbf: request \d+ was requeued by 100 failures"):
         served(d, long, Fleet(replicas=2, faults=Faults(mtbf_s=1e-3)), "chunked")
 
 

@@ -184,7 +184,7 @@ def test_copies_even_out_what_groups_do_not_divide(system: str, ep: int, compile
     seconds = compiled_step(plan, new_books(plan), batches, moments, 3, True, 0)
     stage = explicit_stage(d, batches, step=3)
     assert seconds == pytest.approx(stage.seconds, rel=1e-9)
-    with pytest.raises(InputError, match=f"not dealt to {ep} groups"):
+    with pytest.raises(InputError, match=f"cannot be distributed to {ep} groups"):
         deploy(model, load_system(system), tp=1, ep=ep, expert_copies=ExpertPlacing("even", 32, "any"))
 
 
@@ -249,7 +249,7 @@ def refused(text: str, tmp_path: Path) -> str:
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     head = "layer,expert,device\n"
-    assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 lies on no device"
+    assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 is on no device"
     assert "has no row of layer 0" in refused(head + "1,0,0\n", tmp_path)
     assert "device '1.5' must be a whole number" in refused(head + "0,0,1.5\n", tmp_path)
     every = "".join(f"0,{e},{e % 2}\n" for e in range(8))
@@ -284,7 +284,7 @@ def test_copies_that_do_not_fit_are_refused() -> None:
 def test_nothing_to_place_is_refused() -> None:
     with pytest.raises(InputError, match="has no experts that spread"):
         deploy(load_model("llama-3-8b"), load_system("h100-x4"), expert_copies=ExpertPlacing("even"))
-    with pytest.raises(InputError, match="has no choice: all experts lie on one group"):
+    with pytest.raises(InputError, match="has no effect: all experts are on one group"):
         deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, expert_copies=ExpertPlacing("even"))
 
 

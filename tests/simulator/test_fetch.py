@@ -172,7 +172,7 @@ def test_what_is_wanting_is_said_in_one_line() -> None:
         deploy(model, with_tiers("h100-x1"), resident_experts=ExpertStore(9)).memory()
     with pytest.raises(InputError, match="has no experts"):
         deploy(load_model("llama-3-8b"), with_tiers("h100-x1"), resident_experts=ExpertStore(4))
-    with pytest.raises(InputError, match="cannot go with --overlap two-batch"):
+    with pytest.raises(InputError, match="cannot be combined with --overlap two-batch"):
         deploy(model, with_tiers("h100-2x8"), resident_experts=ExpertStore(1), overlap="two-batch")
     with pytest.raises(CapacityError, match="experts of a device need"):
         lower(deploy(model, with_tiers("h100-x1", SMALL), resident_experts=ExpertStore(4)))

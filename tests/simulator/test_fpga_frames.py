@@ -155,7 +155,7 @@ def test_bad_requests_are_one_line(edge: FpgaDeployment) -> None:
         task_sequence("single", 0, 2)
     with pytest.raises(InputError, match=r"--tasks '0,2': task 2 is not in \[0, 1\]"):
         task_sequence("0,2", 3, 2)
-    with pytest.raises(InputError, match=r"is no task order.*did you mean 'random'"):
+    with pytest.raises(InputError, match=r"is not a task order.*did you mean 'random'"):
         task_sequence("randon", 3, 2)
     with pytest.raises(InputError, match="--rate: must be above 0"):
         arrivals(3, 0)

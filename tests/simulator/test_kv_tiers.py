@@ -329,7 +329,7 @@ def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]
 
 REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
     ({}, "llama-3-8b", "chunked", "finds no blocks again"),
-    ({}, "llama-3-8b", "sglang", "cannot go with --policy sglang"),
+    ({}, "llama-3-8b", "sglang", "cannot be combined with --policy sglang"),
     ({}, "windowed", "vllm", "windows or constant states"),
 )
 

@@ -1,4 +1,4 @@
-"""Do manifests start the copies of a plan: its engines' options, on devices of their own?
+"""Do manifests start the copies of a plan: its engines' options, on separate devices?
 
 Expected values: counts of devices and copies; options that engines' own parsers take.
 """

@@ -1,4 +1,4 @@
-"""Does a part from outside hold prompts back as its function says, and what it cannot go with say so?
+"""Does a part from outside hold prompts back as its function says, and what it cannot be combined with say so?
 
 Expected values: the slow scheduler with the same rule in plain Python, stamp for stamp; and the engine without it.
 """
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_one_line() -> None:
     with pytest.raises(InputError, match="it is a test"):
         check_parts({NAME: "--part", "failures": "--fail"})
     load: dict[str, Any] = {"rate": 9.0, "requests": 4, "input_len": 40, "output_len": 4}
-    with pytest.raises(InputError, match="admits prompts by rules of its own") as caught:
+    with pytest.raises(InputError, match="has its own admission rules") as caught:
         run_scenario(Scenario.of("llama-3-8b", "h100-x1", policy="sglang", part=NAME, **load))
     assert f"--part {NAME}" in str(caught.value)
     assert "--policy sglang" in str(caught.value)

@@ -91,4 +91,4 @@ def test_a_part_is_where_the_list_says() -> None:
 def test_the_list_says_it() -> None:
     rows = {row["name"]: row for row in catalog("parts")}
     assert list(rows) == list(PARTS)
-    assert PAIRS["kv-tiers", "sglang"] in rows["sglang"]["cannot go with"]
+    assert PAIRS["kv-tiers", "sglang"] in rows["sglang"]["cannot be combined with"]

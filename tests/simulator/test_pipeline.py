@@ -221,15 +221,15 @@ def test_links_between_nodes() -> None:
 def test_policies_that_wait_are_refused(rule: dict[str, int]) -> None:
     """Rules of engines that run one batch at a time."""
     policy = Policy("waits", 512, 64, chunked=True, reserve=False, **rule)
-    with pytest.raises(InputError, match="--pp: cannot go with policy waits"):
+    with pytest.raises(InputError, match="--pp: cannot be combined with policy waits"):
         Engine(made("llama-3-8b", "h100-x4", {"pp": 4}), policy)
 
 
 @pytest.mark.parametrize(("system", "degrees", "part"), [
     ("h100-x4", {"pp": 3}, "--pp: 3 must divide the 4 devices"),
     ("h100-x4", {"pp": 2, "tp": 4}, "tp 4 x dp 0 must be the 2 of each stage"),
-    ("duplex-hetero-x4", {"pp": 2}, "--pp: cannot go with processors that are devices"),
-    ("duplex-split-x4", {"pp": 2}, "--pp: cannot go with the two pools"),
+    ("duplex-hetero-x4", {"pp": 2}, "--pp: cannot be combined with processors that are separate devices"),
+    ("duplex-split-x4", {"pp": 2}, "--pp: cannot be combined with the two pools"),
     ("h100-8x8", {"pp": 64}, "--pp: 64 is more than the 32 layers"),
 ])  # fmt: skip
 def test_bad_degrees(system: str, degrees: dict[str, int], part: str) -> None:

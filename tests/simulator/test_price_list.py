@@ -395,7 +395,7 @@ def test_prices_of_experts_that_are_remembered_are_those_of_others(seed: int) ->
 
 
 def test_a_prompt_beyond_the_counts_of_the_curves_costs_what_its_step_does() -> None:
-    """Products rise in steps of their tiles, so that two counts are no line."""
+    """Products rise in steps of their tiles, so that two counts are not a line."""
     found = simulate(
         "llama-3.2-1b", "h100-x1", framework="trtllm", closed_loop=1, requests=2, input_len=20_000, output_len=1,
         token_budget=20_000,

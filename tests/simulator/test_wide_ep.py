@@ -305,7 +305,7 @@ def test_what_cannot_be_used_is_one_line(read: Read, said: Mapping[str, Any], pa
         (VLLM | {"enable_epbl": True}, "did you mean 'enable_eplb'"),
         (SGLANG | {"deepep_mode": "normal"}, "deepep_mode has no effect: without moe_a2a_backend"),
         (SGLANG | {"moe_a2a_backend": "deepep", "ep_size": 8}, "ep_size: is tp_size .16."),
-        (SGLANG | {"moe_a2a_backend": "deepep", "init_expert_location": "x.json"}, "not by those"),
+        (SGLANG | {"moe_a2a_backend": "deepep", "init_expert_location": "x.json"}, "the loads in the file are ignored"),
         (SGLANG | {"enable_eplb": True, "eplb_rebalance_num_iterations": 9}, "placed once"),
         (SGLANG | {"tbo_token_distribution_treshold": 0.48}, "did you mean 'tbo_token_dist"),
     ],

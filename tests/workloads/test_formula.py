@@ -63,7 +63,7 @@ def test_one_that_extends_it_replaces_parameters(tmp_path: Path) -> None:
         ("= __import__('os')", "holds more than arithmetic"),
         ("= tsv ** 1000", "may use + - * / and powers of 2 to 4"),
         ("= ceil(clock_MHz)", "puts 1/s and a plain number together"),
-        ("= tsv +", "is no expression"),
+        ("= tsv +", "is not an expression"),
     ],
 )
 def test_wrong_expressions(tmp_path: Path, multiple: str, line: str) -> None:

@@ -89,7 +89,7 @@ def test_values_that_do_not_fit(keys, changes, message):
         ({"architectures": ["LlamaForCausalLM"] * 2}, "must name one class, not 2"),
         ({"architectures": "LlamaForCausalLM"}, "architectures: must be a list"),
         ({"architectures": [7]}, "must hold a class name, not 7"),
-        ({"architectures": None}, "architectures: is missing, and so is model_type"),
+        ({"architectures": None}, "architectures: is missing, as is model_type"),
         ({"architectures": [], "model_type": "lama"}, "model_type: unknown model type 'lama'"),
         ({"architectures": "drop", "model_type": 3}, "model_type: must be text, not 3"),
     ],

@@ -63,7 +63,7 @@ def test_refused(slices: int, top_k: int, said: str) -> None:
 
 
 def test_what_slices_cannot_have_is_refused() -> None:
-    with pytest.raises(InputError, match=r"base.window: cannot go with slices"):
+    with pytest.raises(InputError, match=r"base.window: cannot be combined with slices"):
         SlicedAttention(replace(BASE, window=64), 4, 2)
     with pytest.raises(InputError, match=r"base.bias: must be false"):
         SlicedFeedForward(replace(FFN, bias=True), 4, 2)

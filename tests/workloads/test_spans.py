@@ -139,13 +139,13 @@ def test_the_catalogs_plan_is_the_datas(data_set: Callable[[str], Path]) -> None
     ("spans", "said"),
     [
         (None, "attention_spans: is missing; a fraction, a plan's path or a list"),
-        (0, "attention_spans: must lie above 0 and be at most 1, not 0"),
-        (1.5, "attention_spans: must lie above 0 and be at most 1, not 1.5"),
+        (0, "attention_spans: must be above 0 and at most 1, not 0"),
+        (1.5, "attention_spans: must be above 0 and at most 1, not 1.5"),
         ([[[8, 0, 0.5]]], "attention_spans: must have one entry per layer: 2, not 1"),
         ([[[8, 0, 0.5]], [[7, 0, 0.5]]], "attention_spans[1]: must be of 8 query heads in all, not 7"),
         ([[[8, 0, 0.5]], [[8, 5000, 0.5]]],
-         "attention_spans[1][0]: a span of 5000 tokens lies beyond the 4096 positions"),
-        ([[[8, 0, 0.5]], [[8, 0, 2]]], "attention_spans[1][0]: beta must lie from 0 to 1, not 2"),
+         "attention_spans[1][0]: a span of 5000 tokens is beyond the 4096 positions"),
+        ([[[8, 0, 0.5]], [[8, 0, 2]]], "attention_spans[1][0]: beta must be from 0 to 1, not 2"),
         ([[[8, 0, 0.5]], [[8, 0]]], "attention_spans[1][0]: must be [query heads, alpha, beta]"),
         ([[[8, 0, 0.5]], 3], "attention_spans[1]: must be a list of [query heads, alpha, beta]"),
         ("nowhere.json", "nowhere.json: does not exist"),
@@ -164,7 +164,7 @@ def test_bad_spans_are_one_line(spans: Any, said: str) -> None:
         ({"alphas": [[0] * 8], "betas": [[1] * 8] * 2}, "alphas: must have 2 layers, not 1"),
         ({"alphas": [[0] * 8] * 2, "betas": [[1] * 8, [1] * 7]}, "betas[1]: must have 8 heads, not 7"),
         ({"alphas": [[0] * 8, [0, 9999, *[0] * 6]], "betas": [[1] * 8] * 2},
-         "alphas, betas [1][1]: a span of 9999 tokens lies beyond the 4096 positions"),
+         "alphas, betas [1][1]: a span of 9999 tokens is beyond the 4096 positions"),
         ({"alphas": [[0] * 8] * 2, "betas": [["1"] * 8] * 2}, "beta must be a number, not '1'"),
     ],
 )  # fmt: skip
@@ -176,5 +176,5 @@ def test_bad_plans_are_one_line(plan: Any, said: str, tmp_path: Path) -> None:
 
 
 def test_a_window_and_spans_exclude_each_other() -> None:
-    with pytest.raises(InputError, match=r"base.window: must be 0 beside spans, not 7"):
+    with pytest.raises(InputError, match=r"base.window: must be 0 with spans, not 7"):
         SpanAttention(replace(BASE, window=7), ((8, 0.0, 0.5),), 100)

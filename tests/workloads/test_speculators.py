@@ -108,12 +108,12 @@ def test_a_join_reads_two_rows() -> None:
     [
         ("llama-3-8b", "mtp", "", "llama-3-8b has no multi-token-prediction heads"),
         ("kimi-k2", "mtp", "", "has no multi-token-prediction heads"),
-        ("deepseek-v3", "mtp", "x", "mtp takes a number alone"),
-        ("mixtral-8x7b", "eagle", "", "is no dense decoder"),
+        ("deepseek-v3", "mtp", "x", "mtp takes only a number"),
+        ("mixtral-8x7b", "eagle", "", "is not a dense decoder"),
         ("llama-3-8b", "draft", "", "draft needs a model"),
         ("llama-3-8b", "draft", "llama-2-7b", "a vocabulary of 32,000 words, llama-3-8b of 128,256"),
         ("llama-3-8b", "draft", "llama-3-8x", "did you mean"),
-        ("llama-3-8b", "ngram", "5", "ngram takes a number alone"),
+        ("llama-3-8b", "ngram", "5", "ngram takes only a number"),
     ],
 )
 def test_what_cannot_draft_is_refused(model: str, method: str, argument: str, says: str) -> None:

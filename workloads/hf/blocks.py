@@ -1,4 +1,4 @@
-"""Experts in whatever keys a file has them: how many, how wide, shared ones, and in which layers."""
+"""Experts in any naming of keys: their number, width, shared ones, and layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARED_WIDTH = (
     "moe_shared_expert_intermediate_size", "shared_expert_intermediate_size", "share_expert_dim",
     "shared_expert_dim", "shared_intermediate_size",
 )  # fmt: skip
-"""Keys that hold the width of one shared expert, or of all where there is no count."""
+"""Keys with the width of one shared expert, or of all without a count."""
 FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers", "first_k_dense_layers")
 PERIOD = ("moe_layer_freq", "decoder_sparse_step", "interleave_moe_layer_step", "moe_every_n_layers")
 LISTS = ("moe_layer_freq", "is_moe_layer")
@@ -30,7 +30,7 @@ Block = FeedForward | MixtureOfExperts
 
 
 def evened(c: Config, keys: Sequence[str]) -> Config:
-    """The same file where a list of one number for each layer stands as that number (Hunyuan)."""
+    """Return the same file with a list of equal numbers per layer replaced by the number (Hunyuan)."""
     changed = {}
     for key in keys:
         found = c.values.get(key)
@@ -72,7 +72,7 @@ def _enumerated(c: Config, layers: int) -> list[bool]:
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [""]
     numbers = {int(p) for p in parts if str(p).strip().isdigit() and len(str(p)) < 9}
     if len(numbers) != len(parts):
-        raise c.error("moe_layers_enum", f"must hold layers by commas, not {shown(value)}")
+        raise c.error("moe_layers_enum", f"must be a comma-separated list of layers, not {shown(value)}")
     return [i in numbers for i in range(layers)]
 
 

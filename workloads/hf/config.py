@@ -10,7 +10,7 @@ from typing import Any, cast
 from ..errors import SpecError, nearest
 
 SIZE_LIMIT = 2**31
-"""Sizes lie in [1, 2^31)."""
+"""Sizes are in [1, 2^31)."""
 
 MAX_EXPERTS = 16_384
 """Published models have up to 512; every layer's routing holds a few numbers for each."""
@@ -22,7 +22,7 @@ _REQUIRED = object()
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The keys of one model, possibly those of a section inside a larger file.
+    """The keys of one model, possibly a section of a larger file.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Config:
         return value
 
     def text(self, key: str, default: str = "") -> str:
-        """Read a word; missing or null means `default`."""
+        """Read a text; missing or null means `default`."""
         value = self.values.get(key)
         if value is None:
             return default

@@ -1,7 +1,7 @@
 """Decoders with many narrow experts: DeepSeek, Kimi, GLM, dots.llm1 and ERNIE.
 
-Multi-token-prediction layers (``num_nextn_predict_layers``) are a draft model beside the model
-(`ModelSpec.mtp`), not of its layers and weights, as in the published totals of DeepSeek-V3.
+Multi-token-prediction layers (``num_nextn_predict_layers``) are a draft model (`ModelSpec.mtp`), not part of the layers
+and weights, as in the published totals of DeepSeek-V3.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def indexing(c: Config) -> tuple[bool, ...]:
     kinds = c.words("indexer_types", layers, ("full", "shared"))
     if kinds is not None:
         if kinds[0] != "full":
-            raise c.error("indexer_types[0]", "must be full: there is no choice before it to share")
+            raise c.error("indexer_types[0]", "must be full: no earlier layer has a choice to share")
         return tuple(kind == "full" for kind in kinds)
     # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
     every = c.size("index_topk_freq", default=1)

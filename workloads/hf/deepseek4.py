@@ -43,7 +43,7 @@ KINDS = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed
 
 
 def _as_published(c: Config, layers: int) -> Config:
-    """The file in the keys of DeepSeek's own, where it is in those of transformers 5."""
+    """Return the file in DeepSeek's keys, if it uses the keys of transformers 5."""
     words = None if c.has("compress_ratios") else c.words("layer_types", layers, KINDS)
     if words is None:
         return c

@@ -41,9 +41,9 @@ TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config
 def build(config: Config) -> ModelSpec:
     """Turn the keys of a whole file into a model, by its architecture class.
 
-    The class decides. Files without one (text sections, old files) go by ``model_type``.
-    Sizes may stand at the top or in a section of the text model, whatever the class; a class that is not known is
-    read by that section's own name, else by its keys where one family understands them all.
+    The class decides. Files without one (text sections, old files) use ``model_type``. Sizes may be at the top or in a
+    section of the text model; an unknown class is read by that section's own name, else by its keys if one family
+    supports them all.
     """
     name, kind = _architecture(config), config.text("model_type")
     section = text_section(config)
@@ -64,7 +64,7 @@ def build(config: Config) -> ModelSpec:
 
 
 def _whole(config: Config) -> bool:
-    """Whether the text model's sizes stand at the top; some files repeat its width alone there."""
+    """Return whether the text model's sizes are at the top; some files repeat only its width there."""
     return config.has("hidden_size") and any(map(config.has, ("num_hidden_layers", "num_layers", "n_layer")))
 
 
@@ -105,7 +105,7 @@ def build_by_type(config: Config) -> ModelSpec:
     if not kind:
         raise SpecError(
             f"{config.path}: {config.prefix}architectures",
-            "is missing, and so is model_type; one of them must say what the model is",
+            "is missing, as is model_type; one of them must name the model",
         )
     if kind not in MODEL_TYPES:
         from .guess import guess

@@ -1,4 +1,4 @@
-"""Gemma 3n and 4: caches that layers share, inputs of a layer's own, two widths of heads, experts beside a dense block."""
+"""Gemma 3n and 4: caches shared by layers, per-layer inputs, two widths of heads, experts in parallel with a dense block."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _attention(c: Config, layers: int, windowed: list[bool], shared: list[bool])
     types=("gemma4_text", "gemma4", "gemma4_unified_text", "gemma4_unified"),
 )  # fmt: skip
 def gemma4(c: Config) -> ModelSpec:
-    """Gemma 4: wide heads without a window, shared caches, inputs of each layer's own, experts beside a dense block."""
+    """Gemma 4: wide heads without a window, shared caches, per-layer inputs, experts in parallel with a dense block."""
     layers, hidden = c.layers(), c.size("hidden_size")
     windowed = _windowed(c, layers, 6)
     shared = _shared(c, windowed)
@@ -95,7 +95,7 @@ def gemma4(c: Config) -> ModelSpec:
             )  # fmt: skip
         if inputs:
             if moe:
-                raise c.error("hidden_size_per_layer_input", "cannot go with enable_moe_block")
+                raise c.error("hidden_size_per_layer_input", "cannot be combined with enable_moe_block")
             ffn = SideInputs(FeedForward(hidden, own), inputs)
         made.append(Layer(mixer, ffn, 8 if moe else 4, hidden))
     unique: dict[Layer, Layer] = {}

@@ -1,7 +1,6 @@
-"""Classes that are not known: read as the family that understands every key, else refused by what their keys share.
+"""Unknown classes: read by the family that supports every key, else refused with the nearest families.
 
-A family is tried on the file's keys, and what it reads of them is written down. Names of classes are not compared:
-letters say nothing of a model.
+A family is tried on the file's keys, and the keys that it reads are recorded. Names of classes are not compared.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
     Raises
     ------
     SpecError
-        No family does: the line names those that share most of its keys, and keys that none of them reads.
+        If no family fits: the message names the families that share most of its keys, and the unread keys.
     """
     for names, why in LISTS["refused"].items():
         if c.architecture.startswith(tuple(names.split(", "))):
@@ -110,7 +109,7 @@ def guess(c: Config, file: Config, known: Registry[Family], key: str = "architec
 
 
 def _tries(c: Config, known: Registry[Family]) -> list[_Try]:
-    """Every text family on the keys of a file, by its first class; those of this project's papers are left out."""
+    """Return every text family's reading of a file's keys, by its first class; papers' families are skipped."""
     readers: dict[Family, str] = {}
     for name in known:
         if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):

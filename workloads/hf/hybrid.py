@@ -37,7 +37,7 @@ def jamba(c: Config) -> ModelSpec:
 
 
 def _dt_rank(c: Config, hidden: int) -> int:
-    """``"auto"`` stands for a sixteenth of the hidden size, rounded up."""
+    """``"auto"`` means a sixteenth of the hidden size, rounded up."""
     if c.values.get("mamba_dt_rank", "auto") == "auto":
         return -(-hidden // 16)
     return c.size("mamba_dt_rank")

@@ -1,4 +1,4 @@
-"""Read a JSON object strictly: one clear line for whatever is wrong with the file."""
+"""Strict reading of a JSON object, with a one-line error."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def mimo_v2(c: Config) -> ModelSpec:
     types=("step3p5", "step3p7_text"),
 )  # fmt: skip
 def step3p5(c: Config) -> ModelSpec:
-    """Step-3.5 and 3.7: head counts of their own in layers with a window, a gate a head, MTP heads of a window."""
+    """Step-3.5 and 3.7: separate head counts in layers with a window, a gate per head, MTP heads with a window."""
     layers, hidden = c.layers(), c.size("hidden_size")
     heads = c.size("num_attention_heads")
     kv = c.size("num_attention_groups", "num_key_value_heads", default=heads)
@@ -131,7 +131,7 @@ def laguna(c: Config) -> ModelSpec:
 def inkling(c: Config) -> ModelSpec:
     """Inkling: other head counts in layers with a window, relative positions, short convolutions on four streams.
 
-    A query has `d_rel` values of its own for positions; convolutions of a few taps follow keys, values and both parts.
+    A query has `d_rel` separate values for positions; convolutions of a few taps follow keys, values and both parts.
     """
     layers, hidden = c.layers(), c.size("hidden_size")
     heads, kv = c.size("num_attention_heads"), c.size("num_key_value_heads")

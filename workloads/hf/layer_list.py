@@ -1,9 +1,8 @@
-"""Models whose layers are written out, each part by its kind: for papers without a ``config.json``.
+"""Models as a list of layers, each part by its kind: for papers without a ``config.json``.
 
-``layers`` is a list of groups of equal layers, in order: ``times`` (1 if left out), a ``mixer`` and,
-unless the group has none, an ``ffn``, both with their ``kind`` (a name of `LAYER_KINDS`) and the fields
-of that kind; ``hidden`` stands for ``hidden_size`` where a part leaves it out. ``norms``,
-``norm_width`` and ``parallel`` are those of `Layer`.
+``layers`` is a list of groups of equal layers, in order: ``times`` (default 1), a ``mixer`` and, unless the group has
+none, an ``ffn``, both with their ``kind`` (a name of `LAYER_KINDS`) and the fields of that kind; ``hidden`` defaults to
+``hidden_size``. ``norms``, ``norm_width`` and ``parallel`` are fields of `Layer`.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ def _plain(c: Config, key: str, value: Any, wanted: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise c.error(key, f"must be a {'whole ' if whole else ''}number, not {shown(value)}")
     if not abs(value) < SIZE_LIMIT:
-        raise c.error(key, f"must lie below {SIZE_LIMIT}, not {shown(value)}")
+        raise c.error(key, f"must be below {SIZE_LIMIT}, not {shown(value)}")
     return value if whole else float(value)
 
 

@@ -30,7 +30,7 @@ def _kinds(c: Config, pattern: str, words: str) -> list[str]:
         return [PATTERN[letter] for letter in text]
     found = c.items(words)
     if not found:
-        raise c.error(pattern, f"is missing, and so is {words}; one of them must say what each layer is")
+        raise c.error(pattern, f"is missing, like {words}; one of them must say what each layer is")
     for i, word in enumerate(found):
         if word not in BLOCKS:
             raise c.error(f"{words}[{i}]", f"must be one of {', '.join(BLOCKS)}, not {shown(word)}")
@@ -60,7 +60,7 @@ def nemotron_h(c: Config) -> ModelSpec:
     A mixer and the block behind it are one layer here, with a norm each.
     """
     if c.has("block_configs"):
-        raise c.error("block_configs", "layers of widths of their own are not known for this class")
+        raise c.error("block_configs", "separate widths of layers are not supported for this class")
     shape = read_heads(c, head_dim=128)
     hidden, bias = shape.hidden, c.flag("attention_bias", False)
     parts: dict[str, LayerKind] = {
@@ -136,7 +136,7 @@ def bamba(c: Config) -> ModelSpec:
 
 @family("GraniteMoeHybridForCausalLM", types=("granitemoehybrid",))
 def granite_hybrid(c: Config) -> ModelSpec:
-    """Granite 4: Mamba-2 and attention, experts with a shared one, or that one alone."""
+    """Granite 4: Mamba-2 and attention, experts with a shared one, or only the shared one."""
     shape, layers = read_heads(c), c.layers()
     words = c.items("layer_types") or c.items("layers_block_type") or ["mamba"] * layers
     if len(words) != layers or any(BLOCKS.get(str(word)) not in ("mamba", "attention") for word in words):
@@ -155,7 +155,7 @@ def granite_hybrid(c: Config) -> ModelSpec:
 
 @family("Mamba2ForCausalLM", types=("mamba2",))
 def mamba2(c: Config) -> ModelSpec:
-    """Mamba-2 alone (Codestral Mamba)."""
+    """Only Mamba-2 (Codestral Mamba)."""
     hidden = c.size("hidden_size")
     part = Mamba2(
         hidden, c.size("num_heads"), c.size("head_dim"), c.size("n_groups", default=8), c.size("state_size", default=128),
@@ -166,7 +166,7 @@ def mamba2(c: Config) -> ModelSpec:
 
 @family("MambaForCausalLM", "FalconMambaForCausalLM", types=("mamba", "falcon_mamba"))
 def mamba(c: Config) -> ModelSpec:
-    """Mamba-1 alone; Falcon's has norms without weights."""
+    """Only Mamba-1; Falcon's has norms without weights."""
     hidden = c.size("hidden_size", "d_model")
     inner = c.size("intermediate_size", "d_inner", default=c.size("expand", default=2) * hidden)
     rank = c.values.get("time_step_rank", "auto")
@@ -248,7 +248,7 @@ def minimax_text(c: Config) -> ModelSpec:
 
 @family("LongcatFlashForCausalLM", "LongcatFlashNgramForCausalLM", types=("longcat_flash", "longcat_flash_ngram"))
 def longcat(c: Config) -> ModelSpec:
-    """LongCat-Flash: two latent attentions and two dense blocks a layer, experts beside the first, some of them empty.
+    """LongCat-Flash: two latent attentions and two dense blocks a layer, experts in parallel with the first, some of them empty.
 
     Experts that do nothing take their part of a token's choices: of 12 choices among 512 and 256 empty ones
     8 are real on average.

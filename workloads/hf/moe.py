@@ -36,7 +36,7 @@ def phimoe(c: Config) -> ModelSpec:
 def qwen_blocks(c: Config, hidden: int, layers: int) -> list[Block]:
     """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``.
 
-    None of them (0 experts) makes a dense model; the number itself is required.
+    Zero experts make a dense model; the number itself is required.
     """
     if not c.count("num_experts", "num_local_experts", default=None):
         return [read_ffn(c, hidden)] * layers
@@ -152,7 +152,7 @@ def dbrx(c: Config) -> ModelSpec:
 
 @family("Grok1ForCausalLM", "Grok1ModelForCausalLM", "Grok2ForCausalLM", types=("grok-1", "git"))
 def grok(c: Config) -> ModelSpec:
-    """Grok-1, and Grok-2 whose dense block runs beside its narrower experts."""
+    """Grok-1, and Grok-2 with a dense block in parallel with its narrower experts."""
     shape = read_heads(c)
     mixers = shape.attention([0] * c.layers())
     width = c.size("intermediate_size")
@@ -184,7 +184,7 @@ def glam(c: Config) -> ModelSpec:
 
 @family("ArcticForCausalLM", types=("arctic",))
 def arctic(c: Config) -> ModelSpec:
-    """Snowflake Arctic: a dense residual block, as wide as the model, beside the experts."""
+    """Snowflake Arctic: a dense residual block, as wide as the model, in parallel with the experts."""
     shape, layers = read_heads(c, mha=True), c.layers()
     every = c.size("moe_layer_frequency", default=2)
     residual = c.flag("parallel_attn_mlp_res", False)
@@ -197,7 +197,7 @@ def arctic(c: Config) -> ModelSpec:
 
 @family("DeepSpeedMoE", types=("deepspeed_moe",))
 def deepspeed_moe(c: Config) -> ModelSpec:
-    """DeepSpeed-MoE: GPT with experts in every second layer, beside the dense block in PR-MoE.
+    """DeepSpeed-MoE: GPT with experts in every second layer, in parallel with the dense block in PR-MoE.
 
     ``num_experts`` is one number, or one for each layer with experts (pyramid). No config.json of the
     authors' exists; the keys are the other families'.

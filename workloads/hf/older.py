@@ -1,4 +1,4 @@
-"""Decoders whose files have keys of their own: ChatGLM, Qwen 1, TeleChat 2, GPT-J, MPT, Persimmon, DeciLM."""
+"""Decoders with special keys: ChatGLM, Qwen 1, TeleChat 2, GPT-J, MPT, Persimmon, DeciLM."""
 
 from __future__ import annotations
 

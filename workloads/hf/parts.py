@@ -108,7 +108,7 @@ STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
 
 
 def state_format(c: Config, key: str, default: str = "") -> str:
-    """Format of a recurrent state; empty: that of activations."""
+    """Return the format of a recurrent state; empty: as activations."""
     text = c.text(key)
     if not text:
         return default

@@ -38,11 +38,11 @@ class Recipe:
     rules : tuple of Rule
         The first that fits a module decides.
     exempt : tuple of str
-        Modules that keep 16 bit, whatever the rules say.
+        Modules that keep 16 bit under all rules.
     groups : tuple of str
         Weight groups that are converted at all.
     experts : Stored or None
-        Of routed experts, where the file says so apart.
+        Format of routed experts, if the file states it separately.
     kv : str
         Format of the KV cache; empty where the file does not say.
     """
@@ -247,7 +247,7 @@ def _one(name: str, *groups: str) -> Callable[[Config], Recipe]:
 
 
 def _width(q: Config) -> Recipe:
-    """Formats that say their bits alone (HQQ, EETQ, ExpertsInt8)."""
+    """Return the width of formats that state only their bits (HQQ, EETQ, ExpertsInt8)."""
     bits = q.size("bits", "nbits", "weight_bits", default=8)
     return Recipe(grouped(q, bits, zeros=True))
 
@@ -272,7 +272,7 @@ EXEMPT = (
     "modules_to_not_convert", "ignored_layers", "ignored_modules", "ignore", "exclude_modules", "exclude",
     "llm_int8_skip_modules", "unquantized_modules",
 )  # fmt: skip
-"""Keys that hold the modules left alone."""
+"""Keys with the unquantised modules."""
 EXPERTS = {"fp4": "mxfp4_mxfp8", "mxfp4": "mxfp4_mxfp8", "nvfp4": "nvfp4", "fp8": "", "int4": "int4",
            "int8": "int8", "bf16": "bf16", "bfloat16": "bf16"}  # fmt: skip
 """``expert_dtype``: DeepSeek-V4's fp4 experts have an 8-bit scale per 32 and 8-bit inputs."""

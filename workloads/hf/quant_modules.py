@@ -29,7 +29,7 @@ OWNERS = {
 }  # fmt: skip
 """What the part of a layer is called."""
 OTHER_MODELS = re.compile(r"vision|visual|audio|projector|mtp\b|mtp\.|draft|image|\bvit\b|patch_embed")
-"""Parts of a file's model that are no decoder layers."""
+"""Parts of a file's model that are not decoder layers."""
 SHARED = ("shared_experts", "shared_expert", "shared_mlp", "share_expert", "shared_experts.0")
 
 
@@ -66,7 +66,7 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
 
 
 def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
-    """Projections of a mixer and their weights, as far as they can be told apart."""
+    """Return the projections of a mixer and their weights, as far as they can be distinguished."""
     part = getattr(part, "base", part)  # sparse attention has the projections of what it chooses for
     linears = getattr(part, "linears", None)
     if linears is not None:
@@ -105,7 +105,7 @@ def _scaled(group: str, found: Mapping[tuple[str, ...], float], total: float) ->
 
 @dataclass(slots=True)
 class _Patterns:
-    """Names and patterns of modules, sorted by the layer they name; None stands for every layer."""
+    """Names and patterns of modules, sorted by the layer they name; None means every layer."""
 
     texts: Iterable[str]
     layers: int
@@ -142,7 +142,7 @@ class _Patterns:
 
     @property
     def by_layer(self) -> bool:
-        """Whether any text names layers apart."""
+        """Return whether any text names single layers."""
         return bool(self._regex) or any(number is not None for number in self._named)
 
     def fit(self, names: Sequence[str], layer: int) -> bool:

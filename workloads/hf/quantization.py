@@ -19,7 +19,7 @@ SERVED_IN = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "
 inference server (vLLM: ``dtype="auto"`` maps float32 to 16 bit), so weights and KV cache are counted at 16 bit."""
 
 SIDE_FILE = "hf_quant_config.json"
-"""File of modelopt's checkpoints that says how weights are stored; it stands beside ``config.json``."""
+"""File of modelopt's checkpoints with the storage of weights, next to ``config.json``."""
 
 
 def numerics(c: Config, layers: Sequence[Layer]) -> Numerics:
@@ -57,7 +57,7 @@ def _own(parts: Sequence[tuple[str, float, float]]) -> bool:
 
 
 def _given(c: Config) -> Config | None:
-    """Where the file says how its weights are stored; ``config.json`` before the file beside it."""
+    """Return the section on the storage of weights; ``config.json`` has priority over the file next to it."""
     for key in ("quantization_config", "compression_config"):
         outer = c.nearest_with(key)
         if outer.has(key):
@@ -66,7 +66,7 @@ def _given(c: Config) -> Config | None:
 
 
 def _beside(c: Config) -> Config | None:
-    """What the file beside ``config.json`` says."""
+    """Return the content of the file next to ``config.json``."""
     outer = c.nearest_with(SIDE_FILE)
     if not outer.has(SIDE_FILE):
         return None

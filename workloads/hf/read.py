@@ -30,7 +30,7 @@ def read_config(path: str | Path) -> ModelSpec:
     Raises
     ------
     SpecError
-        Whatever is wrong, in one line that names the file and the key.
+        If the file is invalid; one line names the file and the key.
     """
     file = config_file(Path(path))
     keys = _keys(file)

@@ -16,18 +16,17 @@ from .families import family
 from .json_file import read_json_object
 
 Span = tuple[int, float, float]
-"""Query heads beside each other, alpha [tokens] and beta."""
+"""Adjacent query heads, alpha [tokens] and beta."""
 KEY = "attention_spans"
 
 
 @family("MoALlamaForCausalLM")
 def moa_llama(c: Config) -> ModelSpec:
-    """Llama with a span of its own for each head (MoA).
+    """Llama with a separate span for each head (MoA).
 
-    ``attention_spans`` is a fraction of the context for all heads, the path of a plan (MoA's
-    ``moa_alpha_beta.json``, relative to this file), or for every layer a list of ``[query heads,
-    alpha, beta]`` in the order of the heads. Spans are those of the longest sequence, of
-    ``max_position_embeddings`` tokens unless a run says less.
+    ``attention_spans`` is a fraction of the context for all heads, the path of a plan (MoA's ``moa_alpha_beta.json``,
+    relative to this file), or for every layer a list of ``[query heads, alpha, beta]`` in the order of the heads. Spans
+    are for the longest sequence, of ``max_position_embeddings`` tokens unless a run has less.
     """
     plain = llama(c)
     length = c.size("max_position_embeddings")
@@ -46,7 +45,7 @@ def _spans(c: Config, layers: int, heads: int, length: int) -> list[tuple[Span, 
         return _plan(c, value, layers, heads, length)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not 0.0 < value <= 1.0:
-            raise c.error(KEY, f"must lie above 0 and be at most 1, not {shown(value)}")
+            raise c.error(KEY, f"must be above 0 and at most 1, not {shown(value)}")
         return [((heads, 0.0, float(value)),)] * layers
     if not isinstance(value, list):
         state = "is missing" if value is None else f"is {shown(value)}"
@@ -101,7 +100,7 @@ def _checked(path: str, key: str, alpha: Any, beta: Any, length: int) -> tuple[f
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SpecError(where, f"{name} must be a number, not {shown(value)}")
     if not abs(alpha) <= length:
-        raise SpecError(where, f"a span of {alpha:g} tokens lies beyond the {length} positions of the model")
+        raise SpecError(where, f"a span of {alpha:g} tokens is beyond the {length} positions of the model")
     if not 0.0 <= beta <= 1.0:
-        raise SpecError(where, f"beta must lie from 0 to 1, not {beta:g}")
+        raise SpecError(where, f"beta must be from 0 to 1, not {beta:g}")
     return float(alpha), float(beta)

@@ -38,8 +38,8 @@ class Traits:
     any_size : bool
         Whether images keep their size.
     head : bool
-        A pooling head, one more block with a query of its own, unless ``vision_use_head`` is off; its weights
-        are in files, engines do not run it.
+        A pooling head, one more block with a separate query, unless ``vision_use_head`` is off; its weights are in
+        files, engines do not run it.
     """
 
     projector: str = "mlp"
@@ -229,7 +229,7 @@ def _linear(at: Config, v: Config, width: int, merge: int, hidden: int) -> Proje
 
 
 def _merger(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
-    """Qwen's and Kimi's: a norm and two matrices; one more of each for every layer that is fed apart."""
+    """Qwen's and Kimi's merger: a norm and two matrices; one more of each for every layer that is fed separately."""
     own = v.size("hidden_size") if v.has("embed_dim") else hidden  # Qwen2-VL's is the language model's
     wide, out = width * merge**2, v.size("out_hidden_size", default=own)
     each = ((wide, wide), (out, wide))

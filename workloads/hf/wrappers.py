@@ -1,7 +1,7 @@
-"""Multimodal models: their text model, which is what a language model server repeats per token.
+"""Multimodal models: their text model, which a server runs per token.
 
-A class whose text section names itself needs no entry here (`families.build`); these are those whose files do not, or
-whose text model has a name of its own for what is known. Audio towers are not counted, image towers are (`tower`).
+A class whose text section names itself needs no entry here (`families.build`); entries are for files without a name, or
+with a special one. Audio towers are not counted, image towers are (`tower`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .families import ARCHITECTURES, MODEL_TYPES, Family, build_by_type, family
 with (Path(__file__).parent / "wrappers.csv").open(encoding="utf-8") as _file:
     _ROWS = tuple(csv.DictReader(_file))
 WRAPPERS = tuple(row for row in _ROWS if row["class"])
-"""Architecture classes, their ``model_type``, and that of their text model where a file is silent."""
+"""Architecture classes, their ``model_type``, and their text model's if a file does not state it."""
 SAME_TEXT = {row["model_type"]: row["text_model"] for row in _ROWS if not row["class"]}
 """Text models that differ from a known one only in how positions are encoded, or in name."""
 
@@ -72,7 +72,7 @@ def minicpm_v(c: Config) -> ModelSpec:
 @family("Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VLMoeForCausalLM",
         types=("ernie4_5_vl_moe", "ernie4_5_vl_moe_text", "ernie4_5_moe_vl"))  # fmt: skip
 def ernie_vl(c: Config) -> ModelSpec:
-    """ERNIE 4.5 VL: experts for text and, as many and narrower, for images; those for images are held too."""
+    """ERNIE 4.5 VL: experts for text and, as many and narrower, for images; the latter are stored too."""
     widths, counts = c.values.get("moe_intermediate_size"), c.values.get("moe_num_experts")
     if not isinstance(widths, list):
         return MODEL_TYPES["ernie4_5_moe"](c)

@@ -31,11 +31,11 @@ class Attention:
     sinks : bool
         One learned sink logit per head (gpt-oss).
     v_dim : int
-        Width of a value where it is not that of a key (MiMo-V2); 0 = `head_dim`.
+        Width of a value if it differs from a key (MiMo-V2); 0 = `head_dim`.
     head_gate : bool
         A gate of one column per head (Step-3.5, Laguna).
     k_is_v : bool
-        Values come from the keys' projection, so that there are no weights for them (Gemma 4); both are cached.
+        Whether values come from the keys' projection, without separate weights (Gemma 4); both are cached.
     shares : bool
         It reads the cache of a layer before it: no weights of keys and values, nothing is written (Gemma 3n and 4,
         Hunyuan-Large).
@@ -162,7 +162,7 @@ def keys_within(m: Moments, window: int) -> KeySums:
 
 
 def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None = None, read: float = 1.0) -> list[Op]:
-    """Scores, softmax and weighted sum, prefill and decode apart.
+    """Return scores, softmax and weighted sum, prefill and decode separate.
 
     ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
     matrix twice (before and after softmax), as the Duplex paper's model does. The scores of a
@@ -173,7 +173,7 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: KeySums | None =
     keys : KeySums, optional
         What the queries see; without it, all within the window of `spec`.
     read : float
-        Share of the KV heads that a decode reads: those of which it has query heads.
+        Share of the KV heads that a decode reads: the heads of its query heads.
     """
     num = run.numerics
     width = spec.heads * (spec.head_dim + spec.value_dim) / 2

@@ -43,7 +43,7 @@ class LayerCache:
     values : int
         Values of an entry, in the format of the KV cache.
     exact : int
-        Values beside those that stay in the format of activations.
+        Values in addition to those in the format of activations.
     window : int
         Tokens kept at most; 0 = all.
     pool : int
@@ -51,7 +51,7 @@ class LayerCache:
     scale_bytes : int
         Bytes of scales an entry where its values are narrower than 16 bits.
     format : str
-        Number format of `values` whatever a run asks for; empty: that of the KV cache.
+        Number format of `values` for any option of a run; empty: as the KV cache.
     """
 
     values: int
@@ -85,9 +85,9 @@ class Reads:
     chosen : bool
         Whether they are the best of what was scored, not the latest.
     dense : int
-        Prompts that see at most so many tokens may be computed without choosing; 0 = none.
+        Prompts that see at most this many tokens may be computed without choosing; 0 = none.
     tail : int
-        Tokens read beside, on average: of a pool that is not full yet.
+        Additional tokens read on average: of a pool that is not full yet.
     """
 
     most: int = 0
@@ -104,7 +104,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A state of constant size: so many values, in a format; empty: that of activations."""
+    """A state of constant size: number of values, and format; empty: as activations."""
 
     values: int
     format: str = ""
@@ -188,8 +188,8 @@ class Routed:
     top_k : int
         Experts of a token.
     spreads : bool
-        Whether experts may be dealt to groups of devices, which then exchange tokens (expert
-        parallel). If not, every rank runs all of them, split as `shard` says.
+        Whether experts may be distributed to groups of devices, which then exchange tokens (expert parallel). If not,
+        every rank runs all of them, split as in `shard`.
     by_request : bool
         Whether all tokens of a request have the same one, in every layer (adapters of tenants).
     groups : int
@@ -250,12 +250,13 @@ class RoutedKind(LayerKind, Protocol):
     def shard_experts(self, ep: int, tp: int, copies: int = 0) -> RoutedKind:
         """What one device holds when experts go to `ep` groups of `tp` devices each.
 
-        `copies` are experts that it holds beside its own; it is given where there are some alone. Not asked of experts that do not spread.
+        `copies` are additional experts; the argument is given only if there are some. Not called for experts that do
+        not spread.
 
         Raises
         ------
         InputError
-            When the experts cannot be dealt or split that way.
+            If the experts cannot be distributed or split that way.
         """
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
@@ -267,7 +268,7 @@ class RoutedKind(LayerKind, Protocol):
 
 
 def sent_width(part: RoutedKind) -> int:
-    """Values of a token that go to a part's experts and come back: the model's width unless it says `sent`."""
+    """Return the values of a token that are sent to a part's experts and back: the model's width unless it defines `sent`."""
     return int(getattr(part, "sent", part.hidden))
 
 
@@ -299,7 +300,7 @@ def layer_kind(name: str) -> Callable[[K], K]:
     Raises
     ------
     InputError
-        The class is no frozen dataclass, lacks a docstring or a member of `LayerKind`.
+        If the class is not a frozen dataclass, lacks a docstring or a member of `LayerKind`.
     """
 
     def add(cls: K) -> K:
@@ -359,7 +360,7 @@ def elementwise(
 ) -> Op:
     """A memory-bound vector op that moves `tensors` values per element, one FLOP each.
 
-    `access` says whether its rows lie in sequence or are gathered (`workloads.access`).
+    `access` says whether its rows are contiguous or gathered (`workloads.access`).
     """
     row = run.numerics.act_bytes * cols
     return Op(

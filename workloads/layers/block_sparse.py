@@ -1,8 +1,7 @@
 """Grouped attention to chosen blocks of keys: MiniMax sparse attention, NSA and MoBA.
 
-Every KV head reads the best `blocks` of `block` tokens. What is scored differs: index keys of their own,
-one a token (MSA); the pools that are attended to as well (NSA, arXiv 2502.11089); means of the blocks'
-keys (MoBA, arXiv 2502.13189).
+Every KV head reads the best `blocks` of `block` tokens. Scores use separate index keys, one per token (MSA); the
+attended pools (NSA, arXiv 2502.11089); means of the blocks' keys (MoBA, arXiv 2502.13189).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class BlockSparseAttention:
     index_pool : int
         Tokens of a scored key (means of learned ones: Qwen4-Exp).
     learned : bool
-        Whether scores have projections, and one key, of their own; else the keys are those of the KV heads, pooled.
+        Whether scores have separate projections and one separate key; else the keys are the KV heads', pooled.
     near : int
         Latest tokens that are read besides; 0 = none.
     attends_pools : bool

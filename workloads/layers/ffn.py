@@ -52,7 +52,7 @@ class FeedForward:
 def feed_forward(
     tokens: float, hidden: int, width: int, matrices: int, run: Run, layer: str, prefix: str = ""
 ) -> list[Op]:
-    """Ops of one dense block, used alone and for the shared experts of a MoE layer."""
+    """Return the ops of one dense block, also used for the shared experts of a MoE layer."""
     up = f"{prefix}gate_up" if matrices == 3 else f"{prefix}up"
     return [
         gemm(up, layer, "ffn", tokens, (matrices - 1) * width, hidden, run),

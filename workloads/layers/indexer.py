@@ -1,8 +1,8 @@
 """The indexer of sparse attention: narrow heads that score all keys, and the choice of the best.
 
-Index keys lie in a cache of their own, 8 bits and a 4-byte scale each whatever the KV cache is in
-(``class Indexer`` of deepseek-ai/DeepSeek-V3.2-Exp, ``inference/model.py``). Scores are written in 32
-bits and read again by the choice. Heads are never split over devices.
+Index keys are in a separate cache, 8 bits and a 4-byte scale each for any format of the KV cache (``class Indexer`` of
+deepseek-ai/DeepSeek-V3.2-Exp, ``inference/model.py``). Scores are written in 32 bits and read again by the choice.
+Heads are never split over devices.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Indexer:
 
 
 def score_rates(heads: Amount, dim: Amount, key: Amount, paged: bool, written: Amount = 0.0) -> Rates:
-    """Scores of narrow heads over keys of `key` bytes, split over pieces where keys lie in pages.
+    """Return the scores of narrow heads over keys of `key` bytes, split over pieces if keys are in pages.
 
     A tile computes at least `SPLIT` keys. `written` are bytes of keys that a token leaves.
     """

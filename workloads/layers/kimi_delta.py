@@ -24,7 +24,7 @@ class KimiDelta:
     decays : int
         Entries of the decay's base (``A_log``); 0 = one a head.
     state_format : str
-        Number format of the states; empty: that of activations.
+        Number format of the states; empty: as activations.
     """
 
     kind: ClassVar[str]

@@ -16,8 +16,8 @@ from .recurrent import conv_ops, delta_rates, state_ops
 def _scan(name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int) -> list[Op]:
     """State update and read-out: the state is read and written once per sequence and step.
 
-    Of a decode of several tokens the state after each is written: that of the last one accepted is
-    gone on from (`num_speculative_blocks` of vllm-project/vllm, vllm/v1/kv_cache_interface.py).
+    A decode of several tokens writes the state after each: decoding continues from the last accepted one
+    (`num_speculative_blocks` of vllm-project/vllm, vllm/v1/kv_cache_interface.py).
     """
     num = run.numerics
 
@@ -94,7 +94,7 @@ class GatedDeltaNet:
     Attributes
     ----------
     state_format : str
-        Number format of the matrix states (``mamba_ssm_dtype``); empty: that of activations.
+        Number format of the matrix states (``mamba_ssm_dtype``); empty: as activations.
     """
 
     kind: ClassVar[str]
@@ -140,7 +140,7 @@ class GatedDeltaNet:
         return self.states(1)
 
     def states(self, count: int) -> State:
-        """What is kept with so many matrix states in each head."""
+        """Return the cache with `count` matrix states in each head."""
         return State(fixed=(Fixed(count * self.matrix, self.state_format), Fixed(self.channels * (self.d_conv - 1))))
 
     def shard(self, tp: int) -> GatedDeltaNet:

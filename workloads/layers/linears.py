@@ -18,7 +18,7 @@ class Linear(NamedTuple):
 
     @property
     def sides(self) -> int:
-        """Weights of a pair of low-rank matrices beside it, by unit of rank."""
+        """Return the weights of a pair of low-rank matrices next to it, by unit of rank."""
         return self.inputs + self.outputs
 
 
@@ -52,5 +52,5 @@ def linears_of(part: LayerKind) -> tuple[Linear, ...]:
 
 
 def sides(linears: Sequence[Linear]) -> int:
-    """Weights of low-rank pairs beside all of them, by unit of rank."""
+    """Return the weights of low-rank pairs next to all of them, by unit of rank."""
     return sum(linear.sides for linear in linears)

@@ -1,8 +1,8 @@
-"""LoRA: a pair of low-rank matrices beside every linear layer of a part, of one or many tenants.
+"""LoRA: a pair of low-rank matrices next to every linear layer of a part, of one or many tenants.
 
-``y = W x + B (A x)`` with ``rank`` rows in A (Hu et al., arXiv 2106.09685). The base runs once for
-all tokens; with several adapters each request names one, and the pairs of all are applied in one call
-(gathered products as in Punica, arXiv 2310.18547).
+``y = W x + B (A x)`` with ``rank`` rows in A (Hu et al., arXiv 2106.09685). The base runs once for all tokens; with
+several adapters each request names one, and the pairs of all are applied in one call (gathered products as in Punica,
+arXiv 2310.18547).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LowRank:
         Adapters of tenants, one of which a request names. 0 = a single one that is part of the
         model, serves every token, and runs as ordinary matrices.
     slots : int
-        How many of them lie in memory; 0 = all.
+        Number of them in memory; 0 = all.
     """
 
     kind: ClassVar[str]
@@ -55,7 +55,7 @@ class LowRank:
 
     @property
     def pair(self) -> int:
-        """Weights of one adapter beside this part."""
+        """Return the weights of one adapter of this part."""
         return self.rank * sides(linears_of(self.base))
 
     def linears(self) -> tuple[Linear, ...]:
@@ -74,7 +74,7 @@ class LowRank:
         return replace(self, base=adaptable(self.base.shard(tp)))
 
     def shard_experts(self, ep: int, tp: int) -> LowRank:
-        """Adapters are never dealt to groups: every rank serves every tenant."""
+        """Adapters are never distributed to groups: every rank serves every tenant."""
         if ep != 1:
             raise InputError(f"ep={ep}", "adapters need ep=1")
         return self
@@ -95,7 +95,7 @@ class LowRank:
 
 
 def low_rank_ops(linears: tuple[Linear, ...], tokens: float, rank: int, run: Run) -> list[Op]:
-    """One pair beside each matrix: A, B, and their output added to the matrix's."""
+    """Return one pair next to each matrix: A, B, and the addition of their output."""
     out: list[Op] = []
     for linear in linears:
         name = f"lora_{linear.name}"
@@ -112,7 +112,8 @@ def pairs_op(
 ) -> Op:
     """Pairs of several adapters (or single ranks) in one call, each read once, outputs added in place.
 
-    A token's input is read once for all of its `top_k`. Its shape names no inner width: kernel models of whole expert blocks leave it to the roofline.
+    A token's input is read once for all of its `top_k`. Its shape names no inner width, so kernel models of whole
+    expert blocks use the roofline.
     """
     num, routed = run.numerics, loads.routed
     one = rank * sides(linears)

@@ -24,7 +24,7 @@ class Mamba2:
     conv_bias, proj_bias : bool
         Whether the convolution and the projections have biases.
     state_format : str
-        Number format of the states (``mamba_ssm_cache_dtype``); empty: that of activations.
+        Number format of the states (``mamba_ssm_cache_dtype``); empty: as activations.
     """
 
     kind: ClassVar[str]

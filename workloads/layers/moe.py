@@ -108,7 +108,7 @@ class MixtureOfExperts:
 
     @property
     def working_values(self) -> int:
-        """Values a token of a prompt holds at once: those of its experts, or of a dense block."""
+        """Return the values of a prompt token in memory at once: its experts', or a dense block's."""
         dense = max(self.shared_matrices * self.shared_width, self.matrices * self.residual_width)
         return max(self.top_k * self.matrices * self.width, dense)
 

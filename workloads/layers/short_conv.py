@@ -1,4 +1,4 @@
-"""Gated short convolution (LFM2): no keys and values, the last inputs of a convolution alone."""
+"""Gated short convolution (LFM2): no keys and values, only the last inputs of a convolution."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What Gemma 3n and 4 add to a feed-forward block: an input of each layer's own, low-rank side paths, several streams.
+"""Gemma 3n's and 4's additions to a feed-forward block: per-layer inputs, low-rank side paths, several streams.
 
 Each token has a row of a table for every layer, as wide as `inputs`; the layer gates it and adds it (Gemma 3n's
-per-layer embeddings). LAuReL is a low-rank path beside attention; AltUp keeps several residual streams, of which
-one is worked on (arXiv 2411.07501, 2301.13310).
+per-layer embeddings). LAuReL is a low-rank path in parallel with attention; AltUp keeps several residual streams, of
+which one is processed (arXiv 2411.07501, 2301.13310).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SideInputs:
     inputs : int
         Width of the layer's own input of a token; 0 = none.
     rank : int
-        Of the low-rank path beside attention; 0 = none.
+        Rank of the low-rank path in parallel with attention; 0 = none.
     streams : int
         Residual streams; 1 = the usual one.
     """

@@ -1,9 +1,9 @@
 """DeepSeek sparse attention (V3.2, GLM-5): latent attention to the keys that an indexer chose.
 
-The indexer scores every key with a few narrow heads in 8 bits from a cache of its own; the best
-`top_k` are then read, absorbed, by prefill and decode alike (DeepSeek_V3_2.pdf, sections 1 and 3;
-``inference/model.py`` of deepseek-ai/DeepSeek-V3.2-Exp). Layers may reuse the choice of one before
-them (GLM-5.2). Short prompts may run dense (``SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD``).
+The indexer scores every key with a few narrow heads in 8 bits from a separate cache; the best `top_k` are then read,
+absorbed, by prefill and decode (DeepSeek_V3_2.pdf, sections 1 and 3; ``inference/model.py`` of
+deepseek-ai/DeepSeek-V3.2-Exp). Layers may reuse an earlier layer's choice (GLM-5.2). Short prompts may run dense
+(``SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SparseLatentAttention:
     Attributes
     ----------
     shared : bool
-        The choice is that of a layer before: no indexer runs, and none is kept.
+        Whether an earlier layer's choice is used: no indexer runs, and none is stored.
     """
 
     kind: ClassVar[str]

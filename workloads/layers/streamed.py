@@ -52,7 +52,7 @@ class Rates:
     walks_keys : bool
         Whether a piece walks along the keys of a sequence, not along its tokens.
     least_pairs : float
-        Pairs that a kernel computes for a token whether or not there are so many keys.
+        Minimum pairs that a kernel computes per token, also with fewer keys.
     """
 
     flops: float
@@ -75,7 +75,7 @@ class Rates:
 
 
 GATHERS = 128.0
-"""Pieces of work that gathering a sequence's pools takes before its prompt reads them, whatever their number."""
+"""Pieces of work to gather a sequence's pools before its prompt reads them, for any number of pools."""
 
 
 def sparse_rates(
@@ -90,7 +90,7 @@ def sparse_rates(
     row : float
         Bytes of an entry.
     decode : bool
-        Whether each query reads entries of its own, split over pieces; a prompt's queries share them.
+        Whether each query reads separate entries, split over pieces; a prompt's queries share them.
     least : float
         See `Rates.least_pairs`; of prompts.
     gathers : float
@@ -106,7 +106,8 @@ def sparse_rates(
 def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
     """Attention in both directions: pieces of 128 queries of a head walk along all keys of their picture.
 
-    Kernels compute heads of 64 values as they are and pad others to their next tile, which the rows stand for.
+    Return rates: kernels compute heads of 64 values unpadded and pad others to their next tile, which the rows
+    represent.
     """
     whole = 1024.0 * (head_dim == 64)
     return Rates(
@@ -124,7 +125,7 @@ def streamed(
     Parameters
     ----------
     dtype : str
-        Arithmetic format; that of activations without it.
+        Arithmetic format; default: as activations.
     act, written : float
         Activations, and bytes written to caches and states, among the call's traffic [B].
     """

@@ -1,9 +1,9 @@
-"""An image tower beside the layers of a language model, on the same devices: its work a token of a prompt.
+"""An image tower on the devices of a language model: its work per prompt token.
 
-Engines run the tower in the step that prefills the tokens of an image. Here every token of a prompt brings its share of it,
-so that the work of all images is done, in the steps of all prompts; a token of an image brings the patches behind it.
-The weights are whole on each device, and the pictures of one request are spread over those of a rank
-(``--mm-encoder-tp-mode data`` of vLLM), so that one alone is no faster on many.
+Engines run the tower in the step that prefills the tokens of an image. Here every prompt token carries its share, so
+that all images are computed over the steps of all prompts; a token of an image has its patches. The weights are whole
+on each device, and the images of one request are spread over a rank's devices (``--mm-encoder-tp-mode data`` of vLLM),
+so a single one is no faster on many.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ImageTower:
     per_patch, per_token : tuple of (int, int)
         Outputs and inputs of the projector's matrices, of those that see patches and of those that see tokens.
     small : int
-        Weights beside all matrices: norms, biases, positions.
+        Weights outside of matrices: norms, biases, positions.
     windows : int
-        Blocks whose patches see those of their own window alone.
+        Blocks whose patches only see their own window.
     window : int
         Patches of a window.
     share : float

@@ -125,8 +125,8 @@ class BidirectionalAttention:
 class MultiTaskExperts(MixtureOfExperts):
     """Experts that all tasks share, with one gate (router table) per task.
 
-    A token passes through the gate of its image's task alone, so the ops are those of
-    `MixtureOfExperts`; only the stored gates multiply.
+    A token only passes through the gate of its image's task, so the ops equal `MixtureOfExperts`; only the stored gates
+    multiply.
     """
 
     tasks: int = 1

@@ -1,11 +1,10 @@
-"""Agents: calls of a task that wait for other calls and for tools, a directed graph without cycles.
+"""Agents: calls of a task that wait for other calls and for tools, a directed acyclic graph.
 
-In a trace, `after` says so: the `request_id` of every earlier row that must have ended before this one
-is sent, a list in JSON lines, names apart by spaces or semicolons in a CSV. `wait_s` (or `think_s`) is
-the time from the end of the last of them until then: a tool's [s]. `session` names the task of a call;
-without it a call is of the task of those that it waits for. `predecessor` (or `parent`) is waited for,
-too, and the prompt starts with its prompt and output. Several calls may follow one; only the first of them
-is then known to continue its content, and others say by `hash_ids` what they share.
+In a trace, `after` has the `request_id` of every earlier row that must end before this one is sent: a list in JSON
+lines, names separated by spaces or semicolons in a CSV. `wait_s` (or `think_s`) is the time from the end of the last of
+them until then: a tool's [s]. `session` names the task of a call; default: the task of its predecessors. `predecessor`
+(or `parent`) must also end, and the prompt starts with its prompt and output. Several calls may follow one; only the
+first continues its content, and others share content by `hash_ids`.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class CallReader:
 
 
 def _names(column: Column, i: int) -> list[str]:
-    """Names in a cell: a list, one name, or several apart by spaces or semicolons."""
+    """Return the names in a cell: a list, one name, or several separated by spaces or semicolons."""
     cell = column.cells[i]
     if isinstance(cell, list):
         names = [text_of(each) for each in cell]

@@ -1,4 +1,4 @@
-"""Arrival processes: independent gaps between requests, drawn block by block."""
+"""Arrival processes: independent gaps between requests, sampled block by block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import MAX_CV, MIN_CV, check_real
 from .rows import Rows
 
 Gaps = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
-"""Draws n gaps [s]."""
+"""Samples n gaps [s]."""
 
 ARRIVALS: Registry[Callable[[float, float | None], Gaps]] = Registry("arrival process")
 
@@ -40,8 +40,8 @@ def gamma(rate: float, cv: float | None) -> Gaps:
 def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator) -> Iterator[Rows]:
     """Give rows new arrival times: the first at 0, then one gap each.
 
-    Of sessions only the first requests have gaps; the others arrive no earlier than what comes before them. The sum
-    runs in order from the last arrival, so that the result does not depend on how rows are batched, to the last bit.
+    Only the first requests of sessions have gaps; the others arrive no earlier than their predecessors. The sum runs in
+    order from the last arrival, so that the result is bit-identical for any batching of rows.
     """
     now = latest = 0.0
     done = 0

@@ -1,4 +1,4 @@
-"""What a workload hands to a simulator: blocks of requests, streamed in time order."""
+"""Interface of workloads for a simulator: blocks of requests, streamed in time order."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Turns:
     task: npt.NDArray[np.int64] | None = None
 
     def take(self, which: slice | npt.NDArray[np.bool_]) -> Turns:
-        """Those of some of the requests."""
+        """Return some of the requests."""
         own = self.follows[which], self.session[which], self.think_s[which]
         if self.after is None or self.task is None:
             return Turns(*own)
@@ -57,14 +57,14 @@ class Turns:
         return Turns(*own, tuple(self.after[i] for i in places), self.task[which])
 
     def waits(self) -> Iterator[tuple[int, ...]]:
-        """What each request waits for; nothing of those that come by themselves."""
+        """Return the predecessors of each request; empty for independent ones."""
         if self.after is not None:
             return iter(self.after)
         return ((one,) if one >= 0 else () for one in self.follows.tolist())
 
     @classmethod
     def joined(cls, parts: Sequence[Turns | None]) -> Turns | None:
-        """Those of several blocks; None unless all have some."""
+        """Join the columns of several blocks; None unless all have some."""
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or not known:
             return None
@@ -143,7 +143,7 @@ class RequestBlock:
 
 @dataclass(frozen=True, slots=True)
 class RequestStream:
-    """A named workload; iterating it reads or draws the requests anew, block by block.
+    """A named workload; each iteration reads or samples the requests again, block by block.
 
     Two iterations give equal blocks, so one stream can drive several systems. Errors in a
     file surface as `InputError` while iterating, when the bad line is reached.
@@ -198,7 +198,7 @@ class RequestStream:
 
 
 def joined_acceptance(parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]]) -> npt.NDArray[np.float64] | None:
-    """Chances of several blocks of so many requests; None where none has any."""
+    """Join the acceptance rates of several blocks; None if none has any."""
     if all(own is None for own, _ in parts):
         return None
     return np.concatenate([np.full(n, np.nan) if own is None else own for own, n in parts])

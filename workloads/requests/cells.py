@@ -11,7 +11,7 @@ from ..csvfile import Column, numbers
 from .options import MAX_SIZE
 
 MAX_TIME = 2.0**53
-"""Largest time stamp accepted, in the file's unit: float64 is exact for whole ones up to it."""
+"""Largest accepted timestamp, in the file's unit: float64 is exact for integers up to it."""
 
 
 def tokens(column: Column) -> npt.NDArray[np.int64]:
@@ -25,7 +25,7 @@ def tokens(column: Column) -> npt.NDArray[np.int64]:
 
 
 def times(column: Column) -> npt.NDArray[np.float64]:
-    """Parse time stamps: finite, not negative, in the file's unit."""
+    """Parse timestamps: finite, not negative, in the file's unit."""
     values = numbers(column)
     good = (values >= 0) & (values <= MAX_TIME)
     if not good.all():
@@ -46,9 +46,9 @@ def chances(column: Column) -> npt.NDArray[np.float64]:
 
 
 def check_order(column: Column, values: npt.NDArray[np.float64], before: float) -> float:
-    """Refuse a stamp earlier than the one before it; return the last stamp.
+    """Refuse a timestamp earlier than the one before it; return the last one.
 
-    `before` is the last stamp of the rows that precede this chunk (-inf at the start).
+    `before` is the last timestamp of the rows that precede this chunk (-inf at the start).
     """
     late = np.diff(values, prepend=before) < 0
     if late.any():

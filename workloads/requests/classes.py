@@ -1,4 +1,4 @@
-"""Classes of requests: how many there are of each, what each is promised, and what it may ask of a queue."""
+"""Classes of requests: their shares, their SLOs, and their limits of the queue."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import InputError, nearest
 from .options import check_count, check_real
 
 LATENCIES = ("ttft", "tpot", "e2e", "client_ttft", "client_e2e")
-"""Latencies that every request has of its own."""
+"""Latencies of every single request."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 KEYS = ("share", "priority", "tenants", "input_len", "output_len", "max_waiting", "max_wait")
-"""Keys of a class beside its latencies."""
+"""Keys of a class in addition to its latencies."""
 FORM = "NAME:KEY=VALUE,...;NAME:..., for example chat:share=0.7,ttft_p99=0.5;batch:share=0.3,priority=1"
 
 
@@ -47,11 +47,11 @@ class RequestClass:
     priority : int
         The smaller, the sooner; of requests that do not say.
     promises : tuple of Promise
-        Its service level.
+        Its SLOs.
     tenants : int
         Whose requests they are, in equal parts; of requests that do not say.
     input_len, output_len : int or None
-        Mean lengths of generated requests [tokens]; those of all others if not given.
+        Mean lengths of generated requests [tokens]; default: the lengths of all others.
     max_waiting : int or None
         Requests of the class that may wait where another is let in.
     max_wait : float or None
@@ -70,7 +70,7 @@ class RequestClass:
 
     @property
     def bounded(self) -> bool:
-        """Whether a request of it may be turned away."""
+        """Return whether its requests may be rejected."""
         return self.max_waiting is not None or self.max_wait is not None
 
     def tenant_names(self) -> list[str]:
@@ -191,7 +191,7 @@ def _promise(key: str, value: Any, where: str) -> Promise:
         latency, quantile = key, ""
     if latency not in LATENCIES:
         if key.startswith("tbt") or key.endswith("_mean"):
-            reason = "a request has none of its own; take ttft, tpot or e2e, alone or with _p50, _p90 or _p99"
+            reason = "a single request has no percentile; use ttft, tpot or e2e, optionally with _p50, _p90 or _p99"
             raise InputError(where, reason)
         known = (*KEYS, *LATENCIES, *(f"{x}_{q}" for x in LATENCIES for q in QUANTILES))
         raise InputError(where, f"unknown key{nearest(key, known)}")

@@ -39,13 +39,13 @@ class RequestFormat:
 
 
 def _own_columns(form: RequestFormat) -> None:
-    """Refuse a format that a file could not be told by."""
+    """Refuse a format that cannot be detected from a file."""
     if not form.columns or not all(form.columns):
         raise InputError("its columns", "must be the names that tell a file of this format")
     for name in FORMATS.names():
         other = FORMATS[name]
         if (set(other.columns), other.json_lines) == (set(form.columns), form.json_lines):
-            raise InputError("its columns", f"are those of format {name!r}")
+            raise InputError("its columns", f"belong to format {name!r}")
 
 
 FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns, home=__package__)
@@ -67,9 +67,9 @@ def request_format(
 def detect(path: Path) -> RequestFormat:
     """Tell the format of `path` from its first line that is not blank.
 
-    A line that starts like JSON is JSON lines, any other a CSV header. The format is the one whose
-    columns are all there, of several the one with most. If none is, the error names what the
-    closest CSV format misses; JSON lines go to the first format of them, which says what it misses.
+    A line that starts like JSON means JSON lines, any other a CSV header. The format is the one whose columns are all
+    present, with the most columns. If there is none, the error names the missing columns of the closest CSV format;
+    JSON lines are given to their first format, which names its missing keys.
     """
     number, line = _first_line(path)
     known = [FORMATS[name] for name in FORMATS]

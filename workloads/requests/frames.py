@@ -30,8 +30,8 @@ def is_table(value: object) -> bool:
 def table_file(table: Table, where: str) -> str:
     """The table as a CSV file, named by what it holds: equal tables are one file.
 
-    It lies in a folder of the caller's own for temporary files, so that other processes can read it
-    too; a file of its name that holds anything else is written anew.
+    It is in a temporary folder of the caller, so that other processes can read it too; a file of its name with other
+    content is rewritten.
 
     Raises
     ------

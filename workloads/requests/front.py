@@ -62,9 +62,9 @@ def open_requests(
     Parameters
     ----------
     source : str, Path or table, optional
-        Trace file (or a pandas frame or list of rows with its columns), its format told from its first line (Azure CSV, Mooncake JSON lines, our
-        `requests.csv`, Vidur lengths CSV), or ServeGen clients: a folder of `*-trace.csv` and
-        `*-dataset.json` pairs, or the path that the names of some of them start with.
+        Trace file (or a pandas frame or list of rows with its columns), with its format detected from its first line
+        (Azure CSV, Mooncake JSON lines, our `requests.csv`, Vidur lengths CSV), or ServeGen clients: a folder of
+        `*-trace.csv` and `*-dataset.json` pairs, or the common start of some of their paths.
     rate : float, optional
         Mean arrival rate [1/s]; replaces a trace's own arrivals.
     closed_loop : int, optional
@@ -75,7 +75,7 @@ def open_requests(
     duration : float, optional
         Only requests that arrive before this time [s].
     seed : int
-        Same seed, same bytes, whatever the block size; a shorter `limit` is a prefix.
+        Same seed, same bytes, for any block size; a shorter `limit` is a prefix.
     input_len, output_len : int, optional
         Mean prompt and output length [tokens], 1 to 2**31 - 1; together.
     lengths : str, optional
@@ -91,12 +91,11 @@ def open_requests(
     cv : float, optional
         Coefficient of variation of the gaps of "gamma" arrivals, 0.001 to 1000.
     rate_scale : float, optional
-        Plays a trace's own arrivals this much faster (times divided); for ServeGen, factor on
-        the requests of every window, windows staying in place.
+        Speed-up of a trace's own arrivals (times divided); for ServeGen, factor on the requests of every window, with
+        unchanged windows.
     spread : float, optional
-        Width [s] of a trace's time bins, in the trace's own time: requests with one stamp are
-        spaced evenly inside it (3 for Mooncake's conversation trace). By default stamps stay
-        as they are.
+        Width [s] of a trace's time bins, in the trace's own time: requests with one timestamp are spaced evenly inside
+        it (3 for Mooncake's conversation trace). By default timestamps do not change.
     block_size : int
         Most requests in a block, up to 65,536.
     rate_profile : str or Path, optional
@@ -168,9 +167,9 @@ def _scale(
     source: str | Path | Table | None, gaps: Gaps | None, closed_loop: int | None, rate_scale: float | None,
     mean_rate: float, seed: int,
 ) -> float:  # fmt: skip
-    """How much faster a trace is played for its mean rate to be the one that is asked for."""
+    """Return the speed-up of a trace for the requested mean rate."""
     check_rate(mean_rate, "--mean-rate")
-    _refuse("cannot go with --mean-rate", {"--rate-scale": rate_scale})
+    _refuse("cannot be combined with --mean-rate", {"--rate-scale": rate_scale})
     if source is None or gaps is not None or closed_loop is not None:
         raise InputError("--mean-rate", "needs a trace that keeps its own arrivals")
     factor = mean_rate / own_rate(Path(cast(str, source)), seed)
@@ -183,7 +182,7 @@ def _over_time(
     """Steps by which rates change over time, and by which what is before a time is left out."""
     steps: list[Step] = []
     if closed_loop is not None:
-        _refuse("cannot go with --closed-loop", {"--rate-profile": rate_profile, "--since": since})
+        _refuse("cannot be combined with --closed-loop", {"--rate-profile": rate_profile, "--since": since})
     if rate_profile is not None:
         steps.append(partial(warped, profile=profile_of(str(rate_profile))))
     if since is not None:
@@ -267,7 +266,7 @@ def _timing(
         reason = "needs a trace that keeps its own arrivals"
         _refuse(reason, {"--rate-scale": rate_scale, "--spread": spread})
     if closed_loop is not None:
-        _refuse("cannot go with --closed-loop", {"--rate": gaps, "--duration": duration})
+        _refuse("cannot be combined with --closed-loop", {"--rate": gaps, "--duration": duration})
         return [at_zero]
     steps: list[Step] = []
     if gaps is not None:

@@ -1,4 +1,4 @@
-"""Requests and their labels: read from a trace's columns, else drawn by the shares of classes."""
+"""Labels of requests: read from a trace's columns, else sampled by the shares of classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ("class", "priority", "tenant")
 """Optional columns of a trace: texts, and whole numbers, of which the smaller goes first; empty: not said."""
 
 NO_PRIORITY = -(2**40)
-"""Stands for the priority of a request that has none; -1 for a class or tenant."""
+"""Priority of a request without one; -1 for a class or tenant."""
 
 
 @dataclass(slots=True)
@@ -33,12 +33,12 @@ class LabelReader:
     tenants: list[str] = field(default_factory=list)
 
     def read(self, columns: dict[str, Column], count: int) -> Labels | None:
-        """Those of one chunk of rows; None where the trace has none of `COLUMNS`.
+        """Return the labels of one chunk of rows; None if the trace has none of `COLUMNS`.
 
         Raises
         ------
         InputError
-            A priority that is no whole number.
+            If a priority is not an integer.
         """
         if not any(name in columns for name in COLUMNS):
             return None
@@ -67,7 +67,7 @@ def _numbered(column: Column | None, names: list[str], count: int) -> I8:
 
 @dataclass(slots=True)
 class _Book:
-    """Names of classes and tenants in the order of one pass, those of `--classes` first."""
+    """Names of classes and tenants in the order of one pass, `--classes` first."""
 
     classes: Sequence[RequestClass]
     kinds: list[str] = field(default_factory=list)
@@ -87,12 +87,12 @@ def labelled(
 ) -> RequestStream:
     """The same stream, each request with its class, priority and tenant.
 
-    A trace's own class is one of the classes where there are any; of requests that have none it is drawn by the shares.
+    A trace's own class is used if it has any; for requests without one it is sampled by the shares.
 
     Parameters
     ----------
     lengths : str, optional
-        A name in `LENGTHS`, of classes with lengths of their own; None where requests have theirs.
+        A name in `LENGTHS`, of classes with separate lengths; None if requests have their own.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def labelled(
     """
     own = [c for c in classes if c.input_len is not None]
     if own and lengths is None:
-        raise InputError(f"--classes {own[0].name}.input_len", "cannot go with --trace or --turns")
+        raise InputError(f"--classes {own[0].name}.input_len", "cannot be combined with --trace or --turns")
 
     def blocks() -> Iterator[RequestBlock]:
         book = _Book(classes, [c.name for c in classes])
@@ -114,7 +114,7 @@ def labelled(
 
 
 def _lengths(c: RequestClass, name: str, seed: int, k: int) -> Callable[[int], tuple[I8, I8]] | None:
-    """Draws lengths of requests of the k-th class; None where it has none of its own."""
+    """Sample the lengths of requests of the k-th class; None if it has none."""
     if c.input_len is None or c.output_len is None:
         return None
     inputs, outputs = LENGTHS[name](c.input_len, c.output_len)
@@ -138,7 +138,7 @@ Draws = tuple[np.random.Generator, np.random.Generator]
 
 
 def _with_labels(name: str, block: RequestBlock, book: _Book, draws: Draws) -> RequestBlock:
-    """A block with all labels; -1 stands for one that its reader did not find."""
+    """Return a block with all labels; -1 means that its reader did not find one."""
     own, classes = block.labels, book.classes
     if own is None and not classes:
         return block

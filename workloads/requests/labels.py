@@ -37,7 +37,7 @@ class Labels:
         return len(self.kind)
 
     def take(self, which: slice | I8 | npt.NDArray[np.bool_]) -> Labels:
-        """Those of some of the requests."""
+        """Return some of the requests."""
         columns = self.kind[which], self.priority[which], self.tenant[which]
         return Labels(*columns, self.kinds, self.tenants)
 
@@ -48,7 +48,7 @@ class Labels:
 
     @classmethod
     def joined(cls, parts: Sequence[Labels | None]) -> Labels | None:
-        """Those of several blocks of a pass; None unless all have some."""
+        """Join several blocks of a pass; None unless all have some."""
         known = [part for part in parts if part is not None]
         if len(known) < len(parts) or not known:
             return None

@@ -1,7 +1,7 @@
 """Distributions of prompt and output lengths around a given mean [tokens].
 
-Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one draw function for each. A draw
-function consumes the generator value by value, so the lengths do not depend on how many are drawn at a time.
+Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one sampling function for each. A
+function consumes the generator value by value, so the lengths do not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def gaussian(input_len: int, output_len: int) -> tuple[Draw, Draw]:
 
 
 def _lognormal(most: int, input_len: int, output_len: int) -> tuple[Draw, Draw]:
-    """Rounded log-normals with sigma of the log 0.8, at least 1 token and at most so many, the mean kept.
+    """Rounded log-normals with sigma of the log 0.8, from 1 to `most` tokens, with the exact mean.
 
     Rounding up to 1 token would raise a short mean, and a cut lower it, so the median is solved for the mean of what is left.
     """
@@ -92,7 +92,7 @@ for _name, _most in (("lognormal", MAX_SIZE), ("lognormal-1024", 1024), ("lognor
 
 
 def from_table(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Draw:
-    """Draw from a finite distribution; `weights` need not sum to 1."""
+    """Sample from a finite distribution; `weights` need not sum to 1."""
     above = np.cumsum(weights)
     above /= above[-1]
     above[-1] = 1.0
@@ -125,7 +125,7 @@ def _beyond(mu: float, most: int) -> tuple[float, float]:
 
 @cache
 def _lognormal_mu(mean: int, most: int) -> float:
-    """Solve the log of the median for `mean` by bisection; the answer is never above."""
+    """Solve the log of the median for `mean` by bisection; the result is never above."""
     high = math.log(mean)
     low = high - LOG_SIGMA**2 / 2 - 10
     high += 4.0 if most < MAX_SIZE else 0.0

@@ -25,11 +25,11 @@ KEYS = ("timestamp", "input_length", "output_length")
 
 @request_format("mooncake", KEYS, json_lines=True)
 def read_mooncake(path: Path) -> Iterator[Rows]:
-    """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
+    """Read a Mooncake trace: timestamp [ms], prompt and output tokens, optional `hash_ids`.
 
-    Stamps are kept as they are; the conversation trace's are multiples of 3 s to
-    a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none. A line
-    may have the keys of `sessions` that the first one has (null where it has no value).
+    Timestamps are not changed; the conversation trace's are multiples of 3 s to a few milliseconds (see
+    `rows.spread_stamps`). Either every line has `hash_ids` or none. A line may have the keys of `sessions` that the
+    first one has (null if it has no value).
 
     Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
     """

@@ -1,8 +1,8 @@
-"""Rates that change over a day: a profile stretches the gaps of any arrival process.
+"""Rates that change over a day: a profile scales the gaps of any arrival process.
 
-Gaps are drawn as if the mean rate held all the time; a profile says at which time as much has been
-expected (time-rescaling: Brown and others, Neural Computation 14, 2002). So a Poisson process
-becomes one whose rate follows the profile, and burstier ones keep their bursts.
+Gaps are sampled at the mean rate; a profile maps them to the time with equal expected arrivals (time-rescaling: Brown
+and others, Neural Computation 14, 2002). So a Poisson process becomes one whose rate follows the profile, and burstier
+ones keep their bursts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Profile:
         return cls(starts_s[busy], rates[busy], np.concatenate([[0.0], work[:-1]]), period_s)
 
     def at(self, work_s: F8) -> F8:
-        """When as much is expected to have come as in so many seconds at the mean rate [s]."""
+        """Return the time at which the profile expects as many arrivals as `work_s` seconds at the mean rate [s]."""
         turns, rest = np.divmod(work_s, self.period_s)
         step = np.searchsorted(self.done_s, rest, side="right") - 1
         inside = (rest - self.done_s[step]) / self.rates[step]
@@ -70,7 +70,7 @@ def profile_of(text: str) -> Profile:
     Raises
     ------
     InputError
-        None of them, or nothing that ever arrives.
+        If the text is neither, or nothing ever arrives.
     """
     if text.partition(":")[0] == DIURNAL:
         return _diurnal(text)

@@ -24,13 +24,13 @@ FIRST = "sys_prompt"
 
 @request_format("ragpulse", KEYS, json_lines=True)
 def read_ragpulse(path: Path) -> Iterator[Rows]:
-    """Read RAGPulse's `0_trace.jsonl`: stamp [s], prompt and output tokens, parts of the prompt.
+    """Read RAGPulse's `0_trace.jsonl`: timestamp [s], prompt and output tokens, parts of the prompt.
 
-    The parts come in the order of `hash_ids`: system prompt, passages, history, web search, question.
-    The first one is cut into pieces of 512 tokens, each with an id, of which the last is shorter and,
-    in nearly all of the trace, of one request alone. So what prompts share at their start are leading
-    pieces of the system prompt, and those are the prefix blocks; passages behind it, which other prompts
-    have too, start at other tokens and are found in no prefix cache. Questions of one `session_id` come at their own stamps.
+    The parts are in the order of `hash_ids`: system prompt, passages, history, web search, question. The first one is
+    cut into pieces of 512 tokens, each with an id, of which the last is shorter and, in nearly all of the trace, unique
+    to one request. So shared prefixes are leading pieces of the system prompt, and these are the prefix blocks; later
+    passages, which other prompts have too, start at other tokens and are in no prefix cache. Questions of one
+    `session_id` have separate timestamps.
 
     Source: flashserve/RAGPulse, README.md and data/ (arXiv 2511.12979). A file with Mooncake's list of
     ids and a `session_id` is read as Mooncake's.

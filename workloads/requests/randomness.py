@@ -9,5 +9,5 @@ import numpy as np
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Return the generator of one purpose: what one draws never shifts what another does."""
+    """Return the generator of one purpose: its samples never shift another's."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

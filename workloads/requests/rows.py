@@ -18,7 +18,7 @@ from .labels import Labels
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Requests without ids: arrivals [s] (any origin), lengths [tokens], and what else is told."""
+    """Requests without ids: arrivals [s] (any origin), lengths [tokens], and optional columns."""
 
     arrival_s: npt.NDArray[np.float64]
     input_tokens: npt.NDArray[np.int64]
@@ -81,7 +81,7 @@ def from_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
 
 
 def compressed(batches: Iterable[Rows], rate_scale: float) -> Iterator[Rows]:
-    """Divide arrival times by `rate_scale`: the same pattern, played faster."""
+    """Divide arrival times by `rate_scale`: the same pattern, faster."""
     for rows in batches:
         yield replace(rows, arrival_s=rows.arrival_s / rate_scale)
 
@@ -144,11 +144,11 @@ def bounded(batches: Iterable[Rows], most: int) -> Iterator[Rows]:
 
 
 def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterator[Rows]:
-    """Space requests that share a stamp evenly inside their bin.
+    """Space requests with one timestamp evenly inside their bin.
 
-    The i-th of k requests with stamp t moves to ``t + i / k * width``, where `width` is `bin_s`
-    or the distance to the next stamp, whichever is shorter, so the order never changes. The
-    last stamp of a batch waits for the next batch, which may continue it.
+    The i-th of k requests with timestamp t moves to ``t + i / k * width``, where `width` is `bin_s` or the distance to
+    the next timestamp, whichever is shorter, so the order never changes. The last timestamp of a batch waits for the
+    next batch, which may continue it.
     """
     held: Rows | None = None
     for batch in batches:
@@ -156,7 +156,7 @@ def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterat
         times = rows.arrival_s
         last = int(np.searchsorted(times, times[-1], side="left"))
         if len(rows) - last > MAX_BLOCK:
-            raise InputError(subject, f"more than {MAX_BLOCK} requests share one stamp")
+            raise InputError(subject, f"more than {MAX_BLOCK} requests share one timestamp")
         if last:
             done = rows.part(0, last)
             yield replace(done, arrival_s=_spread(done.arrival_s, float(times[last]), bin_s))

@@ -41,7 +41,7 @@ OUTPUT = Summary((1, 115, 421, 598, 1000), 201)
 
 
 def sample_lengths() -> tuple[Draw, Draw]:
-    """Return the draw functions of prompt and output lengths."""
+    """Return the sampling functions of prompt and output lengths."""
     return _draw(INPUT), _draw(OUTPUT)
 
 

@@ -1,7 +1,7 @@
-"""ServeGen workloads: statistical clients, drawn window by window and merged in time order.
+"""ServeGen workloads: statistical clients, sampled window by window and merged in time order.
 
-Source: alibaba/ServeGen, `data/<category>/<model>/` (Apache-2.0): per client a `*-trace.csv`
-and a `*-dataset.json`, see `servegen_client`.
+Source: alibaba/ServeGen, `data/<category>/<model>/` (Apache-2.0): per client a `*-trace.csv` and a `*-dataset.json`,
+see `servegen_client`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def find_clients(source: Path) -> list[ClientFiles]:
 
 
 def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0) -> Iterator[Rows]:
-    """Draw the clients and merge them; arrivals count from the start of the first window.
+    """Sample the clients and merge them; arrivals count from the start of the first window.
 
-    A client's draws depend on `seed` and its name alone, so a subset of clients gives the same
-    requests as they have in the whole.
+    A client's samples depend only on `seed` and its name, so a subset of clients gives the same requests as in the
+    whole.
 
     Parameters
     ----------
     clients : list of ClientFiles
         From `find_clients`.
     seed : int
-        Seed of all draws.
+        Seed of all samples.
     rate_scale : float
         Factor on every window's request count; windows keep their length.
     """

@@ -2,13 +2,11 @@
 
 `*-trace.csv`, no header: window start [s], rate [1/s], gap coefficient of variation, pattern (Gamma, Weibull or empty =
 no activity), the pattern's shape and scale. `*-dataset.json`: period start [s] -> texts ``{tokens: probability}`` for
-`input_tokens` and `output_tokens` (`reason_ratio` splits the output of reasoning models; the total is what is served).
-
-The rate is a count of observed requests over the window: rate x 600 s is a whole number in
-every row. So a window holds exactly that many, placed by gaps of the fitted shape, stretched to
-fill the window; for shape 1 that is a Poisson process given its count. The scale column is not
-used: where the fit is poor it contradicts the rate, up to a thousandfold in Weibull rows. A
-renewal process started anew in each window would overshoot instead, by (cv**2 - 1) / 2 requests.
+`input_tokens` and `output_tokens` (`reason_ratio` splits the output of reasoning models; the total is served). The rate
+is a count of observed requests over the window: rate x 600 s is an integer in every row. So a window has exactly that
+many, with gaps of the fitted shape, scaled to fill the window; for shape 1 that is a Poisson process given its count.
+The scale column is not used: with a poor fit it contradicts the rate, up to a thousandfold in Weibull rows. A renewal
+process restarted in each window would overshoot by (cv**2 - 1) / 2 requests.
 """
 
 from __future__ import annotations
@@ -64,7 +62,7 @@ class ActiveWindow:
 
 
 def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[Rows]:
-    """Draw a client's requests, one batch per window that has any."""
+    """Sample a client's requests, one batch per window that has any."""
     rng = generator(seed, CLIENT, zlib.crc32(client.name.encode()))
     periods = _Periods(client.dataset)
     for window in windows(client.trace):
@@ -140,7 +138,7 @@ class _Periods:
         self._draws: tuple[Draw, Draw] | None = None
 
     def at(self, time_s: float) -> tuple[Draw, Draw]:
-        """Return the draws of input and output lengths in force at `time_s` [s].
+        """Return the current distributions of input and output lengths at `time_s` [s].
 
         A period with empty tables falls back on the one before it, or the first with any.
         """

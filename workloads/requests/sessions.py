@@ -23,7 +23,7 @@ from .session_cells import Find, check_prompt, text_of, think_times
 COLUMNS = ("session", "predecessor", "after", "request_id", "think_s")
 """Optional columns of a trace; `request_id` counts with `predecessor` or `after` only."""
 OTHERWISE = {"parent": "predecessor", "wait_s": "think_s"}
-"""Other names that columns may have beside `after`."""
+"""Alternative names of columns with `after`."""
 
 
 def meant(known: Iterable[str], where: str) -> dict[str, str]:
@@ -48,7 +48,7 @@ def meant(known: Iterable[str], where: str) -> dict[str, str]:
 def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
     """Which of `COLUMNS` a file has that bear on its requests; none where it has no sessions.
 
-    All of them beside `after`: a line may have any.
+    Return all of them with `after`: a line may have any.
 
     Raises
     ------
@@ -101,8 +101,8 @@ class SessionReader:
         Raises
         ------
         InputError
-            Names the line: a predecessor that is no earlier row or has been followed already, a
-            prompt that cannot hold what was said before, a time that is none.
+            Names the line: a predecessor is not an earlier row or already has a successor, a prompt is shorter than its
+            history, or a time is invalid.
         """
         if not self.names:
             return rows

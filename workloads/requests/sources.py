@@ -55,7 +55,7 @@ def own_rate(path: Path, seed: int) -> float:
     for rows in origin.rows() if origin.has_arrivals else ():
         count, last = count + len(rows), float(rows.arrival_s[-1])
     if not last:
-        raise InputError("--mean-rate", f"{origin.name} has no arrivals over time of its own")
+        raise InputError("--mean-rate", f"{origin.name} has no arrival times")
     return count / last
 
 
@@ -87,7 +87,7 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> RowSource:
 
 
 def trace_files(path: Path) -> list[Path]:
-    """Every file that `trace` would read for a path: the file, or those of ServeGen clients."""
+    """Return every file that `trace` reads for a path: the file, or ServeGen clients."""
     clients = find_clients(path) if not path.is_file() or _has_dataset(path) else []
     return [file for c in clients for file in (c.trace, c.dataset)] or [path]
 
@@ -100,7 +100,7 @@ def _has_dataset(path: Path) -> bool:
 def generated(
     name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK
 ) -> RowSource:
-    """Draw `limit` pairs of lengths, without end if None; no arrivals."""
+    """Sample `limit` pairs of lengths, without end if None; no arrivals."""
 
     def rows() -> Iterator[Rows]:
         rng_in, rng_out = generator(seed, INPUT_LENGTHS), generator(seed, OUTPUT_LENGTHS)

@@ -1,4 +1,4 @@
-"""Date-time stamps of the Azure traces to seconds, without losing the seventh digit."""
+"""Azure date-time timestamps in seconds, with the seventh digit."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{0,9})?(?:Z|\+00:00)?
 def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Parse ``YYYY-MM-DD hh:mm:ss[.fraction]``, up to 9 fractional digits.
 
-    Stamps are UTC; ``Z`` or ``+00:00`` may say so, other zones are refused.
+    Timestamps are UTC; ``Z`` or ``+00:00`` may say so, other zones are refused.
 
     Returns
     -------
     whole : int64 array
         Whole seconds since 1970.
     fraction : float64 array
-        The rest [s], below 1. Apart, because a float64 of both keeps 0.2 us only.
+        The rest [s], below 1. Separate, because a float64 of both has only 0.2 us.
     """
     parts = [_parts(cell) for cell in column.cells]
     try:
@@ -34,7 +34,7 @@ def seconds(column: Column) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float
 
 
 def _parts(cell: object) -> tuple[str, str]:
-    """Date and time of a stamp, which are no date where it is none, and its fraction."""
+    """Return date and time of a timestamp, invalid for an invalid one, and its fraction."""
     found = _STAMP.fullmatch(str(cell))
     return (found[1], f"{found[2] or '.'}0") if found else ("no date", "0")
 

@@ -30,7 +30,7 @@ LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 @request_format("azure", AZURE)
 def read_azure(path: Path) -> Iterator[Rows]:
-    """Read an Azure LLM inference trace: UTC stamp, tokens in, tokens out.
+    """Read an Azure LLM inference trace: UTC timestamp, tokens in, tokens out.
 
     Source: Azure/AzurePublicDataset, AzureLLMInferenceTrace_{code,conv}.csv (CC-BY 4.0).
     """
@@ -47,7 +47,7 @@ def read_azure(path: Path) -> Iterator[Rows]:
 
 @request_format("burstgpt", BURSTGPT)
 def read_burstgpt(path: Path) -> Iterator[Rows]:
-    """Read a BurstGPT trace: stamp [s], tokens in and out; requests that got no answer are left out.
+    """Read a BurstGPT trace: timestamp [s], tokens in and out; requests without a response are skipped.
 
     Source: HPMLL/BurstGPT (CC-BY 4.0; arXiv 2401.17644), whose failed requests have 0 response tokens.
     """
@@ -70,8 +70,8 @@ def _some(column: Column, rows: list[int]) -> Column:
 def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
-    It may have the columns of `sessions`; those of `NAMED`, whole numbers from 0: ``adapter``, which
-    one a request uses, and ``images``, how many come with it; `ACCEPTANCE`; and those of `labelling`.
+    Optional columns: of `sessions`; of `NAMED`, integers from 0: ``adapter``, the one that a request uses, and
+    ``images``, their number; `ACCEPTANCE`; and of `labelling`.
     """
     header = header_of(path)
     as_named = meant(header, str(path))

@@ -70,7 +70,7 @@ def read_rates(text: str) -> tuple[float, ...]:
     Raises
     ------
     InputError
-        What is no number from 0 to 1.
+        What is not a number from 0 to 1.
     """
     found = []
     for cell in text.split(","):
@@ -79,7 +79,9 @@ def read_rates(text: str) -> tuple[float, ...]:
         except ValueError:
             rate = math.nan
         if not 0.0 <= rate <= 1.0:
-            raise InputError(f"{RATES} {text!r}", f"must be numbers from 0 to 1 by commas, not {cell.strip()!r}")
+            raise InputError(
+                f"{RATES} {text!r}", f"must be a comma-separated list of numbers from 0 to 1, not {cell.strip()!r}"
+            )
         found.append(rate)
     return tuple(found)
 

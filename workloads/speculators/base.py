@@ -16,9 +16,9 @@ class Drafter:
     Attributes
     ----------
     model : ModelSpec or None
-        Runs once for every draft of a step; None where drafting is no work of the devices.
+        Runs once for every draft of a step; None if drafting is not on the devices.
     copies : int
-        Models of that shape that are held, which take turns.
+        Stored models of that shape, which take turns.
     on_host : bool
         Whether the host drafts, from the tokens of the step before: then nothing is scheduled ahead.
     """

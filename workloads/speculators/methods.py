@@ -14,12 +14,12 @@ from .base import Drafter, speculator
 
 def _alone(name: str, argument: str) -> None:
     if argument:
-        raise InputError("--speculative", f"{name} takes a number alone, {name}:K, not {argument!r} too")
+        raise InputError("--speculative", f"{name} takes only a number, {name}:K, not {argument!r} too")
 
 
 @speculator("draft")
 def draft(model: ModelSpec, argument: str) -> Drafter:
-    """A model of its own, by catalog name or config.json, that shares the vocabulary.
+    """A separate model, by catalog name or config.json, with the same vocabulary.
 
     It keeps its own formats of weights; its KV cache has the format of the model's.
     """
@@ -38,16 +38,16 @@ def draft(model: ModelSpec, argument: str) -> Drafter:
 def eagle(model: ModelSpec, argument: str) -> Drafter:
     """EAGLE's head: one decoder layer like the model's, behind a projection of 2 h to h.
 
-    It reads the hidden state of a token and the embedding of the next one; embedding and head are the
-    model's (Li et al., EAGLE, ICML 2024, section 4.1). Heads are published in 16 bit, whatever the
-    model is in. A chain is drafted, no tree.
+    It reads the hidden state of a token and the embedding of the next one; embedding and head are the model's (Li et
+    al., EAGLE, ICML 2024, section 4.1). Heads are published in 16 bit for any format of the model. Drafts are a chain,
+    not a tree.
     """
     _alone("eagle", argument)
     last = model.layers[-1]
     if not (isinstance(last.mixer, Attention) and isinstance(last.ffn, FeedForward)):
         raise InputError(
             "--speculative eagle",
-            f"{model.name} is no dense decoder, and an EAGLE head's shape for such a model is not in "
+            f"{model.name} is not a dense decoder, and an EAGLE head's shape for such a model is not in "
             "its config.json; mtp, draft and ngram are counted",
         )
     layer = replace(last, mixer=replace(last.mixer, window=0))

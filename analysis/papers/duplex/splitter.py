@@ -21,7 +21,7 @@ def gaps() -> Table:
         for batch in BATCHES
         for prompt in (0, PROMPT)
     ]
-    note = f"{DRAWS} draws of one device's experts each; 'splitter: optimal' in a system's mapping"
+    note = f"{DRAWS} samples of one device's experts each; 'splitter: optimal' in a system's mapping"
     return Table("splitter", "The paper's splitter against every subset of spaces", rows, note)
 
 

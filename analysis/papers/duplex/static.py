@@ -43,7 +43,7 @@ def near_processor(device: str) -> tuple[DeviceSpec, str]:
     for name, processor in spec.processors.items():
         if processor.kind != "xpu":
             return spec, name
-    raise InputError("--device", f"{spec.name} needs a processor near memory beside its xpu")
+    raise InputError("--device", f"{spec.name} needs a processor near memory and an xpu")
 
 
 DRAM_DIES = 8

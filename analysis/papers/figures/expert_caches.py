@@ -35,7 +35,7 @@ def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
 
 
 def hits(table: pd.DataFrame, title: str) -> Figure:
-    """Draw hit rates against slots, a panel a batch.
+    """Plot hit rates against slots, one panel per batch.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def hits(table: pd.DataFrame, title: str) -> Figure:
 
 
 def times(table: pd.DataFrame, title: str) -> Figure:
-    """Draw time per token against the batch, a line a way of keeping experts.
+    """Plot time per token against the batch, one line per way of storing experts.
 
     Parameters
     ----------

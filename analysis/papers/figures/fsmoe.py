@@ -12,7 +12,7 @@ from opbyte.extend.figures import BLACK, COLORS, HATCHES, SMALL, house_figure, r
 
 
 def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
-    """Figures by table: ratios, gains, and streams."""
+    """Plots by table: ratios, gains, and streams."""
     out = {}
     for name, (title, table) in frames.items():
         if name == "given":
@@ -25,7 +25,7 @@ def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
 
 
 def gains(table: pd.DataFrame, title: str) -> Figure:
-    """Draw mean gains as bars by reading, with the published ones as lines.
+    """Plot mean gains as bars by interpretation, with the published ones as lines.
 
     Parameters
     ----------

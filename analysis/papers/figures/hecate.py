@@ -14,13 +14,13 @@ LINES = ("-", "--", "-.", ":", "-")
 
 
 def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
-    """Figures by table: ratios, gains, and parts of an iteration."""
+    """Plots by table: ratios, gains, and parts of an iteration."""
     kinds = {"given": ratios, "skew": gains, "iteration": stacked}
     return {name: kinds[name](table, title) for name, (title, table) in frames.items()}
 
 
 def gains(table: pd.DataFrame, title: str) -> Figure:
-    """Draw gains against the exponent, a panel a cluster, a line a model.
+    """Plot gains against the exponent, one panel per cluster, one line per model.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Designs beside what they are compared with: FLOPs, bytes and time as ratios, a panel a step."""
+"""Designs against their baselines: FLOPs, bytes and time as ratios, one panel per step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RATIOS = {"FLOPs": "o", "bytes": "s", "time": "D"}
 
 
 def bought(table: pd.DataFrame, title: str) -> Figure:
-    """Draw what each design saves or adds, on a logarithmic axis around 1.
+    """Plot the savings or additions of each design, on a logarithmic axis around 1.
 
     Parameters
     ----------
     table : DataFrame
-        Columns design, beside, step and those of `RATIOS`.
+        Columns design, beside, step and `RATIOS`.
     """
     require(table, ("design", "beside", "step", *RATIOS), "bought")
     steps, names = list(dict.fromkeys(table["step"])), list(dict.fromkeys(table["design"]))

@@ -1,8 +1,8 @@
 """FSMoE (arXiv 2501.10714): schedules of a MoE layer on three streams, from the paper's own lines.
 
-Two readings of its lines are run side by side: as printed, and with lines that agree with the times
-of single ops that it prints too, both links of a node then on one medium. They contradict each other
-by a factor of ten in one line; neither is fitted to the gains.
+Two interpretations of its lines are compared: as printed, and with lines that agree with the printed times of single
+ops, both links of a node then on one medium. They contradict each other by a factor of ten in one line; neither is
+fitted to the gains.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def fsmoe(seeds: Sequence[int], routing: str, progress: OnProgress | None, figur
 
 
 def predictions() -> Iterator[Prediction]:
-    """All rows, from the lines alone."""
+    """Return all rows, only from the lines."""
     found = {name: _all(reading) for name, reading in READINGS.items()}
     for name, schemes in found.items():
         yield from _means(name, schemes)
@@ -158,7 +158,7 @@ def gains(found: Sequence[Prediction]) -> Table:
 
 
 def _compared(table: Table) -> Table:
-    """The same with what is published, as the figure draws it."""
+    """Return the same with the published values, for the plot."""
     given = published("fsmoe")["rows"]
     ids = [f"fsmoe.{name}.{label}" for name in READINGS for label in JUDGED.values()]
     rows = [{**row, "published": given.get(id, float("nan"))} for row, id in zip(table.rows, ids, strict=True)]
@@ -184,7 +184,7 @@ def op_times(found: Sequence[Prediction]) -> Table:
 
 
 def _streams(scheme: str) -> Table:
-    """Tasks of one layer's forward pass, as the figure of streams draws them."""
+    """Return the tasks of one layer's forward pass, for the plot of streams."""
     size, reading = replace(GPT2, batch=4), READINGS["A.free"]
     times = times_of([size], reading.testbed)
     degree, order = int(schedule(scheme, times).forward[0]), SCHEMES[scheme].order

@@ -151,7 +151,7 @@ class Times:
 
 
 def times_of(sizes: Sequence[Size], testbed: Testbed) -> Times:
-    """Price the ops of every layer."""
+    """Return the times of the ops of every layer."""
     costs = [{name: price(op, testbed) for name, op in ops_of(size, testbed.layout).items()} for size in sizes]
     alpha = {name: np.array([own[name].fixed_s for own in costs]) for name in NAMES}
     whole = {name: np.array([own[name].seconds for own in costs]) for name in NAMES}

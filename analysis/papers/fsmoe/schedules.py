@@ -1,8 +1,8 @@
-"""The schedules that FSMoE compares, of one layer's forward and backward pass.
+"""The schedules that FSMoE compares, for one layer's forward and backward pass.
 
-A layer is attention between a gather and a scatter within the node, and experts in chunks. Backward
-each exchange moves as much and each computation takes twice as long; then the gradients of the dense
-part, those of the layer before, are summed over the nodes.
+A layer is attention between a gather and a scatter within the node, and experts in chunks. Backward each exchange moves
+the same bytes and each computation takes twice as long; then the gradients of the previous layer's dense part are
+summed over the nodes.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def add_chunks(
 ) -> list[int]:
     """Add the tasks of a layer's chunks, without their seconds; returns those that end it.
 
-    Streams take all dispatches (each with its gather, where one stream has both) before what comes
-    back. With a `gradient` its all-reduce runs between them on the stream between nodes.
+    Streams run all dispatches (each with its gather, if one stream has both) before the returns. With a `gradient` its
+    all-reduce runs between them on the stream between nodes.
 
     Parameters
     ----------
     after : sequence of int
-        What comes before the layer.
+        Tasks before the layer.
 
     Raises
     ------
@@ -82,13 +82,13 @@ DEGREES = tuple(range(1, 9))
 FORWARD, BACKWARD = 1, 2
 """Times that computation takes in each pass."""
 SUMMING = "gradients"
-"""Stream of the gradients' all-reduce beside the dense part: its own communicator, between nodes."""
-BESIDE, LATE = "gradient beside the dense part", "gradient at the end"
+"""Stream of the gradients' all-reduce in parallel with the dense part: a separate communicator, between nodes."""
+BESIDE, LATE = "gradient in parallel with the dense part", "gradient at the end"
 """Slices of the all-reduce; `GRADIENT` is the one between the chunks."""
 
 SHARED = Medium("PCIe", frozenset({DEVICE_LINK, NODE_LINK, COMMUNICATION, SUMMING}), 0.6)
-"""Both links of a node on PCIe. The factor is assumed, with the mean of testbed A in view: at 0.5 an
-overlap of the two is worth nothing, at 1 they are free of each other."""
+"""Both links of a node on PCIe. The factor is assumed, after seeing the mean of testbed A: at 0.5 an overlap of the
+two gains nothing, at 1 they are independent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Scheme:
     order : str
         Of the chunks; see `streams.orders`.
     gradient : str
-        Where the all-reduce goes: "late" after everything, "beside" the dense part's backward pass,
-        "sliced" over that and, what is left, between the chunks.
+        Position of the all-reduce: "late" after everything, "beside" in parallel with the dense part's backward pass,
+        "sliced" over that and, for the rest, between the chunks.
     apart : bool
         Whether the passes choose their number of chunks each for itself.
     """
@@ -181,7 +181,7 @@ def graph_of(order: str, chunks: int, work: int, slices: Mapping[str, F8], media
 
 
 def _add_dense(builder: Builder, order: str, after: Sequence[int], gradient: bool) -> list[int]:
-    """Attention between its exchanges within the node, a slice of the gradient beside it."""
+    """Add attention between its exchanges within the node, and a slice of the gradient in parallel."""
     between, within = streams_of_order(order)
     if gradient:
         builder.add(BESIDE, between if order == "three-stream" else SUMMING, 0.0, after)
@@ -208,13 +208,13 @@ def seconds_of(graph: Graph, times: Times, chunks: int, work: int, slices: Mappi
 
 
 def spans(order: str, times: Times, chunks: int, work: int, slices: Mapping[str, F8], media: Sequence[Medium]) -> F8:
-    """Seconds of one pass of every layer in so many chunks."""
+    """Return the seconds of one pass of every layer in the given chunks."""
     graph = graph_of(order, chunks, work, slices, media)
     return makespans(graph, seconds_of(graph, times, chunks, work, slices))
 
 
 def makespans(graph: Graph, seconds: F8) -> F8:
-    """Makespans of many graphs that differ in their tasks' seconds alone.
+    """Return the makespans of many graphs that differ only in their tasks' seconds.
 
     Parameters
     ----------

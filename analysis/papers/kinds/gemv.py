@@ -20,7 +20,7 @@ from opbyte.extend.devices import P_BYTES, P_FLOPS
 
 @dataclass(frozen=True, slots=True)
 class BankGemv:
-    """Units beside the banks of one device's channels.
+    """Units at the banks of one device's channels.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class BankGemv:
                 raise ValueError(f"{name} must be positive")
 
     def gemv_s(self, n: float, k: float, channels: float) -> float:
-        """A vector of k values through an n x k matrix that lies in `channels` channels [s]."""
+        """Return the time of a vector of k values through an n x k matrix in `channels` channels [s]."""
         rows, columns, chunks = self._work(n, k, channels)
         opened = rows * (self.row_cycle_s + self.row_extra_s)
         return opened + columns * self.column_s + chunks * self.load_s
@@ -86,8 +86,8 @@ class BankGemv:
     def _heads(self, heads: float, kv_heads: float, channels: float) -> tuple[float, float]:
         """Query heads that one channel goes through, and the share of a head's keys in a channel.
 
-        KV heads are dealt whole over the channels; where there are more channels than KV heads, the
-        keys of one are split over several, its values are not.
+        KV heads are distributed whole over the channels; with more channels than KV heads, the keys of a head are split
+        over several, its values are not.
         """
         per = kv_heads / channels
         return math.ceil(per) * heads / kv_heads, min(1.0, per)
@@ -104,8 +104,8 @@ class BankGemv:
         Parameters
         ----------
         whole : bool
-            Round passes, steps and chunks up, as commands do; without, their mean over contexts,
-            for prices of whole batches.
+            Round passes, steps and chunks up, as commands do; without it, use their mean over contexts, for whole
+            batches.
         """
         up = math.ceil if whole else float
         serial, share = self._heads(heads, kv_heads, channels)
@@ -126,10 +126,10 @@ class BankGemv:
 
 @dataclass(frozen=True, slots=True)
 class GemvModel:
-    """Cost model of such a device: every price grows with the vectors that pass.
+    """Cost model of such a device: every time grows with the number of vectors.
 
-    A price is that of one vector times their number, attention by its mean over contexts; as nothing
-    is reused, what bounds it is the pace of the units ("compute").
+    A time is one vector's times their number, with attention at its mean over contexts. There is no reuse, so the units
+    limit the rate ("compute").
     """
 
     base: Roofline
@@ -160,7 +160,7 @@ class GemvModel:
         return Cost.of(took, took, 0.0, 0.0, {"dram": 0.0, "compute": op.flops * per_J})
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch."""
+        """Return the same cost for every batch."""
         if op.kind not in PRICED:
             return self._roofline().row(op, probe)
         per_s, per_J = self._one(op)
@@ -181,7 +181,7 @@ class GemvModel:
         return replace(self.base, compute_efficiency=share, memory_efficiency=share, fixed_s=0.0)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """What the prices rest on."""
+        """Basis of the times."""
         return [Evidence("vectors through banks", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:
@@ -194,5 +194,5 @@ PRICED = ("gemm", "attention_decode", "attention_prefill", "elementwise")
 
 @processor_kind("gddr6-pim", parameters=tuple(f.name for f in fields(BankGemv)))
 def gddr6_pim(described: Described) -> GemvModel:
-    """Units beside the banks of GDDR6, a vector at a time, without any other processor (CENT)."""
+    """Units at the banks of GDDR6, a vector at a time, without any other processor (CENT)."""
     return GemvModel(described.base, BankGemv(**described.parameters))

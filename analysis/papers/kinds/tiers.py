@@ -1,8 +1,8 @@
-"""Memory in tiers that differ in row time: what data placed by heat gets, and its kind of processor.
+"""Memory in tiers with different row times, data placed by heat, and its kind of processor.
 
-A tier's accesses take its row activation plus a part that is the same in all tiers. The most often
-read data lies in the fastest tier (Stratum, MICRO 2025, arXiv 2510.05245: layers of monolithic 3D
-DRAM, whose far layers have longer word lines).
+An access takes its tier's row activation plus a part that is equal in all tiers. The most often read data is in the
+fastest tier (Stratum, MICRO 2025, arXiv 2510.05245: layers of monolithic 3D DRAM, whose far layers have longer word
+lines).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Tiers:
     rcd_s : tuple of float
         Row activation of each tier [s].
     slowest_share : float
-        Bandwidth of the last tier over that of the first.
+        Bandwidth of the last tier over the first.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class Tiers:
         if min(self.rcd_s, default=0.0) <= 0 or list(self.rcd_s) != sorted(self.rcd_s):
             raise ValueError("row activations of tiers must be positive and grow")
         if not self.rcd_s[0] / self.rcd_s[-1] <= self.slowest_share <= 1:
-            raise ValueError("slowest_share must lie between the tiers' shortest over longest activation and 1")
+            raise ValueError("slowest_share must be between the tiers' shortest over longest activation and 1")
 
     @property
     def common_s(self) -> float:
@@ -60,7 +60,7 @@ class Tiers:
         return np.asarray(took / took[0])
 
     def placed(self, sizes: Sequence[float] | F8, heats: Sequence[float] | F8) -> float:
-        """Mean slowness of accesses when the hottest data lies in the fastest tiers.
+        """Return the mean slowness of accesses if the hottest data is in the fastest tiers.
 
         Parameters
         ----------

@@ -107,11 +107,11 @@ class TiledGpu:
         return max(flops / peak, moved / self.bandwidth) / share
 
     def norm_seconds(self, moved: float) -> float:
-        """A norm that moves so many bytes [s]."""
+        """Return the time of a norm that moves `moved` bytes [s]."""
         return self.norm_fixed_s + self.norm_s_per_byte * moved
 
     def activation_seconds(self, moved: float) -> float:
-        """An activation that moves so many bytes [s]."""
+        """Return the time of an activation that moves `moved` bytes [s]."""
         return self.activation_fixed_s + self.activation_s_per_byte * moved
 
     def cost(self, op: Op) -> Cost:
@@ -123,7 +123,7 @@ class TiledGpu:
         return self._vector(op).cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
-        """The same price for every batch: products by their count of rows."""
+        """Return the same cost for every batch: products by their count of rows."""
         row = self._vector(op).row(op, probe)
         if not op.product:
             return row
@@ -135,7 +135,7 @@ class TiledGpu:
         return replace(row, curve=by_count(op, probe, lambda o: np.array([o.shape["m"]]), prices))
 
     def _products(self, op: Op, m: F8) -> tuple[F8, tuple[F8, F8]]:
-        """Seconds of a product with `m` rows, and of its arithmetic and traffic alone."""
+        """Return the seconds of a product with `m` rows, and its arithmetic and traffic seconds."""
         share, one = matmul_occupancy(m, op.shape["n"], self.cores), 1.0 / op.shape["m"]
         peak = self.base.peak[op.dtype] * self.base.compute_efficiency
         compute = op.flops * one * m / peak / share
@@ -143,7 +143,7 @@ class TiledGpu:
         return np.maximum(compute, memory) + self.base.fixed_s, (compute, memory)
 
     def _vector(self, op: Op) -> Roofline:
-        """The roofline of an op that is no product: norms and activations have their own rates."""
+        """Return the roofline of an op that is not a product: norms and activations have separate rates."""
         if op.name in NORMS:
             fixed, rate = self.norm_fixed_s, self.norm_s_per_byte
         elif op.name.endswith(ACTIVATION):
@@ -154,7 +154,7 @@ class TiledGpu:
         return replace(self.base, fixed_s=fixed, memory_efficiency=efficiency)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """What the prices rest on."""
+        """Basis of the times."""
         return [Evidence("tiles over cores", "", DESCRIPTION)] if ops else []
 
     def roof(self, dtype: str) -> Roof:
@@ -166,7 +166,7 @@ class TiledGpu:
     "tiled-xpu", parameters=("norm_fixed_s", "norm_s_per_byte", "activation_fixed_s", "activation_s_per_byte")
 )
 def tiled_xpu(described: Described) -> TiledGpu:
-    """GPU priced by tiles over its cores and by fixed times of vector operations (AttAcc)."""
+    """GPU with times by tiles over its cores and fixed times of vector operations (AttAcc)."""
     if described.cores is None:
         raise ValueError("needs cores")
     return TiledGpu(described.base, described.cores, **described.parameters)

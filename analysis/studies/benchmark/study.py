@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ....simulator.scenario.keywords import ScenarioKeywords
 
 CLIENTS, GENERATIONS, LEAST = (128, 256, 512, FULL), 16, 1000
-"""Sequences at once in a replica in scenario "offline", of which the best is taken as who submits would, and requests for
-each and at least: with six for each no steady part is found, and a 405B with 64 at once is 12 % slower by the spread of lengths alone."""
+"""Sequences per replica in scenario "offline", of which the best is used; requests for each, and their minimum. With
+six for each there is no steady part, and a 405B with 64 at once is 12 % slower because lengths differ."""
 CHUNK = 2048
 """Tokens of a step that are tried too between pipeline stages, which prompts in small pieces leave fewer gaps."""
 SET_HERE = ("rate", "rate_scale", "closed_loop", "trace", "input_len", "output_len", "lengths", "system")
@@ -155,7 +155,7 @@ def benchmark(
 @SCORERS.register(CURVE)
 @SCORERS.register(OFFLINE)
 def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, clients: int | None, _: float) -> Score:
-    """Requests kept in flight: so many, or as many as score most."""
+    """Return the requests in flight: the given number, or the number with the best score."""
     sizes = CLIENTS if clients is None else (max(clients // replicas, 1),)
     tuned = (base.deployment.pp or 1) > 1 and clients is None and base.serving.token_budget is None
     cuts = (base, base.changed(token_budget=CHUNK)) if tuned else (base,)
@@ -167,7 +167,7 @@ def _at_once(rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, 
 def _server(
     rules: Benchmark, base: Scenario, part: SystemSpec, replicas: int, _: int | None, tolerance: float
 ) -> Score:
-    """The highest Poisson rate within the level."""
+    """Return the highest Poisson rate that meets the SLO."""
     limits = capacity(base, [part.name], dict(rules.slo), tolerance=tolerance, workers=1)
     found = limits.found[0]
     if found.limit is not None and found.limit.resource == "memory capacity":

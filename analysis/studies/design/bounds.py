@@ -1,10 +1,8 @@
-"""What a design can reach at best, without simulating it: roofs of its processors, and its memory.
+"""Bounds of a design without simulation, from the roofs of its processors and its memory.
 
-A decoding step of the whole batch lasts at least as long as its ops do one after another, each on the
-processor where it is fastest, or on all at once where experts are shared. Time a token falls with the batch, so no
-step of fewer sequences, and none that prefills beside, makes more tokens a second. The ops come once for a
-model and layout; a design costs only their roofs. A forecast places the same ops by the design's own rule, and
-adds the prompts: it is near, and bounds nothing.
+A decoding step of the whole batch lasts at least as long as its ops in sequence, each on its fastest processor, or on
+all of them for shared experts. Time per token falls with the batch, so no smaller or mixed step has more tokens/s. A
+forecast uses the same ops with the design's own placement and adds the prompts; it is not a bound.
 """
 
 from __future__ import annotations
@@ -49,14 +47,14 @@ class Ops:
 
 @dataclass(frozen=True, slots=True)
 class DesignStep:
-    """The steps of a layout, as a design is priced on them.
+    """Steps of a layout for the bounds of designs.
 
     Attributes
     ----------
     decode, middle : Ops
         Of all sequences, at the least context that they have, and at the mean one.
     prompt : Ops
-        Of one prompt alone.
+        Ops of one prompt.
     batch : int
         Sequences of the whole system.
     devices, passes : int
@@ -129,7 +127,7 @@ def _ops(stage: StageCost) -> Ops:
 
 
 def _merged(ops: Sequence[PlacedOp]) -> Iterator[PlacedOp]:
-    """Equal ops of layers that follow each other as one of so many layers: experts come one by one."""
+    """Merge equal ops of consecutive layers into one with a count; experts are separate."""
     last: PlacedOp | None = None
     for placed in ops:
         if last is not None and _equal(last, placed):
@@ -206,7 +204,7 @@ def at_best(found: Reach, step: DesignStep, device: DeviceSpec, price: float | N
 
 
 def forecast(step: DesignStep, built: SharedMemoryDevice, device: DeviceSpec, price: float | None) -> dict[str, float]:
-    """What a request promises: its decodes at the mean context, and a prompt for each sequence."""
+    """Return the forecast of a request: its decodes at the mean context, and a prompt for each sequence."""
     decode = priced(step.middle, step, built, False)
     prompt = priced(step.prompt, step, built, True)
     seconds = decode.seconds + prompt.seconds * step.batch / step.output_len

@@ -15,7 +15,7 @@ from ...show.result import Result
 from ...show.text import show
 
 WITHIN = 0.15
-"""What a re-derived area or power limit is held to."""
+"""Tolerance of a re-derived area or power limit."""
 UNITS = {"area_mm2": "mm2", "watts": "W", "usd": "USD"}
 
 
@@ -86,7 +86,7 @@ class CheckedProducts(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         text = ", ".join(f"{name} {self._held(name)}" for name in ("area", "watts", "usd"))
         return [
-            f"Within {WITHIN:.0%} of what is published: {text}. Cost is held against analysts' estimates.",
+            f"Within {WITHIN:.0%} of what is published: {text}. Cost is compared with analysts' estimates.",
             self.rows(),
         ]
 
@@ -97,7 +97,7 @@ def design_describe(device: str | Path | None = None) -> DescribedDevice | Check
     Parameters
     ----------
     device : str or Path, optional
-        Name or YAML file; every product of the catalog, beside what is published, without one.
+        Name or YAML file; without it every product of the catalog is compared with its published values.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Designs of a space with what they take, and what they promise, before any is simulated."""
+"""Designs of a space with their area, power, cost and forecasts, before any simulation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Design:
     values : tuple
         Of the searched parameters.
     bound, forecast : mapping of str to float
-        Metrics over all models at best, and as a step of each promises.
+        Metrics over all models: best possible, and forecast from one step of each.
     each : sequence of mappings
         What its simulations gave, every workload of the first model first.
     metrics : mapping or None
@@ -109,7 +109,7 @@ class Forecaster:
 
 
 def together(space: Space, each: Sequence[Figures], silicon: Figures) -> dict[str, float | None]:
-    """Metrics over all models and workloads, with those of the silicon and what follows of both."""
+    """Return the metrics over all models and workloads, with silicon metrics and derived ones."""
     weights = space.goals.weights
     per = len(each) // len(weights) if weights else 0
     names = dict.fromkeys(name for figures in each for name in figures)

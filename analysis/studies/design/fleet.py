@@ -1,4 +1,4 @@
-"""A fleet as a design: which share of its systems should be those of a space's file."""
+"""A fleet as a design: the share of systems that should be of a space's file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARAMETER = "system.parameters."
 
 @dataclass(frozen=True, slots=True)
 class MixedFleet:
-    """So many systems: those of the file decode, the others take the prompts; all do both where all are alike.
+    """A number of systems: the file's decode, the others prefill; all do both if all are of one kind.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class MixedFleet:
         return {"system": None, "prefill": plain, "decode": f"{self.path}x{own}"}
 
     def mean(self, silicon: Silicon, own: int) -> Silicon:
-        """Of the mean device, where those of the file's systems are of a silicon."""
+        """Return the silicon of the mean device, if the file's systems have one."""
         return silicon.mixed(self.silicon, own / self.systems)
 
 
@@ -56,7 +56,7 @@ def read_fleet(given: Any, path: Path, searched: Mapping[str, Sequence[Value]]) 
     Raises
     ------
     InputError
-        Keys that are missing, systems of unlike size, or parameters of the device beside `OWN`.
+        If keys are missing, systems have different sizes, or the device has parameters other than `OWN`.
     """
     if given is None:
         return None

@@ -94,7 +94,7 @@ def read_goals(given: Any, where: str) -> dict[str, str]:
 
 
 def read_limits(given: Any, where: str, known: Collection[str] = METRICS) -> tuple[Expression, ...]:
-    """Limits of a text by commas (``area_mm2<=814,watts<=700``) or a list.
+    """Return limits of a comma-separated text (``area_mm2<=814,watts<=700``) or a list.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def read_limits(given: Any, where: str, known: Collection[str] = METRICS) -> tup
     texts = [part for part in given.split(",") if part.strip()] if isinstance(given, str) else given
     label = "--budget" if isinstance(given, str) else f"{where}.limits"
     if not isinstance(texts, list):
-        raise InputError(label, "must be conditions by commas, for example area_mm2<=814")
+        raise InputError(label, "must be comma-separated conditions, for example area_mm2<=814")
     return tuple(parse(text, label, known) for text in texts)
 
 

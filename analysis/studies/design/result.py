@@ -1,4 +1,4 @@
-"""The answer of `opbyte design`: a sentence, a front with what limits each design, and prices."""
+"""The result of `opbyte design`: a sentence, a front with the limit of each design, and shadow prices."""
 
 from __future__ import annotations
 
@@ -163,7 +163,10 @@ class DesignAnswer(Result):
             self.rows(),
         ]
         if self.alone:
-            out += ["best for each model alone, of those simulated:", [one.row(self.space) for one in self.alone]]
+            out += [
+                "best for each single model, among the simulated designs:",
+                [one.row(self.space) for one in self.alone],
+            ]
         if self.prices:
             out += ["what one more unit is worth at the first of them:",
                     [{"of": p.of, "unit": p.unit, "changes": f"{p.share:+.3%}", "how": p.how}
@@ -199,11 +202,11 @@ class DesignAnswer(Result):
         first, second, *rest = wanted.items()  # the first goal goes up
         goals = dict([second, first, *rest])
         figure = trade_off(table, goals, self.space.names, f"{self.space.title}: {served}")
-        text = "Every simulated design; labels are those on the front. What bounds excluded is not drawn."
+        text = "Every simulated design; labelled designs are on the front. Designs pruned by bounds are not plotted."
         return [Drawing(figure, text)]
 
 
 def _also(goals: Sequence[str]) -> tuple[str, ...]:
-    """Metrics that are told beside those asked about."""
+    """Return metrics that are printed in addition to the requested ones."""
     usual = ("output_tokens_per_s", "tpot_s_mean", "ttft_s_p99", "joules_per_token", EDAP)
     return tuple(name for name in usual if name not in goals)

@@ -26,7 +26,7 @@ from .space import Space, read_space, space_path
 from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, alone, along, limits_of, price_of, system_of
 
 LEAST = 12
-"""Simulations of a small space, whatever share of it they are."""
+"""Minimum simulations of a small space."""
 
 
 def design(
@@ -45,9 +45,9 @@ def design(
     models : sequence of str, or str by commas, optional
         What is served; the space's own by default.
     workload : str, optional
-        Options of a scenario, ``closed_loop=32,input_len=512,...``; several by semicolons.
+        Options of a scenario, ``closed_loop=32,input_len=512,...``; several separated by ``;``.
     goal, budget : str, optional
-        Metrics (``output_tokens_per_s,area_mm2:min``) and conditions (``area_mm2<=900``) by commas.
+        Comma-separated metrics (``output_tokens_per_s,area_mm2:min``) and conditions (``area_mm2<=900``).
     across : str, optional
         mean, worst, or weights of the models (``A=2,B=1``).
     method : str
@@ -67,7 +67,7 @@ def design(
     check_count(seed, "--seed", 0)
     named = [m.strip() for m in models.split(",")] if isinstance(models, str) else models
     if named is not None and not all(named):
-        raise InputError("--models", f"needs names by commas, not {models!r}")
+        raise InputError("--models", f"needs comma-separated names, not {models!r}")
     path = space_path(space)
     if (own := engine_space(path)) is not None:
         return engines(path.stem, own, named, budget, progress)
@@ -91,7 +91,7 @@ def design(
 
 
 def _workloads(text: str | None) -> list[dict[str, Value]] | None:
-    """Options by commas, workloads by semicolons."""
+    """Parse comma-separated options of workloads separated by ``;``."""
     if text is None:
         return None
     out: list[dict[str, Value]] = []
@@ -100,7 +100,7 @@ def _workloads(text: str | None) -> list[dict[str, Value]] | None:
         for pair in filter(None, (p.strip() for p in part.split(","))):
             name, sign, value = pair.partition("=")
             if not sign:
-                raise InputError("--workload", f"must be NAME=VALUE by commas, not {pair!r}")
+                raise InputError("--workload", f"must be comma-separated NAME=VALUE, not {pair!r}")
             load[name.strip()] = _number(value.strip())
         out.append(load)
     return out

@@ -1,14 +1,10 @@
-"""Which designs to simulate: those that may still be on the front, in the order of what they promise.
+"""Choice of the designs to simulate.
 
-1. A design beyond a limit on area, power or cost, or whose bound breaks a limit, is out.
-2. One whose bound is beaten, in every goal, by a design that was simulated, is out: nothing it
-   can reach is on the front. That is proved; the rest is forecast.
-3. A forecast is a step's price times what simulations of the nearest designs made of theirs; of what has no
-   price (arrivals by rate, tails of first tokens, pools) it is what they came to, and designs far from each
-   other are simulated first.
-4. Those designs are simulated that add most to the front, as forecast, and forecasts corrected, until no
-   design adds `APART`, were it as much better as forecasts of simulated ones were wrong, or the simulations
-   are used up.
+Designs beyond a limit, or whose bound is beaten in every goal by a simulated design, are pruned: this is proved. The
+rest is forecast: the time of a step, corrected by simulations of the nearest designs. Metrics without a cost model
+(open-loop arrivals, TTFT tails, pools) are interpolated, after distant designs are simulated first. The next design is
+the one whose forecast adds most to the front, until no design adds `APART` even with the error of earlier forecasts, or
+the simulations are used up.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 
 F8 = npt.NDArray[np.float64]
 APART = 0.004
-"""Designs whose forecasts differ by less, in every goal, stand for each other."""
+"""Designs whose forecasts differ by less, in every goal, count as equal."""
 AT_ONCE = 16
 """Most designs simulated before forecasts are corrected; fewer where few are allowed."""
 NEAR = 3
@@ -67,7 +63,7 @@ def costs_of(goals: Goals, figures: Sequence[Mapping[str, float | None]], missin
 def may_hold(goals: Goals, bound: Mapping[str, float | None]) -> bool:
     """Whether a design may meet every limit: as far as bounds tell, all of one metric and a number.
 
-    A limit of several metrics, or one that bounds know nothing of, may hold.
+    Return whether a limit can hold: unknown for several metrics, or without bounds.
     """
     for limit in goals.limits:
         (name, *others) = sorted(limit.names)
@@ -129,9 +125,9 @@ class Search:
                 self.open &= ~beaten
 
     def forecasts(self, rows: Sequence[int] | npt.NDArray[np.int_]) -> F8:
-        """Metrics of designs, corrected by what simulations of others near by made of theirs.
+        """Return metrics of designs, corrected by simulations of similar designs.
 
-        Where there is no forecast they are what near ones came to.
+        Without a forecast they are interpolated from similar designs.
         """
         known = [i for i in self.done if self.designs[i].metrics is not None]
         start = np.where(np.isfinite(self.base), self.base, 1.0)
@@ -164,7 +160,7 @@ class Search:
     def promising(self) -> list[int]:
         """Open designs that add most to the front of those simulated, as forecast, the most first.
 
-        One that adds less than `APART`, even where it comes out as much better as forecasts are wrong, is left.
+        A design that adds less than `APART`, even with the error of forecasts, is skipped.
         """
         held = [i for i in self.done if feasible(self.goals, self.designs[i])]
         own = self._costs(self._simulated(held)) if held else np.empty((0, len(self.signs)))
@@ -219,7 +215,7 @@ def _beyond(cost: F8, others: F8) -> F8:
 
 
 def _places(space: Space, designs: Sequence[Design]) -> F8:
-    """Where designs lie: the rank of each value among its own, from 0 to 1; names are far apart."""
+    """Return coordinates of designs: the rank of each value from 0 to 1; names are far from each other."""
     ranks = [
         {v: (k / max(len(own) - 1, 1) if not isinstance(v, str) else 3.0 * k) for k, v in enumerate(own)}
         for own in space.values

@@ -26,7 +26,7 @@ from .goals import Goals, read_across, read_goals, read_limits
 KEYS = ("title", "search", "models", "workloads", "goals", "limits", "across", "reference", "fleet", "kernel")
 BLOCK, BEST = "design", "best"
 MOST = 200_000
-"""Designs of a space; more are not told apart by a search of this kind."""
+"""Maximum designs of a space for this kind of search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Space:
         return list(itertools.product(*self.values))
 
     def parameters(self, design: Sequence[Value]) -> dict[str, float]:
-        """Those of the device alone."""
+        """Return only the parameters of the device."""
         return {
             name: float(value) if isinstance(value, float) else int(value or 0)
             for name, setting, value in zip(self.names, self.settings, design, strict=True)
@@ -160,7 +160,7 @@ def read_space(
     names, settings, values = _searched(block.get("search"), template, path, block.get("fleet") is not None)
     served = tuple(models or _list(block.get("models"), f"{path}: {BLOCK}.models", str))
     if not served:
-        raise InputError("--models", "needs names by commas, for example mixtral-8x7b")
+        raise InputError("--models", "needs comma-separated names, for example mixtral-8x7b")
     for model in served:
         load_model(model)
     where = "--workload" if workloads else f"{path}: {BLOCK}.workloads"
@@ -185,7 +185,7 @@ def read_space(
 
 
 def _kernel(block: Mapping[str, Any], path: Path) -> bool:
-    """Whether kernels are chosen anew for every design."""
+    """Return whether kernels are chosen for every design."""
     if block.get("kernel") not in (None, BEST):
         raise InputError(f"{path}: {BLOCK}.kernel", f"must be {BEST}, not {block['kernel']!r}")
     return block.get("kernel") is not None

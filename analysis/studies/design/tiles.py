@@ -1,8 +1,7 @@
-"""Kernels of a design: its products' best tiles, and the efficiencies that follow from them.
+"""Best tiles of a design's products, and the resulting efficiencies.
 
-With ``kernel: best`` a space's designs have no efficiency of their own: each product of a step is given the tile
-that is best on the design (`devices.tiles`), and what its xPU then attains of its peak and of its bandwidth, over the
-products bound by either, is what it is simulated with.
+With ``kernel: best`` each product of a step gets its best tile on the design (`devices.tiles`); the simulation uses the
+resulting shares of peak and bandwidth, over the products bound by either.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class TunedDesign:
         return {"compute_efficiency": self.compute, "memory_efficiency": self.memory, "tile": tile}
 
     def text(self) -> str:
-        """The same in words."""
+        """Return the same as text."""
         return f"tiles such as {self.config} give {self.compute:.0%} of its peak and {self.memory:.0%} of its bandwidth"
 
     def of(self, device: DeviceSpec) -> DeviceSpec:

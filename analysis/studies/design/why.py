@@ -110,7 +110,7 @@ def limits_of(space: Space, design: Design) -> list[Bottleneck]:
 class Alone:
     """The design that is best for one model of several in the first goal, and what a step of it waits for.
 
-    `groups` are those of its decoding step, the longest of each processor.
+    `groups` are the groups of its decoding step, the longest on each processor.
     """
 
     model: str
@@ -139,7 +139,7 @@ class Alone:
 
 
 def alone(space: Space, simulated: Sequence[Design]) -> tuple[Alone, ...]:
-    """What would be best for each model alone, of simulated designs; nothing of one model."""
+    """Return the best simulated design for each single model; nothing for one model."""
     out, per = [], len(space.workloads)
     for m, model in enumerate(space.models if len(space.models) > 1 else ()):
         single = replace(space, models=(model,), goals=replace(space.goals, weights=(1.0,)))
@@ -175,14 +175,14 @@ class Shadow:
 
 
 NEARBY = 1.25
-"""How much more of a resource a design may need that tells its price."""
+"""Extra amount of a resource that a design may need to define its shadow price."""
 RESOURCES = (("area_mm2", "1 mm2"), ("watts", "1 W"), ("usd", "1 USD"))
 
 
 def along(space: Space, best: Design, name: str, others: Sequence[Design]) -> Design | None:
     """Of designs that need more of a resource the one whose forecast gains most for it; None if none gains.
 
-    Designs beyond the limits count, so that a limit that binds has a price.
+    Designs beyond the limits count, so that a binding limit has a shadow price.
     """
     (goal, *_) = space.goals.wanted
     sign = 1.0 if direction(goal, space.goals.wanted) == "max" else -1.0

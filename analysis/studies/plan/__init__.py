@@ -1,4 +1,4 @@
-"""The system that serves a load within a service level at the least devices, cost, energy or carbon."""
+"""The system that meets an SLO at a load with the fewest devices, or least cost, energy or carbon."""
 
 from .search import plan
 

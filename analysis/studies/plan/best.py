@@ -1,10 +1,9 @@
-"""The best of one system: candidates in the order of the least that they can cost.
+"""The best candidate of one system, in order of the least possible cost.
 
-Every candidate has a number of copies below which bounds or simulations say that it misses the level. The one that
-seems to need the fewest devices is followed until it serves. Others are then simulated, best first, until nothing left
-can be better: with the most copies that would still be better, so that one simulation rules it out. Of one candidate more copies are
-assumed never to serve worse: one that fails is tried with as many as keep pace with the load, or with half as many
-more, and bisected once it holds. No system's search knows of another's.
+Every candidate has a number of replicas that is too small by bounds or simulations. The candidate with the fewest
+estimated devices is followed until it meets the SLO. The others are tried with the largest number of replicas that
+would be better, so that one simulation rejects them. More replicas are assumed never to serve worse: after a failure
+the number is scaled by the load or by half, then bisected. Systems are searched independently.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class TriedCandidate:
     Attributes
     ----------
     fails : int
-        Most copies known to miss the level.
+        Largest number of replicas that is known to fail.
     points : list of Point
         Simulated, in the order they were.
     best : Point or None
@@ -84,7 +83,7 @@ class TriedCandidate:
         return task.value(devices, task.usd_per_hour(self.system, devices), 0.0)
 
     def value(self, task: PlanTask) -> Value:
-        """What it is worth with the fewest copies that meet the level."""
+        """Return its value with the fewest replicas that meet the SLO."""
         assert self.best is not None
         p = self.best
         return task.value(p.devices, p.usd_per_hour, p.joules_per_token or float("inf"))
@@ -99,7 +98,7 @@ class TriedCandidate:
     def copies(self, task: PlanTask, bar: Value) -> int:
         """The number to simulate next.
 
-        Where few enough copies to be better than `bar` fail, nothing of it can be better.
+        If the largest number of replicas that is better than `bar` fails, the candidate cannot win.
         """
         if self.best is not None:
             return (self.fails + min(self.best.copies, self.most + 1)) // 2
@@ -109,7 +108,7 @@ class TriedCandidate:
         return min(max(self.fails * 3 // 2, self.paced(task)), most)
 
     def paced(self, task: PlanTask) -> int:
-        """The copies that it seems to need, by the last that missed.
+        """Return the estimated number of replicas from the last failure.
 
         The more requests there are at once, the longer they stay: a time falls faster than the load of a copy.
         """
@@ -118,7 +117,7 @@ class TriedCandidate:
         return max(self.fails + 1, math.ceil(self._seems(task, LONGEST)))
 
     def _seems(self, task: PlanTask, longest: float) -> float:
-        """Copies by the last that missed, with fractions."""
+        """Return the estimated number of replicas from the last failure, as a fraction."""
         last = self.points[-1]
         over: float = min(last.paces(task.level), longest) ** (1 / 3)
         return last.copies * max(over, 1.0 / max(last.served, 0.1))
@@ -175,7 +174,7 @@ class Searched:
     chosen: Point | None = None
 
     def best(self, task: PlanTask) -> TriedCandidate | None:
-        """The best candidate that is known to meet the level."""
+        """Return the best candidate that is known to meet the SLO."""
         met = [t for t in self.tried if t.best is not None]
         return min(met, key=lambda t: t.value(task), default=None)
 

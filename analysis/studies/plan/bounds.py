@@ -1,10 +1,9 @@
-"""How many copies of a deployment a service level needs at least, by memory and nominal rates.
+"""Lower bounds on the replicas that an SLO needs, by memory and nominal rates.
 
-Bounds are sound: what they rule out, a simulation of the same requests would find to miss the level
-(`tests/analysis/test_plan.py` draws cases). They follow from the requests themselves. Of `n` first
-tokens, `floor(0.99 (n - 1)) + 1` come within a limit on the 99th percentile, so that so many prompts
-are computed by the last arrival and the limit; whatever the order, no fewer tokens than those of the
-shortest ones. Of a mean, at least half come within twice of it.
+Bounds are sound: a simulation of the same requests would fail too (`tests/analysis/test_plan.py` samples cases). Of `n`
+first tokens `floor(0.99 (n - 1)) + 1` must meet a limit on the 99th percentile. So at least the tokens of that number
+of shortest prompts must be computed by the last arrival plus the limit. For a mean, at least half are within twice the
+limit.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Bound:
     Attributes
     ----------
     copies : int or None
-        Fewest copies that may meet the level; None = no number does.
+        Fewest replicas that may meet the SLO; None if no number does.
     why : str
         What rules out fewer, or all.
     """
@@ -44,7 +43,7 @@ class Bound:
 
 
 def bound_of(d: Deployment, settings: EngineSettings, block: RequestBlock, level: Mapping[str, float]) -> Bound:
-    """Fewest copies of a deployment that may serve some requests within a level.
+    """Return the fewest replicas of a deployment that may meet an SLO for given requests.
 
     Parameters
     ----------

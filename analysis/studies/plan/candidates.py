@@ -54,7 +54,7 @@ class Candidate:
     framework : str or None
         Whose kernels it runs on.
     extra : tuple of (str, object)
-        Options of its own, see `choices`.
+        Its options, see `choices`.
     pools : (int, int) or None
         Systems that prefill and that decode of a copy; None where all do both.
     """
@@ -72,7 +72,7 @@ class Candidate:
 
     @property
     def engine(self) -> dict[str, Any] | None:
-        """The engine's file; None where the policy is no engine's or the layout none of its."""
+        """Return the engine file; None if the policy is not an engine's or the engine does not support the layout."""
         if self.start is None or self.policy not in FILES:
             return None
         values = engine_values(self.policy, self.start)
@@ -83,7 +83,7 @@ class Candidate:
 
     @property
     def layout(self) -> str:
-        """Degrees in words."""
+        """Return the degrees as text."""
         s = self.start
         degrees = {} if s is None else {"tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp}
         words = [f"{k} {v}" for k, v in degrees.items() if v > 1 or k == "tp"]
@@ -135,12 +135,12 @@ class Candidate:
         return f"{line}  # {self.policy} has no key for {', '.join(left)}" if left else line
 
     def _unsaid(self, values: Mapping[str, Any]) -> list[str]:
-        """Options of its own that the engine's file does not say."""
+        """Return options that the engine file does not contain."""
         written = set(SHARING) | ({"speculative", "acceptance"} if DRAFTS in values else set())
         return [f"--{n.replace('_', '-')} {x}" for n, x in self.extra if n not in written]
 
     def copies(self, model: str, room: Room, copies: int, node: int) -> Copies:
-        """The same as what a manifest starts, on nodes of so many devices.
+        """Return the replicas as a manifest starts them, on nodes of the given number of devices.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class Candidate:
 
 
 def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
-    """A system by name or file, or those of `SIZES` of a device of the catalog.
+    """Return a system by name or file, or the systems with `SIZES` of a device of the catalog.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a plan tries beside systems, layouts and formats, where ``--search`` names it.
+"""Choices of a plan in addition to systems, layouts and formats (``--search``).
 
-Drafts, tiers, power caps and copies of experts are options of a scenario: as they are given, and left out; of
-drafts also fewer. Two pools are systems of one kind at some ratios, as many times as the load needs.
+Drafts, tiers, power caps and redundant experts are tried as given and without; drafts also with fewer tokens. Two pools
+are systems of one kind in several ratios, scaled to the load.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ....workloads.errors import InputError, nearest
 from ....workloads.speculators.asked import read_asked, read_rates
 
 Extra = tuple[tuple[str, Any], ...]
-"""Options of one candidate alone."""
+"""Options of one candidate."""
 POOLS = "pools"
 RATIOS = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1))
 """Systems that prefill, and those that decode, of two pools."""
@@ -34,7 +34,7 @@ WORDS = {
 
 
 def read_search(text: str | None) -> tuple[str, ...]:
-    """Names by commas."""
+    """Parse comma-separated names."""
     names = tuple(name.strip() for name in (text or "").split(",") if text)
     known = (POOLS, *CHOICES)
     for name in names:
@@ -54,7 +54,7 @@ def choices_of(scenario: Scenario, search: Sequence[str]) -> tuple[Scenario, tup
             continue
         if options[0] not in own:
             flag = f"--{options[0].replace('_', '-')}"
-            raise InputError(f"--search {name}", f"needs {flag}, which is tried beside none")
+            raise InputError(f"--search {name}", f"needs {flag}, which is tried with and without")
         ways.append([{}, *(_fewer(own) if name == "drafts" else [own])])
         none: dict[str, Any] = {n: False if x is True else None for n, x in own.items()}
         scenario = scenario.changed(**none)
@@ -74,5 +74,5 @@ def _fewer(own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def words_of(extra: Extra) -> list[str]:
-    """Options of a candidate in words."""
+    """Return the options of a candidate as text."""
     return [WORDS[name].format(value) for name, value in extra if name in WORDS]

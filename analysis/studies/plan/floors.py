@@ -1,8 +1,7 @@
-"""The least that a deployment's work takes at nominal rates: what no price of its ops goes below.
+"""Lower bounds of the time of a deployment at nominal rates.
 
-Every cost model that is bounded here takes at least an op's FLOPs over the nominal peak and its bytes over the nominal
-bandwidth. Of a step's ops only some are counted, those that every step has: matrix products, experts, and the keys and
-values that decodes read. Exchanges, launches, norms, the head and unequal ranks come on top.
+Every bounded cost model takes at least an op's FLOPs over the nominal peak and its bytes over the nominal bandwidth.
+Only ops of every step are counted: matrix products, experts, and the keys and values of decodes.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 SCALES = 0.99
-"""Share of an op's bytes that counts: scales of 128 x 128 blocks, 0.2 % of their weights, are no part of
+"""Share of an op's bytes that counts: scales of 128 x 128 blocks, 0.2 % of their weights, are not part of
 the fitted models' least traffic."""
 KINDS = (Attention, LatentAttention, FeedForward, MixtureOfExperts)
-"""Layer kinds every token of which does all of a layer's products, with `top_k` experts of its own."""
+"""Layer kinds in which every token does all products, with `top_k` experts each."""
 MODELS = (Roofline, CalibratedModel, DerivedRoofline)
-"""Cost models that keep to the nominal rates. Measured tables, fitted lines and kinds of one's own may not."""
+"""Cost models that never exceed nominal rates. Measured tables, fitted lines and user-defined kinds may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Least:
     Attributes
     ----------
     token_s : float
-        Products of one token on all stages, dealt evenly over the engine's devices.
+        Products of one token on all stages, evenly distributed over the engine's devices.
     lone_s : float
         The same where one rank has all tokens and the others none.
     pass_s : float
@@ -69,7 +68,7 @@ class Least:
 
 
 def least_of(d: Deployment) -> Least | None:
-    """Floors of a deployment; None where its prices, or a token's work, may be less than they say."""
+    """Return the lower bounds of a deployment; None if its times may be below them."""
     device = d.device
     if not all(type(part) in KINDS for layer in d.shard.layers for part in layer.parts):
         return None

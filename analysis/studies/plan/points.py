@@ -1,4 +1,4 @@
-"""What is planned, and one candidate at a number of copies: simulated, held against the level, and valued."""
+"""The task of a plan, and one candidate at a number of replicas: simulated, compared with the SLO, and valued."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ ANY = Room()
 MEDIAN = 0.5
 """Chance with which a plan holds where no other is asked for."""
 MOST_REQUESTS = 16_000
-"""Of a simulation; one that cannot tell by then counts as one that misses."""
+"""Maximum requests of a simulation; an undecided one counts as failed."""
 WORST: Value = (float("inf"),)
 PACED = 0.9
 """Share of the requests that is served in the time that they come in where none wait ever longer."""
 OPEN, BEATEN = ("open",), ("beaten",)
-"""What is missed where that cannot be told, or need not be: another that is known to serve is better."""
+"""Reasons without a decision: undecided, or another candidate is known to be better."""
 
 
 @dataclass(slots=True)
@@ -56,13 +56,13 @@ class TrialBench:
     full: dict[Candidate, FullRate | None] = field(default_factory=dict)
 
     def deployed(self, candidate: Candidate, asked: Scenario) -> Made:
-        """What a candidate is deployed as, whatever load of it is asked."""
+        """Return the deployment of a candidate, independent of the load."""
         if candidate not in self.made:
             self.made[candidate] = deployment_of(asked)
         return self.made[candidate]
 
     def full_rate(self, candidate: Candidate, asked: Scenario, copies: int) -> FullRate | None:
-        """What so many copies serve while a backlog waits."""
+        """Return the service rate of N replicas with a backlog."""
         if candidate not in self.full:
             self.full[candidate] = full_rate(asked, None if candidate.pools else self.deployed(candidate, asked))
         known = self.full[candidate]
@@ -93,7 +93,7 @@ class PlanTask:
     budget : float or None
         Most dollars an hour.
     sure : float or None
-        Chance with which the level is to hold; the middle of the evidence without.
+        Required probability of meeting the SLO; the median of the evidence without it.
     """
 
     scenario: Scenario
@@ -126,23 +126,23 @@ class PlanTask:
         return "rate" in self.load
 
     def at(self, slow: float) -> Mapping[str, float]:
-        """Limits of the level that a system whose steps are `slow` times as long keeps, by its own clock."""
+        """Limits of the SLO by the clock of a system whose steps are `slow` times as long."""
         return {n: most / slow for n, most in self.level.items()}
 
     def most_copies(self, system: SystemSpec, devices: int) -> int:
-        """Copies of so many devices that the devices and the budget allow."""
+        """Return the replicas of N devices that the devices and the budget allow."""
         most, price = self.most_devices // devices, price_of(system.device, self.scenario)
         if self.budget is not None and price:
             most = min(most, int(self.budget / (price * devices) * (1 + 1e-12)))
         return most
 
     def usd_per_hour(self, system: SystemSpec, devices: int) -> float | None:
-        """Price of so many devices, without the power of owned ones; None where they have none."""
+        """Return the cost of N devices, without the power of owned ones; None without a price."""
         price = price_of(system.device, self.scenario)
         return None if price is None else price * devices
 
     def value(self, devices: int, usd_per_hour: float | None, joules: float) -> Value:
-        """What is to be small of so many devices."""
+        """Return the value to minimise for N devices."""
         usd = float("inf") if usd_per_hour is None else usd_per_hour
         if self.goal == "devices":
             return devices, usd, joules
@@ -162,19 +162,19 @@ class Point:
     gco2_per_token : float or None
         Carbon of the energy, where the grid's intensity is given [g].
     figures : mapping of str to float or None
-        The latencies of the level, by name [s].
+        The latencies of the SLO, by name [s].
     missed : tuple of str
-        Limits that are exceeded; "open" where that cannot be told; empty where the level is met.
+        Exceeded limits; "open" if undecided; empty if the SLO is met.
     requests : int
         Of the run.
     served : float
         Requests that are served in the time that they come in, as a share of them.
     sure : RunIntervals or None
-        Factors on the figures, see `answers.interval`.
+        Factors on the values, see `answers.interval`.
     evidence : sequence of dict
-        What the figures rest on, see `answers.evidence`.
+        Evidence of the values, see `answers.evidence`.
     ranges : Ranges or None
-        What of it is priced out of range.
+        The part of it that is out of range.
     room : Room
         What the engine made room for.
     """
@@ -203,7 +203,7 @@ class Point:
 
     @property
     def measured(self) -> bool:
-        """Whether most of its time is priced in the range of measurements, or of none at all."""
+        """Return whether most of its time is in the range of measurements, or of models without any."""
         return is_measured(self.ranges)
 
     def worst(self, level: Mapping[str, float]) -> float:
@@ -220,9 +220,9 @@ class Point:
         return max(((self.figures[name] or 0.0) / most for name, most in steps.items()), default=1.0)
 
     def misses(self, level: Mapping[str, float]) -> str:
-        """What is exceeded, in words."""
+        """Return the exceeded limits as text."""
         if self.missed == OPEN:
-            return f"cannot be told after {self.requests:,} requests"
+            return f"cannot be decided after {self.requests:,} requests"
         return too_long(self.missed, self.figures, level, "{name} {value}, {over:.0%} too long")
 
 
@@ -273,7 +273,7 @@ def point_of(
 def slow_of(task: PlanTask, candidate: Candidate, copies: int, bench: TrialBench) -> float:
     """How many times as long steps are with the plan's chance, at least as long as predicted.
 
-    By a short run of some copies: the fewest that bounds allow, whatever else is tried.
+    Run a short simulation with the fewest replicas that bounds allow.
     """
     count = GLANCE if task.grows else task.requests
     asked = task.asked(candidate, copies, bench, count)
@@ -291,12 +291,12 @@ def paced(run: Run) -> float:
 
 
 def check_goal(scenario: Scenario, goal: str, budget: float | None) -> None:
-    """Refuse a goal that is unknown or cannot be told.
+    """Refuse a goal that is unknown or undecidable.
 
     Raises
     ------
     InputError
-        An unknown goal, a budget that is no positive number, or carbon without a grid.
+        If the goal is unknown, the budget is not positive, or carbon has no grid.
     """
     if goal not in GOALS:
         raise InputError("--goal", f"must be one of {', '.join(GOALS)}, not {goal!r}")

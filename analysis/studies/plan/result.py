@@ -1,4 +1,4 @@
-"""The plan: what serves the load best, what comes next and why, how sure that is, and how it is started."""
+"""The plan: the best system, the next best and why, the uncertainty, and the start command."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRONT = {"devices": "min", "joules_per_token": "min"}
-"""What the figure weighs; dollars stand for devices where all have a price."""
+"""Axes of the plot; dollars replace devices if all have a price."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The best of each system, best first, whose figures rest on the same models.
+    """The best of each system whose results use the same models, best first.
 
     Attributes
     ----------
     measured : bool
-        Whether they are priced in the range of measurements, or of none at all.
+        Whether they are in the range of measurements, or of models without any.
     """
 
     basis: str
@@ -55,16 +55,16 @@ def _best(found: Searched) -> Point:
 
 @dataclass(frozen=True, slots=True)
 class Plan(Result):
-    """What serves a load within a service level; see `plan`.
+    """Deployments that meet an SLO at a load; see `plan`.
 
     Attributes
     ----------
     searched : tuple of Searched
         One a name of the systems asked for.
     why : bool
-        Whether all that it rests on is told, and not a line of it.
+        Whether the evidence is printed as a table instead of one line.
     emit : str or None
-        Kind of the manifest that is told too, see `manifests.WRITERS`.
+        Kind of the manifest that is printed too, see `manifests.WRITERS`.
     """
 
     model: str
@@ -82,9 +82,9 @@ class Plan(Result):
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Best candidates of the systems, ranked among those of one basis; see `answers.bases`.
+        """Best candidates of the systems, ranked within one basis; see `answers.bases`.
 
-        What is priced out of the range of all measurements stands apart, behind what is measured.
+        Candidates out of range of all measurements are listed after the measured ones.
         """
         energy = self.task.goal in ("energy", "carbon")
         parts: dict[tuple[bool, str], list[Searched]] = {}
@@ -104,7 +104,7 @@ class Plan(Result):
 
     @property
     def runner_up(self) -> Point | None:
-        """The next best: of another system, or of the same where there is no other."""
+        """The next best candidate: of another system, or of the same if there is no other."""
         return None if self.winner is None else self._second(self.groups[0])
 
     def _value(self, s: Searched) -> Value:
@@ -152,7 +152,7 @@ class Plan(Result):
         }  # fmt: skip
 
     def _row(self, c: Candidate, system: str, p: Point | None) -> dict[str, Any]:
-        """A candidate with its figures, None where it was not simulated."""
+        """Return a candidate with its values, None if it was not simulated."""
         return {
             "system": system, "layout": c.layout, "policy": c.policy,
             "token_budget": c.token_budget, "dtype": c.dtype, "kv_dtype": c.kv_dtype,
@@ -165,7 +165,7 @@ class Plan(Result):
         }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """Every candidate with the fewest copies that meet the level, or what is known of it."""
+        """Return every candidate with the fewest replicas that meet the SLO, or what is known about it."""
         out = []
         for s, t in ((found, each) for found in self.searched for each in found.tried):
             p = t.best or (t.points[-1] if t.points else None)
@@ -196,7 +196,7 @@ class Plan(Result):
 
     @property
     def _share(self) -> float:
-        """The chance that copies are told for beside that of the plan."""
+        """Return the probability for the second number of replicas."""
         return SURE if self.task.sure is None else MEDIAN
 
     @property
@@ -204,7 +204,7 @@ class Plan(Result):
         return "at the median" if self.task.sure is not None else f"{SURE:.0%} sure"
 
     def _needs(self, p: Point, share: float) -> str:
-        """Devices with which the level holds with some chance."""
+        """Return the devices that meet the SLO with a given probability."""
         sure = self._sure_of(p)
         if sure is None:
             return "?"
@@ -225,7 +225,7 @@ class Plan(Result):
         for group in groups:
             out += self._group(group, len(groups) > 1)
         if not groups:
-            out.append(f"Nothing of this serves the load. {self._nearest()}")
+            out.append(f"No candidate serves the load. {self._nearest()}")
         found = [_best(s) for g in groups for s in g.ranked]
         out += self._limits() if groups and self.why else []
         shown = [(p.evidence, p.system, p.ranges) for p in found if p.evidence]
@@ -246,7 +246,7 @@ class Plan(Result):
         """What to deploy, in a sentence with numbers."""
         groups = self.groups
         if not groups:
-            return f"Nothing of this serves the load. {self._nearest()}"
+            return f"No candidate serves the load. {self._nearest()}"
         p = groups[0].first
         word = "" if p.measured else ", which nobody has measured"
         second = self._second(groups[0])
@@ -260,7 +260,7 @@ class Plan(Result):
         return [f"{s.name} {what}: {s.limit}." for s, what in each if s.limit]
 
     def _group(self, group: Group, several: bool) -> list[str]:
-        """The winner, what comes next, how sure and how it is started."""
+        """Return the winner, the next best, the uncertainty and the start command."""
         p = group.first
         among = f" among those on {group.basis}" if several else ""
         among += "" if group.measured else ", NOT MEASURED"
@@ -271,7 +271,7 @@ class Plan(Result):
         return [*out, self._sure(p), self._start(p)]
 
     def _start(self, p: Point) -> str:
-        """How a copy is started, in a line."""
+        """Return the command that starts a replica."""
         command = self._command(p)
         if not command:
             return "Start: no engine's command says this layout and policy."
@@ -281,7 +281,7 @@ class Plan(Result):
         """How many devices it takes by the middle of the evidence, and to be sure."""
         sure = self._sure_of(p)
         if sure is None:
-            return "How sure: unknown, too little of this rests on measurements."
+            return "How sure: unknown, too small a part of the time is based on measurements."
         copies = ", ".join(
             f"{self._needs(p, q)} {'at the median of the evidence' if q == MEDIAN else f'to be {q:.0%} sure'} "
             f"(steps {sure.slow[q]:.2f} times as long as predicted)" for q in sorted(sure.copies)
@@ -315,7 +315,7 @@ class Plan(Result):
             return [f"No manifest: {error}."]
 
     def _nearest(self) -> str:
-        """What comes nearest to serving the load."""
+        """Return the candidate nearest to the SLO."""
         points = [p for s in self.searched for t in s.tried for p in t.points]
         if not points:
             limits = [f"{s.name}: {s.limit}" for s in self.searched if s.limit]
@@ -325,7 +325,7 @@ class Plan(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         figure = self.figure()
-        takes = "Candidates that meet the level; the line joins the best."
+        takes = "Candidates that meet the SLO; the line joins the best."
         drawn = [] if figure is None else [Drawing(figure, takes)]
         if any(t.points for s in self.searched for t in s.tried):
             gives = "Every candidate that was simulated: what a device puts out against what a user gets."
@@ -333,7 +333,7 @@ class Plan(Result):
         return drawn
 
     def front(self) -> Figure:
-        """Draw the output of a device against the pace of a user, all that was simulated."""
+        """Plot throughput per device against output tokens/s per user, for all simulated candidates."""
         import pandas as pd
 
         from ...plots import throughput_pace
@@ -346,7 +346,7 @@ class Plan(Result):
         return throughput_pace(pd.DataFrame(rows), columns, self._title())
 
     def figure(self) -> Figure | None:
-        """Draw what every candidate that meets the level takes; None without any."""
+        """Plot the devices or cost of every feasible candidate; None without any."""
         import pandas as pd
 
         from ...plots import trade_off

@@ -1,4 +1,4 @@
-"""`opbyte plan`: what serves a load within a service level at the least devices, cost, energy or carbon."""
+"""`opbyte plan`: the system that meets an SLO at a load with the fewest devices, or least cost, energy or carbon."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 Goal = Literal["devices", "cost", "energy", "carbon"]
 SPAN_S, FEWEST_REQUESTS, MOST_REQUESTS = 60.0, 400, 4000
-"""Requests of every simulation: those of a minute, within bounds."""
+"""Requests of every simulation: one minute of the load, within limits."""
 MOST_DEVICES = 64
 """Devices that a plan has at most unless more are allowed."""
 VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
-"""Options of a scenario that may have several values, by commas."""
+"""Options of a scenario that may have several comma-separated values."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
 APART = ("two-pools", "experts-apart")
 """Parts of a scenario that no plan is given; two pools may be searched."""
 TRIED = {"drafts": "drafts", "kv-tiers": "tiers"}
-"""Parts that are only tried beside none: what `search` calls them."""
+"""Parts that are tried with and without, by their name in `search`."""
 
 
 def plan(
@@ -57,7 +57,7 @@ def plan(
     progress: OnProgress | None = None,
     **options: Unpack[PlanKeywords],
 ) -> Plan:
-    """Find the system, layout and policy that serve a load within a service level best.
+    """Find the system, layout and policy that meet an SLO at a load best.
 
     Parameters
     ----------
@@ -77,10 +77,10 @@ def plan(
     most_devices : int
         Most devices of all copies.
     sure : float, optional
-        Chance from 0.5 to 0.99 with which the level is to hold: systems are ranked by the copies that
-        this takes, and by those of the middle of the evidence without.
+        Probability from 0.5 to 0.99 of meeting the SLO: systems are ranked by the replicas that it needs; default: the
+        median of the evidence.
     search : str, optional
-        What is tried beside: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
+        Additional choices: pools, and drafts, tiers, caps and copies as options give them; see `choices`.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
     progress : callable, optional
@@ -99,7 +99,7 @@ def plan(
     given = dict(options)
     if ATTAINMENT in level or options.get("classes") is not None:
         name = "--slo attainment" if ATTAINMENT in level else "--classes"
-        raise InputError(name, "is no part of a plan; `capacity` takes it")
+        raise InputError(name, "is not part of a plan; `capacity` takes it")
     for name in ("system", *SEARCHED):
         if given.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
@@ -109,7 +109,7 @@ def plan(
     check_prices(scenario)
     for placed, _ in scenario.given():
         if placed.group in APART:
-            raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")
+            raise InputError(placed.flag, "is not part of a plan; `capacity` takes it")
         if placed.group in TRIED:
             raise InputError(placed.flag, f"is tried where --search {TRIED[placed.group]} asks for it")
     if scenario.model is None:
@@ -129,7 +129,7 @@ def plan(
 def _searched(
     task: PlanTask, names: Sequence[str | Path], workers: Workers, progress: OnProgress | None
 ) -> list[Searched]:
-    """Search all names side by side, each for its own best: what stands beside it makes no difference."""
+    """Search all names in parallel; each search is independent of the others."""
     for name in names:
         systems_of(name)  # refuses what is unknown before anything is simulated
     found = Study(partial(searched_on, task), workers=workers).results(names, progress)
@@ -175,6 +175,6 @@ def _values(name: str, given: Any) -> tuple[Any, ...]:
         if whole and isinstance(text, str):
             text = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
         if text == "" or (not whole and not isinstance(text, str)):
-            raise InputError(flag, f"needs values by commas, not {given!r}")
+            raise InputError(flag, f"needs comma-separated values, not {given!r}")
         out.append(check_count(text, flag, 1) if whole else text)
     return tuple(dict.fromkeys(out))

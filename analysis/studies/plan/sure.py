@@ -1,8 +1,8 @@
-"""How sure a plan is: its copies with steps as slow as they may well be, and its latencies at both ends.
+"""Uncertainty of a plan: its replicas with slow steps, and its latencies at both ends of their intervals.
 
-Nothing is scaled. A system whose steps all take `r` times as long does under a load what the one that is
-simulated does under `r` times the load, by a clock `r` times as fast; so both ends of an interval are runs of
-their own, and a queue that a slow end fills is seen to fill. What prompts wait for beside steps is no part.
+A system with steps `r` times as long behaves like the simulated one with `r` times the load and a clock `r` times as
+fast. So both ends are simulated, and a queue that a slow end fills is seen to fill. Waiting outside of steps is not
+included.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .candidates import Candidate
 from .points import MEDIAN, PlanTask, Point, TrialBench, point_of
 
 MOST_AT_ENDS = 8000
-"""Requests of a run with slower steps, which is not what is told first; see `points.MOST_REQUESTS`."""
+"""Maximum requests of a run with slower steps; see `points.MOST_REQUESTS`."""
 SURE = 0.8
-"""Chance that a plan is sized for beside the middle of its evidence."""
+"""Default probability of the second size of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Sure:
     Attributes
     ----------
     copies : mapping of float to (int or None)
-        Fewest copies with which the level holds, by the chance of it; None where no number that may be had is enough.
+        Fewest replicas that meet the SLO, by probability; None if no allowed number suffices.
     slow : mapping of float to float
         How many times as long steps are at most, by the same chance.
     ends : mapping of str to (float, float or None)
@@ -43,7 +43,7 @@ class Sure:
 
 
 def chances(task: PlanTask) -> tuple[float, ...]:
-    """Chances that copies are told for: the median, and the one that is asked for or usual."""
+    """Return the probabilities of a plan: the median, and the requested or default one."""
     return (MEDIAN, task.sure or SURE)
 
 

@@ -1,4 +1,4 @@
-"""Plans in words: a candidate, what another takes more, what became of each, and how many there were."""
+"""Text of plans: a candidate, the difference to another, the reasons for rejections, and counts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FORMATS = {"fp8": "fp8", "nvfp4": "fp4"}
 
 
 def priced(p: Point) -> str:
-    """What its times rest on, in two words."""
+    """Return the basis of its times in two words."""
     return in_short(p.bases, p.measured)
 
 
 def said(p: Point) -> str:
-    """Devices, layout, policy, price and energy."""
+    """Return devices, layout, policy, cost and energy as text."""
     c = p.candidate
     devices = f"{p.devices:,} device{'s' * (p.devices > 1)}"
     parts = [f"{devices}, {p.copies} x {p.system}", c.layout, f"policy {c.policy}"]
@@ -45,7 +45,7 @@ def times(p: Point, q: Point) -> str:
 def verdict(task: PlanTask, t: TriedCandidate) -> str:
     """What became of a candidate."""
     if t.best is not None:
-        return "meets the level" if t.best.copies == t.fails + 1 else "meets the level; fewer copies may too"
+        return "meets the level" if t.best.copies == t.fails + 1 else "meets the SLO; fewer replicas may too"
     if t.bound.copies is None:
         return t.bound.why
     if t.points:
@@ -60,7 +60,7 @@ def verdict(task: PlanTask, t: TriedCandidate) -> str:
 
 
 def untried(task: PlanTask, searched: Sequence[Searched]) -> str:
-    """Formats and searches that a plan leaves out, in a line; empty where it leaves out none."""
+    """Return the formats and searches that a plan did not try; empty if it tried all."""
     tried = [t for s in searched for t in s.tried]
     devices = {t.system.device.name: t.system.device for t in tried}.values()
     fast = {name for device in devices for p in device.processors.values() for name in p.peak_flops_per_s or ()}
@@ -79,5 +79,5 @@ def counted(searched: Sequence[Searched]) -> str:
     runs = sum(s.simulations for s in searched)
     return (
         f"{len(tried):,} candidate{'s' * (len(tried) != 1)}: {memory:,} do not fit, {roofs:,} are too slow at nominal "
-        f"rates; {runs:,} simulations, each as long as it takes to tell."
+        f"rates; {runs:,} simulations, each run until it is decided."
     )

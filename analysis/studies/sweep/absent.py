@@ -44,7 +44,7 @@ def why_absent(name: str, settings: Mapping[str, Any], done: int) -> str:
     if name.startswith(OF_RUN):
         return "simulate gives no such number of these points (see its --json)"
     if name == "stationary":
-        return "requests are too few to tell, or come in a closed loop"
+        return "too few requests to decide, or a closed loop"
     if name.startswith("gco2"):
         return "give grid_gCO2_per_kWh"
     system = scenario_of(settings).system

@@ -21,7 +21,7 @@ Value = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from `low` to `high`; `points` of them evenly apart, or drawn where it is None."""
+    """Numbers from `low` to `high`; `points` of them evenly spaced, or sampled if it is None."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Axis:
     random: Range | None = None
 
     def drawn(self, rng: np.random.Generator, samples: int) -> tuple[tuple[Value, ...], ...]:
-        """Draw the rows of a random axis."""
+        """Sample the rows of a random axis."""
         assert self.random is not None
         return tuple((self.random.at(float(x)),) for x in rng.random(samples))
 
@@ -66,9 +66,9 @@ class Axis:
 def read_axis(name: str, given: Any, where: str) -> Axis:
     """Read one axis of the file.
 
-    ``name: [..]`` and ``name: {values: [..]}`` list values, ``{grid: {low, high, points}}``
-    spaces them, ``{random: {low, high}}`` draws them. ``set`` names the parameter where it is
-    not `name`, or several (a list, or column: parameter) that take rows of values together.
+    ``name: [..]`` and ``name: {values: [..]}`` list values, ``{grid: {low, high, points}}`` spaces them, ``{random:
+    {low, high}}`` samples them. ``set`` names the parameter if it is not `name`, or several (a list, or column:
+    parameter) that take rows of values together.
 
     Raises
     ------

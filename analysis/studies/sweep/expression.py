@@ -20,7 +20,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 """Powers are left out: a short one can take all memory. So can text times a number, see `_sum`."""
 MAX_LENGTH = 500
 OF_RUN = "run."
-"""Before a number of a run's answer that is no metric: ``run.energy.dram`` as in `simulate --json`."""
+"""Prefix of a number in a run's result that is not a metric: ``run.energy.dram`` as in `simulate --json`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ GOALS = ("max", "min")
 LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
-"""What conditions and objectives may name, besides `OF_RUN` and the path of a number of the answer."""
+"""Names in conditions and objectives, in addition to `OF_RUN` and the path of a number of the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a kind of study may name: keys of its file, parameters (`check` refuses others), and figures."""
+    """Names of a kind of study: keys of its file, parameters (`check` refuses others), and metrics."""
 
     keys: tuple[str, ...]
     check: Callable[[str, str], None]
@@ -72,7 +72,7 @@ class SweepFile:
     base : dict of str to value
         Parameters that all points share.
     samples : int
-        Draws of the random axes, taken together; 1 where there are none.
+        Samples of the random axes, taken together; 1 without random axes.
     constraints : tuple of Expression
         On columns, parameters and metrics. Those without a metric leave points out beforehand.
     objectives : dict of str to str
@@ -125,7 +125,7 @@ class SweepFile:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """Figures that conditions and objectives name."""
+        """Metrics that conditions and objectives name."""
         names = [name for c in self.constraints for name in sorted(c.names)]
         return tuple(dict.fromkeys(n for n in (*self.objectives, *names) if self.kind.is_figure(n)))
 
@@ -133,7 +133,7 @@ class SweepFile:
     def workloads(self) -> tuple[str, ...]:
         """Columns that say what is served, not how: designs are compared within each of their values.
 
-        The load is none of them: how many users share a device is a choice.
+        The load is not among them: the number of users per device is a choice.
         """
         return tuple(
             column
@@ -158,7 +158,7 @@ def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
     Raises
     ------
     InputError
-        Whatever is wrong with it; the message names the key and what would be right.
+        If the file is invalid; the message names the key and the right form.
     """
     path = Path(path)
     raw = read_yaml(path)
@@ -199,7 +199,7 @@ def read_sweep(path: str | Path, kind: FileKind = OF_RUNS) -> SweepFile:
 
 
 def _check_promised(asked: str, base: Mapping[str, Value], axes: Sequence[Axis], path: Path) -> None:
-    """Refuse shares of requests in time where a class is promised nothing."""
+    """Refuse SLO attainment if a class has no SLO."""
     known = [base["classes"]] if "classes" in base else []
     for axis in axes:
         if "classes" in axis.parameters:
@@ -266,7 +266,7 @@ FIXED_COLUMNS = ("point", "feasible", "error")
 def _randomness(raw: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) -> tuple[int, int]:
     random = [axis for axis in axes if axis.random is not None]
     if random and "samples" not in raw:
-        raise InputError(f"{path}: samples", "is needed with random axes: how many draws")
+        raise InputError(f"{path}: samples", "is needed with random axes: the number of samples")
     if not random and "samples" in raw:
         raise InputError(f"{path}: samples", "needs a random axis")
     samples = check_count(raw.get("samples", 1), f"{path}: samples", 1, MAX_POINTS)

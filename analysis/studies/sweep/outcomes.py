@@ -59,7 +59,7 @@ class OutcomeFile(Outcomes):
     Raises
     ------
     InputError
-        Another sweep has it open, it cannot be written, or a line is no result.
+        If another sweep has it open, it cannot be written, or a line is not a result.
     """
 
     def __init__(self, folder: Path) -> None:

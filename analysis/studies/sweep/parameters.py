@@ -15,11 +15,11 @@ from ....workloads.errors import InputError, nearest
 from ...answers.identity import POOLS
 
 SEEDS = "seeds"
-"""A parameter beside the scenario's options: the mean over so many seeds."""
+"""A parameter in addition to the scenario's options: the mean over N seeds."""
 
 
 def parameters() -> tuple[str, ...]:
-    """Options of a scenario that a sweep may set: those of one value."""
+    """Return the scenario options that a sweep may set: options with one value."""
     known = placed(Scenario).items()
     return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
 
@@ -74,7 +74,7 @@ def systems_of(point: Mapping[str, Any]) -> str:
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     """Key path -> source of every constant of a point's system, those set by the sweep too.
 
-    Of two pools the system is that of the one that decodes.
+    With two pools, the system is the decode system.
     """
     named = counted(str(point["decode"]), "")[0] if "system" not in point else point["system"]
     system, found = describe_system(str(named))

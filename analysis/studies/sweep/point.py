@@ -1,4 +1,4 @@
-"""One point of a sweep: a simulation in, a flat row of figures or a line of error out."""
+"""One point of a sweep: a simulation in, a flat row of values or a line of error out."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from .expression import OF_RUN
 from .parameters import scenario_of
 
 SCALARS = columns((*COUNTS, *LENGTHS, *RATES, *STATE))
-"""Figures of `simulate` that a row holds as they are. Real time is left out: rows of equal points are equal bytes."""
+"""Values of `simulate` that a row contains unchanged. Wall-clock time is not included, so that equal points give
+equal bytes."""
 DERIVED = {
     "steady": "1 where rates are of a steady window, 0 where a run is too short for one.",
     "stationary": "1 where the queue of arrivals is stationary, as `capacity` and `plan` ask; 0 where it grows; "
-    "empty where the run is too short to tell, or a closed loop.",
+    "empty if the run is too short to decide, or a closed loop.",
     "devices": "Devices of all copies.",
-    "device_usd_per_hour": "Price of one device [USD/h].",
-    "usd_per_million_tokens": "Price of all devices by output tokens [USD].",
+    "device_usd_per_hour": "Cost of one device [USD/h].",
+    "usd_per_million_tokens": "Cost of all devices over output tokens [USD].",
     "processor_area_mm2": "What processors near memory add to all stacks of a device [mm2].",
     "gco2_per_token": "Carbon of the energy, where the grid's intensity is given [g].",
-    "outside_share": "Share of the time that is priced out of a model's fitted range.",
+    "outside_share": "Share of the time outside a model's fitted range.",
     "tokens_per_s_per_device": "Output of all devices by their number [1/s].",
     "tokens_per_s_per_user": "One over the mean time per output token [1/s].",
     "watts_per_device": RUN_QUANTITIES["watts_per_device"].meaning,
 }
 """And those that a row makes of them, with what they are."""
 METRICS = (*SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED)
-"""Every figure of a row, in the order of the table."""
+"""Every value of a row, in the order of the table."""
 BASES = ("basis", "energy_basis")
-"""What a row's times and its energy rest on, in words: columns after the figures."""
+"""Basis of a row's times and energy, as text: columns after the values."""
 OF_PARTS = {facet.setting: columns(facet.columns) for facet in with_columns()}
 """Columns behind those, of points with some part, by the setting that asks for it."""
 FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in names)))
@@ -51,7 +52,7 @@ FIGURES = frozenset((*METRICS, *(name for names in OF_PARTS.values() for name in
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a point: its figures, or one line that says why there are none."""
+    """Result of a point: its values, or one line with the reason why there are none."""
 
     metrics: dict[str, Figure] | None
     error: str | None
@@ -107,7 +108,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
 
 
 def _held(runs: Sequence[Simulation]) -> int | None:
-    """Whether every run's queue is stationary; None where one cannot tell, or has no queue of arrivals."""
+    """Return whether every run's queue is stationary; None if undecided, or without a queue of arrivals."""
     found = []
     for each in runs:
         if each.scenario.workload.closed_loop is not None:
@@ -117,7 +118,7 @@ def _held(runs: Sequence[Simulation]) -> int | None:
 
 
 def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Figure]]:
-    """Every number of an answer by its path."""
+    """Return every number of a result by its path."""
     for key, value in data.items():
         path = f"{above}{key}"
         if isinstance(value, Mapping):
@@ -127,7 +128,7 @@ def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Fi
 
 
 def _of_parts(runs: Sequence[Run]) -> dict[str, Figure]:
-    """Figures of the parts that took part: means over the seeds, words of the first."""
+    """Return values of the active parts: means over the seeds, texts of the first."""
     rows = [columns_of(run) for run in runs]
     return {name: plain(_mean([row.get(name) for row in rows])) for name in rows[0]}
 

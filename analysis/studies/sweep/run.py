@@ -112,7 +112,7 @@ class Sweep(Result):
         return [*out, f"all points: {self.folder / TABLE}"]
 
     def headline(self) -> str:
-        """The best point for each objective with its figure, and how many others are on the front."""
+        """Return the best point for each objective with its value, and the size of the front."""
         best, lines = self.best, []
         for name, goal in self.study.objectives.items() if best else ():
             row = (max if goal == "max" else min)(best, key=lambda row: row[name])
@@ -127,7 +127,7 @@ class Sweep(Result):
         return trade_off_of(study.title, good, study.objectives, study.columns, study.workloads)
 
     def _bases(self) -> Iterator[tuple[str, Bases]]:
-        """What each row rests on, by its system."""
+        """Return the basis of each row, by its system."""
         for row in self.table:
             yield (systems_of(self.points[row["point"]].settings), Bases(row["basis"] or "", row["energy_basis"] or ""))
 
@@ -148,8 +148,8 @@ def sweep(
     study : str or Path
         YAML file; see docs/guide-sweeps.md.
     out : str or Path, optional
-        Folder of the results; named as the file by default. A later call with the same folder
-        computes only points that are missing, and those of changed code or files.
+        Folder of the results; default: the name of the file. A later call with the same folder computes only points
+        that are missing or whose code or files changed.
     workers : int, optional
         Processes of this machine; one a core by default.
     dask : str, optional

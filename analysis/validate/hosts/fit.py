@@ -1,13 +1,10 @@
-"""A few numbers of a host from a run's residuals, each with an 80 % interval.
+"""Fit of a few host numbers to a run's residuals, each with an 80 % interval.
 
-A simulated run answers a small change of a number by much in single requests: one that is admitted a
-step later meets other company. So the run is simulated at several points around the present numbers,
-a line is laid through the residuals of every request, and the numbers are moved to where the lines are
-least off (weighted, residuals far from the others counting less, after Huber), until they stay.
-
-Intervals come from drawing the groups of residuals and the points anew, with replacement, and from
-what is wrong with all steps alike: the modelled kernels are a few percent off (`answers.interval.BETWEEN`), and a fit puts
-that on the host. A number that this leaves without meaning is not one that the run tells.
+A small change of a number changes single requests by a large amount, because one admitted a step later joins another
+batch. So the run is simulated at several points around the current numbers, a linear model is fitted to the residuals
+of every request, and the numbers are moved to its (Huber-weighted) minimum until they converge. Intervals come from
+resampling the groups of residuals and the points, and from the common error of all steps (`answers.interval.BETWEEN`),
+which a fit attributes to the host. A number without meaning after this is not identified by the run.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ DIGITS = 5
 STILL = 0.3
 """Move, in steps, at which the numbers stay."""
 ALIKE = 0.995
-"""Cosine of the changes that two numbers make, beyond which a run does not tell them apart."""
+"""Cosine of the effects of two numbers, above which a run cannot separate them."""
 WIDEST = 4.0
 """Quotient of the ends of a positive number's interval beyond which the run does not tell it."""
 
@@ -107,7 +104,7 @@ def fit_numbers(simulate: Callable[[F8], HostResult], frees: Sequence[Free], sta
         The run with given numbers, shape (k,).
     start : float64 array, shape (k,)
     seed : int
-        Of the points and draws.
+        Seed of the points and samples.
 
     Raises
     ------
@@ -192,7 +189,7 @@ def _solved(off: F8, slopes: F8, weights: F8) -> F8:
 
 
 def _drawn(one: HostResult, points: _Points, weights: F8, rng: np.random.Generator) -> F8:
-    """Changes, in steps, with groups and points drawn anew and all steps off alike, (draws, k)."""
+    """Return changes, in steps, with resampled groups and points and a common error of all steps, (draws, k)."""
     groups = np.unique(one.group[one.fitted])
     counts = np.zeros(int(one.group.max()) + 1)
     out = np.empty((DRAWS, points.at.shape[1]))
@@ -214,7 +211,7 @@ def _refuse_alike(slopes: F8, weights: F8, frees: Sequence[Free]) -> None:
         if cross[i, j] > ALIKE * size[i] * size[j]:
             raise InputError(
                 f"--free {frees[i].name},{frees[j].name}",
-                "do the same to this run: it cannot tell them from each other; free one of them",
+                "have the same effect on this run and cannot be separated; free one of them",
             )
 
 

@@ -1,8 +1,7 @@
-"""What a measured run says of its host: how far simulated times are off, request by request.
+"""Residuals of a measured run, from which host numbers are fitted.
 
-A run whose every request is known gives one residual a request, that of its time per output token;
-one that is known by its stages gives those of each stage's figures, for every draw of its requests.
-Times to a first token are left to the prediction: they are queues rather than steps.
+A run with known requests has one residual per request, of its time per output token; a run known by stages has one per
+value of a stage and sample of its requests. TTFT is not used: it depends on queues.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from ..statistics import per_token
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 STRETCHES = 16
-"""Stretches of time that a run's requests are resampled by: those of one ran beside each other."""
+"""Time segments for resampling a run's requests: requests of one segment ran at the same time."""
 STEPS = ("tpot", "itl")
-"""Figures of a stage that its steps decide."""
+"""Values of a stage that depend on its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,11 @@ class HostResult:
     group : int64 array, shape (n,)
         Residuals of one group rise and fall together.
     fitted : bool array, shape (n,)
-        Those that a fit may use; the others are held out.
+        Values that a fit may use; the others are the test set.
     figures : mapping of str to (float, float)
-        Measured and simulated seconds of each figure.
+        Measured and simulated seconds of each value.
     shares : mapping of str to float
-        Of the steps' time: "link", that of collectives.
+        Shares of the steps' time: "link" for collectives.
     """
 
     residuals: F8
@@ -89,7 +88,7 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
         No run, several, or one that `part` cannot cut.
     """
     if not path.is_dir():
-        raise InputError(path, "is no folder of a run")
+        raise InputError(path, "is not a folder of a run")
     found = find_runs(path)
     folders = [*found.runs, *found.requests]
     if len(folders) != 1:
@@ -109,7 +108,7 @@ def read_measured(path: Path, part: float = 1.0) -> HostRun:
 
 @dataclass(frozen=True, slots=True)
 class ByRequest:
-    """A run of which the engine's stamps of every request are known."""
+    """A run with the engine's timestamps of every request."""
 
     name: str
     system: SystemSpec
@@ -128,7 +127,7 @@ class ByRequest:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run that `opbyte record` wrote: a client's stamps of every request."""
+    """A run written by `opbyte record`: a client's timestamps of every request."""
 
     name: str
     system: SystemSpec
@@ -156,7 +155,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class ByStage:
-    """A run that is known by its load and the figures of its stages."""
+    """A run that is known by its load and the values of its stages."""
 
     name: str
     system: SystemSpec
@@ -187,7 +186,7 @@ class ByStage:
 def _requests(
     sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]], served: Run
 ) -> HostResult:
-    """Residuals of requests with more than one token, in stretches of the time they were sent in."""
+    """Return residuals of requests with more than one token, in segments of their sending time."""
     there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
     if not there.any():
         raise InputError(served.workload, "has no request of more than one token")

@@ -96,7 +96,7 @@ class HostCalibration(Result):
         return f"{self.run}, starting from {self.base}; collectives take {share:.0%} of its steps"
 
     def yaml(self, path: Path) -> str:
-        """The host's file, as it stands at `path`."""
+        """Return the host's file at `path`."""
         base = self.base if self.base in list_hosts() else os.path.relpath(self.base, path.parent)
         source = f"fitted on {self.run} by opbyte calibrate run"
         fit: dict[str, Any] = {"run": self.run}
@@ -151,11 +151,11 @@ def calibrate_run(
     host : str or Path, optional
         What to start from; the class of the run's device without it.
     part : float
-        Share of the run, by time, that is fitted; the rest is held out.
+        Share of the run, by time, that is fitted; the rest is the test set.
     seed : int
-        Of the draws that intervals come from.
+        Seed of the samples for the intervals.
     kept : Kept
-        Simulations that an earlier call finished; those of this one are added.
+        Simulations that an earlier call finished; this call adds its own.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def _frees(names: str | Sequence[str]) -> list[Free]:
     known = {f.name: f for f in FREE}
     for name in given:
         if name not in known:
-            raise InputError(f"--free {name}", f"is no number of a host{nearest(name, known)}")
+            raise InputError(f"--free {name}", f"is not a number of a host{nearest(name, known)}")
     if len(set(given)) != len(given) or not 1 <= len(given) <= MOST:
         raise InputError("--free", f"takes one to {MOST} different names of {', '.join(known)}")
     return [f for f in FREE if f.name in given]
@@ -210,7 +210,7 @@ def _refuse_alone(measured: HostRun, frees: Sequence[Free]) -> None:
     if links and devices == 1:
         raise InputError(
             f"--free {links[0]}",
-            f"{measured.name} ran on one GPU: no collective says how fast its links are; free host alone",
+            f"{measured.name} ran on one GPU: it has no collectives to fit its links; free only host",
         )
 
 

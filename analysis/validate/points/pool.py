@@ -22,7 +22,7 @@ def predict_all(
     points: Sequence[ServingPoint], folder: Path, seed: int = 0, progress: OnProgress | None = None, kept: Kept = NOTHING,
     host_times: float = 1.0,
 ) -> list[Outcome]:  # fmt: skip
-    """Simulate points, as `predict` does; those of one deployment run one after another in one process.
+    """Simulate points, see `predict`; points of one deployment run one after another in one process.
 
     Returns
     -------

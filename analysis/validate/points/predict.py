@@ -33,8 +33,8 @@ REQUESTS = 10
 MEAN = 0.9
 """Mean length over the nominal one in the public benchmark."""
 MANY, LEAST = 1000, 3
-"""Split deployments have up to thousands of clients, and their engines stop at every event of the
-cluster: no more than so many requests in all, but at least so many for each client."""
+"""Split deployments have up to thousands of clients, and their engines stop at every event of the cluster: limit of
+all requests, and minimum for each client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Prediction:
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
     errors : LatencyErrors, optional
-        What the intervals of both follow from; see `answers.interval`.
+        Inputs of both intervals; see `answers.interval`.
     """
 
     engine_ttft_s: float
@@ -81,7 +81,7 @@ def predict(point: ServingPoint, folder: Path, seed: int = 0, host_times: float 
     Parameters
     ----------
     folder : Path
-        Of the table; models lie in ``model_configs`` in it or beside it.
+        Folder of the table; models are in ``model_configs`` in it or next to it.
     host_times : float
         What its engine's host adds, as a multiple of what is known of its version.
 
@@ -127,12 +127,12 @@ def _errors(point: ServingPoint, serving: Deployment, side: Deployment) -> Laten
 
 
 def requests(point: ServingPoint, seed: int) -> RequestStream:
-    """Draw a point's closed loop.
+    """Sample a point's closed loop.
 
-    The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none (README of
-    $OPBYTE_DATA/serving_points); their tool asks for the nominal ones without a spread (ai-dynamo/aiconfigurator,
-    eval/benchmarks: stddev 0, random-range-ratio 1). Equal ones would keep all clients in step for a whole run, which
-    their TPOT contradicts, so they are drawn as widely, around the nominal ones.
+    The benchmark samples lengths from 0.8 to 1.0 of the nominal ones. Other sources do not state a range (README of
+    $OPBYTE_DATA/serving_points); their tool asks for nominal lengths without a spread (ai-dynamo/aiconfigurator,
+    eval/benchmarks: stddev 0, random-range-ratio 1). Equal lengths would keep all clients in step for a whole run,
+    which their TPOT contradicts, so they are sampled with the same width around the nominal ones.
     """
     isl, osl = longest(point)
     limit = REQUESTS * point.clients
@@ -178,6 +178,6 @@ def deployed(
 
 
 def model_file(folder: Path, name: str) -> Path | None:
-    """Folder of a model's ``config.json`` beside a table; None for a model of the catalog."""
+    """Return the folder of a model's ``config.json`` next to a table; None for a model of the catalog."""
     places = (place / "model_configs" / name for place in (folder, folder.parent))
     return next((path for path in places if path.is_dir()), None)

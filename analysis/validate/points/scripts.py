@@ -1,10 +1,9 @@
-"""What the public benchmark's launch scripts set, by framework.
+"""Settings of the public benchmark's launch scripts, by framework.
 
-Read in the repository SemiAnalysisAI/InferenceX, folder benchmarks: the scripts of dense models
-as of October 2025 (70b_fp8_b200_docker.sh, 70b_fp8_b200_trt_slurm.sh), those of mixtures of
-experts as of November 2025 to April 2026 (dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh and
-their _trt twins; qwen3.5_fp8_b200.sh and gptoss_fp4_b200_trt.sh set the same keys). A model
-without a script of its own is given the rules of its kind, dense or mixture of experts.
+Read in the repository SemiAnalysisAI/InferenceX, folder benchmarks: scripts of dense models as of October 2025
+(70b_fp8_b200_docker.sh, 70b_fp8_b200_trt_slurm.sh), of MoE models as of November 2025 to April 2026 (dsr1_fp8_b200.sh,
+dsr1_fp4_b200.sh, dsr1_fp8_h200.sh, also _trt; qwen3.5_fp8_b200.sh and gptoss_fp4_b200_trt.sh set the same keys). A
+model without a script has the rules of its kind, dense or MoE.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ def vllm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
 def tensorrt_llm(point: ServingPoint, deployment: Deployment) -> LaunchSettings:
     """Dense models gather prompts at 1024/1024 on less than 8 devices, others balance ranks.
 
-    Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
-    (versions from 1.2 on) at least 8,192 tokens; on Blackwell these let fp8 models on one rank
-    gather prompts too, at 1024/1024 with 64 clients and more. KV takes 0.9 of what weights leave
-    for dense models, else 0.8, and nothing is found again (enable_block_reuse). gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
+    Scripts of MoE models set the step to one prompt and one token of every client, scripts of 2026 (versions from 1.2
+    on) at least 8,192 tokens; on Blackwell these let fp8 models on one rank gather prompts too, at 1024/1024 with 64
+    clients and more. KV takes 0.9 of the memory left by weights for dense models, else 0.8, without reuse
+    (enable_block_reuse). gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
     """
     short = point.isl == point.osl == 1024
     if point.model.startswith("gpt-oss"):

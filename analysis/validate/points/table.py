@@ -26,7 +26,7 @@ BENCHMARK = "InferenceX"
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """Equal workers; each has ``tp * dp * pp`` devices, and its experts lie on `ep` groups."""
+    """Equal workers; each has ``tp * dp * pp`` devices, with its experts on `ep` groups."""
 
     count: int
     tp: int
@@ -116,7 +116,7 @@ def read_points(path: Path) -> tuple[list[ServingPoint], list[Skipped]]:
     Raises
     ------
     InputError
-        No such file, no table, a missing column, or a cell that is no number.
+        No such file, no table, a missing column, or a cell that is not a number.
     """
     columns = read_whole(path, (*TEXTS, *COUNTS, *TIMES))
     cells: dict[str, Sequence[object]] = {name: columns[name].cells for name in TEXTS}

@@ -1,4 +1,4 @@
-"""What the intervals of a measured run's figures follow from, so that they can be made again by other widths."""
+"""Inputs of the intervals of a measured run, so that they can be recomputed with other widths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def run_bases(
 ) -> dict[str, IntervalBasis]:
     """Of the metrics of a run that have an interval.
 
-    A fit takes TPOT (gaps between tokens, or the rate of all requests at once, where a run has no TPOT), and TTFT; means and medians alone.
+    A fit uses TPOT (gaps between tokens, or the rate of all requests at once, if a run has no TPOT), and TTFT; only
+    means and medians.
 
     Parameters
     ----------

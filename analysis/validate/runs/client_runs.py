@@ -1,6 +1,6 @@
-"""Runs as their clients printed them: a row a run, with the engine's file and a command of `opbyte` in the row.
+"""Runs as their clients printed them: one row per run, with the engine's file and a command of `opbyte` in the row.
 
-The columns are those of ``$OPBYTE_DATA/real_runs_2026_11``. Rows of training and of verify steps have fewer.
+The columns are the same as in ``$OPBYTE_DATA/real_runs_2026_11``. Rows of training and of verify steps have fewer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ POWER = re.compile(r"power (\d+) W a GPU")
 DRAFTS = 3
 """Drafts a step where only the measured tokens of a step are known."""
 ROUNDS, WARM, END = 3.4, 1.2, 2.6
-"""An offline run is far longer than its requests in flight: its lengths are repeated in random order to so many times these, and
-the middle is measured."""
+"""An offline run is much longer than its requests in flight: its lengths are repeated in random order to these
+multiples, and the middle is measured."""
 COPIES = re.compile(r"times (\d+) replicas")
 
 
@@ -142,7 +142,7 @@ def read_command(where: str, text: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def acceptance(tokens: float) -> float:
-    """The chance of each of `DRAFTS` drafts by which a step yields so many tokens."""
+    """Return the acceptance of each of `DRAFTS` drafts for the given tokens per step."""
     chance = np.linspace(0.0, 1.0, 1001)
     return float(np.interp(tokens, sum(chance**n for n in range(DRAFTS + 1)), chance))
 
@@ -174,7 +174,7 @@ def _offline(path: Path, clients: int) -> dict[str, Any]:
 def sampled(
     runs: Sequence[T], count: int | None, group: Callable[[T], object], load: Callable[[T], tuple[float, ...]]
 ) -> list[T]:
-    """At most so many rows of a group, spread over the load; all without a number."""
+    """Return at most `count` rows of a group, spread over the load; all without a number."""
     if count is None:
         return list(runs)
     groups: dict[object, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The requests of a run, drawn as its client sent them."""
+"""The requests of a run, sampled as its client sent them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RunRequests(NamedTuple):
 
 
 def draw(run: MeasuredRun, seed: int, block_tokens: int) -> RunRequests:
-    """Requests of a run: those recorded, else drawn; same seed, same bytes.
+    """Return the requests of a run: recorded, else sampled; equal seeds give equal bytes.
 
-    Drawn are the arrivals of all stages, and prompts with the content of their blocks.
+    Samples are the arrivals of all stages, and prompts with the content of their blocks.
 
     Parameters
     ----------

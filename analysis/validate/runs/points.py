@@ -1,4 +1,4 @@
-"""Serving points (`validate.points`) as measured runs beside others."""
+"""Serving points (`validate.points`) as measured runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Published measurements of servers as one table of points: system, model, load, metric, value.
 
-A row is one figure of one deployment under one load; rows that differ in nothing but metric and
-value are one point. The columns are those of ``$OPBYTE_DATA/real_runs`` (docs/accuracy.md).
+A row is one value of one deployment under one load; rows that differ only in metric and value are one point. The
+columns are the same as in ``$OPBYTE_DATA/real_runs`` (docs/accuracy.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VERSIONS: Mapping[tuple[str, str], str] = {("anl", "vllm"): "0.5", ("anl", "trtl
 MAKERS = {"nvidia", "amd", "instinct", "geforce", "gpu", "superchip", "sxm", "cts"}
 """Words of a device's name that tell no device from another."""
 FORMS = {"pcie", "nvl", "d", "ti", "ada"}
-"""Words that do: a name with one is no name without."""
+"""Words of a format; a name with one differs from the name without it."""
 NAMED = {"Nvidia A100 GPU": "a100-40gb"}
 """Names that mean another device than they say: of LLM-Inference-Bench, whose A100 have 40 GB."""
 SAMPLED = {
@@ -69,8 +69,8 @@ class ArrivalPattern:
     Attributes
     ----------
     kind : str
-        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "saturated" (all at
-        once), "offline" and "server" as a benchmark defines them.
+        "closed" (fixed number in flight), "open" (Poisson), "batch" (all prompts, then all decodes), "saturated" (all
+        at once), "offline" and "server" as a benchmark defines them.
     level : float
         Requests in flight, requests a second, sequences of the batch; 0 of a benchmark's.
     requests : int or None
@@ -91,11 +91,11 @@ class ArrivalPattern:
 
 
 CLASSES = (1, 16, 128, 1024)
-"""Upper ends of the classes of concurrency that errors are told by."""
+"""Upper ends of the concurrency classes for reported errors."""
 
 
 def load_class(clients: float) -> str:
-    """Class of so many clients.
+    """Return the class of a number of clients.
 
     Examples
     --------
@@ -116,7 +116,7 @@ SUBMITTED = {"h100": (2, 896), "h200": (1, 806)}
 """Devices of a replica and sequences at once as NVIDIA's code for submissions of Llama-2-70B has them, by how a device's name
 begins (README of the data set). Others have as many devices as score most."""
 CAPS = {"MaxQ": 500.0}
-"""Watts of a board by a word of a note: NVIDIA's run of eight H200 for efficiency."""
+"""Power limit of a board by a word of a note [W]: NVIDIA's run of eight H200 for efficiency."""
 READERS: Mapping[str, Callable[[float, int | None], ArrivalPattern]] = {
     "concurrency": lambda level, requests: ArrivalPattern("closed", level, requests),
     "max_num_seqs": lambda level, requests: ArrivalPattern("closed", level, requests, int(level)),
@@ -144,9 +144,9 @@ class PublishedRun:
     dtype : str or None
         Format of weights; None as the checkpoint is.
     layout : mapping of str to int
-        tp, pp, dp, ep as far as they are told.
+        tp, pp, dp, ep as far as they are known.
     input_len, output_len : float
-        Mean tokens of a prompt and an answer; 0 where they are not published.
+        Mean tokens of a prompt and an output; 0 if they are not published.
     kv_dtype : str or None
         Format of the KV cache, where it is not the checkpoint's.
     lengths : str
@@ -192,7 +192,7 @@ class PublishedRun:
 
     @property
     def system(self) -> str:
-        """What served it, whose points err alike."""
+        """Return the system, whose points have correlated errors."""
         ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
         return f"{self.model} {self.device}-x{self.devices}{ways}"
 
@@ -278,7 +278,7 @@ def _si(where: str, unit: str, value: float) -> float:
 
 
 def _run(line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]) -> PublishedRun | str:
-    """A point without its figures, or why it is left out."""
+    """Return a point without its values, or the reason why it is skipped."""
     device = device_of(row["device"], names)
     if device is None:
         return f"device {row['device'][:60]!r} is not in the catalog"
@@ -321,7 +321,7 @@ def _kv(framework: str, dtype: str | None) -> str | None:
 
 
 def _spread(note: str, load: ArrivalPattern) -> str:
-    """Lengths vary where a source says so, in chats, and where answers end by themselves."""
+    """Lengths vary if a source says it, in chats, and if outputs end with a stop token."""
     if "uniform in 0.8 to 1.0" in note:
         return "uniform"
     return "lognormal" if load.kind == "open" or load.limit is not None else "fixed"

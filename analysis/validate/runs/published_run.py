@@ -41,8 +41,8 @@ from .published import FAVOURITES, RANDOM, SAMPLED, PublishedRun
 from .static import static_times
 
 PROMPT = 250.0
-"""Assumed mean prompt [tokens] where a set publishes none: questions of GPQA have about 250 tokens and
-those of chats a few hundred (README of the data set)."""
+"""Assumed mean prompt [tokens] if a set does not publish one: questions of GPQA have about 250 tokens and chats a
+few hundred (README of the data set)."""
 LEAST, FOR_EACH, MOST = 40, 14, 8_000
 """Requests of a closed loop: fourteen for each client, so that lengths that spread leave a steady part; at least 40, at most
 what the source sent."""
@@ -101,7 +101,7 @@ def _time(answer: Answer, metric: str) -> float | None:
 
 
 def _bases(answer: Answer, run: PublishedRun, metrics: Iterable[str]) -> dict[str, IntervalBasis]:
-    """What the intervals of a run's figures follow from, of those that have one."""
+    """Return the inputs of the intervals of a run's values that have one."""
     made, clients = answer.run, answer.scenario.workload.closed_loop
     burst = clients is not None and clients >= len(made.requests)
     random = run.load.kind == "open" and run.load.requests is not None
@@ -131,7 +131,7 @@ def _replay(run: PublishedRun, host: str | None) -> RunCheck | str:
     if run.command != "simulate":
         return _step_of(run)
     if not run.options and not run.output_len and "batch_latency" not in run.measured:
-        return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
+        return f"{run.source}, line {run.line}: osl: the output length is not published"
     basis: Mapping[str, IntervalBasis] = {}
     factors: Mapping[str, Interval] = {}
     if run.load.kind == "batch":
@@ -161,7 +161,7 @@ def _checked(
     run: PublishedRun, simulated: dict[str, float], basis: Mapping[str, IntervalBasis],
     factors: Mapping[str, Interval] | None = None,
 ) -> RunCheck:  # fmt: skip
-    """A point beside what is simulated, of the metrics that were measured, with intervals by the known widths."""
+    """Return a point with its simulated values for the measured metrics, and intervals by the known widths."""
     measured = {name: run.measured[name] for name in simulated}
     known = fitted_widths()
     spread = {name: basis[name].refit(known) for name in simulated if name in basis} | dict(factors or {})
@@ -178,7 +178,7 @@ def _checked(
 
 
 def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict[str, IntervalBasis]]:
-    """A point's figures as simulated, and what their intervals follow from."""
+    """Return a point's simulated values, and the inputs of their intervals."""
     with _given(run, host) as options:
         answer = simulate(run.model, **options)
         found = {name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name) for name in run.measured}
@@ -188,7 +188,7 @@ def _served(run: PublishedRun, host: str | None) -> tuple[dict[str, float], dict
 
 @contextmanager
 def _given(run: PublishedRun, host: str | None) -> Iterator[dict[str, Any]]:
-    """Options of a run's command; the engine's file exists meanwhile."""
+    """Return the options of a run's command; the engine's file exists during the run."""
     if not run.options:
         yield {"system": f"{run.device}-x{run.devices}", **_options(run, host)}
     elif "engine" not in run.options:
@@ -220,7 +220,7 @@ def _inverse(errors: KindErrors, widths: Widths) -> Interval:
 
 
 def _either(one: IntervalBasis, other: IntervalBasis, ratio: float) -> IntervalBasis:
-    """Of a figure that may be another, of that `ratio` to it: which of two layouts ran is not told."""
+    """Return the value that is at `ratio` to the other: it is unknown which of two layouts ran."""
     refit = partial(_both, one.refit, other.refit, ratio)
     return IntervalBasis(one.quantity, refit(NO_FACTORS), one.amounts, refit)
 
@@ -274,9 +274,10 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
 def _limits(run: PublishedRun) -> dict[str, int]:
     """Sequences and tokens of a step that ``trtllm-bench throughput`` starts an engine with where nobody names any.
 
-    As many requests as its estimate of the cache holds, shared among the stages of a pipeline and rounded up, and
-    the tokens that these bring a step while prompts and answers flow; prompts are not cut (`finetune_setting` and
-    `calc_engine_setting` in tensorrt_llm/bench/build/tuning.py, `get_settings` in bench/benchmark/utils/general.py, 1.0).
+    Sequences: the estimated number that the cache holds, divided over the pipeline stages and rounded up; tokens: the
+    number that these bring per step while prompts and outputs flow; prompts are not cut (`finetune_setting` and
+    `calc_engine_setting` in tensorrt_llm/bench/build/tuning.py, `get_settings` in bench/benchmark/utils/general.py,
+    1.0).
     """
     model, system = load(run.model, f"{run.device}-x{run.devices}", run.dtype, run.kv_dtype)
     pp, isl, osl = run.layout.get("pp", 1), round(run.input_len), round(run.output_len)
@@ -294,8 +295,8 @@ def _limits(run: PublishedRun) -> dict[str, int]:
 def _framework(run: PublishedRun) -> str:
     """Whose kernels ran: on devices of other makers than NVIDIA those that were timed there.
 
-    A framework's name there stands for kernels held in order with other devices', for comparisons; a point
-    is of kernels as they were.
+    A framework's name usually means kernels ordered across devices, for comparisons; a point uses the kernels as
+    measured.
     """
     if not generation(load_device(run.device)[0]):
         return MEASURED

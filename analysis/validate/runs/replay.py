@@ -33,12 +33,12 @@ F8 = npt.NDArray[np.float64]
 
 
 def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None) -> list[RunCheck]:
-    """Serve a run with several draws of its requests; one entry a stage.
+    """Serve a run with several samples of its requests; return one entry per stage.
 
     Parameters
     ----------
     seeds : int
-        How many draws; every figure is the mean of theirs. Recorded requests are not drawn.
+        Number of samples; every value is their mean. Recorded requests are not sampled.
     kernels : str
         Whose kernels cost the ops, see `DeployOptions.framework`.
     host : str or Path, optional
@@ -70,7 +70,7 @@ def replay(run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None =
 def served_draws(
     run: MeasuredRun, deployment: Deployment, settings: EngineSettings, seeds: int
 ) -> Iterator[tuple[list[dict[str, float]], Run]]:
-    """Metrics of every stage, and the simulated run, for each draw of the requests."""
+    """Return the metrics of every stage, and the simulated run, for each sample of the requests."""
     cache = settings.cache_for(deployment)
     for seed in range(seeds if run.requests is None else 1):
         drawn = draw(run, seed, cache.block_tokens)
@@ -111,9 +111,9 @@ def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, f
 
 
 def _gaps(log: dict[str, F8], start: float, end: float) -> dict[str, float]:
-    """Mean and quantiles of the gaps between tokens, from the stretches that began in a time span.
+    """Return mean and quantiles of the gaps between tokens, from the log entries that began in a time span.
 
-    Every decode of a step gets a token at its end, after the step's time; steps of a stretch are alike.
+    Every decode of a step gets a token at its end, after the step's time; steps of a log entry are equal.
     """
     here = (log["start_s"] >= start) & (log["start_s"] < end) & (log["decodes"] > 0)
     count = (log["decodes"] * log["steps"])[here]

@@ -33,7 +33,7 @@ AXES = ("source", "device", "model", "engine", "concurrency")
 TAILS = ("p90", "p95", "p99")
 """Statistics that the tables by label leave out: `--out` has them."""
 KERNELS, STATIC_KERNELS = "vllm", "sglang"
-"""Whose kernels cost runs and static batches: those of the engines that served them."""
+"""Kernels of runs and of static batches: of the engines that served them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class RunsValidation(Compared):
     Attributes
     ----------
     seeds : int
-        Draws of each run's requests.
+        Samples of each run's requests.
     entries : tuple of RunCheck
         In the order of the paths, stages in order.
     skipped : tuple of str
         Lines of tables that were left out, and why.
     without : str
-        Source whose intervals are by widths that the others alone were fitted to; `EACH`: each source's.
+        Source whose intervals use widths fitted to the other sources; `EACH`: each source.
     widths : Widths, optional
         Fitted to all of the runs, where that was asked for.
     """
@@ -120,7 +120,7 @@ class RunsValidation(Compared):
         if count:
             out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
             out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"} for n, v in self.medians().items()])
-        how = {"": "", EACH: ", each source's by the others alone"}.get(
+        how = {"": "", EACH: ", each source's from the other sources"}.get(
             self.without, f", fitted without {self.without}"
         )
         for axis in AXES:
@@ -171,12 +171,12 @@ def validate_runs(
         A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a table of static
         batches, of published points, of clients' runs or of serving points, or a folder that holds such at any depth; see `spec.find_runs`.
     seeds : int
-        Draws of each run's requests; every figure is the mean of theirs.
+        Samples of each run's requests; every value is their mean.
     host : str or Path, optional
         How the GPUs of all of them were connected, see `devices.hosts`; without it in the class that each
         device's description names.
     sample : int, optional
-        At most so many rows of a table for each model and device, spread over the load.
+        Maximum rows of a table for each model and device, spread over the load.
     without : str, optional
         Fit the widths of intervals to the other sources and score this one; "each": every source in turn.
     fit : bool

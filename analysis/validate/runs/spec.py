@@ -19,15 +19,15 @@ from .published import is_published
 RUN = "run.json"
 ARRIVALS = "poisson, count fixed"
 RECORDED = "as recorded"
-"""Requests stand in a table, as `opbyte record` writes it."""
+"""Requests are in a table, as `opbyte record` writes it."""
 SYSTEM = "system.yaml"
-"""Description of the system of a run, where it is of a device of one's own."""
+"""Description of the system of a run, if its device is user-defined."""
 MOST_REQUESTS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class RateStage:
-    """A stretch of constant mean rate: `rate` [1/s] for `duration_s` [s]."""
+    """A period of constant mean rate: `rate` [1/s] for `duration_s` [s]."""
 
     rate: float
     duration_s: float
@@ -76,13 +76,13 @@ class MeasuredRun:
     pause_s : float
         From the last arrival of a stage to the start of the next [s].
     output_tokens : int or None
-        Of every request, where they are drawn.
+        Of every request, if they are sampled.
     requests : Path or None
-        Table of the requests as they were sent; None where they are drawn.
+        Table of the sent requests; None if they are sampled.
     measured : tuple of mapping
         A stage each: metric -> seconds, such as ``ttft_p90``.
     described : Path or None
-        The system's file, where it is of a device of one's own.
+        The system's file, if its device is user-defined.
     """
 
     folder: Path
@@ -156,7 +156,7 @@ def _device(top: Keys) -> str:
 def _beside(top: Keys, key: str, default: str) -> Path:
     path = top.path.parent / top.text(key, default)
     if not path.exists():
-        raise top.wrong(key, f"a file beside it; {path} is missing")
+        raise top.wrong(key, f"a file in its folder; {path} is missing")
     return path
 
 
@@ -215,7 +215,7 @@ FORMS: Mapping[str, Callable[[Path], bool]] = {
     "clients": is_client_table,
     "points": is_points,
 }
-"""Kinds of tables that are told by their header."""
+"""Kinds of tables that are identified by their header."""
 
 
 def _every_request(folder: Path) -> bool:

@@ -107,8 +107,8 @@ def replay_static(
 def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int, contexts: int = MOST) -> dict[str, float]:
     """Seconds of the pass over all prompts, of the median decode step, and of everything.
 
-    The pass yields every sequence's first token, `output_tokens` - 1 steps the others, of which at most
-    so many `contexts` are costed: between them seconds are linear.
+    The pass yields every sequence's first token, `output_tokens` - 1 steps the others, of which at most `contexts` are
+    costed: between them seconds are linear.
     """
     prefill = explicit_stage(d, [Batch.of(chunks=[(n, 0) for n in lengths])], expected=True).seconds
     every = np.arange(output_tokens - 1)

@@ -1,9 +1,9 @@
-"""Learn from measured runs how far each factor widens an interval (`answers.error_factors`), and score sources that were left out.
+"""Fit of the width of each factor's interval (`answers.error_factors`) to measured runs, scored on sources left out.
 
-The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own and of every factor that a run has;
-below 0 the factors' part is smaller or larger by one ratio. A system counts once, however many of its loads were measured, and a source by the square
-root of its systems. Factors have a common prior, so that one that no given run shows still widens. One number more, a factor on all of them, is chosen
-by the interval score of sources that were left out.
+The logarithm of measured over simulated time has Student's t about 0. Its squared scale is the sum of the kernels' own
+and of every factor of the run; below 0 the factors' part has a common ratio. A system counts once for any number of
+loads, and a source by the square root of its systems. Factors have a common prior, so that an unseen factor still
+widens. One more number, a factor on all of them, is chosen by the interval score of sources left out.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ EACH = "each"
 """All sources, one left out after the other."""
 QUANTITIES = (STEP, FIRST, POWER, TRAINING)
 FREEDOM = 4.0
-"""Degrees of freedom of the errors: tails as heavy as those of published runs."""
+"""Degrees of freedom of the errors: tails as heavy as in published runs."""
 BASE, PRIOR, SPREAD = 0.25, 0.15, 1.0
-"""Prior of a factor's scale: that of any deployment is so much of the others'; spread of its logarithm. The others' middle is fitted, near `PRIOR`."""
+"""Prior of a factor's scale: the scale of any deployment is this share of the others'; spread of its logarithm. The
+others' middle is fitted, near `PRIOR`."""
 BELOW = {FIRST: 0.3}
-"""Prior of the factors' part below 0 over that above, 1 for other quantities: what a host and a server do beside steps makes a first token later, not earlier."""
+"""Prior of the factors' part below 0 over the part above, 1 for other quantities: host and server time outside of
+steps makes a first token later, not earlier."""
 TRIED = np.arange(0.6, 2.01, 0.1)
 LEAST = 0.01
-"""Scale below which no error is told from none."""
+"""Scale below which an error counts as zero."""
 FEWEST = 5
 """Sources from which on that number is chosen."""
 PLACES = 3
 
 
 class ErrorRow(NamedTuple):
-    """One measured time beside what was simulated: logarithm of the ratio, and of the kernels' own interval; factors; who it is of."""
+    """One measured time over the simulated one: logarithm of the ratio, and of the kernels' own interval; factors; source."""
 
     quantity: str
     error: float
@@ -70,7 +72,7 @@ def error_rows(entries: Iterable[RunCheck]) -> list[ErrorRow]:
 
 
 def is_rate(metric: str) -> bool:
-    """Whether a larger figure means a shorter time."""
+    """Return whether a larger value means a shorter time."""
     return metric.endswith("per_s")
 
 
@@ -128,7 +130,8 @@ def _shifted(row: ErrorRow, known: Mapping[str, Ratios]) -> ErrorRow:
 def _times(rows: Sequence[ErrorRow]) -> float:
     """How many times as wide factors are best: least interval score of the sources, each left out (Gneiting and Raftery, 2007).
 
-    The score of an interval is its width, and what a value lies beyond its end times 2 over the share meant to lie outside.
+    The score of an interval is its width plus, for a value outside, the distance to its end times 2 over the share
+    meant to be outside.
     """
     sources = sorted({r.source for r in rows})
     if len(sources) < FEWEST:
@@ -196,7 +199,7 @@ def _fit(rows: Sequence[ErrorRow], quantity: str) -> Scales:
 
 
 def left_out_in_turn(entries: Sequence[RunCheck], without: str) -> list[RunCheck]:
-    """Entries of a source, or of `EACH`, with intervals by widths that the other sources alone were fitted to (but for `_times`, one number)."""
+    """Return the entries of a source, or of `EACH`, with intervals by widths fitted to the other sources only (except `_times`, one number)."""
     sources = sorted({e.labels["source"] for e in entries if e.labels})
     if without != EACH and without not in sources:
         raise InputError(f"--without {without}", f"must be {EACH} or a source of these runs: {', '.join(sources)}")
@@ -217,7 +220,7 @@ def widths_yaml(widths: Widths, entries: Sequence[RunCheck]) -> str:
     rows = error_rows(entries)
     told = Counter(r.source for r in rows)
     lines = [
-        "# How far off deployments were beyond their kernels' errors: logarithms of measured over simulated time, 10th, 50th and 90th percentile.",
+        "# Errors of deployments beyond their kernels' errors: logarithms of measured over simulated time, 10th, 50th and 90th percentile.",
         "# Written by `opbyte validate runs --fit`; what each factor is: error_factors.py.",
         "# Errors by source: " + ", ".join(f"{name} {count}" for name, count in sorted(told.items())),
         f"kernels: {widths.kernels}", "widths:",

@@ -42,7 +42,7 @@ UNUSED = 16
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `TiledKernel.rows`."""
+    """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         attend(p, h, x, configs[i], out[i])
 
@@ -74,7 +74,7 @@ def latent_work(machine: Machine, shape: Shape) -> F8:
 
 
 def prefill_work(machine: Machine, shape: Shape) -> F8:
-    """New tokens of each sequence after a context; every query head has rows of its own."""
+    """Return the new tokens of each sequence after a context; every query head has separate rows."""
     x = _common(machine, shape)
     heads = number(shape, "heads_q")
     x[A_GROUPS], x[A_ROWS] = number(shape, "batch") * heads, number(shape, "tokens")
@@ -86,7 +86,7 @@ def prefill_work(machine: Machine, shape: Shape) -> F8:
 
 
 def _split_space(tall: int, keys: int) -> I8:
-    """Tiles for so many rows, and splits that leave every part a step."""
+    """Return the tiles for `tall` rows, and splits with at least one step in every part."""
     sides = [m for m in ROWS if m < 2 * max(tall, 16)]
     wide = (16, 32, 64, 128, 256)
     every = grid_of(sides, wide, (UNUSED,), (1,), (4, 8), (2, 3, 4, 5), SPLITS)

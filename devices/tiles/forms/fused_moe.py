@@ -50,13 +50,13 @@ LARGE_SHARED = 128 * 1024
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many configurations; see `TiledKernel.rows`."""
+    """Compute many configurations; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(p, h, x, configs[i], out[i])
 
 
 def product_of(machine: Machine, shape: Shape) -> F8:
-    """A product in the shape's format, of whatever rows and columns."""
+    """Return a product in the shape's format, of any rows and columns."""
     code = CODES[str(shape["dtype"])]
     x = np.zeros(NUM_WORK)
     x[W_RATE] = machine.vector[M_RATE + code]
@@ -97,7 +97,7 @@ def expanded(machine: Machine, quadruples: Sequence[tuple[int, ...]]) -> I8:
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:
-    """SGLang's fall-back, as the authors of the tables stand in for it."""
+    """Return SGLang's fall-back, as used by the authors of the tables."""
     if number(shape, "tokens") <= number(shape, "experts"):
         return KernelConfig(16, 32, 64, 1, 4, 3)
     return KernelConfig(64, 64, 64, 16, 4, 3)

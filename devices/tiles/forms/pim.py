@@ -49,7 +49,7 @@ KEYS = (
     ShapeKey("m", "rows of each group (tokens of an expert)", low=1, high=1024),
     ShapeKey("n", "columns of the result", low=64, high=65536),
     ShapeKey("k", "length of the sums", low=64, high=65536),
-    ShapeKey("groups", "groups with weights of their own (active experts)", 1, 1, 256),
+    ShapeKey("groups", "groups with separate weights (active experts)", 1, 1, 256),
     ShapeKey("dtype", "number format", "bf16"),
 )
 
@@ -84,7 +84,7 @@ def price(h: F8, x: F8, c: I8, out: F8) -> None:
 
 @compiled
 def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
-    """Price many mappings; see `TiledKernel.rows`."""
+    """Compute many mappings; see `TiledKernel.rows`."""
     for i in range(configs.shape[0]):
         price(h, x, configs[i], out[i])
 

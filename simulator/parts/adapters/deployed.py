@@ -22,4 +22,4 @@ def adapted(tenants: Tenants, model: ModelSpec) -> tuple[ModelSpec, str]:
 def check_adapters(_: Tenants, d: Deployment) -> None:
     """Refuse adapters of ranks in lock step."""
     if d.lockstep:
-        raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
+        raise InputError("--adapters", "cannot be combined with ranks that share experts; use --dp 1")

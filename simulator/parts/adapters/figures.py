@@ -1,4 +1,4 @@
-"""Figures of adapters, of a run or of one step."""
+"""Values of adapters, of a run or of one step."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ SWAPPED = Figures("adapters", "Adapters", (
 
 
 def figures(use: AdaptersUse) -> Figures:
-    """Those of adapters that wait for slots have more."""
+    """Adapters that wait for slots have more values."""
     return FIGURES if use.counts is None else SWAPPED

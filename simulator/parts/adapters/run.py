@@ -1,9 +1,8 @@
-"""Adapters that do not all fit: slots in a device's memory, and a link that brings the others.
+"""Adapters that do not all fit: slots in a device's memory, and a link that loads the others.
 
-A request waits until its adapter lies in a slot, and holds it there until its last token: an adapter in
-use never leaves. Of those that nobody uses the one used longest ago goes. The link carries one adapter
-after another; requests whose adapter is there pass those that wait, as in vLLM's scheduler. Each engine of
-a fleet has slots of its own, which a failure empties.
+A request waits until its adapter is in a slot and keeps the slot until its last token. The least recently used idle
+adapter is evicted. The link loads one adapter after another; requests with a loaded adapter pass waiting ones, as in
+vLLM's scheduler. Each engine of a fleet has separate slots, which a failure empties.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from ..expert_cache.store import tiers_of
 
 Reader = Callable[[RequestBlock], None]
 CHOICES = 0xADA
-"""Sets the draws of requests that name no adapter apart from all others."""
+"""Seed of the adapter choice of requests without one, separate from all others."""
 
 
 @dataclass(slots=True)

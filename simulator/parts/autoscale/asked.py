@@ -14,7 +14,7 @@ LONGEST_S = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Autoscale:
-    """Bounds, rule and pace of an autoscaler.
+    """Bounds, rule and interval of an autoscaler.
 
     Attributes
     ----------
@@ -31,14 +31,14 @@ class Autoscale:
     every : float
         Seconds between decisions. 15 s as Kubernetes' HorizontalPodAutoscaler decides.
     hold : float
-        A replica goes only if the rule has wanted it gone for so long [s]; 300 s is that
-        autoscaler's default (``stabilizationWindowSeconds``).
+        Time for which the rule must ask for fewer replicas before one is removed [s]; 300 s is that autoscaler's
+        default (``stabilizationWindowSeconds``).
     window : float
         Seconds of first tokens that a rule by them sees. 60 s as Knative's stable window.
     share : float
-        Of them that should be in time; 0.9 as in DistServe (OSDI 2024).
+        Target SLO attainment; 0.9 as in DistServe (OSDI 2024).
     slo : float or None
-        Time to first token whose attainment is told [s]; a rule's by it if not given.
+        Limit on TTFT whose attainment is reported [s]; default: the rule's.
     """
 
     least: int
@@ -93,7 +93,7 @@ class Autoscale:
 
     @property
     def slo_s(self) -> float | None:
-        """Time to first token whose attainment is told [s]."""
+        """Limit on TTFT whose attainment is reported [s]."""
         if self.slo is None and self.by is not None and asks_ttft(SCALERS[self.by]):
             return self.target
         return self.slo

@@ -1,4 +1,4 @@
-"""Figures of autoscaling: of all replicas, or of each of two pools."""
+"""Values of autoscaling: of all replicas, or of each of two pools."""
 
 from __future__ import annotations
 

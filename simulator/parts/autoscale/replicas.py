@@ -84,7 +84,7 @@ class Scaling:
 
     @property
     def usd(self) -> float | None:
-        """Rent of all devices [USD]; None where they have no price."""
+        """Return the rent of all devices [USD]; None if they have no price."""
         price = self.device.price_USD_per_hour
         return None if price is None else self.device_hours * price
 

@@ -1,4 +1,4 @@
-"""How many replicas an autoscaler wants: rules over what it sees at a decision, by name."""
+"""The number of replicas that an autoscaler requests: named rules over the state at a decision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Seen:
     replicas, ready : int
         Replicas that have been asked for, those that still start among them, and those that serve.
     waiting, running : int
-        Requests in queues, that of the router among them, and others that have not come back.
+        Requests in queues, including the router's, and other unfinished ones.
     kv : float
         Shares of the KV capacity that are in use, of all ready replicas added up.
     ttft_s : float64 array
@@ -48,7 +48,7 @@ Rule = Callable[[Seen, float], float]
 
 
 def _wants(rule: Rule) -> None:
-    """Refuse a rule that wants no number of replicas."""
+    """Refuse a rule that does not return a number of replicas."""
     wanted = rule(Seen(2, 2, 4, 4, 1.0, np.ones(3)), 1.0)
     if not np.isfinite(wanted):
         raise InputError("what it wants", f"must be a number of replicas, not {wanted!r}")
@@ -59,7 +59,7 @@ _BY_TTFT: set[Rule] = set()
 
 
 def by_ttft(rule: Rule) -> Rule:
-    """Decorate a rule whose target is a time to first token [s], and that wants to see those."""
+    """Decorate a rule whose target is a TTFT [s] and that uses measured TTFTs."""
     _BY_TTFT.add(rule)
     return rule
 
@@ -71,7 +71,7 @@ def asks_ttft(rule: Rule) -> bool:
 
 @SCALERS.register("requests")
 def requests(seen: Seen, target: float) -> float:
-    """So many requests waiting or running per replica.
+    """Target number of waiting and running requests per replica.
 
     Concurrency, which Knative's autoscaler and AIBrix's of the same kind aim at (knative.dev,
     "Additional autoscaling configuration for Knative Pod Autoscaler").
@@ -81,7 +81,7 @@ def requests(seen: Seen, target: float) -> float:
 
 @SCALERS.register("queue")
 def queue(seen: Seen, target: float) -> float:
-    """So many waiting requests per replica.
+    """Target number of waiting requests per replica.
 
     ``vllm:num_requests_waiting``, which vLLM's production stack scales by with KEDA
     (docs.vllm.ai/projects/production-stack, "Autoscaling with KEDA").
@@ -106,7 +106,7 @@ HALF = 0.5
 @SCALERS.register("slo")
 @by_ttft
 def slo(seen: Seen, target: float) -> float:
-    """First tokens within so many seconds: one replica more where too few are, one less where easily.
+    """TTFT within a limit: one replica more if attainment is too low, one less if it is well above.
 
     One at a time, and none while another starts, as NVIDIA Dynamo's load-based planner does
     (docs/architecture/load_planner.md).

@@ -1,8 +1,8 @@
-"""Replicas that come and go: an autoscaler on the clock of the simulation.
+"""Replicas that start and stop: an autoscaler on the clock of the simulation.
 
-All replicas that may be there have engines from the start; which of them hold devices and take
-requests changes. One that is asked for starts, then serves. One that is let go takes no new request,
-ends those that it has, and comes back empty if it is asked for again.
+All possible replicas have engines from the start; which of them have devices and accept requests changes. A requested
+replica starts, then serves. A released one accepts no new requests, finishes its own, and is empty if it is requested
+again.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Firsts:
                 continue
             places, rows, _ = np.array(kept).T
             first, arrival = node.engine.state.floats[places, F_FIRST], table.arrival_s[rows]
-            came = first <= now  # one that is yet to come is no number, or ahead of now
+            came = first <= now  # one that is yet to come is not a number, or ahead of now
             new = came & (first > self._looked)  # others had theirs before a failure put them back
             self._come.extend(zip(first[new].tolist(), (first - arrival)[new].tolist(), strict=True))
             waits += (now - arrival[~came]).tolist()
@@ -163,7 +163,7 @@ class Scaler:
         return node.engine.done and not node.halted and told and moved and node.engine.now <= now
 
     def _seen(self, now: float) -> Seen:
-        """What the rule is told."""
+        """Return the input of the rule."""
         ready, gate = self._in("ready"), self.gate()
         # Those that drain still have requests, which the fleet will be rid of by itself.
         loads = [node.load(now) for replica in ready for node in replica.nodes]
@@ -223,7 +223,7 @@ class Scaler:
             serve()
 
     def scaling(self) -> Scaling:
-        """What it has done so far; those that are still there stay for ever."""
+        """Return the history so far; current replicas are kept forever."""
         spans = list(self._spans)
         for replica in self.replicas:
             if replica.phase is not None:

@@ -22,12 +22,12 @@ from .lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
 
 
 def bounded(stream: RequestStream) -> bool:
-    """Whether a request of a stream may be turned away."""
+    """Return whether a request of a stream may be rejected."""
     return any(c.bounded for c in stream.classes)
 
 
 def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
-    """Refuse bounds of classes where a request that is turned away would be asked again at once.
+    """Refuse class limits if a rejected request would be sent again at once.
 
     Raises
     ------
@@ -37,14 +37,14 @@ def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
     chained = first is not None and first.turns is not None
     if bounded(stream) and (stream.closed_loop is not None or chained):
         raise InputError(
-            "--classes", "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions"
+            "--classes", "max_waiting and max_wait need open-loop arrivals: remove --closed-loop and sessions"
         )
 
 
 def laned(
     policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
 ) -> tuple[Policy, LaneRules | None]:
-    """A policy and the lanes of its engines; none, and first come first served, where nothing tells requests apart.
+    """Return a policy and the queues of its engines; none, and first come first served, if requests have no classes.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def laned(
 class Door:
     """What a router knows of all replicas' queues, class by class.
 
-    A class is full where as many of its requests wait as may, on all replicas together, or where on every replica that
-    is up the first of them has waited too long. Requests that failures put back have been let in already.
+    A class is full if its maximum number of requests waits on all replicas together, or if on every running replica its
+    first request has waited too long. Requests that failures requeued are already admitted.
     """
 
     classes: Sequence[RequestClass]

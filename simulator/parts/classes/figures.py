@@ -1,4 +1,4 @@
-"""Figures of request classes and tenants."""
+"""Values of request classes and tenants."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TENANTS = (
         Quantity("tenant", "Its name.", lambda r: r[0], label="tenant"),
         Quantity("sent", "Requests sent.", lambda r: r[1], label="sent"),
         Quantity("refused", "Requests rejected.", lambda r: r[2], label="refused"),
-        Quantity("service", "Tokens of its prompts, and twice those of its outputs.", lambda r: r[3], label="service"),
+        Quantity("service", "Prompt tokens plus twice the output tokens.", lambda r: r[3], label="service"),
     )),
     Quantity("counters_apart", "Largest difference of two waiting tenants' counters.", "spread", label="counters apart"),
     Quantity("counters_bound", "Largest fair difference without preemption.", "bound", label="fair limit"),
@@ -52,8 +52,8 @@ FIGURES = Figures("", "Classes", (
     Quantity("classes", "Each class.", lambda c: list(c.kinds), inside=CLASS),
     Quantity("tenants", "Tenants.", inside=TENANTS),
 ), (
-    Quantity("refused", "Requests that admission turned away.", lambda c: float(len(c.refused_id)), column=True),
-    Quantity("attainment", "Share of the requests that were sent which kept what their class promises.",
+    Quantity("refused", "Requests that admission rejected.", lambda c: float(len(c.refused_id)), column=True),
+    Quantity("attainment", "Share of all sent requests that met the SLO of their class.",
              "attained", column=True),
     Quantity("goodput_per_s", "Requests that kept it [1/s].", column=True),
 ), "classes", "it is of classes of requests (classes)", late=True, more=by_class)  # fmt: skip

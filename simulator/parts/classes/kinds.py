@@ -12,12 +12,12 @@ from ...serving.metrics import Quantiles
 
 @dataclass(frozen=True, slots=True)
 class KeptPromise:
-    """What became of a promise.
+    """Result of one SLO of a class.
 
     Attributes
     ----------
     share : float or None
-        Of the class's requests that kept it; those turned away did not.
+        Share of the class's requests that met it; rejected ones did not.
     """
 
     promise: Promise
@@ -44,9 +44,9 @@ class ClassRun:
     ttft_s, tpot_s, e2e_s : Quantiles
         Of requests completed after the warm-up, as the engine sees them.
     kept : tuple of KeptPromise
-        One for each promise.
+        One result per SLO of the class.
     attained : float or None
-        Share of requests that kept all promises, after the warm-up; None without any.
+        Share of requests that met all SLOs, after the warm-up; None without any.
     goodput_per_s : float or None
         Such requests that ended in the run's window, per second of it.
     """
@@ -73,7 +73,7 @@ class TenantShares:
     sent, refused : int64 array
         Requests of each.
     served : int64 array
-        Service of each: tokens of its prompts that were let in, and twice those of its answers.
+        Service of each tenant: admitted prompt tokens plus twice the output tokens.
     spread : int or None
         Most that the virtual counters of two tenants with waiting requests differed by, on one rank; None
         where service is not what orders them.
@@ -103,9 +103,9 @@ class Classes:
     labels : Labels
         Of each finished request, as rows of `Run.requests`.
     refused_id : int64 array
-        Requests that were turned away.
+        Rejected requests.
     attained, goodput_per_s : float or None
-        Of all classes together; None where one of them is promised nothing.
+        Of all classes together; None if one of them has no SLO.
     """
 
     kinds: tuple[ClassRun, ...]

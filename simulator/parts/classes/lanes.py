@@ -21,22 +21,22 @@ MOST_LANES = 4096
 """Of one engine: choosing looks at each."""
 
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1, 2
-"""What a token of a prompt and one of an answer count for in a tenant's service (section 5.1 of Sheng
-et al., Fairness in serving large language models, OSDI 2024)."""
+"""Weights of a prompt token and an output token in a tenant's service (section 5.1 of Sheng et al., Fairness in
+serving large language models, OSDI 2024)."""
 
 (Q_HEAD, Q_TAIL, Q_WAITING, Q_SERVED) = range(4)
 """Columns of `ClassLanes.rows`: first and last request, -1 if empty; how many wait; service of the lane's
 tenant, its virtual token counter."""
 
 (O_LANE, O_PLACE, O_KIND, O_REFUSED) = range(4)
-"""Columns of `ClassLanes.of`: a request's lane, its place among arrivals, its class, and whether it was turned away."""
+"""Columns of `ClassLanes.of`: a request's queue, its place among arrivals, its class, and whether it was rejected."""
 
 (K_WAITING, K_MOST) = range(2)
 """Columns of `ClassLanes.kinds`: requests of a class that wait on all ranks, and how many may."""
 
 (M_CAME, M_REFUSED, M_SPREAD, M_UNDONE) = range(4)
-"""Entries of `ClassLanes.marks`: requests queued so far and turned away; most that the counters of two
-lanes with waiting requests differed by; whether the plan being made took tokens back."""
+"""Entries of `ClassLanes.marks`: requests queued so far and rejected; largest difference between the counters of two
+queues with waiting requests; whether the current plan took tokens back."""
 
 FREE = np.iinfo(np.int64).max
 
@@ -76,7 +76,7 @@ class LaneRules:
 
     @property
     def bounded(self) -> bool:
-        """Whether any request may be turned away."""
+        """Return whether any request may be rejected."""
         return any(x is not None for x in (*self.most, *self.waits))
 
     def start(self, ranks: int) -> ClassLanes:
@@ -134,7 +134,7 @@ class LaneBook:
         return lanes
 
     def _names(self, labels: Labels) -> I8:
-        """A number for each request's lane: that of its tenant, or of its class and priority."""
+        """Return a queue number for each request: by its tenant, or by its class and priority."""
         if self.rules.order == "vtc":
             return labels.tenant
         return (labels.kind << 32) + labels.priority * (self.rules.order == "priority")
@@ -144,7 +144,7 @@ class LaneBook:
         count = len(self.numbers)
         if count > MOST_LANES:
             what = "tenants" if self.rules.order == "vtc" else "priorities and classes"
-            reason = f"has more than {MOST_LANES:,} {what}, the most that an engine tells apart"
+            reason = f"has more than {MOST_LANES:,} {what}, the maximum of an engine"
             raise InputError("the workload", reason)
         if count > len(lanes.keys):
             ranks, have = lanes.rows.shape[:2]

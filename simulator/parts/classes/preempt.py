@@ -129,7 +129,7 @@ def pass_over(lanes: ClassLanes, st: State, r: int, j: int, g: int, ahead: int) 
 
 @compiled_code
 def count_again(lanes: ClassLanes, st: State, r: int, chunks: int) -> None:
-    """Sum the planned batch of a rank anew, where tokens were taken back; `chunks` were others'."""
+    """Sum the planned batch of a rank again after tokens were taken back; `chunks` belong to others."""
     if lanes.marks[M_UNDONE] == 0:
         return
     lanes.marks[M_UNDONE] = 0

@@ -1,9 +1,9 @@
-"""What compiled code does with lanes: queue a request, choose the next one, count what a tenant gets.
+"""Compiled queues of classes: queue a request, choose the next one, count a tenant's service.
 
-Virtual token counters are those of Sheng et al. (Fairness in serving large language models, OSDI 2024, algorithm 2): a
-tenant's counter grows by its prompts as they are admitted and by its tokens as they come, the waiting request of the
-smallest counter goes first, and a tenant that comes back after a pause starts no lower than those that wait, or, if
-none does, than the one served last. A request that was preempted has been counted already.
+Virtual token counters as in Sheng et al. (Fairness in serving large language models, OSDI 2024, algorithm 2): a
+tenant's counter grows by admitted prompts and emitted tokens, and the waiting request with the smallest counter is
+next. A tenant that returns after a pause starts no lower than the waiting ones, or, without any, than the one served
+last. A preempted request is not counted again.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def join_lane(lanes: ClassLanes, st: State, r: int, i: int) -> None:
 def longest_wait(st: State, lanes: ClassLanes, r: int, kind: int, now: float) -> float:
     """How long the first request of a class in a rank's queue has waited; 0 where none waits.
 
-    What a request that comes now is told to expect: the delay of the one at the head of the line
-    (Ibrahim and Whitt, Real-time delay estimation based on delay history, M&SOM 11(3), 2009).
+    Return the expected wait of a new request: the delay of the head of the line (Ibrahim and Whitt, Real-time delay
+    estimation based on delay history, M&SOM 11(3), 2009).
     """
     longest = 0.0
     for lane in range(lanes.keys.size):
@@ -97,7 +97,7 @@ def turned_away(lanes: ClassLanes, st: State, r: int, i: int) -> bool:
 
 @compiled_part
 def goes_before(lanes: ClassLanes, r: int, lane: int, other: int) -> bool:
-    """Whether the first request of one lane goes before that of another."""
+    """Return whether the first request of one queue precedes the first of another."""
     rows = lanes.rows[r]
     one, two = lanes.keys[lane], lanes.keys[other]
     if lanes.fair:
@@ -176,7 +176,7 @@ def count_served(lanes: ClassLanes, st: State, r: int, i: int, tokens: int) -> N
 
 @compiled_part
 def measure(lanes: ClassLanes, r: int) -> None:
-    """Note how far the counters of tenants that wait are apart."""
+    """Record the difference between the counters of waiting tenants."""
     least, most = int64(-1), int64(-1)
     for lane in range(lanes.keys.size):
         if lanes.rows[r, lane, cols.Q_HEAD] >= 0:

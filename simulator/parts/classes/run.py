@@ -26,7 +26,7 @@ def request_columns(left: Classes) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -> Classes | None:
-    """Measure a run by class; None where nothing tells its requests apart."""
+    """Measure a run by class; None if requests have no classes."""
     requests, classes, window, outside_s = run.requests, stream.classes, run.window, served.policy.host.request_s
     table = served.table
     if table.labels is None:
@@ -70,7 +70,7 @@ def classes_left(run: Run, served: Served, stream: RequestStream, warmup: int) -
 
 
 def _share(good: Flags, which: Flags, lost: int) -> float | None:
-    """Share of some requests, and others that were turned away, that are good."""
+    """Return the share of good requests among some requests and `lost` rejected ones."""
     count = int(which.sum()) + lost
     return int((good & which).sum()) / count if count else None
 
@@ -92,7 +92,7 @@ def _values(requests: Requests, latency: str) -> F8:
 
 
 def _keeps(requests: Requests, promise: Promise, outside_s: float) -> Flags:
-    """Which requests keep a promise; a single token has no time between tokens."""
+    """Return which requests meet an SLO; a single token has no time between tokens."""
     more = outside_s if promise.latency.startswith("client_") else 0.0
     values = _values(requests, promise.latency.removeprefix("client_")) + more
     kept: Flags = ~(values > promise.most_s)

@@ -24,7 +24,7 @@ class SpeculativeStage:
     whole : StageCost
         All of it; ops of what drafts have the layer `DRAFT`.
     verify_s, draft_s : float
-        Seconds of the verification, with the prompts beside it, and of all drafting.
+        Seconds of the verification, including its prompts, and of all drafting.
     """
 
     whole: StageCost

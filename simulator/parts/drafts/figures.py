@@ -1,4 +1,4 @@
-"""Figures of speculative decoding, of a run or of one step."""
+"""Values of speculative decoding, of a run or of one step."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ STEP = Figures("speculation", "Speculation", (
     Quantity("plain_seconds", "Time of the same step without either [s].", "gain.plain_s", "s", "plain step"),
     Quantity("step_over_plain", "Time with both over that time.", lambda s: s.whole_s / s.gain.plain_s, "1", "times a plain step"),
     Quantity("seconds_per_token", "Time of a token [s].", lambda s: s.whole_s / s.expected, "s", "a token"),
-    Quantity("speedup", "Tokens over those of plain steps in the same time.",
+    Quantity("speedup", "Tokens over the tokens of plain steps in the same time.",
              lambda s: s.expected * s.gain.plain_s / s.whole_s, "1", "times as fast"),
 ))  # fmt: skip
 
 
 def figures(left: DraftsLeft | DraftedStep) -> Figures:
-    """Those of a run, or of a step."""
+    """Return the values of a run, or of a step."""
     return STEP if isinstance(left, DraftedStep) else FIGURES

@@ -1,9 +1,9 @@
-"""What drafts change in the plan of a step: every decode runs with K of them behind its token.
+"""Drafts in the plan of a step: every decode runs with K draft tokens.
 
-Rules of vLLM's scheduler (``Scheduler.schedule`` and ``AsyncScheduler`` in vllm/v1/core/sched), beside those of
-`planning`: drafts take tokens of the budget, which may cut them; a sequence holds slots for them and for those that
-drafting will fill; only tokens that are known can be found by their content. Planned ahead, a sequence holds what it
-would take were all drafts in flight accepted, and one whose end is not known runs in one more step.
+Rules of vLLM's scheduler (``Scheduler.schedule`` and ``AsyncScheduler`` in vllm/v1/core/sched), in addition to
+`planning`: drafts use the token budget, which may cut them; a sequence allocates slots for them and for the next
+drafts; only known tokens can be found by content. Planned ahead, a sequence allocates as if all drafts in flight were
+accepted, and one with an unknown end runs in one more step.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def count_tokens(x: DraftState, st: State, m: F8, windows: I8, context: int, q: 
 
 @compiled_code
 def tokens_coming(x: DraftState, st: State, i: int) -> int:
-    """Tokens of a sequence that are stamped, and not known to the plan being made."""
+    """Return the tokens of a sequence that have timestamps but are unknown to the current plan."""
     return int(x.rows[i, S_CAME] if coming(st, i) else 0)
 
 
@@ -70,7 +70,7 @@ def found_again(x: DraftState, st: State, i: int) -> int:
 
 @compiled_code
 def one_step(x: DraftState, st: State, limits: Limits, kv: KvRules) -> int:
-    """Steps of one plan; what a verification brings is drawn."""
+    """Return the steps of one plan: one, because the emitted tokens of a verification are sampled."""
     return 1
 
 
@@ -117,7 +117,7 @@ def next_tokens(x: DraftState, st: State, i: int) -> int:
 
 @compiled_code
 def verifies(x: DraftState, st: State, i: int) -> bool:
-    """Whether drafts of a request are in flight, which was preempted meanwhile: it waits for them."""
+    """Return whether drafts of a request are in flight that was preempted since: it waits for them."""
     return bool(st.ints[i, I_FLIGHT] > 0)
 
 
@@ -175,7 +175,7 @@ def count_one_ended(x: DraftState, st: State, r: int, i: int, want: int) -> None
 
 @compiled_code
 def count_ended(x: DraftState, st: State, r: int) -> None:
-    """Add the planned verifications of sequences that have ended, where a batch is summed anew."""
+    """Add the planned verifications of ended sequences when a batch is summed again."""
     size = st.running.shape[1] // 3
     for g in range(st.ranks[r, R_LATE]):
         want = st.fresh[r, size - 1 - g]

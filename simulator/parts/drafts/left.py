@@ -47,7 +47,7 @@ class StepGain:
 
 @dataclass(frozen=True, slots=True)
 class DraftedStep:
-    """A step with drafts, as answers have it."""
+    """A step with drafts, for results."""
 
     speculation: Speculation
     gain: StepGain

@@ -24,9 +24,9 @@ from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, N_WASTED, Z_DRA
 def speculating_policy(policy: Policy, speculation: Speculation | None) -> Policy:
     """The policy as it runs: nothing is scheduled ahead of a host that drafts.
 
-    vLLM takes asynchronous scheduling with heads and draft models, and not with n-grams
-    (vllm/config/vllm.py). Own schedulers wait for each step's results: SGLang does so with drafts unless told
-    otherwise (sglang/srt/server_args.py, 0.5.9), TensorRT-LLM with drafts of the host or of another engine.
+    vLLM uses asynchronous scheduling with heads and draft models, not with n-grams (vllm/config/vllm.py). Own
+    schedulers wait for each step's results: SGLang with drafts by default (sglang/srt/server_args.py, 0.5.9),
+    TensorRT-LLM with drafts of the host or of another engine.
     """
     if speculation is None:
         return policy
@@ -43,7 +43,7 @@ def start_speculation(
     Parameters
     ----------
     launches : Launches
-        Of a step, with those of what drafts.
+        Launches of a step, including the draft model.
     replica, counts
         See `lower`.
     seed : int
@@ -66,7 +66,7 @@ def start_speculation(
 
 
 def drafting(slots: Slots) -> Slots:
-    """Names of what drafts, told from those of the model."""
+    """Return the op names of the draft model, distinct from the model's."""
     return slots._replace(layer=tuple(DRAFT for _ in slots.layer), name=tuple(f"{DRAFT}_{n}" for n in slots.name))
 
 
@@ -76,7 +76,7 @@ def acceptance_of(block: RequestBlock, speculation: Speculation | None) -> npt.N
     Raises
     ------
     InputError
-        A request without a chance of its own where none was given.
+        A request without an acceptance rate if there is no default.
     """
     if speculation is None or speculation.rates is not None:
         return None
@@ -99,12 +99,12 @@ class Speculated:
     Attributes
     ----------
     verified, wasted : int
-        Verifications of a sequence; and those of sequences that had ended unknown to the plan.
+        Verifications of a sequence; and verifications of sequences that had ended unknown to the plan.
     drafted, accepted, emitted : int
         Drafts in the former, those that were accepted, and tokens that came: one a verification and
         the accepted ones, but for those beyond a request's output.
     verify_s, draft_s : float
-        Seconds of all steps' verification, with the prompts beside it, and of their drafting.
+        Seconds of all steps' verification, including their prompts, and of their drafting.
     """
 
     verified: int

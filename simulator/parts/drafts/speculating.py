@@ -1,4 +1,4 @@
-"""A deployment that speculates: what drafts lies beside the model, on the same devices and price list."""
+"""A speculating deployment: the draft model is on the same devices, with the same cost models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...registry import check_parts, parts_of
 from .speculation import Speculation
 
 DRAFT_SEED = 0xD2AF7
-"""Sets the draws of a draft's experts apart from those of the model's."""
+"""Seed of a draft's expert samples, separate from the model's."""
 
 
 def speculating(
@@ -68,7 +68,7 @@ def _check(d: Deployment, asked: DraftChoice) -> None:
     if d.model.front is not None:
         raise InputError(where, f"{d.model.name} takes images: it decodes no tokens")
     for wrong, what in (
-        (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
+        (d.system.mapping.separate, f"processors that are separate devices, {d.system.name}"),
         (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
     ):
         if wrong:
@@ -111,6 +111,6 @@ def rates_needed(asked: DraftChoice) -> InputError:
     """The error of a speculation without any chance of acceptance."""
     return InputError(
         RATES,
-        f"is needed with {OPTION} {asked}: {asked.tokens} chance{'s' * (asked.tokens != 1)} by "
-        "commas, as measured on requests like yours; no model's are known here",
+        f"is needed with {OPTION} {asked}: {asked.tokens} comma-separated chance{'s' * (asked.tokens != 1)}, "
+        "as measured on requests like yours; OpByte knows no model's rates",
     )

@@ -18,9 +18,9 @@ class Speculation:
     asked : DraftChoice
         Who drafts, and how much.
     rates : tuple of float, optional
-        Chance that each draft is accepted once those before it are; None where requests alone say.
+        Probability that each draft is accepted if the ones before are; None if only requests define it.
     copies : int
-        Draft models that are held, which take turns.
+        Stored draft models, which take turns.
     on_host : bool
         Whether the host drafts: then nothing is scheduled ahead.
     draft : Deployment, optional

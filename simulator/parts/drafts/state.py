@@ -1,4 +1,4 @@
-"""What an engine that speculates keeps beside its state: drafts, their chances, what drafts them."""
+"""State of a speculating engine: drafts, their acceptance, the draft model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUM_COUNTS = 5
 tokens that they brought; verifications of sequences that had ended, unknown to the plan."""
 
 (Z_VERIFY, Z_DRAFT) = range(2)
-"""Columns of `DraftState.seconds`: of all steps' verification, with the prompts beside it, and drafting."""
+"""Columns of `DraftState.seconds`: of all steps' verification, including their prompts, and drafting."""
 
 
 @held
@@ -46,7 +46,7 @@ class DraftState(NamedTuple):
 
 
 def reach_of(rates: F8) -> F8:
-    """Chances that so many drafts and one more are accepted, from those of each; shape (n, K)."""
+    """Return the probabilities that N drafts and one more are accepted, from the rate of each; shape (n, K)."""
     return np.asarray(np.cumprod(rates, axis=1), dtype=np.float64)
 
 
@@ -71,7 +71,7 @@ def new_spec(
 
 
 def roomier_drafts(x: DraftState, have: int, size: int) -> DraftState:
-    """The same with room for so many requests; there are `have`."""
+    """Return a copy with room for `size` requests; there are `have`."""
     rows = np.zeros((size, NUM_OWN), dtype=np.int64)
     rows[:have] = x.rows[:have]
     if x.each:

@@ -1,7 +1,7 @@
-"""Steps that verify drafts, and draft the next ones: their seconds, and how many tokens each sequence gets.
+"""Steps that verify drafts, and draft the next ones: their seconds, and the tokens of each sequence.
 
-They run one by one, as how many tokens each brings is drawn. A draw depends on the seed, the request and
-its tokens so far alone: neither on what else runs nor on how a run is cut into pieces.
+They run one by one, because the number of tokens is sampled. A sample depends only on the seed, the request and its
+tokens so far: not on other requests or the length of a run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ...step.unequal import graph_of_several
 from .state import N_ACCEPTED, N_DRAFTED, N_EMITTED, N_VERIFIED, S_CAME, S_FAR, S_ID, Z_DRAFT, Z_VERIFY, DraftState
 
 ACCEPT_SEED = 0xACCE97
-"""Sets these draws apart from those of experts."""
+"""Seed of these samples, separate from experts."""
 
 
 @compiled_part
 def accepted(x: DraftState, i: int, generated: int, drafts: int) -> int:
-    """How many of so many drafts behind a request's tokens so far are accepted."""
+    """Return the number of accepted drafts after a request's tokens so far."""
     row = i if x.each else 0
     u = uniform01(step_key(x.seed ^ ACCEPT_SEED, x.rows[i, S_ID], generated))
     count = int64(0)
@@ -60,7 +60,7 @@ def verified(x: DraftState, st: State, i: int, q: int) -> int:
 
 @compiled_code
 def tokens_come(x: DraftState, st: State, i: int, q: int, steps: int) -> int:
-    """Let a sequence have computed its `q` tokens in each of so many steps; how many tokens come."""
+    """Process `q` computed tokens of a sequence in each of `steps` steps; return the emitted tokens."""
     request = st.ints[i]
     left, count = request[col.I_TARGET] - request[col.I_CACHED], int64(0)
     if left > 0:
@@ -76,7 +76,7 @@ def tokens_come(x: DraftState, st: State, i: int, q: int, steps: int) -> int:
 
 @compiled_code
 def record_together(x: DraftState, st: State, together: int) -> None:
-    """Count tokens that came with another of their sequence: no time lies between them."""
+    """Count tokens that were emitted together with another of their sequence: their gap is zero."""
     if together > 0:
         record_gap(st.hist, st.clocks, 0.0, together)
 
@@ -154,7 +154,7 @@ def log_draft(x: DraftState, st: State) -> None:
 
 @compiled_code
 def batch_seconds(x: DraftState, st: State, limits: Limits, decodes: float) -> None:
-    """Price a planned batch stage by stage; what drafts lies on the last stage."""
+    """Return the seconds of a planned batch stage by stage; the draft model is on the last stage."""
     stages = st.costs.stages
     stages[stages.size - 1] += step_of(x, st, st.counters[col.C_CHUNKS])[1]
 

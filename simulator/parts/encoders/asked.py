@@ -25,12 +25,12 @@ PLAIN = (1024, 1024)
 
 
 def has_own_devices(scenario: Scenario) -> bool:
-    """Whether images are encoded on devices of their own."""
+    """Whether images are encoded on separate devices."""
     return scenario.parts["encoder"].encoder is not None or scenario.parts["encoder"].encoder_system is not None
 
 
 def check_images(scenario: Scenario) -> None:
-    """Refuse what is said of images where there are none, and a size that is none whatever the model takes.
+    """Refuse image options without images, and an image size that no model accepts.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _asked(scenario: Scenario) -> tuple[float, float]:
 
 
 ASKED = 1000
-"""Requests that stand for a workload whose number and rate a study sets later."""
+"""Requests of a workload whose number and rate a study sets later."""
 
 
 def _requests(scenario: Scenario) -> RequestStream:
@@ -126,7 +126,7 @@ def _requests(scenario: Scenario) -> RequestStream:
 
 
 def separate_encoder(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
-    """The encoder on devices of its own: the one that is named, else the model's own tower."""
+    """Return the encoder on separate devices: the named one, else the model's own tower."""
     from .run import encoder_of  # its queue's packages are heavy; `roofline` has none
 
     name, where = scenario.parts["encoder"].encoder, scenario.parts["encoder"].encoder_system

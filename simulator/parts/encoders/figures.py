@@ -1,11 +1,11 @@
-"""Figures of an image encoder on separate devices."""
+"""Values of an image encoder on separate devices."""
 
 from __future__ import annotations
 
 from ...quantity import Figures, Quantity
 
 FIGURES = Figures("encoder", "Image encoder", (
-    Quantity("devices", "Devices of the encoder; their energy and price are left out.", label="devices"),
+    Quantity("devices", "Devices of the encoder; their energy and cost are not included.", label="devices"),
     Quantity("images", "Images encoded.", label="images"),
     Quantity("busy_s", "Time that its devices worked [s]."),
     Quantity("busy_share", "Share of the run that they worked.", unit="%", label="busy"),

@@ -16,5 +16,6 @@ class EncoderOptions(CheckedOptions):
         "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
     )
     encoder_system: str | None = text(
-        "Devices of the encoder; with --encoder alone one more of the system's, without both the model's own.", "SYSTEM"
+        "Devices of the encoder; with only --encoder one more device of the system, without both the model's own devices.",
+        "SYSTEM",
     )

@@ -1,7 +1,7 @@
-"""Images before prompts: an encoder on devices of its own, with a queue of its own.
+"""Images before prompts: an encoder on separate devices with its own queue.
 
-A request's images are encoded in one batch on the device that is free first, in order of arrival; their
-tokens (one a patch) stand before its text, and it goes on to the language model when they are there.
+A request's images are encoded in one batch on the first free device, in order of arrival; their tokens (one per patch)
+precede its text, and the request then continues to the language model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class EncoderCounts:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """An image encoder on devices of its own, each of which holds all of it.
+    """An image encoder on separate devices, each of which stores all of it.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Encoder:
         return self.deployment.replicas
 
     def seconds(self, images: int) -> float:
-        """So many images in one batch on one device [s]."""
+        """Return the time of a number of images in one batch on one device [s]."""
         if images not in self._took:
             batch = Batch.of(chunks=[(self.length, 0)] * images)
             took = explicit_stage(self.deployment, [batch], expected=True).seconds
@@ -103,7 +103,7 @@ def encoder_of(model: str | ModelSpec, system: str | None, served_on: SystemSpec
 def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
     """The same stream, its prompts longer by their images' tokens.
 
-    Each request of a session brings images of its own; its prompt has those of the requests before too.
+    Each request of a session adds images; its prompt includes the images of earlier requests.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ PARTS = (
         tests=("simulator/test_expert_cache", "simulator/test_fetch"),
         asked=lambda a: a.part("resident-experts"),
         cannot={
-            "experts-apart": "an expert lies in one place",
+            "experts-apart": "an expert is in one place",
             "overlap": "a layer cut in two waits for experts twice, and engines that bring them cut none",
         },
     ),

@@ -50,7 +50,7 @@ class ExpertCache:
     policy : str
         A name of `CACHE_POLICIES`.
     chances : callable
-        Draws of the policies that want some.
+        Samples for policies that use them.
     experts : iterable of int
         What it holds at first.
     staging : bool
@@ -127,7 +127,7 @@ class ExpertCache:
         return tuple(coming)
 
     def _use(self, expert: int, came: bool = False) -> None:
-        """Count a use; that of an expert that has just come is part of its coming."""
+        """Count a use; the first use of a loaded expert is part of its load."""
         self._clock += not came
         if expert in self._entries:
             self._entries[expert][USED] = self._clock

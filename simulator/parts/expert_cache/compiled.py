@@ -1,7 +1,7 @@
-"""Cache policies in compiled code: the functions of `policies` themselves, compiled; and their draws.
+"""Cache policies in compiled code: the functions of `policies`, compiled, and their samples.
 
-As with placement rules (`simulator.step.rules`), one compiled engine serves all policies of the
-library; for one from outside an engine of its own is compiled.
+As with placement rules (`simulator.step.rules`), one compiled engine serves all policies of the library; for a
+user-defined one a separate engine is compiled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LRU, FIFO, LFU, RANDOM, BELADY = (BUILT_IN.index(name) for name in ("lru", "fifo
 FROM_OUTSIDE = -1
 
 CHANCE_SEED, NAME_SEED = 0xCAC4E, 0x9A3ED
-"""Set the draws of victims and of predictors apart from those of loads."""
+"""Seeds of victims and of predictors, separate from loads."""
 
 _lru = compiled_part(policies.lru)
 _fifo = compiled_part(policies.fifo)
@@ -39,7 +39,7 @@ def policy_code(name: str) -> int:
 
 
 def custom_policy(name: str) -> Custom:
-    """A policy from outside, compiled; None for those of the library.
+    """Return a compiled user-defined policy; None for policies of the library.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def policy_score(custom: Callable[[Entry], float], policy: int, e: Entry) -> flo
 
 @compiled_part
 def drawn_number(key: np.uint64, part: int, expert: int) -> float:
-    """A number from 0 to 1 for an expert of a part; `key` is that of `step_key`."""
+    """Return a number from 0 to 1 for an expert of a part; `key` comes from `step_key`."""
     return uniform01(mix(layer_key(key, part) + np.uint64(expert) * GOLDEN))
 
 
@@ -89,7 +89,7 @@ def draw_numbers(seed: int, replica: int, step: int, part: int, out: npt.NDArray
 
 
 def chances_of(seed: int, replica: int, part: int, experts: int) -> Callable[[int, Sequence[int]], list[float]]:
-    """What the victims of one part's caches are drawn by; see `cache.Chances`."""
+    """Return the seed of the victims of one part's caches; see `cache.Chances`."""
     out = np.empty(experts)
 
     def chances(clock: int, held: Sequence[int]) -> list[float]:

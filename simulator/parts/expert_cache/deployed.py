@@ -28,7 +28,7 @@ def checked_store(store: ExpertStore, model: ModelSpec, system: SystemSpec, *_: 
     if all(routed.by_request for routed in parts):
         raise InputError("--experts-resident", f"{model.name} has no experts")
     if system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
+        reason = "cannot be combined with processors that are separate devices"
         raise InputError("--experts-resident", f"{reason}, as on {system.name}")
     tiers_of(system.device)
     return store

@@ -1,6 +1,6 @@
-"""The compiled path of an expert cache: hits and misses of a step's experts, and what layers wait.
+"""The compiled path of an expert cache: hits and misses of a step's experts, and waiting times of layers.
 
-The same as `cache.ExpertCache` and `fetched`, over the arrays of `shelf`.
+Equal to `cache.ExpertCache` and `fetched`, over the arrays of `shelf`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def prefetch_group(
 
 @compiled_part
 def use_group(fetch: Fetch, shelf: Shelf, x: int, g: int, held: int, seeds: tuple[int, int]) -> tuple[float, int, int]:
-    """Use what is there, then fetch the rest, what is used again last first; as `prefetch_group`."""
+    """Use cached experts, then fetch the rest, latest next use first; see `prefetch_group`."""
     entries, seconds, count, far = shelf.entries[x], 0.0, int64(0), int64(0)
     lacking = int64(0)
     for e in range(g * held, (g + 1) * held):

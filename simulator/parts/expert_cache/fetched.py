@@ -20,7 +20,7 @@ from .counts import StepFetch
 from .shelf import CLOCK, Fetch, fetch_of, layer_wait
 
 WARM_STEPS = 64
-"""Steps that expert caches have seen before one step by itself, and whose mean an expected one is."""
+"""Warm-up steps of expert caches before a single step, and the number of steps in an expected mean."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class StepCaches:
     deployment : Deployment
         With a `store`.
     replica : int
-        Counter of its draws.
+        Counter of its samples.
     """
 
     deployment: Deployment
@@ -66,9 +66,9 @@ class StepCaches:
         x : int
             Number of the part; parts come in order.
         loads : Loads
-            As drawn: one count for each expert that a group holds.
+            Sampled loads: one count for each expert of a group.
         batch : Batch
-            Of all ranks, for draws of later steps.
+            Batch of all ranks, for samples of later steps.
         seconds : float
             Of the experts of one layer.
         dense_s : float
@@ -117,7 +117,7 @@ class StepCaches:
 
 
 def slot_loads(part: ExpertPart, step: int, batch: Batch, replica: int) -> Loads:
-    """Loads that a step draws of what the groups hold, copies of placed experts among it."""
+    """Return the sampled loads of the groups' slots, including copies of placed experts."""
     loads = part.router.loads(step, part.row, batch, replica)
     if part.placed is None:
         return loads

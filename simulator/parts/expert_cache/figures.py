@@ -1,4 +1,4 @@
-"""Figures of expert caches, of a run or of one step."""
+"""Values of expert caches, of a run or of one step."""
 
 from __future__ import annotations
 

@@ -13,9 +13,7 @@ class ExpertCacheOptions(CheckedOptions):
     """Experts of which a device keeps some."""
 
     experts_resident: str | None = text(
-        "Experts of each MoE layer that a device keeps in its memory, a count or a fraction; the "
-        "others lie in the host's.",
-        "N",
+        "Experts of each MoE layer in a device's memory, a count or a fraction; the others are in host memory.", "N"
     )
     expert_cache: str | None = text("A name of `opbyte list expert-caches`; lru without it.", "POLICY")
     expert_predictor: str | None = text(

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     named : bool
         Whether the predictor names it for the step that runs.
     chance : float
-        A number from 0 to 1, drawn for this entry and this moment.
+        A number from 0 to 1, sampled for this entry and time.
     """
 
     loaded: int
@@ -51,7 +51,7 @@ class CachePolicy:
     score : callable
         Score of an entry; the lowest leaves.
     looks_ahead : bool
-        Whether it asks when entries are used again; the cache then has to be told.
+        Whether it uses the next use of entries, which the cache must then provide.
     predicts : bool
         Whether it is of no use without a predictor.
     drawn : bool

@@ -103,7 +103,7 @@ def fetch_of(d: Deployment) -> Fetch | None:
 
 
 def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
-    """Experts of each part, per device, that lie in host memory, not on the disk.
+    """Return the experts of each part, per device, in host memory (not on disk).
 
     Raises
     ------
@@ -124,7 +124,7 @@ def near_of(d: Deployment, tiers: MemoryTiers) -> list[int]:
 
 
 def far_of(part: ExpertPart, near: int, widest: int) -> B1:
-    """Which experts of a part lie on the disk: on each device the least popular ones."""
+    """Return which experts of a part are on disk: the least popular ones of each device."""
     own, popularity = part.held, part.router.prob[part.row]
     if part.placed is not None:
         popularity = popularity[part.placed.experts] * part.placed.share.reshape(-1)
@@ -170,10 +170,10 @@ def new_shelf(fetch: Fetch | None, experts: I8) -> Shelf | None:
 def layer_wait(clock: Any, ahead_s: float, now_s: float, experts_s: float, step_ahead: bool) -> float:
     """Seconds that one MoE layer waits for experts; moves the step's clock past the layer.
 
-    The link to the host carries one fetch after another. What is known ahead is fetched as soon as it is known and the
-    link is free: before the first layer of the step, or as the layer before begins. It hides behind whatever computes
-    until this layer's experts are needed. What is not known is fetched when the gate has spoken, and is waited for.
-    Compute is the layer's dense part, an equal share of the stage's, then its experts.
+    The host link fetches one expert after another. A predicted expert is fetched when it is predicted and the link is
+    free: before the first layer of the step, or at the start of the previous layer. It overlaps with computation until
+    this layer needs its experts. Other experts are fetched after the gate, and the layer waits. Computation is the
+    layer's dense part, an equal share of the stage's, then its experts.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from ....workloads.errors import CapacityError, InputError, nearest
 from .policies import CACHE_POLICIES, CachePolicy
 
 HORIZONS = ("layer", "step")
-"""When a predictor speaks: as the layer before begins, or before the first layer of a step."""
+"""Time of a prediction: at the start of the previous layer, or before the first layer of a step."""
 
 LOOK_AHEAD = 8
 """Steps that belady looks ahead where nothing else is asked for."""
@@ -54,7 +54,7 @@ class ExpertStore:
         return self.accuracy > 0.0 or self.false_rate > 0.0
 
     def slots(self, held: int, where: str) -> int:
-        """Slots of a layer on a device that would hold so many of its experts.
+        """Return the slots of a layer on a device for that number of its experts.
 
         Raises
         ------
@@ -76,7 +76,7 @@ def expert_store(
     Parameters
     ----------
     resident : str
-        ``N``, or a fraction with a point.
+        ``N``, or a fraction with a decimal point.
     policy : str
         ``NAME``, or ``belady:STEPS``.
     predictor : str
@@ -160,7 +160,7 @@ class MemoryTiers:
     disk: TierSpec | None = None
 
     def near(self, expert_bytes: float, experts: int) -> int:
-        """How many of a device's experts lie in host memory; the others lie on the disk.
+        """Return the number of a device's experts in host memory; the others are on disk.
 
         Raises
         ------

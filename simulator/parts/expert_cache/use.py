@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...step.explicit import StageCost
 
 FETCH = "expert_fetch"
-"""Name of the op that stands for what layers wait for experts."""
+"""Name of the op of the layers' waiting time for experts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def checked_placing(placing: ExpertPlacing, model: ModelSpec, system: SystemSpec
     if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
         raise InputError(where, f"{model.name} has no experts that spread over devices")
     if system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
+        reason = "cannot be combined with processors that are separate devices"
         raise InputError(where, f"{reason}, as on {system.name}")
     if layout.gather and placing.dispatch != "any":
         reason = "must be any where ranks gather all tokens, which reach every copy alike"
@@ -39,7 +39,7 @@ def checked_placing(placing: ExpertPlacing, model: ModelSpec, system: SystemSpec
 
 
 def copies_of(placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Callable[[int], int]:
-    """Experts that a device holds beside its own, by the experts of a layer."""
+    """Return the additional experts of a device, from the experts of a layer."""
     return lambda experts: placing.copies(experts, layout.dealt(experts)[0], system.name)
 
 

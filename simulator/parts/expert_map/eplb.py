@@ -30,7 +30,7 @@ def by_node(loads: F8, sites: Sites) -> I8:
 
 
 def _shared(loads: F8, experts: I8, groups: int, slots: int) -> I8:
-    """Experts and their copies on groups of devices with so many slots each."""
+    """Experts and their copies on groups of devices, each with the given slots."""
     copies, line = np.ones(len(experts)), [*range(len(experts))]
     while len(line) < groups * slots:  # one more of the expert whose copies are loaded most
         line.append(int((loads / copies).argmax()))

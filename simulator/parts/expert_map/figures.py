@@ -1,4 +1,4 @@
-"""Figures of placed experts."""
+"""Values of placed experts."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def out_share(d: Deployment) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class PlacedExperts:
-    """Placed experts of a deployment, as answers have them."""
+    """Placed experts of a deployment, for results."""
 
     policy: str
     redundant_experts: int
@@ -75,7 +75,7 @@ class PlacedExperts:
 
 
 def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
-    """Those of a deployment; None where experts lie in order and have no copies."""
+    """Return the placed experts of a deployment; None if experts are in order without copies."""
     copying = d.parts.get("expert-copies")
     if copying is None:
         return None
@@ -94,5 +94,5 @@ def placed_of_step(d: Deployment, *_: object) -> PlacedExperts | None:
 
 
 def placed_left(run: Run, *_: object) -> PlacedExperts | None:
-    """Those of a run."""
+    """Return the placed experts of a run."""
     return placed_of_step(run.deployment)

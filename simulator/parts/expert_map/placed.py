@@ -1,4 +1,4 @@
-"""Loads of placed experts, compiled: the tokens of every slot, out of those of every expert."""
+"""Loads of placed experts, compiled: tokens of every slot from tokens of every expert."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _offsets(seed: int, replica: int, step: int, layer: int, out: F8) -> None:
 
 
 def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
-    """Offsets of the experts of a part in a step, as `Dispatch.drawn` wants them."""
+    """Return the offsets of the experts of a part in a step, for `Dispatch.drawn`."""
     out = np.zeros(part.spec.routed.experts)
     _offsets(part.router.seed, replica, step, part.router.keys[part.row], out)
     return out
@@ -39,9 +39,9 @@ def offsets_of(part: ExpertPart, step: int, replica: int) -> F8:
 
 @compiled_given("plan.places", lambda plan, x, key, loads, placed: loads)
 def on_slots(plan: Plan, x: int, key: np.uint64, loads: I8, placed: I8) -> I8:
-    """Loads of the slots of part `x`, group by group; those of its experts where none are placed.
+    """Return the loads of the slots of part `x`, group by group; of its experts if none are placed.
 
-    The same as `Dispatch.drawn`.
+    Equal to `Dispatch.drawn`.
     """
     places = plan.places
     for j in range(plan.experts[x, E_GROUPS] * plan.experts[x, E_HELD]):

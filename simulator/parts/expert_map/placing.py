@@ -43,7 +43,7 @@ class ExpertPlacing:
     read: tuple[I8, ...] = ()
 
     def copies(self, experts: int, groups: int, where: str) -> int:
-        """Slots that each group has for copies beside its own experts.
+        """Return the slots of each group for copies, in addition to its own experts.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class ExpertPlacing:
                 )
             return max(int(slots) - experts // groups, 0)
         if groups == 1:
-            raise InputError("--expert-placement", f"has no choice: all experts lie on one group of {where} (ep 1)")
+            raise InputError("--expert-placement", f"has no effect: all experts are on one group of {where} (ep 1)")
         if (experts + self.redundant) % groups:
             raise InputError(
                 "--redundant-experts",
@@ -109,7 +109,7 @@ class ExpertPlacing:
 def expert_placing(policy: str | None, redundant: int | None, rule: str | None) -> ExpertPlacing | None:
     """What options say; None where they say nothing.
 
-    Copies alone are placed by ``balanced``; a rule alone has nothing to choose from.
+    Copies without a policy are placed by ``balanced``; a rule without copies has no effect.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def expert_placing(policy: str | None, redundant: int | None, rule: str | None) 
         if kind != FILE or not path:
             raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
         if redundant is not None:
-            raise InputError("--redundant-experts", f"cannot go with {name}, which has its own copies")
+            raise InputError("--redundant-experts", f"cannot be combined with {name}, which has its own copies")
         return ExpertPlacing(name, 0, rule or DISPATCHES[0], read_maps(Path(path)))
     if kind not in MAP_POLICIES:
         reason = f"unknown expert placement{nearest(kind, [*MAP_POLICIES, FILE])}"

@@ -56,13 +56,13 @@ def map_policy(name: str, *, needs_nodes: bool = False) -> Callable[[Make], Make
 
 @map_policy("even")
 def even(loads: F8, sites: Sites) -> I8:
-    """Dealt in order, whatever their loads; copies are those of the next device's experts."""
+    """In order, for any loads; copies are the experts of the next device."""
     return _followed(_in_order(sites), sites)
 
 
 @map_policy("round-robin")
 def round_robin(loads: F8, sites: Sites) -> I8:
-    """Dealt one by one over the devices (vLLM's round_robin); copies as even has them."""
+    """One by one over the devices (vLLM's round_robin); copies as in even."""
     _in_order(sites)
     return _followed(np.arange(sites.experts).reshape(sites.own, sites.groups).T.copy(), sites)
 
@@ -76,7 +76,7 @@ def wrapped(loads: F8, sites: Sites) -> I8:
 
 @map_policy("sorted")
 def by_load(loads: F8, sites: Sites) -> I8:
-    """Dealt by falling load to and fro over the devices; copies as even has them."""
+    """By falling load, back and forth over the devices; copies as in even."""
     _in_order(sites)
     order = np.argsort(-loads, kind="stable").reshape(sites.own, sites.groups)
     order[1::2] = order[1::2, ::-1]
@@ -93,14 +93,14 @@ def _in_order(sites: Sites) -> I8:
     """
     if sites.experts % sites.groups:
         raise InputError(
-            "--expert-placement", f"{sites.experts} experts are not dealt to {sites.groups} groups in equal "
+            "--expert-placement", f"{sites.experts} experts cannot be distributed to {sites.groups} groups in equal "
             "numbers; take balanced, eplb or wrapped, whose copies even them out",
         )  # fmt: skip
     return np.arange(sites.experts).reshape(sites.groups, sites.own)
 
 
 def _followed(own: I8, sites: Sites) -> I8:
-    """Groups' own experts, then copies of those of the groups after each."""
+    """Return the groups' own experts, then copies of the experts of the groups after each."""
     line, extra = own.reshape(-1), sites.slots - sites.own
     first = (np.arange(sites.groups)[:, None] + 1) * sites.own
     return np.hstack([own, line[(first + np.arange(extra)) % sites.experts]])
@@ -150,7 +150,7 @@ def eplb(loads: F8, sites: Sites) -> I8:
 
 
 def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
-    """Deal experts by falling load, each to the least loaded group that has room for it.
+    """Assign experts by falling load, each to the least loaded group that has room for it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Routed experts on devices of their own, to which micro-batches go and come back."""
+"""Routed experts on separate devices, between which micro-batches alternate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PARTS = (
     Part(
         "experts-apart",
         "--experts-on",
-        "experts on devices of their own",
+        "experts on separate devices",
         options=ApartOptions,
         panel="Separate devices for experts",
         hooks={"deploy": "asked:deployed_beside", "collect": "left:apart_left", "figures": "figures:FIGURES"},

@@ -1,4 +1,4 @@
-"""A deployment whose routed experts lie on another system, as options say."""
+"""A deployment with routed experts on another system, from options."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
     for each in (system, experts):
         mapping = each.mapping
         if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
-            raise InputError(OPTION, f"{each.name} has a mapping of its own; use plain devices")
+            raise InputError(OPTION, f"{each.name} has its own mapping; use plain devices")
     bare = replace(settings, ep=None, sharing=NOTHING)
     placing = {
         name: scenario.deployment.option(name) or getattr(settings.sharing, name)
@@ -62,7 +62,7 @@ def deployed_beside(model: ModelSpec, system: SystemSpec, scenario: Scenario, se
 
 
 def _check(scenario: Scenario, settings: EngineSettings) -> None:
-    """Refuse what is not simulated with experts on devices of their own."""
+    """Refuse what is not simulated with experts on separate devices."""
     own, how = scenario.parts["experts-apart"], scenario.deployment
     if own.experts_on is None:
         flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
@@ -79,4 +79,4 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
         "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
     }.items():
         if there:
-            raise InputError(flag, f"cannot go with {OPTION}; leave one out")
+            raise InputError(flag, f"cannot be combined with {OPTION}; leave one out")

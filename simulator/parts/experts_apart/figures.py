@@ -1,4 +1,4 @@
-"""Figures of experts on separate devices."""
+"""Values of experts on separate devices."""
 
 from __future__ import annotations
 

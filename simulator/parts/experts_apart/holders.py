@@ -1,8 +1,7 @@
-"""A deployment whose routed experts lie on devices of their own: attention/FFN disaggregation.
+"""A deployment with routed experts on separate devices: attention/FFN disaggregation.
 
-The devices that attend run everything but the routed experts and hold the KV cache; the others hold
-routed experts and nothing else, and take part in every step (MegaScale-Infer, arXiv 2504.02263). With pipeline
-stages each has its own share of both.
+Attention devices run everything but the routed experts and store the KV cache; the others store only routed experts and
+take part in every step (MegaScale-Infer, arXiv 2504.02263). With pipeline stages each stage has a share of both.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def devices_apart(d: Deployment) -> int:
 
 
 def runs_on(d: Deployment, op: Op) -> Deployment:
-    """The deployment whose devices run an op: that of the holder for experts that lie apart."""
+    """Return the deployment whose devices run an op: the holder's for disaggregated experts."""
     away = op.routed and op.layer != "adapters"
     return d.apart.holder if d.apart is not None and away else d
 
@@ -64,7 +63,7 @@ def with_experts_on(attention: Deployment, holder: Deployment, link: LinkSpec, b
     Parameters
     ----------
     attention, holder : Deployment
-        The same model on the devices of each group; adapters of tenants lie where requests attend.
+        The same model on the devices of each group; adapters of tenants are on the attention devices.
     link : LinkSpec
         Between both, of one device, one way.
     batches : int

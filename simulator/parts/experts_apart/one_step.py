@@ -1,4 +1,4 @@
-"""One step of decodes with attention and experts on devices of their own.
+"""One step of decodes with attention and experts on separate devices.
 
 The devices that attend run everything but the routed experts: norms, attention, gates, shared experts,
 dense layers, embedding and head, and hold the KV cache. The others hold routed experts and nothing else.
@@ -131,11 +131,11 @@ def check_apart(a: Apart) -> None:
     Raises
     ------
     InputError
-        Experts in attention, processors that are devices of their own, or no experts.
+        Experts in attention, processors that are separate devices, or no experts.
     """
     for d, flag in ((a.attention, "--attention-on"), (a.experts, "--experts-on")):
         if d.pools or d.system.mapping.separate or d.system.mapping.pipeline:
-            raise InputError(flag, f"{d.system.name} has a mapping of its own; use plain devices")
+            raise InputError(flag, f"{d.system.name} has its own mapping; use plain devices")
     if any(r and not r.by_request for r in (la.mixer.routed for la in a.attention.model.layers)):
         raise InputError("MODEL", f"{a.attention.model.name} has experts in its attention")
     if not a.experts.experts:
@@ -143,7 +143,7 @@ def check_apart(a: Apart) -> None:
 
 
 def memories(a: Apart, context: int) -> GroupMemory:
-    """Memory of a device of each group, at so many cached tokens a sequence.
+    """Return the memory of a device of each group, at `context` cached tokens per sequence.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     Parameters
     ----------
     sequences : int
-        Dealt evenly to the ranks that attend, and those of a rank to its micro-batches.
+        Distributed evenly to the attention ranks, and within a rank to its micro-batches.
     batches : int
         Micro-batches.
 
@@ -174,7 +174,7 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
         Pipeline stages.
     """
     if a.attention.layout.pp > 1:
-        raise InputError("--pp", "cannot go with --attention-on, which costs one stage; --experts-on takes it")
+        raise InputError("--pp", "cannot be combined with --attention-on, which costs one stage; --experts-on takes it")
     ranks = a.attention.layout.dp
     each, over = divmod(sequences, ranks)
     many = [
@@ -223,7 +223,7 @@ def _spent(d: Deployment, stage: StageCost, group: Deployment, devices: int) -> 
 
 
 def one_of(a: Apart, batches: int) -> Deployment:
-    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
+    """Return both groups as one deployment, whose steps are alternating micro-batches.
 
     Parameters
     ----------
@@ -244,11 +244,11 @@ def apart_of(
     Parameters
     ----------
     options : DeployOptions
-        Degrees are those of the devices that attend; placement of experts and copies of those that hold them.
+        Degrees apply to the attention devices; placement of experts and copies to the expert devices.
     link : str, optional
         As ``--kv-link`` of two pools; see `links.kv_link`.
     seed : int
-        Of the experts' draws.
+        Seed of the expert samples.
     settings : EngineSettings, optional
         Of the engine on the devices that attend.
 

@@ -11,11 +11,11 @@ from ...option import CheckedOptions, described, text, whole
 @described
 @dataclass(frozen=True, slots=True)
 class ApartOptions(CheckedOptions):
-    """Routed experts on devices of their own, of the pool that decodes where there are two; see `parts.experts_apart.asked`."""
+    """Routed experts on separate devices, of the pool that decodes where there are two; see `parts.experts_apart.asked`."""
 
     experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
     micro_batches: int | None = whole(
-        "Micro-batches of a step, which go to and fro; 3 without it.", 1, MAX_MICRO_BATCHES
+        "Micro-batches of a step, which alternate between both sides; 3 without it.", 1, MAX_MICRO_BATCHES
     )
     experts_link: str | None = text(
         "What goes to the experts and back crosses: as --kv-link; the slower of both networks without it.",

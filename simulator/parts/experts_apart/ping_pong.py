@@ -1,9 +1,9 @@
-"""The compiled path of a step whose experts lie on devices of their own.
+"""The compiled path of a step with disaggregated experts.
 
-Micro-batches go to and fro in one fixed order (`schedule`), which `maxplus` runs: attention is what computes
-there, experts and both directions of the link are streams like those of exchanges. What differs from `overlap.compiled` is
-that there is one way, with any number of micro-batches, that experts are priced and booked on the other devices, and
-that a message lasts as long as the busiest device of either side takes for it.
+Micro-batches alternate in one fixed order (`schedule`), which `maxplus` runs: attention is the computation, experts and
+both directions of the link are streams like exchanges. Unlike `overlap.compiled` there is one way, with any number of
+micro-batches; experts are costed on the other devices, and a message takes the time of the busiest device on either
+side.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def price_tracks(
 
 @compiled_part
 def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g: int, count: int, fresh: bool) -> None:
-    """Price a section's micro-batches; of each the slowest rank counts."""
+    """Cost the micro-batches of a section; the slowest rank of each counts."""
     layers = plan.sections[g, G_LAYERS]
     for place in range(count):
         for t in range(streams.spans[g, 0], streams.spans[g, 1]):
@@ -98,7 +98,7 @@ def price_attention(plan: Plan, streams: Streams, lanes: Lanes, aside: Aside, g:
 
 @compiled_part
 def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: int) -> None:
-    """Deal the loads drawn of part `x`, in a plan its part `y`, to the micro-batches."""
+    """Distribute the sampled loads of part `x`, `y` in a plan, to the micro-batches."""
     experts = plan.experts[y]
     for place in range(count):
         lanes.routed[place] = 0.0
@@ -112,7 +112,7 @@ def deal_part(plan: Plan, lanes: Lanes, x: int, y: int, key: np.uint64, count: i
 def price_adapters(
     plan: Plan, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool, books: Books
 ) -> None:
-    """Price adapters, which run where requests attend."""
+    """Cost adapters, which run on the attention devices."""
     sums, layers = 0.0, plan.experts[x, E_LAYERS]
     deal_part(plan, lanes, x, x, key, count)
     clear_share(books.share)
@@ -127,7 +127,7 @@ def price_adapters(
 
 @compiled_part
 def price_part(beside: Beside, lanes: Lanes, aside: Aside, x: int, key: np.uint64, count: int, mixed: bool) -> None:
-    """Price one expert part, and what crosses to it and back, at the loads drawn."""
+    """Cost one expert part and both its transfers, at the sampled loads."""
     plan, books, y = beside.plan, aside.books, beside.held[x]
     experts, sums = plan.experts[y], 0.0
     parts, layers = beside.held.size, experts[E_LAYERS]
@@ -182,7 +182,7 @@ def book_beside(beside: Beside, aside: Aside, links: int, busy: F8) -> None:
 
 @compiled_part
 def ping_pong_seconds(plan: Plan, moments: F8, batch: StepBatch, fresh: bool, captured: int, books: Books) -> float:
-    """`compiled.serial_seconds` of a step in micro-batches that go to and fro."""
+    """`compiled.serial_seconds` of a step with alternating micro-batches."""
     streams, beside, lanes, aside = plan.streams, plan.apart, books.lanes, books.aside
     count = streams.ways[0, Y_CHUNKS]
     for r in range(moments.shape[0]):

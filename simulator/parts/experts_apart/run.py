@@ -36,7 +36,7 @@ class Side:
 
     @classmethod
     def of(cls, d: Deployment, plan: Plan, slots: Slots) -> Side | None:
-        """Those of an engine; None where the devices that attend hold the experts."""
+        """Return the state of an engine; None if the attention devices store the experts."""
         if d.apart is None or slots.holders is None:
             return None
         holder = d.apart.holder
@@ -51,7 +51,7 @@ class Side:
 
     @property
     def tracks(self) -> tuple[str, ...]:
-        """Names of their processors beside those of the devices that attend."""
+        """Return the names of their processors, in addition to the attention devices'."""
         return tuple(f"{name} with experts" for name in self.slots.processors)
 
     def taken(self, log: F8, keep: bool) -> F8:
@@ -103,7 +103,7 @@ class ApartRun:
 
 
 def apart_run(d: Deployment, busy: F8, stepping_s: float, attention_devices: int, engines: int) -> ApartRun:
-    """Measure engines whose experts lie on devices of their own.
+    """Measure engines with disaggregated experts.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Micro-batches that go to and fro between devices that attend and devices that hold experts.
+"""Micro-batches that alternate between attention devices and expert devices.
 
-While one micro-batch attends, another one is at the experts and others are on their way: MegaScale-Infer's
-ping-pong pipeline (arXiv 2504.02263, section 4.1), with one stream for each group of devices and one for
-each direction of the link between them.
+While one micro-batch is in attention, another is at the experts and others are in transfer: MegaScale-Infer's ping-pong
+pipeline (arXiv 2504.02263, section 4.1), with one stream for each group of devices and one for each direction of the
+link.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def step_seconds(attention_s: float, experts_s: float, link_s: float, batches: i
 
 
 def enough(attention_s: float, experts_s: float, link_s: float, batches: int) -> bool:
-    """Whether the slower group never waits: the link is no slower, and others fill a round trip.
+    """Return whether the slower group never waits: the link is no slower, and others fill a round trip.
 
     MegaScale-Infer asks for a little more (its equation 3: ``batches >= 2 (1 + link / slower)``), which
     is this where both groups take as long.

@@ -22,7 +22,7 @@ MOST_FAILURES = 1_000_000
 
 @dataclass(slots=True)
 class Failures:
-    """Lets nodes fail and come back."""
+    """Failures and recoveries of nodes."""
 
     clock: Clock
     table: RequestTable
@@ -31,7 +31,7 @@ class Failures:
     failures: int = 0  # nodes that failed
 
     def start(self, seed: int) -> None:
-        """Begin at time 0; `seed` is that of random failures."""
+        """Begin at time 0; `seed` is for random failures."""
         known, random = {index for index, _ in self.faults.at}, self.faults.mtbf_s is not None
         for node in self.clock.all:
             if random or node.index in known:
@@ -55,7 +55,7 @@ class Failures:
                 self._lose(node)
 
     def _lose(self, node: Node) -> None:
-        """A node fails: its requests go back, and it comes back empty."""
+        """Fail a node: its requests are requeued, and it restarts empty."""
         if node.halted:  # its completions have their effects first
             self.clock.at.node = node.index
             self.clock.call_after(0.0, partial(self._lose, node))

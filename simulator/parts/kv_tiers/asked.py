@@ -33,7 +33,7 @@ def with_tiers(scenario: Scenario, settings: EngineSettings, deployment: Deploym
 
 
 def tiers_asked(options: TierOptions, system: SystemSpec, own: TierSettings | None = None) -> TierSettings | None:
-    """Tiers of a scenario, or else those of an engine's file; None without any.
+    """Return the tiers of a scenario, or of an engine file; None without any.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _needed(where: str, name: str, system: SystemSpec) -> _Known:
 
 
 def placed(tier: KvTier, system: SystemSpec) -> KvTier:
-    """A tier that an engine's file gives a size alone, on a system's links."""
+    """Return a tier of an engine file, which has only a size, on a system's links."""
     size = f"{tier.capacity_bytes:.0f}B"
     try:
         return _tier(size, tier.name, [size], system)

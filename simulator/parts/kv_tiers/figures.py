@@ -1,4 +1,4 @@
-"""Figures of KV cache tiers."""
+"""Values of KV cache tiers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .run import TiersRun
 
 
 def _rate(name: str, where: str) -> Quantity:
-    """Share of the prompt tokens asked for that a tier had; None where there is no such tier."""
+    """Return the hit rate of a tier in requested prompt tokens; None without the tier."""
 
     def value(run: TiersRun) -> float | None:
         return next((tier.hit_rate for tier in run.tiers if tier.tier.name == name), None)

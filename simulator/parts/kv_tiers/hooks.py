@@ -1,8 +1,7 @@
-"""What tiers of KV blocks change in an engine's loop: who is admitted next and with what, and what a step waits for.
+"""KV tiers in an engine's loop: who is admitted next and with what, and the waiting time of a step.
 
-A request at the head of the queue that has something to load does so, and those behind it go on; when its blocks are
-there it is admitted before those that wait, where priorities do not say otherwise and what goes first has a place. A step waits until the blocks that
-it takes have been copied.
+A request at the head of the queue starts its load, and requests behind it continue. After its load it is admitted
+before waiting ones, within priorities and limits. A step waits until its blocks have been copied.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def tell_time(t: TierState, st: State) -> None:
 
 @compiled_code
 def note_computed(t: TierState, st: State, kv: KvRules, r: int, i: int, computed: int, now: float) -> None:
-    """A batch has left the last stage at a time, with so many tokens of a sequence in its cache."""
+    """A batch has left the last stage at `now`, with `computed` tokens of a sequence in its cache."""
     t.seconds[tier.Z_NOW] = now
     t.rows[i, tier.W_COMPUTED] = computed
     if computed > 0:
@@ -68,8 +67,8 @@ def first_landed(t: TierState, st: State, r: int) -> int:
 def next_to_admit(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """The request that is admitted next, loads on the way to it begun; -1 where there is none.
 
-    Where nothing runs and the head has no place, one whose blocks are there goes whatever its priority: they
-    come free by no other way.
+    If nothing runs and the head does not fit, a loaded request is admitted at any priority: its blocks cannot be freed
+    otherwise.
     """
     i, rank = first_landed(t, st, r), st.ranks[r]
     while True:

@@ -1,7 +1,7 @@
-"""Blocks that come back: what a waiting request finds in the tiers, whether to load it, and its way.
+"""Blocks loaded from tiers: which blocks a waiting request finds, whether to load them, and their transfer.
 
-A request whose load is under way holds all blocks of its prompt and stands in no queue; when they are there it
-is admitted before those that wait.
+A loading request has all blocks of its prompt allocated and is in no queue; afterwards it is admitted before waiting
+ones.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def look(t: TierState, st: State, kv: KvRules, r: int, i: int) -> int:
 
 @compiled_part
 def first_below(t: TierState, blocks: int, level: int) -> int:
-    """Leading blocks of those looked at before the first one that lies below a level."""
+    """Return the number of leading blocks before the first one below a level."""
     j = int64(0)
     while j < blocks and t.levels[j] <= level:
         j += 1
@@ -73,7 +73,7 @@ def first_below(t: TierState, blocks: int, level: int) -> int:
 
 @compiled_part
 def load_end(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
-    """When so many leading blocks would be there if their load began now."""
+    """Return when `blocks` leading blocks would be loaded if the load began now."""
     end = now
     for level in range(t.which.shape[1]):
         count, begin = int64(0), max(now, t.free_s[r, level, tier.UP])
@@ -88,7 +88,7 @@ def load_end(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
 
 @compiled_part
 def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
-    """Put so many leading blocks on the links, counted and used last; when they are there."""
+    """Transfer leading blocks, counted and marked as used last; return the end of the transfer."""
     end = now
     for level in range(t.which.shape[1]):
         count, begin = int64(0), now
@@ -105,7 +105,7 @@ def bring(t: TierState, r: int, row: I8, blocks: int, now: float) -> float:
 
 @compiled_part
 def prefill_seconds(t: TierState, st: State, limits: Limits, r: int, start: int, end: int) -> float:
-    """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
+    """Return the seconds to compute only a prompt's tokens from `start` on, by the cost models."""
     seconds, m, windows, none = 0.0, t.moments[r], t.costs.windows, int64(0)
     if t.costs.model == 0:
         return seconds
@@ -177,7 +177,7 @@ def has_room(t: TierState, st: State, kv: KvRules, r: int, blocks: int, whole: i
 def take_over(t: TierState, st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
     """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
 
-    False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
+    Returns False, without a change, if they do not fit. A block in a tier gets a target block and is transferred.
     """
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
     row, near, now = pool.held[r, next_slot(st, r)], int64(0), st.clocks[col.T_NOW]
@@ -219,7 +219,7 @@ def note_landed(t: TierState, st: State, kv: KvRules, r: int, i: int) -> None:
 def try_load(t: TierState, st: State, limits: Limits, kv: KvRules, r: int) -> int:
     """Begin the load of the request at the head of a rank's queue, if it has something to load.
 
-    What takes no time is no load: `TierState.rows` says how many blocks the request then takes over as it is admitted.
+    Instant blocks are not a load: `TierState.rows` says how many blocks the request takes over at its admission.
     """
     rank, i, now = st.ranks[r], st.ranks[r, col.R_HEAD], st.clocks[col.T_NOW]
     request, blocks = st.ints[i], look(t, st, kv, r, i)

@@ -44,9 +44,9 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
         (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
         (
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
-            f"policy {policy.name}, under which prompts run alone, wait or are polled",
+            f"policy {policy.name}, under which prompts run in separate steps, wait or are polled",
         ),
-        (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
+        (d.system.mapping.separate, f"processors that are separate devices, {d.system.name}"),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
@@ -162,7 +162,7 @@ class Below:
         return state._replace(pool=new_pool(ranks, blocks, 2 * sequences)), tiers
 
     def lose(self, old: TierState, now: float) -> None:
-        """What a failure leaves: nothing of the engine's own, and of a shared pool what had come there."""
+        """Return the tiers after a failure: nothing of the engine's own, and the completed blocks of a shared pool."""
         x, self.life = old.shelves, self.life + 1
         for level, tier in enumerate(self.settings.tiers):
             for s in old.which[:, level].tolist():
@@ -257,7 +257,8 @@ class TiersRun:
     def of(cls, belows: Sequence[tuple[Below, TierState, int]], found_tokens: int, asked_tokens: int) -> TiersRun:
         """Measure engines' tiers, each with the tokens of a block.
 
-        Of the prompt tokens asked for (those of preempted requests again) so many were found somewhere.
+        Return the tiers' results: of the requested prompt tokens (repeated after preemption), the tokens found
+        anywhere.
         """
         (first, _, block), size = belows[0], belows[0][0].block_bytes
         own = [tiers for _, tiers, _ in belows]

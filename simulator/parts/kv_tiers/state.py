@@ -25,8 +25,8 @@ NUM_STORE = 7
 entries handed out so far; those that hold something now, and most that ever did."""
 
 (E_KEY, E_NEXT, E_PREVIOUS, E_OWNER) = range(4)
-"""Columns of `Shelves.entries`: content (0: none), the next and the previous entry by last use, and which
-engine wrote it. One entry behind those of a store is head and tail of its list."""
+"""Columns of `Shelves.entries`: content (0: none), the next and the previous entry by last use, and the engine that
+wrote it. The entry after the last one of a store is head and tail of its list."""
 
 (W_STATE, W_BLOCKS, W_STORED, W_PASSED, W_COMPUTED) = range(5)
 NUM_OWN = 5
@@ -37,8 +37,8 @@ WAITING, LOADING, LANDED = range(3)
 
 (N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED) = range(4)
 NUM_COUNTS = 4
-"""Columns of `TierState.counts`, a level each: blocks that went up to the devices; that were written; that had to
-leave; that were brought to the first level ahead."""
+"""Columns of `TierState.counts`, per level: blocks loaded to the devices; written; evicted; prefetched to the first
+level."""
 
 (O_LOADS, O_DECLINED, O_FOUND, O_LONGEST) = range(4)
 NUM_OF_ALL = 4
@@ -102,7 +102,7 @@ class TierState(NamedTuple):
 
 
 def new_shelves(rooms: Sequence[int]) -> Shelves:
-    """Empty stores of so many blocks each. Memory is touched only where something is kept."""
+    """Return empty stores with the given blocks. Memory is touched only when it is used."""
     stores = np.zeros((len(rooms), NUM_STORE), dtype=np.int64)
     sizes = [1 << max(int(2 * room - 1).bit_length(), 4) for room in rooms]
     stores[:, H_ROOM], stores[:, H_MASK] = rooms, np.array(sizes) - 1
@@ -116,7 +116,7 @@ def new_shelves(rooms: Sequence[int]) -> Shelves:
 
 
 OWN_KEYS = 0x1E3779B97F4A7C16
-"""Even: keys of own content stay even. Sets those of one life of an engine apart from all others'."""
+"""Even: keys of own content stay even. Separates one life of an engine from all others."""
 
 
 def new_tiers(
@@ -147,7 +147,7 @@ def new_tiers(
 
 
 def roomier_rows(t: TierState, have: int, size: int) -> TierState:
-    """Room for so many requests, of which the first `have` are kept."""
+    """Return room for `size` requests, of which the first `have` are kept."""
     rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
     rows[:have], spans[:have] = t.rows[:have], t.spans[:have]
     return t._replace(rows=rows, spans=spans)

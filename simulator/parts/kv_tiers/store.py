@@ -107,7 +107,7 @@ def put(x: Shelves, s: int, key: int, owner: int) -> tuple[int, int]:
 
 @compiled_part
 def moved(t: TierState, r: int, level: int, way: int, begin: float, blocks: int) -> float:
-    """Send blocks over a level's link once it is free; when they are there."""
+    """Transfer blocks over a level's link once it is free; return the end."""
     wire = blocks * t.pace[level, tier.P_BLOCK]
     free = max(begin, t.free_s[r, level, way]) + wire
     t.free_s[r, level, way] = free
@@ -117,9 +117,9 @@ def moved(t: TierState, r: int, level: int, way: int, begin: float, blocks: int)
 
 @compiled_part
 def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
-    """Write a block to a level, if it is not there; when it is.
+    """Write a block to a level if it is missing; return when it is there.
 
-    Written back, what has to make way goes on to the next level, and its place is free when it is out.
+    With write-back, an evicted block moves to the next level, and its slot is free after the transfer.
     """
     x, levels = t.shelves, t.which.shape[1]
     last, out = level, key
@@ -157,7 +157,7 @@ def keep(t: TierState, r: int, level: int, key: int, now: float) -> float:
 
 @compiled_part
 def leave(t: TierState, r: int, b: int, key: int) -> None:
-    """A content leaves the devices' memory: a copy must be out before its block is written anew."""
+    """Evict a content from device memory: a copy must finish before its block is overwritten."""
     ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[tier.Z_NOW])
     t.seconds[tier.Z_HELD_UNTIL] = max(t.seconds[tier.Z_HELD_UNTIL], ready)
 
@@ -200,7 +200,7 @@ def store_freed(t: TierState, st: State, kv: KvRules, r: int, i: int, noted: int
 
 @compiled_code
 def store_planned(t: TierState, st: State, kv: KvRules, r: int, i: int) -> None:
-    """All content is noted where tiers keep what leaves, and written once computed."""
+    """Record all content if tiers keep evicted blocks; it is written once computed."""
     note_content(st, kv, r, i, st.ints[i, I_NOTED])
     write_through(t, st, kv, r, i, st.ints[i, I_CACHED])
 

@@ -1,4 +1,4 @@
-"""Exchanges of a step beside its computation: ways, chunks, and their schedule, explicit and compiled."""
+"""Exchanges of a step in parallel with computation: ways, chunks, and their schedule, explicit and compiled."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ PARTS = (
         tests=("simulator/test_overlap", "simulator/test_streams"),
         asked=lambda a: (way := a.part("overlap")) not in (None, "none") and f"--overlap {way}",
         also=("streams/scheduler",),
-        cannot={"experts-apart": "micro-batches that go to and fro are its overlap already"},
+        cannot={"experts-apart": "its micro-batches overlap already"},
     ),
 )

@@ -1,10 +1,9 @@
-"""Layers that are alike in a schedule in max-plus form: a few are run, the others follow from them.
+"""Repeated layers of a schedule in max-plus form: a few are run, the others are extrapolated.
 
-A visit of a section takes the times at which streams are free and chunks are ready to new ones by
-maxima and sums alone. Where all of these are later by x, so are all that come of them. Once a visit has
-moved them all by one amount, every further visit of the same section moves them by that amount again,
-and books what it booked: an exchange reaches into the visit after its own at most, so that two such
-visits in a row say it (Baccelli et al., Synchronization and Linearity, 1992, chapter 3).
+A visit of a section maps the times at which streams are free and chunks are ready to new ones, only by maxima and sums;
+it commutes with a shift of all times. Once a visit shifts all times by one amount, every further visit of the section
+shifts them equally and books the same. An exchange reaches at most into the next visit, so two such visits in a row
+suffice (Baccelli et al., Synchronization and Linearity, 1992, chapter 3).
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def moved(lanes: Lanes, chunks: int) -> float:
 
 @compiled_part
 def skip(lanes: Lanes, c: int, chunks: int, by: float, times: int) -> None:
-    """Go on by so many visits, each like the last one."""
+    """Advance by `times` visits, each like the last one."""
     later = by * times
     for place in range(chunks):
         lanes.ready[place] += later

@@ -1,4 +1,4 @@
-"""A step whose exchanges run beside computation, as the explicit path builds it."""
+"""A step with overlapped exchanges, built by the explicit path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .ways import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 
 
 class Overlapped(Stage):
-    """A step whose exchanges run beside computation."""
+    """A step with overlapped exchanges."""
 
     def in_chunks(self, way: Way, plain: Uncut | None) -> StageCost | None:
         """The step in one way; None where it gives up against the uncut one."""
@@ -123,7 +123,7 @@ class Overlapped(Stage):
     def _cross(
         self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]]
     ) -> None:
-        """Send a micro-batch to an expert part on devices of its own, and back.
+        """Send a micro-batch to an expert part on separate devices, and back.
 
         As long as the busiest device of either side sends or receives.
         """

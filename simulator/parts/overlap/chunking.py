@@ -1,7 +1,7 @@
-"""Cutting a step: how many tokens each chunk has, and the sums of each half or micro-batch of a batch.
+"""Chunks of a step: the tokens of each chunk, and the sums of each half or micro-batch.
 
-Plain functions of numbers: the explicit path calls them as they stand, simulations compiled. The
-larger chunks come first, so that those of one step have at most two sizes.
+The explicit path calls these functions as they are, simulations compile them. The larger chunks come first, so that the
+chunks of a step have at most two sizes.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def even_halves(m: F8, windows: int) -> bool:
 
 
 def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
-    """Sums of one half of a batch: its sequences are dealt to two, as if all were of mean length.
+    """Compute the sums of one half of a batch, as if all its sequences had mean length.
 
-    Decodes are dealt one by one, their keys in proportion. An odd prompt is cut along its tokens:
-    each half then has half of its queries and of the pairs that they form, and reads all of its keys.
+    Decodes are split evenly, with their keys in proportion. An odd prompt is cut along its tokens: each half has half
+    of its queries and pairs, and reads all of its keys.
 
     Parameters
     ----------
     m, out : float64 array, shape (moments,)
-        Those of the batch, and of the half; behind the sums of `windows` attention windows may
-        stand more that goes with the decodes.
+        Sums of the batch, and of the half; after the sums of `windows` attention windows there may be more that scale
+        with the decodes.
     size : int
         `BIG` for the half with what is left over.
     """
@@ -87,17 +87,16 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
 
 
 def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None:
-    """Sums of one of `chunks` micro-batches of a batch: its sequences are dealt to them.
+    """Compute the sums of one of `chunks` micro-batches of a batch.
 
-    As if all were of mean length, like `half_moments`: decodes are dealt one by one, the first
-    micro-batches get those left over; prompts are cut along their tokens where they are fewer than
-    micro-batches, and the last ones get the tokens left over. A cut prompt has in each its share of
-    the queries and of the pairs that they form, and reads all of its keys.
+    Sequences have mean length, as in `half_moments`. The first micro-batches get the remaining decodes. Prompts are cut
+    along their tokens if they are fewer than micro-batches, and the last ones get the remaining tokens. A cut prompt
+    has in each its share of the queries and pairs, and reads all of its keys.
 
     Parameters
     ----------
     m, out : float64 array, shape (moments,)
-        Those of the batch, and of the micro-batch.
+        Sums of the batch, and of the micro-batch.
     """
     decodes, prompts, tokens = m[sums.DECODES], m[sums.PREFILLS], m[sums.PREFILL_TOKENS]
     own = math.floor(decodes / chunks)

@@ -1,8 +1,8 @@
-"""The compiled path of a step that overlaps: a fixed schedule in max-plus form, chosen and booked.
+"""The compiled path of an overlapped step: a fixed schedule in max-plus form.
 
-The same as `explicit` and the list scheduler, whose tracks come in one order: a track of a chunk begins
-when its stream is free and the chunk's track before it has ended. Every way that a step may take is
-priced in its own lane of `Books.lanes`, and the quickest one's totals are added to the books.
+Equal to `explicit` and the list scheduler with one order of tracks: a track of a chunk begins when its stream is free
+and the chunk's previous track has ended. Every way is costed in a separate lane of `Books.lanes`, and the totals of the
+fastest are added to the books.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def price_range(plan: Plan, first: int, end: int, m: F8, fresh: bool, cells: F8)
 
 @compiled_part
 def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: Books) -> None:
-    """Book what `price_range` priced, `times` over."""
+    """Book the result of `price_range`, `times` times."""
     for s in range(first, end):
         p = int(cells[s, K_PROCESSOR])
         if p >= 0:
@@ -68,7 +68,7 @@ def book_range(plan: Plan, first: int, end: int, times: int, cells: F8, books: B
 
 @compiled_part
 def price_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool) -> float:
-    """Price a rank's tracks in a section that have chunks of a size; seconds of one chunk."""
+    """Cost a rank's tracks in a section with chunks of a size; return the seconds of one chunk."""
     total, kind = 0.0, streams.ways[c, Y_KIND]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
         row = streams.tracks[t]
@@ -121,7 +121,7 @@ def take_tracks(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: i
 
 @compiled_part
 def price_section(plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
-    """Price a section for one way; seconds of the slowest rank where nothing overlaps, else 0.
+    """Cost a section for one way; return the seconds of the slowest rank without overlap, else 0.
 
     Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
     """
@@ -174,7 +174,7 @@ def cut_moments(plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8)
 def price_part(
     plan: Plan, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8, mixed: bool, books: Books
 ) -> float:
-    """Price one expert part at the loads drawn for one way; seconds of all its chunks, one layer."""
+    """Cost one expert part at the sampled loads for one way; return the seconds of all its chunks, one layer."""
     streams = plan.streams
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     experts, total, sums = plan.experts[x], 0.0, 0.0
@@ -205,7 +205,7 @@ def price_part(
 def price_experts(
     plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool, books: Books
 ) -> bool:
-    """Price all expert parts for one way; whether it is worth going on with.
+    """Cost all expert parts for one way; return whether it is worth continuing.
 
     It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
     exchanges of the step do (`explicit.Uncut.gives_up`).
@@ -228,7 +228,7 @@ def price_experts(
 
 @compiled_part
 def clear(plan: Plan, lanes: Lanes, c: int) -> None:
-    """Empty a lane's totals; of its tallies those of experts, since others are booked at the end."""
+    """Reset a lane's totals; of its tallies only the experts', since others are booked at the end."""
     lanes.tally[c, plan.slots.shape[0] :] = 0.0
     lanes.wall[c] = 0.0
     lanes.busy[c] = 0.0

@@ -25,11 +25,11 @@ def check_overlap(text: str, d: Deployment) -> None:
     """Refuse an overlap without use."""
     where = f"--overlap {text}"
     if d.system.mapping.separate:
-        reason = "cannot go with processors that are devices of their own"
+        reason = "cannot be combined with processors that are separate devices"
         raise InputError(where, f"{reason}, as on {d.system.name}")
     if not d.exchanges and text != "auto":
         raise InputError(
             where,
             f"has nothing to hide: {d.model.name} on {d.system.name} exchanges nothing within a "
-            f"layer ({d.layout.degrees}); leave it out, or take auto",
+            f"layer ({d.layout.degrees}); remove it, or take auto",
         )

@@ -1,8 +1,7 @@
-"""A step with overlap as task graphs, one a pipeline stage, and what of it counts.
+"""An overlapped step as task graphs, one per pipeline stage: the readable definition.
 
-The readable definition: the explicit path prices the pieces, here they become tasks and are scheduled
-by the list scheduler. Streams take their tasks track by track and, within a track, chunk by chunk;
-tracks of computation that follow each other, across layers too, count as one.
+The explicit path costs the pieces; here they become tasks for the list scheduler. Streams run their tasks track by
+track and, within a track, chunk by chunk; consecutive tracks of computation, also across layers, count as one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from .tracks import Track, Visit
 from .ways import Way
 
 TAKEN = "cores of exchanges"
-"""Kind of tasks that stand for the cores that exchanges keep from what is computed beside them."""
+"""Kind of the tasks that model the cores which exchanges take from parallel computation."""
 Key = tuple[int, int, int]
 """Section, track of it and chunk; of experts -1, the part and the chunk."""
 
@@ -32,7 +31,7 @@ class Piece(NamedTuple):
     parts : tuple of SubTask
         What each processor does in it, or the link.
     taken : float
-        Of an exchange: what it takes of the computation beside it [s].
+        For an exchange: the time that it takes from parallel computation [s].
     """
 
     name: str
@@ -65,12 +64,12 @@ def parts_of(regions: Sequence[RegionCost]) -> tuple[SubTask, ...]:
 
 
 class Uncut(NamedTuple):
-    """A step one op after another, as ways to cut it are held against.
+    """The serial step, as the reference for ways to cut it.
 
     Attributes
     ----------
     compute_s, exchange_s : float
-        Seconds of the slowest ranks' ops, experts apart, and of their exchanges.
+        Seconds of the slowest ranks' ops, without experts, and of their exchanges.
     experts_s : sequence of float
         Of each expert part.
     """
@@ -82,7 +81,7 @@ class Uncut(NamedTuple):
     def gives_up(self, more: float) -> bool:
         """Whether what chunks compute beyond this, so far, takes as long as all exchanges do.
 
-        Overlap hides exchanges alone, so that such a way is hardly worth pricing to its end.
+        Overlap hides only exchanges, so such a way is not evaluated to its end.
         """
         return more >= self.exchange_s
 
@@ -139,7 +138,7 @@ Step = tuple[Visit, int, int, Track]
 
 
 def _groups(way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]) -> list[list[Step]]:
-    """Tracks in order, those of chunked computation that follow each other together."""
+    """Return the tracks in order, with consecutive chunked computation merged."""
     out: list[list[Step]] = []
     for visit, layer in visits:
         for t, track in enumerate(tracks[visit.section]):

@@ -1,4 +1,4 @@
-"""Figures of overlap, of a run or of one step."""
+"""Values of overlap, of a run or of one step."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ FIGURES = Figures("overlap", "Overlap", (
 
 
 def figures(left: OverlapRun | StepOverlap) -> Figures:
-    """Those of a run, or of a step."""
+    """Return the values of a run, or of a step."""
     return STEP_FIGURES if isinstance(left, StepOverlap) else FIGURES

@@ -28,17 +28,16 @@ FORMS = ("two-batch:D,P", "two-batch:alike", "two-batch:decodes")
 class Gate:
     """Which steps run as two halves.
 
-    ``ALWAYS``: all. ``AT_LEAST``: those in which every rank has so many tokens, and the one with fewest
-    more than half of what the one with most runs with, padding included: vLLM's (``check_ubatch_thresholds`` in
-    vllm/v1/worker/ubatch_utils.py, ``_post_process_ubatch`` in vllm/v1/worker/dp_utils.py). ``ALIKE``: those in which
-    all ranks that have anything decode, or all have prompts, and ``DECODING``: those without prompts: SGLang's
-    (``TboDPAttentionPreparer`` in sglang/srt/batch_overlap/two_batch_overlap.py), with normal kernels of DeepEP and
-    with low-latency ones alone.
+    ``ALWAYS``: all steps. ``AT_LEAST``: every rank has the minimum tokens, and the smallest has more than half of the
+    padded tokens of the largest: vLLM's rule (``check_ubatch_thresholds`` in vllm/v1/worker/ubatch_utils.py,
+    ``_post_process_ubatch`` in vllm/v1/worker/dp_utils.py). ``ALIKE``: all busy ranks decode, or all have prompts, and
+    ``DECODING``: no rank has prompts: SGLang's rules (``TboDPAttentionPreparer`` in
+    sglang/srt/batch_overlap/two_batch_overlap.py), with normal and with low-latency kernels of DeepEP.
 
     Attributes
     ----------
     decodes, prompts : int
-        Least tokens of a rank that decodes alone, and of one with prompts.
+        Minimum tokens of a decode-only rank, and of one with prompts.
     """
 
     rule: int = ALWAYS

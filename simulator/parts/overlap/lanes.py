@@ -22,8 +22,8 @@ RING = 4 * MOST_CHUNKS
 class Lanes(NamedTuple):
     """C ways, three sizes of chunks, and otherwise as in `Books` and `Plan`; T tracks, N chunks.
 
-    Where experts lie on devices of their own every chunk is a size, and behind the experts stand what
-    crosses to them, and what crosses back.
+    With experts on separate devices every chunk has one size, and the transfers to and from the experts follow the
+    experts.
     """
 
     cells: F8  # [C, 3, R, S, NUM_CELL]
@@ -52,7 +52,7 @@ class Lanes(NamedTuple):
 
 
 def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
-    """Return empty lanes of an engine, with so many columns; None where nothing overlaps."""
+    """Return empty lanes of an engine with the given columns; None without overlap."""
     if plan.streams is None:
         return None
     rows, processors = plan.can.shape

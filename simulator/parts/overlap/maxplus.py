@@ -1,7 +1,7 @@
-"""The schedule of a step that overlaps, in max-plus form: when each track of each chunk ends.
+"""The schedule of an overlapped step in max-plus form: the end of each track of each chunk.
 
-Tracks come in one order. One of a chunk begins when its stream is free and the chunk's track before
-it has ended; one of all the batch, when those of all chunks have.
+Tracks have one order. A track of a chunk begins when its stream is free and the chunk's previous track has ended; a
+track of the whole batch begins when all chunks have.
 """
 
 from __future__ import annotations

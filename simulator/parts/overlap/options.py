@@ -13,7 +13,7 @@ class OverlapOptions(CheckedOptions):
     """What of the exchanges of a step overlaps with computation."""
 
     overlap: str | None = text(
-        "What of the exchanges runs beside computation: none, pipelined:N, two-batch (two-batch:D,P, "
+        "Exchanges that overlap with computation: none, pipelined:N, two-batch (two-batch:D,P, "
         ":alike or :decodes as engines do) or auto; none without it.",
         "WAY",
     )

@@ -29,18 +29,18 @@ class Track(NamedTuple):
     start, stop : int
         Which ops of the section.
     resource : str
-        `COMPUTE`, or what the exchange runs over; of experts on devices of their own, their stream.
+        `COMPUTE`, or what the exchange runs over; of experts on separate devices, their stream.
     part : int
         Which of the layer's expert parts it is; -1 where it is none. What crosses to those and back is
         one too, numbered behind all experts: see `crossing`.
     layer : bool
         Whether it is of a layer, not of the embedding, the head or what is sent on; with experts on
-        devices of their own micro-batches go through these too.
+        separate devices micro-batches go through these too.
     cut : bool
-        Whether pipelining cuts it: its ops depend on a batch's tokens alone and stand, without
-        others between, before or after an exchange.
+        Whether pipelining cuts it: its ops depend only on a batch's tokens and are directly before or after an
+        exchange.
     taken : tuple of float
-        Share of the cores that an exchange keeps from what runs beside it, in steps of decodes alone and with prompts.
+        Share of the cores that an exchange takes from parallel computation, in decode-only steps and with prompts.
     """
 
     start: int
@@ -134,7 +134,7 @@ def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
 
 
 def crossing(d: Deployment, part: int, back: bool) -> int:
-    """Number of what crosses to an expert part on devices of its own, or back from it."""
+    """Return the number of a transfer to an expert part on separate devices, or back from it."""
     return part + len(d.experts) * (2 if back else 1)
 
 

@@ -38,7 +38,7 @@ class StepOverlap:
 
     @classmethod
     def of(cls, d: Deployment, stage: StageCost, plain_s: float, sequences: int = 0, tokens: int = 0) -> StepOverlap:
-        """That of a step."""
+        """Return the overlap of a step."""
         sums: dict[str, list[float]] = {}
         for placed in stage.ops:
             if placed.critical and placed.op.exchange:
@@ -80,7 +80,7 @@ class OverlapRun:
 
     @cached_property
     def usual_steps(self) -> dict[str, StepOverlap]:
-        """A usual step of decodes, and one with a prompt beside them, every rank alike."""
+        """Return a typical decode step, and one with a prompt, equal on every rank."""
         d, out = self.run.deployment, dict[str, StepOverlap]()
         for name, batch in zip(("decodes", "decodes and a prompt"), typical(self.run), strict=True):
             stage, plain = (

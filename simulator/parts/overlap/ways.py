@@ -1,11 +1,10 @@
 """Ways to overlap a step's exchanges with its computation, by name.
 
-``none``: one op after another. ``pipelined:N``: in every layer, what depends on tokens alone around
-its exchanges is cut into N chunks along the tokens; while one is exchanged another is computed (Tutel, PipeMoE, FSMoE).
-``two-batch``: the batch is two halves that go through all layers together, the exchanges of one beside the computation
-of the other (DeepSeek, SGLang). ``two-batch:D,P``: so do steps of at least D tokens a rank, with prompts P (vLLM),
-``two-batch:alike`` and ``two-batch:decodes`` steps that SGLang does it in (`gates`), and all others run whole.
-``auto``: in every step whichever of these takes least, the first of equal ones.
+``none``: serial. ``pipelined:N``: in every layer the ops around exchanges that depend only on tokens are cut into N
+chunks; one is exchanged while another is computed (Tutel, PipeMoE, FSMoE). ``two-batch``: two halves of the batch, the
+exchanges of one in parallel with the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: only steps with at
+least D tokens a rank, with prompts P (vLLM); ``two-batch:alike`` and ``two-batch:decodes``: only the steps that SGLang
+splits (`gates`). ``auto``: the fastest of these in every step.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class Way:
     Attributes
     ----------
     kind : int
-        `SERIAL`, `PIPELINED`, `TWO_BATCH`, or `PING_PONG`: micro-batches that go to and fro between
-        devices that attend and devices that hold experts, which nothing asks for by a name.
+        `SERIAL`, `PIPELINED`, `TWO_BATCH`, or `PING_PONG`: micro-batches that alternate between attention devices and
+        expert devices, which has no name in options.
     chunks : int
         Into how many a batch is cut.
     """

@@ -65,7 +65,7 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 @compiled_part
 def price_stages(limits: Limits, st: State, decodes: float) -> None:
-    """Price a planned batch on each stage; the host plans it once."""
+    """Cost a planned batch on each stage; the host plans it once."""
     chunks, stages = st.counters[col.C_CHUNKS], st.costs.stages
     for r in range(st.ranks.shape[0]):
         hooks.on_sums(st, limits, r, int64(0))
@@ -157,7 +157,7 @@ def launch(pipe: Pipe, limits: Limits, kv: KvRules, st: State) -> bool:
 
 @compiled_part
 def tokens_landed(st: State, i: int, count: int) -> None:
-    """What tokens of a request change that has been stamped, but for its end."""
+    """Apply timestamped tokens to a request, except its end."""
     request = st.ints[i]
     if request[col.I_CACHED] < request[col.I_TARGET]:
         request[col.I_TARGET] += count  # computed again with the others
@@ -181,7 +181,7 @@ def end_request(st: State, kv: KvRules, r: int, i: int) -> None:
 
 @compiled_part
 def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float) -> None:
-    """Stamp the tokens of one rank's part of a batch that ended at `now`."""
+    """Set the timestamps of one rank's part of a batch that ended at `now`."""
     gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
         i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
@@ -211,7 +211,7 @@ def stamp_batch(st: State, kv: KvRules, r: int, work: I8, size: int, now: float)
 
 @compiled_part
 def land(pipe: Pipe, st: State, kv: KvRules) -> float:
-    """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
+    """Wait for the oldest batch: set its timestamps, retire finished requests; return its end."""
     place = pipe.ring[P_FIRST]
     now = max(pipe.ends[place], st.clocks[col.T_NOW])
     completed = st.counters[col.C_COMPLETED]

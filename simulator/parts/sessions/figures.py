@@ -1,4 +1,4 @@
-"""Figures of tasks of several calls."""
+"""Values of tasks of several calls."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .cache import use_prefix
 from .state import Sglang
 
 (GO_ON, NO_TOKEN, OTHER) = range(3)
-"""What comes after a request was tried: the next one, or none because of memory or of the step."""
+"""Results of trying a request: continue with the next one, or stop because of memory or of the step."""
 
 
 @compiled_inside
@@ -55,13 +55,13 @@ def still_to_come(st: State, x: Sglang, r: int, i: int) -> float:
 
 @compiled_inside
 def beside(x: Sglang, since: int) -> int:
-    """Tokens that a prompt is counted with beside its own, from a version on."""
+    """Return the additional tokens that a prompt is counted with, from a version on."""
     return int(x.rules.page if x.rules.patch >= since else 0)
 
 
 @compiled_inside
 def charge(x: Sglang, tokens: int, answer: int) -> None:
-    """Count a prompt's tokens in a step, and the answer that it is expected to have."""
+    """Count a prompt's tokens in a step, and its expected output."""
     adder = x.adder
     pages = blocks_of(tokens, x.rules.page)
     paged = pages * x.rules.page
@@ -110,7 +110,7 @@ def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
 
 @compiled_part
 def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, int]:
-    """Tokens that a waiting request with a prefix of `found` can start with, and what comes then."""
+    """Return the tokens that a waiting request with a prefix of `found` can start with, and the next action."""
     request, adder, page = st.ints[i], x.adder, x.rules.page
     extend = request[col.I_TARGET] - found
     answer = min(max(request[col.I_OUTPUT] - request[col.I_GENERATED], 0), sched.CLIP)
@@ -198,7 +198,7 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
 
 @compiled_part
 def try_next(st: State, x: Sglang, r: int, first: int) -> tuple[int, int]:
-    """Try the head of the queue: its tokens in the step, and what comes then."""
+    """Try the head of the queue; return its tokens in the step, and the next action."""
     i = st.ranks[r, col.R_HEAD]
     request = st.ints[i]
     found = use_prefix(st, x, r, i, request[col.I_TARGET])

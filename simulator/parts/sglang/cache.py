@@ -1,8 +1,7 @@
-"""What SGLang's requests hold: pages of their own, and a locked prefix of the radix tree.
+"""Memory of SGLang's requests: their pages, and a locked prefix of the radix tree.
 
-Of a request's columns `I_ROOM` counts the tokens that have memory (kv_committed_len, those of the
-planned step included; 0 once it is retracted), `I_BLOCKS` its own pages, `I_KEYED` the pages that it has
-in the tree (cache_protected_len) and `I_SLOT` their last node.
+Columns of a request: `I_ROOM` counts the tokens that have memory (kv_committed_len, including the planned step; 0 after
+retraction), `I_BLOCKS` its own pages, `I_KEYED` its pages in the tree (cache_protected_len), `I_SLOT` their last node.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def keep_prompt(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
 
 @compiled_part
 def give_up(st: State, x: Sglang, r: int, i: int, keep: bool) -> None:
-    """Take a request's memory; what it has computed is put into the tree or not (`release_kv_cache`)."""
+    """Free a request's memory, with its computed tokens inserted into the tree or not (`release_kv_cache`)."""
     request, page = st.ints[i], x.rules.page
     top = x.tree.tops[r]
     top[K_FREE] += request[I_BLOCKS]
@@ -87,7 +86,7 @@ def count_slots(x: Sglang, r: int, more: int) -> None:
 
 @compiled_part
 def retract(st: State, x: Sglang, r: int, i: int, others: int) -> None:
-    """Take a retracted request's memory, evict for the others' next steps (`release_req`), and let it begin anew."""
+    """Free a retracted request's memory, evict for the others' next steps (`release_req`), and restart the request."""
     give_up(st, x, r, i, False)
     request = st.ints[i]
     request[I_ROOM] = request[col.I_CACHED] = 0

@@ -52,7 +52,7 @@ def brought(st: State, r: int) -> bool:
 
 @compiled_part
 def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
-    """Let requests that bring their caches run at once, while memory is left for the answers of all that do.
+    """Start requests with transferred caches at once, while memory is left for their outputs.
 
     (`_allocatable_tokens` and `pop_preallocated` of ``DecodePreallocQueue`` in sglang/srt/disaggregation/decode.py.)
     """
@@ -119,13 +119,13 @@ def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
 
 @compiled_inside
 def slots_of(x: Sglang, r: int) -> int:
-    """Requests that may have memory yet, beside those of all batches."""
+    """Return requests that may have memory, in addition to all batches."""
     return int(x.turns.slots[r]) if x.turns.slots.size > 0 else 1 << 40
 
 
 @compiled_inside
 def most_running(x: Sglang) -> int:
-    """Running requests beside which a prompt that is cut goes on: any, where it has begun in another batch."""
+    """Return the maximum of running requests with which a cut prompt continues: any, if it began in another batch."""
     return 1 << 40 if x.turns.slots.size > 0 else int(x.rules.sequences)
 
 
@@ -271,16 +271,16 @@ def later_out(st: State, i: int, j: int) -> bool:
 
 @compiled_inside
 def fewest(x: Sglang) -> int:
-    """Requests that no retraction goes below: alone one always has memory, but not beside other batches.
+    """Return the minimum of running requests: a single one always has memory, except with other batches.
 
-    SGLang would abort it; here it comes back to the queue.
+    SGLang would abort it; here it is requeued.
     """
     return 0 if x.turns.slots.size > 0 else 1
 
 
 @compiled_part
 def retract_some(st: State, x: Sglang, r: int) -> None:
-    """Retract the requests with the shortest answers, of these the longest prompts, until the others fit."""
+    """Retract the requests with the shortest outputs (ties: the longest prompts) until the others fit."""
     own, rank = x.ranks[r], st.ranks[r]
     for k in range(1, own[S_LIST]):
         i, at = st.running[r, k], k

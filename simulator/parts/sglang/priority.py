@@ -1,8 +1,7 @@
-"""SGLang's priority scheduling: the order of the queue, and running requests that make way for waiting ones.
+"""SGLang's priority scheduling: the order of the queue, and preemption for waiting requests (`_sort_by_priority_and_fcfs` and `PrefillAdder.preempt_to_schedule` in sglang/srt/managers/schedule_policy.py, `_get_new_batch_prefill_raw` and `_add_request_to_queue` in scheduler.py, 0.5.9).
 
-(`_sort_by_priority_and_fcfs` and `PrefillAdder.preempt_to_schedule` in sglang/srt/managers/schedule_policy.py,
-`_get_new_batch_prefill_raw` and `_add_request_to_queue` in scheduler.py, 0.5.9.) Priorities are compared as
-keys, the smaller the sooner: `F_KEY` times a sign. Who comes back into the queue comes anew: among equals it goes last.
+Priorities are compared as keys, smaller first: `F_KEY` times a sign. A requeued request counts as new: among equals it
+is last.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def queue_by_priority(st: State, x: Sglang, r: int, i: int) -> None:
 
 @compiled_inside
 def preempts(x: Sglang) -> bool:
-    """Whether running requests may make way, so that a full batch is looked at every time."""
+    """Return whether running requests may be preempted, so that a full batch is always checked."""
     return bool(x.urgent.threshold >= 0)
 
 
@@ -68,7 +67,7 @@ def look_again(x: Sglang, r: int) -> None:
 
 @compiled_part
 def choose(st: State, x: Sglang, r: int, i: int) -> bool:
-    """Mark running requests that make way for a waiting one; whether they are enough.
+    """Mark running requests to preempt for a waiting one; return whether they suffice.
 
     The least urgent first, of these the one that came last, each less urgent by more than the threshold,
     until what they were expected to take is as much as is missing.

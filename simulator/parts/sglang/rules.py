@@ -1,7 +1,7 @@
-"""SGLang's scheduler as data: what its options say.
+"""Options of SGLang's scheduler.
 
-The rules are those of SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and
-schedule_batch.py), and what later versions do otherwise; `plan` and `cache` act by them.
+The rules are from SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and schedule_batch.py), with the
+changes of later versions; `plan` and `cache` apply them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class SglangRules:
     Attributes
     ----------
     max_prefill_tokens : int
-        Prompt tokens of a step, unless one prompt alone has more.
+        Prompt tokens of a step, unless a single prompt has more.
     chunked_prefill_size : int
         Tokens to which a step's prompts are cut; 0: never.
     mixed : bool
-        `enable_mixed_chunk`: decodes run beside prompts.
+        `enable_mixed_chunk`: decodes run in steps with prompts.
     lpm : bool
         `schedule_policy` lpm, longest prefix first; if not, fcfs.
     radix : bool
@@ -41,10 +41,10 @@ class SglangRules:
     low_first : bool
         `schedule_low_priority_values_first`: the smaller a priority, the sooner; if not, the larger.
     threshold : int
-        `priority_scheduling_preemption_threshold`: running requests make way for waiting ones whose
-        priority is better by more than this.
+        `priority_scheduling_preemption_threshold`: running requests are preempted for waiting ones whose priority is
+        better by more than this.
     patch : int
-        Whose rules: 0.5.`patch`, see `state.ROOMIER` and what follows it.
+        Version 0.5.`patch`, see `state.ROOMIER` and the constants after it.
     """
 
     max_prefill_tokens: int = 16_384
@@ -85,23 +85,23 @@ class SglangRules:
         return "sglang"
 
     def limited(self, tokens: int) -> SglangRules:
-        """The same with prompts cut to so many tokens a step."""
+        """Return the same with prompts cut to `tokens` tokens a step."""
         return replace(self, chunked_prefill_size=tokens)
 
     def decoding(self) -> SglangRules:
-        """Those of a server that only decodes: its cache is no tree (``disaggregation_mode`` decode)."""
+        """Return the rules of a decode server: its cache is not a tree (``disaggregation_mode`` decode)."""
         return replace(self, radix=False, lpm=False)
 
     def verifying(self) -> SglangRules:
-        """Those of a server with drafts: results are waited for, and prompts run alone (sglang/srt/server_args.py)."""
+        """Return the rules of a server with drafts: results are awaited, and prompts run separately (sglang/srt/server_args.py)."""
         return replace(self, overlap=False, mixed=False)
 
     def most(self, sequences: int, stages: int) -> int:
-        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) one that is cut goes on beside."""
+        """With stages (``event_loop_pp`` in sglang/srt/managers/scheduler_pp_mixin.py) a cut prompt continues in addition."""
         return sequences + (stages > 1)
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Sglang:
-        """The state before the first request, of so many pages of `page` tokens a rank.
+        """Return the state before the first request, with `pages` pages of `page` tokens per rank.
 
         Of several stages each batch has its share of the sequences (`pp_max_micro_batch_size`), and results are
         waited for.

@@ -1,4 +1,4 @@
-"""What SGLang's scheduler keeps beside the engine's state, and the numbers that it goes by."""
+"""State of SGLang's scheduler in addition to the engine's, and its constants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 CLIP = 4096
-"""Most tokens of an answer that admission counts on (CLIP_MAX_NEW_TOKENS in schedule_policy.py)."""
+"""Maximum output tokens that admission counts (CLIP_MAX_NEW_TOKENS in schedule_policy.py)."""
 
 RETRACT_STEPS = 20
 """SGLANG_RETRACT_DECODE_STEPS (sglang/srt/environ.py)."""
@@ -25,10 +25,10 @@ which a request waits for it (schedule_policy.py)."""
 
 
 ROOMIER, UNCAPPED, ROOMY_ENDLESS, LENGTHS, LEAVERS = 11, 13, 21, 22, 23
-"""First versions 0.5.x that have a rule: every prompt is counted with a page more (without a tree from the third on);
-`max_prefill_tokens` stops no prompt of a step where prompts are cut; the ends of answers are known, so that running requests
-are counted with all of their answers and those whose last token is in flight do not run again; what has ended leaves
-before prompts are planned, and a step that is full looks at no more. From the wheels of 0.5.9 to 0.5.23."""
+"""First versions 0.5.x of a rule: every prompt is counted with a page more (without a tree from the third on);
+`max_prefill_tokens` does not stop prompts if they are cut; known output lengths are counted completely, and requests
+with their last token in flight do not run again; ended requests leave before prompts are planned, and a full step
+stops. From the wheels of 0.5.9 to 0.5.23."""
 
 
 class Numbers(NamedTuple):
@@ -57,9 +57,9 @@ results are not processed, and which of them brings no token."""
 
 (A_INPUT, A_CHUNK, A_TAKEN, A_PAGES, A_ADDED, A_CUT, A_STATES) = range(7)
 NUM_ADDER = 7
-"""Entries of `Sglang.adder`: prompt tokens that a step may still have, in all and before one is cut;
-tokens taken by it; pages, those of decodes beside it included; requests added, and which of them has been
-cut (-1: none); entries of `keys` for requests without an end (-1: not looked for)."""
+"""Entries of `Sglang.adder`: remaining prompt tokens of a step, in all and before one is cut; its tokens; pages,
+including its decodes; added requests, and which one was cut (-1: none); entries of `keys` for requests without an
+end (-1: not computed)."""
 
 
 (U_CAME, U_OUT) = range(2)
@@ -78,7 +78,7 @@ class Urgent(NamedTuple):
 
 @held
 class BatchTurns(NamedTuple):
-    """What each of P batches in flight has of its own while another one is looked at, of R ranks."""
+    """State of each of P batches in flight while another one is active, for R ranks."""
 
     running: I8  # [P, R, 3B] see `State.running`
     own: I8  # [P, R, NUM_SCHEDULE + 1] see `Sglang.ranks`; then how many run
@@ -87,7 +87,7 @@ class BatchTurns(NamedTuple):
 
 @held
 class Sglang(NamedTuple):
-    """What SGLang's scheduler keeps, beside the engine's state, of R ranks."""
+    """State of SGLang's scheduler, in addition to the engine's, for R ranks."""
 
     rules: Numbers
     tree: Tree

@@ -71,7 +71,7 @@ def tokens_taken(st: State, x: Sglang, r: int, i: int, prompt: bool) -> int:
 
 @compiled_part
 def lose_last(st: State, i: int, first_end: float, now: float) -> None:
-    """Let the last step of a stretch bring a retracted request no token; those before have brought theirs."""
+    """Do not emit a token of a retracted request in the last fast-forwarded step; earlier ones have."""
     if st.counters[col.C_STRETCH] > 1:
         before = st.clocks[col.T_KNOWN]
         record_gap(st.hist, st.clocks, first_end - st.floats[i, col.F_LAST], 1)
@@ -118,7 +118,7 @@ def take_ranks(x: Sglang, st: State, kv: KvRules, first_end: float, now: float) 
 
 @compiled_part
 def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
-    """Pages that a rank's running requests take in so many more steps."""
+    """Return the pages that a rank's running requests need in the next steps."""
     pages = int64(0)
     for j in range(x.ranks[r, S_LIST]):
         room = st.ints[st.running[r, j], col.I_ROOM]
@@ -168,7 +168,7 @@ def most_steps(x: Sglang, st: State) -> int:
 
 @compiled_code
 def fall_idle(x: Sglang, st: State) -> None:
-    """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
+    """Reset the estimate of output tokens (`self_check_during_idle`)."""
     for r in range(x.ratio.size):
         x.ratio[r] = x.rules.init_ratio
 

@@ -1,14 +1,10 @@
-"""TensorRT-LLM's KV blocks: a queue of free ones, and a tree of those that can be found again.
+"""TensorRT-LLM's KV blocks: a queue of free ones, and a tree of reusable ones (`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp).
 
-(`WindowBlockManager` in cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, `LRUEvictionPolicy` in evictionPolicy.cpp.)
-A freed block goes to the end of the queue, a sequence's last block first; the block at its start is handed out next,
-and what follows it in the tree cannot be found any more. A prompt takes over the leading full blocks that are there,
-but for its last token; parts of a block are not reused here (`enable_partial_reuse`). Content that no trace tells is a
-request's own: only after a pause can it be found, by that request, so it is put into the tree then.
-
-Of a request's columns `I_ROOM` counts the tokens of its sequence (0: it has none), `I_BLOCKS` its blocks,
-`I_KEYED` the leading ones that are in the tree behind one another, which none can leave while it holds them,
-and `I_SLOT` its row of `held`.
+A freed block goes to the end of the queue, a sequence's last block first; the first in the queue is allocated next, and
+its successors in the tree are lost. A prompt reuses the leading full blocks, except its last token; partial reuse is
+off (`enable_partial_reuse`). Content without a trace hash is inserted only at a pause, for the same request. Columns of
+a request: `I_ROOM` tokens of its sequence (0: none), `I_BLOCKS` its blocks, `I_KEYED` its leading consecutive blocks in
+the tree, which it locks, `I_SLOT` its row of `held`.
 """
 
 from __future__ import annotations
@@ -166,7 +162,7 @@ def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
 
 @compiled_part
 def mark(st: State, x: Trtllm, r: int, i: int) -> int:
-    """Blocks that come free if a request is paused beside those marked before."""
+    """Return the blocks freed by pausing a request, in addition to those already marked."""
     request, freed = st.ints[i], int64(0)
     for j in range(request[I_BLOCKS]):
         block = x.blocks[r, x.held[r, request[I_SLOT], j]]

@@ -184,7 +184,7 @@ def pause(st: State, x: Trtllm, r: int) -> None:
 
 @compiled_inside
 def cut_to(tokens: int, room: int, block: int) -> int:
-    """Tokens of a prompt in a step that has room for so many: all, or whole blocks."""
+    """Return the tokens of a prompt in a step with `room`: all, or whole blocks."""
     return int(tokens if tokens <= room else room // block * block)
 
 
@@ -300,7 +300,7 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
 
 @compiled_part
 def wait(x: Trtllm, prompts: int, tokens: int, running: int) -> bool:
-    """Whether prompts wait for more of them beside decodes (`_waiting_requests`)."""
+    """Return whether prompts wait for more of them while others decode (`_waiting_requests`)."""
     waited = x.waited
     if x.rules.wait_steps == 0 or prompts == 0 or running == 0:
         return False

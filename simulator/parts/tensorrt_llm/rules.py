@@ -1,8 +1,8 @@
-"""TensorRT-LLM's executor as data: what its options say.
+"""Options of TensorRT-LLM's executor.
 
-The rules are those of the PyTorch backend of 1.2 (tensorrt_llm/_torch/pyexecutor/py_executor.py) and of
-what it calls (capacityScheduler.cpp, microBatchScheduler.cpp and kvCacheManager.cpp in cpp/tensorrt_llm/
-batch_manager); `plan` and `blocks` act by them.
+The rules are from the PyTorch backend of 1.2 (tensorrt_llm/_torch/pyexecutor/py_executor.py) and its C++ code
+(capacityScheduler.cpp, microBatchScheduler.cpp and kvCacheManager.cpp in cpp/tensorrt_llm/batch_manager); `plan` and
+`blocks` apply them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TrtllmRules:
     overlap : bool
         Results are processed while the next step runs; not with `disable_overlap_scheduler`.
     wait_steps, wait_tokens : int
-        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` of a step's tokens: prompts wait
-        beside decodes for so many steps or tokens. 0 steps: they never do.
+        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` of a step's tokens: prompts wait for this many
+        steps or tokens while others decode. 0 steps: they never wait.
     even : bool
         `attention_dp_config.enable_balance`: prompts wait until every rank has one.
     even_steps, even_batches : int
@@ -63,15 +63,15 @@ class TrtllmRules:
         return "tensorrt-llm"
 
     def limited(self, tokens: int) -> TrtllmRules:
-        """The same with at most so many tokens in a step."""
+        """Return the same with at most `tokens` tokens in a step."""
         return replace(self, max_num_tokens=tokens)
 
     def decoding(self) -> TrtllmRules:
-        """Those of a server that only generates: it has no prompts to reuse blocks for."""
+        """Return the rules of a decode server: it has no prompts to reuse blocks for."""
         return replace(self, reuse=False)
 
     def verifying(self) -> TrtllmRules:
-        """Those of a server with drafts, whose results are waited for."""
+        """Return the rules of a server with drafts, whose results are awaited."""
         return replace(self, overlap=False)
 
     def most(self, sequences: int, stages: int) -> int:
@@ -79,7 +79,7 @@ class TrtllmRules:
         return sequences * stages
 
     def start(self, ranks: int, sequences: int, pages: int, page: int, stages: int) -> Trtllm:
-        """The state before the first request, of so many blocks of `page` tokens a rank.
+        """Return the state before the first request, with `pages` blocks of `page` tokens per rank.
 
         Of several stages results are waited for, and memory is looked for two steps ahead (`two_step_lookahead`).
         """
@@ -92,7 +92,7 @@ class TrtllmRules:
         return new_trtllm(numbers, ranks, pages, stages)
 
     def widen(self, x: Trtllm, blocks: int) -> Trtllm:
-        """The same state with room for requests of so many blocks."""
+        """Return the same state with room for requests with that number of blocks."""
         return widened(x, blocks + 1)
 
     def spare(self, page: int) -> int:

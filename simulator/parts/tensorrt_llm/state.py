@@ -1,4 +1,4 @@
-"""What TensorRT-LLM's executor keeps beside the engine's state, and the numbers that it goes by."""
+"""State of TensorRT-LLM's executor in addition to the engine's, and its constants."""
 
 from __future__ import annotations
 

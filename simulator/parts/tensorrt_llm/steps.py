@@ -114,7 +114,7 @@ def take_ranks(x: Trtllm, st: State, kv: KvRules, first_end: float, now: float) 
 
 @compiled_part
 def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
-    """Blocks that a rank's requests take in so many more steps."""
+    """Return the blocks that a rank's requests need in the next steps."""
     blocks = int64(0)
     for j in range(st.ranks[r, col.R_RUNNING]):
         room = st.ints[st.running[r, j], col.I_ROOM]

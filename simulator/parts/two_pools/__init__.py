@@ -1,4 +1,4 @@
-"""Two pools: prompts on some devices, answers on others, caches moved between them."""
+"""P/D disaggregation: prefill on some devices, decode on others, with KV transfers between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = (
     Part(
         "two-pools",
         "--prefill, --decode",
-        "prompts and answers on devices of their own",
+        "prefill and decode on separate devices (P/D disaggregation)",
         options=PoolOptions,
         panel="Prefill and decode pools",
         hooks={

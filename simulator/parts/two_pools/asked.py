@@ -1,4 +1,4 @@
-"""Two pools as options say: which system prefills, which one decodes, and what lies between."""
+"""Two pools from options: the prefill system, the decode system, and the link."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..autoscale.asked import Autoscale, parse_autoscale
 from .options import PoolOptions
 
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
-"""A system's name or file, and how many of it; a name alone ends in the devices of a node."""
+"""A system's name or file and its number; a name without a number ends in the devices of a node."""
 OWN = ("tp", "dp", "ep", "pp", "policy", "engine", "token_budget", "max_seqs")
-"""Options that a pool may have of its own."""
+"""Options that each pool may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Pair:
 
     @property
     def deployment(self) -> Deployment:
-        """Both as one: it speaks of the side that decodes, as those of split systems do."""
+        """Return both as one deployment, which describes the decode side, as for split systems."""
         sides = self.prefill.deployment, self.decode.deployment
         name = f"{self.prefill.name}+{self.decode.name}"
         system = sides[1].system.model_copy(update={"name": name})
@@ -106,10 +106,10 @@ def pair_of(scenario: Scenario) -> Pair:
         raise InputError(AUTOSCALE, reason)
     for name in ("prefill", "decode"):
         if scenario.parts.asks("experts-apart") and getattr(own, f"{name}_autoscale") is not None:
-            raise InputError(f"--{name}-autoscale", "cannot go with --experts-on; leave one out")
+            raise InputError(f"--{name}-autoscale", "cannot be combined with --experts-on; remove one")
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
-            reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
+            reason = "cannot be combined with --prefill and --decode; write h200-x8x2 for two of a system"
             raise InputError(flag, reason)
     prefill, decode = _side(scenario, "prefill"), _side(scenario, "decode")
     formats = [s.deployment.model.numerics.kv for s in (prefill, decode)]
@@ -142,7 +142,7 @@ def counted(text: str, where: str) -> tuple[str, int]:
     Raises
     ------
     InputError
-        None of it, or too many.
+        If there are none, or too many.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
     Raises
     ------
     InputError
-        What cannot be read, or is told by first tokens where none come.
+        If it cannot be read, or uses TTFT in a pool without first tokens.
     """
     text = getattr(own, f"{name}_autoscale")
     if text is None:
@@ -175,7 +175,7 @@ def _scale(own: PoolOptions, name: str) -> Autoscale | None:
     if name == "decode" and found.slo_s is not None:
         raise InputError(flag, "knows no first tokens, which come from the pool that prefills: no slo")
     if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
-        reason = f"cannot go with --{name} SYSTEMxN; it says how many there are"
+        reason = f"cannot be combined with --{name} SYSTEMxN; it says how many there are"
         raise InputError(flag, reason)
     return found
 

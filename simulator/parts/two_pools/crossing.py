@@ -1,12 +1,10 @@
-"""From prefill to decode, compiled: caches that wait, and their way over the link.
+"""KV transfers from prefill to decode, compiled.
 
-A prompt runs in the prefill pool, which emits the first token; its KV cache waits there until a decode node has room
-for the request, crosses the link, and the request goes on decoding. Its blocks are kept on the one side until the
-cache has crossed, and on the other from before it leaves. A node has a port for each of its ranks, made of those of
-the rank's devices, which work together, for one cache at a time; which rank a request comes from or goes to is the
-engine's own matter: the port that is free first takes its cache. A cache takes the earliest of either list of times,
-whichever port it is: so a slower link never brings one earlier. Over the nodes' network its ports carry other flows of
-the nodes too: blocks for a shared tier, and what steps exchange with experts apart.
+A prompt runs in the prefill pool, which emits the first token. Its KV cache waits there until a decode node has room
+for the request, is transferred, and the request continues. Blocks are kept at the source until the end of the transfer,
+and at the target from before its start. A node has one port per rank, combined from the rank's devices, for one cache
+at a time. A cache takes the earliest free port of either side, so a slower link never delivers one earlier. The node
+network's ports also carry blocks of a shared tier, and exchanges with disaggregated experts.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ LEAST = 0.01
 """Share of a port that caches get in any case."""
 
 LOST = 11
-"""Why events wait for the caller: a cache went down with its node, the request (`At.row`) is to be put back."""
+"""Reason for the caller: a cache was lost with its node, and the request (`At.row`) must be requeued."""
 
 
 @compiled_part
@@ -70,13 +68,13 @@ def hold_tier(b: Between, n: int, links: F8) -> None:
 
 @compiled_part
 def left_over(exchanged_s: float, stepping_s: float) -> float:
-    """Share of a port that steps leave, whose exchanges with experts apart go first: they wait for them."""
+    """Return the share of a port left by steps, whose exchanges with separate experts come first."""
     return max(1.0 - exchanged_s / stepping_s, LEAST) if stepping_s > 0.0 else 1.0
 
 
 @compiled_part
 def whole_bytes(b: Between, tokens: int) -> float:
-    """KV bytes that all devices of a rank of the second pool get for so many tokens."""
+    """Return the KV bytes that all devices of a rank of the second pool receive for a number of tokens."""
     return kv_bytes(b.whole, tokens) * b.wide
 
 
@@ -88,7 +86,7 @@ def cached(p: Play, row: int) -> int:
 
 @compiled_part
 def find_room(p: Play, how: How, b: Between, need: float) -> int:
-    """Note which nodes can take one more request, with so many bytes; how many."""
+    """Find the nodes with room for one more request and its bytes; return their number."""
     found, able = find_able(p, how, p.fleet.first, p.own.size), int64(0)
     for k in range(found):
         n = p.able[k]
@@ -161,7 +159,7 @@ def let_go(p: Play, n: int, size: float) -> None:
 
 @compiled_given("how.between", otherwise=lambda p, how, row: REACHED)
 def arrive(p: Play, how: How, row: int) -> int:
-    """Let a cache be there, unless one of its ends has failed meanwhile."""
+    """Complete a KV transfer, unless its source or target has failed since."""
     b, at = how.between, p.at[0]
     trip = b.trips[row]
     source, target = trip.source, trip.target

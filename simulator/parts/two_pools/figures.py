@@ -1,4 +1,4 @@
-"""Figures of prefill and decode pools."""
+"""Values of prefill and decode pools."""
 
 from __future__ import annotations
 

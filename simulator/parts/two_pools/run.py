@@ -175,7 +175,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None,
 
 
 def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
-    """Measure what crossed the link; None where there are no two pools."""
+    """Measure the KV transfers; None without two pools."""
     moves, link = served.parts.get("two-pools"), served.pools.link
     if moves is None or link is None:
         return None
@@ -192,11 +192,10 @@ def _kv_moves(served: Served, requests: Requests) -> KvMoves | None:
 def limiting_pool(r: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
     """Which part of a run of two pools limits it: "prefill", "decode" or "link".
 
-    A port of the link that is nearly always busy does. Otherwise latencies that are missed tell: those between tokens
-    are the decode pool's, or the link's where caches are longer on it than between all later tokens. First tokens are
-    late because of prompts, unless caches wait longer for room in the decode pool than prompts do for a step, while
-    prompts have steps to spare. Without a latency it is what has the least to spare: of its steps' time, of places and
-    memory, or of the time of a port.
+    A nearly saturated port of the link is the limit. Else exceeded latencies decide: gaps between tokens belong to the
+    decode pool, or to the link if transfers take longer than all later tokens. TTFT belongs to prefill, unless
+    transfers wait longer for room in the decode pool than prompts for a step. Without exceeded latencies the resource
+    with the least slack is the limit: step time, sequences and memory, or a port.
     """
     m, (prefill, decode) = left.moves, left.pools
     if max(p.sending for p in left.pools) >= FULL:
@@ -220,7 +219,7 @@ def limiting_pool(r: Run, left: TwoPools, missed: Sequence[str] = ()) -> str:
 
 
 def _room(r: Run, left: TwoPools) -> float:
-    """Share of the decode pool's places in use, over the time of its steps; 0 without its stretches."""
+    """Return the share of the decode pool's sequences in use, over the time of its steps; 0 without a log."""
     decode, stages = left.pools[1], steady_stages(r) if r.stages else {}
     if not stages:
         return 0.0

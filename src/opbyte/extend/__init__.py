@@ -1,19 +1,11 @@
-"""The face for extenders: names that stay, typed and documented, whatever moves behind them.
+"""Interface for extensions: stable names, typed and documented.
 
-`docs/extending.md` shows what each is for; the papers of `analysis/papers` are written with this package
-and nothing else of the library. What is not among `__all__` here or in a part may move at any time:
-
-============  =====================================================
-`models`      layer kinds and models in detail, batches, routings
-`devices`     links, cost models, published mechanisms, DRAM
-`systems`     deployments, caches, experts, steps
-`training`    training steps, their layouts, states and work
-`streams`     graphs of tasks on streams, and their schedules
-`fpga`        engines and frames of FPGAs
-`answers`     what commands answer, and what runs in parallel
-`figures`     axes, colours and bars in the house's style
-`kernels`     the kernel lab
-============  =====================================================
+`docs/extending.md` shows their use; the papers of `analysis/papers` use only this package. Names outside of `__all__`
+here or in a part may change at any time. Parts: `models` (layer kinds and models in detail, batches, routings),
+`devices` (links, cost models, published mechanisms, DRAM), `systems` (deployments, caches, experts, steps), `training`
+(training steps, their layouts, states and work), `streams` (graphs of tasks on streams, and their schedules), `fpga`
+(engines and frames of FPGAs), `answers` (results of commands, and parallel runs), `figures` (axes, colours and bars in
+the common style), `kernels` (the kernel lab).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What commands answer, and what runs in parallel."""
+"""Results of commands, and parallel runs."""
 
 from __future__ import annotations
 

@@ -17,15 +17,15 @@ from ..base import Run, State, Weights, elementwise, gemm, layer_kind
 class AttentionMixture:
     """Several attention blocks whose outputs are weighed by a router and added.
 
-    Every token uses all of them, so they are one attention of all heads, and no load is drawn. Beside
-    the feed-forward part in a layer that is `parallel`, as in BAM.
+    Every token uses all of them, so they are one attention of all heads, and no load is sampled. In a `parallel` layer
+    they run in parallel with the feed-forward part, as in BAM.
 
     Attributes
     ----------
     base : Attention
         One expert.
     shared_kv : bool
-        Whether all experts attend to the same keys and values, those of one.
+        Whether all experts attend to the same keys and values, of one expert.
     """
 
     kind: ClassVar[str]

@@ -17,16 +17,16 @@ from ..linear_state import GatedDeltaNet
 class Memories:
     """Gated DeltaNet with several states: a router picks some for each token, one may serve all.
 
-    Keys and values are projected once, whatever states they go to. A decode touches the states of its token; a prompt's
-    chunk touches all of them, as some token of it does unless it is very short. So costs are affine in the moments and
-    no draw of loads matters: every token has equally many states.
+    Keys and values are projected once for all states. A decode uses the states of its token; a prompt's chunk uses all
+    of them, unless it is very short. So costs are affine in the moments and independent of sampled loads: every token
+    has the same number of states.
 
     Attributes
     ----------
     net : GatedDeltaNet
         Projections, heads and one state.
     states, top_k : int
-        Routed states, and those of a token.
+        Routed states, and the number per token.
     shared : bool
         Whether one more state takes every token.
     """
@@ -71,7 +71,7 @@ class Memories:
         return replace(self, net=self.net.shard(tp))
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        """A chunk goes through all states, a decode through those of its token."""
+        """Return the ops: a chunk uses all states, a decode its token's."""
         net = self.net
         ops = net.ops_with(m, run, self._used, self.states + self.shared)
         if self._router:

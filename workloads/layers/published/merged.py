@@ -1,8 +1,8 @@
-"""Experts merged before the run: what a router chose for all tokens alike becomes one dense block.
+"""Experts merged before the run: a router's common choice for all tokens becomes one dense block.
 
-MoDE (arXiv 2412.12953): the router of a diffusion policy sees the noise level alone, so the `top_k` experts
-of a level are put side by side once, their outputs' weights scaled, and run as a block `top_k` times as
-wide. The work is that of `top_k` experts; what is saved is routing.
+MoDE (arXiv 2412.12953): the router of a diffusion policy only sees the noise level, so the `top_k` experts of a level
+are concatenated once, with scaled output weights, and run as a block `top_k` times as wide. The work is `top_k`
+experts; routing is saved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MergedExperts:
     width : int
         Inner width of one expert.
     levels : int
-        Merged blocks kept in memory beside the experts, one for each noise level or task; 0 = they are used in place.
+        Merged blocks stored in addition to the experts, one for each noise level or task; 0 = they replace the experts.
     """
 
     kind: ClassVar[str]

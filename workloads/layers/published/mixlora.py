@@ -1,8 +1,8 @@
 """MixLoRA: experts that are low-rank adapters on one frozen feed-forward block.
 
-A token's output is the weighted sum over its `top_k` experts, each the base block with the expert's own
-pair beside every matrix. Plainly each expert runs the whole base. As the paper has it (arXiv 2404.15159,
-section 3.3) the base's gate and up run once for all tokens, and only down runs by expert.
+A token's output is the weighted sum over its `top_k` experts, each the base block with the expert's own low-rank pairs.
+Without sharing each expert runs the whole base. In the paper (arXiv 2404.15159, section 3.3) the base's gate and up run
+once for all tokens, and only down runs by expert.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class AdapterExperts:
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """What runs once for each expert of a token: its pairs, and the base's matrices they need.
 
-        The base's are read again for every expert. Its shape names no inner width: kernel models of
-        whole expert blocks leave it to the roofline.
+        The base's weights are read again for every expert. Its shape names no inner width, so kernel models of whole
+        expert blocks use the roofline.
         """
         num, routed = run.numerics, loads.routed
         base = sum(linear.inputs * linear.outputs for linear in self.by_expert)
@@ -125,8 +125,8 @@ class AdapterExperts:
     def kernels(self, per_expert: Sequence[float], run: Run) -> list[Op]:
         """The same work as an engine without fused kernels launches it: expert after expert.
 
-        Rows of an expert's tokens are gathered, the base's outputs where they are there already, and
-        the weighted outputs added to those of the experts before.
+        Rows of an expert's tokens are gathered, the base's outputs if they exist already, and the weighted outputs are
+        added to the sum of the experts before.
 
         Parameters
         ----------

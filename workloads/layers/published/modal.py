@@ -18,9 +18,9 @@ from ..linear_state import Mamba
 class ModalMamba:
     """A Mamba layer with its own in, x, dt and out projection for each modality (arXiv 2501.16295).
 
-    Convolution and scan are shared; around every projection tokens are brought together by modality and back in order.
-    A token's modality is no choice of a router: `--routing modality:SHARES` says how many tokens are of which. A batch
-    reads the projections of the modalities that are in it.
+    Convolution and scan are shared; around every projection tokens are grouped by modality and reordered. A token's
+    modality is not a router's choice: `--routing modality:SHARES` sets the shares. A batch reads the projections of its
+    modalities.
     """
 
     kind: ClassVar[str]

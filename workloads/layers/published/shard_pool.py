@@ -20,7 +20,7 @@ from ..lora import low_rank_ops
 @layer_kind("mos")
 @dataclass(frozen=True, slots=True)
 class PooledAdapter:
-    """A layer part with an adapter of `rank`, whose share of the pool is that of `pool_rank`.
+    """A layer part with an adapter of `rank`, whose share of the pool is `pool_rank`'s.
 
     Attributes
     ----------

@@ -113,9 +113,9 @@ class SlicedFeedForward(_Sliced):
 class SlicedAttention(_Sliced):
     """Attention cut into slices of its heads; a token has queries, keys and values in some.
 
-    A query sees the keys of its own slices: those of other tokens are there with the share top_k over
-    slices (exactly so where slices choose equally many tokens, in expectation where tokens choose
-    evenly), its own always. So scores fall by the square, the KV cache by the share.
+    A query sees the keys of its own slices: other tokens' keys with the share top_k over slices (exactly if slices
+    choose equally many tokens, in expectation if tokens choose evenly), its own always. So scores fall by the square,
+    the KV cache by the share.
     """
 
     kind: ClassVar[str]
@@ -128,7 +128,7 @@ class SlicedAttention(_Sliced):
         _check_slices(self.slices, self.top_k, heads=base.heads, kv_heads=base.kv_heads)
         if base.window or base.gated:
             key = "window" if base.window else "gated"
-            raise InputError(f"base.{key}", "cannot go with slices; leave it out")
+            raise InputError(f"base.{key}", "cannot be combined with slices; remove it")
 
     @property
     def _used(self) -> Attention:

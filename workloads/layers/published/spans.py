@@ -58,7 +58,7 @@ class SpanAttention:
 
     def __post_init__(self) -> None:
         if self.base.window:
-            raise InputError("base.window", f"must be 0 beside spans, not {self.base.window}")
+            raise InputError("base.window", f"must be 0 with spans, not {self.base.window}")
         if self.length < 1:
             raise InputError("length", f"must be at least 1, not {self.length}")
         heads = sum(count for count, _, _ in self.spans)
@@ -93,7 +93,7 @@ class SpanAttention:
         return replace(self, length=min(self.length, longest))
 
     def shard(self, tp: int) -> SpanAttention:
-        """The part of the device with most keys, heads being dealt out by falling span."""
+        """Return the part of the device with most keys; heads are distributed by falling span."""
         base = self.base.shard(tp)
         group = self.base.heads // self.base.kv_heads
         each = [(a, b) for count, a, b in self.spans for _ in range(count)]
@@ -105,7 +105,7 @@ class SpanAttention:
         return replace(self, base=base, spans=tuple((1, a, b) for a, b in spans))
 
     def _first(self, group: tuple[tuple[float, float], ...], count: int) -> list[tuple[float, float]]:
-        """The query heads of a group that see furthest, of which a device has so many."""
+        """Return the query heads of a group with the longest spans, for a device with `count` of them."""
         spans = [(span_of(a, b, self.length), a, b) for a, b in group]
         spans.sort(key=lambda each: (each[0] > 0, -each[0]))
         return [(a, b) for _, a, b in spans[:count]]
