@@ -41,7 +41,7 @@ def report(result: Result, library: str = "") -> str:
         Its headline and what `sections.sections` makes of it are the report; a last part says
         which command and code made it.
     library : str
-        Path of the plot library (`scripts.library`) from the page; empty: inside the page. If it is missing, the page
+        Path of the plot library from the page; empty: inside the page. If it is missing, the page
         prints this and shows the pictures.
     """
     number, live = 0, False
