@@ -2,7 +2,7 @@
 
 The extensions are the files of docs/extending.md, one of each thing, so what is read there is what
 is tested here: as a package whose modules the group ``opbyte.plugins`` names, laid out as an installer
-leaves it. Each command runs in a process and a folder of its own.
+leaves it. Commands run in processes of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,6 @@ class Outside:
             cwd=self.folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-
-    def opbyte(self, *arguments: str) -> str:
-        run = self.python("-m", "opbyte", *arguments)
-        assert run.returncode == 0, run.stderr[-2000:]
-        return run.stdout
 
     def refused(self, *arguments: str) -> str:
         """The one line on stderr of a command that ends with code 2."""
@@ -139,34 +134,85 @@ LISTED = {
 }
 
 
-EVERY_LIST = """
+EVERY = """
 import contextlib, io, json, sys
 from opbyte.analysis.cli import main
-found = {}
-for kind in sys.argv[1:]:
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
-        main(["list", kind, "--json"])
-    found[kind] = json.loads(said.getvalue())
+found = []
+for line in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = main(line)
+        except SystemExit as ended:
+            code = ended.code
+    found.append((code or 0, out.getvalue(), err.getvalue()))
 print(json.dumps(found))
 """
+Answer = tuple[int, str, str]
 
 
-def listed(where: Outside) -> dict[str, dict[str, Any]]:
-    """What `opbyte list` says of every kind, in one process."""
-    run = where.python("-c", EVERY_LIST, *LISTED)
+def said(where: Outside, *commands: Sequence[str]) -> list[Answer]:
+    """Exit code, stdout and stderr of commands, in one process."""
+    run = where.python("-c", EVERY, json.dumps(commands))
     assert run.returncode == 0, run.stderr[-2000:]
-    found: dict[str, dict[str, Any]] = json.loads(run.stdout)
+    return [tuple(answer) for answer in json.loads(run.stdout)]
+
+
+def listed(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """What `opbyte list` says of every kind."""
+    return {kind: json.loads(out) for kind, (_, out, _) in zip(LISTED, answers, strict=True)}
+
+
+LISTS = [("list", kind, "--json") for kind in LISTED]
+SIMULATE = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "20", "--requests", "40",
+            "--input-len", "300", "--output-len", "10", "--json")  # fmt: skip
+COMMANDS = {
+    "router and order": (*SIMULATE, "--replicas", "3", "--router", "two-choices", "--policy", "chunked+deadline"),
+    "capacity": (
+        "capacity", "llama-3-8b", "--systems", "h100-x1,h100-x2", "--slo", "ttft_p99=1", "--workers", "1",
+        "--requests", "60", "--input-len", "300", "--output-len", "10", "--replicas", "2",
+        "--router", "two-choices", "--policy", "vllm+deadline", "--tolerance", "0.3", "--json",
+    ),
+    "placement": ("roofline", "mixtral-8x7b", "--system", "duplex-plain-x4", "--placement", "energy-delay", "--json"),
+    "layer kind": ("inspect", "adapters.json", "--json"),
+    "trace": ("simulate", "llama-3-8b", "--system", "systolic.yaml", "--trace", "calls.csv", "--json"),
+    "experiment": ("reproduce", "llama-size", "--json"),
+}  # fmt: skip
+SYSTOLIC = FILES["systolic.yaml"]
+WRONG = {
+    "none.yaml": (re.sub(r" +parameters.*\n", "", SYSTOLIC), "parameters of kind systolic are rows"),
+    "typo.yaml": (SYSTOLIC.replace("{rows:", "{row:"), "parameters of kind systolic are rows"),
+    "kind.yaml": (SYSTOLIC.replace("kind: systolic", "kind: systolc"), "did you mean 'systolic'?"),
+}
+"""Files of a processor kind's parameters, and what is said of them."""
+
+
+@pytest.fixture(scope="module")
+def answers(installed: Outside) -> list[Answer]:
+    """Of every list, of `COMMANDS`, and of what is wrong, in one process with the package."""
+    for name, (text, _) in WRONG.items():
+        (installed.folder / name).write_text(text)
+    refused = [("roofline", "llama-3-8b", "--system", name) for name in WRONG]
+    return said(installed, *LISTS, *COMMANDS.values(), *refused)
+
+
+@pytest.fixture(scope="module")
+def done(answers: list[Answer]) -> dict[str, dict[str, Any]]:
+    """What `COMMANDS` said."""
+    found = {}
+    for name, (code, out, err) in zip(COMMANDS, answers[len(LISTS) : -len(WRONG)], strict=True):
+        assert code == 0, err
+        found[name] = json.loads(out)
     return found
 
 
 @pytest.fixture(scope="module")
-def with_package(installed: Outside) -> dict[str, dict[str, Any]]:
-    return listed(installed)
+def with_package(answers: list[Answer]) -> dict[str, dict[str, Any]]:
+    return listed(answers[: len(LISTS)])
 
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    return listed(Outside(tmp_path_factory.mktemp("bare")))
+    return listed(said(Outside(tmp_path_factory.mktemp("bare")), *LISTS))
 
 
 @pytest.mark.parametrize("kind", LISTED)
@@ -182,34 +228,21 @@ def test_lists_show_what_a_package_adds(
     assert name not in without[kind]["names"]
 
 
-SIMULATE = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "20", "--requests", "40",
-            "--input-len", "300", "--output-len", "10", "--json")  # fmt: skip
-
-
-def test_simulate_takes_router_and_order(installed: Outside) -> None:
-    out = installed.opbyte(*SIMULATE, "--replicas", "3", "--router", "two-choices", "--policy", "chunked+deadline")
-    found = json.loads(out)
+def test_simulate_takes_router_and_order(done: dict[str, dict[str, Any]]) -> None:
+    found = done["router and order"]
     assert (found["requests"], found["policy"]) == (40, "chunked+deadline")
 
 
-def test_capacity_takes_router_and_order(installed: Outside) -> None:
-    out = installed.opbyte(
-        "capacity", "llama-3-8b", "--systems", "h100-x1,h100-x2", "--slo", "ttft_p99=1",
-        "--requests", "60", "--input-len", "300", "--output-len", "10", "--replicas", "2",
-        "--router", "two-choices", "--policy", "vllm+deadline", "--tolerance", "0.3", "--json",
-    )  # fmt: skip
-    assert [row["load_per_s"] > 0 for row in json.loads(out)["rows"]] == [True, True]
+def test_capacity_takes_router_and_order(done: dict[str, dict[str, Any]]) -> None:
+    assert [row["load_per_s"] > 0 for row in done["capacity"]["rows"]] == [True, True]
 
 
-def test_roofline_takes_the_placement(installed: Outside) -> None:
-    out = installed.opbyte(
-        "roofline", "mixtral-8x7b", "--system", "duplex-plain-x4", "--placement", "energy-delay", "--json"
-    )
-    assert json.loads(out)["placement"] == "energy-delay"
+def test_roofline_takes_the_placement(done: dict[str, dict[str, Any]]) -> None:
+    assert done["placement"]["placement"] == "energy-delay"
 
 
-def test_a_layer_kind_with_experts_is_inspected_and_dealt(installed: Outside) -> None:
-    counts = json.loads(installed.opbyte("inspect", "adapters.json", "--json"))
+def test_a_layer_kind_with_experts_is_inspected_and_dealt(installed: Outside, done: dict[str, dict[str, Any]]) -> None:
+    counts = done["layer kind"]
     assert (counts["moe_layers"], counts["experts"], counts["top_k"]) == (16, 8, 2)
     # Llama 3.2 1B has 1,235,814,400 parameters (its model card: 1.23 B); 16 layers of 8 adapters of
     # two matrices of 2048 x 64, and a router of 8 rows.
@@ -225,25 +258,16 @@ print(d.lockstep, d.layout.ep, {part.ep for part in d.experts}, d.experts[0].spe
     assert installed.python("-c", script).stdout.split("\n")[0] == "True 4 {4} 2"
 
 
-@pytest.fixture(scope="module")
-def own_trace(installed: Outside) -> dict[str, Any]:
-    out = installed.opbyte("simulate", "llama-3-8b", "--system", "systolic.yaml", "--trace", "calls.csv", "--json")
-    found: dict[str, Any] = json.loads(out)
-    return found
-
-
-def test_simulate_reads_the_trace(own_trace: dict[str, Any]) -> None:
+def test_simulate_reads_the_trace_and_evidence_names_the_cost_model(done: dict[str, dict[str, Any]]) -> None:
+    found = done["trace"]
     # Characters of calls.csv over four.
-    assert own_trace["prompt_tokens"] == 1000 + 225 + 3000
-    assert own_trace["output_tokens"] == 200 + 300 + 75
+    assert found["prompt_tokens"] == 1000 + 225 + 3000
+    assert found["output_tokens"] == 200 + 300 + 75
+    assert "systolic array" in {row["cost_model"] for row in found["evidence"]}
 
 
-def test_evidence_names_the_cost_model(own_trace: dict[str, Any]) -> None:
-    assert "systolic array" in {row["cost_model"] for row in own_trace["evidence"]}
-
-
-def test_reproduce_runs_the_experiment(installed: Outside) -> None:
-    assert json.loads(installed.opbyte("reproduce", "llama-size", "--json"))["rows"][0]["id"]
+def test_reproduce_runs_the_experiment(done: dict[str, dict[str, Any]]) -> None:
+    assert done["experiment"]["rows"][0]["id"]
 
 
 def test_a_program_finds_plug_ins_at_the_first_unknown_name(installed: Outside) -> None:
@@ -379,15 +403,10 @@ def test_a_processor_kind_that_cannot_work_is_refused(model_of: Any, says: str) 
     assert "wrong" not in PROCESSOR_KINDS
 
 
-def test_parameters_of_a_kind_are_checked(installed: Outside) -> None:
-    text = FILES["systolic.yaml"]
-    for name, changed, says in (
-        ("none.yaml", re.sub(r" +parameters.*\n", "", text), "parameters of kind systolic are rows"),
-        ("typo.yaml", text.replace("{rows:", "{row:"), "parameters of kind systolic are rows"),
-        ("kind.yaml", text.replace("kind: systolic", "kind: systolc"), "did you mean 'systolic'?"),
-    ):
-        (installed.folder / name).write_text(changed)
-        line = installed.refused("roofline", "llama-3-8b", "--system", name)
+def test_parameters_of_a_kind_are_checked(answers: list[Answer]) -> None:
+    for (_, says), (code, out, err) in zip(WRONG.values(), answers[-len(WRONG) :], strict=True):
+        assert (code, out) == (2, "")
+        (line,) = err.splitlines()
         assert says in line
         assert "processors.xpu" in line
 

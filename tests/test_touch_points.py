@@ -27,12 +27,9 @@ QUANTITY: Mapping[str, Change] = {
     )
 }
 SHOWN = """
-import json
-from opbyte import simulate
-from opbyte.analysis.manual.page import page
 from opbyte.analysis.studies.sweep.point import metrics_of
-run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3)
-print(json.dumps([run.to_dict()["toys"], run.run.iterations, metrics_of(run)["toys"], page().count("`toys`")]))
+run = simulate("llama-3-8b", "h100-x1", **ASKED)
+print(json.dumps([run.to_dict()["toys"], run.run.iterations, metrics_of(run)["toys"], PAGE.count("`toys`")]))
 """
 ANSWER = '''"""How many letters a word has."""
 from collections.abc import Mapping, Sequence
@@ -75,9 +72,8 @@ COMMAND: Mapping[str, Change] = {
     "analysis/commands/panels.py": ('"list", "show"', '"toy", "list", "show"'),
 }
 CALLED = """
-import contextlib, io, json, pathlib, sys
+import contextlib, io, pathlib, sys
 from opbyte.analysis.cli import main
-from opbyte.analysis.manual.page import page
 def said(*words):
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
@@ -87,7 +83,7 @@ listed = said("--help").partition("Catalog and files")[2].split()[1]
 counted = json.loads(said("toy", "abc", "--json"))["letters"]
 said("toy", "abcd", "--out", sys.argv[1])
 report = (pathlib.Path(sys.argv[1]) / "report.html").read_text()
-print(json.dumps([listed, counted, "4 letters" in report, page().count("### opbyte toy")]))
+print(json.dumps([listed, counted, "4 letters" in report, PAGE.count("### opbyte toy")]))
 """
 POLICY: Mapping[str, Change] = {
     "simulator/batching/policies.py": (
@@ -96,12 +92,8 @@ POLICY: Mapping[str, Change] = {
     )
 }
 SCHEDULED = """
-import json
-from opbyte import simulate
-from opbyte.analysis.manual.page import page
-asked = dict(rate=50.0, requests=5, input_len=20, output_len=3)
-own, usual = (simulate("llama-3-8b", "h100-x1", policy=p, **asked).run for p in ("toy", "chunked"))
-print(json.dumps([own.policy.name, own.iterations > usual.iterations, page().count("eight tokens a step")]))
+own, usual = (simulate("llama-3-8b", "h100-x1", policy=p, **ASKED).run for p in ("toy", "chunked"))
+print(json.dumps([own.policy.name, own.iterations > usual.iterations, PAGE.count("eight tokens a step")]))
 """
 OP_KIND: Mapping[str, Change] = {
     "workloads/ops.py": ('    "elementwise": OpKind(', '    "toy": OpKind("A toy.", "vector", matrix=False),\n    "elementwise": OpKind('),
@@ -111,16 +103,14 @@ OP_KIND: Mapping[str, Change] = {
     ),
 }  # fmt: skip
 RUN = """
-import json
-from opbyte import roofline, simulate
-from opbyte.analysis.manual.page import page
+from opbyte import roofline
 told = []
 for costs in ("roofline", "auto"):
     step = roofline("llama-3-8b", "h100-x1", batch=4, context=100, costs=costs).to_dict()
     (own,) = [op for op in step["ops"] if op["kind"] == "toy"]
-    run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3, costs=costs, steps="0:2")
+    run = simulate("llama-3-8b", "h100-x1", **{**ASKED, "costs": costs}, steps="0:2")
     told.append([own["seconds"], len([bar for bar in run.steps.bars if bar.op == "activation"])])
-print(json.dumps([told, page().count("A toy.")]))
+print(json.dumps([told, PAGE.count("A toy.")]))
 """
 
 ENERGY: Mapping[str, Change] = {
@@ -135,11 +125,9 @@ ENERGY: Mapping[str, Change] = {
     ),
 }  # fmt: skip
 SPENT = """
-import json
-from opbyte import simulate
 from opbyte.analysis.plots import breakdown
 from opbyte.analysis.report.simulation import layer_rows
-run = simulate("llama-3-8b", "h100-x1", rate=5.0, requests=3, input_len=20, output_len=3)
+run = simulate("llama-3-8b", "h100-x1", **ASKED)
 ops = run.ops()
 legends = [axes.get_legend() for axes in breakdown(ops, "").axes]
 drawn = [text.get_text() for legend in legends if legend for text in legend.get_texts()]
@@ -148,8 +136,31 @@ print(json.dumps([float(ops["toy_joules"].sum()), held, run.run.joules, "buffers
 """
 
 
-def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
-    """What a script says of the package with some files changed; all others are links."""
+STARTS = """
+import json
+from opbyte import simulate
+from opbyte.analysis.manual.page import page
+PAGE = page()
+ASKED = dict(rate=50.0, requests=5, input_len=20, output_len=3, costs="roofline")
+"""
+"""What all scripts use; rooflines, because curves of fitted kernels are slow to tabulate in plain Python."""
+SCRIPTS = {
+    "number": (QUANTITY, SHOWN), "command": (COMMAND, CALLED), "policy": (POLICY, SCHEDULED), "op kind": (OP_KIND, RUN),
+    "energy": (ENERGY, SPENT),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the script of each toy says, in one process of a package with all of them."""
+    changes = {path: change for toy, _ in SCRIPTS.values() for path, change in toy.items()}
+    assert len(changes) == sum(len(toy) for toy, _ in SCRIPTS.values())
+    script = STARTS + "".join(script for _, script in SCRIPTS.values())
+    return dict(zip(SCRIPTS, asked(tmp_path_factory.mktemp("toys"), changes, script), strict=True))
+
+
+def asked(folder: Path, changes: Mapping[str, Change], script: str) -> list[Any]:
+    """The lines that a script says of the package with some files changed; all others are links."""
     package = folder / "opbyte"
     package.mkdir()
     for entry in (ROOT / "src" / "opbyte").iterdir():
@@ -176,7 +187,7 @@ def asked(folder: Path, changes: Mapping[str, Change], script: str) -> Any:
     command = [sys.executable, "-c", script, str(folder / "out")]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    return json.loads(run.stdout)
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -201,37 +212,37 @@ def test_the_table_says_as_many_places(changes: Mapping[str, Change], row: str, 
     assert len(changes) == 1 + found[0].count(",")
 
 
-def test_a_number_of_a_run_is_declared_in_one_file(tmp_path: Path) -> None:
+def test_a_number_of_a_run_is_declared_in_one_file(told: dict[str, Any]) -> None:
     """JSON, columns of sweeps and the reference follow."""
-    told, steps, column, named = asked(tmp_path, QUANTITY, SHOWN)
-    assert told == column == 2 * steps > 0
+    shown, steps, column, named = told["number"]
+    assert shown == column == 2 * steps > 0
     assert named >= 1
 
 
-def test_a_command_is_three_files(tmp_path: Path) -> None:
+def test_a_command_is_three_files(told: dict[str, Any]) -> None:
     """Help, JSON, a report and the reference follow."""
-    assert asked(tmp_path, COMMAND, CALLED) == ["toy", 3, True, 1]
+    assert told["command"] == ["toy", 3, True, 1]
 
 
-def test_a_policy_is_one_file(tmp_path: Path) -> None:
+def test_a_policy_is_one_file(told: dict[str, Any]) -> None:
     """Runs and the reference follow."""
-    name, more, named = asked(tmp_path, POLICY, SCHEDULED)
+    name, more, named = told["policy"]
     assert (name, more) == ("toy", True)
     assert named >= 1
 
 
-def test_a_kind_of_op_is_an_entry_and_who_makes_it(tmp_path: Path) -> None:
+def test_a_kind_of_op_is_an_entry_and_who_makes_it(told: dict[str, Any]) -> None:
     """Both paths price it, on a roofline and by measured kernels (the rest of a device's), and a run shows it."""
-    told, named = asked(tmp_path, OP_KIND, RUN)
-    for seconds, bars in told:
+    costs, named = told["op kind"]
+    for seconds, bars in costs:
         assert seconds > 0.0
         assert bars >= 1
     assert named <= 1
 
 
-def test_a_path_of_energy_is_two_files(tmp_path: Path) -> None:
+def test_a_path_of_energy_is_two_files(told: dict[str, Any]) -> None:
     """Tables, figures, reports and all joules of a run follow, which are as many as before."""
-    toy, held, whole, drawn, layers = asked(tmp_path, ENERGY, SPENT)
+    toy, held, whole, drawn, layers = told["energy"]
     assert 0.0 < toy < held
     assert held == pytest.approx(whole)
     assert drawn

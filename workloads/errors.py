@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 MOST_SHOWN = 200
 """Maximum characters of a quoted text in a message."""
+MOST_LISTED = 120
+"""Maximum characters of a list of names in a message, so that the message fits into one line of 200."""
 LONG = re.compile(rf"\S{{{MOST_SHOWN + 1},}}|(?<=')[^']{{{MOST_SHOWN + 1},}}(?=')")
 
 OPTION = re.compile(r"""(?<![\w/.'"-])--([a-z][\w-]*)""")
@@ -160,7 +162,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     Returns
     -------
     str
-        ``"; did you mean 'x'?"``, or the whole list when nothing is close.
+        ``"; did you mean 'x'?"``, or the known names when nothing is close: as many as fit into a line.
 
     Examples
     --------
@@ -168,6 +170,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     "; did you mean 'duplex-x4'?"
     >>> nearest("h1OO", ["b200", "h100", "h20"])
     "; did you mean 'h100'?"
+    >>> nearest("zzz", map(str, range(100, 200)))[-31:]
+    '121, 122, 123, ... (100 in all)'
     """
     names = sorted(known)
     text = str(name)
@@ -176,4 +180,12 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return f"; known: {listed(names)}" if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names by commas: the first ones that fit into `MOST_LISTED` characters, and how many there are."""
+    text = ", ".join(names)
+    if len(text) <= MOST_LISTED:
+        return text
+    return f"{text[: text.rindex(', ', 0, MOST_LISTED)]}, ... ({len(names)} in all)"

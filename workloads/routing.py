@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from threading import get_ident
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +85,7 @@ class Router:
 
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
         """Sample one layer's loads; equal keys give equal samples."""
-        from .draws import draw_layer, new_scratch
+        from .draws import draw_layer
 
         chunk = batch.phase != DECODE
         experts = self.prob.shape[1]
@@ -90,7 +93,7 @@ class Router:
         draw_layer(
             self.seed, replica, step, self.keys[layer], int(batch.q_len[~chunk].sum()),
             np.stack([batch.q_len[chunk], batch.seq_id[chunk]]), experts, self.top_k,
-            self.uniform, self.table(layer), self.tilt, self.persist, new_scratch(experts), out,
+            self.uniform, self.table(layer), self.tilt, self.persist, _scratch(experts, get_ident()), out,
         )  # fmt: skip
         return Loads.drawn(out)
 
@@ -116,6 +119,14 @@ class Router:
         active = 1.0 - (1.0 - inclusion) ** (tokens if choices is None else choices)
         own = np.where(inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0)
         return Loads(own, active)
+
+
+@cache
+def _scratch(experts: int, thread: int) -> Any:
+    """What one thread's draws work in: to tell compiled code the type of a new one takes longer than a draw."""
+    from .draws import new_scratch
+
+    return new_scratch(experts)
 
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]

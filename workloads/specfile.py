@@ -9,6 +9,7 @@ from another description and replaces only the keys given; a key set to ``null``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,7 +341,16 @@ def _complaint(
     for part in label.split("."):
         typed = typed.get(part) if isinstance(typed, dict) else None
     got = typed.value if isinstance(typed, SourcedNumber) else first["input"]
-    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
+    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}{_dotted(got)}")
+
+
+def _dotted(got: object) -> str:
+    """How a number with an exponent is written: without a point, YAML 1.1 reads a text."""
+    if not isinstance(got, str) or not re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", got):
+        return ""
+    digits, exponent = got.lower().split("e")
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"; write {digits}.0e{sign}{exponent}"
 
 
 def _in_units(field: str) -> str:

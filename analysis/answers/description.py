@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ...devices.catalog import describe_system, list_devices, load_device, suggestion
+from ...devices.dram.catalog import list_memories
 from ...devices.hosts.catalog import list_hosts, load_host
 from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec
@@ -23,6 +24,12 @@ HEADING = "Whole description, nothing extended; its name is not the catalog's, s
 LEFT_OUT = ("calibration", "aliases")
 """Keys that only the catalog's own entries have: fits (`kernels` names the shared ones), aliases."""
 PREFIX = "my-"
+OTHERS = {
+    "timings": ("a memory", "opbyte dram seq_read --memory"),
+    "axes": ("a sweep", "opbyte sweep"),
+    "engine": ("an engine file", "opbyte simulate --engine"),
+}
+"""Files that `describe` does not take: a key of theirs, what they are, and the command that reads them."""
 COUNTS = ("devices_per_node", "nodes")
 """What a name such as ``h100-2x8`` says."""
 
@@ -72,7 +79,9 @@ def describe(name: str | Path) -> Shown | SpelledOut:
     if str(name).lower() in list_hosts() or _kind(name) == "host":
         return Shown(*load_host(name))
     if Path(name).is_file():  # what is wrong with it is what is to be said
-        return Shown(*(describe_system if "device" in read_yaml(Path(name)) else load_device)(name))
+        values = read_yaml(Path(name))
+        _refuse_others(name, values)
+        return Shown(*(describe_system if "device" in values else load_device)(name))
     try:
         return Shown(*load_device(name))
     except SpecError:
@@ -86,6 +95,16 @@ def describe(name: str | Path) -> Shown | SpelledOut:
             raise InputError(
                 repr(str(name)), f"is not a device, system, host, model, policy or engine{near}"
             ) from error
+
+
+def _refuse_others(name: str | Path, values: Mapping[str, Any]) -> None:
+    """Say which command takes a file of another kind."""
+    if str(values.get("extends")) in list_memories():
+        kind, command = OTHERS["timings"]
+    else:
+        kind, command = next((other for key, other in OTHERS.items() if key in values), ("", ""))
+    if kind:
+        raise InputError(name, f"is {kind}; show takes a device, system or host. For this file: {command} {name}")
 
 
 def _kind(name: str | Path) -> object:

@@ -21,7 +21,7 @@ COUNTS = (
     Quantity("cached_tokens", "Prompt tokens that were found, not read.", lambda r: r.cached_tokens),
 )  # fmt: skip
 LENGTHS = (
-    Quantity("makespan_s", "From the first arrival to the last token [s].", lambda r: r.makespan_s,
+    Quantity("makespan_s", "From the first arrival to the end of the last step [s].", lambda r: r.makespan_s,
              "s", "simulated time", True),
     Quantity("interval_s", "Length of the window of the rates [s].", lambda r: r.interval_s),
 )  # fmt: skip

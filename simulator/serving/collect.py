@@ -50,7 +50,8 @@ def collect(
     """
     engines, requests = served.engines, _finished(served)
     end = served.end_s(requests)
-    presence = [own and own.until(end, _ttft(requests)) for own in served.presence]
+    ended = end if stop else served.ended_s(end)
+    presence = [own and own.until(ended, _ttft(requests)) for own in served.presence]
     boards = boards_of(served, deployment, copies, presence)
     curves = [curve for each in boards for curve in each.curves]
     window = find_window(
@@ -75,7 +76,7 @@ def collect(
         output_tokens=_count(engines, col.C_EMITTED),
         prompt_tokens=_count(engines, col.C_PROMPT),
         cached_tokens=_count(engines, col.C_HITS), cached=any(engine.kv.cached for engine in engines),
-        makespan_s=end, window=window,
+        makespan_s=ended, window=window,
         interval_output_tokens=float(within[X_EMITTED]),
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,

@@ -96,6 +96,12 @@ class Course:
         self._rows, self._kept = [joined, rows[2 * pairs :]], len(rows) - pairs
 
     @property
+    def end_s(self) -> float:
+        """End of the latest step [s]; several batches in flight end in any order."""
+        self._settle()
+        return float(self._rows[-1][:, 1].max()) if self._rows else 0.0
+
+    @property
     def joules(self) -> float:
         """Energy of all work so far [J]."""
         self._settle()

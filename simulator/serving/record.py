@@ -101,7 +101,7 @@ class Run:
     cached_tokens : int
         Prompt tokens found in the prefix cache instead.
     makespan_s : float
-        Last completion, from the first arrival.
+        From the first arrival to the last completion, or the end of a step after it whose tokens are dropped.
     window : Window
         What rates and energy per token are of: the steady part of the run, where it has one.
     interval_output_tokens, interval_prompt_tokens : float

@@ -57,6 +57,10 @@ class Served:
         """When the last of the completed requests did [s]."""
         return self.drained.end_s if self.drained else float(requests.last_token_s.max())
 
+    def ended_s(self, completed_s: float) -> float:
+        """When the last step did [s], which may follow the last completion: its tokens are dropped."""
+        return max(completed_s, *(engine.course.end_s for engine in self.engines))
+
     @property
     def every(self) -> Blocks | None:
         """Columns of all requests, where those that are kept are a sample and all are asked for."""

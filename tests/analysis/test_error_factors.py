@@ -52,6 +52,18 @@ def test_another_factor_never_narrows(some: dict[str, float], more: str, quantit
     assert found.high >= 1.2
 
 
+@pytest.mark.parametrize(("share", "halvings"), [(1.0, None), (0.5**0.5, 0.5), (0.5, 1.0), (0.25, 1.0)])
+def test_halvings_of_the_clock_count_to_one(share: float, halvings: float | None) -> None:
+    """No measured run had more than one: a device at a quarter of its clock is no surer than known."""
+    system = load_system("h100-x1")
+    device = system.device.model_copy(update={"clock_share": share})
+    d = deploy(load_model("llama-3-8b"), system.model_copy(update={"device": device}))
+    found = [
+        x for name, x in amounts(Conditions(d, None, "vllm", (0, 15))).items() if name == "boards with fewer watts"
+    ]
+    assert found == ([] if halvings is None else [pytest.approx(halvings)])
+
+
 def test_factors_are_those_of_the_deployment() -> None:
     dense = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
     mixture = deploy(load_model("mixtral-8x7b"), load_system("mi300x-x8"), tp=8)

@@ -11,6 +11,7 @@ import yaml
 
 from opbyte import roofline
 from opbyte.analysis.answers.description import describe
+from opbyte.analysis.reference.kinds import TEMPLATES, template
 from opbyte.devices.catalog import describe_system, list_devices, load_device
 from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.frameworks.engine_file import ENGINES
@@ -66,6 +67,16 @@ def test_the_command(ask: Ask, tmp_path: Path) -> None:
     assert (tmp_path / "o/my-h100.yaml").read_text() == found.out
     assert ask("show", "h100", "--json").json()["description"]["limit_W"]["value"] == 700
     assert "not a device, system, host" in ask("show", "nothing").refused()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sweep", "engine"])
+def test_files_that_another_command_takes(kind: str, ask: Ask, tmp_path: Path) -> None:
+    """Finding G10: a memory's file was refused as a device that extends an unknown one."""
+    path = tmp_path / TEMPLATES[kind]
+    path.write_text(template(kind), encoding="utf-8")
+    told = ask("show", path).refused()
+    assert "show takes a device, system or host" in told
+    assert f"{path}" in told.partition("For this file: opbyte ")[2]
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-70b", "mixture-of-mamba-1.4b", "gemma-3-270m"])

@@ -77,6 +77,19 @@ def test_prompts_gather_beside_decodes(small: Callable[..., Deployment]) -> None
     assert late(small("llama-3-8b"), policy, [40, 49]) == [[0, 60], [1, 89]]
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_ended_sequence_keeps_its_place_until_its_result_is_known(
+    ahead: bool, small: Callable[..., Deployment]
+) -> None:
+    """Two places: a third prompt gathers for four steps from when the second sequence is known to have ended, which
+    is a step later where steps are planned ahead."""
+    policy = Policy("gather", 100, 2, chunked=False, reserve=True, gather_steps=4, gather_tokens=200, ahead=ahead)
+    run = engine(small("llama-3-8b"), policy, [(60, 20), (30, 2), (40, 5)])
+    rows = log(run, L_DECODES, L_PREFILL)
+    assert rows[:2] == [[0, 90], [2, 0]]
+    assert rows[2 : rows.index([1, 40])] == [[1, 0]] * (4 + ahead)
+
+
 def test_arrivals_are_looked_at_now_and_then(small: Callable[..., Deployment]) -> None:
     """At once after a step with a prompt, then every three decoding-only steps."""
     policy = Policy("poll", 100, 9, chunked=True, reserve=False, poll_steps=3)

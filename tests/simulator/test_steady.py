@@ -108,6 +108,16 @@ def test_short_and_drifting_runs_say_so() -> None:
     assert "no output rate" in calm.why
 
 
+@pytest.mark.parametrize(("load", "told"), [(1.0, False), (1.1, True), (1.3, True)])
+def test_a_growing_queue_is_overload_in_a_short_run_too(load: float, told: bool) -> None:
+    """Without a steady part: 1,000 arrivals within one service time, of whom one a second is let in."""
+    arrival = np.arange(1000.0) / load
+    scheduled = np.arange(1000.0)
+    stamps = Stamps(arrival, scheduled, scheduled + 2000.0, np.ones(1000, dtype=bool))
+    window = find_window(lambda t: t, stamps, begin=0.0, end=3000.0, clients=None, asked=False)
+    assert (window.kind, window.overloaded) == ("whole", told)
+
+
 @pytest.mark.parametrize("load", [0.9, 1.02, 1.05, 1.1])
 def test_a_queue_that_surely_grows_is_overload(load: float) -> None:
     """Finding G2: 2 to 5 % more than is served grow unsaid in a steady window; one that recovers is no overload."""
